@@ -1,0 +1,46 @@
+"""Package metadata. `pip install -e ".[test]" -c constraints.txt` gives the tested versions; launch/run does it for you."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="jaxtrain",
+    version="0.1.0",
+    description="LLM training end to end in JAX: one step, one loop, one file an objective.",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    packages=find_packages(include=["jaxtrain", "jaxtrain.*", "experiments", "experiments.*"]),
+    package_data={"experiments": ["recipes/*.flags"]},
+    # Tested on 3.11, 3.12 and 3.13. On 3.11 the newest jax is 0.10 and the newest flax 0.12.8, hence the bounds below.
+    python_requires=">=3.11",
+    install_requires=[
+        "absl-py>=2.1",
+        "flax>=0.12",
+        "grain>=0.2.16",
+        # tensorflow-datasets imports it for builders that live in a package, but declares it only for Python < 3.9.
+        "importlib_resources>=6.4",
+        "jax>=0.10",
+        "numpy>=2.0",
+        "optax>=0.2.6",
+        "orbax-checkpoint>=0.12",
+        "rich>=13.7",
+        "tensorboardX>=2.6.2",
+        "tensorflow-datasets>=4.9.9",
+        "tokenizers>=0.22",
+        "zstandard>=0.23",
+    ],
+    extras_require={
+        # jax 0.10 to 0.12 offer cuda12 and cuda13. The CUDA 12 wheels run on every driver from 525 up, those made for
+        # CUDA 13 included, and on Volta GPUs; the CUDA 13 wheels need driver 580 and Turing or later.
+        "cuda": ["jax[cuda12]>=0.10"],
+        "tpu": ["jax[tpu]>=0.10"],
+        "hf": ["datasets>=4.0", "sentencepiece>=0.2"],
+        "test": ["hypothesis>=6.100", "pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.12"],
+    },
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
