@@ -1,0 +1,69 @@
+"""The words every room speaks. No jax operation is called here.
+
+Dims, spelled the same in names, docstrings and einsums: B batch rows, T time, D model width, H heads, K kv heads,
+C head width, F feed-forward width, V vocabulary, L layers, N alternatives (0 chosen, 1 rejected), G samples a prompt.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from jax import Array
+
+Params = Any  # a nested dict of arrays
+Key = Array  # a typed key, jax.random.key
+
+# One global batch, every member with leading axis B. Next-token training uses
+#   tokens    i32[B, T]  input ids
+#   targets   i32[B, T]  the id to predict at each position (already shifted)
+#   mask      f32[B, T]  weight of each target in the loss, 0 where there is none
+#   segments  i32[B, T]  document number inside the row, from 1; 0 is padding
+#   positions i32[B, T]  position inside the document
+#   row       i32[B]     number of the row in the global batch: what randomness is derived from
+#   bytes     f32[B]     UTF-8 bytes behind the row's targets, for bits per byte
+# and a stage may add columns of its own.
+Batch = Mapping[str, Array]
+
+
+class Loss(NamedTuple):
+    """What an objective returns. Every member is a sum over rows: devices, hosts and microbatches just add."""
+
+    total: Array  # f32[], the only member that is differentiated
+    weight: (
+        Array  # f32[], units summed over (tokens, pairs, sequences); the step divides by it once, at the end
+    )
+    metrics: Mapping[str, tuple[Array, Array]]  # name -> (sum, count)
+
+
+Objective = Callable[[Params, Params, Batch, Key], Loss]  # (params, frozen, batch, rng)
+Metrics = Mapping[str, tuple[Array, Array]]  # name -> (sum, count), as they leave a step
+
+
+class TrainState(NamedTuple):
+    """All that training carries from step to step, and all that a checkpoint holds of it."""
+
+    step: Array  # i32[], batches consumed: also the index of the next batch
+    params: Params
+    opt_state: Any
+    rng: Key  # never changes; step and row are folded in
+    skipped: Array  # i32[], steps not applied because loss or gradient was not finite
+    skipped_in_row: Array  # i32[], of those, the ones since the last applied step
+    extra: Any = ()  # what a stage carries beyond this (a KL coefficient, a running mean)
+
+
+class Head(NamedTuple):
+    """The unembedding: logits = softcap(hidden @ weight.T)."""
+
+    weight: Array  # f[V, D]
+    softcap: float  # logits -> softcap * tanh(logits / softcap); 0 is none
+    limit: int  # f32 logits that may be held at once; above it the vocabulary op works in chunks of T
+
+
+class LM(NamedTuple):
+    """A language model as pure functions of its parameters."""
+
+    init: Callable[[Key], Params]
+    axes: Mapping[tuple[str, ...], tuple[str | None, ...]]  # parameter path -> logical axis names
+    hidden: Callable[..., Array]  # (params, batch, rng=None) -> f[B, T, D], after the final norm
+    head: Callable[[Params], Head]
+    cache: Callable[[int, int], Any]  # (B, S) -> an empty key-value cache of S slots
+    decode: Callable[..., tuple[Array, Any]]  # (params, tokens, positions, cache) -> hidden f[B, T, D], cache
