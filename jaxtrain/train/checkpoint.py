@@ -1,0 +1,337 @@
+"""Checkpoints: one state pytree and a JSON dict, saved asynchronously, verified when read, moved freely between topologies.
+
+A checkpoint is WORKDIR/checkpoints/STEP, renamed into place when complete. Beside the arrays it holds a table of every
+leaf's shape, dtype and digest. Orbax does not checksum array data: a flipped bit in its data file restores silently as
+a wrong weight, so `restore` computes the digests again and falls back to the step before where one differs.
+
+Orbax is imported at the first save or restore, never on the way to a first step. Nothing here may be called inside
+`jax.set_mesh`, and every process of a run calls everything.
+"""
+
+import errno
+import hashlib
+import json
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import multihost_utils
+
+from jaxtrain.config import ConfigError
+
+FOLDER = "checkpoints"
+HEADROOM = 1.1  # free space asked for before a save, as a multiple of the state's bytes
+
+# What tensorstore, zstd, the JSON parser and Orbax's own code were seen to raise on damaged files. RuntimeError is
+# left out on purpose: jax raises it when a device is out of memory, which says nothing about the files.
+UNREADABLE = (ValueError, OSError, LookupError, TypeError, AttributeError, AssertionError)
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written or none could be read. The message says where and what to do."""
+
+
+class _Damaged(Exception):
+    """One step cannot be trusted; the message names the leaf or the file."""
+
+
+class Checkpoints:
+    """The checkpoints of one run. Use as a context manager: leaving it waits for the save under way."""
+
+    def __init__(self, workdir: Path, keep: int):
+        self._workdir = workdir
+        self._folder = workdir.absolute() / FOLDER
+        self._keep = keep
+        self._manager = None  # made at the first save
+        self._current: int | None = None  # the step that this run saved or restored last
+
+    def steps(self) -> list[int]:
+        """The complete steps on disk, ascending."""
+        return _steps(self._folder)
+
+    def save(self, step: int, state: Any, meta: dict) -> None:
+        """Starts a save of `state` (arrays and typed keys) and `meta` (JSON values), and returns once the state is copied.
+
+        The step that was saved or restored last is not saved again. Raises CheckpointError when the save before this
+        one failed, OSError when the disk has no room for this one; older checkpoints are untouched either way.
+        """
+        self.wait()
+        if step == self._current:
+            return
+        import orbax.checkpoint as ocp
+
+        manager = self._manager or self._open(step)
+        size = sum(_data(leaf).nbytes for leaf in jax.tree.leaves(state))
+        _require_space(self._folder, size, step)
+        body = json.loads(json.dumps({"meta": meta, "leaves": _table(state)}))
+        args = ocp.args.Composite(
+            state=ocp.args.PyTreeSave(jax.tree.map(_data, state)),
+            meta=ocp.args.JsonSave({**body, "sha256": _sha256(body)}),
+        )
+        self._current = step
+        try:
+            manager.save(step, args=args, force=True)
+        except (OSError, ValueError) as error:
+            self._fail(error)
+
+    def _open(self, step: int):
+        """Clears what killed saves left, sets aside steps that the run went back behind, and starts the manager."""
+        import orbax.checkpoint as ocp
+
+        if jax.process_index() == 0:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            for leftover in self._folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(leftover)
+            for later in [s for s in self.steps() if s >= step]:
+                aside = _free_name(self._folder / f"{later}.aside")
+                (self._folder / str(later)).rename(aside)
+                warnings.warn(
+                    f"{self._folder / str(later)} is of a later step than the one training went on from: kept as "
+                    f"{aside.name}, delete it when it is not wanted",
+                    stacklevel=4,
+                )
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("jaxtrain.checkpoint.open")
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=ocp.checkpoint_managers.LatestN(self._keep),
+        )
+        handlers = {"state": ocp.PyTreeCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
+        return self._manager
+
+    def _fail(self, error: Exception):
+        """Drops the manager, so that a next save starts afresh, and raises what its failure means."""
+        manager, self._manager, failed, self._current = self._manager, None, self._current, None
+        try:
+            manager.close()
+        except (OSError, ValueError) as again:  # the same failure, kept by its threads
+            error.add_note(f"and on closing: {again}")
+        good = self.steps()
+        raise CheckpointError(
+            f"saving step {failed} in {self._folder} failed: {_first_line(error)}. "
+            + (f"Step {good[-1]} is the last good one. " if good else "There is no checkpoint yet. ")
+            + f"{_free(self._folder) / 1e6:.0f} MB are free there: make room, then run the same command again"
+        ) from error
+
+    def restore(self, abstract: Any, step: int | None = None) -> tuple[Any, dict]:
+        """(state, meta) of a step, by default the newest that is intact.
+
+        abstract: the state's tree of jax.ShapeDtypeStruct with the shardings wanted now; any topology restores any.
+        A damaged step is skipped with a warning and left as it is. Raises CheckpointError when no step is left, or
+        when the `step` asked for is damaged; ConfigError when it does not exist or holds another tree.
+        """
+        state, meta, self._current = _restore(self._folder, abstract, "", step, f"--workdir={self._workdir}")
+        return state, meta
+
+    def wait(self) -> None:
+        """Blocks until the save under way is complete. Raises CheckpointError if it failed."""
+        if self._manager is None:
+            return
+        try:
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+        except (OSError, ValueError, RuntimeError) as error:
+            self._fail(error)
+
+    def close(self) -> None:
+        """Waits, then ends the background threads. Raises CheckpointError if the last save failed."""
+        self.wait()
+        if self._manager is not None:
+            self._manager.close()
+            self._manager = None
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        if error is None:
+            self.close()
+            return
+        try:
+            self.close()
+        except CheckpointError as failure:  # must not hide the error that ended the run
+            error.add_note(str(failure))
+
+
+def restore_params(
+    workdir: Path, abstract_params: Any, step: int | None = None, flag: str = "--init_from"
+) -> tuple[Any, dict]:
+    """(params, meta) of another run: only its parameters are read, and verified.
+
+    abstract_params: tree of jax.ShapeDtypeStruct with shardings. Raises ConfigError, naming `flag`, when `workdir` has no
+    checkpoint or holds other parameters; CheckpointError when none is intact.
+    """
+    params, meta, _ = _restore(
+        workdir.absolute() / FOLDER, abstract_params, "params/", step, f"{flag}={workdir}"
+    )
+    return params, meta
+
+
+def _restore(
+    folder: Path, abstract: Any, prefix: str, step: int | None, source: str
+) -> tuple[Any, dict, int]:
+    steps = _steps(folder)
+    if not steps:
+        missing = "has no checkpoint" if folder.parent.is_dir() else "does not exist"
+        raise ConfigError(
+            f"{source} {missing}: name the workdir of a run that saved one (looked in {folder})"
+        )
+    if step is not None and step not in steps:
+        raise ConfigError(f"{source} has no step {step}: choose one of {', '.join(map(str, steps))}")
+    for candidate in reversed(steps) if step is None else [step]:
+        try:
+            return *_read(folder / str(candidate), abstract, prefix, source), candidate
+        except _Damaged as error:
+            reason = f"{folder / str(candidate)} is damaged: {error}"
+            if candidate == steps[0] or step is not None:
+                raise CheckpointError(
+                    f"{reason}. No {'older' if step is None else 'other'} step was tried, nothing was deleted: restore "
+                    f"the folder from a copy, name another step, or start again in a new --workdir"
+                ) from error
+            warnings.warn(f"{reason}. Falling back to the step before it; nothing was deleted", stacklevel=4)
+    raise AssertionError("unreachable: the oldest step returns or raises")
+
+
+def _read(step: Path, abstract: Any, prefix: str, source: str) -> tuple[Any, dict]:
+    import orbax.checkpoint as ocp
+
+    try:
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+            body = reader.restore(step / "meta")
+        told = body.pop("sha256")
+    except UNREADABLE as error:
+        raise _Damaged(f"{step / 'meta'}: {_first_line(error)}") from error
+    if told != _sha256(body):
+        raise _Damaged(f"{step / 'meta'} differs from what was written (SHA-256)")
+    held = {path: row for path, row in body["leaves"].items() if path.startswith(prefix)}
+    _require_same_tree(held, abstract, prefix, f"{source} (step {step.name})")
+
+    wanted = jax.tree.map(_abstract_data, abstract)
+    tree = {"params": wanted} if prefix else wanted
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            args = ocp.checkpoint_utils.construct_restore_args(tree)
+            tree = reader.restore(
+                step / "state",
+                args=ocp.args.PyTreeRestore(tree, restore_args=args, partial_restore=bool(prefix)),
+            )
+    except UNREADABLE as error:
+        raise _Damaged(f"{step / 'state'}: {_first_line(error)}") from error
+    state = jax.tree.map(_undata, abstract, tree["params"] if prefix else tree)
+    for path, (_, _, digest) in _table(state, prefix).items():
+        if digest != held[path][2]:
+            raise _Damaged(f"{path} differs from what was written (digest {digest}, was {held[path][2]})")
+    return state, body["meta"]
+
+
+def _require_same_tree(held: dict, abstract: Any, prefix: str, source: str) -> None:
+    """Raises ConfigError that names the first leaf in which a checkpoint and the tree wanted differ."""
+    wanted = {path: list(_shape(leaf)) for path, leaf in _named(abstract, prefix)}
+    for path, (shape, dtype) in wanted.items():
+        if path not in held:
+            raise ConfigError(f"{source} lacks {path} {dtype}{shape}: it is of another model or optimizer")
+        if held[path][:2] != [shape, dtype]:
+            raise ConfigError(
+                f"{source} holds {path} as {held[path][1]}{held[path][0]}, wanted is {dtype}{shape}: "
+                "it is of another model or optimizer"
+            )
+    for path in held:
+        if path not in wanted:
+            raise ConfigError(
+                f"{source} holds {path}, which is not wanted here: it is of another model or optimizer"
+            )
+
+
+def _named(tree: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    flat = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return [(prefix + jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in flat]
+
+
+def _shape(leaf: Any) -> tuple[list[int], str]:
+    return list(leaf.shape), str(leaf.dtype)
+
+
+def _table(state: Any, prefix: str = "") -> dict[str, list]:
+    """path -> [shape, dtype, digest] of every leaf."""
+    named = _named(state, prefix)
+    digests = jax.device_get(_digests([leaf for _, leaf in named])).tolist()
+    return {path: [*_shape(leaf), digest] for (path, leaf), digest in zip(named, digests, strict=True)}
+
+
+@jax.jit
+def _digests(leaves: list[jax.Array]) -> jax.Array:
+    """u32[n], the digest of each leaf: Σᵢ (2i + 1) · bitsᵢ mod 2³², i the element's index in the global array.
+
+    Odd factors make every single flipped bit count and most exchanges of elements too. Integer sums do not depend on
+    their order, so neither does a digest on the sharding.
+    """
+    return jnp.stack([_digest(_data(leaf)) for leaf in leaves]) if leaves else jnp.zeros(0, jnp.uint32)
+
+
+def _digest(x: jax.Array) -> jax.Array:
+    if x.dtype == jnp.bool_:
+        x = x.astype(jnp.uint8)
+    bits = lax.bitcast_convert_type(x, {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32))
+    index, stride = jnp.zeros(bits.shape, jnp.uint32), 1
+    for axis in reversed(range(bits.ndim)):
+        index += lax.broadcasted_iota(jnp.uint32, bits.shape, axis) * jnp.uint32(stride % 2**32)
+        stride *= bits.shape[axis]
+    return jnp.sum(bits.astype(jnp.uint32) * (2 * index + 1), dtype=jnp.uint32)
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _data(leaf: jax.Array) -> jax.Array:
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _abstract_data(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    data = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+    return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=leaf.sharding)
+
+
+def _undata(abstract: jax.ShapeDtypeStruct, data: jax.Array) -> jax.Array:
+    if not _is_key(abstract):
+        return data
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(jnp.empty(0, abstract.dtype)))
+
+
+def _steps(folder: Path) -> list[int]:
+    if not folder.is_dir():
+        return []
+    return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal())
+
+
+def _free_name(path: Path) -> Path:
+    names = (path.with_name(f"{path.name}{n or ''}") for n in range(10**6))
+    return next(name for name in names if not name.exists())
+
+
+def _free(folder: Path) -> int:
+    return shutil.disk_usage(folder).free
+
+
+def _require_space(folder: Path, size: int, step: int) -> None:
+    need, free = int(size * HEADROOM), _free(folder)
+    if free < need:
+        raise OSError(
+            errno.ENOSPC,
+            f"saving step {step} needs {need / 1e6:.1f} MB, {free / 1e6:.1f} MB are free; older checkpoints are "
+            "untouched. Make room or lower --keep, then run the same command again",
+            str(folder),
+        )
+
+
+def _sha256(body: dict) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]
