@@ -1,0 +1,191 @@
+"""The parts of a decoder as Linen modules. Parameters carry logical axis names; train/parallel.py maps them to a mesh."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxtrain.models.zoo import Arch
+
+Initializer = Callable[..., Array]
+
+
+def _named(init: Initializer, axes: tuple[str | None, ...]) -> Initializer:
+    return nn.with_logical_partitioning(init, axes)
+
+
+class Dense(nn.Module):
+    """x[..., *inputs] @ kernel[*inputs, *outputs] (+ bias), worked as one two-dimensional product.
+
+    XLA:CPU runs the backward pass of a product over [B, T, D] far slower than of one over [B * T, D].
+    """
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    axes: tuple[str | None, ...]
+    bias: bool
+    std: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param(
+            "kernel", _named(nn.initializers.normal(self.std), self.axes), self.inputs + self.outputs
+        )
+        batch = x.shape[: x.ndim - len(self.inputs)]
+        flat = kernel.astype(self.dtype).reshape(math.prod(self.inputs), math.prod(self.outputs))
+        y = x.reshape(math.prod(batch), -1) @ flat
+        if self.bias:
+            axes = self.axes[len(self.inputs) :]
+            bias = self.param("bias", _named(nn.initializers.zeros, axes), self.outputs)
+            y = y + bias.astype(self.dtype).reshape(-1)
+        return y.reshape(*batch, *self.outputs)
+
+
+class Norm(nn.Module):
+    """RMSNorm (arXiv:1910.07467, eq. 4) or LayerNorm (arXiv:1607.06450) over the last axis, computed in f32."""
+
+    kind: str
+    eps: float
+    offset: float
+    dtype: Any
+    axis: str = "embed"
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        one = nn.initializers.constant(1.0 - self.offset)
+        scale = self.param("scale", _named(one, (self.axis,)), x.shape[-1:]) + self.offset
+        x = x.astype(jnp.float32)
+        if self.kind == "layer":
+            x = x - x.mean(-1, keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps) * scale
+        if self.kind == "layer":
+            x = x + self.param("bias", _named(nn.initializers.zeros, (self.axis,)), x.shape[-1:])
+        return x.astype(self.dtype)
+
+
+def rope_table(arch: Arch, positions: Array, theta: float, scaled: bool) -> tuple[Array, Array]:
+    """cos and sin, f32[B, T, C/2], of rotary positions (arXiv:2104.09864) i32[B, T].
+
+    `scaled` applies arch.rope_scaling: every frequency divided by a factor, or Llama 3's interpolation, which leaves
+    wavelengths shorter than original / high as they are, divides those longer than original / low, and blends between.
+    """
+    half = arch.C // 2
+    freq = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    if scaled and len(arch.rope_scaling) == 1:
+        freq = freq / arch.rope_scaling[0]
+    elif scaled and arch.rope_scaling:
+        factor, low, high, original = arch.rope_scaling
+        turns = original * freq / (2 * jnp.pi)
+        keep = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
+        freq = keep * freq + (1 - keep) * freq / factor
+    angle = positions[..., None].astype(jnp.float32) * freq
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+def rotate(x: Array, table: tuple[Array, Array]) -> Array:
+    """Rotary positions on f[B, T, H, C]; component i is paired with i + C/2, as in the released Llama weights."""
+    cos, sin = (part[:, :, None, :].astype(x.dtype) for part in table)
+    a, b = jnp.split(x, 2, -1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+
+
+def drop(x: Array, rate: float, keys: Array | None) -> Array:
+    """Dropout on f[B, ...], one key a row, so that a row's mask depends on nothing but the row. keys None: identity."""
+    if keys is None or rate == 0.0:
+        return x
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys)
+    return jnp.where(keep, x / (1 - rate), 0.0)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention (arXiv:2305.13245). `attend` is what mixes the values, see models/attention.py."""
+
+    arch: Arch
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, table: tuple[Array, Array] | None, attend: Callable[..., Any]) -> Any:
+        """x f[B, T, D]; attend(q f[B, T, H, C], k f[B, T, K, C], v) -> (f[B, T, H, C], what the caller wants back)."""
+        arch, dtype = self.arch, self.dtype
+        heads = {"q": ((arch.heads, arch.C), "heads"), "k": ((arch.K, arch.C), "kv"), "v": ((arch.K, arch.C), "kv")}
+        q, k, v = (
+            Dense(
+                (arch.width,), shape, ("embed", axis, "head"), arch.qkv_bias, arch.init_std, dtype, name=name
+            )(x)
+            for name, (shape, axis) in heads.items()
+        )
+        if arch.qk_norm:
+            q = Norm("rms", arch.norm_eps, arch.norm_offset, dtype, "head", name="q_norm")(q)
+            k = Norm("rms", arch.norm_eps, arch.norm_offset, dtype, "head", name="k_norm")(k)
+        if table is not None:
+            q, k = rotate(q, table), rotate(k, table)
+        q = q * (arch.query_scale or arch.C) ** -0.5
+        mixed, back = attend(q, k, v)
+        std = arch.init_std / math.sqrt(2 * arch.layers)
+        out = Dense(
+            (arch.heads, arch.C), (arch.width,), ("heads", "head", "embed"), arch.bias, std, dtype, name="out"
+        )(mixed)
+        return out, back
+
+
+class FeedForward(nn.Module):
+    """SwiGLU and GeGLU (arXiv:2002.05202), or a plain layer with GELU in its tanh form."""
+
+    arch: Arch
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        arch, dtype = self.arch, self.dtype
+
+        def up(name: str) -> Array:
+            return Dense(
+                (arch.width,), (arch.ff,), ("embed", "ff"), arch.bias, arch.init_std, dtype, name=name
+            )(x)
+
+        if arch.mlp == "gelu":
+            h = nn.gelu(up("up"))
+        else:
+            act = nn.silu if arch.mlp == "swiglu" else nn.gelu
+            h = act(up("gate")) * up("up")
+        std = arch.init_std / math.sqrt(2 * arch.layers)
+        return Dense((arch.ff,), (arch.width,), ("ff", "embed"), arch.bias, std, dtype, name="down")(h)
+
+
+class Block(nn.Module):
+    """One layer: x + attention(norm(x)), then x + feed_forward(norm(x)); with post_norms each branch is normed again."""
+
+    arch: Arch
+    dtype: Any
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Array,
+        table: tuple[Array, Array] | None,
+        attend: Callable[..., Any],
+        keys: tuple[Array, Array] | tuple[None, None],
+    ) -> Any:
+        arch = self.arch
+
+        def norm(name: str) -> Norm:
+            return Norm(arch.norm, arch.norm_eps, arch.norm_offset, self.dtype, name=name)
+
+        h, back = Attention(arch, self.dtype, name="attention")(norm("attention_norm")(x), table, attend)
+        if arch.post_norms:
+            h = norm("attention_post_norm")(h)
+        x = residual(x + drop(h, arch.dropout, keys[0]))
+        h = FeedForward(arch, self.dtype, name="mlp")(norm("mlp_norm")(x))
+        if arch.post_norms:
+            h = norm("mlp_post_norm")(h)
+        return residual(x + drop(h, arch.dropout, keys[1])), back
+
+
+def residual(x: Array) -> Array:
+    """Names the axes of the residual stream, so that a sharded mesh keeps rows, and nothing else, apart."""
+    return nn.with_logical_constraint(x, ("batch", "time", "act_embed"))

@@ -1,0 +1,268 @@
+"""The decoder as pure functions of one tree of parameters.
+
+The layers' parameters are stacked, [L, ...], whether the layers are scanned or unrolled: checkpoints, plans and
+imports see one layout, and scanning is a choice of the execution alone.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxtrain import config
+from jaxtrain.models import attention
+from jaxtrain.models.layers import Block, Norm, drop, residual, rope_table
+from jaxtrain.models.zoo import Arch
+from jaxtrain.types import LM, Batch, Head, Key, Params
+
+Tables = tuple[Any, Any]  # rotary tables of layers without and with a window
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """How the model is computed, which changes no result beyond rounding."""
+
+    dtype: Any
+    attention: str
+    scan_layers: bool
+    remat: str
+    logits_limit: int  # f32 logits held at once, over all devices
+    local: Callable[[Callable], Callable] = staticmethod(lambda f: f)  # runs f(q, k, v, segments) a shard at a time
+
+
+def execution(settings: config.Model, shards: int = 1, local: Callable | None = None) -> Execution:
+    """Resolves `auto` for the devices at hand; `shards` is the number of devices that a batch's rows lie on."""
+    on_cpu = jax.default_backend() == "cpu"
+    dtype = {"auto": "float32" if on_cpu else "bfloat16"}.get(settings.dtype, settings.dtype)
+    scan = {"auto": not on_cpu, "true": True, "false": False}[settings.scan_layers]
+    limit = settings.logits_limit_mb * 2**20 // 4 * shards
+    found = Execution(jnp.dtype(dtype), settings.attention, scan, settings.remat, limit)
+    return dataclasses.replace(found, local=local) if local else found
+
+
+def build(arch: Arch, how: Execution) -> LM:
+    """The model. `arch.vocab` must be set by now."""
+    if not arch.vocab:
+        raise ValueError("arch.vocab is 0: set it from the tokenizer first")
+    boxed = jax.eval_shape(functools.partial(_init, arch, how), jax.random.key(0))
+    return LM(
+        init=lambda key: nn.meta.unbox(_init(arch, how, key)),
+        axes=_axes(boxed),
+        hidden=functools.partial(_hidden, arch, how),
+        head=functools.partial(_head, arch, how),
+        cache=functools.partial(_cache, arch, how),
+        decode=functools.partial(_decode, arch, how),
+    )
+
+
+def parameters(arch: Arch) -> int:
+    """Number of parameters."""
+    how = Execution(jnp.float32, "xla", True, "none", 1)
+    shapes = jax.eval_shape(functools.partial(_init, arch, how), jax.random.key(0))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def flops_per_token(arch: Arch, length: int) -> float:
+    """Model FLOPs of training on a token: 6 for each parameter in a product, and attention on the keys it sees.
+
+    PaLM, appendix B (arXiv:2204.02311), with the causal half and the windows taken off; nothing recomputed is counted.
+    """
+    heads = arch.width * arch.C * (2 * arch.heads + 2 * arch.K)
+    mlp = (2 if arch.mlp == "gelu" else 3) * arch.width * arch.ff
+    seen = sum(_mean_keys(length, window, arch.causal) for window in arch.windows())
+    return 6.0 * (arch.layers * (heads + mlp) + arch.width * arch.vocab) + 12.0 * arch.heads * arch.C * seen
+
+
+def _mean_keys(length: int, window: int, causal: bool) -> float:
+    reach = min(window or length, length)
+    if not causal:
+        return float(min(length, 2 * reach - 1))
+    return (reach * (reach + 1) / 2 + (length - reach) * reach) / length
+
+
+def _embedding(arch: Arch, key: Key) -> Params:
+    std, (k1, k2, k3) = arch.init_std, jax.random.split(key, 3)
+
+    def table(key: Key, rows: int, axis: str) -> Any:
+        return nn.LogicallyPartitioned(
+            std * jax.random.normal(key, (rows, arch.width)), names=(axis, "embed")
+        )
+
+    tree = {"embed": table(k1, arch.vocab, "vocab")}
+    if arch.positions == "learned":
+        tree["positions"] = table(k2, arch.max_len, "positions")
+    if not arch.tied:
+        tree["unembed"] = table(k3, arch.vocab, "vocab")
+    return tree
+
+
+def _init(arch: Arch, how: Execution, key: Key) -> Params:
+    k1, k2, k3 = jax.random.split(key, 3)
+    block, x = Block(arch, jnp.float32), jnp.zeros((1, 1, arch.width))
+    zeros = jnp.zeros((1, 1), jnp.int32)
+    table = rope_table(arch, zeros, arch.rope_theta, False) if arch.positions == "rope" else None
+
+    def attend(q: Array, k: Array, v: Array) -> tuple[Array, None]:
+        return q, None
+
+    def layer(key: Key) -> Params:
+        return block.init(key, x, table, attend, (None, None))["params"]
+
+    stacked = jax.vmap(layer)(jax.random.split(k2, arch.layers))
+    is_box = lambda leaf: isinstance(leaf, nn.LogicallyPartitioned)  # noqa: E731
+    stacked = jax.tree.map(lambda box: box.replace(names=("layers", *box.names)), stacked, is_leaf=is_box)
+    return {**_embedding(arch, k1), "layers": stacked, "norm": _final(arch, how).init(k3, x)["params"]}
+
+
+def _final(arch: Arch, how: Execution) -> Norm:
+    return Norm(arch.norm, arch.norm_eps, arch.norm_offset, how.dtype)
+
+
+def _axes(boxed: Params) -> dict[tuple[str, ...], tuple[str | None, ...]]:
+    leaves = jax.tree.leaves_with_path(boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
+    return {tuple(entry.key for entry in path): box.names for path, box in leaves}
+
+
+def _tables(arch: Arch, positions: Array) -> Tables:
+    if arch.positions != "rope":
+        return None, None
+    everywhere = rope_table(arch, positions, arch.rope_theta, True)
+    if not arch.rope_theta_local:
+        return everywhere, everywhere
+    return everywhere, rope_table(arch, positions, arch.rope_theta_local, False)
+
+
+def _embed(
+    arch: Arch, how: Execution, params: Params, tokens: Array, positions: Array, keys: Array | None
+) -> Array:
+    x = params["embed"].astype(how.dtype)[tokens]
+    if arch.embed_scale:
+        x = x * jnp.asarray(arch.width**0.5, how.dtype)
+    if arch.positions == "learned":
+        x = x + params["positions"].astype(how.dtype)[positions]
+    return residual(drop(x, arch.dropout, keys))
+
+
+def _hidden(arch: Arch, how: Execution, params: Params, batch: Batch, rng: Key | None = None) -> Array:
+    """f[B, T, D] after the final norm. Dropout acts where `rng` is given, one key a row."""
+    tokens, positions = batch["tokens"], batch["positions"]
+    rows = None if rng is None or not arch.dropout else batch["row"]
+
+    def keys(site: Any) -> Array | None:
+        if rows is None:
+            return None
+        here = jax.random.fold_in(rng, site)
+        return jax.vmap(functools.partial(jax.random.fold_in, here))(rows)
+
+    def mixer(window: int) -> Callable[..., Any]:
+        kernel = attention.kernel_for(how.attention, arch, how.dtype, window, tokens.shape[1])
+        kernel = how.local(kernel)
+        return lambda q, k, v, _: (kernel(q, k, v, batch["segments"]), None)
+
+    x = _embed(arch, how, params, tokens, positions, keys(0))
+    x, _ = _stack(
+        arch, how, params["layers"], x, _tables(arch, positions), mixer, None,
+        lambda i: (keys(2 * i + 1), keys(2 * i + 2)),
+    )  # fmt: skip
+    return _final(arch, how).apply({"params": params["norm"]}, x)
+
+
+def _decode(
+    arch: Arch, how: Execution, params: Params, tokens: Array, positions: Array, cache: Any
+) -> tuple[Array, Any]:
+    """Hidden states f[B, T, D] of tokens at positions i32[B, T], and the cache with their keys and values in it.
+
+    The slot of a token is its position, so rows of different length need no padding on the left: a row's prompt is
+    padded on the right, and what the padding wrote is overwritten before any query can see it.
+    """
+    if not arch.causal:
+        raise ValueError("a bidirectional model cannot be decoded token by token")
+
+    def mixer(window: int) -> Callable[..., Any]:
+        def attend(q: Array, k: Array, v: Array, layer: Any) -> Any:
+            keys, values = (
+                attention.write(old, new, positions) for old, new in zip(layer, (k, v), strict=True)
+            )
+            mixed = attention.cached(q, keys, values, positions, window=window, softcap=arch.attn_softcap)
+            return mixed, (keys, values)
+
+        return attend
+
+    x = _embed(arch, how, params, tokens, positions, None)
+    x, cache = _stack(
+        arch, how, params["layers"], x, _tables(arch, positions), mixer, cache, lambda i: (None, None)
+    )
+    return _final(arch, how).apply({"params": params["norm"]}, x), cache
+
+
+def _stack(
+    arch: Arch,
+    how: Execution,
+    layers: Params,
+    x: Array,
+    tables: Tables,
+    mixer: Callable[[int], Callable[..., Any]],
+    cache: Any,
+    keys: Callable[[Any], tuple[Any, Any]],
+) -> tuple[Array, Any]:
+    """All layers, scanned or unrolled. `mixer(window)` is attend(q, k, v, this layer's cache) -> (mixed, its cache)."""
+    block, windows = Block(arch, how.dtype), arch.windows()
+
+    def one(x: Array, p: Params, index: Any, windowed: Any, layer: Any) -> tuple[Array, Any]:
+        if isinstance(windowed, int):
+            table, attend = tables[bool(windowed)], mixer(windowed)
+        else:
+            table = jax.tree.map(lambda a, b: jnp.where(windowed, b, a), *tables)
+
+            def attend(*args: Any) -> Any:
+                return jax.lax.cond(windowed, mixer(arch.window), mixer(0), *args)
+
+        return block.apply(
+            {"params": p}, x, table, lambda q, k, v: attend(q, k, v, layer), keys(index)
+        )
+
+    if how.scan_layers:
+        mixed = len(set(windows)) > 1
+        flags = jnp.asarray([bool(w) for w in windows]) if mixed else None
+        step = _remat(how.remat, lambda x, s: one(x, s[0], s[1], s[2] if mixed else windows[0], s[3]), True)
+        return jax.lax.scan(step, x, (layers, jnp.arange(arch.layers), flags, cache))
+    parts, back = unstack(layers, arch.layers), []
+    for i, window in enumerate(windows):
+        step = _remat(how.remat, functools.partial(one, index=i, windowed=window), False)
+        x, new = step(x, parts[i], layer=cache[i] if cache is not None else None)
+        back.append(new)
+    return x, tuple(back)
+
+
+def unstack(layers: Params, count: int) -> list[Params]:
+    """[L, ...] as L trees. Through `split`, whose gradient is one concatenation; indexing would add L padded arrays."""
+    leaves, treedef = jax.tree.flatten(layers)
+    if count == 1:
+        return [treedef.unflatten([leaf[0] for leaf in leaves])]
+    pieces = [[p[0] for p in jax.lax.split(leaf, [1] * count)] for leaf in leaves]
+    return [treedef.unflatten(layer) for layer in zip(*pieces, strict=True)]
+
+
+def _remat(policy: str, f: Callable, scanned: bool) -> Callable:
+    if policy == "none":
+        return f
+    save = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if policy == "dots" else None
+    return jax.checkpoint(f, policy=save, prevent_cse=not scanned)
+
+
+def _head(arch: Arch, how: Execution, params: Params) -> Head:
+    weight = params["embed" if arch.tied else "unembed"].astype(how.dtype)
+    return Head(weight, arch.logit_softcap, how.logits_limit)
+
+
+def _cache(arch: Arch, how: Execution, rows: int, slots: int) -> Any:
+    """An empty cache: a (keys, values) pair f[B, K, S, C] a layer, stacked where layers are scanned."""
+    shape = (rows, arch.K, slots, arch.C)
+    if how.scan_layers:
+        return tuple(jnp.zeros((arch.layers, *shape), how.dtype) for _ in "kv")
+    return tuple(tuple(jnp.zeros(shape, how.dtype) for _ in "kv") for _ in range(arch.layers))

@@ -1,0 +1,65 @@
+"""Log-probabilities of tokens from hidden states and the unembedding: the one place where [B, T, V] can arise."""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxtrain.types import Head
+
+
+def logits(hidden: Array, head: Head, temperature: float = 1.0) -> Array:
+    """f32[..., V]: softcap(hidden @ weightᵀ) / temperature. Temperature divides after the cap, as sampling does."""
+    out = (hidden @ head.weight.T).astype(jnp.float32)
+    if head.softcap:
+        out = head.softcap * jnp.tanh(out / head.softcap)
+    return out / temperature if temperature != 1.0 else out
+
+
+def _entropy(x: Array, lse: Array, target: Array, top: Array) -> Array:
+    return lse - (jnp.exp(x - lse[..., None]) * x).sum(-1)
+
+
+# Each is a function of logits x f32[B, T, V], their logsumexp, the target's logit and the largest, all f32[B, T].
+STATS: Mapping[str, Callable[[Array, Array, Array, Array], Array]] = {
+    "logps": lambda x, lse, target, top: target - lse,  # log p(target)
+    "lse": lambda x, lse, target, top: lse,  # log Σ_v exp x_v
+    "correct": lambda x, lse, target, top: (target >= top).astype(jnp.float32),  # target is the most likely
+    "entropy": _entropy,  # -Σ_v p_v log p_v, nats
+    "mean_logps": lambda x, lse, target, top: x.mean(-1) - lse,  # Σ_v log p_v / V
+}
+
+
+def token_stats(
+    hidden: Array, head: Head, targets: Array, *, temperature: float = 1.0, want: tuple[str, ...] = ("logps",)
+) -> dict[str, Array]:
+    """What STATS says of each target, f32[B, T] each, from hidden f[B, T, D] and targets i32[B, T].
+
+    At most head.limit f32 logits exist at once: where B * T * V is more, T is worked through in chunks under
+    jax.checkpoint, which computes the logits again in the backward pass. Log-softmax in f32.
+    """
+
+    def stats(hidden: Array, targets: Array) -> dict[str, Array]:
+        x = logits(hidden, head, temperature)
+        top = jax.lax.stop_gradient(x.max(-1))
+        lse = top + jnp.log(jnp.exp(x - top[..., None]).sum(-1))
+        target = jnp.take_along_axis(x, targets[..., None], -1)[..., 0]
+        return {name: STATS[name](x, lse, target, top) for name in want}
+
+    B, T = targets.shape
+    chunks = _chunks(B, T, head)
+    if chunks == 1:
+        return stats(hidden, targets)
+    size = -(-T // chunks)
+    pad = size * chunks - T
+    hidden = jnp.pad(hidden, ((0, 0), (0, pad), (0, 0))).reshape(B, chunks, size, -1).swapaxes(0, 1)
+    targets = jnp.pad(targets, ((0, 0), (0, pad))).reshape(B, chunks, size).swapaxes(0, 1)
+    out = jax.lax.map(jax.checkpoint(lambda part: stats(*part), prevent_cse=False), (hidden, targets))
+    return {name: x.swapaxes(0, 1).reshape(B, -1)[:, :T] for name, x in out.items()}
+
+
+def _chunks(B: int, T: int, head: Head) -> int:
+    """Number of parts of T, so that each part's logits are within the limit; a part is one position at least."""
+    total = B * T * head.weight.shape[0]
+    return min(T, -(-total // head.limit))

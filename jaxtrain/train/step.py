@@ -1,0 +1,103 @@
+"""The one training step. It knows neither mesh nor pmap beyond the name of an axis to sum over."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jaxtrain.types import Batch, Key, Loss, Metrics, Objective, Params, TrainState
+
+
+def init_state(params: Params, tx: optax.GradientTransformation, rng: Key, extra: Any = ()) -> TrainState:
+    """The state before the first step."""
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(zero, params, tx.init(params), rng, zero, zero, extra)
+
+
+def train_step(
+    state: TrainState,
+    frozen: Params,
+    batch: Batch,
+    *,
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    microbatches: int = 1,
+    axis_name: str | None = None,
+    carry: Callable[[Any, Metrics], Any] | None = None,
+) -> tuple[TrainState, Metrics]:
+    """One update from Σ gradients / Σ weight over all rows, whatever devices and microbatches they are spread over.
+
+    A step whose loss or gradient is not finite, or which has no weight, leaves parameters, optimizer and `extra` as
+    they are and is counted. `carry(extra, metrics)` gives the next `extra`.
+    """
+    rng = jax.random.fold_in(state.rng, state.step)
+    grads, loss = _gradients(objective, state.params, frozen, batch, rng, microbatches)
+    if axis_name is not None:
+        grads, loss = jax.lax.psum((grads, loss), axis_name)
+    grads = jax.tree.map(lambda g: g / loss.weight, grads)
+    norm = optax.global_norm(grads)
+    good = jnp.isfinite(loss.total) & jnp.isfinite(norm) & (loss.weight > 0)
+
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    extra = state.extra if carry is None else carry(state.extra, loss.metrics)
+    kept = (state.params, state.opt_state, state.extra)
+    params, opt_state, extra = jax.tree.map(
+        lambda new, old: jnp.where(good, new, old), (params, opt_state, extra), kept
+    )
+    bad = jnp.logical_not(good).astype(jnp.int32)
+    after = TrainState(
+        step=state.step + 1,
+        params=params,
+        opt_state=opt_state,
+        rng=state.rng,
+        skipped=state.skipped + bad,
+        skipped_in_row=(state.skipped_in_row + 1) * bad,
+        extra=extra,
+    )
+    return after, {**loss.metrics, **_health(norm, after)}
+
+
+def _health(norm: Array, after: TrainState) -> Metrics:
+    one = jnp.ones(())
+    return {
+        "grad_norm": (norm, one),
+        "skipped": (after.skipped.astype(jnp.float32), one),
+        "skipped_in_row": (after.skipped_in_row.astype(jnp.float32), one),
+    }
+
+
+def _gradients(
+    objective: Objective, params: Params, frozen: Params, batch: Batch, rng: Key, microbatches: int
+) -> tuple[Params, Loss]:
+    """Summed gradients and Loss of a batch, in parts: rows i, i + n, ... form part i, so that every shard stays whole."""
+
+    def total(params: Params, part: Batch) -> tuple[Array, Loss]:
+        loss = objective(params, frozen, part, rng)
+        return loss.total, loss
+
+    gradient = jax.grad(total, has_aux=True)
+    if microbatches == 1:
+        return gradient(params, batch)
+
+    def split(x: Array) -> Array:
+        return x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1)
+
+    def add(sums: Any, part: Batch) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, sums, gradient(params, part)), None
+
+    parts = jax.tree.map(split, batch)
+    shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], parts))
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return jax.lax.scan(add, zeros, parts)[0]
+
+
+def evaluate(
+    params: Params, frozen: Params, batch: Batch, *, objective: Objective, axis_name: str | None = None
+) -> Metrics:
+    """The objective's metrics on a batch, without randomness."""
+    metrics = objective(params, frozen, batch, None).metrics
+    return jax.lax.psum(metrics, axis_name) if axis_name is not None else metrics
