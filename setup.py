@@ -1,4 +1,4 @@
-"""Package metadata. `pip install -e ".[test]" -c constraints.txt` gives the tested versions; launch/run does it for you."""
+"""Package metadata. launch/run installs from it, with the tested versions of constraints.txt."""
 
 from setuptools import find_packages, setup
 
@@ -10,13 +10,13 @@ setup(
     license_files=["LICENSE"],
     packages=find_packages(include=["jaxtrain", "jaxtrain.*", "experiments", "experiments.*"]),
     package_data={"experiments": ["recipes/*.flags"]},
-    # Tested on 3.11, 3.12 and 3.13. On 3.11 the newest jax is 0.10 and the newest flax 0.12.8, hence the bounds below.
+    # Tested on 3.11, 3.12 and 3.13. The newest jax for 3.11 is 0.10, the newest flax 0.12.8.
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",
         "flax>=0.12",
         "grain>=0.2.16",
-        # tensorflow-datasets imports it for builders that live in a package, but declares it only for Python < 3.9.
+        # tensorflow-datasets needs it for a builder that lives in a package, and does not declare it.
         "importlib_resources>=6.4",
         "jax>=0.10",
         "numpy>=2.0",
@@ -29,8 +29,9 @@ setup(
         "zstandard>=0.23",
     ],
     extras_require={
-        # jax 0.10 to 0.12 offer cuda12 and cuda13. The CUDA 12 wheels run on every driver from 525 up, those made for
-        # CUDA 13 included, and on Volta GPUs; the CUDA 13 wheels need driver 580 and Turing or later.
+        "cpu": [],
+        # jax 0.10 to 0.12 offer cuda12 and cuda13. The CUDA 12 wheels run on every driver from 525 up, those
+        # of CUDA 13 included, and on Volta GPUs; the CUDA 13 wheels need driver 580 and Turing or later.
         "cuda": ["jax[cuda12]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
         "hf": ["datasets>=4.0", "sentencepiece>=0.2"],
