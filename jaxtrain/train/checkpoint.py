@@ -1,11 +1,12 @@
-"""Checkpoints: one state pytree and a JSON dict, saved asynchronously, verified when read, moved freely between topologies.
+"""Checkpoints: one state pytree and a JSON dict, saved in the background, verified when read, on any topology.
 
-A checkpoint is WORKDIR/checkpoints/STEP, renamed into place when complete. Beside the arrays it holds a table of every
-leaf's shape, dtype and digest. Orbax does not checksum array data: a flipped bit in its data file restores silently as
-a wrong weight, so `restore` computes the digests again and falls back to the step before where one differs.
+A checkpoint is WORKDIR/checkpoints/STEP, renamed into place when complete. Beside the arrays it holds a table
+of every leaf's shape, dtype and digest. Orbax does not checksum array data: a flipped bit in its data file
+restores silently as a wrong weight, so `restore` computes the digests again and falls back to the step before
+where one differs.
 
-Orbax is imported at the first save or restore, never on the way to a first step. Nothing here may be called inside
-`jax.set_mesh`, and every process of a run calls everything.
+Orbax is imported at the first save or restore, never on the way to a first step. Nothing here may be called
+inside `jax.set_mesh`, and every process of a run calls everything.
 """
 
 import errno
@@ -26,8 +27,9 @@ from jaxtrain.config import ConfigError
 FOLDER = "checkpoints"
 HEADROOM = 1.1  # free space asked for before a save, as a multiple of the state's bytes
 
-# What tensorstore, zstd, the JSON parser and Orbax's own code were seen to raise on damaged files. RuntimeError is
-# left out on purpose: jax raises it when a device is out of memory, which says nothing about the files.
+# What tensorstore, zstd, the JSON parser and Orbax's own code were seen to raise on damaged files.
+# RuntimeError is left out on purpose: jax raises it when a device is out of memory, which says nothing about
+# the files.
 UNREADABLE = (ValueError, OSError, LookupError, TypeError, AttributeError, AssertionError)
 
 
@@ -54,10 +56,12 @@ class Checkpoints:
         return _steps(self._folder)
 
     def save(self, step: int, state: Any, meta: dict) -> None:
-        """Starts a save of `state` (arrays and typed keys) and `meta` (JSON values), and returns once the state is copied.
+        """Starts a save of `state` (arrays and typed keys) and `meta` (JSON values), and returns once the
+        state is copied.
 
-        The step that was saved or restored last is not saved again. Raises CheckpointError when the save before this
-        one failed, OSError when the disk has no room for this one; older checkpoints are untouched either way.
+        The step that was saved or restored last is not saved again. Raises CheckpointError when the save
+        before this one failed, OSError when the disk has no room for this one; older checkpoints are
+        untouched either way.
         """
         self.wait()
         if step == self._current:
@@ -79,7 +83,9 @@ class Checkpoints:
             self._fail(error)
 
     def _open(self, step: int):
-        """Clears what killed saves left, sets aside steps that the run went back behind, and starts the manager."""
+        """Clears what killed saves left, sets aside steps that the run went back behind, and starts the
+        manager.
+        """
         import orbax.checkpoint as ocp
 
         if jax.process_index() == 0:
@@ -90,8 +96,8 @@ class Checkpoints:
                 aside = _free_name(self._folder / f"{later}.aside")
                 (self._folder / str(later)).rename(aside)
                 warnings.warn(
-                    f"{self._folder / str(later)} is of a later step than the one training went on from: kept as "
-                    f"{aside.name}, delete it when it is not wanted",
+                    f"{self._folder / str(later)} is of a later step than the one training went on from: "
+                    f"kept as {aside.name}, delete it when it is not wanted",
                     stacklevel=4,
                 )
         if jax.process_count() > 1:
@@ -120,9 +126,10 @@ class Checkpoints:
     def restore(self, abstract: Any, step: int | None = None) -> tuple[Any, dict]:
         """(state, meta) of a step, by default the newest that is intact.
 
-        abstract: the state's tree of jax.ShapeDtypeStruct with the shardings wanted now; any topology restores any.
-        A damaged step is skipped with a warning and left as it is. Raises CheckpointError when no step is left, or
-        when the `step` asked for is damaged; ConfigError when it does not exist or holds another tree.
+        abstract: the state's tree of jax.ShapeDtypeStruct with the shardings wanted now; any topology
+        restores any. A damaged step is skipped with a warning and left as it is. Raises CheckpointError when
+        no step is left, or when the `step` asked for is damaged; ConfigError when it does not exist or holds
+        another tree.
         """
         state, meta, self._current = _restore(self._folder, abstract, "", step, f"--workdir={self._workdir}")
         return state, meta
@@ -162,8 +169,8 @@ def restore_params(
 ) -> tuple[Any, dict]:
     """(params, meta) of another run: only its parameters are read, and verified.
 
-    abstract_params: tree of jax.ShapeDtypeStruct with shardings. Raises ConfigError, naming `flag`, when `workdir` has no
-    checkpoint or holds other parameters; CheckpointError when none is intact.
+    abstract_params: tree of jax.ShapeDtypeStruct with shardings. Raises ConfigError, naming `flag`, when
+    `workdir` has no checkpoint or holds other parameters; CheckpointError when none is intact.
     """
     params, meta, _ = _restore(
         workdir.absolute() / FOLDER, abstract_params, "params/", step, f"{flag}={workdir}"
@@ -188,9 +195,10 @@ def _restore(
         except _Damaged as error:
             reason = f"{folder / str(candidate)} is damaged: {error}"
             if candidate == steps[0] or step is not None:
+                left = "No older step is left" if step is None else "Other steps were not tried"
                 raise CheckpointError(
-                    f"{reason}. No {'older' if step is None else 'other'} step was tried, nothing was deleted: restore "
-                    f"the folder from a copy, name another step, or start again in a new --workdir"
+                    f"{reason}. {left}; nothing was deleted. Restore the folder from a copy, name another "
+                    "step, or start again in a new --workdir"
                 ) from error
             warnings.warn(f"{reason}. Falling back to the step before it; nothing was deleted", stacklevel=4)
     raise AssertionError("unreachable: the oldest step returns or raises")
@@ -264,10 +272,11 @@ def _table(state: Any, prefix: str = "") -> dict[str, list]:
 
 @jax.jit
 def _digests(leaves: list[jax.Array]) -> jax.Array:
-    """u32[n], the digest of each leaf: Σᵢ (2i + 1) · bitsᵢ mod 2³², i the element's index in the global array.
+    """u32[n], the digest of each leaf: Σᵢ (2i + 1) · bitsᵢ mod 2³², i the element's index in the global
+    array.
 
-    Odd factors make every single flipped bit count and most exchanges of elements too. Integer sums do not depend on
-    their order, so neither does a digest on the sharding.
+    Odd factors make every single flipped bit count and most exchanges of elements too. Integer sums do not
+    depend on their order, so neither does a digest on the sharding.
     """
     return jnp.stack([_digest(_data(leaf)) for leaf in leaves]) if leaves else jnp.zeros(0, jnp.uint32)
 
@@ -322,8 +331,8 @@ def _require_space(folder: Path, size: int, step: int) -> None:
     if free < need:
         raise OSError(
             errno.ENOSPC,
-            f"saving step {step} needs {need / 1e6:.1f} MB, {free / 1e6:.1f} MB are free; older checkpoints are "
-            "untouched. Make room or lower --keep, then run the same command again",
+            f"saving step {step} needs {need / 1e6:.1f} MB, {free / 1e6:.1f} MB are free; older checkpoints "
+            "are untouched. Make room or lower --keep, then run the same command again",
             str(folder),
         )
 

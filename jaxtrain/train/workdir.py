@@ -1,0 +1,203 @@
+"""The workdir of a run: one owner at a time, one config for life, and the record of where the run came from.
+
+config.json holds the stage, every flag, the versions, the git commit, the data's fingerprints, the parent
+run, the command and the time of the first start; `resumed` lists the later starts that differ in command,
+versions or commit. jax is not imported here, so a changed flag is refused at once.
+"""
+
+import contextlib
+import datetime
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxtrain.config import ConfigError, ConfigT, difference, dumps, to_dict
+
+CONFIG, LOCK = "config.json", "lock"
+PACKAGES = (
+    *("jaxtrain", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets"),
+    *("tokenizers", "numpy"),
+)
+
+
+@contextlib.contextmanager
+def open_workdir(
+    path: Path,
+    config: ConfigT,
+    stage: str,
+    *,
+    data: Mapping[str, str] | None = None,
+    lineage: Mapping[str, Any] | None = None,
+    primary: bool = True,
+) -> Iterator[Path]:
+    """The run's folder, made or resumed, and owned until the context ends: yields its absolute path.
+
+    data: fingerprint of each data source, or None to hand them to `record_data` once they are known. lineage:
+    the parent run, as a stage wants to remember it. Only the `primary` process locks and writes. Raises
+    ConfigError when the folder cannot be used, belongs to a running process, to something that is no run, or
+    to a run of another config or other data; nothing in it is changed then.
+    """
+    path = path.expanduser().absolute()
+    if not primary:
+        yield path
+        return
+    with _locked(path):
+        start = {
+            "command": shlex.join([sys.executable, *sys.orig_argv[1:]]),
+            "versions": _versions(),
+            "git": _git(Path(__file__).parent),
+            "started": _now(),
+        }
+        if (path / CONFIG).exists():
+            _resume(path, config, stage, start)
+        else:
+            held = {"stage": stage, "config": to_dict(config), **start, "parent": dict(lineage or {})}
+            _write(path / CONFIG, {**held, "data": None, "resumed": []})
+        if data is not None:
+            record_data(path, data)
+        yield path
+
+
+def record_data(workdir: Path, data: Mapping[str, str]) -> None:
+    """Writes the data's fingerprints into config.json, or compares. Raises ConfigError when they changed."""
+    held = read_run(workdir, "--workdir")
+    if held["data"] is None:
+        _write(workdir / CONFIG, {**held, "data": dict(data)})
+    elif held["data"] != dict(data):
+        changed = _changes(held["data"], data)
+        raise ConfigError(
+            f"--workdir={workdir}: the data changed since the run began:\n  "
+            + "\n  ".join(changed)
+            + "\nRestore the data, or train on the new one in another --workdir"
+        )
+
+
+def read_run(workdir: Path, flag: str = "--init_from") -> dict[str, Any]:
+    """config.json of a run. Raises ConfigError, naming `flag`, when `workdir` is not one."""
+    file = workdir / CONFIG
+    try:
+        held = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        why = f"it has no {CONFIG}" if workdir.is_dir() else "there is no such folder"
+        raise ConfigError(f"{flag}={workdir} is not a run: {why}") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{flag}={workdir}: {file} cannot be read: {error}") from error
+    lacking = [key for key in ("stage", "config", "data", "resumed") if key not in dict(held)]
+    if lacking:
+        raise ConfigError(f"{flag}={workdir}: {file} lacks {', '.join(lacking)}: it was not written by a run")
+    return held
+
+
+def split_step(text: str) -> tuple[Path, int | None]:
+    """(workdir, step) of --init_from=WORKDIR or WORKDIR@STEP; without @STEP the step is None, the newest."""
+    name, _, step = text.rpartition("@")
+    if name and step.isdecimal() and not Path(text).exists():
+        return Path(name).expanduser(), int(step)
+    return Path(text).expanduser(), None
+
+
+def _resume(path: Path, config: ConfigT, stage: str, start: dict[str, Any]) -> None:
+    held = read_run(path, "--workdir")
+    changed = [] if held["stage"] == stage else [f"stage: {held['stage']} -> {stage}"]
+    changed += difference(held["config"], config)
+    if changed:
+        raise ConfigError(
+            f"--workdir={path} holds a run of another config:\n  "
+            + "\n  ".join(changed)
+            + "\nName another --workdir, or delete this folder to start again"
+        )
+    last = [held, *held["resumed"]][-1]
+    if any(last[key] != start[key] for key in ("command", "versions", "git")):
+        _write(path / CONFIG, {**held, "resumed": [*held["resumed"], start]})
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Makes the folder and holds its lock, which the kernel frees even on kill -9."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        _require_run_or_empty(path)
+        # Closed below; appending keeps what the holder wrote.
+        file = open(path / LOCK, "a+", encoding="utf-8")  # noqa: SIM115
+    except OSError as error:
+        raise ConfigError(f"--workdir={path} cannot be used: {error.strerror or error}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = file.read().strip() or "a process that has only just started"
+            raise ConfigError(
+                f"--workdir={path} is in use by {holder}: "
+                "wait for it to end, stop it, or name another --workdir"
+            ) from error
+        except OSError as error:
+            raise ConfigError(f"--workdir={path}: its file system has no locks: {error.strerror}") from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {_now()}\n")
+        file.flush()
+        yield
+
+
+def _require_run_or_empty(path: Path) -> None:
+    if (path / CONFIG).exists():
+        return
+    strangers = sorted(entry.name for entry in path.iterdir() if entry.name not in (LOCK, CONFIG + ".tmp"))
+    if strangers:
+        raise ConfigError(
+            f"--workdir={path} is not empty and is no run (it holds {strangers[0]}, no {CONFIG}): "
+            "name another folder"
+        )
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    names = sorted({*old, *new})
+    return [
+        f"{n}: {old.get(n, '(none)')} -> {new.get(n, '(none)')}" for n in names if old.get(n) != new.get(n)
+    ]
+
+
+def _write(file: Path, value: dict[str, Any]) -> None:
+    """Replaces a JSON file as a whole: after a crash it holds the old value or the new one."""
+    temporary = file.with_name(file.name + ".tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as out:
+            out.write(dumps(value) + "\n")
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(temporary, file)
+    except OSError as error:
+        raise ConfigError(f"--workdir={file.parent}: cannot write {file.name}: {error.strerror}") from error
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def _git(folder: Path) -> dict[str, Any] | None:
+    """{"commit", "dirty"} of the checkout that the code runs from, None outside one or without git."""
+    ask = ["git", "-C", str(folder), "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
+    try:
+        done = subprocess.run(ask, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    lines = done.stdout.splitlines()
+    commit = next((line.split()[-1] for line in lines if line.startswith("# branch.oid ")), None)
+    return {"commit": commit, "dirty": any(not line.startswith("#") for line in lines)}
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
