@@ -1,4 +1,4 @@
-"""Checkpoints: one state pytree and a JSON dict, saved in the background, verified when read, on any topology.
+"""Checkpoints: one state pytree and JSON, saved in the background and verified when read, on any topology.
 
 A checkpoint is WORKDIR/checkpoints/STEP, renamed into place when complete. Beside the arrays it holds a table
 of every leaf's shape, dtype and digest. Orbax does not checksum array data: a flipped bit in its data file
@@ -26,11 +26,6 @@ from jaxtrain.config import ConfigError
 
 FOLDER = "checkpoints"
 HEADROOM = 1.1  # free space asked for before a save, as a multiple of the state's bytes
-
-# What tensorstore, zstd, the JSON parser and Orbax's own code were seen to raise on damaged files.
-# RuntimeError is left out on purpose: jax raises it when a device is out of memory, which says nothing about
-# the files.
-UNREADABLE = (ValueError, OSError, LookupError, TypeError, AttributeError, AssertionError)
 
 
 class CheckpointError(RuntimeError):
@@ -118,7 +113,7 @@ class Checkpoints:
             error.add_note(f"and on closing: {again}")
         good = self.steps()
         raise CheckpointError(
-            f"saving step {failed} in {self._folder} failed: {_first_line(error)}. "
+            f"saving step {failed} in {self._folder} failed: {_reason(error)}. "
             + (f"Step {good[-1]} is the last good one. " if good else "There is no checkpoint yet. ")
             + f"{_free(self._folder) / 1e6:.0f} MB are free there: make room, then run the same command again"
         ) from error
@@ -211,8 +206,8 @@ def _read(step: Path, abstract: Any, prefix: str, source: str) -> tuple[Any, dic
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
             body = reader.restore(step / "meta")
         told = body.pop("sha256")
-    except UNREADABLE as error:
-        raise _Damaged(f"{step / 'meta'}: {_first_line(error)}") from error
+    except (ValueError, LookupError, AttributeError, TypeError, OSError) as error:
+        raise _Damaged(f"{step / 'meta'}: {_reason(error)}") from error
     if told != _sha256(body):
         raise _Damaged(f"{step / 'meta'} differs from what was written (SHA-256)")
     held = {path: row for path, row in body["leaves"].items() if path.startswith(prefix)}
@@ -227,9 +222,11 @@ def _read(step: Path, abstract: Any, prefix: str, source: str) -> tuple[Any, dic
                 step / "state",
                 args=ocp.args.PyTreeRestore(tree, restore_args=args, partial_restore=bool(prefix)),
             )
-    except UNREADABLE as error:
-        raise _Damaged(f"{step / 'state'}: {_first_line(error)}") from error
-    state = jax.tree.map(_undata, abstract, tree["params"] if prefix else tree)
+        state = jax.tree.map(_undata, abstract, tree["params"] if prefix else tree)
+    except RuntimeError:  # a device out of memory, a lost peer: it says nothing about the files
+        raise
+    except Exception as error:  # Orbax raises nearly every type on damaged files, this base type too
+        raise _Damaged(f"{step / 'state'}: {_reason(error)}") from error
     for path, (_, _, digest) in _table(state, prefix).items():
         if digest != held[path][2]:
             raise _Damaged(f"{path} differs from what was written (digest {digest}, was {held[path][2]})")
@@ -341,6 +338,9 @@ def _sha256(body: dict) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
-def _first_line(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
+    """One line of an error: tensorstore's own, which names the array and the file, without its long specification."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]
+    return text.splitlines()[0].split(" [tensorstore_spec")[0].split(" [source locations")[0]

@@ -301,7 +301,7 @@ class Progress:
         from rich.text import Text
 
         left, fields, eta = f"{self._step}/{self._total}", list(self._fields), self._eta()
-        while fields and len("  ".join([left, *fields, eta])) + 8 > width:
+        while fields and len("  ".join([left, *fields, eta])) + 4 > width:
             fields.pop()
         row = Table.grid(expand=True, padding=(0, 1))
         row.add_column(no_wrap=True)
@@ -321,8 +321,8 @@ def _field(name: str, value: float) -> str:
     if name == "flops_per_s":
         return f"{_short(value)}FLOP/s"
     if name == "mfu":
-        return f"MFU {value:.1%}"
-    return f"{name} {value:.4g}"
+        return f"MFU {value:.0%}" if value >= 0.1 else f"MFU {value:.1%}"
+    return f"{name} {value}" if isinstance(value, int) else f"{name} {value:#.4g}"
 
 
 def _short(value: float) -> str:
