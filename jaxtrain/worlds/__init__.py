@@ -1,0 +1,1 @@
+"""Worlds: generated data whose ground truth is a program."""

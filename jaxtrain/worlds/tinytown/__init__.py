@@ -1,0 +1,1 @@
+"""Tinytown, the embedded world: a grammar, its judge and its TFDS dataset."""

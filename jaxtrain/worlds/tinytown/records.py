@@ -1,0 +1,121 @@
+"""The rows of every config, deterministic by options, split and index."""
+
+import heapq
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from jaxtrain.worlds.tinytown import lexicon as lex
+from jaxtrain.worlds.tinytown.annotator import Annotator
+from jaxtrain.worlds.tinytown.answers import Style, draw_answer, render, right_answer
+from jaxtrain.worlds.tinytown.configs import (
+    COLUMNS,
+    Constitution,
+    Options,
+    Preferences,
+    Pretrain,
+    Prompts,
+    Redteam,
+    Reviews,
+    Sft,
+    split_size,
+)
+from jaxtrain.worlds.tinytown.constitution import draw_critique, page
+from jaxtrain.worlds.tinytown.documents import documents
+from jaxtrain.worlds.tinytown.draws import Draws, draws, stream
+from jaxtrain.worlds.tinytown.judge import gold
+from jaxtrain.worlds.tinytown.prompts import PROMPT_SHARES, Prompt, Space, space
+from jaxtrain.worlds.tinytown.reviews import draw_review, review_gold
+
+Row = tuple[Any, ...]
+
+
+def rows(options: Options, split: str, start: int = 0, stop: int | None = None) -> Iterator[Row]:
+    """Rows start..stop-1 of a split, in the order of `COLUMNS`; by default all of them."""
+    stop = split_size(options, split) if stop is None else stop
+    if isinstance(options, Pretrain):
+        yield from documents(options, options.seed, start, stop, split)
+    elif isinstance(options, Prompts | Redteam):
+        for prompt in _distinct(options, split)[start:stop]:
+            yield prompt.text, render(prompt, right_answer(prompt)), prompt.family
+    else:
+        name = type(options).__name__.lower()
+        where = space(options.sums, split == "test")
+        make = _MAKERS[type(options)]
+        for rng in draws(stream(options.seed, "tinytown", name, split), start, stop):
+            yield make(rng, options, where)
+
+
+def named_rows(config: str, options: Options, split: str) -> Iterator[dict[str, Any]]:
+    """The rows of a split as dictionaries."""
+    names = tuple(COLUMNS[config])
+    for row in rows(options, split):
+        yield dict(zip(names, row, strict=True))
+
+
+def _sft(rng: Draws, options: Sft, where: Space) -> Row:
+    prompt = PROMPT_SHARES.draw(rng, where)
+    before = rng.logp
+    response = render(prompt, draw_answer(rng, prompt, Style(**options.style()), where))
+    return prompt.text, response, prompt.family, rng.logp - before
+
+
+def _preference(rng: Draws, options: Preferences, where: Space) -> Row:
+    prompt = PROMPT_SHARES.draw(rng, where)
+    style = Style(**options.style())
+    first = second = render(prompt, draw_answer(rng, prompt, style, where))
+    while second == first:
+        second = render(prompt, draw_answer(rng, prompt, style, where))
+    annotator = Annotator(options.temperature, options.group)
+    pair = [(text, gold(prompt, text)) for text in (first, second)]
+    a, b = (reward + annotator.taste(prompt, text) for text, reward in pair)
+    p_win = annotator.p_over(a - b)
+    if not rng.flag(p_win):
+        pair.reverse()
+        p_win = 1.0 - p_win
+    (chosen, reward_chosen), (rejected, reward_rejected) = pair
+    return prompt.text, chosen, rejected, reward_chosen, reward_rejected, p_win, prompt.family
+
+
+def _critique(rng: Draws, options: Constitution, where: Space) -> Row:
+    made = draw_critique(rng, where, options.faulty)
+    shown = (made.principle.request, made.critique, made.revision)
+    text = page(made.prompt.text, made.response, *shown, options.turns)
+    return made.prompt.text, made.response, made.principle.id, *shown, int(made.faulty), text
+
+
+def _review(rng: Draws, options: Reviews, where: Space) -> Row:
+    text = draw_review(rng)
+    return text, rng.logp, review_gold(text)
+
+
+_MAKERS: dict[type[Options], Callable[[Draws, Any, Space], Row]] = {
+    Sft: _sft,
+    Preferences: _preference,
+    Constitution: _critique,
+    Reviews: _review,
+}
+
+
+def _distinct(options: Prompts | Redteam, split: str) -> list[Prompt]:
+    """Distinct prompts in a seeded order, families in proportion to their shares until one is used up.
+
+    Raises ValueError when the world has fewer prompts than rows are asked for.
+    """
+    harm_only = isinstance(options, Redteam)
+    families = ("harm",) if harm_only else lex.FAMILIES
+    where = space(options.sums, split == "test")
+    found = [prompt for family in families for prompt in where.prompts[family]]
+    count = split_size(options, split)
+    if count > len(found):
+        option = "documents" if split == "train" else "held_out"
+        raise ValueError(f"there are {len(found)} distinct {split} prompts, {option}={count} asks for more")
+    shares = dict(zip(PROMPT_SHARES.families, PROMPT_SHARES.weights.logs, strict=True))
+    # The k smallest of independent exponential clocks are a weighted sample without replacement.
+    clocks = {}
+    for prompt, rng in zip(
+        found, draws(stream(options.seed, "tinytown", "prompts", split), 0, len(found)), strict=True
+    ):
+        rate = math.exp(shares[prompt.family]) / len(where.prompts[prompt.family])
+        clocks[prompt] = -math.log(1.0 - rng.uniform()) / rate
+    return heapq.nsmallest(count, found, key=clocks.__getitem__)
