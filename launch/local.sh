@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# Runs a stage in several processes on this machine, as they would run on several:
+#
+#   launch/local.sh [--dry-run] N STAGE [--flag=value ...]
+#
+# On a CPU each process has JAX_NUM_CPU_DEVICES devices (default 1), on GPUs process i has GPU i.
+# The first process that fails ends the others; Ctrl-C and SIGTERM reach all of them.
+set -euo pipefail
+# shellcheck source=launch/setup.sh
+. "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+
+dry=
+[ "${1:-}" != --dry-run ] || { dry=1 && shift; }
+n=${1:-}
+if [[ ! $n =~ ^[1-9][0-9]*$ || $# -lt 2 ]]; then
+  fail 2 "usage: launch/local.sh [--dry-run] N STAGE [--flag=value ...]"
+fi
+shift
+kind=$(accelerator '')
+[ "$kind" != tpu ] || fail 2 "one process drives all TPU chips of a machine: use launch/run"
+[ -n "$dry" ] || setup
+
+pids=()
+for ((i = 0; i < n; i++)); do
+  # A port of this run's own, below those that the system hands out.
+  process=(
+    "JAXTRAIN_COORDINATOR=127.0.0.1:$((20000 + $$ % 12000))"
+    "JAXTRAIN_NUM_PROCESSES=$n"
+    "JAXTRAIN_PROCESS_ID=$i"
+  )
+  case $kind in
+    cpu) process+=("JAX_NUM_CPU_DEVICES=${JAX_NUM_CPU_DEVICES:-1}") ;;
+    cuda) process+=("JAX_LOCAL_DEVICE_IDS=$i") ;;
+  esac
+  process+=("$ROOT/launch/run" "$@")
+  if [ -n "$dry" ]; then
+    printf '%q ' "${process[@]}" && echo
+  else
+    env "${process[@]}" &
+    pids+=($!)
+  fi
+done
+[ -z "$dry" ] || exit 0
+
+trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' INT TERM
+status=0
+kill_at=
+while ((${#pids[@]})); do
+  sleep 0.2
+  running=()
+  for pid in "${pids[@]}"; do
+    if kill -0 "$pid" 2>/dev/null; then
+      running+=("$pid")
+    else
+      code=0
+      wait "$pid" || code=$?
+      ((status)) || status=$code
+    fi
+  done
+  pids=(${running[@]+"${running[@]}"})
+  ((status && ${#pids[@]})) || continue
+  if [ -z "$kill_at" ]; then
+    say "a process ended with status $status; stopping the others"
+    kill -TERM "${pids[@]}" 2>/dev/null || true
+    kill_at=$((SECONDS + 10)) # one that waits in a collective does not see SIGTERM
+  elif ((SECONDS >= kill_at)); then
+    kill -KILL "${pids[@]}" 2>/dev/null || true
+  fi
+done
+exit "$status"
