@@ -263,22 +263,18 @@ def _shape(leaf: Any) -> tuple[list[int], str]:
 def _table(state: Any, prefix: str = "") -> dict[str, list]:
     """path -> [shape, dtype, digest] of every leaf."""
     named = _named(state, prefix)
-    digests = jax.device_get(_digests([leaf for _, leaf in named])).tolist()
-    return {path: [*_shape(leaf), digest] for (path, leaf), digest in zip(named, digests, strict=True)}
+    digests = jax.device_get([_digest(leaf) for _, leaf in named])
+    return {path: [*_shape(leaf), int(digest)] for (path, leaf), digest in zip(named, digests, strict=True)}
 
 
-@jax.jit
-def _digests(leaves: list[jax.Array]) -> jax.Array:
-    """u32[n], the digest of each leaf: Σᵢ (2i + 1) · bitsᵢ mod 2³², i the element's index in the global
-    array.
+@jax.jit  # one program a shape, shared by all layers: one for all leaves compiles for seconds
+def _digest(leaf: jax.Array) -> jax.Array:
+    """u32[], Σᵢ (2i + 1) · bitsᵢ mod 2³², where i is the index of an element in the global array.
 
     Odd factors make every single flipped bit count and most exchanges of elements too. Integer sums do not
-    depend on their order, so neither does a digest on the sharding.
+    depend on their order, so a digest does not depend on the sharding.
     """
-    return jnp.stack([_digest(_data(leaf)) for leaf in leaves]) if leaves else jnp.zeros(0, jnp.uint32)
-
-
-def _digest(x: jax.Array) -> jax.Array:
+    x = _data(leaf)
     if x.dtype == jnp.bool_:
         x = x.astype(jnp.uint8)
     bits = lax.bitcast_convert_type(x, {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32))
@@ -339,7 +335,7 @@ def _sha256(body: dict) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """One line of an error: tensorstore's own, which names the array and the file, without its long specification."""
+    """One line of the innermost error, tensorstore's, which names the array and file, without its spec."""
     while error.__cause__ is not None:
         error = error.__cause__
     text = str(error).strip() or type(error).__name__
