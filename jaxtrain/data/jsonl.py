@@ -1,0 +1,217 @@
+"""JSON lines as a TFDS data set in ArrayRecord files, made in the cache on first use."""
+
+import contextlib
+import gzip
+import io
+import json
+import lzma
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+import zstandard
+
+from jaxtrain.config import ConfigError
+from jaxtrain.data import cache
+from jaxtrain.data.progress import bar
+
+_VERSION = "1.0.0"
+_BROKEN = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, zstandard.ZstdError)
+_KINDS = {str: "a string", list: "a list", dict: "an object"}
+
+
+class Skips:
+    """Records that cannot be used: the first one raises ConfigError under `raise`, each is kept under `skip`."""
+
+    def __init__(self, policy: str):
+        self._policy = policy
+        self.lines: list[dict[str, str]] = []
+
+    def bad(self, where: str, reason: str) -> None:
+        """Notes the record at `where`, or raises."""
+        if self._policy == "raise":
+            raise ConfigError(f"{where}: {reason}; mend it, or skip and count such records: --on_bad_record=skip")
+        self.lines.append({"where": where, "reason": reason})
+
+    def save(self, folder: Path) -> None:
+        """Lists them in `skipped.jsonl`, one a line; an empty file says there were none."""
+        with (folder / "skipped.jsonl").open("w", encoding="utf-8") as file:
+            for line in self.lines:
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def skipped(folder: Path) -> int:
+    """How many records the cached folder left out."""
+    with (folder / "skipped.jsonl").open("rb") as file:
+        return sum(1 for _ in file)
+
+
+class _Zst(io.RawIOBase):
+    """Decompressed frames of a .zst file; unlike the library's reader it notices a truncated one."""
+
+    def __init__(self, raw: io.BufferedReader):
+        self._raw, self._rest, self._frame, self._ready = raw, b"", None, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            block = self._rest or self._raw.read(1 << 18)
+            if not block:
+                if self._frame is not None:
+                    raise EOFError("the last frame is cut off")
+                return 0
+            self._frame = self._frame or zstandard.ZstdDecompressor().decompressobj()
+            self._ready, self._rest = self._frame.decompress(block), b""
+            if self._frame.eof:
+                self._rest, self._frame = self._frame.unused_data, None
+        count = min(len(buffer), len(self._ready))
+        buffer[:count], self._ready = self._ready[:count], self._ready[count:]
+        return count
+
+
+def _opened(path: Path, raw: io.BufferedReader) -> Any:
+    if path.suffix == ".gz":
+        return gzip.GzipFile(fileobj=raw)
+    if path.suffix == ".xz":
+        return lzma.LZMAFile(raw)
+    return io.BufferedReader(_Zst(raw), 1 << 18) if path.suffix == ".zst" else raw
+
+
+def lines(path: Path, advance: Callable[[int], None] = lambda done: None) -> Iterator[tuple[int, bytes]]:
+    """(number from 1, line) of a file that is plain, .gz, .xz or .zst. `advance` hears of bytes read from disk.
+
+    Raises ConfigError where the compressed data is broken.
+    """
+    with path.open("rb") as raw:
+        seen, number = 0, 0
+        try:
+            for number, line in enumerate(_opened(path, raw), 1):  # noqa: B007  the number is wanted after the loop
+                if number % 256 == 1:
+                    seen, was = raw.tell(), seen
+                    advance(seen - was)
+                yield number, line
+        except _BROKEN as error:
+            raise ConfigError(
+                f"{path}:{number + 1}: broken {path.suffix} data ({error or type(error).__name__}); fetch the file again"
+            ) from error
+        advance(raw.tell() - seen)
+
+
+def is_unicode(text: str) -> bool:
+    """Whether UTF-8 can write the text; JSON's escapes can name half a surrogate pair, which it cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _parse(line: bytes, fields: Mapping[str, type]) -> tuple[str, str]:
+    """(the line's JSON text, what is wrong with it or an empty string)."""
+    try:
+        text = line.decode("utf-8")
+        record = json.loads(text)
+    except UnicodeDecodeError as error:
+        return "", f"invalid UTF-8 at byte {error.start}"
+    except json.JSONDecodeError as error:
+        return "", f"not JSON ({error.msg} at column {error.colno})"
+    except (ValueError, RecursionError) as error:
+        return "", f"not JSON ({type(error).__name__}: {error})"
+    if not isinstance(record, dict):
+        return "", f"not a JSON object but {type(record).__name__}"
+    for field, kind in fields.items():
+        if field not in record:
+            there = ", ".join(map(str, list(record)[:8])) or "none"
+            return "", f"no field {field!r} (fields: {there}); name the right one with --text_field"
+        if not isinstance(record[field], kind):
+            return "", f"field {field!r} is not {_KINDS[kind]} but {type(record[field]).__name__}"
+        if kind is str and not is_unicode(record[field]):
+            return "", f"field {field!r} holds half a surrogate pair, which is no text"
+    return text, ""
+
+
+def _records(
+    paths: list[Path], fields: Mapping[str, type], skips: Skips, advance: Callable[[int], None]
+) -> Iterator[dict[str, str]]:
+    for path in paths:
+        empty = True
+        for number, line in lines(path, advance):
+            line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+            if not line.strip():
+                continue
+            empty = False
+            text, wrong = _parse(line.strip(), fields)
+            if wrong:
+                skips.bad(f"{path}:{number}", wrong)
+            else:
+                yield {"json": text}
+        if empty:
+            skips.bad(str(path), "the file is empty")
+
+
+class JsonLines(tfds.core.GeneratorBasedBuilder):
+    """Records of JSON-lines files, each one line as it was written."""
+
+    VERSION = tfds.core.Version(_VERSION)
+
+    def __init__(self, *, records: Iterator[dict[str, str]], **kwargs: Any):
+        self._lines = records
+        super().__init__(file_format="array_record", **kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = tfds.features.FeaturesDict({"json": tfds.features.Text()})
+        return tfds.core.DatasetInfo(builder=self, description=self.__doc__, features=features, disable_shuffling=True)
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self) -> Iterator[tuple[int, dict[str, str]]]:
+        yield from enumerate(self._lines)
+
+
+def prepare(paths: list[Path], fields: Mapping[str, type], policy: str, cache_dir: Path) -> Path:
+    """The folder of the TFDS data set that holds these files' records, in order; made if the cache lacks it.
+
+    A record must have `fields`, each of its type. Raises ConfigError, naming file and line, for one that does not or
+    that is no JSON object in UTF-8, unless `policy` is skip; and for a file or files without any record.
+    """
+    content = [cache.digest_file(path) for path in paths]
+    names = {field: kind.__name__ for field, kind in fields.items()}
+    folder = cache_dir / "jsonl" / cache.digest(_VERSION, content, sorted(names.items()), policy)
+    return cache.build(folder, lambda work: _fill(work, paths, fields, Skips(policy))) / _VERSION
+
+
+def _fill(work: Path, paths: list[Path], fields: Mapping[str, type], skips: Skips) -> None:
+    size = sum(path.stat().st_size for path in paths)
+    failed: list[BaseException] = []
+
+    def watched(records: Iterator[dict[str, str]]) -> Iterator[dict[str, str]]:
+        # TFDS wraps what a generator raises: keep the error itself.
+        try:
+            first = next(records, None)
+            if first is None:
+                raise ConfigError(f"--data: no record left in {', '.join(map(str, paths))} ({len(skips.lines)} skipped)")
+            yield first
+            yield from records
+        except (ConfigError, OSError) as error:
+            failed.append(error)
+            raise
+
+    with bar(f"reading {', '.join(path.name for path in paths)[:60]}", size, least=1 << 20) as advance:
+        records = watched(_records(paths, fields, skips, advance))
+        with contextlib.redirect_stdout(io.StringIO()):
+            tfds.disable_progress_bar()
+            try:
+                JsonLines(records=records, data_dir=str(work)).download_and_prepare()
+            finally:
+                if failed:
+                    raise failed[0]
+    (work / "json_lines" / _VERSION).rename(work / _VERSION)
+    skips.save(work / _VERSION)
+    for left in (work / "json_lines", work / "downloads" / "extracted", work / "downloads"):
+        if left.is_dir():
+            left.rmdir()

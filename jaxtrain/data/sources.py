@@ -1,0 +1,318 @@
+"""Every kind of data as random-access records, with a held-out side."""
+
+import functools
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxtrain.config import ConfigError, Data
+from jaxtrain.data import cache, spec
+from jaxtrain.data.spec import Source
+
+HELD_OUT = ("validation", "valid", "val", "dev", "test")  # in this order
+TEXT: Mapping[str, type] = {"text": str}
+_BLOCK = 1024  # records read at once
+
+
+@dataclass(frozen=True)
+class Records:
+    """Records by number. `fingerprint` changes with their content; `label` is what messages call them."""
+
+    label: str
+    fingerprint: str
+    read: Callable[[Sequence[int]], list[dict[str, Any]]]
+    size: int
+    index: np.ndarray | None = None  # the numbers, where these are only some of the `size` records
+    skipped: int = 0  # broken records that are not among them
+    listed: str = ""  # the file that lists those
+
+    def __len__(self) -> int:
+        return self.size if self.index is None else len(self.index)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        return self.many([i])[0]
+
+    def many(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
+        """The records of these numbers, in one read."""
+        return self.read([int(self.source_number(i)) for i in numbers])
+
+    def source_number(self, i: int) -> int:
+        """Where record i is in the whole split, for messages."""
+        return i if self.index is None else self.index[i]
+
+    def blocks(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+        """(number of the first, records), all of them in order."""
+        for start in range(0, len(self), _BLOCK):
+            yield start, self.many(range(start, min(start + _BLOCK, len(self))))
+
+
+@dataclass(frozen=True)
+class _Opened:
+    splits: tuple[str, ...]
+    get: Callable[[str], Records]
+
+
+def train_and_held_out(source: Source, data: Data, fields: Mapping[str, type] = TEXT) -> tuple[Records, Records | None]:
+    """The records to train on, and those held out: the data set's own validation or test split where it has one.
+
+    Without one, `eval_share` of the documents by the hash of their number, at least one on each side. None is held out
+    where --eval_data names other data. `fields` are what a record must have; the name text stands for --text_field.
+    Raises ConfigError for anything wrong with the data.
+    """
+    opened = _open(source, data, fields)
+    split = source.split or _main_split(opened, source)
+    train = opened.get(split)
+    if data.eval_data:
+        return train, None
+    used = {part.partition("[")[0] for part in split.split("+")}
+    own = next((name for name in HELD_OUT if name in opened.splits and name not in used), "")
+    return (train, opened.get(own)) if own else _hold_out(train, data.eval_share)
+
+
+def all_of(source: Source, data: Data, fields: Mapping[str, type] = TEXT) -> Records:
+    """The records of an --eval_data source: the split it names, else its validation or test split, else all."""
+    opened = _open(source, data, fields, "eval_data")
+    own = next((name for name in HELD_OUT if name in opened.splits), "")
+    return opened.get(source.split or own or _main_split(opened, source))
+
+
+def _main_split(opened: _Opened, source: Source) -> str:
+    if "train" in opened.splits:
+        return "train"
+    if len(opened.splits) == 1:
+        return opened.splits[0]
+    raise ConfigError(
+        f"--data={source.label}: it has no split train but {', '.join(opened.splits)}; name one, {source.label}:SPLIT"
+    )
+
+
+def _hold_out(records: Records, share: float) -> tuple[Records, Records]:
+    if not 0 < share < 1:
+        raise ConfigError(
+            f"--eval_share={share}: {records.label} has no held-out split; give a share between 0 and 1, or --eval_data"
+        )
+    if len(records) < 2:
+        raise ConfigError(
+            f"--data={records.label}: it has {len(records)} document, and one must be held out; cut it into several "
+            "documents, or name other held-out data with --eval_data"
+        )
+    order = _hash(np.arange(len(records)))
+    held = order < share * 2.0**64
+    held[np.argmin(order)], held[np.argmax(order)] = True, False
+    sides = []
+    for name, chosen in (("train", ~held), ("held out", held)):
+        fingerprint = cache.digest(records.fingerprint, share, name)
+        sides.append(replace(records, index=np.flatnonzero(chosen), fingerprint=fingerprint))
+    return sides[0], sides[1]
+
+
+def _hash(numbers: np.ndarray) -> np.ndarray:
+    """u64 of each number, evenly spread (the finaliser of SplitMix64)."""
+    x = (numbers.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def text_field(source: Source, data: Data) -> str:
+    """The field of a source's records that holds the text."""
+    return source.option("field", data.text_field)
+
+
+def cache_dir(data: Data) -> Path:
+    """The folder of --cache_dir."""
+    return Path(data.cache_dir).expanduser()
+
+
+def _open(source: Source, data: Data, fields: Mapping[str, type], flag: str = "data") -> _Opened:
+    field = text_field(source, data)
+    wanted = {field if name == "text" else name: kind for name, kind in fields.items()}
+    return _OPEN[source.kind](source, data, wanted, flag)
+
+
+def _need(wanted: Mapping[str, type], there: Sequence[str], label: str) -> None:
+    for name in wanted:
+        if name not in there:
+            raise ConfigError(
+                f"--data={label}: its records have no field {name!r} but {', '.join(there)}; name the right one with "
+                "--text_field, or ?field=NAME after the source"
+            )
+
+
+def _plain(value: Any) -> Any:
+    """A feature as TFDS returns it, with bytes as text where they are UTF-8."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return value
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _read_tfds(data_source: Any, numbers: Sequence[int]) -> list[dict[str, Any]]:
+    return [{k: _plain(v) for k, v in record.items()} for record in data_source.__getitems__(list(numbers))]
+
+
+def _read_json(data_source: Any, numbers: Sequence[int]) -> list[dict[str, Any]]:
+    return [json.loads(record["json"]) for record in data_source.__getitems__(list(numbers))]
+
+
+def _open_tinytown(source: Source, data: Data, wanted: Mapping[str, type], flag: str) -> _Opened:
+    from jaxtrain.worlds.tinytown import configs, dataset
+
+    options = {key: value for key, value in source.options if key != "field"}
+    _need(wanted, list(configs.COLUMNS[source.name]), source.label)
+
+    def get(split: str) -> Records:
+        with _quiet(), cache.full_disk(cache_dir(data)):
+            found = dataset.load(source.name, split, data_dir=cache_dir(data), **options)
+        chosen = configs.resolve(source.name, options)
+        mark = cache.digest(configs.VERSION, configs.full_name(source.name, chosen), repr(chosen), split)
+        return Records(f"tinytown:{source.name}:{split}", mark, functools.partial(_read_tfds, found), len(found))
+
+    return _Opened(tuple(configs.SPLITS[source.name]), get)
+
+
+def _open_jsonl(source: Source, data: Data, wanted: Mapping[str, type], flag: str) -> _Opened:
+    import tensorflow_datasets as tfds
+
+    from jaxtrain.data import jsonl
+
+    folder = jsonl.prepare(spec.files(source, flag), wanted, data.on_bad_record, cache_dir(data))
+
+    def get(split: str) -> Records:
+        found = _slice(tfds.builder_from_directory(str(folder)), split, source, flag)
+        mark = cache.digest(folder.parent.name, split)
+        read = functools.partial(_read_json, found)
+        skips = jsonl.skipped(folder)
+        return Records(f"jsonl:{source.name}", mark, read, len(found), None, skips, str(folder / "skipped.jsonl"))
+
+    return _Opened(("train",), get)
+
+
+def _slice(builder: Any, split: str, source: Source, flag: str) -> Any:
+    try:
+        found = builder.as_data_source(split=split)
+    except (ValueError, KeyError, AssertionError) as error:
+        raise ConfigError(
+            f"--{flag}={source.label}: no split {split!r}; it has {', '.join(builder.info.splits)} ({error})"
+        ) from error
+    if len(found) == 0:
+        raise ConfigError(f"--{flag}={source.label}: the split {split!r} is empty")
+    return found
+
+
+def _open_tfds(source: Source, data: Data, wanted: Mapping[str, type], flag: str) -> _Opened:
+    builder = _tfds_builder(source, data, flag)
+    _need(wanted, list(builder.info.features), source.label)
+    mark = _tfds_fingerprint(Path(str(builder.data_dir)), builder.info.full_name)
+
+    def get(split: str) -> Records:
+        found = _slice(builder, split, source, flag)
+        label = f"tfds:{source.name}:{split}"
+        return Records(label, cache.digest(mark, split), functools.partial(_read_tfds, found), len(found))
+
+    return _Opened(tuple(builder.info.splits), get)
+
+
+def _tfds_builder(source: Source, data: Data, flag: str) -> Any:
+    import tensorflow_datasets as tfds
+
+    if spec.is_folder(source):
+        builder = tfds.builder_from_directory(str(Path(source.name).expanduser()))
+    else:
+        builder = _named_builder(source, data, flag)
+    kind = builder.info.file_format.value if builder.info.file_format else "unknown"
+    if kind != "array_record":
+        raise ConfigError(
+            f"--{flag}={source.label}: prepared as {kind} in {builder.data_dir}, which cannot be read by number; prepare "
+            "it again with file_format='array_record', or convert it with tensorflow_datasets' convert_format"
+        )
+    return builder
+
+
+def _named_builder(source: Source, data: Data, flag: str) -> Any:
+    import tensorflow_datasets as tfds
+
+    for folder in (source.option("data_dir"), None, str(cache_dir(data) / "tfds")):
+        if folder == "":
+            continue
+        try:
+            builder = tfds.builder(source.name, data_dir=folder)
+        except tfds.core.registered.DatasetNotFoundError as error:
+            missing = error
+            continue
+        if builder.info.splits:
+            return builder
+        missing = None
+    if missing:
+        raise ConfigError(f"--{flag}={source.label}: {missing}") from missing
+    builder = tfds.builder(
+        source.name, data_dir=source.option("data_dir") or str(cache_dir(data) / "tfds"), file_format="array_record"
+    )
+    with _quiet(), cache.full_disk(cache_dir(data)):
+        builder.download_and_prepare()
+    return builder
+
+
+def _tfds_fingerprint(folder: Path, name: str) -> str:
+    """Stands for a prepared data set: its metadata, and its files' names and sizes."""
+    state = hashlib.blake2b(name.encode(), digest_size=10)
+    for path in sorted(folder.iterdir()):
+        state.update(f"{path.name} {path.stat().st_size}".encode())
+        if path.suffix == ".json":
+            state.update(path.read_bytes())
+    return state.hexdigest()
+
+
+def _quiet() -> Any:
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()
+    return redirect_stdout(io.StringIO())
+
+
+def _open_hf(source: Source, data: Data, wanted: Mapping[str, type], flag: str) -> _Opened:
+    try:
+        import datasets
+    except ImportError as error:
+        raise ConfigError(f"--{flag}={source.label}: hf: needs the package datasets; {spec.HF_EXTRA}") from error
+    load = functools.partial(
+        datasets.load_dataset,
+        source.name,
+        source.option("config") or None,
+        cache_dir=str(cache_dir(data) / "hf"),
+    )
+    try:
+        splits = tuple(load())
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"--{flag}={source.label}: {error}") from error
+
+    def get(split: str) -> Records:
+        try:
+            found = load(split=split)
+        except ValueError as error:
+            raise ConfigError(f"--{flag}={source.label}: {error}; it has {', '.join(splits)}") from error
+        _need(wanted, found.column_names, source.label)
+        if len(found) == 0:
+            raise ConfigError(f"--{flag}={source.label}: the split {split!r} is empty")
+        # The only public trace of the content is its cache files; the library's own fingerprint names it exactly.
+        mark = cache.digest(source.name, found._fingerprint, split)
+        return Records(f"hf:{source.name}:{split}", mark, functools.partial(_read_hf, found), len(found))
+
+    return _Opened(splits, get)
+
+
+def _read_hf(found: Any, numbers: Sequence[int]) -> list[dict[str, Any]]:
+    columns = found[list(numbers)]
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+_OPEN = {"tinytown": _open_tinytown, "jsonl": _open_jsonl, "tfds": _open_tfds, "hf": _open_hf}

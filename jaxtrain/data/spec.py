@@ -1,0 +1,221 @@
+"""What --data and --tokenizer may say, checked before anything heavy is imported.
+
+    SOURCES = SOURCE[,SOURCE ...]        SOURCE = KIND:NAME[:SPLIT][?key=value[&key=value ...]][*WEIGHT]
+
+KIND is tinytown, tfds, hf or jsonl. A comma ends a source only where a KIND: follows, so a path may hold commas. In a
+path of jsonl `*`, `?` and `[]` are a glob's; there `*0.5` at the end is a weight only if a number follows the star, `?`
+begins options only if `key=` follows it, and `:` begins a split only as `:train` or `:train[...]`. A slice such as
+`train[:90%]` is TFDS's, and works for every kind. A tfds NAME may be a folder, or end in a version, `NAME:1.0.0`.
+"""
+
+import difflib
+import glob
+import importlib.util
+import math
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxtrain.config import ConfigError, Data
+from jaxtrain.worlds.tinytown import configs as tinytown
+
+KINDS = ("tinytown", "tfds", "hf", "jsonl")
+OPTIONS = {"tfds": ("data_dir", "field"), "hf": ("config", "field"), "jsonl": ("field",)}
+LEAST_BPE = 300  # 256 bytes, the special tokens, and some merges
+HF_EXTRA = "install the extra: pip install 'jaxtrain[hf]'"
+
+_NEXT = re.compile(r",(?=\w+:)")
+_NUMBER = re.compile(r"\*([+-]?(?:\d[\d.]*(?:e[+-]?\d+)?|\.\d+|nan|inf))$", re.IGNORECASE)
+_SPLIT = re.compile(r"\w[\w.-]*(\[-?\d*%?:-?\d*%?\])?(\+\w[\w.-]*(\[-?\d*%?:-?\d*%?\])?)*")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One source of records. `split` is empty where none was named; `weight` is its share of the mix."""
+
+    kind: str
+    name: str
+    split: str = ""
+    options: tuple[tuple[str, str], ...] = ()
+    weight: float = 1.0
+
+    @property
+    def label(self) -> str:
+        """The source as messages call it."""
+        return f"{self.kind}:{self.name}" + (f":{self.split}" if self.split else "")
+
+    def option(self, key: str, default: str = "") -> str:
+        """The value of an option, or `default`."""
+        return dict(self.options).get(key, default)
+
+
+def parse(text: str, flag: str = "data") -> tuple[Source, ...]:
+    """The sources that `text` names. Raises ConfigError, naming `flag`, where it breaks the grammar above."""
+    if not text.strip():
+        raise ConfigError(
+            f"--{flag} is empty: name a source, such as tinytown:pretrain or jsonl:corpus/*.jsonl"
+        )
+    return tuple(_parse_one(part.strip(), flag) for part in _NEXT.split(text))
+
+
+def _parse_one(text: str, flag: str) -> Source:
+    kind, colon, rest = text.partition(":")
+    if kind not in KINDS or not rest:
+        near = difflib.get_close_matches(kind, KINDS, n=1) if colon else []
+        hint = f" (did you mean {near[0]}:?)" if near and near[0] != kind else ""
+        raise ConfigError(f"--{flag}={text}: write KIND:NAME with KIND one of {', '.join(KINDS)}{hint}")
+    rest, weight = _cut_weight(kind, rest, text, flag)
+    rest, options = _cut_options(kind, rest, text, flag)
+    name, split = _cut_split(kind, rest)
+    if not name:
+        raise ConfigError(f"--{flag}={text}: no name after {kind}:")
+    if split and not _SPLIT.fullmatch(split):
+        raise ConfigError(f"--{flag}={text}: {split!r} is no split: write train, train[:90%] or train+test")
+    return Source(kind, name, split, options, weight)
+
+
+def _cut_weight(kind: str, rest: str, text: str, flag: str) -> tuple[str, float]:
+    found = _NUMBER.search(rest)
+    if found is None and (kind == "jsonl" or "*" not in rest):
+        return rest, 1.0
+    body, _, number = rest.rpartition("*")
+    try:
+        weight = float(number)
+    except ValueError:
+        weight = math.nan
+    if not 0 < weight < math.inf:
+        raise ConfigError(f"--{flag}={text}: the weight *{number} must be a number above 0, such as *0.5")
+    return body, weight
+
+
+def _cut_options(kind: str, rest: str, text: str, flag: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    body, mark, tail = rest, "", ""
+    if kind != "jsonl":
+        body, mark, tail = rest.partition("?")
+    elif found := re.search(r"\?(?=\w+=)", rest):
+        body, mark, tail = rest[: found.start()], "?", rest[found.end() :]
+    if not mark:
+        return rest, ()
+    pairs = [part.partition("=") for part in tail.split("&")]
+    keys = [key for key, _, _ in pairs]
+    if any(not (key and equals and value) for key, equals, value in pairs) or len(set(keys)) < len(keys):
+        raise ConfigError(f"--{flag}={text}: write options as ?key=value&key=value, each key once")
+    if kind in OPTIONS and (unknown := set(keys) - set(OPTIONS[kind])):
+        raise ConfigError(
+            f"--{flag}={text}: {kind} has no option {min(unknown)!r}; it has {', '.join(OPTIONS[kind])}"
+        )
+    return body, tuple((key, value) for key, _, value in pairs)
+
+
+def _cut_split(kind: str, rest: str) -> tuple[str, str]:
+    if kind == "jsonl":
+        found = re.search(r":(train(?:\[[^\[\]]*\])?)$", rest)
+        return (rest[: found.start()], found.group(1)) if found else (rest, "")
+    name, _, split = rest.partition(":")
+    version = re.match(r"(\d+\.\d+\.\d+)(?::|$)", split)
+    if kind == "tfds" and version:
+        return f"{name}:{version.group(1)}", split[version.end() :]
+    return name, split
+
+
+def files(source: Source, flag: str = "data") -> list[Path]:
+    """The files of a jsonl source, sorted. Raises ConfigError where there are none, or one is not a file."""
+    name = os.path.expanduser(source.name)
+    found = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
+    if not found:
+        raise ConfigError(
+            f"--{flag}: no file matches {source.name!r} (looked in {os.getcwd()}); check the path"
+        )
+    for path in found:
+        if os.path.isdir(path):
+            raise ConfigError(
+                f"--{flag}: {path} is a folder: name its files, jsonl:{path.rstrip('/')}/*.jsonl"
+            )
+        if not os.access(path, os.R_OK):
+            raise ConfigError(f"--{flag}: {path} cannot be read: check its permissions")
+    return [Path(path) for path in found]
+
+
+def check(data: Data) -> None:
+    """Raises ConfigError for a data set, split, option, weight, file or tokenizer that cannot be; takes milliseconds.
+
+    Only a tfds: source imports anything heavy (tensorflow_datasets, about a second).
+    """
+    for flag, text in (("data", data.data), ("eval_data", data.eval_data)):
+        for source in parse(text, flag) if text or flag == "data" else ():
+            if flag == "eval_data" and source.weight != 1:
+                raise ConfigError(
+                    f"--eval_data={text}: every held-out document is read once: leave out the weight"
+                )
+            _CHECKS[source.kind](source, flag)
+    check_tokenizer(data.tokenizer)
+
+
+def _check_tinytown(source: Source, flag: str) -> None:
+    try:
+        tinytown.resolve(source.name, {k: v for k, v in source.options if k != "field"})
+        if source.split:
+            tinytown.check_split(source.name, source.split)
+    except ValueError as error:
+        raise ConfigError(f"--{flag}={source.label}: {error}") from error
+
+
+def _check_jsonl(source: Source, flag: str) -> None:
+    files(source, flag)
+
+
+def _check_hf(source: Source, flag: str) -> None:
+    if importlib.util.find_spec("datasets") is None:
+        raise ConfigError(f"--{flag}={source.label}: hf: needs the package datasets; {HF_EXTRA}")
+
+
+def _check_tfds(source: Source, flag: str) -> None:
+    if is_folder(source):
+        if not (Path(source.name).expanduser() / "dataset_info.json").is_file():
+            raise ConfigError(
+                f"--{flag}={source.label}: {source.name} holds no dataset_info.json; name the folder of a prepared "
+                "data set, such as ~/tensorflow_datasets/NAME/1.0.0"
+            )
+        return
+    import tensorflow_datasets as tfds  # a second; only for tfds:
+
+    name = source.name.partition(":")[0].partition("/")[0]
+    known = tfds.list_builders(with_community_datasets=False)
+    prepared = [source.option("data_dir"), os.environ.get("TFDS_DATA_DIR", ""), "~/tensorflow_datasets"]
+    if name not in known and not any((Path(d).expanduser() / name).is_dir() for d in prepared if d):
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "tfds.list_builders() lists them"
+        raise ConfigError(f"--{flag}={source.label}: TFDS has no data set {name!r}; {hint}")
+
+
+_CHECKS = {"tinytown": _check_tinytown, "jsonl": _check_jsonl, "hf": _check_hf, "tfds": _check_tfds}
+
+
+def is_folder(source: Source) -> bool:
+    """Whether a tfds source names the folder of a prepared data set."""
+    return source.name.startswith(("/", "~", "."))
+
+
+def check_tokenizer(text: str) -> None:
+    """Raises ConfigError unless `text` is byte, bpe:SIZE, a SentencePiece *.model, a tokenizer.json or its folder."""
+    kind, _, size = text.partition(":")
+    if text == "byte":
+        return
+    if kind == "bpe":
+        if not size.isdigit() or int(size) < LEAST_BPE:
+            raise ConfigError(
+                f"--tokenizer={text}: write bpe:SIZE with a SIZE of {LEAST_BPE} or more, such as bpe:4096"
+            )
+        return
+    path = Path(text).expanduser()
+    if not text or not path.exists():
+        raise ConfigError(
+            f"--tokenizer={text}: no such file; write byte, bpe:SIZE, or a tokenizer.json or *.model file"
+        )
+    if path.is_dir() and not (path / "tokenizer.json").is_file() and not any(path.glob("*.model")):
+        raise ConfigError(f"--tokenizer={text}: the folder holds no tokenizer.json and no *.model")
+    if path.is_file() and path.suffix not in (".json", ".model"):
+        raise ConfigError(f"--tokenizer={text}: neither a tokenizer.json nor a SentencePiece *.model")
+    if path.suffix == ".model" and importlib.util.find_spec("sentencepiece") is None:
+        raise ConfigError(f"--tokenizer={text}: a *.model needs the package sentencepiece; {HF_EXTRA}")

@@ -1,0 +1,320 @@
+"""Tokenizers: bytes, our own BPE, any Hugging Face tokenizer.json, SentencePiece.
+
+Special tokens are only ever put in by the pipeline. One that is written in the text of a document is encoded as the
+plain text that it is.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from jaxtrain.config import ConfigError
+
+SPECIALS = ("pad", "bos", "eos", "mask", "fim_prefix", "fim_suffix", "fim_middle")
+_SIDE = "special_tokens.json"  # our note beside a saved tokenizer: role -> id
+# What well-known tokenizers call them, where no tokenizer_config.json says.
+_NAMES = {
+    "bos": ("<|bos|>", "<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "[CLS]", "<|endoftext|>"),
+    "eos": ("<|eos|>", "</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>", "[SEP]"),
+    "pad": ("<|pad|>", "<pad>", "[PAD]", "<|finetune_right_pad_id|>"),
+    "mask": ("<|mask|>", "<mask>", "[MASK]"),
+    "fim_prefix": ("<|fim_prefix|>", "<fim_prefix>", "▁<PRE>", "<PRE>"),
+    "fim_suffix": ("<|fim_suffix|>", "<fim_suffix>", "▁<SUF>", "<SUF>"),
+    "fim_middle": ("<|fim_middle|>", "<fim_middle>", "▁<MID>", "<MID>"),
+}
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back.
+
+    `byte_lengths` is i32[V], the UTF-8 bytes behind each token, 0 for specials. Its sum over a document's tokens is the
+    document's UTF-8 length, unless the tokenizer changes the text (lower case, a space in front).
+    """
+
+    vocab_size: int
+    pad: int
+    bos: int
+    eos: int
+    mask: int | None  # None: the file has none and nobody asked for it
+    fim: tuple[int, int, int] | None  # prefix, suffix, middle
+    byte_lengths: np.ndarray
+    fingerprint: str  # changes with anything that changes an id
+    notes: tuple[str, ...]  # what loading it had to decide
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """i32[n] of each text, without any special token."""
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of the ids; special tokens are left out, bytes that are no UTF-8 become U+FFFD."""
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Writes what `load(folder)` needs."""
+
+
+def special_ids(tokenizer: Tokenizer) -> np.ndarray:
+    """i32[n], the ids that no text encodes to and that `decode` leaves out."""
+    mask = () if tokenizer.mask is None else (tokenizer.mask,)
+    return np.unique([tokenizer.pad, tokenizer.bos, tokenizer.eos, *mask, *(tokenizer.fim or ())]).astype(np.int32)
+
+
+def _assign(tokenizer: Any, ids: dict[str, int]) -> None:
+    for role in ("pad", "bos", "eos"):
+        setattr(tokenizer, role, ids[role])
+    tokenizer.mask = ids.get("mask")
+    fim = tuple(ids[role] for role in SPECIALS if role.startswith("fim_") and role in ids)
+    tokenizer.fim = fim if len(fim) == 3 else None
+
+
+def _spelled_out(text: str, words: set[str]) -> list[str]:
+    """`text` in pieces, cut after the first character of each of `words`, so that no piece holds one."""
+    cuts = [found.start() + 1 for found in re.finditer("|".join(map(re.escape, sorted(words))), text)]
+    return [text[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+
+
+def _plain(ids: list[int], specials: set[int], text: str) -> np.ndarray:
+    if not specials.isdisjoint(ids):
+        raise ConfigError(f"--tokenizer: it reads special tokens out of plain text ({text[:60]!r}); use another one")
+    return np.asarray(ids, np.int32)
+
+
+def _fingerprint(kind: str, content: bytes, ids: dict[str, int]) -> str:
+    state = hashlib.blake2b(kind.encode(), digest_size=10)
+    state.update(json.dumps(ids, sort_keys=True).encode())
+    state.update(content)
+    return state.hexdigest()
+
+
+class ByteTokenizer:
+    """Ids 0 to 255 are the UTF-8 bytes, the special tokens follow."""
+
+    def __init__(self):
+        ids = {name: 256 + i for i, name in enumerate(SPECIALS)}
+        _assign(self, ids)
+        self.vocab_size = 256 + len(SPECIALS)
+        self.byte_lengths = (np.arange(self.vocab_size) < 256).astype(np.int32)
+        self.fingerprint = _fingerprint("byte", b"", ids)
+        self.notes: tuple[str, ...] = ()
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return [np.frombuffer(text.encode(), np.uint8).astype(np.int32) for text in texts]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return bytes(i for i in map(int, ids) if i < 256).decode("utf-8", errors="replace")
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / "byte.json").write_text(json.dumps({"kind": "byte"}) + "\n")
+
+
+class FastTokenizer:
+    """A tokenizer of the `tokenizers` library, as a tokenizer.json holds it.
+
+    `roles` names the special tokens that are known by their role, `add` the roles that must be there: a missing one is
+    added. For a missing bos or pad eos's token serves, as GPT-2 does it, so imported embeddings keep their size.
+    """
+
+    def __init__(self, inner: Any, roles: dict[str, str], add: Sequence[str] = ()):
+        inner.no_padding()
+        inner.no_truncation()
+        inner.encode_special_tokens = True  # a special token in the text is text
+        self._inner = inner
+        ids, notes = _find_specials(inner, roles, add)
+        _assign(self, ids)
+        self._roles = {role: inner.id_to_token(i) for role, i in ids.items()}
+        self.notes = tuple(notes)
+        self._specials = {i for i, token in inner.get_added_tokens_decoder().items() if token.special} | set(ids.values())
+        self.vocab_size = max(inner.get_vocab(with_added_tokens=True).values()) + 1
+        self.byte_lengths = self._byte_lengths()
+        self.fingerprint = _fingerprint("fast", inner.to_str().encode(), ids)
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        encoded = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [self._checked(text, e.ids) for text, e in zip(texts, encoded, strict=True)]
+
+    def _checked(self, text: str, ids: list[int]) -> np.ndarray:
+        if self._specials.isdisjoint(ids):
+            return np.asarray(ids, np.int32)
+        # Some models (WordPiece, WordLevel) look whole words up, specials among them.
+        pieces = _spelled_out(text, {self._inner.id_to_token(i) for i in self._specials.intersection(ids)})
+        encoded = self._inner.encode_batch_fast(pieces, add_special_tokens=False)
+        return _plain([i for e in encoded for i in e.ids], self._specials, text)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return self._inner.decode([i for i in map(int, ids) if i not in self._specials], skip_special_tokens=True)
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        self._inner.save(str(Path(folder) / "tokenizer.json"))
+        (Path(folder) / _SIDE).write_text(json.dumps(self._roles, indent=1, ensure_ascii=False) + "\n")
+
+    def _byte_lengths(self) -> np.ndarray:
+        lengths = np.zeros(self.vocab_size, np.int32)
+        state = json.loads(self._inner.to_str())
+        parts = [state["decoder"] or {}, state["pre_tokenizer"] or {}]
+        kinds = {p.get("type") for part in parts for p in (part, *part.get("decoders", ()), *part.get("pretokenizers", ()))}
+        for token, i in self._inner.get_vocab(with_added_tokens=False).items():
+            lengths[i] = len(token) if "ByteLevel" in kinds else _visible_bytes(token)
+        for i, token in self._inner.get_added_tokens_decoder().items():
+            lengths[i] = len(token.content.encode())
+        lengths[list(self._specials)] = 0
+        return lengths
+
+
+def _visible_bytes(token: str) -> int:
+    if re.fullmatch(r"<0x[0-9A-F]{2}>", token):
+        return 1
+    return len(token.removeprefix("##").replace("▁", " ").encode())
+
+
+def _find_specials(inner: Any, roles: dict[str, str], add: Sequence[str]) -> tuple[dict[str, int], list[str]]:
+    from tokenizers import AddedToken
+
+    ids: dict[str, int] = {}
+    notes = []
+    for role in SPECIALS:
+        names = [roles[role]] if role in roles else _NAMES[role]
+        found = [i for name in names if (i := inner.token_to_id(name)) is not None]
+        if found:
+            ids[role] = found[0]
+            inner.add_special_tokens([AddedToken(inner.id_to_token(found[0]), special=True, normalized=False)])
+    for role in ("eos", "bos", "pad", *add):
+        if role in ids:
+            continue
+        if role in ("bos", "pad"):
+            ids[role] = ids["eos"]
+            notes.append(f"no {role} token: {inner.id_to_token(ids['eos'])} serves")
+            continue
+        inner.add_special_tokens([AddedToken(f"<|{role}|>", special=True, normalized=False)])
+        ids[role] = inner.token_to_id(f"<|{role}|>")
+        notes.append(f"no {role} token: added <|{role}|> as {ids[role]}")
+    return ids, notes
+
+
+def train_bpe(texts: Iterable[str], size: int) -> FastTokenizer:
+    """A byte-level BPE of `size` tokens, special tokens included; the same for the same texts in the same order."""
+    from tokenizers import Tokenizer as Inner
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    inner = Inner(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    names = {role: f"<|{role}|>" for role in SPECIALS}
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=list(names.values()),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    inner.encode_special_tokens = True
+    inner.train_from_iterator(texts, trainer)
+    return FastTokenizer(inner, names)
+
+
+class SentencePieceTokenizer:
+    """A SentencePiece *.model; special tokens in `add` that it lacks follow its own ids."""
+
+    def __init__(self, path: Path, add: Sequence[str] = ()):
+        try:
+            import sentencepiece
+        except ImportError as error:
+            raise ConfigError(
+                f"--tokenizer={path}: a *.model needs the package sentencepiece; pip install 'jaxtrain[hf]'"
+            ) from error
+        try:
+            self._inner = inner = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        except (OSError, RuntimeError) as error:
+            raise ConfigError(f"--tokenizer={path}: not a SentencePiece model ({error})") from error
+        size = inner.get_piece_size()
+        own = {"bos": inner.bos_id(), "eos": inner.eos_id(), "pad": inner.pad_id()}
+        names = {inner.id_to_piece(i): i for i in range(size) if inner.is_control(i) or inner.is_user_defined(i)}
+        found = {role: next((names[n] for n in _NAMES[role] if n in names), -1) for role in SPECIALS}
+        ids = {role: i for role in SPECIALS if (i := own.get(role, found[role])) >= 0}
+        notes = []
+        for role in ("eos", "bos", "pad", *add):
+            if role in ids:
+                continue
+            serves = role in ("bos", "pad")
+            notes.append(f"no {role} token: eos serves" if serves else f"no {role} token: added as {size}")
+            ids[role] = ids["eos"] if serves else size
+            size += not serves
+        _assign(self, ids)
+        self.notes = tuple(notes)
+        self._added = [role for role in add if ids[role] >= inner.get_piece_size()]
+        self.vocab_size = size
+        self._own = inner.get_piece_size()
+        self._specials = set(ids.values()) | {i for i in range(self._own) if inner.is_control(i)}
+        self.byte_lengths = np.zeros(size, np.int32)
+        for i in range(self._own):
+            self.byte_lengths[i] = 0 if i in self._specials else _visible_bytes(inner.id_to_piece(i))
+        self.byte_lengths[inner.unk_id()] = 0
+        self.fingerprint = _fingerprint("sentencepiece", path.read_bytes(), ids)
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        encoded = self._inner.encode(list(texts), out_type=int)
+        return [self._checked(text, ids) for text, ids in zip(texts, encoded, strict=True)]
+
+    def _checked(self, text: str, ids: list[int]) -> np.ndarray:
+        if self._specials.isdisjoint(ids):
+            return np.asarray(ids, np.int32)
+        # A user-defined symbol that has a special token's role.
+        pieces = _spelled_out(text, {self._inner.id_to_piece(i) for i in self._specials.intersection(ids)})
+        encoded = self._inner.encode(pieces, out_type=int)
+        return _plain([i for e in encoded for i in e], self._specials, text)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return self._inner.decode([i for i in map(int, ids) if i < self._own and i not in self._specials])
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / "tokenizer.model").write_bytes(self._inner.serialized_model_proto())
+        (Path(folder) / _SIDE).write_text(json.dumps({"add": self._added}) + "\n")
+
+
+def load(path: str | os.PathLike[str], *, add: Sequence[str] = ()) -> Tokenizer:
+    """The tokenizer that `save` wrote, or a tokenizer.json, a folder that holds one, or a SentencePiece *.model.
+
+    The roles of special tokens come from our own note, tokenizer_config.json or special_tokens_map.json beside it, else
+    from well-known names; `add` lists roles (mask, fim_prefix, fim_suffix, fim_middle) that are added where missing.
+    Raises ConfigError where the path holds no tokenizer.
+    """
+    path = Path(path).expanduser()
+    folder = path if path.is_dir() else path.parent
+    if path.is_dir():
+        candidates = [path / "byte.json", path / "tokenizer.json", *sorted(path.glob("*.model"))]
+        path = next((c for c in candidates if c.is_file()), path)
+    if path.name == "byte.json":
+        return ByteTokenizer()
+    if not path.is_file():
+        raise ConfigError(f"--tokenizer={path}: no tokenizer.json and no *.model there")
+    roles = _roles(folder)
+    if path.suffix == ".model":
+        return SentencePieceTokenizer(path, (*roles.get("add", ()), *add))
+    from tokenizers import Tokenizer as Inner
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        if not json.loads(text).keys() >= {"model", "added_tokens"}:
+            raise ValueError("it has no model")
+    except (ValueError, AttributeError) as error:
+        raise ConfigError(f"--tokenizer={path}: not a tokenizer.json of the tokenizers library ({error})") from error
+    return FastTokenizer(Inner.from_str(text), roles, add)
+
+
+def _roles(folder: Path) -> dict[str, Any]:
+    roles: dict[str, Any] = {}
+    if (folder / _SIDE).is_file():
+        return json.loads((folder / _SIDE).read_text(encoding="utf-8"))
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (folder / name).is_file():
+            for key, value in json.loads((folder / name).read_text(encoding="utf-8")).items():
+                role = key.removesuffix("_token")
+                content = value.get("content") if isinstance(value, dict) else value
+                if role in SPECIALS and key.endswith("_token") and isinstance(content, str):
+                    roles[role] = content
+    return roles
