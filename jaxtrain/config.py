@@ -1,4 +1,4 @@
-"""Configuration: frozen dataclasses, the flat flags generated from them, and JSON. The only place where a default lives.
+"""Config: frozen dataclasses, the flat flags generated from them, and JSON. The only place where a default lives.
 
 A stage's config is a frozen dataclass whose fields are groups (`Data`, `Optim`, ...), each a frozen dataclass made
 with `arg`. Every leaf becomes one flag of the same name; one name has one meaning in all stages. Only absl is imported

@@ -4,6 +4,7 @@ Shapes: q f[B, T, H, C], already scaled; k, v f[B, S, K, C]; segments i32[B, T],
 each other. A window of W lets a position see the W keys that end with itself; 0 is no window.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,21 @@ from jaxtrain.models.zoo import Arch
 
 MASKED = -1e30  # finite, so that a row with nothing to see stays finite
 BLOCK = 64  # queries in a block; PERF: 64 to 128 are the fastest on a CPU
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """How a model is computed, which changes no result beyond rounding."""
+
+    dtype: Any
+    attention: str
+    scan_layers: bool
+    remat: str
+    logits_limit: int  # f32 logits held at once, over all devices
+    local: Callable[[Callable], Callable] | None = (
+        None  # runs f(q, k, v, segments) a shard at a time, see Plan
+    )
+
 
 Attend = Callable[[Array, Array, Array, Array | None], Array]  # (q, k, v, segments) -> f[B, T, H, C]
 
@@ -104,9 +120,8 @@ def splash(
     causal: bool,
     window: int,
     softcap: float,
-    interpret: bool = False,
 ) -> Array:
-    """The TPU's splash kernel: blocks that the mask hides entirely are never touched."""
+    """The TPU's splash kernel: blocks that the mask hides entirely are never touched. Interpreted on a CPU."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
@@ -129,7 +144,7 @@ def splash(
         q_seq_shards=1,
         block_sizes=sizes,
         attn_logits_soft_cap=softcap or None,
-        interpret=interpret,
+        interpret=jax.default_backend() == "cpu",
     )
     q, k, v = (x.transpose(0, 2, 1, 3) for x in (q, k, v))
     ids = None if segments is None else kernel.SegmentIds(segments, segments)
@@ -169,17 +184,17 @@ def _say_once(text: str) -> None:
     logging.warning(text)
 
 
-def kernel_for(name: str, arch: Arch, dtype: Any, window: int, length: int) -> Attend:
+def kernel_for(how: Execution, arch: Arch, window: int, length: int) -> Attend:
     """The kernel as a function of (q, k, v, segments). A fallback from the platform's best is said once."""
-    chosen, reason = choose(name, arch, dtype, length, jax.default_backend())
+    chosen, reason = choose(how.attention, arch, how.dtype, length, jax.default_backend())
     if reason:
         _say_once(f"attention: {reason}; falling back to {chosen}")
-    return functools.partial(KERNELS[chosen], causal=arch.causal, window=window, softcap=arch.attn_softcap)
+    kernel = functools.partial(KERNELS[chosen], causal=arch.causal, window=window, softcap=arch.attn_softcap)
+    # XLA cannot partition a Pallas kernel by itself.
+    return how.local(kernel) if chosen == "splash" and how.local else kernel
 
 
-def cached(
-    q: Array, keys: Array, values: Array, positions: Array, *, window: int, softcap: float
-) -> Array:
+def cached(q: Array, keys: Array, values: Array, positions: Array, *, window: int, softcap: float) -> Array:
     """Attention of q f[B, T, H, C] at positions i32[B, T] on a cache f[B, K, S, C] whose slot is the position.
 
     A slot beyond the query's position is never seen, so what an earlier, longer row left there does not matter.

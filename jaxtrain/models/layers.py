@@ -1,4 +1,4 @@
-"""The parts of a decoder as Linen modules. Parameters carry logical axis names; train/parallel.py maps them to a mesh."""
+"""The parts of a decoder as Linen modules. Parameters carry logical axis names; train/parallel.py maps them."""
 
 import math
 from collections.abc import Callable
@@ -112,7 +112,11 @@ class Attention(nn.Module):
     def __call__(self, x: Array, table: tuple[Array, Array] | None, attend: Callable[..., Any]) -> Any:
         """x f[B, T, D]; attend(q f[B, T, H, C], k f[B, T, K, C], v) -> (f[B, T, H, C], what the caller wants back)."""
         arch, dtype = self.arch, self.dtype
-        heads = {"q": ((arch.heads, arch.C), "heads"), "k": ((arch.K, arch.C), "kv"), "v": ((arch.K, arch.C), "kv")}
+        heads = {
+            "q": ((arch.heads, arch.C), "heads"),
+            "k": ((arch.K, arch.C), "kv"),
+            "v": ((arch.K, arch.C), "kv"),
+        }
         q, k, v = (
             Dense(
                 (arch.width,), shape, ("embed", axis, "head"), arch.qkv_bias, arch.init_std, dtype, name=name
@@ -167,7 +171,7 @@ class Block(nn.Module):
     def __call__(
         self,
         x: Array,
-        table: tuple[Array, Array] | None,
+        rotary: tuple[Array, Array] | None,
         attend: Callable[..., Any],
         keys: tuple[Array, Array] | tuple[None, None],
     ) -> Any:
@@ -176,7 +180,7 @@ class Block(nn.Module):
         def norm(name: str) -> Norm:
             return Norm(arch.norm, arch.norm_eps, arch.norm_offset, self.dtype, name=name)
 
-        h, back = Attention(arch, self.dtype, name="attention")(norm("attention_norm")(x), table, attend)
+        h, back = Attention(arch, self.dtype, name="attention")(norm("attention_norm")(x), rotary, attend)
         if arch.post_norms:
             h = norm("attention_post_norm")(h)
         x = residual(x + drop(h, arch.dropout, keys[0]))
@@ -189,3 +193,8 @@ class Block(nn.Module):
 def residual(x: Array) -> Array:
     """Names the axes of the residual stream, so that a sharded mesh keeps rows, and nothing else, apart."""
     return nn.with_logical_constraint(x, ("batch", "time", "act_embed"))
+
+
+def table(weight: Array) -> Array:
+    """An embedding f[V, D] as it is used: whole along D, as FSDP gathers a parameter before its use."""
+    return nn.with_logical_constraint(weight, ("vocab", "act_embed"))

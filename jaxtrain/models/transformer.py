@@ -4,7 +4,6 @@ The layers' parameters are stacked, [L, ...], whether the layers are scanned or 
 imports see one layout, and scanning is a choice of the execution alone.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -16,23 +15,12 @@ from jax import Array
 
 from jaxtrain import config
 from jaxtrain.models import attention
-from jaxtrain.models.layers import Block, Norm, drop, residual, rope_table
+from jaxtrain.models.attention import Execution
+from jaxtrain.models.layers import Block, Norm, drop, residual, rope_table, table
 from jaxtrain.models.zoo import Arch
 from jaxtrain.types import LM, Batch, Head, Key, Params
 
 Tables = tuple[Any, Any]  # rotary tables of layers without and with a window
-
-
-@dataclasses.dataclass(frozen=True)
-class Execution:
-    """How the model is computed, which changes no result beyond rounding."""
-
-    dtype: Any
-    attention: str
-    scan_layers: bool
-    remat: str
-    logits_limit: int  # f32 logits held at once, over all devices
-    local: Callable[[Callable], Callable] = staticmethod(lambda f: f)  # runs f(q, k, v, segments) a shard at a time
 
 
 def execution(settings: config.Model, shards: int = 1, local: Callable | None = None) -> Execution:
@@ -41,8 +29,7 @@ def execution(settings: config.Model, shards: int = 1, local: Callable | None = 
     dtype = {"auto": "float32" if on_cpu else "bfloat16"}.get(settings.dtype, settings.dtype)
     scan = {"auto": not on_cpu, "true": True, "false": False}[settings.scan_layers]
     limit = settings.logits_limit_mb * 2**20 // 4 * shards
-    found = Execution(jnp.dtype(dtype), settings.attention, scan, settings.remat, limit)
-    return dataclasses.replace(found, local=local) if local else found
+    return Execution(jnp.dtype(dtype), settings.attention, scan, settings.remat, limit, local)
 
 
 def build(arch: Arch, how: Execution) -> LM:
@@ -88,16 +75,16 @@ def _mean_keys(length: int, window: int, causal: bool) -> float:
 def _embedding(arch: Arch, key: Key) -> Params:
     std, (k1, k2, k3) = arch.init_std, jax.random.split(key, 3)
 
-    def table(key: Key, rows: int, axis: str) -> Any:
+    def rows(key: Key, count: int, axis: str) -> Any:
         return nn.LogicallyPartitioned(
-            std * jax.random.normal(key, (rows, arch.width)), names=(axis, "embed")
+            std * jax.random.normal(key, (count, arch.width)), names=(axis, "embed")
         )
 
-    tree = {"embed": table(k1, arch.vocab, "vocab")}
+    tree = {"embed": rows(k1, arch.vocab, "vocab")}
     if arch.positions == "learned":
-        tree["positions"] = table(k2, arch.max_len, "positions")
+        tree["positions"] = rows(k2, arch.max_len, "positions")
     if not arch.tied:
-        tree["unembed"] = table(k3, arch.vocab, "vocab")
+        tree["unembed"] = rows(k3, arch.vocab, "vocab")
     return tree
 
 
@@ -105,13 +92,13 @@ def _init(arch: Arch, how: Execution, key: Key) -> Params:
     k1, k2, k3 = jax.random.split(key, 3)
     block, x = Block(arch, jnp.float32), jnp.zeros((1, 1, arch.width))
     zeros = jnp.zeros((1, 1), jnp.int32)
-    table = rope_table(arch, zeros, arch.rope_theta, False) if arch.positions == "rope" else None
+    rotary = rope_table(arch, zeros, arch.rope_theta, False) if arch.positions == "rope" else None
 
     def attend(q: Array, k: Array, v: Array) -> tuple[Array, None]:
         return q, None
 
     def layer(key: Key) -> Params:
-        return block.init(key, x, table, attend, (None, None))["params"]
+        return block.init(key, x, rotary, attend, (None, None))["params"]
 
     stacked = jax.vmap(layer)(jax.random.split(k2, arch.layers))
     is_box = lambda leaf: isinstance(leaf, nn.LogicallyPartitioned)  # noqa: E731
@@ -140,7 +127,7 @@ def _tables(arch: Arch, positions: Array) -> Tables:
 def _embed(
     arch: Arch, how: Execution, params: Params, tokens: Array, positions: Array, keys: Array | None
 ) -> Array:
-    x = params["embed"].astype(how.dtype)[tokens]
+    x = table(params["embed"]).astype(how.dtype)[tokens]
     if arch.embed_scale:
         x = x * jnp.asarray(arch.width**0.5, how.dtype)
     if arch.positions == "learned":
@@ -160,8 +147,7 @@ def _hidden(arch: Arch, how: Execution, params: Params, batch: Batch, rng: Key |
         return jax.vmap(functools.partial(jax.random.fold_in, here))(rows)
 
     def mixer(window: int) -> Callable[..., Any]:
-        kernel = attention.kernel_for(how.attention, arch, how.dtype, window, tokens.shape[1])
-        kernel = how.local(kernel)
+        kernel = attention.kernel_for(how, arch, window, tokens.shape[1])
         return lambda q, k, v, _: (kernel(q, k, v, batch["segments"]), None)
 
     x = _embed(arch, how, params, tokens, positions, keys(0))
@@ -215,16 +201,14 @@ def _stack(
 
     def one(x: Array, p: Params, index: Any, windowed: Any, layer: Any) -> tuple[Array, Any]:
         if isinstance(windowed, int):
-            table, attend = tables[bool(windowed)], mixer(windowed)
+            rotary, attend = tables[bool(windowed)], mixer(windowed)
         else:
-            table = jax.tree.map(lambda a, b: jnp.where(windowed, b, a), *tables)
+            rotary = jax.tree.map(lambda a, b: jnp.where(windowed, b, a), *tables)
 
             def attend(*args: Any) -> Any:
                 return jax.lax.cond(windowed, mixer(arch.window), mixer(0), *args)
 
-        return block.apply(
-            {"params": p}, x, table, lambda q, k, v: attend(q, k, v, layer), keys(index)
-        )
+        return block.apply({"params": p}, x, rotary, lambda q, k, v: attend(q, k, v, layer), keys(index))
 
     if how.scan_layers:
         mixed = len(set(windows)) > 1
@@ -256,7 +240,7 @@ def _remat(policy: str, f: Callable, scanned: bool) -> Callable:
 
 
 def _head(arch: Arch, how: Execution, params: Params) -> Head:
-    weight = params["embed" if arch.tied else "unembed"].astype(how.dtype)
+    weight = table(params["embed" if arch.tied else "unembed"]).astype(how.dtype)
     return Head(weight, arch.logit_softcap, how.logits_limit)
 
 

@@ -22,7 +22,9 @@ class Arch:
     max_len: int = 0  # learned positions' table, and the context that a run may not exceed; 0 is no bound
     rope_theta: float = 10_000.0
     rope_theta_local: float = 0.0  # of layers with a window, where it differs
-    rope_scaling: tuple[float, ...] = ()  # (factor,) linear, or Llama 3's (factor, low, high, original length)
+    rope_scaling: tuple[
+        float, ...
+    ] = ()  # (factor,) linear, or Llama 3's (factor, low, high, original length)
     norm: str = "rms"  # rms, or layer
     norm_eps: float = 1e-5
     norm_offset: float = 0.0  # Gemma's norms scale by 1 + weight
@@ -47,7 +49,11 @@ class Arch:
         for name in positive:
             if getattr(self, name) < 1:
                 raise ConfigError(f"--model: {name}={getattr(self, name)} must be at least 1")
-        kinds = {"positions": ("rope", "learned"), "norm": ("rms", "layer"), "mlp": ("swiglu", "geglu", "gelu")}
+        kinds = {
+            "positions": ("rope", "learned"),
+            "norm": ("rms", "layer"),
+            "mlp": ("swiglu", "geglu", "gelu"),
+        }
         for name, legal in kinds.items():
             if getattr(self, name) not in legal:
                 raise ConfigError(f"--model: {name}={getattr(self, name)} is none of {', '.join(legal)}")

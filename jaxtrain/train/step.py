@@ -13,8 +13,8 @@ from jaxtrain.types import Batch, Key, Loss, Metrics, Objective, Params, TrainSt
 
 def init_state(params: Params, tx: optax.GradientTransformation, rng: Key, extra: Any = ()) -> TrainState:
     """The state before the first step."""
-    zero = jnp.zeros((), jnp.int32)
-    return TrainState(zero, params, tx.init(params), rng, zero, zero, extra)
+    step, skipped, in_row = (jnp.zeros((), jnp.int32) for _ in range(3))  # distinct, as donation needs
+    return TrainState(step, params, tx.init(params), rng, skipped, in_row, extra)
 
 
 def train_step(
@@ -38,7 +38,7 @@ def train_step(
     if axis_name is not None:
         grads, loss = jax.lax.psum((grads, loss), axis_name)
     grads = jax.tree.map(lambda g: g / loss.weight, grads)
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     good = jnp.isfinite(loss.total) & jnp.isfinite(norm) & (loss.weight > 0)
 
     updates, opt_state = tx.update(grads, state.opt_state, state.params)

@@ -1,0 +1,122 @@
+"""Optimizers and schedules: optax's, put together from the flags."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jaxtrain import config
+from jaxtrain.types import Params
+
+Axes = Mapping[tuple[str, ...], tuple[str | None, ...]]
+
+
+def schedule(settings: config.Optim, steps: int) -> optax.Schedule:
+    """Linear warm-up from 0 to lr, then the schedule down to lr * end_lr at `steps`."""
+    lr, end, warmup = settings.lr, settings.lr * settings.end_lr, settings.warmup
+    rest = max(1, steps - warmup)
+    if settings.schedule == "constant":
+        after = optax.constant_schedule(lr)
+    elif settings.schedule == "linear":
+        after = optax.linear_schedule(lr, end, rest)
+    elif settings.schedule == "cosine":
+        after = optax.cosine_decay_schedule(lr, rest, alpha=settings.end_lr)
+    else:
+        decay = max(1, round(rest * settings.decay_share))
+        after = optax.linear_schedule(lr, end, decay, transition_begin=rest - decay)
+    if not warmup:
+        return after
+    # The first step already moves: it uses lr / warmup, not 0.
+    rise = optax.linear_schedule(lr / warmup, lr, max(1, warmup - 1))
+    return optax.join_schedules([rise, after], [warmup])
+
+
+def decayed(params: Params) -> Params:
+    """True where weight decay acts: on the kernels of products, not on norms, biases, embeddings or positions."""
+    return jax.tree.map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+
+def optimizer(settings: config.Optim, steps: int, axes: Axes) -> optax.GradientTransformation:
+    """Clipping, then the optimizer with its schedule and decay, then the moving average of the parameters.
+
+    `axes` are the logical axes of the parameters; muon needs them to see the matrices in stacked kernels.
+    """
+    s, lr = settings, schedule(settings, steps)
+    momentum = [optax.trace(s.b1)] if s.b1 else []
+    shrink = [optax.add_decayed_weights(s.weight_decay, mask=decayed)] if s.weight_decay else []
+    makers: dict[str, Callable[[], optax.GradientTransformation]] = {
+        "adamw": lambda: optax.adamw(
+            lr, b1=s.b1, b2=s.b2, eps=s.eps, weight_decay=s.weight_decay, mask=decayed
+        ),
+        "lion": lambda: optax.lion(lr, b1=s.b1, b2=s.b2, weight_decay=s.weight_decay, mask=decayed),
+        "adafactor": lambda: optax.adafactor(
+            lr,
+            decay_rate=0.8,
+            weight_decay_rate=s.weight_decay or None,
+            weight_decay_mask=decayed,
+            multiply_by_parameter_scale=False,
+        ),
+        "sgd": lambda: optax.chain(*momentum, *shrink, optax.scale_by_learning_rate(lr)),
+        "rmsprop": lambda: optax.chain(
+            optax.scale_by_rms(s.b2, s.eps), *momentum, *shrink, optax.scale_by_learning_rate(lr)
+        ),
+        "muon": lambda: optax.contrib.muon(
+            lr,
+            beta=s.b1,
+            eps=s.eps,
+            adam_b1=s.b1,
+            adam_b2=s.b2,
+            weight_decay=s.weight_decay,
+            weight_decay_mask=decayed,
+            muon_weight_dimension_numbers=lambda params: _matrices(params, axes),
+        ),
+    }
+    parts = [optax.clip_by_global_norm(s.clip)] if s.clip else []
+    tx = optax.chain(*parts, makers[s.optimizer]())
+    return averaged(tx, s.ema) if s.ema else tx
+
+
+def _matrices(params: Params, axes: Axes) -> Params:
+    """For each kernel, which of its axes are a matrix's inputs and which its outputs; None for all else.
+
+    Axis `embed` is one side of every kernel, the rest of its axes but `layers` the other.
+    """
+
+    def dims(path: Any, leaf: Array) -> Any:
+        if path[-1].key != "kernel":
+            return None
+        names = axes[tuple(entry.key for entry in path)]
+        side = [i for i, name in enumerate(names) if name == "embed"]
+        other = [i for i, name in enumerate(names) if name not in ("embed", "layers")]
+        reads, writes = (side, other) if side[0] < other[0] else (other, side)
+        return optax.contrib.MuonDimensionNumbers(tuple(reads), tuple(writes))
+
+    return jax.tree.map_with_path(dims, params)
+
+
+class Averaged(NamedTuple):
+    inner: Any
+    average: Params  # of the parameters, f32
+
+
+def averaged(tx: optax.GradientTransformation, decay: float) -> optax.GradientTransformation:
+    """Keeps average = decay * average + (1 - decay) * parameters beside another optimizer's state."""
+
+    def init(params: Params) -> Averaged:
+        return Averaged(tx.init(params), jax.tree.map(jnp.copy, params))
+
+    def update(grads: Params, state: Averaged, params: Params | None = None) -> tuple[Params, Averaged]:
+        updates, inner = tx.update(grads, state.inner, params)
+        after = optax.apply_updates(params, updates)
+        average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.average, after)
+        return updates, Averaged(inner, average)
+
+    return optax.GradientTransformation(init, update)
+
+
+def evaluated(params: Params, opt_state: Any) -> Params:
+    """The parameters to evaluate and to pass on: the moving average where there is one."""
+    return opt_state.average if isinstance(opt_state, Averaged) else params

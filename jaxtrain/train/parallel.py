@@ -1,0 +1,270 @@
+"""Where arrays lie and where functions run: the pmap and the mesh plan. No other file names a device.
+
+A plan runs functions of (tree, frozen, batch) whose sums over rows are sums over the global batch. Under `mesh` the
+batch is one global array and XLA adds what lies apart; under `pmap` each device has its rows and the function adds
+with psum over the axis whose name it is given. State is a plain tree either way, so checkpoints fit both.
+"""
+
+import contextlib
+import functools
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+from absl import logging
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxtrain import config
+from jaxtrain.config import ConfigError
+from jaxtrain.types import Batch
+
+Axes = Mapping[tuple[str, ...], tuple[str | None, ...]]
+Tree = Any
+
+ROWS = ("data", "fsdp")  # a batch is split over both: over data alone it would be computed fsdp times over
+
+# Logical axis -> mesh axis. Every name that a model uses is here: an unknown one would silently be replicated.
+RULES: dict[str, tuple[str, ...] | str | None] = {
+    "batch": ROWS,
+    "time": None,
+    "act_embed": None,
+    "embed": "fsdp",
+    "vocab": "tensor",
+    "heads": "tensor",
+    "kv": "tensor",
+    "head": None,
+    "ff": "tensor",
+    "layers": None,
+    "positions": None,
+}
+
+
+class Plan(NamedTuple):
+    name: str
+    shards: int  # devices that the rows of a global batch lie on, over all hosts
+    process: tuple[int, int]  # (index of this host, number of hosts)
+    init: Callable[
+        [Callable[[], Tree], Axes], Tree
+    ]  # runs a function of nothing; what it returns is born sharded
+    abstract: Callable[
+        [Callable[[], Tree], Axes], Tree
+    ]  # the same as shapes with shardings, nothing computed
+    step: Callable[
+        ..., Callable
+    ]  # f(tree, frozen, batch, axis_name=) -> replicated or state-like trees, compiled
+    rows: Callable[[Callable], Callable]  # f(tree, frozen, batch) -> arrays [B, ...], compiled
+    put: Callable[[Mapping[str, np.ndarray]], Batch]  # this host's rows -> the global batch on the devices
+    get: Callable[[Tree], Tree]  # to numpy, whole, on every host
+    local: Callable[[Callable], Callable] | None  # runs f(q, k, v, segments) on each shard of rows and heads
+
+
+def initialize() -> None:
+    """Joins the other processes of a run, if there are any: call it once, before anything else of jax.
+
+    JAXTRAIN_COORDINATOR, JAXTRAIN_NUM_PROCESSES and JAXTRAIN_PROCESS_ID name them; on Slurm, TPU pods and under MPI
+    jax finds them itself.
+    """
+    env = os.environ
+    if "JAXTRAIN_COORDINATOR" in env:
+        try:
+            count, index = int(env["JAXTRAIN_NUM_PROCESSES"]), int(env["JAXTRAIN_PROCESS_ID"])
+        except (KeyError, ValueError) as error:
+            raise ConfigError(
+                f"JAXTRAIN_COORDINATOR is set, so JAXTRAIN_NUM_PROCESSES and JAXTRAIN_PROCESS_ID must be numbers: {error}"
+            ) from error
+        if count > 1:
+            jax.distributed.initialize(env["JAXTRAIN_COORDINATOR"], count, index)
+    elif (
+        (int(env.get("SLURM_NTASKS", "1")) > 1
+        and "SLURM_STEP_NODELIST" in env)
+        or int(env.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
+        or "," in env.get("TPU_WORKER_HOSTNAMES", "")
+        or "JAX_COORDINATOR_ADDRESS" in env
+    ):
+        jax.distributed.initialize()
+
+
+def make(run: config.Run, batch_size: int, microbatches: int) -> Plan:
+    """The plan that the flags name, for the devices at hand."""
+    sizes = config.parse_mesh(run.mesh)
+    sharded = any(sizes.get(axis, 1) != 1 for axis in ("fsdp", "tensor"))
+    replicated = jax.process_count() == 1 and not sharded
+    if run.parallel == "pmap" and not replicated:
+        raise ConfigError("--parallel=pmap is for one process with a replicated model: use --parallel=mesh")
+    mesh = _mesh({"data": -1} if not sizes else sizes)
+    plan = _pmap(mesh) if replicated and run.parallel != "mesh" else _sharded(mesh)
+    parts = plan.shards * microbatches
+    if batch_size % parts:
+        raise ConfigError(
+            f"--batch_size={batch_size} does not split over {plan.shards} devices x --microbatches={microbatches}: "
+            f"use a multiple of {parts}"
+        )
+    return plan
+
+
+def _mesh(sizes: dict[str, int]) -> Mesh:
+    count = jax.device_count()
+    known = math.prod(size for size in sizes.values() if size != -1)
+    sizes = {axis: count // known if size == -1 else size for axis, size in sizes.items()}
+    if math.prod(sizes.values()) != count:
+        said = ",".join(f"{axis}:{size}" for axis, size in sizes.items())
+        raise ConfigError(f"--mesh={said} takes {math.prod(sizes.values())} devices, there are {count}")
+    shape = [sizes.get(axis, 1) for axis in config.MESH_AXES]
+    return jax.make_mesh(shape, config.MESH_AXES, axis_types=(AxisType.Auto,) * len(shape))
+
+
+def spec(mesh: Mesh, names: tuple[str | None, ...], shape: tuple[int, ...]) -> PartitionSpec:
+    """The partition of an array by its logical axis names. A dimension that does not divide stays whole."""
+    out, used = [], set()
+    for name, size in zip(names, shape, strict=True):
+        if name is not None and name not in RULES:
+            raise KeyError(f"logical axis {name!r} is not in the rules: {', '.join(RULES)}")
+        axis = RULES[name] if name is not None else None
+        parts = math.prod(mesh.shape[a] for a in (axis if isinstance(axis, tuple) else (axis,)) if a)
+        if axis in used and axis is not None:
+            raise ValueError(f"axes {names} use mesh axis {axis!r} twice")
+        if size % parts:
+            _say_whole(name, size, axis, parts)
+            axis = None
+        used.add(axis)
+        out.append(axis)
+    return PartitionSpec(*out)
+
+
+@functools.cache
+def _say_whole(name: str, size: int, axis: Any, parts: int) -> None:
+    logging.warning("axis %s of size %d does not divide over %s:%d and stays whole", name, size, axis, parts)
+
+
+def _shardings(mesh: Mesh, shapes: Tree, axes: Axes) -> Tree:
+    """A sharding for each leaf: a leaf whose path ends in a parameter's, with its rank, lies as the parameter does.
+
+    So moments, averages and whatever else mirrors the parameters lie with them; all else is replicated.
+    """
+
+    def place(path: Any, leaf: Any) -> NamedSharding:
+        keys = tuple(
+            getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", None))) for entry in path
+        )
+        found = next((axes[keys[i:]] for i in range(len(keys)) if keys[i:] in axes), ())
+        names = found if len(found) == len(leaf.shape) else (None,) * len(leaf.shape)
+        return NamedSharding(mesh, spec(mesh, names, leaf.shape))
+
+    return jax.tree.map_with_path(place, shapes)
+
+
+def _abstract(mesh: Mesh, fn: Callable[[], Tree], axes: Axes) -> Tree:
+    shapes = jax.eval_shape(fn)
+    return jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+        shapes,
+        _shardings(mesh, shapes, axes),
+    )
+
+
+def _get(tree: Tree) -> Tree:
+    def whole(x: Any) -> Any:
+        if isinstance(x, jax.Array) and not x.is_fully_addressable:
+            if x.is_fully_replicated:
+                return np.asarray(x.addressable_data(0))
+            from jax.experimental import multihost_utils  # only several hosts need it
+
+            return multihost_utils.process_allgather(x, tiled=True)
+        return np.asarray(x)
+
+    return jax.tree.map(whole, tree)
+
+
+def _sharded(mesh: Mesh) -> Plan:
+    by_row = NamedSharding(mesh, PartitionSpec(ROWS))
+    replicated = NamedSharding(mesh, PartitionSpec())
+
+    @contextlib.contextmanager
+    def active() -> Iterator[None]:
+        with jax.set_mesh(mesh), nn.logical_axis_rules(tuple(RULES.items())):
+            yield
+
+    def init(fn: Callable[[], Tree], axes: Axes) -> Tree:
+        out = jax.tree.map(lambda leaf: leaf.sharding, _abstract(mesh, fn, axes))
+        with active():
+            return jax.jit(fn, out_shardings=out)()
+
+    def step(f: Callable, donate: bool = True) -> Callable:
+        compiled: dict[str, Callable] = {}
+
+        def run(tree: Tree, frozen: Tree, batch: Batch) -> Any:
+            if not compiled:  # the state leaves the step lying as it came
+                out = (jax.tree.map(lambda x: x.sharding, tree), replicated) if donate else replicated
+                compiled["f"] = jax.jit(f, donate_argnums=(0,) if donate else (), out_shardings=out)
+            with active():
+                return compiled["f"](tree, frozen, batch)
+
+        return run
+
+    def rows(f: Callable) -> Callable:
+        compiled = jax.jit(f, out_shardings=by_row)
+
+        def run(tree: Tree, frozen: Tree, batch: Batch) -> Any:
+            with active():
+                return compiled(tree, frozen, batch)
+
+        return run
+
+    def put(batch: Mapping[str, np.ndarray]) -> Batch:
+        return {name: jax.make_array_from_process_local_data(by_row, x) for name, x in batch.items()}
+
+    def local(f: Callable) -> Callable:
+        heads = PartitionSpec(ROWS, None, "tensor", None)
+        return jax.shard_map(
+            f,
+            mesh=mesh,
+            in_specs=(heads, heads, heads, PartitionSpec(ROWS, None)),
+            out_specs=heads,
+            check_vma=False,
+        )
+
+    return Plan(
+        "mesh",
+        mesh.shape["data"] * mesh.shape["fsdp"],
+        (jax.process_index(), jax.process_count()),
+        init,
+        functools.partial(_abstract, mesh),
+        step,
+        rows,
+        put,
+        _get,
+        local,
+    )
+
+
+def _pmap(mesh: Mesh) -> Plan:
+    count = mesh.size
+    by_device = NamedSharding(mesh, PartitionSpec("data"))
+
+    def init(fn: Callable[[], Tree], axes: Axes) -> Tree:
+        return jax.jit(fn, out_shardings=NamedSharding(mesh, PartitionSpec()))()
+
+    def step(f: Callable, donate: bool = True) -> Callable:
+        return jax.pmap(
+            functools.partial(f, axis_name="data"),
+            axis_name="data",
+            in_axes=(None, None, 0),
+            out_axes=(None, None) if donate else None,
+            donate_argnums=(0,) if donate else (),
+        )
+
+    def rows(f: Callable) -> Callable:
+        mapped = jax.pmap(f, in_axes=(None, None, 0))
+        merge = jax.jit(lambda tree: jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree))
+        return lambda tree, frozen, batch: merge(mapped(tree, frozen, batch))
+
+    def put(batch: Mapping[str, np.ndarray]) -> Batch:
+        return {
+            name: jax.device_put(x.reshape(count, -1, *x.shape[1:]), by_device) for name, x in batch.items()
+        }
+
+    return Plan("pmap", count, (0, 1), init, functools.partial(_abstract, mesh), step, rows, put, _get, None)
