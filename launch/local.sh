@@ -21,10 +21,11 @@ kind=$(accelerator '')
 [ -n "$dry" ] || setup
 
 pids=()
+address=127.0.0.1:$((20000 + $$ % 12000)) # a port of this run's own, below those that the system hands out
 for ((i = 0; i < n; i++)); do
-  # A port of this run's own, below those that the system hands out.
   process=(
-    "JAXTRAIN_COORDINATOR=127.0.0.1:$((20000 + $$ % 12000))"
+    "JAXTRAIN_COORDINATOR=$address"
+    "JAX_COORDINATOR_BIND_ADDRESS=$address"
     "JAXTRAIN_NUM_PROCESSES=$n"
     "JAXTRAIN_PROCESS_ID=$i"
   )
