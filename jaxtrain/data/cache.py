@@ -34,9 +34,10 @@ def digest_file(path: Path) -> str:
 def build(path: Path, fill: Callable[[Path], None]) -> Path:
     """`path`, a folder that `fill` makes if it is missing.
 
-    `fill` works in a folder beside it that is renamed at the end, so a process that dies leaves nothing that is later
-    taken as whole, and the next build removes what it left. Of several processes one builds and the others wait; where
-    the file system has no locks each builds and the first to finish wins. Raises ConfigError where the disk is full.
+    `fill` works in a folder beside it that is renamed at the end, so a process that dies leaves nothing
+    that is later taken as whole, and the next build removes what it left. Of several processes one builds
+    and the others wait; where the file system has no locks each builds and the first to finish wins. Raises
+    ConfigError where the disk is full.
     """
     if path.is_dir():
         return path

@@ -23,7 +23,9 @@ _KINDS = {str: "a string", list: "a list", dict: "an object"}
 
 
 class Skips:
-    """Records that cannot be used: the first one raises ConfigError under `raise`, each is kept under `skip`."""
+    """Records that cannot be used: the first one raises ConfigError under `raise`, each is kept under
+    `skip`.
+    """
 
     def __init__(self, policy: str):
         self._policy = policy
@@ -32,7 +34,9 @@ class Skips:
     def bad(self, where: str, reason: str) -> None:
         """Notes the record at `where`, or raises."""
         if self._policy == "raise":
-            raise ConfigError(f"{where}: {reason}; mend it, or skip and count such records: --on_bad_record=skip")
+            raise ConfigError(
+                f"{where}: {reason}; mend it, or skip and count such records: --on_bad_record=skip"
+            )
         self.lines.append({"where": where, "reason": reason})
 
     def save(self, folder: Path) -> None:
@@ -82,21 +86,23 @@ def _opened(path: Path, raw: io.BufferedReader) -> Any:
 
 
 def lines(path: Path, advance: Callable[[int], None] = lambda done: None) -> Iterator[tuple[int, bytes]]:
-    """(number from 1, line) of a file that is plain, .gz, .xz or .zst. `advance` hears of bytes read from disk.
+    """(number from 1, line) of a file that is plain, .gz, .xz or .zst. `advance` hears of bytes read from
+    disk.
 
     Raises ConfigError where the compressed data is broken.
     """
     with path.open("rb") as raw:
         seen, number = 0, 0
         try:
-            for number, line in enumerate(_opened(path, raw), 1):  # noqa: B007  the number is wanted after the loop
+            for number, line in enumerate(_opened(path, raw), 1):
                 if number % 256 == 1:
                     seen, was = raw.tell(), seen
                     advance(seen - was)
                 yield number, line
         except _BROKEN as error:
+            reason = str(error) or type(error).__name__
             raise ConfigError(
-                f"{path}:{number + 1}: broken {path.suffix} data ({error or type(error).__name__}); fetch the file again"
+                f"{path}:{number + 1}: broken {path.suffix} data ({reason}); fetch the file again"
             ) from error
         advance(raw.tell() - seen)
 
@@ -164,7 +170,9 @@ class JsonLines(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = tfds.features.FeaturesDict({"json": tfds.features.Text()})
-        return tfds.core.DatasetInfo(builder=self, description=self.__doc__, features=features, disable_shuffling=True)
+        return tfds.core.DatasetInfo(
+            builder=self, description=self.__doc__, features=features, disable_shuffling=True
+        )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         return {"train": self._generate_examples()}
@@ -176,8 +184,9 @@ class JsonLines(tfds.core.GeneratorBasedBuilder):
 def prepare(paths: list[Path], fields: Mapping[str, type], policy: str, cache_dir: Path) -> Path:
     """The folder of the TFDS data set that holds these files' records, in order; made if the cache lacks it.
 
-    A record must have `fields`, each of its type. Raises ConfigError, naming file and line, for one that does not or
-    that is no JSON object in UTF-8, unless `policy` is skip; and for a file or files without any record.
+    A record must have `fields`, each of its type. Raises ConfigError, naming file and line, for one that
+    does not or that is no JSON object in UTF-8, unless `policy` is skip; and for a file or files without
+    any record.
     """
     content = [cache.digest_file(path) for path in paths]
     names = {field: kind.__name__ for field, kind in fields.items()}
@@ -194,7 +203,9 @@ def _fill(work: Path, paths: list[Path], fields: Mapping[str, type], skips: Skip
         try:
             first = next(records, None)
             if first is None:
-                raise ConfigError(f"--data: no record left in {', '.join(map(str, paths))} ({len(skips.lines)} skipped)")
+                raise ConfigError(
+                    f"--data: no record left in {', '.join(map(str, paths))} ({len(skips.lines)} skipped)"
+                )
             yield first
             yield from records
         except (ConfigError, OSError) as error:

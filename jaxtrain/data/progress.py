@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def bar(title: str, total: int, *, least: int = 0) -> Iterator[Callable[[int], None]]:
-    """A function that adds to the bar; on a terminal a bar on stderr, else a line. Silent where `total` < `least`."""
+    """A function that adds to the bar; on a terminal a bar on stderr, else a line. Silent where `total` <
+    `least`.
+    """
     if total < least:
         yield lambda done: None
         return
@@ -18,7 +20,12 @@ def bar(title: str, total: int, *, least: int = 0) -> Iterator[Callable[[int], N
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f} %"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(title, total=total)
         yield lambda done: progress.advance(task, done)

@@ -18,7 +18,8 @@ from jaxtrain.data.spec import Source
 
 HELD_OUT = ("validation", "valid", "val", "dev", "test")  # in this order
 TEXT: Mapping[str, type] = {"text": str}
-_BLOCK = 1024  # records read at once
+OPTIONAL = ("logp",)  # fields that are read where a data set has them
+_BLOCK = 512  # records read at once
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,12 @@ class Records:
         """Where record i is in the whole split, for messages."""
         return i if self.index is None else self.index[i]
 
-    def blocks(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-        """(number of the first, records), all of them in order."""
-        for start in range(0, len(self), _BLOCK):
+    def blocks(self, seed: int | None = None) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+        """(number of the first, records) of stretches that cover all, in order or in one drawn by `seed`."""
+        starts = np.arange(0, len(self), _BLOCK)
+        if seed is not None:
+            starts = np.random.Generator(np.random.Philox(seed)).permutation(starts)
+        for start in starts.tolist():
             yield start, self.many(range(start, min(start + _BLOCK, len(self))))
 
 
@@ -59,12 +63,16 @@ class _Opened:
     get: Callable[[str], Records]
 
 
-def train_and_held_out(source: Source, data: Data, fields: Mapping[str, type] = TEXT) -> tuple[Records, Records | None]:
-    """The records to train on, and those held out: the data set's own validation or test split where it has one.
+def train_and_held_out(
+    source: Source, data: Data, fields: Mapping[str, type] = TEXT
+) -> tuple[Records, Records | None]:
+    """The records to train on, and those held out: the data set's own validation or test split where it has
+    one.
 
-    Without one, `eval_share` of the documents by the hash of their number, at least one on each side. None is held out
-    where --eval_data names other data. `fields` are what a record must have; the name text stands for --text_field.
-    Raises ConfigError for anything wrong with the data.
+    Without one, `eval_share` of the documents by the hash of their number, at least one on each side. None
+    is held out where --eval_data names other data. `fields` are what a record must have, and its type; the
+    name text stands for --text_field. A record of TFDS holds these and OPTIONAL, one of another kind all it
+    has. Raises ConfigError for anything wrong with the data.
     """
     opened = _open(source, data, fields)
     split = source.split or _main_split(opened, source)
@@ -77,7 +85,9 @@ def train_and_held_out(source: Source, data: Data, fields: Mapping[str, type] = 
 
 
 def all_of(source: Source, data: Data, fields: Mapping[str, type] = TEXT) -> Records:
-    """The records of an --eval_data source: the split it names, else its validation or test split, else all."""
+    """The records of an --eval_data source: the split it names, else its validation or test split, else
+    all.
+    """
     opened = _open(source, data, fields, "eval_data")
     own = next((name for name in HELD_OUT if name in opened.splits), "")
     return opened.get(source.split or own or _main_split(opened, source))
@@ -153,11 +163,21 @@ def _plain(value: Any) -> Any:
             return value.decode()
         except UnicodeDecodeError:
             return value
-    return value.item() if isinstance(value, np.generic) else value
+    return value.item() if isinstance(value, np.generic | np.ndarray) and value.ndim == 0 else value
 
 
-def _read_tfds(data_source: Any, numbers: Sequence[int]) -> list[dict[str, Any]]:
-    return [{k: _plain(v) for k, v in record.items()} for record in data_source.__getitems__(list(numbers))]
+def _reader(found: Any, wanted: Mapping[str, type]) -> Callable[[Sequence[int]], list[dict[str, Any]]]:
+    """Reads only what is wanted: parsing a record's other features would take most of the time."""
+    import tensorflow_datasets as tfds
+
+    there = found.dataset_info.features
+    features = tfds.features.FeaturesDict({k: there[k] for k in (*wanted, *OPTIONAL) if k in there})
+
+    def read(numbers: Sequence[int]) -> list[dict[str, Any]]:
+        examples = map(features.deserialize_example_np, found.data_source.__getitems__(list(numbers)))
+        return [{k: _plain(v) for k, v in example.items()} for example in examples]
+
+    return read
 
 
 def _read_json(data_source: Any, numbers: Sequence[int]) -> list[dict[str, Any]]:
@@ -175,7 +195,7 @@ def _open_tinytown(source: Source, data: Data, wanted: Mapping[str, type], flag:
             found = dataset.load(source.name, split, data_dir=cache_dir(data), **options)
         chosen = configs.resolve(source.name, options)
         mark = cache.digest(configs.VERSION, configs.full_name(source.name, chosen), repr(chosen), split)
-        return Records(f"tinytown:{source.name}:{split}", mark, functools.partial(_read_tfds, found), len(found))
+        return Records(f"tinytown:{source.name}:{split}", mark, _reader(found, wanted), len(found))
 
     return _Opened(tuple(configs.SPLITS[source.name]), get)
 
@@ -192,7 +212,9 @@ def _open_jsonl(source: Source, data: Data, wanted: Mapping[str, type], flag: st
         mark = cache.digest(folder.parent.name, split)
         read = functools.partial(_read_json, found)
         skips = jsonl.skipped(folder)
-        return Records(f"jsonl:{source.name}", mark, read, len(found), None, skips, str(folder / "skipped.jsonl"))
+        return Records(
+            f"jsonl:{source.name}", mark, read, len(found), None, skips, str(folder / "skipped.jsonl")
+        )
 
     return _Opened(("train",), get)
 
@@ -217,7 +239,7 @@ def _open_tfds(source: Source, data: Data, wanted: Mapping[str, type], flag: str
     def get(split: str) -> Records:
         found = _slice(builder, split, source, flag)
         label = f"tfds:{source.name}:{split}"
-        return Records(label, cache.digest(mark, split), functools.partial(_read_tfds, found), len(found))
+        return Records(label, cache.digest(mark, split), _reader(found, wanted), len(found))
 
     return _Opened(tuple(builder.info.splits), get)
 
@@ -232,8 +254,8 @@ def _tfds_builder(source: Source, data: Data, flag: str) -> Any:
     kind = builder.info.file_format.value if builder.info.file_format else "unknown"
     if kind != "array_record":
         raise ConfigError(
-            f"--{flag}={source.label}: prepared as {kind} in {builder.data_dir}, which cannot be read by number; prepare "
-            "it again with file_format='array_record', or convert it with tensorflow_datasets' convert_format"
+            f"--{flag}={source.label}: prepared as {kind} in {builder.data_dir}, which cannot be read by number; "
+            "prepare it again with file_format='array_record', or convert it with tensorflow_datasets' convert_format"
         )
     return builder
 
@@ -255,7 +277,9 @@ def _named_builder(source: Source, data: Data, flag: str) -> Any:
     if missing:
         raise ConfigError(f"--{flag}={source.label}: {missing}") from missing
     builder = tfds.builder(
-        source.name, data_dir=source.option("data_dir") or str(cache_dir(data) / "tfds"), file_format="array_record"
+        source.name,
+        data_dir=source.option("data_dir") or str(cache_dir(data) / "tfds"),
+        file_format="array_record",
     )
     with _quiet(), cache.full_disk(cache_dir(data)):
         builder.download_and_prepare()
@@ -283,7 +307,9 @@ def _open_hf(source: Source, data: Data, wanted: Mapping[str, type], flag: str) 
     try:
         import datasets
     except ImportError as error:
-        raise ConfigError(f"--{flag}={source.label}: hf: needs the package datasets; {spec.HF_EXTRA}") from error
+        raise ConfigError(
+            f"--{flag}={source.label}: hf: needs the package datasets; {spec.HF_EXTRA}"
+        ) from error
     load = functools.partial(
         datasets.load_dataset,
         source.name,

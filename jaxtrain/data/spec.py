@@ -2,10 +2,11 @@
 
     SOURCES = SOURCE[,SOURCE ...]        SOURCE = KIND:NAME[:SPLIT][?key=value[&key=value ...]][*WEIGHT]
 
-KIND is tinytown, tfds, hf or jsonl. A comma ends a source only where a KIND: follows, so a path may hold commas. In a
-path of jsonl `*`, `?` and `[]` are a glob's; there `*0.5` at the end is a weight only if a number follows the star, `?`
-begins options only if `key=` follows it, and `:` begins a split only as `:train` or `:train[...]`. A slice such as
-`train[:90%]` is TFDS's, and works for every kind. A tfds NAME may be a folder, or end in a version, `NAME:1.0.0`.
+KIND is tinytown, tfds, hf or jsonl. A comma ends a source only where a KIND: follows, so a path may hold
+commas. In a path of jsonl `*`, `?` and `[]` are a glob's; there `*0.5` at the end is a weight only if a
+number follows the star, `?` begins options only if `key=` follows it, and `:` begins a split only as
+`:train` or `:train[...]`. A slice such as `train[:90%]` is TFDS's, and works for every kind. A tfds NAME
+may be a folder, or end in a version, `NAME:1.0.0`.
 """
 
 import difflib
@@ -138,7 +139,8 @@ def files(source: Source, flag: str = "data") -> list[Path]:
 
 
 def check(data: Data) -> None:
-    """Raises ConfigError for a data set, split, option, weight, file or tokenizer that cannot be; takes milliseconds.
+    """Raises ConfigError for a data set, split, option, weight, file or tokenizer that cannot be; takes
+    milliseconds.
 
     Only a tfds: source imports anything heavy (tensorflow_datasets, about a second).
     """
@@ -198,7 +200,9 @@ def is_folder(source: Source) -> bool:
 
 
 def check_tokenizer(text: str) -> None:
-    """Raises ConfigError unless `text` is byte, bpe:SIZE, a SentencePiece *.model, a tokenizer.json or its folder."""
+    """Raises ConfigError unless `text` is byte, bpe:SIZE, a SentencePiece *.model, a tokenizer.json or its
+    folder.
+    """
     kind, _, size = text.partition(":")
     if text == "byte":
         return

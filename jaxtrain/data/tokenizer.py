@@ -1,7 +1,7 @@
 """Tokenizers: bytes, our own BPE, any Hugging Face tokenizer.json, SentencePiece.
 
-Special tokens are only ever put in by the pipeline. One that is written in the text of a document is encoded as the
-plain text that it is.
+Special tokens are only ever put in by the pipeline. One that is written in the text of a document is
+encoded as the plain text that it is.
 """
 
 import hashlib
@@ -33,8 +33,9 @@ _NAMES = {
 class Tokenizer(Protocol):
     """Text to ids and back.
 
-    `byte_lengths` is i32[V], the UTF-8 bytes behind each token, 0 for specials. Its sum over a document's tokens is the
-    document's UTF-8 length, unless the tokenizer changes the text (lower case, a space in front).
+    `byte_lengths` is i32[V], the UTF-8 bytes behind each token, 0 for specials. Its sum over a document's
+    tokens is the document's UTF-8 length, unless the tokenizer changes the text (lower case, a space in
+    front).
     """
 
     vocab_size: int
@@ -60,7 +61,9 @@ class Tokenizer(Protocol):
 def special_ids(tokenizer: Tokenizer) -> np.ndarray:
     """i32[n], the ids that no text encodes to and that `decode` leaves out."""
     mask = () if tokenizer.mask is None else (tokenizer.mask,)
-    return np.unique([tokenizer.pad, tokenizer.bos, tokenizer.eos, *mask, *(tokenizer.fim or ())]).astype(np.int32)
+    return np.unique([tokenizer.pad, tokenizer.bos, tokenizer.eos, *mask, *(tokenizer.fim or ())]).astype(
+        np.int32
+    )
 
 
 def _assign(tokenizer: Any, ids: dict[str, int]) -> None:
@@ -79,7 +82,9 @@ def _spelled_out(text: str, words: set[str]) -> list[str]:
 
 def _plain(ids: list[int], specials: set[int], text: str) -> np.ndarray:
     if not specials.isdisjoint(ids):
-        raise ConfigError(f"--tokenizer: it reads special tokens out of plain text ({text[:60]!r}); use another one")
+        raise ConfigError(
+            f"--tokenizer: it reads special tokens out of plain text ({text[:60]!r}); use another one"
+        )
     return np.asarray(ids, np.int32)
 
 
@@ -115,8 +120,9 @@ class ByteTokenizer:
 class FastTokenizer:
     """A tokenizer of the `tokenizers` library, as a tokenizer.json holds it.
 
-    `roles` names the special tokens that are known by their role, `add` the roles that must be there: a missing one is
-    added. For a missing bos or pad eos's token serves, as GPT-2 does it, so imported embeddings keep their size.
+    `roles` names the special tokens that are known by their role, `add` the roles that must be there: a
+    missing one is added. For a missing bos or pad eos's token serves, as GPT-2 does it, so imported
+    embeddings keep their size.
     """
 
     def __init__(self, inner: Any, roles: dict[str, str], add: Sequence[str] = ()):
@@ -128,7 +134,9 @@ class FastTokenizer:
         _assign(self, ids)
         self._roles = {role: inner.id_to_token(i) for role, i in ids.items()}
         self.notes = tuple(notes)
-        self._specials = {i for i, token in inner.get_added_tokens_decoder().items() if token.special} | set(ids.values())
+        self._specials = {i for i, token in inner.get_added_tokens_decoder().items() if token.special} | set(
+            ids.values()
+        )
         self.vocab_size = max(inner.get_vocab(with_added_tokens=True).values()) + 1
         self.byte_lengths = self._byte_lengths()
         self.fingerprint = _fingerprint("fast", inner.to_str().encode(), ids)
@@ -146,7 +154,9 @@ class FastTokenizer:
         return _plain([i for e in encoded for i in e.ids], self._specials, text)
 
     def decode(self, ids: Iterable[int]) -> str:
-        return self._inner.decode([i for i in map(int, ids) if i not in self._specials], skip_special_tokens=True)
+        return self._inner.decode(
+            [i for i in map(int, ids) if i not in self._specials], skip_special_tokens=True
+        )
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -157,7 +167,11 @@ class FastTokenizer:
         lengths = np.zeros(self.vocab_size, np.int32)
         state = json.loads(self._inner.to_str())
         parts = [state["decoder"] or {}, state["pre_tokenizer"] or {}]
-        kinds = {p.get("type") for part in parts for p in (part, *part.get("decoders", ()), *part.get("pretokenizers", ()))}
+        kinds = {
+            p.get("type")
+            for part in parts
+            for p in (part, *part.get("decoders", ()), *part.get("pretokenizers", ()))
+        }
         for token, i in self._inner.get_vocab(with_added_tokens=False).items():
             lengths[i] = len(token) if "ByteLevel" in kinds else _visible_bytes(token)
         for i, token in self._inner.get_added_tokens_decoder().items():
@@ -182,7 +196,9 @@ def _find_specials(inner: Any, roles: dict[str, str], add: Sequence[str]) -> tup
         found = [i for name in names if (i := inner.token_to_id(name)) is not None]
         if found:
             ids[role] = found[0]
-            inner.add_special_tokens([AddedToken(inner.id_to_token(found[0]), special=True, normalized=False)])
+            inner.add_special_tokens(
+                [AddedToken(inner.id_to_token(found[0]), special=True, normalized=False)]
+            )
     for role in ("eos", "bos", "pad", *add):
         if role in ids:
             continue
@@ -197,7 +213,9 @@ def _find_specials(inner: Any, roles: dict[str, str], add: Sequence[str]) -> tup
 
 
 def train_bpe(texts: Iterable[str], size: int) -> FastTokenizer:
-    """A byte-level BPE of `size` tokens, special tokens included; the same for the same texts in the same order."""
+    """A byte-level BPE of `size` tokens, special tokens included; the same for the same texts in the same
+    order.
+    """
     from tokenizers import Tokenizer as Inner
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -232,7 +250,9 @@ class SentencePieceTokenizer:
             raise ConfigError(f"--tokenizer={path}: not a SentencePiece model ({error})") from error
         size = inner.get_piece_size()
         own = {"bos": inner.bos_id(), "eos": inner.eos_id(), "pad": inner.pad_id()}
-        names = {inner.id_to_piece(i): i for i in range(size) if inner.is_control(i) or inner.is_user_defined(i)}
+        names = {
+            inner.id_to_piece(i): i for i in range(size) if inner.is_control(i) or inner.is_user_defined(i)
+        }
         found = {role: next((names[n] for n in _NAMES[role] if n in names), -1) for role in SPECIALS}
         ids = {role: i for role in SPECIALS if (i := own.get(role, found[role])) >= 0}
         notes = []
@@ -277,11 +297,12 @@ class SentencePieceTokenizer:
 
 
 def load(path: str | os.PathLike[str], *, add: Sequence[str] = ()) -> Tokenizer:
-    """The tokenizer that `save` wrote, or a tokenizer.json, a folder that holds one, or a SentencePiece *.model.
+    """The tokenizer that `save` wrote, or a tokenizer.json, a folder that holds one, or a SentencePiece
+    *.model.
 
-    The roles of special tokens come from our own note, tokenizer_config.json or special_tokens_map.json beside it, else
-    from well-known names; `add` lists roles (mask, fim_prefix, fim_suffix, fim_middle) that are added where missing.
-    Raises ConfigError where the path holds no tokenizer.
+    The roles of special tokens come from our own note, tokenizer_config.json or special_tokens_map.json
+    beside it, else from well-known names; `add` lists roles (mask, fim_prefix, fim_suffix, fim_middle) that
+    are added where missing. Raises ConfigError where the path holds no tokenizer.
     """
     path = Path(path).expanduser()
     folder = path if path.is_dir() else path.parent
@@ -302,7 +323,9 @@ def load(path: str | os.PathLike[str], *, add: Sequence[str] = ()) -> Tokenizer:
         if not json.loads(text).keys() >= {"model", "added_tokens"}:
             raise ValueError("it has no model")
     except (ValueError, AttributeError) as error:
-        raise ConfigError(f"--tokenizer={path}: not a tokenizer.json of the tokenizers library ({error})") from error
+        raise ConfigError(
+            f"--tokenizer={path}: not a tokenizer.json of the tokenizers library ({error})"
+        ) from error
     return FastTokenizer(Inner.from_str(text), roles, add)
 
 

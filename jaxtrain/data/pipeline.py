@@ -1,0 +1,196 @@
+"""From --data to batches: `prepare` gives the training and the held-out stream, and a table of what was
+read.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+
+import numpy as np
+
+from jaxtrain.config import ConfigError, Data
+from jaxtrain.data import cache, packing, report, sources, spec, transforms, vocab
+from jaxtrain.data.documents import Fim, tokenise
+from jaxtrain.data.rows import Joined, PackedRows
+from jaxtrain.data.sources import Records
+from jaxtrain.data.spec import Source
+from jaxtrain.data.tokenizer import Tokenizer
+from jaxtrain.data.transforms import Row
+
+Batch = dict[str, np.ndarray]
+
+
+class Stream:
+    """Global batches by number, of which this process has its rows; the one number is the whole state.
+
+    Batch i is the same for any number of processes, threads, and batches fetched ahead. A finite stream has
+    a length.
+    """
+
+    def __init__(
+        self, row: Callable[[int], Row], batch_size: int, process: tuple[int, int], length: int | None = None
+    ):
+        index, count = process
+        if batch_size % count:
+            raise ConfigError(
+                f"--batch_size={batch_size} rows cannot be shared equally by {count} processes; make it a multiple"
+            )
+        self._row, self._batch_size, self._length = row, batch_size, length
+        share = batch_size // count
+        self._mine = range(index * share, (index + 1) * share)
+
+    def __len__(self) -> int:
+        if self._length is None:
+            raise TypeError("this stream has no end")
+        return self._length
+
+    def batch(self, i: int) -> Batch:
+        """This process's rows of global batch i."""
+        if i < 0 or (self._length is not None and i >= self._length):
+            raise IndexError(f"batch {i} of {self._length}")
+        rows = [self._row(i * self._batch_size + r) for r in self._mine]
+        stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        return stacked | {"row": np.arange(self._mine.start, self._mine.stop, dtype=np.int32)}
+
+    def iterate(self, start: int = 0) -> Iterator[Batch]:
+        """Batches from number `start` on, prepared ahead by threads."""
+        import grain
+
+        stop = sys.maxsize if self._length is None else self._length
+        ahead = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
+        return iter(grain.MapDataset.range(start, stop).map(self.batch).to_iter_dataset(ahead))
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.iterate()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run reads. `table` says what was read, as (name, value) lines; `fingerprints` name it exactly."""
+
+    tokenizer: Tokenizer
+    train: Stream
+    eval: Stream
+    table: list[tuple[str, str]]
+    fingerprints: dict[str, str]
+
+
+def prepare(
+    cfg: Data, *, seed: int, tokenizer: Tokenizer | None = None, process: tuple[int, int] = (0, 1)
+) -> Prepared:
+    """Reads, tokenises and packs --data, from the cache where it can.
+
+    `tokenizer` None makes the one that --tokenizer names; `process` is (index, count). A batch has tokens,
+    targets, segments, positions i32[B, T], mask f32[B, T], row i32[B] and bytes f32[B]; the last held-out
+    batch is filled up with rows of mask 0. Held-out next-token rows of data that knows it have logp f32[B],
+    the exact log-probability of the row's documents in nats, and has_logp f32[B], 1 where it is known.
+    Raises ConfigError for whatever is wrong with the data, before training.
+    """
+    spec.check(cfg)
+    train, held_out = _open(cfg)
+    about = "given"
+    if tokenizer is None:
+        tokenizer, about = vocab.make(cfg, train)
+    _check_needs(cfg, tokenizer)
+    fim = Fim(cfg.fim_rate, seed) if cfg.objective == "fim" else None
+
+    def rows(source: Source, records: Records) -> PackedRows:
+        field, folder = sources.text_field(source, cfg), sources.cache_dir(cfg)
+        found = tokenise(records, tokenizer, field, cfg.on_bad_record, folder, fim)
+        return PackedRows(found, tokenizer, cfg.seq_len)
+
+    train_rows = [rows(*pair) for pair in train]
+    eval_rows = [rows(*pair) for pair in held_out]
+    return Prepared(
+        tokenizer=tokenizer,
+        train=_train_stream(
+            cfg, train_rows, [source.weight for source, _ in train], tokenizer, seed, process
+        ),
+        eval=_eval_stream(cfg, eval_rows, tokenizer, process),
+        table=[
+            ("tokenizer", f"{cfg.tokenizer}, {tokenizer.vocab_size:,} tokens, {about}"),
+            *(("tokenizer", note) for note in tokenizer.notes),
+            *report.table(cfg, train, train_rows, held_out, eval_rows),
+        ],
+        fingerprints={
+            "data": cache.digest(*(found.documents.fingerprint for found in train_rows)),
+            "eval_data": cache.digest(*(found.documents.fingerprint for found in eval_rows)),
+            "tokenizer": tokenizer.fingerprint,
+            "grain": metadata.version("grain"),  # its shuffle decides the order of rows
+        },
+    )
+
+
+def _open(cfg: Data) -> tuple[list[tuple[Source, Records]], list[tuple[Source, Records]]]:
+    train, held_out = [], []
+    for source in spec.parse(cfg.data):
+        records, held = sources.train_and_held_out(source, cfg)
+        train.append((source, records))
+        if held is not None:
+            held_out.append((source, held))
+    if cfg.eval_data:
+        held_out = [
+            (source, sources.all_of(source, cfg)) for source in spec.parse(cfg.eval_data, "eval_data")
+        ]
+    return train, held_out
+
+
+def _check_needs(cfg: Data, tokenizer: Tokenizer) -> None:
+    lacks = {"masked": tokenizer.mask is None, "fim": tokenizer.fim is None}
+    if lacks.get(cfg.objective):
+        raise ConfigError(
+            f"--objective={cfg.objective}: the tokenizer has no token for it "
+            f"({', '.join(vocab.NEEDS[cfg.objective])}); start from a run or a tokenizer that has"
+        )
+
+
+def _train_stream(
+    cfg: Data,
+    sets: Sequence[PackedRows],
+    weights: list[float],
+    tokenizer: Tokenizer,
+    seed: int,
+    process: tuple[int, int],
+) -> Stream:
+    import grain
+
+    seeds = np.random.SeedSequence(seed).generate_state(len(sets) + 1).tolist()
+    shuffled = [
+        grain.MapDataset.source(rows).shuffle(seed=s).repeat()
+        for rows, s in zip(sets, seeds[1:], strict=True)
+    ]
+    rows = shuffled[0] if len(shuffled) == 1 else grain.MapDataset.mix(shuffled, weights)
+    if cfg.objective == "masked":
+        rows = rows.random_map(transforms.masking(tokenizer, cfg.mask_rate), seed=seeds[0])
+    lengths, masked = tokenizer.byte_lengths, cfg.objective == "masked"
+    return Stream(lambda i: _finish(rows[i], lengths, masked, ()), cfg.batch_size, process)
+
+
+def _eval_stream(
+    cfg: Data, sets: Sequence[PackedRows], tokenizer: Tokenizer, process: tuple[int, int]
+) -> Stream:
+    joined = Joined(sets)
+    masked = cfg.objective == "masked"
+    transform = transforms.masking(tokenizer, cfg.mask_rate) if masked else None
+    known = cfg.objective == "next_token" and any(rows.documents.logp is not None for rows in sets)
+    extra = ("logp", "has_logp") if known else ()
+    blank = packing.assemble((), cfg.seq_len, tokenizer.pad) | {"slack": np.float32(0)}
+
+    def row(i: int) -> Row:
+        if i >= len(joined):
+            return _finish(blank, tokenizer.byte_lengths, masked, extra)
+        found = joined[i]
+        if transform:
+            # The same tokens are hidden in every evaluation and run.
+            found = transform(found, np.random.Generator(np.random.Philox(key=i)))
+        return _finish(found, tokenizer.byte_lengths, masked, extra)
+
+    return Stream(row, cfg.batch_size, process, -(-len(joined) // cfg.batch_size))
+
+
+def _finish(row: Row, byte_lengths: np.ndarray, masked: bool, extra: tuple[str, ...]) -> Row:
+    """The row's columns of a batch, with the bytes behind its targets."""
+    size = byte_lengths[row["targets"]][row["mask"] > 0].sum() + (0 if masked else row["slack"])
+    columns = {name: row[name] for name in ("tokens", "targets", "mask", "segments", "positions")}
+    return columns | {"bytes": np.float32(size)} | {name: row.get(name, np.float32(0)) for name in extra}

@@ -1,0 +1,67 @@
+"""Rows of packed documents, by number."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxtrain.data import packing
+from jaxtrain.data.documents import Documents
+from jaxtrain.data.tokenizer import Tokenizer
+from jaxtrain.data.transforms import Row
+
+
+class PackedRows:
+    """Rows of T = `size` from documents.
+
+    A row has what `packing.assemble` gives, `slack` (f32[], UTF-8 bytes of its documents that the
+    tokenizer's table does not know of) and, where documents have a log-probability, `logp` (f32[], their
+    sum in nats) and `has_logp` (1 where every document in the row has one and is whole in it, else 0, and
+    then logp is 0).
+    """
+
+    def __init__(self, documents: Documents, tokenizer: Tokenizer, size: int):
+        self.documents = documents
+        self._pad, self._size = tokenizer.pad, size
+        self._pieces = packing.cut(documents.pairs, size)
+        self._plan = packing.pack(self._pieces.length, size)
+        self.split = int((documents.pairs > size).sum())  # documents longer than a row
+        self.padding = 1 - int(documents.pairs.sum()) / (
+            len(self) * size
+        )  # share of positions that hold nothing
+
+    def __len__(self) -> int:
+        return len(self._plan.bounds) - 1
+
+    def __getitem__(self, r: int) -> Row:
+        at = self._plan.order[self._plan.bounds[r] : self._plan.bounds[r + 1]]
+        document, start, length = (column[at] for column in self._pieces)
+        first = self.documents.offsets[document] + start
+        ids = [
+            self.documents.ids[a : a + n + 1] for a, n in zip(first.tolist(), length.tolist(), strict=True)
+        ]
+        row = packing.assemble([(i, np.ones(len(i) - 1, np.float32)) for i in ids], self._size, self._pad)
+        row["slack"] = np.float32(self.documents.slack[document[start == 0]].sum())
+        if self.documents.logp is not None:
+            logp = self.documents.logp[document]
+            whole = bool((length == self.documents.pairs[document]).all() and not np.isnan(logp).any())
+            row["logp"] = np.float32(logp.sum() if whole else 0.0)
+            row["has_logp"] = np.float32(whole)
+        return row
+
+
+class Joined:
+    """Rows of several sets one after the other, in an order drawn once."""
+
+    def __init__(self, sets: Sequence[PackedRows]):
+        sizes = [len(rows) for rows in sets]
+        self._sets = sets
+        self._set = np.repeat(np.arange(len(sets)), sizes)
+        self._row = np.concatenate([np.arange(n) for n in sizes])
+        self._order = np.random.Generator(np.random.Philox(0)).permutation(sum(sizes))
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, r: int) -> Row:
+        at = self._order[r]
+        return self._sets[self._set[at]][self._row[at]]

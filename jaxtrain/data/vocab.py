@@ -1,0 +1,71 @@
+"""The tokenizer that --tokenizer names; a BPE is trained on the training documents, once."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from jaxtrain.config import Data
+from jaxtrain.data import cache, documents, sources, tokenizer
+from jaxtrain.data.jsonl import Skips
+from jaxtrain.data.progress import bar
+from jaxtrain.data.sources import Records
+from jaxtrain.data.spec import Source
+from jaxtrain.data.tokenizer import Tokenizer
+
+BYTES_PER_TOKEN = 4_000  # of text that a BPE is trained on at most, for each token of its vocabulary
+NEEDS = {
+    "masked": ("mask",),
+    "fim": ("fim_prefix", "fim_suffix", "fim_middle"),
+}  # special tokens of an objective
+
+
+def make(data: Data, train: Sequence[tuple[Source, Records]]) -> tuple[Tokenizer, str]:
+    """(the tokenizer, how it came about). A BPE of the same size and documents comes from the cache.
+
+    Of more than BYTES_PER_TOKEN * SIZE of text a BPE sees that much, in stretches of documents drawn
+    evenly, each source its share.
+    """
+    if data.tokenizer == "byte":
+        return tokenizer.ByteTokenizer(), "bytes"
+    kind, _, size = data.tokenizer.partition(":")
+    if kind != "bpe":
+        return tokenizer.load(data.tokenizer, add=NEEDS.get(data.objective, ())), "from the file"
+    marks = [
+        (records.fingerprint, sources.text_field(source, data), source.weight) for source, records in train
+    ]
+    name = cache.digest("bpe", 1, int(size), BYTES_PER_TOKEN, marks, data.on_bad_record)
+    folder = cache.build(
+        sources.cache_dir(data) / "tokenizers" / name, lambda work: _train(work, int(size), data, train)
+    )
+    read = json.loads((folder / "sample.json").read_text())
+    total = sum(len(records) for _, records in train)
+    about = f"trained on {read['bytes'] / 1e6:,.1f} MB, {read['documents']:,} of {total:,} documents"
+    return tokenizer.load(folder), about
+
+
+def _train(work: Path, size: int, data: Data, train: Sequence[tuple[Source, Records]]) -> None:
+    read = {"documents": 0, "bytes": 0}
+    weights = sum(source.weight for source, _ in train)
+
+    def sample() -> Iterator[str]:
+        for source, records in train:
+            left = int(BYTES_PER_TOKEN * size * source.weight / weights)
+            field = sources.text_field(source, data)
+            for text in _texts(records, field, data.on_bad_record):
+                text = text.encode()[:left].decode(errors="ignore")
+                count = len(text.encode())
+                read["documents"] += 1
+                read["bytes"] += count
+                left -= count
+                yield text
+                if left <= 0:
+                    break
+
+    with bar(f"training the tokenizer bpe:{size}", 1):
+        tokenizer.train_bpe(sample(), size).save(work)
+    (work / "sample.json").write_text(json.dumps(read) + "\n")
+
+
+def _texts(records: Records, field: str, policy: str) -> Iterator[str]:
+    for block in documents.texts(records, field, Skips(policy), seed=0):
+        yield from (text for text, _ in block)
