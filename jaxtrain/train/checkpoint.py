@@ -9,7 +9,6 @@ Orbax is imported at the first save or restore, never on the way to a first step
 inside `jax.set_mesh`, and every process of a run calls everything.
 """
 
-import errno
 import hashlib
 import json
 import shutil
@@ -55,8 +54,7 @@ class Checkpoints:
         state is copied.
 
         The step that was saved or restored last is not saved again. Raises CheckpointError when the save
-        before this one failed, OSError when the disk has no room for this one; older checkpoints are
-        untouched either way.
+        before this one failed or the disk has no room for this one; older checkpoints are untouched.
         """
         self.wait()
         if step == self._current:
@@ -93,7 +91,7 @@ class Checkpoints:
                 warnings.warn(
                     f"{self._folder / str(later)} is of a later step than the one training went on from: "
                     f"kept as {aside.name}, delete it when it is not wanted",
-                    stacklevel=4,
+                    stacklevel=3,
                 )
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("jaxtrain.checkpoint.open")
@@ -195,7 +193,7 @@ def _restore(
                     f"{reason}. {left}; nothing was deleted. Restore the folder from a copy, name another "
                     "step, or start again in a new --workdir"
                 ) from error
-            warnings.warn(f"{reason}. Falling back to the step before it; nothing was deleted", stacklevel=4)
+            warnings.warn(f"{reason}. Falling back to the step before it; nothing was deleted", stacklevel=3)
     raise AssertionError("unreachable: the oldest step returns or raises")
 
 
@@ -322,11 +320,9 @@ def _free(folder: Path) -> int:
 def _require_space(folder: Path, size: int, step: int) -> None:
     need, free = int(size * HEADROOM), _free(folder)
     if free < need:
-        raise OSError(
-            errno.ENOSPC,
-            f"saving step {step} needs {need / 1e6:.1f} MB, {free / 1e6:.1f} MB are free; older checkpoints "
-            "are untouched. Make room or lower --keep, then run the same command again",
-            str(folder),
+        raise CheckpointError(
+            f"saving step {step} in {folder} needs {need / 1e6:.1f} MB, {free / 1e6:.1f} MB are free; older "
+            "checkpoints are untouched. Make room or lower --keep, then run the same command again"
         )
 
 

@@ -41,7 +41,7 @@ PEAKS = {
 
 def peak_flops(device_kind: str) -> float | None:
     """Peak dense bf16 FLOP/s of a device, None where it is not known (a CPU, another accelerator)."""
-    words = device_kind.split()
+    words = device_kind.replace("-", " ").split()  # "NVIDIA A100-SXM4-80GB"
     known = [name for name in PEAKS if words[: len(name.split())] == name.split()]
     return PEAKS[max(known, key=len)] if known else None
 

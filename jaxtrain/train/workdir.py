@@ -81,6 +81,13 @@ def record_data(workdir: Path, data: Mapping[str, str]) -> None:
         )
 
 
+def record(workdir: Path, **facts: Any) -> None:
+    """Adds what was settled after the start, such as the model's shape, to config.json."""
+    held = read_run(workdir, "--workdir")
+    if any(held.get(name) != value for name, value in facts.items()):
+        _write(workdir / CONFIG, {**held, **facts})
+
+
 def read_run(workdir: Path, flag: str = "--init_from") -> dict[str, Any]:
     """config.json of a run. Raises ConfigError, naming `flag`, when `workdir` is not one."""
     file = workdir / CONFIG
