@@ -251,7 +251,10 @@ class SentencePieceTokenizer:
         size = inner.get_piece_size()
         own = {"bos": inner.bos_id(), "eos": inner.eos_id(), "pad": inner.pad_id()}
         names = {
-            inner.id_to_piece(i): i for i in range(size) if inner.is_control(i) or inner.is_user_defined(i)
+            name: i
+            for known in _NAMES.values()
+            for name in known
+            if (i := inner.piece_to_id(name)) != inner.unk_id()
         }
         found = {role: next((names[n] for n in _NAMES[role] if n in names), -1) for role in SPECIALS}
         ids = {role: i for role in SPECIALS if (i := own.get(role, found[role])) >= 0}

@@ -1,0 +1,143 @@
+"""What --data and --tokenizer may say."""
+
+import dataclasses
+import subprocess
+import sys
+import time
+
+import pytest
+
+from jaxtrain.config import ConfigError, Data
+from jaxtrain.data import spec
+from jaxtrain.data.spec import Source
+
+
+@pytest.mark.parametrize(
+    ("text", "sources"),
+    [
+        ("tinytown:pretrain", [Source("tinytown", "pretrain")]),
+        (
+            "tinytown:pretrain?documents=1000&seed=1*0.5",
+            [Source("tinytown", "pretrain", "", (("documents", "1000"), ("seed", "1")), 0.5)],
+        ),
+        ("tfds:a*0.7,jsonl:b*0.3", [Source("tfds", "a", weight=0.7), Source("jsonl", "b", weight=0.3)]),
+        ("tfds:wiki40b/en:1.3.0:train[:50%]", [Source("tfds", "wiki40b/en:1.3.0", "train[:50%]")]),
+        ("tfds:wiki40b/en:1.3.0", [Source("tfds", "wiki40b/en:1.3.0")]),
+        ("tfds:a:train+test[10%:]", [Source("tfds", "a", "train+test[10%:]")]),
+        ("hf:org/name:validation?config=en", [Source("hf", "org/name", "validation", (("config", "en"),))]),
+        ("jsonl:a,b.jsonl,hf:c", [Source("jsonl", "a,b.jsonl"), Source("hf", "c")]),
+        ("jsonl:d/part?[0-9]*.jsonl.gz*2", [Source("jsonl", "d/part?[0-9]*.jsonl.gz", weight=2.0)]),
+        ("jsonl:d/*", [Source("jsonl", "d/*")]),
+        ("jsonl:a:b.jsonl", [Source("jsonl", "a:b.jsonl")]),
+        ("jsonl:a.jsonl:train[:90%]", [Source("jsonl", "a.jsonl", "train[:90%]")]),
+        ("jsonl:a.jsonl?field=body*.5", [Source("jsonl", "a.jsonl", "", (("field", "body"),), 0.5)]),
+    ],
+)
+def test_parse(text, sources):
+    assert spec.parse(text) == tuple(sources)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "is empty"),
+        ("tinytow:pretrain", "did you mean tinytown:"),
+        ("pretrain", "write KIND:NAME"),
+        ("jsonl:", "write KIND:NAME"),
+        ("tfds:?data_dir=x", "no name after tfds:"),
+        ("jsonl:a.jsonl,parquet:b", "parquet:b: write KIND:NAME"),
+        ("tfds:a*0", "must be a number above 0"),
+        ("tfds:a*-1", "must be a number above 0"),
+        ("tfds:a*nan", "must be a number above 0"),
+        ("tfds:a*inf", "must be a number above 0"),
+        ("tfds:a*many", "must be a number above 0"),
+        ("jsonl:a.jsonl*0", "must be a number above 0"),
+        ("tfds:a:train[:half]", "is no split"),
+        ("hf:a?split=train", "hf has no option 'split'; it has config, field"),
+        ("tfds:a?field", "write options as"),
+        ("tfds:a?field=x&field=y", "each key once"),
+    ],
+)
+def test_a_wrong_spec_names_the_flag_and_the_remedy(text, says):
+    with pytest.raises(ConfigError, match="--data") as error:
+        spec.parse(text)
+    assert says in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"data": "tinytown:pretrian"}, "pretrain, sft"),
+        ({"data": "tinytown:pretrain?documets=5"}, "documents"),
+        ({"data": "tinytown:pretrain?documents=many"}, "takes int"),
+        ({"data": "tinytown:pretrain:dev"}, "train, validation, test"),
+        ({"data": "jsonl:nowhere/*.jsonl"}, "no file matches 'nowhere/*.jsonl'"),
+        ({"data": "tinytown:pretrain", "eval_data": "jsonl:nowhere.jsonl"}, "--eval_data: no file"),
+        ({"eval_data": "tinytown:sft*2"}, "leave out the weight"),
+        ({"data": "tfds:imdb_review"}, "did you mean imdb_reviews"),
+        ({"data": "tfds:/nowhere/at/all"}, "dataset_info.json"),
+        ({"tokenizer": "bpe:20"}, "300 or more"),
+        ({"tokenizer": "bpe:lots"}, "300 or more"),
+        ({"tokenizer": "words"}, "write byte, bpe:SIZE"),
+        ({"tokenizer": ""}, "write byte, bpe:SIZE"),
+    ],
+)
+def test_what_cannot_be_is_refused_at_once(changes, says):
+    start = time.perf_counter()
+    with pytest.raises(ConfigError) as error:
+        spec.check(dataclasses.replace(Data(), **changes))
+    assert says in str(error.value) and str(error.value).startswith("--")
+    assert "tfds" in changes.get("data", "") or time.perf_counter() - start < 0.5
+
+
+def test_a_folder_or_another_file_is_no_data_and_no_tokenizer(tmp_path):
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(ConfigError, match=r"is a folder: name its files, .*/\*\.jsonl"):
+        spec.check(Data(data=f"jsonl:{tmp_path}"))
+    with pytest.raises(ConfigError, match=r"holds no tokenizer\.json"):
+        spec.check(Data(tokenizer=str(tmp_path)))
+    with pytest.raises(ConfigError, match="neither a"):
+        spec.check(Data(tokenizer=str(tmp_path / "notes.txt")))
+
+
+def test_a_missing_extra_is_named(tmp_path):
+    # A fresh interpreter that cannot see the optional packages, whether or not they are installed here.
+    (tmp_path / "m.model").write_bytes(b"")
+    code = f"""
+import importlib.util as util
+real = util.find_spec
+util.find_spec = lambda name, *rest: None if name in ("datasets", "sentencepiece") else real(name, *rest)
+from jaxtrain.config import ConfigError, Data
+from jaxtrain.data import spec
+for changes in ({{"data": "hf:wikitext"}}, {{"tokenizer": {str(tmp_path / "m.model")!r}}}):
+    try:
+        spec.check(Data(**changes))
+    except ConfigError as error:
+        print(error)
+"""
+    lines = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert len(lines) == 2
+    assert "--data=hf:wikitext" in lines[0] and "pip install 'jaxtrain[hf]'" in lines[0]
+    assert "--tokenizer=" in lines[1] and "pip install 'jaxtrain[hf]'" in lines[1]
+
+
+def test_checking_imports_nothing_heavy():
+    code = """
+import sys
+from jaxtrain.config import Data
+from jaxtrain.data import spec
+spec.check(Data())
+print([m for m in ("numpy", "jax", "grain", "tensorflow_datasets", "tokenizers") if m in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_globs_are_sorted_and_exact_names_win(tmp_path):
+    for name in ("b.jsonl", "a.jsonl", "c[1].jsonl"):
+        (tmp_path / name).write_text("{}\n")
+    found = spec.files(Source("jsonl", f"{tmp_path}/?.jsonl"))
+    assert [path.name for path in found] == ["a.jsonl", "b.jsonl"]
+    assert [path.name for path in spec.files(Source("jsonl", f"{tmp_path}/c[1].jsonl"))] == ["c[1].jsonl"]
