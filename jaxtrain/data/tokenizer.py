@@ -134,9 +134,9 @@ class FastTokenizer:
         _assign(self, ids)
         self._roles = {role: inner.id_to_token(i) for role, i in ids.items()}
         self.notes = tuple(notes)
-        self._specials = {i for i, token in inner.get_added_tokens_decoder().items() if token.special} | set(
-            ids.values()
-        )
+        unknown = _unknown(inner)  # stands for text, though files call it special
+        special = {i for i, token in inner.get_added_tokens_decoder().items() if token.special}
+        self._specials = (special | set(ids.values())) - unknown
         self.vocab_size = max(inner.get_vocab(with_added_tokens=True).values()) + 1
         self.byte_lengths = self._byte_lengths()
         self.fingerprint = _fingerprint("fast", inner.to_str().encode(), ids)
@@ -176,8 +176,14 @@ class FastTokenizer:
             lengths[i] = len(token) if "ByteLevel" in kinds else _visible_bytes(token)
         for i, token in self._inner.get_added_tokens_decoder().items():
             lengths[i] = len(token.content.encode())
-        lengths[list(self._specials)] = 0
+        lengths[[*self._specials, *_unknown(self._inner)]] = 0
         return lengths
+
+
+def _unknown(inner: Any) -> set[int]:
+    model = json.loads(inner.to_str())["model"]
+    found = inner.token_to_id(model["unk_token"]) if model.get("unk_token") else model.get("unk_id")
+    return set() if found is None else {found}
 
 
 def _visible_bytes(token: str) -> int:
