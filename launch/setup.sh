@@ -56,7 +56,7 @@ find_python() {
       refused+=("  $candidate: does not run as Python 3")
     elif [ "${version%%.*}" -lt 3 ] || [ "${version#*.}" -lt 11 ]; then
       refused+=("  $candidate: Python $version, too old")
-    elif ! "$candidate" -I -c 'import ensurepip, venv' 2>/dev/null; then
+    elif ! "$candidate" -I -c 'import ensurepip, venv' >/dev/null 2>&1; then
       refused+=("  $candidate: Python $version without its venv module (Debian: apt-get install python$version-venv)")
     elif [[ " $TESTED " == *" $version "* ]]; then
       echo "$candidate" && return
