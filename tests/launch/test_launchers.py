@@ -1,0 +1,180 @@
+"""The launchers for clusters say what they would run; local.sh and supervise.py run it."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SHELL = sorted(
+    path
+    for path in [*(ROOT / "launch").iterdir(), ROOT / ".ci" / "run"]
+    if path.is_file() and path.read_bytes().startswith(b"#!/usr/bin/env bash")
+)
+STAGE = ["pretrain", "--model=nano", "--data=jsonl:a b.jsonl"]
+
+
+@pytest.mark.parametrize("path", SHELL, ids=lambda path: path.name)
+def test_scripts_parse(path):
+    done = subprocess.run(["bash", "-n", str(path)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert os.access(path, os.X_OK) or path.suffix == ".sbatch"
+
+
+def dry(launcher: str, *arguments: str, **env: str) -> list[list[str]]:
+    """The commands that a dry run prints, as argument lists."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "JAX"))}
+    command = ["bash", str(ROOT / "launch" / launcher), "--dry-run", *arguments]
+    out = subprocess.check_output(command, cwd=ROOT, env={**clean, **env}, text=True)
+    return [shlex.split(line) for line in out.splitlines()]
+
+
+def test_local_dry_run():
+    first, second = dry("local.sh", "2", *STAGE, JAXTRAIN_ACCELERATOR="cuda")
+    for i, command in enumerate((first, second)):
+        env, ran = command[: -1 - len(STAGE)], command[-1 - len(STAGE) :]
+        assert ran == [str(ROOT / "launch" / "run"), *STAGE]
+        assert {"JAXTRAIN_NUM_PROCESSES=2", f"JAXTRAIN_PROCESS_ID={i}", f"JAX_LOCAL_DEVICE_IDS={i}"} < set(
+            env
+        )
+    assert first[0] == second[0] and first[0].startswith("JAXTRAIN_COORDINATOR=127.0.0.1:")
+
+
+def test_slurm_dry_run():
+    (step,) = dry("slurm.sbatch", *STAGE, SLURM_SUBMIT_DIR=str(ROOT))
+    assert step[0] == "srun" and step[-len(STAGE) - 1 :] == [str(ROOT / "launch" / "run"), *STAGE]
+
+
+def test_slurm_refuses_another_folder(tmp_path):
+    script = ["bash", str(ROOT / "launch" / "slurm.sbatch"), "pretrain"]
+    done = subprocess.run(
+        script, env={**os.environ, "SLURM_SUBMIT_DIR": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "submit from there" in done.stderr
+
+
+def test_tpu_vm_dry_run():
+    (create,) = dry("tpu_vm.sh", "create", NAME="mine", TYPE="v6e-8", ZONE="z", IMAGE="i", SPOT="1")
+    assert create[:6] == ["gcloud", "compute", "tpus", "tpu-vm", "create", "mine"]
+    assert {"--accelerator-type=v6e-8", "--zone=z", "--version=i", "--spot"} < set(create)
+    out = subprocess.check_output(
+        ["bash", "launch/tpu_vm.sh", "--dry-run", "run", *STAGE], cwd=ROOT, text=True
+    )
+    archive, copy, start = out.strip().split("\n", 2)
+    assert shlex.split(archive)[-1] == "HEAD" and "--worker=all" in copy
+    # bash prints the script that the hosts run as one $'...' word; bash reads it back.
+    script = subprocess.check_output(["bash", "-c", f"printf '%s\\0' {start}"], text=True).split("\0")[7]
+    assert script.startswith("--command=")
+    script = script.removeprefix("--command=")
+    assert subprocess.run(["bash", "-n", "-c", script]).returncode == 0
+    assert f"launch/run {' '.join(STAGE[:2])} --data=jsonl:a\\ b.jsonl " in script
+    assert "JAXTRAIN_NUM_PROCESSES=2" in script
+
+
+def test_gke_dry_run():
+    (run,) = dry("gke_xpk.sh", "run", *STAGE, CLUSTER="c", WORKLOAD="w", TYPE="v5p-8")
+    assert run[:3] == ["xpk", "workload", "create"]
+    assert {"--cluster=c", "--workload=w", "--tpu-type=v5p-8"} < set(run)
+    assert shlex.split(run[-1].removeprefix("--command=")) == ["launch/run", *STAGE]
+    assert dry("gke_xpk.sh", "stop", WORKLOAD="w")[0][:3] == ["xpk", "workload", "delete"]
+
+
+@pytest.mark.parametrize("launcher", ["local.sh", "tpu_vm.sh", "gke_xpk.sh"])
+def test_usage_errors(launcher):
+    done = subprocess.run(
+        ["bash", str(ROOT / "launch" / launcher), "nonsense"], capture_output=True, text=True
+    )
+    assert done.returncode == 2 and f"usage: launch/{launcher}" in done.stderr
+
+
+def test_local_runs_every_process(ready):
+    done = ready.call("launch/local.sh", "3", "show", "--steps=2")
+    assert done.returncode == 0, done.stderr
+    seen = [json.loads(line) for line in done.stdout.splitlines()]
+    assert sorted(s["env"]["JAXTRAIN_PROCESS_ID"] for s in seen) == ["0", "1", "2"]
+    assert {s["env"]["JAXTRAIN_NUM_PROCESSES"] for s in seen} == {"3"}
+    assert len({s["env"]["JAXTRAIN_COORDINATOR"] for s in seen}) == 1
+    assert all(s["argv"] == ["--steps=2"] for s in seen)
+
+
+def test_local_ends_all_when_one_fails(ready, tmp_path):
+    done = ready.call("launch/local.sh", "2", "show", "--wait", "--fail=1", cwd=tmp_path)
+    assert done.returncode == 7
+    assert "ended with status 7; stopping the others" in done.stderr
+
+
+def test_local_passes_sigterm_on(ready, tmp_path):
+    process = ready.start("launch/local.sh", "2", "show", "--wait", cwd=tmp_path)
+    while len(list(tmp_path.glob("up-*"))) < 2:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert {path.name for path in tmp_path.glob("saved-*")} == {"saved-0", "saved-1"}
+
+
+def supervise(*arguments: str, cwd: Path) -> subprocess.Popen:
+    command = [sys.executable, str(ROOT / "launch" / "supervise.py"), *arguments]
+    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def shell(text: str) -> list[str]:
+    return ["--", "bash", "-c", f"echo x >>runs; {text}"]
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "runs"),
+    [
+        ("exit 0", 0, 1),
+        ("exit 2", 2, 1),
+        ("exit 9", 9, 4),
+        ("kill -KILL $$", 137, 4),
+        ("[ $(wc -l <runs) = 3 ] || exit 1", 0, 3),
+    ],
+)
+def test_supervise_restarts_what_can_succeed(tmp_path, text, status, runs):
+    process = supervise("--backoff=0.01", "--max-restarts=3", *shell(text), cwd=tmp_path)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == status
+    assert (tmp_path / "runs").read_text().count("x") == runs
+    assert err.count("restart ") == runs - 1
+    assert ("giving up after 3 restarts" in err) == (runs == 4)
+
+
+def test_supervise_counts_restarts_in_a_row(tmp_path):
+    text = "[ $(wc -l <runs) -lt 4 ] || exit 0; sleep 0.3; exit 1"
+    arguments = ["--backoff=0.01", "--max-restarts=1", "--healthy-after=0.2"]
+    process = supervise(*arguments, *shell(text), cwd=tmp_path)
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("where", ["run", "wait"])
+def test_supervise_passes_signals_on_and_stops(tmp_path, where):
+    text = (
+        'trap "echo saved >>runs; exit 0" TERM; while :; do sleep 0.05; done' if where == "run" else "exit 1"
+    )
+    process = supervise("--backoff=60", *shell(text), cwd=tmp_path)
+    if where == "wait":
+        assert "restart 1 of 10 in 60 s" in process.stderr.readline()
+    else:
+        while not (tmp_path / "runs").exists():
+            time.sleep(0.02)
+        time.sleep(0.2)  # bash sets its trap
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=10)
+    assert process.returncode == (0 if where == "run" else 143)
+    assert (tmp_path / "runs").read_text() == ("x\nsaved\n" if where == "run" else "x\n")
+
+
+def test_supervise_refuses_what_cannot_run(tmp_path):
+    process = supervise("--", "/nowhere/python", cwd=tmp_path)
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == 2 and "cannot run /nowhere/python" in err
