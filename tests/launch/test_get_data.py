@@ -53,7 +53,8 @@ def test_moby_is_split_at_chapters(get_data, tmp_path):
 
 def test_wordnet_asks_for_a_definition(get_data, tmp_path):
     entries = {
-        "noun": '  1 licence text\n00001740 03 n 02 thing 0 whole_thing 1 001 @ 0 n 0 | a separate entity; "it was"; "b"\n'
+        "noun": "  1 licence text\n"
+        '00001740 03 n 02 thing 0 whole_thing 1 001 @ 0 n 0 | a separate entity; "it was"; "b"\n'
         "00001930 03 n 01 plain 0 000 | a definition without an example\n"
         '00001931 03 n 01 short 0 000 | too short; "x"\n',
         "verb": "",
@@ -128,8 +129,9 @@ def registry(tmp_path: Path, text: str) -> str:
     """A PATH with an npm that packs `text` as the package's book."""
     write(tmp_path, "package/data/data.txt", text)
     shutil.make_archive(str(tmp_path / "book"), "gztar", tmp_path, "package")
-    npm = f"#!{sys.executable}\nimport shutil, sys\nshutil.copy({str(tmp_path / 'book.tar.gz')!r}, sys.argv[4] + '/a.tgz')\n"
-    write(tmp_path, "bin/npm", npm)
+    # Called as: npm pack --silent --pack-destination FOLDER PACKAGE
+    npm = f"import shutil, sys; shutil.copy({str(tmp_path / 'book.tar.gz')!r}, sys.argv[4] + '/a.tgz')"
+    write(tmp_path, "bin/npm", f"#!{sys.executable}\n{npm}\n")
     (tmp_path / "bin" / "npm").chmod(0o755)
     return str(tmp_path / "bin")
 
@@ -138,11 +140,9 @@ def test_writes_what_it_says(tmp_path):
     path = registry(tmp_path, "CHAPTER 1. A.\n\nOne.\n\nCHAPTER 2. B.\n\nTwo.\n")
     done = call("moby", "--out=here", cwd=tmp_path, path=path)
     assert done.returncode == 0, done.stderr
-    jsonl = lzma.open(tmp_path / "here" / "moby.jsonl.xz").read()
-    assert [json.loads(line)["text"] for line in jsonl.splitlines()] == [
-        "CHAPTER 1. A.\n\nOne.",
-        "CHAPTER 2. B.\n\nTwo.",
-    ]
+    jsonl = lzma.decompress((tmp_path / "here" / "moby.jsonl.xz").read_bytes())
+    texts = [json.loads(line)["text"] for line in jsonl.splitlines()]
+    assert texts == ["CHAPTER 1. A.\n\nOne.", "CHAPTER 2. B.\n\nTwo."]
     assert (
         f"2 records, {len(jsonl)} bytes of JSONL, sha256 {hashlib.sha256(jsonl).hexdigest()}" in done.stdout
     )
