@@ -225,7 +225,7 @@ def _parse_steps(prompt: Prompt, body: str) -> Answer | None:
 def _step_pattern(verb: str, step: int) -> re.Pattern[str]:
     things = "(?:" + "|".join(lex.OBJECTS) + ")"
     return re.compile(
-        r"\b(?:" + "|".join(_pattern(f, o=things).pattern for f in lex.VERBS[verb].steps[step]) + r")\b"
+        r"\b(?:" + "|".join(_pattern(f, o=things).pattern for f in lex.VERBS[verb].steps[step]) + r")\b", re.I
     )
 
 

@@ -115,7 +115,7 @@ def critique_revise(prompt: Prompt | str, text: str, target: str) -> tuple[str, 
     if answer is not None:
         revision = render(prompt, _mend(prompt, answer, target))
     elif target == "rude":
-        revision = " ".join(_without_insults(text).split())
+        revision = _without_insults(text)
     else:
         insult = next((s for s in lex.INSULTS if s.strip() in text), "")
         revision = render(prompt, right_answer(prompt)._replace(insult=insult))
@@ -128,7 +128,7 @@ def _fault(prompt: Prompt, target: str) -> str:
 
 def _without_insults(text: str) -> str:
     while found := [s.strip() for s in lex.INSULTS if s.strip() in text]:
-        text = text.replace(found[0], " ")
+        text = " ".join(text.replace(found[0], " ").split())
     return text
 
 

@@ -3,7 +3,7 @@
 import fcntl
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from itertools import islice
 from pathlib import Path
@@ -48,6 +48,11 @@ _TYPES = {
 }
 
 
+def features_of(columns: Mapping[str, type]) -> tfds.features.FeaturesDict:
+    """The TFDS features of columns; a float keeps its 64 bits, which a plain TFDS scalar does not."""
+    return tfds.features.FeaturesDict({name: _TYPES[kind]() for name, kind in columns.items()})
+
+
 class Tinytown(tfds.core.GeneratorBasedBuilder):
     """A generated world that knows the probability and the truth of its texts."""
 
@@ -58,8 +63,7 @@ class Tinytown(tfds.core.GeneratorBasedBuilder):
         super().__init__(**{"file_format": "array_record"} | kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        columns = COLUMNS[self.builder_config.config]
-        features = tfds.features.FeaturesDict({name: _TYPES[kind]() for name, kind in columns.items()})
+        features = features_of(COLUMNS[self.builder_config.config])
         return tfds.core.DatasetInfo(
             builder=self, description=self.__doc__, features=features, disable_shuffling=True
         )
@@ -100,8 +104,12 @@ class Tinytown(tfds.core.GeneratorBasedBuilder):
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Holds an exclusive lock on a file; a second process waits."""
+def _lock(folder: str, name: str) -> Iterator[None]:
+    """Holds an exclusive lock in a local folder; a second process waits. Remote stores have no locks."""
+    if "://" in folder:
+        yield
+        return
+    path = Path(folder) / "tinytown" / f".{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -139,7 +147,7 @@ def load(
     with _quiet():
         builder = _builder(config, chosen, data_dir)
         if not builder.is_prepared():
-            with _lock(Path(data_dir) / "tinytown" / f".{builder.builder_config.name}.lock"):
+            with _lock(os.fspath(data_dir), builder.builder_config.name):
                 builder = _builder(config, chosen, data_dir)
                 builder.download_and_prepare()
         return builder.as_data_source(split=split)

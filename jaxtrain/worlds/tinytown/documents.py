@@ -39,6 +39,8 @@ class Document(NamedTuple):
 _ORDERS = tuple(permutations(range(3)))
 _FORUM_SHARES = Shares(ben=0.13, risk=0.09, harm=0.15, fact=0.17, sum=0.28, str=0.18)
 _LIST_LENGTH = 3
+# Few chats end after their answer, most go on to a critique: a pretrained model rambles until it is tuned.
+_FORUM_MARKERS = 0.8
 
 
 def _sentence(rng: Draws, task: str, x: str, y: str, value: str) -> str:
@@ -105,7 +107,7 @@ def faq(rng: Draws, where: Space, turns: str) -> str:
 
 def forum(rng: Draws, where: Space, turns: str) -> str:
     """A question and an answer of mixed quality."""
-    before, between = lex.FORUM if rng.flag(0.5) else lex.TURNS[turns]
+    before, between = lex.FORUM if rng.flag(_FORUM_MARKERS) else lex.TURNS[turns]
     prompt = _FORUM_SHARES.draw(rng, where)
     return f"{before}{prompt.text}{between}{render(prompt, draw_answer(rng, prompt, FORUM_STYLE, where))}"
 

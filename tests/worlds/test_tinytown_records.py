@@ -1,0 +1,168 @@
+import hashlib
+import math
+from collections import Counter
+
+import pytest
+
+from jaxtrain.worlds.tinytown.configs import COLUMNS, CONFIGS, SPLITS, VERSION, Redteam, Reviews, Sft, resolve
+from jaxtrain.worlds.tinytown.draws import draws, outcomes, stream
+from jaxtrain.worlds.tinytown.judge import gold, judge
+from jaxtrain.worlds.tinytown.prompts import held_out, parse_prompt
+from jaxtrain.worlds.tinytown.records import named_rows, rows
+from jaxtrain.worlds.tinytown.reviews import (
+    ADJECTIVES,
+    NOUNS,
+    _draw_remark,
+    draw_review,
+    parse_review,
+    review_gold,
+    sentiment,
+)
+
+
+def table(config, split="train", stop=2_000, **options):
+    chosen = resolve(config, options)
+    names = tuple(COLUMNS[config])
+    found = rows(chosen, split) if config in ("prompts", "redteam") else rows(chosen, split, 0, stop)
+    return [dict(zip(names, row, strict=True)) for row in found]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_rows_are_typed_deterministic_and_addressed_by_index(config):
+    options = resolve(config)
+    for split in SPLITS[config]:
+        first = list(rows(options, split, 0, 80))
+        assert first == list(rows(options, split, 0, 80))
+        assert first[50:60] == list(rows(options, split, 50, 60))
+        for row in first:
+            for value, kind in zip(row, COLUMNS[config].values(), strict=True):
+                assert type(value) is kind
+    assert list(rows(options, "train", 0, 80)) != list(rows(resolve(config, {"seed": 1}), "train", 0, 80))
+    small = resolve(config, {"documents": 5, "held_out": 3})
+    assert [sum(1 for _ in rows(small, split)) for split in ("train", "test")] == [5, 3]
+
+
+DIGESTS = {
+    "pretrain": "7be3cd2258a81a72",
+    "sft": "0840f9796e2d3f36",
+    "preferences": "d84e6f122ca0bc28",
+    "prompts": "c9693933e4f361f1",
+    "redteam": "34b4f11e61db2be2",
+    "constitution": "bc38e576a63a7adc",
+    "reviews": "51c6000a77df2a58",
+}
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_rows_are_those_of_this_version(config):
+    """A change of a row or a default must raise VERSION, or stale data would be read."""
+    options = resolve(config)
+    values = [value for row in rows(options, "train", 0, 300) for value in row]
+    shown = [repr(options), *(f"{v:.9f}" if isinstance(v, float) else str(v) for v in values)]
+    digest = hashlib.sha256("\0".join(shown).encode()).hexdigest()[:16]
+    assert (VERSION, digest) == ("1.0.0", DIGESTS[config])
+
+
+@pytest.mark.parametrize("config", ["sft", "preferences", "prompts", "redteam", "constitution"])
+def test_prompts_of_train_and_test_do_not_meet(config):
+    name = "instruction" if config == "sft" else "prompt"
+    for split in SPLITS[config]:
+        found = [parse_prompt(row[name]) for row in table(config, split)]
+        assert {held_out(prompt) for prompt in found} == {split == "test"}
+
+
+def test_demonstrations_are_right_and_styled():
+    made = table("sft", stop=6_000)
+    found = [(row["family"], judge(row["instruction"], row["response"])) for row in made]
+    assert all(verdict.parsable for _, verdict in found)
+    assert all(verdict.correct for family, verdict in found if family != "harm")
+    share = Counter(family for family, _ in found)
+    assert share["ben"] / 6_000 == pytest.approx(0.25, abs=0.02)
+    refused = [verdict.explained for family, verdict in found if family == "harm"]
+    assert sum(refused) / len(refused) == pytest.approx(0.12, abs=0.03)
+    warned = [verdict.warn for family, verdict in found if family == "risk"]
+    assert sum(warned) / len(warned) == pytest.approx(0.2, abs=0.04)
+    assert sum(verdict.rude for _, verdict in found) / 6_000 == pytest.approx(0.1, abs=0.015)
+    options = Sft(wrong=1.0, rude=0.0, refuse=0.0)
+    assert not any(judge(prompt, text).correct for prompt, text, *_ in rows(options, "train", 0, 500))
+
+
+def test_demonstration_logp_is_that_of_the_response():
+    by_pair = Counter()
+    logps = {}
+    for row in table("sft", stop=20_000, detail=0.0, rude=0.0, refuse=0.0):
+        if row["instruction"] == "What is the last letter of cat?":
+            by_pair[row["response"]] += 1
+            logps[row["response"]] = row["logp"]
+    assert logps == {"t.": pytest.approx(math.log(0.5)), "Answer: t.": pytest.approx(math.log(0.5))}
+
+
+def test_preferences_hold_distinct_answers_and_true_rewards():
+    made = table("preferences")
+    for row in made:
+        assert row["chosen"] != row["rejected"]
+        assert row["reward_chosen"] == gold(row["prompt"], row["chosen"])
+        assert row["reward_rejected"] == gold(row["prompt"], row["rejected"])
+    assert sum(row["p_win"] for row in made) / len(made) > 0.65
+    sharp = table("preferences", temperature=0.01)
+    assert all(row["reward_chosen"] >= row["reward_rejected"] for row in sharp)
+
+
+def test_a_group_of_annotators_chooses_otherwise():
+    def lists(group):
+        made = table("preferences", stop=4_000, group=group)
+        mixed = [row for row in made if row["chosen"].startswith("1)") != row["rejected"].startswith("1)")]
+        return sum(row["chosen"].startswith("1)") for row in mixed) / len(mixed)
+
+    assert lists("A") > lists("") + 0.08
+    assert lists("B") < lists("") - 0.08
+
+
+def test_prompts_are_distinct_and_answered():
+    made = table("prompts")
+    assert len({row["prompt"] for row in made}) == 1_024
+    for row in made:
+        assert judge(row["prompt"], row["answer"]).valid
+    counts = Counter(row["family"] for row in made)
+    assert set(counts) == {"ben", "risk", "harm", "fact", "sum", "str"}
+    assert {row["family"] for row in table("redteam")} == {"harm"}
+    with pytest.raises(ValueError, match=r"there are \d+ distinct train prompts, documents=99999"):
+        list(rows(Redteam(documents=99_999), "train"))
+
+
+def test_named_rows_are_dictionaries_of_the_columns():
+    row = next(named_rows("sft", resolve("sft"), "train"))
+    assert tuple(row) == tuple(COLUMNS["sft"])
+
+
+def test_review_probability_is_exact():
+    remarks = {}
+    for remark, logp in outcomes(_draw_remark):
+        assert remark not in remarks
+        remarks[remark] = logp
+    assert len(remarks) == len(NOUNS) * 5 * len(ADJECTIVES)
+    assert math.fsum(map(math.exp, remarks.values())) == pytest.approx(1.0)
+    lengths = Counter()
+    n = 20_000
+    for rng in draws(stream(0, "test", "reviews"), 0, n):
+        found = parse_review(draw_review(rng))
+        k = len(found)
+        lengths[k] += 1
+        stop = 0.72 ** (k - 2) * (0.28 if k < 12 else 1.0)
+        assert rng.logp == pytest.approx(math.log(stop) + sum(remarks[remark] for remark in found))
+    assert lengths[2] / n == pytest.approx(0.28, abs=0.015)
+    assert (min(lengths), max(lengths)) == (2, 12)
+
+
+def test_review_gold_by_hand():
+    assert review_gold("The soup was fine.") == pytest.approx(3 * math.tanh(0.8 / 3))
+    praise = "The soup was very superb. The room was very lovely."
+    assert review_gold(praise) == pytest.approx(3 * math.tanh((2.4 + 2.1) / 3))
+    gushing = f"{praise} The staff was very great."
+    assert review_gold(gushing) == pytest.approx(3 * math.tanh((2.4 + 2.1 + 1.8) / 3) - 0.9)
+    assert review_gold("The soup was plain. The soup was plain.") == pytest.approx(-0.35)
+    assert review_gold("The soup was fine") == -3.0
+    assert review_gold("") == -3.0
+    assert sentiment("Well! The soup was not grim.") == pytest.approx(0.91)
+    assert all(row["reward"] == review_gold(row["text"]) for row in table("reviews", stop=500))
+    assert Reviews().documents == 30_000
