@@ -65,8 +65,8 @@ def full_disk(path: Path) -> Iterator[None]:
     """Turns "no space left" into a ConfigError that says where, and what to do."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in _FULL:
+    except (OSError, RuntimeError) as error:  # array_record raises RuntimeError, with the system's words
+        if getattr(error, "errno", None) not in _FULL and not any(os.strerror(e) in str(error) for e in _FULL):
             raise
         raise ConfigError(
             f"--cache_dir: no space left while writing {path}; free some, or name a folder on another disk. "

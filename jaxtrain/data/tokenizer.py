@@ -160,8 +160,8 @@ class FastTokenizer:
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        self._inner.save(str(Path(folder) / "tokenizer.json"))
-        (Path(folder) / _SIDE).write_text(json.dumps(self._roles, indent=1, ensure_ascii=False) + "\n")
+        (Path(folder) / "tokenizer.json").write_text(self._inner.to_str(pretty=True), encoding="utf-8")
+        (Path(folder) / _SIDE).write_text(json.dumps(self._roles, indent=1) + "\n")
 
     def _byte_lengths(self) -> np.ndarray:
         lengths = np.zeros(self.vocab_size, np.int32)

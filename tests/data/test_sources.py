@@ -1,0 +1,251 @@
+"""Every kind of data, its held-out side, and bad input of every kind."""
+
+import gzip
+import json
+import lzma
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zstandard
+
+from jaxtrain.config import ConfigError, Data
+from jaxtrain.data import sources, spec
+from tests.data.corpus import Stories, prose, text, write
+
+
+def opened(data: Data):
+    return sources.train_and_held_out(spec.parse(data.data)[0], data)
+
+
+def numbers(records):
+    return [record["n"] for _, block in records.blocks() for record in block]
+
+
+@pytest.fixture
+def cfg(tmp_path):
+    def make(data, **changes):
+        return Data(data=data, cache_dir=str(tmp_path / "cache"), **changes)
+
+    return make
+
+
+def test_plain_and_compressed_files_are_the_same(cfg, tmp_path):
+    prose(tmp_path / "a.jsonl", 40)
+    raw = (tmp_path / "a.jsonl").read_bytes()
+    frames = zstandard.ZstdCompressor().compress(raw[:999]) + zstandard.ZstdCompressor().compress(raw[999:])
+    for name, content in (
+        ("b.jsonl.gz", gzip.compress(raw)),
+        ("c.jsonl.xz", lzma.compress(raw)),
+        ("d.jsonl.zst", frames),
+        ("e.jsonl", b"\xef\xbb\xbf" + raw.replace(b"\n", b"\r\n") + b"\n \n"),
+    ):
+        (tmp_path / name).write_bytes(content)
+    for name in "abcde":
+        records, held = opened(cfg(f"jsonl:{tmp_path}/{name}.*", eval_share=0.1))
+        everything = sorted(numbers(records) + numbers(held))
+        assert everything == list(range(40))
+        assert all(record["text"] == text(record["n"]) for _, block in records.blocks() for record in block)
+
+
+def test_globs_join_files_in_order_and_all_fields_are_kept(cfg, tmp_path):
+    prose(tmp_path / "1.jsonl", 5)
+    write(
+        tmp_path / "2.jsonl",
+        [{"text": "hi", "n": 5, "messages": [{"role": "user"}], "deep": {"a": [1, None]}}],
+    )
+    data = cfg(f"jsonl:{tmp_path}/?.jsonl", eval_data=f"jsonl:{tmp_path}/1.jsonl")
+    records, held = opened(data)
+    assert held is None and numbers(records) == list(range(6))
+    assert records[5] == {"text": "hi", "n": 5, "messages": [{"role": "user"}], "deep": {"a": [1, None]}}
+    assert numbers(sources.all_of(spec.parse(data.eval_data)[0], data)) == list(range(5))
+
+
+def test_changed_content_is_read_again(cfg, tmp_path):
+    data = cfg(prose(tmp_path / "a.jsonl", 10))
+    first, _ = opened(data)
+    same, _ = opened(data)
+    prose(tmp_path / "a.jsonl", 10, start=100)
+    other, _ = opened(data)
+    assert first.fingerprint == same.fingerprint != other.fingerprint
+    assert min(numbers(other)) >= 100
+
+
+def test_held_out_share_is_spread_disjoint_and_stable(cfg, tmp_path):
+    records, held = opened(cfg(prose(tmp_path / "a.jsonl", 2000), eval_share=0.1))
+    train, out = numbers(records), numbers(held)
+    assert sorted(train + out) == list(range(2000)) and not set(train) & set(out)
+    assert abs(len(out) - 200) < 45  # 3.3 standard deviations
+    assert abs(np.mean(out) - 1000) < 140
+    assert records.fingerprint != held.fingerprint
+    again, _ = opened(cfg(f"jsonl:{tmp_path}/a.jsonl", eval_share=0.1))
+    assert numbers(again) == train
+
+
+def test_at_least_one_document_on_each_side(cfg, tmp_path):
+    source = prose(tmp_path / "a.jsonl", 2)
+    for share in (1e-9, 0.5, 0.999999):
+        records, held = opened(cfg(source, eval_share=share))
+        assert (len(records), len(held)) == (1, 1)
+    with pytest.raises(ConfigError, match=r"has 1 document, and one must be held out.*--eval_data"):
+        opened(cfg(prose(tmp_path / "b.jsonl", 1)))
+    for share in (0.0, 1.0):
+        with pytest.raises(ConfigError, match="--eval_share="):
+            opened(cfg(source, eval_share=share))
+
+
+def test_slices_of_a_jsonl_source(cfg, tmp_path):
+    source = prose(tmp_path / "a.jsonl", 50)
+    data = cfg(f"{source}:train[:80%]", eval_data=f"{source}:train[80%:]")
+    assert numbers(opened(data)[0]) == list(range(40))
+    assert numbers(sources.all_of(spec.parse(data.eval_data)[0], data)) == list(range(40, 50))
+
+
+GOOD = {"text": "a good line", "n": 0}
+BAD = {
+    "not JSON": ("{'text': 1}", "not JSON"),
+    "cut off": ('{"text": "a', "not JSON"),
+    "a list": ('["text"]', "not a JSON object but list"),
+    "no field": ('{"body": "x"}', "no field 'text' (fields: body); name the right one with --text_field"),
+    "a number": ('{"text": 5}', "field 'text' is not a string but int"),
+    "null": ('{"text": null}', "field 'text' is not a string but NoneType"),
+    "half a pair": ('{"text": "\\ud800"}', "half a surrogate pair"),
+    "too deep": ("[" * 200_000, "not JSON"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_line_stops_naming_file_line_and_remedy(cfg, tmp_path, kind):
+    line, says = BAD[kind]
+    source = write(tmp_path / "a.jsonl", [GOOD, GOOD, line, GOOD])
+    with pytest.raises(ConfigError) as error:
+        opened(cfg(source))
+    assert f"{tmp_path}/a.jsonl:3: " in str(error.value) and says in str(error.value)
+    assert "--on_bad_record=skip" in str(error.value)
+    left = [path.suffix for path in (tmp_path / "cache" / "jsonl").iterdir()]
+    assert left == [".lock"], "nothing half-read is kept"
+
+
+def test_bad_lines_are_skipped_counted_and_listed_the_second_time_too(cfg, tmp_path):
+    lines = [GOOD, *(line for line, _ in BAD.values()), GOOD | {"n": 1}]
+    source = write(tmp_path / "a.jsonl", lines)
+    with (tmp_path / "a.jsonl").open("ab") as file:
+        file.write(b'{"text": "\xff\xfe"}\n')
+    for _ in range(2):
+        records, held = opened(cfg(source, on_bad_record="skip"))
+        assert sorted(numbers(records) + numbers(held)) == [0, 1]
+        assert records.skipped == len(BAD) + 1
+        listed = [json.loads(line) for line in Path(records.listed).read_text(encoding="utf-8").splitlines()]
+        assert [item["where"] for item in listed] == [f"{tmp_path}/a.jsonl:{n}" for n in (*range(2, 10), 11)]
+        assert listed[-1]["reason"] == "invalid UTF-8 at byte 10"
+
+
+def test_invalid_utf8_stops(cfg, tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "ok"}\n{"text": "\xff"}\n')
+    with pytest.raises(ConfigError, match=r"a\.jsonl:2: invalid UTF-8 at byte 10"):
+        opened(cfg(f"jsonl:{tmp_path}/a.jsonl"))
+
+
+def test_empty_files(cfg, tmp_path):
+    (tmp_path / "a.jsonl").write_text("\n \n")
+    prose(tmp_path / "b.jsonl", 5)
+    with pytest.raises(ConfigError, match=r"a\.jsonl: the file is empty"):
+        opened(cfg(f"jsonl:{tmp_path}/*.jsonl"))
+    records, _ = opened(cfg(f"jsonl:{tmp_path}/*.jsonl", on_bad_record="skip"))
+    assert records.skipped == 1
+    with pytest.raises(ConfigError, match="no record left"):
+        opened(cfg(f"jsonl:{tmp_path}/a.jsonl", on_bad_record="skip"))
+
+
+@pytest.mark.parametrize("policy", ["raise", "skip"])
+@pytest.mark.parametrize("suffix", ["gz", "xz", "zst"])
+def test_a_cut_off_file_is_an_error_whatever_the_policy(cfg, tmp_path, suffix, policy):
+    prose(tmp_path / "a.jsonl", 300)
+    pack = {"gz": gzip.compress, "xz": lzma.compress, "zst": zstandard.ZstdCompressor().compress}[suffix]
+    path = tmp_path / f"a.jsonl.{suffix}"
+    path.write_bytes(pack((tmp_path / "a.jsonl").read_bytes())[:-40])
+    with pytest.raises(
+        ConfigError, match=rf"a\.jsonl\.{suffix}:\d+: broken \.{suffix} data .*fetch the file again"
+    ):
+        opened(cfg(f"jsonl:{path}", on_bad_record=policy))
+    path.write_bytes(b"hello, not compressed at all\n" * 9)
+    with pytest.raises(ConfigError, match=r":1: broken"):
+        opened(cfg(f"jsonl:{path}", on_bad_record=policy))
+
+
+def test_the_field_of_one_source(cfg, tmp_path):
+    source = write(tmp_path / "a.jsonl", [{"body": "x", "n": i} for i in range(3)])
+    with pytest.raises(ConfigError, match="no field 'text'"):
+        opened(cfg(source))
+    assert len(opened(cfg(f"{source}?field=body"))[0]) == len(opened(cfg(source, text_field="body"))[0]) == 2
+
+
+def test_tinytown(cfg):
+    data = cfg("tinytown:pretrain?documents=50&held_out=10")
+    records, held = opened(data)
+    assert (len(records), len(held)) == (50, 10) and held.label == "tinytown:pretrain:validation"
+    assert (
+        isinstance(records[0]["text"], str)
+        and isinstance(records[0]["logp"], float)
+        and records[0]["logp"] < 0
+    )
+    other, _ = opened(cfg("tinytown:pretrain?documents=50&held_out=10&seed=1"))
+    assert other[0] != records[0] and other.fingerprint != records.fingerprint
+    with pytest.raises(ConfigError, match="no field 'text' but prompt"):
+        opened(cfg("tinytown:prompts"))
+
+
+@pytest.fixture
+def stories(tmp_path, capsys):
+    def make(file_format="array_record", **kwargs):
+        folder = tmp_path / "-".join(map(str, ["tf", file_format, *kwargs.values()]))
+        Stories(data_dir=str(folder), file_format=file_format, **kwargs).download_and_prepare()
+        return folder
+
+    return make
+
+
+def test_tfds_by_folder_and_by_name(cfg, stories):
+    folder = stories()
+    records, held = opened(cfg(f"tfds:{folder}/stories/1.0.0"))
+    assert (len(records), len(held)) == (20, 20) and held.label.endswith(":test")
+    assert {r["text"] for _, b in records.blocks() for r in b} == {f"story {i}" for i in range(20)}
+    named, _ = opened(cfg(f"tfds:stories?data_dir={folder}"))
+    assert named.fingerprint == records.fingerprint
+    spec.check(cfg(f"tfds:stories:train?data_dir={folder}"))
+    part, held = opened(cfg(f"tfds:{folder}/stories/1.0.0:test[:25%]"))
+    assert (len(part), len(held)) == (4, 1), "the split that is trained on is not held out again"
+
+
+def test_tfds_errors_name_the_remedy(cfg, stories):
+    folder = stories() / "stories" / "1.0.0"
+    with pytest.raises(ConfigError, match="no split 'dev'; it has"):
+        opened(cfg(f"tfds:{folder}:dev"))
+    with pytest.raises(
+        ConfigError, match="no field 'body' but text, label; name the right one with --text_field"
+    ):
+        opened(cfg(f"tfds:{folder}", text_field="body"))
+    with pytest.raises(ConfigError, match="prepared as tfrecord"):
+        opened(cfg(f"tfds:{stories('tfrecord')}/stories/1.0.0"))
+    odd = stories(splits=("one", "two")) / "stories" / "1.0.0"
+    with pytest.raises(ConfigError, match="no split train but one, two; name one"):
+        opened(cfg(f"tfds:{odd}"))
+
+
+def test_hf(cfg, tmp_path):
+    pytest.importorskip("datasets")
+    folder = tmp_path / "set"
+    folder.mkdir()
+    prose(folder / "train.jsonl", 30)
+    prose(folder / "test.jsonl", 6, start=100)
+    records, held = opened(cfg(f"hf:{folder}"))
+    assert (len(records), len(held)) == (30, 6)
+    assert records[3] == {"text": text(3), "n": 3}
+    part, _ = opened(cfg(f"hf:{folder}:train[:50%]"))
+    assert numbers(part) == list(range(15)) and part.fingerprint != records.fingerprint
+    with pytest.raises(ConfigError, match="no field 'body' but text, n"):
+        opened(cfg(f"hf:{folder}", text_field="body"))
+    with pytest.raises(ConfigError, match="it has"):
+        opened(cfg(f"hf:{folder}:dev"))
+    with pytest.raises(ConfigError, match="--data=hf:"):
+        opened(cfg(f"hf:{tmp_path}/nowhere"))
