@@ -25,6 +25,7 @@ from jaxtrain.config import ConfigError
 
 FOLDER = "checkpoints"
 HEADROOM = 1.1  # free space asked for before a save, as a multiple of the state's bytes
+FAILURES = (OSError, ValueError, RuntimeError)  # what a failed write raises: the system, tensorstore, jax
 
 
 class CheckpointError(RuntimeError):
@@ -72,13 +73,11 @@ class Checkpoints:
         self._current = step
         try:
             manager.save(step, args=args, force=True)
-        except (OSError, ValueError) as error:
+        except FAILURES as error:
             self._fail(error)
 
     def _open(self, step: int):
-        """Clears what killed saves left, sets aside steps that the run went back behind, and starts the
-        manager.
-        """
+        """Starts the manager; clears what killed saves left, and sets steps aside that come again."""
         import orbax.checkpoint as ocp
 
         if jax.process_index() == 0:
@@ -89,8 +88,8 @@ class Checkpoints:
                 aside = _free_name(self._folder / f"{later}.aside")
                 (self._folder / str(later)).rename(aside)
                 warnings.warn(
-                    f"{self._folder / str(later)} is of a later step than the one training went on from: "
-                    f"kept as {aside.name}, delete it when it is not wanted",
+                    f"{self._folder / str(later)} is of an attempt that this run does not go on from: kept as "
+                    f"{aside.name}, delete it when it is not wanted",
                     stacklevel=3,
                 )
         if jax.process_count() > 1:
@@ -107,7 +106,7 @@ class Checkpoints:
         manager, self._manager, failed, self._current = self._manager, None, self._current, None
         try:
             manager.close()
-        except (OSError, ValueError) as again:  # the same failure, kept by its threads
+        except FAILURES as again:  # the same failure, kept by its threads
             error.add_note(f"and on closing: {again}")
         good = self.steps()
         raise CheckpointError(
@@ -134,7 +133,7 @@ class Checkpoints:
         try:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
-        except (OSError, ValueError, RuntimeError) as error:
+        except FAILURES as error:
             self._fail(error)
 
     def close(self) -> None:

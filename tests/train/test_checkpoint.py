@@ -1,15 +1,10 @@
-"""Checkpoints under every fault that can be staged: kills, flipped bits, lost files, full disks."""
+"""Checkpoints: exact on every topology, and never silently wrong when files are damaged or lost."""
 
 import functools
 import gc
 import json
-import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 import warnings
 from pathlib import Path
 
@@ -25,10 +20,12 @@ from jaxtrain.train import checkpoint
 from jaxtrain.train.checkpoint import CheckpointError, Checkpoints, restore_params
 from jaxtrain.types import TrainState
 
-# A read that fails leaves Orbax's other reads pending; Python says so when it collects them.
-failing_reads = pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. <coroutine object _read_array_index:pytest.PytestUnraisableExceptionWarning"
-)
+# A read that fails leaves Orbax's other reads pending. Python says so when it collects them, and tensorstore's
+# threads when they report to the event loop that is gone.
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:Exception ignored in. {what}:pytest.PytestUnraisableExceptionWarning")
+    for what in ("<coroutine object _read_array_index", "None")
+]
 
 
 @pytest.fixture(autouse=True)
@@ -194,7 +191,6 @@ def test_digests_see_every_bit_and_every_exchange():
         assert digest(y) != digest(y[::-1]) and digest(y) == digest(y.reshape(6))
 
 
-@failing_reads
 def test_damage_is_seen_or_harmless(tmp_path):
     """Each file with flipped bits, halved, removed: the right weights, or the step before and a word."""
     save(tmp_path, 1, 2)
@@ -231,7 +227,6 @@ def flip_weights(workdir: Path, step: int) -> None:
     file.write_bytes(data)
 
 
-@failing_reads
 def test_without_an_intact_step_it_says_what_to_do(tmp_path):
     save(tmp_path, 1, 2)
     flip_weights(tmp_path, 2)
@@ -248,7 +243,6 @@ def test_without_an_intact_step_it_says_what_to_do(tmp_path):
     assert files(tmp_path) == before and checkpoints.steps() == [1, 2]
 
 
-@failing_reads
 def test_training_goes_on_behind_a_damaged_step(tmp_path):
     """The damaged step is set aside when its number is needed again, not before, and is never deleted."""
     save(tmp_path, 1, 2, keep=2)
@@ -314,7 +308,6 @@ def test_another_run_that_does_not_fit_is_a_mistake_of_the_flag(tmp_path, where,
         restore_params(tmp_path / where, abstract(make_state(width=16).params), step)
 
 
-@failing_reads
 def test_damaged_parameters_of_another_run_fall_back(tmp_path):
     save(tmp_path, 1, 2)
     flip_weights(tmp_path, 2)
@@ -335,116 +328,11 @@ def test_too_little_space_is_refused_before_writing(tmp_path, monkeypatch):
     before = files(tmp_path)
     with Checkpoints(tmp_path, 1) as checkpoints:
         with pytest.raises(
-            OSError, match=r"step 2 needs [0-9.]+ MB, [0-9.]+ MB are free.*--keep.*checkpoints"
+            CheckpointError, match=r"step 2 in .* needs [0-9.]+ MB, [0-9.]+ MB are free.*--keep"
         ):
             checkpoints.save(2, make_state(2), {})
         assert checkpoints.steps() == [1]
     assert files(tmp_path) == before
-
-
-def run(script: str, *args, **options) -> subprocess.Popen:
-    env = {**os.environ, "JAX_NUM_CPU_DEVICES": "1", "JAX_PLATFORMS": "cpu"}
-    return subprocess.Popen([sys.executable, "-c", script, *map(str, args)], env=env, text=True, **options)
-
-
-FULL_DISK = """
-import resource, sys
-from pathlib import Path
-import jax, jax.numpy as jnp
-from jaxtrain.train.checkpoint import CheckpointError, Checkpoints
-
-def state(step):
-    return {"params": {"w": jax.random.normal(jax.random.key(step), (512, 512))}, "step": jnp.int32(step)}
-
-with Checkpoints(Path(sys.argv[1]), 3) as checkpoints:
-    checkpoints.save(1, state(1), {})
-    checkpoints.wait()
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
-    for find in (checkpoints.wait, lambda: checkpoints.save(3, state(3), {})):
-        checkpoints.save(2, state(2), {})
-        try:
-            find()
-        except CheckpointError as error:
-            print(error)
-        assert checkpoints.steps() == [1]
-    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    checkpoints.save(4, state(4), {})
-print(checkpoints.steps())
-"""
-
-
-def test_a_disk_that_fills_up_while_saving(tmp_path):
-    """The failure surfaces at wait and at the next save, the last good step stays, and saving works again."""
-    with run(FULL_DISK, tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
-    *failures, last = out.splitlines()
-    assert len(failures) == 2
-    for text in failures:
-        assert "saving step 2 in" in text and "Step 1 is the last good one" in text and "make room" in text
-    assert last == "[1, 4]"
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir() if p.is_dir()) == ["1", "4"]
-
-
-SAVER = """
-import sys
-from pathlib import Path
-import jax
-from jaxtrain.train.checkpoint import Checkpoints
-
-def state(step):
-    key = jax.random.fold_in(jax.random.key(0), step)
-    return {"params": {"w": jax.random.normal(key, (600, 500))}, "step": step, "rng": jax.random.key(7)}
-
-make = jax.jit(state)
-with Checkpoints(Path(sys.argv[1]), 2) as checkpoints:
-    step = max(checkpoints.steps(), default=0)
-    while True:
-        step += 1
-        checkpoints.save(step, make(step), {"step": step})
-        print(step, flush=True)
-"""
-
-
-@jax.jit
-def killed_state(step: int) -> dict:
-    key = jax.random.fold_in(jax.random.key(0), step)
-    return {"params": {"w": jax.random.normal(key, (600, 500))}, "step": step, "rng": jax.random.key(7)}
-
-
-def kill_and_check(workdirs: list[Path], seed: int) -> None:
-    """One saver a workdir, killed at a random moment of its saves: the last complete step is right."""
-    draw = random.Random(seed)
-    savers = [run(SAVER, workdir, stdout=subprocess.PIPE) for workdir in workdirs]
-    told = []
-    for saver in savers:
-        steps = [int(saver.stdout.readline()) for _ in range(3)]
-        time.sleep(draw.uniform(0, 0.3))
-        saver.send_signal(signal.SIGKILL)
-        told.append([*steps, *map(int, saver.stdout)])
-        saver.wait()
-        saver.stdout.close()
-    for steps, workdir in zip(told, workdirs, strict=True):
-        with Checkpoints(workdir, 2) as checkpoints:
-            last = checkpoints.steps()[-1]
-            assert last >= steps[-1] - 1, "all but the save under way are complete"
-            state, meta = checkpoints.restore(abstract(killed_state(0)))
-            assert int(state["step"]) == meta["step"] == last
-            assert bits(state) == bits(killed_state(last))
-            checkpoints.save(last + 1, killed_state(last + 1), {"step": last + 1})
-        names = {entry.name for entry in (workdir / "checkpoints").iterdir() if entry.is_dir()}
-        assert all(name.isdecimal() for name in names), "the next save clears what the kill left"
-        assert Checkpoints(workdir, 2).steps()[-1] == last + 1
-
-
-def test_kill_at_a_random_moment_of_a_save(tmp_path):
-    kill_and_check([tmp_path / str(n) for n in range(3)], seed=1)
-
-
-@pytest.mark.slow
-def test_many_kills_one_after_the_other(tmp_path):
-    for seed in range(10):
-        kill_and_check([tmp_path / "a", tmp_path / "b"], seed)
 
 
 def test_what_a_killed_save_left_is_cleared_by_the_next(tmp_path):
@@ -463,16 +351,6 @@ def test_a_failure_elsewhere_is_not_hidden_by_closing(tmp_path):
         checkpoints.save(1, make_state(1), {})
         raise KeyError("the cause")
     assert checkpoints.steps() == [1], "and the save under way is completed"
-
-
-def test_nothing_heavy_is_imported_before_the_first_save(tmp_path):
-    script = (
-        "import sys; from pathlib import Path; from jaxtrain.train.checkpoint import Checkpoints\n"
-        "with Checkpoints(Path(sys.argv[1]), 2) as c: print(c.steps(), 'orbax' in sys.modules)"
-    )
-    with run(script, tmp_path, stdout=subprocess.PIPE) as process:
-        assert process.communicate(timeout=60)[0].strip() == "[] False"
-    assert not any(tmp_path.iterdir())
 
 
 def test_what_is_on_disk_is_readable_without_this_project(tmp_path):
