@@ -72,7 +72,7 @@ find_python() {
     "${refused[@]:-  none on PATH}" "install one, or name it: JAXTRAIN_PYTHON=/path/to/python3.12"
 }
 
-full_version() { "$1" -I -c 'import sys; print(sys.version)' 2>/dev/null; }
+full_version() { "$1" -I -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null; }
 
 # The stamp of an installed extra: what it was installed from.
 stamp() {
@@ -89,7 +89,7 @@ unusable() {
   elif [ "$(<"$VENV/root")" != "$ROOT" ]; then
     echo "it was made for $(<"$VENV/root")"
   elif [ -n "${JAXTRAIN_PYTHON:-}" ] &&
-    [ "$(full_version "$JAXTRAIN_PYTHON")" != "$(full_version "$VENV/bin/python")" ]; then
+    ! grep -qx "version = $(full_version "$JAXTRAIN_PYTHON")" "$VENV/pyvenv.cfg"; then
     echo "it has another Python than $JAXTRAIN_PYTHON"
   fi
 }
