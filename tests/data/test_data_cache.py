@@ -1,0 +1,156 @@
+"""The cache: whole or not there, whatever happens to the process that writes it."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from jaxtrain.config import Data
+from jaxtrain.data import cache, pipeline
+from tests.data.corpus import prose
+
+RUN = """
+import json, sys
+from jaxtrain.config import Data
+from jaxtrain.data import pipeline
+made = pipeline.prepare(Data(**json.loads(sys.argv[1])), seed=0)
+print(made.fingerprints["data"], made.train.batch(3)["tokens"].sum())
+"""
+KILLED = (
+    """
+import os, signal, sys
+stage, event, word = sys.argv[2:]
+def hook(name, args):
+    if name == event and f"/{stage}/." in str(args[0]) and word in str(args[0]):
+        os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(hook)
+"""
+    + RUN
+)
+LIMITED = (
+    """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+import jaxtrain.data.pipeline, grain, tensorflow_datasets
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
+"""
+    + RUN
+)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return prose(tmp_path_factory.mktemp("source") / "a.jsonl", 1500)
+
+
+@pytest.fixture
+def cfg(tmp_path, source):
+    return Data(data=source, tokenizer="bpe:500", seq_len=64, cache_dir=str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory, source):
+    folder = tmp_path_factory.mktemp("clean")
+    return batches(Data(data=source, tokenizer="bpe:500", seq_len=64, cache_dir=str(folder)))
+
+
+def start(cfg, code=RUN, *rest):
+    command = [sys.executable, "-c", code, json.dumps(dataclasses.asdict(cfg)), *map(str, rest)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def batches(cfg):
+    made = pipeline.prepare(cfg, seed=0)
+    return made.fingerprints, [made.train.batch(i) for i in range(4)] + [made.eval.batch(0)]
+
+
+@pytest.mark.parametrize(
+    ("stage", "event", "word"),
+    [
+        ("jsonl", "open", "dataset_info.json"),
+        ("tokenizers", "open", "special_tokens.json"),
+        ("tokens", "open", "offsets.npy"),
+        ("tokens", "os.rename", ".tmp-"),
+    ],
+)
+def test_a_process_killed_while_it_writes_leaves_nothing_that_is_taken_as_whole(
+    cfg, clean, tmp_path, stage, event, word
+):
+    """The process is killed when it opens a file half-way, or renames the whole at the end."""
+    folder = tmp_path / "cache" / stage
+    _, err = (process := start(cfg, KILLED, stage, event, word)).communicate()
+    assert process.returncode == -signal.SIGKILL, err
+    assert any(".tmp-" in name for name in os.listdir(folder))
+    assert all(name.startswith(".") for name in os.listdir(folder))
+    rebuilt = batches(cfg)
+    assert rebuilt[0] == clean[0]
+    for a, b in zip(rebuilt[1], clean[1], strict=True):
+        assert all((a[name] == b[name]).all() for name in b)
+    assert not any(".tmp-" in name for name in os.listdir(folder)), "what was left is removed"
+
+
+def test_two_processes_at_once_build_once_and_agree(cfg, tmp_path):
+    ends = [(*process.communicate(), process.returncode) for process in [start(cfg), start(cfg)]]
+    assert [code for _, _, code in ends] == [0, 0], ends
+    assert ends[0][0] == ends[1][0]
+    for stage, count in (("jsonl", 1), ("tokenizers", 1), ("tokens", 2)):
+        names = [name for name in os.listdir(tmp_path / "cache" / stage) if not name.endswith(".lock")]
+        assert len(names) == count and not any(".tmp-" in name for name in names)
+
+
+@pytest.mark.parametrize("limit", [1_000, 100_000])
+def test_a_full_disk_is_a_clear_error_and_loses_nothing(cfg, tmp_path, limit):
+    """A limit on the size of files stands for the disk: the same errors come out of the same writes."""
+    cfg = dataclasses.replace(cfg, tokenizer="byte" if limit > 1_000 else "bpe:500")
+    out, err = (process := start(cfg, "import sys\n" + LIMITED, limit)).communicate()
+    assert process.returncode == 1 and not out
+    assert (
+        "ConfigError: --cache_dir: no space left while writing" in err
+        and "Nothing half-written is kept" in err
+    )
+    for folder in (tmp_path / "cache").iterdir():
+        assert not any(".tmp-" in name for name in os.listdir(folder))
+    assert batches(cfg)[1][0]["tokens"].shape == (8, 64)
+
+
+def test_build_runs_once_and_takes_what_is_there(tmp_path):
+    calls = []
+
+    def fill(work):
+        calls.append(work)
+        np.save(work / "x.npy", np.arange(3))
+
+    for _ in range(2):
+        assert np.load(cache.build(tmp_path / "deep" / "x", fill) / "x.npy").tolist() == [0, 1, 2]
+    assert len(calls) == 1
+
+    def fail(work):
+        (work / "half").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.build(tmp_path / "y", fail)
+    assert not [path for path in tmp_path.iterdir() if path.suffix != ".lock" and path.name != "deep"]
+
+
+def test_where_there_are_no_locks_the_first_to_finish_wins(tmp_path):
+    def fill(work):
+        (work / "by").write_text("me")
+        other = tmp_path / "x"
+        other.mkdir()
+        (other / "by").write_text("the other")
+
+    assert (cache.build(tmp_path / "x", fill) / "by").read_text() == "the other"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".x.lock", "x"]
+
+
+def test_digests_tell_parts_apart(tmp_path):
+    assert cache.digest("a", 1) == cache.digest("a", 1) != cache.digest("a1")
+    (tmp_path / "a").write_bytes(b"hello")
+    (tmp_path / "b").write_bytes(b"hellO")
+    assert cache.digest_file(tmp_path / "a") != cache.digest_file(tmp_path / "b")
