@@ -14,6 +14,7 @@ setup(
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",
+        "array_record>=0.8",
         "flax>=0.12",
         "grain>=0.2.16",
         # tensorflow-datasets needs it for a builder that lives in a package, and does not declare it.
@@ -35,7 +36,7 @@ setup(
         "cuda": ["jax[cuda12]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
         "hf": ["datasets>=4.0", "sentencepiece>=0.2"],
-        "test": ["hypothesis>=6.100", "pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.12"],
+        "test": ["hypothesis>=6.100", "pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.12", "sentencepiece>=0.2"],
     },
     classifiers=[
         "Intended Audience :: Science/Research",
