@@ -156,6 +156,16 @@ def continuations(
     return sample
 
 
+def offline(iterate: Callable[[int], Iterator[Any]]) -> Callable[[int], loop.NextBatch]:
+    """Batches that do not depend on the state, from `iterate(first batch)`."""
+
+    def begin(first: int) -> loop.NextBatch:
+        batches = iterate(first)
+        return lambda state: next(batches)
+
+    return begin
+
+
 def show(lines: list[str], primary: bool) -> None:
     """Prints on the first host alone."""
     if primary:

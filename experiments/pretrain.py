@@ -57,7 +57,7 @@ def main(cfg: Pretrain) -> None:
             run,
             begin,
             functools.partial(next_token, model=run.model, z_loss=cfg.loss.z_loss),
-            data.train.batches,
+            common.offline(data.train.iterate),
             table=data.table,
             decode=data.tokenizer.decode,
             tokens=cfg.data.batch_size * cfg.data.seq_len,

@@ -162,7 +162,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: x + attention(norm(x)), then x + feed_forward(norm(x)); with post_norms each branch is normed again."""
+    """One layer: x + attention(norm(x)), then x + feed_forward(norm(x)); post_norms norm each branch again."""
 
     arch: Arch
     dtype: Any

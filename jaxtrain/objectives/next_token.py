@@ -1,4 +1,4 @@
-"""Next-token prediction; with other targets and masks from the data also masked-token prediction and fill-in-the-middle."""
+"""Next-token prediction; with other targets and masks also masked-token prediction and fill-in-the-middle."""
 
 import math
 

@@ -9,7 +9,7 @@ import contextlib
 import functools
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -74,13 +74,13 @@ def initialize() -> None:
             count, index = int(env["JAXTRAIN_NUM_PROCESSES"]), int(env["JAXTRAIN_PROCESS_ID"])
         except (KeyError, ValueError) as error:
             raise ConfigError(
-                f"JAXTRAIN_COORDINATOR is set, so JAXTRAIN_NUM_PROCESSES and JAXTRAIN_PROCESS_ID must be numbers: {error}"
+                "JAXTRAIN_COORDINATOR is set, so JAXTRAIN_NUM_PROCESSES and JAXTRAIN_PROCESS_ID must be "
+                f"numbers: {error}"
             ) from error
         if count > 1:
             jax.distributed.initialize(env["JAXTRAIN_COORDINATOR"], count, index)
     elif (
-        (int(env.get("SLURM_NTASKS", "1")) > 1
-        and "SLURM_STEP_NODELIST" in env)
+        (int(env.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_NODELIST" in env)
         or int(env.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
         or "," in env.get("TPU_WORKER_HOSTNAMES", "")
         or "JAX_COORDINATOR_ADDRESS" in env
@@ -88,14 +88,14 @@ def initialize() -> None:
         jax.distributed.initialize()
 
 
-def make(run: config.Run, batch_size: int, microbatches: int) -> Plan:
-    """The plan that the flags name, for the devices at hand."""
+def make(run: config.Run, batch_size: int, microbatches: int, devices: Sequence[Any] = ()) -> Plan:
+    """The plan that the flags name, for these devices, or all there are."""
     sizes = config.parse_mesh(run.mesh)
     sharded = any(sizes.get(axis, 1) != 1 for axis in ("fsdp", "tensor"))
     replicated = jax.process_count() == 1 and not sharded
     if run.parallel == "pmap" and not replicated:
         raise ConfigError("--parallel=pmap is for one process with a replicated model: use --parallel=mesh")
-    mesh = _mesh({"data": -1} if not sizes else sizes)
+    mesh = _mesh(sizes or {"data": -1}, devices or jax.devices())
     plan = _pmap(mesh) if replicated and run.parallel != "mesh" else _sharded(mesh)
     parts = plan.shards * microbatches
     if batch_size % parts:
@@ -106,15 +106,15 @@ def make(run: config.Run, batch_size: int, microbatches: int) -> Plan:
     return plan
 
 
-def _mesh(sizes: dict[str, int]) -> Mesh:
-    count = jax.device_count()
+def _mesh(sizes: dict[str, int], devices: Sequence[Any]) -> Mesh:
+    count = len(devices)
     known = math.prod(size for size in sizes.values() if size != -1)
     sizes = {axis: count // known if size == -1 else size for axis, size in sizes.items()}
     if math.prod(sizes.values()) != count:
         said = ",".join(f"{axis}:{size}" for axis, size in sizes.items())
         raise ConfigError(f"--mesh={said} takes {math.prod(sizes.values())} devices, there are {count}")
     shape = [sizes.get(axis, 1) for axis in config.MESH_AXES]
-    return jax.make_mesh(shape, config.MESH_AXES, axis_types=(AxisType.Auto,) * len(shape))
+    return jax.make_mesh(shape, config.MESH_AXES, axis_types=(AxisType.Auto,) * len(shape), devices=devices)
 
 
 def spec(mesh: Mesh, names: tuple[str | None, ...], shape: tuple[int, ...]) -> PartitionSpec:
@@ -243,7 +243,7 @@ def _sharded(mesh: Mesh) -> Plan:
 
 def _pmap(mesh: Mesh) -> Plan:
     count = mesh.size
-    by_device = NamedSharding(mesh, PartitionSpec("data"))
+    by_device, devices = NamedSharding(mesh, PartitionSpec("data")), list(mesh.devices.flat)
 
     def init(fn: Callable[[], Tree], axes: Axes) -> Tree:
         return jax.jit(fn, out_shardings=NamedSharding(mesh, PartitionSpec()))()
@@ -255,10 +255,11 @@ def _pmap(mesh: Mesh) -> Plan:
             in_axes=(None, None, 0),
             out_axes=(None, None) if donate else None,
             donate_argnums=(0,) if donate else (),
+            devices=devices,
         )
 
     def rows(f: Callable) -> Callable:
-        mapped = jax.pmap(f, in_axes=(None, None, 0))
+        mapped = jax.pmap(f, in_axes=(None, None, 0), devices=devices)
         merge = jax.jit(lambda tree: jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree))
         return lambda tree, frozen, batch: merge(mapped(tree, frozen, batch))
 

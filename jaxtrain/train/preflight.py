@@ -1,5 +1,6 @@
 """What a run is about to do, shown before it does it: the data as the loss sees it, sizes, memory, cost."""
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ def first_rows(batch: Mapping[str, np.ndarray], decode: Callable[[Sequence[int]]
         targets, mask = batch["targets"][row], batch["mask"][row] > 0
         edges = np.flatnonzero(np.diff(mask.astype(int), prepend=-1, append=-1))
         parts = []
-        for start, stop in zip(edges[:-1], edges[1:], strict=True):
+        for start, stop in itertools.pairwise(edges):
             text = decode([int(t) for t in targets[start:stop]])
             parts.append(text if mask[start] else f"⟨{text or stop - start}⟩")
         text = "".join(parts)

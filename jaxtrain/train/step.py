@@ -73,7 +73,7 @@ def _health(norm: Array, after: TrainState) -> Metrics:
 def _gradients(
     objective: Objective, params: Params, frozen: Params, batch: Batch, rng: Key, microbatches: int
 ) -> tuple[Params, Loss]:
-    """Summed gradients and Loss of a batch, in parts: rows i, i + n, ... form part i, so that every shard stays whole."""
+    """Summed gradients and Loss of a batch, in parts: rows i, i + n, ... are part i, so that shards stay whole."""
 
     def total(params: Params, part: Batch) -> tuple[Array, Loss]:
         loss = objective(params, frozen, part, rng)

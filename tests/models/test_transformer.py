@@ -1,0 +1,142 @@
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxtrain.models import transformer
+from jaxtrain.models.zoo import ZOO
+from jaxtrain.ops.logprobs import logits
+from tests import tiny
+from tests.models import reference
+
+families = pytest.mark.parametrize("name", tiny.FAMILIES)
+
+
+@functools.cache
+def arch_of(name):
+    return tiny.shrink(name)
+
+
+def run(model, params, batch):
+    return logits(model.hidden(params, batch), model.head(params))
+
+
+@families
+def test_logits_equal_the_formulas_in_float64(name):
+    arch = arch_of(name)
+    model = tiny.model(arch)
+    params = jax.tree.map(  # biases and scales away from 0 and 1, so that none can be left out
+        lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape), model.init(jax.random.key(0))
+    )
+    batch = tiny.batch(2, 70, arch.vocab)
+    found = jax.jit(functools.partial(run, model))(params, batch)
+    exact = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+    for row in range(2):
+        columns = (batch[c][row] for c in ("tokens", "positions", "segments"))
+        wanted = reference.logits(arch, exact, *columns)
+        np.testing.assert_allclose(found[row], wanted, atol=2e-4 * np.abs(wanted).max())
+
+
+@families
+def test_decoding_with_a_cache_equals_the_full_forward(name):
+    """Prompts of different length, padded on the right, then token by token."""
+    arch = arch_of(name)
+    model = tiny.model(arch)
+    params = model.init(jax.random.key(0))
+    lengths, total = np.array([9, 4, 7]), 20
+    tokens = np.random.default_rng(0).integers(0, arch.vocab, (3, total)).astype(np.int32)
+    positions = np.tile(np.arange(total, dtype=np.int32), (3, 1))
+    batch = {"tokens": tokens, "positions": positions, "segments": np.ones_like(tokens)}
+    full = jax.jit(functools.partial(run, model))(params, batch)
+
+    step = jax.jit(lambda *args: model.decode(params, *args))
+    prompt = np.where(np.arange(9) < lengths[:, None], tokens[:, :9], 13)
+    hidden, cache = step(prompt, positions[:, :9], model.cache(3, total))
+    for t in range(total - 9):
+        place = lengths + t
+        last = hidden[np.arange(3), lengths - 1] if t == 0 else hidden[:, 0]
+        found = logits(last, model.head(params))
+        np.testing.assert_allclose(found, full[np.arange(3), place - 1], atol=1e-4)
+        hidden, cache = step(tokens[np.arange(3), place][:, None], place[:, None], cache)
+
+
+@families
+def test_scanned_layers_remat_and_xla_attention_change_nothing(name):
+    arch, batch = arch_of(name), tiny.batch(2, 70, 64)
+
+    def loss(model, params):
+        return (run(model, params, batch) * jnp.cos(jnp.arange(64.0))).sum() / 1e3
+
+    plain, other = tiny.model(arch), tiny.model(arch, attention="xla", scan=True, remat="full")
+    params = plain.init(jax.random.key(0))
+    wanted = jax.jit(jax.value_and_grad(functools.partial(loss, plain)))(params)
+    found = jax.jit(jax.value_and_grad(functools.partial(loss, other)))(params)
+    for a, b in zip(*map(jax.tree.leaves, (wanted, found)), strict=True):
+        np.testing.assert_allclose(b, a, atol=1e-4 * (1 + np.abs(a).max()))
+
+
+@families
+def test_no_gradient_reaches_back_in_time_or_across_documents(name):
+    """The output at t depends on the embeddings of its own document up to t and on exactly nothing else."""
+    arch, length = arch_of(name), 9
+    # Untied, one token a position, so that the gradient of embedding row t is that of position t.
+    arch = dataclasses.replace(arch, vocab=length, tied=False)
+    model = tiny.model(arch)
+    segments = np.array([[1, 1, 1, 1, 2, 2, 2, 2, 2]], np.int32)
+    positions = np.array([[0, 1, 2, 3, 0, 1, 2, 3, 4]], np.int32)
+    batch = {"tokens": np.arange(length, dtype=np.int32)[None], "positions": positions, "segments": segments}
+    params = model.init(jax.random.key(0))
+
+    def out(embed):
+        return model.hidden({**params, "embed": embed}, batch)[0]
+
+    gradient = np.abs(jax.jit(jax.jacrev(out))(params["embed"])).sum((1, 3))  # [t, s]
+    t, s = np.mgrid[:length, :length]
+    sees = (s <= t) & (segments[0][t] == segments[0][s])
+    assert np.all(gradient[~sees] == 0.0)
+    if not arch.window:
+        assert np.all(gradient[sees] > 0.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [("gpt2", 124.44), ("llama3-8b", 8030.26), ("mistral-7b", 7241.73), ("qwen3-0.6b", 596.05), ("gemma2-2b", 2614.34),
+     ("gemma3-1b", 999.89), ("llama3.2-1b", 1235.81), ("qwen2-0.5b", 494.03)],
+)  # fmt: skip
+def test_named_sizes_have_the_published_number_of_parameters(name, millions):
+    assert round(transformer.parameters(ZOO[name]) / 1e6, 2) == millions
+
+
+def test_flops_of_a_token():
+    arch = tiny.shrink("llama2-7b", layers=2, width=8, heads=2, ff=16, vocab=10, head_width=0, max_len=0)
+    products = 2 * (4 * 8 * 8 + 3 * 8 * 16) + 8 * 10
+    # Two layers, 2 heads of 4, 5 keys seen on average by 9 positions, 2 products of 2 FLOPs, 3 passes.
+    assert transformer.flops_per_token(arch, 9) == 6 * products + 2 * 12 * 8 * 5
+    windowed = dataclasses.replace(arch, window=3)
+    assert transformer.flops_per_token(windowed, 9) == 6 * products + 2 * 12 * 8 * (1 + 2 + 7 * 3) / 9
+
+
+def test_dropout_of_a_row_depends_on_the_row_alone():
+    model = tiny.model(tiny.shrink("gpt2", dropout=0.5))
+    params, batch = model.init(jax.random.key(0)), tiny.batch(4, 8, 64, packed=False)
+    hidden = jax.jit(model.hidden)
+    whole = hidden(params, batch, jax.random.key(1))
+    last = hidden(params, {k: v[3:] for k, v in batch.items()}, jax.random.key(1))
+    np.testing.assert_allclose(whole[3:], last, atol=1e-5)
+    assert not np.allclose(whole, hidden(params, batch, jax.random.key(2)))
+    assert not np.allclose(whole, hidden(params, batch))
+
+
+def test_bfloat16_computes_near_float32():
+    arch = tiny.shrink("llama3.1-8b", init_std=0.1)
+    batch = tiny.batch(2, 40, 64)
+    params = tiny.model(arch).init(jax.random.key(0))
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
+    exact = run(tiny.model(arch), params, batch)
+    rough = run(tiny.model(arch, dtype=jnp.bfloat16), params, batch)
+    assert tiny.model(arch, dtype=jnp.bfloat16).hidden(params, batch).dtype == jnp.bfloat16
+    assert rough.dtype == jnp.float32
+    assert 0 < np.abs(rough - exact).max() < 0.1 * np.abs(exact).max()
