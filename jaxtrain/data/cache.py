@@ -66,7 +66,9 @@ def full_disk(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:  # array_record raises RuntimeError, with the system's words
-        if getattr(error, "errno", None) not in _FULL and not any(os.strerror(e) in str(error) for e in _FULL):
+        if getattr(error, "errno", None) not in _FULL and not any(
+            os.strerror(e) in str(error) for e in _FULL
+        ):
             raise
         raise ConfigError(
             f"--cache_dir: no space left while writing {path}; free some, or name a folder on another disk. "

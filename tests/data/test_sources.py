@@ -191,7 +191,7 @@ def test_tinytown(cfg):
     )
     other, _ = opened(cfg("tinytown:pretrain?documents=50&held_out=10&seed=1"))
     assert other[0] != records[0] and other.fingerprint != records.fingerprint
-    with pytest.raises(ConfigError, match="no field 'text' but prompt"):
+    with pytest.raises(ConfigError, match="no field 'text' but answer, family, prompt"):
         opened(cfg("tinytown:prompts"))
 
 
@@ -222,7 +222,7 @@ def test_tfds_errors_name_the_remedy(cfg, stories):
     with pytest.raises(ConfigError, match="no split 'dev'; it has"):
         opened(cfg(f"tfds:{folder}:dev"))
     with pytest.raises(
-        ConfigError, match="no field 'body' but text, label; name the right one with --text_field"
+        ConfigError, match="no field 'body' but label, text; name the right one with --text_field"
     ):
         opened(cfg(f"tfds:{folder}", text_field="body"))
     info = folder / "dataset_info.json"
@@ -245,9 +245,29 @@ def test_hf(cfg, tmp_path):
     assert records[3] == {"text": text(3), "n": 3}
     part, _ = opened(cfg(f"hf:{folder}:train[:50%]"))
     assert numbers(part) == list(range(15)) and part.fingerprint != records.fingerprint
-    with pytest.raises(ConfigError, match="no field 'body' but text, n"):
+    with pytest.raises(ConfigError, match="no field 'body' but n, text"):
         opened(cfg(f"hf:{folder}", text_field="body"))
     with pytest.raises(ConfigError, match="it has"):
         opened(cfg(f"hf:{folder}:dev"))
     with pytest.raises(ConfigError, match="--data=hf:"):
         opened(cfg(f"hf:{tmp_path}/nowhere"))
+
+
+def test_records_are_what_tfds_itself_decodes(cfg, stories):
+    import tensorflow_datasets as tfds
+
+    data = cfg("tinytown:pretrain?documents=40&held_out=10")
+    records, _ = opened(data)
+    (folder,) = (Path(data.cache_dir) / "tinytown").glob("pretrain-*/1.0.0")
+    plain = tfds.builder_from_directory(str(folder)).as_data_source(split="train")
+    assert records.many(range(40)) == [
+        {"text": r["text"].decode(), "logp": float(r["logp"])} for r in plain.__getitems__(range(40))
+    ]
+    folder = stories() / "stories" / "1.0.0"
+    wanted = sources.train_and_held_out(
+        spec.parse(f"tfds:{folder}")[0], cfg(f"tfds:{folder}"), {"text": str, "label": int}
+    )[0]
+    plain = tfds.builder_from_directory(str(folder)).as_data_source(split="train")
+    assert wanted.many(range(20)) == [
+        {"text": r["text"].decode(), "label": int(r["label"])} for r in plain.__getitems__(range(20))
+    ]
