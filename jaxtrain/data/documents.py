@@ -73,7 +73,9 @@ def tokenise(
             "check --text_field"
         )
     offsets = np.load(path / "offsets.npy")
-    ids = np.memmap(path / "ids.bin", np.dtype(meta["dtype"]), "r", shape=(int(offsets[-1]),))
+    ids = np.memmap(path / "ids.bin", np.dtype(meta["dtype"]), "r", shape=(int(offsets[-1]),)).view(
+        np.ndarray
+    )
     logp = np.load(path / "logp.npy") if (path / "logp.npy").exists() else None
     return Documents(
         ids=ids,

@@ -43,7 +43,8 @@ class PackedRows:
         row["slack"] = np.float32(self.documents.slack[document[start == 0]].sum())
         if self.documents.logp is not None:
             logp = self.documents.logp[document]
-            whole = bool((length == self.documents.pairs[document]).all() and not np.isnan(logp).any())
+            ends = self.documents.offsets[document + 1] - 1  # where the pairs of each document end
+            whole = bool((first + length == ends).all() and (start == 0).all() and not np.isnan(logp).any())
             row["logp"] = np.float32(logp.sum() if whole else 0.0)
             row["has_logp"] = np.float32(whole)
         return row
