@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from jaxtrain.config import ConfigError
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 _CHUNK = 1 << 22
+_LARGE = 1 << 28  # bytes of a file whose digest is worth keeping: a quarter of a second's work
 
 
 def digest(*parts: object) -> str:
@@ -22,12 +24,25 @@ def digest(*parts: object) -> str:
     return hashlib.blake2b(repr(parts).encode(), digest_size=10).hexdigest()
 
 
-def digest_file(path: Path) -> str:
-    """20 hexadecimal digits that stand for the bytes of a file."""
+def digest_file(path: Path, memo: Path) -> str:
+    """20 hexadecimal digits that stand for the bytes of a file.
+
+    Those of a large file are kept in `memo` for as long as its size and times of change stay as they are.
+    """
+    stat = path.stat()
+    kept = memo / digest(str(path.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+    if stat.st_size >= _LARGE and kept.is_file():
+        return kept.read_text()
     state = hashlib.blake2b(digest_size=10)
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
             state.update(chunk)
+    if stat.st_size >= _LARGE:
+        with full_disk(kept):
+            memo.mkdir(parents=True, exist_ok=True)
+            fresh = memo / f".{uuid.uuid4().hex}"
+            fresh.write_text(state.hexdigest())
+            fresh.rename(kept)
     return state.hexdigest()
 
 
@@ -80,7 +95,14 @@ def full_disk(path: Path) -> Iterator[None]:
 def _locked(path: Path) -> Iterator[bool]:
     with path.open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(
+                    f"waiting for another process that makes {path.parent}/{path.stem[1:]} ...",
+                    file=sys.stderr,
+                )
+                fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise

@@ -163,6 +163,13 @@ def _records(
             skips.bad(str(path), "the file is empty")
 
 
+class _LocalInfo(tfds.core.DatasetInfo):
+    def initialize_from_bucket(self) -> None:
+        """Does nothing: TFDS's bucket knows no local files, and asking leaves an empty folder in the system's
+        temporary one each time.
+        """
+
+
 class JsonLines(tfds.core.GeneratorBasedBuilder):
     """Records of JSON-lines files, each one line as it was written."""
 
@@ -174,9 +181,7 @@ class JsonLines(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = tfds.features.FeaturesDict({"json": tfds.features.Text()})
-        return tfds.core.DatasetInfo(
-            builder=self, description=self.__doc__, features=features, disable_shuffling=True
-        )
+        return _LocalInfo(builder=self, description=self.__doc__, features=features, disable_shuffling=True)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         return {"train": self._generate_examples()}
@@ -213,7 +218,7 @@ def prepare(paths: list[Path], fields: Mapping[str, type], policy: str, cache_di
     does not or that is no JSON object in UTF-8, unless `policy` is skip; and for a file or files without
     any record.
     """
-    content = [cache.digest_file(path) for path in paths]
+    content = [cache.digest_file(path, cache_dir / "digests") for path in paths]
     names = {field: kind.__name__ for field, kind in fields.items()}
     folder = cache_dir / "jsonl" / cache.digest(_VERSION, content, sorted(names.items()), policy)
     return cache.build(folder, lambda work: _fill(work, paths, fields, Skips(policy))) / _VERSION

@@ -149,8 +149,23 @@ def test_where_there_are_no_locks_the_first_to_finish_wins(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [".x.lock", "x"]
 
 
-def test_digests_tell_parts_apart(tmp_path):
+def test_digests_tell_parts_and_files_apart(tmp_path):
     assert cache.digest("a", 1) == cache.digest("a", 1) != cache.digest("a1")
     (tmp_path / "a").write_bytes(b"hello")
     (tmp_path / "b").write_bytes(b"hellO")
-    assert cache.digest_file(tmp_path / "a") != cache.digest_file(tmp_path / "b")
+    memo = tmp_path / "memo"
+    assert cache.digest_file(tmp_path / "a", memo) != cache.digest_file(tmp_path / "b", memo)
+    assert not memo.exists(), "small files are read each time"
+
+
+def test_the_digest_of_a_large_file_is_kept_until_the_file_changes(tmp_path):
+    path, memo = tmp_path / "large", tmp_path / "memo"
+    path.write_bytes(b"")
+    os.truncate(path, 1 << 28)
+    first = cache.digest_file(path, memo)
+    (kept,) = memo.iterdir()
+    kept.write_text("what was kept")
+    assert cache.digest_file(path, memo) == "what was kept"
+    with path.open("r+b") as file:
+        file.write(b"changed")
+    assert cache.digest_file(path, memo) not in ("what was kept", first)
