@@ -89,9 +89,10 @@ def prepare(
     """
     spec.check(cfg)
     train, held_out = _open(cfg)
-    about = "given"
+    about = "that of the run or model it starts from"
     if tokenizer is None:
-        tokenizer, about = vocab.make(cfg, train)
+        tokenizer, made = vocab.make(cfg, train)
+        about = f"{cfg.tokenizer}, {made}"
     _check_needs(cfg, tokenizer)
     fim = Fim(cfg.fim_rate, seed) if cfg.objective == "fim" else None
 
@@ -109,7 +110,7 @@ def prepare(
         ),
         eval=_eval_stream(cfg, eval_rows, tokenizer, process),
         table=[
-            ("tokenizer", f"{cfg.tokenizer}, {tokenizer.vocab_size:,} tokens, {about}"),
+            ("tokenizer", f"{tokenizer.vocab_size:,} tokens: {about}"),
             *(("tokenizer", note) for note in tokenizer.notes),
             *report.table(cfg, train, train_rows, held_out, eval_rows),
         ],

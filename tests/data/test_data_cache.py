@@ -74,7 +74,6 @@ def batches(cfg):
     [
         ("jsonl", "open", "dataset_info.json"),
         ("tokenizers", "open", "special_tokens.json"),
-        ("tokens", "open", "offsets.npy"),
         ("tokens", "os.rename", ".tmp-"),
     ],
 )

@@ -218,7 +218,7 @@ def test_bytes_of_a_bpe_add_up(base):
     assert sum(b["mask"].sum() for b in bpe.eval) < 0.8 * sum(b["mask"].sum() for b in made.eval)
     again = pipeline.prepare(dataclasses.replace(base, tokenizer="bpe:400", seq_len=32), seed=0)
     assert again.tokenizer.fingerprint == bpe.tokenizer.fingerprint
-    assert "bpe:400, 400 tokens, trained on" in dict(bpe.table)["tokenizer"]
+    assert "400 tokens: bpe:400, trained on" in dict(bpe.table)["tokenizer"]
 
 
 def test_a_tokenizer_that_adds_a_space_still_counts_the_bytes_of_the_text(base, folder):
@@ -242,6 +242,7 @@ def test_a_tokenizer_that_is_given_is_used(base):
     kind = ByteTokenizer()
     made = prepare(base, tokenizer=kind)
     assert made.tokenizer is kind
+    assert ("tokenizer", "263 tokens: that of the run or model it starts from") in made.table
     kind = ByteTokenizer()
     kind.mask = None
     with pytest.raises(ConfigError, match="--objective=masked: the tokenizer has no token for it"):
