@@ -18,6 +18,11 @@ def _named(init: Initializer, axes: tuple[str | None, ...]) -> Initializer:
     return nn.with_logical_partitioning(init, axes)
 
 
+def product(x: Array, kernel: Array) -> Array:
+    """f[N, inputs] @ f[inputs, outputs]."""
+    return x @ kernel
+
+
 class Dense(nn.Module):
     """x[..., *inputs] @ kernel[*inputs, *outputs] (+ bias), worked as one two-dimensional product.
 
@@ -38,7 +43,7 @@ class Dense(nn.Module):
         )
         batch = x.shape[: x.ndim - len(self.inputs)]
         flat = kernel.astype(self.dtype).reshape(math.prod(self.inputs), math.prod(self.outputs))
-        y = x.reshape(math.prod(batch), -1) @ flat
+        y = product(x.reshape(math.prod(batch), -1), flat)
         if self.bias:
             axes = self.axes[len(self.inputs) :]
             bias = self.param("bias", _named(nn.initializers.zeros, axes), self.outputs)

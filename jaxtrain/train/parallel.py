@@ -20,6 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError
+from jaxtrain.train import host
 from jaxtrain.types import Batch
 
 Axes = Mapping[tuple[str, ...], tuple[str | None, ...]]
@@ -86,6 +87,8 @@ def initialize() -> None:
         or "JAX_COORDINATOR_ADDRESS" in env
     ):
         jax.distributed.initialize()
+    if jax.default_backend() == "cpu":
+        host.keep_freed_memory()
 
 
 def make(run: config.Run, batch_size: int, microbatches: int, devices: Sequence[Any] = ()) -> Plan:

@@ -32,9 +32,9 @@ def test_blocked_and_splash_equal_the_plain_square(kv_heads, causal, window, sof
         out = kernel(q, k, v, segments, causal=causal, window=window, softcap=softcap)
         return (out * jnp.sin(jnp.arange(64.0))).sum(), out
 
-    grad = lambda kernel: jax.jit(
-        jax.grad(functools.partial(scalar, kernel), argnums=(0, 1, 2), has_aux=True)
-    )  # noqa: E731
+    def grad(kernel):
+        return jax.jit(jax.grad(functools.partial(scalar, kernel), argnums=(0, 1, 2), has_aux=True))
+
     wanted = grad(attention.xla)(q, k, v)
     # In a CPU's interpreter splash takes seconds a case: two stand for it.
     splash = (kv_heads, causal, window, softcap) in ((4, True, 0, 0.0), (2, True, 70, 1.5))
