@@ -24,38 +24,28 @@ class Pretrain:
 def main(cfg: Pretrain) -> None:
     """Checks the flags, prepares the data, trains, and ends with held-out numbers and samples."""
     # Imported here, so that a mistake in the flags is answered before jax is loaded.
-    from jaxtrain.data import spec
-    from jaxtrain.models import zoo
+    from experiments import begin
 
-    arch = zoo.resolve(cfg.model.model)
-    if arch.max_len and cfg.data.seq_len > arch.max_len and not cfg.model.init_from:
-        raise config.ConfigError(
-            f"--seq_len={cfg.data.seq_len}: the context of {cfg.model.model} is {arch.max_len}"
-        )
-    spec.check(cfg.data)
+    causal = cfg.data.objective != "masked"
+    start = begin.start(cfg, causal=causal)
 
     import functools
 
     from experiments import common
     from jaxtrain.data import pipeline
     from jaxtrain.objectives.next_token import next_token
-    from jaxtrain.train import parallel, workdir
+    from jaxtrain.train import parallel
 
     parallel.initialize()
-    begin, plan = common.start(cfg.model), common.plan_of(cfg)
-    folder = config.workdir(cfg, "pretrain")
-    with workdir.open_workdir(
-        folder, cfg, "pretrain", lineage=begin.lineage, primary=plan.process[0] == 0
-    ) as path:
-        data = pipeline.prepare(cfg.data, seed=cfg.run.seed, tokenizer=begin.tokenizer, process=plan.process)
-        workdir.record_data(path, data.fingerprints)
-        causal = cfg.data.objective != "masked"
-        run = common.session(cfg, path, plan, begin, data.tokenizer, causal=causal)
-        prompts = [list(tokens[:16]) for tokens in data.eval.batch(0)["tokens"]][:8] if causal else []
+    plan = common.plan_of(cfg)
+    with common.opened(cfg, "pretrain", start, plan) as path:
+        data = pipeline.prepare(cfg.data, seed=cfg.run.seed, tokenizer=start.tokenizer, process=plan.process)
+        run = common.session(cfg, path, plan, start, data.tokenizer, data.fingerprints)
+        prompts = common.openings(plan, data.eval.batch(0)) if causal else []
         common.train(
             cfg,
             run,
-            begin,
+            start,
             functools.partial(next_token, model=run.model, z_loss=cfg.loss.z_loss),
             common.offline(data.train.iterate),
             table=data.table,

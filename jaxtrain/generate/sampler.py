@@ -25,7 +25,8 @@ def sampler(
     """A function (params, frozen, {prompt i32[B, P], length i32[B], seed u32[B]}) -> Completions, to be jitted.
 
     Prompts stand at the left, padded on the right to P. A row's sample depends on its prompt and seed alone, not on
-    its neighbours. temperature 0 is greedy. A row ends with `end`, or after max_new tokens.
+    its neighbours. temperature 0 is greedy. A row ends with `end`, or after max_new tokens; a row of length 0 stays
+    empty. The model's context must hold the longest prompt and max_new more tokens: the caller sees to it.
     """
 
     def sample(params: Params, frozen: Params, batch: Batch) -> Completions:
@@ -64,7 +65,7 @@ def sampler(
         )
         t, _, _, _, tokens, logps = jax.lax.while_loop(more, body, start)
         ends = tokens == end
-        lengths = jnp.where(ends.any(1), ends.argmax(1) + 1, t)
+        lengths = jnp.where(ends.any(1), ends.argmax(1) + 1, t) * (length > 0)
         return Completions(tokens, logps, lengths.astype(jnp.int32))
 
     return sample

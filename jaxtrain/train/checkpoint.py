@@ -21,14 +21,14 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import multihost_utils
 
-from jaxtrain.config import ConfigError
+from jaxtrain.config import ConfigError, Failure
 
 FOLDER = "checkpoints"
 HEADROOM = 1.1  # free space asked for before a save, as a multiple of the state's bytes
 FAILURES = (OSError, ValueError, RuntimeError)  # what a failed write raises: the system, tensorstore, jax
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(Failure):
     """A checkpoint could not be written or none could be read. The message says where and what to do."""
 
 
@@ -157,15 +157,20 @@ class Checkpoints:
 
 
 def restore_params(
-    workdir: Path, abstract_params: Any, step: int | None = None, flag: str = "--init_from"
+    workdir: Path,
+    abstract_params: Any,
+    step: int | None = None,
+    flag: str = "--init_from",
+    part: str = "params",
 ) -> tuple[Any, dict]:
     """(params, meta) of another run: only its parameters are read, and verified.
 
-    abstract_params: tree of jax.ShapeDtypeStruct with shardings. Raises ConfigError, naming `flag`, when
+    abstract_params: tree of jax.ShapeDtypeStruct with shardings. part: where in the state they stand, such as
+    opt_state/average for the averaged ones. Raises ConfigError, naming `flag`, when
     `workdir` has no checkpoint or holds other parameters; CheckpointError when none is intact.
     """
     params, meta, _ = _restore(
-        workdir.absolute() / FOLDER, abstract_params, "params/", step, f"{flag}={workdir}"
+        workdir.absolute() / FOLDER, abstract_params, f"{part}/", step, f"{flag}={workdir}"
     )
     return params, meta
 
@@ -210,8 +215,9 @@ def _read(step: Path, abstract: Any, prefix: str, source: str) -> tuple[Any, dic
     held = {path: row for path, row in body["leaves"].items() if path.startswith(prefix)}
     _require_same_tree(held, abstract, prefix, f"{source} (step {step.name})")
 
-    wanted = jax.tree.map(_abstract_data, abstract)
-    tree = {"params": wanted} if prefix else wanted
+    tree, parts = jax.tree.map(_abstract_data, abstract), prefix.split("/")[:-1]
+    for name in reversed(parts):
+        tree = {name: tree}
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             args = ocp.checkpoint_utils.construct_restore_args(tree)
@@ -219,7 +225,9 @@ def _read(step: Path, abstract: Any, prefix: str, source: str) -> tuple[Any, dic
                 step / "state",
                 args=ocp.args.PyTreeRestore(tree, restore_args=args, partial_restore=bool(prefix)),
             )
-        state = jax.tree.map(_undata, abstract, tree["params"] if prefix else tree)
+        for name in parts:
+            tree = tree[name]
+        state = jax.tree.map(_undata, abstract, tree)
     except RuntimeError:  # a device out of memory, a lost peer: it says nothing about the files
         raise
     except Exception as error:  # Orbax raises nearly every type on damaged files, this base type too

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import math
 import signal
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -24,7 +25,7 @@ Sample = Callable[[TrainState, int], str]  # (state, step) -> text to show; it a
 SHOWN = ("loss", "accuracy", "tokens_per_s", "mfu", "grad_norm")
 
 
-class TrainingError(RuntimeError):
+class TrainingError(config.Failure):
     """Training cannot go on: the message says since when and what to do. Checkpoints are left as they are."""
 
 
@@ -108,8 +109,7 @@ def _pause(
     if due["eval"] and evaluate is not None:
         found = {f"eval/{name}": value for name, value in evaluate(state).items()}
         out.writer.write(done, found)
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in found.items())
-        out.progress.print(f"step {done}: {shown}")
+        out.progress.print(held_out(f"step {done}: held out  ", found))
     if due["sample"] and sample is not None:
         text = sample(state, done)
         if plan.process[0] == 0:
@@ -117,6 +117,16 @@ def _pause(
             out.progress.print(text)
     if due["checkpoint"] and out.checkpoints is not None:
         _save(state, out, done)
+
+
+def held_out(head: str, found: Mapping[str, float]) -> str:
+    """Held-out numbers in lines that fit a terminal; the ones looked at first come first."""
+    first = ("loss", "perplexity", "accuracy")
+    plain = {name.removeprefix("eval/"): value for name, value in found.items()}
+    names = [*(name for name in first if name in plain), *(name for name in plain if name not in first)]
+    held = "  ".join(f"{name}\N{NO-BREAK SPACE}{plain[name]:.4f}" for name in names)
+    lines = textwrap.wrap(head + held, 78, subsequent_indent=" " * len(head), break_on_hyphens=False)
+    return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def _save(state: TrainState, out: Output, done: int) -> None:
@@ -157,7 +167,8 @@ def _skipped(step: int, in_row: int, run: config.Run, out: Output) -> None:
     if in_row >= run.max_skips:
         raise TrainingError(
             f"{in_row} steps in a row, batches {step - in_row} to {step - 1}, had a loss or gradient that is not "
-            "finite: lower --lr, or look at these rows with --dry_run; parameters are as of the last applied step"
+            "finite. Checkpoints are as they were, and the same command meets the same steps again: look at these "
+            "batches, or train with a lower --lr in another --workdir"
         )
 
 

@@ -52,12 +52,12 @@ def optimizer(settings: config.Optim, steps: int, axes: Axes) -> optax.GradientT
             lr, b1=s.b1, b2=s.b2, eps=s.eps, weight_decay=s.weight_decay, mask=decayed
         ),
         "lion": lambda: optax.lion(lr, b1=s.b1, b2=s.b2, weight_decay=s.weight_decay, mask=decayed),
-        "adafactor": lambda: optax.adafactor(
-            lr,
-            decay_rate=0.8,
-            weight_decay_rate=s.weight_decay or None,
-            weight_decay_mask=decayed,
-            multiply_by_parameter_scale=False,
+        # optax's own decay is not scaled by the learning rate, as it is everywhere else here.
+        "adafactor": lambda: optax.chain(
+            optax.adafactor(None, multiply_by_parameter_scale=False),
+            optax.scale(-1),
+            *shrink,
+            optax.scale_by_learning_rate(lr),
         ),
         "sgd": lambda: optax.chain(*momentum, *shrink, optax.scale_by_learning_rate(lr)),
         "rmsprop": lambda: optax.chain(

@@ -9,6 +9,8 @@ import contextlib
 import functools
 import math
 import os
+import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -80,6 +82,7 @@ def initialize() -> None:
             ) from error
         if count > 1:
             jax.distributed.initialize(env["JAXTRAIN_COORDINATOR"], count, index)
+            sys.excepthook = _leave
     elif (
         (int(env.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_NODELIST" in env)
         or int(env.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
@@ -87,8 +90,17 @@ def initialize() -> None:
         or "JAX_COORDINATOR_ADDRESS" in env
     ):
         jax.distributed.initialize()
+        sys.excepthook = _leave
     if jax.default_backend() == "cpu":
         host.keep_freed_memory()
+
+
+def _leave(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Ends a process of several with its traceback last; exit handlers would wait for the others, and they for it."""
+    traceback.print_exception(kind, error, trace)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def make(run: config.Run, batch_size: int, microbatches: int, devices: Sequence[Any] = ()) -> Plan:
@@ -99,6 +111,7 @@ def make(run: config.Run, batch_size: int, microbatches: int, devices: Sequence[
     if run.parallel == "pmap" and not replicated:
         raise ConfigError("--parallel=pmap is for one process with a replicated model: use --parallel=mesh")
     mesh = _mesh(sizes or {"data": -1}, devices or jax.devices())
+    _require_rows_of_a_host_together(mesh, run.mesh)
     plan = _pmap(mesh) if replicated and run.parallel != "mesh" else _sharded(mesh)
     parts = plan.shards * microbatches
     if batch_size % parts:
@@ -111,29 +124,44 @@ def make(run: config.Run, batch_size: int, microbatches: int, devices: Sequence[
 
 def _mesh(sizes: dict[str, int], devices: Sequence[Any]) -> Mesh:
     count = len(devices)
+    said = ",".join(f"{axis}:{size}" for axis, size in sizes.items())
     known = math.prod(size for size in sizes.values() if size != -1)
     sizes = {axis: count // known if size == -1 else size for axis, size in sizes.items()}
     if math.prod(sizes.values()) != count:
-        said = ",".join(f"{axis}:{size}" for axis, size in sizes.items())
-        raise ConfigError(f"--mesh={said} takes {math.prod(sizes.values())} devices, there are {count}")
+        raise ConfigError(
+            f"--mesh={said} takes {'a multiple of ' * ('-1' in said)}{known} devices, there are {count}"
+        )
     shape = [sizes.get(axis, 1) for axis in config.MESH_AXES]
     return jax.make_mesh(shape, config.MESH_AXES, axis_types=(AxisType.Auto,) * len(shape), devices=devices)
 
 
+def _require_rows_of_a_host_together(mesh: Mesh, said: str) -> None:
+    """Raises ConfigError unless host i has block i of the global batch's rows, which is what a stream gives it."""
+    hosts = np.vectorize(lambda device: device.process_index)(mesh.devices).reshape(-1, mesh.shape["tensor"])
+    count = jax.process_count()
+    wanted = np.arange(len(hosts))[:, None] * count // len(hosts)
+    if len(hosts) % count or (hosts != wanted).any():
+        raise ConfigError(
+            f"--mesh={said}: the {len(hosts)} parts of a batch (data x fsdp) must divide over {count} hosts, "
+            "with the tensor axis inside a host: lower tensor, raise data or fsdp"
+        )
+
+
 def spec(mesh: Mesh, names: tuple[str | None, ...], shape: tuple[int, ...]) -> PartitionSpec:
     """The partition of an array by its logical axis names. A dimension that does not divide stays whole."""
-    out, used = [], set()
+    out, used = [], set[str]()
     for name, size in zip(names, shape, strict=True):
         if name is not None and name not in RULES:
             raise KeyError(f"logical axis {name!r} is not in the rules: {', '.join(RULES)}")
         axis = RULES[name] if name is not None else None
-        parts = math.prod(mesh.shape[a] for a in (axis if isinstance(axis, tuple) else (axis,)) if a)
-        if axis in used and axis is not None:
-            raise ValueError(f"axes {names} use mesh axis {axis!r} twice")
+        over = axis if isinstance(axis, tuple) else (axis,) if axis else ()
+        if twice := used.intersection(over):
+            raise ValueError(f"axes {names} use mesh axis {', '.join(sorted(twice))} twice")
+        used.update(over)
+        parts = math.prod(mesh.shape[a] for a in over)
         if size % parts:
             _say_whole(name, size, axis, parts)
             axis = None
-        used.add(axis)
         out.append(axis)
     return PartitionSpec(*out)
 

@@ -1,40 +1,70 @@
 """What a run is about to do, shown before it does it: the data as the loss sees it, sizes, memory, cost."""
 
 import itertools
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-ROWS, WIDTH = 2, 400  # rows shown of the first batch, characters of each
+ROWS, SHOWN = 2, 400  # rows shown of the first batch, characters of each
+WIDTH = 78  # of a line, so that it fits a terminal
+END = " ⏎"  # after the last token of a document
 
 
 def lines(table: Iterable[tuple[str, Any]]) -> list[str]:
-    """A two-column table as text."""
+    """A two-column table as text; where names are long, each stands once above its values."""
     table = [(name, str(value)) for name, value in table]
     wide = max((len(name) for name, _ in table), default=0)
-    return [f"  {name:<{wide}}  {value}" for name, value in table]
-
-
-def first_rows(batch: Mapping[str, np.ndarray], decode: Callable[[Sequence[int]], str]) -> list[str]:
-    """The targets of the first rows as text; what is not in the loss stands between ⟨ and ⟩."""
+    if wide <= 24:
+        return [part for name, value in table for part in _filled(value, f"  {name:<{wide}}  ")]
     out = []
-    for row in range(min(ROWS, len(batch["targets"]))):
-        targets, mask = batch["targets"][row], batch["mask"][row] > 0
-        edges = np.flatnonzero(np.diff(mask.astype(int), prepend=-1, append=-1))
-        parts = []
-        for start, stop in itertools.pairwise(edges):
-            text = decode([int(t) for t in targets[start:stop]])
-            parts.append(text if mask[start] else f"⟨{text or stop - start}⟩")
-        text = "".join(parts)
-        text = text if len(text) <= WIDTH else f"{text[:WIDTH]} … ({len(text) - WIDTH} more characters)"
-        out.append(f"  row {row}: {text!r}" if "\n" not in text else _indent(f"row {row}:", text))
+    for name in dict.fromkeys(name for name, _ in table):
+        out.append(f"  {name}")
+        for value in (value for other, value in table if other == name):
+            out += _filled(value, "    ")
     return out
 
 
-def _indent(head: str, text: str) -> str:
-    return "\n".join([f"  {head}", *(f"    {line}" for line in text.splitlines())])
+def _filled(text: str, head: str) -> list[str]:
+    later = " " * len(head)
+    return textwrap.wrap(text, WIDTH, initial_indent=head, subsequent_indent=later, break_on_hyphens=False)
+
+
+def wrapped(text: str, head: str) -> list[str]:
+    """The lines of a text, each behind `head`, the long ones wrapped."""
+    fold = textwrap.TextWrapper(WIDTH - len(head), break_on_hyphens=False)
+    return [f"{head}{part}".rstrip() for line in text.split("\n") for part in fold.wrap(line) or [""]]
+
+
+def first_rows(batch: Mapping[str, np.ndarray], decode: Callable[[Sequence[int]], str]) -> list[str]:
+    """The targets of the first rows as text, one document after the other, each ended by ⏎.
+
+    What is not in the loss stands between ⟨ and ⟩, by its number of tokens where it has no text.
+    """
+    out = []
+    for row in range(min(ROWS, len(batch["targets"]))):
+        mask, segments = batch["mask"][row] > 0, batch["segments"][row]
+        documents = []
+        for number in range(1, segments.max() + 1):
+            here = segments == number
+            documents.append(_marked(batch["targets"][row][here], mask[here], decode) + END)
+        text = "\n".join(documents)
+        out.append(f"  row {row}: {mask.sum()} of {len(mask)} positions are in the loss")
+        out += wrapped(text[:SHOWN], "    ")
+        if len(text) > SHOWN:
+            out.append(f"    … and {len(text) - SHOWN} more characters")
+    return out
+
+
+def _marked(targets: np.ndarray, mask: np.ndarray, decode: Callable[[Sequence[int]], str]) -> str:
+    edges = np.flatnonzero(np.diff(mask.astype(int), prepend=-1, append=-1))
+    parts = []
+    for start, stop in itertools.pairwise(edges):
+        text = decode([int(t) for t in targets[start:stop]])
+        parts.append(text if mask[start] else f"⟨{text or stop - start}⟩")
+    return "".join(parts)
 
 
 def memory(abstract_state: Any, batch: Mapping[str, np.ndarray]) -> list[tuple[str, str]]:
