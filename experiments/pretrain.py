@@ -30,13 +30,14 @@ def main(cfg: Pretrain) -> None:
     start = begin.start(cfg, causal=causal)
 
     import functools
+    from pathlib import Path
 
     from experiments import common
     from jaxtrain.data import pipeline
     from jaxtrain.objectives.next_token import next_token
     from jaxtrain.train import parallel
 
-    parallel.initialize()
+    parallel.initialize(Path(cfg.data.cache_dir).expanduser() / "compiled")
     plan = common.plan_of(cfg)
     with common.opened(cfg, "pretrain", start, plan) as path:
         data = pipeline.prepare(cfg.data, seed=cfg.run.seed, tokenizer=start.tokenizer, process=plan.process)

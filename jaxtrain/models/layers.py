@@ -1,4 +1,8 @@
-"""The parts of a decoder as Linen modules. Parameters carry logical axis names; train/parallel.py maps them."""
+"""The parts of a decoder as Linen modules.
+
+A module declares its parameters' shapes and logical axes, which train/parallel.py maps to a mesh; their first values
+are models/transformer.py's.
+"""
 
 import math
 from collections.abc import Callable
@@ -11,11 +15,9 @@ from jax import Array
 
 from jaxtrain.models.zoo import Arch
 
-Initializer = Callable[..., Array]
 
-
-def _named(init: Initializer, axes: tuple[str | None, ...]) -> Initializer:
-    return nn.with_logical_partitioning(init, axes)
+def _declared(axes: tuple[str | None, ...]) -> Callable[..., Any]:
+    return nn.with_logical_partitioning(nn.initializers.zeros, axes)
 
 
 def product(x: Array, kernel: Array) -> Array:
@@ -33,20 +35,17 @@ class Dense(nn.Module):
     outputs: tuple[int, ...]
     axes: tuple[str | None, ...]
     bias: bool
-    std: float
     dtype: Any
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        kernel = self.param(
-            "kernel", _named(nn.initializers.normal(self.std), self.axes), self.inputs + self.outputs
-        )
+        kernel = self.param("kernel", _declared(self.axes), self.inputs + self.outputs)
         batch = x.shape[: x.ndim - len(self.inputs)]
         flat = kernel.astype(self.dtype).reshape(math.prod(self.inputs), math.prod(self.outputs))
         y = product(x.reshape(math.prod(batch), -1), flat)
         if self.bias:
             axes = self.axes[len(self.inputs) :]
-            bias = self.param("bias", _named(nn.initializers.zeros, axes), self.outputs)
+            bias = self.param("bias", _declared(axes), self.outputs)
             y = y + bias.astype(self.dtype).reshape(-1)
         return y.reshape(*batch, *self.outputs)
 
@@ -62,14 +61,13 @@ class Norm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        one = nn.initializers.constant(1.0 - self.offset)
-        scale = self.param("scale", _named(one, (self.axis,)), x.shape[-1:]) + self.offset
+        scale = self.param("scale", _declared((self.axis,)), x.shape[-1:]) + self.offset
         x = x.astype(jnp.float32)
         if self.kind == "layer":
             x = x - x.mean(-1, keepdims=True)
         x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps) * scale
         if self.kind == "layer":
-            x = x + self.param("bias", _named(nn.initializers.zeros, (self.axis,)), x.shape[-1:])
+            x = x + self.param("bias", _declared((self.axis,)), x.shape[-1:])
         return x.astype(self.dtype)
 
 
@@ -123,9 +121,7 @@ class Attention(nn.Module):
             "v": ((arch.K, arch.C), "kv"),
         }
         q, k, v = (
-            Dense(
-                (arch.width,), shape, ("embed", axis, "head"), arch.qkv_bias, arch.init_std, dtype, name=name
-            )(x)
+            Dense((arch.width,), shape, ("embed", axis, "head"), arch.qkv_bias, dtype, name=name)(x)
             for name, (shape, axis) in heads.items()
         )
         if arch.qk_norm:
@@ -135,9 +131,8 @@ class Attention(nn.Module):
             q, k = rotate(q, table), rotate(k, table)
         q = q * (arch.query_scale or arch.C) ** -0.5
         mixed, back = attend(q, k, v)
-        std = arch.init_std / math.sqrt(2 * arch.layers)
         out = Dense(
-            (arch.heads, arch.C), (arch.width,), ("heads", "head", "embed"), arch.bias, std, dtype, name="out"
+            (arch.heads, arch.C), (arch.width,), ("heads", "head", "embed"), arch.bias, dtype, name="out"
         )(mixed)
         return out, back
 
@@ -153,17 +148,14 @@ class FeedForward(nn.Module):
         arch, dtype = self.arch, self.dtype
 
         def up(name: str) -> Array:
-            return Dense(
-                (arch.width,), (arch.ff,), ("embed", "ff"), arch.bias, arch.init_std, dtype, name=name
-            )(x)
+            return Dense((arch.width,), (arch.ff,), ("embed", "ff"), arch.bias, dtype, name=name)(x)
 
         if arch.mlp == "gelu":
             h = nn.gelu(up("up"))
         else:
             act = nn.silu if arch.mlp == "swiglu" else nn.gelu
             h = act(up("gate")) * up("up")
-        std = arch.init_std / math.sqrt(2 * arch.layers)
-        return Dense((arch.ff,), (arch.width,), ("ff", "embed"), arch.bias, std, dtype, name="down")(h)
+        return Dense((arch.ff,), (arch.width,), ("ff", "embed"), arch.bias, dtype, name="down")(h)
 
 
 class Block(nn.Module):

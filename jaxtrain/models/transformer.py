@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxtrain import config
@@ -72,38 +73,68 @@ def _mean_keys(length: int, window: int, causal: bool) -> float:
     return (reach * (reach + 1) / 2 + (length - reach) * reach) / length
 
 
-def _embedding(arch: Arch, key: Key) -> Params:
-    std, (k1, k2, k3) = arch.init_std, jax.random.split(key, 3)
-
-    def rows(key: Key, count: int, axis: str) -> Any:
-        return nn.LogicallyPartitioned(
-            std * jax.random.normal(key, (count, arch.width)), names=(axis, "embed")
-        )
-
-    tree = {"embed": rows(k1, arch.vocab, "vocab")}
-    if arch.positions == "learned":
-        tree["positions"] = rows(k2, arch.max_len, "positions")
-    if not arch.tied:
-        tree["unembed"] = rows(k3, arch.vocab, "vocab")
-    return tree
-
-
 def _init(arch: Arch, how: Execution, key: Key) -> Params:
-    k1, k2, k3 = jax.random.split(key, 3)
+    """Parameters, boxed with their logical axes.
+
+    Each layer's random numbers are one draw, in a loop over layers: XLA takes half a second to compile each generator.
+    """
+    k1, k2 = jax.random.split(key)
     block, x = Block(arch, jnp.float32), jnp.zeros((1, 1, arch.width))
-    zeros = jnp.zeros((1, 1), jnp.int32)
-    rotary = rope_table(arch, zeros, arch.rope_theta, False) if arch.positions == "rope" else None
+    rotary = rope_table(arch, jnp.zeros((1, 1), jnp.int32), arch.rope_theta, False)
 
     def attend(q: Array, k: Array, v: Array) -> tuple[Array, None]:
         return q, None
 
-    def layer(key: Key) -> Params:
-        return block.init(key, x, rotary, attend, (None, None))["params"]
+    def module() -> Params:
+        return block.init(jax.random.key(0), x, rotary, attend, (None, None))["params"]
 
-    stacked = jax.vmap(layer)(jax.random.split(k2, arch.layers))
-    is_box = lambda leaf: isinstance(leaf, nn.LogicallyPartitioned)  # noqa: E731
-    stacked = jax.tree.map(lambda box: box.replace(names=("layers", *box.names)), stacked, is_leaf=is_box)
-    return {**_embedding(arch, k1), "layers": stacked, "norm": _final(arch, how).init(k3, x)["params"]}
+    boxes, treedef = jax.tree.flatten_with_path(jax.eval_shape(module), is_leaf=_is_box)
+    sizes = [box.value.size if path[-1].key == "kernel" else 0 for path, box in boxes]
+
+    def layer(key: Key) -> list[Array]:
+        draws = jnp.split(jax.random.normal(key, (sum(sizes),)), np.cumsum(sizes)[:-1])
+        return [_initial(arch, path, box.value.shape, x) for (path, box), x in zip(boxes, draws, strict=True)]
+
+    values = jax.lax.map(layer, jax.random.split(k2, arch.layers))
+    stacked = [
+        box.replace(value=value, names=("layers", *box.names))
+        for (_, box), value in zip(boxes, values, strict=True)
+    ]
+    norm = jax.tree.map_with_path(
+        lambda path, box: box.replace(value=_initial(arch, path, box.value.shape, None)),
+        jax.eval_shape(lambda: {"norm": _final(arch, how).init(jax.random.key(0), x)["params"]}),
+        is_leaf=_is_box,
+    )
+    return {**_embedding(arch, k1), "layers": treedef.unflatten(stacked), **norm}
+
+
+def _is_box(leaf: Any) -> bool:
+    return isinstance(leaf, nn.LogicallyPartitioned)
+
+
+def _initial(arch: Arch, path: Any, shape: tuple[int, ...], normal: Array | None) -> Array:
+    """Kernels are normal, those that write to the residual stream narrower by √(2L); norms are identities."""
+    *_, module, name = (entry.key for entry in path)
+    if name == "kernel":
+        narrow = (2 * arch.layers) ** -0.5 if module in ("out", "down") else 1.0
+        return arch.init_std * narrow * normal.reshape(shape)
+    return jnp.full(shape, 1.0 - arch.norm_offset if name == "scale" else 0.0, jnp.float32)
+
+
+def _embedding(arch: Arch, key: Key) -> Params:
+    """The tables of tokens, positions and, where it is not tied, of the unembedding: normal, from one draw."""
+    tables = {"embed": (arch.vocab, "vocab")}
+    if arch.positions == "learned":
+        tables["positions"] = (arch.max_len, "positions")
+    if not arch.tied:
+        tables["unembed"] = (arch.vocab, "vocab")
+    rows = [count for count, _ in tables.values()]
+    drawn = arch.init_std * jax.random.normal(key, (sum(rows), arch.width))
+    parts = jnp.split(drawn, np.cumsum(rows)[:-1])
+    return {
+        name: nn.LogicallyPartitioned(part, names=(axis, "embed"))
+        for (name, (_, axis)), part in zip(tables.items(), parts, strict=True)
+    }
 
 
 def _final(arch: Arch, how: Execution) -> Norm:
@@ -111,7 +142,7 @@ def _final(arch: Arch, how: Execution) -> Norm:
 
 
 def _axes(boxed: Params) -> dict[tuple[str, ...], tuple[str | None, ...]]:
-    leaves = jax.tree.leaves_with_path(boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
+    leaves = jax.tree.leaves_with_path(boxed, is_leaf=_is_box)
     return {tuple(entry.key for entry in path): box.names for path, box in leaves}
 
 

@@ -12,6 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -65,8 +66,10 @@ class Plan(NamedTuple):
     local: Callable[[Callable], Callable] | None  # runs f(q, k, v, segments) on each shard of rows and heads
 
 
-def initialize() -> None:
+def initialize(compiled: Path | None = None) -> None:
     """Joins the other processes of a run, if there are any: call it once, before anything else of jax.
+
+    `compiled` is where compiled programs are kept for the next start, unless JAX_COMPILATION_CACHE_DIR says it.
 
     JAXTRAIN_COORDINATOR, JAXTRAIN_NUM_PROCESSES and JAXTRAIN_PROCESS_ID name them; on Slurm, TPU pods and under MPI
     jax finds them itself.
@@ -91,6 +94,8 @@ def initialize() -> None:
     ):
         jax.distributed.initialize()
         sys.excepthook = _leave
+    if compiled is not None and not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(compiled))
     if jax.default_backend() == "cpu":
         host.keep_freed_memory()
 
@@ -112,7 +117,7 @@ def make(run: config.Run, batch_size: int, microbatches: int, devices: Sequence[
         raise ConfigError("--parallel=pmap is for one process with a replicated model: use --parallel=mesh")
     mesh = _mesh(sizes or {"data": -1}, devices or jax.devices())
     _require_rows_of_a_host_together(mesh, run.mesh)
-    plan = _pmap(mesh) if replicated and run.parallel != "mesh" else _sharded(mesh)
+    plan = _pmap(list(mesh.devices.flat)) if replicated and run.parallel != "mesh" else _sharded(mesh)
     parts = plan.shards * microbatches
     if batch_size % parts:
         raise ConfigError(
@@ -272,9 +277,11 @@ def _sharded(mesh: Mesh) -> Plan:
     )
 
 
-def _pmap(mesh: Mesh) -> Plan:
-    count = mesh.size
-    by_device, devices = NamedSharding(mesh, PartitionSpec("data")), list(mesh.devices.flat)
+def _pmap(devices: list[Any]) -> Plan:
+    count = len(devices)
+    # The mesh that pmap itself makes: on any other one the second step would be compiled anew.
+    mesh = jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+    by_device = NamedSharding(mesh, PartitionSpec("data"))
 
     def init(fn: Callable[[], Tree], axes: Axes) -> Tree:
         return jax.jit(fn, out_shardings=NamedSharding(mesh, PartitionSpec()))()
@@ -299,4 +306,6 @@ def _pmap(mesh: Mesh) -> Plan:
             name: jax.device_put(x.reshape(count, -1, *x.shape[1:]), by_device) for name, x in batch.items()
         }
 
-    return Plan("pmap", count, (0, 1), init, functools.partial(_abstract, mesh), step, rows, put, _get, None)
+    return Plan(
+        "pmap", count, (0, 1), init, lambda fn, axes: _abstract(mesh, fn, {}), step, rows, put, _get, None
+    )
