@@ -1,0 +1,226 @@
+"""The loop around a step that is a plain function, with a clock that the test moves."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxtrain import config
+from jaxtrain.train import loop, parallel
+from jaxtrain.train.checkpoint import Checkpoints
+from jaxtrain.train.loop import Output, TrainingError, fit
+from jaxtrain.train.metrics import Mean, Progress, Speed, Writer
+from jaxtrain.types import TrainState
+
+
+@pytest.fixture(scope="module")
+def plan():
+    return parallel.make(config.Run(), 4, 1, jax.devices()[:1])
+
+
+def begin(step=0):
+    zero = jnp.int32(0)
+    return TrainState(jnp.int32(step), {"w": jnp.float32(step)}, (), jax.random.key(0), zero, zero)
+
+
+def stepper(order=None, bad=()):
+    """A step whose loss is the batch's number; the steps from batches in `bad` are not finite."""
+
+    def step(state, frozen, batch):
+        number = int(np.asarray(batch["number"]).ravel()[0])
+        if order is not None:
+            order.append(("step", number))
+        in_row = int(state.skipped_in_row) + 1 if number in bad else 0
+        skipped = int(state.skipped) + (number in bad)
+        after = state._replace(
+            step=state.step + 1,
+            params={"w": state.params["w"] + (number not in bad)},
+            skipped=jnp.int32(skipped),
+            skipped_in_row=jnp.int32(in_row),
+        )
+        loss = np.nan if number in bad else number
+        return after, {"loss": (loss, 1.0), "skipped": (skipped, 1.0), "skipped_in_row": (in_row, 1.0)}
+
+    return step
+
+
+def batches(state):
+    return {"number": np.full(4, int(state.step), np.int32)}
+
+
+class Told(Progress):
+    """Keeps what is printed."""
+
+    def __init__(self):
+        super().__init__(0, show=False)
+        self.said = []
+
+    def print(self, text):
+        self.said.append(text)
+
+
+def run_fit(tmp_path, plan, state=None, *, step=None, saved=None, **settings):
+    """Runs `fit` on it all; returns (state, finished, rows of metrics.jsonl, what was printed)."""
+    hooks = {name: settings.pop(name) for name in ("evaluate", "sample", "expect") if name in settings}
+    defaults = {"steps": 10, "log_every": 1, "eval_every": 0, "sample_every": 0, "checkpoint_every": 0}
+    run = config.Run(**{**defaults, **settings})
+    state, bar = state or begin(), Told()
+    with Writer(tmp_path, int(state.step)) as writer:
+        out = Output(
+            writer, bar, saved, Speed(1.0, None, iter(range(10**6)).__next__), 4, lambda i: i / 10, Mean()
+        )
+        try:
+            state, finished = fit(state, (), plan, step or stepper(), batches, run=run, out=out, **hooks)
+        finally:
+            lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    return state, finished, lines, bar.said
+
+
+@pytest.mark.parametrize("every", [1, 3, 10])
+def test_no_step_is_lost_or_counted_twice(tmp_path, plan, every):
+    state, finished, lines, _ = run_fit(tmp_path, plan, log_every=every)
+    assert finished and int(state.step) == 10
+    assert [line["step"] for line in lines] == [i for i in range(1, 11) if i % every == 0 or i == 10]
+    done = 0
+    for line in lines:
+        assert line["loss"] == np.mean(range(done, line["step"]))
+        assert line["lr"] == pytest.approx((line["step"] - 1) / 10)
+        done = line["step"]
+
+
+def test_metrics_are_fetched_after_the_next_step_is_on_its_way(tmp_path, plan):
+    order = []
+    late = plan._replace(get=lambda tree: order.append("get") or plan.get(tree))
+    run_fit(tmp_path, late, step=stepper(order), steps=4)
+    assert order == ["get", *[("step", 0), ("step", 1), "get", ("step", 2), "get", ("step", 3), "get", "get"]]
+
+
+def test_evaluations_samples_and_checkpoints_come_when_due_and_after_the_last_step(tmp_path, plan):
+    seen = {"eval": [], "sample": []}
+
+    def evaluate(state):
+        seen["eval"].append(int(state.step))
+        return {"loss": float(state.step)}
+
+    def sample(state, step):
+        seen["sample"].append((int(state.step), step))
+        return f"text of {step}"
+
+    with Checkpoints(tmp_path, 10) as saved:
+        _, _, lines, said = run_fit(
+            tmp_path, plan, saved=saved, evaluate=evaluate, sample=sample, steps=7, eval_every=3, sample_every=4,
+            checkpoint_every=5,
+        )  # fmt: skip
+    assert seen == {"eval": [3, 6, 7], "sample": [(4, 4), (7, 7)]}
+    assert saved.steps() == [5, 7]
+    assert [(line["step"], line["eval/loss"]) for line in lines if "eval/loss" in line] == [
+        (3, 3),
+        (6, 6),
+        (7, 7),
+    ]
+    assert "step 6: held out  loss 6.0000" in said and "text of 4" in said
+    assert [line["loss"] for line in lines if "loss" in line] == list(range(7))
+
+
+def test_time_outside_of_steps_is_not_training_time(tmp_path, plan):
+    """Each look at the clock is a second later: a step costs one, whatever an evaluation costs."""
+    lines = run_fit(tmp_path, plan, evaluate=lambda state: {"loss": 0.0}, eval_every=2, steps=8)[2]
+    assert {line["step_time"] for line in lines if "step_time" in line} <= {1.0, 2.0}
+
+
+def test_what_must_hold_at_the_first_step_stops_before_anything_is_kept(tmp_path, plan):
+    with Checkpoints(tmp_path, 2) as saved:
+        with pytest.raises(TrainingError, match=r"must have loss = 5 ± 0.1, by construction, and has 0"):
+            run_fit(tmp_path, plan, saved=saved, expect={"loss": (5.0, 0.1)}, checkpoint_every=1)
+        assert saved.steps() == [] and (tmp_path / "metrics.jsonl").read_text() == ""
+        run_fit(tmp_path, plan, saved=saved, expect={"loss": (0.05, 0.1)})
+        # A resumed run does not start where it holds.
+        run_fit(tmp_path, plan, begin(3), expect={"loss": (5.0, 0.1)})
+    assert saved.steps() == [10]
+    with pytest.raises(TrainingError, match="has nan"):
+        loop.check({"loss": (0.0, 0.0)}, {"loss": (0.0, 1.0)})
+
+
+def test_skipped_steps_are_told_and_end_the_run_after_so_many_in_a_row(tmp_path, plan):
+    state, finished, lines, said = run_fit(
+        tmp_path, plan, step=stepper(bad={2, 4, 5}), max_skips=3, log_every=2
+    )
+    assert finished and float(state.params["w"]) == 7
+    assert [line.get("loss") for line in lines] == [0.5, 3.0, None, 6.5, 8.5]
+    assert [line["skipped"] for line in lines] == [0, 1, 3, 3, 3]
+    assert lines[-1]["lr"] == pytest.approx(0.6)  # of the seventh applied step
+    assert sum("not finite" in text for text in said) == 3 and "step 3: " in said[0] and "batch 2" in said[0]
+    with Checkpoints(tmp_path, 2) as saved:
+        with pytest.raises(TrainingError, match=r"3 steps in a row, batches 4 to 6, .*lower --lr"):
+            run_fit(
+                tmp_path, plan, step=stepper(bad={1, 4, 5, 6}), max_skips=3, saved=saved, checkpoint_every=2
+            )
+        assert saved.steps() == [2, 4]
+
+
+def ask(at, number):
+    """A step that signals its own process at batch `at`."""
+    inner = stepper()
+
+    def step(state, frozen, batch):
+        if int(np.asarray(batch["number"]).ravel()[0]) == at:
+            os.kill(os.getpid(), number)
+        return inner(state, frozen, batch)
+
+    return step
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_after_the_step_saves_and_the_run_goes_on_from_there(tmp_path, plan, number):
+    before = signal.getsignal(number)
+    with Checkpoints(tmp_path, 2) as saved:
+        state, finished, _, said = run_fit(tmp_path, plan, step=ask(3, number), saved=saved, log_every=3)
+        assert not finished and int(state.step) == 4 and saved.steps() == [4]
+        assert "stopped at step 4 of 10; the same command goes on from there" in said
+        assert signal.getsignal(number) is before
+    with Checkpoints(tmp_path, 2) as saved:
+        here = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+        state, meta = saved.restore(here)
+        assert int(state.step) == 4 and meta["mean"]["loss"] == [3.0, 1.0]
+        state, finished, lines, _ = run_fit(tmp_path, plan, state, saved=saved)
+    assert finished and int(state.step) == 10 and [line["step"] for line in lines] == [3, *range(5, 11)]
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+import jax
+sys.path.insert(0, sys.argv[2])
+from tests.train.test_loop import batches, begin, config, parallel, run_fit, stepper
+inner = stepper()
+def step(state, frozen, batch):
+    print("step", flush=True)
+    time.sleep(30)
+    return inner(state, frozen, batch)
+run_fit(Path(sys.argv[1]), parallel.make(config.Run(), 4, 1), step=step)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_kills(tmp_path, number):
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    env = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
+    child = subprocess.Popen(
+        [sys.executable, "-c", SLOW, str(tmp_path), root],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with child:
+        assert child.stdout.readline() == b"step\n"
+        child.send_signal(number)
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.wait(1)
+        child.send_signal(number)
+        assert child.wait(10) in (-number, 1)

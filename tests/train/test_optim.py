@@ -1,0 +1,144 @@
+"""Schedules, masks, clipping, averages, and what each optimizer does to matrices it has to see."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxtrain import config
+from jaxtrain.train import optim
+from tests import tiny
+
+KINDS = config.Optim.__dataclass_fields__["optimizer"].metadata["choices"]
+PLAIN = {"warmup": 0, "schedule": "constant", "clip": 0.0, "weight_decay": 0.0}
+AXES = {("a", "kernel"): ("embed", "ff")}
+
+
+def rates(steps, *at, **settings):
+    schedule = optim.schedule(config.Optim(**{"lr": 1.0, "warmup": 0, **settings}), steps)
+    return [float(schedule(i)) for i in at]
+
+
+@pytest.mark.parametrize(
+    ("settings", "at", "wanted"),
+    [
+        ({"schedule": "constant"}, (0, 50, 99), (1, 1, 1)),
+        ({"schedule": "constant", "warmup": 4}, (0, 1, 3, 4, 9), (0.25, 0.5, 1, 1, 1)),
+        ({"schedule": "constant", "warmup": 1}, (0, 1), (1, 1)),
+        ({"schedule": "linear", "end_lr": 0.0}, (0, 25, 50, 100), (1, 0.75, 0.5, 0)),
+        ({"schedule": "linear", "end_lr": 0.5, "warmup": 20}, (19, 20, 60, 100), (1, 1, 0.75, 0.5)),
+        ({"schedule": "cosine"}, (0, 50, 100), (1, 0.55, 0.1)),
+        ({"schedule": "cosine", "warmup": 20, "end_lr": 0.0}, (9, 20, 40, 100), (0.5, 1, (2 + math.sqrt(2)) / 4, 0)),
+        ({"schedule": "wsd", "decay_share": 0.2, "end_lr": 0.0}, (0, 80, 90, 100), (1, 1, 0.5, 0)),
+        ({"schedule": "wsd", "decay_share": 0.5, "warmup": 20, "end_lr": 0.2}, (20, 60, 80, 100), (1, 1, 0.6, 0.2)),
+    ],
+)  # fmt: skip
+def test_schedules_at_points_computed_by_hand(settings, at, wanted):
+    np.testing.assert_allclose(rates(100, *at, **settings), wanted, atol=1e-6)
+
+
+def moved(params, grads, **settings):
+    tx = optim.optimizer(config.Optim(**{**PLAIN, "lr": 0.1, **settings}), 100, AXES)
+    return tx.update(grads, tx.init(params), params)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_decay_acts_on_kernels_alone_and_with_the_learning_rate(kind):
+    ones = jnp.ones((4, 4))
+    params = {"a": {"kernel": ones}, "norm": {"scale": jnp.ones(4)}, "embed": ones}
+    grads = jax.tree.map(jnp.ones_like, params)
+    with_decay, _ = moved(params, grads, optimizer=kind, weight_decay=0.5)
+    without, _ = moved(params, grads, optimizer=kind)
+    np.testing.assert_allclose(
+        with_decay["a"]["kernel"] - without["a"]["kernel"], -0.1 * 0.5 * ones, rtol=1e-4, err_msg=kind
+    )
+    assert np.array_equal(with_decay["embed"], without["embed"])
+    assert np.array_equal(with_decay["norm"]["scale"], without["norm"]["scale"])
+
+
+def test_every_parameter_that_is_in_a_product_decays_and_no_other():
+    for name in tiny.FAMILIES:
+        params = jax.eval_shape(tiny.model(tiny.shrink(name)).init, jax.random.key(0))
+        found = {
+            "/".join(e.key for e in path): on for path, on in jax.tree.leaves_with_path(optim.decayed(params))
+        }
+        assert any(found.values())
+        for path, on in found.items():
+            plain = any(word in path for word in ("norm", "bias", "embed", "positions"))
+            assert on == (not plain), path
+
+
+def test_clipping_bounds_the_global_norm():
+    params = {"a": {"kernel": jnp.zeros((2, 2))}, "b": jnp.zeros(1)}
+    grads = {"a": {"kernel": jnp.full((2, 2), 3.0)}, "b": jnp.full(1, 8.0)}  # norm 10
+    updates, _ = moved(params, grads, optimizer="sgd", lr=1.0, b1=0.0, clip=5.0)
+    np.testing.assert_allclose(updates["a"]["kernel"], -1.5)
+    np.testing.assert_allclose(updates["b"], -4.0)
+    updates, _ = moved(params, grads, optimizer="sgd", lr=1.0, b1=0.0, clip=20.0)
+    np.testing.assert_allclose(updates["b"], -8.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_optimizer_lowers_a_quadratic(kind):
+    target = jax.random.normal(jax.random.key(1), (6, 4))
+    params = {"a": {"kernel": jnp.zeros((6, 4))}, "b": jnp.zeros(3)}
+    tx = optim.optimizer(
+        config.Optim(optimizer=kind, lr=0.1, warmup=3, schedule="linear", weight_decay=0), 80, AXES
+    )
+
+    def loss(p):
+        return ((p["a"]["kernel"] - target) ** 2).sum() + ((p["b"] - 1) ** 2).sum()
+
+    @jax.jit
+    def step(params, state):
+        updates, state = tx.update(jax.grad(loss)(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    state, before = tx.init(params), loss(params)
+    for _ in range(80):
+        params, state = step(params, state)
+    assert loss(params) < 0.1 * before
+
+
+def test_muon_makes_the_matrices_of_every_kernel_orthogonal():
+    """A kernel of heads is one matrix from `embed` to all heads together; a stack of layers, one matrix each."""
+    model, rng = tiny.model(tiny.shrink("qwen3-0.6b", layers=2)), np.random.default_rng(0)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    grads, params = (
+        jax.tree.map(lambda p: rng.normal(size=p.shape).astype(np.float32), shapes) for _ in range(2)
+    )
+    axes = model.axes
+    tx = optim.optimizer(config.Optim(**PLAIN, optimizer="muon", lr=1.0, b1=0.5), 10, axes)
+    updates, _ = jax.jit(lambda g, p: tx.update(g, tx.init(p), p))(grads, params)
+    seen = 0
+    for path, update in jax.tree.leaves_with_path(updates):
+        names = axes[tuple(entry.key for entry in path)]
+        if path[-1].key != "kernel":
+            assert np.abs(update).max() < 1.5, "Adam moves by about the learning rate"
+            continue
+        for layer in np.asarray(update):
+            side = names[1:].index("embed")
+            matrix = np.moveaxis(layer, side, 0).reshape(layer.shape[side], -1)
+            values = np.linalg.svd(matrix, compute_uv=False)
+            assert values.max() / values.min() < 2.0, f"{path}: {values}"  # of the gradient it is above 3
+            seen += 1
+    assert seen >= 14
+
+
+def test_the_average_follows_its_recursion_and_is_what_is_evaluated():
+    params = {"a": {"kernel": jnp.full((2, 2), 4.0)}}
+    tx = optim.optimizer(config.Optim(**PLAIN, optimizer="sgd", lr=0.5, b1=0.0, ema=0.75), 10, AXES)
+    state, average, now = tx.init(params), 4.0, 4.0
+    for grad in (1.0, -2.0, 4.0):
+        updates, state = tx.update(jax.tree.map(lambda p, g=grad: jnp.full_like(p, g), params), state, params)
+        params = optax.apply_updates(params, updates)
+        now -= 0.5 * grad
+        average = 0.75 * average + 0.25 * now
+        np.testing.assert_allclose(state.average["a"]["kernel"], average, rtol=1e-6)
+        np.testing.assert_allclose(params["a"]["kernel"], now)
+    assert optim.evaluated(params, state) is state.average
+    plain = optim.optimizer(config.Optim(**PLAIN), 10, AXES)
+    assert optim.evaluated(params, plain.init(params)) is params

@@ -1,0 +1,228 @@
+"""Plans on eight virtual devices: where arrays lie, and that what a plan makes another can go on with."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from jaxtrain import config
+from jaxtrain.config import ConfigError
+from jaxtrain.models import transformer
+from jaxtrain.models.zoo import ZOO
+from jaxtrain.objectives.next_token import next_token
+from jaxtrain.train import optim, parallel
+from jaxtrain.train.checkpoint import Checkpoints
+from jaxtrain.train.step import init_state, train_step
+from tests import tiny
+
+
+def plan_of(mesh="", kind="auto", rows=16, microbatches=1, devices=8):
+    return parallel.make(config.Run(mesh=mesh, parallel=kind), rows, microbatches, jax.devices()[:devices])
+
+
+def mesh_of(**sizes):
+    shape = [sizes.get(axis, 1) for axis in config.MESH_AXES]
+    return jax.make_mesh(shape, config.MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_every_axis_of_every_model_has_a_rule_and_no_mesh_axis_comes_twice(name):
+    mesh = mesh_of(data=2, fsdp=2, tensor=2)
+    arch = ZOO[name] if ZOO[name].vocab else tiny.shrink(name)
+    model = tiny.model(arch)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    for path, leaf in jax.tree.leaves_with_path(shapes):
+        names = model.axes[tuple(entry.key for entry in path)]
+        assert len(names) == leaf.ndim
+        spec = parallel.spec(mesh, names, leaf.shape)
+        if leaf.size > 100_000:
+            assert any(spec), f"{path} {names} lies whole on every device"
+
+
+def test_an_unknown_axis_and_a_mesh_axis_used_twice_are_refused():
+    mesh = mesh_of(fsdp=2, tensor=4)
+    with pytest.raises(KeyError, match="logical axis 'width' is not in the rules"):
+        parallel.spec(mesh, ("width",), (8,))
+    with pytest.raises(ValueError, match="use mesh axis tensor twice"):
+        parallel.spec(mesh, ("heads", "ff"), (8, 8))
+    with pytest.raises(ValueError, match="use mesh axis fsdp twice"):
+        parallel.spec(mesh, ("batch", "embed"), (8, 8))  # a batch lies over data and fsdp
+    assert tuple(parallel.spec(mesh, ("layers", "embed", "ff"), (3, 8, 8))) == (None, "fsdp", "tensor")
+
+
+def test_a_dimension_that_does_not_divide_stays_whole_and_says_so(caplog):
+    parallel._say_whole.cache_clear()
+    mesh = mesh_of(fsdp=2, tensor=4)
+    with caplog.at_level("WARNING", logger="absl"):
+        assert tuple(parallel.spec(mesh, ("embed", "kv"), (8, 2))) == ("fsdp", None)
+        assert tuple(parallel.spec(mesh, ("embed", "kv"), (8, 2))) == ("fsdp", None)
+    assert caplog.messages == ["axis kv of size 2 does not divide over tensor:4 and stays whole"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            {"rows": 12},
+            r"--batch_size=12 does not split over 8 devices x --microbatches=1: use a multiple of 8",
+        ),
+        ({"rows": 16, "microbatches": 4}, r"use a multiple of 32"),
+        ({"rows": 6, "mesh": "fsdp:4,tensor:2"}, r"does not split over 4 devices"),
+        ({"mesh": "fsdp:4"}, r"--mesh=fsdp:4 takes 4 devices, there are 8"),
+        ({"mesh": "fsdp:3,data:-1"}, r"--mesh=fsdp:3,data:-1 takes a multiple of 3 devices, there are 8"),
+        ({"mesh": "fsdp:16,data:-1"}, r"takes a multiple of 16 devices, there are 8"),
+    ],
+)
+def test_what_does_not_divide_is_refused(flags, message):
+    with pytest.raises(ConfigError, match=message):
+        plan_of(**flags)
+
+
+def test_the_plan_that_the_flags_name():
+    assert plan_of().name == "pmap" and plan_of().shards == 8
+    assert plan_of("data:8").name == "pmap"
+    assert plan_of(kind="mesh").name == "mesh"
+    sharded = plan_of("data:2,fsdp:-1,tensor:2")
+    assert (sharded.name, sharded.shards) == ("mesh", 4)
+
+
+ARCH = tiny.shrink("llama2-7b", layers=1, width=32, heads=4, kv_heads=0, ff=64, vocab=64)
+TX = optim.optimizer(config.Optim(optimizer="lion", warmup=0, lr=1e-2, ema=0.5), 10, tiny.model(ARCH).axes)
+
+
+@functools.cache
+def built(mesh, kind="auto", devices=8):
+    """(plan, model, start of the state, compiled step)."""
+    plan = plan_of(mesh, kind, devices=devices)
+    model = transformer.build(ARCH, tiny.how(local=plan.local))
+
+    def start():
+        return init_state(model.init(jax.random.key(0)), TX, jax.random.key(1))
+
+    return (
+        plan,
+        model,
+        start,
+        plan.step(functools.partial(train_step, objective=functools.partial(next_token, model=model), tx=TX)),
+    )
+
+
+BATCH = tiny.batch(16, 12, 64)
+
+
+def test_parameters_and_what_mirrors_them_are_born_in_shards():
+    plan, model, start, step = built("fsdp:4,tensor:2")
+    state = plan.init(start, model.axes)
+    whole = sum(x.nbytes for x in jax.tree.leaves(state.params))
+    for tree, copies in ((state.params, 1), (state.opt_state, 2)):
+        assert sum(x.nbytes for x in jax.tree.leaves(tree)) == pytest.approx(copies * whole, rel=1e-3)
+        for device in range(8):
+            held = sum(x.addressable_shards[device].data.nbytes for x in jax.tree.leaves(tree))
+            assert held < copies * whole / 8 * 1.15, "norms may lie on several devices, nothing else"
+    wanted = plan.abstract(start, model.axes)
+    after, _ = step(state, (), plan.put(BATCH))
+    for a, b in zip(jax.tree.leaves(wanted), jax.tree.leaves(after), strict=True):
+        assert a.sharding.is_equivalent_to(b.sharding, b.ndim) and a.shape == b.shape and a.dtype == b.dtype
+
+
+def test_constraints_on_activations_are_not_inert():
+    """The lowered step names shardings of [B, T, D] arrays over (data, fsdp), beside those of its arguments."""
+    plan, model, start, _ = built("fsdp:8")
+    texts = []
+
+    def traced(f):
+        def run(tree, frozen, batch):
+            texts.append(jax.jit(f).lower(tree, frozen, batch).as_text())
+            return jnp.zeros(())
+
+        return run
+
+    batch = plan.put(BATCH)
+    state = plan.init(start, model.axes)
+    plan.step(traced(lambda p, _, b: model.hidden(p, b)), donate=False)(state.params, (), batch)
+    found = re.findall(
+        r'sharding_constraint %\d+ <@\w+, \[{"data", "fsdp"}, {}, {}\]> : tensor<16x12x32xf32>', texts[0]
+    )
+    assert len(found) > ARCH.layers
+
+
+def test_state_moves_between_plans_to_the_bit(tmp_path):
+    """Two steps under pmap, then to mesh, to disk, and back to pmap: nothing changes but where it lies."""
+    one, model, start, step = built("", devices=2)
+    state = one.init(start, model.axes)
+    for _ in range(2):
+        state, _ = step(state, (), one.put(BATCH))
+    wanted = one.get(jax.tree.map(plain, state))
+    with Checkpoints(tmp_path, 3) as saved:
+        saved.save(2, state, {})
+    two, model2, start2, _ = built("fsdp:2", devices=2)
+    with Checkpoints(tmp_path, 3) as saved:
+        state, _ = saved.restore(two.abstract(start2, model2.axes))
+        assert {s.data.shape for s in state.params["embed"].addressable_shards} == {(64, 16)}
+        assert same(two.get(jax.tree.map(plain, state)), wanted)
+        saved.save(3, state, {})
+    with Checkpoints(tmp_path, 3) as saved:
+        state, _ = saved.restore(one.abstract(start, model.axes))
+    assert same(one.get(jax.tree.map(plain, state)), wanted)
+    state, metrics = step(state, (), one.put(BATCH))
+    assert int(state.step) == 3 and np.isfinite(metrics["loss"][0])
+
+
+def plain(x):
+    return jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+
+
+def same(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("mesh", "kind"), [("", "pmap"), ("data:2,fsdp:2,tensor:2", "mesh"), ("data:8", "mesh")]
+)
+def test_rows_come_back_in_order(mesh, kind):
+    plan = plan_of(mesh, kind)
+    batch = {
+        "row": np.arange(16, dtype=np.int32),
+        "x": np.random.default_rng(0).normal(size=(16, 3)).astype("f"),
+    }
+    run = plan.rows(lambda tree, frozen, b: {"row": b["row"] * tree, "sum": b["x"].sum(-1) + frozen})
+    found = plan.get(run(jnp.int32(2), jnp.float32(1), plan.put(batch)))
+    assert np.array_equal(found["row"], 2 * np.arange(16))
+    np.testing.assert_allclose(found["sum"], batch["x"].sum(-1) + 1, rtol=1e-6)
+    whole = plan.get(plan.put(batch))["row"].ravel()
+    assert np.array_equal(whole, batch["row"])
+
+
+class Device:
+    def __init__(self, process):
+        self.process_index = process
+
+
+@pytest.mark.parametrize(
+    ("hosts", "shape", "good"),
+    [
+        ([0, 0, 1, 1], (2, 1, 2), True),
+        ([0, 0, 1, 1], (4, 1, 1), True),
+        ([0, 0, 1, 1], (1, 2, 2), True),
+        ([0, 0, 1, 1], (1, 1, 4), False),  # every host would be asked for all rows
+        ([0, 1, 0, 1], (2, 1, 2), False),  # a tensor axis across hosts
+        ([1, 1, 0, 0], (2, 1, 2), False),  # the blocks of rows the wrong way round
+        ([0, 1, 2], (3, 1, 1), True),
+    ],
+)  # fmt: skip
+def test_each_host_must_have_its_own_block_of_rows(monkeypatch, hosts, shape, good):
+    class Grid:
+        devices = np.array([Device(host) for host in hosts], object).reshape(shape)
+
+    Grid.shape = dict(zip(config.MESH_AXES, shape, strict=True))
+
+    monkeypatch.setattr(jax, "process_count", lambda: len(set(hosts)))
+    if good:
+        parallel._require_rows_of_a_host_together(Grid, "m")
+    else:
+        with pytest.raises(ConfigError, match=r"--mesh=m: .* must divide over 2 hosts"):
+            parallel._require_rows_of_a_host_together(Grid, "m")
