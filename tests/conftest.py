@@ -2,5 +2,17 @@
 
 import os
 
+import pytest
+
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
+
+
+@pytest.fixture
+def quick_compiles():
+    """For tests of many small programs: XLA's dearer optimisations are off, which halves the time to compile."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
