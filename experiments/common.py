@@ -134,7 +134,9 @@ def evaluator(run: Session, objective: Objective, batches: Any, most: int) -> lo
         params = optim.evaluated(state.params, state.opt_state)
         for i in range(min(len(batches), most or len(batches))):
             mean.add(run.plan.get(step(params, (), run.plan.put(batches.batch(i)))))
-        found = mean.take()
+        # What nothing was counted for is not told, as the entropy where no row's documents are whole.
+        counted = {name for name, (_, count) in mean.sums.items() if count}
+        found = {name: value for name, value in mean.take().items() if name in counted}
         with np.errstate(over="ignore"):  # infinite, once the loss is above 709
             return {**found, "perplexity": float(np.exp(found["loss"]))} if "loss" in found else found
 

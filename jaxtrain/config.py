@@ -382,7 +382,7 @@ def launch(cls: type, main: Callable[[ConfigT], Any], program: str) -> None:
         status, said = 1, [error, *getattr(error, "__notes__", ())]
     except KeyboardInterrupt:
         status, said = 130, ["interrupted"]
-    print("error:", *said, sep=" " if len(said) == 1 else "\n", file=sys.stderr)
+    print("error:", "\n".join(map(str, said)), file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     # Exit handlers would wait for the other processes of the run, and those for this one.

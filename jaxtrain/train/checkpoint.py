@@ -268,8 +268,8 @@ def _shape(leaf: Any) -> tuple[list[int], str]:
 def _table(state: Any, prefix: str = "") -> dict[str, list]:
     """path -> [shape, dtype, digest] of every leaf."""
     named = _named(state, prefix)
-    digests = jax.device_get([_digest(leaf) for _, leaf in named])
-    return {path: [*_shape(leaf), int(digest)] for (path, leaf), digest in zip(named, digests, strict=True)}
+    # One at a time: on a CPU with as many devices as cores, sums over shards that run at once wait for each other.
+    return {path: [*_shape(leaf), int(_digest(leaf))] for path, leaf in named}
 
 
 @jax.jit  # one program a shape, shared by all layers: one for all leaves compiles for seconds
