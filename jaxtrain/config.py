@@ -249,9 +249,8 @@ def from_flags(cls: type, argv: list[str]) -> ConfigT | None:
     try:
         rest = values(["", *argv])[1:]
     except flags.Error as error:
-        raise ConfigError(f"{error} (--help lists the flags)") from error
-    except OSError as error:
-        raise ConfigError(f"--flagfile: {error}") from error
+        said = str(error).removeprefix("ERROR:: ")
+        raise ConfigError(f"{said} (--help lists the flags)") from error
     if rest:
         raise ConfigError(f"{rest[0]!r} is not a flag: write --name=value (--help lists the flags)")
     return (
