@@ -22,7 +22,7 @@ from jaxtrain.models import transformer, zoo
 from jaxtrain.train import loop, metrics, optim, parallel, preflight, workdir
 from jaxtrain.train.checkpoint import Checkpoints, restore_params
 from jaxtrain.train.step import evaluate, init_state, train_step
-from jaxtrain.types import LM, Objective, TrainState
+from jaxtrain.types import LM, Metrics, Objective, Params, TrainState
 
 PROMPTS, LONGEST = 8, 24  # prompts sampled from, and most tokens of one
 
@@ -36,6 +36,7 @@ class Session(NamedTuple):
     model: LM
     tx: optax.GradientTransformation
     primary: bool  # whether this process is the one that writes and prints
+    extra: Any = ()  # the first TrainState.extra of a stage that carries one
 
 
 def plan_of(cfg: Any) -> parallel.Plan:
@@ -104,7 +105,7 @@ def born(run: Session, seed: int) -> Callable[[], TrainState]:
 
     def make() -> TrainState:
         key = jax.random.key(seed)
-        return init_state(run.model.init(key), run.tx, jax.random.fold_in(key, 1))
+        return init_state(run.model.init(key), run.tx, jax.random.fold_in(key, 1), run.extra)
 
     return make
 
@@ -125,7 +126,9 @@ def first_state(cfg: Any, run: Session, start: Start, saved: Checkpoints) -> tup
     return state._replace(opt_state=opt_state), {}
 
 
-def evaluator(run: Session, objective: Objective, batches: Any, most: int) -> loop.Evaluate:
+def evaluator(
+    run: Session, objective: Objective, batches: Any, most: int, frozen: Params = ()
+) -> loop.Evaluate:
     """Means of the objective's metrics over held-out batches, and the perplexity."""
     step = run.plan.step(functools.partial(evaluate, objective=objective), donate=False)
 
@@ -133,7 +136,7 @@ def evaluator(run: Session, objective: Objective, batches: Any, most: int) -> lo
         mean = metrics.Mean()
         params = optim.evaluated(state.params, state.opt_state)
         for i in range(min(len(batches), most or len(batches))):
-            mean.add(run.plan.get(step(params, (), run.plan.put(batches.batch(i)))))
+            mean.add(run.plan.get(step(params, frozen, run.plan.put(batches.batch(i)))))
         # What nothing was counted for is not told, as the entropy where no row's documents are whole.
         counted = {name for name, (_, count) in mean.sums.items() if count}
         found = {name: value for name, value in mean.take().items() if name in counted}
@@ -211,19 +214,24 @@ def train(
     eval_batches: Any = None,
     sample: loop.Sample | None = None,
     expect: Mapping[str, tuple[float, float]] | None = None,
+    frozen: Params = (),
+    carry: Callable[[Any, Metrics], Any] | None = None,
 ) -> TrainState:
     """Preflight, then training from the newest checkpoint or the start. `next_batch(i)` yields from batch i on.
 
-    A run that is already finished is evaluated and sampled from again.
+    `frozen`, `expect` and `carry` are those of the objective, the loop and the step. A run that is
+    already finished is evaluated and sampled from again.
     """
     plan, began, found = run.plan, time.perf_counter(), {}
     flops = transformer.flops_per_token(run.arch, cfg.data.seq_len) * tokens
     peak = metrics.peak_flops(jax.devices()[0].device_kind)
     speed = metrics.Speed(flops, peak and peak * jax.device_count())
     step = plan.step(
-        functools.partial(train_step, objective=objective, tx=run.tx, microbatches=cfg.optim.microbatches)
+        functools.partial(
+            train_step, objective=objective, tx=run.tx, microbatches=cfg.optim.microbatches, carry=carry
+        )
     )
-    means = evaluator(run, objective, eval_batches, cfg.run.eval_batches) if eval_batches else None
+    means = evaluator(run, objective, eval_batches, cfg.run.eval_batches, frozen) if eval_batches else None
 
     def score(state: TrainState) -> dict[str, float]:
         found.update(means(state))
@@ -245,7 +253,7 @@ def train(
         told = _preflight(cfg, run, first, table, decode, flops)
         show(told if done == 0 else [f"resuming from step {done} of {cfg.run.steps}"], run.primary)
         if cfg.run.dry_run:
-            return dry_run(cfg, run, step, state, first, expect)
+            return dry_run(cfg, run, step, state, first, expect, frozen)
         with (
             metrics.Writer(run.path, done, primary=run.primary) as writer,
             metrics.Progress(cfg.run.steps, done, show=run.primary) as bar,
@@ -255,7 +263,7 @@ def train(
             rate, mean = optim.schedule(cfg.optim, cfg.run.steps), metrics.Mean(meta.get("mean"))
             out = loop.Output(writer, bar, saved, speed, tokens, rate, mean)
             state, finished = loop.fit(
-                state, (), plan, step, _replayed(first, batches), run=cfg.run, out=out,
+                state, frozen, plan, step, _replayed(first, batches), run=cfg.run, out=out,
                 evaluate=score if means else None, sample=sample, expect=expect,
             )  # fmt: skip
     if finished:
@@ -305,13 +313,14 @@ def dry_run(
     state: TrainState,
     first: Any,
     expect: Mapping[str, tuple[float, float]] | None,
+    frozen: Params,
 ) -> TrainState:
     """One step checked against what must hold, and its cost; nothing is kept."""
     batch = run.plan.put(first)
-    state, found = step(state, (), batch)
+    state, found = step(state, frozen, batch)
     values = run.plan.get(found)
     loop.check(values, expect or {})
-    seconds = loop.measured(step, state, (), batch)
+    seconds = loop.measured(step, state, frozen, batch)
     shown = [
         (name, f"{float(total) / max(float(count), 1e-9):.4f}") for name, (total, count) in values.items()
     ]
