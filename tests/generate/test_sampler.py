@@ -13,6 +13,8 @@ from jaxtrain.ops.logprobs import logits
 from jaxtrain.train import parallel
 from tests import tiny
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 ARCH = tiny.shrink("gemma2-2b", layers=2, vocab=32)  # windows, soft caps, grouped heads
 END, NEW = 7, 12
 MODEL = tiny.model(ARCH)

@@ -19,6 +19,8 @@ from jaxtrain.train.checkpoint import Checkpoints
 from jaxtrain.train.step import init_state, train_step
 from tests import tiny
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 
 def plan_of(mesh="", kind="auto", rows=16, microbatches=1, devices=8):
     return parallel.make(config.Run(mesh=mesh, parallel=kind), rows, microbatches, jax.devices()[:devices])
