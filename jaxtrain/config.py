@@ -99,7 +99,7 @@ class Data(Group):
         "Training data: tinytown:CONFIG, tfds:NAME[:SPLIT], hf:NAME[:SPLIT], jsonl:GLOB; mixed by "
         "weight: a*0.7,b*0.3")
     eval_data: str = arg("",
-        "Held-out data of the same form; empty: the data's own test split, or eval_share of it")
+        "Held-out data of the same form; empty: the data's own validation or test split, or eval_share of it")
     eval_share: float = arg(0.02, "Share of the documents held out where the data has no test split", low=0,
         only=("eval_data", ("",)))
     tokenizer: str = arg("bpe:1024",

@@ -61,7 +61,9 @@ def test_another_config_is_refused_with_its_difference(tmp_path):
     with pytest.raises(ConfigError) as error:
         start(tmp_path / "run", changed(lr=0.25, steps=70, keep=9), stage="sft")
     text = str(error.value)
-    assert "stage: pretrain -> sft" in text and "--lr: 0.004 -> 0.25" in text and "--steps: 1500 -> 70" in text
+    assert (
+        "stage: pretrain -> sft" in text and "--lr: 0.004 -> 0.25" in text and "--steps: 1500 -> 70" in text
+    )
     assert "keep" not in text and "another --workdir" in text and "delete this folder" in text
     assert (tmp_path / "run" / "config.json").read_bytes() == before
 
