@@ -25,7 +25,9 @@ class Bench:
 def main(cfg: Bench) -> None:
     """Measures each size with random tokens, on the same step, plan and optimizer as training."""
     from jaxtrain.models import zoo
+    from jaxtrain.train import host
 
+    host.keep_freed_memory()
     archs = {size: zoo.resolve(size) for size in cfg.what.sizes.split("+")}
     for size, arch in archs.items():
         if not arch.vocab:

@@ -25,7 +25,9 @@ def main(cfg: Pretrain) -> None:
     """Checks the flags, prepares the data, trains, and ends with held-out numbers and samples."""
     # Imported here, so that a mistake in the flags is answered before jax is loaded.
     from experiments import begin
+    from jaxtrain.train import host
 
+    host.keep_freed_memory()
     causal = cfg.data.objective != "masked"
     start = begin.start(cfg, causal=causal)
 

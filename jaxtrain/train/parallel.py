@@ -23,7 +23,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError
-from jaxtrain.train import host
 from jaxtrain.types import Batch
 
 Axes = Mapping[tuple[str, ...], tuple[str | None, ...]]
@@ -96,8 +95,6 @@ def initialize(compiled: Path | None = None) -> None:
         sys.excepthook = _leave
     if compiled is not None and not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(compiled))
-    if jax.default_backend() == "cpu":
-        host.keep_freed_memory()
 
 
 def _leave(kind: type[BaseException], error: BaseException, trace: Any) -> None:
