@@ -12,8 +12,8 @@ def keep_freed_memory() -> bool:
     """Tells glibc to keep what is freed, where JAX_PLATFORMS=cpu. Returns whether it took the settings.
 
     XLA:CPU allocates its scratch buffer anew at every step, hundreds of MB, which malloc by default maps from the
-    system and gives back: 100,000 page faults a step, a fifth of its CPU time. Call it before there are threads: one that
-    has a heap of its own by then goes on mapping.
+    system and gives back: 100,000 page faults a step, a fifth of its CPU time. Call it before there are threads: one
+    that has a heap of its own by then goes on mapping.
     """
     if sys.platform != "linux" or os.environ.get("JAX_PLATFORMS") != "cpu":
         return False
