@@ -176,12 +176,14 @@ def _eval_stream(
     transform = transforms.masking(tokenizer, cfg.mask_rate) if masked else None
     known = cfg.objective == "next_token" and any(rows.documents.logp is not None for rows in sets)
     extra = ("logp", "has_logp") if known else ()
+    # Packed rows stand longest documents first: mixed, so that the first batches stand for all.
+    order = np.random.Generator(np.random.Philox(key=0)).permutation(len(joined))
     blank = packing.assemble((), cfg.seq_len, tokenizer.pad) | {"slack": np.float32(0)}
 
     def row(i: int) -> Row:
         if i >= len(joined):
             return _finish(blank, tokenizer.byte_lengths, masked, extra)
-        found = joined[i]
+        found = joined[int(order[i])]
         if transform:
             # The same tokens are hidden in every evaluation and run.
             found = transform(found, np.random.Generator(np.random.Philox(key=i)))
