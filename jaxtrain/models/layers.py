@@ -20,11 +20,6 @@ def _declared(axes: tuple[str | None, ...]) -> Callable[..., Any]:
     return nn.with_logical_partitioning(nn.initializers.zeros, axes)
 
 
-def product(x: Array, kernel: Array) -> Array:
-    """f[N, inputs] @ f[inputs, outputs]."""
-    return x @ kernel
-
-
 class Dense(nn.Module):
     """x[..., *inputs] @ kernel[*inputs, *outputs] (+ bias), worked as one two-dimensional product.
 
@@ -42,7 +37,7 @@ class Dense(nn.Module):
         kernel = self.param("kernel", _declared(self.axes), self.inputs + self.outputs)
         batch = x.shape[: x.ndim - len(self.inputs)]
         flat = kernel.astype(self.dtype).reshape(math.prod(self.inputs), math.prod(self.outputs))
-        y = product(x.reshape(math.prod(batch), -1), flat)
+        y = x.reshape(math.prod(batch), -1) @ flat
         if self.bias:
             axes = self.axes[len(self.inputs) :]
             bias = self.param("bias", _declared(axes), self.outputs)
