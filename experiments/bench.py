@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from jaxtrain import config
+from jaxtrain import config, flags
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +17,7 @@ class What(config.Group):
 class Bench:
     what: What = config.group(What)
     model: config.Model = config.group(config.Model)
-    data: config.Data = config.group(config.Data, seq_len=256, batch_size=8)
+    data: config.Corpus = config.group(config.Corpus, seq_len=256, batch_size=8)
     optim: config.Optim = config.group(config.Optim, lr=3e-4, b2=0.95, warmup=0)
     run: config.Run = config.group(config.Run)
 
@@ -145,4 +145,4 @@ def _shown(name: str, value) -> str:
 
 
 if __name__ == "__main__":
-    config.launch(Bench, main, "./launch/run bench")
+    flags.launch(Bench, main, "./launch/run bench")

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from jaxtrain import config
+from jaxtrain import config, flags
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Loss(config.Group):
 @dataclasses.dataclass(frozen=True)
 class Pretrain:
     model: config.Model = config.group(config.Model)
-    data: config.Data = config.group(config.Data)
+    data: config.Corpus = config.group(config.Corpus)
     loss: Loss = config.group(Loss)
     optim: config.Optim = config.group(config.Optim)
     run: config.Run = config.group(config.Run)
@@ -60,4 +60,4 @@ def main(cfg: Pretrain) -> None:
 
 
 if __name__ == "__main__":
-    config.launch(Pretrain, main, "./launch/run pretrain")
+    flags.launch(Pretrain, main, "./launch/run pretrain")

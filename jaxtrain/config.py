@@ -1,21 +1,17 @@
-"""Config: frozen dataclasses, the flat flags generated from them, and JSON. The only place where a default lives.
+"""Config: frozen dataclasses and JSON. The only place where a default lives.
 
 A stage's config is a frozen dataclass whose fields are groups (`Data`, `Optim`, ...), each a frozen dataclass made
-with `arg`. Every leaf becomes one flag of the same name; one name has one meaning in all stages. Only absl is imported
-here, so that a wrong command line fails before jax is loaded.
+with `arg`. Every leaf becomes one flag of the same name (flags.py); one name has one meaning in all stages. Nothing
+heavy is imported here, so that a wrong command line fails before jax is loaded.
 """
 
 import dataclasses
 import json
 import math
-import os
 import re
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-from absl import flags
 
 ConfigT = Any  # an instance of a stage's frozen dataclass
 
@@ -105,15 +101,10 @@ class Data(Group):
     tokenizer: str = arg("bpe:1024",
         "byte, bpe:SIZE (trained on the data), or a tokenizer.json or SentencePiece file",
         only=("init_from", ("",)))
-    text_field: str = arg("text", "Field of a record that holds the text")
+    text_field: str = arg("text", "Field of a record that holds the text, where it is plain text")
     on_bad_record: str = arg("raise",
         "A record that is broken or lacks the field: stop, or skip, count and list it",
         choices=("raise", "skip"))
-    objective: str = arg("next_token",
-        "What is predicted: the next token, masked tokens (bidirectional attention), or the next "
-        "token with middles moved last", choices=("next_token", "masked", "fim"))
-    mask_rate: float = arg(0.15, "Share of tokens to predict", low=0, only=("objective", ("masked",)))
-    fim_rate: float = arg(0.5, "Share of documents rearranged", low=0, only=("objective", ("fim",)))
     seq_len: int = arg(128, "Tokens in a row (T)", low=2)
     batch_size: int = arg(8, "Rows in a global batch (B), over all devices, hosts and microbatches", low=1)
     cache_dir: str = arg("~/.cache/jaxtrain", "Where prepared data sets and packed tokens are kept",
@@ -122,8 +113,50 @@ class Data(Group):
 
     def check(self):
         for name in ("mask_rate", "fim_rate", "eval_share"):
-            if getattr(self, name) > 1:
+            if getattr(self, name, 0) > 1:
                 raise ConfigError(f"--{name}={getattr(self, name)}: a share, at most 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus(Data):
+    # fmt: off
+    objective: str = arg("next_token",
+        "What is predicted: the next token, masked tokens (bidirectional attention), or the next "
+        "token with middles moved last", choices=("next_token", "masked", "fim"))
+    mask_rate: float = arg(0.15, "Share of tokens to predict", low=0, only=("objective", ("masked",)))
+    fim_rate: float = arg(0.5, "Share of documents rearranged", low=0, only=("objective", ("fim",)))
+    # fmt: on
+
+
+@dataclasses.dataclass(frozen=True)
+class Dialogs(Data):
+    # fmt: off
+    data: str = arg("tinytown:sft", Data.__dataclass_fields__["data"].metadata["help"])
+    template: str = arg("auto",
+        "Chat template: plain, hh, chatml, llama2, llama3, gemma, none (texts as they are), or a Jinja file. "
+        "auto: the tokenizer's own if it has one, else plain")
+    system: str = arg("", "System message put before conversations that have none")
+    too_long: str = arg("cut",
+        "What does not fit seq_len: cut (last turns, then the prompt's left; never a completion), or drop; "
+        "both are counted", choices=("cut", "drop"))
+    # fmt: on
+
+
+@dataclasses.dataclass(frozen=True)
+class Lora(Group):
+    # fmt: off
+    lora_rank: int = arg(0, "Train low-rank adapters of this rank instead of the weights; 0: the weights", low=0)
+    lora_alpha: float = arg(16.0, "The adapters' product is multiplied by this / rank", low=0)
+    lora_targets: str = arg("attention,mlp",
+        "Which kernels have adapters: regular expressions joined by commas, searched in names such as "
+        "layers/attention/q/kernel")
+    dora: bool = arg(False, "Train the kernels' column norms too (DoRA)")
+    # fmt: on
+
+    def check(self):
+        changed = [f"--{f.name}" for f in dataclasses.fields(self) if getattr(self, f.name) != f.default]
+        if changed and not self.lora_rank:
+            raise ConfigError(f"{', '.join(changed)}: acts only with --lora_rank above 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,118 +258,9 @@ def leaves(config: ConfigT | type) -> Iterator[tuple[str, dataclasses.Field, Any
             yield part.name, field, getattr(value, field.name)
 
 
-def _define(cls: type) -> flags.FlagValues:
-    values = flags.FlagValues()
-    kinds = {
-        bool: flags.DEFINE_bool,
-        int: flags.DEFINE_integer,
-        float: flags.DEFINE_float,
-        str: flags.DEFINE_string,
-    }
-    for part, field, default in leaves(cls):
-        if field.name in values:
-            raise AssertionError(f"two fields are called {field.name}: a flag's name has one meaning")
-        choices = field.metadata["choices"]
-        text = field.metadata["help"] + (f" ({', '.join(choices)})" if choices else "")
-        kinds[type(default)](field.name, default, text, flag_values=values, module_name=part)
-    flags.DEFINE_bool("help", False, "Show this", short_name="h", flag_values=values, module_name="other")
-    return values
-
-
-def from_flags(cls: type, argv: list[str]) -> ConfigT | None:
-    """The config that a command line says; None if it asked for help. `argv` is without the program's name."""
-    values = _define(cls)
-    try:
-        rest = values(["", *argv])[1:]
-    except flags.Error as error:
-        said = str(error).removeprefix("ERROR:: ")
-        raise ConfigError(f"{said} (--help lists the flags)") from error
-    if rest:
-        raise ConfigError(f"{rest[0]!r} is not a flag: write --name=value (--help lists the flags)")
-    return (
-        None
-        if values.help
-        else _build(cls, {field.name: values[field.name].value for _, field, _ in leaves(cls)})
-    )
-
-
-def _build(cls: type, values: dict[str, Any]) -> ConfigT:
-    default = cls()
-    groups = {}
-    for part in dataclasses.fields(cls):
-        old = getattr(default, part.name)
-        names = [field.name for field in dataclasses.fields(old)]
-        groups[part.name] = dataclasses.replace(old, **{name: values[name] for name in names})
-    made = cls(**groups)
-    _check_pairs(made, default)
-    return made
-
-
-def _check_pairs(made: ConfigT, default: ConfigT) -> None:
-    """Raises ConfigError for flags of different groups that contradict each other, and for those without effect."""
-    values = {field.name: value for _, field, value in leaves(made)}
-    for (_, field, value), (_, _, usual) in zip(leaves(made), leaves(default), strict=True):
-        flag, legal = field.metadata["only"] or ("", ())
-        if value == usual or flag not in values or values[flag] in legal:
-            continue
-        if legal == ("",):
-            raise ConfigError(
-                f"--{field.name}={value} and --{flag}={values[flag]} both say it: leave out one of them"
-            )
-        raise ConfigError(
-            f"--{field.name}={value} acts only with --{flag}={' or '.join(legal)}, and it is {values[flag]}: "
-            "leave out one of them"
-        )
-    if values.get("warmup", 0) >= values.get("steps", math.inf):
-        raise ConfigError(
-            f"--warmup={values['warmup']}: the warm-up must end before --steps={values['steps']}; lower it"
-        )
-    if values.get("batch_size", 0) % values.get("microbatches", 1):
-        raise ConfigError(
-            f"--batch_size={values['batch_size']} does not split into --microbatches={values['microbatches']}: "
-            "use a multiple"
-        )
-
-
-def usage(cls: type, program: str) -> str:
-    """The text of --help: the flags by group, and where presets come from."""
-    lines = [f"{program} [--flag=value ...] [--flagfile=experiments/recipes/NAME.flags]"]
-    last = ""
-    for part, field, default in leaves(cls):
-        if part != last:
-            lines += ["", f"{part}:"]
-            last = part
-        choices = field.metadata["choices"]
-        shown = str(default).lower() if isinstance(default, bool) else default
-        head = f"  --{field.name}={'|'.join(choices) if choices else type(default).__name__}"
-        other, legal = field.metadata["only"] or ("", ())
-        only = f" (with --{other}={'|'.join(legal)})" if any(legal) else ""
-        text = field.metadata["help"] + only + (f" [{shown}]" if shown != "" else "")
-        lines += [head, *_wrap(text, "      ")]
-    return "\n".join(lines)
-
-
-def _wrap(text: str, indent: str, width: int = 78) -> list[str]:
-    import textwrap  # only --help needs it
-
-    return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
-
-
 def to_dict(config: ConfigT) -> dict[str, dict[str, Any]]:
     """The config as nested dicts of plain values, as config.json holds it."""
     return dataclasses.asdict(config)
-
-
-def from_dict(cls: type, values: dict[str, dict[str, Any]]) -> ConfigT:
-    """The inverse of `to_dict`. Unknown or missing names raise ConfigError."""
-    flat = {name: value for part in values.values() for name, value in part.items()}
-    known = {field.name for _, field, _ in leaves(cls)}
-    if flat.keys() != known:
-        raise ConfigError(
-            f"config of another version: unknown {sorted(flat.keys() - known)}, "
-            f"missing {sorted(known - flat.keys())}"
-        )
-    return _build(cls, flat)
 
 
 def difference(old: dict[str, dict[str, Any]], new: ConfigT) -> list[str]:
@@ -360,32 +284,6 @@ def workdir(config: ConfigT, stage: str) -> Path:
     stem = "+".join(part.split("*")[0].rsplit("/", 1)[-1].split(".")[0] for part in data.split(","))
     name = f"{stage}-{model}-{stem}"
     return Path("runs") / "".join(c if c.isalnum() or c in "-_+." else "-" for c in name)
-
-
-def launch(cls: type, main: Callable[[ConfigT], Any], program: str) -> None:
-    """Runs a stage's main on the command line. What it can explain is one message without a traceback.
-
-    Exit status 2 for a ConfigError, which the same command would meet again; 1 for a Failure or an OSError, such as a
-    full disk; 130 for Ctrl-C.
-    """
-    try:
-        config = from_flags(cls, sys.argv[1:])
-        if config is None:
-            print(usage(cls, program))
-            return
-        main(config)
-        return
-    except ConfigError as error:
-        status, said = 2, [error, *getattr(error, "__notes__", ())]
-    except (Failure, OSError) as error:
-        status, said = 1, [error, *getattr(error, "__notes__", ())]
-    except KeyboardInterrupt:
-        status, said = 130, ["interrupted"]
-    print("error:", "\n".join(map(str, said)), file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Exit handlers would wait for the other processes of the run, and those for this one.
-    os._exit(status)
 
 
 def dumps(value: Any) -> str:

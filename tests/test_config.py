@@ -12,12 +12,12 @@ import pytest
 
 from experiments import begin
 from experiments.pretrain import Pretrain
-from jaxtrain import config
+from jaxtrain import config, flags
 from jaxtrain.config import ConfigError
 
 
-def read(*flags):
-    return config.from_flags(Pretrain, [f"--{flag}" for flag in flags])
+def read(*given):
+    return flags.from_flags(Pretrain, [f"--{flag}" for flag in given])
 
 
 def test_flags_fill_their_groups_and_the_rest_are_defaults():
@@ -30,11 +30,11 @@ def test_flags_fill_their_groups_and_the_rest_are_defaults():
 
 def test_json_round_trip():
     cfg = read("lr=0.25", "model=nano", "objective=fim", "fim_rate=0.9", "eval_every=7", "ema=0.5")
-    assert config.from_dict(Pretrain, json.loads(config.dumps(config.to_dict(cfg)))) == cfg
+    assert flags.from_dict(Pretrain, json.loads(config.dumps(config.to_dict(cfg)))) == cfg
     held = config.to_dict(cfg)
     held["optim"]["speed"] = held["optim"].pop("lr")
     with pytest.raises(ConfigError, match=r"another version: unknown \['speed'\], missing \['lr'\]"):
-        config.from_dict(Pretrain, held)
+        flags.from_dict(Pretrain, held)
 
 
 def test_a_flag_file_is_flags(tmp_path):
@@ -55,7 +55,7 @@ def test_only_flags_that_are_not_live_keep_a_run_from_resuming():
 
 
 def test_help_shows_every_flag_with_its_default():
-    text = config.usage(Pretrain, "run")
+    text = flags.usage(Pretrain, "run")
     for _, field, default in config.leaves(Pretrain):
         assert f"  --{field.name}=" in text
         assert default in ("", False) or f"[{default}]" in " ".join(text.split())
@@ -63,7 +63,7 @@ def test_help_shows_every_flag_with_its_default():
     assert max(map(len, text.splitlines())) <= 80 or all(
         line.startswith("  --") for line in text.splitlines() if len(line) > 80
     )
-    assert config.from_flags(Pretrain, ["--help"]) is None
+    assert flags.from_flags(Pretrain, ["--help"]) is None
 
 
 def test_the_workdir_is_named_after_what_differs():
@@ -118,7 +118,7 @@ def test_a_flag_that_cannot_be_is_refused_with_the_remedy(flags, message):
 
 def test_what_is_not_a_flag_is_refused():
     with pytest.raises(ConfigError, match=r"'steps=3' is not a flag: write --name=value"):
-        config.from_flags(Pretrain, ["steps=3"])
+        flags.from_flags(Pretrain, ["steps=3"])
 
 
 @pytest.mark.parametrize(
@@ -170,13 +170,13 @@ def test_a_mistake_is_answered_at_once_in_one_line_with_status_2():
 FAILING = """
 import sys
 from experiments.pretrain import Pretrain
-from jaxtrain import config
+from jaxtrain import config, flags
 def main(cfg):
     error = {kind}
     error.add_note("a note")
     raise error
 sys.argv = ["run"]
-config.launch(Pretrain, main, "run")
+flags.launch(Pretrain, main, "run")
 """
 
 

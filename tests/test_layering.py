@@ -13,6 +13,7 @@ FILES = sorted(p for folder in ("jaxtrain", "experiments") for p in (ROOT / fold
 MAY = {
     "types": set(),
     "config": set(),
+    "flags": {"config"},
     "ops": {"types"},
     "objectives": {"types", "ops"},
     "models": {"types", "config"},
@@ -59,7 +60,7 @@ def test_rooms_import_only_what_they_may(path):
         assert not (top == "experiments" and here != "experiments"), f"{name}: nothing imports experiments"
         if top == "jaxtrain" and rest and here not in ("experiments", "__init__"):
             assert rest[0] == here or rest[0] in MAY[here], f"{here} may not import {name}"
-        if here in ("data", "worlds", "config") or path.name == "zoo.py":
+        if here in ("data", "worlds", "config", "flags") or path.name == "zoo.py":
             assert top not in ("jax", "jaxlib", "flax", "optax", "orbax"), f"{name} in a room without jax"
         if top == "orbax":
             assert path.name == "checkpoint.py", "Orbax is train/checkpoint.py's alone"

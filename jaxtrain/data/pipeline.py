@@ -9,7 +9,7 @@ from importlib import metadata
 
 import numpy as np
 
-from jaxtrain.config import ConfigError, Data
+from jaxtrain.config import ConfigError, Corpus
 from jaxtrain.data import cache, packing, report, sources, spec, transforms, vocab
 from jaxtrain.data.documents import Fim, tokenise
 from jaxtrain.data.rows import Joined, PackedRows
@@ -77,7 +77,7 @@ class Prepared:
 
 
 def prepare(
-    cfg: Data, *, seed: int, tokenizer: Tokenizer | None = None, process: tuple[int, int] = (0, 1)
+    cfg: Corpus, *, seed: int, tokenizer: Tokenizer | None = None, process: tuple[int, int] = (0, 1)
 ) -> Prepared:
     """Reads, tokenises and packs --data, from the cache where it can.
 
@@ -123,7 +123,7 @@ def prepare(
     )
 
 
-def _open(cfg: Data) -> tuple[list[tuple[Source, Records]], list[tuple[Source, Records]]]:
+def _open(cfg: Corpus) -> tuple[list[tuple[Source, Records]], list[tuple[Source, Records]]]:
     train, held_out = [], []
     for source in spec.parse(cfg.data):
         records, held = sources.train_and_held_out(source, cfg)
@@ -137,7 +137,7 @@ def _open(cfg: Data) -> tuple[list[tuple[Source, Records]], list[tuple[Source, R
     return train, held_out
 
 
-def _check_needs(cfg: Data, tokenizer: Tokenizer) -> None:
+def _check_needs(cfg: Corpus, tokenizer: Tokenizer) -> None:
     lacks = {"masked": tokenizer.mask is None, "fim": tokenizer.fim is None}
     if lacks.get(cfg.objective):
         raise ConfigError(
@@ -147,7 +147,7 @@ def _check_needs(cfg: Data, tokenizer: Tokenizer) -> None:
 
 
 def _train_stream(
-    cfg: Data,
+    cfg: Corpus,
     sets: Sequence[PackedRows],
     weights: list[float],
     tokenizer: Tokenizer,
@@ -169,7 +169,7 @@ def _train_stream(
 
 
 def _eval_stream(
-    cfg: Data, sets: Sequence[PackedRows], tokenizer: Tokenizer, process: tuple[int, int]
+    cfg: Corpus, sets: Sequence[PackedRows], tokenizer: Tokenizer, process: tuple[int, int]
 ) -> Stream:
     joined = Joined(sets)
     masked = cfg.objective == "masked"

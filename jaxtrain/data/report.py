@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from jaxtrain.config import Data
+from jaxtrain.config import Corpus
 from jaxtrain.data.rows import PackedRows
 from jaxtrain.data.sources import Records
 from jaxtrain.data.spec import Source
@@ -12,7 +12,7 @@ Opened = Sequence[tuple[Source, Records]]
 
 
 def table(
-    cfg: Data,
+    cfg: Corpus,
     train: Opened,
     train_rows: Sequence[PackedRows],
     held_out: Opened,
@@ -35,7 +35,7 @@ def table(
         yield "warning", "the held-out documents are training documents: the held-out loss says nothing"
 
 
-def _one(name: str, records: Records, rows: PackedRows, cfg: Data) -> Iterator[Line]:
+def _one(name: str, records: Records, rows: PackedRows, cfg: Corpus) -> Iterator[Line]:
     found = rows.documents
     tokens = int(found.pairs.sum()) - len(found)  # without BOS and EOS
     yield (

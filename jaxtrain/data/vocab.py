@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from jaxtrain.config import Data
+from jaxtrain.config import Corpus
 from jaxtrain.data import cache, documents, sources, tokenizer
 from jaxtrain.data.jsonl import Skips
 from jaxtrain.data.progress import bar
@@ -19,7 +19,7 @@ NEEDS = {
 }  # special tokens of an objective
 
 
-def make(data: Data, train: Sequence[tuple[Source, Records]]) -> tuple[Tokenizer, str]:
+def make(data: Corpus, train: Sequence[tuple[Source, Records]]) -> tuple[Tokenizer, str]:
     """(the tokenizer, how it came about). A BPE of the same size and documents comes from the cache.
 
     Of more than BYTES_PER_TOKEN * SIZE of text a BPE sees that much, in stretches of documents drawn
@@ -43,7 +43,7 @@ def make(data: Data, train: Sequence[tuple[Source, Records]]) -> tuple[Tokenizer
     return tokenizer.load(folder), about
 
 
-def _train(work: Path, size: int, data: Data, train: Sequence[tuple[Source, Records]]) -> None:
+def _train(work: Path, size: int, data: Corpus, train: Sequence[tuple[Source, Records]]) -> None:
     read = {"documents": 0, "bytes": 0}
     weights = sum(source.weight for source, _ in train)
 

@@ -10,15 +10,15 @@ import sys
 import numpy as np
 import pytest
 
-from jaxtrain.config import Data
+from jaxtrain.config import Corpus
 from jaxtrain.data import cache, pipeline
 from tests.data.corpus import prose
 
 RUN = """
 import json, sys
-from jaxtrain.config import Data
+from jaxtrain.config import Corpus
 from jaxtrain.data import pipeline
-made = pipeline.prepare(Data(**json.loads(sys.argv[1])), seed=0)
+made = pipeline.prepare(Corpus(**json.loads(sys.argv[1])), seed=0)
 print(made.fingerprints["data"], made.train.batch(3)["tokens"].sum())
 """
 KILLED = (
@@ -50,13 +50,13 @@ def source(tmp_path_factory):
 
 @pytest.fixture
 def cfg(tmp_path, source):
-    return Data(data=source, tokenizer="bpe:500", seq_len=64, cache_dir=str(tmp_path / "cache"))
+    return Corpus(data=source, tokenizer="bpe:500", seq_len=64, cache_dir=str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory, source):
     folder = tmp_path_factory.mktemp("clean")
-    return batches(Data(data=source, tokenizer="bpe:500", seq_len=64, cache_dir=str(folder)))
+    return batches(Corpus(data=source, tokenizer="bpe:500", seq_len=64, cache_dir=str(folder)))
 
 
 def start(cfg, code=RUN, *rest):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxtrain.config import ConfigError, Data
+from jaxtrain.config import ConfigError, Corpus
 from jaxtrain.data import pipeline, sources, spec
 from jaxtrain.data.tokenizer import ByteTokenizer, special_ids
 from tests.data.corpus import Stories, prose, text, write
@@ -26,7 +26,7 @@ def base(folder):
     """200 documents by bytes in rows of 160, the first and longest of many rows."""
     long = {"text": "A long one. " * 100, "n": -1}
     source = write(folder / "base.jsonl", [long, *({"text": text(i), "n": i} for i in range(199))])
-    return Data(
+    return Corpus(
         data=source,
         tokenizer="byte",
         seq_len=160,

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import zstandard
 
-from jaxtrain.config import ConfigError, Data
+from jaxtrain.config import ConfigError, Corpus
 from jaxtrain.data import sources, spec
 from tests.data.corpus import Stories, prose, text, write
 
 
-def opened(data: Data):
+def opened(data: Corpus):
     return sources.train_and_held_out(spec.parse(data.data)[0], data)
 
 
@@ -25,7 +25,7 @@ def numbers(records):
 @pytest.fixture
 def cfg(tmp_path):
     def make(data, **changes):
-        return Data(data=data, cache_dir=str(tmp_path / "cache"), **changes)
+        return Corpus(data=data, cache_dir=str(tmp_path / "cache"), **changes)
 
     return make
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from jaxtrain.config import ConfigError, Data
+from jaxtrain.config import ConfigError, Corpus
 from jaxtrain.data import spec
 from jaxtrain.data.spec import Source
 
@@ -85,7 +85,7 @@ def test_a_wrong_spec_names_the_flag_and_the_remedy(text, says):
 def test_what_cannot_be_is_refused_at_once(changes, says):
     start = time.perf_counter()
     with pytest.raises(ConfigError) as error:
-        spec.check(dataclasses.replace(Data(), **changes))
+        spec.check(dataclasses.replace(Corpus(), **changes))
     assert says in str(error.value) and str(error.value).startswith("--")
     assert "tfds" in changes.get("data", "") or time.perf_counter() - start < 0.5
 
@@ -93,11 +93,11 @@ def test_what_cannot_be_is_refused_at_once(changes, says):
 def test_a_folder_or_another_file_is_no_data_and_no_tokenizer(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(ConfigError, match=r"is a folder: name its files, .*/\*\.jsonl"):
-        spec.check(Data(data=f"jsonl:{tmp_path}"))
+        spec.check(Corpus(data=f"jsonl:{tmp_path}"))
     with pytest.raises(ConfigError, match=r"holds no tokenizer\.json"):
-        spec.check(Data(tokenizer=str(tmp_path)))
+        spec.check(Corpus(tokenizer=str(tmp_path)))
     with pytest.raises(ConfigError, match="neither a"):
-        spec.check(Data(tokenizer=str(tmp_path / "notes.txt")))
+        spec.check(Corpus(tokenizer=str(tmp_path / "notes.txt")))
 
 
 def test_a_missing_extra_is_named(tmp_path):
@@ -107,11 +107,11 @@ def test_a_missing_extra_is_named(tmp_path):
 import importlib.util as util
 real = util.find_spec
 util.find_spec = lambda name, *rest: None if name in ("datasets", "sentencepiece") else real(name, *rest)
-from jaxtrain.config import ConfigError, Data
+from jaxtrain.config import ConfigError, Corpus
 from jaxtrain.data import spec
 for changes in ({{"data": "hf:wikitext"}}, {{"tokenizer": {str(tmp_path / "m.model")!r}}}):
     try:
-        spec.check(Data(**changes))
+        spec.check(Corpus(**changes))
     except ConfigError as error:
         print(error)
 """
@@ -126,9 +126,9 @@ for changes in ({{"data": "hf:wikitext"}}, {{"tokenizer": {str(tmp_path / "m.mod
 def test_checking_imports_nothing_heavy():
     code = """
 import sys
-from jaxtrain.config import Data
+from jaxtrain.config import Corpus
 from jaxtrain.data import spec
-spec.check(Data())
+spec.check(Corpus())
 print([m for m in ("numpy", "jax", "grain", "tensorflow_datasets", "tokenizers") if m in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

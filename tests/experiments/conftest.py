@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from experiments.pretrain import Pretrain, main
-from jaxtrain import config
+from jaxtrain import flags as command_line
 from jaxtrain.train.metrics import TIMES
 
 ROOT = Path(__file__).parent.parent.parent
@@ -76,7 +76,7 @@ class Bench:
 
     def main(self, *flags, data=None, small=SMALL):
         """Runs the command in this process."""
-        main(config.from_flags(Pretrain, [data or self.corpus, self.cache, *small, *flags]))
+        main(command_line.from_flags(Pretrain, [data or self.corpus, self.cache, *small, *flags]))
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from jaxtrain import config as configs
+from jaxtrain import flags
 from jaxtrain.config import ConfigError
 from jaxtrain.train.workdir import open_workdir, read_run, record_data, split_step
 
@@ -22,8 +23,8 @@ class Config:
     run: configs.Run = dataclasses.field(default_factory=configs.Run)
 
 
-def changed(**flags) -> Config:
-    return configs.from_flags(Config, [f"--{name}={value}" for name, value in flags.items()])
+def changed(**given) -> Config:
+    return flags.from_flags(Config, [f"--{name}={value}" for name, value in given.items()])
 
 
 def start(path: Path, config: Config | None = None, stage: str = "pretrain", **more) -> dict:
@@ -35,7 +36,7 @@ def test_the_record_holds_what_reproduces_the_run(tmp_path):
     parent = {"init_from": "runs/pretrain", "step": 500}
     held = start(tmp_path / "new" / "run", changed(lr=0.5), data={"a.jsonl": "f00"}, lineage=parent)
     assert held["stage"] == "pretrain" and held["parent"] == parent and held["data"] == {"a.jsonl": "f00"}
-    assert configs.from_dict(Config, held["config"]) == changed(lr=0.5)
+    assert flags.from_dict(Config, held["config"]) == changed(lr=0.5)
     assert {"python", "jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets"} <= {
         *held["versions"]
     }

@@ -1,0 +1,147 @@
+"""A stage's config as command-line flags: the flags generated from it, their checks, --help, and the launch."""
+
+import dataclasses
+import math
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from absl import flags
+
+from jaxtrain.config import ConfigError, ConfigT, Failure, leaves
+
+
+def _define(cls: type) -> flags.FlagValues:
+    values = flags.FlagValues()
+    kinds = {
+        bool: flags.DEFINE_bool,
+        int: flags.DEFINE_integer,
+        float: flags.DEFINE_float,
+        str: flags.DEFINE_string,
+    }
+    for part, field, default in leaves(cls):
+        if field.name in values:
+            raise AssertionError(f"two fields are called {field.name}: a flag's name has one meaning")
+        choices = field.metadata["choices"]
+        text = field.metadata["help"] + (f" ({', '.join(choices)})" if choices else "")
+        kinds[type(default)](field.name, default, text, flag_values=values, module_name=part)
+    flags.DEFINE_bool("help", False, "Show this", short_name="h", flag_values=values, module_name="other")
+    return values
+
+
+def from_flags(cls: type, argv: list[str]) -> ConfigT | None:
+    """The config that a command line says; None if it asked for help. `argv` is without the program's name."""
+    values = _define(cls)
+    try:
+        rest = values(["", *argv])[1:]
+    except flags.Error as error:
+        said = str(error).removeprefix("ERROR:: ")
+        raise ConfigError(f"{said} (--help lists the flags)") from error
+    if rest:
+        raise ConfigError(f"{rest[0]!r} is not a flag: write --name=value (--help lists the flags)")
+    return (
+        None
+        if values.help
+        else _build(cls, {field.name: values[field.name].value for _, field, _ in leaves(cls)})
+    )
+
+
+def _build(cls: type, values: dict[str, Any]) -> ConfigT:
+    default = cls()
+    groups = {}
+    for part in dataclasses.fields(cls):
+        old = getattr(default, part.name)
+        names = [field.name for field in dataclasses.fields(old)]
+        groups[part.name] = dataclasses.replace(old, **{name: values[name] for name in names})
+    made = cls(**groups)
+    _check_pairs(made, default)
+    return made
+
+
+def _check_pairs(made: ConfigT, default: ConfigT) -> None:
+    """Raises ConfigError for flags of different groups that contradict each other, and for those without effect."""
+    values = {field.name: value for _, field, value in leaves(made)}
+    for (_, field, value), (_, _, usual) in zip(leaves(made), leaves(default), strict=True):
+        flag, legal = field.metadata["only"] or ("", ())
+        if value == usual or flag not in values or values[flag] in legal:
+            continue
+        if legal == ("",):
+            raise ConfigError(
+                f"--{field.name}={value} and --{flag}={values[flag]} both say it: leave out one of them"
+            )
+        raise ConfigError(
+            f"--{field.name}={value} acts only with --{flag}={' or '.join(legal)}, and it is {values[flag]}: "
+            "leave out one of them"
+        )
+    if values.get("warmup", 0) >= values.get("steps", math.inf):
+        raise ConfigError(
+            f"--warmup={values['warmup']}: the warm-up must end before --steps={values['steps']}; lower it"
+        )
+    if values.get("batch_size", 0) % values.get("microbatches", 1):
+        raise ConfigError(
+            f"--batch_size={values['batch_size']} does not split into --microbatches={values['microbatches']}: "
+            "use a multiple"
+        )
+
+
+def usage(cls: type, program: str) -> str:
+    """The text of --help: the flags by group, and where presets come from."""
+    lines = [f"{program} [--flag=value ...] [--flagfile=experiments/recipes/NAME.flags]"]
+    last = ""
+    for part, field, default in leaves(cls):
+        if part != last:
+            lines += ["", f"{part}:"]
+            last = part
+        choices = field.metadata["choices"]
+        shown = str(default).lower() if isinstance(default, bool) else default
+        head = f"  --{field.name}={'|'.join(choices) if choices else type(default).__name__}"
+        other, legal = field.metadata["only"] or ("", ())
+        only = f" (with --{other}={'|'.join(legal)})" if any(legal) else ""
+        text = field.metadata["help"] + only + (f" [{shown}]" if shown != "" else "")
+        lines += [head, *_wrap(text, "      ")]
+    return "\n".join(lines)
+
+
+def _wrap(text: str, indent: str, width: int = 78) -> list[str]:
+    import textwrap  # only --help needs it
+
+    return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+
+
+def from_dict(cls: type, values: dict[str, dict[str, Any]]) -> ConfigT:
+    """The inverse of `to_dict`. Unknown or missing names raise ConfigError."""
+    flat = {name: value for part in values.values() for name, value in part.items()}
+    known = {field.name for _, field, _ in leaves(cls)}
+    if flat.keys() != known:
+        raise ConfigError(
+            f"config of another version: unknown {sorted(flat.keys() - known)}, "
+            f"missing {sorted(known - flat.keys())}"
+        )
+    return _build(cls, flat)
+
+
+def launch(cls: type, main: Callable[[ConfigT], Any], program: str) -> None:
+    """Runs a stage's main on the command line. What it can explain is one message without a traceback.
+
+    Exit status 2 for a ConfigError, which the same command would meet again; 1 for a Failure or an OSError, such as a
+    full disk; 130 for Ctrl-C.
+    """
+    try:
+        config = from_flags(cls, sys.argv[1:])
+        if config is None:
+            print(usage(cls, program))
+            return
+        main(config)
+        return
+    except ConfigError as error:
+        status, said = 2, [error, *getattr(error, "__notes__", ())]
+    except (Failure, OSError) as error:
+        status, said = 1, [error, *getattr(error, "__notes__", ())]
+    except KeyboardInterrupt:
+        status, said = 130, ["interrupted"]
+    print("error:", "\n".join(map(str, said)), file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Exit handlers would wait for the other processes of the run, and those for this one.
+    os._exit(status)
