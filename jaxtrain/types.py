@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from jax import Array
 
 Params = Any  # a nested dict of arrays
+Axes = Mapping[tuple[str, ...], tuple[str | None, ...]]  # parameter path -> logical axis names
 Key = Array  # a typed key, jax.random.key
 
 # One global batch, every member with leading axis B. Next-token training uses
@@ -62,8 +63,30 @@ class LM(NamedTuple):
     """A language model as pure functions of its parameters."""
 
     init: Callable[[Key], Params]
-    axes: Mapping[tuple[str, ...], tuple[str | None, ...]]  # parameter path -> logical axis names
+    axes: Axes
     hidden: Callable[..., Array]  # (params, batch, rng=None) -> f[B, T, D], after the final norm
     head: Callable[[Params], Head]
     cache: Callable[[int, int], Any]  # (B, S) -> an empty key-value cache of S slots
     decode: Callable[..., tuple[Array, Any]]  # (params, tokens, positions, cache) -> hidden f[B, T, D], cache
+
+
+class Scorer(NamedTuple):
+    """A reward model, an ensemble of M members, as pure functions of its parameters."""
+
+    grow: Callable[[Params, Key], Params]  # a language model's parameters -> those of the ensemble
+    axes: Axes  # parameter path -> logical axis names
+    scores: Callable[[Params, Batch], Array]  # (params, batch [B, N, T]) -> f32[M, B, N]
+
+
+STACKS = ("members", "layers")  # axes along which a parameter is stacked, not multiplied
+
+
+def sides(names: tuple[str | None, ...]) -> tuple[list[int], list[int], list[int]]:
+    """Which axes of a kernel number its copies, which are read and which written by the product.
+
+    Axis `embed` is one side of every kernel, all others but STACKS the other.
+    """
+    stacked = [i for i, name in enumerate(names) if name in STACKS]
+    embed = [i for i, name in enumerate(names) if name == "embed"]
+    other = [i for i, name in enumerate(names) if name != "embed" and name not in STACKS]
+    return (stacked, embed, other) if embed[0] < other[0] else (stacked, other, embed)

@@ -1,6 +1,6 @@
 """Optimizers and schedules: optax's, put together from the flags."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,9 +9,7 @@ import optax
 from jax import Array
 
 from jaxtrain import config
-from jaxtrain.types import Params
-
-Axes = Mapping[tuple[str, ...], tuple[str | None, ...]]
+from jaxtrain.types import Axes, Params, sides
 
 
 def schedule(settings: config.Optim, steps: int) -> optax.Schedule:
@@ -35,8 +33,8 @@ def schedule(settings: config.Optim, steps: int) -> optax.Schedule:
 
 
 def decayed(params: Params) -> Params:
-    """True where weight decay acts: on the kernels of products, not on norms, biases, embeddings or positions."""
-    return jax.tree.map_with_path(lambda path, _: path[-1].key == "kernel", params)
+    """True where weight decay acts: on kernels and their adapters, not on norms, biases, embeddings or positions."""
+    return jax.tree.map_with_path(lambda path, _: path[-1].key in ("kernel", "a", "b"), params)
 
 
 def optimizer(settings: config.Optim, steps: int, axes: Axes) -> optax.GradientTransformation:
@@ -80,18 +78,12 @@ def optimizer(settings: config.Optim, steps: int, axes: Axes) -> optax.GradientT
 
 
 def _matrices(params: Params, axes: Axes) -> Params:
-    """For each kernel, which of its axes are a matrix's inputs and which its outputs; None for all else.
-
-    Axis `embed` is one side of every kernel, the rest of its axes but `layers` the other.
-    """
+    """For each kernel, which of its axes are a matrix's inputs and which its outputs; None for all else."""
 
     def dims(path: Any, leaf: Array) -> Any:
         if path[-1].key != "kernel":
             return None
-        names = axes[tuple(entry.key for entry in path)]
-        side = [i for i, name in enumerate(names) if name == "embed"]
-        other = [i for i, name in enumerate(names) if name not in ("embed", "layers")]
-        reads, writes = (side, other) if side[0] < other[0] else (other, side)
+        _, reads, writes = sides(axes[tuple(entry.key for entry in path)])
         return optax.contrib.MuonDimensionNumbers(tuple(reads), tuple(writes))
 
     return jax.tree.map_with_path(dims, params)

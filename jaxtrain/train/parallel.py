@@ -23,9 +23,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError
-from jaxtrain.types import Batch
+from jaxtrain.types import Axes, Batch
 
-Axes = Mapping[tuple[str, ...], tuple[str | None, ...]]
 Tree = Any
 
 ROWS = ("data", "fsdp")  # a batch is split over both: over data alone it would be computed fsdp times over
@@ -42,6 +41,8 @@ RULES: dict[str, tuple[str, ...] | str | None] = {
     "head": None,
     "ff": "tensor",
     "layers": None,
+    "members": None,
+    "rank": None,
     "positions": None,
 }
 

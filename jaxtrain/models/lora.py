@@ -1,0 +1,109 @@
+"""Low-rank adapters as a transform of parameters: what is trained is small, what the model sees is whole.
+
+LoRA, W = W₀ + (α / r) · A B (Hu et al. 2021, arXiv:2106.09685, section 4.1); with DoRA, W = m · V / ‖V‖ for that same sum V,
+‖·‖ over the inputs of each output and constant in the gradient (Liu et al. 2024, arXiv:2402.09353, sections 4.1 and 4.3).
+
+The trained tree is the part of the parameters' tree that is trained: {"a", "b"[, "m"]} in the place of an adapted
+kernel, and a whole leaf where a stage has one that its base lacks, such as a reward model's head. Whole kernels exist
+while a step runs, and their gradients too: it is the optimizer's state, the checkpoints and the reference that shrink.
+"""
+
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxtrain.config import ConfigError, Lora
+from jaxtrain.types import Axes, Key, Params, sides
+
+Path = tuple[str, ...]
+WHOLE = "score"  # the branch that is trained as it is: no base has one
+
+
+def targets(axes: Axes, settings: Lora) -> list[Path]:
+    """The kernels that have adapters. Raises ConfigError, listing all, for a pattern that finds none."""
+    kernels = ["/".join(path) for path in axes if path[-1] == "kernel"]
+    found: set[str] = set()
+    for pattern in settings.lora_targets.split(","):
+        try:
+            here = {name for name in kernels if pattern and re.search(pattern, name)}
+        except re.error as error:
+            raise ConfigError(f"--lora_targets={settings.lora_targets}: {pattern!r}: {error}") from error
+        if not here:
+            raise ConfigError(
+                f"--lora_targets={settings.lora_targets}: {pattern!r} finds none of {', '.join(kernels)}"
+            )
+        found |= here
+    return [path for path in axes if "/".join(path) in found]
+
+
+def adapter_axes(axes: Axes, settings: Lora) -> Axes:
+    """The logical axes of the trained tree."""
+    out = {path: names for path, names in axes.items() if path[0] == WHOLE}
+    for path in targets(axes, settings):
+        stack, reads, writes = ([axes[path][i] for i in side] for side in sides(axes[path]))
+        out[(*path, "a")] = (*stack, *reads, "rank")
+        out[(*path, "b")] = (*stack, "rank", *writes)
+        if settings.dora:
+            out[(*path, "m")] = (*stack, *writes)
+    return out
+
+
+def init(params: Params, key: Key, axes: Axes, settings: Lora) -> Params:
+    """The trained tree of parameters f[...]: A is N(0, 1 / inputs) and B is 0, so that it changes nothing yet."""
+    rank, found = settings.lora_rank, {path: _leaf(params, path) for path in targets(axes, settings)}
+    shapes = {path: _shapes(axes[path], kernel.shape, rank) for path, kernel in found.items()}
+    # One draw for all: XLA takes half a second to compile each generator.
+    sizes = [math.prod(a) for a, _ in shapes.values()]
+    draws = jnp.split(jax.random.normal(key, (sum(sizes),)), np.cumsum(sizes)[:-1])
+    out = {WHOLE: params[WHOLE]} if WHOLE in params else {}
+    for (path, (a, b)), draw in zip(shapes.items(), draws, strict=True):
+        _, reads, _ = sides(axes[path])
+        inputs = math.prod(found[path].shape[i] for i in reads)
+        made = {"a": draw.reshape(a) * inputs**-0.5, "b": jnp.zeros(b)}
+        if settings.dora:
+            made["m"] = _norm(found[path], reads)
+        _put(out, path, made)
+    return out
+
+
+def merge(base: Params, trained: Params, axes: Axes, settings: Lora) -> Params:
+    """Whole parameters from those that training starts from and the trained tree."""
+    out = jax.tree.map(lambda x: x, base)
+    if WHOLE in trained:
+        out[WHOLE] = trained[WHOLE]
+    for path in targets(axes, settings):
+        stack, reads, writes = sides(axes[path])
+        kernel, adapter = _leaf(base, path), _leaf(trained, path)
+        s, i, o = (math.prod(kernel.shape[at] for at in side) for side in (stack, reads, writes))
+        product = adapter["a"].reshape(s, i, -1) @ adapter["b"].reshape(s, -1, o)
+        whole = kernel + settings.lora_alpha / settings.lora_rank * product.reshape(kernel.shape)
+        if settings.dora:
+            scale = adapter["m"] / jax.lax.stop_gradient(_norm(whole, reads))
+            whole = whole * jnp.expand_dims(scale, reads)
+        _put(out, path, whole)
+    return out
+
+
+def _shapes(names: tuple[str | None, ...], shape: tuple[int, ...], rank: int) -> tuple[tuple, tuple]:
+    stack, reads, writes = ([shape[i] for i in side] for side in sides(names))
+    return (*stack, *reads, rank), (*stack, rank, *writes)
+
+
+def _norm(kernel: Array, reads: list[int]) -> Array:
+    return jnp.sqrt(jnp.square(kernel).sum(tuple(reads)))
+
+
+def _leaf(tree: Params, path: Path) -> Params:
+    for name in path:
+        tree = tree[name]
+    return tree
+
+
+def _put(tree: Params, path: Path, value: Params) -> None:
+    for name in path[:-1]:
+        tree = tree.setdefault(name, {})
+    tree[path[-1]] = value
