@@ -2,9 +2,7 @@
 
 import math
 
-import jax.numpy as jnp
-
-from jaxtrain.ops.logprobs import token_stats
+from jaxtrain.objectives.tokens import masked_stats, z_term
 from jaxtrain.types import LM, Batch, Key, Loss, Params
 
 
@@ -18,20 +16,18 @@ def next_token(
     (`logp`, nats), also `bits_per_byte_above_entropy`, which an ideal model brings to 0.
     """
     want = ("logps", "correct", "lse") if z_loss else ("logps", "correct")
-    stats = token_stats(model.hidden(params, batch, rng), model.head(params), batch["targets"], want=want)
-    mask = batch["mask"].astype(jnp.float32)
-    weighted = {name: jnp.where(mask > 0, x, 0.0) * mask for name, x in stats.items()}
-    nll, tokens, size = -weighted["logps"].sum(-1), mask.sum(), batch["bytes"]
+    stats, mask = masked_stats(params, batch, rng, model=model, want=want)
+    nll, tokens, size = -(stats["logps"] * mask).sum(-1), mask.sum(), batch["bytes"]
     total = nll.sum()
     metrics = {
         "loss": (total, tokens),
-        "accuracy": (weighted["correct"].sum(), tokens),
+        "accuracy": ((stats["correct"] * mask).sum(), tokens),
         "bits_per_byte": (total / math.log(2), size.sum()),
     }
     if z_loss:
-        square = (jnp.where(mask > 0, stats["lse"], 0.0) ** 2 * mask).sum()
-        metrics["z_loss"] = (z_loss * square, tokens)
-        total = total + z_loss * square
+        z = z_term(stats["lse"], mask, z_loss)
+        metrics["z_loss"] = (z, tokens)
+        total = total + z
     if "logp" in batch:
         known = batch["has_logp"]
         excess = ((nll + batch["logp"]) * known).sum() / math.log(2)

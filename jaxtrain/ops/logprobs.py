@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxtrain.types import Head
+from jaxtrain.types import LM, Batch, Head, Params
 
 
 def logits(hidden: Array, head: Head, temperature: float = 1.0) -> Array:
@@ -57,6 +57,28 @@ def token_stats(
     targets = jnp.pad(targets, ((0, 0), (0, pad))).reshape(B, chunks, size).swapaxes(0, 1)
     out = jax.lax.map(jax.checkpoint(lambda part: stats(*part), prevent_cse=False), (hidden, targets))
     return {name: x.swapaxes(0, 1).reshape(B, -1)[:, :T] for name, x in out.items()}
+
+
+# The columns [B, N, T] that say what the completions are.
+COMPLETIONS = ("tokens", "targets", "mask", "segments", "positions")
+
+
+def completion_logps(
+    model: LM, params: Params, batch: Batch, *, temperature: float = 1.0
+) -> tuple[Array, Array]:
+    """(Σ_t log π(y_t | x, y_<t), number of tokens), f32[B, N] each, of every alternative's completion.
+
+    One forward for all alternatives of tokens, targets, segments, positions i32[B, N, T] and mask f32[B, N, T], without
+    dropout. What stands where the mask is 0 never enters. Policy and reference take this same path.
+    """
+    B, N, T = batch["tokens"].shape
+    flat = {name: batch[name].reshape(B * N, T) for name in COMPLETIONS}
+    stats = token_stats(
+        model.hidden(params, flat), model.head(params), flat["targets"], temperature=temperature
+    )
+    mask = flat["mask"].astype(jnp.float32)
+    sums = (jnp.where(mask > 0, stats["logps"], 0.0) * mask).sum(-1)
+    return sums.reshape(B, N), mask.sum(-1).reshape(B, N)
 
 
 def _chunks(B: int, T: int, head: Head) -> int:
