@@ -9,7 +9,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["jaxtrain", "jaxtrain.*", "experiments", "experiments.*"]),
-    package_data={"experiments": ["recipes/*.flags"]},
+    package_data={"experiments": ["recipes/*.flags"], "jaxtrain.data": ["templates/*.jinja"]},
     # Tested on 3.11, 3.12 and 3.13. The newest jax for 3.11 is 0.10, the newest flax 0.12.8.
     python_requires=">=3.11",
     install_requires=[
@@ -20,6 +20,7 @@ setup(
         # tensorflow-datasets needs it for a builder that lives in a package, and does not declare it.
         "importlib_resources>=6.4",
         "jax>=0.10",
+        "jinja2>=3.1",
         "numpy>=2.0",
         "optax>=0.2.6",
         "orbax-checkpoint>=0.12",

@@ -4,7 +4,7 @@ import functools
 import io
 import json
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,8 @@ from jaxtrain.data import cache, spec
 from jaxtrain.data.spec import Source
 
 HELD_OUT = ("validation", "valid", "val", "dev", "test")  # in this order
-TEXT: Mapping[str, type] = {"text": str}
+Fields = Mapping[str, type] | None  # what a record must have; None: whatever it has, whole
+TEXT: Fields = {"text": str}
 OPTIONAL = ("logp",)  # fields that are read where a data set has them
 _BLOCK = 512  # records read at once
 
@@ -63,16 +64,14 @@ class _Opened:
     get: Callable[[str], Records]
 
 
-def train_and_held_out(
-    source: Source, data: Data, fields: Mapping[str, type] = TEXT
-) -> tuple[Records, Records | None]:
+def train_and_held_out(source: Source, data: Data, fields: Fields = TEXT) -> tuple[Records, Records | None]:
     """The records to train on, and those held out: the data set's own validation or test split where it has
     one.
 
     Without one, `eval_share` of the documents by the hash of their number, at least one on each side. None
     is held out where --eval_data names other data. `fields` are what a record must have, and its type; the
     name text stands for --text_field. A record of TFDS holds these and OPTIONAL, one of another kind all it
-    has. Raises ConfigError for anything wrong with the data.
+    has; with `fields` None every record is whole. Raises ConfigError for anything wrong with the data.
     """
     opened = _open(source, data, fields)
     split = source.split or _main_split(opened, source)
@@ -84,7 +83,7 @@ def train_and_held_out(
     return (train, opened.get(own)) if own else _hold_out(train, data.eval_share)
 
 
-def all_of(source: Source, data: Data, fields: Mapping[str, type] = TEXT) -> Records:
+def all_of(source: Source, data: Data, fields: Fields = TEXT) -> Records:
     """The records of an --eval_data source: the split it names, else its validation or test split, else
     all.
     """
@@ -141,14 +140,14 @@ def cache_dir(data: Data) -> Path:
     return Path(data.cache_dir).expanduser()
 
 
-def _open(source: Source, data: Data, fields: Mapping[str, type], flag: str = "data") -> _Opened:
+def _open(source: Source, data: Data, fields: Fields, flag: str = "data") -> _Opened:
     field = text_field(source, data)
-    wanted = {field if name == "text" else name: kind for name, kind in fields.items()}
+    wanted = fields and {field if name == "text" else name: kind for name, kind in fields.items()}
     return _OPEN[source.kind](source, data, wanted, flag)
 
 
-def _need(wanted: Mapping[str, type], there: Sequence[str], label: str) -> None:
-    for name in wanted:
+def _need(wanted: Fields, there: Sequence[str], label: str) -> None:
+    for name in wanted or ():
         if name not in there:
             raise ConfigError(
                 f"--data={label}: its records have no field {name!r} but {', '.join(sorted(there))}; "
@@ -157,21 +156,28 @@ def _need(wanted: Mapping[str, type], there: Sequence[str], label: str) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """A feature as TFDS returns it, with bytes as text where they are UTF-8."""
+    """A feature as TFDS returns it, in plain lists and values, with bytes as text where they are UTF-8."""
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
+        value = value.item()
+    elif isinstance(value, Iterable) and not isinstance(value, str | bytes):
+        return [_plain(one) for one in value]
     if isinstance(value, bytes):
         try:
             return value.decode()
         except UnicodeDecodeError:
             return value
-    return value.item() if isinstance(value, np.generic | np.ndarray) and value.ndim == 0 else value
+    return value
 
 
-def _reader(found: Any, wanted: Mapping[str, type]) -> Callable[[Sequence[int]], list[dict[str, Any]]]:
+def _reader(found: Any, wanted: Fields) -> Callable[[Sequence[int]], list[dict[str, Any]]]:
     """Reads only what is wanted, and text without TFDS's decoder: that would take five times as long."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.proto import tf_example_pb2
 
-    there = {k: f for k, f in found.dataset_info.features.items() if k in (*wanted, *OPTIONAL)}
+    features = found.dataset_info.features.items()
+    there = {k: f for k, f in features if wanted is None or k in (*wanted, *OPTIONAL)}
     direct = [k for k, feature in there.items() if isinstance(feature, tfds.features.Text)]
     eight = [k for k, feature in there.items() if _is_packed_float(feature)]
     others = {k: feature for k, feature in there.items() if k not in (*direct, *eight)}
@@ -194,10 +200,10 @@ def _is_packed_float(feature: Any) -> bool:
     return coding == "bytes" and feature.np_dtype == np.float64 and feature.shape == ()
 
 
-def _open_tinytown(source: Source, data: Data, wanted: Mapping[str, type], flag: str) -> _Opened:
+def _open_tinytown(source: Source, data: Data, wanted: Fields, flag: str) -> _Opened:
     from jaxtrain.worlds.tinytown import configs, dataset
 
-    options = {key: value for key, value in source.options if key != "field"}
+    options = {key: value for key, value in source.options if key not in spec.OURS}
     _need(wanted, list(configs.COLUMNS[source.name]), source.label)
 
     def get(split: str) -> Records:
@@ -210,12 +216,12 @@ def _open_tinytown(source: Source, data: Data, wanted: Mapping[str, type], flag:
     return _Opened(tuple(configs.SPLITS[source.name]), get)
 
 
-def _open_jsonl(source: Source, data: Data, wanted: Mapping[str, type], flag: str) -> _Opened:
+def _open_jsonl(source: Source, data: Data, wanted: Fields, flag: str) -> _Opened:
     import tensorflow_datasets as tfds
 
     from jaxtrain.data import jsonl
 
-    folder = jsonl.prepare(spec.files(source, flag), wanted, data.on_bad_record, cache_dir(data))
+    folder = jsonl.prepare(spec.files(source, flag), wanted or {}, data.on_bad_record, cache_dir(data))
 
     def get(split: str) -> Records:
         found = _slice(tfds.builder_from_directory(str(folder)), split, source, flag)
@@ -245,7 +251,7 @@ def _slice(builder: Any, split: str, source: Source, flag: str) -> Any:
     return found
 
 
-def _open_tfds(source: Source, data: Data, wanted: Mapping[str, type], flag: str) -> _Opened:
+def _open_tfds(source: Source, data: Data, wanted: Fields, flag: str) -> _Opened:
     builder = _tfds_builder(source, data, flag)
     _need(wanted, list(builder.info.features), source.label)
 
@@ -315,7 +321,7 @@ def _quiet() -> Any:
     return redirect_stdout(io.StringIO())
 
 
-def _open_hf(source: Source, data: Data, wanted: Mapping[str, type], flag: str) -> _Opened:
+def _open_hf(source: Source, data: Data, wanted: Fields, flag: str) -> _Opened:
     try:
         import datasets
     except ImportError as error:

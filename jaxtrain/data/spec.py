@@ -18,11 +18,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxtrain.config import ConfigError, Data
+from jaxtrain.config import ConfigError, Data, Dialogs
 from jaxtrain.worlds.tinytown import configs as tinytown
 
 KINDS = ("tinytown", "tfds", "hf", "jsonl")
-OPTIONS = {"tfds": ("data_dir", "field"), "hf": ("config", "field"), "jsonl": ("field",)}
+OURS = ("field", "format")  # options of every kind; the others are the data set's own
+OPTIONS = {"tfds": ("data_dir", *OURS), "hf": ("config", *OURS), "jsonl": OURS}
 LEAST_BPE = 300  # 256 bytes, the special tokens, and some merges
 HF_EXTRA = "install the extra: pip install 'jaxtrain[hf]'"
 
@@ -150,13 +151,28 @@ def check(data: Data) -> None:
                 raise ConfigError(
                     f"--eval_data={text}: every held-out document is read once: leave out the weight"
                 )
+            _check_format(source, data, flag)
             _CHECKS[source.kind](source, flag)
     check_tokenizer(data.tokenizer)
 
 
+def _check_format(source: Source, data: Data, flag: str) -> None:
+    name = source.option("format")
+    if not name:
+        return
+    if not isinstance(data, Dialogs):
+        raise ConfigError(f"--{flag}={source.label}?format={name}: acts only where conversations are read")
+    from jaxtrain.data import formats  # it brings what reads records, a second
+
+    if name not in formats.NAMES:
+        raise ConfigError(
+            f"--{flag}={source.label}?format={name}: no such format; choose one of {', '.join(formats.NAMES)}"
+        )
+
+
 def _check_tinytown(source: Source, flag: str) -> None:
     try:
-        tinytown.resolve(source.name, {k: v for k, v in source.options if k != "field"})
+        tinytown.resolve(source.name, {k: v for k, v in source.options if k not in OURS})
         if source.split:
             tinytown.check_split(source.name, source.split)
     except ValueError as error:

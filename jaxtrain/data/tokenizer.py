@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from jaxtrain.config import ConfigError
 
 SPECIALS = ("pad", "bos", "eos", "mask", "fim_prefix", "fim_suffix", "fim_middle")
 _SIDE = "special_tokens.json"  # our note beside a saved tokenizer: role -> id
+_TEMPLATE = "chat_template.jinja"
 # What well-known tokenizers call them, where no tokenizer_config.json says.
 _NAMES = {
     "bos": ("<|bos|>", "<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "[CLS]", "<|endoftext|>"),
@@ -47,6 +48,8 @@ class Tokenizer(Protocol):
     byte_lengths: np.ndarray
     fingerprint: str  # changes with anything that changes an id
     notes: tuple[str, ...]  # what loading it had to decide
+    specials: Mapping[str, int]  # every special token, by what a chat template writes for it
+    chat_template: str  # Jinja, kept by `save`; empty: it has none. No part of the fingerprint
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """i32[n] of each text, without any special token."""
@@ -105,6 +108,8 @@ class ByteTokenizer:
         self.byte_lengths = (np.arange(self.vocab_size) < 256).astype(np.int32)
         self.fingerprint = _fingerprint("byte", b"", ids)
         self.notes: tuple[str, ...] = ()
+        self.specials = {f"<|{role}|>": i for role, i in ids.items()}
+        self.chat_template = ""
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         return [np.frombuffer(text.encode(), np.uint8).astype(np.int32) for text in texts]
@@ -115,6 +120,7 @@ class ByteTokenizer:
     def save(self, folder: str | os.PathLike[str]) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         (Path(folder) / "byte.json").write_text(json.dumps({"kind": "byte"}) + "\n")
+        _save_template(self, folder)
 
 
 class FastTokenizer:
@@ -137,6 +143,8 @@ class FastTokenizer:
         unknown = _unknown(inner)  # stands for text, though files call it special
         special = {i for i, token in inner.get_added_tokens_decoder().items() if token.special}
         self._specials = (special | set(ids.values())) - unknown
+        self.specials = {inner.id_to_token(i): i for i in sorted(self._specials)}
+        self.chat_template = ""
         self.vocab_size = max(inner.get_vocab(with_added_tokens=True).values()) + 1
         self.byte_lengths = self._byte_lengths()
         self.fingerprint = _fingerprint("fast", inner.to_str().encode(), ids)
@@ -162,6 +170,7 @@ class FastTokenizer:
         Path(folder).mkdir(parents=True, exist_ok=True)
         (Path(folder) / "tokenizer.json").write_text(self._inner.to_str(pretty=True), encoding="utf-8")
         (Path(folder) / _SIDE).write_text(json.dumps(self._roles, indent=1) + "\n")
+        _save_template(self, folder)
 
     def _byte_lengths(self) -> np.ndarray:
         lengths = np.zeros(self.vocab_size, np.int32)
@@ -278,6 +287,10 @@ class SentencePieceTokenizer:
         self.vocab_size = size
         self._own = inner.get_piece_size()
         self._specials = set(ids.values()) | {i for i in range(self._own) if inner.is_control(i)}
+        self.specials = {inner.id_to_piece(i): i for i in sorted(self._specials) if i < self._own} | {
+            f"<|{role}|>": i for role, i in ids.items() if i >= self._own
+        }
+        self.chat_template = ""
         self.byte_lengths = np.zeros(size, np.int32)
         for i in range(self._own):
             self.byte_lengths[i] = 0 if i in self._specials else _visible_bytes(inner.id_to_piece(i))
@@ -303,6 +316,7 @@ class SentencePieceTokenizer:
         Path(folder).mkdir(parents=True, exist_ok=True)
         (Path(folder) / "tokenizer.model").write_bytes(self._inner.serialized_model_proto())
         (Path(folder) / _SIDE).write_text(json.dumps({"add": self._added}) + "\n")
+        _save_template(self, folder)
 
 
 def load(path: str | os.PathLike[str], *, add: Sequence[str] = ()) -> Tokenizer:
@@ -311,10 +325,17 @@ def load(path: str | os.PathLike[str], *, add: Sequence[str] = ()) -> Tokenizer:
 
     The roles of special tokens come from our own note, tokenizer_config.json or special_tokens_map.json
     beside it, else from well-known names; `add` lists roles (mask, fim_prefix, fim_suffix, fim_middle) that
-    are added where missing. Raises ConfigError where the path holds no tokenizer.
+    are added where missing. Its chat template is chat_template.jinja beside it, or tokenizer_config.json's.
+    Raises ConfigError where the path holds no tokenizer.
     """
     path = Path(path).expanduser()
     folder = path if path.is_dir() else path.parent
+    found = _load(path, folder, add)
+    found.chat_template = _chat_template(folder)
+    return found
+
+
+def _load(path: Path, folder: Path, add: Sequence[str]) -> Tokenizer:
     if path.is_dir():
         candidates = [path / "byte.json", path / "tokenizer.json", *sorted(path.glob("*.model"))]
         path = next((c for c in candidates if c.is_file()), path)
@@ -350,3 +371,23 @@ def _roles(folder: Path) -> dict[str, Any]:
                 if role in SPECIALS and key.endswith("_token") and isinstance(content, str):
                     roles[role] = content
     return roles
+
+
+def _save_template(tokenizer: Tokenizer, folder: str | os.PathLike[str]) -> None:
+    if tokenizer.chat_template:
+        (Path(folder) / _TEMPLATE).write_text(tokenizer.chat_template, encoding="utf-8")
+
+
+def _chat_template(folder: Path) -> str:
+    if (folder / _TEMPLATE).is_file():
+        return (folder / _TEMPLATE).read_text(encoding="utf-8")
+    path = folder / "tokenizer_config.json"
+    held = json.loads(path.read_text(encoding="utf-8")).get("chat_template") if path.is_file() else None
+    if isinstance(held, list):  # several under names
+        named = {one["name"]: one["template"] for one in held}
+        if "default" not in named:
+            raise ConfigError(
+                f"{path}: chat_template has {', '.join(named)} but no default; write the one to use to {_TEMPLATE}"
+            )
+        return named["default"]
+    return held or ""

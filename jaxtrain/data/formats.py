@@ -1,0 +1,351 @@
+"""What a record of conversations or comparisons looks like, and the form that the rest of the code reads.
+
+A source has one format, found from its first records in the order of CHAT, COMPARED or OPENING, or named by
+`?format=NAME` after it. A record that does not fit its source's format is a bad record.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from jaxtrain.config import ConfigError
+from jaxtrain.data.jsonl import is_unicode
+from jaxtrain.data.sources import Records
+from jaxtrain.data.spec import Source
+
+Record = Mapping[str, Any]
+# role (system, user, assistant, tool), content (str) and whatever else the record's message has; one whose
+# "train" is false or "weight" 0 is not learnt.
+Message = dict[str, Any]
+
+_FIRST = 16  # records that a format is found from
+_ROLES = {
+    "human": "user",
+    "gpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "developer": "system",
+}
+_ROLES |= {"function_call": "assistant", "function": "tool", "observation": "tool", "ipython": "tool"}
+ROLES = ("system", "user", "assistant", "tool")
+_HUMAN, _ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
+
+
+class Bad(ValueError):
+    """A record that cannot be used. The message is the reason; up to its first colon it names the kind."""
+
+
+class Dialog(NamedTuple):
+    """A conversation, whose assistant turns are learnt."""
+
+    messages: tuple[Message, ...]
+
+
+class Text(NamedTuple):
+    """A text, every token of which is learnt."""
+
+    text: str
+
+
+class Comparison(NamedTuple):
+    """Completions of one prompt, best first by `rank`: 0 is the best, equal ranks are ties."""
+
+    prompt: tuple[Message, ...]
+    completions: tuple[str, ...]
+    rank: tuple[int, ...]
+    p_win: float | None  # probability that the first of two completions is the better one, where known
+    margin: float  # by how much the first should win, in units of reward
+
+
+class Judged(NamedTuple):
+    """A completion that is desirable or not."""
+
+    prompt: tuple[Message, ...]
+    completion: str
+    label: bool
+
+
+class Format(NamedTuple):
+    """`fits` says whether a record has the fields that `shape` describes; `read` raises Bad."""
+
+    name: str
+    shape: str
+    fits: Callable[[Record], bool]
+    read: Callable[[Record], Any]
+    unless: str = ""  # a field with which the format must be named
+
+
+def text_of(value: Any, what: str) -> str:
+    """`value`, where it is text that UTF-8 can write; else raises Bad."""
+    if not isinstance(value, str):
+        raise Bad(f"no text: {what} is not a string but {type(value).__name__}")
+    if not is_unicode(value):
+        raise Bad(f"no text: {what} holds half a surrogate pair")
+    return value
+
+
+def completion_of(value: Any, what: str) -> str:
+    """The completion's text: a string, or a list of one assistant message. Raises Bad where it is empty."""
+    if isinstance(value, list | dict):
+        messages = messages_of(value, what)
+        if len(messages) != 1 or messages[0]["role"] != "assistant":
+            raise Bad(f"wrong roles: {what} is not one assistant message")
+        value = messages[0]["content"]
+    if not text_of(value, what).strip():
+        raise Bad(f"empty completion: {what} holds nothing but white space")
+    return value
+
+
+def messages_of(value: Any, what: str) -> tuple[Message, ...]:
+    """The messages of a list with role and content, or from and value; raises Bad."""
+    if isinstance(value, dict):  # TFDS and older HF data sets keep a list of objects as an object of lists
+        if not all(isinstance(column, list) for column in value.values()):
+            raise Bad(f"no messages: {what} is not a list of messages")
+        value = [dict(zip(value, one, strict=True)) for one in zip(*value.values(), strict=True)]
+    if not isinstance(value, list) or not value:
+        raise Bad(f"no messages: {what} is not a list of messages, or an empty one")
+    return tuple(_message(one, f"{what}[{i}]") for i, one in enumerate(value))
+
+
+def _message(value: Any, what: str) -> Message:
+    if not isinstance(value, dict):
+        raise Bad(f"no messages: {what} is not an object with role and content")
+    role = value.get("role", value.get("from"))
+    known = _ROLES.get(role, role) if isinstance(role, str) else None
+    if known not in ROLES:
+        raise Bad(f"unknown role: {what} has {role!r}; known are {', '.join((*ROLES, *_ROLES))}")
+    content = value.get("content", value.get("value"))
+    if isinstance(content, list):
+        content = _joined(content, what)
+    others = {k: v for k, v in value.items() if k not in ("role", "from", "content", "value")}
+    if content is None and others.get("tool_calls"):
+        content = ""
+    content = text_of(content, f"content of {what}")
+    if known == "assistant" and not content.strip() and not others.get("tool_calls") and learnt(others):
+        raise Bad(f"empty completion: {what} holds nothing but white space")
+    return {"role": known, "content": content, **others}
+
+
+def _joined(parts: list[Any], what: str) -> str:
+    for part in parts:
+        if not isinstance(part, dict) or part.get("type") != "text":
+            raise Bad(f"no text: content of {what} has a part that is not of type text")
+    return "".join(text_of(part.get("text"), f"content of {what}") for part in parts)
+
+
+def learnt(message: Message) -> bool:
+    """Whether an assistant's message is in the loss. Raises Bad for a weight between 0 and 1."""
+    weight = message.get("weight", 1)
+    weight = 1 if weight is None else weight
+    if weight not in (0, 1):
+        raise Bad(f"unknown weight: {weight!r}; a message is learnt (1) or not (0)")
+    return bool(weight) and message.get("train", True) is not False
+
+
+def user(text: Any, what: str = "prompt") -> tuple[Message, ...]:
+    """A prompt, text or messages, as messages."""
+    if isinstance(text, list | dict):
+        return messages_of(text, what)
+    return ({"role": "user", "content": text_of(text, what)},)
+
+
+def _dialog(messages: tuple[Message, ...]) -> Dialog:
+    if not any(message["role"] == "assistant" for message in messages):
+        raise Bad("no assistant turn: there is nothing to learn")
+    return Dialog(messages)
+
+
+def _completed(record: Record) -> Dialog:
+    prompt = tuple({**m, "train": False} for m in user(record["prompt"]))
+    value = record["completion"]
+    given = messages_of(value, "completion") if isinstance(value, list | dict) else ()
+    return _dialog(
+        prompt + (given or ({"role": "assistant", "content": completion_of(value, "completion")},))
+    )
+
+
+def _instructed(record: Record) -> Dialog:
+    answer = "response" if "response" in record else "output"
+    asked = text_of(record["instruction"], "instruction")
+    if given := text_of(record.get("input") or "", "input").strip():
+        asked = f"{asked}\n\n{given}"
+    answered = {"role": "assistant", "content": completion_of(record[answer], answer)}
+    return Dialog((*user(asked), answered))
+
+
+def _chosen(record: Record) -> Comparison:
+    pair = [record["chosen"], record["rejected"]]
+    if all(isinstance(one, str) for one in pair) and "prompt" not in record:
+        prompt, pair = _hh(*(text_of(one, "chosen or rejected") for one in pair))
+    elif "prompt" not in record:
+        whole = [messages_of(one, name) for one, name in zip(pair, ("chosen", "rejected"), strict=True)]
+        prompt = whole[0][:-1]
+        if not prompt or whole[1][:-1] != prompt:
+            raise Bad("no common prompt: chosen and rejected differ before their last turn")
+        pair = [list(one[-1:]) for one in whole]
+    else:
+        prompt = user(record["prompt"])
+        pair = [_last(one, prompt) for one in pair]
+    made = (completion_of(pair[0], "chosen"), completion_of(pair[1], "rejected"))
+    return Comparison(prompt, made, (0, 1), _probability(record), _margin(record))
+
+
+def _last(value: Any, prompt: tuple[Message, ...]) -> Any:
+    """The completion of what may be the whole conversation."""
+    if not isinstance(value, list | dict):
+        return value
+    messages = messages_of(value, "chosen or rejected")
+    if len(messages) > 1 and messages[:-1] != prompt:
+        raise Bad("no common prompt: chosen or rejected begins otherwise than prompt")
+    return list(messages[-1:])
+
+
+def _hh(*pair: str) -> tuple[tuple[Message, ...], list[str]]:
+    """Prompt and completions of two texts of turns that are opened by Human: and Assistant:."""
+    same = next((i for i, (a, b) in enumerate(zip(*pair, strict=False)) if a != b), min(map(len, pair)))
+    end = pair[0].rfind(_ASSISTANT, 0, same)
+    if end < 0 or not pair[0].startswith(_HUMAN):
+        raise Bad(
+            f"no common prompt: there is no prompt, and the texts are not {_HUMAN!r} … {_ASSISTANT!r} …"
+        )
+    end += len(_ASSISTANT)
+    rest = [one[end:].removeprefix(" ") for one in pair]
+    if any(mark in one for mark in (_HUMAN, _ASSISTANT) for one in rest):
+        raise Bad("no common prompt: chosen and rejected differ before their last turn")
+    messages = []
+    for turn in pair[0][: end - len(_ASSISTANT)].split(_HUMAN)[1:]:
+        said, *answers = turn.split(_ASSISTANT)
+        messages.append({"role": "user", "content": said.removeprefix(" ")})
+        messages += [{"role": "assistant", "content": answer.removeprefix(" ")} for answer in answers]
+    return tuple(messages), rest
+
+
+def _either(record: Record) -> Comparison:
+    """The better one first; `p_win` is that of response_a."""
+    prompt = user(record["prompt"])
+    a, b = (completion_of(record[name], name) for name in ("response_a", "response_b"))
+    p = _probability(record)
+    preferred = record.get("preferred", "a" if p is None or p > 0.5 else "tie" if p == 0.5 else "b")
+    found = preferred.strip().lower() if isinstance(preferred, str) else preferred
+    if found not in ("a", "b", "tie"):
+        raise Bad(f"unknown preference: preferred is {preferred!r}, not a, b or tie")
+    if found == "b":
+        a, b, p = b, a, None if p is None else 1 - p
+    return Comparison(prompt, (a, b), (0, 0) if found == "tie" else (0, 1), p, _margin(record))
+
+
+def _ranked(record: Record) -> Comparison:
+    completions, ranking = record["completions"], record["ranking"]
+    if not isinstance(completions, list) or not isinstance(ranking, list):
+        raise Bad("no ranking: completions and ranking must be lists")
+    legal = all(isinstance(r, int) and not isinstance(r, bool) and r >= 1 for r in ranking)
+    if len(ranking) != len(completions) or len(ranking) < 2 or not legal or min(ranking) != 1:
+        raise Bad(
+            f"no ranking: {ranking!r} for {len(completions)} completions; ranking[i] is the rank of "
+            "completions[i], 1 the best, equal ones are ties"
+        )
+    made = [completion_of(one, f"completions[{i}]") for i, one in enumerate(completions)]
+    order = sorted(range(len(made)), key=lambda i: ranking[i])
+    steps = sorted(set(ranking))
+    ranks = tuple(steps.index(ranking[i]) for i in order)
+    return Comparison(user(record["prompt"]), tuple(made[i] for i in order), ranks, None, _margin(record))
+
+
+def _judged(record: Record) -> Judged:
+    label = record["label"]
+    if label not in (0, 1):
+        raise Bad(f"unknown label: {label!r}, not true or false")
+    return Judged(user(record["prompt"]), completion_of(record["completion"], "completion"), bool(label))
+
+
+def _probability(record: Record) -> float | None:
+    p = record.get("p_win")
+    if p is not None and not (isinstance(p, int | float) and 0 <= p <= 1):
+        raise Bad(f"unknown preference: p_win is {p!r}, not a probability")
+    return p
+
+
+def _margin(record: Record) -> float:
+    margin = record.get("margin")
+    if margin is not None and not (isinstance(margin, int | float) and math.isfinite(margin)):
+        raise Bad(f"unknown margin: {margin!r} is not a finite number")
+    return float(margin or 0)
+
+
+def _has(*names: str, one_of: Sequence[str] = ()) -> Callable[[Record], bool]:
+    return lambda record: (
+        all(name in record for name in names) and (not one_of or any(name in record for name in one_of))
+    )
+
+
+def _text_format(field: str = "text") -> Format:
+    return Format("text", field, _has(field), lambda record: Text(text_of(record.get(field), field)))
+
+
+_MESSAGES = Format(
+    "messages", "messages", _has("messages"), lambda r: _dialog(messages_of(r["messages"], "messages"))
+)
+_SHAREGPT = Format(
+    "conversations",
+    "conversations",
+    _has("conversations"),
+    lambda r: _dialog(messages_of(r["conversations"], "conversations")),
+)
+# A completion that is judged may be a bad one: not for imitation unless the format is named.
+_COMPLETION = Format(
+    "completion", "prompt, completion", _has("prompt", "completion"), _completed, unless="label"
+)
+_INSTRUCTION = Format(
+    "instruction",
+    "instruction, response or output (and input)",
+    _has("instruction", one_of=["response", "output"]),
+    _instructed,
+)
+CHAT = (_MESSAGES, _SHAREGPT, _COMPLETION, _INSTRUCTION)  # then text
+COMPARED = (
+    Format("chosen", "chosen, rejected (and prompt)", _has("chosen", "rejected"), _chosen),
+    Format(
+        "responses",
+        "prompt, response_a, response_b, preferred or p_win",
+        _has("prompt", "response_a", "response_b", one_of=["preferred", "p_win"]),
+        _either,
+    ),
+    Format("ranked", "prompt, completions, ranking", _has("prompt", "completions", "ranking"), _ranked),
+    Format("judged", "prompt, completion, label", _has("prompt", "completion", "label"), _judged),
+)
+OPENING = (*CHAT, *COMPARED, Format("prompt", "prompt", _has("prompt"), lambda r: Dialog(user(r["prompt"]))))
+NAMES = (*(one.name for one in OPENING), "text")
+
+
+def chat(field: str) -> tuple[Format, ...]:
+    """CHAT, with `field` as the one that holds plain text."""
+    return (*CHAT, _text_format(field))
+
+
+def detect(records: Records, source: Source, known: Sequence[Format], flag: str = "data") -> Format:
+    """The first of `known` that the first record fits that fits any, or the one that ?format= names.
+
+    Raises ConfigError, with the fields and the formats, where there is none.
+    """
+    shapes = "; ".join(f"{one.name} ({one.shape})" for one in known)
+    if name := source.option("format"):
+        if named := [one for one in known if one.name == name]:
+            return named[0]
+        raise ConfigError(f"--{flag}={source.label}?format={name}: not read here; choose one of {shapes}")
+    first = records.many(range(min(_FIRST, len(records))))
+    for record in first:
+        for one in known:
+            if one.fits(record) and not (one.unless and one.unless in record):
+                return one
+    fields = ", ".join(sorted(set().union(*first)))
+    raise ConfigError(
+        f"--{flag}={source.label}: its records have the fields {fields}; known formats: {shapes}"
+    )
+
+
+def read(record: Record, form: Format) -> Any:
+    """The record in the form of its format; raises Bad."""
+    if not form.fits(record):
+        there = ", ".join(map(str, record)) or "none"
+        raise Bad(f"other fields: the source's format is {form.name} ({form.shape}), the record has {there}")
+    return form.read(record)
