@@ -1,0 +1,287 @@
+"""Weights of Hugging Face checkpoints: safetensors straight into sharded parameters, and back.
+
+Reading copies those parts alone that lie on this host's devices, one at a time; writing copies one shard at a time.
+"""
+
+import contextlib
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from jax import Array
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from jaxtrain.config import ConfigError
+from jaxtrain.models import hf_config, hf_layout
+from jaxtrain.models.hf_layout import Leaf
+from jaxtrain.models.zoo import Arch
+from jaxtrain.types import Params
+
+HEAD = "lm_head.weight"
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+AGAIN = "download or export the folder again"
+
+# The same tensor goes by these names, as it is saved with or without a head, alone or inside a model of images.
+_PREFIXES = ("language_model.model.", "model.language_model.", "language_model.", "transformer.", "model.")
+# Constants that older releases saved, and the half of a model that reads images.
+_BUFFER = re.compile(r"(.*\.)?(attn\.bias|attn\.masked_bias|rotary_emb\.inv_freq)")
+_VISION = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\..*")
+
+
+def read(folder: Path, arch: Arch, abstract: Params) -> Params:
+    """The parameters of a folder's safetensors, each leaf with the shape, dtype and sharding of `abstract`.
+
+    `abstract` is the tree of jax.ShapeDtypeStruct that a plan makes of the model's init; a leaf without a sharding
+    becomes an array on the default device. Raises ConfigError, with tensor and file, where the tensors are not
+    exactly those of `arch`, or a file is missing or damaged.
+    """
+    files = _files(folder)
+    leaves = hf_layout.leaves(abstract, arch)
+    _check(folder, arch, leaves, files)
+    structs, treedef = jax.tree.flatten(abstract)
+    made = [_make(leaf, struct, files) for leaf, struct in zip(leaves, structs, strict=True)]
+    return treedef.unflatten(made)
+
+
+def _make(leaf: Leaf, struct: Any, files: Mapping[str, tuple[Path, str]]) -> Array:
+    stacked = leaf.path[0] == "layers"
+
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+        layers = leaf.tensors[index[0]] if stacked else leaf.tensors
+        inner = index[1:] if stacked else index
+        with contextlib.ExitStack() as stack:  # closed with each part, so that pages read do not stay mapped
+            opened: dict[Path, Any] = {}
+            for name in layers:
+                file = files[name][0]
+                if file not in opened:
+                    opened[file] = stack.enter_context(_open(file))
+            tensors = (opened[files[name][0]].get_slice(files[name][1]) for name in layers)
+            pieces = (leaf.source.piece(tensor, leaf.shape, inner) for tensor in tensors)
+            first = next(pieces)
+            if not stacked:
+                return np.ascontiguousarray(first, struct.dtype)
+            out = np.empty((len(layers), *first.shape), struct.dtype)
+            out[0] = first
+            for i, piece in enumerate(pieces, 1):
+                out[i] = piece
+        return out
+
+    if struct.sharding is None:
+        return jnp.asarray(part((slice(None),) * len(struct.shape)))
+    return jax.make_array_from_callback(struct.shape, struct.sharding, part)
+
+
+def _open(file: Path) -> Any:
+    try:
+        return safe_open(file, framework="numpy")
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(f"{file}: cannot be read as safetensors ({error}); {AGAIN}") from error
+
+
+def _files(folder: Path) -> dict[str, tuple[Path, str]]:
+    """Tensor name without prefix -> (file, name in the file); constants and vision are left out."""
+    found: dict[str, tuple[Path, str]] = {}
+    vision = 0
+    for file, promised in _shards(folder).items():
+        with _open(file) as opened:
+            names = set(opened.keys())
+        for name in promised - names:
+            raise ConfigError(f"{file}: has no tensor {name}, which {INDEX} says it has; {AGAIN}")
+        for name in sorted(names):
+            if _VISION.fullmatch(name):
+                vision += 1
+            elif not _BUFFER.fullmatch(name):
+                plain = _plain(name)
+                if plain in found:
+                    raise ConfigError(
+                        f"{file}: {name} is also {found[plain][1]} in {found[plain][0].name}; {AGAIN}"
+                    )
+                found[plain] = (file, name)
+    if vision:
+        logging.warning("%s: %d tensors that read images are left out", folder, vision)
+    return found
+
+
+def _plain(name: str) -> str:
+    return next((name.removeprefix(prefix) for prefix in _PREFIXES if name.startswith(prefix)), name)
+
+
+def _shards(folder: Path) -> dict[Path, set[str]]:
+    """The files of a checkpoint, and the tensors that the index says are in each."""
+    if (folder / SINGLE).exists():
+        return {folder / SINGLE: set()}
+    if not (folder / INDEX).exists():
+        others = ", ".join(sorted(p.name for p in folder.glob("*.bin"))) or "none of another format either"
+        raise ConfigError(
+            f"{folder}: has neither {SINGLE} nor {INDEX} ({others}); save it with transformers' save_pretrained"
+        )
+    weights = hf_config.load(folder / INDEX).get("weight_map")
+    if not isinstance(weights, dict) or not all(isinstance(file, str) for file in weights.values()):
+        raise ConfigError(f"{folder / INDEX}: has no weight_map of tensors to files; {AGAIN}")
+    shards: dict[Path, set[str]] = {}
+    for name, file in weights.items():
+        if Path(file).name != file or not (folder / file).is_file():
+            raise ConfigError(f"{folder}: {INDEX} puts {name} in {file}, which is not there; {AGAIN}")
+        shards.setdefault(folder / file, set()).add(name)
+    return shards
+
+
+def _check(folder: Path, arch: Arch, leaves: Sequence[Leaf], files: Mapping[str, tuple[Path, str]]) -> None:
+    """Raises ConfigError for tensors that are missing, too many, or of another shape or type."""
+    wanted = {name: leaf for leaf in leaves for name in leaf.tensors}
+    missing, extra = sorted(wanted.keys() - files.keys()), sorted(files.keys() - wanted.keys())
+    if missing:
+        raise ConfigError(
+            f"{folder}: has no tensor {_some(missing)}, which config.json asks for; correct config.json or {AGAIN}"
+        )
+    if arch.tied and HEAD in extra:
+        _require_tied(files[HEAD], files[hf_layout.sources(arch)[("embed",)].name])
+        extra.remove(HEAD)
+    if extra:
+        raise ConfigError(
+            f"{files[extra[0]][0]}: tensor {_some([files[name][1] for name in extra])} is none of the model that "
+            "config.json describes; correct config.json, or remove what is not the language model's"
+        )
+    _require_shapes(wanted, files)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _require_shapes(wanted: Mapping[str, Leaf], files: Mapping[str, tuple[Path, str]]) -> None:
+    by_file: dict[Path, list[str]] = {}
+    for name in wanted:
+        by_file.setdefault(files[name][0], []).append(name)
+    for file, names in by_file.items():
+        with _open(file) as opened:
+            for name in names:
+                inside, leaf = files[name][1], wanted[name]
+                tensor = opened.get_slice(inside)
+                shape, want = tuple(tensor.get_shape()), leaf.source.whole(leaf.shape)
+                if shape != want:
+                    rows = " (vocab_size is its rows)" if leaf.path[0] in ("embed", "unembed") else ""
+                    raise ConfigError(
+                        f"{file}: {inside} has shape {shape}, config.json makes it {want}{rows}; correct config.json"
+                    )
+                if tensor.get_dtype() not in ("F32", "F16", "BF16"):
+                    raise ConfigError(
+                        f"{file}: {inside} is {tensor.get_dtype()}; F32, F16 and BF16 are read, quantised ones are not"
+                    )
+
+
+def _require_tied(head: tuple[Path, str], other: tuple[Path, str]) -> None:
+    """A tied model may hold its embedding twice, if both are the same."""
+    with _open(head[0]) as one, _open(other[0]) as two:
+        a, b = one.get_slice(head[1]), two.get_slice(other[1])
+        rows = a.get_shape()[0]
+        same = a.get_shape() == b.get_shape() and all(
+            np.array_equal(a[i : i + 4096], b[i : i + 4096]) for i in range(0, rows, 4096)
+        )
+    if not same:
+        raise ConfigError(
+            f"{head[0]}: {head[1]} differs from {other[1]}, yet config.json says tie_word_embeddings; set it to false"
+        )
+
+
+def write(
+    folder: Path,
+    params: Params,
+    arch: Arch,
+    *,
+    dtype: str = "float32",
+    shard_bytes: float = 5e9,
+    ids: Mapping[str, int] | None = None,
+    extra: Mapping[str, str] | None = None,
+) -> None:
+    """A folder that transformers loads: config.json, generation_config.json and the weights in safetensors.
+
+    `ids` are the token numbers bos, eos and pad, as far as there are any; `extra` are further files by name, such as
+    the tokenizer's. The folder appears at once, when everything is in it. Raises ConfigError where it exists and is
+    not empty, where the architecture cannot be said, or where a weight is too large for `dtype`.
+    """
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise ConfigError(f"--dtype={dtype}: choose float32, bfloat16 or float16")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"--to=hf:{folder} exists already: remove it or name another folder")
+    if any(isinstance(x, Array) and not x.is_fully_addressable for x in jax.tree.leaves(params)):
+        raise ConfigError("--to=hf: the parameters lie on several hosts; export from one process")
+    config = hf_config.write(arch, dtype=dtype, ids=ids)
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+    partial.mkdir(parents=True)
+    try:
+        _dump(partial / "config.json", config)
+        numbers = {f"{name}_token_id": number for name, number in (ids or {}).items()}
+        _dump(partial / "generation_config.json", numbers)
+        for name, text in (extra or {}).items():
+            (partial / name).write_text(text, encoding="utf-8")
+        _write_shards(partial, params, arch, jnp.dtype(dtype), shard_bytes)
+        os.replace(partial, folder)
+    except BaseException:
+        shutil.rmtree(partial)
+        raise
+
+
+def _dump(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+Part = tuple[Leaf, Any, int]  # a parameter, its value, a layer
+
+
+def _write_shards(folder: Path, params: Params, arch: Arch, dtype: np.dtype, shard_bytes: float) -> None:
+    leaves = hf_layout.leaves(params, arch)
+    tensors: dict[str, list[Part]] = {}
+    for leaf, value in zip(leaves, jax.tree.leaves(params), strict=True):
+        for layer, name in enumerate(leaf.tensors):
+            tensors.setdefault(name, []).append((leaf, value, layer))
+    sizes = {
+        name: math.prod(parts[0][0].source.whole(parts[0][0].shape)) * dtype.itemsize
+        for name, parts in tensors.items()
+    }
+    shards: list[list[str]] = [[]]
+    for name in sorted(tensors, key=lambda name: (tensors[name][0][2], name)):
+        if shards[-1] and sum(sizes[other] for other in shards[-1]) + sizes[name] > shard_bytes:
+            shards.append([])
+        shards[-1].append(name)
+    prefix = "transformer." if arch.positions == "learned" else "model."
+    full = {name: name if name == HEAD else prefix + name for name in tensors}
+    files = {}
+    for number, names in enumerate(shards, 1):
+        file = SINGLE if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
+        arrays = {full[name]: _tensor(full[name], tensors[name], dtype) for name in names}
+        save_file(arrays, folder / file, metadata={"format": "pt"})
+        files.update(dict.fromkeys(arrays, file))
+    if len(shards) > 1:
+        _dump(folder / INDEX, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": files})
+
+
+def _tensor(name: str, parts: list[Part], dtype: np.dtype) -> np.ndarray:
+    """One tensor on the host, of a layer of one parameter or of several side by side."""
+    parts = sorted(parts, key=lambda part: part[0].source.part)
+    whole = np.concatenate([leaf.source.flat(_layer(leaf, value, layer)) for leaf, value, layer in parts], -1)
+    with np.errstate(over="ignore"):
+        cast = np.ascontiguousarray(whole, dtype)
+    if np.isfinite(whole).all() and not np.isfinite(cast).all():
+        raise ConfigError(
+            f"--dtype={dtype.name}: {name} has a weight too large for it; use bfloat16 or float32"
+        )
+    return cast
+
+
+def _layer(leaf: Leaf, value: Any, layer: int) -> np.ndarray:
+    if leaf.path[0] != "layers":
+        return np.asarray(value)
+    if isinstance(value, Array):  # an index that is an argument: one program a shape, not one a layer
+        return np.asarray(jax.lax.dynamic_index_in_dim(value, layer, keepdims=False))
+    return np.asarray(value[layer])
