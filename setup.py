@@ -25,6 +25,7 @@ setup(
         "optax>=0.2.6",
         "orbax-checkpoint>=0.12",
         "rich>=13.7",
+        "safetensors>=0.8",
         "tensorboardX>=2.6.2",
         "tensorflow-datasets>=4.9.9",
         "tokenizers>=0.22",
@@ -37,6 +38,9 @@ setup(
         "cuda": ["jax[cuda12]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
         "hf": ["datasets>=4.0", "sentencepiece>=0.2"],
+        # What Hugging Face weights are tested against. No requirement can ask for torch's CPU build: on Linux its usual
+        # index has CUDA's, gigabytes; PIP_EXTRA_INDEX_URL may name one that has the CPU's. So only .ci/run asks for it.
+        "hf-test": ["torch>=2.6", "transformers>=5.0"],
         "test": ["hypothesis>=6.100", "pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.12", "sentencepiece>=0.2"],
     },
     classifiers=[
