@@ -37,7 +37,7 @@ class Turns(NamedTuple):
     learn: np.ndarray  # bool[n], whether the id is in the loss, as a target
     starts: tuple[int, ...]  # where each assistant turn's words begin
     ends: tuple[int, ...]  # one past each assistant turn's end token
-    added: int  # end tokens that are not the template's but EOS, put there
+    added: tuple[bool, ...]  # whether each end token is not the template's but EOS, put there
 
 
 class _Generation(jinja2.ext.Extension):
@@ -85,19 +85,20 @@ class Template:
         if not stretches:
             raise Bad("no assistant turn: there is nothing to learn")
         encoded = self._ids([text for before, answer, _ in stretches for text in (before, answer)], guard)
-        ids, learn, starts, ends, added = [], [], [], [], 0
+        ids, learn, starts, ends = [], [], [], []
         size = 0
         answers = (message for message in messages if message["role"] == "assistant")
         for message, (_, _, ended), before, answer in zip(
             answers, stretches, encoded[::2], encoded[1::2], strict=True
         ):
             if not ended:
-                answer, added = np.append(answer, np.int32(self.tokenizer.eos)), added + 1
+                answer = np.append(answer, np.int32(self.tokenizer.eos))
             ids += [before, answer]
             learn += [np.zeros(len(before), bool), np.full(len(answer), learnt(message))]
             starts.append(size + len(before))
             size += len(before) + len(answer)
             ends.append(size)
+        added = tuple(not ended for _, _, ended in stretches)
         return Turns(np.concatenate(ids), np.concatenate(learn), tuple(starts), tuple(ends), added)
 
     def prompt(self, messages: Sequence[Message]) -> np.ndarray:

@@ -5,14 +5,15 @@ A source has one format, found from its first records in the order of CHAT, COMP
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from jaxtrain.config import ConfigError
-from jaxtrain.data.jsonl import is_unicode
+from jaxtrain.data.jsonl import Skips, is_unicode
 from jaxtrain.data.sources import Records
 from jaxtrain.data.spec import Source
 
+Made = TypeVar("Made")
 Record = Mapping[str, Any]
 # role (system, user, assistant, tool), content (str) and whatever else the record's message has; one whose
 # "train" is false or "weight" 0 is not learnt.
@@ -341,6 +342,24 @@ def detect(records: Records, source: Source, known: Sequence[Format], flag: str 
     raise ConfigError(
         f"--{flag}={source.label}: its records have the fields {fields}; known formats: {shapes}"
     )
+
+
+def each(
+    records: Records, form: Format, skips: Skips, make: Callable[[Any], Made], advance: Callable[[int], None]
+) -> Iterator[tuple[int, Made]]:
+    """(number, what `make` makes of it) of each record; those for which reading or `make` raises Bad go to `skips`."""
+    for start, block in records.blocks():
+        for i, record in enumerate(block, start):
+            where = f"{records.label} record {records.source_number(i)}"
+            try:
+                made = make(read(record, form))
+            except Bad as error:
+                skips.bad(where, str(error))
+            except ConfigError as error:
+                raise ConfigError(f"{where}: {error}") from error
+            else:
+                yield i, made
+        advance(len(block))
 
 
 def read(record: Record, form: Format) -> Any:

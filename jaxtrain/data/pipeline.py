@@ -6,10 +6,11 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from typing import Any
 
 import numpy as np
 
-from jaxtrain.config import ConfigError, Corpus
+from jaxtrain.config import ConfigError, Corpus, Data
 from jaxtrain.data import cache, packing, report, sources, spec, transforms, vocab
 from jaxtrain.data.documents import Fim, tokenise
 from jaxtrain.data.rows import Joined, PackedRows
@@ -88,7 +89,7 @@ def prepare(
     Raises ConfigError for whatever is wrong with the data, before training.
     """
     spec.check(cfg)
-    train, held_out = _open(cfg)
+    train, held_out = open_sources(cfg)
     about = "that of the run or model it starts from"
     if tokenizer is None:
         tokenizer, made = vocab.make(cfg, train)
@@ -105,9 +106,7 @@ def prepare(
     eval_rows = [rows(*pair) for pair in held_out]
     return Prepared(
         tokenizer=tokenizer,
-        train=_train_stream(
-            cfg, train_rows, [source.weight for source, _ in train], tokenizer, seed, process
-        ),
+        train=_train_stream(cfg, train_rows, train, tokenizer, seed, process),
         eval=_eval_stream(cfg, eval_rows, tokenizer, process),
         table=[
             ("tokenizer", f"{tokenizer.vocab_size:,} tokens: {about}"),
@@ -123,16 +122,19 @@ def prepare(
     )
 
 
-def _open(cfg: Corpus) -> tuple[list[tuple[Source, Records]], list[tuple[Source, Records]]]:
+def open_sources(
+    cfg: Data, fields: sources.Fields = sources.TEXT
+) -> tuple[list[tuple[Source, Records]], list[tuple[Source, Records]]]:
+    """The sources of --data to train on, and those held out, with their records (sources.train_and_held_out)."""
     train, held_out = [], []
     for source in spec.parse(cfg.data):
-        records, held = sources.train_and_held_out(source, cfg)
+        records, held = sources.train_and_held_out(source, cfg, fields)
         train.append((source, records))
         if held is not None:
             held_out.append((source, held))
     if cfg.eval_data:
         held_out = [
-            (source, sources.all_of(source, cfg)) for source in spec.parse(cfg.eval_data, "eval_data")
+            (source, sources.all_of(source, cfg, fields)) for source in spec.parse(cfg.eval_data, "eval_data")
         ]
     return train, held_out
 
@@ -149,50 +151,73 @@ def _check_needs(cfg: Corpus, tokenizer: Tokenizer) -> None:
 def _train_stream(
     cfg: Corpus,
     sets: Sequence[PackedRows],
-    weights: list[float],
+    train: Sequence[tuple[Source, Records]],
     tokenizer: Tokenizer,
     seed: int,
     process: tuple[int, int],
 ) -> Stream:
+    rows, drawn = shuffled(sets, train, seed)
+    if cfg.objective == "masked":
+        rows = rows.random_map(transforms.masking(tokenizer, cfg.mask_rate), seed=drawn)
+    lengths, masked = tokenizer.byte_lengths, cfg.objective == "masked"
+    return Stream(lambda i: finish(rows[i], lengths, masked), cfg.batch_size, process)
+
+
+def shuffled(
+    sets: Sequence[Sequence[Row]], train: Sequence[tuple[Source, Records]], seed: int
+) -> tuple[Any, int]:
+    """(rows of all sets without end, mixed by the weights of their sources, each set shuffled anew each epoch; a
+    seed for what is done to them).
+    """
     import grain
 
     seeds = np.random.SeedSequence(seed).generate_state(len(sets) + 1).tolist()
-    shuffled = [
+    each = [
         grain.MapDataset.source(rows).shuffle(seed=s).repeat()
         for rows, s in zip(sets, seeds[1:], strict=True)
     ]
-    rows = shuffled[0] if len(shuffled) == 1 else grain.MapDataset.mix(shuffled, weights)
-    if cfg.objective == "masked":
-        rows = rows.random_map(transforms.masking(tokenizer, cfg.mask_rate), seed=seeds[0])
-    lengths, masked = tokenizer.byte_lengths, cfg.objective == "masked"
-    return Stream(lambda i: _finish(rows[i], lengths, masked, ()), cfg.batch_size, process)
+    weights = [source.weight for source, _ in train]
+    return each[0] if len(each) == 1 else grain.MapDataset.mix(each, weights), seeds[0]
 
 
 def _eval_stream(
     cfg: Corpus, sets: Sequence[PackedRows], tokenizer: Tokenizer, process: tuple[int, int]
 ) -> Stream:
-    joined = Joined(sets)
     masked = cfg.objective == "masked"
     transform = transforms.masking(tokenizer, cfg.mask_rate) if masked else None
     known = cfg.objective == "next_token" and any(rows.documents.logp is not None for rows in sets)
     extra = ("logp", "has_logp") if known else ()
-    # Packed rows stand longest documents first: mixed, so that the first batches stand for all.
-    order = np.random.Generator(np.random.Philox(key=0)).permutation(len(joined))
     blank = packing.assemble((), cfg.seq_len, tokenizer.pad) | {"slack": np.float32(0)}
 
-    def row(i: int) -> Row:
-        if i >= len(joined):
-            return _finish(blank, tokenizer.byte_lengths, masked, extra)
-        found = joined[int(order[i])]
+    def row(i: int, found: Row) -> Row:
         if transform:
             # The same tokens are hidden in every evaluation and run.
             found = transform(found, np.random.Generator(np.random.Philox(key=i)))
-        return _finish(found, tokenizer.byte_lengths, masked, extra)
+        return finish(found, tokenizer.byte_lengths, masked, extra)
 
-    return Stream(row, cfg.batch_size, process, -(-len(joined) // cfg.batch_size))
+    return held_out_stream(sets, blank, row, cfg.batch_size, process)
 
 
-def _finish(row: Row, byte_lengths: np.ndarray, masked: bool, extra: tuple[str, ...]) -> Row:
+def held_out_stream(
+    sets: Sequence[Sequence[Row]],
+    blank: Row,
+    finished: Callable[[int, Row], Row],
+    batch_size: int,
+    process: tuple[int, int],
+) -> Stream:
+    """Every row once, `finished` with its number in the stream, then `blank` ones to fill the last batch."""
+    joined = Joined(sets)
+    # Packed rows stand longest documents first: mixed, so that the first batches stand for all.
+    order = np.random.Generator(np.random.Philox(key=0)).permutation(len(joined))
+    return Stream(
+        lambda i: finished(i, joined[int(order[i])] if i < len(joined) else blank),
+        batch_size,
+        process,
+        -(-len(joined) // batch_size),
+    )
+
+
+def finish(row: Row, byte_lengths: np.ndarray, masked: bool = False, extra: tuple[str, ...] = ()) -> Row:
     """The row's columns of a batch, with the bytes behind its targets."""
     size = byte_lengths[row["targets"]][row["mask"] > 0].sum() + (0 if masked else row["slack"])
     columns = {name: row[name] for name in ("tokens", "targets", "mask", "segments", "positions")}

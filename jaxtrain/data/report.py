@@ -1,8 +1,10 @@
 """What was read, for people."""
 
+import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from jaxtrain.config import Corpus
+from jaxtrain.config import Corpus, Data
 from jaxtrain.data.rows import PackedRows
 from jaxtrain.data.sources import Records
 from jaxtrain.data.spec import Source
@@ -24,15 +26,31 @@ def table(
     for side, opened, sets in (("train", train, train_rows), ("held out", held_out, eval_rows)):
         for (_, records), rows in zip(opened, sets, strict=True):
             yield from _one(f"{side} {records.label}", records, rows, cfg)
+    yield from mix(cfg, train, [len(rows) for rows in train_rows], held_out)
+
+
+def mix(cfg: Data, train: Opened, sizes: Sequence[int], held_out: Opened) -> Iterator[Line]:
+    """(name, value) lines: each source's share and epoch, of so many rows, and whether a held-out one is trained on."""
     total = sum(source.weight for source, _ in train)
-    for (source, records), rows in zip(train, train_rows, strict=True):
+    for (source, records), size in zip(train, sizes, strict=True):
         share = source.weight / total
-        epoch = len(rows) / (cfg.batch_size * share)
-        mix = f"{share:.0%} of the rows, " if len(train) > 1 else ""
-        yield f"train {records.label}", f"{mix}an epoch is {epoch:,.1f} batches of {cfg.batch_size}"
+        epoch = size / (cfg.batch_size * share)
+        part = f"{share:.0%} of the rows, " if len(train) > 1 else ""
+        yield f"train {records.label}", f"{part}an epoch is {epoch:,.1f} batches of {cfg.batch_size}"
     seen = {records.fingerprint for _, records in train}
     if any(records.fingerprint in seen for _, records in held_out):
         yield "warning", "the held-out documents are training documents: the held-out loss says nothing"
+
+
+def skips(records: Records, listed: str) -> Iterator[str]:
+    """What was left out of a source before and while it was tokenised, by kind of reason."""
+    if records.skipped:
+        yield f"{records.skipped:,} bad records skipped, listed in {records.listed}"
+    with open(listed, encoding="utf-8") as file:
+        kinds = Counter(json.loads(line)["reason"].partition(":")[0] for line in file)
+    if kinds:
+        reasons = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
+        yield f"{kinds.total():,} bad records skipped ({reasons}), listed in {listed}"
 
 
 def _one(name: str, records: Records, rows: PackedRows, cfg: Corpus) -> Iterator[Line]:

@@ -36,10 +36,12 @@ class PackedRows:
         at = self._plan.order[self._plan.bounds[r] : self._plan.bounds[r + 1]]
         document, start, length = (column[at] for column in self._pieces)
         first = self.documents.offsets[document] + start
-        ids = [
-            self.documents.ids[a : a + n + 1] for a, n in zip(first.tolist(), length.tolist(), strict=True)
+        ids, learn = self.documents.ids, self.documents.learn
+        pieces = [
+            (ids[a : a + n + 1], np.ones(n, np.float32) if learn is None else learn[a + 1 : a + n + 1])
+            for a, n in zip(first.tolist(), length.tolist(), strict=True)
         ]
-        row = packing.assemble([(i, np.ones(len(i) - 1, np.float32)) for i in ids], self._size, self._pad)
+        row = packing.assemble(pieces, self._size, self._pad)
         row["slack"] = np.float32(self.documents.slack[document[start == 0]].sum())
         if self.documents.logp is not None:
             logp = self.documents.logp[document]
@@ -53,7 +55,7 @@ class PackedRows:
 class Joined:
     """Rows of several sets one after the other, in an order drawn once."""
 
-    def __init__(self, sets: Sequence[PackedRows]):
+    def __init__(self, sets: Sequence[Sequence[Row]]):
         sizes = [len(rows) for rows in sets]
         self._sets = sets
         self._set = np.repeat(np.arange(len(sets)), sizes)

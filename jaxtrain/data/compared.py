@@ -1,0 +1,249 @@
+"""Comparisons as token ids: what each record makes, in a memory-mapped cache."""
+
+import functools
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxtrain.config import ConfigError, Dialogs
+from jaxtrain.data import cache, dialogs, formats, report, sources
+from jaxtrain.data.chat import Template
+from jaxtrain.data.formats import Bad, Comparison, Format, Judged
+from jaxtrain.data.jsonl import Skips
+from jaxtrain.data.progress import bar
+from jaxtrain.data.sources import Records
+from jaxtrain.data.spec import Source
+
+_FORMAT = 1  # of the folder; part of its name
+_READ = {  # formats that each kind of batch is made of
+    "pairs": ("chosen", "responses", "ranked"),
+    "ranked": ("chosen", "responses", "ranked"),
+    "unpaired": ("chosen", "responses", "judged"),
+}
+# What is counted of a source, and how the table says it.
+_SAID = {
+    "equal": "{:,} records dropped: chosen and rejected are the same",
+    "double": "{:,} repeated completions of a ranking left out",
+    "undecided": "{:,} ties left out: they say nothing of either completion",
+    "ties": "{:,} pairs are ties",
+    "ties_dropped": "{:,} rows dropped: nothing but ties",
+    "shortened": "{:,} prompts lost their beginning",
+    "filled": "{:,} prompts fill the context by themselves",
+    "long": "{:,} rows dropped: their completions do not fit --seq_len",
+    "added": "{:,} completions had no end token in the template: EOS added",
+}
+_COLUMNS = ("bounds", "rank", "p_win", "margin", "label", "number")
+
+
+class Choice(NamedTuple):
+    """How rows are made of records; comparisons.prepare says what each member does."""
+
+    kind: str
+    ties: str
+    flat: bool
+    soft: bool
+
+
+class Compared(NamedTuple):
+    """Tokenised rows of one source. Of row r, prompt is ids[bounds[r, 0]:bounds[r, 1]], completion j
+    ids[bounds[r, 1 + j]:bounds[r, 2 + j]], empty where `rank` is -1.
+    """
+
+    ids: np.ndarray  # u16 or u32
+    bounds: np.ndarray  # i64[R, K + 2]
+    rank: np.ndarray  # i8[R, K]
+    p_win: np.ndarray  # f32[R], NaN where unknown
+    margin: np.ndarray  # f32[R]
+    label: np.ndarray  # f32[R]
+    number: np.ndarray  # i64[R], of the record
+    other: np.ndarray  # i64[R], the next row whose prompt is another one
+    counts: dict[str, Any]
+    fingerprint: str
+    listed: str
+
+
+def tokenised(
+    source: Source, records: Records, flag: str, cfg: Dialogs, template: Template, choice: Choice
+) -> Compared:
+    """The rows of a source. Raises ConfigError where none is left."""
+    known = [one for one in formats.COMPARED if one.name in _READ[choice.kind]]
+    form = formats.detect(records, source, known, flag)
+    tokenizer = template.tokenizer
+    mark = (
+        _FORMAT,
+        choice.kind,
+        records.fingerprint,
+        tokenizer.fingerprint,
+        template.fingerprint,
+        form.name,
+        cfg.system,
+        cfg.too_long,
+        cfg.seq_len,
+        cfg.on_bad_record,
+    )
+    path = cache.build(
+        sources.cache_dir(cfg) / "comparisons" / cache.digest(*mark),
+        lambda work: _fill(work, records, form, cfg, template, choice.kind),
+    )
+    counts = json.loads((path / "counts.json").read_text()) | {"format": form.name}
+    columns = {name: np.load(path / f"{name}.npy") for name in _COLUMNS}
+    undecided = (columns["rank"] > 0).sum(1) == 0
+    known_p = ~np.isnan(columns["p_win"]) if choice.soft else np.zeros(len(undecided), bool)
+    if not choice.soft:
+        columns["p_win"][:] = np.nan
+    if choice.kind != "unpaired":
+        counts["ties"] = int((undecided & ~known_p).sum()) if choice.kind == "pairs" else counts["ties"]
+        if choice.ties == "drop":
+            keep = ~undecided | known_p
+            counts["ties_dropped"] = int((~keep).sum())
+            columns = {name: column[keep] for name, column in columns.items()}
+    found = Compared(
+        ids=np.load(path / "ids.npy", mmap_mode="r").view(np.ndarray),
+        **columns,
+        other=np.zeros(0, np.int64),
+        counts=counts,
+        fingerprint=cache.digest(mark, choice),
+        listed=str(path / "skipped.jsonl"),
+    )
+    if not len(found.number):
+        raise ConfigError(
+            f"--{flag}={source.label}: no comparison left of {counts['read']:,} records: "
+            f"{'; '.join(_left_out(records, found)) or 'it is empty'}"
+        )
+    return found._replace(other=_others(found)) if choice.kind == "unpaired" else found
+
+
+def _others(found: Compared) -> np.ndarray:
+    """i64[R], the next row, from the end on from the first, whose prompt differs; the next one where none does."""
+    prompts = [found.ids[a:b].tobytes() for a, b in found.bounds[:, :2].tolist()]
+    count = len(prompts)
+    other = np.arange(1, count + 1) % count
+    for i in reversed(range(2 * count)):
+        r, following = i % count, (i + 1) % count
+        other[r] = other[following] if prompts[r] == prompts[following] else following
+    return other
+
+
+def _fill(work: Path, records: Records, form: Format, cfg: Dialogs, template: Template, kind: str) -> None:
+    skips = Skips(cfg.on_bad_record)
+    counts = Counter(read=len(records), kept=0, rows=0, ties=0)
+    dtype = np.uint16 if template.tokenizer.vocab_size <= 1 << 16 else np.uint32
+    ids, bounds, columns, at = [], [], {name: [] for name in _COLUMNS[1:]}, 0
+    make = functools.partial(_rows_of, cfg=cfg, template=template, kind=kind, counts=counts)
+    title = f"tokenising {records.label}"[:60]
+    with bar(title, len(records), least=dialogs.LEAST_BAR) as advance:
+        for number, made in formats.each(records, form, skips, make, advance):
+            counts["kept"] += bool(made)
+            for prompt, completions, facts in made:
+                parts = [part.astype(dtype) for part in (prompt, *completions)]
+                ids += parts
+                bounds.append(np.cumsum([at, *map(len, parts)]))
+                at = int(bounds[-1][-1])
+                for name, value in (facts | {"number": number}).items():
+                    columns[name].append(value)
+    width = max(map(len, bounds), default=2)
+    ragged = [np.pad(one, (0, width - len(one)), mode="edge") for one in bounds]
+    np.save(work / "bounds.npy", np.asarray(ragged, np.int64).reshape(-1, width))
+    ranks = [(*rank, *[-1] * (width - 2 - len(rank))) for rank in columns.pop("rank")]
+    np.save(work / "rank.npy", np.asarray(ranks, np.int8).reshape(-1, width - 2))
+    for name, values in columns.items():
+        np.save(work / f"{name}.npy", np.asarray(values, np.int64 if name == "number" else np.float32))
+    np.save(work / "ids.npy", np.concatenate(ids) if ids else np.zeros(0, dtype))
+    counts.update(rows=len(bounds), ids=at, bad=len(skips.lines))
+    (work / "counts.json").write_text(json.dumps(counts, indent=1) + "\n")
+    skips.save(work)
+
+
+def _rows_of(
+    item: Comparison | Judged, cfg: Dialogs, template: Template, kind: str, counts: Counter[str]
+) -> list[tuple[np.ndarray, list[np.ndarray], dict[str, Any]]]:
+    """(prompt ids, completions' ids, rank, p_win, margin and label) of each row that a record makes."""
+    asked = dialogs.with_system(item.prompt, cfg.system)
+    if isinstance(item, Judged):
+        prompt, made, added = template.answers(asked, [item.completion])
+        counts["added"] += added
+        return _fitted([(prompt, made, _facts((0,), label=float(item.label)))], cfg, template, counts)
+    prompt, made, added = template.answers(asked, item.completions)
+    made, rank = _distinct(made, item.rank, counts)
+    if len(made) < 2:
+        counts["equal"] += 1
+        return []
+    counts["added"] += added
+    p = np.nan if item.p_win is None else item.p_win
+    if kind == "unpaired":
+        if rank[0] == rank[1]:
+            counts["undecided"] += 1
+            return []
+        rows = [(prompt, [one], _facts((0,), label=1.0 - i)) for i, one in enumerate(made)]
+    elif kind == "ranked" or len(made) == 2:
+        counts["ties"] += sum(a == b for a, b in itertools.combinations(rank, 2))
+        rows = [(prompt, made, _facts(rank, p, item.margin))]
+    else:
+        rows = [
+            (prompt, [made[i], made[j]], _facts((0, int(rank[i] < rank[j])), margin=item.margin))
+            for i, j in itertools.combinations(range(len(made)), 2)
+        ]
+    return _fitted(rows, cfg, template, counts)
+
+
+def _facts(
+    rank: tuple[int, ...], p_win: float = np.nan, margin: float = 0.0, label: float = 0.0
+) -> dict[str, Any]:
+    return {"rank": rank, "p_win": p_win, "margin": margin, "label": label}
+
+
+def _distinct(
+    made: list[np.ndarray], rank: tuple[int, ...], counts: Counter[str]
+) -> tuple[list[np.ndarray], tuple[int, ...]]:
+    """The completions without repetitions; of two, both are gone where they are the same."""
+    first: dict[bytes, int] = {}
+    for one, r in zip(made, rank, strict=True):
+        if first.setdefault(one.tobytes(), r) != r and len(made) > 2:
+            raise Bad("contradictory ranking: it has the same completion under two ranks")
+    if len(first) < len(made) and len(made) > 2:
+        counts["double"] += len(made) - len(first)
+    kept = [np.frombuffer(text, np.int32) for text in first]
+    return kept, tuple(first.values())
+
+
+def _fitted(
+    rows: list[tuple[np.ndarray, list[np.ndarray], dict[str, Any]]],
+    cfg: Dialogs,
+    template: Template,
+    counts: Counter[str],
+) -> list[tuple[np.ndarray, list[np.ndarray], dict[str, Any]]]:
+    """The rows that fit T, with prompts shortened to where their longest completion leaves room."""
+    kept = []
+    counts["filled"] += bool(rows) and len(rows[0][0]) >= cfg.seq_len
+    for prompt, completions, facts in rows:
+        room = cfg.seq_len - max(map(len, completions))
+        found = dialogs.shorten(prompt, room, template.tokenizer.bos)
+        if found is None or (cfg.too_long == "drop" and len(found) < len(prompt)):
+            counts["long"] += 1
+            continue
+        counts["shortened"] += len(found) < len(prompt)
+        kept.append((found, completions, facts))
+    return kept
+
+
+def about(records: Records, one: Compared) -> Iterator[str]:
+    """The table's lines on a source."""
+    counts = one.counts
+    lengths = np.diff(one.bounds, axis=1)
+    there = one.rank >= 0
+    prompt, completion = lengths[:, 0].mean(), lengths[:, 1:][there].mean()
+    yield (
+        f"format {counts['format']}: {len(one.number):,} rows of {counts['kept']:,} of {counts['read']:,} records, "
+        f"{prompt:.0f} tokens a prompt, {completion:.0f} a completion"
+    )
+    yield from list(_left_out(records, one)) or ["nothing cut, dropped or added"]
+
+
+def _left_out(records: Records, one: Compared) -> Iterator[str]:
+    yield from (said.format(one.counts[name]) for name, said in _SAID.items() if one.counts.get(name))
+    yield from report.skips(records, one.listed)

@@ -1,0 +1,268 @@
+"""Conversations to learn from: tokenised once, packed into rows, with the loss on assistants' words alone."""
+
+import copy
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxtrain.config import ConfigError, Dialogs
+from jaxtrain.data import cache, formats, packing, pipeline, report, sources, spec
+from jaxtrain.data.chat import Template, Turns
+from jaxtrain.data.documents import Documents
+from jaxtrain.data.formats import Format, Message, Text
+from jaxtrain.data.jsonl import Skips
+from jaxtrain.data.pipeline import Prepared, Stream
+from jaxtrain.data.progress import bar
+from jaxtrain.data.rows import PackedRows
+from jaxtrain.data.sources import Records
+from jaxtrain.data.spec import Source
+from jaxtrain.data.tokenizer import Tokenizer
+
+_FORMAT = 1  # of the folder; part of its name
+LEAST_BAR = 10_000  # records from which on progress is shown
+
+# What is counted of a source, and how the table says it.
+_SAID = {
+    "trailing": "{:,} turns after the last answer left out",
+    "cut": "{:,} conversations longer than --seq_len lost their last turns",
+    "turns_cut": "{:,} answers in those turns",
+    "shortened": "{:,} prompts lost their beginning",
+    "filled": "{:,} prompts fill the context by themselves",
+    "long": "{:,} conversations dropped: they do not fit --seq_len",
+    "unlearnt": "{:,} conversations dropped: nothing of them is in the loss",
+    "empty": "{:,} empty texts dropped",
+    "added": "{:,} answers had no end token in the template: EOS added",
+}
+
+
+def prepare(
+    cfg: Dialogs, *, seed: int, tokenizer: Tokenizer, template: Template, process: tuple[int, int] = (0, 1)
+) -> Prepared:
+    """The training and held-out streams of packed conversations, with the columns of pipeline.prepare's.
+
+    `mask` is 1 where the target is of an assistant's words or ends its turn, and on every token of a plain
+    text. A conversation that does not fit a row loses whole turns from its end, or, where its first exchange
+    alone does not fit, the beginning of its prompt, or is dropped; plain texts go on in the next row. The
+    tokenizer that comes back carries the template. Raises ConfigError for whatever is wrong with the data.
+    """
+    spec.check(cfg)
+    train, held_out = pipeline.open_sources(cfg, None)
+    sides = [
+        [_rows(source, records, flag, cfg, tokenizer, template) for source, records in opened]
+        for flag, opened in (("data", train), ("eval_data" if cfg.eval_data else "data", held_out))
+    ]
+    lengths = tokenizer.byte_lengths
+    endless, _ = pipeline.shuffled([rows for rows, _ in sides[0]], train, seed)
+    blank = packing.assemble((), cfg.seq_len, tokenizer.pad) | {"slack": np.float32(0)}
+    lines = [
+        (f"{side} {records.label}", line)
+        for side, opened, made in zip(("train", "held out"), (train, held_out), sides, strict=True)
+        for (_, records), (rows, counts) in zip(opened, made, strict=True)
+        for line in _about(records, rows, counts, cfg)
+    ]
+    return Prepared(
+        tokenizer=carrying(tokenizer, template),
+        train=Stream(lambda i: pipeline.finish(endless[i], lengths), cfg.batch_size, process),
+        eval=pipeline.held_out_stream(
+            [rows for rows, _ in sides[1]],
+            blank,
+            lambda i, row: pipeline.finish(row, lengths),
+            cfg.batch_size,
+            process,
+        ),
+        table=[
+            *about_template(template),
+            *lines,
+            *report.mix(cfg, train, [len(rows) for rows, _ in sides[0]], held_out),
+        ],
+        fingerprints=fingerprints(
+            template, *([rows.documents.fingerprint for rows, _ in side] for side in sides)
+        ),
+    )
+
+
+def carrying(tokenizer: Tokenizer, template: Template) -> Tokenizer:
+    """The tokenizer with the template as its own, so that a run that saves it keeps both."""
+    found = copy.copy(tokenizer)
+    found.chat_template = template.source
+    return found
+
+
+def about_template(template: Template) -> Iterator[tuple[str, str]]:
+    """(name, value) lines of the table."""
+    tokenizer = template.tokenizer
+    name = "auto, the tokenizer's own" if template.name == "auto" else template.name
+    ends = next(text for text, i in tokenizer.specials.items() if i == template.end)
+    yield "tokenizer", f"{tokenizer.vocab_size:,} tokens: that of the run or model it starts from"
+    yield from (("tokenizer", note) for note in tokenizer.notes)
+    yield "template", f"{name}; {ends} ends an answer"
+    yield from (("template", note) for note in template.notes)
+
+
+def fingerprints(template: Template, train: Sequence[str], held_out: Sequence[str]) -> dict[str, str]:
+    """What names the data exactly."""
+    return {
+        "data": cache.digest(*train),
+        "eval_data": cache.digest(*held_out),
+        "tokenizer": template.tokenizer.fingerprint,
+        "template": template.fingerprint,
+        "grain": metadata.version("grain"),  # its shuffle decides the order of rows
+    }
+
+
+def with_system(messages: tuple[Message, ...], system: str) -> tuple[Message, ...]:
+    """The messages, after a system message where they have none and `system` is not empty."""
+    if not system or any(message["role"] == "system" for message in messages):
+        return messages
+    return ({"role": "system", "content": system}, *messages)
+
+
+def shorten(prompt: np.ndarray, room: int, bos: int) -> np.ndarray | None:
+    """The last ids of a prompt that fit `room`, after its BOS where it begins with one.
+
+    None where no id but the BOS would be left of a prompt that has others.
+    """
+    if len(prompt) <= room:
+        return prompt
+    keep = int(len(prompt) > 0 and prompt[0] == bos)
+    if room - keep < 1:
+        return None
+    return np.concatenate([prompt[:keep], prompt[len(prompt) - (room - keep) :]])
+
+
+def fit(turns: Turns, limit: int, bos: int, policy: str, counts: Counter[str]) -> tuple[Any, Any] | None:
+    """(ids, learn) of at most `limit` ids, or None; counts what was left off."""
+    if turns.starts[0] >= limit:
+        counts["filled"] += 1
+    if turns.ends[-1] <= limit:
+        return turns.ids, turns.learn
+    kept = sum(end <= limit for end in turns.ends)
+    start, end = turns.starts[0], turns.ends[0]
+    prompt = None
+    if policy == "cut" and not kept:
+        prompt = shorten(turns.ids[:start], limit - (end - start), bos)
+    if policy == "drop" or (not kept and prompt is None):
+        counts["long"] += 1
+        return None
+    if len(turns.ends) > max(kept, 1):
+        counts["cut"] += 1
+        counts["turns_cut"] += len(turns.ends) - max(kept, 1)
+    if kept:
+        end = turns.ends[kept - 1]
+        return turns.ids[:end], turns.learn[:end]
+    counts["shortened"] += 1
+    learn = np.concatenate([np.zeros(len(prompt), bool), turns.learn[start:end]])
+    return np.concatenate([prompt, turns.ids[start:end]]), learn
+
+
+def _rows(
+    source: Source, records: Records, flag: str, cfg: Dialogs, tokenizer: Tokenizer, template: Template
+) -> tuple[PackedRows, dict[str, Any]]:
+    field = sources.text_field(source, cfg)
+    form = formats.detect(records, source, formats.chat(field), flag)
+    mark = (
+        _FORMAT,
+        records.fingerprint,
+        tokenizer.fingerprint,
+        template.fingerprint,
+        form.name,
+        field if form.name == "text" else "",
+        cfg.system,
+        cfg.too_long,
+        cfg.seq_len,
+        cfg.on_bad_record,
+    )
+    name = cache.digest(*mark)
+    path = cache.build(
+        sources.cache_dir(cfg) / "dialogs" / name, lambda work: _fill(work, records, form, cfg, template)
+    )
+    counts = json.loads((path / "counts.json").read_text())
+    if not counts["kept"]:
+        raise ConfigError(
+            f"--{flag}={source.label}: no conversation left of {counts['read']:,}: "
+            f"{'; '.join(_left_out(records, path / 'skipped.jsonl', counts)) or 'it is empty'}"
+        )
+    offsets = np.load(path / "offsets.npy")
+    documents = Documents(
+        ids=np.load(path / "ids.npy", mmap_mode="r").view(np.ndarray),
+        offsets=offsets,
+        slack=np.zeros(len(offsets) - 1, np.int32),
+        logp=None,
+        size=counts["bytes"],
+        empty=counts.get("empty", 0),
+        skipped=counts["bad"],
+        listed=str(path / "skipped.jsonl"),
+        fingerprint=name,
+        learn=np.load(path / "learn.npy", mmap_mode="r").view(np.ndarray),
+    )
+    return PackedRows(documents, tokenizer, cfg.seq_len), counts | {"format": form.name}
+
+
+def _fill(work: Path, records: Records, form: Format, cfg: Dialogs, template: Template) -> None:
+    skips, counts = Skips(cfg.on_bad_record), Counter(read=len(records), kept=0, turns=0, loss=0, bytes=0)
+    dtype = np.uint16 if template.tokenizer.vocab_size <= 1 << 16 else np.uint32
+    ids, learn = [], []
+
+    def make(item: Any) -> tuple[Any, Any] | None:
+        return _text(item, template.tokenizer, counts) if isinstance(item, Text) else _dialog(item.messages)
+
+    def _dialog(messages: tuple[Message, ...]) -> tuple[Any, Any] | None:
+        turns = template.encode(with_system(messages, cfg.system))
+        last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
+        found = fit(turns, cfg.seq_len + 1, template.tokenizer.bos, cfg.too_long, counts)
+        if found is not None and not found[1][1:].any():
+            counts["unlearnt"] += 1
+            return None
+        if found is not None:
+            counts["trailing"] += len(messages) - 1 - last
+            kept = sum(end <= len(found[0]) for end in turns.ends) or 1
+            counts["turns"] += kept
+            counts["added"] += sum(turns.added[:kept])
+        return found
+
+    with bar(f"tokenising {records.label}"[:60], len(records), least=LEAST_BAR) as advance:
+        for _, made in formats.each(records, form, skips, make, advance):
+            if made is not None:
+                ids.append(made[0].astype(dtype))
+                learn.append(made[1].astype(np.uint8))
+    lengths = template.tokenizer.byte_lengths
+    counts.update(
+        kept=len(ids),
+        loss=sum(int(one[1:].sum()) for one in learn),
+        bytes=sum(int(lengths[one].sum()) for one in ids),
+        bad=len(skips.lines),
+    )
+    np.save(work / "ids.npy", np.concatenate(ids) if ids else np.zeros(0, dtype))
+    np.save(work / "learn.npy", np.concatenate(learn) if learn else np.zeros(0, np.uint8))
+    np.save(work / "offsets.npy", np.cumsum([0, *map(len, ids)], dtype=np.int64))
+    (work / "counts.json").write_text(json.dumps(counts, indent=1) + "\n")
+    skips.save(work)
+
+
+def _text(item: Text, tokenizer: Tokenizer, counts: Counter[str]) -> tuple[Any, Any] | None:
+    if not item.text.strip():
+        counts["empty"] += 1
+        return None
+    ids = np.concatenate([[tokenizer.bos], *tokenizer.encode([item.text]), [tokenizer.eos]])
+    return ids, np.arange(len(ids)) > 0
+
+
+def _about(records: Records, rows: PackedRows, counts: dict[str, Any], cfg: Dialogs) -> Iterator[str]:
+    share = counts["loss"] / int(rows.documents.pairs.sum())
+    yield (
+        f"format {counts['format']}: {counts['kept']:,} of {counts['read']:,} conversations, "
+        f"{counts['turns']:,} answers, {counts['loss']:,} tokens in the loss ({share:.0%})"
+    )
+    split = f", {rows.split:,} texts cut into rows" if rows.split else ""
+    yield f"{len(rows):,} rows of {cfg.seq_len}, {rows.padding:.1%} padding{split}"
+    yield from list(_left_out(records, rows.documents.listed, counts)) or ["nothing cut, dropped or added"]
+
+
+def _left_out(records: Records, listed: str | Path, counts: dict[str, Any]) -> Iterator[str]:
+    yield from (said.format(counts[name]) for name, said in _SAID.items() if counts.get(name))
+    yield from report.skips(records, str(listed))

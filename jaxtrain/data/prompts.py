@@ -1,0 +1,58 @@
+"""Prompts to answer, from records of any format."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxtrain.config import ConfigError, Dialogs
+from jaxtrain.data import dialogs, formats, sources, spec
+from jaxtrain.data.chat import Template
+from jaxtrain.data.formats import Bad, Dialog, Message
+from jaxtrain.data.jsonl import Skips
+
+
+class Opening(NamedTuple):
+    """A conversation up to where an answer is wanted."""
+
+    messages: tuple[Message, ...]
+    ids: np.ndarray  # i32[n], as training has them
+    record: dict[str, Any]
+
+
+def openings(
+    text: str, cfg: Dialogs, template: Template, *, limit: int = 0, flag: str = "prompts"
+) -> list[Opening]:
+    """Distinct prompts of the sources that `text` names, in their order: `limit` of them at most, 0 is all.
+
+    A source's split is the one it names, else its validation or test split, else all of it. Of a conversation the
+    part before its last answer counts. Raises ConfigError, naming `flag`, where there is no prompt or a bad record
+    is not to be skipped.
+    """
+    found: dict[bytes, Opening] = {}
+    skips = Skips(cfg.on_bad_record)
+
+    def ask(item: Any) -> tuple[tuple[Message, ...], np.ndarray]:
+        messages = dialogs.with_system(_asked(item), cfg.system)
+        return messages, template.prompt(messages)
+
+    for source in spec.parse(text, flag):
+        records = sources.all_of(source, cfg, None)
+        form = formats.detect(records, source, formats.OPENING, flag)
+        for number, (messages, ids) in formats.each(records, form, skips, ask, lambda done: None):
+            found.setdefault(ids.tobytes(), Opening(messages, ids, records[number]))
+            if limit and len(found) >= limit:
+                return list(found.values())
+    if not found:
+        raise ConfigError(f"--{flag}={text}: no prompt there ({len(skips.lines)} bad records)")
+    return list(found.values())
+
+
+def _asked(item: Any) -> tuple[Message, ...]:
+    if not isinstance(item, Dialog):
+        return item.prompt
+    answers = [i for i, message in enumerate(item.messages) if message["role"] == "assistant"]
+    if item.messages[-1]["role"] == "user":
+        return item.messages
+    if not answers:
+        raise Bad("no question: the conversation has no turn to answer")
+    return item.messages[: answers[-1]]
