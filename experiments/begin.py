@@ -5,49 +5,78 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxtrain.config import ConfigError
+from jaxtrain.config import ConfigError, Lora
 from jaxtrain.data import spec
 from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.data.tokenizer import load as load_tokenizer
-from jaxtrain.models import zoo
+from jaxtrain.models import hf_config, zoo
 from jaxtrain.train import workdir
 
 
+class Origin(NamedTuple):
+    """Parameters on disk: a run's, a Hugging Face directory's, or a run's adapters for the origin before it."""
+
+    path: Path
+    hf: bool = False
+    step: int | None = None
+    part: str = "params"  # where they stand in the run's state
+    lora: Lora | None = None
+
+
 class Start(NamedTuple):
-    """Where a run's model comes from: the flags alone, or another run."""
+    """Where a run's model comes from: the flags alone, or what another run or project left."""
 
     arch: zoo.Arch
     tokenizer: Tokenizer | None  # None: made from the data
     lineage: Mapping[str, Any]
-    source: Path | None = None  # the run whose parameters are read
-    step: int | None = None
-    part: str = "params"  # where they stand in its state
+    origins: tuple[Origin, ...] = ()  # the parameters, then adapters that are merged into them, in order
 
 
-def start(cfg: Any, *, causal: bool = True) -> Start:
-    """The model and tokenizer that --model or --init_from name. Raises ConfigError for what cannot be trained."""
-    made = (
-        _of_run(cfg.model.init_from) if cfg.model.init_from else Start(zoo.resolve(cfg.model.model), None, {})
-    )
-    if causal and not made.arch.causal and not made.source:
+def start(cfg: Any, *, causal: bool = True, needed: bool = False) -> Start:
+    """The model and tokenizer that --model or --init_from name. Raises ConfigError for what cannot be trained.
+
+    `needed`: the stage goes on from another model.
+    """
+    made = load(cfg.model.init_from) if cfg.model.init_from else Start(zoo.resolve(cfg.model.model), None, {})
+    if needed and not made.origins:
+        raise ConfigError("--init_from: name the run to start from, such as runs/pretrain, or hf:DIR")
+    if not made.origins and cfg.lora.lora_rank:
+        raise ConfigError("--lora_rank: adapters change a trained model; name it with --init_from")
+    if causal and not made.arch.causal and not made.origins:
         raise ConfigError(
             f"--model={cfg.model.model}: with causal=false a position sees the token that it is to predict: "
             "use --objective=masked, or leave it out"
         )
     if made.arch.max_len and cfg.data.seq_len > made.arch.max_len:
-        name = f"--init_from={made.source}" if made.source else f"--model={cfg.model.model}"
+        name = f"--init_from={cfg.model.init_from}" if made.origins else f"--model={cfg.model.model}"
         raise ConfigError(f"--seq_len={cfg.data.seq_len}: the context of {name} is {made.arch.max_len}")
     spec.check(cfg.data)
     return made._replace(arch=replace(made.arch, causal=causal))
 
 
-def _of_run(text: str) -> Start:
+def load(text: str) -> Start:
+    """What --init_from names: WORKDIR, WORKDIR@STEP, or hf:DIR."""
+    if text.startswith("hf:"):
+        return _of_hf(Path(text.removeprefix("hf:")).expanduser())
     source, step = workdir.split_step(text)
     held = workdir.read_run(source)
     if "arch" not in held:
         raise ConfigError(f"--init_from={source}: the run ended before it had a model")
+    if held["stage"] == "reward":
+        raise ConfigError(f"--init_from={source}: a reward model; name the run of a language model")
     lineage = {"run": str(source.absolute()), "stage": held["stage"], "step": step, "parent": held["parent"]}
     # An average of the parameters is what that run was evaluated with.
     part = "opt_state/average" if held["config"]["optim"]["ema"] else "params"
-    arch = zoo.from_dict(held["arch"])
-    return Start(arch, load_tokenizer(source / "tokenizer"), lineage, source, step, part)
+    lora = Lora(**held["config"].get("lora", {}))
+    own = Origin(source, step=step, part=part, lora=lora if lora.lora_rank else None)
+    before = load(held["parent"]["origin"]).origins if own.lora else ()
+    tokenizer = load_tokenizer(source / "tokenizer")
+    pinned = own.step or workdir.newest_step(source)
+    lineage["origin"] = f"{source.absolute()}@{pinned}" if pinned else str(source.absolute())
+    return Start(zoo.from_dict(held["arch"]), tokenizer, lineage, (*before, own))
+
+
+def _of_hf(folder: Path) -> Start:
+    arch = hf_config.read(folder)
+    lineage = {"run": None, "stage": "hf", "step": None, "parent": {}, "origin": f"hf:{folder.absolute()}"}
+    return Start(arch, load_tokenizer(folder), lineage, (Origin(folder, hf=True),))

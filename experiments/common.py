@@ -13,22 +13,20 @@ import jax
 import numpy as np
 import optax
 
+from experiments import weights
 from experiments.begin import Start
 from jaxtrain import config
 from jaxtrain.config import ConfigError
 from jaxtrain.data.tokenizer import Tokenizer
-from jaxtrain.generate import sampler
-from jaxtrain.models import transformer, zoo
+from jaxtrain.models import reward, transformer, zoo
 from jaxtrain.train import loop, metrics, optim, parallel, preflight, workdir
-from jaxtrain.train.checkpoint import Checkpoints, restore_params
+from jaxtrain.train.checkpoint import Checkpoints
 from jaxtrain.train.step import evaluate, init_state, train_step
-from jaxtrain.types import LM, Metrics, Objective, Params, TrainState
-
-PROMPTS, LONGEST = 8, 24  # prompts sampled from, and most tokens of one
+from jaxtrain.types import LM, Batch, Key, Loss, Metrics, Objective, Params, Scorer, TrainState
 
 
 class Session(NamedTuple):
-    """An open run: its folder, plan, model and optimizer."""
+    """An open run: its folder, plan, model and optimizer, and what of the model it trains."""
 
     path: Path
     plan: parallel.Plan
@@ -36,6 +34,10 @@ class Session(NamedTuple):
     model: LM
     tx: optax.GradientTransformation
     primary: bool  # whether this process is the one that writes and prints
+    start: Start
+    trained: weights.Trained
+    scorer: Scorer | None = None  # of a stage that trains a reward model
+    base: Params = ()  # what adapters are laid over
     extra: Any = ()  # the first TrainState.extra of a stage that carries one
 
 
@@ -82,8 +84,14 @@ def session(
     start: Start,
     tokenizer: Tokenizer,
     fingerprints: Mapping[str, str],
+    *,
+    members: int = 0,
+    noise: float = 0.0,
 ) -> Session:
-    """Builds model and optimizer, and keeps arch, tokenizer and the data's fingerprints in the run's folder."""
+    """Builds model and optimizer, and keeps arch, tokenizer and the data's fingerprints in the run's folder.
+
+    `members` above 0 trains an ensemble of reward models; `noise` is that of models/transformer.py's Execution.
+    """
     vocab = start.arch.vocab or -(-tokenizer.vocab_size // 64) * 64
     if tokenizer.vocab_size > vocab:
         raise ConfigError(
@@ -91,99 +99,112 @@ def session(
             "choose a model without a fixed vocabulary, or its own tokenizer"
         )
     arch, primary = replace(start.arch, vocab=vocab), plan.process[0] == 0
-    model = transformer.build(arch, transformer.execution(cfg.model, plan.shards, plan.local))
-    tx = optim.optimizer(cfg.optim, cfg.run.steps, model.axes)
+    how = transformer.execution(cfg.model, plan.shards, plan.local)
+    model = transformer.build(arch, replace(how, noise=noise))
+    scorer = reward.build(model, members) if members else None
+    trained = weights.trained(scorer.axes if scorer else model.axes, cfg.lora)
+    tx = optim.optimizer(cfg.optim, cfg.run.steps, trained.axes)
     if primary and not cfg.run.dry_run:
         workdir.record_data(path, fingerprints)
         workdir.record(path, arch=asdict(arch))
         tokenizer.save(path / "tokenizer")
-    return Session(path, plan, arch, model, tx, primary)
+    run = Session(path, plan, arch, model, tx, primary, start, trained, scorer)
+    return run._replace(base=whole(run, cfg.run.seed)) if cfg.lora.lora_rank else run
+
+
+def whole(run: Session, seed: int) -> Params:
+    """The whole parameters that training starts from."""
+    params = weights.starting(run.plan, run.start, run.model, seed)
+    if run.scorer is None:
+        return params
+    return run.plan.init(
+        run.scorer.grow, run.scorer.axes, params, jax.random.fold_in(jax.random.key(seed), 2)
+    )
 
 
 def born(run: Session, seed: int) -> Callable[[], TrainState]:
-    """A function that makes the state before the first step."""
+    """A function that makes the state before the first step of a model that starts from nothing."""
 
     def make() -> TrainState:
         key = jax.random.key(seed)
-        return init_state(run.model.init(key), run.tx, jax.random.fold_in(key, 1), run.extra)
+        params = run.model.init(key)
+        if run.scorer is not None:
+            params = run.scorer.grow(params, jax.random.fold_in(key, 2))
+        return _state(run, run.trained.part(params, jax.random.fold_in(key, 3)), seed)
 
     return make
 
 
-def first_state(cfg: Any, run: Session, start: Start, saved: Checkpoints) -> tuple[TrainState, dict]:
-    """(state, meta): of the newest checkpoint, else of --init_from's parameters, else freshly initialised."""
-    make = born(run, cfg.run.seed)
+def _state(run: Session, params: Params, seed: int) -> TrainState:
+    return init_state(params, run.tx, jax.random.fold_in(jax.random.key(seed), 1), run.extra)
+
+
+def first_state(cfg: Any, run: Session, saved: Checkpoints) -> tuple[TrainState, dict]:
+    """(state, meta): of the newest checkpoint, else of the parameters that --init_from names, else a fresh one."""
+    seed, axes = cfg.run.seed, run.trained.axes
+    make = born(run, seed)
     if saved.steps():
-        return saved.restore(run.plan.abstract(make, run.model.axes))
-    state = run.plan.init(make, run.model.axes)
-    if start.source is None:
-        return state, {}
-    shapes = run.plan.abstract(make, run.model.axes).params
-    params, _ = restore_params(start.source, shapes, start.step, part=start.part)
-    # A step from these parameters: the optimizer, and an average of the parameters, start anew from them.
-    state = state._replace(params=params)
-    opt_state = run.plan.init(lambda: run.tx.init(params), run.model.axes)
-    return state._replace(opt_state=opt_state), {}
+        return saved.restore(run.plan.abstract(make, axes))
+    if not run.start.origins:
+        return run.plan.init(make, axes), {}
+    params = first_part(run, run.base if run.trained.frozen else whole(run, seed), seed)
+    return run.plan.init(functools.partial(_state, run, seed=seed), axes, params), {}
+
+
+def first_part(run: Session, params: Params, seed: int) -> Params:
+    """What is trained of whole parameters, as it is before the first step."""
+    if not run.trained.frozen:
+        return params
+    key = jax.random.fold_in(jax.random.key(seed), 3)
+    return run.plan.init(run.trained.part, run.trained.axes, params, key)
 
 
 def evaluator(
-    run: Session, objective: Objective, batches: Any, most: int, frozen: Params = ()
+    run: Session,
+    objective: Objective,
+    batches: Any,
+    most: int,
+    *,
+    frozen: Params = (),
+    complete: Callable[[TrainState, Any], Any] = lambda state, batch: batch,
 ) -> loop.Evaluate:
-    """Means of the objective's metrics over held-out batches, and the perplexity."""
-    step = run.plan.step(functools.partial(evaluate, objective=objective), donate=False)
+    """Means of the objective's metrics over held-out batches, and where it counts tokens the perplexity.
+
+    `complete` gives a batch the columns that depend on the state.
+    """
+    step = run.plan.step(functools.partial(evaluate, objective=lifted(run, objective)), donate=False)
 
     def means(state: TrainState) -> dict[str, float]:
         mean = metrics.Mean()
         params = optim.evaluated(state.params, state.opt_state)
         for i in range(min(len(batches), most or len(batches))):
-            mean.add(run.plan.get(step(params, frozen, run.plan.put(batches.batch(i)))))
+            batch = run.plan.put(complete(state, batches.batch(i)))
+            mean.add(run.plan.get(step(params, (run.base, frozen), batch)))
         # What nothing was counted for is not told, as the entropy where no row's documents are whole.
         counted = {name for name, (_, count) in mean.sums.items() if count}
         found = {name: value for name, value in mean.take().items() if name in counted}
         with np.errstate(over="ignore"):  # infinite, once the loss is above 709
-            return {**found, "perplexity": float(np.exp(found["loss"]))} if "loss" in found else found
+            per_token = {"loss", "accuracy"} <= found.keys()
+            return {**found, "perplexity": float(np.exp(found["loss"]))} if per_token else found
 
     return means
 
 
-def openings(plan: parallel.Plan, batch: Mapping[str, np.ndarray]) -> list[list[int]]:
-    """Prompts: the first half, at most LONGEST tokens, of the first document of each row, the same on all hosts."""
-    whole = plan.get(plan.put({name: batch[name] for name in ("tokens", "segments")}))
-    tokens, segments = (whole[name].reshape(-1, whole[name].shape[-1]) for name in ("tokens", "segments"))
-    sizes = (segments == 1).sum(-1)
-    cut = [row[: min(LONGEST, (n + 1) // 2)].tolist() for row, n in zip(tokens, sizes, strict=True) if n]
-    return cut[:PROMPTS]
+def lifted(run: Session, objective: Objective) -> Objective:
+    """An objective of whole parameters as one of what is trained; its frozen tree becomes (base, frozen)."""
+
+    def of_trained(params: Params, frozen: Params, batch: Batch, rng: Key | None) -> Loss:
+        base, rest = frozen
+        return objective(run.trained.whole(params, base), rest, batch, rng)
+
+    return of_trained
 
 
-def continuations(
-    run: Session, tokenizer: Tokenizer, prompts: list[list[int]], max_new: int, seed: int
-) -> loop.Sample:
-    """Samples that continue token prompts, written to samples/STEP.txt and returned as text."""
-    shards, (index, hosts) = run.plan.shards, run.plan.process
-    rows = [prompts[i % len(prompts)] for i in range(-(-len(prompts) // shards) * shards)]
-    here = slice(index * len(rows) // hosts, (index + 1) * len(rows) // hosts)
-    if run.arch.max_len:
-        max_new = min(max_new, run.arch.max_len - max(map(len, rows)))
-    draw = run.plan.rows(sampler.sampler(run.model, max_new=max_new, end=tokenizer.eos))
-
-    def sample(state: TrainState, step: int) -> str:
-        batch = {name: x[here] for name, x in sampler.prompts(rows, seed).items()}
-        params = optim.evaluated(state.params, state.opt_state)
-        done = run.plan.get(draw(params, (), run.plan.put(batch)))
-        written = sampler.texts(done, tokenizer.decode)
-        lines = [f"samples at step {step}: prompt▸continuation, ⏎ where it ended by itself"]
-        for i, (prompt, new) in enumerate(zip(prompts, written[: len(prompts)], strict=True)):
-            ended = tokenizer.eos in done.tokens[i, : done.lengths[i]]
-            text = f"{tokenizer.decode(prompt)}▸{new}{preflight.END if ended else ' …'}"
-            lines += ["", *preflight.wrapped(text, "  │ ")]
-        text = "\n".join(lines) + "\n"
-        if run.primary:
-            folder = run.path / "samples"
-            folder.mkdir(exist_ok=True)
-            (folder / f"{step:08d}.txt").write_text(text, encoding="utf-8")
-        return text
-
-    return sample
+def gathered(plan: parallel.Plan, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The rows of all hosts, from this host's."""
+    if plan.process[1] == 1:
+        return dict(batch)
+    return {name: x.reshape(-1, *batch[name].shape[1:]) for name, x in plan.get(plan.put(batch)).items()}
 
 
 def offline(iterate: Callable[[int], Iterator[Any]]) -> Callable[[int], loop.NextBatch]:
@@ -204,22 +225,22 @@ def show(lines: list[str], primary: bool) -> None:
 def train(
     cfg: Any,
     run: Session,
-    start: Start,
     objective: Objective,
     next_batch: Callable[[int], loop.NextBatch],
     *,
     table: list[tuple[str, str]],
     decode: Callable[..., str],
     tokens: int,
-    eval_batches: Any = None,
+    score: loop.Evaluate | None = None,
     sample: loop.Sample | None = None,
     expect: Mapping[str, tuple[float, float]] | None = None,
     frozen: Params = (),
     carry: Callable[[Any, Metrics], Any] | None = None,
+    finish: Callable[[TrainState], TrainState] | None = None,
 ) -> TrainState:
     """Preflight, then training from the newest checkpoint or the start. `next_batch(i)` yields from batch i on.
 
-    `frozen`, `expect` and `carry` are those of the objective, the loop and the step. A run that is
+    `frozen`, `expect`, `carry` and `finish` are those of the objective, the loop and the step. A run that is
     already finished is evaluated and sampled from again.
     """
     plan, began, found = run.plan, time.perf_counter(), {}
@@ -228,25 +249,29 @@ def train(
     speed = metrics.Speed(flops, peak and peak * jax.device_count())
     step = plan.step(
         functools.partial(
-            train_step, objective=objective, tx=run.tx, microbatches=cfg.optim.microbatches, carry=carry
+            train_step,
+            objective=lifted(run, objective),
+            tx=run.tx,
+            microbatches=cfg.optim.microbatches,
+            carry=carry,
         )
     )
-    means = evaluator(run, objective, eval_batches, cfg.run.eval_batches, frozen) if eval_batches else None
+    frozen = (run.base, frozen)
 
-    def score(state: TrainState) -> dict[str, float]:
-        found.update(means(state))
+    def scored(state: TrainState) -> Mapping[str, float]:
+        found.update(score(state))
         return found
 
     with Checkpoints(run.path, cfg.run.keep) as saved:
-        state, meta = first_state(cfg, run, start, saved)
+        state, meta = first_state(cfg, run, saved)
         done = int(plan.get(state.step))
         if done >= cfg.run.steps:
             show(
                 [f"all {done} steps are done; held-out numbers and samples of the last checkpoint:"],
                 run.primary,
             )
-            text = sample(state, done) if sample else ""
-            show([loop.held_out("", score(state)) if means else "", text], run.primary)
+            text = sample(state, done)[0] if sample else ""
+            show([loop.held_out("", scored(state)) if score else "", text], run.primary)
             return state
         batches = next_batch(done)
         first = batches(state)
@@ -264,7 +289,7 @@ def train(
             out = loop.Output(writer, bar, saved, speed, tokens, rate, mean)
             state, finished = loop.fit(
                 state, frozen, plan, step, _replayed(first, batches), run=cfg.run, out=out,
-                evaluate=score if means else None, sample=sample, expect=expect,
+                evaluate=scored if score else None, sample=sample, expect=expect, finish=finish,
             )  # fmt: skip
     if finished:
         show(summary(run, cfg.run.steps, found, speed.total(), time.perf_counter() - began), run.primary)
@@ -274,7 +299,10 @@ def train(
 def _preflight(
     cfg: Any, run: Session, first: Any, table: list[tuple[str, str]], decode: Callable[..., str], flops: float
 ) -> list[str]:
-    sizes = preflight.memory(run.plan.abstract(born(run, cfg.run.seed), run.model.axes), first)
+    sizes = preflight.memory(run.plan.abstract(born(run, cfg.run.seed), run.trained.axes), first)
+    if run.trained.frozen:
+        count = sum(leaf.size for leaf in jax.tree.leaves(run.base))
+        sizes.insert(1, ("frozen parameters", f"{count:,}, the adapters' base"))
     where = f"{run.plan.name}, {jax.device_count()} x {jax.devices()[0].device_kind}"
     rest = [("model FLOPs of a step", f"{flops:.3g}"), ("plan", where)]
     head = "targets of the first rows (⟨not in the loss⟩, ⏎ ends a document)"
@@ -287,7 +315,8 @@ def summary(
 ) -> list[str]:
     """What a finished run came to, in a few lines."""
     said = {
-        "held-out loss": ("{loss:.4f}, perplexity {perplexity:.2f}", "loss"),
+        "held-out loss": ("{loss:.4f}" + ", perplexity {perplexity:.2f}" * ("perplexity" in found), "loss"),
+        "accuracy": ("{rewards/accuracies:.4f}", "rewards/accuracies"),
         "bits per byte": ("{bits_per_byte:.4f}", "bits_per_byte"),
         "above entropy": ("{bits_per_byte_above_entropy:.4f}", "bits_per_byte_above_entropy"),
     }
@@ -313,7 +342,7 @@ def dry_run(
     state: TrainState,
     first: Any,
     expect: Mapping[str, tuple[float, float]] | None,
-    frozen: Params,
+    frozen: Params = (),
 ) -> TrainState:
     """One step checked against what must hold, and its cost; nothing is kept."""
     batch = run.plan.put(first)

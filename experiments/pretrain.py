@@ -18,6 +18,7 @@ class Pretrain:
     data: config.Corpus = config.group(config.Corpus)
     loss: Loss = config.group(Loss)
     optim: config.Optim = config.group(config.Optim)
+    lora: config.Lora = config.group(config.Lora)
     run: config.Run = config.group(config.Run)
 
 
@@ -34,7 +35,7 @@ def main(cfg: Pretrain) -> None:
     import functools
     from pathlib import Path
 
-    from experiments import common
+    from experiments import common, samples
     from jaxtrain.data import pipeline
     from jaxtrain.objectives.next_token import next_token
     from jaxtrain.train import parallel
@@ -44,18 +45,18 @@ def main(cfg: Pretrain) -> None:
     with common.opened(cfg, "pretrain", start, plan) as path:
         data = pipeline.prepare(cfg.data, seed=cfg.run.seed, tokenizer=start.tokenizer, process=plan.process)
         run = common.session(cfg, path, plan, start, data.tokenizer, data.fingerprints)
-        prompts = common.openings(plan, data.eval.batch(0)) if causal else []
+        prompts = samples.openings(plan, data.eval.batch(0)) if causal else []
+        objective = functools.partial(next_token, model=run.model, z_loss=cfg.loss.z_loss)
         common.train(
             cfg,
             run,
-            start,
-            functools.partial(next_token, model=run.model, z_loss=cfg.loss.z_loss),
+            objective,
             common.offline(data.train.iterate),
             table=data.table,
             decode=data.tokenizer.decode,
             tokens=cfg.data.batch_size * cfg.data.seq_len,
-            eval_batches=data.eval,
-            sample=common.continuations(run, data.tokenizer, prompts, 48, cfg.run.seed) if causal else None,
+            score=common.evaluator(run, objective, data.eval, cfg.run.eval_batches),
+            sample=samples.continuations(run, data.tokenizer, prompts, 48, cfg.run.seed) if causal else None,
         )
 
 

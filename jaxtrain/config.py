@@ -143,6 +143,18 @@ class Dialogs(Data):
 
 
 @dataclasses.dataclass(frozen=True)
+class Samples(Group):
+    # fmt: off
+    prompts: str = arg("auto",
+        "Data whose prompts are answered as training goes on. auto: tinytown:prompts:test where --data is Tinytown's, "
+        "whose judge then measures the answers, else the held-out data", live=True)
+    prompt_count: int = arg(256, "Most prompts answered", low=1, live=True)
+    max_new: int = arg(64, "Most tokens of an answer", low=1, live=True)
+    temperature: float = arg(1.0, "Temperature of the answers; 0 takes the likeliest token", low=0, live=True)
+    # fmt: on
+
+
+@dataclasses.dataclass(frozen=True)
 class Lora(Group):
     # fmt: off
     lora_rank: int = arg(0, "Train low-rank adapters of this rank instead of the weights; 0: the weights", low=0)

@@ -23,7 +23,7 @@ BLOCK = 64  # queries in a block; PERF: 64 to 128 are the fastest on a CPU
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """How a model is computed, which changes no result beyond rounding."""
+    """How a model is computed. All but `noise` changes no result beyond rounding, and noise acts in training alone."""
 
     dtype: Any
     attention: str
@@ -33,6 +33,7 @@ class Execution:
     local: Callable[[Callable], Callable] | None = (
         None  # runs f(q, k, v, segments) a shard at a time, see Plan
     )
+    noise: float = 0.0  # α of NEFTune's noise on the embeddings, models/transformer.py
 
 
 Attend = Callable[[Array, Array, Array, Array | None], Array]  # (q, k, v, segments) -> f[B, T, H, C]

@@ -1,7 +1,8 @@
 """Low-rank adapters as a transform of parameters: what is trained is small, what the model sees is whole.
 
-LoRA, W = W₀ + (α / r) · A B (Hu et al. 2021, arXiv:2106.09685, section 4.1); with DoRA, W = m · V / ‖V‖ for that same sum V,
-‖·‖ over the inputs of each output and constant in the gradient (Liu et al. 2024, arXiv:2402.09353, sections 4.1 and 4.3).
+LoRA, W = W₀ + (α / r) · A B (Hu et al. 2021, arXiv:2106.09685, section 4.1); with DoRA, W = m · V / ‖V‖ for that same
+sum V, ‖·‖ over the inputs of each output and constant in the gradient (Liu et al. 2024, arXiv:2402.09353, sections 4.1
+and 4.3).
 
 The trained tree is the part of the parameters' tree that is trained: {"a", "b"[, "m"]} in the place of an adapted
 kernel, and a whole leaf where a stage has one that its base lacks, such as a reward model's head. Whole kernels exist

@@ -156,9 +156,17 @@ def _tables(arch: Arch, positions: Array) -> Tables:
 
 
 def _embed(
-    arch: Arch, how: Execution, params: Params, tokens: Array, positions: Array, keys: Array | None
+    arch: Arch,
+    how: Execution,
+    params: Params,
+    tokens: Array,
+    positions: Array,
+    keys: Array | None,
+    noise: Array | None = None,
 ) -> Array:
     x = table(params["embed"]).astype(how.dtype)[tokens]
+    if noise is not None:
+        x = x + noise.astype(how.dtype)
     if arch.embed_scale:
         x = x * jnp.asarray(arch.width**0.5, how.dtype)
     if arch.positions == "learned":
@@ -167,9 +175,9 @@ def _embed(
 
 
 def _hidden(arch: Arch, how: Execution, params: Params, batch: Batch, rng: Key | None = None) -> Array:
-    """f[B, T, D] after the final norm. Dropout acts where `rng` is given, one key a row."""
+    """f[B, T, D] after the final norm. Dropout and noise act where `rng` is given, one key a row."""
     tokens, positions = batch["tokens"], batch["positions"]
-    rows = None if rng is None or not arch.dropout else batch["row"]
+    rows = None if rng is None or not (arch.dropout or how.noise) else batch["row"]
 
     def keys(site: Any) -> Array | None:
         if rows is None:
@@ -181,12 +189,26 @@ def _hidden(arch: Arch, how: Execution, params: Params, batch: Batch, rng: Key |
         kernel = attention.kernel_for(how, arch, window, tokens.shape[1])
         return lambda q, k, v, _: (kernel(q, k, v, batch["segments"]), None)
 
-    x = _embed(arch, how, params, tokens, positions, keys(0))
+    noise = _noise(how.noise, batch["segments"], arch.width, keys(2 * arch.layers + 1)) if how.noise else None
+    x = _embed(arch, how, params, tokens, positions, keys(0), noise)
     x, _ = _stack(
         arch, how, params["layers"], x, _tables(arch, positions), mixer, None,
         lambda i: (keys(2 * i + 1), keys(2 * i + 2)),
     )  # fmt: skip
     return _final(arch, how).apply({"params": params["norm"]}, x)
+
+
+def _noise(alpha: float, segments: Array, width: int, keys: Array | None) -> Array | None:
+    """NEFTune's α / √(L D) · U(−1, 1), L being the length of the document (arXiv:2310.05914, algorithm 1); f32[B, T, D]."""
+    if keys is None:
+        return None
+
+    def row(key: Array, segment: Array) -> Array:
+        T = len(segment)
+        length = jnp.zeros(T + 1).at[segment].add(1.0)[segment]
+        return jax.random.uniform(key, (T, width), minval=-1.0) * (alpha / jnp.sqrt(length * width))[:, None]
+
+    return jax.vmap(row)(keys, segments)
 
 
 def _decode(

@@ -22,8 +22,8 @@ from jax import lax
 from jax.experimental import multihost_utils
 
 from jaxtrain.config import ConfigError, Failure
+from jaxtrain.train.workdir import CHECKPOINTS, saved_steps
 
-FOLDER = "checkpoints"
 HEADROOM = 1.1  # free space asked for before a save, as a multiple of the state's bytes
 FAILURES = (OSError, ValueError, RuntimeError)  # what a failed write raises: the system, tensorstore, jax
 
@@ -41,14 +41,14 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, keep: int):
         self._workdir = workdir
-        self._folder = workdir.absolute() / FOLDER
+        self._folder = workdir.absolute() / CHECKPOINTS
         self._keep = keep
         self._manager = None  # made at the first save
         self._current: int | None = None  # the step that this run saved or restored last
 
     def steps(self) -> list[int]:
         """The complete steps on disk, ascending."""
-        return _steps(self._folder)
+        return saved_steps(self._folder)
 
     def save(self, step: int, state: Any, meta: dict) -> None:
         """Starts a save of `state` (arrays and typed keys) and `meta` (JSON values), and returns once the
@@ -170,15 +170,20 @@ def restore_params(
     `workdir` has no checkpoint or holds other parameters; CheckpointError when none is intact.
     """
     params, meta, _ = _restore(
-        workdir.absolute() / FOLDER, abstract_params, f"{part}/", step, f"{flag}={workdir}"
+        workdir.absolute() / CHECKPOINTS, abstract_params, f"{part}/", step, f"{flag}={workdir}"
     )
     return params, meta
+
+
+def digest(tree: Any) -> str:
+    """16 hexadecimal digits that stand for the names, shapes, types and bits of all leaves, however they lie."""
+    return _sha256(_table(tree))[:16]
 
 
 def _restore(
     folder: Path, abstract: Any, prefix: str, step: int | None, source: str
 ) -> tuple[Any, dict, int]:
-    steps = _steps(folder)
+    steps = saved_steps(folder)
     if not steps:
         missing = "has no checkpoint" if folder.parent.is_dir() else "does not exist"
         raise ConfigError(
@@ -307,12 +312,6 @@ def _undata(abstract: jax.ShapeDtypeStruct, data: jax.Array) -> jax.Array:
     if not _is_key(abstract):
         return data
     return jax.random.wrap_key_data(data, impl=jax.random.key_impl(jnp.empty(0, abstract.dtype)))
-
-
-def _steps(folder: Path) -> list[int]:
-    if not folder.is_dir():
-        return []
-    return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal())
 
 
 def _free_name(path: Path) -> Path:

@@ -19,7 +19,9 @@ from jaxtrain.types import Batch, Metrics, Params, TrainState
 
 NextBatch = Callable[[TrainState], Batch]  # this host's rows; offline stages ignore the state
 Evaluate = Callable[[TrainState], Mapping[str, float]]
-Sample = Callable[[TrainState, int], str]  # (state, step) -> text to show; it also writes its own files
+Sample = Callable[
+    [TrainState, int], tuple[str, Mapping[str, float]]
+]  # (state, step) -> text to show, its numbers
 
 # What the bar shows, in this order; metrics.jsonl and TensorBoard have all.
 SHOWN = ("loss", "accuracy", "tokens_per_s", "mfu", "grad_norm")
@@ -55,11 +57,13 @@ def fit(
     evaluate: Evaluate | None = None,
     sample: Sample | None = None,
     expect: Mapping[str, tuple[float, float]] | None = None,
+    finish: Callable[[TrainState], TrainState] | None = None,
 ) -> tuple[TrainState, bool]:
     """Trains from state.step to run.steps, or until SIGTERM or Ctrl-C. Returns the state and whether it finished.
 
     Metrics of a step are fetched after the next one is on its way. `expect`, name -> (value, tolerance), is checked on
-    the first step of a fresh run, before its update is kept anywhere: what must hold there by construction. Raises
+    the first step of a fresh run, before its update is kept anywhere: what must hold there by construction. `finish`
+    acts on the state once, after the last step and before it is evaluated and saved. Raises
     TrainingError where it does not, or after run.max_skips steps in a row that are not finite.
     """
     done = int(plan.get(state.step))
@@ -73,6 +77,8 @@ def fit(
                 _report(*waiting, plan, run, out, expect if fresh else None)
             waiting = (done, metrics)
             last = done == run.steps
+            if last and finish is not None:
+                state = finish(state)
             due = {name: _due(done, every, last) for name, every in _cadence(run).items()}
             if any(due.values()):
                 _report(*waiting, plan, run, out, expect if fresh else None)
@@ -111,7 +117,9 @@ def _pause(
         out.writer.write(done, found)
         out.progress.print(held_out(f"step {done}: held out  ", found))
     if due["sample"] and sample is not None:
-        text = sample(state, done)
+        text, found = sample(state, done)
+        if found:
+            out.writer.write(done, found)
         if plan.process[0] == 0:
             out.writer.text(done, "samples", text)
             out.progress.print(text)

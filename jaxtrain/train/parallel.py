@@ -51,12 +51,8 @@ class Plan(NamedTuple):
     name: str
     shards: int  # devices that the rows of a global batch lie on, over all hosts
     process: tuple[int, int]  # (index of this host, number of hosts)
-    init: Callable[
-        [Callable[[], Tree], Axes], Tree
-    ]  # runs a function of nothing; what it returns is born sharded
-    abstract: Callable[
-        [Callable[[], Tree], Axes], Tree
-    ]  # the same as shapes with shardings, nothing computed
+    init: Callable[..., Tree]  # (f, axes, *args) -> f(*args), born sharded
+    abstract: Callable[..., Tree]  # the same as shapes with shardings, nothing computed
     step: Callable[
         ..., Callable
     ]  # f(tree, frozen, batch, axis_name=) -> replicated or state-like trees, compiled
@@ -191,8 +187,8 @@ def _shardings(mesh: Mesh, shapes: Tree, axes: Axes) -> Tree:
     return jax.tree.map_with_path(place, shapes)
 
 
-def _abstract(mesh: Mesh, fn: Callable[[], Tree], axes: Axes) -> Tree:
-    shapes = jax.eval_shape(fn)
+def _abstract(mesh: Mesh, fn: Callable[..., Tree], axes: Axes, *args: Tree) -> Tree:
+    shapes = jax.eval_shape(fn, *args)
     return jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
         shapes,
@@ -222,10 +218,10 @@ def _sharded(mesh: Mesh) -> Plan:
         with jax.set_mesh(mesh), nn.logical_axis_rules(tuple(RULES.items())):
             yield
 
-    def init(fn: Callable[[], Tree], axes: Axes) -> Tree:
-        out = jax.tree.map(lambda leaf: leaf.sharding, _abstract(mesh, fn, axes))
+    def init(fn: Callable[..., Tree], axes: Axes, *args: Tree) -> Tree:
+        out = jax.tree.map(lambda leaf: leaf.sharding, _abstract(mesh, fn, axes, *args))
         with active():
-            return jax.jit(fn, out_shardings=out)()
+            return jax.jit(fn, out_shardings=out)(*args)
 
     def step(f: Callable, donate: bool = True) -> Callable:
         compiled: dict[str, Callable] = {}
@@ -281,8 +277,8 @@ def _pmap(devices: list[Any]) -> Plan:
     mesh = jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=devices)
     by_device = NamedSharding(mesh, PartitionSpec("data"))
 
-    def init(fn: Callable[[], Tree], axes: Axes) -> Tree:
-        return jax.jit(fn, out_shardings=NamedSharding(mesh, PartitionSpec()))()
+    def init(fn: Callable[..., Tree], axes: Axes, *args: Tree) -> Tree:
+        return jax.jit(fn, out_shardings=NamedSharding(mesh, PartitionSpec()))(*args)
 
     def step(f: Callable, donate: bool = True) -> Callable:
         return jax.pmap(
@@ -305,5 +301,14 @@ def _pmap(devices: list[Any]) -> Plan:
         }
 
     return Plan(
-        "pmap", count, (0, 1), init, lambda fn, axes: _abstract(mesh, fn, {}), step, rows, put, _get, None
+        "pmap",
+        count,
+        (0, 1),
+        init,
+        lambda fn, axes, *args: _abstract(mesh, fn, {}, *args),
+        step,
+        rows,
+        put,
+        _get,
+        None,
     )

@@ -44,12 +44,14 @@ def first_rows(batch: Mapping[str, np.ndarray], decode: Callable[[Sequence[int]]
     What is not in the loss stands between ⟨ and ⟩, by its number of tokens where it has no text.
     """
     out = []
-    for row in range(min(ROWS, len(batch["targets"]))):
-        mask, segments = batch["mask"][row] > 0, batch["segments"][row]
+    names = ("targets", "mask", "segments")
+    flat = {name: batch[name].reshape(-1, batch[name].shape[-1]) for name in names}  # alternatives one by one
+    for row in range(min(ROWS, len(flat["targets"]))):
+        mask, segments = flat["mask"][row] > 0, flat["segments"][row]
         documents = []
         for number in range(1, segments.max() + 1):
             here = segments == number
-            documents.append(_marked(batch["targets"][row][here], mask[here], decode) + END)
+            documents.append(_marked(flat["targets"][row][here], mask[here], decode) + END)
         text = "\n".join(documents)
         out.append(f"  row {row}: {mask.sum()} of {len(mask)} positions are in the loss")
         out += wrapped(text[:SHOWN], "    ")

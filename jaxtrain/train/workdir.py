@@ -22,7 +22,7 @@ from typing import Any
 
 from jaxtrain.config import ConfigError, ConfigT, difference, dumps, to_dict
 
-CONFIG, LOCK = "config.json", "lock"
+CONFIG, LOCK, CHECKPOINTS = "config.json", "lock", "checkpoints"
 PACKAGES = (
     *("jaxtrain", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets"),
     *("tokenizers", "numpy"),
@@ -110,6 +110,18 @@ def split_step(text: str) -> tuple[Path, int | None]:
     if name and step.isdecimal() and not Path(text).exists():
         return Path(name).expanduser(), int(step)
     return Path(text).expanduser(), None
+
+
+def saved_steps(checkpoints: Path) -> list[int]:
+    """The complete steps in a folder of checkpoints, ascending."""
+    if not checkpoints.is_dir():
+        return []
+    return sorted(int(entry.name) for entry in checkpoints.iterdir() if entry.name.isdecimal())
+
+
+def newest_step(workdir: Path) -> int | None:
+    """The last step that a run has saved, None before there is one."""
+    return max(saved_steps(workdir / CHECKPOINTS), default=None)
 
 
 def _resume(path: Path, config: ConfigT, stage: str, start: dict[str, Any]) -> None:

@@ -67,7 +67,8 @@ class Told(Progress):
 
 def run_fit(tmp_path, plan, state=None, *, step=None, saved=None, **settings):
     """Runs `fit` on it all; returns (state, finished, rows of metrics.jsonl, what was printed)."""
-    hooks = {name: settings.pop(name) for name in ("evaluate", "sample", "expect") if name in settings}
+    names = ("evaluate", "sample", "expect", "finish")
+    hooks = {name: settings.pop(name) for name in names if name in settings}
     defaults = {"steps": 10, "log_every": 1, "eval_every": 0, "sample_every": 0, "checkpoint_every": 0}
     run = config.Run(**{**defaults, **settings})
     state, bar = state or begin(), Told()
@@ -101,6 +102,33 @@ def test_metrics_are_fetched_after_the_next_step_is_on_its_way(tmp_path, plan):
     assert order == ["get", *[("step", 0), ("step", 1), "get", ("step", 2), "get", ("step", 3), "get", "get"]]
 
 
+def test_the_state_is_finished_once_before_it_is_evaluated_and_saved(tmp_path, plan):
+    seen = []
+
+    def evaluate(state):
+        seen.append((int(state.step), float(state.params["w"])))
+        return {}
+
+    def finish(state):
+        return state._replace(params={"w": state.params["w"] + 1000})
+
+    with Checkpoints(tmp_path, 10) as saved:
+        state, *_ = run_fit(
+            tmp_path,
+            plan,
+            saved=saved,
+            evaluate=evaluate,
+            finish=finish,
+            steps=4,
+            eval_every=2,
+            checkpoint_every=2,
+        )
+        saved.wait()
+        kept, _ = saved.restore(jax.eval_shape(lambda: state))
+    assert [step for step, _ in seen] == [2, 4] and seen[0][1] < 1000 < seen[1][1]
+    assert float(kept.params["w"]) == float(state.params["w"]) == seen[1][1]
+
+
 def test_evaluations_samples_and_checkpoints_come_when_due_and_after_the_last_step(tmp_path, plan):
     seen = {"eval": [], "sample": []}
 
@@ -110,7 +138,7 @@ def test_evaluations_samples_and_checkpoints_come_when_due_and_after_the_last_st
 
     def sample(state, step):
         seen["sample"].append((int(state.step), step))
-        return f"text of {step}"
+        return f"text of {step}", {"judged": float(step)}
 
     with Checkpoints(tmp_path, 10) as saved:
         _, _, lines, said = run_fit(
@@ -125,6 +153,7 @@ def test_evaluations_samples_and_checkpoints_come_when_due_and_after_the_last_st
         (7, 7),
     ]
     assert "step 6: held out  loss 6.0000" in said and "text of 4" in said
+    assert [(line["step"], line["judged"]) for line in lines if "judged" in line] == [(4, 4), (7, 7)]
     assert [line["loss"] for line in lines if "loss" in line] == list(range(7))
 
 

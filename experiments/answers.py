@@ -1,0 +1,67 @@
+"""Answers to prompts while a run trains, measured by the world's judge where the prompts are Tinytown's."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from experiments import samples
+from experiments.common import Session
+from jaxtrain import config
+from jaxtrain.config import ConfigError
+from jaxtrain.data import prompts, spec
+from jaxtrain.feedback import gold
+from jaxtrain.train import loop, optim
+from jaxtrain.types import TrainState
+
+SHOWN = 3  # answers shown
+
+
+def answers(run: Session, cfg: Any, template: Any, decode: Callable) -> loop.Sample:
+    """Answers to --prompts, written to samples/STEP.jsonl; a few are shown, and what the world's judge says of all."""
+    settings = cfg.samples
+    source, world = prompts_of(settings, cfg.data)
+    asked = prompts.openings(source, cfg.data, template, limit=settings.prompt_count)
+    draw = samples.drawer(
+        run, template.end, [each.ids.tolist() for each in asked], max_new=settings.max_new, seed=cfg.run.seed,
+        temperature=settings.temperature,
+    )  # fmt: skip
+
+    questions = [each.messages[-1]["content"] for each in asked]
+
+    def sample(state: TrainState, step: int) -> tuple[str, Mapping[str, float]]:
+        found = draw(optim.evaluated(state.params, state.opt_state), run.base)
+        texts = [decode(each.ids) for each in found]
+        measured = {
+            "completions/mean_length": float(np.mean([len(each.ids) for each in found])),
+            "completions/clipped_ratio": float(np.mean([not each.ended for each in found])),
+        }
+        if world:
+            measured |= {f"judge/{name}": value for name, value in gold.measure(questions, texts).items()}
+        rows = [
+            {"prompt": question, "completion": text, "ended": each.ended}
+            | ({"gold": gold.reward(question, text)} if world else {})
+            for question, text, each in zip(questions, texts, found, strict=True)
+        ]
+        samples.write(
+            run, f"{step:08d}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        )
+        lines = [f"answers at step {step} to {len(rows)} prompts of {source}"]
+        lines.append(loop.held_out("  ", measured))
+        for question, text, each in list(zip(questions, texts, found, strict=True))[:SHOWN]:
+            lines += ["", *samples.shown(f"{question}▸{text}", each.ended)]
+        return "\n".join(lines) + "\n", measured
+
+    return sample
+
+
+def prompts_of(settings: config.Samples, data: config.Dialogs) -> tuple[str, bool]:
+    """(the source of prompts, whether Tinytown's judge can judge the answers)."""
+    world = all(source.kind == "tinytown" for source in spec.parse(data.data))
+    if settings.prompts == "auto":
+        return ("tinytown:prompts:test", True) if world else (data.eval_data or data.data, False)
+    found = spec.parse(settings.prompts, "prompts")
+    if len(found) != 1:
+        raise ConfigError(f"--prompts={settings.prompts}: name one source")
+    return settings.prompts, found[0].kind == "tinytown"

@@ -1,0 +1,156 @@
+"""Columns of a preference batch that come from models: the reference's log-probabilities, found once and kept, and what
+the policy itself says at a step, where a loss compares completions of different rows."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import common
+from experiments.common import Session
+from jaxtrain.data import cache
+from jaxtrain.data.pipeline import Stream
+from jaxtrain.data.progress import bar
+from jaxtrain.ops import preference
+from jaxtrain.ops.logprobs import COMPLETIONS, completion_logps
+from jaxtrain.train import checkpoint, loop, workdir
+from jaxtrain.types import Metrics, Params, TrainState
+
+Batch = Mapping[str, np.ndarray]
+
+
+class Columns(NamedTuple):
+    """How batches of a preference stage are completed."""
+
+    train: Callable[[int], loop.NextBatch]
+    held_out: Callable[[TrainState, Batch], Batch]
+    table: list[tuple[str, str]]
+
+
+def needed(link: str, settings: preference.Settings) -> bool:
+    """Whether a loss compares with a reference."""
+    return link in preference.NEEDS_REFERENCE and not settings.reference_free
+
+
+def columns(cfg: Any, run: Session, data: Any, link: str, settings: preference.Settings) -> Columns:
+    """The stream of training batches and a function for the held-out ones, with every column that the loss reads."""
+    logps = logps_of(run)
+    table, told = None, []
+    if needed(link, settings):
+        table, how = _reference(cfg, run, data, logps)
+        told = [("reference", f"log-probabilities of {len(table):,} rows {how}")]
+    extra = preference.COLUMNS.get(link, ())
+
+    def complete(state: TrainState, batch: Batch) -> Batch:
+        batch = dict(batch)
+        index = batch.pop("index")
+        if table is not None:
+            batch["reference"] = table[index]
+        if "shift" in extra:
+            shift = float(run.plan.get(state.extra["shift"]))
+            batch["shift"] = np.full(len(index), shift, np.float32)
+        if {"kl", "partner"} & set(extra):
+            batch |= _by_rank_and_mean(run, logps, state, batch, link)
+        return batch
+
+    def train(first: int) -> loop.NextBatch:
+        batches: Iterator[Batch] = data.train.iterate(first)
+        return lambda state: complete(state, next(batches))
+
+    return Columns(train, complete, told)
+
+
+def logps_of(run: Session) -> Callable[[Params, Params, Batch], np.ndarray]:
+    """(trained, base, this host's rows) -> f32[B, N] of the whole batch: one program for reference and policy."""
+    compiled = run.plan.rows(
+        lambda params, base, batch: completion_logps(run.model, run.trained.whole(params, base), batch)[0]
+    )
+
+    def found(params: Params, base: Params, batch: Batch) -> np.ndarray:
+        put = run.plan.put({name: batch[name] for name in COMPLETIONS})
+        return run.plan.get(compiled(params, base, put))
+
+    return found
+
+
+def _reference(cfg: Any, run: Session, data: Any, logps: Callable) -> tuple[np.ndarray, str]:
+    """(log-probabilities f32[rows, N] under the reference, how they came about), from the cache where they are there.
+
+    The reference is what training starts from, adapters merged. Its digest is kept in config.json, so that a resumed
+    run finds its table without loading it.
+    """
+    held = {} if cfg.run.dry_run else workdir.read_run(run.path)
+    mark, params = held.get("reference"), None
+    if mark is None:
+        params = common.whole(run, cfg.run.seed)
+        mark = checkpoint.digest(params)
+        if run.primary and not cfg.run.dry_run:
+            workdir.record(run.path, reference=mark)
+
+    def compute() -> np.ndarray:
+        start = common.whole(run, cfg.run.seed) if params is None else params
+        # A fresh adapter changes nothing, so that one program serves the reference and the policy.
+        part = common.first_part(run, start, cfg.run.seed)
+        B, count, found = cfg.data.batch_size, len(data.rows), []
+        stream = Stream(lambda i: data.rows[min(i, count - 1)], B, run.plan.process, -(-count // B))
+        with bar("reference log-probabilities", len(stream), least=20) as advance:
+            for i in range(len(stream)):
+                found.append(logps(part, run.base, stream.batch(i)))
+                advance(1)
+        return np.concatenate(found)[:count]
+
+    if run.plan.process[1] > 1:  # each host's disk may be its own, and the computation is everybody's
+        return compute(), "computed"
+    how = (
+        mark,
+        data.fingerprints,
+        cfg.data.seq_len,
+        cfg.data.batch_size,
+        run.plan.name,
+        dataclasses.asdict(cfg.model),
+    )
+    folder = Path(cfg.data.cache_dir).expanduser() / "reference" / cache.digest(1, *how)
+    reused = folder.is_dir()
+    cache.build(folder, lambda work: np.save(work / "logps.npy", compute()))
+    return np.load(folder / "logps.npy"), "from the cache" if reused else "computed"
+
+
+def _by_rank_and_mean(run: Session, logps: Callable, state: TrainState, batch: Batch, link: str) -> Batch:
+    """KTO's z₀ and AOT's partners: what needs the whole batch under the present policy, as columns of its rows."""
+    names = ("mask", *(["reference"] if "reference" in batch else []))
+    whole = common.gathered(run.plan, {name: batch[name] for name in names})
+    policy = logps(state.params, run.base, batch)
+    present = (whole["mask"].sum(-1) > 0).astype(np.float32)
+    if link == "kto":
+        ratios = policy[:, 1] - whole["reference"][:, 1]
+        shift = float(preference.kl_shift(jnp.asarray(ratios), jnp.asarray(present[:, 1])))
+        return {"kl": np.full(len(batch["mask"]), shift, np.float32)}
+    policy, base = (x[:, 0] - x[:, 1] for x in (policy, whole["reference"]))
+    partner = np.asarray(
+        preference.matched(jnp.asarray(policy), jnp.asarray(base), jnp.asarray(present.min(-1)))
+    )
+    return {"partner": partner[batch["row"]]}
+
+
+def carried(link: str) -> Any:
+    """The first TrainState.extra of a loss: BCO's mean reward and the pairs it is of."""
+    zeros = {"shift": jnp.zeros(()), "pairs": jnp.zeros(())}
+    return zeros if "shift" in preference.COLUMNS.get(link, ()) else ()
+
+
+def carry(link: str) -> Callable[[Any, Metrics], Any] | None:
+    """BCO's δ, the mean of ½(r_w + r_l) over all pairs seen; None for losses that carry nothing."""
+    if "shift" not in preference.COLUMNS.get(link, ()):
+        return None
+
+    def after(extra: Mapping[str, Any], metrics: Metrics) -> Mapping[str, Any]:
+        won, count = metrics["rewards/chosen"]
+        lost, _ = metrics["rewards/rejected"]
+        pairs = extra["pairs"] + count
+        mean = extra["shift"] + (0.5 * (won + lost) - extra["shift"] * count) / jnp.maximum(pairs, 1.0)
+        return {"shift": mean, "pairs": pairs}
+
+    return after

@@ -1,0 +1,92 @@
+"""A reward model, or an ensemble, from comparisons of completions; ends with its accuracy and calibration."""
+
+import dataclasses
+
+from jaxtrain import config, flags
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss(config.Group):
+    # fmt: off
+    loss: str = config.arg("logistic", "Bradley-Terry, the hinge with --margin, or Plackett-Luce on rankings",
+        choices=("logistic", "hinge", "plackett_luce"))
+    margin: float = config.arg(0.0, "By how much the better score must win, where the record does not say", low=0,
+        only=("loss", ("logistic", "hinge")))
+    centering: float = config.arg(0.0, "Weight of (s_i + s_j)² (0.01 is usual)", low=0)
+    ties: str = config.arg("half", "A tie counts half for each side, or is dropped; both are counted",
+        choices=("half", "drop"))
+    flat: bool = config.arg(False, "Weigh each pair of a ranking 1, not 1 / pairs",
+        only=("loss", ("logistic", "hinge")))
+    members: int = config.arg(1, "Reward models trained side by side, on bootstraps of the data", low=1)
+    ensemble: str = config.arg("mean", "One score of several: mean, min, or mean - price * variance",
+        choices=("mean", "min", "penalised"), live=True)
+    price: float = config.arg(0.1, "Price of the members' variance", low=0, live=True,
+        only=("ensemble", ("penalised",)))
+    # fmt: on
+
+    def check(self):
+        if self.members == 1 and self.ensemble != "mean":
+            raise config.ConfigError(f"--ensemble={self.ensemble}: acts only with --members above 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Reward:
+    model: config.Model = config.group(config.Model)
+    data: config.Dialogs = config.group(
+        config.Dialogs, data="tinytown:preferences", seq_len=64, batch_size=32
+    )
+    loss: Loss = config.group(Loss)
+    optim: config.Optim = config.group(config.Optim, lr=1e-3, warmup=20)
+    lora: config.Lora = config.group(config.Lora)
+    samples: config.Samples = config.group(config.Samples)
+    run: config.Run = config.group(config.Run, steps=500, eval_every=0, eval_batches=0, sample_every=0)
+
+
+def main(cfg: Reward) -> None:
+    """Checks the flags, reads the comparisons, trains, normalises, and tells how well the scores agree."""
+    # Imported here, so that a mistake in the flags is answered before jax is loaded.
+    from experiments import begin
+    from jaxtrain.data import chat
+    from jaxtrain.train import host
+
+    host.keep_freed_memory()
+    start = begin.start(cfg, needed=True)
+    template = chat.load_template(cfg.data.template, start.tokenizer)
+
+    import functools
+    from pathlib import Path
+
+    from experiments import common, scoring
+    from jaxtrain.data import comparisons
+    from jaxtrain.objectives.reward import reward
+    from jaxtrain.train import parallel
+
+    parallel.initialize(Path(cfg.data.cache_dir).expanduser() / "compiled")
+    plan = common.plan_of(cfg)
+    with common.opened(cfg, "reward", start, plan) as path:
+        data = comparisons.prepare(
+            cfg.data, seed=cfg.run.seed, tokenizer=start.tokenizer, template=template, process=plan.process,
+            kind="ranked", ties=cfg.loss.ties, flat=cfg.loss.flat,
+        )  # fmt: skip
+        run = common.session(
+            cfg, path, plan, start, data.tokenizer, data.fingerprints, members=cfg.loss.members
+        )
+        run = run._replace(extra=scoring.identity(cfg.loss.members))
+        objective = functools.partial(
+            reward, scores=run.scorer.scores, loss=cfg.loss.loss, centering=cfg.loss.centering
+        )
+        common.train(
+            cfg,
+            run,
+            objective,
+            scoring.batches(data.train, cfg.loss.members, cfg.loss.margin, cfg.run.seed),
+            table=data.table,
+            decode=data.tokenizer.decode,
+            tokens=2 * cfg.data.batch_size * cfg.data.seq_len * cfg.loss.members,
+            score=scoring.evaluator(cfg, run, data),
+            finish=scoring.normaliser(cfg, run, template),
+        )
+
+
+if __name__ == "__main__":
+    flags.launch(Reward, main, "./launch/run reward")

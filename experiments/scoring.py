@@ -1,0 +1,132 @@
+"""What a reward model's run does with scores: agreement with labels, normalisation, bootstraps of an ensemble."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import samples, weights
+from experiments.common import Session, gathered
+from jaxtrain.data import prompts
+from jaxtrain.feedback import agreement
+from jaxtrain.ops.ensembles import COMBINED
+from jaxtrain.train import loop, optim
+from jaxtrain.types import Params, TrainState
+
+SCORED = ("tokens", "segments", "positions", "length")  # columns that a score depends on
+
+
+def identity(members: int) -> dict[str, Any]:
+    """The first TrainState.extra: each member's reward is gain * score + bias."""
+    return {"gain": jnp.ones(members), "bias": jnp.zeros(members)}
+
+
+def scores_of(run: Session) -> Callable[[Params, Mapping[str, np.ndarray]], np.ndarray]:
+    """(trained, this host's rows) -> f32[M, B, N] of the whole batch."""
+    compiled = run.plan.rows(
+        lambda params, base, batch: run.scorer.scores(run.trained.whole(params, base), batch).swapaxes(0, 1)
+    )
+
+    def found(params: Params, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        put = run.plan.put({name: batch[name] for name in SCORED})
+        return run.plan.get(compiled(params, run.base, put)).swapaxes(0, 1)
+
+    return found
+
+
+def evaluator(cfg: Any, run: Session, data: Any) -> loop.Evaluate:
+    """Agreement of the scores with the held-out comparisons, and with the gold rewards where the records have them."""
+    scores, combined = scores_of(run), COMBINED[cfg.loss.ensemble]
+
+    def evaluate(state: TrainState) -> dict[str, float]:
+        params = optim.evaluated(state.params, state.opt_state)
+        parts = []
+        for i in range(min(len(data.eval), cfg.run.eval_batches or len(data.eval))):
+            batch = data.eval.batch(i)
+            whole = gathered(run.plan, {name: batch[name] for name in ("index", "length", "prefer")})
+            parts.append({**whole, "scores": np.moveaxis(scores(params, batch), 0, 1)})
+        columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        real = columns["length"].any(1)
+        columns = {name: x[real] for name, x in columns.items()}
+        score = np.asarray(combined(jnp.asarray(columns["scores"].swapaxes(0, 1)), cfg.loss.price))
+        records = [data.fields(int(i)) for i in columns["index"]]
+        groups = [record["family"] for record in records] if "family" in records[0] else ()
+        found = agreement.report(score, columns["prefer"], columns["length"], groups)
+        if {"reward_chosen", "reward_rejected"} <= records[0].keys():
+            gold = np.array([[r["reward_chosen"], r["reward_rejected"]] for r in records])
+            found |= agreement.against_gold(score, gold, groups)
+        return found
+
+    return evaluate
+
+
+def normaliser(cfg: Any, run: Session, template: Any) -> Callable[[TrainState], TrainState]:
+    """A function that sets gain and bias so that the rewards of reference completions have mean 0 and variance 1.
+
+    Reference completions are what the model that training starts from says to training prompts.
+    """
+
+    def finish(state: TrainState) -> TrainState:
+        batches = _reference_completions(cfg, run, template)
+        scores = scores_of(run)
+        params = optim.evaluated(state.params, state.opt_state)
+        found = np.concatenate([scores(params, batch)[..., 0] for batch in batches], 1)
+        gain, bias = agreement.affine(found)
+        made = {"gain": jnp.asarray(gain), "bias": jnp.asarray(bias)}
+        return state._replace(
+            extra=jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), made, state.extra)
+        )
+
+    return finish
+
+
+def _reference_completions(cfg: Any, run: Session, template: Any) -> list[dict[str, np.ndarray]]:
+    """Batches [B, 1, T] of prompts and the completions that the model at the start draws for them."""
+    asked = prompts.openings(cfg.data.data, cfg.data, template, limit=cfg.samples.prompt_count, flag="data")
+    opened = [each.ids.tolist() for each in asked]
+    bare = run._replace(trained=weights.trained(run.model.axes, type(cfg.lora)()), base=())
+    draw = samples.drawer(
+        bare, template.end, opened, max_new=cfg.samples.max_new, seed=cfg.run.seed,
+        temperature=cfg.samples.temperature,
+    )  # fmt: skip
+    start = weights.starting(run.plan, run.start, run.model, cfg.run.seed)
+    rows = [[*prompt, *new.ids] for prompt, new in zip(opened, draw(start, ()), strict=True)]
+    B, T = cfg.data.batch_size, -(-max(map(len, rows)) // 16) * 16
+    rows = [rows[i % len(rows)] for i in range(-(-len(rows) // B) * B)]
+    columns = {name: np.zeros((len(rows), 1, T), np.int32) for name in ("tokens", "segments", "positions")}
+    columns["length"] = np.array([[len(row)] for row in rows], np.int32)
+    for i, row in enumerate(rows):
+        columns["tokens"][i, 0, : len(row)] = row
+        columns["segments"][i, 0, : len(row)] = 1
+        columns["positions"][i, 0] = np.arange(T)
+    index, hosts = run.plan.process
+    here = slice(index * B // hosts, (index + 1) * B // hosts)
+    return [
+        {name: x[first : first + B][here] for name, x in columns.items()} for first in range(0, len(rows), B)
+    ]
+
+
+def batches(train: Any, members: int, margin: float, seed: int) -> Callable[[int], loop.NextBatch]:
+    """Training batches with `margin` where a record has none, and rows weighed for each member of an ensemble.
+
+    A member sees a row Poisson(1) times, always the same for a row: its bootstrap of the data.
+    """
+
+    def weigh(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        batch = dict(batch)
+        index = batch.pop("index")
+        batch["margin"] = np.where(batch["margin"] == 0, np.float32(margin), batch["margin"])
+        if members > 1:
+            drawn = [
+                np.random.Generator(np.random.Philox(key=(seed, int(i)))).poisson(1.0, members) for i in index
+            ]
+            batch["weight"] = np.array(drawn, np.float32)
+        return batch
+
+    def begin(first: int) -> loop.NextBatch:
+        taken: Iterator[Any] = train.iterate(first)
+        return lambda state: weigh(next(taken))
+
+    return begin

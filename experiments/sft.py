@@ -1,0 +1,79 @@
+"""Supervised fine-tuning on dialogs; ends with held-out loss and answers to held-out prompts."""
+
+import dataclasses
+
+from jaxtrain import config, flags
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss(config.Group):
+    # fmt: off
+    loss: str = config.arg("nll", "Cross-entropy, or dynamic fine-tuning, which weighs each token by its probability",
+        choices=("nll", "dft"))
+    label_smoothing: float = config.arg(0.0, "Share of the target that is spread over the vocabulary", low=0)
+    neftune: float = config.arg(0.0, "α of the uniform noise on the embeddings (NEFTune; 5 is usual)", low=0)
+    z_loss: float = config.arg(0.0, "Weight of the square of the logits' log-normaliser (1e-4 is usual)", low=0)
+    # fmt: on
+
+    def check(self):
+        if self.label_smoothing >= 1:
+            raise config.ConfigError(f"--label_smoothing={self.label_smoothing}: must be below 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sft:
+    model: config.Model = config.group(config.Model)
+    data: config.Dialogs = config.group(config.Dialogs)
+    loss: Loss = config.group(Loss)
+    optim: config.Optim = config.group(config.Optim, lr=1.5e-3, warmup=20)
+    lora: config.Lora = config.group(config.Lora)
+    samples: config.Samples = config.group(config.Samples)
+    run: config.Run = config.group(config.Run, steps=300, eval_every=100, sample_every=0)
+
+
+def main(cfg: Sft) -> None:
+    """Checks the flags, reads the dialogs, trains, and ends with held-out numbers and answers."""
+    # Imported here, so that a mistake in the flags is answered before jax is loaded.
+    from experiments import begin
+    from jaxtrain.data import chat
+    from jaxtrain.train import host
+
+    host.keep_freed_memory()
+    start = begin.start(cfg, needed=True)
+    template = chat.load_template(cfg.data.template, start.tokenizer)
+
+    import functools
+    from pathlib import Path
+
+    from experiments import answers, common
+    from jaxtrain.data import dialogs
+    from jaxtrain.objectives.sft import sft
+    from jaxtrain.train import parallel
+
+    parallel.initialize(Path(cfg.data.cache_dir).expanduser() / "compiled")
+    plan = common.plan_of(cfg)
+    with common.opened(cfg, "sft", start, plan) as path:
+        data = dialogs.prepare(
+            cfg.data, seed=cfg.run.seed, tokenizer=start.tokenizer, template=template, process=plan.process
+        )
+        run = common.session(
+            cfg, path, plan, start, data.tokenizer, data.fingerprints, noise=cfg.loss.neftune
+        )
+        settings = dataclasses.asdict(cfg.loss)
+        del settings["neftune"]
+        objective = functools.partial(sft, model=run.model, **settings)
+        common.train(
+            cfg,
+            run,
+            objective,
+            common.offline(data.train.iterate),
+            table=data.table,
+            decode=data.tokenizer.decode,
+            tokens=cfg.data.batch_size * cfg.data.seq_len,
+            score=common.evaluator(run, objective, data.eval, cfg.run.eval_batches),
+            sample=answers.answers(run, cfg, template, data.tokenizer.decode),
+        )
+
+
+if __name__ == "__main__":
+    flags.launch(Sft, main, "./launch/run sft")

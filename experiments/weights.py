@@ -1,0 +1,62 @@
+"""What a run trains, whole parameters or adapters, and where they start from."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+from experiments.begin import Origin, Start
+from jaxtrain.config import Lora
+from jaxtrain.models import hf, lora
+from jaxtrain.train import parallel
+from jaxtrain.train.checkpoint import restore_params
+from jaxtrain.types import LM, Axes, Key, Params
+
+Make = Callable[[], Params]
+
+
+class Trained(NamedTuple):
+    """The part of the parameters that is trained."""
+
+    axes: Axes  # of that part
+    part: Callable[[Params, Key], Params]  # whole parameters -> that part, at the start
+    whole: Callable[[Params, Params], Params]  # (that part, the base) -> what the model sees
+    frozen: bool  # whether there is a base beside it
+
+
+def trained(axes: Axes, settings: Lora) -> Trained:
+    """All of the parameters with these axes, or adapters of them."""
+    if not settings.lora_rank:
+        return Trained(axes, lambda whole, key: whole, lambda part, base: part, False)
+    return Trained(
+        lora.adapter_axes(axes, settings),
+        lambda whole, key: lora.init(whole, key, axes, settings),
+        lambda part, base: lora.merge(base, part, axes, settings),
+        True,
+    )
+
+
+def starting(plan: parallel.Plan, start: Start, model: LM, seed: int) -> Params:
+    """The language model's parameters that training starts from, born where the plan wants them."""
+
+    def fresh() -> Params:
+        return model.init(jax.random.key(seed))
+
+    if not start.origins:
+        return plan.init(fresh, model.axes)
+    abstract = plan.abstract(fresh, model.axes)
+    first, *adapters = start.origins
+    if first.hf:
+        params = hf.read(first.path, start.arch, abstract)
+    else:
+        params, _ = restore_params(first.path, abstract, first.step, part=first.part)
+    for origin in adapters:
+        params = _merged(plan, origin, model, params)
+    return params
+
+
+def _merged(plan: parallel.Plan, origin: Origin, model: LM, params: Params) -> Params:
+    part = trained(model.axes, origin.lora)
+    shapes = plan.abstract(part.part, part.axes, params, jax.random.key(0))
+    adapters, _ = restore_params(origin.path, shapes, origin.step, part=origin.part)
+    return plan.init(part.whole, model.axes, adapters, params)

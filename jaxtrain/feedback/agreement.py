@@ -1,0 +1,67 @@
+"""How well scores agree with labels on comparisons, as numbers; NumPy alone."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+BINS = 10  # of confidence, in the calibration error
+LENGTHS = (-8, 0, 8)  # edges of the length differences, in tokens, that accuracy is told by
+
+
+def report(
+    scores: np.ndarray, prefer: np.ndarray, lengths: np.ndarray, groups: Sequence[str] = ()
+) -> dict[str, float]:
+    """Numbers of scores f32[R, N] against prefer f32[R, N, N] on the comparisons that are decided.
+
+    `accuracy` (a tie of scores is wrong), also by group of the rows and by how many tokens longer the better one is,
+    lengths i32[R, N]; `ece`, the expected calibration error of σ(margin) in BINS bins of confidence (Guo et al. 2017,
+    arXiv:1706.04599, equation 3); `length_correlation`, Pearson's, of the scores with the lengths.
+    """
+    row, won, lost = np.nonzero(prefer > prefer.swapaxes(1, 2))
+    margin = scores[row, won] - scores[row, lost]
+    right, longer = margin > 0, lengths[row, won] - lengths[row, lost]
+    found = {"accuracy": float(right.mean()), "ece": _calibration_error(margin)}
+    here = lengths > 0
+    if np.ptp(lengths[here]) and np.ptp(scores[here]):
+        found["length_correlation"] = float(np.corrcoef(lengths[here], scores[here])[0, 1])
+    for name in sorted(set(groups)):
+        inside = np.asarray(groups, object)[row] == name
+        if inside.any():
+            found[f"accuracy/{name}"] = float(right[inside].mean())
+    for low, high in zip((-np.inf, *LENGTHS), (*LENGTHS, np.inf), strict=True):
+        inside = (longer >= low) & (longer < high)
+        if inside.any():
+            found[f"accuracy/longer_{low:+.0f}_to_{high:+.0f}"] = float(right[inside].mean())
+    return found
+
+
+def against_gold(scores: np.ndarray, gold: np.ndarray, groups: Sequence[str] = ()) -> dict[str, float]:
+    """Share of pairs f32[R, 2] that the scores order as the gold rewards do, overall and by group; without gold ties."""
+    difference = gold[:, 0] - gold[:, 1]
+    decided = difference != 0
+    right = np.sign(scores[:, 0] - scores[:, 1]) == np.sign(difference)
+    found = {"gold_accuracy": float(right[decided].mean())}
+    for name in sorted(set(groups)):
+        inside = decided & (np.asarray(groups, object) == name)
+        if inside.any():
+            found[f"gold_accuracy/{name}"] = float(right[inside].mean())
+    return found
+
+
+def affine(reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(gain, bias) f32[M] with which each member's scores f32[M, R] of reference completions have mean 0, variance 1.
+
+    Raises ValueError where a member scores all of them alike.
+    """
+    mean, std = reference.mean(1), reference.std(1)
+    if not (std > 0).all():
+        raise ValueError("a reward model gives all reference completions one score: there is no scale")
+    return (1 / std).astype(np.float32), (-mean / std).astype(np.float32)
+
+
+def _calibration_error(margin: np.ndarray) -> float:
+    p = 0.5 * (1 + np.tanh(np.asarray(margin, np.float64) / 2))
+    confidence, right = np.maximum(p, 1 - p), margin > 0
+    bins = np.minimum(((confidence - 0.5) * 2 * BINS).astype(int), BINS - 1)
+    sums = [(confidence[bins == b].sum(), right[bins == b].sum()) for b in range(BINS)]
+    return float(sum(abs(a - b) for a, b in sums) / max(1, len(margin)))
