@@ -6,21 +6,42 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxtrain.models import reward as reward_models
+from jaxtrain.objectives.dpo import dpo, kto
 from jaxtrain.objectives.next_token import next_token
-from jaxtrain.types import LM, Objective
+from jaxtrain.objectives.reward import reward
+from jaxtrain.objectives.sft import sft
+from jaxtrain.ops import preference
+from jaxtrain.types import LM, Batch, Key, Objective, Params
 from tests import tiny
 
 VOCAB = 24
 
 
+class Trained(NamedTuple):
+    """What of a model an objective's case needs; an LM has it too."""
+
+    init: Callable[[Key], Params]
+    axes: Any
+    scores: Callable[[Params, Batch], Any]
+
+
+def _itself(model: LM) -> LM:
+    return model
+
+
 class Case(NamedTuple):
-    objective: Callable[[LM], Objective]
+    objective: Callable[[Any], Objective]  # of what `trained` makes of the tiny LM
     batch: Callable[[int], dict[str, np.ndarray]]  # rows -> a ragged batch
-    positions: tuple[str, ...]  # columns [B, T] whose content is free where nothing may depend on it
-    free: Callable[[dict[str, np.ndarray]], np.ndarray]  # batch -> bool[B, T], where it is free
+    positions: tuple[
+        str, ...
+    ]  # columns [B, T] or [B, N, T] whose content is free where nothing may depend on it
+    free: Callable[[dict[str, np.ndarray]], np.ndarray]  # batch -> bool like them, where it is free
     arch: dict[str, Any] = {}  # noqa: RUF012  changes to the tiny Llama
     frozen: Any = ()
     like: str = ""  # the case that this one is a variant of
+    trained: Callable[[LM], Any] = _itself
+    lr: float = 1.0  # of the steps that the plans are compared by
 
 
 def _packed(rows: int) -> dict[str, np.ndarray]:
@@ -33,8 +54,104 @@ def _with_entropy(rows: int) -> dict[str, np.ndarray]:
     return {**made, "logp": logp.astype(np.float32), "has_logp": (made["row"] % 3 > 0).astype(np.float32)}
 
 
+def _comparisons(rows: int, n: int = 2) -> dict[str, np.ndarray]:
+    """Prompts with n completions of ragged lengths, every row's sequence whole with its last token."""
+    rng, T = np.random.default_rng(5), 12
+    prompt, place = rng.integers(2, 5, (rows, 1, 1)), np.arange(T)
+    length = prompt[..., 0] + rng.integers(1, T - 5, (rows, n))
+    tokens = rng.integers(0, VOCAB, (rows, n, T + 1)).astype(np.int32)
+    mask = (place >= prompt - 1) & (place < length[..., None] - 1)
+    return {
+        "tokens": tokens[..., :-1],
+        "targets": tokens[..., 1:],
+        "mask": mask.astype(np.float32),
+        "segments": (place < length[..., None]).astype(np.int32),
+        "positions": np.broadcast_to(place, (rows, n, T)).astype(np.int32),
+        "length": length.astype(np.int32),
+        "row": np.arange(rows, dtype=np.int32),
+    }
+
+
+def _with_reference(rows: int) -> dict[str, np.ndarray]:
+    made = _comparisons(rows)
+    noise = np.random.default_rng(6).normal(size=(rows, 2))
+    return {**made, "reference": (-3.2 * made["mask"].sum(-1) + noise).astype(np.float32)}
+
+
+def _unpaired(rows: int) -> dict[str, np.ndarray]:
+    label = (np.arange(rows) % 3 > 0).astype(np.float32)
+    return {**_with_reference(rows), "label": label, "kl": np.full(rows, 0.3, np.float32)}
+
+
+def _ranked(rows: int) -> dict[str, np.ndarray]:
+    """Three alternatives, of which a third of the rows lacks one, and soft labels on the pair of every fifth row."""
+    made = _comparisons(rows, 3)
+    rng = np.random.default_rng(8)
+    rank = np.stack([rng.permutation(3) for _ in range(rows)]).astype(np.int32)
+    absent = np.arange(rows) % 3 == 0
+    rank[absent] = np.where(rank[absent] == 2, -1, rank[absent])
+    made["length"] = np.where(rank < 0, 0, made["length"])
+    made["segments"] = made["segments"] * (rank >= 0)[..., None]
+    prefer = np.array(preference.pairs(rank))
+    prefer[::5] = 0.8 * prefer[::5] + 0.2 * prefer[::5].swapaxes(1, 2)
+    margin = rng.random(rows).astype(np.float32)
+    weight = rng.integers(0, 3, (rows, 2)).astype(np.float32) + 0.25
+    return {**made, "rank": rank, "prefer": prefer, "margin": margin, "weight": weight}
+
+
 def _padding(batch: dict[str, np.ndarray]) -> np.ndarray:
     return batch["segments"] == 0
+
+
+def _not_own(batch: dict[str, np.ndarray]) -> np.ndarray:
+    """Padding, and all of the second alternative."""
+    return (batch["segments"] == 0) | (np.arange(2) > 0)[:, None]
+
+
+SETTINGS = preference.Settings(
+    beta=0.1,
+    label_smoothing=0.0,
+    divergence="reverse_kl",
+    alpha=0.5,
+    reference_free=False,
+    length_penalty=0.0,
+    nll_weight=0.0,
+    summed=False,
+    gamma=0.5,
+    tau=0.05,
+    desirable_weight=1.0,
+    undesirable_weight=1.5,
+)
+COMPARED = ("tokens", "targets", "positions")
+
+
+def _preferences(loss: str, **changes) -> Case:
+    settings = SETTINGS._replace(**changes)
+    return Case(
+        lambda model: functools.partial(dpo, model=model, loss=loss, settings=settings),
+        _with_reference,
+        COMPARED,
+        _padding,
+        {"layers": 1},
+        lr=0.1,
+    )
+
+
+def _scorer(model: LM) -> Trained:
+    made = reward_models.build(model, 2)
+    return Trained(lambda key: made.grow(model.init(key), key), made.axes, made.scores)
+
+
+def _rewards(loss: str, centering: float) -> Case:
+    return Case(
+        lambda model: functools.partial(reward, scores=model.scores, loss=loss, centering=centering),
+        _ranked,
+        ("tokens", "positions"),
+        _padding,
+        {"layers": 1},
+        trained=_scorer,
+        lr=0.1,
+    )
 
 
 CASES: dict[str, Case] = {
@@ -59,12 +176,32 @@ CASES: dict[str, Case] = {
         arch={"causal": False},
         like="next_token",
     ),
+    "sft": Case(
+        lambda model: functools.partial(sft, model=model, loss="dft", label_smoothing=0.1, z_loss=1e-2),
+        _packed,
+        ("tokens", "targets", "positions"),
+        _padding,
+        like="next_token",
+    ),
+    "reward": _rewards("logistic", 0.01),
+    "reward_plackett_luce": _rewards("plackett_luce", 0.01)._replace(like="reward"),
+    "dpo": _preferences("sigmoid", label_smoothing=0.1),
+    "dpo_orpo": _preferences("orpo", nll_weight=1.0)._replace(like="dpo"),
+    "kto": Case(
+        lambda model: functools.partial(kto, model=model, settings=SETTINGS),
+        _unpaired,
+        COMPARED,
+        _not_own,
+        {"layers": 1},
+        like="dpo",
+        lr=0.1,
+    ),
 }
 
 
-def build(case: Case, **changes) -> LM:
-    """The case's objective's model, tiny."""
+def build(case: Case, **changes) -> Any:
+    """What the case's objective trains, tiny: an LM, or something on one."""
     arch = tiny.shrink(
         "llama3.1-8b", **{"layers": 2, "vocab": VOCAB, "init_std": 0.1, **case.arch, **changes}
     )
-    return tiny.model(arch)
+    return case.trained(tiny.model(arch))

@@ -70,7 +70,7 @@ def trained(case, kind, mesh, microbatches, dropout=0.0):
     plan = parallel.make(config.Run(parallel=kind, mesh=mesh), ROWS, microbatches, devices)
     model = build(case, kv_heads=2, dropout=dropout)
     settings = config.Optim(
-        optimizer="sgd", lr=1.0, warmup=0, schedule="constant", weight_decay=0, b1=0, clip=0
+        optimizer="sgd", lr=case.lr, warmup=0, schedule="constant", weight_decay=0, b1=0, clip=0
     )
     tx = optim.optimizer(settings, 5, model.axes)
 
@@ -87,7 +87,7 @@ def trained(case, kind, mesh, microbatches, dropout=0.0):
         total, count = plan.get(metrics["grad_norm"])
         norms.append(total / count)
     history.append(plan.get(state.params))
-    return jax.tree.map(np.subtract, history[0], history[1]), history[-1], norms
+    return jax.tree.map(lambda a, b: (a - b) / case.lr, *history[:2]), history[-1], norms
 
 
 @functools.cache
