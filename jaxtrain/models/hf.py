@@ -185,9 +185,8 @@ def _require_tied(head: tuple[Path, str], other: tuple[Path, str]) -> None:
     with _open(head[0]) as one, _open(other[0]) as two:
         a, b = one.get_slice(head[1]), two.get_slice(other[1])
         rows = a.get_shape()[0]
-        same = a.get_shape() == b.get_shape() and all(
-            np.array_equal(a[i : i + 4096], b[i : i + 4096]) for i in range(0, rows, 4096)
-        )
+        parts = [slice(i, min(i + 4096, rows)) for i in range(0, rows, 4096)]
+        same = a.get_shape() == b.get_shape() and all(np.array_equal(a[part], b[part]) for part in parts)
     if not same:
         raise ConfigError(
             f"{head[0]}: {head[1]} differs from {other[1]}, yet config.json says tie_word_embeddings; set it to false"

@@ -295,6 +295,10 @@ def _keys(arch: Arch, kind: str, context: int) -> dict[str, Any]:
         **_rope_keys(arch, kind),
     }
     types = ["sliding_attention" if window else "full_attention" for window in arch.windows()]
+    if kind == "llama" and arch.bias != arch.qkv_bias:
+        raise ConfigError(
+            f"--to=hf: bias={arch.bias} needs qkv_bias={arch.bias}: LlamaForCausalLM has both or none"
+        )
     if kind == "llama":
         return {**keys, "hidden_act": "silu", "mlp_bias": arch.bias}
     if kind == "mistral":

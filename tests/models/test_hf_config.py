@@ -1,0 +1,252 @@
+"""config.json: read, written, refused. No transformers is needed."""
+
+import dataclasses
+import json
+
+import pytest
+
+from jaxtrain.config import ConfigError
+from jaxtrain.models import hf_config
+from jaxtrain.models.zoo import ZOO, Arch
+from tests import tiny
+
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "rms_norm_eps": 1e-5,
+    "attention_bias": False, "mlp_bias": False, "pretraining_tp": 1, "rope_theta": 500000.0, "torch_dtype": "bfloat16",
+    "vocab_size": 128256, "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 131072,
+}  # fmt: skip
+LLAMA3_ROPE = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192, "rope_type": "llama3"}  # fmt: skip
+GEMMA3_1B = {
+    "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", "attn_logit_softcapping": None,
+    "final_logit_softcapping": None, "head_dim": 256, "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 1152,
+    "intermediate_size": 6912, "max_position_embeddings": 32768, "num_attention_heads": 4, "num_hidden_layers": 26,
+    "num_key_value_heads": 1, "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-6, "sliding_window": 512,
+    "vocab_size": 262144,
+}  # fmt: skip
+GEMMA3_4B_TEXT = {
+    "hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text", "num_hidden_layers": 34,
+    "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024,
+}  # fmt: skip
+
+# As the released checkpoints say it, in the form of transformers 4, and of 5 where both are here.
+RELEASED = [
+    ("gpt2", {
+        "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "activation_function": "gelu_new",
+        "attn_pdrop": 0.1, "embd_pdrop": 0.1, "resid_pdrop": 0.1, "layer_norm_epsilon": 1e-5, "n_ctx": 1024,
+        "n_embd": 768, "n_head": 12, "n_layer": 12, "n_positions": 1024, "vocab_size": 50257,
+        "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}},
+    }),
+    ("llama3.1-8b", {
+        **LLAMA, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+        "rope_scaling": LLAMA3_ROPE, "tie_word_embeddings": False,
+    }),
+    ("llama3.2-1b", {
+        **LLAMA, "head_dim": 64, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
+        "rope_scaling": {**LLAMA3_ROPE, "factor": 32.0}, "tie_word_embeddings": True,
+    }),
+    ("mistral-7b", {
+        "architectures": ["MistralForCausalLM"], "model_type": "mistral", "hidden_act": "silu", "hidden_size": 4096,
+        "intermediate_size": 14336, "max_position_embeddings": 32768, "num_attention_heads": 32,
+        "num_hidden_layers": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+        "sliding_window": 4096, "tie_word_embeddings": False, "vocab_size": 32000,
+    }),
+    ("qwen2.5-7b", {
+        "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_act": "silu", "hidden_size": 3584,
+        "intermediate_size": 18944, "max_position_embeddings": 32768, "max_window_layers": 28,
+        "num_attention_heads": 28, "num_hidden_layers": 28, "num_key_value_heads": 4, "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000.0, "sliding_window": 131072, "tie_word_embeddings": False, "use_sliding_window": False,
+        "vocab_size": 152064,
+    }),
+    ("qwen3-0.6b", {
+        "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "attention_bias": False, "head_dim": 128,
+        "hidden_act": "silu", "hidden_size": 1024, "intermediate_size": 3072, "max_position_embeddings": 40960,
+        "max_window_layers": 28, "num_attention_heads": 16, "num_hidden_layers": 28, "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-6, "rope_scaling": None, "rope_theta": 1000000, "sliding_window": None,
+        "tie_word_embeddings": True, "use_sliding_window": False, "vocab_size": 151936,
+    }),
+    ("gemma2-2b", {
+        "architectures": ["Gemma2ForCausalLM"], "model_type": "gemma2", "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0, "head_dim": 256, "hidden_act": "gelu_pytorch_tanh", "hidden_size": 2304,
+        "intermediate_size": 9216, "max_position_embeddings": 8192, "num_attention_heads": 8, "num_hidden_layers": 26,
+        "num_key_value_heads": 4, "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
+        "sliding_window": 4096, "vocab_size": 256000,
+    }),
+    ("gemma3-1b", {
+        **GEMMA3_1B, "rope_theta": 1000000, "rope_local_base_freq": 10000, "rope_scaling": None,
+        "sliding_window_pattern": 6,
+    }),
+    ("gemma3-1b", {
+        **GEMMA3_1B, "layer_types": ([*["sliding_attention"] * 5, "full_attention"] * 5)[:26],
+        "rope_parameters": {
+            "full_attention": {"rope_theta": 1000000, "rope_type": "default"},
+            "sliding_attention": {"rope_theta": 10000, "rope_type": "default"},
+        },
+    }),
+    ("gemma3-4b", {
+        "architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "text_config": GEMMA3_4B_TEXT,
+        "vision_config": {"model_type": "siglip_vision_model", "hidden_size": 1152}, "image_token_index": 262144,
+    }),
+]  # fmt: skip
+
+
+def meaning(arch: Arch) -> dict:
+    """What an architecture computes, however its fields say it."""
+    values = dataclasses.asdict(arch)
+    for field in ("window", "global_every", "init_std", "dropout"):
+        del values[field]
+    windows = arch.windows()
+    local = arch.rope_theta_local if any(windows) else 0.0
+    scale = arch.query_scale or arch.C
+    return values | {
+        "kv_heads": arch.K, "head_width": arch.C, "windows": windows, "query_scale": scale, "rope_theta_local": local,
+    }  # fmt: skip
+
+
+def save(folder, config):
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "config"), RELEASED, ids=[f"{name}-{len(config)}" for name, config in RELEASED]
+)
+def test_released_configs_are_the_zoo(name, config, tmp_path):
+    assert meaning(hf_config.read(save(tmp_path, config))) == meaning(ZOO[name])
+
+
+# Beside the zoo: biases everywhere, layers of another number than the pattern's, a window on every layer.
+OTHERS = {
+    "biases": Arch(2, 32, 4, 48, vocab=64, max_len=96, qkv_bias=True, bias=True, tied=False),
+    "linear": Arch(2, 32, 4, 48, vocab=64, max_len=96, rope_scaling=(4.0,)),
+    "short gemma 3": dataclasses.replace(ZOO["gemma3-1b"], layers=4),
+    "full gemma 3": dataclasses.replace(ZOO["gemma3-1b"], window=0),
+    "windowed qwen 2": dataclasses.replace(ZOO["qwen2-0.5b"], window=64, global_every=3),
+    "windowed qwen 3": dataclasses.replace(ZOO["qwen3-8b"], window=64),
+    "untied gpt2": dataclasses.replace(ZOO["gpt2"], tied=False),
+    **{
+        name: dataclasses.replace(arch, vocab=512, max_len=arch.max_len or 4096) for name, arch in ZOO.items()
+    },
+    **{f"tiny {name}": tiny.shrink(name) for name in tiny.FAMILIES},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_written_reads_back(name, tmp_path):
+    written = hf_config.write(OTHERS[name], ids={"eos": 3})
+    again = hf_config.read(save(tmp_path, written))
+    assert meaning(again) == meaning(OTHERS[name])
+    assert written["eos_token_id"] == 3 and written["bos_token_id"] is None
+    old = {key: value for key, value in written.items() if key not in ("rope_parameters", "dtype")}
+    new = {
+        key: value
+        for key, value in written.items()
+        if key not in ("rope_theta", "rope_scaling", "rope_local_base_freq", "torch_dtype")
+    }
+    assert hf_config.read(save(tmp_path, old)) == hf_config.read(save(tmp_path, new)) == again
+
+
+def test_a_model_without_a_bound_promises_a_context(tmp_path):
+    assert hf_config.write(dataclasses.replace(ZOO["nano"], vocab=512))["max_position_embeddings"] == 4096
+
+
+REFUSED = [
+    ("llama3.1-8b", {"hidden_act": "gelu"}, "hidden_act"),
+    ("llama3.1-8b", {"mlp_bias": True}, "mlp_bias"),
+    ("llama3.1-8b", {"attention_bias": True}, "attention_bias"),
+    ("llama3.1-8b", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "yarn"),
+    ("llama3.1-8b", {"rope_scaling": {"type": "dynamic", "factor": 4.0}}, "dynamic"),
+    ("llama3.1-8b", {"rope_scaling": {"rope_type": "linear"}}, "factor"),
+    ("llama3.1-8b", {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+    (
+        "llama3.1-8b",
+        {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}},
+        "partial_rotary",
+    ),
+    ("llama3.1-8b", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}, "disagree"),
+    ("llama3.1-8b", {"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "one for all layers"),
+    ("llama3.1-8b", {"layer_types": ["sliding_attention"] * 32}, "layer_types"),
+    ("llama3.1-8b", {"quantization_config": {"bits": 4}}, "quantization_config"),
+    ("llama3.1-8b", {"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification"),
+    ("llama3.1-8b", {"hidden_size": "4096"}, "hidden_size"),
+    ("llama3.1-8b", {"hidden_size": 4095}, "config.json"),
+    ("llama3.1-8b", {"num_hidden_layers": ...}, "num_hidden_layers"),
+    (
+        "llama3.1-8b",
+        {"model_type": "mixtral", "architectures": ["MixtralForCausalLM"]},
+        "mixtral.*MixtralFor.*gemma2",
+    ),
+    ("llama3.1-8b", {"model_type": ...}, "model_type=None"),
+    ("gpt2", {"activation_function": "gelu"}, "activation_function"),
+    ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
+    ("gpt2", {"scale_attn_weights": False}, "scale_attn_weights"),
+    ("gpt2", {"add_cross_attention": True}, "add_cross_attention"),
+    ("mistral-7b", {"layer_types": ["full_attention"] * 32}, "layer_types"),
+    ("qwen2.5-7b", {"use_sliding_window": True, "max_window_layers": 20}, "max_window_layers=20"),
+    ("qwen2.5-7b", {"layer_types": ["linear_attention"] * 28}, "linear_attention"),
+    ("qwen3-0.6b", {"attention_bias": True}, "attention_bias"),
+    ("qwen3-0.6b", {"layer_types": ["sliding_attention"] * 28}, "sliding_window=None"),
+    ("qwen3-0.6b", {"layer_types": ["full_attention"] * 27}, "28 layers"),
+    ("gemma2-2b", {"sliding_window": None}, "sliding_window=None"),
+    ("gemma2-2b", {"hidden_activation": "gelu"}, "hidden_activation"),
+    ("gemma2-2b", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+    ("gemma3-1b", {"rope_parameters": {"rope_type": "default"}}, "one for each type of layer"),
+    (
+        "gemma3-1b",
+        {
+            "rope_parameters": {
+                "full_attention": {"rope_type": "default"},
+                "sliding_attention": {"rope_type": "linear", "factor": 2.0},
+            }
+        },
+        "sliding_attention are scaled",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "named"),
+    REFUSED,
+    ids=[f"{n}-{'-'.join(c)}-{i}" for i, (n, c, _) in enumerate(REFUSED)],
+)
+def test_what_an_arch_cannot_say_is_refused_by_name(name, changes, named, tmp_path):
+    config = {**dict(RELEASED)[name], **changes}
+    config = {key: value for key, value in config.items() if value is not ...}
+    with pytest.raises(ConfigError, match=named) as raised:
+        hf_config.read(save(tmp_path, config))
+    assert str(tmp_path / "config.json") in str(raised.value)
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", "\xff"], ids=["absent", "broken", "list", "not text"])
+def test_a_file_that_is_no_config_is_refused(text, tmp_path):
+    if text is not None:
+        (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"config\.json"):
+        hf_config.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "named"),
+    [
+        ("nano", {"causal": False}, "causal"),
+        ("nano", {"vocab": 0}, "vocab"),
+        ("nano", {"norm": "layer"}, "norm=layer"),
+        ("nano", {"mlp": "geglu"}, "mlp=geglu"),
+        ("nano", {"logit_softcap": 30.0}, "logit_softcap"),
+        ("nano", {"query_scale": 3.0}, "query_scale"),
+        ("nano", {"bias": True}, "qkv_bias"),
+        ("nano", {"window": 8, "global_every": 2}, "global_every"),
+        ("nano", {"window": 8, "rope_theta_local": 1e3}, "rope_theta_local"),
+        ("nano", {"heads": 6, "head_width": 32, "kv_heads": 6}, "do not divide width"),
+        ("gpt2", {"kv_heads": 4}, "kv_heads=4"),
+        ("gpt2", {"head_width": 32}, "head_width=32"),
+        ("gpt2", {"window": 8}, "window=8"),
+        ("gemma3-4b", {"rope_theta_local": 0.0}, "rope_theta_local"),
+        ("gemma2-2b", {"query_scale": 1.5}, "query_scale=1.5"),
+        ("gemma2-2b", {"norm_offset": 0.0}, "norm_offset"),
+    ],
+)
+def test_what_no_architecture_has_is_not_written(name, changes, named):
+    arch = dataclasses.replace(ZOO[name], **{"vocab": 512, **changes})
+    with pytest.raises(ConfigError, match=named):
+        hf_config.write(arch)
