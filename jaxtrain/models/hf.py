@@ -200,8 +200,8 @@ def write(
     *,
     dtype: str = "float32",
     shard_bytes: float = 5e9,
-    ids: Mapping[str, int] | None = None,
-    extra: Mapping[str, str] | None = None,
+    ids: Mapping[str, int | None] | None = None,
+    extra: Mapping[str, bytes] | None = None,
 ) -> None:
     """A folder that transformers loads: config.json, generation_config.json and the weights in safetensors.
 
@@ -220,10 +220,10 @@ def write(
     partial.mkdir(parents=True)
     try:
         _dump(partial / "config.json", config)
-        numbers = {f"{name}_token_id": number for name, number in (ids or {}).items()}
+        numbers = {f"{name}_token_id": number for name, number in (ids or {}).items() if number is not None}
         _dump(partial / "generation_config.json", numbers)
-        for name, text in (extra or {}).items():
-            (partial / name).write_text(text, encoding="utf-8")
+        for name, data in (extra or {}).items():
+            (partial / name).write_bytes(data)
         _write_shards(partial, params, arch, jnp.dtype(dtype), shard_bytes)
         os.replace(partial, folder)
     except BaseException:

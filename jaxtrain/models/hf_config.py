@@ -199,7 +199,7 @@ def _rotary(path: Path, given: Config | None, theta: float, length: int) -> tupl
 
 
 def write(
-    arch: Arch, *, dtype: str = "float32", ids: Mapping[str, int] | None = None, context: int = 4096
+    arch: Arch, *, dtype: str = "float32", ids: Mapping[str, int | None] | None = None, context: int = 4096
 ) -> dict[str, Any]:
     """config.json of an Arch, as the architecture of transformers that computes the same; keys of both versions.
 

@@ -61,7 +61,13 @@ def damaged(checkpoint, tmp_path):
 def test_parameters_come_back_to_the_bit(name, tmp_path):
     arch, params = ARCHS[name], random_params(ARCHS[name])
     on_device = jax.tree.map(jnp.asarray, params)
-    hf.write(tmp_path / "a" / "hf", on_device, arch, ids={"eos": 2, "pad": 0}, extra={"note.txt": "ö"})
+    hf.write(
+        tmp_path / "a" / "hf",
+        on_device,
+        arch,
+        ids={"bos": None, "eos": 2, "pad": 0},
+        extra={"note.txt": b"kept"},
+    )
     again = hf.read(tmp_path / "a" / "hf", hf_config.read(tmp_path / "a" / "hf"), abstract(arch))
     require_equal(again, params)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(again))
@@ -69,7 +75,7 @@ def test_parameters_come_back_to_the_bit(name, tmp_path):
         "eos_token_id": 2,
         "pad_token_id": 0,
     }
-    assert (tmp_path / "a/hf/note.txt").read_text(encoding="utf-8") == "ö"
+    assert (tmp_path / "a/hf/note.txt").read_bytes() == b"kept"
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["hf"]  # nothing temporary is left
 
 
