@@ -119,13 +119,14 @@ def tokenised(
 
 
 def _others(found: Compared) -> np.ndarray:
-    """i64[R], the next row, from the end on from the first, whose prompt differs; the next one where none does."""
+    """i64[R], the next row of another record and prompt, from the end on from the first; the next where all are one."""
     prompts = [found.ids[a:b].tobytes() for a, b in found.bounds[:, :2].tolist()]
     count = len(prompts)
     other = np.arange(1, count + 1) % count
     for i in reversed(range(2 * count)):
         r, following = i % count, (i + 1) % count
-        other[r] = other[following] if prompts[r] == prompts[following] else following
+        same = prompts[r] == prompts[following] or found.number[r] == found.number[following]
+        other[r] = other[following] if same else following
     return other
 
 
@@ -146,7 +147,7 @@ def _fill(work: Path, records: Records, form: Format, cfg: Dialogs, template: Te
                 at = int(bounds[-1][-1])
                 for name, value in (facts | {"number": number}).items():
                     columns[name].append(value)
-    width = max(map(len, bounds), default=2)
+    width = max(map(len, bounds), default=3)
     ragged = [np.pad(one, (0, width - len(one)), mode="edge") for one in bounds]
     np.save(work / "bounds.npy", np.asarray(ragged, np.int64).reshape(-1, width))
     ranks = [(*rank, *[-1] * (width - 2 - len(rank))) for rank in columns.pop("rank")]

@@ -1,5 +1,6 @@
 """Prompts to answer, from records of any format."""
 
+import sys
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,8 +26,8 @@ def openings(
     """Distinct prompts of the sources that `text` names, in their order: `limit` of them at most, 0 is all.
 
     A source's split is the one it names, else its validation or test split, else all of it. Of a conversation the
-    part before its last answer counts. Raises ConfigError, naming `flag`, where there is no prompt or a bad record
-    is not to be skipped.
+    part before its last answer counts. Bad records that are skipped are counted on stderr. Raises ConfigError, naming
+    `flag`, where there is no prompt, or a bad record is not to be skipped.
     """
     found: dict[bytes, Opening] = {}
     skips = Skips(cfg.on_bad_record)
@@ -35,15 +36,24 @@ def openings(
         messages = dialogs.with_system(_asked(item), cfg.system)
         return messages, template.prompt(messages)
 
+    spec.check_sources(text, cfg, flag)
     for source in spec.parse(text, flag):
+        if limit and len(found) >= limit:
+            break
         records = sources.all_of(source, cfg, None)
         form = formats.detect(records, source, formats.OPENING, flag)
         for number, (messages, ids) in formats.each(records, form, skips, ask, lambda done: None):
             found.setdefault(ids.tobytes(), Opening(messages, ids, records[number]))
             if limit and len(found) >= limit:
-                return list(found.values())
+                break
     if not found:
         raise ConfigError(f"--{flag}={text}: no prompt there ({len(skips.lines)} bad records)")
+    if skips.lines:
+        first = skips.lines[0]
+        print(
+            f"--{flag}: {len(skips.lines)} bad records skipped, the first {first['where']}: {first['reason']}",
+            file=sys.stderr,
+        )
     return list(found.values())
 
 

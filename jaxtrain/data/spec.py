@@ -145,15 +145,19 @@ def check(data: Data) -> None:
 
     Only a tfds: source imports anything heavy (tensorflow_datasets, about a second).
     """
-    for flag, text in (("data", data.data), ("eval_data", data.eval_data)):
-        for source in parse(text, flag) if text or flag == "data" else ():
-            if flag == "eval_data" and source.weight != 1:
-                raise ConfigError(
-                    f"--eval_data={text}: every held-out document is read once: leave out the weight"
-                )
-            _check_format(source, data, flag)
-            _CHECKS[source.kind](source, flag)
+    check_sources(data.data, data, "data")
+    if data.eval_data:
+        check_sources(data.eval_data, data, "eval_data")
     check_tokenizer(data.tokenizer)
+
+
+def check_sources(text: str, data: Data, flag: str) -> None:
+    """Raises ConfigError, naming `flag`, for sources that cannot be; only those of --data have weights."""
+    for source in parse(text, flag):
+        if flag != "data" and source.weight != 1:
+            raise ConfigError(f"--{flag}={text}: every document is read once: leave out the weight")
+        _check_format(source, data, flag)
+        _CHECKS[source.kind](source, flag)
 
 
 def _check_format(source: Source, data: Data, flag: str) -> None:

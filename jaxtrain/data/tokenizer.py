@@ -143,7 +143,7 @@ class FastTokenizer:
         unknown = _unknown(inner)  # stands for text, though files call it special
         special = {i for i, token in inner.get_added_tokens_decoder().items() if token.special}
         self._specials = (special | set(ids.values())) - unknown
-        self.specials = {inner.id_to_token(i): i for i in sorted(self._specials)}
+        self.specials = {inner.id_to_token(i): i for i in sorted(self._specials | set(ids.values()))}
         self.chat_template = ""
         self.vocab_size = max(inner.get_vocab(with_added_tokens=True).values()) + 1
         self.byte_lengths = self._byte_lengths()

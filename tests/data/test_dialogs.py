@@ -213,7 +213,7 @@ def test_another_process_makes_the_same_batches_to_the_bit(tmp_path, monkeypatch
     assert theirs == ours and len(ours) > 500
 
 
-def test_prompts_come_from_records_of_every_format(cfg, tmp_path):
+def test_prompts_come_from_records_of_every_format(cfg, tmp_path, capsys):
     template = load_template("plain", KIND)
     other = {"prompt": "Q2", "chosen": "a", "rejected": "b", "family": "f"}
     sources = [
@@ -234,3 +234,7 @@ def test_prompts_come_from_records_of_every_format(cfg, tmp_path):
         prompts.openings(broken, base, template)
     with pytest.raises(ConfigError, match=r"--prompts=.*: no prompt there \(1 bad records\)"):
         prompts.openings(broken, cfg([pair(0)], on_bad_record="skip"), template)
+    prompts.openings(f"{broken},{sources[2]}", cfg([pair(0)], on_bad_record="skip"), template)
+    assert "--prompts: 1 bad records skipped, the first jsonl:" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"--prompts=tinytown:nope: tinytown has no config 'nope'"):
+        prompts.openings("tinytown:nope", base, template)

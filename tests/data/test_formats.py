@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from jaxtrain.config import ConfigError, Corpus, Dialogs
 from jaxtrain.data import formats, sources, spec
@@ -201,6 +202,38 @@ def test_records_are_whole_where_all_fields_are_asked_for(tmp_path):
     assert type(found[0]["chosen"]) is str and type(found[0]["reward_chosen"]) is float
     narrow, _ = sources.train_and_held_out(spec.parse(cfg.data)[0], cfg, {"prompt": str})
     assert narrow[0].keys() == {"prompt"}
+
+
+class Chats(tfds.core.GeneratorBasedBuilder):
+    """Conversations, and the pairs of texts that hh-rlhf has."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        text = tfds.features.Text()
+        features = {"chosen": text, "rejected": text, "n": tfds.features.Scalar(np.int64)}
+        features |= {"turns": tfds.features.Sequence({"role": text, "content": text})}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(), "test": self._generate_examples()}
+
+    def _generate_examples(self):
+        for i in range(4):
+            pair = {"chosen": f"{HH} So {i}é.", "rejected": f"{HH} Sit."}
+            yield i, pair | {"n": i, "turns": [ASK, ANSWER]}
+
+
+def test_a_prepared_data_set_of_tfds_is_read_whole(tmp_path):
+    Chats(data_dir=str(tmp_path / "made"), file_format="array_record").download_and_prepare()
+    (folder,) = (tmp_path / "made").glob("*/1.0.0")
+    cfg = Dialogs(data=f"tfds:{folder}", cache_dir=str(tmp_path / "cache"))
+    found, held = sources.train_and_held_out(spec.parse(cfg.data)[0], cfg, None)
+    record = next(one for one in found.many(range(4)) if one["n"] == 2)
+    assert len(held) == 4 and formats.messages_of(record["turns"], "turns") == (ASK, ANSWER)
+    name, compared = read(record)
+    assert name == "chosen" and compared.completions == ("So 2é.", "Sit.")
+    assert [one["content"] for one in compared.prompt] == ["Hi?", "Yo.", "Why?"]
 
 
 def test_nested_features_of_tfds_come_as_plain_values():
