@@ -222,44 +222,40 @@ def show(lines: list[str], primary: bool) -> None:
     metrics.Progress(0, show=primary).print("\n".join(lines))
 
 
-def train(
-    cfg: Any,
-    run: Session,
-    objective: Objective,
-    next_batch: Callable[[int], loop.NextBatch],
-    *,
-    table: list[tuple[str, str]],
-    decode: Callable[..., str],
-    tokens: int,
-    score: loop.Evaluate | None = None,
-    sample: loop.Sample | None = None,
-    expect: Mapping[str, tuple[float, float]] | None = None,
-    frozen: Params = (),
-    carry: Callable[[Any, Metrics], Any] | None = None,
-    finish: Callable[[TrainState], TrainState] | None = None,
-) -> TrainState:
-    """Preflight, then training from the newest checkpoint or the start. `next_batch(i)` yields from batch i on.
+class Stage(NamedTuple):
+    """What a stage brings to the training that all share."""
 
-    `frozen`, `expect`, `carry` and `finish` are those of the objective, the loop and the step. A run that is
-    already finished is evaluated and sampled from again.
+    objective: Objective  # of whole parameters
+    next_batch: Callable[[int], loop.NextBatch]  # next_batch(i) yields from batch i on
+    table: list[tuple[str, str]]  # what was read, for people
+    decode: Callable[..., str]
+    tokens: int  # in a global batch
+    score: loop.Evaluate | None = None
+    sample: loop.Sample | None = None
+    expect: Mapping[str, tuple[float, float]] | None = None  # and the rest as loop.fit and the step have them
+    frozen: Params = ()
+    carry: Callable[[Any, Metrics], Any] | None = None
+    finish: Callable[[TrainState], TrainState] | None = None
+
+
+def train(cfg: Any, run: Session, stage: Stage) -> TrainState:
+    """Preflight, then training from the newest checkpoint or the start.
+
+    A run that is already finished is evaluated and sampled from again.
     """
     plan, began, found = run.plan, time.perf_counter(), {}
-    flops = transformer.flops_per_token(run.arch, cfg.data.seq_len) * tokens
+    flops = transformer.flops_per_token(run.arch, cfg.data.seq_len) * stage.tokens
     peak = metrics.peak_flops(jax.devices()[0].device_kind)
     speed = metrics.Speed(flops, peak and peak * jax.device_count())
+    objective = lifted(run, stage.objective)
+    parts = cfg.optim.microbatches
     step = plan.step(
-        functools.partial(
-            train_step,
-            objective=lifted(run, objective),
-            tx=run.tx,
-            microbatches=cfg.optim.microbatches,
-            carry=carry,
-        )
+        functools.partial(train_step, objective=objective, tx=run.tx, microbatches=parts, carry=stage.carry)
     )
-    frozen = (run.base, frozen)
+    frozen = (run.base, stage.frozen)
 
     def scored(state: TrainState) -> Mapping[str, float]:
-        found.update(score(state))
+        found.update(stage.score(state))
         return found
 
     with Checkpoints(run.path, cfg.run.keep) as saved:
@@ -270,15 +266,15 @@ def train(
                 [f"all {done} steps are done; held-out numbers and samples of the last checkpoint:"],
                 run.primary,
             )
-            text = sample(state, done)[0] if sample else ""
-            show([loop.held_out("", scored(state)) if score else "", text], run.primary)
+            text = stage.sample(state, done)[0] if stage.sample else ""
+            show([loop.held_out("", scored(state)) if stage.score else "", text], run.primary)
             return state
-        batches = next_batch(done)
+        batches = stage.next_batch(done)
         first = batches(state)
-        told = _preflight(cfg, run, first, table, decode, flops)
+        told = _preflight(cfg, run, stage, first, flops)
         show(told if done == 0 else [f"resuming from step {done} of {cfg.run.steps}"], run.primary)
         if cfg.run.dry_run:
-            return dry_run(cfg, run, step, state, first, expect, frozen)
+            return dry_run(cfg, run, step, state, first, stage.expect, frozen)
         with (
             metrics.Writer(run.path, done, primary=run.primary) as writer,
             metrics.Progress(cfg.run.steps, done, show=run.primary) as bar,
@@ -286,19 +282,17 @@ def train(
             if writer.note:
                 bar.print(writer.note)
             rate, mean = optim.schedule(cfg.optim, cfg.run.steps), metrics.Mean(meta.get("mean"))
-            out = loop.Output(writer, bar, saved, speed, tokens, rate, mean)
+            out = loop.Output(writer, bar, saved, speed, stage.tokens, rate, mean)
             state, finished = loop.fit(
-                state, frozen, plan, step, _replayed(first, batches), run=cfg.run, out=out,
-                evaluate=scored if score else None, sample=sample, expect=expect, finish=finish,
+                state, frozen, plan, step, _replayed(first, batches), run=cfg.run, out=out, sample=stage.sample,
+                evaluate=scored if stage.score else None, expect=stage.expect, finish=stage.finish,
             )  # fmt: skip
     if finished:
         show(summary(run, cfg.run.steps, found, speed.total(), time.perf_counter() - began), run.primary)
     return state
 
 
-def _preflight(
-    cfg: Any, run: Session, first: Any, table: list[tuple[str, str]], decode: Callable[..., str], flops: float
-) -> list[str]:
+def _preflight(cfg: Any, run: Session, stage: Stage, first: Any, flops: float) -> list[str]:
     sizes = preflight.memory(run.plan.abstract(born(run, cfg.run.seed), run.trained.axes), first)
     if run.trained.frozen:
         count = sum(leaf.size for leaf in jax.tree.leaves(run.base))
@@ -306,8 +300,8 @@ def _preflight(
     where = f"{run.plan.name}, {jax.device_count()} x {jax.devices()[0].device_kind}"
     rest = [("model FLOPs of a step", f"{flops:.3g}"), ("plan", where)]
     head = "targets of the first rows (⟨not in the loss⟩, ⏎ ends a document)"
-    rows = preflight.first_rows(first, decode)
-    return ["data", *preflight.lines(table), "run", *preflight.lines([*sizes, *rest]), head, *rows]
+    rows = preflight.first_rows(first, stage.decode)
+    return ["data", *preflight.lines(stage.table), "run", *preflight.lines([*sizes, *rest]), head, *rows]
 
 
 def summary(

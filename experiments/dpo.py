@@ -33,6 +33,7 @@ class Loss(config.Group):
         choices=("reverse_kl", "forward_kl", "js", "alpha"))
     alpha: float = config.arg(0.5, "Order of the divergence, 0 (reverse KL) to 1 (forward KL)", low=0,
         only=("divergence", ("alpha",)))
+    soft_labels: bool = config.arg(False, "Take p_win, the probability that chosen is better, where records have it")
     reference_free: bool = config.arg(False, "Take the reference as uniform")
     length_penalty: float = config.arg(0.0, "R-DPO's price of a completion token, in units of reward", low=0)
     summed: bool = config.arg(False, "IPO on sums over tokens, not on means", only=("loss", ("ipo",)))
@@ -66,7 +67,7 @@ class Loss(config.Group):
 class Dpo:
     model: config.Model = config.group(config.Model)
     data: config.Dialogs = config.group(
-        config.Dialogs, data="tinytown:preferences", seq_len=64, batch_size=32
+        config.Dialogs, data="tinytown:preferences", seq_len=48, batch_size=32
     )
     loss: Loss = config.group(Loss)
     optim: config.Optim = config.group(config.Optim, lr=1.5e-4, warmup=10, weight_decay=0.0)
@@ -101,7 +102,7 @@ def main(cfg: Dpo) -> None:
     with common.opened(cfg, "dpo", start, plan) as path:
         data = comparisons.prepare(
             cfg.data, seed=cfg.run.seed, tokenizer=start.tokenizer, template=template, process=plan.process,
-            kind="unpaired" if link == "kto" else "pairs",
+            kind="unpaired" if link == "kto" else "pairs", ties="drop", soft=cfg.loss.soft_labels,
         )  # fmt: skip
         run = common.session(cfg, path, plan, start, data.tokenizer, data.fingerprints)
         run = run._replace(extra=reference.carried(link))
@@ -114,11 +115,9 @@ def main(cfg: Dpo) -> None:
         expect = {"rewards/margins": (0.0, 1e-3)} if compared and link != "kto" else {}
         if compared and plain and not settings.nll_weight:
             expect["loss"] = (math.log(2), 1e-3)
-        common.train(
-            cfg,
-            run,
-            objective,
-            columns.train,
+        stage = common.Stage(
+            objective=objective,
+            next_batch=columns.train,
             table=[*data.table, *columns.table],
             decode=data.tokenizer.decode,
             tokens=2 * cfg.data.batch_size * cfg.data.seq_len,
@@ -129,6 +128,7 @@ def main(cfg: Dpo) -> None:
             expect=expect,
             carry=reference.carry(link),
         )
+        common.train(cfg, run, stage)
 
 
 if __name__ == "__main__":

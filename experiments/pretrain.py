@@ -47,17 +47,16 @@ def main(cfg: Pretrain) -> None:
         run = common.session(cfg, path, plan, start, data.tokenizer, data.fingerprints)
         prompts = samples.openings(plan, data.eval.batch(0)) if causal else []
         objective = functools.partial(next_token, model=run.model, z_loss=cfg.loss.z_loss)
-        common.train(
-            cfg,
-            run,
-            objective,
-            common.offline(data.train.iterate),
+        stage = common.Stage(
+            objective=objective,
+            next_batch=common.offline(data.train.iterate),
             table=data.table,
             decode=data.tokenizer.decode,
             tokens=cfg.data.batch_size * cfg.data.seq_len,
             score=common.evaluator(run, objective, data.eval, cfg.run.eval_batches),
             sample=samples.continuations(run, data.tokenizer, prompts, 48, cfg.run.seed) if causal else None,
         )
+        common.train(cfg, run, stage)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ class Loss(config.Group):
     centering: float = config.arg(0.0, "Weight of (s_i + s_j)² (0.01 is usual)", low=0)
     ties: str = config.arg("half", "A tie counts half for each side, or is dropped; both are counted",
         choices=("half", "drop"))
+    soft_labels: bool = config.arg(False, "Take p_win, the probability that chosen is better, where records have it")
     flat: bool = config.arg(False, "Weigh each pair of a ranking 1, not 1 / pairs",
         only=("loss", ("logistic", "hinge")))
     members: int = config.arg(1, "Reward models trained side by side, on bootstraps of the data", low=1)
@@ -33,7 +34,7 @@ class Loss(config.Group):
 class Reward:
     model: config.Model = config.group(config.Model)
     data: config.Dialogs = config.group(
-        config.Dialogs, data="tinytown:preferences", seq_len=64, batch_size=32
+        config.Dialogs, data="tinytown:preferences", seq_len=48, batch_size=32
     )
     loss: Loss = config.group(Loss)
     optim: config.Optim = config.group(config.Optim, lr=1e-3, warmup=20)
@@ -49,6 +50,8 @@ def main(cfg: Reward) -> None:
     from jaxtrain.data import chat
     from jaxtrain.train import host
 
+    if cfg.run.sample_every:
+        raise config.ConfigError("--sample_every: a reward model writes nothing; leave it out")
     host.keep_freed_memory()
     start = begin.start(cfg, needed=True)
     template = chat.load_template(cfg.data.template, start.tokenizer)
@@ -66,7 +69,7 @@ def main(cfg: Reward) -> None:
     with common.opened(cfg, "reward", start, plan) as path:
         data = comparisons.prepare(
             cfg.data, seed=cfg.run.seed, tokenizer=start.tokenizer, template=template, process=plan.process,
-            kind="ranked", ties=cfg.loss.ties, flat=cfg.loss.flat,
+            kind="ranked", ties=cfg.loss.ties, flat=cfg.loss.flat, soft=cfg.loss.soft_labels,
         )  # fmt: skip
         run = common.session(
             cfg, path, plan, start, data.tokenizer, data.fingerprints, members=cfg.loss.members
@@ -75,17 +78,16 @@ def main(cfg: Reward) -> None:
         objective = functools.partial(
             reward, scores=run.scorer.scores, loss=cfg.loss.loss, centering=cfg.loss.centering
         )
-        common.train(
-            cfg,
-            run,
-            objective,
-            scoring.batches(data.train, cfg.loss.members, cfg.loss.margin, cfg.run.seed),
+        stage = common.Stage(
+            objective=objective,
+            next_batch=scoring.batches(data.train, cfg.loss.members, cfg.loss.margin, cfg.run.seed),
             table=data.table,
             decode=data.tokenizer.decode,
-            tokens=2 * cfg.data.batch_size * cfg.data.seq_len * cfg.loss.members,
+            tokens=data.rows[0]["tokens"].size * cfg.data.batch_size * cfg.loss.members,
             score=scoring.evaluator(cfg, run, data),
             finish=scoring.normaliser(cfg, run, template),
         )
+        common.train(cfg, run, stage)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def evaluator(cfg: Any, run: Session, data: Any) -> loop.Evaluate:
 def normaliser(cfg: Any, run: Session, template: Any) -> Callable[[TrainState], TrainState]:
     """A function that sets gain and bias so that the rewards of reference completions have mean 0 and variance 1.
 
-    Reference completions are what the model that training starts from says to training prompts.
+    Reference completions are what the model that training starts from says to --prompts, by default those of --data.
     """
 
     def finish(state: TrainState) -> TrainState:
@@ -84,7 +84,8 @@ def normaliser(cfg: Any, run: Session, template: Any) -> Callable[[TrainState], 
 
 def _reference_completions(cfg: Any, run: Session, template: Any) -> list[dict[str, np.ndarray]]:
     """Batches [B, 1, T] of prompts and the completions that the model at the start draws for them."""
-    asked = prompts.openings(cfg.data.data, cfg.data, template, limit=cfg.samples.prompt_count, flag="data")
+    source = cfg.data.data if cfg.samples.prompts == "auto" else cfg.samples.prompts
+    asked = prompts.openings(source, cfg.data, template, limit=cfg.samples.prompt_count)
     opened = [each.ids.tolist() for each in asked]
     bare = run._replace(trained=weights.trained(run.model.axes, type(cfg.lora)()), base=())
     draw = samples.drawer(

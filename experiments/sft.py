@@ -62,17 +62,16 @@ def main(cfg: Sft) -> None:
         settings = dataclasses.asdict(cfg.loss)
         del settings["neftune"]
         objective = functools.partial(sft, model=run.model, **settings)
-        common.train(
-            cfg,
-            run,
-            objective,
-            common.offline(data.train.iterate),
+        stage = common.Stage(
+            objective=objective,
+            next_batch=common.offline(data.train.iterate),
             table=data.table,
             decode=data.tokenizer.decode,
             tokens=cfg.data.batch_size * cfg.data.seq_len,
             score=common.evaluator(run, objective, data.eval, cfg.run.eval_batches),
             sample=answers.answers(run, cfg, template, data.tokenizer.decode),
         )
+        common.train(cfg, run, stage)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def report(
 
 
 def against_gold(scores: np.ndarray, gold: np.ndarray, groups: Sequence[str] = ()) -> dict[str, float]:
-    """Share of pairs f32[R, 2] that the scores order as the gold rewards do, overall and by group; without gold ties."""
+    """Share of pairs f32[R, 2] that the scores order as the gold rewards do, overall and by group; no gold ties."""
     difference = gold[:, 0] - gold[:, 1]
     decided = difference != 0
     right = np.sign(scores[:, 0] - scores[:, 1]) == np.sign(difference)

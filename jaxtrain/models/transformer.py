@@ -199,7 +199,7 @@ def _hidden(arch: Arch, how: Execution, params: Params, batch: Batch, rng: Key |
 
 
 def _noise(alpha: float, segments: Array, width: int, keys: Array | None) -> Array | None:
-    """NEFTune's α / √(L D) · U(−1, 1), L being the length of the document (arXiv:2310.05914, algorithm 1); f32[B, T, D]."""
+    """f32[B, T, D], NEFTune's α / √(L D) · U(−1, 1), L being the document's length (arXiv:2310.05914, algorithm 1)."""
     if keys is None:
         return None
 
