@@ -1,16 +1,22 @@
-"""Benchmark: tokens/s, FLOP/s, MFU and peak memory of the training step, and the time to the first one."""
+"""Benchmark: tokens/s, FLOP/s, MFU and memory of a stage's training step, and the time to the first one."""
 
 import dataclasses
+from typing import Any, NamedTuple
 
 from jaxtrain import config, flags
 
 
 @dataclasses.dataclass(frozen=True)
 class What(config.Group):
+    # fmt: off
+    task: str = config.arg("pretrain", "Whose step: of rows, or of pairs of --seq_len tokens (reward, dpo)",
+        choices=("pretrain", "sft", "reward", "dpo"))
     sizes: str = config.arg("bench-s+bench-s-gpt2", "Models to measure, of models/zoo.py, joined by +")
-    rounds: int = config.arg(12, "Steps measured; the median and the best are shown", low=1)
+    rounds: int = config.arg(12, "Steps measured; the median and the best are shown. 0: compile only, for the memory",
+        low=0)
     warmup_steps: int = config.arg(2, "Steps before them", low=1)
     json: str = config.arg("", "Also append one JSON object a model to this file")
+    # fmt: on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,79 +47,123 @@ def main(cfg: Bench) -> None:
 
     parallel.initialize()
     for size, arch in archs.items():
-        found = measure(cfg, size, arch)
+        found = {"task": cfg.what.task, "model": size, **measure(cfg, arch)}
         print("  ".join(f"{name} {_shown(name, value)}" for name, value in found.items()), flush=True)
         if cfg.what.json:
             with open(cfg.what.json, "a", encoding="utf-8") as file:
                 file.write(json.dumps(found) + "\n")
 
 
-def measure(cfg: Bench, size: str, arch) -> dict:
+class Work(NamedTuple):
+    """A step's work."""
+
+    params: Any  # key -> parameters
+    axes: Any
+    objective: Any
+    batch: dict[str, Any]
+    tokens: int
+
+
+def work(task: str, model: Any, B: int, T: int, vocab: int, seed: int) -> Work:
+    """B random rows of T tokens, or B pairs of them, with an eighth of each as the prompt where there is one."""
+    import functools
+
+    import jax
+    import numpy as np
+
+    from experiments.dpo import Loss
+    from jaxtrain.models import reward as reward_model
+    from jaxtrain.objectives import dpo, next_token, reward, sft
+
+    shape = (B, 2, T) if task in ("reward", "dpo") else (B, T)
+    ids = np.random.default_rng(seed).integers(0, vocab, (*shape[:-1], T + 1)).astype(np.int32)
+    ones, places = np.ones(shape, np.int32), np.arange(T, dtype=np.int32)
+    batch = {
+        "tokens": ids[..., :-1],
+        "targets": ids[..., 1:],
+        "mask": (ones * (places >= (0 if task == "pretrain" else T // 8))).astype(np.float32),
+        "segments": ones,
+        "positions": places * ones,
+        "row": np.arange(B, dtype=np.int32),
+    }
+    if task == "pretrain":
+        batch["bytes"] = np.full(B, T, np.float32)
+        objective = functools.partial(next_token.next_token, model=model)
+    elif task == "sft":
+        objective = functools.partial(sft.sft, model=model, loss="nll", label_smoothing=0.0, z_loss=0.0)
+    elif task == "dpo":
+        batch["reference"] = np.full((B, 2), -T * np.log(vocab), np.float32)
+        objective = functools.partial(dpo.dpo, model=model, loss="sigmoid", settings=Loss().settings())
+    else:
+        batch["length"] = np.full((B, 2), T, np.int32)
+        batch["prefer"] = np.tile(np.eye(2, k=1, dtype=np.float32), (B, 1, 1))
+        batch["margin"] = np.zeros(B, np.float32)
+        scorer = reward_model.build(model, 1)
+        objective = functools.partial(reward.reward, scores=scorer.scores, loss="logistic", centering=0.0)
+        return Work(
+            lambda key: scorer.grow(model.init(key), jax.random.fold_in(key, 1)),
+            scorer.axes,
+            objective,
+            batch,
+            batch["tokens"].size,
+        )
+    return Work(model.init, model.axes, objective, batch, batch["tokens"].size)
+
+
+def measure(cfg: Bench, arch: Any) -> dict:
     """One model's numbers by name."""
     import functools
     import statistics
 
     import jax
-    import numpy as np
 
     from experiments import common
     from jaxtrain.models import transformer
-    from jaxtrain.objectives.next_token import next_token
     from jaxtrain.train import host, metrics, optim
     from jaxtrain.train.step import init_state, train_step
 
-    B, T = cfg.data.batch_size, cfg.data.seq_len
-    plan = common.plan_of(cfg)
+    plan, T = common.plan_of(cfg), cfg.data.seq_len
     model = transformer.build(arch, transformer.execution(cfg.model, plan.shards, plan.local))
-    tx = optim.optimizer(cfg.optim, 1000, model.axes)
-    step = plan.step(
-        functools.partial(
-            train_step,
-            objective=functools.partial(next_token, model=model),
-            tx=tx,
-            microbatches=cfg.optim.microbatches,
-        )
+    todo = work(cfg.what.task, model, cfg.data.batch_size, T, arch.vocab, cfg.run.seed)
+    tx = optim.optimizer(cfg.optim, 1000, todo.axes)
+    taken = functools.partial(
+        train_step, objective=todo.objective, tx=tx, microbatches=cfg.optim.microbatches
     )
     key = jax.random.key(cfg.run.seed)
-    state = plan.init(lambda: init_state(model.init(key), tx, key), model.axes)
-    ids = np.random.default_rng(cfg.run.seed).integers(0, arch.vocab, (B, T + 1)).astype(np.int32)
-    ones = np.ones((B, T), np.int32)
-    batch = plan.put(
-        {
-            "tokens": ids[:, :-1],
-            "targets": ids[:, 1:],
-            "mask": ones.astype(np.float32),
-            "segments": ones,
-            "positions": np.arange(T, dtype=np.int32) * ones,
-            "row": np.arange(B, dtype=np.int32),
-            "bytes": np.full(B, T, np.float32),
-        }
-    )
+
+    def start() -> Any:
+        return init_state(todo.params(key), tx, key)
+
+    found = {"logits": 4 * todo.tokens * arch.vocab, "jax": jax.__version__}
+    if not cfg.what.rounds:
+        shapes = jax.eval_shape(start), (), jax.eval_shape(lambda: todo.batch)
+        program = jax.jit(taken, donate_argnums=0).lower(*shapes).compile().memory_analysis()
+        return {"scratch_memory": program.temp_size_in_bytes, **found}
+    step, state, batch = plan.step(taken), plan.init(start, todo.axes), plan.put(todo.batch)
     times, first = [], None
     for i in range(cfg.what.warmup_steps + cfg.what.rounds):
         before = host.clocks()
-        state, found = step(state, (), batch)
-        jax.block_until_ready((state, found))
+        state, metric = step(state, (), batch)
+        jax.block_until_ready((state, metric))
         first = first or host.seconds_since_start()
         if i >= cfg.what.warmup_steps:
             times.append([b - a for a, b in zip(before, host.clocks(), strict=True)])
     wall, cpu = (statistics.median(column) for column in zip(*times, strict=True))
-    flops = transformer.flops_per_token(arch, T) * B * T
+    flops = transformer.flops_per_token(arch, T) * todo.tokens
     device = jax.devices()[0]
     peak = metrics.peak_flops(device.device_kind)
     peak = peak * jax.device_count() if peak else gemm_rate()
     memory = (device.memory_stats() or {}).get("peak_bytes_in_use") or host.peak_memory()
     return {
-        "model": size,
-        "tokens_per_s": B * T / wall,
-        "best_tokens_per_s": B * T / min(t for t, _ in times),
+        "tokens_per_s": todo.tokens / wall,
+        "best_tokens_per_s": todo.tokens / min(t for t, _ in times),
         "flops_per_s": flops / wall,
         "mfu": flops / wall / peak,
         "peak_flops": peak,
         "peak_memory": memory,
         "first_step_s": first,
         "cpu_s": cpu,
-        "jax": jax.__version__,
+        **found,
     }
 
 
@@ -134,8 +184,8 @@ def gemm_rate() -> float:
     return 2 * 2048 * 256 * 1024 / best
 
 
-def _shown(name: str, value) -> str:
-    if name == "peak_memory":
+def _shown(name: str, value: Any) -> str:
+    if name in ("peak_memory", "scratch_memory", "logits"):
         return f"{value / 2**20:,.0f} MiB"
     if name in ("flops_per_s", "peak_flops"):
         return f"{value / 1e9:,.1f} GF/s"
