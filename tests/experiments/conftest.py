@@ -1,15 +1,19 @@
-"""Runs of the pretraining command: a tiny model, a small corpus, and caches that all of them share."""
+"""Runs of the commands: a tiny model, a small corpus, and caches that all of them share."""
 
+import contextlib
+import importlib
+import io
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
-from experiments.pretrain import Pretrain, main
 from jaxtrain import flags as command_line
 from jaxtrain.train.metrics import TIMES
 
@@ -23,9 +27,14 @@ CHILD = SMALL[1:5]  # without what a parent run brings
 WORDS = "the ship went to sea and the old captain saw a white whale in the dark water by night".split()
 
 
+def jsonl(path, records):
+    """The records as a file; returns its name as a source of data."""
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return f"jsonl:{path}"
+
+
 def write(path, texts, field="text"):
-    path.write_text("".join(json.dumps({field: text}) + "\n" for text in texts), encoding="utf-8")
-    return f"--data=jsonl:{path}"
+    return f"--data={jsonl(path, [{field: text} for text in texts])}"
 
 
 def prose(count):
@@ -43,8 +52,8 @@ class Bench:
         self.corpus = write(folder / "corpus.jsonl", prose(300))
         self.cache = f"--cache_dir={folder / 'cache'}"
 
-    def start(self, *flags, devices=1, env=(), data=None, small=SMALL, prefix=()):
-        """The command as a process; `small` are flags that all commands have."""
+    def start(self, *flags, stage="pretrain", devices=1, env=(), data=None, small=SMALL, prefix=()):
+        """A stage's command as a process; `small` are flags that all commands have."""
         made = {
             "PYTHONPATH": str(ROOT),
             "JAX_NUM_CPU_DEVICES": str(devices),
@@ -56,7 +65,7 @@ class Bench:
             sys.executable,
             "-P",
             "-m",
-            "experiments.pretrain",
+            f"experiments.{stage}",
             data or self.corpus,
             self.cache,
             *small,
@@ -74,9 +83,119 @@ class Bench:
         assert not (quiet and "Traceback" in err), err
         return err + out
 
-    def main(self, *flags, data=None, small=SMALL):
+    def main(self, *flags, stage="pretrain", data=None, small=SMALL):
         """Runs the command in this process."""
-        main(command_line.from_flags(Pretrain, [data or self.corpus, self.cache, *small, *flags]))
+        call(stage, data or self.corpus, self.cache, *small, *flags)
+
+
+def call(stage, *flags):
+    """Runs a stage's command in this process; returns what it printed, errors first."""
+    module = importlib.import_module(f"experiments.{stage}")
+    cfg = command_line.from_flags(getattr(module, stage.capitalize()), list(flags))
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        module.main(cfg)
+    return err.getvalue() + out.getvalue()
+
+
+@contextlib.contextmanager
+def quick():
+    """Runs in this process on one device, with little optimised; what is compiled is kept for the next run."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    from jaxtrain.train import parallel
+
+    changed = {"jax_disable_most_optimizations": True, "jax_persistent_cache_min_compile_time_secs": 0}
+    kept = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {"jax_disable_most_optimizations": False} | {name: getattr(jax.config, name) for name in kept}
+    make = parallel.make
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parallel, "make", lambda run, rows, parts: make(run, rows, parts, jax.devices()[:1]))
+        for name, value in changed.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()  # jax decides at its first program whether it keeps any
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                jax.config.update(name, value)
+            compilation_cache.reset_cache()
+
+
+class Town:
+    """A tiny model of Tinytown, `base`, one fine-tuned from it, `sft`, and the commands that go on from them.
+
+    Every run has a name, that of its folder.
+    """
+
+    SFT = (
+        "--steps=16", "--checkpoint_every=6", "--keep=9", "--sample_every=8", "--eval_every=4", "--lr=0.01",
+        "--neftune=5",
+    )  # fmt: skip
+    SMALL = (
+        "--seq_len=48", "--batch_size=8", "--warmup=2", "--eval_batches=2", "--prompt_count=8", "--max_new=12",
+        "--log_every=1",
+    )  # fmt: skip
+    DATA: ClassVar = {
+        "sft": "tinytown:sft?documents=200&held_out=40",
+        "reward": "tinytown:preferences?documents=96&held_out=24",
+        "dpo": "tinytown:preferences?documents=96&held_out=24",
+    }
+
+    def __init__(self, folder):
+        self.folder, self.cache = folder, f"--cache_dir={folder / 'cache'}"
+        self.said = {}
+        with quick():
+            self.said["base"] = call(
+                "pretrain", "--data=tinytown:pretrain?documents=300&held_out=40", f"--model={MODEL}", self.cache,
+                "--tokenizer=bpe:400", "--steps=40", "--lr=0.02", f"--workdir={self / 'base'}",
+                "--eval_batches=1", "--seq_len=64", "--batch_size=8", "--warmup=5",
+            )  # fmt: skip
+        self.run("sft", "sft", *self.SFT, start="base")
+
+    def __truediv__(self, name):
+        return self.folder / name
+
+    def flags(self, stage, *flags, start="sft", data=None):
+        """A command's flags; `start` is the name of a run, or what --init_from takes."""
+        source = self / start if start and (self / start).exists() else start
+        return (
+            f"--data={data or self.DATA[stage]}",
+            f"--init_from={source}",
+            self.cache,
+            *self.SMALL,
+            *flags,
+        )
+
+    def run(self, stage, name, *flags, **options):
+        """Runs the command in this process, or says again what it said; returns the run's folder."""
+        workdir = self / name
+        if name not in self.said:
+            with quick():
+                self.said[name] = call(stage, *self.flags(stage, f"--workdir={workdir}", *flags, **options))
+        return workdir
+
+    def again(self, stage, name, *flags, **options):
+        """Runs the command once more over the run that is there; returns what it says."""
+        with quick():
+            return call(stage, *self.flags(stage, f"--workdir={self / name}", *flags, **options))
+
+    def resumed(self, stage, name, step, *flags, **options):
+        """Goes on from a step of a finished run in a copy of it: what a run killed after it would do."""
+        copy = self / f"{name}-resumed"
+        shutil.copytree(self / name, copy)
+        for later in (copy / "checkpoints").iterdir():
+            if later.name.isdecimal() and int(later.name) > step:
+                shutil.rmtree(later)
+        said = self.again(stage, copy.name, *flags, **options)
+        assert f"resuming from step {step} " in said
+        return copy
+
+
+@pytest.fixture(scope="session")
+def town(tmp_path_factory):
+    return Town(tmp_path_factory.mktemp("town"))
 
 
 @pytest.fixture
@@ -99,6 +218,17 @@ def rows(workdir):
 
 def column(workdir, name):
     return [row[name] for row in rows(workdir) if name in row]
+
+
+def same_arrays(one, other, step):
+    """The paths of all arrays of two runs' checkpoints, which must be the same to the bit."""
+    import numpy as np
+
+    wanted, found = arrays(one, step), arrays(other, step)
+    assert wanted.keys() == found.keys()
+    for path, value in wanted.items():
+        assert np.array_equal(value, found[path]), path
+    return wanted
 
 
 def arrays(workdir, step):

@@ -1,0 +1,214 @@
+"""Preference optimisation from the command to the files it leaves: identities, reference, resuming, bad input."""
+
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import begin, common, dpo, reference
+from jaxtrain import flags as command_line
+from jaxtrain.config import ConfigError
+from jaxtrain.data import chat, comparisons
+from jaxtrain.train.loop import TrainingError
+from tests.experiments.conftest import column, jsonl, quick, rows, same_arrays
+
+FLAGS = ("--steps=8", "--checkpoint_every=3", "--keep=9", "--lr=1e-3")
+NAMES = {
+    "loss",
+    *(f"rewards/{name}" for name in ("chosen", "rejected", "margins", "accuracies")),
+    *(f"logps/{name}" for name in ("chosen", "rejected")),
+}
+
+
+@pytest.fixture(scope="module")
+def whole(town):
+    return town.run("dpo", "dpo", *FLAGS, "--sample_every=4")
+
+
+def tables(town):
+    return set((town / "cache" / "reference").glob("*/logps.npy"))
+
+
+def prepared(town, folder, *flags, **options):
+    """(run, data) of a command's flags, as its main makes them."""
+    cfg = command_line.from_flags(dpo.Dpo, list(town.flags("dpo", "--dry_run", *flags, **options)))
+    start = begin.start(cfg, needed=True)
+    template = chat.load_template(cfg.data.template, start.tokenizer)
+    plan = common.plan_of(cfg)
+    data = comparisons.prepare(
+        cfg.data, seed=cfg.run.seed, tokenizer=start.tokenizer, template=template, process=plan.process,
+        kind="pairs", ties="drop", soft=False,
+    )  # fmt: skip
+    return common.session(cfg, folder, plan, start, data.tokenizer, data.fingerprints), data
+
+
+def test_a_run_starts_at_its_reference_and_leaves_it(whole, town):
+    lines = [row for row in rows(whole) if "loss" in row]
+    assert NAMES | {"grad_norm", "lr"} <= lines[0].keys() and len(lines) == 8
+    assert lines[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert [lines[0][name] for name in sorted(NAMES - {"loss"}) if name.startswith("rewards")] == [0.0] * 4
+    assert lines[0]["logps/chosen"] < -1 and lines[-1]["rewards/margins"] > 0.01
+    held = next(row for row in rows(whole) if "eval/loss" in row)
+    assert {f"eval/{name}" for name in NAMES} <= held.keys()
+    assert len(column(whole, "judge/gold")) == 2 and len(column(whole, "completions/mean_length")) == 2
+    found = json.loads((whole / "config.json").read_text())
+    assert found["parent"]["run"] == str(town / "sft") and found["parent"]["origin"].endswith("sft@16")
+    assert found["data"].keys() == {"data", "eval_data", "tokenizer", "template", "grain"}
+    assert len(found["reference"]) == 16 and "finished 8 steps" in town.said["dpo"]
+    assert "rows computed" in town.said["dpo"]
+    assert (whole / "samples" / "00000008.jsonl").read_text().count("\n") == 8
+
+
+def test_the_reference_is_what_the_start_says_of_each_row_to_the_bit(town, whole, tmp_path):
+    """In batches of other rows in another order, with the program that the policy goes through."""
+    (file,) = tables(town)
+    table = np.load(file)
+    with quick():
+        run, data = prepared(town, tmp_path)
+        assert table.shape == (len(data.rows), 2)
+        params, logps = common.whole(run, 0), reference.logps_of(run)
+        seen = set()
+        for i in range(5):
+            batch = data.train.batch(i)
+            assert np.array_equal(logps(params, (), batch), table[batch["index"]])
+            seen.update(batch["index"].tolist())
+        assert len(seen) > 30 and sorted(seen) != list(range(len(seen)))
+        moved = jax.tree.map(lambda x: 1.001 * x, params)
+        assert not np.array_equal(logps(moved, (), batch), table[batch["index"]])
+
+
+def test_the_reference_is_found_again_and_only_for_the_same_rows_under_the_same_model(town, whole):
+    before = tables(town)
+    said = {}
+    for name, flags, options in (
+        ("same", (), {}),
+        ("base", (), {"start": "base"}),
+        ("hh", ("--template=hh",), {}),
+        ("fewer", (), {"data": "tinytown:preferences?documents=64&held_out=24"}),
+    ):
+        said[name] = town.again("dpo", "unused", "--steps=3", "--dry_run", *flags, **options)
+        assert ("from the cache" in said[name]) == (name == "same"), name
+        assert f"{math.log(2):.4f}" in said[name].split("first step")[1]
+    assert len(tables(town) - before) == 3 and not (town / "unused").exists()
+
+
+def test_a_resumed_run_goes_on_to_the_same_bits_and_does_not_load_its_parent(town, whole):
+    parent = town / "sft" / "checkpoints"
+    away = parent.rename(town / "away")
+    try:
+        again = town.resumed("dpo", "dpo", 3, *FLAGS, "--sample_every=4")
+    finally:
+        away.rename(parent)
+    assert rows(again) == rows(whole)
+    assert any("opt_state" in path for path in same_arrays(whole, again, 8))
+    assert town.again("dpo", "dpo", *FLAGS, "--sample_every=4").startswith("all 8 steps are done")
+
+
+@pytest.mark.parametrize("loss", ["bco_pair", "kto"])
+def test_losses_that_look_beyond_a_row_resume_to_the_same_bits(town, loss):
+    flags = ("--steps=5", "--checkpoint_every=3", "--keep=9", "--lr=1e-3", f"--loss={loss}")
+    run = town.run("dpo", loss, *flags)
+    again = town.resumed("dpo", loss, 3, *flags)
+    assert rows(run) == rows(again)
+    saved = same_arrays(run, again, 5)
+    assert NAMES - {"rewards/margins", "rewards/accuracies"} <= rows(run)[0].keys()
+    if loss == "bco_pair":
+        pairs = np.array(
+            [[row["rewards/chosen"], row["rewards/rejected"]] for row in rows(run) if "loss" in row]
+        )
+        assert saved["['extra']['shift']"] == pytest.approx(pairs.mean(), abs=1e-6)
+        assert saved["['extra']['pairs']"] == 5 * 8
+    else:
+        assert not any("extra" in path for path in saved)
+    if loss == "kto":
+        assert column(run, "kl")[0] == 0.0 and column(run, "loss")[0] == pytest.approx(0.5, abs=1e-6)
+
+
+def test_a_table_of_another_reference_stops_the_run(town, whole):
+    kept = {file: file.read_bytes() for file in tables(town)}
+    for file in kept:
+        np.save(file, np.load(file) + np.array([0.5, -0.5], np.float32))
+    try:
+        with pytest.raises(TrainingError, match=r"must have rewards/margins = 0 ± 0\.001.*has -0\.1"):
+            town.run("dpo", "tampered", "--steps=3")
+        with pytest.raises(TrainingError, match="must have rewards/margins"):
+            town.run("dpo", "tampered", "--steps=3", "--dry_run")
+        assert not (town / "tampered" / "checkpoints").exists()
+    finally:
+        for file, content in kept.items():
+            file.write_bytes(content)
+
+
+ASKED = {"prompt": "What is a cart?", "chosen": "A thing with wheels.", "rejected": "No."}
+PAIRS = [ASKED | {"prompt": f"What is {i}?"} for i in range(20)]
+TUTORIAL = {"prompt": "Hi?", "response_a": "Yo.", "response_b": "No.", "preferred": "c", "reason": "It is."}
+BAD = {
+    "preferred is neither": (
+        [TUTORIAL] * 3,
+        r"a\.jsonl record \d: unknown preference: preferred is 'c', not a, b or tie",
+    ),
+    "an empty completion": ([ASKED | {"chosen": " "}] * 3, r"a\.jsonl record \d: empty completion: chosen"),
+    "equal completions": (
+        [ASKED | {"rejected": ASKED["chosen"]}] * 3,
+        r"no comparison left of \d records: \d records dropped: chosen and rejected are the same",
+    ),
+    "everything too long": (
+        [ASKED | {"chosen": "very " * 200}] * 3,
+        r"no comparison left of \d records: \d rows dropped: their completions do not fit --seq_len",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_comparisons_are_named_and_leave_no_half_made_run(town, tmp_path, kind):
+    records, message = BAD[kind]
+    with pytest.raises(ConfigError, match=message):
+        town.run("dpo", "bad", "--eval_share=0.5", data=jsonl(tmp_path / "a.jsonl", records))
+    assert not (town / "bad").exists()
+
+
+def test_what_is_skipped_and_dropped_is_counted(town, tmp_path):
+    odd = [{**ASKED, "chosen": ""}, {**ASKED, "rejected": ASKED["chosen"]}, {**ASKED, "chosen": "so " * 99}]
+    data = jsonl(tmp_path / "a.jsonl", [*PAIRS, *odd])
+    held_out = f"--eval_data={jsonl(tmp_path / 'b.jsonl', PAIRS)}"
+    said = town.again("dpo", "unused", "--steps=3", "--on_bad_record=skip", "--dry_run", held_out, data=data)
+    said = " ".join(said.split())
+    assert (
+        "20 rows of 20 of 23 records" in said
+        and "1 records dropped: chosen and rejected are the same" in said
+    )
+    assert "1 rows dropped: their completions do not fit --seq_len" in said
+    assert "empty completion" in said and "records skipped" in said
+
+
+REFUSED = {
+    "no start": (
+        (),
+        {"start": ""},
+        "--init_from: name the run to start from, such as runs/pretrain, or hf:DIR",
+    ),
+    "a flag that does nothing": (
+        ("--label_smoothing=0.1", "--loss=hinge"),
+        {},
+        "--label_smoothing=0.1 does nothing",
+    ),
+    "gamma": (("--gamma=2",), {}, "--gamma=2.0 acts only with --loss=simpo, and it is sigmoid"),
+    "a divergence": (("--divergence=js", "--loss=ipo"), {}, "--divergence=js does nothing in loss=ipo"),
+    "targets": (("--lora_rank=2", "--lora_targets=mlp,head"), {}, "'head' finds none of layers/attention/"),
+    "rank": (("--dora",), {}, "--dora: acts only with --lora_rank above 0"),
+    "two sources of prompts": (
+        ("--prompts=tinytown:prompts,tinytown:prompts",),
+        {},
+        "--prompts=.*: name one source",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_flags_that_cannot_be_are_refused(town, kind):
+    flags, options, message = REFUSED[kind]
+    with pytest.raises(ConfigError, match=message):
+        town.run("dpo", "refused", *flags, **options)
+    assert not (town / "refused").exists()
