@@ -311,6 +311,8 @@ def summary(
     said = {
         "held-out loss": ("{loss:.4f}" + ", perplexity {perplexity:.2f}" * ("perplexity" in found), "loss"),
         "accuracy": ("{rewards/accuracies:.4f}", "rewards/accuracies"),
+        "agreement": ("{accuracy:.4f} with the labels, calibration error {ece:.4f}", "ece"),
+        "with gold": ("{gold_accuracy:.4f}", "gold_accuracy"),
         "bits per byte": ("{bits_per_byte:.4f}", "bits_per_byte"),
         "above entropy": ("{bits_per_byte_above_entropy:.4f}", "bits_per_byte_above_entropy"),
     }
