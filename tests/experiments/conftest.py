@@ -133,6 +133,7 @@ class Town:
         "--steps=16", "--checkpoint_every=6", "--keep=9", "--sample_every=8", "--eval_every=4", "--lr=0.01",
         "--neftune=5",
     )  # fmt: skip
+    LORA = ("--steps=8", "--checkpoint_every=5", "--keep=9", "--lr=0.02", "--lora_rank=2", "--lora_alpha=4")
     SMALL = (
         "--seq_len=48", "--batch_size=8", "--warmup=2", "--eval_batches=2", "--prompt_count=8", "--max_new=12",
         "--log_every=1",
@@ -244,3 +245,9 @@ def arrays(workdir, step):
         tree = reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=args))
     flat = jax.tree.leaves_with_path(tree)
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in flat}
+
+
+@pytest.fixture(scope="session")
+def adapted(town):
+    """A run that trained adapters over `sft`."""
+    return town.run("sft", "lora", *town.LORA)

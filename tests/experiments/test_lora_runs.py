@@ -14,20 +14,14 @@ from jaxtrain.data import chat, comparisons
 from jaxtrain.models import transformer
 from tests.experiments.conftest import arrays, column, quick, rows, same_arrays
 
-LORA = ("--lora_rank=2", "--lora_alpha=4")
-FLAGS = ("--steps=8", "--checkpoint_every=5", "--keep=9", "--lr=0.02", *LORA)
-SCALE = 4 / 2
-
-
-@pytest.fixture(scope="module")
-def adapted(town):
-    return town.run("sft", "lora", *FLAGS)
+DORA = ("--lora_rank=2", "--lora_alpha=4", "--dora")
+SCALE = 4 / 2  # alpha / rank
 
 
 @pytest.fixture(scope="module")
 def preferred(town, adapted):
     """DPO with adapters of its own, from the run with adapters."""
-    return town.run("dpo", "dpo-lora", "--steps=4", "--lr=1e-3", *LORA, "--dora", start="lora")
+    return town.run("dpo", "dpo-lora", "--steps=4", "--lr=1e-3", *DORA, start="lora")
 
 
 def params_of(workdir, step):
@@ -85,7 +79,7 @@ def test_training_goes_on_from_the_base_and_resumes_to_the_same_bits(town, adapt
     before = column(town / "sft", "eval/loss")[-1]
     assert column(adapted, "loss")[0] == pytest.approx(before, abs=0.4)
     assert column(adapted, "loss")[0] < column(town / "sft", "loss")[0]
-    again = town.resumed("sft", "lora", 5, *FLAGS)
+    again = town.resumed("sft", "lora", 5, *town.LORA)
     assert rows(again) == rows(adapted)
     same_arrays(adapted, again, 8)
 

@@ -1,0 +1,130 @@
+"""Exports of runs as Hugging Face directories, and runs that start from such directories."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import begin, common, sft, weights
+from jaxtrain import flags as command_line
+from jaxtrain.config import ConfigError
+from jaxtrain.data.tokenizer import load
+from jaxtrain.models import transformer
+from tests.experiments.conftest import call, quick, rows
+
+STILL = ("--steps=3", "--lr=0", "--weight_decay=0")  # what it ends with is what it started from
+
+
+@pytest.fixture(scope="module")
+def exported(town, adapted):
+    folder = town / "hf"
+    with quick():
+        said = call("export", f"--init_from={adapted}", f"--to=hf:{folder}")
+    assert said == f"exported {adapted} to {folder}\n"
+    return folder
+
+
+def parameters(town, name):
+    start = begin.load(name)
+    cfg = command_line.from_flags(sft.Sft, list(town.flags("sft", start=name)))
+    with quick():
+        model = transformer.build(start.arch, transformer.execution(cfg.model))
+        params = weights.starting(common.plan_of(cfg), start, model, 0)
+    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree.leaves_with_path(params)}
+
+
+def test_an_export_has_the_merged_parameters_to_the_bit(town, adapted, exported):
+    wanted, found = parameters(town, str(adapted)), parameters(town, f"hf:{exported}")
+    assert wanted.keys() == found.keys()
+    assert all(np.array_equal(value, found[path]) for path, value in wanted.items())
+    base = parameters(town, str(town / "sft"))
+    assert not np.array_equal(
+        base["['layers']['mlp']['up']['kernel']"], found["['layers']['mlp']['up']['kernel']"]
+    )
+
+
+def test_a_run_from_an_export_begins_where_the_exported_one_ended(town, adapted, exported):
+    run = town.run("sft", "from-hf", *STILL, start=f"hf:{exported}")
+    wanted, found = (
+        next(row for row in reversed(rows(folder)) if "eval/loss" in row) for folder in (adapted, run)
+    )
+    names = [name for name in wanted if name.startswith("eval/")]
+    assert len(names) == 3
+    np.testing.assert_allclose([found[name] for name in names], [wanted[name] for name in names], rtol=1e-6)
+    answered, told = ((folder / "samples").glob("*.jsonl") for folder in (adapted, run))
+    assert max(answered).read_text() == max(told).read_text()
+    held = json.loads((run / "config.json").read_text())
+    assert held["parent"] == {
+        "run": None, "stage": "hf", "step": None, "parent": {}, "origin": f"hf:{exported}"
+    }  # fmt: skip
+    arch = json.loads((adapted / "config.json").read_text())["arch"]
+    assert held["arch"] == arch | {"max_len": 4096}  # transformers wants a number where there is no limit
+
+
+def test_tokenizer_and_template_travel_with_the_export(town, adapted, exported):
+    before, after = load(adapted / "tokenizer"), load(exported)
+    assert after.fingerprint == before.fingerprint and after.chat_template == before.chat_template
+    assert after.chat_template and (after.bos, after.eos, after.pad) == (before.bos, before.eos, before.pad)
+    said = json.loads((exported / "tokenizer_config.json").read_text())
+    for role in ("bos", "eos", "pad"):
+        assert before.specials[said[f"{role}_token"]] == getattr(before, role)
+
+
+def test_an_export_is_of_the_step_and_in_the_type_of_the_flags(town, adapted, exported):
+    with quick():
+        call("export", f"--init_from={adapted}@5", f"--to=hf:{town / 'half'}", "--dtype=bfloat16")
+    found, early = parameters(town, f"hf:{town / 'half'}"), parameters(town, f"{adapted}@5")
+    late = parameters(town, f"hf:{exported}")
+    kernel = "['layers']['mlp']['up']['kernel']"
+    assert np.array_equal(found[kernel], np.asarray(jax.numpy.asarray(early[kernel], "bfloat16"), "float32"))
+    assert not np.allclose(found[kernel], late[kernel], rtol=0.01)
+
+
+def test_a_damaged_directory_is_named(town, exported, tmp_path):
+    copy = tmp_path / "cut"
+    shutil.copytree(exported, copy)
+    file = copy / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ConfigError, match=r"cut/model\.safetensors: cannot be read as safetensors"):
+        town.run("sft", "refused", *STILL, start=f"hf:{copy}")
+    (copy / "config.json").unlink()
+    with pytest.raises(ConfigError, match=r"cut.*config\.json"):
+        town.run("sft", "refused", *STILL, start=f"hf:{copy}")
+    assert not (town / "refused").exists()
+
+
+def test_a_tokenizer_that_does_not_fit_the_embedding_is_refused(town, exported, tmp_path):
+    copy = tmp_path / "other"
+    shutil.copytree(exported, copy)
+    file = copy / "tokenizer.json"
+    held = json.loads(file.read_text())
+    size = json.loads((copy / "config.json").read_text())["vocab_size"]
+    last = max(token["id"] for token in held["added_tokens"])
+    more = [
+        {**held["added_tokens"][0], "id": i, "content": f"<|more {i}|>"}
+        for i in range(len(held["model"]["vocab"]), size + 9)
+        if i > last
+    ]
+    held["added_tokens"] += more
+    file.write_text(json.dumps(held))
+    with pytest.raises(
+        ConfigError, match=f"--tokenizer: {size + 9} tokens, but the model's embedding has {size}"
+    ):
+        town.run("sft", "refused", *STILL, start=f"hf:{copy}")
+    assert not (town / "refused").exists()
+
+
+REFUSED = {
+    "no run": ((), "--init_from and --to: name the run, and hf:DIR to write"),
+    "no such run": (("--init_from=nowhere", "--to=hf:out"), "--init_from=nowhere is not a run"),
+    "no form": (("--init_from=x", "--to=out"), "--to=out: write hf:DIR"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_commands_that_cannot_be_are_refused(kind):
+    flags, message = REFUSED[kind]
+    with pytest.raises(ConfigError, match=message):
+        call("export", *flags)
