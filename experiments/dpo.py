@@ -70,10 +70,10 @@ class Dpo:
         config.Dialogs, data="tinytown:preferences", seq_len=48, batch_size=32
     )
     loss: Loss = config.group(Loss)
-    optim: config.Optim = config.group(config.Optim, lr=1.5e-4, warmup=10, weight_decay=0.0)
+    optim: config.Optim = config.group(config.Optim, lr=1e-4, warmup=10, weight_decay=0.0)
     lora: config.Lora = config.group(config.Lora)
     samples: config.Samples = config.group(config.Samples)
-    run: config.Run = config.group(config.Run, steps=130, eval_every=0, sample_every=0)
+    run: config.Run = config.group(config.Run, steps=250, eval_every=0, sample_every=0)
 
 
 def main(cfg: Dpo) -> None:

@@ -23,12 +23,12 @@ class Loss(config.Group):
 @dataclasses.dataclass(frozen=True)
 class Sft:
     model: config.Model = config.group(config.Model)
-    data: config.Dialogs = config.group(config.Dialogs)
+    data: config.Dialogs = config.group(config.Dialogs, batch_size=16)
     loss: Loss = config.group(Loss)
-    optim: config.Optim = config.group(config.Optim, lr=1.5e-3, warmup=20)
+    optim: config.Optim = config.group(config.Optim, lr=2e-3, warmup=20)
     lora: config.Lora = config.group(config.Lora)
     samples: config.Samples = config.group(config.Samples)
-    run: config.Run = config.group(config.Run, steps=300, eval_every=100, sample_every=0)
+    run: config.Run = config.group(config.Run, steps=500, eval_every=250, sample_every=0)
 
 
 def main(cfg: Sft) -> None:
