@@ -4,8 +4,12 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from jaxtrain.config import Lora
+from jaxtrain.models import lora
 from jaxtrain.models import reward as reward_models
 from jaxtrain.objectives.dpo import dpo, kto
 from jaxtrain.objectives.next_token import next_token
@@ -154,6 +158,41 @@ def _rewards(loss: str, centering: float) -> Case:
     )
 
 
+class Adapted(NamedTuple):
+    """Adapters of a model, as an objective's case trains them."""
+
+    init: Callable[[Key], Params]
+    axes: Any
+    model: LM
+
+
+ADAPTERS = Lora(lora_rank=2, lora_alpha=2.0, dora=True)
+
+
+def _drawn(shapes: Any) -> Any:
+    rng = np.random.default_rng(9)
+    return jax.tree.map(lambda x: 0.1 * rng.normal(size=x.shape).astype(x.dtype), shapes)
+
+
+def _adapted(model: LM) -> Adapted:
+    """All of them away from 0, where half of the gradient would be 0."""
+
+    def init(key: Key) -> Params:
+        start = lora.init(model.init(key), key, model.axes, ADAPTERS)
+        return jax.tree.map(lambda x, moved: x + moved, start, _drawn(start))
+
+    return Adapted(init, lora.adapter_axes(model.axes, ADAPTERS), model)
+
+
+def _on_adapters(adapted: Adapted) -> Objective:
+    def objective(params: Params, frozen: Params, batch: Batch, rng: Key | None) -> Any:
+        base = jax.tree.map(jnp.asarray, frozen)
+        whole = lora.merge(base, params, adapted.model.axes, ADAPTERS)
+        return next_token(whole, (), batch, rng, model=adapted.model)
+
+    return objective
+
+
 CASES: dict[str, Case] = {
     "next_token": Case(
         lambda model: functools.partial(next_token, model=model, z_loss=1e-2),
@@ -194,6 +233,21 @@ CASES: dict[str, Case] = {
         _not_own,
         {"layers": 1},
         like="dpo",
+        lr=0.1,
+    ),
+    "lora": Case(
+        _on_adapters,
+        _packed,
+        ("tokens", "targets", "positions"),
+        _padding,
+        {"layers": 1},
+        frozen=_drawn(
+            jax.eval_shape(
+                tiny.model(tiny.shrink("llama3.1-8b", layers=1, vocab=VOCAB)).init, jax.random.key(0)
+            )
+        ),
+        like="next_token",
+        trained=_adapted,
         lr=0.1,
     ),
 }
