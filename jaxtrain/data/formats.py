@@ -191,6 +191,10 @@ def _chosen(record: Record) -> Comparison:
     return Comparison(prompt, made, (0, 1), _probability(record), _margin(record))
 
 
+def _preferred(pair: Comparison) -> Dialog:
+    return Dialog((*pair.prompt, {"role": "assistant", "content": pair.completions[0]}))
+
+
 def _last(value: Any, prompt: tuple[Message, ...]) -> Any:
     """The completion of what may be the whole conversation."""
     if not isinstance(value, list | dict):
@@ -302,7 +306,15 @@ _INSTRUCTION = Format(
     _has("instruction", one_of=["response", "output"]),
     _instructed,
 )
-CHAT = (_MESSAGES, _SHAREGPT, _COMPLETION, _INSTRUCTION)  # then text
+# The better of two completions may be a bad one too.
+_PREFERRED = Format(
+    "preferred",
+    "chosen, rejected (and prompt), of which chosen is learnt",
+    _has("chosen", "rejected"),
+    lambda r: _preferred(_chosen(r)),
+    unless="rejected",
+)
+CHAT = (_MESSAGES, _SHAREGPT, _COMPLETION, _INSTRUCTION, _PREFERRED)  # then text
 COMPARED = (
     Format("chosen", "chosen, rejected (and prompt)", _has("chosen", "rejected"), _chosen),
     Format(

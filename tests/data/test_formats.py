@@ -164,6 +164,14 @@ def test_the_order_of_formats_decides_and_a_name_overrules():
     assert read(judged, formats.chat("text"), (("format", "completion"),))[1].messages[1] == ANSWER
 
 
+def test_the_chosen_answer_of_a_pair_is_learnt_only_where_the_format_is_named():
+    pair = {"chosen": HH + " A.", "rejected": HH + " B."}
+    assert read(pair)[0] == "chosen"
+    name, dialog = read(pair, options=(("format", "preferred"),))
+    assert name == "preferred"
+    assert [m["content"] for m in dialog.messages] == ["Hi?", "Yo.", "Why?", "A."]
+
+
 def test_a_source_that_fits_nothing_names_its_fields_and_the_formats():
     with pytest.raises(
         ConfigError, match=r"--data=jsonl:x: its records have the fields a, b; known formats: .*chosen \("
