@@ -108,8 +108,17 @@ def session(
         workdir.record_data(path, fingerprints)
         workdir.record(path, arch=asdict(arch))
         tokenizer.save(path / "tokenizer")
-    run = Session(path, plan, arch, model, tx, primary, start, trained, scorer)
+    run = Session(path, plan, arch, model, tx, primary, _pinned(path, start), trained, scorer)
     return run._replace(base=whole(run, cfg.run.seed)) if cfg.lora.lora_rank else run
+
+
+def _pinned(path: Path, start: Start) -> Start:
+    """The start at the step of its parent that config.json names: the parent may have trained on since."""
+    if not start.origins or start.origins[-1].hf or not (path / workdir.CONFIG).exists():
+        return start
+    *before, last = start.origins
+    _, step = workdir.split_step(workdir.read_run(path)["parent"]["origin"])
+    return start._replace(origins=(*before, last if step is None else last._replace(step=step)))
 
 
 def whole(run: Session, seed: int) -> Params:
