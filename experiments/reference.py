@@ -2,6 +2,7 @@
 the policy itself says at a step, where a loss compares completions of different rows."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +34,15 @@ class Columns(NamedTuple):
 def needed(link: str, settings: preference.Settings) -> bool:
     """Whether a loss compares with a reference."""
     return link in preference.NEEDS_REFERENCE and not settings.reference_free
+
+
+def expected(link: str, settings: preference.Settings) -> dict[str, tuple[float, float]]:
+    """What the first step must have, (value, tolerance) by name, since the policy still is the reference."""
+    if link == "kto" or not needed(link, settings):
+        return {}
+    margins = {"rewards/margins": (0.0, 1e-3)}
+    other = settings.length_penalty or settings.nll_weight or settings.divergence != "reverse_kl"
+    return margins if link != "sigmoid" or other else {**margins, "loss": (math.log(2), 1e-3)}
 
 
 def columns(cfg: Any, run: Session, data: Any, link: str, settings: preference.Settings) -> Columns:

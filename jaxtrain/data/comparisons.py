@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxtrain.config import Dialogs
+from jaxtrain.config import ConfigError, Dialogs
 from jaxtrain.data import compared, dialogs, pipeline, report, spec
 from jaxtrain.data.chat import Template
 from jaxtrain.data.compared import Choice, Compared
@@ -58,6 +58,8 @@ def prepare(
     Completions are never cut: a prompt loses its beginning, or the row is dropped. Raises ConfigError.
     """
     spec.check(cfg)
+    if cfg.text_field != Dialogs.text_field:
+        raise ConfigError(f"--text_field={cfg.text_field}: comparisons are no plain text; leave it out")
     train, held_out = pipeline.open_sources(cfg, None)
     choice = Choice(kind, ties, flat, soft)
     sides = [
