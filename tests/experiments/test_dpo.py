@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import jax
 import numpy as np
@@ -32,7 +33,7 @@ def tables(town):
 
 
 def prepared(town, folder, *flags, **options):
-    """(run, data) of a command's flags, as its main makes them."""
+    """(run, data, told) of a command's flags, as its main makes them; `told` says where the reference comes from."""
     cfg = command_line.from_flags(dpo.Dpo, list(town.flags("dpo", "--dry_run", *flags, **options)))
     start = begin.start(cfg, needed=True)
     template = chat.load_template(cfg.data.template, start.tokenizer)
@@ -41,7 +42,8 @@ def prepared(town, folder, *flags, **options):
         cfg.data, seed=cfg.run.seed, tokenizer=start.tokenizer, template=template, process=plan.process,
         kind="pairs", ties="drop", soft=False,
     )  # fmt: skip
-    return common.session(cfg, folder, plan, start, data.tokenizer, data.fingerprints), data
+    run = common.session(cfg, folder, plan, start, data.tokenizer, data.fingerprints)
+    return run, data, reference.columns(cfg, run, data, "sigmoid", cfg.loss.settings()).table
 
 
 def test_a_run_starts_at_its_reference_and_leaves_it(whole, town):
@@ -66,8 +68,9 @@ def test_the_reference_is_what_the_start_says_of_each_row_to_the_bit(town, whole
     (file,) = tables(town)
     table = np.load(file)
     with quick():
-        run, data = prepared(town, tmp_path)
+        run, data, told = prepared(town, tmp_path)
         assert table.shape == (len(data.rows), 2)
+        assert told == [("reference", f"log-probabilities of {len(table)} rows from the cache")]
         params, logps = common.whole(run, 0), reference.logps_of(run)
         seen = set()
         for i in range(5):
@@ -79,19 +82,34 @@ def test_the_reference_is_what_the_start_says_of_each_row_to_the_bit(town, whole
         assert not np.array_equal(logps(moved, (), batch), table[batch["index"]])
 
 
-def test_the_reference_is_found_again_and_only_for_the_same_rows_under_the_same_model(town, whole):
+@pytest.mark.parametrize(
+    ("flags", "options"),
+    [
+        ((), {"start": "base"}),
+        (("--template=hh",), {}),
+        ((), {"data": "tinytown:preferences?documents=64&held_out=24"}),
+    ],
+    ids=["model", "template", "data"],
+)
+def test_another_model_template_or_data_have_a_reference_of_their_own(town, whole, tmp_path, flags, options):
     before = tables(town)
-    said = {}
-    for name, flags, options in (
-        ("same", (), {}),
-        ("base", (), {"start": "base"}),
-        ("hh", ("--template=hh",), {}),
-        ("fewer", (), {"data": "tinytown:preferences?documents=64&held_out=24"}),
-    ):
-        said[name] = town.again("dpo", "unused", "--steps=3", "--dry_run", *flags, **options)
-        assert ("from the cache" in said[name]) == (name == "same"), name
-        assert f"{math.log(2):.4f}" in said[name].split("first step")[1]
-    assert len(tables(town) - before) == 3 and not (town / "unused").exists()
+    with quick():
+        for how in ("computed", "from the cache"):
+            _, data, told = prepared(town, tmp_path, *flags, **options)
+            assert told == [("reference", f"log-probabilities of {len(data.rows)} rows {how}")]
+    (file,) = tables(town) - before
+    assert not any(np.array_equal(np.load(file), np.load(other)) for other in before)
+
+
+def test_a_dry_run_shows_the_identities_and_leaves_nothing(town, whole):
+    said = town.again("dpo", "unused", "--steps=3", "--dry_run")
+    assert "from the cache" in said and not (town / "unused").exists()
+    first = dict(re.findall(r"^  ([\w/]+) +([\d.]+)$", said.partition("first step")[2], re.M))
+    assert (first["loss"], first["rewards/margins"], first["rewards/accuracies"]) == (
+        "0.6931",
+        "0.0000",
+        "0.0000",
+    )
 
 
 def test_a_resumed_run_goes_on_to_the_same_bits_and_does_not_load_its_parent(town, whole):

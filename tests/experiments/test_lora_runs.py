@@ -15,7 +15,7 @@ from jaxtrain.data import chat, comparisons
 from jaxtrain.models import transformer
 from tests.experiments.conftest import arrays, column, quick, rows, same_arrays
 
-DORA = ("--lora_rank=2", "--lora_alpha=4", "--dora")
+DORA = ("--lora_rank=2", "--lora_alpha=4", "--lora_targets=attention/q", "--dora")
 SCALE = 4 / 2  # alpha / rank
 
 
@@ -157,12 +157,12 @@ def test_a_reward_model_with_adapters_trains_its_head_whole(town):
         "--members=2",
         "--lr=0.01",
         "--lora_rank=2",
-        "--lora_targets=attention",
+        "--lora_targets=attention/q",
     )
     held = params_of(run, 4)
     assert {path for path in held if "score" in path} == {"['score']['weight']", "['score']['bias']"}
     others = [path for path in held if "score" not in path]
-    assert others and all("attention" in path and path.endswith(("['a']", "['b']")) for path in others)
+    assert others and all("attention']['q" in path and path.endswith(("['a']", "['b']")) for path in others)
     assert all(held[path].shape[0] == 2 for path in held)
     weight = held["['score']['weight']"]
     assert not np.array_equal(weight[0], weight[1]) and column(run, "eval/accuracy")

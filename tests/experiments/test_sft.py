@@ -1,6 +1,7 @@
 """Supervised fine-tuning from the command to the files it leaves."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -83,14 +84,13 @@ def test_an_answer_does_not_depend_on_the_others(town, whole):
     assert answers(copy, 16) == answers(whole, 16)[:3]
 
 
-def test_other_losses_train_another_model(town, whole):
-    dft = town.run(
-        "sft", "dft", "--steps=3", "--loss=dft", "--label_smoothing=0.1", "--z_loss=1e-3", start="base"
-    )
-    assert column(dft, "z_loss") and column(dft, "loss")[0] == pytest.approx(
-        column(whole, "loss")[0], rel=0.2
-    )
-    assert column(dft, "grad_norm")[0] < 0.5 * column(whole, "grad_norm")[0]
+def test_a_dry_run_takes_the_step_of_its_flags_and_leaves_nothing(town, whole):
+    flags = ("--steps=3", "--loss=dft", "--label_smoothing=0.1", "--z_loss=1e-3", "--dry_run")
+    said = town.run("sft", "dft", *flags, start="base")
+    first = dict(re.findall(r"^  (\w+) +([\d.]+)$", town.said["dft"].partition("first step")[2], re.M))
+    assert float(first["loss"]) == pytest.approx(column(whole, "loss")[0], rel=0.2)
+    assert float(first["grad_norm"]) < 0.5 * column(whole, "grad_norm")[0]
+    assert float(first["z_loss"]) > 0 and "seconds a step" in town.said["dft"] and not said.exists()
 
 
 def test_a_run_goes_on_where_its_parent_was(town, whole):
@@ -128,14 +128,20 @@ def test_a_bad_record_is_named_and_leaves_no_half_made_run(town, tmp_path, kind)
     assert not (town / f"bad {kind}").exists()
 
 
-def test_bad_records_can_be_skipped_and_counted(town, tmp_path):
-    data = jsonl(tmp_path / "a.jsonl", [TALK[0], *(record for record, _ in BAD.values()), *TALK[1:]])
-    flags = ("--steps=3", "--on_bad_record=skip", "--dry_run", "--eval_share=0.3")
-    with pytest.raises(ConfigError, match="no conversation left of") as caught:
-        town.run("sft", "skip", *flags, "--seq_len=2", data=data, start="base")
-    assert "dropped: they do not fit --seq_len" in str(caught.value)
-    town.run("sft", "skip", *flags, data=data, start="base")
-    assert "3 " in town.said["skip"] and "unknown role" in town.said["skip"]
+def test_bad_records_are_skipped_and_counted_with_what_is_dropped(town, tmp_path):
+    odd = [record for record, _ in BAD.values()]
+    data = [
+        jsonl(tmp_path / f"{name}.jsonl", records) for name, records in (("a", [*TALK, *odd]), ("b", TALK))
+    ]
+    with pytest.raises(ConfigError) as caught:
+        town.run(
+            "sft", "skip", "--on_bad_record=skip", f"--eval_data={data[1]}", "--seq_len=2", data=data[0],
+            start="base",
+        )  # fmt: skip
+    said = " ".join(str(caught.value).split())
+    assert "no conversation left of 15: " in said
+    assert "12 conversations dropped: they do not fit --seq_len" in said
+    assert "3 bad records skipped (1 unknown role, 1 empty completion, 1 no assistant turn)" in said
 
 
 def test_flags_that_cannot_be_are_refused(town, tmp_path):
