@@ -29,7 +29,14 @@ def lines(table: Iterable[tuple[str, Any]]) -> list[str]:
 
 def _filled(text: str, head: str) -> list[str]:
     later = " " * len(head)
-    return textwrap.wrap(text, WIDTH, initial_indent=head, subsequent_indent=later, break_on_hyphens=False)
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=head,
+        subsequent_indent=later,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
 
 
 def wrapped(text: str, head: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -41,7 +42,7 @@ def test_the_record_holds_what_reproduces_the_run(tmp_path):
         *held["versions"]
     }
     assert held["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert "pytest" in held["command"] and held["started"].endswith("+00:00")
+    assert shlex.split(held["command"])[1:] == sys.orig_argv[1:] and held["started"].endswith("+00:00")
     repository = Path(__file__).parents[2]
     if (repository / ".git").exists():
         asked = subprocess.run(["git", "-C", repository, "rev-parse", "HEAD"], capture_output=True, text=True)
