@@ -208,7 +208,10 @@ def _open_tinytown(source: Source, data: Data, wanted: Fields, flag: str) -> _Op
 
     def get(split: str) -> Records:
         with _quiet(), cache.full_disk(cache_dir(data)):
-            found = dataset.load(source.name, split, data_dir=cache_dir(data), **options)
+            try:
+                found = dataset.load(source.name, split, data_dir=cache_dir(data), **options)
+            except ValueError as error:  # such as more prompts than the world has
+                raise ConfigError(f"--{flag}={source.label}: {error}") from error
         chosen = configs.resolve(source.name, options)
         mark = cache.digest(configs.VERSION, configs.full_name(source.name, chosen), repr(chosen), split)
         return Records(f"tinytown:{source.name}:{split}", mark, _reader(found, wanted), len(found))

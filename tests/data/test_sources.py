@@ -71,6 +71,12 @@ def test_changed_content_is_read_again(cfg, tmp_path):
     assert min(numbers(other)) >= 100
 
 
+def test_more_rows_than_the_world_has_is_a_mistake_that_names_the_option(cfg):
+    with pytest.raises(ConfigError, match="444 distinct test prompts, held_out=500 asks for more"):
+        source = spec.parse("tinytown:prompts:test?held_out=500")[0]
+        sources.all_of(source, cfg(source.label), {"prompt": str})
+
+
 def test_held_out_share_is_spread_disjoint_and_stable(cfg, tmp_path):
     records, held = opened(cfg(prose(tmp_path / "a.jsonl", 2000), eval_share=0.1))
     train, out = numbers(records), numbers(held)
