@@ -66,8 +66,12 @@ class LM(NamedTuple):
     axes: Axes
     hidden: Callable[..., Array]  # (params, batch, rng=None) -> f[B, T, D], after the final norm
     head: Callable[[Params], Head]
-    cache: Callable[[int, int], Any]  # (B, S) -> an empty key-value cache of S slots
+    cache: Callable[
+        [int, int], Any
+    ]  # (B, S) -> an empty key-value cache of S slots, leaves f[..., B, K, S, C]
     decode: Callable[..., tuple[Array, Any]]  # (params, tokens, positions, cache) -> hidden f[B, T, D], cache
+    # Parameters as decode and head are fastest with, in the type of computation.
+    ready: Callable[[Params], Params] = lambda params: params
 
 
 class Scorer(NamedTuple):
@@ -76,6 +80,16 @@ class Scorer(NamedTuple):
     grow: Callable[[Params, Key], Params]  # a language model's parameters -> those of the ensemble
     axes: Axes  # parameter path -> logical axis names
     scores: Callable[[Params, Batch], Array]  # (params, batch [B, N, T]) -> f32[M, B, N]
+
+
+class ActorCritic(NamedTuple):
+    """A policy with a value function, as pure functions of their parameters."""
+
+    grow: Callable[..., Params]  # (a language model's parameters, key, scorer_member=None) -> both's
+    axes: Axes  # parameter path -> logical axis names
+    # (params, batch, rng=None) -> the policy's hidden f[B, T, D], values f32[B, T]
+    look: Callable[..., tuple[Array, Array]]
+    head: Callable[[Params], Head]  # the policy's
 
 
 STACKS = ("members", "layers")  # axes along which a parameter is stacked, not multiplied
