@@ -21,7 +21,9 @@ from jaxtrain.config import ConfigError, Lora
 from jaxtrain.types import Axes, Key, Params, sides
 
 Path = tuple[str, ...]
-WHOLE = "score"  # the branch that is trained as it is: no base has one
+WHOLE = (
+    "score"  # branches of this name, wherever they are, are trained as they are: no language model has one
+)
 
 
 def targets(axes: Axes, settings: Lora) -> list[Path]:
@@ -43,7 +45,7 @@ def targets(axes: Axes, settings: Lora) -> list[Path]:
 
 def adapter_axes(axes: Axes, settings: Lora) -> Axes:
     """The logical axes of the trained tree."""
-    out = {path: names for path, names in axes.items() if path[0] == WHOLE}
+    out = {path: names for path, names in axes.items() if WHOLE in path}
     for path in targets(axes, settings):
         stack, reads, writes = ([axes[path][i] for i in side] for side in sides(axes[path]))
         out[(*path, "a")] = (*stack, *reads, "rank")
@@ -60,7 +62,10 @@ def init(params: Params, key: Key, axes: Axes, settings: Lora) -> Params:
     # One draw for all: XLA takes half a second to compile each generator.
     sizes = [math.prod(a) for a, _ in shapes.values()]
     draws = jnp.split(jax.random.normal(key, (sum(sizes),)), np.cumsum(sizes)[:-1])
-    out = {WHOLE: params[WHOLE]} if WHOLE in params else {}
+    out: Params = {}
+    for path in axes:
+        if WHOLE in path:
+            _put(out, path, _leaf(params, path))
     for (path, (a, b)), draw in zip(shapes.items(), draws, strict=True):
         _, reads, _ = sides(axes[path])
         inputs = math.prod(found[path].shape[i] for i in reads)
@@ -74,8 +79,9 @@ def init(params: Params, key: Key, axes: Axes, settings: Lora) -> Params:
 def merge(base: Params, trained: Params, axes: Axes, settings: Lora) -> Params:
     """Whole parameters from those that training starts from and the trained tree."""
     out = jax.tree.map(lambda x: x, base)
-    if WHOLE in trained:
-        out[WHOLE] = trained[WHOLE]
+    for path in axes:
+        if WHOLE in path:
+            _put(out, path, _leaf(trained, path))
     for path in targets(axes, settings):
         stack, reads, writes = sides(axes[path])
         kernel, adapter = _leaf(base, path), _leaf(trained, path)

@@ -45,6 +45,7 @@ def build(arch: Arch, how: Execution) -> LM:
         head=functools.partial(_head, arch, how),
         cache=functools.partial(_cache, arch, how),
         decode=functools.partial(_decode, arch, how),
+        ready=functools.partial(_ready, arch, how),
     )
 
 
@@ -239,6 +240,16 @@ def _decode(
     return _final(arch, how).apply({"params": params["norm"]}, x), cache
 
 
+def _ready(arch: Arch, how: Execution, params: Params) -> Params:
+    """Parameters cast once, and where layers are unrolled a tree a layer: XLA would copy each layer every token."""
+
+    def cast(path: Any, leaf: Array) -> Array:  # norms compute in f32
+        return leaf if any("norm" in str(entry.key) for entry in path) else leaf.astype(how.dtype)
+
+    params = jax.tree.map_with_path(cast, params)
+    return params if how.scan_layers else {**params, "layers": tuple(unstack(params["layers"], arch.layers))}
+
+
 def _stack(
     arch: Arch,
     how: Execution,
@@ -268,7 +279,7 @@ def _stack(
         flags = jnp.asarray([bool(w) for w in windows]) if mixed else None
         step = _remat(how.remat, lambda x, s: one(x, s[0], s[1], s[2] if mixed else windows[0], s[3]), True)
         return jax.lax.scan(step, x, (layers, jnp.arange(arch.layers), flags, cache))
-    parts, back = unstack(layers, arch.layers), []
+    parts, back = layers if isinstance(layers, tuple) else unstack(layers, arch.layers), []
     for i, window in enumerate(windows):
         step = _remat(how.remat, functools.partial(one, index=i, windowed=window), False)
         x, new = step(x, parts[i], layer=cache[i] if cache is not None else None)

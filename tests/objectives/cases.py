@@ -9,14 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtrain.config import Lora
-from jaxtrain.models import lora
+from jaxtrain.models import lora, value
 from jaxtrain.models import reward as reward_models
 from jaxtrain.objectives.dpo import dpo, kto
 from jaxtrain.objectives.next_token import next_token
+from jaxtrain.objectives.policy_gradient import policy_gradient
+from jaxtrain.objectives.ppo import ppo
 from jaxtrain.objectives.reward import reward
 from jaxtrain.objectives.sft import sft
+from jaxtrain.ops import policy_gradient as pg
 from jaxtrain.ops import preference
-from jaxtrain.types import LM, Batch, Key, Objective, Params
+from jaxtrain.types import LM, ActorCritic, Batch, Key, Objective, Params
 from tests import tiny
 
 VOCAB = 24
@@ -158,6 +161,65 @@ def _rewards(loss: str, centering: float) -> Case:
     )
 
 
+NUMBERS = ("old", "reference", "advantages", "old_values", "returns")
+
+
+def _sampled(rows: int) -> dict[str, np.ndarray]:
+    """Completions with what was known of their tokens; pretraining rows; every fifth completion is left out."""
+    made = {name: x[:, 0] for name, x in _comparisons(rows, 1).items() if name not in ("row", "length")}
+    rng = np.random.default_rng(10)
+    made["mask"][4::5] = 0
+    numbers = rng.normal(0, 0.3, (len(NUMBERS), *made["mask"].shape)).astype(np.float32)
+    numbers[:2] -= 3.2  # about the log-probability of one of 24 tokens
+    numbers[2:4] *= 3
+    return {
+        **made,
+        **dict(zip(NUMBERS, numbers, strict=True)),
+        "stats/objective/kl": rng.normal(size=rows).astype(np.float32),
+        **{f"ptx/{name}": x for name, x in tiny.batch(rows, 10, VOCAB, seed=3).items() if name != "bytes"},
+        "ptx_scale": np.full(rows, 0.7, np.float32),
+        "row": np.arange(rows, dtype=np.int32),
+    }
+
+
+class Critic(NamedTuple):
+    """Policy and values of a model, as an objective's case trains them."""
+
+    init: Callable[[Key], Params]
+    axes: Any
+    model: ActorCritic
+
+
+def _critic(shared: bool, model: LM) -> Critic:
+    """The head away from 0, where it would not teach the trunk."""
+    made = value.build(model, shared)
+
+    def init(key: Key) -> Params:
+        params = made.grow(model.init(key), key)
+        score = params["value"]["score"]
+        score["weight"] = 0.3 * jax.random.normal(key, score["weight"].shape)
+        return params
+
+    return Critic(init, made.axes, made)
+
+
+EVERYTHING = pg.Settings(
+    kl_weight=0.1, entropy_weight=0.02, temperature=0.8, value_weight=0.5, ptx_weight=0.5
+)
+
+
+def _ppo(shared: bool) -> Case:
+    return Case(
+        lambda critic: functools.partial(ppo, model=critic.model, settings=EVERYTHING),
+        _sampled,
+        ("tokens", "targets", "positions", *NUMBERS),
+        _padding,
+        {"layers": 1},
+        trained=functools.partial(_critic, shared),
+        lr=0.1,
+    )
+
+
 class Adapted(NamedTuple):
     """Adapters of a model, as an objective's case trains them."""
 
@@ -233,6 +295,21 @@ CASES: dict[str, Case] = {
         _not_own,
         {"layers": 1},
         like="dpo",
+        lr=0.1,
+    ),
+    "ppo": _ppo(shared=False),
+    "ppo_shared": _ppo(shared=True)._replace(like="ppo"),
+    "policy_gradient": Case(
+        lambda model: functools.partial(
+            policy_gradient,
+            model=model,
+            settings=pg.Settings(level="sequence", aggregate="sequence", kl_weight=0.1, kl="k2"),
+        ),
+        _sampled,
+        ("tokens", "targets", "positions", *NUMBERS),
+        _padding,
+        {"layers": 1},
+        like="ppo",
         lr=0.1,
     ),
     "lora": Case(
