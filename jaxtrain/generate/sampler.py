@@ -1,7 +1,11 @@
-"""Sampling from a model: prefill, then a loop on the device that ends when every row has."""
+"""Sampling from a model: prefill, then a loop on the device that ends when every row has.
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+What a row is drawn by is its prompt, its seed and its settings alone. The functions here are pure; generate/engine.py
+compiles them for a plan.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +13,10 @@ import numpy as np
 from jax import Array
 
 from jaxtrain.ops.logprobs import logits
-from jaxtrain.ops.sampling import draw
+from jaxtrain.ops.sampling import HOW, draw, uniforms
 from jaxtrain.types import LM, Batch, Params
+
+NO_LIMIT = np.iinfo(np.int32).max
 
 
 class Completions(NamedTuple):
@@ -19,59 +25,154 @@ class Completions(NamedTuple):
     lengths: Array  # i32[B], tokens of the completion
 
 
-def sampler(
-    model: LM, *, max_new: int, end: int, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
-) -> Callable[[Params, Params, Batch], Completions]:
-    """A function (params, frozen, {prompt i32[B, P], length i32[B], seed u32[B]}) -> Completions, to be jitted.
+class Rows(NamedTuple):
+    """Completions under way. The newest token of a row is told, but not yet in the cache."""
 
-    Prompts stand at the left, padded on the right to P. A row's sample depends on its prompt and seed alone, not on
-    its neighbours. temperature 0 is greedy. A row ends with `end`, or after max_new tokens; a row of length 0 stays
-    empty. The model's context must hold the longest prompt and max_new more tokens: the caller sees to it.
+    told: Completions
+    done: Array  # bool[B]
+    newest: Array  # i32[B]
+    place: Array  # i32[B], the position of the newest token, which is its slot of the cache
+    seed: Array  # u32[B]
+    limit: Array  # i32[B], most tokens of the completion
+    how: Mapping[str, Array]  # columns [B] of ops/sampling.py's HOW
+    seen: Array | None  # bool[B, V], tokens that were there, where a penalty is asked for
+    cache: Any  # leaves f[..., B, K, S, C]
+
+
+def start(model: LM, params: Params, batch: Batch, *, end: int, width: int, slots: int = 0) -> Rows:
+    """Prefill: rows with their first token. `width` is the most tokens of a completion, N.
+
+    batch is {prompt i32[R, P], length, limit i32[R], seed u32[R, G] or [R]} and columns f32[R] (top_k: i32[R]) of HOW.
+    Prompts stand at the left, padded on the right to P. Each is read once and continued G times: B = R G rows, those
+    of a prompt together. A row of length 0 stays empty. The cache has `slots`, by default P + N.
+    """
+    prompt, length = batch["prompt"], batch["length"]
+    R, P = prompt.shape
+    hidden, cache = model.decode(params, prompt, jnp.broadcast_to(jnp.arange(P), (R, P)), model.cache(R, P))
+    last = jnp.take_along_axis(hidden, jnp.maximum(length - 1, 0)[:, None, None], 1)[:, 0]
+    head, how = model.head(params), {name: batch[name] for name in HOW if name in batch}
+    seen = None
+    if "repetition_penalty" in how:
+        V = head.weight.shape[0]
+        inside = jnp.where(jnp.arange(P) < length[:, None], prompt, V)  # what is beyond V is dropped
+        seen = jnp.zeros((R, V), bool).at[jnp.arange(R)[:, None], inside].set(True, mode="drop")
+    seed = batch["seed"].reshape(R, -1)
+    G = seed.shape[1]
+    last, length, limit, how, seen = jax.tree.map(
+        lambda x: jnp.repeat(x, G, 0), (last, length, batch["limit"], how, seen)
+    )
+    more = (slots or P + width) - P
+    cache = jax.tree.map(
+        lambda x: jnp.pad(jnp.repeat(x, G, -4), [(0, 0)] * (x.ndim - 2) + [(0, more), (0, 0)]), cache
+    )
+    B = R * G
+    nothing = Completions(jnp.zeros((B, width), jnp.int32), jnp.zeros((B, width)), jnp.zeros(B, jnp.int32))
+    empty = (length < 1) | (limit < 1)
+    zero = jnp.zeros(B, jnp.int32)
+    limit = jnp.minimum(limit, width)
+    rows = Rows(nothing, empty, zero, length - 1, seed.reshape(-1), limit, how, seen, cache)
+    rows, token, logp = _drawn(rows, last, head, zero, uniforms(rows.seed, zero[:, None])[:, 0], end)
+    told = Completions(
+        nothing.tokens.at[:, 0].set(token), nothing.logps.at[:, 0].set(logp), (~empty).astype(jnp.int32)
+    )
+    return rows._replace(told=told)
+
+
+def advance(model: LM, params: Params, rows: Rows, steps: Array, *, end: int) -> Rows:
+    """At most `steps` more tokens of each row: one loop, which ends sooner where every row has."""
+    B, N = rows.told.tokens.shape
+    head, first = model.head(params), rows.told.lengths
+    u = uniforms(rows.seed, first[:, None] + jnp.arange(N)).T
+
+    def more(carry: tuple) -> Array:
+        t, rows, _, _ = carry
+        return (t < steps) & ~rows.done.all()
+
+    def body(carry: tuple) -> tuple:
+        t, rows, tokens, logps = carry
+        hidden, cache = model.decode(params, rows.newest[:, None], rows.place[:, None], rows.cache)
+        rows, token, logp = _drawn(rows._replace(cache=cache), hidden[:, 0], head, first + t, u[t], end)
+        return t + 1, rows, tokens.at[t].set(token), logps.at[t].set(logp)
+
+    began = rows._replace(told=None)
+    carry = (jnp.zeros((), jnp.int32), began, jnp.zeros((N, B), jnp.int32), jnp.zeros((N, B)))
+    _, ended, tokens, logps = jax.lax.while_loop(more, body, carry)
+    grown = ended.place - rows.place  # tokens of each row in this call
+    index = jnp.arange(N) - first[:, None]
+    new = (index >= 0) & (index < grown[:, None])
+
+    def merged(old: Array, drawn: Array) -> Array:
+        return jnp.where(new, jnp.take_along_axis(drawn.T, jnp.clip(index, 0, N - 1), 1), old)
+
+    told = Completions(merged(rows.told.tokens, tokens), merged(rows.told.logps, logps), first + grown)
+    return ended._replace(told=told)
+
+
+def _drawn(
+    rows: Rows, hidden: Array, head: Any, count: Array, u: Array, end: int
+) -> tuple[Rows, Array, Array]:
+    """(rows with one more token, it, its log-probability), both 0 where it was done; `count` tokens stood before."""
+    live = ~rows.done
+    token, logp = draw(u, logits(hidden, head), rows.how, rows.seen)
+    token, logp = jnp.where(live, token, 0), jnp.where(live, logp, 0.0)
+    seen = rows.seen
+    if seen is not None:
+        index = jnp.where(live, token, seen.shape[1])
+        seen = seen.at[jnp.arange(len(index)), index].set(True, mode="drop")
+    rows = rows._replace(
+        done=rows.done | (token == end) & live | (count + 1 >= rows.limit),
+        newest=token,
+        place=rows.place + live,
+        seen=seen,
+    )
+    return rows, token, logp
+
+
+def replaced(rows: Rows, new: Rows, slot: Array) -> Rows:
+    """Rows with `new` in place of those at slot i32[R]; what has a slot beyond them is dropped."""
+
+    def put(old: Array, new: Array) -> Array:
+        return old.at[slot].set(new, mode="drop")
+
+    def put_cache(old: Array, new: Array) -> Array:
+        return jnp.moveaxis(put(jnp.moveaxis(old, -4, 0), jnp.moveaxis(new, -4, 0)), 0, -4)
+
+    cache = jax.tree.map(put_cache, rows.cache, new.cache)
+    rest = jax.tree.map(put, rows._replace(cache=None), new._replace(cache=None))
+    return rest._replace(cache=cache)
+
+
+def sampler(model: LM, *, max_new: int, end: int, **how: float) -> Callable[..., Completions]:
+    """Prefill and loop as one function (params, frozen, batch) -> Completions, to be compiled; `how` for all rows.
+
+    A row ends with `end`, or after its `limit` of tokens, or max_new. The model's context must hold each prompt and its
+    limit: the caller sees to it.
     """
 
     def sample(params: Params, frozen: Params, batch: Batch) -> Completions:
-        prompt, length = batch["prompt"], batch["length"]
-        B, P = prompt.shape
-        keys = jax.vmap(jax.random.key)(batch["seed"])
-        head = model.head(params)
-        places = jnp.broadcast_to(jnp.arange(P), (B, P))
-        hidden, cache = model.decode(params, prompt, places, model.cache(B, P + max_new))
-        last = jnp.take_along_axis(hidden, (length - 1)[:, None, None], 1)[:, 0]
-
-        def pick(hidden: Array, t: Array) -> tuple[Array, Array]:
-            here = jax.vmap(jax.random.fold_in, (0, None))(keys, t)
-            return draw(here, logits(hidden, head), temperature=temperature, top_k=top_k, top_p=top_p)
-
-        def more(carry: tuple) -> Array:
-            t, _, _, done, _, _ = carry
-            return (t < max_new) & ~done.all()
-
-        def body(carry: tuple) -> tuple:
-            t, last, cache, done, tokens, logps = carry
-            token, logp = pick(last, t)
-            tokens = tokens.at[:, t].set(jnp.where(done, 0, token))
-            logps = logps.at[:, t].set(jnp.where(done, 0.0, logp))
-            done = done | (token == end)
-            hidden, cache = model.decode(params, token[:, None], (length + t)[:, None], cache)
-            return t + 1, hidden[:, 0], cache, done, tokens, logps
-
-        start = (
-            jnp.zeros((), jnp.int32),
-            last,
-            cache,
-            length < 1,
-            jnp.zeros((B, max_new), jnp.int32),
-            jnp.zeros((B, max_new)),
-        )
-        t, _, _, _, tokens, logps = jax.lax.while_loop(more, body, start)
-        ends = tokens == end
-        lengths = jnp.where(ends.any(1), ends.argmax(1) + 1, t) * (length > 0)
-        return Completions(tokens, logps, lengths.astype(jnp.int32))
+        params = jax.lax.optimization_barrier(model.ready(params))  # or XLA would lay out each token anew
+        asked = columns(batch["length"].shape[0], settings(how))
+        rows = start(model, params, {**batch, **asked}, end=end, width=max_new)
+        return advance(model, params, rows, max_new - 1, end=end).told
 
     return sample
 
 
-def prompts(rows: Sequence[Sequence[int]], seed: int, bucket: int = 16) -> dict[str, np.ndarray]:
+def settings(how: Mapping[str, float]) -> dict[str, float]:
+    """Those settings that change something."""
+    usual = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
+    if unknown := how.keys() - usual.keys():
+        raise ValueError(f"unknown settings: {', '.join(sorted(unknown))}")
+    return {name: value for name, value in how.items() if value != usual[name]}
+
+
+def columns(rows: int, how: Mapping[str, float]) -> dict[str, np.ndarray]:
+    """Settings for all rows, as columns of a batch."""
+    kinds = {"top_k": np.int32}
+    return {name: np.full(rows, value, kinds.get(name, np.float32)) for name, value in how.items()}
+
+
+def prompts(rows: Sequence[Sequence[int]], seed: int, bucket: int = 16, samples: int = 1) -> dict[str, Any]:
     """Token lists as a sampler's batch. P is a power of two times `bucket`, so that few shapes are compiled."""
     longest, P = max(map(len, rows)), bucket
     while longest > P:
@@ -82,8 +183,14 @@ def prompts(rows: Sequence[Sequence[int]], seed: int, bucket: int = 16) -> dict[
             raise ValueError(f"prompt {i} is empty: it needs at least one token, such as the opening one")
         prompt[i, : len(row)] = row
     lengths = np.array([len(row) for row in rows], np.int32)
-    seeds = np.random.SeedSequence(seed).generate_state(len(rows), np.uint32)
-    return {"prompt": prompt, "length": lengths, "seed": seeds}
+    limits = np.full(len(rows), NO_LIMIT, np.int32)
+    seeds = np.random.SeedSequence(seed).generate_state(len(rows) * samples, np.uint32)
+    return {
+        "prompt": prompt,
+        "length": lengths,
+        "limit": limits,
+        "seed": seeds.reshape(-1, samples) if samples > 1 else seeds,
+    }
 
 
 def texts(done: Completions, decode: Callable[[list[int]], str]) -> list[str]:

@@ -57,6 +57,15 @@ class Plan(NamedTuple):
         ..., Callable
     ]  # f(tree, frozen, batch, axis_name=) -> replicated or state-like trees, compiled
     rows: Callable[[Callable], Callable]  # f(tree, frozen, batch) -> arrays [B, ...], compiled
+    ready: Callable[[Callable], Callable]  # f(tree, frozen) -> a tree of parameters, compiled
+    carry: Callable[
+        [Callable], Callable
+    ]  # f(tree, state, shared, batch) -> state, compiled; the state's rows stay
+    # on their devices between calls, donated
+    blocks: int  # parts of the rows, of which a function of `carry` sees one
+    fetch: Callable[
+        [Tree], Tree
+    ]  # a tree of arrays by row, from such a state, to numpy, whole, on every host
     put: Callable[[Mapping[str, np.ndarray]], Batch]  # this host's rows -> the global batch on the devices
     get: Callable[[Tree], Tree]  # to numpy, whole, on every host
     local: Callable[[Callable], Callable] | None  # runs f(q, k, v, segments) on each shard of rows and heads
@@ -236,13 +245,7 @@ def _sharded(mesh: Mesh) -> Plan:
         return run
 
     def rows(f: Callable) -> Callable:
-        compiled = jax.jit(f, out_shardings=by_row)
-
-        def run(tree: Tree, frozen: Tree, batch: Batch) -> Any:
-            with active():
-                return compiled(tree, frozen, batch)
-
-        return run
+        return _within(active, f, out_shardings=by_row)
 
     def put(batch: Mapping[str, np.ndarray]) -> Batch:
         return {name: jax.make_array_from_process_local_data(by_row, x) for name, x in batch.items()}
@@ -265,10 +268,39 @@ def _sharded(mesh: Mesh) -> Plan:
         functools.partial(_abstract, mesh),
         step,
         rows,
+        functools.partial(_within, active),
+        functools.partial(_carried, active),
+        1,
+        _get,
         put,
         _get,
         local,
     )
+
+
+def _within(active: Callable[[], Any], f: Callable, **how: Any) -> Callable:
+    """f compiled, which runs inside the mesh."""
+    compiled = jax.jit(f, **how)
+
+    def run(*args: Tree) -> Tree:
+        with active():
+            return compiled(*args)
+
+    return run
+
+
+def _carried(active: Callable[[], Any], f: Callable) -> Callable:
+    """f(tree, state, shared, batch) compiled; a new state lies as XLA finds, and leaves each call lying as it came."""
+    compiled: dict[Any, Callable] = {}
+
+    def run(tree: Tree, state: Tree, shared: Tree, batch: Batch) -> Tree:
+        out = jax.tree.map(lambda x: x.sharding, state)
+        key = tuple(jax.tree.leaves(out))
+        if key not in compiled:
+            compiled[key] = _within(active, f, donate_argnums=(1,), out_shardings=out if key else None)
+        return compiled[key](tree, state, shared, batch)
+
+    return run
 
 
 def _pmap(devices: list[Any]) -> Plan:
@@ -295,6 +327,12 @@ def _pmap(devices: list[Any]) -> Plan:
         merge = jax.jit(lambda tree: jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree))
         return lambda tree, frozen, batch: merge(mapped(tree, frozen, batch))
 
+    def carry(f: Callable) -> Callable:
+        return jax.pmap(f, in_axes=(None, 0, None, 0), donate_argnums=(1,), devices=devices)
+
+    def fetch(tree: Tree) -> Tree:
+        return jax.tree.map(lambda x: np.array(x).reshape(-1, *x.shape[2:]), tree)
+
     def put(batch: Mapping[str, np.ndarray]) -> Batch:
         return {
             name: jax.device_put(x.reshape(count, -1, *x.shape[1:]), by_device) for name, x in batch.items()
@@ -308,6 +346,10 @@ def _pmap(devices: list[Any]) -> Plan:
         lambda fn, axes, *args: _abstract(mesh, fn, {}, *args),
         step,
         rows,
+        lambda f: jax.jit(f, out_shardings=NamedSharding(mesh, PartitionSpec())),
+        carry,
+        count,
+        fetch,
         put,
         _get,
         None,

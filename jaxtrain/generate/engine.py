@@ -1,0 +1,114 @@
+"""A sampler compiled for a plan: completions of a batch, whole or as they are drawn."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxtrain.generate import sampler, stops
+from jaxtrain.generate.sampler import Completions, Rows
+from jaxtrain.types import LM, Batch, Params
+
+CHUNK = 16  # tokens drawn between two looks of the host
+
+
+class Progress(NamedTuple):
+    """What the host sees of rows."""
+
+    told: Completions
+    done: np.ndarray  # bool[B]
+
+
+class Engine(NamedTuple):
+    """Compiled for a plan, whose `put` takes the batches."""
+
+    plan: Any
+    width: int  # most tokens of a completion
+    ready: Callable[[Params, Params], Params]  # (trained, base) -> parameters laid out for what follows
+    start: Callable[[Params, Batch], Rows]
+    advance: Callable[..., Rows]  # (ready, rows, steps, stopped bool[B] or None) -> rows
+    replace: Callable[[Params, Rows, Batch], Rows]  # prefill of a batch with `slot` i32[R], put into rows
+
+    def see(self, rows: Rows) -> Progress:
+        """Brings what rows have told to the host."""
+        return self.plan.fetch(Progress(rows.told, rows.done))
+
+
+def engine(
+    plan: Any,
+    model: LM,
+    *,
+    end: int,
+    width: int,
+    slots: int = 0,
+    whole: Callable[[Params, Params], Params] = lambda params, base: params,
+) -> Engine:
+    """Prefill and decode as two programs for each shape of a batch; rows stay on their devices between calls, donated.
+
+    `slots` is what the cache holds, by default the prompt's bucket and `width`.
+    """
+
+    def begin(params: Params, rows: Any, _: Any, batch: Batch) -> Rows:
+        return sampler.start(model, params, batch, end=end, width=width, slots=slots)
+
+    def more(params: Params, rows: Rows, steps: Any, batch: Batch) -> Rows:
+        rows = rows._replace(done=rows.done | batch["stopped"]) if batch else rows
+        return sampler.advance(model, params, rows, steps, end=end)
+
+    def swap(params: Params, rows: Rows, _: Any, batch: Batch) -> Rows:
+        return sampler.replaced(rows, begin(params, (), (), batch), batch["slot"])
+
+    begun, advanced, swapped = (plan.carry(f) for f in (begin, more, swap))
+
+    def advance(params: Params, rows: Rows, steps: int, stopped: np.ndarray | None = None) -> Rows:
+        batch = {} if stopped is None else plan.put({"stopped": stopped})
+        return advanced(params, rows, np.int32(steps), batch)
+
+    return Engine(
+        plan,
+        width,
+        plan.ready(lambda params, base: model.ready(whole(params, base))),
+        lambda params, batch: begun(params, (), (), batch),
+        advance,
+        lambda params, rows, batch: swapped(params, rows, (), batch),
+    )
+
+
+def complete(made: Engine, params: Params, batch: Mapping[str, np.ndarray]) -> Completions:
+    """The completions of this host's rows of a batch, of all hosts' rows; params are what `ready` gave."""
+    rows = made.start(params, made.plan.put(batch))
+    if made.width > 1:
+        rows = made.advance(params, rows, made.width - 1)
+    return made.see(rows).told
+
+
+def stream(
+    made: Engine,
+    params: Params,
+    batch: Mapping[str, np.ndarray],
+    *,
+    chunk: int = CHUNK,
+    ends: Sequence[str] = (),
+    decode: Callable[[list[int]], str] = str,
+) -> Iterator[list[list[int]]]:
+    """The new tokens of each row, the first after prefill, then as often as `chunk` are drawn, until all rows are done.
+
+    A row in whose text, as `decode` makes it, one of `ends` stands is done: it ends with the token that completes it.
+    Put together they are what `complete` gives, up to there.
+    """
+    rows = made.start(params, made.plan.put(batch))
+    B = len(batch["seed"].reshape(-1))
+    given, cut = [[] for _ in range(B)], np.zeros(B, bool)
+    while True:
+        now = made.see(rows)
+        new = []
+        for i, (tokens, n) in enumerate(zip(now.told.tokens, now.told.lengths, strict=True)):
+            fresh = [] if cut[i] else tokens[len(given[i]) : n].tolist()
+            if fresh and (at := stops.upto([*given[i], *fresh], ends, decode)) is not None:
+                fresh, cut[i] = fresh[: at - len(given[i])], True
+            given[i] += fresh
+            new.append(fresh)
+        yield new
+        if (now.done | cut).all():
+            return
+        rows = made.advance(params, rows, chunk, cut if ends else None)

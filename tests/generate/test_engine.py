@@ -1,0 +1,89 @@
+"""The compiled sampler: chunks, stops, shared prefill and slots give what a completion gets alone."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from jaxtrain import config
+from jaxtrain.generate import engine, sampler
+from jaxtrain.models import transformer
+from jaxtrain.train import parallel
+from tests import tiny
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+ARCH = tiny.shrink("gemma2-2b", layers=2, vocab=32)
+END, NEW = 7, 12
+PROMPTS = [[1, 5, 9, 2], [3], [4, 4, 6, 1, 2, 3, 9, 30, 11], [8, 2], [1, 5, 9, 2], [10, 11, 12], [2, 9], [31]]
+PLANS = [("pmap", ""), ("mesh", "fsdp:4,tensor:2")]
+
+
+@functools.cache
+def made(kind="pmap", mesh="", scan=False, slots=0):
+    """An engine and its parameters."""
+    plan = parallel.make(config.Run(parallel=kind, mesh=mesh), 8, 1)
+    model = transformer.build(ARCH, tiny.how(local=plan.local, scan=scan))
+    made = engine.engine(plan, model, end=END, width=NEW, slots=slots)
+    return made, made.ready(plan.init(lambda: model.init(jax.random.key(0)), model.axes), ())
+
+
+def batch(prompts=PROMPTS, seed=3, samples=1, **how):
+    return sampler.prompts(prompts, seed, samples=samples) | sampler.columns(
+        len(prompts), sampler.settings(how)
+    )
+
+
+@functools.cache
+def whole(*plan, **how):
+    return engine.complete(*made(*plan), batch(**how))
+
+
+def joined(chunks, row):
+    return [token for new in chunks for token in new[row]]
+
+
+@pytest.mark.parametrize("plan", [*PLANS, ("pmap", "", True), ("mesh", "fsdp:4,tensor:2", True)])
+def test_every_plan_draws_the_same(plan):
+    found, wanted = whole(*plan), whole()
+    assert np.array_equal(found.tokens, wanted.tokens) and np.array_equal(found.lengths, wanted.lengths)
+    np.testing.assert_allclose(found.logps, wanted.logps, atol=1e-4)
+    assert len({*wanted.lengths.tolist()}) > 2
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("chunk", [1, 5])
+def test_chunks_put_together_are_the_whole(plan, chunk):
+    wanted = whole()
+    chunks = list(engine.stream(*made(*plan), batch(), chunk=chunk))
+    assert len(chunks) == 1 + -(-(max(wanted.lengths) - 1) // chunk)
+    for i, n in enumerate(wanted.lengths):
+        assert joined(chunks, i) == wanted.tokens[i, :n].tolist()
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_a_stop_ends_its_row_alone(plan):
+    wanted = [row[:n].tolist() for row, n in zip(whole().tokens, whole().lengths, strict=True)]
+    long = max(range(8), key=lambda i: len(wanted[i]))
+    stop = f" {wanted[long][3]} {wanted[long][4]} "  # over two tokens
+
+    def decode(ids):
+        return "".join(f" {token} " for token in ids).replace("  ", " ")
+
+    chunks = list(engine.stream(*made(*plan), batch(), chunk=4, ends=["nothing", stop], decode=decode))
+    found = [joined(chunks, i) for i in range(8)]
+    assert found[long] == wanted[long][:5] and [*found[:long], *found[long + 1 :]] == [
+        *wanted[:long],
+        *wanted[long + 1 :],
+    ]
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_samples_of_a_prompt_share_its_prefill_and_are_what_each_gets_alone(plan):
+    given = batch(samples=3)
+    found = engine.complete(*made(*plan), given)
+    for g in range(3):
+        alone = engine.complete(*made(*plan), {**given, "seed": given["seed"][:, g].copy()})
+        assert np.array_equal(found.tokens[g::3], alone.tokens)
+        np.testing.assert_allclose(found.logps[g::3], alone.logps, atol=1e-5)

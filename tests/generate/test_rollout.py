@@ -1,0 +1,216 @@
+"""Advantages of a rollout against loops written from the formulas in float64, and what the models say of it."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxtrain.generate import rollout
+from jaxtrain.models import value
+from jaxtrain.ops.logprobs import logits
+from tests import tiny
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+RNG = np.random.default_rng(0)
+R, T, G = 6, 9, 3
+STARTS, ENDS = (2, 0, 1, 4, 3, 2), (5, 8, 2, 8, 6, 4)  # first and last place of a target in the loss
+MASK = np.array([[a <= t <= b for t in range(T)] for a, b in zip(STARTS, ENDS, strict=True)], "f")
+HERE = MASK > 0
+OLD, REFERENCE, VALUES = RNG.normal(size=(3, R, T)).astype("f")
+SCORES = np.array([0.7, -1.8, 2.0, 0.5, 0.5, 0.5], "f")  # the second group is flat
+ENDED = np.array([True, False, True, False, True, True])
+LENGTH = np.array([min(end + 1, T - 1) + 1 for end in ENDS], np.int32)
+BETA = 0.3
+
+
+def rows(garbage=0.0, reference=True):
+    """What is known of a rollout, with `garbage` where nothing may be read."""
+
+    def outside(x, kept):
+        return jnp.asarray(np.where(kept, x, garbage).astype("f"))
+
+    last = np.arange(T) == LENGTH[:, None] - 1  # what follows a completion that was cut off
+    found = {"mask": jnp.asarray(MASK), "length": jnp.asarray(LENGTH), "old": outside(OLD, HERE)}
+    found["values"] = outside(VALUES, HERE | (last & ~ENDED[:, None]))
+    return found | ({"reference": outside(REFERENCE, HERE)} if reference else {})
+
+
+@functools.cache
+def compiled(kind, how):
+    return jax.jit(functools.partial(getattr(rollout, kind), how=how))
+
+
+def made(kind, how, given=None, scores=SCORES):
+    columns, told = compiled(kind, how)(given or rows(), jnp.asarray(scores), ENDED, BETA)
+    return jax.tree.map(np.asarray, (columns, told))
+
+
+def priced(scores):
+    """-β k1 at each token, and the score at the last one; f64."""
+    out = np.zeros((R, T))
+    for r in range(R):
+        for t in range(STARTS[r], ENDS[r] + 1):
+            out[r, t] = -BETA * (float(OLD[r, t]) - float(REFERENCE[r, t]))
+        out[r, ENDS[r]] += scores[r]
+    return out
+
+
+def backwards(rewards, values, after, gamma, lam):
+    """Advantages by δ_t + γλ A_{t+1}; f64."""
+    out = np.zeros((R, T))
+    for r in range(R):
+        value, advantage = float(after[r]), 0.0
+        for t in range(ENDS[r], STARTS[r] - 1, -1):
+            delta = rewards[r, t] + gamma * value - float(values[r, t])
+            advantage = delta + gamma * lam * advantage
+            value, out[r, t] = float(values[r, t]), advantage
+    return out
+
+
+def whitened(x, shift=True):
+    mean, std = x[HERE].mean(), x[HERE].std()
+    return np.where(HERE, (x - mean) / std + (0 if shift else mean), 0)
+
+
+HOW = {
+    "plain": rollout.Rewarding(whiten_advantages=False),
+    "discounted": rollout.Rewarding(gamma=0.9, lam=0.8, whiten_advantages=False),
+    "bootstrap": rollout.Rewarding(bootstrap=True, whiten_advantages=False),
+    "whitened": rollout.Rewarding(gamma=0.9, bootstrap=True, whiten_rewards=True),
+}
+
+
+@pytest.mark.parametrize("name", HOW)
+def test_values_turn_scores_into_advantages_and_returns(name):
+    how = HOW[name]
+    columns, told = made("with_values", how)
+    rewards = whitened(priced(SCORES), shift=False) if how.whiten_rewards else priced(SCORES)
+    cut = VALUES[np.arange(R), LENGTH - 1] * ~ENDED * how.bootstrap
+    wanted = backwards(rewards, VALUES, cut, how.gamma, how.lam)
+    targets = np.where(HERE, wanted + VALUES, 0)
+    np.testing.assert_allclose(columns["returns"], targets, rtol=1e-5, atol=1e-5)
+    advantages = whitened(wanted) if how.whiten_advantages else wanted
+    np.testing.assert_allclose(columns["advantages"], advantages, rtol=1e-5, atol=1e-5)
+    assert np.array_equal(columns["old_values"][HERE], VALUES[HERE])
+    left = 1 - (targets - VALUES)[HERE].var() / targets[HERE].var()
+    np.testing.assert_allclose(told["val/explained_var"], np.full(R, left), rtol=1e-5, atol=1e-5)
+
+
+def test_a_completion_that_ended_has_nothing_after_it_and_one_that_did_not_has_its_last_state():
+    plain, after = (made("with_values", HOW[name])[0]["returns"] for name in ("plain", "bootstrap"))
+    changed = [(plain[r] != after[r]).any() for r in range(R)]
+    assert changed == (~ENDED).tolist()
+    last = VALUES[3, LENGTH[3] - 1]
+    assert after[3, ENDS[3]] - plain[3, ENDS[3]] == pytest.approx(last, rel=1e-5)
+
+
+def test_advantages_of_a_rollout_have_mean_0_and_variance_1_over_all_its_tokens():
+    found = made("with_values", rollout.Rewarding())[0]["advantages"]
+    assert found[HERE].mean() == pytest.approx(0, abs=1e-6) and found[HERE].var() == pytest.approx(
+        1, rel=1e-5
+    )
+    assert abs(found[0][HERE[0]].mean()) > 0.01  # not by row
+
+
+GROUPS = {
+    "grpo": ("mean", "std", lambda r, rest: (r[0] - r.mean()) / (r.std(ddof=1) + 1e-4)),
+    "rloo": ("others", "none", lambda r, rest: r[0] - rest.mean()),
+    "dr_grpo": ("mean", "none", lambda r, rest: r[0] - r.mean()),
+}
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_groups_turn_scores_into_advantages(name):
+    baseline, scale, formula = GROUPS[name]
+    how = rollout.Rewarding(group=G, baseline=baseline, scale=scale)
+    columns, told = made("of_groups", how)
+    kl = np.where(HERE, OLD.astype(float) - REFERENCE, 0).sum(1)
+    worth = SCORES - BETA * kl
+    for r in range(R):
+        others = [i for i in range(r // G * G, r // G * G + G) if i != r]
+        wanted = formula(worth[[r, *others]], worth[others])
+        np.testing.assert_allclose(columns["advantages"][r], np.where(HERE[r], wanted, 0), rtol=1e-4)
+    assert columns.keys() == {"advantages"}
+    groups = np.asarray(SCORES).reshape(-1, G)
+    assert told["frac_reward_zero_std"].tolist() == np.repeat(np.ptp(groups, 1) == 0, G).tolist()
+
+
+def test_a_group_whose_scores_are_equal_has_nothing_to_learn_and_is_counted():
+    how = rollout.Rewarding(group=G)
+    columns, told = made("of_groups", how, rows(reference=False))
+    assert told["frac_reward_zero_std"].tolist() == [0, 0, 0, 1, 1, 1]
+    assert not columns["advantages"][G:].any() and columns["advantages"][:G][HERE[:G]].all()
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.9])
+def test_without_a_baseline_a_token_has_what_is_still_to_come(gamma):
+    how = rollout.Rewarding(gamma=gamma, baseline="none", scale="none")
+    columns, told = made("of_groups", how)
+    rewards, wanted = priced(SCORES), np.zeros((R, T))
+    for r in range(R):
+        for t in range(STARTS[r], ENDS[r] + 1):
+            wanted[r, t] = sum(gamma ** (s - t) * rewards[r, s] for s in range(t, ENDS[r] + 1))
+    np.testing.assert_allclose(columns["advantages"], whitened(wanted), rtol=1e-4, atol=1e-5)
+    assert "frac_reward_zero_std" not in told
+
+
+@pytest.mark.parametrize(
+    "kind, how", [("with_values", HOW["whitened"]), ("of_groups", rollout.Rewarding(group=G))]
+)
+def test_what_stands_outside_the_mask_changes_nothing_to_the_bit(kind, how):
+    clean = made(kind, how)
+    for garbage in (1e30, -np.inf, np.nan):
+        columns, told = made(kind, how, rows(garbage))
+        columns["old_values"] = np.where(HERE, columns.get("old_values", 0), 0)
+        for name, x in {**clean[0], **clean[1]}.items():
+            found = {**columns, **told}[name]
+            assert np.array_equal(found, np.where(HERE, x, 0) if name == "old_values" else x), name
+
+
+def test_numbers_of_completions_by_name():
+    told = {name: np.asarray(x) for name, x in rollout.measured(rows(np.nan), SCORES, BETA).items()}
+    kl = np.where(HERE, OLD.astype(float) - REFERENCE, 0).sum(1)
+    wanted = {
+        "objective/scores": SCORES,
+        "objective/entropy": -np.where(HERE, OLD.astype(float), 0).sum(1),
+        "objective/kl": kl,
+        "objective/non_score_reward": -BETA * kl,
+        "objective/rlhf_reward": SCORES - BETA * kl,
+        "objective/kl_coef": np.full(R, BETA),
+    }
+    assert told.keys() == wanted.keys()
+    for name, x in wanted.items():
+        np.testing.assert_allclose(told[name], x, rtol=1e-5, err_msg=name)
+    alone = rollout.measured(rows(reference=False), SCORES, BETA)
+    assert alone.keys() == {"objective/scores", "objective/entropy"}
+
+
+ARCH = tiny.shrink("llama2-7b", layers=1, vocab=32)
+
+
+@pytest.mark.parametrize("critic", [False, True])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_what_the_models_say_of_sampled_tokens(critic, temperature):
+    model = tiny.model(ARCH)
+    policy, other = (model.init(jax.random.key(seed)) for seed in (0, 1))
+    heads = value.build(model, shared=False) if critic else None
+    params = heads.grow(policy, jax.random.key(2)) if critic else policy
+    batch = {k: jnp.asarray(x) for k, x in tiny.batch(3, 12, ARCH.vocab).items()}
+    if critic:
+        params["value"]["score"]["weight"] = jnp.ones(ARCH.width)
+    found = jax.jit(rollout.annotate(model, heads, temperature))(params, other, batch)
+
+    def logps(of):
+        found = jax.nn.log_softmax(logits(model.hidden(of, batch), model.head(of)) / temperature)
+        return jnp.take_along_axis(found, batch["targets"][..., None], 2)[..., 0]
+
+    np.testing.assert_allclose(found["old"], logps(policy), atol=1e-5)
+    np.testing.assert_allclose(found["reference"], logps(other), atol=1e-5)
+    assert not np.allclose(found["old"], found["reference"], atol=0.1)
+    if critic:
+        np.testing.assert_allclose(found["values"], model.hidden(policy, batch).sum(-1), rtol=1e-4, atol=1e-4)
+    assert found.keys() == {"old", "reference", *(["values"] if critic else [])}
+    assert "reference" not in rollout.annotate(model, heads, temperature)(params, (), batch)

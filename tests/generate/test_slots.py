@@ -1,0 +1,102 @@
+"""Continuous batching gives each request what it gets alone."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from jaxtrain import config
+from jaxtrain.generate import engine, sampler, slots
+from jaxtrain.models import transformer
+from jaxtrain.train import parallel
+from tests import tiny
+from tests.generate.test_engine import ARCH, END, NEW, PROMPTS
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+SEEDS = sampler.prompts(PROMPTS, 3)["seed"]
+USUAL = {"temperature": 1.0}
+ROOM = 16 + NEW  # slots of the cache: the prompts' bucket and the completion
+
+
+@functools.cache
+def made(kind="pmap", mesh="", devices=1):
+    """An engine and its parameters."""
+    plan = parallel.make(config.Run(parallel=kind, mesh=mesh), 8, 1, jax.devices()[:devices])
+    model = transformer.build(ARCH, tiny.how(local=plan.local))
+    made = engine.engine(plan, model, end=END, width=NEW, slots=ROOM)
+    return made, made.ready(plan.init(lambda: model.init(jax.random.key(0)), model.axes), ())
+
+
+@functools.cache
+def alone():
+    """(tokens, log-probabilities) of each prompt, drawn as one batch."""
+    batch = sampler.prompts(PROMPTS, 3) | sampler.columns(len(PROMPTS), USUAL)
+    told = engine.complete(*made(), batch)
+    rows = zip(told.tokens, told.logps, told.lengths, strict=True)
+    return [(tokens[:n].tolist(), logps[:n]) for tokens, logps, n in rows]
+
+
+def requests(**changes):
+    return [slots.Request(ids, int(seed), **changes) for ids, seed in zip(PROMPTS, SEEDS, strict=True)]
+
+
+def served(asked, plan=(), rows=3, **options):
+    found = list(slots.served(*made(*plan), asked, rows=rows, usual=USUAL, chunk=2, **options))
+    assert sorted(one.number for one in found) == list(range(len(found)))
+    return sorted(found)
+
+
+@pytest.mark.parametrize(("plan", "rows"), [((), 1), ((), 3), (("mesh", "fsdp:2,tensor:2", 4), 4)])
+def test_each_request_gets_what_it_gets_alone(plan, rows):
+    for one, (tokens, logps) in zip(served(requests(), plan, rows), alone(), strict=True):
+        assert one.tokens == tokens
+        np.testing.assert_allclose(one.logps, logps, atol=1e-4)
+
+
+def test_a_row_that_ends_is_replaced_while_others_run():
+    taken = []
+
+    def asked():
+        for i, request in enumerate(requests()):
+            taken.append(i)
+            yield request
+
+    order = []
+    for one in slots.served(*made(), asked(), rows=2, usual=USUAL, chunk=1):
+        order.append(one.number)
+        assert len(taken) <= len(order) + 1, "a request is taken when a row is free for it, not before"
+    assert sorted(order) == list(range(len(PROMPTS))) and order != sorted(order)
+
+
+def test_requests_may_come_late_and_be_asked_for_each_in_its_own_way():
+    greedy = [request._replace(how={"temperature": 0.0}, limit=3) for request in requests()[:2]]
+    late = [greedy[0], None, requests()[2], None, None, greedy[1]]
+    found = served(late)
+    assert [len(one.tokens) <= 3 for one in found] == [True, len(alone()[2][0]) <= 3, True]
+    assert found[1].tokens == alone()[2][0]
+    batch = sampler.prompts(PROMPTS[:2], 3) | sampler.columns(2, {"temperature": 0.0})
+    batch["limit"][:] = 3
+    wanted = engine.complete(*made(), batch)
+    for one, tokens, n in zip((found[0], found[2]), wanted.tokens, wanted.lengths, strict=True):
+        assert one.tokens == tokens[:n].tolist()
+
+
+def test_a_stop_ends_a_request():
+    long = max(range(8), key=lambda i: len(alone()[i][0]))
+    tokens = alone()[long][0]
+    stop = f" {tokens[2]} {tokens[3]} "
+
+    def decode(ids):
+        return " " + "".join(f"{i} " for i in ids)
+
+    found = served([request._replace(ends=(stop,)) for request in requests()], decode=decode)
+    assert found[long].tokens == tokens[:4]
+
+
+def test_what_cannot_be_served_is_refused():
+    with pytest.raises(ValueError, match="one host, and one device or the mesh plan"):
+        next(slots.served(*made("pmap", "", 8), requests(), rows=8, usual=USUAL))
+    with pytest.raises(ValueError, match="min_p"):
+        served([requests()[0]._replace(how={"min_p": 0.1})])
