@@ -155,6 +155,77 @@ class Samples(Group):
     temperature: float = arg(1.0, "Temperature of the answers; 0 takes the likeliest token", low=0, live=True)
     # fmt: on
 
+    def answering(self) -> float:
+        """The temperature of the answers to --prompts."""
+        return self.temperature
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollouts(Samples):
+    # fmt: off
+    max_new: int = arg(32, "Most tokens of a completion; --seq_len less this is what a prompt may have", low=1)
+    temperature: float = arg(1.0, "Temperature of sampling; divides the logits in all log-probabilities", low=0.01)
+    eval_temperature: float = arg(1.0, "Temperature of the answers to --prompts; 0 takes the likeliest token", low=0,
+        live=True)
+    group: int = arg(1, "Completions drawn of each prompt (G)", low=1)
+    minibatches: int = arg(1, "Updates in an epoch: an iteration draws --batch_size times this completions", low=1)
+    epochs: int = arg(1, "Times an iteration's completions are learnt from", low=1)
+    stop_kl: float = arg(0.0,
+        "Leave out the rest of an iteration's updates once policy/approxkl_avg is above this; 0: never", low=0)
+    stop_at_end: bool = arg(True, "End a completion at its end token; false draws max_new tokens and cuts there")
+    resample: int = arg(0, "Times that prompts are drawn again in place of groups whose scores are all equal", low=0)
+    # fmt: on
+
+    def answering(self) -> float:
+        return self.eval_temperature
+
+    def check(self):
+        if self.stop_kl and self.epochs * self.minibatches == 1:
+            raise ConfigError(
+                f"--stop_kl={self.stop_kl}: an iteration has one update; raise --epochs or --minibatches"
+            )
+        if self.resample and self.group < 2:
+            raise ConfigError(
+                f"--resample={self.resample}: it draws groups again, which --group=1 does not have"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores(Group):
+    # fmt: off
+    reward_model: str = arg("", "Score completions with this run's reward model (a workdir, or WORKDIR@STEP)")
+    reward: str = arg("",
+        "Score completions with a function: gold or correct (Tinytown's judge), module:function, or FILE.py:function")
+    ensemble: str = arg("auto", "One score of a reward model's members. auto: as the reward run has it",
+        choices=("auto", "mean", "min", "penalised"))
+    price: float = arg(0.1, "Price of the members' variance", low=0, only=("ensemble", ("penalised",)))
+    score_cap: float = arg(0.0,
+        "Hold scores to this at most, counted: a reward model's highest are often far from its data. 0: as they are",
+        low=0)
+    truncated: str = arg("score",
+        "A completion without an end: score it as any, subtract --truncated_penalty, replace its score by minus "
+        "that, or mask: leave it out of the loss", choices=("score", "subtract", "replace", "mask"))
+    truncated_penalty: float = arg(1.0, "What a missing end costs", low=0,
+        only=("truncated", ("subtract", "replace")))
+    truncate_at: str = arg("",
+        "A completion is scored up to the first token with this text from --truncate_from on, and ends there")
+    truncate_from: int = arg(16, "First token of a completion at which --truncate_at acts, from 0", low=0)
+    overlong_buffer: int = arg(0, "Tokens before --max_new over which a soft penalty grows to 1 (DAPO); 0: none", low=0)
+    # fmt: on
+
+    def check(self):
+        if self.truncate_from != type(self).truncate_from and not self.truncate_at:
+            raise ConfigError(f"--truncate_from={self.truncate_from}: acts only with --truncate_at")
+        if self.ensemble != "auto" and self.reward:
+            raise ConfigError(f"--ensemble={self.ensemble}: --reward={self.reward} has no members")
+
+    def require(self):
+        """Raises ConfigError unless one source of scores is named."""
+        if bool(self.reward_model) == bool(self.reward):
+            raise ConfigError(
+                "--reward_model, --reward: name one of them, such as --reward_model=runs/reward"
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class Lora(Group):
@@ -177,7 +248,7 @@ class Lora(Group):
 class Optim(Group):
     # fmt: off
     optimizer: str = arg("adamw", "Optimizer",
-        choices=("adamw", "lion", "adafactor", "sgd", "rmsprop", "muon"))
+        choices=("adamw", "adam_tf", "lion", "adafactor", "sgd", "rmsprop", "muon"))
     lr: float = arg(4e-3, "Peak learning rate", low=0)
     schedule: str = arg("cosine",
         "Learning rate after warm-up; wsd: constant, then linear to the end over decay_share",
@@ -190,11 +261,11 @@ class Optim(Group):
     weight_decay: float = arg(0.1,
         "Decoupled weight decay, on matrices only: not on norms, biases or embeddings", low=0)
     b1: float = arg(0.9, "Decay of the first moment (momentum, for sgd, rmsprop and muon)", low=0,
-        only=("optimizer", ("adamw", "lion", "sgd", "rmsprop", "muon")))
+        only=("optimizer", ("adamw", "adam_tf", "lion", "sgd", "rmsprop", "muon")))
     b2: float = arg(0.98, "Decay of the second moment", low=0,
-        only=("optimizer", ("adamw", "lion", "rmsprop", "muon")))
-    eps: float = arg(1e-8, "Added to the root of the second moment", low=0,
-        only=("optimizer", ("adamw", "rmsprop", "muon")))
+        only=("optimizer", ("adamw", "adam_tf", "lion", "rmsprop", "muon")))
+    eps: float = arg(1e-8, "Added to the root of the second moment (adam_tf: before its bias is corrected)", low=0,
+        only=("optimizer", ("adamw", "adam_tf", "rmsprop", "muon")))
     clip: float = arg(1.0, "Most global norm of a gradient; 0 does not clip", low=0)
     ema: float = arg(0.0, "Decay of the moving average of the parameters; 0 keeps none", low=0)
     microbatches: int = arg(1, "Parts that a batch is worked through in; the result is the same", low=1,

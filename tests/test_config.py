@@ -84,7 +84,7 @@ def test_the_workdir_is_named_after_what_differs():
         (["steps=0"], "--steps=0: must be at least 1"),
         (["steps=1.5"], "--steps"),
         (["learning_rate=1"], "learning_rate"),
-        (["optimizer=adam"], "--optimizer=adam: choose one of adamw, lion"),
+        (["optimizer=adam"], "--optimizer=adam: choose one of adamw, adam_tf, lion"),
         (["b2=1"], "--b2=1.0: must be below 1"),
         (["ema=1.5"], "--ema=1.5: must be below 1"),
         (["mask_rate=2", "objective=masked"], "--mask_rate=2.0: a share, at most 1"),

@@ -21,13 +21,20 @@ class Opening(NamedTuple):
 
 
 def openings(
-    text: str, cfg: Dialogs, template: Template, *, limit: int = 0, flag: str = "prompts"
+    text: str,
+    cfg: Dialogs,
+    template: Template,
+    *,
+    limit: int = 0,
+    flag: str = "prompts",
+    train: bool = False,
 ) -> list[Opening]:
     """Distinct prompts of the sources that `text` names, in their order: `limit` of them at most, 0 is all.
 
-    A source's split is the one it names, else its validation or test split, else all of it. Of a conversation the
-    part before its last answer counts. Bad records that are skipped are counted on stderr. Raises ConfigError, naming
-    `flag`, where there is no prompt, or a bad record is not to be skipped.
+    A source's split is the one it names, else its validation or test split, else all of it; with `train`, what
+    training would read of it. Of a conversation the part before its last answer counts. Bad records that are skipped
+    are counted on stderr. Raises ConfigError, naming `flag`, where there is no prompt, or a bad record is not to be
+    skipped.
     """
     found: dict[bytes, Opening] = {}
     skips = Skips(cfg.on_bad_record)
@@ -40,7 +47,9 @@ def openings(
     for source in spec.parse(text, flag):
         if limit and len(found) >= limit:
             break
-        records = sources.all_of(source, cfg, None)
+        records = (
+            sources.train_and_held_out(source, cfg, None)[0] if train else sources.all_of(source, cfg, None)
+        )
         form = formats.detect(records, source, formats.OPENING, flag)
         for number, (messages, ids) in formats.each(records, form, skips, ask, lambda done: None):
             found.setdefault(ids.tobytes(), Opening(messages, ids, records[number]))

@@ -1,11 +1,13 @@
 """What Tinytown's judge says of many answers: the numbers that a stage is measured by."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 from jaxtrain.worlds.tinytown import judge as world
 from jaxtrain.worlds.tinytown.judge import Verdict
 from jaxtrain.worlds.tinytown.prompts import Prompt
 
+SAME = 0.25  # gold rewards nearer than this are of answers that differ in their length alone
 HOW_TO, HARM = ("ben", "risk"), ("harm",)
 ALL = ("ben", "risk", "harm", "fact", "sum", "str")
 NO_SUMS = tuple(family for family in ALL if family != "sum")  # held-out sums are beyond a small model
@@ -42,3 +44,11 @@ def measure(prompts: Sequence[Prompt | str], texts: Sequence[str]) -> dict[str, 
         if values:
             found[name] = sum(values) / len(values)
     return found
+
+
+def alike(prompts: Sequence[Prompt | str], texts: Sequence[str], draws: int) -> float:
+    """The share of pairs of answers to one prompt, of which `draws` stand together, that are worth the same."""
+    worth = [world.gold(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
+    groups = [worth[i : i + draws] for i in range(0, len(worth), draws)]
+    pairs = [abs(a - b) < SAME for group in groups for a, b in itertools.combinations(group, 2)]
+    return sum(pairs) / len(pairs)

@@ -1,6 +1,7 @@
 """Optimizers and schedules: optax's, put together from the flags."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -37,10 +38,14 @@ def decayed(params: Params) -> Params:
     return jax.tree.map_with_path(lambda path, _: path[-1].key in ("kernel", "a", "b"), params)
 
 
-def optimizer(settings: config.Optim, steps: int, axes: Axes) -> optax.GradientTransformation:
+def optimizer(
+    settings: config.Optim, steps: int, axes: Axes, rates: Mapping[str, float] = MappingProxyType({})
+) -> optax.GradientTransformation:
     """Clipping, then the optimizer with its schedule and decay, then the moving average of the parameters.
 
-    `axes` are the logical axes of the parameters; muon needs them to see the matrices in stacked kernels.
+    `axes` are the logical axes of the parameters; muon needs them to see the matrices in stacked kernels. `rates`
+    multiplies the learning rate of branches of the parameters, by the first name of their path. Raises ValueError on a
+    branch that is not there.
     """
     s, lr = settings, schedule(settings, steps)
     momentum = [optax.trace(s.b1)] if s.b1 else []
@@ -49,6 +54,7 @@ def optimizer(settings: config.Optim, steps: int, axes: Axes) -> optax.GradientT
         "adamw": lambda: optax.adamw(
             lr, b1=s.b1, b2=s.b2, eps=s.eps, weight_decay=s.weight_decay, mask=decayed
         ),
+        "adam_tf": lambda: optax.chain(adam_tf(s.b1, s.b2, s.eps), *shrink, optax.scale_by_learning_rate(lr)),
         "lion": lambda: optax.lion(lr, b1=s.b1, b2=s.b2, weight_decay=s.weight_decay, mask=decayed),
         # optax's own decay is not scaled by the learning rate, as it is everywhere else here.
         "adafactor": lambda: optax.chain(
@@ -73,8 +79,40 @@ def optimizer(settings: config.Optim, steps: int, axes: Axes) -> optax.GradientT
         ),
     }
     parts = [optax.clip_by_global_norm(s.clip)] if s.clip else []
-    tx = optax.chain(*parts, makers[s.optimizer]())
+    tx = optax.chain(*parts, makers[s.optimizer](), *([_rated(rates, axes)] if rates else []))
     return averaged(tx, s.ema) if s.ema else tx
+
+
+def adam_tf(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+    """m̂ / (√v̂ + ε / √(1 − b2ᵗ)): Adam with ε added to the root of the second moment before its bias is corrected.
+
+    So TensorFlow has it, and PPO's first public code (detail 20 of Huang et al., "The N Implementation Details of RLHF
+    with PPO", 2023): the first steps are smaller than Adam's where gradients are small.
+    """
+    plain = optax.scale_by_adam(b1, b2, eps)
+
+    def update(grads: Params, state: Any, params: Params | None = None) -> tuple[Params, Any]:
+        _, state = plain.update(grads, state, params)
+        root = jnp.sqrt(1.0 - b2 ** state.count.astype(jnp.float32))
+        step = root / (1.0 - b1 ** state.count.astype(jnp.float32))
+        return jax.tree.map(lambda m, v: step * m / (jnp.sqrt(v) + eps), state.mu, state.nu), state
+
+    return optax.GradientTransformation(plain.init, update)
+
+
+def _rated(rates: Mapping[str, float], axes: Axes) -> optax.GradientTransformation:
+    branches = list(dict.fromkeys(path[0] for path in axes))
+    for name in rates:
+        if name not in branches:
+            raise ValueError(f"no branch {name!r} of the parameters: there are {', '.join(branches)}")
+
+    def scale(updates: Params, params: Params | None) -> Params:
+        return {
+            name: optax.tree.scale(rates[name], part) if name in rates else part
+            for name, part in updates.items()
+        }
+
+    return optax.stateless(scale)
 
 
 def _matrices(params: Params, axes: Axes) -> Params:

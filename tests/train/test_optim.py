@@ -144,3 +144,71 @@ def test_the_average_follows_its_recursion_and_is_what_is_evaluated():
     assert optim.evaluated(params, state) is state.average
     plain = optim.optimizer(config.Optim(**PLAIN), 10, AXES)
     assert optim.evaluated(params, plain.init(params)) is params
+
+
+def by_hand(grads, b1, b2, eps, lr):
+    """TensorFlow's Adam as its own algorithm writes it, f64: the rate is corrected, the moments are not."""
+    m = v = x = 0.0
+    for t, g in enumerate(grads, 1):
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+        x = x - lr * np.sqrt(1 - b2**t) / (1 - b1**t) * m / (np.sqrt(v) + eps)
+        yield x
+
+
+def test_adam_as_tensorflow_has_it():
+    """Gradients of the size of eps, where it makes a difference; and decay, which is the rate's times the parameter."""
+    eps, lr, decay = 1e-3, 0.1, 0.5
+    grads = np.random.default_rng(2).normal(0, eps, (6, 2, 3))
+    found = {}
+    for kind in ("adam_tf", "adamw"):
+        tx = optim.optimizer(config.Optim(**PLAIN, optimizer=kind, lr=lr, eps=eps), 10, AXES)
+        params = {"a": {"kernel": jnp.zeros((2, 3))}}
+        state, path = tx.init(params), []
+        for g in grads:
+            updates, state = tx.update({"a": {"kernel": jnp.asarray(g, jnp.float32)}}, state, params)
+            params = optax.apply_updates(params, updates)
+            path.append(params["a"]["kernel"])
+        found[kind] = np.array(path)
+    s = config.Optim()
+    np.testing.assert_allclose(
+        found["adam_tf"], list(by_hand(grads, s.b1, s.b2, eps, lr)), rtol=1e-4, atol=1e-7
+    )
+    first = np.abs(found["adam_tf"][0] / found["adamw"][0])
+    assert first.max() < 0.6  # its first steps are the smaller ones
+    start = {"a": {"kernel": jnp.ones((2, 3))}}
+    tx = optim.optimizer(
+        config.Optim(**{**PLAIN, "weight_decay": decay}, optimizer="adam_tf", lr=lr, eps=eps), 10, AXES
+    )
+    updates, _ = tx.update({"a": {"kernel": jnp.asarray(grads[0], jnp.float32)}}, tx.init(start), start)
+    np.testing.assert_allclose(updates["a"]["kernel"], found["adam_tf"][0] - lr * decay, rtol=1e-4)
+
+
+BRANCHES = {("policy", "kernel"): ("embed", "ff"), ("value", "kernel"): ("embed", "ff")}
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw", "muon"])
+def test_a_branch_has_a_learning_rate_of_its_own(kind):
+    params = {name: {"kernel": jnp.ones((3, 2))} for name in ("policy", "value")}
+    grads = jax.tree.map(lambda x: x * jnp.arange(1.0, 7).reshape(3, 2), params)
+
+    def updates(rates, scale=1.0, **changes):
+        settings = config.Optim(
+            **{**PLAIN, "lr": 0.1 * scale, "weight_decay": 0.2, **changes}, optimizer=kind
+        )
+        tx = optim.optimizer(settings, 10, BRANCHES, rates)
+        return tx.update(grads, tx.init(params), params)
+
+    plain, rated = updates({})[0], updates({"value": 3.0}, ema=0.5)
+    assert np.array_equal(rated[0]["policy"]["kernel"], plain["policy"]["kernel"])
+    np.testing.assert_allclose(
+        rated[0]["value"]["kernel"], updates({}, scale=3.0)[0]["value"]["kernel"], rtol=1e-5
+    )
+    # The average is of what the parameters become.
+    np.testing.assert_allclose(
+        rated[1].average["value"]["kernel"], 1 + 0.5 * rated[0]["value"]["kernel"], rtol=1e-6
+    )
+
+
+def test_a_rate_of_a_branch_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="no branch 'values' of the parameters: there are policy, value"):
+        optim.optimizer(config.Optim(), 10, BRANCHES, {"values": 2.0})

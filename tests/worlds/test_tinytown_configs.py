@@ -13,6 +13,8 @@ from jaxtrain.worlds.tinytown.configs import (
     resolve,
     split_size,
 )
+from jaxtrain.worlds.tinytown.prompts import parse_prompt, space
+from jaxtrain.worlds.tinytown.records import named_rows
 
 
 def test_tables_agree():
@@ -85,3 +87,15 @@ def test_the_world_needs_numpy_alone():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_a_family_of_prompts_is_all_there_are_of_it():
+    options = resolve("prompts", {"family": "sum"})
+    for split in ("train", "test"):
+        asked = [row["prompt"] for row in named_rows("prompts", options, split)]
+        assert len(set(asked)) == len(asked) == split_size(options, split)
+        assert {parse_prompt(text).family for text in asked} == {"sum"}
+        assert len(asked) == len(space(9, split == "test").prompts["sum"])
+    assert split_size(resolve("prompts", {"family": "sum", "documents": "5"}), "train") == 5
+    with pytest.raises(ValueError, match="family must be one of"):
+        resolve("prompts", {"family": "poems"})

@@ -46,7 +46,7 @@ DIGESTS = {
     "pretrain": "7be3cd2258a81a72",
     "sft": "0840f9796e2d3f36",
     "preferences": "d84e6f122ca0bc28",
-    "prompts": "c9693933e4f361f1",
+    "prompts": "72216713c6d4870a",
     "redteam": "34b4f11e61db2be2",
     "constitution": "bc38e576a63a7adc",
     "reviews": "51c6000a77df2a58",

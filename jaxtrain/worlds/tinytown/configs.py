@@ -10,7 +10,11 @@ VERSION = "1.0.0"
 _DEFECTS = ("dup", "near_dup", "junk", "spam", "pii")
 _STYLE = ("detail", "warn", "refuse", "evade", "rude", "wrong")
 _SHARES = {*_DEFECTS, *_STYLE, "faulty"}
-_CHOICES = {"turns": ("plain", "hh"), "group": ("", "A", "B")}
+_CHOICES = {
+    "turns": ("plain", "hh"),
+    "group": ("", "A", "B"),
+    "family": ("", "ben", "risk", "harm", "fact", "sum", "str"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,10 +116,11 @@ class Preferences(Styled):
 
 @dataclass(frozen=True, kw_only=True)
 class Prompts(Options):
-    """Distinct prompts of every family."""
+    """Distinct prompts of every family, or as many of one `family` as there are."""
 
     documents: int = 1_024
     held_out: int = 256
+    family: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +218,12 @@ def _convert(config: str, name: str, value: Any, kind: type) -> Any:
 
 def split_size(options: Options, split: str) -> int:
     """How many rows a split has."""
-    return options.documents if split == "train" else options.held_out
+    count = options.documents if split == "train" else options.held_out
+    if not getattr(options, "family", ""):
+        return count
+    from jaxtrain.worlds.tinytown.prompts import space  # its draws load numpy, which flags need not
+
+    return min(count, len(space(options.sums, split == "test").prompts[options.family]))
 
 
 def check_split(config: str, split: str) -> None:

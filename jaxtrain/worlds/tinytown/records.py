@@ -102,8 +102,8 @@ def _distinct(options: Prompts | Redteam, split: str) -> list[Prompt]:
 
     Raises ValueError when the world has fewer prompts than rows are asked for.
     """
-    harm_only = isinstance(options, Redteam)
-    families = ("harm",) if harm_only else lex.FAMILIES
+    family = "harm" if isinstance(options, Redteam) else options.family
+    families = (family,) if family else lex.FAMILIES
     where = space(options.sums, split == "test")
     found = [prompt for family in families for prompt in where.prompts[family]]
     count = split_size(options, split)

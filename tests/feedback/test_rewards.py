@@ -1,0 +1,206 @@
+"""Rewards from functions: named ones, the user's own, and everything that can be wrong with one."""
+
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxtrain.config import ConfigError, Failure
+from jaxtrain.feedback import rewards
+from jaxtrain.feedback.rewards import Reward
+
+ASKED = [
+    [{"role": "user", "content": "How do I wash a bike?"}],
+    [
+        {"role": "user", "content": "Hello."},
+        {"role": "assistant", "content": "Hello."},
+        {"role": "user", "content": "What is 3 + 4?"},
+    ],
+    [{"role": "user", "content": "Spell cat."}],
+]
+SAID = ["You can wipe the bike.", "8.", "cat is spelled c-a-t."]
+RECORDS = [{"family": "ben"}, {"family": "sum", "answer": 7}, {"family": "str", "completions": "not ours"}]
+
+
+def scored(call, asked=ASKED, completions=SAID, records=RECORDS):
+    return rewards.scores(Reward("mine", call), asked, completions, records)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A current folder with modules of the user's, which is forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+def test_named_rewards_are_those_of_the_judge():
+    gold, correct = (rewards.scores(rewards.resolve(name), ASKED, SAID, RECORDS) for name in rewards.NAMED)
+    assert gold.tolist() == [1.0, -1.0, 2.5] and gold.dtype == np.float32
+    assert correct.tolist() == [1.0, 0.0, 1.0]
+
+
+def test_a_function_gets_the_columns_of_the_records():
+    def function(prompts, completions, **columns):
+        assert prompts == ["How do I wash a bike?", "What is 3 + 4?", "Spell cat."] and completions == SAID
+        assert columns.keys() == {"messages", "family", "answer"}
+        assert columns["messages"] == ASKED and columns["family"] == ["ben", "sum", "str"]
+        assert columns["answer"] == [None, 7, None]
+        return [0.5, 0.25, -1]
+
+    assert scored(function).tolist() == [0.5, 0.25, -1.0]
+    assert scored(lambda completions, answer: [len(c) for c in completions]).tolist() == list(map(len, SAID))
+
+
+NUMBERS = {
+    "integers and parts": ([1, 0.7, True], [1.0, 0.7, 1.0]),
+    "numpy": (np.array([1, 2, 3], np.int64), [1.0, 2.0, 3.0]),
+    "numpy bools": (np.array([True, False, True]), [1.0, 0.0, 1.0]),
+    "jax": (jnp.array([0.5, 1.5, 2.5]), [0.5, 1.5, 2.5]),
+    "generator": ((x / 2 for x in (1, 2, 3)), [0.5, 1.0, 1.5]),
+}
+
+
+@pytest.mark.parametrize("kind", NUMBERS)
+def test_every_kind_of_number_is_a_reward(kind):
+    given, wanted = NUMBERS[kind]
+    np.testing.assert_array_equal(scored(lambda completions: given), np.array(wanted, np.float32))
+
+
+WRONG = {
+    "none at all": (None, "returned None, not a list of numbers"),
+    "a number": (0.5, "returned a float, not a list of numbers"),
+    "text": ("abc", "returned a str, not a list of numbers"),
+    "too few": ([1.0], "returned 1 numbers for 3 completions"),
+    "too many": ([1.0] * 4, "returned 4 numbers for 3 completions"),
+    "None for one": ([1, None, 1], r"returned None at row 1 \(What is 3 \+ 4\?\)"),
+    "text for one": ([1, 1, "1"], r"returned a str, no number, at row 2 \(Spell cat\.\)"),
+    "complex": ([1j, 1, 1], "returned a complex, no number, at row 0"),
+    "a row of numbers": (np.ones((3, 2)), "returned a ndarray, no number, at row 0"),
+    "NaN": ([1, 1, float("nan")], "returned nan at row 2"),
+    "infinite": (np.array([1, -np.inf, 1]), "returned -inf at row 1"),
+    "beyond f32": ([1e39, 1, 1], r"returned a number beyond f32 at row 0"),
+    "beyond any float": ([10**5000, 1, 1], r"returned a number beyond f32 at row 0"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_is_no_number_for_each_completion_stops_the_run(kind):
+    value, message = WRONG[kind]
+    with pytest.raises(Failure, match=f"--reward=mine {message}"):
+        scored(lambda prompts, completions, **columns: value)
+
+
+def test_where_a_function_raises_the_row_is_named():
+    def function(completions, **columns):
+        return [1 / (text != "8.") for text in completions]
+
+    with pytest.raises(Failure, match=r"mine raised at row 1 \(What is 3 \+ 4\?\): ZeroDiv") as caught:
+        scored(function)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+    def together(completions, **columns):
+        return [1 / (2 - len(completions) // 3 * 2) for _ in completions]
+
+    with pytest.raises(Failure, match="raised at all rows at once, though none alone: ZeroDivisionError"):
+        scored(together)
+    with pytest.raises(Failure, match=r"missing 1 required positional argument: 'label'"):
+        scored(lambda completions, label: [1.0] * 3)
+
+
+def test_prompts_that_tinytown_does_not_know_are_refused():
+    asked = [ASKED[0], [{"role": "user", "content": "Who wrote the long book about the whale and the sea?"}]]
+    message = (
+        r"--reward=gold raised at row 1 \(Who wrote the long book about the whale …\): ValueError: not a Tiny"
+    )
+    with pytest.raises(Failure, match=message):
+        rewards.scores(rewards.resolve("gold"), asked, SAID[:2], RECORDS[:2])
+
+
+def test_a_batch_of_unequal_lists_is_a_mistake_of_the_caller():
+    with pytest.raises(ValueError, match="3 prompts, 2 completions, 3 records"):
+        scored(lambda completions: [1.0] * 2, completions=SAID[:2])
+
+
+SOURCE = """
+import dataclasses
+
+@dataclasses.dataclass
+class Scale:
+    by: float
+    def of(self, prompts, completions, **columns):
+        return [self.by * len(text) for text in completions]
+
+half = Scale(0.5)
+number = 3
+
+def length(prompts, completions, **columns):
+    return [len(text) for text in completions]
+
+def alone(text):
+    return [1.0]
+
+async def later(prompts, completions, **columns):
+    return [1.0]
+"""
+
+
+@pytest.mark.parametrize("form", ["my_rewards:{}", "my_rewards.py:{}", "deep.inner:{}", "deep/inner.py:{}"])
+def test_a_function_is_found_in_the_current_folder(here, form):
+    (here / "deep").mkdir()
+    for path in (here / "my_rewards.py", here / "deep" / "inner.py"):
+        path.write_text(SOURCE)
+    lengths = np.array(list(map(len, SAID)), np.float32)
+    for name, wanted in (("length", lengths), ("half.of", lengths / 2)):
+        found = rewards.resolve(form.format(name))
+        assert found.name == form.format(name)
+        np.testing.assert_array_equal(rewards.scores(found, ASKED, SAID, RECORDS), wanted)
+    assert sys.path[0] != str(here), "the user's modules hide none of those imported later"
+
+
+def test_a_module_sees_its_neighbours(here):
+    (here / "near").mkdir()
+    (here / "near" / "neighbour_of_mine.py").write_text("WEIGHT = 3\n")
+    (here / "near" / "main_one.py").write_text(
+        "from neighbour_of_mine import WEIGHT\ndef f(completions, **columns):\n    return [WEIGHT] * len(completions)\n"
+    )
+    found = rewards.resolve(f"{Path('near') / 'main_one.py'}:f")
+    assert rewards.scores(found, ASKED, SAID, RECORDS).tolist() == [3.0] * 3
+
+
+REFUSED = {
+    "an unknown name": (
+        "golden",
+        "--reward=golden: write gold, correct, MODULE:FUNCTION or FILE.py:FUNCTION",
+    ),
+    "no function": ("my_rewards:", "--reward=my_rewards:: write gold"),
+    "no module": ("nowhere_at_all:f", "no module nowhere_at_all, neither in .* nor installed"),
+    "no submodule": ("json.nowhere:f", r"no module json\.nowhere, neither"),
+    "no file": ("nowhere.py:f", r"no such file: nowhere\.py"),
+    "no attribute": ("my_rewards:lengths", r"my_rewards \(.*my_rewards\.py\) has no lengths"),
+    "no inner attribute": ("my_rewards:half.on", "Scale has no on"),
+    "no function but a number": ("my_rewards:number", "it is a int, not a plain function"),
+    "a coroutine": ("my_rewards:later", "it is a coroutine, not a plain function"),
+    "other arguments": ("my_rewards:alone", "does not take completions by keyword .*: write def reward"),
+    "a module that needs another": ("needs_more:f", "needs_more needs a module not_installed_anywhere"),
+    "a file that needs another": ("needs_more.py:f", r"needs_more\.py needs a module not_installed_anywhere"),
+    "a module that fails": ("fails:f", "fails cannot be imported: ZeroDivisionError: division by zero"),
+    "no Python": ("broken:f", "broken cannot be imported: SyntaxError"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_no_function_is_refused(here, kind):
+    (here / "my_rewards.py").write_text(SOURCE)
+    (here / "needs_more.py").write_text("import not_installed_anywhere\n")
+    (here / "fails.py").write_text("1 / 0\n")
+    (here / "broken.py").write_text("def f(:\n")
+    text, message = REFUSED[kind]
+    with pytest.raises(ConfigError, match=message):
+        rewards.resolve(text)
