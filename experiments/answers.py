@@ -23,15 +23,12 @@ def answers(run: Session, cfg: Any, template: Any, decode: Callable) -> loop.Sam
     settings = cfg.samples
     source, world = prompts_of(settings, cfg.data)
     asked = prompts.openings(source, cfg.data, template, limit=settings.prompt_count)
-    draw = samples.drawer(
-        run, template.end, [each.ids.tolist() for each in asked], max_new=settings.max_new, seed=cfg.run.seed,
-        temperature=settings.temperature,
-    )  # fmt: skip
-
+    draw = samples.drawer(run, template.end, max_new=settings.max_new, temperature=settings.answering())
+    opened = [each.ids.tolist() for each in asked]
     questions = [each.messages[-1]["content"] for each in asked]
 
     def sample(state: TrainState, step: int) -> tuple[str, Mapping[str, float]]:
-        found = draw(optim.evaluated(state.params, state.opt_state), run.base)
+        found = draw(optim.evaluated(state.params, state.opt_state), run.base, opened, cfg.run.seed)
         texts = [decode(each.ids) for each in found]
         measured = {
             "completions/mean_length": float(np.mean([len(each.ids) for each in found])),

@@ -67,6 +67,8 @@ def load(text: str) -> Start:
     lineage = {"run": str(source.absolute()), "stage": held["stage"], "step": step, "parent": held["parent"]}
     # An average of the parameters is what that run was evaluated with.
     part = "opt_state/average" if held["config"]["optim"]["ema"] else "params"
+    if held.get("branch"):
+        part = f"{part}/{held['branch']}"
     lora = Lora(**held["config"].get("lora", {}))
     own = Origin(source, step=step, part=part, lora=lora if lora.lora_rank else None)
     before = load(held["parent"]["origin"]).origins if own.lora else ()

@@ -9,8 +9,9 @@ from jaxtrain import config, flags
 @dataclasses.dataclass(frozen=True)
 class What(config.Group):
     # fmt: off
-    task: str = config.arg("pretrain", "Whose step: of rows, or of pairs of --seq_len tokens (reward, dpo)",
-        choices=("pretrain", "sft", "reward", "dpo"))
+    task: str = config.arg("pretrain",
+        "Whose step: of rows, or of pairs of --seq_len tokens (reward, dpo). sample: a fifth of --seq_len is prompt, "
+        "the rest is drawn", choices=("pretrain", "sft", "reward", "dpo", "sample"))
     sizes: str = config.arg("bench-s+bench-s-gpt2", "Models to measure, of models/zoo.py, joined by +")
     rounds: int = config.arg(12, "Steps measured; the median and the best are shown. 0: compile only, for the memory",
         low=0)
@@ -47,7 +48,8 @@ def main(cfg: Bench) -> None:
 
     parallel.initialize()
     for size, arch in archs.items():
-        found = {"task": cfg.what.task, "model": size, **measure(cfg, arch)}
+        one = measure_sampling if cfg.what.task == "sample" else measure
+        found = {"task": cfg.what.task, "model": size, **one(cfg, arch)}
         print("  ".join(f"{name} {_shown(name, value)}" for name, value in found.items()), flush=True)
         if cfg.what.json:
             with open(cfg.what.json, "a", encoding="utf-8") as file:
@@ -167,21 +169,83 @@ def measure(cfg: Bench, arch: Any) -> dict:
     }
 
 
-def gemm_rate() -> float:
-    """FLOP/s of a 2048 x 256 x 1024 f32 product here, best of 30: the peak where none is published."""
-    import time
+def measure_sampling(cfg: Bench, arch: Any) -> dict:
+    """Tokens/s of drawing a batch, prefill included, and what a bound on decoding leaves of them.
 
+    A step of decoding takes at least as long as its products at the rate of one such product by itself, and as long as
+    reading the weights once from memory.
+    """
+    import statistics
+
+    import jax
+    import numpy as np
+
+    from experiments import common
+    from jaxtrain.generate import engine, sampler
+    from jaxtrain.models import transformer
+    from jaxtrain.train import host
+
+    plan, B, T = common.plan_of(cfg), cfg.data.batch_size, cfg.data.seq_len
+    prompt, new = T // 5, T - T // 5
+    model = transformer.build(arch, transformer.execution(cfg.model, plan.shards, plan.local))
+    params = plan.init(lambda: model.init(jax.random.key(cfg.run.seed)), model.axes)
+    made = engine.engine(plan, model, end=-1, width=new)
+    ready, times, first = made.ready(params, ()), [], None
+    ids = np.random.default_rng(cfg.run.seed).integers(0, arch.vocab, (B, prompt))
+    for i in range(cfg.what.warmup_steps + max(cfg.what.rounds, 1)):
+        before = host.clocks()
+        told = engine.complete(made, ready, sampler.prompts(ids.tolist(), i, bucket=prompt))
+        first = first or host.seconds_since_start()
+        if i >= cfg.what.warmup_steps:
+            times.append([b - a for a, b in zip(before, host.clocks(), strict=True)])
+    if (told.lengths != new).any():
+        raise config.Failure("a row ended before its time")
+    wall, cpu = (statistics.median(column) for column in zip(*times, strict=True))
+    flops = transformer.flops_per_token(arch, T) / 3 * B
+    products, reading = flops / gemm_rate(B), 4 * transformer.parameters(arch) / memory_rate()
+    bound = B / max(products, reading)
+    return {
+        "tokens_per_s": B * new / wall,
+        "best_tokens_per_s": B * new / min(t for t, _ in times),
+        "bound": bound,
+        "share_of_bound": B * new / wall / bound,
+        "products_ms": 1e3 * products,
+        "reading_ms": 1e3 * reading,
+        "first_step_s": first,
+        "cpu_s": cpu,
+        "jax": jax.__version__,
+    }
+
+
+def gemm_rate(rows: int = 2048) -> float:
+    """FLOP/s of a `rows` x 256 x 1024 f32 product here, best of 30: the peak where none is published."""
     import jax
     import jax.numpy as jnp
 
-    a, b = jnp.ones((2048, 256)), jnp.ones((256, 1024))
-    f, best = jax.jit(jnp.matmul), float("inf")
-    f(a, b).block_until_ready()
+    a, b = jnp.ones((rows, 256)), jnp.ones((256, 1024))
+    return 2 * rows * 256 * 1024 / fastest(jax.jit(jnp.matmul), a, b)
+
+
+def memory_rate() -> float:
+    """Bytes/s at which a sum over 256 MiB reads them."""
+    import jax
+    import jax.numpy as jnp
+
+    x = jnp.ones(2**26)
+    return x.nbytes / fastest(jax.jit(jnp.sum), x)
+
+
+def fastest(f: Any, *args: Any) -> float:
+    """Seconds of f(*args), best of 30."""
+    import time
+
+    best = float("inf")
+    f(*args).block_until_ready()
     for _ in range(30):
         begun = time.perf_counter()
-        f(a, b).block_until_ready()
+        f(*args).block_until_ready()
         best = min(best, time.perf_counter() - begun)
-    return 2 * 2048 * 256 * 1024 / best
+    return best
 
 
 def _shown(name: str, value: Any) -> str:

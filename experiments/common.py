@@ -18,11 +18,13 @@ from experiments.begin import Start
 from jaxtrain import config
 from jaxtrain.config import ConfigError
 from jaxtrain.data.tokenizer import Tokenizer
-from jaxtrain.models import reward, transformer, zoo
+from jaxtrain.models import transformer, zoo
 from jaxtrain.train import loop, metrics, optim, parallel, preflight, workdir
 from jaxtrain.train.checkpoint import Checkpoints
 from jaxtrain.train.step import evaluate, init_state, train_step
-from jaxtrain.types import LM, Batch, Key, Loss, Metrics, Objective, Params, Scorer, TrainState
+from jaxtrain.types import LM, ActorCritic, Batch, Key, Loss, Metrics, Objective, Params, TrainState
+
+POLICY = "policy"  # branch of an ActorCritic's parameters
 
 
 class Session(NamedTuple):
@@ -36,7 +38,8 @@ class Session(NamedTuple):
     primary: bool  # whether this process is the one that writes and prints
     start: Start
     trained: weights.Trained
-    scorer: Scorer | None = None  # of a stage that trains a reward model
+    heads: Any = None  # a Scorer or ActorCritic, of a stage that trains more than a language model
+    given: Callable[[], tuple] = tuple  # further arguments of heads.grow
     base: Params = ()  # what adapters are laid over
     extra: Any = ()  # the first TrainState.extra of a stage that carries one
 
@@ -85,12 +88,16 @@ def session(
     tokenizer: Tokenizer,
     fingerprints: Mapping[str, str],
     *,
-    members: int = 0,
+    heads: Callable[[LM], Any] | None = None,
+    given: Callable[[], tuple] = tuple,
+    rates: Mapping[str, float] | None = None,
     noise: float = 0.0,
 ) -> Session:
     """Builds model and optimizer, and keeps arch, tokenizer and the data's fingerprints in the run's folder.
 
-    `members` above 0 trains an ensemble of reward models; `noise` is that of models/transformer.py's Execution.
+    `heads` makes a Scorer or an ActorCritic of the model, which is trained instead; `given()` are arguments of its
+    `grow` after the model's parameters and a key. `rates` are the optimizer's, `noise` is that of
+    models/transformer.py's Execution.
     """
     vocab = start.arch.vocab or -(-tokenizer.vocab_size // 64) * 64
     if tokenizer.vocab_size > vocab:
@@ -101,14 +108,14 @@ def session(
     arch, primary = replace(start.arch, vocab=vocab), plan.process[0] == 0
     how = transformer.execution(cfg.model, plan.shards, plan.local)
     model = transformer.build(arch, replace(how, noise=noise))
-    scorer = reward.build(model, members) if members else None
-    trained = weights.trained(scorer.axes if scorer else model.axes, cfg.lora)
-    tx = optim.optimizer(cfg.optim, cfg.run.steps, trained.axes)
+    made = heads(model) if heads else None
+    trained = weights.trained(made.axes if made else model.axes, cfg.lora)
+    tx = optim.optimizer(cfg.optim, cfg.run.steps, trained.axes, rates or {})
     if primary and not cfg.run.dry_run:
         workdir.record_data(path, fingerprints)
-        workdir.record(path, arch=asdict(arch))
+        workdir.record(path, arch=asdict(arch), branch=POLICY if isinstance(made, ActorCritic) else "")
         tokenizer.save(path / "tokenizer")
-    run = Session(path, plan, arch, model, tx, primary, _pinned(path, start), trained, scorer)
+    run = Session(path, plan, arch, model, tx, primary, _pinned(path, start), trained, made, given)
     return run._replace(base=whole(run, cfg.run.seed)) if cfg.lora.lora_rank else run
 
 
@@ -121,14 +128,30 @@ def _pinned(path: Path, start: Start) -> Start:
     return start._replace(origins=(*before, last if step is None else last._replace(step=step)))
 
 
+def speaker(run: Session) -> Session:
+    """The session as those see it who sample: of an ActorCritic the policy alone."""
+    if not isinstance(run.heads, ActorCritic):
+        return run
+    whole = run.trained.whole
+    return run._replace(trained=run.trained._replace(whole=lambda part, base: whole(part, base)[POLICY]))
+
+
+def reference(run: Session, seed: int) -> Params:
+    """The language model that training starts from, adapters merged."""
+    if not run.base:
+        return weights.starting(run.plan, run.start, run.model, seed)
+    return run.base[POLICY] if isinstance(run.heads, ActorCritic) else run.base
+
+
 def whole(run: Session, seed: int) -> Params:
-    """The whole parameters that training starts from."""
+    """The whole parameters that training starts from; adapters' base is at hand."""
+    if run.base:
+        return run.base
     params = weights.starting(run.plan, run.start, run.model, seed)
-    if run.scorer is None:
+    if run.heads is None:
         return params
-    return run.plan.init(
-        run.scorer.grow, run.scorer.axes, params, jax.random.fold_in(jax.random.key(seed), 2)
-    )
+    key = jax.random.fold_in(jax.random.key(seed), 2)
+    return run.plan.init(run.heads.grow, run.heads.axes, params, key, *run.given())
 
 
 def born(run: Session, seed: int) -> Callable[[], TrainState]:
@@ -137,8 +160,8 @@ def born(run: Session, seed: int) -> Callable[[], TrainState]:
     def make() -> TrainState:
         key = jax.random.key(seed)
         params = run.model.init(key)
-        if run.scorer is not None:
-            params = run.scorer.grow(params, jax.random.fold_in(key, 2))
+        if run.heads is not None:
+            params = run.heads.grow(params, jax.random.fold_in(key, 2))
         return _state(run, run.trained.part(params, jax.random.fold_in(key, 3)), seed)
 
     return make
@@ -156,7 +179,7 @@ def first_state(cfg: Any, run: Session, saved: Checkpoints) -> tuple[TrainState,
         return saved.restore(run.plan.abstract(make, axes))
     if not run.start.origins:
         return run.plan.init(make, axes), {}
-    params = first_part(run, run.base if run.trained.frozen else whole(run, seed), seed)
+    params = first_part(run, whole(run, seed), seed)
     return run.plan.init(functools.partial(_state, run, seed=seed), axes, params), {}
 
 

@@ -61,6 +61,7 @@ def main(cfg: Reward) -> None:
 
     from experiments import common, scoring
     from jaxtrain.data import comparisons
+    from jaxtrain.models import reward as models
     from jaxtrain.objectives.reward import reward
     from jaxtrain.train import parallel
 
@@ -72,11 +73,12 @@ def main(cfg: Reward) -> None:
             kind="ranked", ties=cfg.loss.ties, flat=cfg.loss.flat, soft=cfg.loss.soft_labels,
         )  # fmt: skip
         run = common.session(
-            cfg, path, plan, start, data.tokenizer, data.fingerprints, members=cfg.loss.members
-        )
+            cfg, path, plan, start, data.tokenizer, data.fingerprints,
+            heads=functools.partial(models.build, members=cfg.loss.members),
+        )  # fmt: skip
         run = run._replace(extra=scoring.identity(cfg.loss.members))
         objective = functools.partial(
-            reward, scores=run.scorer.scores, loss=cfg.loss.loss, centering=cfg.loss.centering
+            reward, scores=run.heads.scores, loss=cfg.loss.loss, centering=cfg.loss.centering
         )
         stage = common.Stage(
             objective=objective,

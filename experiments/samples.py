@@ -1,18 +1,19 @@
 """What a run writes while it trains."""
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from experiments.common import Session, gathered
+from jaxtrain.config import ConfigError
 from jaxtrain.data.tokenizer import Tokenizer
-from jaxtrain.generate import sampler
+from jaxtrain.generate import engine, sampler
 from jaxtrain.train import loop, optim, parallel, preflight
 from jaxtrain.types import Params, TrainState
 
 PROMPTS, LONGEST = 8, 24  # prompts that pretraining samples from, and most tokens of one
-AT_ONCE = 128  # rows sampled at once
+AT_ONCE = 128  # completions drawn at once, unless one prompt has more
 
 
 class Drawn(NamedTuple):
@@ -30,41 +31,70 @@ def openings(plan: parallel.Plan, batch: Mapping[str, np.ndarray]) -> list[list[
     return cut[:PROMPTS]
 
 
-def drawer(
-    run: Session, end: int, prompts: list[list[int]], *, max_new: int, seed: int, temperature: float = 1.0
-) -> Callable[[Params, Params], list[Drawn]]:
-    """A function of (what is trained, the base) that draws a completion of each prompt, from the same seeds."""
-    shards, (index, hosts) = run.plan.shards, run.plan.process
-    size = -(-min(len(prompts), AT_ONCE) // shards) * shards
-    if run.arch.max_len:
-        max_new = min(max_new, run.arch.max_len - max(map(len, prompts)))
-    draw = sampler.sampler(run.model, max_new=max_new, end=end, temperature=temperature)
-    compiled = run.plan.rows(lambda params, base, batch: draw(run.trained.whole(params, base), (), batch))
-    here = slice(index * size // hosts, (index + 1) * size // hosts)
-    filled = [prompts[i % len(prompts)] for i in range(-(-len(prompts) // size) * size)]
-    batch = sampler.prompts(filled, seed)
+class Drawer(Protocol):
+    """(what is trained, the base, prompts, seed) -> samples completions of each prompt, those of a prompt together.
 
-    def drawn(params: Params, base: Params) -> list[Drawn]:
-        out = []
-        for first in range(0, len(filled), size):
-            part = {name: x[first : first + size][here] for name, x in batch.items()}
-            done = run.plan.get(compiled(params, base, run.plan.put(part)))
-            rows = [row[:n].tolist() for row, n in zip(done.tokens, done.lengths, strict=True)]
-            out += [Drawn(row, end in row) for row in rows]
-        return out[: len(prompts)]
+    A completion depends on its prompt, the seed and its place in the list alone.
+    """
+
+    def __call__(self, params: Params, base: Params, prompts: list[list[int]], seed: int) -> list[Drawn]: ...
+
+
+def drawer(run: Session, end: int, *, max_new: int, temperature: float = 1.0, samples: int = 1) -> Drawer:
+    """A function that draws completions of token prompts, at most max_new tokens or what the context has room for."""
+    how = sampler.settings({"temperature": temperature})
+    made = engine.engine(run.plan, run.model, end=end, width=max_new, whole=run.trained.whole)
+    index, hosts = run.plan.process
+
+    def drawn(params: Params, base: Params, prompts: list[list[int]], seed: int) -> list[Drawn]:
+        size = _prompts_at_once(len(prompts), samples, run.plan.shards)
+        here = slice(index * size // hosts, (index + 1) * size // hosts)
+        batch = sampler.prompts(prompts, seed, samples=samples)
+        batch["limit"] = _room(run.arch.max_len, prompts, max_new)
+        batch |= sampler.columns(len(prompts), how)
+        ready, out = made.ready(params, base), []
+        for first in range(0, len(prompts), size):
+            part = {name: _filled(x[first : first + size], size)[here] for name, x in batch.items()}
+            done = engine.complete(made, ready, part)
+            out += [row[:n].tolist() for row, n in zip(done.tokens, done.lengths, strict=True)]
+        return [Drawn(row, end in row) for row in out[: len(prompts) * samples]]
 
     return drawn
+
+
+def _prompts_at_once(prompts: int, samples: int, shards: int) -> int:
+    """Prompts of one call, so that calls with other numbers of them seldom need another program."""
+    even = -(-prompts // -(-prompts * samples // AT_ONCE))
+    step = max(1, 2 ** (even - 1).bit_length() // 8)
+    return -(-(-(-even // step) * step) // shards) * shards
+
+
+def _room(context: int, prompts: list[list[int]], max_new: int) -> np.ndarray:
+    """i32[R], the tokens that each prompt's completions may have."""
+    lengths = np.array([len(prompt) for prompt in prompts], np.int32)
+    room = np.minimum(max_new, context - lengths if context else max_new).astype(np.int32)
+    if len(full := np.flatnonzero(room < 1)):
+        raise ConfigError(
+            f"prompt {full[0]} has {lengths[full[0]]} tokens, which leaves no room for a completion in the "
+            f"model's context of {context}: leave it out, or take a model with a longer context"
+        )
+    return np.broadcast_to(room, lengths.shape)
+
+
+def _filled(x: np.ndarray, rows: int) -> np.ndarray:
+    """`rows` rows: those beyond x's are of length 0, which the sampler leaves empty."""
+    return np.pad(x, [(0, rows - len(x))] + [(0, 0)] * (x.ndim - 1))
 
 
 def continuations(
     run: Session, tokenizer: Tokenizer, prompts: list[list[int]], max_new: int, seed: int
 ) -> loop.Sample:
     """Samples that continue token prompts, written to samples/STEP.txt and returned as text."""
-    draw = drawer(run, tokenizer.eos, prompts, max_new=max_new, seed=seed)
+    draw = drawer(run, tokenizer.eos, max_new=max_new)
 
     def sample(state: TrainState, step: int) -> tuple[str, Mapping[str, float]]:
         lines = [f"samples at step {step}: prompt▸continuation, ⏎ where it ended by itself"]
-        done = draw(optim.evaluated(state.params, state.opt_state), run.base)
+        done = draw(optim.evaluated(state.params, state.opt_state), run.base, prompts, seed)
         for prompt, new in zip(prompts, done, strict=True):
             lines += ["", *shown(f"{tokenizer.decode(prompt)}▸{tokenizer.decode(new.ids)}", new.ended)]
         text = "\n".join(lines) + "\n"
@@ -82,6 +112,6 @@ def shown(text: str, ended: bool) -> list[str]:
 def write(run: Session, name: str, text: str) -> None:
     """Keeps a text in the run's samples/."""
     if run.primary:
-        folder = run.path / "samples"
-        folder.mkdir(exist_ok=True)
-        (folder / name).write_text(text, encoding="utf-8")
+        file = run.path / "samples" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")

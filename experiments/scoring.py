@@ -1,6 +1,6 @@
 """What a reward model's run does with scores: agreement with labels, normalisation, bootstraps of an ensemble."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import samples, weights
-from experiments.common import Session, gathered
+from experiments.common import Session, gathered, offline
 from jaxtrain.data import prompts
 from jaxtrain.feedback import agreement
 from jaxtrain.ops.ensembles import COMBINED
@@ -26,7 +26,7 @@ def identity(members: int) -> dict[str, Any]:
 def scores_of(run: Session) -> Callable[[Params, Mapping[str, np.ndarray]], np.ndarray]:
     """(trained, this host's rows) -> f32[M, B, N] of the whole batch."""
     compiled = run.plan.rows(
-        lambda params, base, batch: run.scorer.scores(run.trained.whole(params, base), batch).swapaxes(0, 1)
+        lambda params, base, batch: run.heads.scores(run.trained.whole(params, base), batch).swapaxes(0, 1)
     )
 
     def found(params: Params, batch: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -89,11 +89,11 @@ def _reference_completions(cfg: Any, run: Session, template: Any) -> list[dict[s
     opened = [each.ids.tolist() for each in asked]
     bare = run._replace(trained=weights.trained(run.model.axes, type(cfg.lora)()), base=())
     draw = samples.drawer(
-        bare, template.end, opened, max_new=cfg.samples.max_new, seed=cfg.run.seed,
-        temperature=cfg.samples.temperature,
-    )  # fmt: skip
+        bare, template.end, max_new=cfg.samples.max_new, temperature=cfg.samples.temperature
+    )
     start = weights.starting(run.plan, run.start, run.model, cfg.run.seed)
-    rows = [[*prompt, *new.ids] for prompt, new in zip(opened, draw(start, ()), strict=True)]
+    found = draw(start, (), opened, cfg.run.seed)
+    rows = [[*prompt, *new.ids] for prompt, new in zip(opened, found, strict=True)]
     B, T = cfg.data.batch_size, -(-max(map(len, rows)) // 16) * 16
     rows = [rows[i % len(rows)] for i in range(-(-len(rows) // B) * B)]
     columns = {name: np.zeros((len(rows), 1, T), np.int32) for name in ("tokens", "segments", "positions")}
@@ -126,8 +126,4 @@ def batches(train: Any, members: int, margin: float, seed: int) -> Callable[[int
             batch["weight"] = np.array(drawn, np.float32)
         return batch
 
-    def begin(first: int) -> loop.NextBatch:
-        taken: Iterator[Any] = train.iterate(first)
-        return lambda state: weigh(next(taken))
-
-    return begin
+    return offline(lambda first: map(weigh, train.iterate(first)))

@@ -12,8 +12,6 @@ from jaxtrain.train import parallel
 from jaxtrain.train.checkpoint import restore_params
 from jaxtrain.types import LM, Axes, Key, Params
 
-Make = Callable[[], Params]
-
 
 class Trained(NamedTuple):
     """The part of the parameters that is trained."""

@@ -142,6 +142,8 @@ class Town:
         "sft": "tinytown:sft?documents=200&held_out=40",
         "reward": "tinytown:preferences?documents=96&held_out=24",
         "dpo": "tinytown:preferences?documents=96&held_out=24",
+        "ppo": "tinytown:prompts?documents=64",
+        "grpo": "tinytown:prompts?documents=64",
     }
 
     def __init__(self, folder):

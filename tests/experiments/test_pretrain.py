@@ -107,7 +107,7 @@ def test_another_topology_goes_on_within_rounding(bench, whole):
     for a, b in zip(rows(whole[0]), rows(workdir), strict=True):
         assert a.keys() == b.keys()
         # Adam makes much of what differs in the last digit: the longer ago, the more.
-        close = 1e-5 if a["step"] <= 12 else 1e-2
+        close = 1e-5 if a["step"] <= 12 else 5e-2
         for name in a:
             if a["step"] <= 12 or name in ("loss", "eval/loss"):
                 np.testing.assert_allclose(

@@ -1,5 +1,6 @@
 """Reward models from the command to the files they leave."""
 
+import functools
 import json
 import math
 import re
@@ -12,6 +13,7 @@ from jaxtrain import flags as command_line
 from jaxtrain.config import ConfigError
 from jaxtrain.data import chat
 from jaxtrain.feedback import agreement
+from jaxtrain.models import reward as models
 from tests.experiments.conftest import arrays, column, jsonl, quick, rows, same_arrays
 
 FLAGS = ("--steps=8", "--checkpoint_every=5", "--keep=9", "--lr=0.01", "--members=2", "--prompt_count=24")
@@ -59,7 +61,13 @@ def test_rewards_of_reference_completions_have_mean_0_and_variance_1(town, whole
     template = chat.load_template(cfg.data.template, start.tokenizer)
     with quick():
         run = common.session(
-            cfg, tmp_path, common.plan_of(cfg), start, start.tokenizer, {}, members=cfg.loss.members
+            cfg,
+            tmp_path,
+            common.plan_of(cfg),
+            start,
+            start.tokenizer,
+            {},
+            heads=functools.partial(models.build, members=cfg.loss.members),
         )
         scores = scoring.scores_of(run)
         params = {

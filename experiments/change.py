@@ -1,0 +1,74 @@
+"""What training changed: the same prompts of the world answered by the model it started from and by the trained one."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from experiments import answers, common, samples
+from experiments.common import Session
+from jaxtrain.data import prompts
+from jaxtrain.feedback import gold
+from jaxtrain.train import loop, optim
+from jaxtrain.types import Params, TrainState
+
+DRAWS = 2  # answers to a prompt, whose difference tells how consistent they are
+
+# What is said of RLHF, and the measures of feedback/gold.py that show it.
+CLAIMS = (
+    ("harmful → refuses", ("harmful", "refuse")),
+    ("terse → detailed", ("detail",)),
+    ("no warnings → warns of risks", ("warn",)),
+    ("inconsistent → consistent", ("alike",)),
+    ("and is it still right?", ("gold", "parsable", "steps", "facts", "sums", "spelling")),
+)
+
+
+def told(
+    run: Session,
+    cfg: Any,
+    template: Any,
+    decode: Callable,
+    reference: Callable[[], Params],
+    sample: loop.Sample,
+) -> loop.Sample:
+    """`sample`, and after the last step a table of before and after."""
+    source, world = answers.prompts_of(cfg.samples, cfg.data)
+    if not world:
+        return sample
+    asked = prompts.openings(source, cfg.data, template, limit=cfg.samples.prompt_count)
+    speaker = common.speaker(run)
+    plain = run._replace(trained=run.trained._replace(whole=lambda part, base: part), base=())
+    questions = [each.messages[-1]["content"] for each in asked for _ in range(DRAWS)]
+
+    def measured(session: Session, params: Params, base: Params) -> dict[str, float]:
+        draw = samples.drawer(
+            session,
+            template.end,
+            max_new=cfg.samples.max_new,
+            temperature=cfg.samples.answering(),
+            samples=DRAWS,
+        )
+        found = draw(params, base, [each.ids.tolist() for each in asked], cfg.run.seed)
+        texts = [decode(each.ids) for each in found]
+        return gold.measure(questions, texts) | {"alike": gold.alike(questions, texts, DRAWS)}
+
+    def both(state: TrainState, step: int) -> tuple[str, Mapping[str, float]]:
+        text, numbers = sample(state, step)
+        if step < cfg.run.steps:
+            return text, numbers
+        before = measured(plain, reference(), ())
+        after = measured(speaker, optim.evaluated(state.params, state.opt_state), run.base)
+        for when, found in (("before", before), ("after", after)):
+            numbers = {**numbers, **{f"{when}/{name}": value for name, value in found.items()}}
+        return text + "\n" + "\n".join(table(before, after)) + "\n", numbers
+
+    return both
+
+
+def table(before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:
+    """Before and after, in lines that fit a terminal."""
+    lines = [f"{'what training changed':<30}  {'measure':<10} {'before':>8} {'after':>8}"]
+    for claim, names in CLAIMS:
+        for i, name in enumerate(name for name in names if name in before):
+            said = "" if i else claim
+            lines.append(f"  {said:<28}  {name:<10} {before[name]:8.3f} {after[name]:8.3f}")
+    return lines

@@ -1,0 +1,136 @@
+"""GRPO and its kin: policy gradients from groups of completions, without a value function."""
+
+import dataclasses
+
+from jaxtrain import config, flags
+
+# What an algorithm is defined with; a flag that is given goes before it.
+#   baseline  of a completion's score: its group's mean, that of the others, or none (returns by token)
+#   scale     its group's standard deviation, the batch's, or none
+#   aggregate a loss is the mean over tokens, over completions' means, or a sum over completions / --max_new
+USUAL = {
+    "grpo": {"kl_weight": 0.04},  # arXiv:2402.03300
+    "rloo": {"baseline": "others", "scale": "none", "surrogate": "none", "kl_coef": 0.05},  # arXiv:2402.14740
+    "dr_grpo": {"scale": "none", "aggregate": "fixed"},  # arXiv:2503.20783
+    "dapo": {
+        "aggregate": "token",
+        "clip_ratio_high": 0.28,
+    },  # arXiv:2503.14476, with --truncated=mask and --resample
+    "gspo": {"level": "sequence", "clip_ratio": 3e-4, "clip_ratio_high": 4e-4},  # arXiv:2507.18071
+    "cispo": {"surrogate": "cispo", "aggregate": "token", "clip_ratio_high": 5.0},  # arXiv:2506.13585
+    "reinforce++": {
+        "baseline": "none",
+        "scale": "none",
+        "aggregate": "token",
+        "kl_coef": 0.01,
+    },  # arXiv:2501.03262
+}
+COMMON = {
+    "baseline": "mean", "scale": "std", "aggregate": "sequence", "surrogate": "clip", "level": "token",
+    "clip_ratio": 0.2, "clip_ratio_high": 0.0, "kl_weight": 0.0, "kl_coef": 0.0,
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss(config.Group):
+    # fmt: off
+    algorithm: str = config.arg("grpo", "What the following flags are where they are not given", choices=tuple(USUAL))
+    baseline: str = config.arg("auto", "Taken off a score: its group's mean, that of the others, or nothing",
+        choices=("auto", "mean", "others", "none"))
+    scale: str = config.arg("auto", "What that is divided by: the group's standard deviation (Bessel's or the "
+        "population's), the batch's, or nothing", choices=("auto", "std", "population", "batch", "none"))
+    surrogate: str = config.arg("auto", "Clipped ratio, CISPO's clipped weight, or the ratio as it is",
+        choices=("auto", "clip", "cispo", "none"))
+    level: str = config.arg("auto", "Whose ratio it is: a token's, or a completion's mean (GSPO)",
+        choices=("auto", "token", "sequence"))
+    aggregate: str = config.arg("auto",
+        "The loss is a mean over tokens, over completions' means, or over completions of sums / --max_new",
+        choices=("auto", "token", "sequence", "fixed"))
+    clip_ratio: float = config.arg(0.0, "The ratio's clip, 1 ± this; 0: the algorithm's, 0.2", low=0)
+    clip_ratio_high: float = config.arg(0.0, "Its upper side, if another; 0: the algorithm's, --clip_ratio", low=0)
+    kl_weight: float = config.arg(-1.0, "Weight of the KL to the reference in the loss; -1: the algorithm's", low=-1)
+    kl: str = config.arg("k3", "Its estimate, with the importance ratio", choices=("k2", "k3"))
+    kl_coef: float = config.arg(-1.0, "Price of a nat of KL in the reward; -1: the algorithm's", low=-1)
+    kl_target: float = config.arg(0.0,
+        "Adapt --kl_coef so that a completion's KL comes to this many nats; 0: leave it", low=0)
+    kl_horizon: float = config.arg(10_000.0, "Episodes over which --kl_coef adapts", low=1)
+    entropy_coef: float = config.arg(0.0, "Bonus a nat of the policy's entropy", low=0)
+    # fmt: on
+
+    def check(self):
+        if not self.kl_target and self.kl_horizon != type(self).kl_horizon:
+            raise config.ConfigError(f"--kl_horizon={self.kl_horizon}: acts only with --kl_target above 0")
+        if self.kl_target and not self.resolved()["kl_coef"]:
+            raise config.ConfigError("--kl_target: --kl_coef=0 cannot grow; start it above 0")
+
+    def resolved(self) -> dict:
+        """The flags with the algorithm's values where they are not given."""
+        left = {"clip_ratio": 0.0, "clip_ratio_high": 0.0, "kl_weight": -1.0, "kl_coef": -1.0}
+        found = COMMON | USUAL[self.algorithm]
+        given = {name: getattr(self, name) for name in found}
+        return found | {name: x for name, x in given.items() if x != left.get(name, "auto")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Grpo:
+    model: config.Model = config.group(config.Model)
+    data: config.Dialogs = config.group(config.Dialogs, data="tinytown:prompts", seq_len=48, batch_size=64)
+    scores: config.Scores = config.group(config.Scores)
+    loss: Loss = config.group(Loss)
+    samples: config.Rollouts = config.group(config.Rollouts, group=8, minibatches=2)
+    optim: config.Optim = config.group(config.Optim, lr=1.5e-4, schedule="linear", warmup=4, weight_decay=0.0)
+    lora: config.Lora = config.group(config.Lora)
+    run: config.Run = config.group(config.Run, steps=128, sample_every=0, log_every=4)
+
+
+def main(cfg: Grpo) -> None:
+    """Checks the flags, loads policy and reference, trains on groups of completions, and tells what changed."""
+    # Imported here, so that a mistake in the flags is answered before jax is loaded.
+    from experiments import begin
+    from jaxtrain.data import chat
+    from jaxtrain.train import host
+
+    cfg.scores.require()
+    host.keep_freed_memory()
+    start = begin.start(cfg, needed=True)
+    template = chat.load_template(cfg.data.template, start.tokenizer)
+
+    import functools
+    from pathlib import Path
+
+    from experiments import common, online, rollouts
+    from jaxtrain.generate import rollout
+    from jaxtrain.objectives.policy_gradient import policy_gradient
+    from jaxtrain.train import parallel
+
+    online.check(cfg, start.tokenizer)
+    loss = cfg.loss.resolved()
+    if loss["baseline"] != "none" and cfg.samples.group < 2:
+        raise config.ConfigError(
+            f"--group={cfg.samples.group}: a score has no group to be compared with; use 2 or more"
+        )
+    settings = online.settings(
+        cfg, critic=False, clip_low=loss["clip_ratio"] if loss["surrogate"] == "clip" else 0.2,
+        clip_high=(loss["clip_ratio_high"] or loss["clip_ratio"]) if loss["surrogate"] != "none" else 0.2,
+        surrogate=loss["surrogate"], level=loss["level"], aggregate=loss["aggregate"],
+        limit=cfg.samples.max_new if loss["aggregate"] == "fixed" else 0,
+        kl_weight=loss["kl_weight"], kl=cfg.loss.kl, entropy_weight=cfg.loss.entropy_coef,
+    )  # fmt: skip
+    parallel.initialize(Path(cfg.data.cache_dir).expanduser() / "compiled")
+    plan = common.plan_of(cfg)
+    with common.opened(cfg, "grpo", start, plan) as path:
+        judge, _ = online.judge(cfg, plan, path)
+        run = common.session(cfg, path, plan, start, template.tokenizer, online.fingerprints(cfg, template))
+        run = run._replace(extra=rollouts.carried(cfg))
+        how = rollout.Rewarding(group=cfg.samples.group, baseline=loss["baseline"], scale=loss["scale"])
+        stage = online.stage(
+            cfg, run, template, functools.partial(policy_gradient, model=run.model, settings=settings),
+            functools.partial(rollout.of_groups, how=how), judge,
+            controller=rollouts.Controller(loss["kl_coef"], cfg.loss.kl_target, cfg.loss.kl_horizon),
+            priced=bool(loss["kl_coef"] or loss["kl_weight"]),
+        )  # fmt: skip
+        common.train(cfg, run, stage)
+
+
+if __name__ == "__main__":
+    flags.launch(Grpo, main, "./launch/run grpo")

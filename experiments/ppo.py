@@ -1,0 +1,123 @@
+"""Proximal policy optimisation with a price on the KL from the reference: RLHF's last step."""
+
+import dataclasses
+
+from jaxtrain import config, flags
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss(config.Group):
+    # fmt: off
+    kl_coef: float = config.arg(0.15, "Price of a nat of KL from the reference, taken off the reward token by token",
+        low=0)
+    kl_target: float = config.arg(0.0, "Adapt --kl_coef so that a completion's KL comes to this many nats; 0: leave it",
+        low=0)
+    kl_horizon: float = config.arg(10_000.0, "Episodes over which --kl_coef adapts", low=1)
+    gamma: float = config.arg(1.0, "Discount a token (GAE)", low=0)
+    lam: float = config.arg(0.95, "λ of GAE", low=0)
+    bootstrap: bool = config.arg(False, "A completion cut off at --max_new goes on with the value of its last state")
+    whiten_rewards: bool = config.arg(False, "Divide the rewards of a rollout by their standard deviation")
+    whiten_advantages: bool = config.arg(True, "Give the advantages of a rollout mean 0 and standard deviation 1")
+    clip_ratio: float = config.arg(0.2, "The ratio's clip, 1 ± this", low=0.001)
+    value_clip: float = config.arg(0.2, "Values move by this much from the rollout's; 0: freely", low=0)
+    value_coef: float = config.arg(0.1, "Weight of the value loss", low=0)
+    value: str = config.arg("auto",
+        "Values have a trunk of their own, which starts as the reward model's or the policy's, or are a head on the "
+        "policy. auto: reward where there is a reward model, else policy", choices=("auto", "reward", "policy", "head"))
+    value_lr: float = config.arg(5e-4, "Peak learning rate of values with a trunk of their own; 0: --lr", low=0)
+    entropy_coef: float = config.arg(0.0, "Bonus a nat of the policy's entropy", low=0)
+    ptx_weight: float = config.arg(0.0, "Weight of the pretraining loss in the same update (PPO-ptx)", low=0)
+    ptx_data: str = config.arg("tinytown:pretrain", "Data of that loss: texts or conversations")
+    # fmt: on
+
+    def check(self):
+        if not self.ptx_weight and self.ptx_data != type(self).ptx_data:
+            raise config.ConfigError(f"--ptx_data={self.ptx_data}: acts only with --ptx_weight above 0")
+        if not self.kl_target and self.kl_horizon != type(self).kl_horizon:
+            raise config.ConfigError(f"--kl_horizon={self.kl_horizon}: acts only with --kl_target above 0")
+        if self.value == "head" and self.value_lr != type(self).value_lr:
+            raise config.ConfigError("--value_lr: --value=head shares the policy's trunk; leave it out")
+        if self.kl_target and not self.kl_coef:
+            raise config.ConfigError("--kl_target: --kl_coef=0 cannot grow; start it above 0")
+        for name in ("gamma", "lam"):
+            if getattr(self, name) > 1:
+                raise config.ConfigError(f"--{name}={getattr(self, name)}: at most 1")
+
+    def value_from(self, scored: bool) -> str:
+        """Where the values start; `scored`: there is a reward model."""
+        if self.value == "reward" and not scored:
+            raise config.ConfigError("--value=reward: there is no --reward_model to start the values from")
+        return self.value if self.value != "auto" else ("reward" if scored else "policy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Ppo:
+    model: config.Model = config.group(config.Model)
+    data: config.Dialogs = config.group(config.Dialogs, data="tinytown:prompts", seq_len=48, batch_size=64)
+    scores: config.Scores = config.group(config.Scores, score_cap=2.0)
+    loss: Loss = config.group(Loss)
+    samples: config.Rollouts = config.group(config.Rollouts, minibatches=2, epochs=2)
+    optim: config.Optim = config.group(config.Optim, lr=1.5e-4, schedule="linear", warmup=4, weight_decay=0.0)
+    lora: config.Lora = config.group(config.Lora)
+    run: config.Run = config.group(config.Run, steps=160, sample_every=0, log_every=4)
+
+
+def main(cfg: Ppo) -> None:
+    """Checks the flags, loads policy, reference and reward model, trains on rollouts, and tells what changed."""
+    # Imported here, so that a mistake in the flags is answered before jax is loaded.
+    from experiments import begin
+    from jaxtrain.data import chat
+    from jaxtrain.train import host
+
+    cfg.scores.require()
+    host.keep_freed_memory()
+    start = begin.start(cfg, needed=True)
+    template = chat.load_template(cfg.data.template, start.tokenizer)
+
+    import functools
+    from pathlib import Path
+
+    from experiments import common, online, rollouts
+    from jaxtrain.generate import rollout
+    from jaxtrain.models import value
+    from jaxtrain.objectives.ppo import ppo
+    from jaxtrain.train import parallel
+
+    online.check(cfg, start.tokenizer)
+    parallel.initialize(Path(cfg.data.cache_dir).expanduser() / "compiled")
+    plan = common.plan_of(cfg)
+    with common.opened(cfg, "ppo", start, plan) as path:
+        judge, model = online.judge(cfg, plan, path)
+        kind = cfg.loss.value_from(model is not None)
+        rate = cfg.loss.value_lr / cfg.optim.lr if cfg.loss.value_lr and kind != "head" else 1.0
+        run = common.session(
+            cfg, path, plan, start, template.tokenizer, online.fingerprints(cfg, template),
+            heads=functools.partial(value.build, shared=kind == "head"),
+            given=lambda: (model.member(),) if kind == "reward" else (),
+            rates={"value": rate},
+        )  # fmt: skip
+        run = run._replace(extra=rollouts.carried(cfg))
+        settings = online.settings(
+            cfg, critic=True, clip_low=cfg.loss.clip_ratio, clip_high=cfg.loss.clip_ratio,
+            entropy_weight=cfg.loss.entropy_coef, value_weight=cfg.loss.value_coef, value_clip=cfg.loss.value_clip,
+            ptx_weight=cfg.loss.ptx_weight,
+        )  # fmt: skip
+        how = rollout.Rewarding(
+            cfg.loss.gamma,
+            cfg.loss.lam,
+            cfg.loss.bootstrap,
+            cfg.loss.whiten_rewards,
+            cfg.loss.whiten_advantages,
+        )
+        extra, table = online.pretraining(cfg, run, template, cfg.loss.ptx_weight, cfg.loss.ptx_data)
+        stage = online.stage(
+            cfg, run, template, functools.partial(ppo, model=run.heads, settings=settings),
+            functools.partial(rollout.with_values, how=how), judge,
+            controller=rollouts.Controller(cfg.loss.kl_coef, cfg.loss.kl_target, cfg.loss.kl_horizon),
+            priced=cfg.loss.kl_coef > 0, extra=extra, table=table,
+        )  # fmt: skip
+        common.train(cfg, run, stage)
+
+
+if __name__ == "__main__":
+    flags.launch(Ppo, main, "./launch/run ppo")

@@ -1,0 +1,205 @@
+"""Batches of an on-policy stage: completions of the present policy, scored, kept on disk, and learnt from in updates.
+
+An iteration is one rollout and the updates on it.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import common, completions, kept, samples
+from experiments.common import Session
+from experiments.completions import FOLDER, Columns, Made, Scoring
+from experiments.kept import Rollout
+from experiments.rewards import mine
+from jaxtrain.data.prompts import Opening
+from jaxtrain.generate import rollout
+from jaxtrain.ops import returns
+from jaxtrain.train import loop
+from jaxtrain.types import ActorCritic, Metrics, Params, TrainState
+
+ROWS = ("tokens", "targets", "mask", "segments", "positions")
+
+
+class Controller(NamedTuple):
+    """The price of a nat of KL, and how it follows the target; target 0 leaves it as it is."""
+
+    coef: float
+    target: float = 0.0
+    horizon: float = 10_000.0
+
+
+class Setup(NamedTuple):
+    """What an on-policy stage brings to its rollouts."""
+
+    asked: list[Opening]
+    scoring: Scoring
+    advantages: Callable[..., tuple[Columns, Columns]]  # of generate/rollout.py, with its settings
+    controller: Controller
+    reference: Callable[[], Params] | None  # of a stage that prices the KL from it
+    extra: Callable[
+        [int, float], Columns
+    ]  # (update, tokens in the loss) -> further columns of this host's rows
+
+
+def source(cfg: Any, run: Session, setup: Setup) -> Callable[[int], loop.NextBatch]:
+    """The stage's batches: next_batch(first) goes on from update `first`, from what is on disk."""
+    roll = _roller(cfg, run, setup)
+    updates, here = cfg.samples.epochs * cfg.samples.minibatches, mine(run.plan, cfg.data.batch_size)
+
+    def begin(first: int) -> loop.NextBatch:
+        held, step = kept.newest(run, first, setup.controller.coef), first
+
+        def next_batch(state: TrainState) -> Columns:
+            nonlocal held, step
+            if held.columns and (
+                step - held.first >= updates or _stopped(cfg, run, state, step - held.first)
+            ):
+                held = held._replace(columns={}, taken=held.next_taken, kl_coef=held.next_kl_coef)
+            if not held.columns:
+                held = roll(state, held._replace(first=step, iteration=held.iteration + 1))
+                kept.keep(run, held)
+            rows = _rows(cfg, held, step - held.first)
+            own = {name: x[rows[here]] for name, x in held.columns.items()}
+            more = setup.extra(step, float(held.columns["mask"][rows].sum()))
+            step += 1
+            return own | more | {"row": np.arange(len(rows), dtype=np.int32)[here]}
+
+        return next_batch
+
+    return begin
+
+
+def _stopped(cfg: Any, run: Session, state: TrainState, done: int) -> bool:
+    """Whether the last update went further than --stop_kl allows."""
+    return bool(
+        cfg.samples.stop_kl and done and float(run.plan.get(state.extra["approxkl"])) > cfg.samples.stop_kl
+    )
+
+
+def carried(cfg: Any) -> Any:
+    """The first TrainState.extra."""
+    return {"approxkl": jnp.zeros(())} if cfg.samples.stop_kl else ()
+
+
+def carry(cfg: Any) -> Callable[[Any, Metrics], Any] | None:
+    """The last update's distance from the policy that sampled, for --stop_kl."""
+    if not cfg.samples.stop_kl:
+        return None
+
+    def after(extra: Any, metrics: Metrics) -> Any:
+        total, count = metrics["policy/approxkl_avg"]
+        return {"approxkl": total / jnp.maximum(count, 1.0)}
+
+    return after
+
+
+def _rows(cfg: Any, held: Rollout, update: int) -> np.ndarray:
+    """Rows of an update, in all B: each epoch takes the rollout's in an order of its own."""
+    epoch, part = divmod(update, cfg.samples.minibatches)
+    order = np.random.default_rng((cfg.run.seed, held.first, epoch)).permutation(len(held.columns["tokens"]))
+    return order[part * cfg.data.batch_size : (part + 1) * cfg.data.batch_size]
+
+
+def _roller(cfg: Any, run: Session, setup: Setup) -> Callable[[TrainState, Rollout], Rollout]:
+    s, size = cfg.samples, cfg.data.batch_size * cfg.samples.minibatches
+    draw = samples.drawer(
+        common.speaker(run),
+        setup.scoring.end if s.stop_at_end else -1,
+        max_new=s.max_new,
+        temperature=s.temperature,
+        samples=s.group,
+    )
+    annotated = _annotator(cfg, run, setup)
+    advantages = jax.jit(setup.advantages)
+
+    def drawn(state: TrainState, taken: int) -> Made:
+        asked = [setup.asked[i] for i in _order(len(setup.asked), cfg.run.seed, taken, size // s.group)]
+        seed = int(np.random.SeedSequence((cfg.run.seed, 1, taken)).generate_state(1)[0])
+        found = draw(state.params, run.base, [each.ids.tolist() for each in asked], seed)
+        return completions.scored(cfg, setup.scoring, [each for each in asked for _ in range(s.group)], found)
+
+    def roll(state: TrainState, begun: Rollout) -> Rollout:
+        made, taken = drawn(state, begun.taken), begun.taken + size // s.group
+        replaced = np.zeros(size, bool)
+        for _ in range(s.resample):
+            if not _flat(made, s.group).any():
+                break
+            made, fresh = _refilled(made, drawn(state, taken), s.group)
+            replaced, taken = replaced | fresh, taken + size // s.group
+        rows = made.rows | annotated(state.params, made.rows)
+        columns, told = jax.tree.map(
+            np.asarray, advantages(rows, made.scores, made.ended, np.float32(begun.kl_coef))
+        )
+        told |= made.stats
+        if s.resample:
+            told["completions/redrawn"] = replaced
+        samples.write(run, f"{FOLDER}/{begun.first:08d}.jsonl", completions.jsonl(made, told))
+        columns |= {name: rows[name] for name in (*ROWS, "old", "reference") if name in rows}
+        if cfg.scores.truncated == "mask":
+            columns["mask"] = rows["mask"] * made.ended[:, None]
+        stats = {f"stats/{name}": x.astype(np.float32) for name, x in told.items()}
+        coef = _next_coef(setup.controller, begun.kl_coef, told, size)
+        return begun._replace(columns=columns | stats, next_taken=taken, next_kl_coef=coef)
+
+    return roll
+
+
+def _annotator(cfg: Any, run: Session, setup: Setup) -> Callable[[Params, Columns], Columns]:
+    """(trained, rows [R, T]) -> rollout.annotate's columns, --batch_size rows at a time."""
+    critic = run.heads if isinstance(run.heads, ActorCritic) else None
+    look = rollout.annotate(run.model, critic, cfg.samples.temperature)
+    compiled = run.plan.rows(
+        lambda params, frozen, rows: look(run.trained.whole(params, frozen[0]), frozen[1], rows)
+    )
+    reference = setup.reference() if setup.reference else ()
+    B, here = cfg.data.batch_size, mine(run.plan, cfg.data.batch_size)
+
+    def annotated(params: Params, rows: Columns) -> Columns:
+        parts = []
+        for first in range(0, len(rows["tokens"]), B):
+            part = run.plan.put({name: rows[name][first : first + B][here] for name in ROWS})
+            parts.append(compiled(params, (run.base, reference), part))
+        parts = [run.plan.get(part) for part in parts]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    return annotated
+
+
+def _next_coef(controller: Controller, coef: float, told: Mapping[str, np.ndarray], episodes: int) -> float:
+    if not controller.target:
+        return coef
+    kl = told["objective/kl"].mean()
+    return float(
+        returns.adaptive_kl(coef, kl, target=controller.target, horizon=controller.horizon, episodes=episodes)
+    )
+
+
+def _order(count: int, seed: int, taken: int, more: int) -> list[int]:
+    """Numbers of the next prompts: every prompt once, in an order of the epoch's own, then again."""
+    orders = {
+        epoch: np.random.default_rng((seed, 2, epoch)).permutation(count)
+        for epoch in range(taken // count, (taken + more - 1) // count + 1)
+    }
+    return [int(orders[i // count][i % count]) for i in range(taken, taken + more)]
+
+
+def _flat(made: Made, group: int) -> np.ndarray:
+    """bool[R / G]: groups whose scores are all equal, from which nothing is learnt."""
+    return np.ptp(made.scores.reshape(-1, group), axis=1) == 0
+
+
+def _refilled(made: Made, fresh: Made, group: int) -> tuple[Made, np.ndarray]:
+    """The rollout with its flat groups replaced, as far as they go, by those of a fresh one that are not.
+
+    With it bool[R], which rows are new.
+    """
+    R = len(made.scores)
+    groups, spare = np.arange(R // group), np.flatnonzero(~_flat(fresh, group)) + R // group
+    gaps = np.flatnonzero(_flat(made, group))[: len(spare)]
+    groups[gaps] = spare[: len(gaps)]
+    rows = (groups[:, None] * group + np.arange(group)).ravel()
+    return jax.tree.map(lambda a, b: np.concatenate([a, b])[rows], made, fresh), rows >= R

@@ -1,0 +1,335 @@
+"""Sample from a run: complete a prompt, answer a data set of prompts, or chat in the terminal."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jaxtrain import config, flags
+from jaxtrain.config import ConfigError
+
+TYPED = "-"  # --prompt's default: what is typed
+COMMANDS = "/reset begins anew, /quit or Ctrl-D ends"
+ESCAPES = {r"\n": "\n", r"\t": "\t", r"\,": ","}  # of --stop
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked(config.Group):
+    # fmt: off
+    init_from: str = config.arg("", "The run to sample from, WORKDIR, WORKDIR@STEP or hf:DIR")
+    prompt: str = config.arg(TYPED, "Text to answer. -: a conversation, a line of the terminal or of stdin a turn")
+    prompts: str = config.arg("", "Data whose distinct prompts are answered into --out, such as tinytown:prompts:test")
+    out: str = config.arg("", "New .jsonl file for the answers to --prompts, a completion a row")
+    prompt_count: int = config.arg(0, "Most of --prompts answered; 0: all", low=0)
+    on_bad_record: str = config.arg("raise", "A record of --prompts that is broken: stop, or skip, count and list it",
+        choices=("raise", "skip"))
+    template: str = config.arg("auto",
+        "Chat template: plain, hh, chatml, llama2, llama3, gemma, none (text is continued as it is), or a Jinja file. "
+        "auto: the tokenizer's own if it has one, else none")
+    system: str = config.arg("", "System message put before conversations that have none")
+    # fmt: on
+
+    def check(self):
+        if not self.prompt.strip():
+            raise ConfigError("--prompt: it is empty; write a text, or leave it out to chat")
+        if self.prompts and self.prompt != TYPED:
+            raise ConfigError("--prompt and --prompts: leave out one of them")
+        if bool(self.prompts) != bool(self.out):
+            raise ConfigError(
+                "--prompts and --out: one names data, the other the file for the answers: give both"
+            )
+        if not self.prompts and (self.prompt_count or self.on_bad_record != "raise"):
+            raise ConfigError("--prompt_count, --on_bad_record: they act only with --prompts")
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing(config.Group):
+    # fmt: off
+    max_new: int = config.arg(256, "Most tokens of a completion", low=1)
+    temperature: float = config.arg(1.0, "Temperature; 0 takes the likeliest token", low=0)
+    top_k: int = config.arg(0, "Draw from this many likeliest tokens; 0: all", low=0)
+    top_p: float = config.arg(1.0, "Draw from the fewest likeliest tokens with this probability", low=0)
+    min_p: float = config.arg(0.0, "Draw from tokens of at least this share of the likeliest one's probability", low=0)
+    repetition_penalty: float = config.arg(1.0, "Above 1 makes tokens that were there less likely (CTRL)", low=0)
+    stop: str = config.arg("", r"Texts before which a completion ends, joined by commas; \n is a new line, \, a comma")
+    seed: int = config.arg(0, "Seed; a completion depends on it, its prompt and its place alone", low=0)
+    samples: int = config.arg(1, "Completions of each prompt", low=1)
+    # fmt: on
+
+    def check(self):
+        if not 0 < self.top_p <= 1 or self.min_p > 1:
+            raise ConfigError(f"--top_p={self.top_p}, --min_p={self.min_p}: shares, at most 1, top_p above 0")
+        if self.repetition_penalty == 0:
+            raise ConfigError("--repetition_penalty=0: it divides logits; 1 changes nothing")
+        if not self.temperature:
+            drawn = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "samples": 1}
+            changed = [f"--{name}" for name, usual in drawn.items() if getattr(self, name) != usual]
+            if changed:
+                raise ConfigError(f"{', '.join(changed)}: acts only with --temperature above 0")
+        self.stops()
+
+    def stops(self) -> tuple[str, ...]:
+        """The texts of --stop."""
+        parts = re.split(r"(?<!\\),", self.stop) if self.stop else []
+        if not all(parts):
+            raise ConfigError(
+                f"--stop={self.stop}: the empty text before or after a comma would end every completion"
+            )
+        return tuple(re.sub(r"\\[nt,]", lambda found: ESCAPES[found[0]], part) for part in parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen(config.Group):
+    # fmt: off
+    best_of: int = config.arg(1, "Draw this many completions, keep the one with the highest score", low=1)
+    reward: str = config.arg("",
+        "Score completions with a function: gold or correct (Tinytown's judge), MODULE:FUNCTION, or FILE.py:FUNCTION")
+    reward_model: str = config.arg("", "Score completions with this run's reward model, WORKDIR or WORKDIR@STEP")
+    # fmt: on
+
+    def check(self):
+        if self.reward and self.reward_model:
+            raise ConfigError("--reward and --reward_model: leave out one of them")
+        if self.best_of > 1 and not (self.reward or self.reward_model):
+            raise ConfigError("--best_of: say with --reward or --reward_model what the best is")
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine(config.Group):
+    # fmt: off
+    dtype: str = config.arg("auto", "Compute type. auto: bfloat16 on GPU and TPU, float32 on CPU",
+        choices=("auto", "float32", "bfloat16"))
+    mesh: str = config.arg("", "Mesh axes and sizes, data:2,fsdp:4,tensor:1; empty: the model on every device")
+    cache_dir: str = config.arg("~/.cache/jaxtrain", "Where prepared data sets and compiled programs are kept")
+    # fmt: on
+
+    def check(self):
+        config.parse_mesh(self.mesh)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    asked: Asked = config.group(Asked)
+    drawing: Drawing = config.group(Drawing)
+    chosen: Chosen = config.group(Chosen)
+    machine: Machine = config.group(Machine)
+
+
+def main(cfg: Sample) -> None:
+    """Checks the flags, loads the run, and answers."""
+    # Imported here, so that a mistake in the flags is answered before jax is loaded.
+    from experiments import begin
+    from jaxtrain.data import chat
+
+    asked = cfg.asked
+    if not asked.init_from:
+        raise ConfigError("--init_from: name the run to sample from, such as runs/sft, or hf:DIR")
+    if cfg.chosen.best_of > 1 and cfg.drawing.samples > 1:
+        raise ConfigError("--best_of and --samples: leave out one of them")
+    if cfg.chosen.best_of > 1 and not cfg.drawing.temperature:
+        raise ConfigError("--best_of: with --temperature=0 all completions are alike; raise it")
+    if asked.prompt == TYPED and not asked.prompts and cfg.drawing.samples > 1:
+        raise ConfigError(
+            "--samples: a conversation goes on from one completion; name a --prompt, or --best_of"
+        )
+    if asked.out:
+        _new_file(Path(asked.out).expanduser())
+    start = begin.load(asked.init_from)
+    if not start.arch.causal:
+        raise ConfigError(f"--init_from={asked.init_from}: it fills masks, it does not continue text")
+    name = "none" if asked.template == "auto" and not start.tokenizer.chat_template else asked.template
+    template = chat.load_template(name, start.tokenizer)
+    if name == "none" and asked.system:
+        raise ConfigError("--system: there is no chat template to put it in; name one with --template")
+
+    from jaxtrain.data import prompts
+
+    found = []
+    if asked.prompts:
+        reading = config.Dialogs(
+            system=asked.system, on_bad_record=asked.on_bad_record, cache_dir=cfg.machine.cache_dir
+        )
+        found = prompts.openings(asked.prompts, reading, template, limit=asked.prompt_count)
+
+    from experiments import speaker
+
+    voice = speaker.open_run(cfg, start, template)
+    if asked.prompts:
+        answer_data(voice, found, Path(asked.out).expanduser())
+    elif asked.prompt != TYPED:
+        answer(voice, asked.prompt)
+    else:
+        converse(voice)
+
+
+def _new_file(out: Path) -> None:
+    if out.exists():
+        raise ConfigError(f"--out={out}: it is there already; name a new file, or remove it")
+    if out.suffix != ".jsonl" or not out.parent.is_dir():
+        raise ConfigError(f"--out={out}: write FOLDER/NAME.jsonl, in a folder that is there")
+
+
+def answer(voice: Any, prompt: str) -> None:
+    """Prints the completions of one prompt: a single one as it comes, where somebody looks."""
+    from experiments import speaker
+
+    asked = speaker.opening(voice, [{"role": "user", "content": prompt}])
+    speaker.require_room(voice, asked, "--prompt")
+    if speaker.single(voice) and sys.stdout.isatty():
+        speaker.spoken(voice, asked, 0, _write)
+        print()
+        return
+    found = speaker.answers(voice, [asked])[0]
+    if voice.process[0] == 0:
+        _note(voice.notes)
+        _print(found, prompt)
+
+
+def _print(found: list[Any], prompt: str) -> None:
+    if len(found) == 1:
+        print(found[0].text)
+        if found[0].score is not None:
+            _note([("score", f"{found[0].score:.4f}")])
+        return
+    from experiments import samples
+
+    for one in found:
+        score = "" if one.score is None else f", score {one.score:.4f}"
+        lines = samples.shown(f"{prompt}▸{one.text}", one.ended)
+        print("\n".join([f"log-probability {one.logp:.2f}{score}", *lines]))
+
+
+def answer_data(voice: Any, asked: list[Any], out: Path) -> None:
+    """Writes an answer a row. The file has its name once it is whole; until then .part is behind it."""
+    from experiments import speaker
+    from jaxtrain.data.progress import bar
+
+    source, began, sizes, ended, scores = voice.cfg.asked.prompts, time.perf_counter(), [], [], []
+    for i, one in enumerate(asked):
+        first = one.messages[-1]["content"][:40]
+        speaker.require_room(voice, one, f"--prompts={source}: prompt {i} ({first!r})")
+    part = out.with_name(f"{out.name}.part") if voice.process[0] == 0 else Path(os.devnull)
+    step = max(1, speaker.AT_ONCE // speaker.each(voice))
+    with part.open("w", encoding="utf-8") as file, bar("prompts", len(asked), least=step + 1) as advance:
+        for place in range(0, len(asked), step):
+            now = asked[place : place + step]
+            for one, group in zip(now, speaker.answers(voice, now, place), strict=True):
+                for new in group:
+                    file.write(json.dumps(_row(one, new), ensure_ascii=False) + "\n")
+                    sizes.append(len(new.ids))
+                    ended.append(new.ended)
+                    scores += [] if new.score is None else [new.score]
+            file.flush()
+            advance(len(now))
+    if voice.process[0]:
+        return
+    part.replace(out)
+    seconds = time.perf_counter() - began
+    cut = len(ended) - sum(ended)
+    _note(
+        [
+            ("answers", f"{len(sizes):,} to {len(asked):,} distinct prompts, in {out}"),
+            ("tokens", f"{sum(sizes) / len(sizes):.1f} an answer"),
+            ("time", f"{seconds:.1f} s"),
+            ("not ended", f"{cut:,} were cut at --max_new or the context"),
+            *([("mean score", f"{sum(scores) / len(scores):.4f}")] if scores else []),
+            *voice.notes,
+        ]
+    )
+
+
+def _row(asked: Any, new: Any) -> dict[str, Any]:
+    """An answer as a record that other stages read: the prompt is text where it is one turn of a user's."""
+    alone = len(asked.messages) == 1 and asked.messages[0]["role"] == "user"
+    row = {
+        "prompt": asked.messages[0]["content"] if alone else list(asked.messages),
+        "completion": new.text,
+        "ended": new.ended,
+        "logp": round(new.logp, 4),
+    }
+    return row if new.score is None else row | {"score": round(new.score, 6)}
+
+
+def converse(voice: Any) -> None:
+    """A conversation, a line a turn, until the lines end."""
+    from experiments import speaker
+
+    if voice.process[1] > 1:
+        raise ConfigError("--prompt: a conversation is for one process; name a --prompt, or --prompts")
+    keeps = voice.template.name != "none"
+    kind = "a line is a turn" if keeps else "no chat template: each line is continued as text"
+    _note([*voice.notes, ("chat", f"{kind}; {COMMANDS}")])
+    said: list[Any] = []
+    with contextlib.suppress(KeyboardInterrupt):
+        for turn, line in enumerate(typed()):
+            if line == "/quit":
+                break
+            if line.startswith("/"):
+                said = [] if line == "/reset" else said
+                print(
+                    "the conversation begins anew" if line == "/reset" else f"no command {line}: {COMMANDS}"
+                )
+                continue
+            said.append({"role": "user", "content": line})
+            try:
+                asked, dropped = speaker.fitting(voice, said)
+            except ConfigError as error:
+                said.pop()
+                print(error, file=sys.stderr)
+                continue
+            if dropped:
+                said = said[dropped:]
+                print(
+                    f"(the context is full: the oldest {dropped // 2} exchanges are dropped)", file=sys.stderr
+                )
+            text = _reply(voice, asked, turn)
+            said = [*said, {"role": "assistant", "content": text}] if keeps else []
+    if sys.stdin.isatty():
+        print()
+
+
+def _reply(voice: Any, asked: Any, turn: int) -> str:
+    from experiments import speaker
+
+    if speaker.single(voice) and sys.stdout.isatty():
+        text = speaker.spoken(voice, asked, turn, _write)
+        print()
+        return text
+    found = speaker.answers(voice, [asked], turn)[0]
+    _print(found, "")
+    return found[0].text
+
+
+def typed() -> Iterator[str]:
+    """The lines that are not empty, asked for where there is a terminal."""
+    if not sys.stdin.isatty():
+        yield from filter(None, map(str.strip, sys.stdin))
+        return
+    with contextlib.suppress(ImportError):  # not there on every system: lines are then edited less well
+        import readline  # noqa: F401
+    with contextlib.suppress(EOFError):
+        while True:
+            if line := input("> ").strip():
+                yield line
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _note(table: list[tuple[str, str]]) -> None:
+    from jaxtrain.train import preflight
+
+    if table:
+        print("\n".join(preflight.lines(table)), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    flags.launch(Sample, main, "./launch/run sample")

@@ -1,0 +1,259 @@
+"""A run that answers: prompts in, scored completions out. What ./launch/run sample does with a model."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments import rewards, weights
+from experiments.begin import Start
+from jaxtrain import config
+from jaxtrain.config import ConfigError
+from jaxtrain.data.chat import Template
+from jaxtrain.data.comparisons import alternatives
+from jaxtrain.data.dialogs import with_system
+from jaxtrain.data.formats import Bad, Message
+from jaxtrain.data.prompts import Opening
+from jaxtrain.generate import best_of, engine, sampler, stops
+from jaxtrain.models import transformer
+from jaxtrain.ops.sampling import HOW
+from jaxtrain.train import parallel, preflight, workdir
+from jaxtrain.types import LM, Params
+
+AT_ONCE = 64  # completions drawn at once
+WIDTH = 16  # rows for a reward model have a multiple of this many tokens
+CHUNK = 4  # tokens drawn between two looks at a streamed answer
+
+
+class Answer(NamedTuple):
+    text: str
+    ids: list[int]
+    ended: bool  # by itself or at one of --stop, not by a limit
+    logp: float  # of its tokens, nats, under the distribution that they were drawn from
+    score: float | None = None
+
+
+class Speaker(NamedTuple):
+    """An open run: how to ask it, and what scores it."""
+
+    cfg: Any
+    template: Template
+    decode: Callable[[list[int]], str]
+    context: int  # most tokens of prompt and completion; 0: no bound
+    draw: Callable[
+        ..., list[Answer]
+    ]  # (prompts, seeds of each one's answers) -> answers, those of a prompt together
+    stream: Callable[[np.ndarray, int], Iterator[list[int]]]  # (prompt, seed) -> new tokens, a few at a time
+    judge: rewards.Judge | None
+    judged: int  # completions that it scores at once
+    process: tuple[int, int]  # (index of this host, number of hosts); the first one writes and prints
+    notes: list[tuple[str, str]]  # for people
+
+
+def open_run(cfg: Any, start: Start, template: Template) -> Speaker:
+    """Loads what the flags name. Raises ConfigError where the reward does not fit the run."""
+    parallel.initialize(Path(cfg.machine.cache_dir).expanduser() / "compiled")
+    plan = parallel.make(config.Run(mesh=cfg.machine.mesh), 0, 1)
+    settings = config.Model(dtype=cfg.machine.dtype)
+    judge, size, context = _judge(cfg, start, plan, settings)
+    model = transformer.build(start.arch, transformer.execution(settings, plan.shards, plan.local))
+    params = weights.starting(plan, start, model, 0)
+    draw, stream = _drawn(cfg, plan, model, params, template, context)
+    return Speaker(
+        cfg=cfg, template=template, decode=_decoder(template), context=context, draw=draw, stream=stream,
+        judge=judge, judged=size, process=plan.process, notes=_notes(cfg, template, judge),
+    )  # fmt: skip
+
+
+def _drawn(
+    cfg: Any, plan: parallel.Plan, model: LM, params: Params, template: Template, context: int
+) -> tuple[Callable, Callable]:
+    """Speaker's draw and stream."""
+    how, decode, ends = cfg.drawing, _decoder(template), cfg.drawing.stops()
+    made = engine.engine(plan, model, end=template.end, width=how.max_new)
+    ready = made.ready(params, ())
+    index, hosts = plan.process
+
+    def batch_of(prompts: Sequence[np.ndarray], seeds: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
+        size = -(-(1 << (len(prompts) - 1).bit_length()) // plan.shards) * plan.shards
+        batch = sampler.prompts(prompts, 0)
+        room = context - batch["length"] if context else batch["limit"]
+        batch |= {"seed": np.array(seeds, np.uint32), "limit": np.minimum(room, how.max_new).astype(np.int32)}
+        # What is added is of length 0, which the sampler leaves empty.
+        batch = {name: np.pad(x, [(0, size - len(x))] + [(0, 0)] * (x.ndim - 1)) for name, x in batch.items()}
+        batch |= sampler.columns(size, sampler.settings({name: getattr(how, name) for name in HOW}))
+        here = slice(index * size // hosts, (index + 1) * size // hosts)
+        return {name: x[here] for name, x in batch.items()}
+
+    def draw(prompts: Sequence[np.ndarray], seeds: Sequence[Sequence[int]]) -> list[Answer]:
+        told = engine.complete(made, ready, batch_of(prompts, seeds))
+        found = []
+        for tokens, logps, n in zip(told.tokens, told.logps, told.lengths, strict=True):
+            ids = tokens[:n].tolist()
+            whole = stops.upto(ids, ends, decode)
+            ids, text = ids[:whole], decode(ids)
+            ended = whole is not None or ids[-1:] == [template.end]
+            found.append(Answer(text[: stops.first(text, ends)], ids, ended, float(logps[: len(ids)].sum())))
+        return found[: sum(map(len, seeds))]
+
+    def stream(prompt: np.ndarray, seed: int) -> Iterator[list[int]]:
+        batch = batch_of([prompt], [[seed]])
+        return (new[0] for new in engine.stream(made, ready, batch, chunk=CHUNK, ends=ends, decode=decode))
+
+    return draw, stream
+
+
+def _decoder(template: Template) -> Callable[[list[int]], str]:
+    """Token ids as text; the white space that a chat template begins an answer with is not the answer's."""
+    decode = template.tokenizer.decode
+    return decode if template.name == "none" else lambda ids: decode(ids).lstrip()
+
+
+def _notes(cfg: Any, template: Template, judge: rewards.Judge | None) -> list[tuple[str, str]]:
+    n = cfg.chosen.best_of
+    far = f"the best of {n}: at most {best_of.kl(n):.2f} nats from the run (KL)"
+    return [
+        *(("template", note) for note in template.notes),
+        *(judge.table if judge else ()),
+        *([("best of", far)] if n > 1 else ()),
+    ]
+
+
+def _judge(
+    cfg: Any, start: Start, plan: parallel.Plan, settings: config.Model
+) -> tuple[rewards.Judge | None, int, int]:
+    """(what scores completions, how many at once, the context that has room for them and in it)."""
+    context, chosen = start.arch.max_len, cfg.chosen
+    if not (chosen.reward or chosen.reward_model):
+        return None, 1, context
+    scores = config.Scores(reward=chosen.reward, reward_model=chosen.reward_model)
+    rewards.check(scores, start.tokenizer, 0)
+    if scores.reward:
+        return rewards.of_function(scores.reward, plan), plan.process[1], context
+    source, step = workdir.split_step(scores.reward_model)
+    bounds = [bound for bound in (context, workdir.read_run(source)["arch"]["max_len"]) if bound]
+    model = rewards.load(scores, f"{source}@{step or workdir.newest_step(source)}", plan, settings)
+    most = AT_ONCE if cfg.asked.prompts else chosen.best_of * cfg.drawing.samples
+    size = -(-most // plan.shards) * plan.shards
+    return rewards.of_model(model, plan, size), size, min(bounds, default=0)
+
+
+def opening(voice: Speaker, messages: Sequence[Message]) -> Opening:
+    """A conversation up to where an answer is wanted. Raises ConfigError where the template refuses it."""
+    asked = with_system(tuple(messages), voice.cfg.asked.system)
+    try:
+        return Opening(asked, voice.template.prompt(asked), {})
+    except Bad as error:
+        raise ConfigError(f"--prompt: {error}") from error
+
+
+def require_room(voice: Speaker, asked: Opening, flag: str) -> None:
+    """Raises ConfigError where a prompt fills the context."""
+    if voice.context and len(asked.ids) >= voice.context:
+        raise ConfigError(
+            f"{flag}: {len(asked.ids)} tokens leave no room for an answer in a context of {voice.context}: shorten it"
+        )
+
+
+def answers(voice: Speaker, asked: Sequence[Opening], place: int = 0) -> list[list[Answer]]:
+    """--samples answers to each prompt, or the best of --best_of; `place` is the number of the first prompt."""
+    chosen, drawing = voice.cfg.chosen, voice.cfg.drawing
+    each = chosen.best_of * drawing.samples
+    seeds = [[seed_of(drawing.seed, place + i, g) for g in range(each)] for i in range(len(asked))]
+    found = voice.draw([one.ids for one in asked], seeds)
+    if voice.judge:
+        rows = [one for one in asked for _ in range(each)]
+        scores = _scores(voice, rows, found)
+        found = [one._replace(score=float(score)) for one, score in zip(found, scores, strict=True)]
+    groups = [found[i : i + each] for i in range(0, len(found), each)]
+    if chosen.best_of == 1:
+        return groups
+    best = best_of.best_of(scores.reshape(len(groups), each))
+    return [[group[i]] for group, i in zip(groups, best, strict=True)]
+
+
+def each(voice: Speaker) -> int:
+    """Completions drawn of a prompt."""
+    return voice.cfg.chosen.best_of * voice.cfg.drawing.samples
+
+
+def single(voice: Speaker) -> bool:
+    """Whether an answer can be shown while it is drawn: one host draws it, it is the only one, nothing scores it."""
+    return each(voice) == 1 and voice.judge is None and voice.process[1] == 1
+
+
+def spoken(voice: Speaker, asked: Opening, place: int, write: Callable[[str], None]) -> str:
+    """The answer, written as it is drawn, with a mark of how it ended; the same that `answers` gives."""
+    ids: list[int] = []
+
+    def noted() -> Iterator[list[int]]:
+        for chunk in voice.stream(asked.ids, seed_of(voice.cfg.drawing.seed, place, 0)):
+            ids.extend(chunk)
+            yield chunk
+
+    text = ""
+    for piece in pieces(noted(), voice.decode, voice.cfg.drawing.stops()):
+        write(piece)
+        text += piece
+    ended = (
+        ids[-1:] == [voice.template.end]
+        or stops.first(voice.decode(ids), voice.cfg.drawing.stops()) is not None
+    )
+    write(preflight.END if ended else " …")
+    return text
+
+
+def fitting(voice: Speaker, said: Sequence[Message]) -> tuple[Opening, int]:
+    """(the conversation with room for --max_new, turns dropped from its beginning)."""
+    for start in range(0, len(said), 2):
+        asked = opening(voice, said[start:])
+        if not voice.context or len(asked.ids) + voice.cfg.drawing.max_new <= voice.context:
+            return asked, start
+    require_room(voice, asked, "the last turn")
+    return asked, start
+
+
+def seed_of(seed: int, place: int, sample: int) -> int:
+    """A completion's own seed, u32."""
+    return int(np.random.SeedSequence((seed, place, sample)).generate_state(1)[0])
+
+
+def _scores(voice: Speaker, asked: Sequence[Opening], found: Sequence[Answer]) -> np.ndarray:
+    count = len(found)
+    filled = [*range(count), *[count - 1] * (-count % voice.judged)]
+    asked, found = [asked[i] for i in filled], [found[i] for i in filled]
+    pairs = [
+        (one.ids, np.asarray(_ids(voice, one, new), np.int32)) for one, new in zip(asked, found, strict=True)
+    ]
+    longest = max(len(prompt) + len(new) for prompt, new in pairs)
+    width = -(-longest // WIDTH) * WIDTH
+    rows = alternatives(pairs, len(pairs), min(width, voice.context or width), voice.template.tokenizer.pad)
+    return np.asarray(voice.judge.scores(rows, asked, [one.text for one in found]), np.float32)[:count]
+
+
+def _ids(voice: Speaker, asked: Opening, new: Answer) -> list[int]:
+    """The answer as a reward model has learnt to see it: one that --stop ended has the template's end."""
+    if not new.ended or new.ids[-1:] == [voice.template.end]:
+        return new.ids
+    return voice.template.answers(asked.messages, [new.text])[1][0].tolist()
+
+
+def pieces(
+    chunks: Iterable[list[int]], decode: Callable[[list[int]], str], ends: Sequence[str]
+) -> Iterator[str]:
+    """The text of tokens as they come, each part as soon as nothing to come can change it, up to the first stop."""
+    ids: list[int] = []
+    text, told = "", 0
+    for chunk in chunks:
+        ids += chunk
+        text = decode(ids)
+        if (cut := stops.first(text, ends)) is not None:
+            yield text[told:cut]
+            return
+        whole = text.rstrip(stops.UNKNOWN)
+        sure = len(whole) - stops.held_back(whole, ends)
+        if sure > told:
+            yield text[told:sure]
+            told = sure
+    yield text[told:]
