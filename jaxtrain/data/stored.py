@@ -1,0 +1,240 @@
+"""Completions that a server kept with what their model thought of each token, as rows to distil from.
+
+A record is OpenAI's chat.completion object with the conversation that was asked, under `input`, `messages` or
+`request.messages`. Its tokens are the teacher's; where the student's tokenizer cuts the text at the same bytes, the
+student learns their distribution, elsewhere the token as it is.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxtrain.config import ConfigError, Dialogs
+from jaxtrain.data import cache, dialogs, pipeline, report, spec
+from jaxtrain.data.chat import Template
+from jaxtrain.data.comparisons import alternatives
+from jaxtrain.data.formats import Bad, Message, messages_of, text_of
+from jaxtrain.data.jsonl import Skips
+from jaxtrain.data.pipeline import Prepared, Stream
+from jaxtrain.data.sources import Records
+from jaxtrain.data.tokenizer import Tokenizer
+from jaxtrain.data.transforms import Row
+
+MOST = 21  # alternatives of a token: the API gives 20 at most, and the token itself
+BLANK = -np.inf
+
+_SAID = {
+    "length": "{:,} completions cut off by their limit left out",
+    "bare": "{:,} completions without log-probabilities left out",
+    "long": "{:,} conversations that do not fit --seq_len left out",
+    "shortened": "{:,} prompts lost their beginning",
+    "cut elsewhere": "{:,} tokens are cut elsewhere than the teacher's, and learnt as they are",
+    "unheard": "{:,} ends or other tokens that the teacher gave no word of, learnt as they are",
+}
+
+
+class Kept(NamedTuple):
+    """A completion with what its teacher thought of its tokens."""
+
+    prompt: np.ndarray  # i32[p]
+    completion: np.ndarray  # i32[n]
+    ids: np.ndarray  # i32[n, MOST], the teacher's likeliest tokens, −1 where there are fewer
+    logps: np.ndarray  # f32[n, MOST]
+
+
+def question(record: dict[str, Any]) -> tuple[Message, ...]:
+    """The conversation that was asked; raises Bad."""
+    request = record.get("request")
+    held = record.get("input") or record.get("messages")
+    if held is None and isinstance(request, dict):
+        held = request.get("messages")
+    return messages_of(held, "input")
+
+
+class Reader:
+    """Reads records for one tokenizer."""
+
+    def __init__(self, template: Template, T: int, shorten: bool = True):
+        self.template, self._T, self._shorten, self.counts = template, T, shorten, Counter[str]()
+        tokenizer = template.tokenizer
+        self._sizes = tokenizer.byte_lengths
+        texts = [tokenizer.decode([i]).encode() for i in range(tokenizer.vocab_size)]
+        # Only tokens that say all of their bytes by themselves can be found by them.
+        self._by_bytes = {text: i for i, text in enumerate(texts) if text and len(text) == self._sizes[i]}
+
+    def read(self, record: dict[str, Any]) -> Iterator[Kept]:
+        """Each choice that can be learnt from. Raises Bad for a record that is none of a completion."""
+        choices = record.get("choices")
+        if not isinstance(choices, list) or not choices:
+            raise Bad("no choices: it is not a stored completion")
+        asked = question(record)
+        for choice in choices:
+            if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
+                raise Bad("no message: a choice of it has none")
+            self.counts["read"] += 1
+            if choice.get("finish_reason") == "length":
+                self.counts["length"] += 1
+                continue
+            content = (choice.get("logprobs") or {}).get("content")
+            if not content:
+                self.counts["bare"] += 1
+                continue
+            text = text_of(choice["message"].get("content"), "content of a choice")
+            if (made := self._row(asked, text, content)) is not None:
+                yield made
+
+    def _row(self, asked: tuple[Message, ...], text: str, content: Sequence[Any]) -> Kept | None:
+        prompt, (completion,), _ = self.template.answers(asked, [text])
+        room = self._T - len(completion)
+        fitting = prompt if len(prompt) <= room else None
+        if fitting is None and self._shorten and room > 0:
+            fitting = dialogs.shorten(prompt, room, self.template.tokenizer.bos)
+            self.counts["shortened"] += fitting is not None
+        if fitting is None:
+            self.counts["long"] += 1
+            return None
+        ids = np.full((len(completion), MOST), -1, np.int32)
+        logps = np.full((len(completion), MOST), BLANK, np.float32)
+        theirs = self._spans(text, content)
+        start = self._lead(completion, text)
+        for i, token in enumerate(completion):
+            span = (start, start + int(self._sizes[token]))
+            start = span[1]
+            entry = theirs.get(span)
+            if entry is None:
+                self.counts["unheard" if span[0] == span[1] else "cut elsewhere"] += 1
+                continue
+            found = self._alternatives(entry, int(token))
+            ids[i, : len(found)] = list(found)
+            logps[i, : len(found)] = list(found.values())
+            self.counts["heard"] += 1
+        return Kept(fitting, completion, ids, logps)
+
+    def _lead(self, completion: np.ndarray, text: str) -> int:
+        """Where in the answer's bytes the first id begins: a template may put white space in front of it."""
+        return len(text.encode()) - int(self._sizes[completion].sum())
+
+    def _spans(self, text: str, content: Sequence[Any]) -> dict[tuple[int, int], Any]:
+        """The teacher's tokens by the bytes of the text that they are. Raises Bad where they are not its tokens."""
+        spans, at, said = {}, 0, b""
+        for entry in content:
+            if not isinstance(entry, dict) or not isinstance(entry.get("logprob"), int | float):
+                raise Bad("no log-probability: a token of logprobs.content has none")
+            mine = _bytes(entry)
+            said += mine
+            spans[(at, at + len(mine))] = entry
+            at += len(mine)
+        if said.strip() != text.encode().strip():
+            raise Bad("other tokens: those of logprobs.content do not spell the message")
+        lead = len(said) - len(said.lstrip()) - (len(text.encode()) - len(text.encode().lstrip()))
+        return {(a - lead, b - lead): entry for (a, b), entry in spans.items() if b > a}
+
+    def _alternatives(self, entry: dict[str, Any], token: int) -> dict[int, float]:
+        """{id: log-probability}: the token that stands there, then the others that the student has too."""
+        found = {token: float(entry["logprob"])}
+        for other in entry.get("top_logprobs") or ():
+            i = self._by_bytes.get(_bytes(other))
+            if i is not None and len(found) < MOST:
+                found.setdefault(i, float(other["logprob"]))
+        # OpenAI writes −9999 for what is too unlikely to say.
+        return {i: logp for i, logp in found.items() if -1e3 < logp <= 1e-6}
+
+
+def _bytes(entry: dict[str, Any]) -> bytes:
+    held = entry.get("bytes")
+    return bytes(held) if held is not None else str(entry.get("token", "")).encode()
+
+
+class _Rows:
+    """Rows of one completion each, by number."""
+
+    def __init__(self, kept: Sequence[Kept], T: int, pad: int):
+        self._kept, self._T, self._pad = kept, T, pad
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, r: int) -> Row:
+        one, T = self._kept[int(r)], self._T
+        row = alternatives([(one.prompt, one.completion)], 1, T, self._pad)
+        row = {name: x[0] for name, x in row.items() if name != "length"}
+        first = len(one.prompt) - 1
+        row["teacher_ids"] = np.full((T, MOST), -1, np.int32)
+        row["teacher_logps"] = np.full((T, MOST), BLANK, np.float32)
+        row["teacher_ids"][first : first + len(one.ids)] = one.ids
+        row["teacher_logps"][first : first + len(one.ids)] = one.logps
+        return row
+
+
+def prepare(
+    cfg: Dialogs, *, seed: int, tokenizer: Tokenizer, template: Template, process: tuple[int, int] = (0, 1)
+) -> Prepared:
+    """The training and held-out streams of stored completions, a completion a row.
+
+    A batch has tokens, targets, segments, positions i32[B, T], mask f32[B, T], teacher_ids i32[B, T, k] and
+    teacher_logps f32[B, T, k]. Raises ConfigError for whatever is wrong with the data.
+    """
+    spec.check(cfg)
+    train, held_out = pipeline.open_sources(cfg, None)
+    sides = [
+        [_read(records, flag, cfg, template) for _, records in opened]
+        for flag, opened in (("data", train), ("eval_data" if cfg.eval_data else "data", held_out))
+    ]
+    sets = [[_Rows(kept, cfg.seq_len, tokenizer.pad) for kept, _ in side] for side in sides]
+    endless, _ = pipeline.shuffled(sets[0], train, seed)
+    blank = {name: np.zeros_like(x) for name, x in sets[0][0][0].items()}
+    lines = [
+        (f"{name} {records.label}", line)
+        for name, opened, made in zip(("train", "held out"), (train, held_out), sides, strict=True)
+        for (_, records), (_, about) in zip(opened, made, strict=True)
+        for line in about
+    ]
+    sizes = [len(one) for one in sets[0]]
+    return Prepared(
+        tokenizer=dialogs.carrying(tokenizer, template),
+        train=Stream(lambda i: endless[i], cfg.batch_size, process),
+        eval=pipeline.held_out_stream(sets[1], blank, lambda i, row: row, cfg.batch_size, process),
+        table=[*dialogs.about_template(template), *lines, *report.mix(cfg, train, sizes, held_out)],
+        fingerprints=dialogs.fingerprints(
+            template,
+            *([cache.digest("stored", records.fingerprint) for _, records in opened] for opened in (train, held_out)),
+        ),
+    )  # fmt: skip
+
+
+def _read(records: Records, flag: str, cfg: Dialogs, template: Template) -> tuple[list[Kept], list[str]]:
+    """What can be learnt from, and lines about it and the rest."""
+    reader, skips, kept = Reader(template, cfg.seq_len, cfg.too_long == "cut"), Skips(cfg.on_bad_record), []
+    for start, block in records.blocks():
+        for i, record in enumerate(block, start):
+            try:
+                kept += reader.read(record)
+            except Bad as error:
+                skips.bad(f"{records.label} record {records.source_number(i)}", str(error))
+    counts = reader.counts
+    if not kept:
+        raise ConfigError(
+            f"--{flag}={records.label}: no completion with log-probabilities among {counts['read']:,} "
+            f"({'; '.join(line for line in _left_out(counts)) or 'it is empty'}): store them with logprobs=True and "
+            "top_logprobs=20, or train on the texts with ./launch/run sft"
+        )
+    said = [
+        f"{len(skips.lines):,} bad records skipped, the first {one['where']}: {one['reason']}"
+        for one in skips.lines[:1]
+    ]
+    return kept, [*_about(kept, counts), *said]
+
+
+def _about(kept: Sequence[Kept], counts: Counter[str]) -> Iterator[str]:
+    tokens = sum(len(one.completion) for one in kept)
+    yield (
+        f"{len(kept):,} of {counts['read']:,} stored completions, {tokens:,} tokens, of {counts['heard']:,} the "
+        "teacher's distribution"
+    )
+    yield from _left_out(counts)
+
+
+def _left_out(counts: Counter[str]) -> Iterator[str]:
+    yield from (said.format(counts[name]) for name, said in _SAID.items() if counts[name])
