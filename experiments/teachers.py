@@ -124,7 +124,7 @@ def lesson(cfg: Any, teacher: Teacher | None, template: Template, plan: parallel
         reading, told = _written(cfg, teacher, template, plan, path)
         table += told
     if cfg.loss.teacher_topk:
-        data = dialogs.prepare(reading, **how, beside=lambda rows: _kept(cfg, teacher, plan, rows, template))
+        data = dialogs.prepare(reading, **how, beside=lambda rows: _kept(cfg, teacher, plan, rows))
         table.append(("top-k", f"{cfg.loss.teacher_topk} tokens a position, from {_folder(cfg)}"))
         return Lesson(data, asked, False, [*table, *data.table])
     data = dialogs.prepare(reading, **how)
@@ -163,13 +163,21 @@ def _written(
                 template.tokenizer.bos,
             )
             rows = speak(asked, draws, number)
+            whole = [row for row in rows if row["ended"] and row["completion"].strip()]
             cut = sum(not row["ended"] for row in rows)
-            _write(file, [row for row in rows if row["ended"]], plan)
+            _write(file, whole, plan)
             told += [("teacher's words", line) for line in lost]
-            if cut:
-                told.append(("teacher's words", f"{cut:,} completions of {source} without an end left out"))
-            if cut == len(rows):
-                raise config.Failure(f"--teacher: none of its {cut:,} completions ended; raise --max_new")
+            for count, what in (
+                (cut, "without an end"),
+                (len(rows) - cut - len(whole), "of white space alone"),
+            ):
+                if count:
+                    told.append(("teacher's words", f"{count:,} completions of {source} {what} left out"))
+            if not whole:
+                raise config.Failure(
+                    f"--teacher: of its {len(rows):,} completions {cut:,} did not end and the others are empty; raise "
+                    "--max_new"
+                )
         files[side] = f"jsonl:{file}?format=completion"
     files.setdefault("data", files["eval_data"])
     return dataclasses.replace(cfg.data, **files), told
@@ -222,14 +230,13 @@ def _folder(cfg: Any) -> Path:
     return Path(cfg.data.cache_dir).expanduser() / "teachers"
 
 
-def _kept(
-    cfg: Any, teacher: Teacher, plan: parallel.Plan, rows: PackedRows, template: Template
-) -> Sequence[Row]:
+def _kept(cfg: Any, teacher: Teacher, plan: parallel.Plan, rows: PackedRows) -> Sequence[Row]:
     """The teacher's likeliest tokens at every position of packed rows, from the cache where they are there."""
     k, tau, B, T = cfg.loss.teacher_topk, cfg.loss.soft_temperature, cfg.data.batch_size, cfg.data.seq_len
-    vocab = template.tokenizer.vocab_size
-    if k > vocab:
-        raise ConfigError(f"--teacher_topk={k}: the vocabulary has {vocab} tokens")
+    if k > teacher.start.arch.vocab:
+        raise ConfigError(
+            f"--teacher_topk={k}: the teacher's vocabulary has {teacher.start.arch.vocab} tokens"
+        )
     mark = (
         checkpoint.digest(teacher.params),
         rows.documents.fingerprint,
@@ -241,9 +248,7 @@ def _kept(
     folder = _folder(cfg) / cache.digest(1, *mark)
 
     def look(params: Params, frozen: Params, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        ids, logps = top_k(
-            logits(teacher.model.hidden(params, batch), teacher.model.head(params)), k, vocab, tau
-        )
+        ids, logps = top_k(logits(teacher.model.hidden(params, batch), teacher.model.head(params)), k, tau)
         return {"ids": ids, "logps": logps}
 
     compiled = plan.rows(look)
