@@ -1,0 +1,343 @@
+"""How ./launch/run synthesize makes its rows: the models, the cost, batches kept as they come, and the files."""
+
+import collections
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments import generators, journal
+from experiments.synthesize import MODEL, Synthesize
+from jaxtrain import config
+from jaxtrain.config import ConfigError, Failure
+from jaxtrain.data import formats, sources, spec
+from jaxtrain.data.formats import Bad, Dialog
+from jaxtrain.data.jsonl import Skips
+from jaxtrain.data.progress import bar
+from jaxtrain.feedback import diversity, judge, prompting, rewards, screening, synthesize
+from jaxtrain.feedback.asking import Ask, Generator, closing, seed_of
+from jaxtrain.feedback.synthesize import Given, Recipe
+from jaxtrain.train import preflight
+
+BATCH = 32  # units between two writes
+JUDGING = 1  # what a seed is for
+SHORT = 32  # tokens that a question is taken to have, before there is any
+SHOWN = 3  # rows shown at the end
+TOP = 20  # log-probabilities that a soft verdict is read from
+
+
+class Made(NamedTuple):
+    rows: list[dict[str, Any]]
+    rejected: list[dict[str, Any]]
+    judged: Mapping[str, float]
+
+
+def run(cfg: Synthesize, out: Path) -> None:
+    """Makes the rows, or with --dry_run tells what they would cost."""
+    given, examples = _given(cfg), _examples(cfg)
+    models: dict[str, Generator] = {}
+
+    def opened(text: str, flag: str, width: int) -> Generator:
+        if text not in models:
+            models[text] = generators.open_one(text, flag, cfg.endpoint, cfg.machine, width)
+        return models[text]
+
+    try:
+        generator = opened(cfg.models.generator, "generator", cfg.models.max_new)
+        expert = opened(cfg.models.expert or cfg.models.generator, "expert", cfg.models.max_new)
+        how = _recipe(cfg, given, examples, generator, expert)
+        reader = opened(cfg.quality.judge, "judge", judge.MAX_NEW) if cfg.quality.asks() else None
+        screen = _screen(cfg, reader)
+        _note(
+            [
+                ("models", f"{generator.name} asks, {expert.name} answers"),
+                *generator.notes,
+                *_costs(cfg, how, reader),
+            ]
+        )
+        if cfg.models.dry_run:
+            return
+        began = time.perf_counter()
+        made = _made(cfg, how, screen, out)
+        _finish(cfg, how, made, out, list(models.values()), time.perf_counter() - began)
+    finally:
+        with closing(*models.values()):
+            pass
+
+
+def _given(cfg: Synthesize) -> tuple[Given, ...]:
+    """The distinct conversations of --source: what training would read of it."""
+    wanted = cfg.wanted
+    return tuple(_read(wanted.source, "source", cfg, wanted.source_count)) if wanted.source else ()
+
+
+def _examples(cfg: Synthesize) -> tuple[str, ...]:
+    wanted = cfg.wanted
+    if not wanted.examples:
+        return ()
+    found = [rewards.question(one.messages) for one in _read(wanted.examples, "examples", cfg, 0)]
+    if wanted.shots > len(found):
+        raise ConfigError(f"--shots={wanted.shots}: --examples has {len(found)} questions")
+    return tuple(found)
+
+
+def _read(text: str, flag: str, cfg: Synthesize, limit: int) -> list[Given]:
+    reading = config.Dialogs(cache_dir=cfg.machine.cache_dir)
+    found: dict[str, Given] = {}
+    spec.check_sources(text, reading, flag)
+    for source in spec.parse(text, flag):
+        records = sources.train_and_held_out(source, reading, None)[0]
+        form = formats.detect(records, source, formats.OPENING, flag)
+        for number, (messages, answer) in formats.each(
+            records, form, Skips("raise"), _opening, lambda done: None
+        ):
+            if limit and len(found) >= limit:
+                break
+            key = json.dumps(messages, sort_keys=True)
+            name = f"{source.label} record {records.source_number(number)}"
+            found.setdefault(key, Given(messages, answer, name, records[number]))
+    if not found:
+        raise ConfigError(f"--{flag}={text}: no conversation there")
+    return list(found.values())
+
+
+def _opening(item: Any) -> tuple[tuple[formats.Message, ...], str]:
+    """(the conversation before its last answer, that answer, empty where there is none)."""
+    messages, answer = (item.messages, "") if isinstance(item, Dialog) else (item.prompt, "")
+    answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    if messages[-1]["role"] == "assistant":
+        messages, answer = messages[: answers[-1]], messages[-1]["content"]
+    plain = tuple({"role": one["role"], "content": one["content"]} for one in messages)
+    if not any(one["role"] == "user" for one in plain):
+        raise Bad("no question: the conversation has no turn of a user")
+    return plain, answer
+
+
+def _recipe(
+    cfg: Synthesize,
+    given: tuple[Given, ...],
+    examples: tuple[str, ...],
+    generator: Generator,
+    expert: Generator,
+) -> Recipe:
+    models, wanted, quality = cfg.models, cfg.wanted, cfg.quality
+    auto = "instruct" if generator.remote or generator.chat else "base"
+    name = auto if models.prompting == "auto" else models.prompting
+    if name == "instruct":
+        for flag, one in (("generator", generator), ("expert", expert)):
+            if not one.chat:
+                raise ConfigError(
+                    f"--{flag}={one.name}: it has no chat template to read instructions with: --prompting=base"
+                )
+    if wanted.kind == "augment" and any(not one.answer for one in given):
+        raise ConfigError(
+            f"--source={wanted.source}: --kind=augment keeps the answers, and there is a question without"
+        )
+    if quality.answer_field and (
+        lacks := [one.name for one in given if quality.answer_field not in one.record]
+    ):
+        raise ConfigError(f"--answer_field={quality.answer_field}: {lacks[0]} has no such field")
+    style = prompting.STYLES[name]
+    several = not given or wanted.kind == "augment"
+    if models.per_ask > 1 and not style.several:
+        raise ConfigError(f"--per_ask={models.per_ask}: a base model is asked for one at a time")
+    return Recipe(
+        kind=wanted.kind, style=style, generator=generator, expert=expert, seed=models.seed,
+        topics=wanted.topic_list() if wanted.topics else (), given=given, examples=examples,
+        shots=wanted.shots if examples else 0,
+        per_ask=models.per_ask or (10 if style.several and several and wanted.kind != "conversation" else 1),
+        samples=models.samples or (5 if wanted.kind == "reasoning" else 1), turns=models.turns,
+        agreement=quality.agreement, answer_field=quality.answer_field, temperature=models.temperature,
+        answer_temperature=models.answer_temperature, max_new=models.max_new,
+    )  # fmt: skip
+
+
+def _screen(cfg: Synthesize, reader: Generator | None) -> synthesize.Screen:
+    quality = cfg.quality
+    made = None
+    if reader:
+        if not reader.chat:
+            raise ConfigError(
+                f"--judge={quality.judge}: it has no chat template to read a rubric with; name {MODEL}"
+            )
+        rubric = quality.rubric or judge.RUBRIC
+        if rubric.endswith(".txt"):
+            if not Path(rubric).expanduser().is_file():
+                raise ConfigError(f"--rubric={rubric}: no such file")
+            rubric = Path(rubric).expanduser().read_text(encoding="utf-8")
+        warm = 0.7 if quality.votes > 1 else 0.0
+        made = judge.of_model(reader, judge.Asking(rubric, quality.votes, warm, TOP if quality.soft else 0))
+    elif quality.judge:
+        made = judge.of_reward(rewards.resolve(quality.judge))
+    return synthesize.Screen(
+        quality.min_chars, quality.max_chars, screening.language_check(quality.language),
+        screening.Seen(quality.near), made, quality.min_score,
+    )  # fmt: skip
+
+
+def _costs(cfg: Synthesize, how: Recipe, reader: Generator | None) -> list[tuple[str, str]]:
+    """What making --count rows will cost if none is rejected: requests, tokens read (about) and written (at most)."""
+    count, most = cfg.wanted.count, cfg.models.max_new
+    first = _first(how)
+    asked = tokens_of("".join(one["content"] for one in first.messages)) + SHORT * (first != _question(how))
+    units = math.ceil(count / how.per_ask) if not how.given or how.kind == "augment" else 0
+    ours: list[tuple[Generator, str, int, int]] = []  # (who, what, requests, tokens read by one)
+    if how.kind == "conversation":
+        talk = how.turns * (SHORT + most) // 2
+        ours += [(how.generator, "questions", count * (how.turns - bool(how.given)), asked + talk)]
+        ours += [(how.expert, "answers", count * how.turns, talk)]
+    else:
+        ours += [(how.generator, "questions", units, asked)]
+        votes = how.samples if how.kind == "reasoning" else 1
+        ours += [(how.expert, "answers", count * votes, asked)] if how.kind != "augment" else []
+    if reader:
+        ours += [(reader, "verdicts", count * cfg.quality.votes, tokens_of(judge.RUBRIC) * 3 + SHORT + most)]
+    table, cost = [("first prompt", json.dumps(first.messages[-1]["content"], ensure_ascii=False)[:300])], 0.0
+    for who, what, requests, read in ours:
+        if requests:
+            written = judge.MAX_NEW if what == "verdicts" else most
+            table.append(
+                (
+                    what,
+                    f"{requests:,}; about {requests * read:,} tokens read, at most {requests * written:,} written",
+                )
+            )
+            cost += cfg.endpoint.cost(requests * read, requests * written) if who.remote else 0.0
+    priced = cfg.endpoint.price_in or cfg.endpoint.price_out
+    bound = f"at most {cost:,.4f} if no row is rejected, {cost * cfg.wanted.tries:,.4f} with --tries={cfg.wanted.tries}"
+    return [*table, *([("cost", bound)] if priced else [])]
+
+
+def _question(how: Recipe) -> Ask | None:
+    return None if how.given else synthesize.question_ask(how, 0)
+
+
+def _first(how: Recipe) -> Ask:
+    """The first request, as far as it is known."""
+    if how.kind == "conversation" and not how.given:
+        return how.style.turn((), synthesize.topic_of(how, 0))
+    if how.kind == "augment":
+        return how.style.rephrase(rewards.question(how.given[0].messages), how.per_ask)
+    if how.given:
+        write = how.style.reason if how.kind == "reasoning" else how.style.answer
+        return write(how.given[0].messages, "", how.expert.chat)
+    return synthesize.question_ask(how, 0)
+
+
+def tokens_of(text: str) -> int:
+    """About how many tokens a text has: four characters each, the usual estimate for English."""
+    return math.ceil(len(text) / 4)
+
+
+def _made(cfg: Synthesize, how: Recipe, screen: synthesize.Screen, out: Path) -> Made:
+    """All rows; those of an earlier process of this command are taken as they are."""
+    count, limit = cfg.wanted.count, cfg.wanted.count * cfg.wanted.tries
+    units = len(how.given) or math.ceil(limit / how.per_ask)
+    kept = journal.Journal(files(out)["part"], cfg)
+    rows = [row for one in kept.batches for row in one["rows"]]
+    rejected = [row for one in kept.batches for row in one["rejected"]]
+    if kept.batches:
+        _note([("resuming", f"{len(rows):,} rows and {len(rejected):,} rejected ones are there")])
+    for row in rows:
+        synthesize.remember(screen.seen, row)
+    with bar(f"{how.kind} rows", count) as advance:
+        advance(len(rows))
+        while len(rows) < count and len(rows) + len(rejected) < limit and len(kept.batches) * BATCH < units:
+            first = len(kept.batches) * BATCH
+            drafts = synthesize.drafts(how, range(first, min(first + BATCH, units)))
+            seed = seed_of(how.seed, first, JUDGING)
+            new, bad, told = synthesize.screened(drafts, screen, seed)
+            room = count - len(rows)
+            bad += [{"reason": f"surplus: {count:,} rows were there before it", **row} for row in new[room:]]
+            kept.add({"rows": new[:room], "rejected": bad, "judged": told})
+            rows += new[:room]
+            rejected += bad
+            advance(len(new[:room]))
+    judged: collections.Counter = collections.Counter()
+    for one in kept.batches:
+        judged.update(one["judged"])
+    return Made(rows, rejected, judged)
+
+
+def files(out: Path) -> dict[str, Path]:
+    """What stands beside a data set: rows that were rejected, the report, and batches while it is made."""
+    names = {"rejected": "rejected.jsonl", "report": "report.json", "part": "jsonl.part"}
+    return {name: out.with_name(f"{out.stem}.{ending}") for name, ending in names.items()}
+
+
+def _finish(
+    cfg: Synthesize, how: Recipe, made: Made, out: Path, models: Sequence[Generator], seconds: float
+) -> None:
+    """Writes the files, the data set last, and says what is in them."""
+    beside = files(out)
+    reasons = collections.Counter(row["reason"].split(":")[0] for row in made.rejected)
+    texts = [" ".join(synthesize.texts(row)) for row in made.rows]
+    found = diversity.report(texts)
+    embed = how.generator.embed or how.expert.embed
+    if embed and len(texts) > 1:
+        found["embedding_spread"] = diversity.spread(embed(texts))
+    spent = {one.name: {k: v for k, v in vars(one.spent).items() if k != "lock"} for one in models}
+    counts = {"made": len(made.rows) + len(made.rejected), "kept": len(made.rows), "rejected": dict(reasons)}
+    report = {
+        **counts,
+        "judge": dict(made.judged),
+        "diversity": found,
+        "spent": spent,
+        "config": config.to_dict(cfg),
+    }
+    journal.write_whole(beside["rejected"], _lines(made.rejected))
+    journal.write_whole(beside["report"], config.dumps(report) + "\n")
+    if made.rows:
+        journal.write_whole(out, _lines(made.rows))
+    journal.Journal(beside["part"], cfg).remove()
+    _note(_told(cfg, made, reasons, found, models, seconds))
+    if not made.rows:
+        raise Failure(f"no row is left of {counts['made']:,}: {beside['rejected']} says why")
+    for row in made.rows[:SHOWN]:
+        *said, answer = synthesize.texts(row)
+        print("\n".join(preflight.wrapped(f"{' / '.join(said)}▸{answer}{preflight.END}", "  │ ")), end="\n\n")
+    print(f"rows: {out}")
+
+
+def _lines(rows: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _told(
+    cfg: Synthesize,
+    made: Made,
+    reasons: Mapping[str, int],
+    found: Mapping[str, float],
+    models: Sequence[Generator],
+    seconds: float,
+) -> list[tuple[str, str]]:
+    scores = [row["score"] for row in made.rows if "score" in row]
+    missing = cfg.wanted.count - len(made.rows)
+    ends = "--source has no more" if cfg.wanted.source else f"--tries={cfg.wanted.tries} were made"
+    table = [
+        ("rows", f"{len(made.rows):,} of {len(made.rows) + len(made.rejected):,} made, in {seconds:.1f} s")
+    ]
+    table += [("missing", f"{missing:,} of --count={cfg.wanted.count:,}: {ends}")] if missing > 0 else []
+    table += (
+        [("rejected", ", ".join(f"{n:,} {name}" for name, n in sorted(reasons.items())))] if reasons else []
+    )
+    table += [("mean score", f"{sum(scores) / len(scores):.4f}")] if scores else []
+    if made.judged.get("malformed") or made.judged.get("unanswered"):
+        table.append(("judge", ", ".join(f"{value:,} {name}" for name, value in made.judged.items())))
+    table.append(("diversity", ", ".join(f"{name} {value:.3f}" for name, value in found.items())))
+    for one in models:
+        s = one.spent
+        cost = cfg.endpoint.cost(s.tokens_in, s.tokens_out) if one.remote else 0.0
+        parts = [f"{s.requests:,} requests, {s.tokens_in:,} tokens read, {s.tokens_out:,} written"]
+        parts += [f"{s.cached:,} answers from the cache"] if s.cached else []
+        parts += [f"{s.repeated:,} sent again for malformed answers"] if s.repeated else []
+        parts += [f"{s.uncounted:,} answers did not tell their tokens"] if s.uncounted else []
+        table.append((one.name[-40:], ", ".join(parts) + (f", cost {cost:,.4f}" if cost else "")))
+    return table
+
+
+def _note(table: Sequence[tuple[str, str]]) -> None:
+    print("\n".join(preflight.lines(table)), file=sys.stderr, flush=True)
