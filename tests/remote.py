@@ -19,7 +19,11 @@ def chat(texts, *, logprobs=None, finish="stop", usage=(10, 5)):
         for i, text in enumerate(texts)
     ]
     made = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "m", "choices": choices}
-    counts = {"prompt_tokens": usage[0], "completion_tokens": usage[1], "total_tokens": sum(usage)} if usage else None
+    counts = (
+        {"prompt_tokens": usage[0], "completion_tokens": usage[1], "total_tokens": sum(usage)}
+        if usage
+        else None
+    )
     return made | ({"usage": counts} if counts else {})
 
 
@@ -46,7 +50,10 @@ class Remote:
                 pass
 
             def do_GET(self):
-                self.send(200, {"object": "list", "data": [{"id": name, "object": "model"} for name in remote.models]})
+                self.send(
+                    200,
+                    {"object": "list", "data": [{"id": name, "object": "model"} for name in remote.models]},
+                )
 
             def do_POST(self):
                 request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -76,7 +83,9 @@ class Remote:
             def send(self, status, body, headers=None):
                 body = body if isinstance(body, bytes) else json.dumps(body).encode()
                 self.send_response(status)
-                told = {"Content-Type": "application/json", "Content-Length": str(len(body))} | (headers or {})
+                told = {"Content-Type": "application/json", "Content-Length": str(len(body))} | (
+                    headers or {}
+                )
                 for name, value in told.items():
                     self.send_header(name, value)
                 self.end_headers()

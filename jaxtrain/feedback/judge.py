@@ -246,12 +246,12 @@ def _verdict(reply: Reply) -> float | None:
 
 
 def _soft(reply: Reply, mark: str, worth: Mapping[str, float]) -> float | None:
-    """The expected worth over the likeliest tokens after the last `mark`; None where there are no log-probabilities."""
+    """The expected worth over the likeliest tokens after the last `mark`; None where none of them has any."""
     if reply.logprobs is None:
         return None
     text, start = "", reply.text.rfind(mark) + len(mark)
     for token in reply.logprobs:
-        if len(text) + len(token.token) > start and token.token.strip():
+        if f"{text}{token.token}"[start:].strip():
             p: dict[str, float] = collections.defaultdict(float)
             for one, logprob in token.top:
                 if (name := one.strip()) in worth:
