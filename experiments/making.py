@@ -18,7 +18,7 @@ from jaxtrain.data.formats import Bad, Dialog
 from jaxtrain.data.jsonl import Skips
 from jaxtrain.data.progress import bar
 from jaxtrain.feedback import diversity, judge, prompting, rewards, screening, synthesize
-from jaxtrain.feedback.asking import Ask, Generator, closing, seed_of
+from jaxtrain.feedback.asking import Ask, Generator, closing, seed_of, user
 from jaxtrain.feedback.synthesize import Given, Recipe
 from jaxtrain.train import preflight
 
@@ -69,7 +69,7 @@ def run(cfg: Synthesize, out: Path) -> None:
 
 
 def _given(cfg: Synthesize) -> tuple[Given, ...]:
-    """The distinct conversations of --source: what training would read of it."""
+    """The distinct conversations of --source: of a source without a split its train split."""
     wanted = cfg.wanted
     return tuple(_read(wanted.source, "source", cfg, wanted.source_count)) if wanted.source else ()
 
@@ -85,7 +85,7 @@ def _examples(cfg: Synthesize) -> tuple[str, ...]:
 
 
 def _read(text: str, flag: str, cfg: Synthesize, limit: int) -> list[Given]:
-    reading = config.Dialogs(cache_dir=cfg.machine.cache_dir)
+    reading = config.Dialogs(eval_data=text, cache_dir=cfg.machine.cache_dir)  # so that nothing is held out
     found: dict[str, Given] = {}
     spec.check_sources(text, reading, flag)
     for source in spec.parse(text, flag):
@@ -181,20 +181,24 @@ def _screen(cfg: Synthesize, reader: Generator | None) -> synthesize.Screen:
 def _costs(cfg: Synthesize, how: Recipe, reader: Generator | None) -> list[tuple[str, str]]:
     """What making --count rows will cost if none is rejected: requests, tokens read (about) and written (at most)."""
     count, most = cfg.wanted.count, cfg.models.max_new
-    first = _first(how)
-    asked = tokens_of("".join(one["content"] for one in first.messages)) + SHORT * (first != _question(how))
+    first, write = _first(how), how.style.reason if how.kind == "reasoning" else how.style.answer
+    asked = tokens_of(first)
+    known = how.given[0].messages if how.given else user("x" * 4 * SHORT)
+    answered = tokens_of(write(known, synthesize.topic_of(how, 0), how.expert.chat))
     units = math.ceil(count / how.per_ask) if not how.given or how.kind == "augment" else 0
     ours: list[tuple[Generator, str, int, int]] = []  # (who, what, requests, tokens read by one)
     if how.kind == "conversation":
         talk = how.turns * (SHORT + most) // 2
         ours += [(how.generator, "questions", count * (how.turns - bool(how.given)), asked + talk)]
-        ours += [(how.expert, "answers", count * how.turns, talk)]
+        ours += [(how.expert, "answers", count * how.turns, answered + talk)]
     else:
         ours += [(how.generator, "questions", units, asked)]
         votes = how.samples if how.kind == "reasoning" else 1
-        ours += [(how.expert, "answers", count * votes, asked)] if how.kind != "augment" else []
+        ours += [(how.expert, "answers", count * votes, answered)] if how.kind != "augment" else []
     if reader:
-        ours += [(reader, "verdicts", count * cfg.quality.votes, tokens_of(judge.RUBRIC) * 3 + SHORT + most)]
+        ours += [
+            (reader, "verdicts", count * cfg.quality.votes, math.ceil(len(judge.RUBRIC) / 2) + SHORT + most)
+        ]
     table, cost = [("first prompt", json.dumps(first.messages[-1]["content"], ensure_ascii=False)[:300])], 0.0
     for who, what, requests, read in ours:
         if requests:
@@ -211,10 +215,6 @@ def _costs(cfg: Synthesize, how: Recipe, reader: Generator | None) -> list[tuple
     return [*table, *([("cost", bound)] if priced else [])]
 
 
-def _question(how: Recipe) -> Ask | None:
-    return None if how.given else synthesize.question_ask(how, 0)
-
-
 def _first(how: Recipe) -> Ask:
     """The first request, as far as it is known."""
     if how.kind == "conversation" and not how.given:
@@ -227,9 +227,9 @@ def _first(how: Recipe) -> Ask:
     return synthesize.question_ask(how, 0)
 
 
-def tokens_of(text: str) -> int:
-    """About how many tokens a text has: four characters each, the usual estimate for English."""
-    return math.ceil(len(text) / 4)
+def tokens_of(ask: Ask) -> int:
+    """About how many tokens a prompt has: four characters each, the usual estimate for English."""
+    return math.ceil(sum(len(one["content"]) for one in ask.messages) / 4)
 
 
 def _made(cfg: Synthesize, how: Recipe, screen: synthesize.Screen, out: Path) -> Made:
