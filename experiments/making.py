@@ -132,6 +132,10 @@ def _recipe(
                 raise ConfigError(
                     f"--{flag}={one.name}: it has no chat template to read instructions with: --prompting=base"
                 )
+        if "" in (wanted.topic_list() if wanted.topics else ()):
+            raise ConfigError(
+                "--topics=-: any question is what a base model may write; name what it is to be about"
+            )
     if wanted.kind == "augment" and any(not one.answer for one in given):
         raise ConfigError(
             f"--source={wanted.source}: --kind=augment keeps the answers, and there is a question without"

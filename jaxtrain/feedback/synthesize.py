@@ -136,7 +136,7 @@ def _questions(how: Recipe, units: Sequence[int]) -> list[Draft]:
 def read_replies(
     model: Generator, asks: Sequence[Ask], reads: Sequence[Callable[[str], Any | None]]
 ) -> list[Any | None]:
-    """What is read of one reply to each ask; a malformed one is asked again with another seed, TRIES times in all."""
+    """What is read of one reply to each ask; a malformed or cut one is asked for again, TRIES times in all."""
     found: list[Any | None] = [None] * len(asks)
     for attempt in range(TRIES):
         missing = [i for i, one in enumerate(found) if one is None]
@@ -144,7 +144,7 @@ def read_replies(
             asks[i]._replace(seed=seed_of(asks[i].seed, attempt)) if attempt else asks[i] for i in missing
         ]
         for i, replies in zip(missing, model.generate(again) if again else (), strict=True):
-            found[i] = reads[i](replies[0].text)
+            found[i] = reads[i](replies[0].text) if replies[0].finish_reason != CUT else None
     return found
 
 

@@ -348,6 +348,8 @@ def test_what_does_not_fit_the_models_is_refused(town, tmp_path):
     base, out = f"--generator={town / 'base'}", tmp_path / "a.jsonl"
     with pytest.raises(ConfigError, match=r"--generator=.*base.*no chat template to read instructions with"):
         made(town, out, base, "--topics=a", "--prompting=instruct")
+    with pytest.raises(ConfigError, match="--topics=-: any question is what a base model may write"):
+        made(town, out, f"--generator={town / 'sft'}", "--topics=a,-")
     with pytest.raises(ConfigError, match="--per_ask=3: a base model is asked for one at a time"):
         made(town, out, base, "--topics=a", "--per_ask=3")
     with pytest.raises(ConfigError, match=r"--judge=.*base: it has no chat template to read a rubric"):

@@ -101,10 +101,11 @@ def test_a_base_model_goes_on_with_pages():
     ] and not chats.asks[0].raw
 
 
-def test_an_empty_continuation_is_malformed():
-    model = Model(lambda ask, g, n: "\nAI: so", chat=False)
-    (found,) = synthesize.drafts(recipe("qa", model, style=prompting.BASE, topics=("Why",)), [0])
-    assert found.fault.startswith("malformed: 3") and len(model.asks) == 3
+def test_a_continuation_that_is_empty_or_cut_is_malformed():
+    for reply in ("\nAI: so", Reply(" is it so that", CUT)):
+        model = Model(lambda ask, g, n, reply=reply: reply, chat=False)
+        (found,) = synthesize.drafts(recipe("qa", model, style=prompting.BASE, topics=("Why",)), [0])
+        assert found.fault.startswith("malformed: 3") and len(model.asks) == 3
 
 
 def reasons(*texts, **more):
