@@ -1,6 +1,7 @@
 """How ./launch/run synthesize makes its rows: the models, the cost, batches kept as they come, and the files."""
 
 import collections
+import contextlib
 import json
 import math
 import sys
@@ -9,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import generators, journal
-from experiments.synthesize import MODEL, Synthesize
+from experiments import generators, journal, judges
+from experiments.synthesize import Synthesize
 from jaxtrain import config
 from jaxtrain.config import ConfigError, Failure
 from jaxtrain.data import formats, sources, spec
@@ -18,7 +19,7 @@ from jaxtrain.data.formats import Bad, Dialog
 from jaxtrain.data.jsonl import Skips
 from jaxtrain.data.progress import bar
 from jaxtrain.feedback import diversity, judge, prompting, rewards, screening, synthesize
-from jaxtrain.feedback.asking import Ask, Generator, closing, seed_of, user
+from jaxtrain.feedback.asking import Ask, Generator, seed_of, user
 from jaxtrain.feedback.synthesize import Given, Recipe
 from jaxtrain.train import preflight
 
@@ -26,7 +27,6 @@ BATCH = 32  # units between two writes
 JUDGING = 1  # what a seed is for
 SHORT = 32  # tokens that a question is taken to have, before there is any
 SHOWN = 3  # rows shown at the end
-TOP = 20  # log-probabilities that a soft verdict is read from
 
 
 class Made(NamedTuple):
@@ -39,33 +39,26 @@ def run(cfg: Synthesize, out: Path) -> None:
     """Makes the rows, or with --dry_run tells what they would cost."""
     given, examples = _given(cfg), _examples(cfg)
     models: dict[str, Generator] = {}
+    with contextlib.ExitStack() as stack:
 
-    def opened(text: str, flag: str, width: int) -> Generator:
-        if text not in models:
-            models[text] = generators.open_one(text, flag, cfg.endpoint, cfg.machine, width)
-        return models[text]
+        def opened(text: str, flag: str, width: int) -> Generator:
+            if text not in models:
+                models[text] = generators.open_one(text, flag, cfg.endpoint, cfg.machine, width)
+                stack.callback(models[text].close)
+            return models[text]
 
-    try:
         generator = opened(cfg.models.generator, "generator", cfg.models.max_new)
         expert = opened(cfg.models.expert or cfg.models.generator, "expert", cfg.models.max_new)
         how = _recipe(cfg, given, examples, generator, expert)
-        reader = opened(cfg.quality.judge, "judge", judge.MAX_NEW) if cfg.quality.asks() else None
-        screen = _screen(cfg, reader)
-        _note(
-            [
-                ("models", f"{generator.name} asks, {expert.name} answers"),
-                *generator.notes,
-                *_costs(cfg, how, reader),
-            ]
-        )
+        judged, reader = judges.open_judge(cfg.quality, cfg.machine, opened)
+        screen = _screen(cfg.quality, judged)
+        said = f"{generator.name} asks, {expert.name} answers" + (f", {judged.name} judges" if judged else "")
+        _note([("models", said), *generator.notes, *_costs(cfg, how, reader)])
         if cfg.models.dry_run:
             return
         began = time.perf_counter()
         made = _made(cfg, how, screen, out)
         _finish(cfg, how, made, out, list(models.values()), time.perf_counter() - began)
-    finally:
-        with closing(*models.values()):
-            pass
 
 
 def _given(cfg: Synthesize) -> tuple[Given, ...]:
@@ -159,23 +152,7 @@ def _recipe(
     )  # fmt: skip
 
 
-def _screen(cfg: Synthesize, reader: Generator | None) -> synthesize.Screen:
-    quality = cfg.quality
-    made = None
-    if reader:
-        if not reader.chat:
-            raise ConfigError(
-                f"--judge={quality.judge}: it has no chat template to read a rubric with; name {MODEL}"
-            )
-        rubric = quality.rubric or judge.RUBRIC
-        if rubric.endswith(".txt"):
-            if not Path(rubric).expanduser().is_file():
-                raise ConfigError(f"--rubric={rubric}: no such file")
-            rubric = Path(rubric).expanduser().read_text(encoding="utf-8")
-        warm = 0.7 if quality.votes > 1 else 0.0
-        made = judge.of_model(reader, judge.Asking(rubric, quality.votes, warm, TOP if quality.soft else 0))
-    elif quality.judge:
-        made = judge.of_reward(rewards.resolve(quality.judge))
+def _screen(quality: Any, made: judge.Judge | None) -> synthesize.Screen:
     return synthesize.Screen(
         quality.min_chars, quality.max_chars, screening.language_check(quality.language),
         screening.Seen(quality.near), made, quality.min_score,

@@ -80,7 +80,8 @@ class Models(config.Group):
 class Quality(config.Group):
     # fmt: off
     judge: str = config.arg("",
-        f"What scores rows: gold or correct (Tinytown's), MODULE:FUNCTION, FILE.py:FUNCTION, {MODEL}")
+        "What scores rows: gold or correct (Tinytown's), MODULE:FUNCTION, FILE.py:FUNCTION, a reward model's run, or "
+        f"what reads a rubric: {MODEL}")
     min_score: float = config.arg(7.0, "Least score of a row that is kept; a model's are from 1 to 10")
     rubric: str = config.arg("", "What a model scores by, a text or FILE.txt; empty: correct, complete, harmless")
     votes: int = config.arg(1, "Scores of each row, of which the median counts, where a model is the judge", low=1)

@@ -1,9 +1,8 @@
 """What is asked of a model and what it replies, whether it is a run of ours or an endpoint."""
 
-import contextlib
 import dataclasses
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -72,15 +71,6 @@ class Generator(NamedTuple):
     embed: Callable[[Sequence[str]], np.ndarray] | None = None  # texts -> f32[N, D], mean hidden states
     notes: tuple[tuple[str, str], ...] = ()
     close: Callable[[], None] = lambda: None
-
-
-@contextlib.contextmanager
-def closing(*generators: Generator | None) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for one in {id(each): each for each in generators if each}.values():
-            one.close()
 
 
 def user(text: str, system: str = "") -> tuple[Message, ...]:

@@ -97,11 +97,24 @@ class Asking(NamedTuple):
     )
 
 
-def of_reward(reward: rewards.Reward) -> Judge:
-    """A function's reward as a score; of two answers the one with the higher reward is better, equal ones tie.
+def of_scores(name: str, scores: Callable[[Sequence[Case]], list[float | None]]) -> Judge:
+    """What scores cases as a judge: of two answers the one with the higher score is better, equal ones tie."""
 
-    Tinytown's judge knows nothing of questions that its world does not have: they have no value.
-    """
+    def compare(pairs: Sequence[Pair], seed: int) -> Judged:
+        first = scores([Case(one.messages, one.first, one.record) for one in pairs])
+        second = scores([Case(one.messages, one.second, one.record) for one in pairs])
+        return _counted(
+            [
+                None if a is None or b is None else float(np.sign(a - b)) / 2 + 0.5
+                for a, b in zip(first, second, strict=True)
+            ]
+        )
+
+    return Judge(name, lambda cases, seed: _counted(scores(cases)), compare)
+
+
+def of_reward(reward: rewards.Reward) -> Judge:
+    """A function's reward as a score. Tinytown's judge has none for questions that its world does not have."""
     world = reward.name in rewards.NAMED
 
     def scores(cases: Sequence[Case]) -> list[float | None]:
@@ -119,20 +132,7 @@ def of_reward(reward: rewards.Reward) -> Judge:
         )
         return [float(next(found)) if there else None for there in known]
 
-    def score(cases: Sequence[Case], seed: int) -> Judged:
-        return _counted(scores(cases))
-
-    def compare(pairs: Sequence[Pair], seed: int) -> Judged:
-        first = scores([Case(one.messages, one.first, one.record) for one in pairs])
-        second = scores([Case(one.messages, one.second, one.record) for one in pairs])
-        return _counted(
-            [
-                None if a is None else float(np.sign(a - b)) / 2 + 0.5
-                for a, b in zip(first, second, strict=True)
-            ]
-        )
-
-    return Judge(reward.name, score, compare)
+    return of_scores(reward.name, scores)
 
 
 def _counted(values: list[float | None]) -> Judged:

@@ -10,15 +10,21 @@ import time
 import numpy as np
 import pytest
 
-from experiments import generators, making
+from experiments import generators, judges, making
 from experiments.sample import Machine
 from experiments.synthesize import Synthesize, main
+from jaxtrain import config
 from jaxtrain import flags as command_line
 from jaxtrain.config import ConfigError, Failure
+from jaxtrain.data import chat as chat_templates
+from jaxtrain.data.tokenizer import load as load_tokenizer
 from jaxtrain.feedback import gold
 from jaxtrain.feedback.asking import Ask, user
 from jaxtrain.feedback.endpoint import Endpoint
+from jaxtrain.feedback.judge import Pair
+from jaxtrain.train import parallel
 from tests.experiments.conftest import ROOT, call, jsonl, quick
+from tests.experiments.test_reward import FLAGS as REWARD
 from tests.experiments.test_sample import opened, read
 from tests.remote import Remote, chat, fault
 
@@ -66,6 +72,37 @@ def test_a_run_answers_given_questions_and_the_world_judges_them(town, judged):
             assert row["score"] < -1
     assert f"{len(rows)} of {len(rows) + len(rejected)} made" in said
     assert not out.with_name("judged.jsonl.part").exists()
+
+
+def test_a_reward_model_judges_as_it_does_elsewhere(town, tmp_path):
+    town.run("reward", "rm", *REWARD)
+    out = tmp_path / "liked.jsonl"
+    flags = (
+        f"--source={QUESTIONS}",
+        f"--generator={town / 'sft'}",
+        "--prompting=base",
+        "--count=6",
+        "--near=1.1",
+    )
+    made(town, out, *flags, f"--judge={town / 'rm'}", "--min_score=-50", "--max_new=24")
+    rows = read(out)
+    with quick():
+        rm = judges.of_reward_model(town / "rm", None, Machine(cache_dir=town.cache[12:]))
+        best = rm.compare([Pair(user(rows[0]["prompt"]), rows[0]["completion"], "no")], 0).values[0]
+        settings, plan = config.Scores(reward_model=str(town / "rm")), parallel.make(config.Run(), 0, 1)
+        scorer = judges.rewards.load(settings, f"{town / 'rm'}@8", plan, config.Model())
+        template = chat_templates.load_template("auto", load_tokenizer(town / "sft" / "tokenizer"))
+        for row in rows[:2]:
+            prompt, (answer,), _ = template.answers(user(row["prompt"]), [row["completion"]])
+            tokens = np.concatenate([prompt, answer])[None, None]
+            places = np.arange(tokens.size)[None, None]
+            batch = {"tokens": tokens, "segments": np.ones_like(tokens), "positions": places,
+                     "length": np.array([[tokens.size]])}  # fmt: skip
+            raw = np.asarray(scorer.scorer.scores(scorer.params, batch))[:, 0, 0]
+            assert row["score"] == pytest.approx((scorer.gain * raw + scorer.bias).mean(), abs=1e-3)
+    assert best in (0.0, 1.0) and len({row["score"] for row in rows}) > 1
+    with pytest.raises(ConfigError, match="a reward model reads no rubric"):
+        made(town, tmp_path / "b.jsonl", *flags, f"--judge={town / 'rm'}", "--votes=3")
 
 
 def test_the_rows_are_data_of_other_stages(town, judged):
@@ -137,9 +174,7 @@ def test_a_run_replies_as_sampling_does_and_knows_its_log_probabilities(town):
         vectors = voice.embed(["How do I wash a bike?", "How do I wash a bike?", "What is 3 + 4?"])
     assert among[3][0].finish_reason == "length" and alone[0].text != alone[1].text
     tokenizer, logps = opened(town / "sft")
-    from jaxtrain.data import chat as templates
-
-    template = templates.load_template("auto", tokenizer)
+    template = chat_templates.load_template("auto", tokenizer)
     prompt = template.prompt(one.messages).tolist()
     (greedy,) = among[1]
     wanted = logps(prompt)[-1]
