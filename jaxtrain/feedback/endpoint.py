@@ -10,7 +10,7 @@ import json
 import os
 import urllib.parse
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,14 +106,16 @@ def _only_model(line: _Line) -> str:
 
 
 def _generate(line: _Line, asks: Sequence[Ask]) -> list[list[Reply]]:
-    """The first error ends it; what the other requests under way bring is in the cache."""
-    with ThreadPoolExecutor(line.settings.concurrency) as pool:
+    """The first error ends it, once the other requests under way have brought what they may into the cache."""
+    pool = ThreadPoolExecutor(line.settings.concurrency)
+    try:
         waiting = [pool.submit(_replies, line, ask) for ask in asks]
-        try:
-            return [one.result() for one in waiting]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        done = wait(waiting, return_when=FIRST_EXCEPTION).done
+        if any(one.exception() for one in done):
+            pool.shutdown(cancel_futures=True)
+        return [one.result() for one in sorted(waiting, key=lambda one: one.cancelled())]
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C waits for nothing
 
 
 def _replies(line: _Line, ask: Ask) -> list[Reply]:

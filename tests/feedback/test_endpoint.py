@@ -4,6 +4,7 @@ import contextlib
 import socket
 import sqlite3
 import threading
+import time
 
 import pytest
 
@@ -229,3 +230,21 @@ def test_keys_differ_with_everything_that_is_asked():
 
 def test_prices_are_of_a_million_tokens():
     assert Endpoint(price_in=2.0, price_out=8.0).cost(500_000, 250_000) == 3.0
+
+
+def test_an_error_keeps_what_others_bring(remote, cache):
+    """Of three requests at once the first is refused at once; the others' answers are paid for, and kept."""
+    text = remote.reply
+
+    def reply(request):
+        time.sleep(0.2)
+        return text(request)
+
+    remote.reply, remote.next = reply, [(401, fault("no"))]
+    with opened(remote, cache, concurrency=3) as made:
+        with pytest.raises(ConfigError, match="401"):
+            made.generate([Ask(user(one), seed=1) for one in "abcdef"])
+        asked = len(remote.seen)
+        remote.next = []
+        made.generate([Ask(user(one), seed=1) for one in "abcdef"])
+    assert asked <= 4 and made.spent.cached == asked - 1 and len(remote.seen) == 7
