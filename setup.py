@@ -41,7 +41,18 @@ setup(
         # What Hugging Face weights are tested against. No requirement can ask for torch's CPU build: on Linux its usual
         # index has CUDA's, gigabytes; PIP_EXTRA_INDEX_URL may name one that has the CPU's. So only .ci/run asks for it.
         "hf-test": ["torch>=2.6", "transformers>=5.0"],
-        "test": ["hypothesis>=6.100", "pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.12", "sentencepiece>=0.2"],
+        "serve": ["prometheus-client>=0.21", "starlette>=1.0", "uvicorn>=0.34"],
+        "test": [
+            "hypothesis>=6.100",
+            "openai>=2.0",
+            "prometheus-client>=0.21",
+            "pytest>=8.3",
+            "pytest-xdist>=3.6",
+            "ruff>=0.12",
+            "sentencepiece>=0.2",
+            "starlette>=1.0",
+            "uvicorn>=0.34",
+        ],
     },
     classifiers=[
         "Intended Audience :: Science/Research",

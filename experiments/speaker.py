@@ -248,12 +248,11 @@ def pieces(
     for chunk in chunks:
         ids += chunk
         text = decode(ids)
-        if (cut := stops.first(text, ends)) is not None:
-            yield text[told:cut]
+        sure, stopped = stops.settled(text, ends)
+        if stopped:
+            yield sure[told:]
             return
-        whole = text.rstrip(stops.UNKNOWN)
-        sure = len(whole) - stops.held_back(whole, ends)
-        if sure > told:
-            yield text[told:sure]
-            told = sure
+        if len(sure) > told:
+            yield sure[told:]
+            told = len(sure)
     yield text[told:]
