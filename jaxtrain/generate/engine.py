@@ -48,9 +48,9 @@ def engine(
 ) -> Engine:
     """Prefill and decode as two programs for each shape of a batch; rows stay on their devices between calls, donated.
 
-    `slots` is what the cache holds, by default the prompt's bucket and `width`. With `tops` the rows for which a batch's
-    column `tops` bool[B] says so have that many of the likeliest tokens of each place, and their log-probabilities.
-    `most` is the most tokens between two looks of the host, by default `width`: a small one makes short advances fast.
+    `slots` is what the cache holds, by default the prompt's bucket and `width`. `tops` are the likeliest tokens of each
+    place that rows have with their log-probabilities, where the batch's column `tops` bool[B] asks for them. `most` is
+    the most tokens between two looks of the host, by default `width`: a small one makes short advances fast.
     """
 
     def begin(params: Params, rows: Any, _: Any, batch: Batch) -> Rows:

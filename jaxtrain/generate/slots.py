@@ -45,7 +45,9 @@ class Finished(NamedTuple):
     logps: list[float]
 
 
-def served(made: Engine, params: Any, requests: Iterable[Request | None], **options: Any) -> Iterator[Finished]:
+def served(
+    made: Engine, params: Any, requests: Iterable[Request | None], **options: Any
+) -> Iterator[Finished]:
     """The completions of requests in the order in which they end; `options` are those of `parts`."""
     found: dict[int, Finished] = {}
     for part in parts(made, params, requests, **options):
