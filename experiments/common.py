@@ -128,6 +128,17 @@ def _pinned(path: Path, start: Start) -> Start:
     return start._replace(origins=(*before, last if step is None else last._replace(step=step)))
 
 
+def pinned(path: Path, name: str, text: str) -> str:
+    """Another run that this one leans on, as WORKDIR@STEP: what config.json has under `name`, else its newest step."""
+    held = workdir.read_run(path) if (path / workdir.CONFIG).exists() else {}
+    if held.get(name):
+        return held[name]
+    if text.startswith("hf:"):
+        return text
+    source, step = workdir.split_step(text)
+    return f"{source.absolute()}@{step or workdir.newest_step(source)}"
+
+
 def speaker(run: Session) -> Session:
     """The session as those see it who sample: of an ActorCritic the policy alone."""
     if not isinstance(run.heads, ActorCritic):

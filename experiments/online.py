@@ -56,7 +56,7 @@ def judge(cfg: Any, plan: Any, path: Path) -> tuple[rewards.Judge, rewards.Model
     """What --reward_model or --reward names, the model with it where it is one."""
     if cfg.scores.reward:
         return rewards.of_function(cfg.scores.reward, plan), None
-    text = rewards.origin(cfg.scores, path)
+    text = common.pinned(path, "reward_model", cfg.scores.reward_model)
     if not cfg.run.dry_run and plan.process[0] == 0:
         workdir.record(path, reward_model=text)
     found = rewards.load(cfg.scores, text, plan, cfg.model)

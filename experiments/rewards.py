@@ -1,7 +1,6 @@
 """Where an on-policy stage's scores come from: a reward model's run, or a function."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -47,15 +46,6 @@ class Model(NamedTuple):
         """(trunk, score, gain, bias) of the first member, which a value function can start from."""
         trunk, score = (jax.tree.map(lambda x: x[0], self.params[name]) for name in ("trunk", "score"))
         return trunk, score, self.gain[0], self.bias[0]
-
-
-def origin(settings: config.Scores, path: Path) -> str:
-    """The reward model as WORKDIR@STEP: the one that the run in `path` began with, else the newest."""
-    held = workdir.read_run(path) if (path / workdir.CONFIG).exists() else {}
-    if held.get("reward_model"):
-        return held["reward_model"]
-    source, step = workdir.split_step(settings.reward_model)
-    return f"{source.absolute()}@{step or workdir.newest_step(source)}"
 
 
 def check(settings: config.Scores, tokenizer: Tokenizer, seq_len: int) -> None:

@@ -117,7 +117,7 @@ def _roller(cfg: Any, run: Session, setup: Setup) -> Callable[[TrainState, Rollo
     advantages = jax.jit(setup.advantages)
 
     def drawn(state: TrainState, taken: int) -> Made:
-        asked = [setup.asked[i] for i in _order(len(setup.asked), cfg.run.seed, taken, size // s.group)]
+        asked = [setup.asked[i] for i in order(len(setup.asked), cfg.run.seed, taken, size // s.group)]
         seed = int(np.random.SeedSequence((cfg.run.seed, 1, taken)).generate_state(1)[0])
         found = draw(state.params, run.base, [each.ids.tolist() for each in asked], seed)
         return completions.scored(cfg, setup.scoring, [each for each in asked for _ in range(s.group)], found)
@@ -178,7 +178,7 @@ def _next_coef(controller: Controller, coef: float, told: Mapping[str, np.ndarra
     )
 
 
-def _order(count: int, seed: int, taken: int, more: int) -> list[int]:
+def order(count: int, seed: int, taken: int, more: int) -> list[int]:
     """Numbers of the next prompts: every prompt once, in an order of the epoch's own, then again."""
     orders = {
         epoch: np.random.default_rng((seed, 2, epoch)).permutation(count)

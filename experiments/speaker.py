@@ -61,7 +61,7 @@ def open_run(cfg: Any, start: Start, template: Template) -> Speaker:
     params = weights.starting(plan, start, model, 0)
     draw, stream = _drawn(cfg, plan, model, params, template, context)
     return Speaker(
-        cfg=cfg, template=template, decode=_decoder(template), context=context, draw=draw, stream=stream,
+        cfg=cfg, template=template, decode=decoder(template), context=context, draw=draw, stream=stream,
         judge=judge, judged=size, process=plan.process, notes=_notes(cfg, template, judge),
     )  # fmt: skip
 
@@ -70,7 +70,7 @@ def _drawn(
     cfg: Any, plan: parallel.Plan, model: LM, params: Params, template: Template, context: int
 ) -> tuple[Callable, Callable]:
     """Speaker's draw and stream."""
-    how, decode, ends = cfg.drawing, _decoder(template), cfg.drawing.stops()
+    how, decode, ends = cfg.drawing, decoder(template), cfg.drawing.stops()
     made = engine.engine(plan, model, end=template.end, width=how.max_new)
     ready = made.ready(params, ())
     index, hosts = plan.process
@@ -104,7 +104,7 @@ def _drawn(
     return draw, stream
 
 
-def _decoder(template: Template) -> Callable[[list[int]], str]:
+def decoder(template: Template) -> Callable[[list[int]], str]:
     """Token ids as text; the white space that a chat template begins an answer with is not the answer's."""
     decode = template.tokenizer.decode
     return decode if template.name == "none" else lambda ids: decode(ids).lstrip()

@@ -3,7 +3,7 @@
 import copy
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from jaxtrain.data.formats import Format, Message, Text
 from jaxtrain.data.jsonl import Skips
 from jaxtrain.data.pipeline import Prepared, Stream
 from jaxtrain.data.progress import bar
-from jaxtrain.data.rows import PackedRows
+from jaxtrain.data.rows import Beside, PackedRows
 from jaxtrain.data.sources import Records
 from jaxtrain.data.spec import Source
 from jaxtrain.data.tokenizer import Tokenizer
+from jaxtrain.data.transforms import Row
 
 _FORMAT = 1  # of the folder; part of its name
 LEAST_BAR = 10_000  # records from which on progress is shown
@@ -41,14 +42,21 @@ _SAID = {
 
 
 def prepare(
-    cfg: Dialogs, *, seed: int, tokenizer: Tokenizer, template: Template, process: tuple[int, int] = (0, 1)
+    cfg: Dialogs,
+    *,
+    seed: int,
+    tokenizer: Tokenizer,
+    template: Template,
+    process: tuple[int, int] = (0, 1),
+    beside: Callable[[PackedRows], Sequence[Row]] | None = None,
 ) -> Prepared:
     """The training and held-out streams of packed conversations, with the columns of pipeline.prepare's.
 
     `mask` is 1 where the target is of an assistant's words or ends its turn, and on every token of a plain
     text. A conversation that does not fit a row loses whole turns from its end, or, where its first exchange
-    alone does not fit, the beginning of its prompt, or is dropped; plain texts go on in the next row. The
-    tokenizer that comes back carries the template. Raises ConfigError for whatever is wrong with the data.
+    alone does not fit, the beginning of its prompt, or is dropped; plain texts go on in the next row. `beside` finds
+    further columns of packed rows. The tokenizer that comes back carries the template. Raises ConfigError for whatever
+    is wrong with the data.
     """
     spec.check(cfg)
     train, held_out = pipeline.open_sources(cfg, None)
@@ -57,8 +65,13 @@ def prepare(
         for flag, opened in (("data", train), ("eval_data" if cfg.eval_data else "data", held_out))
     ]
     lengths = tokenizer.byte_lengths
-    endless, _ = pipeline.shuffled([rows for rows, _ in sides[0]], train, seed)
     blank = packing.assemble((), cfg.seq_len, tokenizer.pad) | {"slack": np.float32(0)}
+    sets, extra = [[rows for rows, _ in side] for side in sides], ()
+    if beside is not None:
+        sets = [[Beside(rows, beside(rows)) for rows in side] for side in sets]
+        further = {name: np.zeros_like(x) for name, x in sets[0][0][0].items() if name not in blank}
+        blank, extra = blank | further, tuple(further)
+    endless, _ = pipeline.shuffled(sets[0], train, seed)
     lines = [
         (f"{side} {records.label}", line)
         for side, opened, made in zip(("train", "held out"), (train, held_out), sides, strict=True)
@@ -67,11 +80,11 @@ def prepare(
     ]
     return Prepared(
         tokenizer=carrying(tokenizer, template),
-        train=Stream(lambda i: pipeline.finish(endless[i], lengths), cfg.batch_size, process),
+        train=Stream(lambda i: pipeline.finish(endless[i], lengths, extra=extra), cfg.batch_size, process),
         eval=pipeline.held_out_stream(
-            [rows for rows, _ in sides[1]],
+            sets[1],
             blank,
-            lambda i, row: pipeline.finish(row, lengths),
+            lambda i, row: pipeline.finish(row, lengths, extra=extra),
             cfg.batch_size,
             process,
         ),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from jaxtrain.config import ConfigError
-from jaxtrain.data import stored
+from jaxtrain.data import store
 from jaxtrain.data.jsonl import Skips, is_unicode
 from jaxtrain.data.sources import Records
 from jaxtrain.data.spec import Source
@@ -176,7 +176,7 @@ def _instructed(record: Record) -> Dialog:
 
 
 def _answered(record: Record) -> Dialog:
-    asked, answer, wrong = stored.exchange(record)
+    asked, answer, wrong = store.exchange(record)
     if wrong:
         raise Bad(wrong)
     prompt = tuple({**message, "train": False} for message in user(asked, "input"))

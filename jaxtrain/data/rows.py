@@ -52,6 +52,21 @@ class PackedRows:
         return row
 
 
+class Beside:
+    """Rows with the columns of further ones beside their own, by number."""
+
+    def __init__(self, rows: Sequence[Row], more: Sequence[Row]):
+        if len(rows) != len(more):
+            raise ValueError(f"{len(more)} rows stand beside {len(rows)}")
+        self._rows, self._more = rows, more
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, r: int) -> Row:
+        return self._rows[r] | self._more[r]
+
+
 class Joined:
     """Rows of several sets one after the other, in an order drawn once."""
 

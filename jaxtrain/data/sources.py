@@ -226,18 +226,18 @@ def _open_jsonl(source: Source, data: Data, wanted: Fields, flag: str) -> _Opene
 
 def _open_store(source: Source, data: Data, wanted: Fields, flag: str) -> _Opened:
     """Completions that a server stored, a record a choice."""
-    from jaxtrain.data import stored
+    from jaxtrain.data import store
 
-    lines = [stored.as_lines(path, cache_dir(data)) for path in spec.files(source, flag)]
-    opened, options = _of_lines(lines, source, data, None, flag), stored.filters(dict(source.options))
+    lines = [store.as_lines(path, cache_dir(data)) for path in spec.files(source, flag)]
+    opened, options = _of_lines(lines, source, data, None, flag), store.filters(dict(source.options))
 
     def get(split: str) -> Records:
         found = opened.get(split)
-        pairs, counts = stored.choices(found.blocks(), options)
+        pairs, counts = store.choices(found.blocks(), options)
         if not pairs:
-            raise ConfigError(f"--{flag}={source.label}: {stored.nothing(options, counts)}")
+            raise ConfigError(f"--{flag}={source.label}: {store.nothing(options, counts)}")
         mark = cache.digest(found.fingerprint, sorted(options.items()))
-        read, notes = stored.reader(found.many, pairs), stored.notes(options, counts)
+        read, notes = store.reader(found.many, pairs), store.notes(options, counts)
         return replace(found, fingerprint=mark, read=read, size=len(pairs), notes=notes)
 
     return _Opened(opened.splits, get)

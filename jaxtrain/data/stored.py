@@ -1,177 +1,236 @@
-"""Stored completions: the database that our server keeps them in, and what training reads of them.
+"""Completions that a server kept with what their model thought of each token, as rows to distil from.
 
-A stored completion is OpenAI's `chat.completion` object with what was asked under `input` (a list of messages), and
-where our server made it the ids of the tokens. An export has one such object a line.
+A record is OpenAI's chat.completion object with the conversation that was asked, under `input`, `messages` or
+`request.messages`. Its tokens are the teacher's; where the student's tokenizer cuts the text at the same bytes, the
+student learns their distribution, elsewhere the token as it is.
 """
 
-import hashlib
-import json
-import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
-from pathlib import Path
-from typing import Any
-from urllib.parse import quote
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
-from jaxtrain.config import ConfigError
-from jaxtrain.data import cache, spec
+import numpy as np
 
-APPLICATION = 0x6A747363  # SQLite's application_id of our files
-SCHEMA = 1  # user_version
+from jaxtrain.config import ConfigError, Dialogs
+from jaxtrain.data import cache, dialogs, pipeline, report, spec, store
+from jaxtrain.data.chat import Template
+from jaxtrain.data.comparisons import alternatives
+from jaxtrain.data.formats import Bad, Message, messages_of, text_of
+from jaxtrain.data.jsonl import Skips
+from jaxtrain.data.pipeline import Prepared, Stream
+from jaxtrain.data.sources import Records
+from jaxtrain.data.tokenizer import Tokenizer
+from jaxtrain.data.transforms import Row
 
-_HEAD = b"SQLite format 3\0"
+MOST = 21  # alternatives of a token: the API gives 20 at most, and the token itself
+BLANK = -np.inf
 
-
-def is_database(path: Path) -> bool:
-    """Whether a file is SQLite's, by its content."""
-    with path.open("rb") as file:
-        return file.read(len(_HEAD)) == _HEAD
-
-
-def connect(path: Path) -> sqlite3.Connection:
-    """A connection that reads a store. Raises ConfigError where it is none of ours."""
-    try:
-        found = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, timeout=30)
-        (kind,), (version,) = (
-            found.execute(f"PRAGMA {name}").fetchone() for name in ("application_id", "user_version")
-        )
-    except sqlite3.Error as error:
-        raise ConfigError(f"{path}: cannot be read as a SQLite file ({error})") from error
-    if (kind, version) != (APPLICATION, SCHEMA):
-        found.close()
-        raise ConfigError(
-            f"{path}: not a store of ./launch/run serve, of this version ({kind:#x}, {version}, "
-            f"not {APPLICATION:#x}, {SCHEMA}); name the file that its --store made, or an export"
-        )
-    return found
+_SAID = {
+    "length": "{:,} completions cut off by their limit left out",
+    "bare": "{:,} completions without log-probabilities left out",
+    "long": "{:,} conversations that do not fit --seq_len left out",
+    "shortened": "{:,} prompts lost their beginning",
+    "cut elsewhere": "{:,} tokens are cut elsewhere than the teacher's, and learnt as they are",
+    "unheard": "{:,} ends or other tokens that the teacher gave no word of, learnt as they are",
+}
 
 
-def bodies(found: sqlite3.Connection) -> Iterator[str]:
-    """The stored completions as JSON, oldest first."""
-    for (body,) in found.execute("SELECT body FROM completions ORDER BY created, seq"):
-        yield body
+class Kept(NamedTuple):
+    """A completion with what its teacher thought of its tokens."""
+
+    prompt: np.ndarray  # i32[p]
+    completion: np.ndarray  # i32[n]
+    ids: np.ndarray  # i32[n, MOST], the teacher's likeliest tokens, −1 where there are fewer
+    logps: np.ndarray  # f32[n, MOST]
 
 
-def as_lines(path: Path, cache_dir: Path) -> Path:
-    """A file of JSON lines with the completions of a store as they are now; any other file is itself."""
-    if not is_database(path):
-        return path
-    with closing(connect(path)) as found:
-        found.execute("BEGIN")  # one state of it, while a server goes on writing
-        state = hashlib.blake2b(digest_size=10)
-        for body in bodies(found):
-            state.update(body.encode() + b"\n")
-
-        def fill(work: Path) -> None:
-            with (work / "completions.jsonl").open("w", encoding="utf-8") as file:
-                file.writelines(body + "\n" for body in bodies(found))
-
-        return cache.build(cache_dir / "stores" / state.hexdigest(), fill) / "completions.jsonl"
+def question(record: dict[str, Any]) -> tuple[Message, ...]:
+    """The conversation that was asked; raises Bad."""
+    return messages_of(store.question(record), "input")
 
 
-def choices(
-    blocks: Iterator[tuple[int, list[dict[str, Any]]]], options: Mapping[str, str]
-) -> tuple[list[tuple[int, int]], Counter[str]]:
-    """((record, choice) of all that training reads, counts of what is left out).
+class Reader:
+    """Reads records for one tokenizer."""
 
-    Left out are completions of another `model`, those whose metadata differ from an option `metadata.KEY`, and choices
-    that were cut off: what they end with is no end. A completion without choices counts as one: its format judges it.
-    """
-    found, counts = [], Counter()
-    for start, block in blocks:
-        for number, record in enumerate(block, start):
-            counts[f"model {record.get('model')}"] += 1
-            if not _wanted(record, options):
-                counts["other"] += 1
+    def __init__(self, template: Template, T: int, shorten: bool = True):
+        self.template, self._T, self._shorten, self.counts = template, T, shorten, Counter[str]()
+        tokenizer = template.tokenizer
+        self._sizes = tokenizer.byte_lengths
+        texts = [tokenizer.decode([i]).encode() for i in range(tokenizer.vocab_size)]
+        # Only tokens that say all of their bytes by themselves can be found by them.
+        self._by_bytes = {text: i for i, text in enumerate(texts) if text and len(text) == self._sizes[i]}
+
+    def read(self, record: dict[str, Any]) -> Iterator[Kept]:
+        """Each choice that can be learnt from. Raises Bad for a record that is none of a completion."""
+        choices = record.get("choices")
+        if not isinstance(choices, list) or not choices:
+            raise Bad("no choices: it is not a stored completion")
+        asked = question(record)
+        for choice in choices:
+            if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
+                raise Bad("no message: a choice of it has none")
+            self.counts["read"] += 1
+            if choice.get("finish_reason") == "length":
+                self.counts["length"] += 1
                 continue
-            several = record.get("choices")
-            for i, choice in enumerate(several if isinstance(several, list) and several else [None]):
-                if isinstance(choice, dict) and choice.get("finish_reason") == "length":
-                    counts["length"] += 1
-                else:
-                    found.append((number, i))
-    return found, counts
+            content = (choice.get("logprobs") or {}).get("content")
+            if not content:
+                self.counts["bare"] += 1
+                continue
+            text = text_of(choice["message"].get("content"), "content of a choice")
+            if (made := self._row(asked, text, content)) is not None:
+                yield made
+
+    def _row(self, asked: tuple[Message, ...], text: str, content: Sequence[Any]) -> Kept | None:
+        prompt, (completion,), _ = self.template.answers(asked, [text])
+        room = self._T - len(completion)
+        fitting = prompt if len(prompt) <= room else None
+        if fitting is None and self._shorten and room > 0:
+            fitting = dialogs.shorten(prompt, room, self.template.tokenizer.bos)
+            self.counts["shortened"] += fitting is not None
+        if fitting is None:
+            self.counts["long"] += 1
+            return None
+        ids = np.full((len(completion), MOST), -1, np.int32)
+        logps = np.full((len(completion), MOST), BLANK, np.float32)
+        theirs = self._spans(text, content)
+        start = self._lead(completion, text)
+        for i, token in enumerate(completion):
+            span = (start, start + int(self._sizes[token]))
+            start = span[1]
+            entry = theirs.get(span)
+            if entry is None:
+                self.counts["unheard" if span[0] == span[1] else "cut elsewhere"] += 1
+                continue
+            found = self._alternatives(entry, int(token))
+            ids[i, : len(found)] = list(found)
+            logps[i, : len(found)] = list(found.values())
+            self.counts["heard"] += 1
+        return Kept(fitting, completion, ids, logps)
+
+    def _lead(self, completion: np.ndarray, text: str) -> int:
+        """Where in the answer's bytes the first id begins: a template may put white space in front of it."""
+        return len(text.encode()) - int(self._sizes[completion].sum())
+
+    def _spans(self, text: str, content: Sequence[Any]) -> dict[tuple[int, int], Any]:
+        """The teacher's tokens by the bytes of the text that they are. Raises Bad where they are not its tokens."""
+        spans, at, said = {}, 0, b""
+        for entry in content:
+            if not isinstance(entry, dict) or not isinstance(entry.get("logprob"), int | float):
+                raise Bad("no log-probability: a token of logprobs.content has none")
+            mine = _bytes(entry)
+            said += mine
+            spans[(at, at + len(mine))] = entry
+            at += len(mine)
+        if said.strip() != text.encode().strip():
+            raise Bad("other tokens: those of logprobs.content do not spell the message")
+        lead = len(said) - len(said.lstrip()) - (len(text.encode()) - len(text.encode().lstrip()))
+        return {(a - lead, b - lead): entry for (a, b), entry in spans.items() if b > a}
+
+    def _alternatives(self, entry: dict[str, Any], token: int) -> dict[int, float]:
+        """{id: log-probability}: the token that stands there, then the others that the student has too."""
+        found = {token: float(entry["logprob"])}
+        for other in entry.get("top_logprobs") or ():
+            i = self._by_bytes.get(_bytes(other))
+            if i is not None and len(found) < MOST:
+                found.setdefault(i, float(other["logprob"]))
+        # OpenAI writes −9999 for what is too unlikely to say.
+        return {i: logp for i, logp in found.items() if -1e3 < logp <= 1e-6}
 
 
-def reader(
-    many: Callable[[Sequence[int]], list[dict[str, Any]]], pairs: Sequence[tuple[int, int]]
-) -> Callable[[Sequence[int]], list[dict[str, Any]]]:
-    """Reads completions with one choice each, by their numbers among `pairs`."""
-
-    def read(numbers: Sequence[int]) -> list[dict[str, Any]]:
-        wanted = [pairs[i] for i in numbers]
-        records = many([number for number, _ in wanted])
-        return [_alone(record, i) for record, (_, i) in zip(records, wanted, strict=True)]
-
-    return read
+def _bytes(entry: dict[str, Any]) -> bytes:
+    held = entry.get("bytes")
+    return bytes(held) if held is not None else str(entry.get("token", "")).encode()
 
 
-def notes(options: Mapping[str, str], counts: Mapping[str, int]) -> tuple[str, ...]:
-    """What was left out, for people."""
-    said = ", ".join(f"{key}={value}" for key, value in options.items())
-    return (
-        *([f"{counts['other']:,} completions without {said} left out"] if counts["other"] else []),
-        *(
-            [f"{counts['length']:,} choices that were cut off (finish_reason length) left out"]
-            if counts["length"]
-            else []
-        ),
-    )
+class _Rows:
+    """Rows of one completion each, by number."""
+
+    def __init__(self, kept: Sequence[Kept], T: int, pad: int):
+        self._kept, self._T, self._pad = kept, T, pad
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, r: int) -> Row:
+        one, T = self._kept[int(r)], self._T
+        row = alternatives([(one.prompt, one.completion)], 1, T, self._pad)
+        row = {name: x[0] for name, x in row.items() if name != "length"}
+        first = len(one.prompt) - 1
+        row["teacher_ids"] = np.full((T, MOST), -1, np.int32)
+        row["teacher_logps"] = np.full((T, MOST), BLANK, np.float32)
+        row["teacher_ids"][first : first + len(one.ids)] = one.ids
+        row["teacher_logps"][first : first + len(one.ids)] = one.logps
+        return row
 
 
-def nothing(options: Mapping[str, str], counts: Mapping[str, int]) -> str:
-    """Why no completion is left."""
-    models = [
-        f"{name.removeprefix('model ')} ({n})" for name, n in counts.items() if name.startswith("model ")
+def prepare(
+    cfg: Dialogs, *, seed: int, tokenizer: Tokenizer, template: Template, process: tuple[int, int] = (0, 1)
+) -> Prepared:
+    """The training and held-out streams of stored completions, a completion a row.
+
+    A batch has tokens, targets, segments, positions i32[B, T], mask f32[B, T], teacher_ids i32[B, T, k] and
+    teacher_logps f32[B, T, k]. Raises ConfigError for whatever is wrong with the data.
+    """
+    spec.check(cfg)
+    train, held_out = pipeline.open_sources(cfg, None)
+    sides = [
+        [_read(records, flag, cfg, template) for _, records in opened]
+        for flag, opened in (("data", train), ("eval_data" if cfg.eval_data else "data", held_out))
     ]
-    return "; ".join(["no completion left", *notes(options, counts), f"its models are {', '.join(models)}"])
+    sets = [[_Rows(kept, cfg.seq_len, tokenizer.pad) for kept, _ in side] for side in sides]
+    endless, _ = pipeline.shuffled(sets[0], train, seed)
+    blank = {name: np.zeros_like(x) for name, x in sets[0][0][0].items()}
+    lines = [
+        (f"{name} {records.label}", line)
+        for name, opened, made in zip(("train", "held out"), (train, held_out), sides, strict=True)
+        for (_, records), (_, about) in zip(opened, made, strict=True)
+        for line in about
+    ]
+    sizes = [len(one) for one in sets[0]]
+    return Prepared(
+        tokenizer=dialogs.carrying(tokenizer, template),
+        train=Stream(lambda i: endless[i], cfg.batch_size, process),
+        eval=pipeline.held_out_stream(sets[1], blank, lambda i, row: row, cfg.batch_size, process),
+        table=[*dialogs.about_template(template), *lines, *report.mix(cfg, train, sizes, held_out)],
+        fingerprints=dialogs.fingerprints(
+            template,
+            *([cache.digest("stored", records.fingerprint) for _, records in opened] for opened in (train, held_out)),
+        ),
+    )  # fmt: skip
 
 
-def filters(options: Mapping[str, str]) -> dict[str, str]:
-    """Those of a source's options that choose completions."""
-    return {key: value for key, value in options.items() if key == "model" or key.startswith(spec.METADATA)}
-
-
-def exchange(record: Mapping[str, Any]) -> tuple[Any, dict[str, Any], str]:
-    """(what was asked, as it was sent; the message that answers it; what is wrong, or an empty string)."""
-    choices, request = record["choices"], record.get("request")
-    inside = request.get("messages") if isinstance(request, dict) else None
-    asked = record.get("input") or record.get("messages") or inside
-    if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
-        return (
-            asked,
-            {},
-            "not one choice: read stored completions as store:PATH, which takes their choices apart",
+def _read(records: Records, flag: str, cfg: Dialogs, template: Template) -> tuple[list[Kept], list[str]]:
+    """What can be learnt from, and lines about it and the rest."""
+    reader, skips, kept = Reader(template, cfg.seq_len, cfg.too_long == "cut"), Skips(cfg.on_bad_record), []
+    for start, block in records.blocks():
+        for i, record in enumerate(block, start):
+            try:
+                kept += reader.read(record)
+            except Bad as error:
+                skips.bad(f"{records.label} record {records.source_number(i)}", str(error))
+    counts = reader.counts
+    if not kept:
+        raise ConfigError(
+            f"--{flag}={records.label}: no completion with log-probabilities among {counts['read']:,} "
+            f"({'; '.join(line for line in _left_out(counts)) or 'it is empty'}): store them with logprobs=True and "
+            "top_logprobs=20, or train on the texts with ./launch/run sft"
         )
-    if choices[0].get("finish_reason") == "length":
-        return asked, {}, "cut off: its finish_reason is length; read as store:PATH such choices are left out"
-    if asked is None:
-        return (
-            asked,
-            {},
-            "no messages: it has no input, messages or request.messages, so nobody knows the prompt",
-        )
-    answer = choices[0].get("message")
-    if not isinstance(answer, dict) or answer.get("role") != "assistant":
-        return asked, {}, "no assistant turn: the choice has no message of an assistant"
-    return asked, {k: v for k, v in answer.items() if v is not None}, ""
+    said = [
+        f"{len(skips.lines):,} bad records skipped, the first {one['where']}: {one['reason']}"
+        for one in skips.lines[:1]
+    ]
+    return kept, [*_about(kept, counts), *said]
 
 
-def _wanted(record: Mapping[str, Any], options: Mapping[str, str]) -> bool:
-    held = record.get("metadata")
-    held = held if isinstance(held, dict) else {}
-    return all(
-        record.get("model") == value if key == "model" else held.get(key.removeprefix(spec.METADATA)) == value
-        for key, value in options.items()
+def _about(kept: Sequence[Kept], counts: Counter[str]) -> Iterator[str]:
+    tokens = sum(len(one.completion) for one in kept)
+    yield (
+        f"{len(kept):,} of {counts['read']:,} stored completions, {tokens:,} tokens, of {counts['heard']:,} the "
+        "teacher's distribution"
     )
+    yield from _left_out(counts)
 
 
-def _alone(record: dict[str, Any], i: int) -> dict[str, Any]:
-    several = record.get("choices")
-    return {**record, "choices": several[i : i + 1]} if isinstance(several, list) else record
-
-
-def dumps(completion: Mapping[str, Any]) -> str:
-    """A stored completion as one line of JSON."""
-    return json.dumps(completion, ensure_ascii=False, separators=(",", ":"))
+def _left_out(counts: Counter[str]) -> Iterator[str]:
+    yield from (said.format(counts[name]) for name, said in _SAID.items() if counts[name])

@@ -32,30 +32,45 @@ STATS: Mapping[str, Callable[[Array, Array, Array, Array], Array]] = {
 
 
 def token_stats(
-    hidden: Array, head: Head, targets: Array, *, temperature: float = 1.0, want: tuple[str, ...] = ("logps",)
+    hidden: Array,
+    head: Head,
+    targets: Array,
+    *,
+    temperature: float = 1.0,
+    want: tuple[str, ...] = ("logps",),
+    beside: tuple[Array, ...] = (),
+    also: Callable[..., dict[str, Array]] | None = None,
+    held: int = 0,
 ) -> dict[str, Array]:
     """What STATS says of each target, f32[B, T] each, from hidden f[B, T, D] and targets i32[B, T].
 
-    At most head.limit f32 logits exist at once: where B * T * V is more, T is worked through in chunks under
-    jax.checkpoint, which computes the logits again in the backward pass. Log-softmax in f32.
+    `also(x, *beside)`, of the logits x f32[B, T, V] and arrays [B, T, ...], adds statistics f32[B, T]; it holds `held`
+    further f32 of each position. At most head.limit f32 exist at once: where B * T * (V + held) is more, T is worked
+    through in chunks under jax.checkpoint, which computes the logits again in the backward pass. Log-softmax in f32.
     """
 
-    def stats(hidden: Array, targets: Array) -> dict[str, Array]:
+    def stats(hidden: Array, targets: Array, *beside: Array) -> dict[str, Array]:
         x = logits(hidden, head, temperature)
         top = jax.lax.stop_gradient(x.max(-1))
         lse = top + jnp.log(jnp.exp(x - top[..., None]).sum(-1))
         target = jnp.take_along_axis(x, targets[..., None], -1)[..., 0]
-        return {name: STATS[name](x, lse, target, top) for name in want}
+        found = {name: STATS[name](x, lse, target, top) for name in want}
+        return found | (also(x, *beside) if also else {})
 
     B, T = targets.shape
-    chunks = _chunks(B, T, head)
+    chunks = min(
+        T, -(-B * T * (head.weight.shape[0] + held) // head.limit)
+    )  # a chunk is one position at least
     if chunks == 1:
-        return stats(hidden, targets)
+        return stats(hidden, targets, *beside)
     size = -(-T // chunks)
-    pad = size * chunks - T
-    hidden = jnp.pad(hidden, ((0, 0), (0, pad), (0, 0))).reshape(B, chunks, size, -1).swapaxes(0, 1)
-    targets = jnp.pad(targets, ((0, 0), (0, pad))).reshape(B, chunks, size).swapaxes(0, 1)
-    out = jax.lax.map(jax.checkpoint(lambda part: stats(*part), prevent_cse=False), (hidden, targets))
+
+    def split(x: Array) -> Array:
+        x = jnp.pad(x, [(0, 0), (0, size * chunks - T)] + [(0, 0)] * (x.ndim - 2))
+        return x.reshape(B, chunks, size, *x.shape[2:]).swapaxes(0, 1)
+
+    parts = tuple(map(split, (hidden, targets, *beside)))
+    out = jax.lax.map(jax.checkpoint(lambda part: stats(*part), prevent_cse=False), parts)
     return {name: x.swapaxes(0, 1).reshape(B, -1)[:, :T] for name, x in out.items()}
 
 
@@ -79,9 +94,3 @@ def completion_logps(
     mask = flat["mask"].astype(jnp.float32)
     sums = (jnp.where(mask > 0, stats["logps"], 0.0) * mask).sum(-1)
     return sums.reshape(B, N), mask.sum(-1).reshape(B, N)
-
-
-def _chunks(B: int, T: int, head: Head) -> int:
-    """Number of parts of T, so that each part's logits are within the limit; a part is one position at least."""
-    total = B * T * head.weight.shape[0]
-    return min(T, -(-total // head.limit))

@@ -147,12 +147,12 @@ def test_no_prompt_that_fits_is_told_with_its_numbers():
 
 @pytest.mark.parametrize("count, more", [(7, 3), (5, 5), (3, 8)])
 def test_every_prompt_comes_once_an_epoch(count, more):
-    found = [i for taken in range(0, 60, more) for i in rollouts._order(count, 1, taken, more)]
+    found = [i for taken in range(0, 60, more) for i in rollouts.order(count, 1, taken, more)]
     epochs = [found[i : i + count] for i in range(0, len(found) - count + 1, count)]
     assert all(sorted(epoch) == list(range(count)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 1
-    assert rollouts._order(count, 1, 4, more) == found[4 : 4 + more]
-    assert [*rollouts._order(count, 2, 0, 60)] != found
+    assert rollouts.order(count, 1, 4, more) == found[4 : 4 + more]
+    assert [*rollouts.order(count, 2, 0, 60)] != found
 
 
 def group_of(scores, name):

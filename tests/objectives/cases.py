@@ -11,6 +11,8 @@ import numpy as np
 from jaxtrain.config import Lora
 from jaxtrain.models import lora, value
 from jaxtrain.models import reward as reward_models
+from jaxtrain.objectives.distill import Settings as Distilling
+from jaxtrain.objectives.distill import distill
 from jaxtrain.objectives.dpo import dpo, kto
 from jaxtrain.objectives.next_token import next_token
 from jaxtrain.objectives.policy_gradient import policy_gradient
@@ -255,6 +257,33 @@ def _on_adapters(adapted: Adapted) -> Objective:
     return objective
 
 
+def _taught(rows: int) -> dict[str, np.ndarray]:
+    """Packed rows with what a teacher said of some of their targets: two tokens, one, or none."""
+    made = _packed(rows)
+    rng, shape = np.random.default_rng(11), made["targets"].shape
+    ids = np.argsort(rng.random((*shape, VOCAB)), -1)[..., :2].astype(np.int32)
+    told = rng.integers(0, 3, shape)[..., None]
+    logps = np.log(rng.uniform(0.05, 0.45, ids.shape)).astype(np.float32)
+    on_policy = (np.arange(rows) % 2).astype(np.float32)
+    return {
+        **made,
+        "teacher_ids": np.where(np.arange(2) < told, ids, -1),
+        "teacher_logps": logps,
+        "on_policy": on_policy,
+    }
+
+
+def _from_teacher(model: LM) -> Objective:
+    settings = Distilling("jsd", 0.3, 2.0, 0.25)
+
+    def objective(params: Params, frozen: Params, batch: Batch, rng: Key | None) -> Any:
+        says = jax.tree.map(jnp.asarray, frozen)
+        return distill(params, says, batch, rng, model=model, teacher=model, settings=settings)
+
+    return objective
+
+
+SHAPES = jax.eval_shape(tiny.model(tiny.shrink("llama3.1-8b", layers=1, vocab=VOCAB)).init, jax.random.key(0))
 CASES: dict[str, Case] = {
     "next_token": Case(
         lambda model: functools.partial(next_token, model=model, z_loss=1e-2),
@@ -312,17 +341,31 @@ CASES: dict[str, Case] = {
         like="ppo",
         lr=0.1,
     ),
+    "distill": Case(
+        _from_teacher,
+        _packed,
+        ("tokens", "targets", "positions"),
+        _padding,
+        {"layers": 1},
+        frozen=_drawn(SHAPES),
+    ),
+    "distill_top": Case(
+        lambda model: functools.partial(
+            distill, model=model, teacher=None, settings=Distilling("reverse_kl", hard_weight=0.25)
+        ),
+        _taught,
+        ("tokens", "targets", "positions"),
+        _padding,
+        {"layers": 1},
+        like="distill",
+    ),
     "lora": Case(
         _on_adapters,
         _packed,
         ("tokens", "targets", "positions"),
         _padding,
         {"layers": 1},
-        frozen=_drawn(
-            jax.eval_shape(
-                tiny.model(tiny.shrink("llama3.1-8b", layers=1, vocab=VOCAB)).init, jax.random.key(0)
-            )
-        ),
+        frozen=_drawn(SHAPES),
         like="next_token",
         trained=_adapted,
         lr=0.1,

@@ -1,0 +1,130 @@
+"""Distillation: a student learns from a teacher's distribution, on data, on the teacher's completions or on its own."""
+
+import dataclasses
+
+from jaxtrain import config, flags
+
+DATA = "data"  # --teacher, where the data has what it said
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss(config.Group):
+    # fmt: off
+    teacher: str = config.arg("",
+        "Who is learnt from: a run (WORKDIR or WORKDIR@STEP), hf:DIR, an OpenAI-compatible endpoint "
+        "(http://HOST:PORT/v1), or data: stored completions with log-probabilities, such as --data=store:PATH")
+    teacher_model: str = config.arg("", "The endpoint's model; its key is in the environment, OPENAI_API_KEY")
+    teacher_topk: int = config.arg(0,
+        "Ask the teacher once for this many likeliest tokens at each position of the data, keep them on disk, and "
+        "train without it beside the student; 0: its whole distribution at every step", low=0)
+    divergence: str = config.arg("forward_kl", "What is made small between teacher and student",
+        choices=("forward_kl", "reverse_kl", "jsd"))
+    jsd_beta: float = config.arg(0.5, "Share of the teacher in JSD's mixture; 0 is forward KL, 1 reverse KL", low=0,
+        only=("divergence", ("jsd",)))
+    soft_temperature: float = config.arg(1.0,
+        "Divides the logits of teacher and student in the divergence, which is multiplied by its square", low=0.01)
+    hard_weight: float = config.arg(0.0, "Share of the cross-entropy of the tokens themselves; 1: no teacher", low=0)
+    completions: str = config.arg("auto",
+        "Where those come from that the student does not write: the data, or drawn by the teacher for its prompts. "
+        "auto: the data where it has completions", choices=("auto", "data", "teacher"))
+    draws: int = config.arg(1, "Completions that the teacher draws for each prompt", low=1)
+    on_policy: float = config.arg(0.0, "Share of the batches whose completions the student writes (GKD's λ)", low=0)
+    draw_temperature: float = config.arg(1.0, "Temperature of what teacher and student draw to learn from", low=0)
+    # fmt: on
+
+    def check(self):
+        for name in ("hard_weight", "on_policy", "jsd_beta"):
+            if getattr(self, name) > 1:
+                raise config.ConfigError(f"--{name}={getattr(self, name)}: a share, at most 1")
+        if self.teacher_model and not self.remote():
+            raise config.ConfigError("--teacher_model: acts only with an endpoint as --teacher")
+        told = self.told()
+        if told and self.soft_temperature != 1:
+            raise config.ConfigError(
+                "--soft_temperature: log-probabilities that were told at temperature 1 stay there; leave it at 1"
+            )
+        if told and self.teacher_topk:
+            raise config.ConfigError(
+                f"--teacher_topk: --teacher={self.teacher} gives what it gives; leave it out"
+            )
+        if self.on_policy and (told or self.teacher_topk):
+            raise config.ConfigError(
+                "--on_policy: the student's own completions need a teacher beside it at every step, a run or hf:DIR, "
+                "without --teacher_topk"
+            )
+        if self.teacher == DATA and self.completions == "teacher":
+            raise config.ConfigError("--completions=teacher: --teacher=data has only those that are stored")
+
+    def remote(self) -> bool:
+        """Whether the teacher is asked over HTTP."""
+        return self.teacher.startswith(("http://", "https://"))
+
+    def told(self) -> bool:
+        """Whether the teacher is known by what it said alone."""
+        return self.remote() or self.teacher == DATA
+
+
+@dataclasses.dataclass(frozen=True)
+class Distill:
+    model: config.Model = config.group(config.Model, model="tinytown-200k")
+    data: config.Dialogs = config.group(config.Dialogs, data="tinytown:prompts", seq_len=48, batch_size=32)
+    loss: Loss = config.group(Loss)
+    optim: config.Optim = config.group(config.Optim, lr=2e-3, warmup=20)
+    lora: config.Lora = config.group(config.Lora)
+    samples: config.Samples = config.group(config.Samples, max_new=32)
+    run: config.Run = config.group(config.Run, steps=500, eval_every=250, sample_every=0)
+
+
+def main(cfg: Distill) -> None:
+    """Checks the flags, loads teacher and student, trains, and ends with the held-out divergence and answers."""
+    # Imported here, so that a mistake in the flags is answered before jax is loaded.
+    from experiments import begin
+    from jaxtrain.train import host
+
+    if not cfg.loss.teacher:
+        raise config.ConfigError("--teacher: name who is learnt from, such as runs/ppo, hf:DIR, or data")
+    host.keep_freed_memory()
+    start = begin.start(cfg)
+
+    import functools
+    from pathlib import Path
+
+    from experiments import answers, common, teachers
+    from jaxtrain.data import chat
+    from jaxtrain.objectives.distill import Settings, distill
+    from jaxtrain.train import parallel
+
+    start, origin = teachers.student(cfg, start)
+    template = chat.load_template(cfg.data.template, start.tokenizer)
+    parallel.initialize(Path(cfg.data.cache_dir).expanduser() / "compiled")
+    plan = common.plan_of(cfg)
+    with common.opened(cfg, "distill", start, plan) as path:
+        teacher = teachers.load(cfg, origin, plan, path)
+        lesson = teachers.lesson(cfg, teacher, template, plan, path)
+        run = common.session(cfg, path, plan, start, lesson.data.tokenizer, lesson.data.fingerprints)
+        settings = Settings(
+            cfg.loss.divergence, cfg.loss.jsd_beta, cfg.loss.soft_temperature, cfg.loss.hard_weight
+        )
+        beside = teacher if lesson.live else None
+        objective = functools.partial(distill, model=run.model, teacher=beside and beside.model)
+        frozen = beside.params if beside else ()
+        stage = common.Stage(
+            objective=functools.partial(objective, settings=settings),
+            next_batch=teachers.batches(cfg, run, lesson, template),
+            table=lesson.table,
+            decode=lesson.data.tokenizer.decode,
+            tokens=cfg.data.batch_size * cfg.data.seq_len,
+            # Whatever is trained on, runs compare by KL(teacher ‖ student) at temperature 1.
+            score=common.evaluator(
+                run, functools.partial(objective, settings=Settings()), lesson.data.eval, cfg.run.eval_batches,
+                frozen=frozen,
+            ),
+            sample=answers.answers(run, cfg, template, lesson.data.tokenizer.decode),
+            expect=teachers.expected(start, origin, cfg),
+            frozen=frozen,
+        )  # fmt: skip
+        common.train(cfg, run, stage)
+
+
+if __name__ == "__main__":
+    flags.launch(Distill, main, "./launch/run distill")
