@@ -220,7 +220,7 @@ def _read(records: Records, flag: str, cfg: Dialogs, template: Template) -> tupl
         f"{len(skips.lines):,} bad records skipped, the first {one['where']}: {one['reason']}"
         for one in skips.lines[:1]
     ]
-    return kept, [*_about(kept, counts), *said]
+    return kept, [*_about(kept, counts), *records.notes, *said]
 
 
 def _about(kept: Sequence[Kept], counts: Counter[str]) -> Iterator[str]:

@@ -241,6 +241,11 @@ def prompts(rows: Sequence[Sequence[int]], seed: int, bucket: int = 16, samples:
     }
 
 
+def seed_of(seed: int, place: int, sample: int) -> int:
+    """The own seed, u32, of a completion: number `sample` of those to prompt number `place`."""
+    return int(np.random.SeedSequence((seed, place, sample)).generate_state(1)[0])
+
+
 def bucketed(length: int, bucket: int = 16) -> int:
     """The least power of two times `bucket` that is at least `length`."""
     P = bucket

@@ -17,6 +17,7 @@ class Request(NamedTuple):
     limit: int = sampler.NO_LIMIT  # most tokens of the completion
     how: Mapping[str, float] = {}
     ends: Sequence[str] = ()  # texts that end it
+    decode: Callable[[list[int]], str] | None = None  # its text, where it is not that of all
     tops: bool = False  # whether the model's own log-probabilities are wanted, which `made` must keep
     waits: Callable[[], bool] = lambda: True  # whether somebody still waits for it, asked between calls
 
@@ -126,7 +127,7 @@ _END: Any = object()
 def _part(one: _Held, now: Progress, slot: int, decode: Callable[[list[int]], str]) -> Part:
     """What is new in a row, noted as given."""
     seen, n, told = len(one.given), int(now.told.lengths[slot]), now.told
-    whole = stops.upto(told.tokens[slot, :n].tolist(), one.request.ends, decode)
+    whole = stops.upto(told.tokens[slot, :n].tolist(), one.request.ends, one.request.decode or decode)
     n = n if whole is None else whole
     one.given.extend(told.tokens[slot, seen:n].tolist())
     top = None
