@@ -125,7 +125,7 @@ def answers(voice: Speaker, asked: Sequence[Opening], place: int = 0) -> list[li
     """--samples answers to each prompt, or the best of --best_of; `place` is the number of the first prompt."""
     chosen, drawing = voice.cfg.chosen, voice.cfg.drawing
     each = chosen.best_of * drawing.samples
-    seeds = [[seed_of(drawing.seed, place + i, g) for g in range(each)] for i in range(len(asked))]
+    seeds = [[sampler.seed_of(drawing.seed, place + i, g) for g in range(each)] for i in range(len(asked))]
     found = voice.draw([one.ids for one in asked], seeds)
     if voice.judge:
         rows = [one for one in asked for _ in range(each)]
@@ -153,7 +153,7 @@ def spoken(voice: Speaker, asked: Opening, place: int, write: Callable[[str], No
     ids: list[int] = []
 
     def noted() -> Iterator[list[int]]:
-        for chunk in voice.stream(asked.ids, seed_of(voice.cfg.drawing.seed, place, 0)):
+        for chunk in voice.stream(asked.ids, sampler.seed_of(voice.cfg.drawing.seed, place, 0)):
             ids.extend(chunk)
             yield chunk
 
@@ -177,11 +177,6 @@ def fitting(voice: Speaker, said: Sequence[Message]) -> tuple[Opening, int]:
             return asked, start
     require_room(voice, asked, "the last turn")
     return asked, start
-
-
-def seed_of(seed: int, place: int, sample: int) -> int:
-    """A completion's own seed, u32."""
-    return int(np.random.SeedSequence((seed, place, sample)).generate_state(1)[0])
 
 
 def _scores(voice: Speaker, asked: Sequence[Opening], found: Sequence[Answer]) -> np.ndarray:
@@ -213,12 +208,11 @@ def pieces(
     for chunk in chunks:
         ids += chunk
         text = decode(ids)
-        if (cut := stops.first(text, ends)) is not None:
-            yield text[told:cut]
+        sure, stopped = stops.settled(text, ends)
+        if stopped:
+            yield sure[told:]
             return
-        whole = text.rstrip(stops.UNKNOWN)
-        sure = len(whole) - stops.held_back(whole, ends)
-        if sure > told:
-            yield text[told:sure]
-            told = sure
+        if len(sure) > told:
+            yield sure[told:]
+            told = len(sure)
     yield text[told:]

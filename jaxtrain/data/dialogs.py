@@ -274,6 +274,7 @@ def _about(records: Records, rows: PackedRows, counts: dict[str, Any], cfg: Dial
     split = f", {rows.split:,} texts cut into rows" if rows.split else ""
     yield f"{len(rows):,} rows of {cfg.seq_len}, {rows.padding:.1%} padding{split}"
     yield from list(_left_out(records, rows.documents.listed, counts)) or ["nothing cut, dropped or added"]
+    yield from records.notes
 
 
 def _left_out(records: Records, listed: str | Path, counts: dict[str, Any]) -> Iterator[str]:

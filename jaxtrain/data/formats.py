@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from jaxtrain.config import ConfigError
+from jaxtrain.data import store
 from jaxtrain.data.jsonl import Skips, is_unicode
 from jaxtrain.data.sources import Records
 from jaxtrain.data.spec import Source
@@ -174,6 +175,14 @@ def _instructed(record: Record) -> Dialog:
     return Dialog((*user(asked), answered))
 
 
+def _answered(record: Record) -> Dialog:
+    asked, answer, wrong = store.exchange(record)
+    if wrong:
+        raise Bad(wrong)
+    prompt = tuple({**message, "train": False} for message in user(asked, "input"))
+    return Dialog((*prompt, *messages_of([answer], "message")))
+
+
 def _chosen(record: Record) -> Comparison:
     pair = [record["chosen"], record["rejected"]]
     if all(isinstance(one, str) for one in pair) and "prompt" not in record:
@@ -287,8 +296,13 @@ def _text_format(field: str = "text") -> Format:
     return Format("text", field, _has(field), lambda record: Text(text_of(record.get(field), field)))
 
 
+# What is stored of a completion may have the messages that it answers: they are not what is learnt.
 _MESSAGES = Format(
-    "messages", "messages", _has("messages"), lambda r: _dialog(messages_of(r["messages"], "messages"))
+    "messages",
+    "messages",
+    _has("messages"),
+    lambda r: _dialog(messages_of(r["messages"], "messages")),
+    unless="choices",
 )
 _SHAREGPT = Format(
     "conversations",
@@ -296,6 +310,7 @@ _SHAREGPT = Format(
     _has("conversations"),
     lambda r: _dialog(messages_of(r["conversations"], "conversations")),
 )
+_STORED = Format("stored", "choices, and input, messages or request", _has("choices"), _answered)
 # A completion that is judged may be a bad one: not for imitation unless the format is named.
 _COMPLETION = Format(
     "completion", "prompt, completion", _has("prompt", "completion"), _completed, unless="label"
@@ -314,7 +329,7 @@ _PREFERRED = Format(
     lambda r: _preferred(_chosen(r)),
     unless="rejected",
 )
-CHAT = (_MESSAGES, _SHAREGPT, _COMPLETION, _INSTRUCTION, _PREFERRED)  # then text
+CHAT = (_MESSAGES, _SHAREGPT, _COMPLETION, _INSTRUCTION, _PREFERRED, _STORED)  # then text
 COMPARED = (
     Format("chosen", "chosen, rejected (and prompt)", _has("chosen", "rejected"), _chosen),
     Format(

@@ -34,6 +34,7 @@ class Records:
     index: np.ndarray | None = None  # the numbers, where these are only some of the `size` records
     skipped: int = 0  # broken records that are not among them
     listed: str = ""  # the file that lists those
+    notes: tuple[str, ...] = ()  # what else was left out, for people
 
     def __len__(self) -> int:
         return self.size if self.index is None else len(self.index)
@@ -220,11 +221,34 @@ def _open_tinytown(source: Source, data: Data, wanted: Fields, flag: str) -> _Op
 
 
 def _open_jsonl(source: Source, data: Data, wanted: Fields, flag: str) -> _Opened:
+    return _of_lines(spec.files(source, flag), source, data, wanted, flag)
+
+
+def _open_store(source: Source, data: Data, wanted: Fields, flag: str) -> _Opened:
+    """Completions that a server stored, a record a choice."""
+    from jaxtrain.data import store
+
+    lines = [store.as_lines(path, cache_dir(data)) for path in spec.files(source, flag)]
+    opened, options = _of_lines(lines, source, data, None, flag), store.filters(dict(source.options))
+
+    def get(split: str) -> Records:
+        found = opened.get(split)
+        pairs, counts = store.choices(found.blocks(), options)
+        if not pairs:
+            raise ConfigError(f"--{flag}={source.label}: {store.nothing(options, counts)}")
+        mark = cache.digest(found.fingerprint, sorted(options.items()))
+        read, notes = store.reader(found.many, pairs), store.notes(options, counts)
+        return replace(found, fingerprint=mark, read=read, size=len(pairs), notes=notes)
+
+    return _Opened(opened.splits, get)
+
+
+def _of_lines(files: list[Path], source: Source, data: Data, wanted: Fields, flag: str) -> _Opened:
     import tensorflow_datasets as tfds
 
     from jaxtrain.data import jsonl
 
-    folder = jsonl.prepare(spec.files(source, flag), wanted or {}, data.on_bad_record, cache_dir(data))
+    folder = jsonl.prepare(files, wanted or {}, data.on_bad_record, cache_dir(data))
 
     def get(split: str) -> Records:
         found = _slice(tfds.builder_from_directory(str(folder)), split, source, flag)
@@ -236,7 +260,7 @@ def _open_jsonl(source: Source, data: Data, wanted: Fields, flag: str) -> _Opene
 
         skips = jsonl.skipped(folder)
         return Records(
-            f"jsonl:{source.name}", mark, read, len(found), None, skips, str(folder / "skipped.jsonl")
+            f"{source.kind}:{source.name}", mark, read, len(found), None, skips, str(folder / "skipped.jsonl")
         )
 
     return _Opened(("train",), get)
@@ -362,4 +386,10 @@ def _read_hf(found: Any, numbers: Sequence[int]) -> list[dict[str, Any]]:
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-_OPEN = {"tinytown": _open_tinytown, "jsonl": _open_jsonl, "tfds": _open_tfds, "hf": _open_hf}
+_OPEN = {
+    "tinytown": _open_tinytown,
+    "jsonl": _open_jsonl,
+    "store": _open_store,
+    "tfds": _open_tfds,
+    "hf": _open_hf,
+}

@@ -2,8 +2,8 @@
 
     SOURCES = SOURCE[,SOURCE ...]        SOURCE = KIND:NAME[:SPLIT][?key=value[&key=value ...]][*WEIGHT]
 
-KIND is tinytown, tfds, hf or jsonl. A comma ends a source only where a KIND: follows, so a path may hold
-commas. In a path of jsonl `*`, `?` and `[]` are a glob's; there `*0.5` at the end is a weight only if a
+KIND is tinytown, tfds, hf, jsonl or store. A comma ends a source only where a KIND: follows, so a path may hold
+commas. In a path of jsonl or store `*`, `?` and `[]` are a glob's; there `*0.5` at the end is a weight only if a
 number follows the star, `?` begins options only if `key=` follows it, and `:` begins a split only as
 `:train` or `:train[...]`. A slice such as `train[:90%]` is TFDS's, and works for every kind. A tfds NAME
 may be a folder, or end in a version, `NAME:1.0.0`.
@@ -21,9 +21,11 @@ from pathlib import Path
 from jaxtrain.config import ConfigError, Data, Dialogs
 from jaxtrain.worlds.tinytown import configs as tinytown
 
-KINDS = ("tinytown", "tfds", "hf", "jsonl")
+KINDS = ("tinytown", "tfds", "hf", "jsonl", "store")
+FILES = ("jsonl", "store")  # kinds whose names are paths
 OURS = ("field", "format")  # options of every kind; the others are the data set's own
-OPTIONS = {"tfds": ("data_dir", *OURS), "hf": ("config", *OURS), "jsonl": OURS}
+OPTIONS = {"tfds": ("data_dir", *OURS), "hf": ("config", *OURS), "jsonl": OURS, "store": ("model", *OURS)}
+METADATA = "metadata."  # an option of store for each key
 LEAST_BPE = 300  # 256 bytes, the special tokens, and some merges
 HF_EXTRA = "install the extra: pip install 'jaxtrain[hf]'"
 
@@ -79,7 +81,7 @@ def _parse_one(text: str, flag: str) -> Source:
 
 def _cut_weight(kind: str, rest: str, text: str, flag: str) -> tuple[str, float]:
     found = _NUMBER.search(rest)
-    if found is None and (kind == "jsonl" or "*" not in rest):
+    if found is None and (kind in FILES or "*" not in rest):
         return rest, 1.0
     body, _, number = rest.rpartition("*")
     try:
@@ -93,9 +95,9 @@ def _cut_weight(kind: str, rest: str, text: str, flag: str) -> tuple[str, float]
 
 def _cut_options(kind: str, rest: str, text: str, flag: str) -> tuple[str, tuple[tuple[str, str], ...]]:
     body, mark, tail = rest, "", ""
-    if kind != "jsonl":
+    if kind not in FILES:
         body, mark, tail = rest.partition("?")
-    elif found := re.search(r"\?(?=\w+=)", rest):
+    elif found := re.search(r"\?(?=\w[\w.-]*=)", rest):
         body, mark, tail = rest[: found.start()], "?", rest[found.end() :]
     if not mark:
         return rest, ()
@@ -104,14 +106,17 @@ def _cut_options(kind: str, rest: str, text: str, flag: str) -> tuple[str, tuple
     if any(not (key and equals and value) for key, equals, value in pairs) or len(set(keys)) < len(keys):
         raise ConfigError(f"--{flag}={text}: write options as ?key=value&key=value, each key once")
     if kind in OPTIONS and (unknown := set(keys) - set(OPTIONS[kind])):
-        raise ConfigError(
-            f"--{flag}={text}: {kind} has no option {min(unknown)!r}; it has {', '.join(OPTIONS[kind])}"
-        )
+        more = f", {METADATA}KEY" if kind == "store" else ""
+        unknown = {key for key in unknown if not (more and key.startswith(METADATA))}
+        if unknown:
+            raise ConfigError(
+                f"--{flag}={text}: {kind} has no option {min(unknown)!r}; it has {', '.join(OPTIONS[kind])}{more}"
+            )
     return body, tuple((key, value) for key, _, value in pairs)
 
 
 def _cut_split(kind: str, rest: str) -> tuple[str, str]:
-    if kind == "jsonl":
+    if kind in FILES:
         found = re.search(r":(train(?:\[[^\[\]]*\])?)$", rest)
         return (rest[: found.start()], found.group(1)) if found else (rest, "")
     name, _, split = rest.partition(":")
@@ -122,7 +127,7 @@ def _cut_split(kind: str, rest: str) -> tuple[str, str]:
 
 
 def files(source: Source, flag: str = "data") -> list[Path]:
-    """The files of a jsonl source, sorted. Raises ConfigError where there are none, or one is not a file."""
+    """The files of a jsonl or store source, sorted. Raises ConfigError where there are none, or one is not a file."""
     name = os.path.expanduser(source.name)
     found = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
     if not found:
@@ -132,7 +137,7 @@ def files(source: Source, flag: str = "data") -> list[Path]:
     for path in found:
         if os.path.isdir(path):
             raise ConfigError(
-                f"--{flag}: {path} is a folder: name its files, jsonl:{path.rstrip('/')}/*.jsonl"
+                f"--{flag}: {path} is a folder: name its files, {source.kind}:{path.rstrip('/')}/*.jsonl"
             )
         if not os.access(path, os.R_OK):
             raise ConfigError(f"--{flag}: {path} cannot be read: check its permissions")
@@ -183,7 +188,7 @@ def _check_tinytown(source: Source, flag: str) -> None:
         raise ConfigError(f"--{flag}={source.label}: {error}") from error
 
 
-def _check_jsonl(source: Source, flag: str) -> None:
+def _check_files(source: Source, flag: str) -> None:
     files(source, flag)
 
 
@@ -211,7 +216,13 @@ def _check_tfds(source: Source, flag: str) -> None:
         raise ConfigError(f"--{flag}={source.label}: TFDS has no data set {name!r}; {hint}")
 
 
-_CHECKS = {"tinytown": _check_tinytown, "jsonl": _check_jsonl, "hf": _check_hf, "tfds": _check_tfds}
+_CHECKS = {
+    "tinytown": _check_tinytown,
+    "jsonl": _check_files,
+    "store": _check_files,
+    "hf": _check_hf,
+    "tfds": _check_tfds,
+}
 
 
 def is_folder(source: Source) -> bool:

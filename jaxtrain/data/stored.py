@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxtrain.config import ConfigError, Dialogs
-from jaxtrain.data import cache, dialogs, pipeline, report, spec
+from jaxtrain.data import cache, dialogs, pipeline, report, spec, store
 from jaxtrain.data.chat import Template
 from jaxtrain.data.comparisons import alternatives
 from jaxtrain.data.formats import Bad, Message, messages_of, text_of
@@ -46,11 +46,7 @@ class Kept(NamedTuple):
 
 def question(record: dict[str, Any]) -> tuple[Message, ...]:
     """The conversation that was asked; raises Bad."""
-    request = record.get("request")
-    held = record.get("input") or record.get("messages")
-    if held is None and isinstance(request, dict):
-        held = request.get("messages")
-    return messages_of(held, "input")
+    return messages_of(store.question(record), "input")
 
 
 class Reader:
@@ -224,7 +220,7 @@ def _read(records: Records, flag: str, cfg: Dialogs, template: Template) -> tupl
         f"{len(skips.lines):,} bad records skipped, the first {one['where']}: {one['reason']}"
         for one in skips.lines[:1]
     ]
-    return kept, [*_about(kept, counts), *said]
+    return kept, [*_about(kept, counts), *records.notes, *said]
 
 
 def _about(kept: Sequence[Kept], counts: Counter[str]) -> Iterator[str]:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from jaxtrain.config import ConfigError
+from jaxtrain.data import pieces
 
 SPECIALS = ("pad", "bos", "eos", "mask", "fim_prefix", "fim_suffix", "fim_middle")
 _SIDE = "special_tokens.json"  # our note beside a saved tokenizer: role -> id
@@ -46,6 +47,7 @@ class Tokenizer(Protocol):
     mask: int | None  # None: the file has none and nobody asked for it
     fim: tuple[int, int, int] | None  # prefix, suffix, middle
     byte_lengths: np.ndarray
+    pieces: Sequence[bytes]  # the bytes behind each token, empty for specials
     fingerprint: str  # changes with anything that changes an id
     notes: tuple[str, ...]  # what loading it had to decide
     specials: Mapping[str, int]  # every special token, by what a chat template writes for it
@@ -105,7 +107,8 @@ class ByteTokenizer:
         ids = {name: 256 + i for i, name in enumerate(SPECIALS)}
         _assign(self, ids)
         self.vocab_size = 256 + len(SPECIALS)
-        self.byte_lengths = (np.arange(self.vocab_size) < 256).astype(np.int32)
+        self.pieces = [*(bytes([i]) for i in range(256)), *(b"" for _ in SPECIALS)]
+        self.byte_lengths = _lengths(self.pieces)
         self.fingerprint = _fingerprint("byte", b"", ids)
         self.notes: tuple[str, ...] = ()
         self.specials = {f"<|{role}|>": i for role, i in ids.items()}
@@ -146,7 +149,8 @@ class FastTokenizer:
         self.specials = {inner.id_to_token(i): i for i in sorted(self._specials | set(ids.values()))}
         self.chat_template = ""
         self.vocab_size = max(inner.get_vocab(with_added_tokens=True).values()) + 1
-        self.byte_lengths = self._byte_lengths()
+        self.pieces = self._pieces()
+        self.byte_lengths = _lengths(self.pieces)
         self.fingerprint = _fingerprint("fast", inner.to_str().encode(), ids)
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -172,8 +176,8 @@ class FastTokenizer:
         (Path(folder) / _SIDE).write_text(json.dumps(self._roles, indent=1) + "\n")
         _save_template(self, folder)
 
-    def _byte_lengths(self) -> np.ndarray:
-        lengths = np.zeros(self.vocab_size, np.int32)
+    def _pieces(self) -> list[bytes]:
+        found = [b""] * self.vocab_size
         state = json.loads(self._inner.to_str())
         parts = [state["decoder"] or {}, state["pre_tokenizer"] or {}]
         kinds = {
@@ -181,24 +185,24 @@ class FastTokenizer:
             for part in parts
             for p in (part, *part.get("decoders", ()), *part.get("pretokenizers", ()))
         }
+        read = pieces.byte_level if "ByteLevel" in kinds else pieces.visible
         for token, i in self._inner.get_vocab(with_added_tokens=False).items():
-            lengths[i] = len(token) if "ByteLevel" in kinds else _visible_bytes(token)
+            found[i] = read(token)
         for i, token in self._inner.get_added_tokens_decoder().items():
-            lengths[i] = len(token.content.encode())
-        lengths[[*self._specials, *_unknown(self._inner)]] = 0
-        return lengths
+            found[i] = token.content.encode()
+        for i in (*self._specials, *_unknown(self._inner)):
+            found[i] = b""
+        return found
+
+
+def _lengths(pieces: Sequence[bytes]) -> np.ndarray:
+    return np.array([len(piece) for piece in pieces], np.int32)
 
 
 def _unknown(inner: Any) -> set[int]:
     model = json.loads(inner.to_str())["model"]
     found = inner.token_to_id(model["unk_token"]) if model.get("unk_token") else model.get("unk_id")
     return set() if found is None else {found}
-
-
-def _visible_bytes(token: str) -> int:
-    if re.fullmatch(r"<0x[0-9A-F]{2}>", token):
-        return 1
-    return len(token.removeprefix("##").replace("▁", " ").encode())
 
 
 def _find_specials(inner: Any, roles: dict[str, str], add: Sequence[str]) -> tuple[dict[str, int], list[str]]:
@@ -291,10 +295,10 @@ class SentencePieceTokenizer:
             f"<|{role}|>": i for role, i in ids.items() if i >= self._own
         }
         self.chat_template = ""
-        self.byte_lengths = np.zeros(size, np.int32)
-        for i in range(self._own):
-            self.byte_lengths[i] = 0 if i in self._specials else _visible_bytes(inner.id_to_piece(i))
-        self.byte_lengths[inner.unk_id()] = 0
+        own_text = [pieces.visible(inner.id_to_piece(i)) for i in range(self._own)]
+        bare = {*self._specials, inner.unk_id()}
+        self.pieces = [b"" if i in bare or i >= self._own else own_text[i] for i in range(size)]
+        self.byte_lengths = _lengths(self.pieces)
         self.fingerprint = _fingerprint("sentencepiece", path.read_bytes(), ids)
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxtrain.generate import sampler, stops
-from jaxtrain.generate.sampler import Completions, Rows
+from jaxtrain.generate.sampler import Completions, Rows, Tops
 from jaxtrain.types import LM, Batch, Params
 
 CHUNK = 16  # tokens drawn between two looks of the host
@@ -17,6 +17,7 @@ class Progress(NamedTuple):
 
     told: Completions
     done: np.ndarray  # bool[B]
+    tops: Tops | None = None
 
 
 class Engine(NamedTuple):
@@ -31,7 +32,7 @@ class Engine(NamedTuple):
 
     def see(self, rows: Rows) -> Progress:
         """Brings what rows have told to the host."""
-        return self.plan.fetch(Progress(rows.told, rows.done))
+        return self.plan.fetch(Progress(rows.told, rows.done, rows.tops))
 
 
 def engine(
@@ -41,19 +42,24 @@ def engine(
     end: int,
     width: int,
     slots: int = 0,
+    tops: int = 0,
+    most: int = 0,
     whole: Callable[[Params, Params], Params] = lambda params, base: params,
 ) -> Engine:
     """Prefill and decode as two programs for each shape of a batch; rows stay on their devices between calls, donated.
 
-    `slots` is what the cache holds, by default the prompt's bucket and `width`.
+    `slots` is what the cache holds, by default the prompt's bucket and `width`. `tops` are the likeliest tokens of each
+    place that rows have with their log-probabilities, where the batch's column `tops` bool[B] asks for them. `most` is
+    the most tokens between two looks of the host, by default `width`: a small one makes short advances fast.
     """
 
     def begin(params: Params, rows: Any, _: Any, batch: Batch) -> Rows:
-        return sampler.start(model, params, batch, end=end, width=width, slots=slots)
+        kept = (tops, most + 1 if most else width)  # prefill's token and those of an advance
+        return sampler.start(model, params, batch, end=end, width=width, slots=slots, tops=kept)
 
     def more(params: Params, rows: Rows, steps: Any, batch: Batch) -> Rows:
         rows = rows._replace(done=rows.done | batch["stopped"]) if batch else rows
-        return sampler.advance(model, params, rows, steps, end=end)
+        return sampler.advance(model, params, rows, steps, end=end, most=most)
 
     def swap(params: Params, rows: Rows, _: Any, batch: Batch) -> Rows:
         return sampler.replaced(rows, begin(params, (), (), batch), batch["slot"])

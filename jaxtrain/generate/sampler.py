@@ -25,6 +25,18 @@ class Completions(NamedTuple):
     lengths: Array  # i32[B], tokens of the completion
 
 
+class Tops(NamedTuple):
+    """What the model itself, at temperature 1 and with nothing filtered, gives the last W tokens of each row.
+
+    Token n of a row stands at n % W. It holds nothing of use for rows that do not want it.
+    """
+
+    wanted: Array  # bool[B]
+    own: Array  # f32[B, W], log-probability of the token
+    ids: Array  # i32[B, W, K], the likeliest tokens, the best first
+    logps: Array  # f32[B, W, K], theirs
+
+
 class Rows(NamedTuple):
     """Completions under way. The newest token of a row is told, but not yet in the cache."""
 
@@ -36,15 +48,26 @@ class Rows(NamedTuple):
     limit: Array  # i32[B], most tokens of the completion
     how: Mapping[str, Array]  # columns [B] of ops/sampling.py's HOW
     seen: Array | None  # bool[B, V], tokens that were there, where a penalty is asked for
+    tops: Tops | None  # where they can be asked for
     cache: Any  # leaves f[..., B, K, S, C]
 
 
-def start(model: LM, params: Params, batch: Batch, *, end: int, width: int, slots: int = 0) -> Rows:
+def start(
+    model: LM,
+    params: Params,
+    batch: Batch,
+    *,
+    end: int,
+    width: int,
+    slots: int = 0,
+    tops: tuple[int, int] = (0, 0),
+) -> Rows:
     """Prefill: rows with their first token. `width` is the most tokens of a completion, N.
 
     batch is {prompt i32[R, P], length, limit i32[R], seed u32[R, G] or [R]} and columns f32[R] (top_k: i32[R]) of HOW.
     Prompts stand at the left, padded on the right to P. Each is read once and continued G times: B = R G rows, those
     of a prompt together. A row of length 0 stays empty. The cache has `slots`, by default P + N.
+    `tops`, (K, W), keeps Tops of the rows for which the batch's `tops` bool[R] says so.
     """
     prompt, length = batch["prompt"], batch["length"]
     R, P = prompt.shape
@@ -58,8 +81,9 @@ def start(model: LM, params: Params, batch: Batch, *, end: int, width: int, slot
         seen = jnp.zeros((R, V), bool).at[jnp.arange(R)[:, None], inside].set(True, mode="drop")
     seed = batch["seed"].reshape(R, -1)
     G = seed.shape[1]
-    last, length, limit, how, seen = jax.tree.map(
-        lambda x: jnp.repeat(x, G, 0), (last, length, batch["limit"], how, seen)
+    kept = _no_tops(batch["tops"], min(tops[0], head.weight.shape[0]), tops[1]) if tops[0] else None
+    last, length, limit, how, seen, kept = jax.tree.map(
+        lambda x: jnp.repeat(x, G, 0), (last, length, batch["limit"], how, seen, kept)
     )
     more = (slots or P + width) - P
     cache = jax.tree.map(
@@ -70,7 +94,7 @@ def start(model: LM, params: Params, batch: Batch, *, end: int, width: int, slot
     empty = (length < 1) | (limit < 1)
     zero = jnp.zeros(B, jnp.int32)
     limit = jnp.minimum(limit, width)
-    rows = Rows(nothing, empty, zero, length - 1, seed.reshape(-1), limit, how, seen, cache)
+    rows = Rows(nothing, empty, zero, length - 1, seed.reshape(-1), limit, how, seen, kept, cache)
     rows, token, logp = _drawn(rows, last, head, zero, uniforms(rows.seed, zero[:, None])[:, 0], end)
     told = Completions(
         nothing.tokens.at[:, 0].set(token), nothing.logps.at[:, 0].set(logp), (~empty).astype(jnp.int32)
@@ -78,15 +102,24 @@ def start(model: LM, params: Params, batch: Batch, *, end: int, width: int, slot
     return rows._replace(told=told)
 
 
-def advance(model: LM, params: Params, rows: Rows, steps: Array, *, end: int) -> Rows:
-    """At most `steps` more tokens of each row: one loop, which ends sooner where every row has."""
+def _no_tops(wanted: Array, K: int, W: int) -> Tops:
+    B = wanted.shape[0]
+    return Tops(wanted, jnp.zeros((B, W)), jnp.zeros((B, W, K), jnp.int32), jnp.zeros((B, W, K)))
+
+
+def advance(model: LM, params: Params, rows: Rows, steps: Array, *, end: int, most: int = 0) -> Rows:
+    """At most `steps` more tokens of each row: one loop, which ends sooner where every row has.
+
+    `steps` is `most` at most, by default N: what is kept for the loop has that size.
+    """
     B, N = rows.told.tokens.shape
+    M = min(most or N, N)
     head, first = model.head(params), rows.told.lengths
-    u = uniforms(rows.seed, first[:, None] + jnp.arange(N)).T
+    u = uniforms(rows.seed, first[:, None] + jnp.arange(M)).T
 
     def more(carry: tuple) -> Array:
         t, rows, _, _ = carry
-        return (t < steps) & ~rows.done.all()
+        return (t < jnp.minimum(steps, M)) & ~rows.done.all()
 
     def body(carry: tuple) -> tuple:
         t, rows, tokens, logps = carry
@@ -95,14 +128,14 @@ def advance(model: LM, params: Params, rows: Rows, steps: Array, *, end: int) ->
         return t + 1, rows, tokens.at[t].set(token), logps.at[t].set(logp)
 
     began = rows._replace(told=None)
-    carry = (jnp.zeros((), jnp.int32), began, jnp.zeros((N, B), jnp.int32), jnp.zeros((N, B)))
+    carry = (jnp.zeros((), jnp.int32), began, jnp.zeros((M, B), jnp.int32), jnp.zeros((M, B)))
     _, ended, tokens, logps = jax.lax.while_loop(more, body, carry)
     grown = ended.place - rows.place  # tokens of each row in this call
     index = jnp.arange(N) - first[:, None]
     new = (index >= 0) & (index < grown[:, None])
 
     def merged(old: Array, drawn: Array) -> Array:
-        return jnp.where(new, jnp.take_along_axis(drawn.T, jnp.clip(index, 0, N - 1), 1), old)
+        return jnp.where(new, jnp.take_along_axis(drawn.T, jnp.clip(index, 0, M - 1), 1), old)
 
     told = Completions(merged(rows.told.tokens, tokens), merged(rows.told.logps, logps), first + grown)
     return ended._replace(told=told)
@@ -113,9 +146,13 @@ def _drawn(
 ) -> tuple[Rows, Array, Array]:
     """(rows with one more token, it, its log-probability), both 0 where it was done; `count` tokens stood before."""
     live = ~rows.done
-    token, logp = draw(u, logits(hidden, head), rows.how, rows.seen)
+    x = logits(hidden, head)
+    token, logp = draw(u, x, rows.how, rows.seen)
     token, logp = jnp.where(live, token, 0), jnp.where(live, logp, 0.0)
-    seen = rows.seen
+    seen, tops = rows.seen, rows.tops
+    if tops is not None:
+        asked = (tops.wanted & live).any()
+        tops = jax.lax.cond(asked, _noted, lambda tops, *_: tops, tops, x, token, count)
     if seen is not None:
         index = jnp.where(live, token, seen.shape[1])
         seen = seen.at[jnp.arange(len(index)), index].set(True, mode="drop")
@@ -124,8 +161,22 @@ def _drawn(
         newest=token,
         place=rows.place + live,
         seen=seen,
+        tops=tops,
     )
     return rows, token, logp
+
+
+def _noted(tops: Tops, x: Array, token: Array, count: Array) -> Tops:
+    B, W, K = tops.ids.shape
+    whole = jax.nn.logsumexp(x, -1, keepdims=True)
+    best, ids = jax.lax.top_k(x, K)
+    own = jnp.take_along_axis(x, token[:, None], 1)
+    at = (jnp.arange(B), count % W)
+    return tops._replace(
+        own=tops.own.at[at].set((own - whole)[:, 0]),
+        ids=tops.ids.at[at].set(ids),
+        logps=tops.logps.at[at].set(best - whole),
+    )
 
 
 def replaced(rows: Rows, new: Rows, slot: Array) -> Rows:
@@ -174,10 +225,7 @@ def columns(rows: int, how: Mapping[str, float]) -> dict[str, np.ndarray]:
 
 def prompts(rows: Sequence[Sequence[int]], seed: int, bucket: int = 16, samples: int = 1) -> dict[str, Any]:
     """Token lists as a sampler's batch. P is a power of two times `bucket`, so that few shapes are compiled."""
-    longest, P = max(map(len, rows)), bucket
-    while longest > P:
-        P *= 2
-    prompt = np.zeros((len(rows), P), np.int32)
+    prompt = np.zeros((len(rows), bucketed(max(map(len, rows)), bucket)), np.int32)
     for i, row in enumerate(rows):
         if not len(row):
             raise ValueError(f"prompt {i} is empty: it needs at least one token, such as the opening one")
@@ -191,6 +239,19 @@ def prompts(rows: Sequence[Sequence[int]], seed: int, bucket: int = 16, samples:
         "limit": limits,
         "seed": seeds.reshape(-1, samples) if samples > 1 else seeds,
     }
+
+
+def seed_of(seed: int, place: int, sample: int) -> int:
+    """The own seed, u32, of a completion: number `sample` of those to prompt number `place`."""
+    return int(np.random.SeedSequence((seed, place, sample)).generate_state(1)[0])
+
+
+def bucketed(length: int, bucket: int = 16) -> int:
+    """The least power of two times `bucket` that is at least `length`."""
+    P = bucket
+    while length > P:
+        P *= 2
+    return P
 
 
 def texts(done: Completions, decode: Callable[[list[int]], str]) -> list[str]:

@@ -18,6 +18,14 @@ def held_back(text: str, stops: Sequence[str]) -> int:
     )
 
 
+def settled(text: str, stops: Sequence[str]) -> tuple[str, bool]:
+    """(the beginning of a text under way that no more tokens can change, whether a stop ended it there)."""
+    if (cut := first(text, stops)) is not None:
+        return text[:cut], True
+    whole = text.rstrip(UNKNOWN)
+    return whole[: len(whole) - held_back(whole, stops)], False
+
+
 def upto(ids: Sequence[int], stops: Sequence[str], decode: Callable[[list[int]], str]) -> int | None:
     """The number of tokens with which the text has first a whole stop in it, None where it has none.
 

@@ -1,0 +1,205 @@
+"""Serve a run over OpenAI's HTTP API, and keep what it answers with store=True."""
+
+import dataclasses
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from experiments.sample import Machine
+from jaxtrain import config, flags
+from jaxtrain.config import ConfigError
+
+KEY = "JAXTRAIN_API_KEY"
+LONGEST = 1024  # of --context, where nobody says it
+EXTRA = "install the extra: pip install 'jaxtrain[serve]', or JAXTRAIN_EXTRAS=serve ./launch/run serve"
+
+
+@dataclasses.dataclass(frozen=True)
+class Served(config.Group):
+    # fmt: off
+    model: str = config.arg("", "The run to serve, WORKDIR, WORKDIR@STEP or hf:DIR")
+    name: str = config.arg("", "What requests call the model; empty: the run's folder, without those it is in")
+    template: str = config.arg("auto",
+        "Chat template: plain, hh, chatml, llama2, llama3, gemma, none (text is continued as it is), or a Jinja file. "
+        "auto: the tokenizer's own if it has one, else none")
+    rows: int = config.arg(16, "Completions under way at once", low=1)
+    context: int = config.arg(0,
+        f"Most tokens of prompt and completion, for which every row has memory. 0: the model's own, {LONGEST} at most",
+        low=0)
+    chunk: int = config.arg(4, "Tokens drawn between two looks at who waits and who has left", low=1)
+    # fmt: on
+
+
+@dataclasses.dataclass(frozen=True)
+class Http(config.Group):
+    # fmt: off
+    host: str = config.arg("127.0.0.1", "Address to listen on; any but this machine's own needs an API key")
+    port: int = config.arg(8000, "Port to listen on; 0: any free one", low=0)
+    api_key: str = config.arg("", f"Key that requests must have; better in the environment, {KEY}")
+    waiting: int = config.arg(64, "Completions that may wait for a row; more are answered 429", low=0)
+    max_body_kb: int = config.arg(1024, "Largest request, KiB", low=1)
+    drain: int = config.arg(30, "Seconds that requests have to end after SIGTERM", low=0)
+    # fmt: on
+
+    def check(self):
+        if self.port > 65535:
+            raise ConfigError(f"--port={self.port}: the highest is 65535")
+        if not self.key() and self.host not in ("127.0.0.1", "localhost", "::1"):
+            raise ConfigError(
+                f"--host={self.host}: others can reach it, so it needs a key: set {KEY}, or --api_key"
+            )
+
+    def key(self) -> str:
+        """The key of the flag or the environment."""
+        return self.api_key or os.environ.get(KEY, "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept(config.Group):
+    # fmt: off
+    store: str = config.arg("runs/store.sqlite",
+        "SQLite file for what requests with store=True are answered, of all models; empty: no store")
+    export: str = config.arg("", "Write the store's completions to this new .jsonl file, and serve nothing")
+    # fmt: on
+
+    def check(self):
+        if self.export and not self.store:
+            raise ConfigError("--export: name the store to export with --store")
+
+
+@dataclasses.dataclass(frozen=True)
+class Serve:
+    served: Served = config.group(Served)
+    http: Http = config.group(Http)
+    kept: Kept = config.group(Kept)
+    machine: Machine = config.group(Machine)
+
+
+def main(cfg: Serve) -> None:
+    """Checks the flags, loads the run, compiles what requests need, and serves until a signal."""
+    # Imported here, so that a mistake in the flags is answered before jax is loaded.
+    if cfg.kept.export:
+        export(Path(cfg.kept.store).expanduser(), Path(cfg.kept.export).expanduser())
+        return
+    if not cfg.served.model:
+        raise ConfigError("--model: name the run to serve, such as runs/ppo, or hf:DIR")
+    try:
+        from jaxtrain.serve import run
+        from jaxtrain.serve.store import Store
+    except ImportError as error:
+        raise ConfigError(f"serving needs the package {error.name}; {EXTRA}") from error
+
+    from experiments import begin
+    from jaxtrain.data import chat
+    from jaxtrain.train import host
+
+    start = begin.load(cfg.served.model)
+    if not start.arch.causal:
+        raise ConfigError(f"--model={cfg.served.model}: it fills masks, it does not continue text")
+    template = cfg.served.template
+    template = "none" if template == "auto" and not start.tokenizer.chat_template else template
+    template = chat.load_template(template, start.tokenizer)
+    context = _context(cfg, start.arch.max_len)
+    store = Store(Path(cfg.kept.store).expanduser()) if cfg.kept.store else None
+    sock = run.listen(cfg.http.host, cfg.http.port)
+    host.keep_freed_memory()
+    house = opened(cfg, start, template, context, store)
+
+    from jaxtrain.serve import app
+    from jaxtrain.train import preflight
+
+    def ready() -> None:
+        address, port = sock.getsockname()[:2]
+        print("\n".join(preflight.lines(_about(cfg, house, template, context))), flush=True)
+        address = f"[{address}]" if ":" in address else address
+        print(
+            f"serving {house.voice.name} at http://{address}:{port}/v1, until Ctrl-C or SIGTERM", flush=True
+        )
+
+    run.run(app.app(house), sock, house.desk, cfg.http.drain, ready)
+
+
+def export(store: Path, out: Path) -> None:
+    """Writes a store's completions as JSON lines."""
+    from jaxtrain.serve.store import export
+
+    if not store.is_file():
+        raise ConfigError(f"--store={store}: no such file")
+    if out.exists():
+        raise ConfigError(f"--export={out}: it is there already; name a new file, or remove it")
+    if out.suffix != ".jsonl" or not out.parent.is_dir():
+        raise ConfigError(f"--export={out}: write FOLDER/NAME.jsonl, in a folder that is there")
+    print(f"{export(store, out):,} completions of {store} in {out}")
+
+
+def _context(cfg: Serve, own: int) -> int:
+    """Most tokens of prompt and completion."""
+    asked = cfg.served.context
+    if own and asked > own:
+        raise ConfigError(f"--context={asked}: the context of --model={cfg.served.model} is {own}")
+    return asked or min(own or LONGEST, LONGEST)
+
+
+def opened(cfg: Serve, start: Any, template: Any, context: int, store: Any) -> Any:
+    """The model behind its decoding thread, every program compiled."""
+    import jax
+
+    from experiments import speaker, weights
+    from jaxtrain.generate import engine, sampler
+    from jaxtrain.models import transformer
+    from jaxtrain.serve import asked, desk
+    from jaxtrain.serve.answers import Voice
+    from jaxtrain.serve.house import House, Limits
+    from jaxtrain.serve.told import Told
+    from jaxtrain.train import parallel
+
+    parallel.initialize(Path(cfg.machine.cache_dir).expanduser() / "compiled")
+    if jax.process_count() > 1:
+        raise ConfigError("serve takes one process; --mesh spreads the model over its devices")
+    kind = "mesh" if jax.device_count() > 1 else "auto"
+    plan = parallel.make(config.Run(mesh=cfg.machine.mesh, parallel=kind), 0, 1)
+    if cfg.served.rows % plan.shards:
+        raise ConfigError(
+            f"--rows={cfg.served.rows}: use a multiple of the {plan.shards} devices they lie on"
+        )
+    how = transformer.execution(config.Model(dtype=cfg.machine.dtype), plan.shards, plan.local)
+    model = transformer.build(start.arch, how)
+    made = engine.engine(
+        plan, model, end=template.end, width=context, slots=sampler.bucketed(context), tops=asked.TOPS,
+        most=cfg.served.chunk,
+    )  # fmt: skip
+    params = made.ready(weights.starting(plan, start, model, 0), ())
+    sampling = desk.Sampling(made, params, cfg.served.rows, cfg.served.chunk, context, start.arch.vocab)
+    desk.warm(sampling)
+    working = desk.Desk(sampling, cfg.http.waiting)
+    print_ = f"{start.tokenizer.fingerprint[:6]}{template.fingerprint[:6]}"
+    voice = Voice(_name(cfg), int(time.time()), f"fp_{print_}", template, speaker.decoder(template))
+    limits = Limits(cfg.http.key(), cfg.http.max_body_kb * 1024)
+    return House(voice, working, store, limits, Told(working, store))
+
+
+def _name(cfg: Serve) -> str:
+    return cfg.served.name or Path(cfg.served.model.removeprefix("hf:")).name
+
+
+def _about(cfg: Serve, house: Any, template: Any, context: int) -> list[tuple[str, str]]:
+    key = (
+        "every request needs the key"
+        if house.limits.key
+        else "none: programs on this machine alone are served"
+    )
+    return [
+        ("template", template.name),
+        *(("template", note) for note in template.notes),
+        (
+            "rows",
+            f"{cfg.served.rows} at once, {cfg.http.waiting} may wait; {context:,} tokens of prompt and completion",
+        ),
+        ("API key", key),
+        ("store", cfg.kept.store or "none: store=True is refused"),
+    ]
+
+
+if __name__ == "__main__":
+    flags.launch(Serve, main, "./launch/run serve")

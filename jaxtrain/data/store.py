@@ -1,0 +1,182 @@
+"""Stored completions: the database that our server keeps them in, and what training reads of them.
+
+A stored completion is OpenAI's `chat.completion` object with what was asked under `input` (a list of messages), and
+where our server made it the ids of the tokens. An export has one such object a line.
+"""
+
+import hashlib
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jaxtrain.config import ConfigError
+from jaxtrain.data import cache, spec
+
+APPLICATION = 0x6A747363  # SQLite's application_id of our files
+SCHEMA = 1  # user_version
+
+_HEAD = b"SQLite format 3\0"
+
+
+def is_database(path: Path) -> bool:
+    """Whether a file is SQLite's, by its content."""
+    with path.open("rb") as file:
+        return file.read(len(_HEAD)) == _HEAD
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection that reads a store. Raises ConfigError where it is none of ours."""
+    try:
+        found = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, timeout=30)
+        (kind,), (version,) = (
+            found.execute(f"PRAGMA {name}").fetchone() for name in ("application_id", "user_version")
+        )
+    except sqlite3.Error as error:
+        raise ConfigError(f"{path}: cannot be read as a SQLite file ({error})") from error
+    if (kind, version) != (APPLICATION, SCHEMA):
+        found.close()
+        raise ConfigError(
+            f"{path}: not a store of ./launch/run serve, of this version ({kind:#x}, {version}, "
+            f"not {APPLICATION:#x}, {SCHEMA}); name the file that its --store made, or an export"
+        )
+    return found
+
+
+def bodies(found: sqlite3.Connection) -> Iterator[str]:
+    """The stored completions as JSON, oldest first."""
+    for (body,) in found.execute("SELECT body FROM completions ORDER BY created, seq"):
+        yield body
+
+
+def as_lines(path: Path, cache_dir: Path) -> Path:
+    """A file of JSON lines with the completions of a store as they are now; any other file is itself."""
+    if not is_database(path):
+        return path
+    with closing(connect(path)) as found:
+        found.execute("BEGIN")  # one state of it, while a server goes on writing
+        state = hashlib.blake2b(digest_size=10)
+        for body in bodies(found):
+            state.update(body.encode() + b"\n")
+
+        def fill(work: Path) -> None:
+            with (work / "completions.jsonl").open("w", encoding="utf-8") as file:
+                file.writelines(body + "\n" for body in bodies(found))
+
+        return cache.build(cache_dir / "stores" / state.hexdigest(), fill) / "completions.jsonl"
+
+
+def choices(
+    blocks: Iterator[tuple[int, list[dict[str, Any]]]], options: Mapping[str, str]
+) -> tuple[list[tuple[int, int]], Counter[str]]:
+    """((record, choice) of all that training reads, counts of what is left out).
+
+    Left out are completions of another `model`, those whose metadata differ from an option `metadata.KEY`, and choices
+    that were cut off: what they end with is no end. A completion without choices counts as one: its format judges it.
+    """
+    found, counts = [], Counter()
+    for start, block in blocks:
+        for number, record in enumerate(block, start):
+            counts[f"model {record.get('model')}"] += 1
+            if not _wanted(record, options):
+                counts["other"] += 1
+                continue
+            several = record.get("choices")
+            for i, choice in enumerate(several if isinstance(several, list) and several else [None]):
+                if isinstance(choice, dict) and choice.get("finish_reason") == "length":
+                    counts["length"] += 1
+                else:
+                    found.append((number, i))
+    return found, counts
+
+
+def reader(
+    many: Callable[[Sequence[int]], list[dict[str, Any]]], pairs: Sequence[tuple[int, int]]
+) -> Callable[[Sequence[int]], list[dict[str, Any]]]:
+    """Reads completions with one choice each, by their numbers among `pairs`."""
+
+    def read(numbers: Sequence[int]) -> list[dict[str, Any]]:
+        wanted = [pairs[i] for i in numbers]
+        records = many([number for number, _ in wanted])
+        return [_alone(record, i) for record, (_, i) in zip(records, wanted, strict=True)]
+
+    return read
+
+
+def notes(options: Mapping[str, str], counts: Mapping[str, int]) -> tuple[str, ...]:
+    """What was left out, for people."""
+    said = ", ".join(f"{key}={value}" for key, value in options.items())
+    return (
+        *([f"{counts['other']:,} completions without {said} left out"] if counts["other"] else []),
+        *(
+            [f"{counts['length']:,} choices that were cut off (finish_reason length) left out"]
+            if counts["length"]
+            else []
+        ),
+    )
+
+
+def nothing(options: Mapping[str, str], counts: Mapping[str, int]) -> str:
+    """Why no completion is left."""
+    models = [
+        f"{name.removeprefix('model ')} ({n})" for name, n in counts.items() if name.startswith("model ")
+    ]
+    return "; ".join(["no completion left", *notes(options, counts), f"its models are {', '.join(models)}"])
+
+
+def filters(options: Mapping[str, str]) -> dict[str, str]:
+    """Those of a source's options that choose completions."""
+    return {key: value for key, value in options.items() if key == "model" or key.startswith(spec.METADATA)}
+
+
+def question(record: Mapping[str, Any]) -> Any:
+    """What a stored completion answers, as it was sent, or None."""
+    request = record.get("request")
+    inside = request.get("messages") if isinstance(request, dict) else None
+    return record.get("input") or record.get("messages") or inside
+
+
+def exchange(record: Mapping[str, Any]) -> tuple[Any, dict[str, Any], str]:
+    """(what was asked, as it was sent; the message that answers it; what is wrong, or an empty string)."""
+    choices, asked = record["choices"], question(record)
+    if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
+        return (
+            asked,
+            {},
+            "not one choice: read stored completions as store:PATH, which takes their choices apart",
+        )
+    if choices[0].get("finish_reason") == "length":
+        return asked, {}, "cut off: its finish_reason is length; read as store:PATH such choices are left out"
+    if asked is None:
+        return (
+            asked,
+            {},
+            "no messages: it has no input, messages or request.messages, so nobody knows the prompt",
+        )
+    answer = choices[0].get("message")
+    if not isinstance(answer, dict) or answer.get("role") != "assistant":
+        return asked, {}, "no assistant turn: the choice has no message of an assistant"
+    return asked, {k: v for k, v in answer.items() if v is not None}, ""
+
+
+def _wanted(record: Mapping[str, Any], options: Mapping[str, str]) -> bool:
+    held = record.get("metadata")
+    held = held if isinstance(held, dict) else {}
+    return all(
+        record.get("model") == value if key == "model" else held.get(key.removeprefix(spec.METADATA)) == value
+        for key, value in options.items()
+    )
+
+
+def _alone(record: dict[str, Any], i: int) -> dict[str, Any]:
+    several = record.get("choices")
+    return {**record, "choices": several[i : i + 1]} if isinstance(several, list) else record
+
+
+def dumps(completion: Mapping[str, Any]) -> str:
+    """A stored completion as one line of JSON."""
+    return json.dumps(completion, ensure_ascii=False, separators=(",", ":"))

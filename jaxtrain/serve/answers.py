@@ -1,0 +1,205 @@
+"""Completions as OpenAI's objects: whole, in chunks as they are drawn, and as they are stored."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from jaxtrain.data.chat import Template
+from jaxtrain.generate import stops
+from jaxtrain.generate.slots import Part
+from jaxtrain.serve.asked import Asked
+
+Json = dict[str, Any]
+
+
+class Voice(NamedTuple):
+    """The model as its users see it."""
+
+    name: str
+    created: int  # Unix time
+    fingerprint: str
+    template: Template
+    decode: Callable[[list[int]], str]  # an answer's text
+
+
+@dataclasses.dataclass
+class Heard:
+    """One completion as far as it has come."""
+
+    decode: Callable[[list[int]], str]
+    ends: Sequence[str]
+    end: int  # the token that ends it
+    ids: list[int] = dataclasses.field(default_factory=list)
+    own: list[float] = dataclasses.field(default_factory=list)
+    tops: list[list[tuple[int, float]]] = dataclasses.field(default_factory=list)
+    text: str = ""  # as much as nothing to come can change
+    shown: int = 0  # tokens that the text is made of, and its end
+    finish: str | None = None
+
+    def hear(self, part: Part) -> tuple[str, slice]:
+        """(what the text grows by, the tokens that this shows)."""
+        self.ids += part.tokens
+        if part.top is not None:
+            self.own += part.top.own.tolist()
+            pairs = zip(part.top.ids.tolist(), part.top.logps.tolist(), strict=True)
+            self.tops += [list(zip(ids, logps, strict=True)) for ids, logps in pairs]
+        whole = self.decode(self.ids)
+        text, stopped = stops.settled(whole, self.ends)
+        if part.ended:
+            self.finish = "stop" if stopped or self.ids[-1:] == [self.end] else "length"
+        if part.ended and not stopped:  # nothing is to come
+            text, shown = whole, len(self.ids)
+        else:
+            shown = self._tokens_of(len(text))
+        new, fresh = text[len(self.text) :], slice(self.shown, shown)
+        self.text, self.shown = text, shown
+        return new, fresh
+
+    def _tokens_of(self, length: int) -> int:
+        """How many tokens have a text of so many characters: a token that goes on beyond them is one of them."""
+        low, high = 0, len(self.ids)
+        while low < high:
+            middle = (low + high) // 2
+            reached = len(self.decode(self.ids[:middle]).rstrip(stops.UNKNOWN)) >= length
+            low, high = (low, middle) if reached else (middle + 1, high)
+        return low
+
+
+class Form(NamedTuple):
+    """How an endpoint writes completions."""
+
+    prefix: str  # of ids
+    whole: str  # the object's name
+    chunk: str
+    choice: Callable[[Voice, Asked, Heard], Json]
+    piece: Callable[
+        [Voice, Asked, Heard, str, slice], Json
+    ]  # of a chunk: new text, and the tokens that are shown
+
+
+def told(
+    voice: Voice, form: Form, asked: Asked, number: str, created: int, heard: Sequence[Heard], sent: int
+) -> Json:
+    """The whole object; `sent` are the prompts' tokens."""
+    choices = [
+        {"index": i, **form.choice(voice, asked, one), "finish_reason": one.finish}
+        for i, one in enumerate(heard)
+    ]
+    return {**_head(voice, form.whole, number, created), "choices": choices, "usage": usage(heard, sent)}
+
+
+def chunk(voice: Voice, form: Form, asked: Asked, number: str, created: int, choices: Sequence[Json]) -> Json:
+    """An object of a stream."""
+    made = {**_head(voice, form.chunk, number, created), "choices": list(choices)}
+    return made | {"usage": None} if asked.usage else made
+
+
+def usage(heard: Sequence[Heard], sent: int) -> Json:
+    """The counts of tokens; those of an end count as drawn."""
+    drawn = sum(len(one.ids) for one in heard)
+    return {"prompt_tokens": sent, "completion_tokens": drawn, "total_tokens": sent + drawn}
+
+
+def kept(whole: Json, asked: Asked, seed: int, heard: Sequence[Heard], prompt: Sequence[int]) -> Json:
+    """The object as it is stored: with what was asked, and the ids of the tokens that logprobs tell of."""
+    choices = []
+    for choice, one in zip(whole["choices"], heard, strict=True):
+        ids = {"token_ids": one.ids[: one.shown]}
+        if asked.tops:
+            ids["top_token_ids"] = [[i for i, _ in place[: asked.tops]] for place in one.tops[: one.shown]]
+        choices.append(choice | ids)
+    return whole | {
+        "choices": choices,
+        "input": list(asked.prompts[0]),
+        "metadata": asked.metadata,
+        "temperature": asked.temperature,
+        "top_p": asked.top_p,
+        "max_tokens": asked.limit,
+        "stop": list(asked.stop) or None,
+        "seed": seed,
+        "n": asked.n,
+        "prompt_token_ids": list(prompt),
+    }
+
+
+def _head(voice: Voice, kind: str, number: str, created: int) -> Json:
+    return {
+        "id": number,
+        "object": kind,
+        "created": created,
+        "model": voice.name,
+        "system_fingerprint": voice.fingerprint,
+    }
+
+
+def _chat_choice(voice: Voice, asked: Asked, one: Heard) -> Json:
+    message = {"role": "assistant", "content": one.text, "refusal": None}
+    return {"message": message, "logprobs": _logprobs(voice, asked, one, slice(0, one.shown))}
+
+
+def _chat_piece(voice: Voice, asked: Asked, one: Heard, text: str, fresh: slice) -> Json:
+    first = len(one.text) == len(text) and fresh.start == 0
+    delta = ({"role": "assistant"} if first else {}) | ({"content": text} if text or first else {})
+    return {"delta": delta, "logprobs": _logprobs(voice, asked, one, fresh)}
+
+
+def _logprobs(voice: Voice, asked: Asked, one: Heard, which: slice) -> Json | None:
+    if asked.tops is None:
+        return None
+    entry = functools.partial(_entry, voice)
+    content = [
+        entry(i, own) | {"top_logprobs": [entry(*pair) for pair in place[: asked.tops]]}
+        for i, own, place in zip(one.ids[which], one.own[which], one.tops[which], strict=True)
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _entry(voice: Voice, i: int, logp: float) -> Json:
+    """A token, whose bytes put together are the text; those of a special one are none."""
+    return {"token": _name(voice, i), "bytes": list(_bytes(voice, i)), "logprob": logp}
+
+
+def _bytes(voice: Voice, i: int) -> bytes:
+    pieces = voice.template.tokenizer.pieces
+    return pieces[i] if i < len(pieces) else b""  # an embedding may have more rows than there are tokens
+
+
+def _name(voice: Voice, i: int) -> str:
+    return _specials(voice.template).get(i) or _bytes(voice, i).decode(errors="replace")
+
+
+@functools.cache
+def _specials(template: Template) -> Mapping[int, str]:
+    return {i: text for text, i in template.tokenizer.specials.items()}
+
+
+def _text_choice(voice: Voice, asked: Asked, one: Heard) -> Json:
+    return {"text": one.text, "logprobs": _legacy_logprobs(voice, asked, one, slice(0, one.shown))}
+
+
+def _text_piece(voice: Voice, asked: Asked, one: Heard, text: str, fresh: slice) -> Json:
+    return {"text": text, "logprobs": _legacy_logprobs(voice, asked, one, fresh)}
+
+
+def _legacy_logprobs(voice: Voice, asked: Asked, one: Heard, which: slice) -> Json | None:
+    if asked.tops is None:
+        return None
+    names = [_name(voice, i) for i in one.ids[which]]
+    offset = len(b"".join(_bytes(voice, i) for i in one.ids[: which.start]).decode(errors="replace"))
+    offsets = []
+    for i in one.ids[which]:
+        offsets.append(offset)
+        offset += len(_bytes(voice, i).decode(errors="replace"))
+    return {
+        "tokens": names,
+        "token_logprobs": one.own[which],
+        "top_logprobs": [
+            {_name(voice, i): logp for i, logp in place[: asked.tops]} for place in one.tops[which]
+        ],
+        "text_offset": offsets,
+    }
+
+
+CHAT = Form("chatcmpl-", "chat.completion", "chat.completion.chunk", _chat_choice, _chat_piece)
+TEXT = Form("cmpl-", "text_completion", "text_completion", _text_choice, _text_piece)

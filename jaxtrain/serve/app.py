@@ -1,0 +1,132 @@
+"""The HTTP API: OpenAI's chat completions, completions, models and stored completions, and what tells of the server."""
+
+import contextlib
+import hmac
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from jaxtrain.serve import complete, stored
+from jaxtrain.serve.answers import Voice
+from jaxtrain.serve.calls import Left
+from jaxtrain.serve.errors import Refused
+from jaxtrain.serve.house import House, require_model
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+Handler = Callable[[House, Request], Awaitable[Response]]
+
+
+def app(house: House) -> Starlette:
+    """The application. It closes desk and store when it ends."""
+    routes = [
+        ("GET", "/health", health, False),
+        ("GET", "/metrics", metrics, False),
+        ("GET", "/v1/models", models, True),
+        ("GET", "/v1/models/{model:path}", model, True),
+        ("POST", "/v1/completions", complete.text, True),
+        ("POST", "/v1/chat/completions", complete.chat, True),
+        ("GET", "/v1/chat/completions", stored.page, True),
+        ("GET", "/v1/chat/completions/{id}", stored.get, True),
+        ("POST", "/v1/chat/completions/{id}", stored.update, True),
+        ("DELETE", "/v1/chat/completions/{id}", stored.delete, True),
+        ("GET", "/v1/chat/completions/{id}/messages", stored.messages, True),
+    ]
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        await run_in_threadpool(house.desk.close)
+        if house.store:
+            await run_in_threadpool(house.store.close)
+
+    return Starlette(
+        routes=[
+            Route(path, _endpoint(house, path, handler, guarded), methods=[method])
+            for method, path, handler, guarded in routes
+        ],
+        exception_handlers={HTTPException: _no_route, Exception: _broken},
+        lifespan=lifespan,
+    )
+
+
+def _endpoint(
+    house: House, path: str, handler: Handler, guarded: bool
+) -> Callable[[Request], Awaitable[Response]]:
+    async def run(request: Request) -> Response:
+        try:
+            if guarded:
+                _require_key(house.limits.key, request)
+            response = await handler(house, request)
+        except Refused as error:
+            response = error.response()
+        except sqlite3.Error as error:
+            response = Refused(500, f"the store: {error}", code="store_error").response()
+        except (Left, ClientDisconnect):
+            response = Response(status_code=499)  # nobody reads it; nginx's number for it
+        house.told.requests.labels(f"{request.method} {path}", response.status_code).inc()
+        return response
+
+    return run
+
+
+def _require_key(key: str, request: Request) -> None:
+    """Raises Refused without the key; where none is set, for what a page of another site may send from a browser."""
+    if key:
+        kind, _, given = request.headers.get("authorization", "").partition(" ")
+        if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), key.encode()):
+            said = "Incorrect API key provided" if given else "You didn't provide an API key"
+            raise Refused(401, f"{said}: send it as Authorization: Bearer KEY.", code="invalid_api_key")
+        return
+    host = request.url.hostname or ""
+    if host not in LOOPBACK or "origin" in request.headers:
+        raise Refused(
+            403, f"without --api_key only programs on this machine are served, not {host or 'this'}"
+        )
+
+
+async def health(house: House, request: Request) -> Response:
+    """Whether the server can answer, and how much it does."""
+    busy, waiting = house.desk.counts
+    good = house.desk.failure is None
+    told = {"status": "ok" if good else "failed", "model": house.voice.name, "busy": busy, "waiting": waiting}
+    return JSONResponse(told | {"rows": house.desk.sampling.rows}, 200 if good else 503)
+
+
+async def metrics(house: House, request: Request) -> Response:
+    """Prometheus' text."""
+    return house.told.response()
+
+
+async def models(house: House, request: Request) -> Response:
+    """The one model."""
+    return JSONResponse({"object": "list", "data": [_model(house.voice)]})
+
+
+async def model(house: House, request: Request) -> Response:
+    """The model of a name."""
+    require_model(house, request.path_params["model"])
+    return JSONResponse(_model(house.voice))
+
+
+def _model(voice: Voice) -> dict[str, Any]:
+    return {"id": voice.name, "object": "model", "created": voice.created, "owned_by": "jaxtrain"}
+
+
+async def _no_route(request: Request, error: HTTPException) -> Response:
+    said = f"{request.method} {request.url.path}: {error.detail}"
+    return Refused(error.status_code, said, code="unknown_url", headers=error.headers).response()
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    return Refused(
+        500, f"the server has an error of its own: {type(error).__name__}", code="internal"
+    ).response()

@@ -1,0 +1,87 @@
+"""A request's completions between the decoding thread and its client, who may leave at any time."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import StreamingResponse
+
+from jaxtrain.generate.slots import Part, Request
+from jaxtrain.serve import errors
+from jaxtrain.serve.desk import Closed, Desk, Full
+
+Found = TypeVar("Found")
+
+
+class Left(Exception):
+    """The client is gone."""
+
+
+class Call:
+    """Completions that are asked for at once. Raises Refused where there is no room for them."""
+
+    def __init__(self, desk: Desk, requests: Sequence[Request]):
+        loop = asyncio.get_running_loop()
+        self._heard: asyncio.Queue[tuple[int, Part | None]] = asyncio.Queue()
+        self._open = len(requests)
+
+        def hear(i: int, part: Part | None) -> None:
+            loop.call_soon_threadsafe(self._heard.put_nowait, (i, part))
+
+        try:
+            self.give_up = desk.ask(requests, hear)
+        except Full as error:
+            raise errors.full(desk.room) from error
+        except Closed as error:
+            raise errors.down("the server is shutting down") from error
+
+    @property
+    def over(self) -> bool:
+        """Whether all has been heard."""
+        return not self._open
+
+    async def parts(self) -> AsyncIterator[tuple[int, Part]]:
+        """(number of the completion, what is new of it) until all have ended. Raises Refused where decoding fails."""
+        while self._open:
+            i, part = await self._heard.get()
+            if part is None:
+                raise errors.down("the decoding thread has failed")
+            self._open -= part.ended
+            yield i, part
+
+
+class Events(StreamingResponse):
+    """Server-sent events; `end` is called however they end."""
+
+    def __init__(self, events: AsyncIterator[bytes], end: Callable[[], None]):
+        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        self._end = end
+
+    async def __call__(self, *args: Any) -> None:
+        try:
+            await super().__call__(*args)
+        finally:
+            self._end()
+
+
+async def while_there(request: HttpRequest, work: Coroutine[Any, Any, Found]) -> Found:
+    """What `work` returns; it is cancelled and Left raised where the client goes before."""
+    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise Left
+    finally:
+        for task in (working, gone):
+            if not task.done():
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+
+
+async def _gone(request: HttpRequest) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

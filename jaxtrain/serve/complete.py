@@ -1,0 +1,196 @@
+"""The endpoints that draw: chat completions and legacy completions, whole or streamed."""
+
+import asyncio
+import json
+import secrets
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, NamedTuple
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+
+from jaxtrain.config import ConfigError
+from jaxtrain.data.formats import Bad
+from jaxtrain.generate import sampler
+from jaxtrain.generate.slots import Request
+from jaxtrain.serve import answers, asked, house
+from jaxtrain.serve.answers import Form, Heard
+from jaxtrain.serve.asked import Asked
+from jaxtrain.serve.calls import Call, Events, while_there
+from jaxtrain.serve.errors import Refused, wrong
+from jaxtrain.serve.house import House
+
+
+class Job(NamedTuple):
+    """One request under way."""
+
+    house: House
+    form: Form
+    asked: Asked
+    number: str
+    created: int
+    begun: float
+    seed: int
+    prompts: list[list[int]]
+    heard: list[Heard]  # of each prompt n, together
+    call: Call
+
+    @property
+    def sent(self) -> int:
+        """Tokens of the prompts."""
+        return sum(map(len, self.prompts))
+
+
+async def chat(shared: House, request: HttpRequest) -> Response:
+    """A chat completion."""
+    begun, body = time.perf_counter(), await house.read(shared, request)
+    wanted = asked.chat(body)
+    house.require_model(shared, wanted.model)
+    if wanted.store and shared.store is None:
+        raise wrong("store", "the server was started without a store (--store)")
+    try:
+        ids = await run_in_threadpool(shared.voice.template.prompt, wanted.prompts[0])
+    except (Bad, ConfigError) as error:
+        raise wrong("messages", str(error)) from error
+    job = _job(shared, answers.CHAT, wanted, begun, [ids.tolist()], shared.voice.decode)
+    return await _answer(job, request)
+
+
+async def text(shared: House, request: HttpRequest) -> Response:
+    """A legacy completion: texts are continued as they are."""
+    begun, body = time.perf_counter(), await house.read(shared, request)
+    wanted = asked.text(body)
+    house.require_model(shared, wanted.model)
+    tokenizer, vocab = shared.voice.template.tokenizer, shared.desk.sampling.vocab
+    texts = [one for one in wanted.prompts if isinstance(one, str)]
+    encoded = iter(await run_in_threadpool(tokenizer.encode, texts) if texts else [])
+    prompts = []
+    for i, one in enumerate(wanted.prompts):
+        ids = [tokenizer.bos, *next(encoded).tolist()] if isinstance(one, str) else one
+        if max(ids) >= vocab:
+            raise wrong(f"prompt[{i}]", f"the token {max(ids)} is beyond the vocabulary of {vocab}")
+        prompts.append(ids)
+    return await _answer(_job(shared, answers.TEXT, wanted, begun, prompts, tokenizer.decode), request)
+
+
+def _job(
+    shared: House,
+    form: Form,
+    wanted: Asked,
+    begun: float,
+    prompts: list[list[int]],
+    decode: Callable[[list[int]], str],
+) -> Job:
+    """Asks the decoding thread. Raises Refused for what it cannot do, or has no room for."""
+    desk, end = shared.desk, shared.voice.template.end
+    if len(prompts) * wanted.n > desk.room:
+        most = f"{desk.room} completions at once is the most that this server takes"
+        raise wrong("n", f"{most}, not {len(prompts)} prompts times {wanted.n}")
+    limits = [_limit(ids, wanted.limit, desk.sampling.context) for ids in prompts]
+    seed = secrets.randbits(63) if wanted.seed is None else wanted.seed
+    how = {"temperature": wanted.temperature, "top_p": wanted.top_p}
+    requests = [
+        Request(
+            ids, sampler.seed_of(seed % 2**64, p, i), limit, how, wanted.stop, decode, wanted.tops is not None
+        )
+        for p, (ids, limit) in enumerate(zip(prompts, limits, strict=True))
+        for i in range(wanted.n)
+    ]
+    heard = [Heard(decode, wanted.stop, end) for _ in requests]
+    number = form.prefix + uuid.uuid4().hex
+    call = Call(desk, requests)
+    return Job(shared, form, wanted, number, int(time.time()), begun, seed, prompts, heard, call)
+
+
+def _limit(ids: Sequence[int], limit: int | None, context: int) -> int:
+    """Most tokens of a completion. Raises Refused where the context has no room for it."""
+    room = context - len(ids)
+    if room < 1 or (limit or 1) > room:
+        asking = f"{limit} in the completion" if limit else "none left for a completion"
+        raise Refused(
+            400,
+            f"This model's maximum context length is {context} tokens. You requested {len(ids) + (limit or 0)} tokens "
+            f"({len(ids)} in the prompt, {asking}): shorten one of them.",
+            param="max_tokens" if room > 0 else "messages",
+            code="context_length_exceeded",
+        )
+    return limit or room
+
+
+async def _answer(job: Job, request: HttpRequest) -> Response:
+    if job.asked.stream:
+        return Events(_events(job), lambda: _over(job))
+    try:
+        return JSONResponse(await while_there(request, _whole(job)))
+    finally:
+        _over(job)
+
+
+def _over(job: Job) -> None:
+    told = job.house.told
+    job.call.give_up()
+    if not job.call.over:
+        told.given_up.inc()
+    told.tokens.labels("prompt").inc(job.sent)
+    told.tokens.labels("completion").inc(sum(len(one.ids) for one in job.heard))
+
+
+async def _parts(job: Job) -> AsyncIterator[tuple[int, str, slice]]:
+    """(number of the completion, what its text grows by, the tokens that this shows)."""
+    told, first = job.house.told, True
+    async for i, part in job.call.parts():
+        if first:
+            told.first.observe(time.perf_counter() - job.begun)
+            first = False
+        yield i, *job.heard[i].hear(part)
+    told.whole.observe(time.perf_counter() - job.begun)
+
+
+async def _whole(job: Job) -> dict[str, Any]:
+    async for _ in _parts(job):
+        pass
+    return await _kept(job)
+
+
+async def _kept(job: Job) -> dict[str, Any]:
+    """The whole object, which is on the disk where it is to be stored."""
+    wanted = job.asked
+    whole = answers.told(job.house.voice, job.form, wanted, job.number, job.created, job.heard, job.sent)
+    if wanted.store:
+        made = answers.kept(whole, wanted, job.seed, job.heard, job.prompts[0])
+        await asyncio.wrap_future(job.house.store.add(made))
+    return whole
+
+
+async def _events(job: Job) -> AsyncIterator[bytes]:
+    wanted, voice = job.asked, job.house.voice
+
+    def event(choices: Sequence[dict[str, Any]], **more: Any) -> bytes:
+        made = answers.chunk(voice, job.form, wanted, job.number, job.created, choices)
+        return _event(made | more)
+
+    try:
+        async for i, new, fresh in _parts(job):
+            one = job.heard[i]
+            if new or fresh.start < fresh.stop or one.finish:
+                piece = job.form.piece(voice, wanted, one, new, fresh)
+                yield event([{"index": i, **piece, "finish_reason": one.finish}])
+        if wanted.usage:
+            yield event([], usage=answers.usage(job.heard, job.sent))
+        await _kept(job)
+    except Refused as error:
+        yield _event(error.body())
+    except (
+        Exception
+    ) as error:  # the status is sent already: the client is told in the stream, and the log too
+        yield _event(Refused(500, f"the completion is lost: {error}", code="internal").body())
+        raise
+    else:
+        yield b"data: [DONE]\n\n"
+
+
+def _event(value: dict[str, Any]) -> bytes:
+    return f"data: {json.dumps(value, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()

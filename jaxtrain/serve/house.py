@@ -1,0 +1,52 @@
+"""What the endpoints share."""
+
+from typing import Any, NamedTuple
+
+from starlette.requests import Request
+
+from jaxtrain.serve import asked
+from jaxtrain.serve.answers import Voice
+from jaxtrain.serve.desk import Desk
+from jaxtrain.serve.errors import Refused
+from jaxtrain.serve.store import Store
+from jaxtrain.serve.told import Told
+
+
+class Limits(NamedTuple):
+    key: str  # that every request has to have; empty: none
+    body: int  # bytes of a request at most
+
+
+class House(NamedTuple):
+    """A server: its model, its thread, its store."""
+
+    voice: Voice
+    desk: Desk
+    store: Store | None
+    limits: Limits
+    told: Told
+
+
+async def read(house: House, request: Request) -> dict[str, Any]:
+    """The request's JSON object. Raises Refused where it is too big or none."""
+    most, told = house.limits.body, request.headers.get("content-length", "0")
+    body = bytearray()
+    if not told.isdecimal() or int(told) <= most:
+        async for piece in request.stream():
+            body += piece
+            if len(body) > most:
+                break
+    if len(body) > most or (told.isdecimal() and int(told) > most):
+        raise Refused(413, f"the body is larger than {most:,} bytes", code="request_too_large")
+    return asked.read(bytes(body))
+
+
+def require_model(house: House, name: str) -> None:
+    """Raises Refused for any but the model that is served."""
+    if name != house.voice.name:
+        raise Refused(
+            404,
+            f"The model '{name[:80]}' does not exist here: '{house.voice.name}' does.",
+            param="model",
+            code="model_not_found",
+        )
