@@ -31,6 +31,9 @@ class Token(NamedTuple):
     token: str
     logprob: float
     top: tuple[tuple[str, float], ...]
+    data: tuple[
+        bytes, ...
+    ] = ()  # of the token, then of each in `top`, where they are told: a text may lack some
 
 
 class Reply(NamedTuple):

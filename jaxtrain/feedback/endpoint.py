@@ -240,6 +240,7 @@ def _tokens(line: _Line, choice: dict[str, Any]) -> tuple[Token, ...]:
                 one["token"],
                 float(one["logprob"]),
                 tuple((t["token"], float(t["logprob"])) for t in one["top_logprobs"]),
+                _bytes([one, *one["top_logprobs"]]),
             )
             for one in content
         )
@@ -247,6 +248,12 @@ def _tokens(line: _Line, choice: dict[str, Any]) -> tuple[Token, ...]:
         raise _Unusable(
             f"answered with malformed log-probabilities ({type(error).__name__}: {error})"
         ) from error
+
+
+def _bytes(told: Sequence[dict[str, Any]]) -> tuple[bytes, ...]:
+    """The bytes of tokens, where all of them are told."""
+    held = [one.get("bytes") for one in told]
+    return () if None in held else tuple(map(bytes, held))
 
 
 def _count(spent: Spent, answer: dict[str, Any]) -> None:

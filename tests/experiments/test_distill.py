@@ -8,6 +8,7 @@ import pytest
 from experiments import begin
 from jaxtrain.config import ConfigError
 from tests.experiments.conftest import MODEL, arrays, column, jsonl, rows, same_arrays
+from tests.remote import Remote, chat
 
 PROMPTS = "tinytown:prompts?documents=64"
 STUDENT = f"--model={MODEL}"
@@ -90,6 +91,32 @@ def test_what_a_teacher_only_told(town, tmp_path):
     assert column(path, "loss")[-1] < column(path, "loss")[0] - 0.5
 
 
+def test_an_endpoint_is_asked_once_and_teaches_by_what_it_said(town):
+    text = "Just wash the bike."
+
+    def reply(request):
+        assert request["top_logprobs"] == 20 and request["logprobs"]
+        told = [
+            {"token": c, "bytes": [*c.encode()], "logprob": -0.1, "top_logprobs": [
+                {"token": c, "bytes": [*c.encode()], "logprob": -0.1}]}
+            for c in text
+        ]  # fmt: skip
+        return chat([text] * request.get("n", 1), logprobs=told)
+
+    with Remote(reply) as remote:
+        flags = (f"--teacher={remote.url}", "--steps=6", "--lr=0.01", "--draws=2")
+        path = town.run("distill", "distill-remote", *flags, data="tinytown:prompts?documents=20&held_out=6")
+        asked = len(remote.seen)
+        town.again("distill", "distill-remote", *flags, data="tinytown:prompts?documents=20&held_out=6")
+        assert asked == 26 == len(remote.seen)  # a run that goes on asks nothing again
+    assert column(path, "loss")[-1] < column(path, "loss")[0] - 0.5
+    said = town.said["distill-remote"]
+    assert "tokens read" in said and "40 of 40 stored completions" in said
+    assert json.loads((path / "teacher" / "data.jsonl").read_text().splitlines()[0])["model"].endswith(
+        "model=m"
+    )
+
+
 def test_another_tokenizer_is_refused_with_a_way_out(town, tmp_path):
     from jaxtrain.data.tokenizer import ByteTokenizer
 
@@ -111,7 +138,6 @@ def test_another_tokenizer_is_refused_with_a_way_out(town, tmp_path):
         (("--teacher=data", "--on_policy=0.5"), "at every step"),
         (("--teacher=data", "--teacher_topk=3"), "leave it out"),
         (("--teacher=x", "--teacher_topk=3", "--on_policy=1"), "at every step"),
-        (("--teacher=x", "--teacher_model=m"), "acts only with an endpoint"),
         (("--teacher=data", "--completions=teacher"), "only those that are stored"),
     ],
 )
