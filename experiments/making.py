@@ -56,9 +56,12 @@ def run(cfg: Synthesize, out: Path) -> None:
         _note([("models", said), *generator.notes, *_costs(cfg, how, reader)])
         if cfg.models.dry_run:
             return
-        began = time.perf_counter()
-        made = _made(cfg, how, screen, out)
+        began, kept = time.perf_counter(), journal.Journal(files(out)["part"], cfg)
+        stack.callback(kept.close)
+        made = _made(cfg, how, screen, kept)
         _finish(cfg, how, made, out, list(models.values()), time.perf_counter() - began)
+        kept.remove()
+    _show(made.rows, out)
 
 
 def _given(cfg: Synthesize) -> tuple[Given, ...]:
@@ -213,11 +216,10 @@ def tokens_of(ask: Ask) -> int:
     return math.ceil(sum(len(one["content"]) for one in ask.messages) / 4)
 
 
-def _made(cfg: Synthesize, how: Recipe, screen: synthesize.Screen, out: Path) -> Made:
+def _made(cfg: Synthesize, how: Recipe, screen: synthesize.Screen, kept: journal.Journal) -> Made:
     """All rows; those of an earlier process of this command are taken as they are."""
     count, limit = cfg.wanted.count, cfg.wanted.count * cfg.wanted.tries
     units = len(how.given) or math.ceil(limit / how.per_ask)
-    kept = journal.Journal(files(out)["part"], cfg)
     rows = [row for one in kept.batches for row in one["rows"]]
     rejected = [row for one in kept.batches for row in one["rejected"]]
     if kept.batches:
@@ -252,7 +254,7 @@ def files(out: Path) -> dict[str, Path]:
 def _finish(
     cfg: Synthesize, how: Recipe, made: Made, out: Path, models: Sequence[Generator], seconds: float
 ) -> None:
-    """Writes the files, the data set last, and says what is in them."""
+    """Writes the files, the data set last, and tells what is in them."""
     beside = files(out)
     reasons = collections.Counter(row["reason"].split(":")[0] for row in made.rejected)
     texts = [" ".join(synthesize.texts(row)) for row in made.rows]
@@ -273,11 +275,13 @@ def _finish(
     journal.write_whole(beside["report"], config.dumps(report) + "\n")
     if made.rows:
         journal.write_whole(out, _lines(made.rows))
-    journal.Journal(beside["part"], cfg).remove()
     _note(_told(cfg, made, reasons, found, models, seconds))
-    if not made.rows:
-        raise Failure(f"no row is left of {counts['made']:,}: {beside['rejected']} says why")
-    for row in made.rows[:SHOWN]:
+
+
+def _show(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
+    if not rows:
+        raise Failure(f"no row is left: {files(out)['rejected']} says why")
+    for row in rows[:SHOWN]:
         *said, answer = synthesize.texts(row)
         print("\n".join(preflight.wrapped(f"{' / '.join(said)}▸{answer}{preflight.END}", "  │ ")), end="\n\n")
     print(f"rows: {out}")
@@ -316,7 +320,7 @@ def _told(
         parts += [f"{s.cached:,} answers from the cache"] if s.cached else []
         parts += [f"{s.repeated:,} sent again for malformed answers"] if s.repeated else []
         parts += [f"{s.uncounted:,} answers did not tell their tokens"] if s.uncounted else []
-        table.append((one.name[-40:], ", ".join(parts) + (f", cost {cost:,.4f}" if cost else "")))
+        table.append(("spent", f"{one.name}: {', '.join(parts)}" + (f", cost {cost:,.4f}" if cost else "")))
     return table
 
 

@@ -1,5 +1,6 @@
 """Synthetic data from the command: runs and endpoints, files and counts, kills, and all that can be wrong."""
 
+import contextlib
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from experiments import generators, judges, making
+from experiments import generators, journal, judges, making
 from experiments.sample import Machine
 from experiments.synthesize import Synthesize, main
 from jaxtrain import config
@@ -308,13 +309,33 @@ def test_a_key_that_is_refused_is_a_mistake_of_the_command(tmp_path, monkeypatch
 
 
 def test_no_row_left_is_a_failure_that_says_where_they_are(tmp_path):
-    message = r"no row is left of \d+: .*far\.rejected\.jsonl says why"
+    message = r"no row is left: .*far\.rejected\.jsonl says why"
     with Remote(expert) as remote, pytest.raises(Failure, match=message):
         remotely(remote, tmp_path, *TOPICS, "--min_chars=999")
     assert {row["reason"] for row in read(tmp_path / "far.rejected.jsonl")} == {
         "short: fewer than 999 characters"
     }
     assert not (tmp_path / "far.jsonl").exists() and not list(tmp_path.glob("*.part"))
+
+
+def test_a_journal_is_one_process_s_and_damage_is_named(tmp_path):
+    path, cfg = tmp_path / "a.part", Synthesize()
+    first = journal.Journal(path, cfg)
+    first.add({"rows": [{"text": "ä\u2028"}]})
+    with pytest.raises(ConfigError, match=r"a\.part: another process writes it"):
+        journal.Journal(path, cfg)
+    first.close()
+    with path.open("ab") as file:
+        file.write(b'{"rows": [{"text": "half')
+    again = journal.Journal(path, cfg)
+    assert again.batches == [{"rows": [{"text": "ä\u2028"}]}]
+    again.add({"rows": []})
+    again.close()
+    with contextlib.closing(journal.Journal(path, cfg)) as whole:
+        assert len(whole.batches) == 2
+    path.write_bytes(path.read_bytes().replace(b"rows", b'"', 1))
+    with pytest.raises(ConfigError, match=r"a\.part:2 is damaged .*remove the file to begin anew"):
+        journal.Journal(path, cfg)
 
 
 def test_a_process_that_is_killed_goes_on(tmp_path):
