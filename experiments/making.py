@@ -23,7 +23,7 @@ from jaxtrain.feedback.asking import Ask, Generator, seed_of, user
 from jaxtrain.feedback.synthesize import Given, Recipe
 from jaxtrain.train import preflight
 
-BATCH = 32  # units between two writes
+BATCH = 32  # most units between two writes
 JUDGING = 1  # what a seed is for
 SHORT = 32  # tokens that a question is taken to have, before there is any
 SHOWN = 3  # rows shown at the end
@@ -219,23 +219,25 @@ def tokens_of(ask: Ask) -> int:
 def _made(cfg: Synthesize, how: Recipe, screen: synthesize.Screen, kept: journal.Journal) -> Made:
     """All rows; those of an earlier process of this command are taken as they are."""
     count, limit = cfg.wanted.count, cfg.wanted.count * cfg.wanted.tries
-    units = len(how.given) or math.ceil(limit / how.per_ask)
+    each = synthesize.of_a_unit(how)
+    units = len(how.given) or math.ceil(limit / each)
     rows = [row for one in kept.batches for row in one["rows"]]
     rejected = [row for one in kept.batches for row in one["rejected"]]
+    first = kept.batches[-1]["next"] if kept.batches else 0
     if kept.batches:
         _note([("resuming", f"{len(rows):,} rows and {len(rejected):,} rejected ones are there")])
     for row in rows:
         synthesize.remember(screen.seen, row)
     with bar(f"{how.kind} rows", count) as advance:
         advance(len(rows))
-        while len(rows) < count and len(rows) + len(rejected) < limit and len(kept.batches) * BATCH < units:
-            first = len(kept.batches) * BATCH
-            drafts = synthesize.drafts(how, range(first, min(first + BATCH, units)))
-            seed = seed_of(how.seed, first, JUDGING)
-            new, bad, told = synthesize.screened(drafts, screen, seed)
+        while len(rows) < count and len(rows) + len(rejected) < limit and first < units:
             room = count - len(rows)
+            size = _size(room, len(rows), len(rows) + len(rejected), limit, each)
+            drafts = synthesize.drafts(how, range(first, min(first + size, units)))
+            new, bad, told = synthesize.screened(drafts, screen, seed_of(how.seed, first, JUDGING))
             bad += [{"reason": f"surplus: {count:,} rows were there before it", **row} for row in new[room:]]
-            kept.add({"rows": new[:room], "rejected": bad, "judged": told})
+            first = min(first + size, units)
+            kept.add({"rows": new[:room], "rejected": bad, "judged": told, "next": first})
             rows += new[:room]
             rejected += bad
             advance(len(new[:room]))
@@ -243,6 +245,12 @@ def _made(cfg: Synthesize, how: Recipe, screen: synthesize.Screen, kept: journal
     for one in kept.batches:
         judged.update(one["judged"])
     return Made(rows, rejected, judged)
+
+
+def _size(room: int, rows: int, made: int, limit: int, each: int) -> int:
+    """Units of the next batch: what fills the room at the rate so far, so that little is paid for and left over."""
+    wanted = min(room * (made + 1) / (rows + 1), limit - made)
+    return min(BATCH, math.ceil(wanted / each))
 
 
 def files(out: Path) -> dict[str, Path]:

@@ -20,6 +20,7 @@ from jaxtrain.feedback.rewards import question
 
 SHOWN = 60  # characters of a question that name a row
 TRIES = 3  # times that a malformed reply is asked for
+WARM = 0.5  # least temperature at which one is asked for again
 KINDS = ("qa", "reasoning", "conversation", "augment")
 _QUESTION, _REPLY, _TURN = range(3)  # what a seed is for
 
@@ -100,6 +101,12 @@ def _provenance(how: Recipe, unit: int, **more: Any) -> dict[str, Any]:
     return {**made, "expert": how.expert.name, "parents": [], "prompts": {}, **more}
 
 
+def of_a_unit(how: Recipe) -> int:
+    """Drafts that a unit brings at most."""
+    asked = how.per_ask if how.kind == "augment" or not how.given else 1
+    return asked * (how.samples if how.kind == "qa" else 1)
+
+
 def topic_of(how: Recipe, unit: int) -> str:
     return how.topics[unit % len(how.topics)] if how.topics else ""
 
@@ -140,12 +147,15 @@ def read_replies(
     found: list[Any | None] = [None] * len(asks)
     for attempt in range(TRIES):
         missing = [i for i, one in enumerate(found) if one is None]
-        again = [
-            asks[i]._replace(seed=seed_of(asks[i].seed, attempt)) if attempt else asks[i] for i in missing
-        ]
+        again = [_again(asks[i], attempt) if attempt else asks[i] for i in missing]
         for i, replies in zip(missing, model.generate(again) if again else (), strict=True):
             found[i] = reads[i](replies[0].text) if replies[0].finish_reason != CUT else None
     return found
+
+
+def _again(ask: Ask, attempt: int) -> Ask:
+    """The ask once more, warm enough for another reply."""
+    return ask._replace(seed=seed_of(ask.seed, attempt), temperature=max(ask.temperature, WARM))
 
 
 def said(ask: Ask) -> str:

@@ -227,6 +227,21 @@ def test_an_endpoint_makes_rows_that_it_judges_too(tmp_path):
         assert timeless(read(tmp_path / "again.jsonl")) == timeless(rows)
 
 
+def test_hardly_more_is_asked_than_wanted(tmp_path):
+    with Remote(expert) as remote:
+        remotely(remote, tmp_path, "--topics=tea,sea", "--count=30", "--near=1.1")
+        lists = [
+            request for _, request, _ in remote.seen if "JSON list" in request["messages"][-1]["content"]
+        ]
+    assert len(lists) <= 11 and len(remote.seen) <= 11 + 33, (
+        "a list has three questions, of which all are kept"
+    )
+    assert making._size(room=100, rows=0, made=0, limit=400, each=10) == 10
+    assert making._size(room=50, rows=9, made=99, limit=400, each=1) == making.BATCH
+    assert making._size(room=2, rows=9, made=39, limit=400, each=4) == 2
+    assert making._size(room=100, rows=0, made=397, limit=400, each=4) == 1
+
+
 def test_a_dry_run_tells_the_cost_and_asks_nothing(tmp_path):
     with Remote(expert) as remote:
         said = remotely(
