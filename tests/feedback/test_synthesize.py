@@ -141,6 +141,15 @@ def test_answers_are_compared_without_their_dress():
     assert prompting.normal("-0.50") == "-0.5" and prompting.normal("3 apples") == "3 apples"
 
 
+def test_a_base_model_has_no_line_for_its_answer():
+    texts = ("It is 10.", "Answer: 10.", "7 + 3 is 10.0", "1,000 less 990 makes 10")
+    assert {prompting.BASE.final(text) for text in texts} == {"10"}
+    assert (
+        prompting.BASE.final("-1,234.50 it is") == "-1234.5" and prompting.BASE.final(" Delhi. ") == "delhi"
+    )
+    assert prompting.BASE.final(" . ") is None and prompting.INSTRUCT.final("It is 10.") is None
+
+
 def test_conversations_take_turns():
     person = Model(lambda ask, g, n: f"Question {len(ask.messages[-1]['content'].split('Assistant:'))}?")
     expert = Model(lambda ask, g, n: f"Answer to {ask.messages[-1]['content']}")
