@@ -327,6 +327,7 @@ def _told(
         parts = [f"{s.requests:,} requests, {s.tokens_in:,} tokens read, {s.tokens_out:,} written"]
         parts += [f"{s.cached:,} answers from the cache"] if s.cached else []
         parts += [f"{s.repeated:,} sent again for malformed answers"] if s.repeated else []
+        parts += [f"{s.refused:,} prompts were refused"] if s.refused else []
         parts += [f"{s.uncounted:,} answers did not tell their tokens"] if s.uncounted else []
         table.append(("spent", f"{one.name}: {', '.join(parts)}" + (f", cost {cost:,.4f}" if cost else "")))
     return table

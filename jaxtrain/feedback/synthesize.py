@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxtrain.data.formats import Message
 from jaxtrain.feedback import prompting, screening
-from jaxtrain.feedback.asking import CUT, Ask, Generator, Reply, seed_of
+from jaxtrain.feedback.asking import CUT, REFUSED, Ask, Generator, Reply, seed_of
 from jaxtrain.feedback.judge import Case, Judge
 from jaxtrain.feedback.prompting import Style
 from jaxtrain.feedback.rewards import question
@@ -149,7 +149,7 @@ def read_replies(
         missing = [i for i, one in enumerate(found) if one is None]
         again = [_again(asks[i], attempt) if attempt else asks[i] for i in missing]
         for i, replies in zip(missing, model.generate(again) if again else (), strict=True):
-            found[i] = reads[i](replies[0].text) if replies[0].finish_reason != CUT else None
+            found[i] = reads[i](replies[0].text) if replies[0].finish_reason not in (CUT, REFUSED) else None
     return found
 
 
@@ -196,6 +196,8 @@ def _text(reply: Reply) -> str:
 
 
 def _cut(how: Recipe, reply: Reply) -> str:
+    if reply.finish_reason == REFUSED:
+        return "refused: the model takes no such prompt, or has no room for it"
     return f"cut: no end in {how.max_new} tokens" if reply.finish_reason == CUT else ""
 
 
@@ -204,10 +206,14 @@ def _agreed(how: Recipe, one: Draft, replies: Sequence[Reply]) -> Draft:
 
     Samples without an answer vote for nothing, but count. A known answer decides instead of the majority.
     """
-    finals = [None if reply.finish_reason == CUT else how.style.final(reply.text) for reply in replies]
+    finals = [
+        how.style.final(reply.text) if reply.finish_reason not in (CUT, REFUSED) else None
+        for reply in replies
+    ]
     votes = collections.Counter(final for final in finals if final is not None)
     if not votes:
-        return one._replace(answer=_text(replies[0]), fault="malformed: no reasoning ends with an answer")
+        said = _cut(how, replies[0]) or "malformed: no reasoning ends with an answer"
+        return one._replace(answer=_text(replies[0]), fault=said)
     best, count = votes.most_common(1)[0]
     share = count / len(replies)
     one = one._replace(answer=_text(replies[finals.index(best)]), told={"agreement": round(share, 4)})

@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from experiments import generators, journal, judges, making
+from experiments import begin, generators, journal, judges, making
 from experiments.sample import Machine
 from experiments.synthesize import Synthesize, main
 from jaxtrain import config
@@ -20,7 +21,7 @@ from jaxtrain.config import ConfigError, Failure
 from jaxtrain.data import chat as chat_templates
 from jaxtrain.data.tokenizer import load as load_tokenizer
 from jaxtrain.feedback import gold
-from jaxtrain.feedback.asking import Ask, user
+from jaxtrain.feedback.asking import Ask, Reply, user
 from jaxtrain.feedback.endpoint import Endpoint
 from jaxtrain.feedback.judge import Pair
 from jaxtrain.train import parallel
@@ -188,6 +189,18 @@ def test_a_run_replies_as_sampling_does_and_knows_its_log_probabilities(town):
         and not np.allclose(vectors[0], vectors[2])
         and vectors.shape[1] == 32
     )
+
+
+def test_a_prompt_without_room_is_counted(town, tmp_path):
+    """The tiny model's context has no bound; one with a bound refuses what fills it and answers the rest."""
+    short = begin.load(str(town / "sft"))._replace(
+        arch=replace(begin.load(str(town / "sft")).arch, max_len=40)
+    )
+    with quick(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generators, "_started", lambda text, flag: short)
+        voice = generators.open_one("sft", "generator", Endpoint(), Machine(cache_dir=town.cache[12:]), 12)
+        told = voice.generate([Ask(user("word " * 60)), Ask(user("What is 3 + 4?"), samples=2)])
+    assert told[0] == [Reply("", "refused")] and len(told[1]) == 2 and voice.spent.refused == 1
 
 
 def expert(request):

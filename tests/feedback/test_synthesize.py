@@ -6,7 +6,7 @@ import json
 import pytest
 
 from jaxtrain.feedback import judge, prompting, rewards, screening, synthesize
-from jaxtrain.feedback.asking import CUT, Generator, Reply, Spent
+from jaxtrain.feedback.asking import CUT, REFUSED, Generator, Reply, Spent
 from jaxtrain.feedback.synthesize import Draft, Given, Recipe, Screen
 
 
@@ -187,6 +187,14 @@ def test_a_conversation_that_breaks_off_says_so():
         recipe("conversation", person, expert, topics=("t",), turns=3, max_new=9), [0]
     )
     assert found.fault == "cut: no end in 9 tokens" and len(expert.asks) == 1
+
+
+@pytest.mark.parametrize("kind", ["qa", "reasoning", "conversation"])
+def test_a_prompt_that_no_model_takes_is_a_draft_that_says_so(kind):
+    refuses = Model(lambda ask, g, n: Reply("", REFUSED))
+    given = (Given(({"role": "user", "content": "Why?"},), "", "x record 0"),)
+    (found,) = synthesize.drafts(recipe(kind, refuses, given=given), [0])
+    assert found.fault.startswith("refused: the model takes no such prompt")
 
 
 def test_rephrasings_keep_the_answer():
