@@ -1,7 +1,7 @@
 """What --generator, --expert and --judge may name: a run, a Hugging Face directory, or an endpoint."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from jaxtrain.data import chat
 from jaxtrain.data.chat import Template
 from jaxtrain.data.formats import Bad
 from jaxtrain.feedback import endpoint
-from jaxtrain.feedback.asking import CUT, Ask, Generator, Reply, Spent, Token, seed_of
+from jaxtrain.feedback.asking import CUT, REFUSED, Ask, Generator, Reply, Spent, Token, seed_of
 from jaxtrain.models import transformer
 from jaxtrain.ops.logprobs import logits
 from jaxtrain.train import parallel
@@ -59,11 +59,13 @@ def _of_run(text: str, flag: str, machine: Any, width: int) -> Generator:
     name = start.lineage.get("origin") or text
 
     def generate(asks: Sequence[Ask]) -> list[list[Reply]]:
-        found: dict[int, list[Reply]] = {}
-        for place in _alike(asks):
-            part = [asks[i] for i in place]
+        opened = [_opened(templates[ask.raw], ask, flag) for ask in asks]
+        full = [i for i, ids in enumerate(opened) if context and len(ids) >= context]
+        found = {i: [Reply("", REFUSED)] * asks[i].samples for i in full}
+        spent.add(refused=len(full))
+        for place in _alike(asks, set(full)):
+            part, ids = [asks[i] for i in place], [opened[i] for i in place]
             raw = part[0].raw
-            ids = [_opened(templates[raw], ask, context, flag) for ask in part]
             told = drawers[raw].draw([_want(*pair) for pair in zip(part, ids, strict=True)])
             for n, i in enumerate(place):
                 mine = told[n * part[n].samples :][: part[n].samples]
@@ -93,11 +95,12 @@ def _started(text: str, flag: str) -> begin.Start:
     return start
 
 
-def _alike(asks: Sequence[Ask]) -> list[list[int]]:
+def _alike(asks: Sequence[Ask], without: Set[int]) -> list[list[int]]:
     """The places of asks in groups that one call can draw."""
     groups: dict[tuple, list[int]] = {}
     for i, ask in enumerate(asks):
-        groups.setdefault((ask.raw, ask.samples), []).append(i)
+        if i not in without:
+            groups.setdefault((ask.raw, ask.samples), []).append(i)
     steps = {kind: max(1, AT_ONCE // kind[1]) for kind in groups}
     return [
         places[first : first + steps[kind]]
@@ -106,17 +109,11 @@ def _alike(asks: Sequence[Ask]) -> list[list[int]]:
     ]
 
 
-def _opened(template: Template, ask: Ask, context: int, flag: str) -> np.ndarray:
+def _opened(template: Template, ask: Ask, flag: str) -> np.ndarray:
     try:
-        ids = template.prompt(ask.messages)
+        return template.prompt(ask.messages)
     except Bad as error:
         raise ConfigError(f"--{flag}: {error}") from error
-    if context and len(ids) >= context:
-        raise ConfigError(
-            f"--{flag}: a prompt of {len(ids)} tokens leaves no room in the context of {context}: "
-            f"{ask.messages[-1]['content'][:40]!r}…"
-        )
-    return ids
 
 
 def _want(ask: Ask, ids: np.ndarray) -> Want:

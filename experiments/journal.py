@@ -1,5 +1,6 @@
 """Work that is done a batch at a time, kept in a file as it is done, so that a process killed at any point goes on."""
 
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -12,37 +13,51 @@ from jaxtrain.config import ConfigError, ConfigT
 class Journal:
     """A file of JSON lines: the config, then a line a batch. A line counts once it is whole and on the disk.
 
-    Raises ConfigError where the file is another command's, with what differs.
+    Raises ConfigError where another process writes it, or where it is another command's, with what differs.
     """
 
     def __init__(self, path: Path, cfg: ConfigT):
-        self._path, self.batches = path, []
-        lines = (
-            path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-        )  # what has no end was torn by a kill
-        if lines:
-            head, *self.batches = (self._read(i, line) for i, line in enumerate(lines))
-            if changed := config.difference(head["config"], cfg):
-                raise ConfigError(
-                    "\n  ".join([f"{path} is of another command; name another --out, or:", *changed])
-                )
-        with path.open("ab") as file:
-            file.truncate(sum(len(line) + 1 for line in lines))
-        if not lines:
-            self._write({"config": config.to_dict(cfg)})
+        self._path, self._file, self.batches = path, path.open("ab+"), []
+        try:
+            self._begin(cfg)
+        except BaseException:
+            self.close()
+            raise
 
     def add(self, batch: dict[str, Any]) -> None:
         self._write(batch)
         self.batches.append(batch)
 
+    def close(self) -> None:
+        self._file.close()
+
     def remove(self) -> None:
         self._path.unlink()
+        self.close()
+
+    def _begin(self, cfg: ConfigT) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"{self._path}: another process writes it; wait for it, or name another --out"
+            ) from error
+        self._file.seek(0)
+        lines = self._file.read().split(b"\n")[:-1]  # what has no end was torn by a kill
+        self._file.truncate(sum(len(line) + 1 for line in lines))
+        if not lines:
+            self._write({"config": config.to_dict(cfg)})
+            return
+        head, *self.batches = (self._read(i, line) for i, line in enumerate(lines))
+        if changed := config.difference(head["config"], cfg):
+            raise ConfigError(
+                "\n  ".join([f"{self._path} is of another command; name another --out, or:", *changed])
+            )
 
     def _write(self, value: dict[str, Any]) -> None:
-        with self._path.open("ab") as file:
-            file.write(json.dumps(value, ensure_ascii=True).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        self._file.write(json.dumps(value, ensure_ascii=True).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
 
     def _read(self, i: int, line: bytes) -> dict[str, Any]:
         try:

@@ -23,7 +23,7 @@ from jaxtrain.feedback.asking import Ask, Generator, seed_of, user
 from jaxtrain.feedback.synthesize import Given, Recipe
 from jaxtrain.train import preflight
 
-BATCH = 32  # units between two writes
+BATCH = 32  # most units between two writes
 JUDGING = 1  # what a seed is for
 SHORT = 32  # tokens that a question is taken to have, before there is any
 SHOWN = 3  # rows shown at the end
@@ -56,9 +56,12 @@ def run(cfg: Synthesize, out: Path) -> None:
         _note([("models", said), *generator.notes, *_costs(cfg, how, reader)])
         if cfg.models.dry_run:
             return
-        began = time.perf_counter()
-        made = _made(cfg, how, screen, out)
+        began, kept = time.perf_counter(), journal.Journal(files(out)["part"], cfg)
+        stack.callback(kept.close)
+        made = _made(cfg, how, screen, kept)
         _finish(cfg, how, made, out, list(models.values()), time.perf_counter() - began)
+        kept.remove()
+    _show(made.rows, out)
 
 
 def _given(cfg: Synthesize) -> tuple[Given, ...]:
@@ -213,27 +216,28 @@ def tokens_of(ask: Ask) -> int:
     return math.ceil(sum(len(one["content"]) for one in ask.messages) / 4)
 
 
-def _made(cfg: Synthesize, how: Recipe, screen: synthesize.Screen, out: Path) -> Made:
+def _made(cfg: Synthesize, how: Recipe, screen: synthesize.Screen, kept: journal.Journal) -> Made:
     """All rows; those of an earlier process of this command are taken as they are."""
     count, limit = cfg.wanted.count, cfg.wanted.count * cfg.wanted.tries
-    units = len(how.given) or math.ceil(limit / how.per_ask)
-    kept = journal.Journal(files(out)["part"], cfg)
+    each = synthesize.of_a_unit(how)
+    units = len(how.given) or math.ceil(limit / each)
     rows = [row for one in kept.batches for row in one["rows"]]
     rejected = [row for one in kept.batches for row in one["rejected"]]
+    first = kept.batches[-1]["next"] if kept.batches else 0
     if kept.batches:
         _note([("resuming", f"{len(rows):,} rows and {len(rejected):,} rejected ones are there")])
     for row in rows:
         synthesize.remember(screen.seen, row)
     with bar(f"{how.kind} rows", count) as advance:
         advance(len(rows))
-        while len(rows) < count and len(rows) + len(rejected) < limit and len(kept.batches) * BATCH < units:
-            first = len(kept.batches) * BATCH
-            drafts = synthesize.drafts(how, range(first, min(first + BATCH, units)))
-            seed = seed_of(how.seed, first, JUDGING)
-            new, bad, told = synthesize.screened(drafts, screen, seed)
+        while len(rows) < count and len(rows) + len(rejected) < limit and first < units:
             room = count - len(rows)
+            size = _size(room, len(rows), len(rows) + len(rejected), limit, each)
+            drafts = synthesize.drafts(how, range(first, min(first + size, units)))
+            new, bad, told = synthesize.screened(drafts, screen, seed_of(how.seed, first, JUDGING))
             bad += [{"reason": f"surplus: {count:,} rows were there before it", **row} for row in new[room:]]
-            kept.add({"rows": new[:room], "rejected": bad, "judged": told})
+            first = min(first + size, units)
+            kept.add({"rows": new[:room], "rejected": bad, "judged": told, "next": first})
             rows += new[:room]
             rejected += bad
             advance(len(new[:room]))
@@ -241,6 +245,12 @@ def _made(cfg: Synthesize, how: Recipe, screen: synthesize.Screen, out: Path) ->
     for one in kept.batches:
         judged.update(one["judged"])
     return Made(rows, rejected, judged)
+
+
+def _size(room: int, rows: int, made: int, limit: int, each: int) -> int:
+    """Units of the next batch: what fills the room at the rate so far, so that little is paid for and left over."""
+    wanted = min(room * (made + 1) / (rows + 1), limit - made)
+    return min(BATCH, math.ceil(wanted / each))
 
 
 def files(out: Path) -> dict[str, Path]:
@@ -252,7 +262,7 @@ def files(out: Path) -> dict[str, Path]:
 def _finish(
     cfg: Synthesize, how: Recipe, made: Made, out: Path, models: Sequence[Generator], seconds: float
 ) -> None:
-    """Writes the files, the data set last, and says what is in them."""
+    """Writes the files, the data set last, and tells what is in them."""
     beside = files(out)
     reasons = collections.Counter(row["reason"].split(":")[0] for row in made.rejected)
     texts = [" ".join(synthesize.texts(row)) for row in made.rows]
@@ -273,11 +283,13 @@ def _finish(
     journal.write_whole(beside["report"], config.dumps(report) + "\n")
     if made.rows:
         journal.write_whole(out, _lines(made.rows))
-    journal.Journal(beside["part"], cfg).remove()
     _note(_told(cfg, made, reasons, found, models, seconds))
-    if not made.rows:
-        raise Failure(f"no row is left of {counts['made']:,}: {beside['rejected']} says why")
-    for row in made.rows[:SHOWN]:
+
+
+def _show(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
+    if not rows:
+        raise Failure(f"no row is left: {files(out)['rejected']} says why")
+    for row in rows[:SHOWN]:
         *said, answer = synthesize.texts(row)
         print("\n".join(preflight.wrapped(f"{' / '.join(said)}▸{answer}{preflight.END}", "  │ ")), end="\n\n")
     print(f"rows: {out}")
@@ -315,8 +327,9 @@ def _told(
         parts = [f"{s.requests:,} requests, {s.tokens_in:,} tokens read, {s.tokens_out:,} written"]
         parts += [f"{s.cached:,} answers from the cache"] if s.cached else []
         parts += [f"{s.repeated:,} sent again for malformed answers"] if s.repeated else []
+        parts += [f"{s.refused:,} prompts were refused"] if s.refused else []
         parts += [f"{s.uncounted:,} answers did not tell their tokens"] if s.uncounted else []
-        table.append((one.name[-40:], ", ".join(parts) + (f", cost {cost:,.4f}" if cost else "")))
+        table.append(("spent", f"{one.name}: {', '.join(parts)}" + (f", cost {cost:,.4f}" if cost else "")))
     return table
 
 

@@ -32,8 +32,9 @@ def fault(message, kind="invalid_request_error"):
 
 
 class Remote:
-    """`reply(request) -> text` answers; `next` are (status, body, headers), or "hang" or "drop", that come before it.
+    """`reply(request)`, a text, a whole body, or (status, body), answers.
 
+    `next` are (status, body, headers), or "hang" or "drop", that come before it.
     `seen` are the requests that arrived: (path, body, headers).
     """
 
@@ -78,7 +79,7 @@ class Remote:
                 elif now:
                     self.send(*now)
                 else:
-                    self.send(200, remote.whole(request))
+                    self.send(*remote.whole(request))
 
             def send(self, status, body, headers=None):
                 body = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -97,12 +98,14 @@ class Remote:
 
     def whole(self, request):
         found = self.reply(request)
-        if isinstance(found, dict):
+        if isinstance(found, tuple):
             return found
+        if isinstance(found, dict):
+            return 200, found
         if "prompt" in request:
             texts = [{"index": i, "text": found, "finish_reason": "stop"} for i in range(request.get("n", 1))]
-            return {"id": "cmpl-1", "object": "text_completion", "choices": texts}
-        return chat([found] * request.get("n", 1))
+            return 200, {"id": "cmpl-1", "object": "text_completion", "choices": texts}
+        return 200, chat([found] * request.get("n", 1))
 
     @property
     def url(self):

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtrain.data.formats import Message
 
 CUT = "length"  # finish_reason of a reply that a limit ended
+REFUSED = "refused"  # of one that is empty: the prompt is too long, or not taken
 
 
 class Ask(NamedTuple):
@@ -38,7 +39,7 @@ class Token(NamedTuple):
 
 class Reply(NamedTuple):
     text: str
-    finish_reason: str  # stop, or CUT
+    finish_reason: str  # stop, CUT or REFUSED
     logprobs: tuple[Token, ...] | None = None
 
 
@@ -52,6 +53,7 @@ class Spent:
     requests: int = 0
     cached: int = 0  # requests answered from the cache, which cost nothing now
     repeated: int = 0  # requests sent again because the answer was unusable
+    refused: int = 0  # prompts that were not taken while others were
     tokens_in: int = 0
     tokens_out: int = 0
     uncounted: int = 0  # answers that did not say how many tokens they cost

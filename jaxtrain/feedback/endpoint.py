@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError, Failure
-from jaxtrain.feedback.asking import Ask, Generator, Reply, Spent, Token, seed_of
+from jaxtrain.feedback.asking import REFUSED, Ask, Generator, Reply, Spent, Token, seed_of
 from jaxtrain.feedback.request_cache import RequestCache, key_of
 
 MOST_LOGPROBS = 20  # that the API has room for
 UNUSABLE = 3  # times that an answer which is no answer is asked for again
 NO_KEY = "none"  # the client wants some key; a server of one's own may want none
+NOT_TAKEN = (400, 413, 422)  # a prompt that is too long, or filtered out, or a parameter that is unknown
 CHAT, TEXT = "/chat/completions", "/completions"
 
 
@@ -127,7 +128,14 @@ def _replies(line: _Line, ask: Ask) -> list[Reply]:
     found: list[Reply] = []
     while len(found) < ask.samples:
         seed = seed_of(ask.seed, len(found)) if found else ask.seed
-        found += _answered(line, ask, ask.samples - len(found), seed)
+        try:
+            found += _answered(line, ask, ask.samples - len(found), seed)
+        except _NotTaken:
+            spent = line.spent
+            if not (spent.cached or spent.tokens_in or spent.uncounted):
+                raise
+            spent.add(refused=1)
+            found += [Reply("", REFUSED)] * (ask.samples - len(found))
     return found[: ask.samples]
 
 
@@ -163,6 +171,10 @@ def _request(model: str, ask: Ask, n: int, seed: int) -> tuple[str, dict[str, An
         request |= {"logprobs": True, "top_logprobs": ask.top_logprobs}
     told = [{"role": one["role"], "content": one["content"]} for one in ask.messages]
     return CHAT, request | {"messages": told}
+
+
+class _NotTaken(ConfigError):
+    """A request that is refused; where others were answered, it is its prompt that is."""
 
 
 class _Unusable(ValueError):
@@ -298,6 +310,8 @@ def _explained(line: _Line, error: Any) -> Exception:
             f"{line.said}: too many requests (429), {tries} times: {said}; {kept}: lower --concurrency, raise "
             "--retries, or run the command again later"
         )
+    if status in NOT_TAKEN:
+        return _NotTaken(f"{line.said}: it refused the request ({status}): {said}")
     if status is not None and 400 <= status < 500:
         return ConfigError(f"{line.said}: it refused the request ({status}): {said}")
     return Failure(

@@ -17,6 +17,7 @@ _LINE = ("\n",)  # where a base model's line ends
 _HUMAN, _AI = "Human:", "AI:"
 _FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
 _ANSWER = re.compile(r"Answer:\s*(\S.*)")
+_NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?")
 _SAME = (  # pairs that show a base model what rephrasing is
     ("How can I cook rice?", "What is the way to cook rice?"),
     ("Tell me who wrote this song.", "Who is the author of this song?"),
@@ -26,13 +27,11 @@ _SAME = (  # pairs that show a base model what rephrasing is
 class Style(NamedTuple):
     """Asks without their seed, temperature and number of samples, and how the replies are read: None is malformed."""
 
-    questions: Callable[
-        [str, int, Sequence[str], bool], Ask
-    ]  # (topic, how many, examples, to reason on) -> Ask
+    # (topic, how many, examples, whether they are to reason on)
+    questions: Callable[[str, int, Sequence[str], bool], Ask]
     read_questions: Callable[[str, str], list[str] | None]  # (topic, reply)
-    answer: Callable[
-        [tuple[Message, ...], str, bool], Ask
-    ]  # (conversation, topic, whether the expert knows turns)
+    # (conversation, topic, whether the expert knows turns)
+    answer: Callable[[tuple[Message, ...], str, bool], Ask]
     reason: Callable[[tuple[Message, ...], str, bool], Ask]
     final: Callable[[str], str | None]  # what a line of reasoning comes to
     turn: Callable[[tuple[Message, ...], str], Ask]  # (conversation, topic) -> what the person says next
@@ -187,12 +186,18 @@ def _base_read_turn(topic: str, text: str) -> str | None:
     return found[0] if found else None
 
 
+def _base_final(text: str) -> str | None:
+    """The last number of a text without a line that says what its answer is; without a number the whole text."""
+    numbers = _NUMBER.findall(text)
+    return normal(numbers[-1] if numbers else text) or None
+
+
 BASE = Style(
     questions=_base_questions,
     read_questions=_base_read,
     answer=_base_answer,
     reason=_base_answer,
-    final=lambda text: normal(text) or None,
+    final=_base_final,
     turn=_base_turn,
     read_turn=_base_read_turn,
     rephrase=_base_rephrase,

@@ -13,13 +13,14 @@ import numpy as np
 
 from jaxtrain.data.formats import Message
 from jaxtrain.feedback import prompting, screening
-from jaxtrain.feedback.asking import CUT, Ask, Generator, Reply, seed_of
+from jaxtrain.feedback.asking import CUT, REFUSED, Ask, Generator, Reply, seed_of
 from jaxtrain.feedback.judge import Case, Judge
 from jaxtrain.feedback.prompting import Style
 from jaxtrain.feedback.rewards import question
 
 SHOWN = 60  # characters of a question that name a row
 TRIES = 3  # times that a malformed reply is asked for
+WARM = 0.5  # least temperature at which one is asked for again
 KINDS = ("qa", "reasoning", "conversation", "augment")
 _QUESTION, _REPLY, _TURN = range(3)  # what a seed is for
 
@@ -100,6 +101,12 @@ def _provenance(how: Recipe, unit: int, **more: Any) -> dict[str, Any]:
     return {**made, "expert": how.expert.name, "parents": [], "prompts": {}, **more}
 
 
+def of_a_unit(how: Recipe) -> int:
+    """Drafts that a unit brings at most."""
+    asked = how.per_ask if how.kind == "augment" or not how.given else 1
+    return asked * (how.samples if how.kind == "qa" else 1)
+
+
 def topic_of(how: Recipe, unit: int) -> str:
     return how.topics[unit % len(how.topics)] if how.topics else ""
 
@@ -140,12 +147,15 @@ def read_replies(
     found: list[Any | None] = [None] * len(asks)
     for attempt in range(TRIES):
         missing = [i for i, one in enumerate(found) if one is None]
-        again = [
-            asks[i]._replace(seed=seed_of(asks[i].seed, attempt)) if attempt else asks[i] for i in missing
-        ]
+        again = [_again(asks[i], attempt) if attempt else asks[i] for i in missing]
         for i, replies in zip(missing, model.generate(again) if again else (), strict=True):
-            found[i] = reads[i](replies[0].text) if replies[0].finish_reason != CUT else None
+            found[i] = reads[i](replies[0].text) if replies[0].finish_reason not in (CUT, REFUSED) else None
     return found
+
+
+def _again(ask: Ask, attempt: int) -> Ask:
+    """The ask once more, warm enough for another reply."""
+    return ask._replace(seed=seed_of(ask.seed, attempt), temperature=max(ask.temperature, WARM))
 
 
 def said(ask: Ask) -> str:
@@ -186,6 +196,8 @@ def _text(reply: Reply) -> str:
 
 
 def _cut(how: Recipe, reply: Reply) -> str:
+    if reply.finish_reason == REFUSED:
+        return "refused: the model takes no such prompt, or has no room for it"
     return f"cut: no end in {how.max_new} tokens" if reply.finish_reason == CUT else ""
 
 
@@ -194,10 +206,14 @@ def _agreed(how: Recipe, one: Draft, replies: Sequence[Reply]) -> Draft:
 
     Samples without an answer vote for nothing, but count. A known answer decides instead of the majority.
     """
-    finals = [None if reply.finish_reason == CUT else how.style.final(reply.text) for reply in replies]
+    finals = [
+        how.style.final(reply.text) if reply.finish_reason not in (CUT, REFUSED) else None
+        for reply in replies
+    ]
     votes = collections.Counter(final for final in finals if final is not None)
     if not votes:
-        return one._replace(answer=_text(replies[0]), fault="malformed: no reasoning ends with an answer")
+        said = _cut(how, replies[0]) or "malformed: no reasoning ends with an answer"
+        return one._replace(answer=_text(replies[0]), fault=said)
     best, count = votes.most_common(1)[0]
     share = count / len(replies)
     one = one._replace(answer=_text(replies[finals.index(best)]), told={"agreement": round(share, 4)})

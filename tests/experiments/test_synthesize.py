@@ -1,16 +1,18 @@
 """Synthetic data from the command: runs and endpoints, files and counts, kills, and all that can be wrong."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from experiments import generators, judges, making
+from experiments import begin, generators, journal, judges, making
 from experiments.sample import Machine
 from experiments.synthesize import Synthesize, main
 from jaxtrain import config
@@ -19,7 +21,7 @@ from jaxtrain.config import ConfigError, Failure
 from jaxtrain.data import chat as chat_templates
 from jaxtrain.data.tokenizer import load as load_tokenizer
 from jaxtrain.feedback import gold
-from jaxtrain.feedback.asking import Ask, user
+from jaxtrain.feedback.asking import Ask, Reply, user
 from jaxtrain.feedback.endpoint import Endpoint
 from jaxtrain.feedback.judge import Pair
 from jaxtrain.train import parallel
@@ -189,6 +191,18 @@ def test_a_run_replies_as_sampling_does_and_knows_its_log_probabilities(town):
     )
 
 
+def test_a_prompt_without_room_is_counted(town, tmp_path):
+    """The tiny model's context has no bound; one with a bound refuses what fills it and answers the rest."""
+    short = begin.load(str(town / "sft"))._replace(
+        arch=replace(begin.load(str(town / "sft")).arch, max_len=40)
+    )
+    with quick(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generators, "_started", lambda text, flag: short)
+        voice = generators.open_one("sft", "generator", Endpoint(), Machine(cache_dir=town.cache[12:]), 12)
+        told = voice.generate([Ask(user("word " * 60)), Ask(user("What is 3 + 4?"), samples=2)])
+    assert told[0] == [Reply("", "refused")] and len(told[1]) == 2 and voice.spent.refused == 1
+
+
 def expert(request):
     """A party that writes lists, answers with the seed, and scores: the long questions well."""
     text = request["messages"][-1]["content"]
@@ -224,6 +238,21 @@ def test_an_endpoint_makes_rows_that_it_judges_too(tmp_path):
         again = remotely(remote, tmp_path, *TOPICS, judge, out="again.jsonl")
         assert len(remote.seen) == sent and f"{sent:,} answers from the cache" in " ".join(again.split())
         assert timeless(read(tmp_path / "again.jsonl")) == timeless(rows)
+
+
+def test_hardly_more_is_asked_than_wanted(tmp_path):
+    with Remote(expert) as remote:
+        remotely(remote, tmp_path, "--topics=tea,sea", "--count=30", "--near=1.1")
+        lists = [
+            request for _, request, _ in remote.seen if "JSON list" in request["messages"][-1]["content"]
+        ]
+    assert len(lists) <= 11 and len(remote.seen) <= 11 + 33, (
+        "a list has three questions, of which all are kept"
+    )
+    assert making._size(room=100, rows=0, made=0, limit=400, each=10) == 10
+    assert making._size(room=50, rows=9, made=99, limit=400, each=1) == making.BATCH
+    assert making._size(room=2, rows=9, made=39, limit=400, each=4) == 2
+    assert making._size(room=100, rows=0, made=397, limit=400, each=4) == 1
 
 
 def test_a_dry_run_tells_the_cost_and_asks_nothing(tmp_path):
@@ -308,13 +337,33 @@ def test_a_key_that_is_refused_is_a_mistake_of_the_command(tmp_path, monkeypatch
 
 
 def test_no_row_left_is_a_failure_that_says_where_they_are(tmp_path):
-    message = r"no row is left of \d+: .*far\.rejected\.jsonl says why"
+    message = r"no row is left: .*far\.rejected\.jsonl says why"
     with Remote(expert) as remote, pytest.raises(Failure, match=message):
         remotely(remote, tmp_path, *TOPICS, "--min_chars=999")
     assert {row["reason"] for row in read(tmp_path / "far.rejected.jsonl")} == {
         "short: fewer than 999 characters"
     }
     assert not (tmp_path / "far.jsonl").exists() and not list(tmp_path.glob("*.part"))
+
+
+def test_a_journal_is_one_process_s_and_damage_is_named(tmp_path):
+    path, cfg = tmp_path / "a.part", Synthesize()
+    first = journal.Journal(path, cfg)
+    first.add({"rows": [{"text": "ä\u2028"}]})
+    with pytest.raises(ConfigError, match=r"a\.part: another process writes it"):
+        journal.Journal(path, cfg)
+    first.close()
+    with path.open("ab") as file:
+        file.write(b'{"rows": [{"text": "half')
+    again = journal.Journal(path, cfg)
+    assert again.batches == [{"rows": [{"text": "ä\u2028"}]}]
+    again.add({"rows": []})
+    again.close()
+    with contextlib.closing(journal.Journal(path, cfg)) as whole:
+        assert len(whole.batches) == 2
+    path.write_bytes(path.read_bytes().replace(b"rows", b'"', 1))
+    with pytest.raises(ConfigError, match=r"a\.part:2 is damaged .*remove the file to begin anew"):
+        journal.Journal(path, cfg)
 
 
 def test_a_process_that_is_killed_goes_on(tmp_path):

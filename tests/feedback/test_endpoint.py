@@ -10,7 +10,7 @@ import pytest
 
 from jaxtrain.config import ConfigError, Failure
 from jaxtrain.feedback import endpoint
-from jaxtrain.feedback.asking import Ask, Reply, Spent, Token, user
+from jaxtrain.feedback.asking import REFUSED, Ask, Reply, Spent, Token, user
 from jaxtrain.feedback.endpoint import Endpoint
 from jaxtrain.feedback.request_cache import RequestCache, key_of
 from tests.remote import Remote, chat, fault
@@ -127,7 +127,6 @@ FAILS = {
     "key": ((401, fault("Incorrect API key provided")), ConfigError, r"refused the key \(401\).*Incorrect.*is not set"),
     "forbidden": ((403, fault("no")), ConfigError, r"refused the key \(403\)"),
     "model": ((404, fault("The model m does not exist")), ConfigError, r"refused the request \(404\).*does not exist"),
-    "request": ((400, fault("unknown parameter: seed")), ConfigError, r"\(400\).*unknown parameter: seed"),
     "limit": ((429, fault("slow down"), SOON), Failure, r"too many requests \(429\), 3 times: .*slow down.*kept"),
     "broken": ((500, fault("oops"), SOON), Failure, r"failed \(500\), 3 times: .*oops"),
 }  # fmt: skip
@@ -248,3 +247,19 @@ def test_an_error_keeps_what_others_bring(remote, cache):
         remote.next = []
         made.generate([Ask(user(one), seed=1) for one in "abcdef"])
     assert asked <= 4 and made.spent.cached == asked - 1 and len(remote.seen) == 7
+
+
+def test_a_prompt_that_is_not_taken_does_not_stop_the_others(cache):
+    """The first request of all is refused: a mistake of the command. A later one: of its prompt, which is counted."""
+
+    def reply(request):
+        long = len(request["messages"][-1]["content"]) > 9
+        return (400, fault("context length exceeded")) if long else "fine"
+
+    with Remote(reply) as remote, opened(remote, cache) as made:
+        with pytest.raises(ConfigError, match=r"refused the request \(400\).*context length"):
+            made.generate([Ask(user("much too long"))])
+        made.generate([Ask(user("a"))])
+        told = made.generate([Ask(user("b")), Ask(user("much too long"), samples=2), Ask(user("c"))])
+    assert told == [[Reply("fine", "stop")], [Reply("", REFUSED)] * 2, [Reply("fine", "stop")]]
+    assert made.spent.refused == 1

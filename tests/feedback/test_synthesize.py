@@ -6,7 +6,7 @@ import json
 import pytest
 
 from jaxtrain.feedback import judge, prompting, rewards, screening, synthesize
-from jaxtrain.feedback.asking import CUT, Generator, Reply, Spent
+from jaxtrain.feedback.asking import CUT, REFUSED, Generator, Reply, Spent
 from jaxtrain.feedback.synthesize import Draft, Given, Recipe, Screen
 
 
@@ -141,6 +141,15 @@ def test_answers_are_compared_without_their_dress():
     assert prompting.normal("-0.50") == "-0.5" and prompting.normal("3 apples") == "3 apples"
 
 
+def test_a_base_model_has_no_line_for_its_answer():
+    texts = ("It is 10.", "Answer: 10.", "7 + 3 is 10.0", "1,000 less 990 makes 10")
+    assert {prompting.BASE.final(text) for text in texts} == {"10"}
+    assert (
+        prompting.BASE.final("-1,234.50 it is") == "-1234.5" and prompting.BASE.final(" Delhi. ") == "delhi"
+    )
+    assert prompting.BASE.final(" . ") is None and prompting.INSTRUCT.final("It is 10.") is None
+
+
 def test_conversations_take_turns():
     person = Model(lambda ask, g, n: f"Question {len(ask.messages[-1]['content'].split('Assistant:'))}?")
     expert = Model(lambda ask, g, n: f"Answer to {ask.messages[-1]['content']}")
@@ -178,6 +187,14 @@ def test_a_conversation_that_breaks_off_says_so():
         recipe("conversation", person, expert, topics=("t",), turns=3, max_new=9), [0]
     )
     assert found.fault == "cut: no end in 9 tokens" and len(expert.asks) == 1
+
+
+@pytest.mark.parametrize("kind", ["qa", "reasoning", "conversation"])
+def test_a_prompt_that_no_model_takes_is_a_draft_that_says_so(kind):
+    refuses = Model(lambda ask, g, n: Reply("", REFUSED))
+    given = (Given(({"role": "user", "content": "Why?"},), "", "x record 0"),)
+    (found,) = synthesize.drafts(recipe(kind, refuses, given=given), [0])
+    assert found.fault.startswith("refused: the model takes no such prompt")
 
 
 def test_rephrasings_keep_the_answer():
