@@ -1,5 +1,6 @@
 """Who a student learns from, and what that one says. Imported once the flags are checked."""
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -185,7 +186,7 @@ def asked(
     if not all(file.exists() for file in files.values()):
         kept = Path(cfg.data.cache_dir).expanduser() / "requests.sqlite"
         made = endpoint.open_url(cfg.loss.teacher, "teacher", cfg.endpoint, kept)
-        with asking.closing(made):
+        with contextlib.closing(made):
             for side, (text, train, draws) in sides.items():
                 found = prompts.openings(text, cfg.data, template, flag=side, train=train)
                 _write(files[side], _replies(cfg, made, found, draws), plan)
