@@ -61,8 +61,8 @@ def scored(cfg: Any, how: Scoring, asked: list[Opening], found: list[samples.Dra
     lengths = rows["mask"].sum(1)
     stats = {"completions/mean_length": lengths, "completions/clipped_ratio": 1.0 - ended}
     questions = [rewards.question(each.messages) for each in asked]
-    if scoring.score_cap:
-        stats["objective/scores_capped"] = (scores > scoring.score_cap).astype(np.float32)
+    if cap := scoring.cap():
+        stats["objective/scores_capped"] = (scores > cap).astype(np.float32)
     if how.gold is not None:
         stats["judge/gold"] = np.array([how.gold(*pair) for pair in zip(questions, texts, strict=True)])
     words = np.array([questions, texts], object).T
@@ -73,8 +73,8 @@ def _priced(
     scores: np.ndarray, ended: np.ndarray, lengths: np.ndarray, how: config.Scores, most: int
 ) -> np.ndarray:
     """Scores of --score_cap at most, with what --truncated and --overlong_buffer take off."""
-    if how.score_cap:
-        scores = np.minimum(scores, np.float32(how.score_cap))
+    if cap := how.cap():
+        scores = np.minimum(scores, np.float32(cap))
     price = np.float32(how.truncated_penalty)
     if how.truncated == "subtract":
         scores = scores - price * ~ended

@@ -3,12 +3,13 @@
 import dataclasses
 
 from jaxtrain import config, flags
+from jaxtrain.data import spec
 
 
 @dataclasses.dataclass(frozen=True)
 class Loss(config.Group):
     # fmt: off
-    kl_coef: float = config.arg(0.15, "Price of a nat of KL from the reference, taken off the reward token by token",
+    kl_coef: float = config.arg(0.1, "Price of a nat of KL from the reference, taken off the reward token by token",
         low=0)
     kl_target: float = config.arg(0.0, "Adapt --kl_coef so that a completion's KL comes to this many nats; 0: leave it",
         low=0)
@@ -26,12 +27,13 @@ class Loss(config.Group):
         "policy. auto: reward where there is a reward model, else policy", choices=("auto", "reward", "policy", "head"))
     value_lr: float = config.arg(5e-4, "Peak learning rate of values with a trunk of their own; 0: --lr", low=0)
     entropy_coef: float = config.arg(0.0, "Bonus a nat of the policy's entropy", low=0)
-    ptx_weight: float = config.arg(0.0, "Weight of the pretraining loss in the same update (PPO-ptx)", low=0)
+    ptx_weight: float = config.arg(-1.0,
+        "Weight of the pretraining loss in the same update (PPO-ptx). -1: 0.2 where --data is Tinytown's, else 0", low=-1)
     ptx_data: str = config.arg("tinytown:pretrain", "Data of that loss: texts or conversations")
     # fmt: on
 
     def check(self):
-        if not self.ptx_weight and self.ptx_data != type(self).ptx_data:
+        if self.ptx_weight <= 0 and self.ptx_data != type(self).ptx_data:
             raise config.ConfigError(f"--ptx_data={self.ptx_data}: acts only with --ptx_weight above 0")
         if not self.kl_target and self.kl_horizon != type(self).kl_horizon:
             raise config.ConfigError(f"--kl_horizon={self.kl_horizon}: acts only with --kl_target above 0")
@@ -42,6 +44,11 @@ class Loss(config.Group):
         for name in ("gamma", "lam"):
             if getattr(self, name) > 1:
                 raise config.ConfigError(f"--{name}={getattr(self, name)}: at most 1")
+
+    def pretraining(self, data: str) -> float:
+        """The weight of the pretraining loss beside prompts of `data`."""
+        town = all(source.kind == "tinytown" for source in spec.parse(data))
+        return self.ptx_weight if self.ptx_weight >= 0 else 0.2 * town
 
     def value_from(self, scored: bool) -> str:
         """Where the values start; `scored`: there is a reward model."""
@@ -54,10 +61,12 @@ class Loss(config.Group):
 class Ppo:
     model: config.Model = config.group(config.Model)
     data: config.Dialogs = config.group(config.Dialogs, data="tinytown:prompts", seq_len=48, batch_size=64)
-    scores: config.Scores = config.group(config.Scores, score_cap=2.0)
+    scores: config.Scores = config.group(config.Scores)
     loss: Loss = config.group(Loss)
     samples: config.Rollouts = config.group(config.Rollouts, minibatches=2, epochs=2)
-    optim: config.Optim = config.group(config.Optim, lr=1.5e-4, schedule="linear", warmup=4, weight_decay=0.0)
+    optim: config.Optim = config.group(
+        config.Optim, lr=1.2e-4, schedule="linear", warmup=4, weight_decay=0.0, ema=0.95
+    )
     lora: config.Lora = config.group(config.Lora)
     run: config.Run = config.group(config.Run, steps=160, sample_every=0, log_every=4)
 
@@ -97,10 +106,11 @@ def main(cfg: Ppo) -> None:
             rates={"value": rate},
         )  # fmt: skip
         run = run._replace(extra=rollouts.carried(cfg))
+        weight = cfg.loss.pretraining(cfg.data.data)
         settings = online.settings(
             cfg, critic=True, clip_low=cfg.loss.clip_ratio, clip_high=cfg.loss.clip_ratio,
             entropy_weight=cfg.loss.entropy_coef, value_weight=cfg.loss.value_coef, value_clip=cfg.loss.value_clip,
-            ptx_weight=cfg.loss.ptx_weight,
+            ptx_weight=weight,
         )  # fmt: skip
         how = rollout.Rewarding(
             cfg.loss.gamma,
@@ -109,7 +119,7 @@ def main(cfg: Ppo) -> None:
             cfg.loss.whiten_rewards,
             cfg.loss.whiten_advantages,
         )
-        extra, table = online.pretraining(cfg, run, template, cfg.loss.ptx_weight, cfg.loss.ptx_data)
+        extra, table = online.pretraining(cfg, run, template, weight, cfg.loss.ptx_data)
         stage = online.stage(
             cfg, run, template, functools.partial(ppo, model=run.heads, settings=settings),
             functools.partial(rollout.with_values, how=how), judge,

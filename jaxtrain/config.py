@@ -199,9 +199,9 @@ class Scores(Group):
     ensemble: str = arg("auto", "One score of a reward model's members. auto: as the reward run has it",
         choices=("auto", "mean", "min", "penalised"))
     price: float = arg(0.1, "Price of the members' variance", low=0, only=("ensemble", ("penalised",)))
-    score_cap: float = arg(0.0,
-        "Hold scores to this at most, counted: a reward model's highest are often far from its data. 0: as they are",
-        low=0)
+    score_cap: float = arg(-1.0,
+        "Hold scores to this at most, counted: a reward model's highest are often far from its data. 0: as they are; "
+        "-1: 2 with --reward_model, whose scores have variance 1, else 0", low=-1)
     truncated: str = arg("score",
         "A completion without an end: score it as any, subtract --truncated_penalty, replace its score by minus "
         "that, or mask: leave it out of the loss", choices=("score", "subtract", "replace", "mask"))
@@ -218,6 +218,10 @@ class Scores(Group):
             raise ConfigError(f"--truncate_from={self.truncate_from}: acts only with --truncate_at")
         if self.ensemble != "auto" and self.reward:
             raise ConfigError(f"--ensemble={self.ensemble}: --reward={self.reward} has no members")
+
+    def cap(self) -> float:
+        """What scores are held to; 0: as they are."""
+        return self.score_cap if self.score_cap >= 0 else 2.0 * bool(self.reward_model)
 
     def require(self):
         """Raises ConfigError unless one source of scores is named."""

@@ -22,7 +22,13 @@ FLAGS = (
     "--minibatches=2", "--kl_coef=0.1", "--kl_target=0.5", "--kl_horizon=64", "--ptx_weight=0.3", "--ema=0.8",
     "--ptx_data=tinytown:sft?documents=60&held_out=20",
 )  # fmt: skip
-SHORT = ("--steps=3", "--lr=3e-3", "--epochs=2", "--minibatches=2")  # an iteration, without its last update
+SHORT = (
+    "--steps=3",
+    "--lr=3e-3",
+    "--epochs=2",
+    "--minibatches=2",
+    "--ptx_weight=0",
+)  # an iteration, without its last update
 SHAPE = SHORT[2:]
 
 
