@@ -28,7 +28,8 @@ class Loss(config.Group):
     value_lr: float = config.arg(5e-4, "Peak learning rate of values with a trunk of their own; 0: --lr", low=0)
     entropy_coef: float = config.arg(0.0, "Bonus a nat of the policy's entropy", low=0)
     ptx_weight: float = config.arg(-1.0,
-        "Weight of the pretraining loss in the same update (PPO-ptx). -1: 0.2 where --data is Tinytown's, else 0", low=-1)
+        "Weight of the pretraining loss in the same update (PPO-ptx). -1: 0.2 where --data is Tinytown's, else 0",
+        low=-1)
     ptx_data: str = config.arg("tinytown:pretrain", "Data of that loss: texts or conversations")
     # fmt: on
 
