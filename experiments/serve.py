@@ -146,6 +146,7 @@ def opened(cfg: Serve, start: Any, template: Any, context: int, store: Any) -> A
     import jax
 
     from experiments import speaker, weights
+    from jaxtrain.data import cache
     from jaxtrain.generate import engine, sampler
     from jaxtrain.models import transformer
     from jaxtrain.serve import asked, desk
@@ -173,8 +174,8 @@ def opened(cfg: Serve, start: Any, template: Any, context: int, store: Any) -> A
     sampling = desk.Sampling(made, params, cfg.served.rows, cfg.served.chunk, context, start.arch.vocab)
     desk.warm(sampling)
     working = desk.Desk(sampling, cfg.http.waiting)
-    print_ = f"{start.tokenizer.fingerprint[:6]}{template.fingerprint[:6]}"
-    voice = Voice(_name(cfg), int(time.time()), f"fp_{print_}", template, speaker.decoder(template))
+    mark = cache.digest(start.lineage["origin"], start.tokenizer.fingerprint, template.fingerprint)
+    voice = Voice(_name(cfg), int(time.time()), f"fp_{mark}", template, speaker.decoder(template))
     limits = Limits(cfg.http.key(), cfg.http.max_body_kb * 1024)
     return House(voice, working, store, limits, Told(working, store))
 

@@ -51,18 +51,18 @@ class Heard:
         if part.ended and not stopped:  # nothing is to come
             text, shown = whole, len(self.ids)
         else:
-            shown = self._tokens_of(len(text))
+            shown = self._tokens_of(text)
         new, fresh = text[len(self.text) :], slice(self.shown, shown)
         self.text, self.shown = text, shown
         return new, fresh
 
-    def _tokens_of(self, length: int) -> int:
-        """How many tokens have a text of so many characters: a token that goes on beyond them is one of them."""
+    def _tokens_of(self, text: str) -> int:
+        """With how many tokens the text is first there: one that goes on beyond it is one of them."""
         low, high = 0, len(self.ids)
         while low < high:
             middle = (low + high) // 2
-            reached = len(self.decode(self.ids[:middle]).rstrip(stops.UNKNOWN)) >= length
-            low, high = (low, middle) if reached else (middle + 1, high)
+            there = self.decode(self.ids[:middle]).startswith(text)
+            low, high = (low, middle) if there else (middle + 1, high)
         return low
 
 
@@ -166,7 +166,9 @@ def _bytes(voice: Voice, i: int) -> bytes:
 
 
 def _name(voice: Voice, i: int) -> str:
-    return _specials(voice.template).get(i) or _bytes(voice, i).decode(errors="replace")
+    r"""A token as text, bytes that are none as \xhh; each has a name of its own, with or without text."""
+    special = _specials(voice.template).get(i)
+    return special or _bytes(voice, i).decode(errors="backslashreplace") or f"<|{i}|>"
 
 
 @functools.cache
