@@ -1,5 +1,6 @@
 """Measure a server on this machine: tokens/s and the time to the first token, by the number of its clients."""
 
+import contextlib
 import dataclasses
 import http.client
 import json
@@ -62,10 +63,10 @@ def main(cfg: Load) -> None:
     from jaxtrain.train import preflight
 
     asked = cfg.asked
-    link = connect(asked)
-    model = json.loads(_answer(link, "GET", f"{urlsplit(asked.url).path}/models"))["data"][0]["id"]
-    for seed in range(2):
-        stream(link, asked, model, seed)
+    with contextlib.closing(connect(asked)) as link:
+        model = json.loads(_answer(link, "GET", f"{urlsplit(asked.url).path}/models"))["data"][0]["id"]
+        for seed in range(2):
+            stream(link, asked, model, seed)
     base = 0.0
     for count in asked.counts():
         found, seconds = measured(asked, model, count)
@@ -95,16 +96,16 @@ def measured(asked: Asked, model: str, count: int) -> tuple[list[Served], float]
     end = time.perf_counter() + asked.seconds
 
     def client() -> None:
-        link = connect(asked)
-        try:
+        with contextlib.closing(connect(asked)) as link:
             while time.perf_counter() < end and not failed:
                 with lock:
                     seed = next(seeds, None)
                 if seed is None:
                     return
-                found.append(stream(link, asked, model, seed))
-        except (Failure, OSError) as error:
-            failed.append(error)
+                try:
+                    found.append(stream(link, asked, model, seed))
+                except (Failure, OSError) as error:
+                    failed.append(error)
 
     begun = time.perf_counter()
     threads = [threading.Thread(target=client) for _ in range(count)]
