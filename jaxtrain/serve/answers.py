@@ -36,21 +36,26 @@ class Heard:
     text: str = ""  # as much as nothing to come can change
     shown: int = 0  # tokens that the text is made of, and its end
     finish: str | None = None
+    begun: bool = False  # whether the client has heard of it
 
-    def hear(self, part: Part) -> tuple[str, slice]:
-        """(what the text grows by, the tokens that this shows)."""
+    def hear(self, part: Part) -> None:
+        """Takes what is new."""
         self.ids += part.tokens
         if part.top is not None:
             self.own += part.top.own.tolist()
             pairs = zip(part.top.ids.tolist(), part.top.logps.tolist(), strict=True)
             self.tops += [list(zip(ids, logps, strict=True)) for ids, logps in pairs]
+
+    def grow(self, ended: bool) -> tuple[str, slice]:
+        """(what the text grows by, the tokens that this shows); those are known at the end, or where tops are told."""
         whole = self.decode(self.ids)
         text, stopped = stops.settled(whole, self.ends)
-        if part.ended:
+        shown = self.shown
+        if ended:
             self.finish = "stop" if stopped or self.ids[-1:] == [self.end] else "length"
-        if part.ended and not stopped:  # nothing is to come
+        if ended and not stopped:  # nothing is to come
             text, shown = whole, len(self.ids)
-        else:
+        elif ended or self.tops:
             shown = self._tokens_of(text)
         new, fresh = text[len(self.text) :], slice(self.shown, shown)
         self.text, self.shown = text, shown
@@ -139,8 +144,9 @@ def _chat_choice(voice: Voice, asked: Asked, one: Heard) -> Json:
 
 
 def _chat_piece(voice: Voice, asked: Asked, one: Heard, text: str, fresh: slice) -> Json:
-    first = len(one.text) == len(text) and fresh.start == 0
-    delta = ({"role": "assistant"} if first else {}) | ({"content": text} if text or first else {})
+    delta = {} if one.begun else {"role": "assistant", "content": ""}
+    one.begun = True
+    delta |= {"content": text} if text else {}
     return {"delta": delta, "logprobs": _logprobs(voice, asked, one, fresh)}
 
 

@@ -138,20 +138,22 @@ def _over(job: Job) -> None:
     told.tokens.labels("completion").inc(sum(len(one.ids) for one in job.heard))
 
 
-async def _parts(job: Job) -> AsyncIterator[tuple[int, str, slice]]:
-    """(number of the completion, what its text grows by, the tokens that this shows)."""
+async def _parts(job: Job) -> AsyncIterator[tuple[Heard, int, bool]]:
+    """(a completion that has grown, its number, whether it has ended)."""
     told, first = job.house.told, True
     async for i, part in job.call.parts():
         if first:
             told.first.observe(time.perf_counter() - job.begun)
             first = False
-        yield i, *job.heard[i].hear(part)
+        job.heard[i].hear(part)
+        yield job.heard[i], i, part.ended
     told.whole.observe(time.perf_counter() - job.begun)
 
 
 async def _whole(job: Job) -> dict[str, Any]:
-    async for _ in _parts(job):
-        pass
+    async for one, _, ended in _parts(job):
+        if ended:
+            one.grow(True)
     return await _kept(job)
 
 
@@ -173,8 +175,8 @@ async def _events(job: Job) -> AsyncIterator[bytes]:
         return _event(made | more)
 
     try:
-        async for i, new, fresh in _parts(job):
-            one = job.heard[i]
+        async for one, i, ended in _parts(job):
+            new, fresh = one.grow(ended)
             if new or fresh.start < fresh.stop or one.finish:
                 piece = job.form.piece(voice, wanted, one, new, fresh)
                 yield event([{"index": i, **piece, "finish_reason": one.finish}])

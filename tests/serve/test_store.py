@@ -88,6 +88,22 @@ def test_stored_completions_through_the_client(client):
     assert kept.choices[0].message.content == "".join(texts)
 
 
+def test_a_store_that_cannot_be_written_now_holds_up_nobody_else(server, client):
+    other = sqlite3.connect(server.house.store.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    kept = {"model": NAME, "messages": HI, "store": True, "metadata": {"test": "busy"}, "max_tokens": 3}
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(client.chat.completions.create, **kept) for _ in range(2)]
+        for _ in range(5):
+            assert client.chat.completions.create(model=NAME, messages=HI, max_tokens=3).choices
+        assert client.chat.completions.list(metadata={"test": "busy"}).data == []
+        assert not any(one.done() for one in waiting), "an answer that is to be kept comes when it is"
+        other.execute("ROLLBACK")
+        other.close()
+        made = {one.result(10).id for one in waiting}
+    assert {one.id for one in client.chat.completions.list(metadata={"test": "busy"})} == made
+
+
 def test_pages_cover_all_once_in_either_order(opened):
     for future in [opened.add(completion(i, model="mn"[i % 2], even=str(i % 2 == 0))) for i in range(10)]:
         future.result()
