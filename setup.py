@@ -41,10 +41,10 @@ setup(
         # What Hugging Face weights are tested against. No requirement can ask for torch's CPU build: on Linux its usual
         # index has CUDA's, gigabytes; PIP_EXTRA_INDEX_URL may name one that has the CPU's. So only .ci/run asks for it.
         "hf-test": ["torch>=2.6", "transformers>=5.0"],
-        "serve": ["openai>=2.0", "prometheus-client>=0.21", "starlette>=1.0", "uvicorn>=0.34"],
+        "serve": ["openai>=3.36", "prometheus-client>=0.21", "starlette>=1.0", "uvicorn>=0.34"],
         "test": [
             "hypothesis>=6.100",
-            "openai>=2.0",
+            "openai>=3.36",
             "prometheus-client>=0.21",
             "pytest>=8.3",
             "pytest-xdist>=3.6",

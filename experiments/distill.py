@@ -3,6 +3,7 @@
 import dataclasses
 
 from jaxtrain import config, flags
+from jaxtrain.feedback.endpoint import Endpoint, is_url
 
 DATA = "data"  # --teacher, where the data has what it said
 
@@ -12,8 +13,7 @@ class Loss(config.Group):
     # fmt: off
     teacher: str = config.arg("",
         "Who is learnt from: a run (WORKDIR or WORKDIR@STEP), hf:DIR, an OpenAI-compatible endpoint "
-        "(http://HOST:PORT/v1), or data: stored completions with log-probabilities, such as --data=store:PATH")
-    teacher_model: str = config.arg("", "The endpoint's model; its key is in the environment, OPENAI_API_KEY")
+        "(http://HOST:PORT/v1?model=NAME), or data: stored completions with log-probabilities (store:PATH)")
     teacher_topk: int = config.arg(0,
         "Ask the teacher once for this many likeliest tokens at each position of the data, keep them on disk, and "
         "train without it beside the student; 0: its whole distribution at every step", low=0)
@@ -36,8 +36,6 @@ class Loss(config.Group):
         for name in ("hard_weight", "on_policy", "jsd_beta"):
             if getattr(self, name) > 1:
                 raise config.ConfigError(f"--{name}={getattr(self, name)}: a share, at most 1")
-        if self.teacher_model and not self.remote():
-            raise config.ConfigError("--teacher_model: acts only with an endpoint as --teacher")
         told = self.told()
         if told and self.soft_temperature != 1:
             raise config.ConfigError(
@@ -57,7 +55,7 @@ class Loss(config.Group):
 
     def remote(self) -> bool:
         """Whether the teacher is asked over HTTP."""
-        return self.teacher.startswith(("http://", "https://"))
+        return is_url(self.teacher)
 
     def told(self) -> bool:
         """Whether the teacher is known by what it said alone."""
@@ -69,6 +67,7 @@ class Distill:
     model: config.Model = config.group(config.Model, model="tinytown-200k")
     data: config.Dialogs = config.group(config.Dialogs, data="tinytown:prompts", seq_len=48, batch_size=32)
     loss: Loss = config.group(Loss)
+    endpoint: Endpoint = config.group(Endpoint)
     optim: config.Optim = config.group(config.Optim, lr=2e-3, warmup=20)
     lora: config.Lora = config.group(config.Lora)
     samples: config.Samples = config.group(config.Samples, max_new=32)
@@ -89,7 +88,7 @@ def main(cfg: Distill) -> None:
     import functools
     from pathlib import Path
 
-    from experiments import answers, common, teachers
+    from experiments import answers, common, lessons, teachers
     from jaxtrain.data import chat
     from jaxtrain.objectives.distill import Settings, distill
     from jaxtrain.train import parallel
@@ -100,7 +99,7 @@ def main(cfg: Distill) -> None:
     plan = common.plan_of(cfg)
     with common.opened(cfg, "distill", start, plan) as path:
         teacher = teachers.load(cfg, origin, plan, path)
-        lesson = teachers.lesson(cfg, teacher, template, plan, path)
+        lesson = lessons.lesson(cfg, teacher, template, plan, path)
         run = common.session(cfg, path, plan, start, lesson.data.tokenizer, lesson.data.fingerprints)
         settings = Settings(
             cfg.loss.divergence, cfg.loss.jsd_beta, cfg.loss.soft_temperature, cfg.loss.hard_weight
@@ -110,7 +109,7 @@ def main(cfg: Distill) -> None:
         frozen = beside.params if beside else ()
         stage = common.Stage(
             objective=functools.partial(objective, settings=settings),
-            next_batch=teachers.batches(cfg, run, lesson, template),
+            next_batch=lessons.batches(cfg, run, lesson, template),
             table=lesson.table,
             decode=lesson.data.tokenizer.decode,
             tokens=cfg.data.batch_size * cfg.data.seq_len,

@@ -8,6 +8,7 @@ import numpy as np
 
 from experiments import rewards, weights
 from experiments.begin import Start
+from experiments.drawing import Answer, Want, decoder, drawer
 from jaxtrain import config
 from jaxtrain.config import ConfigError
 from jaxtrain.data.chat import Template
@@ -15,7 +16,7 @@ from jaxtrain.data.comparisons import alternatives
 from jaxtrain.data.dialogs import with_system
 from jaxtrain.data.formats import Bad, Message
 from jaxtrain.data.prompts import Opening
-from jaxtrain.generate import best_of, engine, sampler, stops
+from jaxtrain.generate import best_of, sampler, stops
 from jaxtrain.models import transformer
 from jaxtrain.ops.sampling import HOW
 from jaxtrain.train import parallel, preflight, workdir
@@ -23,15 +24,6 @@ from jaxtrain.types import LM, Params
 
 AT_ONCE = 64  # completions drawn at once
 WIDTH = 16  # rows for a reward model have a multiple of this many tokens
-CHUNK = 4  # tokens drawn between two looks at a streamed answer
-
-
-class Answer(NamedTuple):
-    text: str
-    ids: list[int]
-    ended: bool  # by itself or at one of --stop, not by a limit
-    logp: float  # of its tokens, nats, under the distribution that they were drawn from
-    score: float | None = None
 
 
 class Speaker(NamedTuple):
@@ -70,44 +62,17 @@ def _drawn(
     cfg: Any, plan: parallel.Plan, model: LM, params: Params, template: Template, context: int
 ) -> tuple[Callable, Callable]:
     """Speaker's draw and stream."""
-    how, decode, ends = cfg.drawing, decoder(template), cfg.drawing.stops()
-    made = engine.engine(plan, model, end=template.end, width=how.max_new)
-    ready = made.ready(params, ())
-    index, hosts = plan.process
+    settings = cfg.drawing
+    how = sampler.settings({name: getattr(settings, name) for name in HOW})
+    made = drawer(plan, model, params, template, settings.max_new, context)
 
-    def batch_of(prompts: Sequence[np.ndarray], seeds: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
-        size = -(-(1 << (len(prompts) - 1).bit_length()) // plan.shards) * plan.shards
-        batch = sampler.prompts(prompts, 0)
-        room = context - batch["length"] if context else batch["limit"]
-        batch |= {"seed": np.array(seeds, np.uint32), "limit": np.minimum(room, how.max_new).astype(np.int32)}
-        # What is added is of length 0, which the sampler leaves empty.
-        batch = {name: np.pad(x, [(0, size - len(x))] + [(0, 0)] * (x.ndim - 1)) for name, x in batch.items()}
-        batch |= sampler.columns(size, sampler.settings({name: getattr(how, name) for name in HOW}))
-        here = slice(index * size // hosts, (index + 1) * size // hosts)
-        return {name: x[here] for name, x in batch.items()}
+    def want(prompt: np.ndarray, seeds: Sequence[int]) -> Want:
+        return Want(prompt, seeds, settings.max_new, how, settings.stops())
 
     def draw(prompts: Sequence[np.ndarray], seeds: Sequence[Sequence[int]]) -> list[Answer]:
-        told = engine.complete(made, ready, batch_of(prompts, seeds))
-        found = []
-        for tokens, logps, n in zip(told.tokens, told.logps, told.lengths, strict=True):
-            ids = tokens[:n].tolist()
-            whole = stops.upto(ids, ends, decode)
-            ids, text = ids[:whole], decode(ids)
-            ended = whole is not None or ids[-1:] == [template.end]
-            found.append(Answer(text[: stops.first(text, ends)], ids, ended, float(logps[: len(ids)].sum())))
-        return found[: sum(map(len, seeds))]
+        return made.draw([want(*pair) for pair in zip(prompts, seeds, strict=True)])
 
-    def stream(prompt: np.ndarray, seed: int) -> Iterator[list[int]]:
-        batch = batch_of([prompt], [[seed]])
-        return (new[0] for new in engine.stream(made, ready, batch, chunk=CHUNK, ends=ends, decode=decode))
-
-    return draw, stream
-
-
-def decoder(template: Template) -> Callable[[list[int]], str]:
-    """Token ids as text; the white space that a chat template begins an answer with is not the answer's."""
-    decode = template.tokenizer.decode
-    return decode if template.name == "none" else lambda ids: decode(ids).lstrip()
+    return draw, lambda prompt, seed: made.stream(want(prompt, [seed]))
 
 
 def _notes(cfg: Any, template: Template, judge: rewards.Judge | None) -> list[tuple[str, str]]:

@@ -1,5 +1,6 @@
-"""Who a student learns from, and the batches it learns on. Imported once the flags are checked."""
+"""Who a student learns from, and what that one says. Imported once the flags are checked."""
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,28 +11,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import begin, common, completions, rollouts, samples, speaker, weights
+from experiments import begin, common, completions, samples, speaker, weights
 from experiments.begin import Start
 from experiments.common import Session
-from experiments.rewards import mine
 from jaxtrain import config
 from jaxtrain.config import ConfigError
-from jaxtrain.data import cache, dialogs, formats, prompts, sources, spec, stored, topk
+from jaxtrain.data import cache, prompts, topk
 from jaxtrain.data.chat import Template
-from jaxtrain.data.comparisons import alternatives
-from jaxtrain.data.pipeline import Prepared, Stream
+from jaxtrain.data.pipeline import Stream
 from jaxtrain.data.progress import bar
 from jaxtrain.data.prompts import Opening
 from jaxtrain.data.rows import PackedRows
 from jaxtrain.data.transforms import Row
+from jaxtrain.feedback import asking, endpoint
 from jaxtrain.models import transformer
 from jaxtrain.ops.divergences import top_k
 from jaxtrain.ops.logprobs import logits
-from jaxtrain.train import checkpoint, loop, parallel, workdir
-from jaxtrain.types import LM, Params, TrainState
+from jaxtrain.train import checkpoint, parallel, workdir
+from jaxtrain.types import LM, Params
 
 COLUMNS = ("tokens", "targets", "mask", "segments", "positions")
 FOLDER = "teacher"  # of the run: what the teacher wrote
+ASKED_AT_ONCE = 64  # prompts between two looks of the progress bar
 
 
 class Teacher(NamedTuple):
@@ -41,15 +42,6 @@ class Teacher(NamedTuple):
     params: Params
     start: Start
     text: str
-
-
-class Lesson(NamedTuple):
-    """What the student learns on."""
-
-    data: Prepared
-    asked: list[Opening]  # prompts that the student answers itself
-    live: bool  # the teacher stands beside the student; else the batches have what it said
-    table: list[tuple[str, str]]
 
 
 def student(cfg: Any, start: Start) -> tuple[Start, Start | None]:
@@ -101,45 +93,7 @@ def expected(start: Start, origin: Start | None, cfg: Any) -> dict[str, tuple[fl
     return {"divergence": (0.0, near)} if same else None
 
 
-def lesson(cfg: Any, teacher: Teacher | None, template: Template, plan: parallel.Plan, path: Path) -> Lesson:
-    """Reads the data, or has the teacher write it."""
-    how = {
-        "seed": cfg.run.seed, "tokenizer": template.tokenizer, "template": template, "process": plan.process
-    }  # fmt: skip
-    if teacher is None:
-        data = stored.prepare(cfg.data, **how)
-        return Lesson(data, [], False, data.table)
-    table = [("teacher", f"{teacher.text}, {transformer.parameters(teacher.start.arch):,} parameters")]
-    asked: list[Opening] = []
-    if cfg.loss.on_policy:
-        asked, lost = completions.fitted(
-            prompts.openings(cfg.data.data, cfg.data, template, flag="data", train=True),
-            cfg,
-            template.tokenizer.bos,
-        )
-        table += [("prompts", f"{len(asked):,} of {cfg.data.data}"), *(("prompts", line) for line in lost)]
-        table.append(("on policy", f"{cfg.loss.on_policy:.0%} of the batches, as the student is then"))
-    reading = cfg.data
-    if cfg.loss.completions == "teacher" or (cfg.loss.completions == "auto" and _prompts_alone(cfg.data)):
-        reading, told = _written(cfg, teacher, template, plan, path)
-        table += told
-    if cfg.loss.teacher_topk:
-        data = dialogs.prepare(reading, **how, beside=lambda rows: _kept(cfg, teacher, plan, rows, template))
-        table.append(("top-k", f"{cfg.loss.teacher_topk} tokens a position, from {_folder(cfg)}"))
-        return Lesson(data, asked, False, [*table, *data.table])
-    data = dialogs.prepare(reading, **how)
-    return Lesson(data, asked, True, [*table, *data.table])
-
-
-def _prompts_alone(data: config.Dialogs) -> bool:
-    """Whether the records of --data have nothing to learn from but prompts."""
-    source = spec.parse(data.data)[0]
-    first = sources.train_and_held_out(source, data, None)[0].many([0])[0]
-    known = formats.chat(sources.text_field(source, data))
-    return not any(one.fits(first) for one in known)
-
-
-def _written(
+def written(
     cfg: Any, teacher: Teacher, template: Template, plan: parallel.Plan, path: Path
 ) -> tuple[config.Dialogs, list[tuple[str, str]]]:
     """(the data with the teacher's completions of its prompts in place of it, lines about them).
@@ -163,13 +117,21 @@ def _written(
                 template.tokenizer.bos,
             )
             rows = speak(asked, draws, number)
+            whole = [row for row in rows if row["ended"] and row["completion"].strip()]
             cut = sum(not row["ended"] for row in rows)
-            _write(file, [row for row in rows if row["ended"]], plan)
+            _write(file, whole, plan)
             told += [("teacher's words", line) for line in lost]
-            if cut:
-                told.append(("teacher's words", f"{cut:,} completions of {source} without an end left out"))
-            if cut == len(rows):
-                raise config.Failure(f"--teacher: none of its {cut:,} completions ended; raise --max_new")
+            for count, what in (
+                (cut, "without an end"),
+                (len(rows) - cut - len(whole), "of white space alone"),
+            ):
+                if count:
+                    told.append(("teacher's words", f"{count:,} completions of {source} {what} left out"))
+            if not whole:
+                raise config.Failure(
+                    f"--teacher: of its {len(rows):,} completions {cut:,} did not end and the others are empty; raise "
+                    "--max_new"
+                )
         files[side] = f"jsonl:{file}?format=completion"
     files.setdefault("data", files["eval_data"])
     return dataclasses.replace(cfg.data, **files), told
@@ -209,6 +171,79 @@ def _speaker(
     return speak
 
 
+def asked(
+    cfg: Any, template: Template, plan: parallel.Plan, path: Path
+) -> tuple[config.Dialogs, list[tuple[str, str]]]:
+    """(an endpoint's completions of the prompts, as it would store them, in place of the data, lines about them)."""
+    if plan.process[1] > 1:
+        raise ConfigError(
+            f"--teacher={cfg.loss.teacher}: one process asks an endpoint; use ./launch/run alone"
+        )
+    source = cfg.data.eval_data or cfg.data.data
+    sides = {"data": (cfg.data.data, True, cfg.loss.draws), "eval_data": (source, False, 1)}
+    files = {side: path / FOLDER / f"{side}.jsonl" for side in sides}
+    table = []
+    if not all(file.exists() for file in files.values()):
+        kept = Path(cfg.data.cache_dir).expanduser() / "requests.sqlite"
+        made = endpoint.open_url(cfg.loss.teacher, "teacher", cfg.endpoint, kept)
+        with contextlib.closing(made):
+            for side, (text, train, draws) in sides.items():
+                found = prompts.openings(text, cfg.data, template, flag=side, train=train)
+                _write(files[side], _replies(cfg, made, found, draws), plan)
+        spent = made.spent
+        cost = (
+            f", {cfg.endpoint.cost(spent.tokens_in, spent.tokens_out):.2f} in money"
+            if cfg.endpoint.price_out
+            else ""
+        )
+        said = f"{spent.tokens_in:,} tokens read, {spent.tokens_out:,} written, {spent.cached:,} answers from the cache"
+        table.append(("teacher", f"{made.name}: {said}{cost}"))
+    reading = {side: f"jsonl:{file}" for side, file in files.items()}
+    return dataclasses.replace(cfg.data, **reading), table
+
+
+def _replies(cfg: Any, made: asking.Generator, asked: list[Opening], draws: int) -> list[dict[str, Any]]:
+    """Stored completions of an endpoint's replies."""
+    asks = [
+        asking.Ask(
+            one.messages, draws, asking.seed_of(cfg.run.seed, 6, i), cfg.loss.draw_temperature, cfg.samples.max_new,
+            top_logprobs=endpoint.MOST_LOGPROBS,
+        )
+        for i, one in enumerate(asked)
+    ]  # fmt: skip
+    rows: list[dict[str, Any]] = []
+    with bar("asking the teacher", len(asks), least=20) as advance:
+        for first in range(0, len(asks), ASKED_AT_ONCE):
+            part = asks[first : first + ASKED_AT_ONCE]
+            rows += [_stored(made.name, *pair) for pair in zip(part, made.generate(part), strict=True)]
+            advance(len(part))
+    return rows
+
+
+def _stored(model: str, ask: asking.Ask, replies: Sequence[asking.Reply]) -> dict[str, Any]:
+    """A request with its replies, as a server keeps them."""
+
+    def entry(text: str, logprob: float, data: Sequence[bytes], at: int) -> dict[str, Any]:
+        return {"token": text, "logprob": logprob, "bytes": list(data[at]) if data else None}
+
+    choices = [
+        {
+            "index": i,
+            "message": {"role": "assistant", "content": one.text},
+            "finish_reason": one.finish_reason,
+            "logprobs": {
+                "content": [
+                    entry(token.token, token.logprob, token.data, 0)
+                    | {"top_logprobs": [entry(*top, token.data, 1 + j) for j, top in enumerate(token.top)]}
+                    for token in one.logprobs or ()
+                ]
+            },
+        }
+        for i, one in enumerate(replies)
+    ]
+    return {"object": "chat.completion", "model": model, "input": list(ask.messages), "choices": choices}
+
+
 def _write(file: Path, rows: Sequence[Mapping[str, Any]], plan: parallel.Plan) -> None:
     if plan.process[0]:
         return
@@ -218,18 +253,17 @@ def _write(file: Path, rows: Sequence[Mapping[str, Any]], plan: parallel.Plan) -
     part.replace(file)
 
 
-def _folder(cfg: Any) -> Path:
+def kept_in(cfg: Any) -> Path:
     return Path(cfg.data.cache_dir).expanduser() / "teachers"
 
 
-def _kept(
-    cfg: Any, teacher: Teacher, plan: parallel.Plan, rows: PackedRows, template: Template
-) -> Sequence[Row]:
+def kept(cfg: Any, teacher: Teacher, plan: parallel.Plan, rows: PackedRows) -> Sequence[Row]:
     """The teacher's likeliest tokens at every position of packed rows, from the cache where they are there."""
     k, tau, B, T = cfg.loss.teacher_topk, cfg.loss.soft_temperature, cfg.data.batch_size, cfg.data.seq_len
-    vocab = template.tokenizer.vocab_size
-    if k > vocab:
-        raise ConfigError(f"--teacher_topk={k}: the vocabulary has {vocab} tokens")
+    if k > teacher.start.arch.vocab:
+        raise ConfigError(
+            f"--teacher_topk={k}: the teacher's vocabulary has {teacher.start.arch.vocab} tokens"
+        )
     mark = (
         checkpoint.digest(teacher.params),
         rows.documents.fingerprint,
@@ -238,12 +272,10 @@ def _kept(
         tau,
         dataclasses.asdict(cfg.model),
     )
-    folder = _folder(cfg) / cache.digest(1, *mark)
+    folder = kept_in(cfg) / cache.digest(1, *mark)
 
     def look(params: Params, frozen: Params, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        ids, logps = top_k(
-            logits(teacher.model.hidden(params, batch), teacher.model.head(params)), k, vocab, tau
-        )
+        ids, logps = top_k(logits(teacher.model.hidden(params, batch), teacher.model.head(params)), k, tau)
         return {"ids": ids, "logps": logps}
 
     compiled = plan.rows(look)
@@ -264,52 +296,3 @@ def _kept(
 
 def _plain(row: Row) -> Row:
     return {name: row[name] for name in COLUMNS}
-
-
-def batches(cfg: Any, run: Session, lesson: Lesson, template: Template) -> Callable[[int], loop.NextBatch]:
-    """Batches of the data, and with --on_policy those that the student writes, which batch is told by its number."""
-    extra = () if lesson.live else ("teacher_ids", "teacher_logps")
-    B, share = cfg.data.batch_size, cfg.loss.on_policy
-    here = mine(run.plan, B)
-    written = _own(cfg, run, lesson, template) if share else None
-
-    def on_policy(step: int) -> bool:
-        return np.random.default_rng((cfg.run.seed, 4, step)).random() < share
-
-    def begin_at(first: int) -> loop.NextBatch:
-        step, stream = first, lesson.data.train.iterate(first)
-
-        def next_batch(state: TrainState) -> dict[str, np.ndarray]:
-            nonlocal step
-            own = bool(share) and on_policy(step)
-            batch = next(stream)
-            if own:
-                made = written(state, step)
-                batch = batch | {name: made[name][here] for name in COLUMNS}
-            step += 1
-            found = {name: batch[name] for name in (*COLUMNS, "row", *extra)}
-            flag = {"on_policy": np.full(len(found["row"]), own, np.float32)} if share else {}
-            return found | flag
-
-        return next_batch
-
-    return begin_at
-
-
-def _own(
-    cfg: Any, run: Session, lesson: Lesson, template: Template
-) -> Callable[[TrainState, int], Mapping[str, np.ndarray]]:
-    """(state, step) -> rows [B, T] of the student's completions; a step takes the next prompts."""
-    B, T = cfg.data.batch_size, cfg.data.seq_len
-    draw = samples.drawer(
-        run, template.end, max_new=cfg.samples.max_new, temperature=cfg.loss.draw_temperature
-    )
-
-    def written(state: TrainState, step: int) -> Mapping[str, np.ndarray]:
-        asked = [lesson.asked[i] for i in rollouts.order(len(lesson.asked), cfg.run.seed, step * B, B)]
-        seed = int(np.random.SeedSequence((cfg.run.seed, 5, step)).generate_state(1)[0])
-        found = draw(state.params, run.base, [one.ids.tolist() for one in asked], seed)
-        pairs = [(one.ids, np.array(new.ids, np.int32)) for one, new in zip(asked, found, strict=True)]
-        return alternatives(pairs, B, T, template.tokenizer.pad)
-
-    return written

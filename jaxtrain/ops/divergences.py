@@ -55,9 +55,9 @@ def divergence(
     return DIVERGENCES[kind](jax.lax.stop_gradient(t), s, beta)
 
 
-def top_k(logits: Array, k: int, vocab: int, temperature: float = 1.0) -> tuple[Array, Array]:
-    """(ids i32[..., k], log-probabilities f32[..., k]) of the k likeliest of the first `vocab` logits f32[..., V]."""
-    logps = jax.nn.log_softmax(logits[..., :vocab].astype(jnp.float32) / temperature, -1)
+def top_k(logits: Array, k: int, temperature: float = 1.0) -> tuple[Array, Array]:
+    """(ids i32[..., k], log-probabilities f32[..., k]) of the k likeliest of logits f32[..., V]."""
+    logps = jax.nn.log_softmax(logits.astype(jnp.float32) / temperature, -1)
     values, ids = jax.lax.top_k(logps, k)
     return ids.astype(jnp.int32), values
 
@@ -67,12 +67,14 @@ def divergence_of_top(
 ) -> Array:
     """A divergence over k + 1 outcomes, f32[...]: the teacher's k likeliest tokens, and all others as one.
 
-    ids i32[..., k] are distinct, −1 where there are fewer than k; logps f32[..., k] are the teacher's at the
+    ids i32[..., k] are distinct, −1 where there are fewer than k, and those that the student does not have count among
+    the others; logps f32[..., k] are the teacher's at the
     temperature, which divides the student's logits f32[..., V] too. The mass of the others is what is left of 1, never
     renormalised, and at least 2⁻²⁰: joining outcomes can only lower a divergence (the data-processing inequality), so
     this is a lower bound of the one over all tokens. 0 where no token is given.
     """
-    x, there, V = student / temperature, ids >= 0, student.shape[-1]
+    x, V = student / temperature, student.shape[-1]
+    there = (ids >= 0) & (ids < V)
     whole = jax.nn.logsumexp(x, -1, keepdims=True)
     at = jnp.where(there, ids, V)  # beyond the end: dropped
     seen = jnp.take_along_axis(x, jnp.where(there, ids, 0), -1) - whole

@@ -89,7 +89,8 @@ def _job(
     if len(prompts) * wanted.n > desk.room:
         most = f"{desk.room} completions at once is the most that this server takes"
         raise wrong("n", f"{most}, not {len(prompts)} prompts times {wanted.n}")
-    limits = [_limit(ids, wanted.limit, desk.sampling.context) for ids in prompts]
+    field = "messages" if form is answers.CHAT else "prompt"
+    limits = [_limit(ids, wanted.limit, desk.sampling.context, field) for ids in prompts]
     seed = secrets.randbits(63) if wanted.seed is None else wanted.seed
     how = {"temperature": wanted.temperature, "top_p": wanted.top_p}
     requests = [
@@ -105,7 +106,7 @@ def _job(
     return Job(shared, form, wanted, number, int(time.time()), begun, seed, prompts, heard, call)
 
 
-def _limit(ids: Sequence[int], limit: int | None, context: int) -> int:
+def _limit(ids: Sequence[int], limit: int | None, context: int, field: str) -> int:
     """Most tokens of a completion. Raises Refused where the context has no room for it."""
     room = context - len(ids)
     if room < 1 or (limit or 1) > room:
@@ -114,7 +115,7 @@ def _limit(ids: Sequence[int], limit: int | None, context: int) -> int:
             400,
             f"This model's maximum context length is {context} tokens. You requested {len(ids) + (limit or 0)} tokens "
             f"({len(ids)} in the prompt, {asking}): shorten one of them.",
-            param="max_tokens" if room > 0 else "messages",
+            param="max_tokens" if room > 0 else field,
             code="context_length_exceeded",
         )
     return limit or room

@@ -24,7 +24,10 @@ Sample = Callable[
 ]  # (state, step) -> text to show, its numbers
 
 # What the bar shows, in this order; metrics.jsonl and TensorBoard have all.
-SHOWN = ("loss", "accuracy", "tokens_per_s", "mfu", "grad_norm")
+SHOWN = (
+    "loss", "accuracy", "rewards/accuracies", "divergence", "objective/scores", "objective/kl", "tokens_per_s", "mfu",
+    "grad_norm",
+)  # fmt: skip
 
 
 class TrainingError(config.Failure):

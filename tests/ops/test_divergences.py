@@ -95,7 +95,7 @@ def test_what_pads_a_vocabulary_is_left_out():
 def test_likeliest_tokens_and_the_rest_as_one_outcome(kind, temperature):
     """Never renormalised: the k + 1 outcomes sum to 1 on both sides."""
     k = 3
-    ids, logps = d.top_k(jnp.array(TEACHER), k, 7, temperature)
+    ids, logps = d.top_k(jnp.array(TEACHER), k, temperature)
     found = d.divergence_of_top(ids, logps, jnp.array(STUDENT), kind, beta=0.3, temperature=temperature)
     t, s = softmax(TEACHER / temperature), softmax(STUDENT / temperature)
     order = np.argsort(-t, -1)
@@ -108,7 +108,7 @@ def test_likeliest_tokens_and_the_rest_as_one_outcome(kind, temperature):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_tokens_are_the_whole_distribution_with_its_gradient(kind):
-    ids, logps = d.top_k(jnp.array(TEACHER), 7, 7)
+    ids, logps = d.top_k(jnp.array(TEACHER), 7)
     whole, top = (
         jax.value_and_grad(lambda s, f=f: f(s).sum())(jnp.array(STUDENT))
         for f in (
@@ -123,7 +123,7 @@ def test_all_tokens_are_the_whole_distribution_with_its_gradient(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_places_without_a_token_add_nothing(kind):
     """−1 fills up what is less than k; a position of nothing else is 0, its gradient too."""
-    ids, logps = (np.array(x) for x in d.top_k(jnp.array(TEACHER), 2, 7))
+    ids, logps = (np.array(x) for x in d.top_k(jnp.array(TEACHER), 2))
     more = np.full((2, 3, 2), -1), np.full((2, 3, 2), 5.0, np.float32)
     wide = np.concatenate([ids, more[0]], -1), np.concatenate([logps, more[1]], -1)
     wide[0][0, 0] = -1
@@ -140,7 +140,7 @@ def test_places_without_a_token_add_nothing(kind):
 def test_renormalised_likeliest_tokens_would_be_another_number():
     """The defect that a bucket for the rest is there against: it hides what the student thinks of the others."""
     t, s = np.log([0.35, 0.25, 0.2, 0.2]), np.log([0.01, 0.01, 0.49, 0.49])
-    ids, logps = d.top_k(jnp.array(t), 2, 4)
+    ids, logps = d.top_k(jnp.array(t), 2)
     found = float(d.divergence_of_top(ids, logps, jnp.array(s), "forward_kl"))
     np.testing.assert_allclose(
         found, kl(np.array([0.35, 0.25, 0.4]), np.array([0.01, 0.01, 0.98])), rtol=1e-5

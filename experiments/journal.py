@@ -1,0 +1,79 @@
+"""Work that is done a batch at a time, kept in a file as it is done, so that a process killed at any point goes on."""
+
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from jaxtrain import config
+from jaxtrain.config import ConfigError, ConfigT
+
+
+class Journal:
+    """A file of JSON lines: the config, then a line a batch. A line counts once it is whole and on the disk.
+
+    Raises ConfigError where another process writes it, or where it is another command's, with what differs.
+    """
+
+    def __init__(self, path: Path, cfg: ConfigT):
+        self._path, self._file, self.batches = path, path.open("ab+"), []
+        try:
+            self._begin(cfg)
+        except BaseException:
+            self.close()
+            raise
+
+    def add(self, batch: dict[str, Any]) -> None:
+        self._write(batch)
+        self.batches.append(batch)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def remove(self) -> None:
+        self._path.unlink()
+        self.close()
+
+    def _begin(self, cfg: ConfigT) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"{self._path}: another process writes it; wait for it, or name another --out"
+            ) from error
+        self._file.seek(0)
+        lines = self._file.read().split(b"\n")[:-1]  # what has no end was torn by a kill
+        self._file.truncate(sum(len(line) + 1 for line in lines))
+        if not lines:
+            self._write({"config": config.to_dict(cfg)})
+            return
+        head, *self.batches = (self._read(i, line) for i, line in enumerate(lines))
+        if changed := config.difference(head["config"], cfg):
+            raise ConfigError(
+                "\n  ".join([f"{self._path} is of another command; name another --out, or:", *changed])
+            )
+
+    def _write(self, value: dict[str, Any]) -> None:
+        self._file.write(json.dumps(value, ensure_ascii=True).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _read(self, i: int, line: bytes) -> dict[str, Any]:
+        try:
+            return json.loads(line)
+        except ValueError as error:
+            raise ConfigError(
+                f"{self._path}:{i + 1} is damaged ({error}): remove the file to begin anew; what endpoints answered is "
+                "in the request cache"
+            ) from error
+
+
+def write_whole(path: Path, text: str) -> None:
+    """The file has its name once it is whole and on the disk."""
+    part = path.with_name(f"{path.name}.tmp")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)

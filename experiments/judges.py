@@ -1,0 +1,100 @@
+"""What --judge may name: a reward function, Tinytown's judge, a reward model's run, or a model that reads a rubric."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import rewards
+from jaxtrain import config
+from jaxtrain.config import ConfigError
+from jaxtrain.data import chat
+from jaxtrain.data.comparisons import alternatives
+from jaxtrain.data.formats import Bad
+from jaxtrain.data.prompts import Opening
+from jaxtrain.data.tokenizer import load as load_tokenizer
+from jaxtrain.feedback import judge
+from jaxtrain.feedback import rewards as functions
+from jaxtrain.feedback.asking import Generator
+from jaxtrain.feedback.endpoint import is_url
+from jaxtrain.feedback.judge import Case, Judge
+from jaxtrain.train import parallel, workdir
+
+AT_ONCE = 64  # answers that a reward model scores at once
+WIDTH = 16  # its rows have a multiple of this many tokens
+TOP = 20  # log-probabilities that a soft verdict is read from
+WARM = 0.7  # temperature of several votes
+
+
+def open_judge(
+    quality: Any, machine: Any, opened: Callable[..., Generator]
+) -> tuple[Judge | None, Generator | None]:
+    """(the judge, the model behind it that replies), either None where there is none.
+
+    `quality` has judge, rubric, votes, soft and asks(); `opened` opens a model by (name, flag, most tokens).
+    """
+    text = quality.judge
+    if not quality.asks():
+        return (judge.of_reward(functions.resolve(text)) if text else None), None
+    if not is_url(text) and not text.startswith("hf:"):
+        source, step = workdir.split_step(text)
+        if workdir.read_run(source, "--judge")["stage"] == "reward":
+            if quality.rubric or quality.soft or quality.votes > 1:
+                raise ConfigError(
+                    f"--judge={text}: a reward model reads no rubric: leave out --rubric, --soft, --votes"
+                )
+            return of_reward_model(source, step, machine), None
+    reader = opened(text, "judge", judge.MAX_NEW)
+    if not reader.chat:
+        raise ConfigError(
+            f"--judge={text}: it has no chat template to read a rubric with; name another model"
+        )
+    rubric = quality.rubric or judge.RUBRIC
+    if rubric.endswith(".txt"):
+        if not Path(rubric).expanduser().is_file():
+            raise ConfigError(f"--rubric={rubric}: no such file")
+        rubric = Path(rubric).expanduser().read_text(encoding="utf-8")
+    warm = WARM if quality.votes > 1 else 0.0
+    return judge.of_model(
+        reader, judge.Asking(rubric, quality.votes, warm, TOP if quality.soft else 0)
+    ), reader
+
+
+def of_reward_model(source: Path, step: int | None, machine: Any) -> Judge:
+    """A reward model's normalised reward as a score: of its starting model's answers mean 0, variance 1."""
+    scores = config.Scores(reward_model=str(source))
+    tokenizer = load_tokenizer(source / "tokenizer")
+    rewards.check(scores, tokenizer, 0)
+    parallel.initialize(Path(machine.cache_dir).expanduser() / "compiled")
+    plan = parallel.make(config.Run(mesh=machine.mesh), 0, 1)
+    name = f"{source.absolute()}@{step or workdir.newest_step(source)}"
+    model = rewards.load(scores, name, plan, config.Model(dtype=machine.dtype))
+    size = -(-AT_ONCE // plan.shards) * plan.shards
+    scorer, template = rewards.of_model(model, plan, size), chat.load_template("auto", tokenizer)
+    context = workdir.read_run(source)["arch"]["max_len"]
+
+    def score(cases: Sequence[Case]) -> list[float | None]:
+        if not cases:
+            return []
+        pairs = [_ids(template, one) for one in cases]
+        filled = [*pairs, *[pairs[-1]] * (-len(pairs) % size)]
+        longest = max(len(prompt) + len(answer) for prompt, answer in pairs)
+        if context and longest > context:
+            raise ConfigError(
+                f"--judge={source}: an answer and its prompt have {longest} tokens, its context {context}"
+            )
+        rows = alternatives(filled, len(filled), -(-longest // WIDTH) * WIDTH, tokenizer.pad)
+        openings = [Opening(one.messages, prompt, {}) for one, (prompt, _) in zip(cases, pairs, strict=True)]
+        found = scorer.scores(rows, openings, [one.answer for one in cases])
+        return [float(value) for value in found[: len(cases)]]
+
+    return judge.of_scores(name, score)
+
+
+def _ids(template: chat.Template, one: Case) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        prompt, (answer,), _ = template.answers(one.messages, [one.answer])
+    except Bad as error:
+        raise ConfigError(f"--judge: {error}") from error
+    return prompt, answer

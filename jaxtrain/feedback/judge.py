@@ -1,0 +1,275 @@
+"""Judges: values that score an answer, or compare two, whether a model, a function or a world's truth is behind them.
+
+A model that judges is asked for a line at the end of its reply, and that line is read strictly: a reply without one is
+malformed, counted, and asked for again with another seed.
+"""
+
+import collections
+import math
+import re
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxtrain.data.formats import Message
+from jaxtrain.feedback import rewards
+from jaxtrain.feedback.asking import Ask, Generator, Reply, seed_of, user
+from jaxtrain.worlds.tinytown.prompts import parse_prompt
+
+LOW, HIGH = 1, 10  # of a rubric
+TRIES = 3  # times that a malformed reply is asked for
+MAX_NEW = 512  # most tokens of a judge's reply
+RUBRIC = (
+    "Is the answer correct and complete? Does it do what was asked, clearly and without padding? Does it refuse what "
+    "would do harm, and say why? An answer that is wrong is 3 at most."
+)
+_POINTWISE = """Score an assistant's answer by this rubric.
+
+Rubric: {rubric}
+
+Conversation:
+{conversation}
+
+Answer:
+{answer}
+
+Say in a few words what is good and bad in it. Then end with one line, Score: N, where N is a whole number from {low}
+to {high}."""
+_PAIRWISE = """Compare two answers of an assistant by this rubric. Their order means nothing, nor does their length.
+
+Rubric: {rubric}
+
+Conversation:
+{conversation}
+
+Answer A:
+{a}
+
+Answer B:
+{b}
+
+Say in a few words how they differ. Then end with one line: Verdict: A, Verdict: B, or Verdict: tie."""
+_SCORE = re.compile(r"Score:\s*(\d+)")
+_VERDICT = re.compile(r"Verdict:\s*(A|B|tie)")
+_WINS = {"A": 1.0, "tie": 0.5, "B": 0.0}  # of the answer that is shown first
+
+
+class Case(NamedTuple):
+    """An answer to judge, to the conversation before it, and the record that they are from."""
+
+    messages: tuple[Message, ...]
+    answer: str
+    record: Mapping[str, Any] = {}
+
+
+class Pair(NamedTuple):
+    messages: tuple[Message, ...]
+    first: str
+    second: str
+    record: Mapping[str, Any] = {}
+
+
+class Judged(NamedTuple):
+    """A score of each case, or P(first is better) of each pair, None where none could be read; and what was counted."""
+
+    values: list[float | None]
+    told: dict[str, float]
+
+
+class Judge(NamedTuple):
+    """`seed` decides all that is drawn."""
+
+    name: str
+    score: Callable[[Sequence[Case], int], Judged]
+    compare: Callable[[Sequence[Pair], int], Judged]
+
+
+class Asking(NamedTuple):
+    """How a model is asked to judge."""
+
+    rubric: str = RUBRIC
+    votes: int = 1  # replies to a question; the median score, or the majority's verdict, counts
+    temperature: float = 0.0  # with several votes it must be above 0
+    top_logprobs: int = (
+        0  # above 0 a verdict is a probability, a score an expectation, over the tokens in its place
+    )
+
+
+def of_scores(name: str, scores: Callable[[Sequence[Case]], list[float | None]]) -> Judge:
+    """What scores cases as a judge: of two answers the one with the higher score is better, equal ones tie."""
+
+    def compare(pairs: Sequence[Pair], seed: int) -> Judged:
+        first = scores([Case(one.messages, one.first, one.record) for one in pairs])
+        second = scores([Case(one.messages, one.second, one.record) for one in pairs])
+        return _counted(
+            [
+                None if a is None or b is None else float(np.sign(a - b)) / 2 + 0.5
+                for a, b in zip(first, second, strict=True)
+            ]
+        )
+
+    return Judge(name, lambda cases, seed: _counted(scores(cases)), compare)
+
+
+def of_reward(reward: rewards.Reward) -> Judge:
+    """A function's reward as a score. Tinytown's judge has none for questions that its world does not have."""
+    world = reward.name in rewards.NAMED
+
+    def scores(cases: Sequence[Case]) -> list[float | None]:
+        known = [not world or parse_prompt(rewards.question(one.messages)) is not None for one in cases]
+        mine = [one for one, there in zip(cases, known, strict=True) if there]
+        if not mine:
+            return [None] * len(cases)
+        found = iter(
+            rewards.scores(
+                reward,
+                [one.messages for one in mine],
+                [one.answer for one in mine],
+                [one.record for one in mine],
+            )
+        )
+        return [float(next(found)) if there else None for there in known]
+
+    return of_scores(reward.name, scores)
+
+
+def _counted(values: list[float | None]) -> Judged:
+    return Judged(values, {"questions": len(values), "unanswered": values.count(None)})
+
+
+def of_model(model: Generator, how: Asking = Asking()) -> Judge:  # noqa: B008
+    """A model that reads a rubric (MT-bench, arXiv:2306.05685; with log-probabilities G-Eval, arXiv:2303.16634)."""
+    if how.votes > 1 and not how.temperature:
+        raise ValueError(f"{how.votes} votes at temperature 0 are one vote")
+
+    def score(cases: Sequence[Case], seed: int) -> Judged:
+        asked = [
+            _POINTWISE.format(
+                rubric=how.rubric, conversation=shown(one.messages), answer=one.answer, low=LOW, high=HIGH
+            )
+            for one in cases
+        ]
+        votes, told = _votes(model, how, asked, seed, _score)
+        return Judged([statistics.median(each) if each else None for each in votes], told)
+
+    def compare(pairs: Sequence[Pair], seed: int) -> Judged:
+        asked = [
+            _PAIRWISE.format(rubric=how.rubric, conversation=shown(one.messages), a=a, b=b)
+            for one in pairs
+            for a, b in ((one.first, one.second), (one.second, one.first))
+        ]
+        votes, told = _votes(model, how, asked, seed, _verdict)
+        wins = [_majority(each, soft=how.top_logprobs > 0) for each in votes]
+        values, orders = both_orders(list(zip(wins[::2], wins[1::2], strict=True)), soft=how.top_logprobs > 0)
+        return Judged(values, told | orders)
+
+    return Judge(model.name, score, compare)
+
+
+def both_orders(
+    wins: Sequence[tuple[float | None, float | None]], *, soft: bool = False
+) -> tuple[list[float | None], dict[str, float]]:
+    """(P(first is better) of each pair, what is known of the order's influence).
+
+    `wins` are those of the answer shown first, when it is the pair's first, then when it is the second. A hard verdict
+    that turns with the order is a tie, as in MT-bench; soft ones are averaged. position_bias: the mean win of what is
+    shown first less ½. flip_rate: the share of pairs whose two verdicts name different answers.
+    """
+    values: list[float | None] = []
+    flips, shown_first = [], []
+    for one, other in wins:
+        if one is None or other is None:
+            values.append(None)
+            continue
+        there = 1.0 - other
+        flipped = (one - 0.5) * (there - 0.5) < 0
+        flips.append(flipped)
+        shown_first += [one, other]
+        values.append((one + there) / 2 if soft or not flipped else 0.5)
+    if not flips:
+        return values, {}
+    return values, {
+        "flip_rate": statistics.fmean(flips),
+        "position_bias": statistics.fmean(shown_first) - 0.5,
+    }
+
+
+def _votes(
+    model: Generator, how: Asking, asked: Sequence[str], seed: int, read: Callable[[Reply], float | None]
+) -> tuple[list[list[float]], dict[str, float]]:
+    """(the votes on each question that could be read, counts). What is malformed is asked again, TRIES times in all."""
+    votes: list[list[float]] = [[] for _ in asked]
+    malformed = 0
+    for attempt in range(TRIES):
+        missing = [i for i, each in enumerate(votes) if len(each) < how.votes]
+        if not missing:
+            break
+        temperature = (
+            how.temperature if not attempt else max(how.temperature, 0.5)
+        )  # or it would say the same
+        asks = [
+            Ask(
+                user(asked[i]), how.votes - len(votes[i]), seed_of(seed, i, attempt), temperature, MAX_NEW,
+                how.top_logprobs,
+            )
+            for i in missing
+        ]  # fmt: skip
+        for i, replies in zip(missing, model.generate(asks), strict=True):
+            found = [read(reply) for reply in replies]
+            malformed += found.count(None)
+            votes[i] += [value for value in found if value is not None]
+    unread = sum(not each for each in votes)
+    return votes, {"questions": len(asked), "malformed": malformed, "unanswered": unread}
+
+
+def last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1].strip("*_` ").removesuffix(".") if lines else ""
+
+
+def _score(reply: Reply) -> float | None:
+    found = _SCORE.fullmatch(last_line(reply.text))
+    if found is None or not LOW <= int(found[1]) <= HIGH:
+        return None
+    soft = _soft(reply, "Score:", {str(n): float(n) for n in range(LOW, HIGH + 1)})
+    return float(found[1]) if soft is None else soft
+
+
+def _verdict(reply: Reply) -> float | None:
+    found = _VERDICT.fullmatch(last_line(reply.text))
+    if found is None:
+        return None
+    soft = _soft(reply, "Verdict:", _WINS)
+    return _WINS[found[1]] if soft is None else soft
+
+
+def _soft(reply: Reply, mark: str, worth: Mapping[str, float]) -> float | None:
+    """The expected worth over the likeliest tokens after the last `mark`; None where none of them has any."""
+    if reply.logprobs is None:
+        return None
+    text, start = "", reply.text.rfind(mark) + len(mark)
+    for token in reply.logprobs:
+        if f"{text}{token.token}"[start:].strip():
+            p: dict[str, float] = collections.defaultdict(float)
+            for one, logprob in token.top:
+                if (name := one.strip()) in worth:
+                    p[name] += math.exp(logprob)
+            total = sum(p.values())
+            return sum(worth[name] * each for name, each in p.items()) / total if total else None
+        text += token.token
+    return None
+
+
+def _majority(votes: Sequence[float], *, soft: bool) -> float | None:
+    """The mean of soft votes; of hard ones the most frequent, a tie where two are."""
+    if not votes or soft:
+        return statistics.fmean(votes) if votes else None
+    (best, count), *rest = collections.Counter(votes).most_common()
+    return 0.5 if rest and rest[0][1] == count else best
+
+
+def shown(messages: Sequence[Message]) -> str:
+    """A conversation as a judge reads it."""
+    return "\n".join(f"{one['role'].capitalize()}: {one['content']}" for one in messages)

@@ -1,0 +1,207 @@
+"""How models are asked for synthetic data: by instructions, or by texts that a base model continues.
+
+A base model is shown the beginning of a page, `Human: …` and `AI: …` a line each, and what it writes up to the end of
+the line counts. There a topic is how a question begins; with instructions it is what questions are about.
+"""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from jaxtrain.data.formats import Message
+from jaxtrain.feedback.asking import Ask, user
+from jaxtrain.feedback.judge import last_line, shown
+
+_LINE = ("\n",)  # where a base model's line ends
+_HUMAN, _AI = "Human:", "AI:"
+_FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
+_ANSWER = re.compile(r"Answer:\s*(\S.*)")
+_NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?")
+_SAME = (  # pairs that show a base model what rephrasing is
+    ("How can I cook rice?", "What is the way to cook rice?"),
+    ("Tell me who wrote this song.", "Who is the author of this song?"),
+)
+
+
+class Style(NamedTuple):
+    """Asks without their seed, temperature and number of samples, and how the replies are read: None is malformed."""
+
+    # (topic, how many, examples, whether they are to reason on)
+    questions: Callable[[str, int, Sequence[str], bool], Ask]
+    read_questions: Callable[[str, str], list[str] | None]  # (topic, reply)
+    # (conversation, topic, whether the expert knows turns)
+    answer: Callable[[tuple[Message, ...], str, bool], Ask]
+    reason: Callable[[tuple[Message, ...], str, bool], Ask]
+    final: Callable[[str], str | None]  # what a line of reasoning comes to
+    turn: Callable[[tuple[Message, ...], str], Ask]  # (conversation, topic) -> what the person says next
+    read_turn: Callable[[str, str], str | None]  # (topic of a first turn, reply)
+    rephrase: Callable[[str, int], Ask]  # (text, how many)
+    read_texts: Callable[[str], list[str] | None]
+    several: bool  # whether one ask can bring several questions
+
+
+def _questions(topic: str, count: int, examples: Sequence[str], reasoning: bool) -> Ask:
+    wanted = (
+        "that take several steps of reasoning and have one short answer"
+        if reasoning
+        else "that differ in kind"
+    )
+    like = "".join(f"\n- {one}" for one in examples)
+    like = f" Their style is that of these examples, which must not come again:{like}\n" if like else " "
+    return Ask(
+        user(
+            f"Write {count} questions about {topic} that a person might ask an assistant, {wanted}.{like}"
+            "Reply with a JSON list of strings and nothing else."
+        )
+    )
+
+
+def read_list(text: str) -> list[str] | None:
+    """The strings of a JSON list, which may stand in a code fence; None where the text is anything else."""
+    fenced = _FENCE.search(text)
+    try:
+        found = json.loads(fenced[1] if fenced else text)
+    except (ValueError, RecursionError):
+        return None
+    if (
+        not isinstance(found, list)
+        or not found
+        or not all(isinstance(one, str) and one.strip() for one in found)
+    ):
+        return None
+    return [" ".join(one.split()) for one in found]
+
+
+def _answer(messages: tuple[Message, ...], topic: str, chat: bool) -> Ask:
+    of = f" on {topic}" if topic else ""
+    return Ask(_instructed(messages, f"You are an expert{of}. Answer correctly, completely and clearly."))
+
+
+def _reason(messages: tuple[Message, ...], topic: str, chat: bool) -> Ask:
+    said = "Think step by step, a line a step. End with one line, Answer: and the answer alone, as short as it can be."
+    return Ask(_instructed(messages, said))
+
+
+def _instructed(messages: tuple[Message, ...], said: str) -> tuple[Message, ...]:
+    if messages[0]["role"] == "system":
+        return ({"role": "system", "content": f"{messages[0]['content']}\n{said}"}, *messages[1:])
+    return ({"role": "system", "content": said}, *messages)
+
+
+def _final(text: str) -> str | None:
+    found = _ANSWER.fullmatch(last_line(text))
+    return normal(found[1]) if found else None
+
+
+def normal(answer: str) -> str:
+    """An answer as it is compared: no case, no spaces around, no full stop, no commas in numbers, 3.0 as 3."""
+    text = " ".join(answer.casefold().split()).strip(" .*$`")
+    number = re.fullmatch(r"-?[\d,]*\.?\d+", text)
+    return f"{float(text.replace(',', '')):.12g}" if number else text
+
+
+def _turn(messages: tuple[Message, ...], topic: str) -> Ask:
+    if not messages:
+        return Ask(
+            user(
+                f"A person begins to talk to an assistant about {topic}. Write the person's first message, and nothing "
+                "else."
+            )
+        )
+    return Ask(
+        user(
+            f"This is a conversation of a person with an assistant about {topic}:\n\n{shown(messages)}\n\nWrite what "
+            "the person says next, a question that follows from it, and nothing else."
+        )
+    )
+
+
+def _rephrase(text: str, count: int) -> Ask:
+    return Ask(
+        user(
+            f"Say this in {count} other ways that mean exactly the same:\n\n{text}\n\nReply with a JSON list of "
+            "strings and nothing else."
+        )
+    )
+
+
+INSTRUCT = Style(
+    questions=_questions,
+    read_questions=lambda topic, text: read_list(text),
+    answer=_answer,
+    reason=_reason,
+    final=_final,
+    turn=_turn,
+    read_turn=lambda topic, text: text.strip() or None,
+    rephrase=_rephrase,
+    read_texts=read_list,
+    several=True,
+)
+
+
+def page(messages: Sequence[Message]) -> str:
+    """A conversation as lines of a page."""
+    marks = {"user": f"{_HUMAN} ", "assistant": f"{_AI} "}
+    return "\n".join(f"{marks.get(one['role'], '')}{' '.join(one['content'].split())}" for one in messages)
+
+
+def _raw(text: str) -> Ask:
+    return Ask(user(text), stop=_LINE, raw=True)
+
+
+def _base_questions(topic: str, count: int, examples: Sequence[str], reasoning: bool) -> Ask:
+    before = page([{"role": "user", "content": one} for one in examples])
+    return _raw(f"{before}\n{_HUMAN}{' ' if topic else ''}{topic}".lstrip("\n"))
+
+
+def _base_answer(messages: tuple[Message, ...], topic: str, chat: bool) -> Ask:
+    """Of a model that knows turns the bare question is asked: it may have learnt nothing of instructions."""
+    return Ask(messages) if chat else _raw(f"{page(messages)}\n{_AI}")
+
+
+def _base_turn(messages: tuple[Message, ...], topic: str) -> Ask:
+    before = page(messages)
+    return _raw(f"{before}\n{_HUMAN}" if messages else f"{_HUMAN}{' ' if topic else ''}{topic}")
+
+
+def _base_rephrase(text: str, count: int) -> Ask:
+    pairs = "".join(f"Text: {one}\nThe same: {other}\n" for one, other in _SAME)
+    return _raw(f"{pairs}Text: {' '.join(text.split())}\nThe same:")
+
+
+def _line(text: str) -> str | None:
+    """The first line of a reply, without the mark that a base model may begin it with."""
+    return text.strip().split("\n")[0].removeprefix(_HUMAN).strip() or None
+
+
+def _base_read(topic: str, text: str) -> list[str] | None:
+    """The question that a reply goes on with, its topic included."""
+    found = " ".join(f"{topic}{text}".split("\n")[0].split())
+    return [found] if found != topic.strip() else None
+
+
+def _base_read_turn(topic: str, text: str) -> str | None:
+    found = _base_read(topic, text)
+    return found[0] if found else None
+
+
+def _base_final(text: str) -> str | None:
+    """The last number of a text without a line that says what its answer is; without a number the whole text."""
+    numbers = _NUMBER.findall(text)
+    return normal(numbers[-1] if numbers else text) or None
+
+
+BASE = Style(
+    questions=_base_questions,
+    read_questions=_base_read,
+    answer=_base_answer,
+    reason=_base_answer,
+    final=_base_final,
+    turn=_base_turn,
+    read_turn=_base_read_turn,
+    rephrase=_base_rephrase,
+    read_texts=lambda text: None if _line(text) is None else [_line(text)],
+    several=False,
+)
+STYLES = {"instruct": INSTRUCT, "base": BASE}

@@ -1,0 +1,88 @@
+"""What keeps a text out of a synthetic data set before any judge reads it: its length, its language, its twins."""
+
+import importlib.util
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+from jaxtrain.config import ConfigError
+from jaxtrain.feedback.diversity import grams, words
+
+N = 3  # words of an n-gram that near duplicates are found by
+
+
+def length_fault(text: str, low: int, high: int) -> str:
+    """Why a text's length is wrong, in characters; high 0 is no bound. Empty where it is not."""
+    size = len(text.strip())
+    if size < low:
+        return f"short: fewer than {low} characters"
+    return f"long: more than {high} characters" if high and size > high else ""
+
+
+def language_check(language: str) -> Callable[[str], str]:
+    """Why a text is not in `language`, an ISO 639-1 code. Raises ConfigError where that cannot be known."""
+    if not language:
+        return lambda text: ""
+    if importlib.util.find_spec("py3langid") is None:
+        raise ConfigError(f"--language={language}: needs py3langid: pip install 'jaxtrain[filters]'")
+    import py3langid
+
+    known = sorted(name for name, _ in py3langid.rank("a"))
+    if language not in known:
+        raise ConfigError(f"--language={language}: not one of {', '.join(known)}")
+
+    def fault(text: str) -> str:
+        found = py3langid.classify(text)[0]
+        return "" if found == language else f"language: {found}, not {language}"
+
+    return fault
+
+
+class Seen:
+    """Texts that were kept, and whether another is one of them, or nearly.
+
+    Two texts are near duplicates where the Jaccard index of their sets of word 3-grams (shorter texts: of all their
+    words as one) is at least `near`. Exact: two such sets of n and m share one of the first n − ⌈near · n⌉ + 1 grams in
+    any common order (the prefix filter of Bayardo et al. 2007), so only those are looked up. `near` 1 finds texts with
+    the same words in the same order, whatever their case and spaces; above 1 nothing.
+    """
+
+    def __init__(self, near: float):
+        self._near = near
+        self._texts: dict[tuple[str, ...], Any] = {}
+        self._sets: list[tuple[frozenset, Any]] = []
+        self._where: dict[tuple[str, ...], list[int]] = defaultdict(list)
+
+    def twin(self, text: str) -> tuple[str, Any]:
+        """(what kind of twin was kept before, its name), ("", None) where there is none."""
+        key = tuple(words(text))
+        if key in self._texts and self._near <= 1:
+            return "duplicate", self._texts[key]
+        if self._near < 1:
+            own = _shingles(text)
+            for i in sorted({i for gram in self._prefix(own) for i in self._where[gram]}):
+                other, name = self._sets[i]
+                if len(own & other) >= self._near * len(own | other):
+                    return "near duplicate", name
+        return "", None
+
+    def add(self, text: str, name: Any) -> None:
+        self._texts.setdefault(tuple(words(text)), name)
+        if self._near < 1:
+            own = _shingles(text)
+            for gram in self._prefix(own):
+                self._where[gram].append(len(self._sets))
+            self._sets.append((own, name))
+
+    def _prefix(self, own: frozenset) -> list[tuple[str, ...]]:
+        ordered = sorted(own)
+        return ordered[: len(own) - _ceil(self._near * len(own)) + 1]
+
+
+def _shingles(text: str) -> frozenset:
+    return frozenset(grams(text, N)) or frozenset([tuple(words(text))])
+
+
+def _ceil(x: float) -> int:
+    """⌈x⌉, of a product of floats that may be a hair above the whole number that it should be."""
+    return int(-(-(x - 1e-9) // 1))
