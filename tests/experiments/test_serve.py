@@ -101,6 +101,7 @@ def test_what_the_teacher_thought_is_distilled_from_the_store(town, server):
             "--steps=3", "--eval_share=0.2", "--on_bad_record=skip", f"--workdir={town / 'distilled'}",
         )  # fmt: skip
     assert "stored completions" in said and "choices that were cut off" in said
+    assert "gave no word of" not in said, "our server tells the end too"
     assert len(column(town / "distilled", "loss")) == 3
 
 
