@@ -1,5 +1,6 @@
 """Serve a run over OpenAI's HTTP API, and keep what it answers with store=True."""
 
+import contextlib
 import dataclasses
 import os
 import time
@@ -101,23 +102,45 @@ def main(cfg: Serve) -> None:
     template = "none" if template == "auto" and not start.tokenizer.chat_template else template
     template = chat.load_template(template, start.tokenizer)
     context = _context(cfg, start.arch.max_len)
-    store = Store(Path(cfg.kept.store).expanduser()) if cfg.kept.store else None
-    sock = run.listen(cfg.http.host, cfg.http.port)
-    host.keep_freed_memory()
-    house = opened(cfg, start, template, context, store)
+    with contextlib.ExitStack() as opened:
+        sock = opened.enter_context(run.listen(cfg.http.host, cfg.http.port))
+        store = Store(Path(cfg.kept.store).expanduser()) if cfg.kept.store else None
+        if store:
+            opened.callback(store.close)
+        host.keep_freed_memory()
+        house = open_house(cfg, start, template, context, store)
 
-    from jaxtrain.serve import app
-    from jaxtrain.train import preflight
+        from jaxtrain.serve import app
 
-    def ready() -> None:
-        address, port = sock.getsockname()[:2]
-        print("\n".join(preflight.lines(_about(cfg, house, template, context))), flush=True)
-        address = f"[{address}]" if ":" in address else address
-        print(
-            f"serving {house.voice.name} at http://{address}:{port}/v1, until Ctrl-C or SIGTERM", flush=True
+        run.run(
+            app.app(house),
+            sock,
+            house.desk,
+            cfg.http.drain,
+            lambda: _say(cfg, house, template, context, sock),
         )
 
-    run.run(app.app(house), sock, house.desk, cfg.http.drain, ready)
+
+def _say(cfg: Serve, house: Any, template: Any, context: int, sock: Any) -> None:
+    from jaxtrain.train import preflight
+
+    key = (
+        "every request needs the key"
+        if house.limits.key
+        else "none: programs on this machine alone are served"
+    )
+    waiting = f"{cfg.http.waiting} may wait; {context:,} tokens of prompt and completion"
+    table = [
+        ("template", template.name),
+        *(("template", note) for note in template.notes),
+        ("rows", f"{cfg.served.rows} at once, {waiting}"),
+        ("API key", key),
+        ("store", cfg.kept.store or "none: store=True is refused"),
+    ]
+    address, port = sock.getsockname()[:2]
+    address = f"[{address}]" if ":" in address else address
+    print("\n".join(preflight.lines(table)))
+    print(f"serving {house.voice.name} at http://{address}:{port}/v1, until Ctrl-C or SIGTERM", flush=True)
 
 
 def export(store: Path, out: Path) -> None:
@@ -141,11 +164,12 @@ def _context(cfg: Serve, own: int) -> int:
     return asked or min(own or LONGEST, LONGEST)
 
 
-def opened(cfg: Serve, start: Any, template: Any, context: int, store: Any) -> Any:
+def open_house(cfg: Serve, start: Any, template: Any, context: int, store: Any) -> Any:
     """The model behind its decoding thread, every program compiled."""
     import jax
 
     from experiments import speaker, weights
+    from jaxtrain.data import cache
     from jaxtrain.generate import engine, sampler
     from jaxtrain.models import transformer
     from jaxtrain.serve import asked, desk
@@ -173,32 +197,14 @@ def opened(cfg: Serve, start: Any, template: Any, context: int, store: Any) -> A
     sampling = desk.Sampling(made, params, cfg.served.rows, cfg.served.chunk, context, start.arch.vocab)
     desk.warm(sampling)
     working = desk.Desk(sampling, cfg.http.waiting)
-    print_ = f"{start.tokenizer.fingerprint[:6]}{template.fingerprint[:6]}"
-    voice = Voice(_name(cfg), int(time.time()), f"fp_{print_}", template, speaker.decoder(template))
+    mark = cache.digest(start.lineage["origin"], start.tokenizer.fingerprint, template.fingerprint)
+    voice = Voice(_name(cfg), int(time.time()), f"fp_{mark}", template, speaker.decoder(template))
     limits = Limits(cfg.http.key(), cfg.http.max_body_kb * 1024)
     return House(voice, working, store, limits, Told(working, store))
 
 
 def _name(cfg: Serve) -> str:
     return cfg.served.name or Path(cfg.served.model.removeprefix("hf:")).name
-
-
-def _about(cfg: Serve, house: Any, template: Any, context: int) -> list[tuple[str, str]]:
-    key = (
-        "every request needs the key"
-        if house.limits.key
-        else "none: programs on this machine alone are served"
-    )
-    return [
-        ("template", template.name),
-        *(("template", note) for note in template.notes),
-        (
-            "rows",
-            f"{cfg.served.rows} at once, {cfg.http.waiting} may wait; {context:,} tokens of prompt and completion",
-        ),
-        ("API key", key),
-        ("store", cfg.kept.store or "none: store=True is refused"),
-    ]
 
 
 if __name__ == "__main__":

@@ -56,9 +56,7 @@ class Reader:
         self.template, self._T, self._shorten, self.counts = template, T, shorten, Counter[str]()
         tokenizer = template.tokenizer
         self._sizes = tokenizer.byte_lengths
-        texts = [tokenizer.decode([i]).encode() for i in range(tokenizer.vocab_size)]
-        # Only tokens that say all of their bytes by themselves can be found by them.
-        self._by_bytes = {text: i for i, text in enumerate(texts) if text and len(text) == self._sizes[i]}
+        self._by_bytes = {piece: i for i, piece in enumerate(tokenizer.pieces) if piece}
 
     def read(self, record: dict[str, Any]) -> Iterator[Kept]:
         """Each choice that can be learnt from. Raises Bad for a record that is none of a completion."""
@@ -99,7 +97,7 @@ class Reader:
             span = (start, start + int(self._sizes[token]))
             start = span[1]
             entry = theirs.get(span)
-            if entry is None:
+            if entry is None or (span[0] == span[1] and self._id(entry) != token):
                 self.counts["unheard" if span[0] == span[1] else "cut elsewhere"] += 1
                 continue
             found = self._alternatives(entry, int(token))
@@ -125,17 +123,23 @@ class Reader:
         if said.strip() != text.encode().strip():
             raise Bad("other tokens: those of logprobs.content do not spell the message")
         lead = len(said) - len(said.lstrip()) - (len(text.encode()) - len(text.encode().lstrip()))
-        return {(a - lead, b - lead): entry for (a, b), entry in spans.items() if b > a}
+        # A token without bytes that stands last may be the end; our server tells it.
+        return {(a - lead, b - lead): e for (a, b), e in spans.items() if b > a or e is content[-1]}
 
     def _alternatives(self, entry: dict[str, Any], token: int) -> dict[int, float]:
         """{id: log-probability}: the token that stands there, then the others that the student has too."""
         found = {token: float(entry["logprob"])}
         for other in entry.get("top_logprobs") or ():
-            i = self._by_bytes.get(_bytes(other))
+            i = self._id(other)
             if i is not None and len(found) < MOST:
                 found.setdefault(i, float(other["logprob"]))
         # OpenAI writes −9999 for what is too unlikely to say.
         return {i: logp for i, logp in found.items() if -1e3 < logp <= 1e-6}
+
+    def _id(self, entry: dict[str, Any]) -> int | None:
+        """The student's token with its bytes, or, as a special one has none, with its name."""
+        mine = _bytes(entry)
+        return self._by_bytes.get(mine) if mine else self.template.tokenizer.specials.get(entry.get("token"))
 
 
 def _bytes(entry: dict[str, Any]) -> bytes:

@@ -75,7 +75,7 @@ def parts(
     from it says that none waits now. A row whose iterator is closed or sent away goes on to its end unseen. `usual`
     names the settings that any request may have, and what they are where it has none. `made` needs a fixed number of
     `slots`. One host, and with several devices the mesh plan: raises ValueError otherwise, and on a setting that
-    `usual` does not name.
+    `usual` does not name or `made` does not keep.
     """
     plan = made.plan
     if plan.process[1] > 1 or (plan.name == "pmap" and plan.shards > 1):
@@ -96,6 +96,8 @@ def parts(
                 open_ = False
             if request is _END or request is None:
                 break
+            if request.tops and state.tops is None:
+                raise ValueError("a request wants the likeliest tokens, which the engine was made without")
             held[slot] = _Held(taken, request, [])
             fresh.append((slot, request))
             taken += 1

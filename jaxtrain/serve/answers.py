@@ -36,33 +36,38 @@ class Heard:
     text: str = ""  # as much as nothing to come can change
     shown: int = 0  # tokens that the text is made of, and its end
     finish: str | None = None
+    begun: bool = False  # whether the client has heard of it
 
-    def hear(self, part: Part) -> tuple[str, slice]:
-        """(what the text grows by, the tokens that this shows)."""
+    def hear(self, part: Part) -> None:
+        """Takes what is new."""
         self.ids += part.tokens
         if part.top is not None:
             self.own += part.top.own.tolist()
             pairs = zip(part.top.ids.tolist(), part.top.logps.tolist(), strict=True)
             self.tops += [list(zip(ids, logps, strict=True)) for ids, logps in pairs]
+
+    def grow(self, ended: bool) -> tuple[str, slice]:
+        """(what the text grows by, the tokens that this shows); those are known at the end, or where tops are told."""
         whole = self.decode(self.ids)
         text, stopped = stops.settled(whole, self.ends)
-        if part.ended:
+        shown = self.shown
+        if ended:
             self.finish = "stop" if stopped or self.ids[-1:] == [self.end] else "length"
-        if part.ended and not stopped:  # nothing is to come
+        if ended and not stopped:  # nothing is to come
             text, shown = whole, len(self.ids)
-        else:
-            shown = self._tokens_of(len(text))
+        elif ended or self.tops:
+            shown = self._tokens_of(text)
         new, fresh = text[len(self.text) :], slice(self.shown, shown)
         self.text, self.shown = text, shown
         return new, fresh
 
-    def _tokens_of(self, length: int) -> int:
-        """How many tokens have a text of so many characters: a token that goes on beyond them is one of them."""
+    def _tokens_of(self, text: str) -> int:
+        """With how many tokens the text is first there: one that goes on beyond it is one of them."""
         low, high = 0, len(self.ids)
         while low < high:
             middle = (low + high) // 2
-            reached = len(self.decode(self.ids[:middle]).rstrip(stops.UNKNOWN)) >= length
-            low, high = (low, middle) if reached else (middle + 1, high)
+            there = self.decode(self.ids[:middle]).startswith(text)
+            low, high = (low, middle) if there else (middle + 1, high)
         return low
 
 
@@ -139,8 +144,9 @@ def _chat_choice(voice: Voice, asked: Asked, one: Heard) -> Json:
 
 
 def _chat_piece(voice: Voice, asked: Asked, one: Heard, text: str, fresh: slice) -> Json:
-    first = len(one.text) == len(text) and fresh.start == 0
-    delta = ({"role": "assistant"} if first else {}) | ({"content": text} if text or first else {})
+    delta = {} if one.begun else {"role": "assistant", "content": ""}
+    one.begun = True
+    delta |= {"content": text} if text else {}
     return {"delta": delta, "logprobs": _logprobs(voice, asked, one, fresh)}
 
 
@@ -166,7 +172,9 @@ def _bytes(voice: Voice, i: int) -> bytes:
 
 
 def _name(voice: Voice, i: int) -> str:
-    return _specials(voice.template).get(i) or _bytes(voice, i).decode(errors="replace")
+    r"""A token as text, bytes that are none as \xhh; each has a name of its own, with or without text."""
+    special = _specials(voice.template).get(i)
+    return special or _bytes(voice, i).decode(errors="backslashreplace") or f"<|{i}|>"
 
 
 @functools.cache

@@ -89,7 +89,8 @@ def _job(
     if len(prompts) * wanted.n > desk.room:
         most = f"{desk.room} completions at once is the most that this server takes"
         raise wrong("n", f"{most}, not {len(prompts)} prompts times {wanted.n}")
-    limits = [_limit(ids, wanted.limit, desk.sampling.context) for ids in prompts]
+    field = "messages" if form is answers.CHAT else "prompt"
+    limits = [_limit(ids, wanted.limit, desk.sampling.context, field) for ids in prompts]
     seed = secrets.randbits(63) if wanted.seed is None else wanted.seed
     how = {"temperature": wanted.temperature, "top_p": wanted.top_p}
     requests = [
@@ -105,7 +106,7 @@ def _job(
     return Job(shared, form, wanted, number, int(time.time()), begun, seed, prompts, heard, call)
 
 
-def _limit(ids: Sequence[int], limit: int | None, context: int) -> int:
+def _limit(ids: Sequence[int], limit: int | None, context: int, field: str) -> int:
     """Most tokens of a completion. Raises Refused where the context has no room for it."""
     room = context - len(ids)
     if room < 1 or (limit or 1) > room:
@@ -114,7 +115,7 @@ def _limit(ids: Sequence[int], limit: int | None, context: int) -> int:
             400,
             f"This model's maximum context length is {context} tokens. You requested {len(ids) + (limit or 0)} tokens "
             f"({len(ids)} in the prompt, {asking}): shorten one of them.",
-            param="max_tokens" if room > 0 else "messages",
+            param="max_tokens" if room > 0 else field,
             code="context_length_exceeded",
         )
     return limit or room
@@ -138,20 +139,22 @@ def _over(job: Job) -> None:
     told.tokens.labels("completion").inc(sum(len(one.ids) for one in job.heard))
 
 
-async def _parts(job: Job) -> AsyncIterator[tuple[int, str, slice]]:
-    """(number of the completion, what its text grows by, the tokens that this shows)."""
+async def _parts(job: Job) -> AsyncIterator[tuple[Heard, int, bool]]:
+    """(a completion that has grown, its number, whether it has ended)."""
     told, first = job.house.told, True
     async for i, part in job.call.parts():
         if first:
             told.first.observe(time.perf_counter() - job.begun)
             first = False
-        yield i, *job.heard[i].hear(part)
+        job.heard[i].hear(part)
+        yield job.heard[i], i, part.ended
     told.whole.observe(time.perf_counter() - job.begun)
 
 
 async def _whole(job: Job) -> dict[str, Any]:
-    async for _ in _parts(job):
-        pass
+    async for one, _, ended in _parts(job):
+        if ended:
+            one.grow(True)
     return await _kept(job)
 
 
@@ -173,8 +176,8 @@ async def _events(job: Job) -> AsyncIterator[bytes]:
         return _event(made | more)
 
     try:
-        async for i, new, fresh in _parts(job):
-            one = job.heard[i]
+        async for one, i, ended in _parts(job):
+            new, fresh = one.grow(ended)
             if new or fresh.start < fresh.stop or one.finish:
                 piece = job.form.piece(voice, wanted, one, new, fresh)
                 yield event([{"index": i, **piece, "finish_reason": one.finish}])

@@ -47,15 +47,13 @@ class Store:
 
     def add(self, completion: Json) -> "Future[None]":
         """Keeps a completion."""
-        row = (
-            completion["id"],
-            completion["created"],
-            completion["model"],
-            json.dumps(completion["metadata"]),
-            store.dumps(completion),
-        )
         sql = "INSERT INTO completions (id, created, model, metadata, body) VALUES (?, ?, ?, ?, ?)"
-        return self._soon(lambda db: db.execute(sql, row).rowcount)
+
+        def insert(db: sqlite3.Connection) -> None:
+            head = [completion[name] for name in ("id", "created", "model")]
+            db.execute(sql, (*head, json.dumps(completion["metadata"]), store.dumps(completion)))
+
+        return self._soon(insert)
 
     def update(self, number: str, metadata: Mapping[str, str]) -> "Future[Json | None]":
         """Gives a completion other metadata; None where there is none of that id."""

@@ -63,6 +63,19 @@ def test_each_token_has_what_its_teacher_thought_of_it():
     assert (found.ids[-1] == -1).all()  # the API says nothing of the end
 
 
+def test_an_end_that_is_told_is_heard_and_may_be_an_alternative():
+    record = kept([token("Y"), token("o")])
+    end = {"token": "<|eos|>", "bytes": [], "logprob": -0.5, "top_logprobs": []}
+    content = record["choices"][0]["logprobs"]["content"]
+    content[1]["top_logprobs"].append(end | {"logprob": -2.5})
+    content.append(end)
+    found = one_row(record)
+    assert found.ids[-1, :2].tolist() == [KIND.eos, -1] and found.logps[-1, 0] == -0.5
+    assert found.ids[-2, :3].tolist() == [*ids("o"), KIND.eos, -1] and found.logps[-2, 1] == -2.5
+    content[-1] = end | {"token": "<|bos|>"}
+    assert (one_row(record).ids[-1] == -1).all(), "another token at the end says nothing of it"
+
+
 def test_the_token_that_stands_there_is_among_them_once():
     entry = token("Y", -4.0, N=-0.1)
     entry["top_logprobs"] = entry["top_logprobs"][1:]

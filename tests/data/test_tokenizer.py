@@ -27,6 +27,7 @@ def lossless(kind, text):
     assert found.dtype == np.int32
     assert kind.decode(found) == text
     assert kind.byte_lengths[found].sum() == len(text.encode())
+    assert b"".join(kind.pieces[i] for i in found) == text.encode()
     assert not set(special_ids(kind).tolist()) & set(found.tolist())
 
 

@@ -9,6 +9,7 @@ import pytest
 from jaxtrain import config
 from jaxtrain.generate import engine, sampler, slots
 from jaxtrain.models import transformer
+from jaxtrain.ops.logprobs import logits
 from jaxtrain.train import parallel
 from tests import tiny
 from tests.generate.test_engine import ARCH, END, NEW, PROMPTS
@@ -100,3 +101,78 @@ def test_what_cannot_be_served_is_refused():
         next(slots.served(*made("pmap", "", 8), requests(), rows=8, usual=USUAL))
     with pytest.raises(ValueError, match="min_p"):
         served([requests()[0]._replace(how={"min_p": 0.1})])
+    with pytest.raises(ValueError, match="the engine was made without"):
+        served([requests()[0]._replace(tops=True)])
+
+
+TOPS = 5
+
+
+@functools.cache
+def telling(kind="pmap", mesh="", devices=1):
+    """An engine that tells the likeliest tokens, its parameters, and the model's own log-probabilities f32[T, V]."""
+    plan = parallel.make(config.Run(parallel=kind, mesh=mesh), 8, 1, jax.devices()[:devices])
+    model = transformer.build(ARCH, tiny.how(local=plan.local))
+    told = engine.engine(plan, model, end=END, width=NEW, slots=ROOM, tops=TOPS, most=2)
+    params = plan.init(lambda: model.init(jax.random.key(0)), model.axes)
+
+    def forward(ids):
+        tokens, places = np.array([ids], np.int32), np.arange(len(ids), dtype=np.int32)[None]
+        batch = {"tokens": tokens, "positions": places, "segments": np.ones_like(places)}
+        plain = transformer.build(ARCH, tiny.how())
+        held = jax.tree.map(np.asarray, params)
+        return jax.nn.log_softmax(logits(plain.hidden(held, batch), plain.head(held)))[0]
+
+    return told, told.ready(params, ()), forward
+
+
+def parts(asked, plan=(), rows=3, **options):
+    """The parts of each request, in their order."""
+    found = {}
+    for part in slots.parts(*telling(*plan)[:2], asked, rows=rows, usual=USUAL, chunk=2, **options):
+        found.setdefault(part.number, []).append(part)
+    return [found[i] for i in sorted(found)]
+
+
+@pytest.mark.parametrize(("plan", "rows"), [((), 3), (("mesh", "fsdp:2,tensor:2", 4), 4)])
+def test_parts_are_the_whole_and_tell_the_models_own_distribution(plan, rows):
+    asked = [
+        one._replace(tops=i % 2 == 0, how={"temperature": 0.5 + i / 4}) for i, one in enumerate(requests())
+    ]
+    found, wanted = parts(asked, plan, rows), served([one._replace(tops=False) for one in asked])
+    forward = telling()[2]
+    for i, (several, one) in enumerate(zip(found, wanted, strict=True)):
+        assert [token for part in several for token in part.tokens] == one.tokens
+        assert [part.ended for part in several] == [False] * (len(several) - 1) + [True]
+        assert max(len(part.tokens) for part in several) <= 3, "prefill's token, and those of one advance"
+        assert all((part.top is None) == (i % 2 == 1) for part in several)
+        if i % 2 == 0:
+            own, ids, logps = (
+                np.concatenate([getattr(p.top, name) for p in several]) for name in slots.Top._fields
+            )
+            told = np.asarray(forward([*PROMPTS[i], *one.tokens]))[len(PROMPTS[i]) - 1 : -1]
+            np.testing.assert_allclose(own, told[np.arange(len(own)), one.tokens], atol=1e-4)
+            np.testing.assert_allclose(logps, np.take_along_axis(told, ids, 1), atol=1e-4)
+            np.testing.assert_allclose(logps, -np.sort(-told, 1)[:, :TOPS], atol=1e-4)
+
+
+def test_a_request_nobody_waits_for_frees_its_row():
+    heard, asked = [], requests()
+    long = max(range(8), key=lambda i: len(alone()[i][0]))
+    left = asked[long]._replace(waits=lambda: len(heard) < 2)
+    for part in slots.parts(*telling()[:2], [left, asked[0]], rows=1, usual=USUAL, chunk=2):
+        heard.append(part)
+    first = [part for part in heard if part.number == 0]
+    assert [len(part.tokens) for part in first] == [3, 2, 0] and first[-1].ended
+    assert [token for part in heard if part.number == 1 for token in part.tokens] == alone()[0][0]
+
+
+def test_a_request_may_have_its_own_decoder():
+    long = max(range(8), key=lambda i: len(alone()[i][0]))
+    tokens = alone()[long][0]
+    stop = f"<{tokens[2]}>"
+    given = [
+        requests()[long]._replace(ends=(stop,), decode=decode)
+        for decode in (lambda ids: "".join(f"<{i}>" for i in ids), lambda ids: "")
+    ]
+    assert [one.tokens for one in served(given)] == [tokens[: tokens.index(tokens[2]) + 1], tokens]

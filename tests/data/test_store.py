@@ -1,0 +1,190 @@
+"""Stored completions as training data: our server's file, exports, filters, and what is left out."""
+
+import json
+import sqlite3
+
+import pytest
+
+from jaxtrain.config import ConfigError, Dialogs
+from jaxtrain.data import chat, dialogs, formats, pieces, prompts, sources, spec
+from jaxtrain.data.formats import Bad
+from jaxtrain.data.tokenizer import ByteTokenizer
+from jaxtrain.serve.store import Store, export
+
+ASKED = [
+    {"role": "user", "content": "Hi?"},
+    {"role": "assistant", "content": "Eh?"},
+    {"role": "user", "content": "Hi!"},
+]
+
+
+def choice(text, finish="stop"):
+    message = {"role": "assistant", "content": text, "refusal": None, "tool_calls": None}
+    return {"index": 0, "message": message, "finish_reason": finish, "logprobs": None}
+
+
+def completion(i, *choices, model="big", **more):
+    found = {
+        "id": f"c{i}",
+        "object": "chat.completion",
+        "created": i,
+        "model": model,
+        "metadata": {},
+        "input": ASKED,
+    }
+    return found | {"choices": list(choices or [choice(f"Yo {i}.")])} | more
+
+
+ROWS = [
+    completion(0),
+    completion(1, choice("A."), choice("cut of", "length"), choice("B.")),
+    completion(2, model="small"),
+    completion(3, metadata={"topic": "boats", "lang-code": "en"}),
+    completion(4, choice("cut", "length"), metadata={"topic": "boats"}),
+]
+
+
+@pytest.fixture
+def database(tmp_path):
+    held = Store(tmp_path / "kept")
+    for row in ROWS:
+        held.add(row).result()
+    yield tmp_path / "kept"
+    held.close()
+
+
+def read(text, tmp_path, **options):
+    cfg = Dialogs(data=text, cache_dir=str(tmp_path / "cache"), **options)
+    spec.check(cfg)
+    source = spec.parse(text)[0]
+    records = sources.all_of(source, cfg, None)
+    return source, records
+
+
+def answers(text, tmp_path):
+    source, records = read(text, tmp_path)
+    form = formats.detect(records, source, formats.chat("text"))
+    assert form.name == "stored"
+    return [
+        formats.read(record, form).messages[-1]["content"] for record in records.many(range(len(records)))
+    ]
+
+
+@pytest.mark.parametrize("kind", ["database", "export"])
+def test_a_store_is_read_a_choice_a_record(database, tmp_path, kind):
+    path = database
+    if kind == "export":
+        path = tmp_path / "any.name"
+        assert export(database, path) == 5
+    source = f"store:{path}"
+    assert answers(source, tmp_path) == ["Yo 0.", "A.", "B.", "Yo 2.", "Yo 3."]
+    assert answers(f"{source}?model=big", tmp_path) == ["Yo 0.", "A.", "B.", "Yo 3."]
+    assert answers(f"{source}?metadata.topic=boats&metadata.lang-code=en", tmp_path) == ["Yo 3."]
+    _, records = read(f"{source}?model=big", tmp_path)
+    assert records.notes == (
+        "1 completions without model=big left out",
+        "2 choices that were cut off (finish_reason length) left out",
+    )
+    assert records[1]["choices"][0]["message"]["content"] == "A." and len(records[1]["choices"]) == 1
+    marks = {read(f"{source}{more}", tmp_path)[1].fingerprint for more in ("", "?model=big", "?model=small")}
+    assert len(marks) == 3
+
+
+def test_what_is_read_is_the_state_when_it_was_opened(database, tmp_path):
+    _, before = read(f"store:{database}", tmp_path)
+    held = Store(database)
+    held.add(completion(9)).result()
+    held.delete("c0").result()
+    _, after = read(f"store:{database}", tmp_path)
+    held.close()
+    assert (before[0]["id"], after[0]["id"], after[len(after) - 1]["id"]) == ("c0", "c1", "c9")
+    assert before.fingerprint != after.fingerprint
+
+
+def test_only_the_answer_is_learnt(database, tmp_path):
+    cfg = Dialogs(
+        data=f"store:{database}", cache_dir=str(tmp_path / "cache"), seq_len=64, batch_size=2, eval_share=0.2
+    )
+    tokenizer = ByteTokenizer()
+    template = chat.load_template("plain", tokenizer)
+    made = dialogs.prepare(cfg, seed=0, tokenizer=tokenizer, template=template)
+    batch = made.train.batch(0)
+    learnt = {
+        tokenizer.decode(row[mask > 0]).strip()
+        for row, mask in zip(batch["targets"], batch["mask"], strict=True)
+    }
+    assert all(set(text.replace(" ", "")) <= set("Yo0123.AB") for text in learnt), learnt
+    lines = [line for _, line in made.table]
+    assert any("format stored" in line for line in lines)
+    assert sum("2 choices that were cut off" in line for line in lines) == 2, "of either side"
+
+
+def test_its_prompts_can_be_asked_again(database, tmp_path):
+    template = chat.load_template("plain", ByteTokenizer())
+    found = prompts.openings(f"store:{database}", Dialogs(cache_dir=str(tmp_path / "cache")), template)
+    assert [one.messages[-1]["content"] for one in found] == ["Hi!"]
+
+
+@pytest.mark.parametrize("key", ["input", "messages", "request"])
+def test_exports_of_other_servers(tmp_path, key):
+    row = {
+        "choices": [choice("Yo.")],
+        "model": "gpt",
+        key: {"messages": ASKED} if key == "request" else ASKED,
+    }
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    for kind in ("store", "jsonl"):
+        source = spec.parse(f"{kind}:{tmp_path}/a.jsonl")[0]
+        _, records = read(f"{kind}:{tmp_path}/a.jsonl", tmp_path)
+        form = formats.detect(records, source, formats.chat("text"))
+        found = formats.read(records[0], form).messages
+        assert [m["content"] for m in found] == ["Hi?", "Eh?", "Hi!", "Yo."]
+        assert [m.get("train", True) for m in found] == [False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (completion(0, input=None), "no messages: it has no input, messages or request.messages"),
+        (completion(0, choices=[]), "not one choice"),
+        (completion(0, choices=[{"finish_reason": "stop"}]), "no assistant turn"),
+        (completion(0, choice("a"), choice("b")), "read stored completions as store:PATH"),
+        (completion(0, choice("a", "length")), "cut off: its finish_reason is length"),
+        (completion(0, choice(None)), "no text|not a string"),
+        (completion(0, choice(" ")), "empty completion"),
+    ],
+)
+def test_rows_without_what_is_needed(row, words):
+    form = next(one for one in formats.CHAT if one.name == "stored")
+    with pytest.raises(Bad, match=words):
+        formats.read(row, form)
+
+
+def test_sources_that_cannot_be(database, tmp_path):
+    for text, words in {
+        f"store:{database}?model=none": r"5 completions without model=none left out; its models are big \(4\)",
+        f"store:{database}?colour=red": r"no option 'colour'; it has model, field, format, metadata.KEY",
+        f"store:{tmp_path}/nothing": "no file matches",
+        f"store:{database}:test": "no file matches|no split",
+    }.items():
+        with pytest.raises(ConfigError, match=words):
+            read(text, tmp_path)
+    foreign = tmp_path / "foreign"
+    db = sqlite3.connect(foreign)
+    db.execute("CREATE TABLE t (x)")
+    db.commit()
+    db.close()
+    with pytest.raises(ConfigError, match=r"foreign: not a store of ./launch/run serve"):
+        read(f"store:{foreign}", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("token", "wanted"), [("Ġwest", b" west"), ("Ã©", "é".encode()), ("Ġ", b" "), ("世", "世".encode())]
+)
+def test_bytes_of_byte_level_tokens(token, wanted):
+    assert pieces.byte_level(token) == wanted
+
+
+@pytest.mark.parametrize(("token", "wanted"), [("▁a", b" a"), ("<0x0A>", b"\n"), ("##ing", b"ing")])
+def test_bytes_of_visible_tokens(token, wanted):
+    assert pieces.visible(token) == wanted
