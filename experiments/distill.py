@@ -27,7 +27,7 @@ class Loss(config.Group):
     completions: str = config.arg("auto",
         "Where those come from that the student does not write: the data, or drawn by the teacher for its prompts. "
         "auto: the data where it has completions", choices=("auto", "data", "teacher"))
-    draws: int = config.arg(1, "Completions that the teacher draws for each prompt", low=1)
+    draws: int = config.arg(4, "Completions that the teacher draws for each prompt", low=1)
     on_policy: float = config.arg(0.0, "Share of the batches whose completions the student writes (GKD's λ)", low=0)
     draw_temperature: float = config.arg(1.0, "Temperature of what teacher and student draw to learn from", low=0)
     # fmt: on
@@ -68,10 +68,10 @@ class Distill:
     data: config.Dialogs = config.group(config.Dialogs, data="tinytown:prompts", seq_len=48, batch_size=32)
     loss: Loss = config.group(Loss)
     endpoint: Endpoint = config.group(Endpoint)
-    optim: config.Optim = config.group(config.Optim, lr=2e-3, warmup=20)
+    optim: config.Optim = config.group(config.Optim, lr=4e-3, warmup=20)
     lora: config.Lora = config.group(config.Lora)
     samples: config.Samples = config.group(config.Samples, max_new=32)
-    run: config.Run = config.group(config.Run, steps=500, eval_every=250, sample_every=0)
+    run: config.Run = config.group(config.Run, steps=1000, eval_every=500, sample_every=0)
 
 
 def main(cfg: Distill) -> None:
