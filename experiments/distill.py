@@ -52,6 +52,17 @@ class Loss(config.Group):
             )
         if self.teacher == DATA and self.completions == "teacher":
             raise config.ConfigError("--completions=teacher: --teacher=data has only those that are stored")
+        if self.teacher == DATA:
+            self.require_drawing(draws=False, any_at_all=False)
+
+    def require_drawing(self, draws: bool, any_at_all: bool) -> None:
+        """Raises ConfigError for flags of drawing where the teacher writes nothing, or nobody does."""
+        for name, acts in (("draws", draws), ("draw_temperature", any_at_all)):
+            if not acts and getattr(self, name) != getattr(type(self), name):
+                raise config.ConfigError(
+                    f"--{name}: the completions are the data's, nothing is drawn; leave it out, or use "
+                    "--completions=teacher"
+                )
 
     def remote(self) -> bool:
         """Whether the teacher is asked over HTTP."""
@@ -82,6 +93,13 @@ def main(cfg: Distill) -> None:
 
     if not cfg.loss.teacher:
         raise config.ConfigError("--teacher: name who is learnt from, such as runs/ppo, hf:DIR, or data")
+    if not cfg.loss.remote() and cfg.endpoint != Endpoint():
+        changed = [
+            f"--{name}" for name, value in vars(cfg.endpoint).items() if value != getattr(Endpoint, name)
+        ]
+        raise config.ConfigError(
+            f"{', '.join(changed)}: acts only with an endpoint as --teacher; leave it out"
+        )
     host.keep_freed_memory()
     start = begin.start(cfg)
 

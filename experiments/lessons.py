@@ -49,8 +49,10 @@ def lesson(cfg: Any, teacher: Teacher | None, template: Template, plan: parallel
         )
         table += [("prompts", f"{len(asked):,} of {cfg.data.data}"), *(("prompts", line) for line in lost)]
         table.append(("on policy", f"{cfg.loss.on_policy:.0%} of the batches, as the student is then"))
-    reading = cfg.data
-    if cfg.loss.completions == "teacher" or (cfg.loss.completions == "auto" and _prompts_alone(cfg.data)):
+    reading, how_drawn = cfg.data, cfg.loss.completions
+    writes = how_drawn == "teacher" or (how_drawn == "auto" and _prompts_alone(cfg.data))
+    cfg.loss.require_drawing(writes, writes or cfg.loss.on_policy > 0)
+    if writes:
         reading, told = teachers.written(cfg, teacher, template, plan, path)
         table += told
     if cfg.loss.teacher_topk:

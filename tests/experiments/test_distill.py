@@ -139,6 +139,8 @@ def test_another_tokenizer_is_refused_with_a_way_out(town, tmp_path):
         (("--teacher=data", "--teacher_topk=3"), "leave it out"),
         (("--teacher=x", "--teacher_topk=3", "--on_policy=1"), "at every step"),
         (("--teacher=data", "--completions=teacher"), "only those that are stored"),
+        (("--teacher=data", "--draws=2"), "nothing is drawn"),
+        (("--teacher=x", "--timeout=3"), "--timeout: acts only with an endpoint"),
     ],
 )
 def test_flags_that_cannot_be_are_refused(town, flags, message):
