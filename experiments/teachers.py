@@ -197,6 +197,7 @@ def asked(
             else ""
         )
         said = f"{spent.tokens_in:,} tokens read, {spent.tokens_out:,} written, {spent.cached:,} answers from the cache"
+        said += f", {spent.refused:,} prompts were refused and left out" if spent.refused else ""
         table.append(("teacher", f"{made.name}: {said}{cost}"))
     reading = {side: f"jsonl:{file}" for side, file in files.items()}
     return dataclasses.replace(cfg.data, **reading), table
@@ -215,7 +216,9 @@ def _replies(cfg: Any, made: asking.Generator, asked: list[Opening], draws: int)
     with bar("asking the teacher", len(asks), least=20) as advance:
         for first in range(0, len(asks), ASKED_AT_ONCE):
             part = asks[first : first + ASKED_AT_ONCE]
-            rows += [_stored(made.name, *pair) for pair in zip(part, made.generate(part), strict=True)]
+            for ask, replies in zip(part, made.generate(part), strict=True):
+                taken = [one for one in replies if one.finish_reason != asking.REFUSED]
+                rows += [_stored(made.name, ask, taken)] if taken else []
             advance(len(part))
     return rows
 

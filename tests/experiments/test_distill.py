@@ -1,12 +1,15 @@
 """Distillation from the command to the files it leaves, with each kind of teacher."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from experiments import begin
+from experiments import begin, teachers
 from jaxtrain.config import ConfigError
+from jaxtrain.data.prompts import Opening
+from jaxtrain.feedback.asking import REFUSED, Generator, Reply, Spent, user
 from tests.experiments.conftest import MODEL, arrays, column, jsonl, rows, same_arrays
 from tests.remote import Remote, chat
 
@@ -89,6 +92,21 @@ def test_what_a_teacher_only_told(town, tmp_path):
     path = town.run("distill", "distill-told", *flags, data=data)
     assert "stored completions" in town.said["distill-told"] and "cut elsewhere" in town.said["distill-told"]
     assert column(path, "loss")[-1] < column(path, "loss")[0] - 0.5
+
+
+def test_a_prompt_that_an_endpoint_does_not_take_teaches_nothing():
+    told = [[Reply("", REFUSED)] * 2, [Reply("yes", "stop", ()), Reply("", REFUSED)]]
+    party = Generator("m", lambda asks: told[: len(asks)], True, Spent())
+    cfg = SimpleNamespace(
+        run=SimpleNamespace(seed=0),
+        loss=SimpleNamespace(draw_temperature=1.0),
+        samples=SimpleNamespace(max_new=4),
+    )
+    asked = [Opening(user(text), np.zeros(1, np.int32), {}) for text in ("much too long", "a")]
+    (row,) = teachers._replies(cfg, party, asked, 2)
+    assert row["input"] == list(user("a")) and [one["message"]["content"] for one in row["choices"]] == [
+        "yes"
+    ]
 
 
 def test_an_endpoint_is_asked_once_and_teaches_by_what_it_said(town):
