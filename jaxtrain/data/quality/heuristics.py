@@ -2,7 +2,9 @@
 
 Gopher's quality rules (2112.11446, appendix A.1.1), C4's (1910.10683, section 2.2) and FineWeb's (2406.17557, section
 3.6). They were made for web pages: a dialog of 80 bytes has no 50 words and nothing is wrong with it. So they act on
-documents of --rules_from characters or more; a shorter one is judged by the rules of spam.py, which need no length.
+documents of --rules_from characters or more; a shorter one is judged by the rules of junk.py, spam.py and harm.py, which
+need no length. And a document of one line has lost its line ends: the rules about lines say nothing of it, and all its
+sentences count.
 """
 
 import dataclasses
@@ -144,7 +146,8 @@ def _c4(settings: Heuristics, text: str, lines: Sequence[str]) -> Iterator[Findi
     if settings.min_sentences:
         sentences = 0
         for line in lines:
-            if sentences < settings.min_sentences and _kept(line.strip(), settings.min_line_words):
+            whole = len(lines) == 1
+            if sentences < settings.min_sentences and (whole or _kept(line.strip(), settings.min_line_words)):
                 sentences += len(_SENTENCE.findall(line))
         if sentences < settings.min_sentences:
             yield Finding("c4_sentences", sentences)
@@ -164,7 +167,7 @@ def _kept(line: str, min_words: int) -> bool:
 def _fineweb(
     settings: Heuristics, text: str, words: Sequence[str], lines: Sequence[str]
 ) -> Iterator[Finding]:
-    if not lines:
+    if len(lines) < 2:
         return
     punctuated = sum(line.rstrip().endswith(TERMINAL) for line in lines) / len(lines)
     if punctuated < settings.min_punctuated:

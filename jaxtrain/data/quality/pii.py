@@ -39,7 +39,7 @@ class Pii(config.Group):
 
 
 def check(settings: Pii) -> Check:
-    """A check for the kinds of the settings; of findings that overlap the one that starts first, and longest, counts."""
+    """A check for the kinds of the settings; of overlapping ones the first, and longest, is found."""
     detectors = [(kind, DETECTORS[kind]) for kind in settings.kinds() if settings.pii != "off"]
     mask = settings.pii == "mask"
 
@@ -175,8 +175,8 @@ _IBAN_SIZES = {
         item.split(":")
         for item in (
             "15:NO 16:BE 18:DK,FI,FO,GL,NL,SD 19:MK,SI 20:AT,BA,EE,KZ,LT,LU,XK,MN 21:CH,HR,LI,LV 22:BG,BH,CR,DE,GB,GE,"
-            "IE,ME,RS,VA 23:AE,GI,IL,IQ,OM,SO,TL 24:AD,CZ,ES,MD,PK,RO,SA,SE,SK,TN,VG 25:LY,PT,ST 26:IS,TR 27:BI,DJ,FR,GR,"
-            "IT,MC,MR,SM 28:AL,AZ,BY,CY,DO,GT,HN,HU,LB,NI,PL,SV 29:BR,EG,PS,QA,UA 30:JO,KW,MU,YE 31:MT,SC 32:LC 33:RU"
+            "IE,ME,RS,VA 23:AE,GI,IL,IQ,OM,SO,TL 24:AD,CZ,ES,MD,PK,RO,SA,SE,SK,TN,VG 25:LY,PT,ST 26:IS,TR 27:BI,DJ,FR,"
+            "GR,IT,MC,MR,SM 28:AL,AZ,BY,CY,DO,GT,HN,HU,LB,NI,PL,SV 29:BR,EG,PS,QA,UA 30:JO,KW,MU,YE 31:MT,SC 32:LC 33:RU"
         ).split()
     )
     for name in names.split(",")
@@ -210,6 +210,7 @@ def mod97(number: str) -> bool:
 
 
 _SSN = re.compile(r"(?<![\w.-])(?<!\d )(?!000|666|9)\d{3}([- ])(?!00)\d{2}\1(?!0000)\d{4}(?![\w-])(?!\.\d)")
+_SSN_NAMED = re.compile(r"(?:ssn|social security)[^\d\n]{0,20}\Z", re.I)
 _SSN_SAID = re.compile(
     r"\b(?:ssn|social security(?: number| no\.?)?)[^\w\n]{1,4}(?:is )?(?P<number>\d{9})\b", re.I
 )
@@ -218,17 +219,15 @@ _SSN_SAID = re.compile(
 def ssns(text: str) -> Spans:
     """US social security numbers of groups that are given out; without hyphens only after their name."""
     for match in _SSN.finditer(text):
-        if match[1] == "-" or re.search(
-            r"(?:ssn|social security)\W{0,20}\Z", text[max(0, match.start() - 40) : match.start()], re.I
-        ):
+        if match[1] == "-" or _SSN_NAMED.search(text, max(0, match.start() - 40), match.start()):
             yield match.span()
     for match in _SSN_SAID.finditer(text):
         yield match.span("number")
 
 
 _PREFIXES = {
-    "AKIA": r"[0-9A-Z]{16}", "ASIA": r"[0-9A-Z]{16}", "ghp_": r"\w{36,255}", "gho_": r"\w{36,255}", "ghu_": r"\w{36,255}",
-    "ghs_": r"\w{36,255}", "ghr_": r"\w{36,255}", "github_pat_": r"\w{22,255}", "glpat-": r"[\w-]{20,64}",
+    "AKIA": r"[0-9A-Z]{16}", "ASIA": r"[0-9A-Z]{16}", "ghp_": r"\w{36,255}", "gho_": r"\w{36,255}",
+    "ghu_": r"\w{36,255}", "ghs_": r"\w{36,255}", "ghr_": r"\w{36,255}", "github_pat_": r"\w{22,255}", "glpat-": r"[\w-]{20,64}",
     "sk-": r"[\w-]{20,200}", "sk_live_": r"\w{16,99}", "sk_test_": r"\w{16,99}", "rk_live_": r"\w{16,99}",
     "pk_live_": r"\w{16,99}", "xoxb-": r"[\w-]{10,250}", "xoxp-": r"[\w-]{10,250}", "xoxa-": r"[\w-]{10,250}",
     "xapp-": r"[\w-]{10,250}", "AIza": r"[\w-]{35}", "ya29.": r"[\w-]{20,255}", "SG.": r"[\w-]{16,64}\.[\w-]{16,64}",
@@ -242,8 +241,8 @@ _BLOCK = re.compile(
     r"-----BEGIN [A-Z ]{0,32}PRIVATE KEY-----[\s\S]{1,16384}?-----END [A-Z ]{0,32}PRIVATE KEY-----"
 )
 _ASSIGNED = re.compile(
-    r"(?:api[ _-]?key|secret(?:[ _-]?key)?|access[ _-]?key|auth[ _-]?token|access[ _-]?token|\btoken|bearer|password|passwd)"
-    r"[\"']?(?:\s{0,3}(?:[:=]|\bis\b)\s{0,3}|\s)[\"'`]?(?P<value>[\w+/=.~!@#$%^&*-]{8,256})",
+    r"(?:api[ _-]?key|secret(?:[ _-]?key)?|access[ _-]?key|auth[ _-]?token|access[ _-]?token|\btoken|bearer|"
+    r"password|passwd)[\"']?(?:\s{0,3}(?:[:=]|\bis\b)\s{0,3}|\s)[\"'`]?(?P<value>[\w+/=.~!@#$%^&*-]{8,256})",
     re.I,
 )
 _NAMES_OF_KEYS = ("key", "secret", "token", "bearer", "passw")

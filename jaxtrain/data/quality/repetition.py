@@ -100,6 +100,8 @@ def top_share(
     no more frequent than its first pair, and no longer than n of the longest word.
     """
     least = max(1, floor * size / (n * max(map(len, words)) + n - 1))
+    if max(counts.values()) < least:
+        return 0.0
     starts = [at for at, pair in enumerate(pairs) if counts[pair] >= least]
     grams = Counter(tuple(words[at : at + n]) for at in starts if at + n <= len(words))
     if not grams:
