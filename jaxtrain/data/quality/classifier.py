@@ -33,7 +33,8 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 @dataclasses.dataclass(frozen=True)
 class Classifier(config.Group):
     # fmt: off
-    classifier: str = arg("", "Drop what this file's classifier finds bad (made by classifier.train); empty: no such step")
+    classifier: str = arg("",
+        "Drop what this file's classifier finds bad (made by classifier.train); empty: no such step")
     max_bad: float = arg(0.5, "Most probability of being bad that a document may have", low=0)
     # fmt: on
 

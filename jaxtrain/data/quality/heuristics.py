@@ -2,9 +2,9 @@
 
 Gopher's quality rules (2112.11446, appendix A.1.1), C4's (1910.10683, section 2.2) and FineWeb's (2406.17557, section
 3.6). They were made for web pages: a dialog of 80 bytes has no 50 words and nothing is wrong with it. So they act on
-documents of --rules_from characters or more; a shorter one is judged by the rules of junk.py, spam.py and harm.py, which
-need no length. And a document of one line has lost its line ends: the rules about lines say nothing of it, and all its
-sentences count.
+documents of --rules_from characters or more; a shorter one is judged by the rules of junk.py, spam.py and harm.py,
+which need no length. And a document of one line has lost its line ends: the rules about lines say nothing of it, and
+all its sentences count.
 """
 
 import dataclasses
@@ -91,7 +91,7 @@ def _lines(text: str) -> Sequence[str]:
     """The lines that are not blank; of a text set to a width, as a mail or a book's, its paragraphs.
 
     It is set to a width if no line is over 100 characters and of those with a line after them four in five are over
-    45 and less than half end in punctuation.
+    45 and less than half end in punctuation, with sentences that end within.
     """
     lines = text.split("\n")
     shown = [line for line in lines if line.strip()]
@@ -99,7 +99,7 @@ def _lines(text: str) -> Sequence[str]:
         inner = [line for line, after in pairwise(lines) if line.strip() and after.strip()]
         wide = sum(len(line) >= _MIN_WIDTH for line in inner)
         ended = sum(line.rstrip().endswith(TERMINAL) for line in inner)
-        if inner and wide >= 0.8 * len(inner) and ended < 0.5 * len(inner):
+        if _SENTENCE.search(text) and inner and wide >= 0.8 * len(inner) and ended < 0.5 * len(inner):
             return [part for part in _BLANK.split(text) if part.strip()]
     return shown
 

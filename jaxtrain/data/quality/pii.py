@@ -176,7 +176,8 @@ _IBAN_SIZES = {
         for item in (
             "15:NO 16:BE 18:DK,FI,FO,GL,NL,SD 19:MK,SI 20:AT,BA,EE,KZ,LT,LU,XK,MN 21:CH,HR,LI,LV 22:BG,BH,CR,DE,GB,GE,"
             "IE,ME,RS,VA 23:AE,GI,IL,IQ,OM,SO,TL 24:AD,CZ,ES,MD,PK,RO,SA,SE,SK,TN,VG 25:LY,PT,ST 26:IS,TR 27:BI,DJ,FR,"
-            "GR,IT,MC,MR,SM 28:AL,AZ,BY,CY,DO,GT,HN,HU,LB,NI,PL,SV 29:BR,EG,PS,QA,UA 30:JO,KW,MU,YE 31:MT,SC 32:LC 33:RU"
+            "GR,IT,MC,MR,SM 28:AL,AZ,BY,CY,DO,GT,HN,HU,LB,NI,PL,SV 29:BR,EG,PS,QA,UA 30:JO,KW,MU,YE "
+            "31:MT,SC 32:LC 33:RU"
         ).split()
     )
     for name in names.split(",")
@@ -227,7 +228,8 @@ def ssns(text: str) -> Spans:
 
 _PREFIXES = {
     "AKIA": r"[0-9A-Z]{16}", "ASIA": r"[0-9A-Z]{16}", "ghp_": r"\w{36,255}", "gho_": r"\w{36,255}",
-    "ghu_": r"\w{36,255}", "ghs_": r"\w{36,255}", "ghr_": r"\w{36,255}", "github_pat_": r"\w{22,255}", "glpat-": r"[\w-]{20,64}",
+    "ghu_": r"\w{36,255}", "ghs_": r"\w{36,255}", "ghr_": r"\w{36,255}", "github_pat_": r"\w{22,255}",
+    "glpat-": r"[\w-]{20,64}",
     "sk-": r"[\w-]{20,200}", "sk_live_": r"\w{16,99}", "sk_test_": r"\w{16,99}", "rk_live_": r"\w{16,99}",
     "pk_live_": r"\w{16,99}", "xoxb-": r"[\w-]{10,250}", "xoxp-": r"[\w-]{10,250}", "xoxa-": r"[\w-]{10,250}",
     "xapp-": r"[\w-]{10,250}", "AIza": r"[\w-]{35}", "ya29.": r"[\w-]{20,255}", "SG.": r"[\w-]{16,64}\.[\w-]{16,64}",
