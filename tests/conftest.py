@@ -1,6 +1,7 @@
 """Eight virtual CPU devices for every test; set before jax is imported."""
 
 import os
+import sys
 
 import pytest
 
@@ -16,3 +17,11 @@ def quick_compiles():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forgotten_programs():
+    """What a file compiled goes with it: programs hold memory maps, of which a process may have 65,530 on Linux."""
+    yield
+    if jax := sys.modules.get("jax"):
+        jax.clear_caches()
