@@ -17,12 +17,12 @@ def main(cfg: Filter) -> None:
         spec.check_sources(cfg.decontaminate.decontaminate, cfg.source.reading(), "decontaminate")
 
     from jaxtrain.data import filtered
-    from jaxtrain.data.quality import executors, run
+    from jaxtrain.data.quality import executors, plan
 
     executors.require(cfg.work.executor)
     scorer = _scorer(cfg)
     began = time.perf_counter()
-    made = run.begin(cfg)
+    made = plan.begin(cfg)
     if not made.plan["finished"]:
         executors.execute(made, scorer)
         report = filtered.held(made.out)

@@ -2,11 +2,11 @@
 
     SOURCES = SOURCE[,SOURCE ...]        SOURCE = KIND:NAME[:SPLIT][?key=value[&key=value ...]][*WEIGHT]
 
-KIND is tinytown, tfds, hf, jsonl, or filtered, whose NAME is a folder of ./launch/run filter_data. A comma ends a source only where a KIND: follows, so a path may hold
-commas. In a path of jsonl `*`, `?` and `[]` are a glob's; there `*0.5` at the end is a weight only if a
-number follows the star, `?` begins options only if `key=` follows it, and `:` begins a split only as
-`:train` or `:train[...]`. A slice such as `train[:90%]` is TFDS's, and works for every kind. A tfds NAME
-may be a folder, or end in a version, `NAME:1.0.0`.
+KIND is tinytown, tfds, hf, jsonl, or filtered, whose NAME is a folder of ./launch/run filter_data. A comma
+ends a source only where a KIND: follows, so a path may hold commas. In a path of jsonl `*`, `?` and `[]` are
+a glob's; there `*0.5` at the end is a weight only if a number follows the star, `?` begins options only if
+`key=` follows it, and `:` begins a split only as `:train` or `:train[...]`. A slice such as `train[:90%]` is
+TFDS's, and works for every kind. A tfds NAME may be a folder, or end in a version, `NAME:1.0.0`.
 """
 
 import difflib

@@ -15,7 +15,7 @@ from typing import Any
 from jaxtrain.config import ConfigError, Failure
 from jaxtrain.data.progress import bar
 from jaxtrain.data.quality import run as running
-from jaxtrain.data.quality.run import Phase, Run
+from jaxtrain.data.quality.plan import Phase, Run
 from jaxtrain.data.quality.steps import Scorer
 
 EXTRA = "install the extra: pip install 'jaxtrain[filters-cluster]'"
