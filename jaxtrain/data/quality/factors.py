@@ -26,7 +26,7 @@ _BLEU_TEXTS, _BLEU_ORDER = 100, 4
 _WIDTH, _CLUSTERS, _ROUNDS = 512, 16, 10
 _HEAD = 5_000  # characters of a document that are looked at
 _YEAR = re.compile(r"(?<![\w.,$€£#-])(1[5-9]\d\d|20\d\d)(?![\w%])(?![.,]\d)")
-_SUM = re.compile(r"(?<![\d.+-])(\d{1,6}) (?:\+|plus) (\d{1,6}) (?:=|is|makes|equals) (\d{1,7})(?![\d.])")
+_SUM = re.compile(r"(?<![\d.+-])(\d{1,6}) (?:\+|plus) (\d{1,6}) (?:=|is|makes|equals) (\d{1,7})(?!\d|[.,]\d)")
 _ASKED = re.compile(
     r"(?:^|\n)(?:Q|Question|Human|User): *(?P<q>[^\n]{1,300})\n+(?:A|Answer|AI|Assistant): *(?P<a>[^\n]{1,300})"
 )
@@ -87,7 +87,7 @@ def _grams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
 
 
 def self_bleu(words: Sequence[Sequence[str]]) -> float | None:
-    """The mean BLEU-4 of each text with all others as its references: 1 where all are alike; None for fewer than two."""
+    """The mean BLEU-4 of each text against all others: 1 where all are alike; None for fewer than two."""
     texts = [each for each in words if each]
     if len(texts) < 2:
         return None
