@@ -30,7 +30,7 @@ class Dedup:
     trial: Trial = config.group(Trial, documents=24_000)
     repeated: Repeated = config.group(Repeated)
     # Documents of this world are alike by design: of two with 20 words, another word and the serial may be all.
-    near: Near = config.group(Near, near_similarity=0.95)
+    near: Near = config.group(Near, near_similarity=0.93)
 
 
 def main(cfg: Dedup) -> None:

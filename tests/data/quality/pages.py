@@ -47,7 +47,7 @@ PAGES = {
     "short_words": "\n".join(f"a b {c} d e f of the {c}." for c in "ghijklmnopqr"),
     "no_stop_words": "Cold rain fell. Old men sat by fires. Dogs slept near doors. Nobody spoke.\n"
     "Snow came early. Wolves howled. Children dreamed about summer, beaches, kites, ponies. "
-    "Lamps burned all night. Wind shook trees. Ice covered windows. Smoke rose slowly. Morning brought blue skies. Birds sang.",
+    "Lamps burned all night. Wind shook trees. Ice covered windows. Smoke rose slowly. Birds sang.",
     "repeated_line": "\n".join([*_SAID[:4], *[_SAID[4]] * 6]),
     "repeated_paragraph": "\n\n".join([_SAID[0] + " " + _SAID[1]] * 4 + [_SAID[2] + " " + _SAID[3]]),
     "repeated_words": " ".join(
