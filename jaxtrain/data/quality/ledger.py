@@ -150,6 +150,7 @@ def measured(total: Tally) -> dict[str, dict[str, Any]]:
         found[name] = {
             "labelled": wanted,
             "found": all_found,
+            "right": hits,
             "unlabelled": all_found - sum(row[label, "found"] for row in rows for label in labels),
             "precision": round(hits / all_found, 4) if all_found else None,
             "recall": round(right / wanted, 4) if wanted else None,

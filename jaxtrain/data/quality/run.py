@@ -6,7 +6,7 @@
     pairs   a band each      candidates for near duplicates
     near    one              near duplicates and the copies that are kept
     write   a shard each     what is kept, and what of the shard's was a duplicate
-    finish  one              rejected.jsonl, report.json, the kept files; the work folder goes
+    finish  one              rejected.jsonl, report.json, report.html, the kept files; the work folder goes
 
 A task reads the plan and what earlier phases wrote, never another task's memory, so processes of one machine, Slurm
 jobs and Ray tasks do the same. A task that was finished is not done again; one that was killed leaves nothing.
@@ -18,7 +18,7 @@ import shutil
 from pathlib import Path
 
 from jaxtrain.data import cache, filtered
-from jaxtrain.data.quality import ledger, phases, steps
+from jaxtrain.data.quality import ledger, phases, report, steps, summary
 from jaxtrain.data.quality.ledger import Tally
 from jaxtrain.data.quality.plan import WORK, Run, opened
 
@@ -60,9 +60,9 @@ def finish(run: Run) -> None:
         total.check()
         _joined(run)
         files = _kept(run)
-        held = {
-            key: run.plan[key] for key in ("version", "config", "sources", "evals", "shards")
-        } | ledger.report(total, steps.names(run.cfg))
+        planned = {key: run.plan[key] for key in ("version", "config", "sources", "evals", "shards")}
+        held = planned | ledger.report(total, steps.names(run.cfg)) | summary.of(run, files)
+        report.write(held, run.out / "report.html")
         filtered.save(run.out, held, files)
     shutil.rmtree(run.out / WORK)
 
