@@ -10,6 +10,8 @@ from jaxtrain.config import ConfigError
 from jaxtrain.data import cache
 
 REPORT = "report.json"
+# Half a surrogate pair, which no encoding has, becomes the escape that JSON has for it.
+ESCAPED = {"encoding": "utf-8", "errors": "backslashreplace"}
 
 
 def held(folder: Path) -> dict[str, Any] | None:
@@ -27,7 +29,7 @@ def save(folder: Path, report: Mapping[str, Any], files: Sequence[Path]) -> None
     sources = [one["fingerprint"] for one in report["sources"]]
     mark = cache.digest(report["version"], sources, [one["digest"] for one in listed])
     part = folder / f"{REPORT}.part"
-    part.write_text(config.dumps({**report, "fingerprint": mark, "files": listed}), encoding="utf-8")
+    part.write_text(config.dumps({**report, "fingerprint": mark, "files": listed}), **ESCAPED)
     cache.sync(part)
     part.replace(folder / REPORT)
     cache.sync(folder)

@@ -129,7 +129,7 @@ def signatures(words: np.ndarray, ends: np.ndarray, plan: Plan) -> tuple[np.ndar
 
 
 class Writer:
-    """Collects the fingerprints of a shard's documents and writes them; holds about a thousand documents' words."""
+    """A context that writes the fingerprints of a shard's documents; holds about a thousand documents' words."""
 
     def __init__(self, folder: Path, plan: Plan | None):
         self._folder, self._plan = folder, plan
@@ -166,8 +166,15 @@ class Writer:
         words.tofile(self._words)
         self._waiting, self._held = [], 0
 
-    def close(self) -> None:
-        """Writes what is left."""
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, kind: object, *error: object) -> None:
+        with self._words:
+            if kind is None:
+                self._finish()
+
+    def _finish(self) -> None:
         np.save(self._folder / "numbers.npy", np.array(self._numbers, np.int64))
         pairs = np.frombuffer(b"".join(self._digests), np.uint64).reshape(-1, 2)
         np.save(self._folder / "digests.npy", pairs)
@@ -177,7 +184,6 @@ class Writer:
             np.save(self._folder / "bands.npy", np.concatenate([empty[0], *self._bands], axis=1))
             np.save(self._folder / "sketches.npy", np.concatenate([empty[1], *self._sketches]))
             np.save(self._folder / "ends.npy", np.cumsum(self._sizes, dtype=np.int64))
-        self._words.close()
 
 
 def first_copies(digests: np.ndarray) -> np.ndarray:

@@ -135,7 +135,7 @@ def pairs(shards: Shards, unique: np.ndarray, settings: Near, band: int) -> np.n
     keys = shards.column("bands.npy", band)[chosen]
     order = np.argsort(keys, kind="stable")
     keys, documents = keys[order], chosen[order]
-    begins = np.concatenate([[True], keys[1:] != keys[:-1]])
+    begins = np.concatenate([np.ones(min(1, len(keys)), bool), keys[1:] != keys[:-1]])
     first = documents[np.flatnonzero(begins)][np.cumsum(begins) - 1]
     found = [_coded(documents[~begins], first[~begins])]
     for lag in range(1, _NEIGHBOURS + 1):
@@ -144,13 +144,13 @@ def pairs(shards: Shards, unique: np.ndarray, settings: Near, band: int) -> np.n
     codes = np.unique(np.concatenate(found))
     J = bound(settings.near_similarity, settings.near_ngram)
     least = J - 4 * np.sqrt(J * (1 - J) / settings.near_hashes)
-    kept = []
+    kept = [codes[:0]]
     for block in np.array_split(codes, max(1, len(codes) >> 16)):
         later, earlier = _decoded(block)
         if len(block):
             same = (shards.sketches(later) == shards.sketches(earlier)).mean(axis=1)
             kept.append(block[(same - 1 / 256) / (1 - 1 / 256) >= least])
-    return np.concatenate(kept) if kept else codes
+    return np.concatenate(kept)
 
 
 def _coded(later: np.ndarray, earlier: np.ndarray) -> np.ndarray:
@@ -216,4 +216,3 @@ def similarity(a: str, b: str, settings: Near) -> float:
     J = shared / max(1, len(one) + len(two) - shared)
     alike = 1 - (1 - J) / (n * (1 + J))
     return alike if alike >= settings.near_similarity else 0.0
-

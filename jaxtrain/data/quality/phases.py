@@ -11,7 +11,7 @@ import numpy as np
 from jaxtrain.data.quality import broken, decontaminate, dedup, ledger, near, records, steps
 from jaxtrain.data.quality.finding import Finding
 from jaxtrain.data.quality.ledger import Tally
-from jaxtrain.data.quality.plan import WORK, Run, records_of
+from jaxtrain.data.quality.plan import WORK, Run, name_of, records_of
 from jaxtrain.data.sources import Records
 
 _READ = 64  # records read at once
@@ -30,25 +30,23 @@ def check(run: Run, rank: int, folder: Path, *, scorer: steps.Scorer | None) -> 
     )
     tally = Tally()
     judge = steps.Judge(run.cfg, steps.active(run.cfg, table, scorer), tally)
-    prints = dedup.Writer(folder, run.near())
     last = "near" if run.near() else "exact"
-    with (folder / "kept.jsonl").open("wb") as kept, (folder / "rejected.jsonl").open("wb") as rejected:
+    with (
+        (folder / "kept.jsonl").open("wb") as kept,
+        (folder / "rejected.jsonl").open("wb") as rejected,
+        dedup.Writer(folder, run.near()) as prints,
+    ):
         for first in range(start, stop, _READ):
             numbers = range(first, min(first + _READ, stop))
             for number, record in zip(numbers, found.many(numbers), strict=True):
-                verdict = judge(_name(found, number), record)
+                verdict = judge(name_of(found, number), record)
                 rejected.writelines(map(records.dumps, verdict.lines))
                 if verdict.record is not None:
                     kept.write(records.dumps(verdict.record))
                     began = time.perf_counter()
                     prints.add(number, verdict.texts)
                     tally.seconds[last] += time.perf_counter() - began
-        prints.close()
     tally.save(folder / "tally.json")
-
-
-def _name(found: Records, number: int) -> str:
-    return f"{found.label}#{found.source_number(number)}"
 
 
 def turn_down(run: Run, rank: int, folder: Path) -> None:
@@ -144,10 +142,10 @@ def write(run: Run, rank: int, folder: Path) -> None:
             finding = Finding(_RULE[step], float(score[i]))
             kept_copy = _place(run, shards, int(leader[i]))
             copy = _place(run, shards, int(first[i])) if step == "exact" else kept_copy
-            more = {"copy_of": _name(*copy)} if copy != kept_copy else {}
+            more = {"copy_of": name_of(*copy)} if copy != kept_copy else {}
             line = ledger.entry(
-                _name(found, int(numbers[i])), "drop", step, [(None, finding)], record,
-                kept=_name(*kept_copy), **more,
+                name_of(found, int(numbers[i])), "drop", step, [(None, finding)], record,
+                kept=name_of(*kept_copy), **more,
             )  # fmt: skip
             rejected.write(records.dumps(line))
             tally.note(step, [_RULE[step]], "drop")

@@ -147,3 +147,8 @@ def records_of(out: str, source: int) -> Records:
     if found.fingerprint != opened(out).plan["sources"][source]["fingerprint"]:
         raise ConfigError(f"--data: {found.label} changed while it was filtered; begin again in a new folder")
     return found
+
+
+def name_of(found: Records, number: int) -> str:
+    """What the ledger calls a record, `SOURCE#NUMBER`."""
+    return f"{found.label}#{found.source_number(number)}"

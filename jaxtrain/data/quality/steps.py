@@ -33,6 +33,7 @@ ORDER = (
 )  # fmt: skip
 _EVERYWHERE = ("pii", "decontamination")  # steps that look at prompts and rejected answers too
 Scorer = Callable[[str], perplexity.Score]  # of the run that --scored_by names
+TOO_SLOW = "too_slow"  # the rule of a document that took longer than it may
 
 
 class Slow(Exception):
@@ -157,7 +158,7 @@ class Judge:
             except Slow:
                 seconds = self._cfg.work.document_seconds
                 return self._dropped(
-                    step.name, "drop", name, [(None, Finding("too_slow", seconds))], record, lines
+                    step.name, "drop", name, [(None, Finding(TOO_SLOW, seconds))], record, lines
                 )
             except (ConfigError, OSError, MemoryError, KeyboardInterrupt):
                 raise

@@ -8,28 +8,41 @@ from typing import Any
 import numpy as np
 
 from jaxtrain.data.quality import factors, records, report
-from jaxtrain.data.quality.plan import Run, records_of
+from jaxtrain.data.quality.plan import Run, name_of, records_of
+from jaxtrain.data.quality.steps import TOO_SLOW
 
 _DOCUMENTS = 2_000  # that the factors are measured on
 
 
 def of(run: Run, files: Sequence[Path]) -> dict[str, Any]:
     """{"samples", "scores", "factors"} of a filtering whose rejected.jsonl and kept files are there."""
-    with (run.out / "rejected.jsonl").open("rb") as lines:
-        gathered = report.gather(map(json.loads, lines))
-    before, after = list(_read(run)), list(_kept(files))
+    slow: set[str] = set()
+    gathered = report.gather(_noting(_lines(run.out / "rejected.jsonl"), slow))
+    before, after = list(_read(run, slow)), list(_kept(files))
     return gathered | {"factors": {"before": _measured(run, before), "after": _measured(run, after)}}
 
 
-def _read(run: Run) -> Iterator[Any]:
-    """Documents of the sources, evenly spaced."""
+def _noting(lines: Iterator[bytes], slow: set[str]) -> Iterator[Any]:
+    """The lines read; `slow` gets the names of documents that no measure should wait for."""
+    for line in lines:
+        read = json.loads(line)
+        if read["rule"] == TOO_SLOW:
+            slow.add(read["id"])
+        yield read
+
+
+def _read(run: Run, slow: set[str]) -> Iterator[Any]:
+    """Documents of the sources, evenly spaced, but for the slow ones."""
     total = sum(one["documents"] for one in run.plan["sources"])
     for i in range(len(run.plan["sources"])):
         found = records_of(str(run.out), i)
         share = max(1, round(_DOCUMENTS * len(found) / total))
         numbers = np.unique(np.linspace(0, len(found) - 1, min(share, len(found))).astype(int)).tolist()
         for start in range(0, len(numbers), 64):
-            yield from found.many(numbers[start : start + 64])
+            block = numbers[start : start + 64]
+            for number, record in zip(block, found.many(block), strict=True):
+                if name_of(found, number) not in slow:
+                    yield record
 
 
 def _kept(files: Sequence[Path]) -> Iterator[Any]:

@@ -39,7 +39,9 @@ def run(source, out, *more):
 def books(out):
     """(report, kept records, lines of rejected.jsonl) of a finished filtering; nothing is lost or counted twice."""
     report = filtered.held(out)
-    kept = [json.loads(line) for one in report["files"] for line in (out / one["file"]).read_bytes().splitlines()]
+    kept = [
+        json.loads(line) for one in report["files"] for line in (out / one["file"]).read_bytes().splitlines()
+    ]
     lines = [json.loads(line) for line in (out / "rejected.jsonl").read_bytes().splitlines()]
     dropped = [line for line in lines if line["action"] == "drop"]
     assert report["kept"] == len(kept) and report["rejected"] == len(dropped)

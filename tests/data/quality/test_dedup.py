@@ -41,10 +41,9 @@ def found(folder, texts, settings, shards=1):
     for i in range(shards):
         folders.append(folder / f"{shards}-{i}")
         folders[-1].mkdir()
-        writer = dedup.Writer(folders[-1], near.plan(settings))
-        for n in range(i * size, min((i + 1) * size, len(texts))):
-            writer.add(n, [texts[n]])
-        writer.close()
+        with dedup.Writer(folders[-1], near.plan(settings)) as writer:
+            for n in range(i * size, min((i + 1) * size, len(texts))):
+                writer.add(n, [texts[n]])
     whole = near.Shards.of(folders)
     exact = dedup.first_copies(whole.column("digests.npy"))
     part, files = near.takes_part(whole, exact, settings), []
