@@ -1,8 +1,10 @@
 """The tasks of a filtering: what each reads of earlier ones, and the files that it writes into its folder."""
 
+import itertools
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from jaxtrain.data.quality.ledger import Tally
 from jaxtrain.data.quality.plan import WORK, Run, name_of, records_of
 from jaxtrain.data.sources import Records
 
-_READ = 64  # records read at once
+_READ = 128  # records read at once
 _EXACT, _NEAR = 1, 2  # kinds of duplicates
 _KINDS = {_EXACT: "exact", _NEAR: "near"}
 
@@ -123,36 +125,38 @@ def write(run: Run, rank: int, folder: Path) -> None:
     first = np.load(run.folder("exact") / "first.npy", mmap_mode="r")[start:stop]
     numbers = np.load(run.folder("check", rank) / "numbers.npy")
     shutil.copyfile(run.folder("check", rank) / "rejected.jsonl", folder / "rejected.jsonl")
-    steps_on = [_KINDS[k] for k in _KINDS if _on(run, _KINDS[k])]
+    on, at = [name for name in _KINDS.values() if _on(run, name)], 0
     with (
         (run.folder("check", rank) / "kept.jsonl").open("rb") as lines,
         (folder / "kept.jsonl").open("wb") as kept,
         (folder / "rejected.jsonl").open("ab") as rejected,
     ):
-        for i, line in enumerate(lines):
-            step = _KINDS.get(int(kind[i]))
-            for name in steps_on[: 1 if step == "exact" else 2]:
-                tally.seen[name] += 1
-            record = found.many([int(numbers[i])])[0] if step else None
-            _label(tally, step, steps_on, record or (json.loads(line) if b'"defect"' in line else {}))
-            if step is None:
-                tally.kept += 1
-                kept.write(line)
-                continue
-            finding = Finding(_RULE[step], float(score[i]))
-            kept_copy = _place(run, shards, int(leader[i]))
-            copy = _place(run, shards, int(first[i])) if step == "exact" else kept_copy
-            more = {"copy_of": name_of(*copy)} if copy != kept_copy else {}
-            line = ledger.entry(
-                name_of(found, int(numbers[i])), "drop", step, [(None, finding)], record,
-                kept=name_of(*kept_copy), **more,
-            )  # fmt: skip
-            rejected.write(records.dumps(line))
-            tally.note(step, [_RULE[step]], "drop")
-            if isinstance(record.get("defect"), str) and _alike(
-                run, record, copy[0].many([copy[1]])[0], step
-            ):
-                tally.label(step, record["defect"] or "clean", "right")
+        while block := list(itertools.islice(lines, _READ)):
+            dropped = [i for i in range(at, at + len(block)) if kind[i]]
+            mine = _originals([(found, int(numbers[i])) for i in dropped])
+            same = [_place(run, shards, int(first[i] if kind[i] == _EXACT else leader[i])) for i in dropped]
+            truth = _originals(same) if any(isinstance(one.get("defect"), str) for one in mine) else mine
+            for i, record, copy, original in zip(dropped, mine, same, truth, strict=True):
+                step, copy_kept = _KINDS[int(kind[i])], _place(run, shards, int(leader[i]))
+                line = ledger.entry(
+                    name_of(found, int(numbers[i])), "drop", step, [(None, Finding(_RULE[step], float(score[i])))],
+                    record, kept=name_of(*copy_kept), **({"copy_of": name_of(*copy)} if copy != copy_kept else {}),
+                )  # fmt: skip
+                rejected.write(records.dumps(line))
+                tally.note(step, [_RULE[step]], "drop")
+                _label(tally, on[: on.index(step) + 1], record)
+                if isinstance(record.get("defect"), str):
+                    tally.label(step, record["defect"] or "clean", "found")
+                    if _alike(run, record, original, step):
+                        tally.label(step, record["defect"] or "clean", "right")
+            for i, line in enumerate(block, at):
+                if not kind[i]:
+                    tally.kept += 1
+                    kept.write(line)
+                    _label(tally, on, json.loads(line) if b'"defect"' in line else {})
+            at += len(block)
+    for name in on:
+        tally.seen[name] = at if name == on[0] else at - tally.dropped["exact"]
     tally.save(folder / "tally.json")
 
 
@@ -163,13 +167,23 @@ def _on(run: Run, step: str) -> bool:
     return run.cfg.steps.exact != "off" if step == "exact" else run.near() is not None
 
 
-def _label(tally: Tally, step: str | None, on: list[str], record: Any) -> None:
+def _label(tally: Tally, reached: Sequence[str], record: Any) -> None:
     label = record.get("defect")
     if isinstance(label, str):
-        for name in on[: on.index(step) + 1 if step else None]:
+        for name in reached:
             tally.label(name, label or "clean", "reached")
-        if step:
-            tally.label(step, label or "clean", "found")
+
+
+def _originals(places: Sequence[tuple[Records, int]]) -> list[Any]:
+    """The records at these places, in one read a source."""
+    by_source: dict[int, list[int]] = {}
+    for i, (found, _) in enumerate(places):
+        by_source.setdefault(id(found), []).append(i)
+    out: list[Any] = [None] * len(places)
+    for at in by_source.values():
+        for i, record in zip(at, places[at[0]][0].many([places[i][1] for i in at]), strict=True):
+            out[i] = record
+    return out
 
 
 def _place(run: Run, shards: near.Shards, document: int) -> tuple[Records, int]:
