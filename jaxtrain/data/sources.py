@@ -84,6 +84,12 @@ def train_and_held_out(source: Source, data: Data, fields: Fields = TEXT) -> tup
     return (train, opened.get(own)) if own else _hold_out(train, data.eval_share)
 
 
+def whole(source: Source, data: Data, fields: Fields = TEXT) -> Records:
+    """All records of the split that a source names, else of its split train or only one; none is held out."""
+    opened = _open(source, data, fields)
+    return opened.get(source.split or _main_split(opened, source))
+
+
 def all_of(source: Source, data: Data, fields: Fields = TEXT) -> Records:
     """The records of an --eval_data source: the split it names, else its validation or test split, else
     all.
@@ -221,7 +227,7 @@ def _open_tinytown(source: Source, data: Data, wanted: Fields, flag: str) -> _Op
 
 
 def _open_jsonl(source: Source, data: Data, wanted: Fields, flag: str) -> _Opened:
-    return _of_lines(spec.files(source, flag), source, data, wanted, flag)
+    return _open_files(spec.files(source, flag), (), source, data, wanted, flag)
 
 
 def _open_store(source: Source, data: Data, wanted: Fields, flag: str) -> _Opened:
@@ -229,7 +235,7 @@ def _open_store(source: Source, data: Data, wanted: Fields, flag: str) -> _Opene
     from jaxtrain.data import store
 
     lines = [store.as_lines(path, cache_dir(data)) for path in spec.files(source, flag)]
-    opened, options = _of_lines(lines, source, data, None, flag), store.filters(dict(source.options))
+    opened, options = _open_files(lines, (), source, data, None, flag), store.filters(dict(source.options))
 
     def get(split: str) -> Records:
         found = opened.get(split)
@@ -243,16 +249,25 @@ def _open_store(source: Source, data: Data, wanted: Fields, flag: str) -> _Opene
     return _Opened(opened.splits, get)
 
 
-def _of_lines(files: list[Path], source: Source, data: Data, wanted: Fields, flag: str) -> _Opened:
+def _open_filtered(source: Source, data: Data, wanted: Fields, flag: str) -> _Opened:
+    from jaxtrain.data import filtered
+
+    paths, mark = filtered.opened(source.name, flag, cache_dir(data) / "digests")
+    return _open_files(paths, (mark,), source, data, wanted, flag)
+
+
+def _open_files(
+    paths: list[Path], marks: tuple[str, ...], source: Source, data: Data, wanted: Fields, flag: str
+) -> _Opened:
     import tensorflow_datasets as tfds
 
     from jaxtrain.data import jsonl
 
-    folder = jsonl.prepare(files, wanted or {}, data.on_bad_record, cache_dir(data))
+    folder = jsonl.prepare(paths, wanted or {}, data.on_bad_record, cache_dir(data))
 
     def get(split: str) -> Records:
         found = _slice(tfds.builder_from_directory(str(folder)), split, source, flag)
-        mark = cache.digest(folder.parent.name, split)
+        mark = cache.digest(*marks, folder.parent.name, split)
         raw = _reader(found, {"json": str})
 
         def read(numbers: Sequence[int]) -> list[dict[str, Any]]:
@@ -390,6 +405,7 @@ _OPEN = {
     "tinytown": _open_tinytown,
     "jsonl": _open_jsonl,
     "store": _open_store,
+    "filtered": _open_filtered,
     "tfds": _open_tfds,
     "hf": _open_hf,
 }

@@ -2,11 +2,11 @@
 
     SOURCES = SOURCE[,SOURCE ...]        SOURCE = KIND:NAME[:SPLIT][?key=value[&key=value ...]][*WEIGHT]
 
-KIND is tinytown, tfds, hf, jsonl or store. A comma ends a source only where a KIND: follows, so a path may hold
-commas. In a path of jsonl or store `*`, `?` and `[]` are a glob's; there `*0.5` at the end is a weight only if a
-number follows the star, `?` begins options only if `key=` follows it, and `:` begins a split only as
-`:train` or `:train[...]`. A slice such as `train[:90%]` is TFDS's, and works for every kind. A tfds NAME
-may be a folder, or end in a version, `NAME:1.0.0`.
+KIND is tinytown, tfds, hf, jsonl, store, or filtered, whose NAME is a folder of ./launch/run filter_data. A comma
+ends a source only where a KIND: follows, so a path may hold commas. In a path of jsonl, store or filtered `*`, `?`
+and `[]` are a glob's; there `*0.5` at the end is a weight only if a number follows the star, `?` begins options only
+if `key=` follows it, and `:` begins a split only as `:train` or `:train[...]`. A slice such as `train[:90%]` is
+TFDS's, and works for every kind. A tfds NAME may be a folder, or end in a version, `NAME:1.0.0`.
 """
 
 import difflib
@@ -21,10 +21,12 @@ from pathlib import Path
 from jaxtrain.config import ConfigError, Data, Dialogs
 from jaxtrain.worlds.tinytown import configs as tinytown
 
-KINDS = ("tinytown", "tfds", "hf", "jsonl", "store")
-FILES = ("jsonl", "store")  # kinds whose names are paths
+KINDS = ("tinytown", "tfds", "hf", "jsonl", "store", "filtered")
+FILES = ("jsonl", "store", "filtered")  # kinds whose names are paths
 OURS = ("field", "format")  # options of every kind; the others are the data set's own
-OPTIONS = {"tfds": ("data_dir", *OURS), "hf": ("config", *OURS), "jsonl": OURS, "store": ("model", *OURS)}
+OPTIONS = {
+    "tfds": ("data_dir", *OURS), "hf": ("config", *OURS), "jsonl": OURS, "filtered": OURS, "store": ("model", *OURS),
+}  # fmt: skip
 METADATA = "metadata."  # an option of store for each key
 LEAST_BPE = 300  # 256 bytes, the special tokens, and some merges
 HF_EXTRA = "install the extra: pip install 'jaxtrain[hf]'"
@@ -192,6 +194,14 @@ def _check_files(source: Source, flag: str) -> None:
     files(source, flag)
 
 
+def _check_filtered(source: Source, flag: str) -> None:
+    if not (Path(source.name).expanduser() / "report.json").is_file():
+        raise ConfigError(
+            f"--{flag}={source.label}: {source.name} holds no report.json; name the folder of a finished "
+            "./launch/run filter_data --out=DIR"
+        )
+
+
 def _check_hf(source: Source, flag: str) -> None:
     if importlib.util.find_spec("datasets") is None:
         raise ConfigError(f"--{flag}={source.label}: hf: needs the package datasets; {HF_EXTRA}")
@@ -220,6 +230,7 @@ _CHECKS = {
     "tinytown": _check_tinytown,
     "jsonl": _check_files,
     "store": _check_files,
+    "filtered": _check_filtered,
     "hf": _check_hf,
     "tfds": _check_tfds,
 }

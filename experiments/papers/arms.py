@@ -1,0 +1,115 @@
+"""What the papers' experiments on data share: the same training on several corpora, and what came out of each."""
+
+import contextlib
+import dataclasses
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxtrain import config
+from jaxtrain.config import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial(config.Group):
+    # fmt: off
+    workdir: str = config.arg("auto", "Where the runs and result.json lie; the same command goes on. auto: runs/NAME")
+    model: str = config.arg("tinytown-1m", "Model of every run (models/zoo.py)")
+    documents: int = config.arg(20_000, "Documents of the corpus before it is filtered", low=500)
+    held_out: int = config.arg(800, "Clean documents that the loss is measured on", low=20)
+    vocab: int = config.arg(1024, "Size of the BPE that all runs share", low=300)
+    seq_len: int = config.arg(128, "Tokens in a row (T)", low=16)
+    batch_size: int = config.arg(8, "Rows in a batch (B)", low=1)
+    steps: int = config.arg(700, "Training steps of each run: all see as many tokens", low=20)
+    lr: float = config.arg(4e-3, "Peak learning rate", low=0)
+    seed: int = config.arg(0, "Seed of the corpus, and of every run", low=0)
+    cache_dir: str = config.arg("~/.cache/jaxtrain", "Where prepared data sets and compiled programs are kept")
+    # fmt: on
+
+
+def folder_of(trial: Trial, name: str) -> Path:
+    """The experiment's folder. Raises ConfigError where it holds the runs of other flags."""
+    chosen = Path("runs") / name if trial.workdir == "auto" else Path(trial.workdir).expanduser()
+    folder, held = chosen.absolute(), chosen.absolute() / "trial.json"
+    asked = dataclasses.asdict(trial) | {"workdir": ""}
+    if held.exists() and json.loads(held.read_text()) != asked:
+        raise ConfigError(f"--workdir={chosen}: it holds runs of other flags; name another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    held.write_text(config.dumps(asked) + "\n", encoding="utf-8")
+    return folder
+
+
+def write_corpus(path: Path, texts: Iterable[str]) -> Path:
+    """A JSONL file of texts."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
+    return path
+
+
+def shared_tokenizer(folder: Path, texts: Sequence[str], size: int) -> Path:
+    """A BPE of the texts, so that losses of runs on different corpora are of the same tokens."""
+    from jaxtrain.data.tokenizer import train_bpe
+
+    if not (folder / "tokenizer").exists():
+        train_bpe(texts, size).save(folder / "tokenizer")
+    return folder / "tokenizer" / "tokenizer.json"
+
+
+def train(
+    trial: Trial, folder: Path, corpora: Mapping[str, Iterable[str]], clean: Sequence[str]
+) -> dict[str, Path]:
+    """Pretrains one model on each corpus, all for as many tokens; returns the runs' folders. `clean` is held out."""
+    from experiments import pretrain
+
+    held_out = write_corpus(folder / "data" / "clean.jsonl", clean)
+    runs = {}
+    tokenizer = None
+    for name, texts in corpora.items():
+        path = write_corpus(folder / "data" / f"{name}.jsonl", texts)
+        tokenizer = tokenizer or shared_tokenizer(folder, [*clean], trial.vocab)
+        runs[name] = folder / name
+        cfg = pretrain.Pretrain(
+            model=config.Model(model=trial.model),
+            data=config.Corpus(
+                data=f"jsonl:{path}",
+                eval_data=f"jsonl:{held_out}",
+                tokenizer=str(tokenizer),
+                seq_len=trial.seq_len,
+                batch_size=trial.batch_size,
+                cache_dir=trial.cache_dir,
+            ),
+            optim=config.Optim(lr=trial.lr, warmup=min(50, trial.steps // 10)),
+            run=config.Run(
+                workdir=str(runs[name]), steps=trial.steps, seed=trial.seed, eval_every=0, eval_batches=0,
+                sample_every=0, checkpoint_every=0,
+            ),
+        )  # fmt: skip
+        if not (runs[name] / "checkpoints" / str(trial.steps)).exists():
+            print(f"training on {name}", flush=True)
+            with contextlib.redirect_stdout(
+                io.StringIO()
+            ):  # each run keeps its own metrics; the table sums them up
+                pretrain.main(cfg)
+    return runs
+
+
+def clean_loss(run: Path) -> tuple[float, float]:
+    """(nats a token, bits a byte) of the held-out clean documents at a run's end."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    last = [row for row in rows if "eval/loss" in row][-1]
+    return last["eval/loss"], last["eval/bits_per_byte"]
+
+
+def close(folder: Path, result: dict[str, Any], table: Sequence[tuple[str, str]]) -> None:
+    """Keeps the result and prints it."""
+    from jaxtrain.train import preflight
+
+    (folder / "result.json").write_text(config.dumps(result) + "\n", encoding="utf-8")
+    print("\n".join([*preflight.lines(table), f"  kept in {folder / 'result.json'}"]))
+
+
+def verdict(passed: bool) -> str:
+    return "as expected" if passed else "NOT as expected"

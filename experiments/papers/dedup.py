@@ -1,0 +1,218 @@
+"""Deduplication: what repeated documents do to memorisation, and what removing them does to it and to the loss."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from experiments.papers.arms import Trial
+from jaxtrain import config, flags
+from jaxtrain.data.quality.near import Near
+
+MARK = "\nNo. "  # what a document's serial stands behind
+_LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
+
+
+@dataclasses.dataclass(frozen=True)
+class Repeated(config.Group):
+    # fmt: off
+    copies: int = config.arg(50, "Times that a repeated document stands in the corpus", low=2)
+    repeated: float = config.arg(0.2, "Share of the corpus that repeated documents make up", low=0)
+    samples: int = config.arg(2_000, "Texts drawn from each run, at temperature 1 from nothing", low=10)
+    max_new: int = config.arg(96, "Most tokens of a sample", low=8)
+    # fmt: on
+
+    def check(self):
+        if not 0 < self.repeated < 1:
+            raise config.ConfigError(f"--repeated={self.repeated}: a share, above 0 and below 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Dedup:
+    trial: Trial = config.group(Trial, documents=24_000)
+    repeated: Repeated = config.group(Repeated)
+    # Documents of this world are alike by design: of two with 20 words, another word and the serial may be all.
+    near: Near = config.group(Near, near_similarity=0.93)
+
+
+def main(cfg: Dedup) -> None:
+    """Trains on the corpus with its copies, half of them edited, and without; counts serials in samples of both."""
+    import numpy as np
+
+    from experiments.papers import arms
+    from jaxtrain.worlds.tinytown.configs import Pretrain
+    from jaxtrain.worlds.tinytown.documents import documents
+
+    trial, rng = cfg.trial, np.random.Generator(np.random.Philox(cfg.trial.seed))
+    folder = arms.folder_of(trial, "papers-dedup")
+    corpus, sources = with_copies(cfg, rng)
+    world = Pretrain(documents=trial.documents)
+    clean = [
+        f"{d.text}{MARK}{serial(rng)}" for d in documents(world, trial.seed, 0, trial.held_out, "validation")
+    ]
+    kept = keep(corpus, cfg.near)
+    precision, recall = measured(sources, kept)
+    corpora = {"copies": corpus, "deduplicated": [corpus[i] for i in kept]}
+    runs = arms.train(trial, folder, corpora, clean)
+    serials = sorted({corpus[s].rpartition(MARK)[2] for s in sources if s >= 0})
+    found = {}
+    for name, run in runs.items():
+        texts = drawn(run, cfg)
+        found[name] = (
+            arms.clean_loss(run),
+            sum(any(s in text for s in serials) for text in texts),
+            len(texts),
+        )
+    arms.close(folder, *report(cfg, corpora, found, precision, recall))
+
+
+def serial(rng) -> str:
+    """Six letters: two documents seldom share one of the 2·10^8."""
+    return "".join(_LETTERS[i] for i in rng.integers(len(_LETTERS), size=6))
+
+
+def with_copies(cfg: Dedup, rng) -> tuple[list[str], list[int]]:
+    """(the corpus in a drawn order; for each document the place of the first of its copies, or -1 where it has none).
+
+    Every second copy has a word changed, never its serial.
+    """
+    from jaxtrain.worlds.tinytown.configs import Pretrain
+    from jaxtrain.worlds.tinytown.documents import documents
+
+    total, copies = cfg.trial.documents, cfg.repeated.copies
+    many = round(total * cfg.repeated.repeated / copies)
+    if many < 1:
+        raise config.ConfigError(
+            f"--repeated={cfg.repeated.repeated}: not one document is copied {copies} times"
+        )
+    single = total - many * copies
+    texts = list(
+        dict.fromkeys(d.text for d in documents(Pretrain(documents=2 * total), cfg.trial.seed, 0, 2 * total))
+    )
+    longest = sorted(texts[:single], key=len)[
+        -10 * many :
+    ]  # a word changed in a short text would be another text
+    chosen = {longest[i] for i in rng.choice(len(longest), many, replace=False)}
+    corpus: list[tuple[int, str]] = []
+    for at, text in enumerate(texts[: single + many]):
+        marked = f"{text}{MARK}{serial(rng)}"
+        if text in chosen:
+            corpus += [(at, edited(rng, marked) if copy % 2 else marked) for copy in range(copies)]
+        else:
+            corpus.append((-1, marked))
+    order = rng.permutation(len(corpus))
+    first: dict[int, int] = {}
+    sources = []
+    for place, i in enumerate(order):
+        group = corpus[i][0]
+        sources.append(-1 if group < 0 else first.setdefault(group, place))
+    return [corpus[i][1] for i in order], sources
+
+
+def edited(rng, text: str) -> str:
+    """The text with one of its words doubled; the serial stays."""
+    body, _, number = text.rpartition(MARK)
+    words = body.split(" ")
+    at = int(rng.integers(len(words)))
+    return " ".join([*words[: at + 1], words[at], *words[at + 1 :]]) + MARK + number
+
+
+def keep(corpus: Sequence[str], settings: Near) -> list[int]:
+    """The places of the documents that the filtering stage's exact and near deduplication leave."""
+    import tempfile
+    from pathlib import Path
+
+    import numpy as np
+
+    from jaxtrain.data.quality import dedup, near
+
+    plan = near.plan(settings)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        writer = dedup.Writer(folder, plan)
+        for i, text in enumerate(corpus):
+            writer.add(i, [text])
+        writer.close()
+        shards = near.Shards.of([folder])
+        exact = dedup.first_copies(shards.column("digests.npy"))
+        unique = near.takes_part(shards, exact, settings)
+        files = [folder / f"pairs-{band}.npy" for band in range(plan.bands)]
+        for band, file in enumerate(files):
+            np.save(file, near.pairs(shards, unique, settings, band))
+        leader, _ = near.leaders(shards, files, settings)
+    return np.flatnonzero((exact < 0) & (leader < 0)).tolist()
+
+
+def measured(sources: Sequence[int], kept: Sequence[int]) -> tuple[float, float]:
+    """(precision, recall) of the removed documents: right is a copy of which another is kept."""
+    left = set(kept)
+    groups_kept = {sources[i] for i in left if sources[i] >= 0}
+    removed = [i for i in range(len(sources)) if i not in left]
+    right = sum(sources[i] in groups_kept for i in removed)
+    copies = sum(s >= 0 for s in sources) - len({s for s in sources if s >= 0})
+    return right / max(1, len(removed)), right / max(1, copies)
+
+
+def drawn(run, cfg: Dedup) -> list[str]:
+    """Texts drawn from a run that begin at the beginning of a document."""
+    import numpy as np
+
+    from experiments import begin, sample, speaker
+    from jaxtrain.data import chat
+
+    start = begin.load(str(run))
+    drawing = sample.Drawing(max_new=cfg.repeated.max_new)
+    asked = sample.Sample(
+        asked=sample.Asked(init_from=str(run)),
+        drawing=drawing,
+        machine=sample.Machine(cache_dir=cfg.trial.cache_dir),
+    )
+    voice = speaker.open_run(asked, start, chat.load_template("none", start.tokenizer))
+    prompt, texts = np.array([start.tokenizer.bos], np.int32), []
+    while len(texts) < cfg.repeated.samples:
+        here = range(len(texts), min(len(texts) + 4 * speaker.AT_ONCE, cfg.repeated.samples))
+        seeds = [[speaker.seed_of(cfg.trial.seed, i, 0)] for i in here]
+        texts += [answer.text for answer in voice.draw([prompt] * len(here), seeds)]
+    return texts
+
+
+def report(
+    cfg: Dedup, corpora: dict, found: dict, precision: float, recall: float
+) -> tuple[dict, list[tuple[str, str]]]:
+    """(result, table): losses, memorised serials, and how well the copies were found."""
+    from experiments.papers.arms import verdict
+
+    (loss, raw, _), (less, rest, _) = found["copies"], found["deduplicated"]
+    ratio = raw / max(rest, 1)  # with none left, as if it were one
+    passed = {
+        "memorised": ratio >= 5,
+        "loss": less[0] <= 1.01 * loss[0],
+        "found": min(precision, recall) >= 0.95,
+    }
+    table = [
+        (
+            f"on {name}",
+            f"{emitted:,} of {count:,} samples hold a repeated document's serial ({emitted / count:.2%}); clean loss "
+            f"{nats:.4f} nats a token, {bits:.4f} bits a byte; {len(corpora[name]):,} documents",
+        )
+        for name, ((nats, bits), emitted, count) in found.items()
+    ]
+    at_least = "at least " if rest == 0 else ""
+    table += [
+        (
+            "memorised",
+            f"{at_least}{ratio:.1f} times as often; expected 5 or more: {verdict(passed['memorised'])}",
+        ),
+        (
+            "clean loss",
+            f"{less[0] / loss[0] - 1:+.2%} without copies; expected +1 % at most: {verdict(passed['loss'])}",
+        ),
+        (
+            "copies found",
+            f"precision {precision:.4f}, recall {recall:.4f}; expected .95: {verdict(passed['found'])}",
+        ),
+    ]
+    result = {"found": found, "ratio": ratio, "precision": precision, "recall": recall, "passed": passed}
+    return result, table
+
+
+if __name__ == "__main__":
+    flags.launch(Dedup, main, "./launch/run papers.dedup")

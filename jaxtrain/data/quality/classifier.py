@@ -1,0 +1,185 @@
+"""A quality classifier to train: logistic regression over hashed n-grams of words and bytes.
+
+As those that GPT-3 (2005.14165, appendix A) and the Pile (2101.00027) judged web pages by: features are words, pairs of
+words and 3 to 5 bytes in a row, hashed to 2^20 weights (Weinberger et al. 0902.2206, without signs), and
+p(bad) = σ(wᵀx + b) with x the features that stand in the text, of norm 1. Training visits the documents in a drawn
+order with AdaGrad (Duchi et al. 2011) and weighs both labels alike. The same documents give the same file, to the bit.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import zlib
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxtrain import config
+from jaxtrain.config import ConfigError, arg
+from jaxtrain.data.quality.finding import Check, Finding
+
+FORMAT = 1
+_BITS = 20
+_MASK = (1 << _BITS) - 1
+_SIZES = (3, 4, 5)
+_HEAD = 20_000  # characters that are looked at
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier(config.Group):
+    # fmt: off
+    classifier: str = arg("",
+        "Drop what this file's classifier finds bad (made by classifier.train); empty: no such step")
+    max_bad: float = arg(0.5, "Most probability of being bad that a document may have", low=0)
+    # fmt: on
+
+    def check(self):
+        if self.max_bad > 1:
+            raise ConfigError(f"--max_bad={self.max_bad}: a probability, at most 1")
+
+
+class Model(NamedTuple):
+    """A trained classifier: sparse weights by feature, the bias, and how it was trained."""
+
+    features: np.ndarray  # i32[n], ascending
+    weights: np.ndarray  # f32[n]
+    bias: float
+    facts: dict  # documents of each label, epochs, seed, loss
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with anything that changes a score."""
+        parts = (
+            self.features.tobytes(),
+            self.weights.tobytes(),
+            np.float64(self.bias).tobytes(),
+            bytes([FORMAT]),
+        )
+        return hashlib.blake2b(b"".join(parts), digest_size=8).hexdigest()
+
+    def dense(self) -> np.ndarray:
+        """f32[2^20]: the weight of each feature."""
+        full = np.zeros(_MASK + 1, np.float32)
+        full[self.features] = self.weights
+        return full
+
+
+def features(text: str) -> np.ndarray:
+    """i64[n] of the features that stand in a text, each once, ascending."""
+    text = text[:_HEAD]
+    words = text.lower().encode("utf-8", "surrogatepass").split()
+    hashed = [zlib.crc32(word) for word in words]
+    hashed += [(first * 31 + second * 7919 + 1) for first, second in pairwise(hashed)]
+    parts = [np.array(hashed, np.uint64)]
+    raw = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8).astype(np.uint64)
+    for size in _SIZES:
+        if len(raw) >= size:
+            code = np.full(len(raw) - size + 1, size, np.uint64)
+            for at in range(size):
+                code = (code << np.uint64(8)) | raw[at : len(raw) - size + 1 + at]
+            parts.append(code)
+    mixed = np.concatenate(parts) * _MULTIPLIER >> np.uint64(64 - _BITS)
+    return np.unique(mixed.astype(np.int64))
+
+
+def train(
+    good: Sequence[str], bad: Sequence[str], *, epochs: int = 10, lr: float = 0.5, seed: int = 0
+) -> Model:
+    """A classifier of labelled documents. Raises ConfigError unless there are some of both labels."""
+    if not good or not bad:
+        raise ConfigError(
+            f"a classifier needs documents of both labels, and there are {len(good)} good, {len(bad)} bad"
+        )
+    inputs = [features(text) for text in (*good, *bad)]
+    labels = np.array([0.0] * len(good) + [1.0] * len(bad))
+    importance = np.where(labels > 0, len(labels) / (2 * len(bad)), len(labels) / (2 * len(good)))
+    weights, squares = np.zeros(_MASK + 1), np.full(_MASK + 1, 1e-8)
+    bias = bias_squares = 0.0
+    rng = np.random.Generator(np.random.Philox(seed))
+    loss = math.inf
+    for _ in range(epochs):
+        loss = 0.0
+        for i in rng.permutation(len(inputs)):
+            at = inputs[i]
+            scale = 1.0 / math.sqrt(max(len(at), 1))
+            logit = weights[at].sum() * scale + bias
+            loss += importance[i] * (np.logaddexp(0.0, logit) - labels[i] * logit)
+            error = importance[i] * (_sigmoid(logit) - labels[i])
+            gradient = error * scale
+            squares[at] += gradient * gradient
+            weights[at] -= lr * gradient / np.sqrt(squares[at])
+            bias_squares += error * error
+            bias -= lr * error / math.sqrt(bias_squares + 1e-8)
+    kept = np.flatnonzero(weights)
+    facts = {
+        "good": len(good),
+        "bad": len(bad),
+        "epochs": epochs,
+        "lr": lr,
+        "seed": seed,
+        "loss": float(loss) / len(inputs),
+    }
+    return Model(kept.astype(np.int32), weights[kept].astype(np.float32), float(bias), facts)
+
+
+def _sigmoid(logit: float) -> float:
+    return 1.0 / (1.0 + math.exp(-logit)) if logit > -700 else 0.0
+
+
+def probability(text: str, dense: np.ndarray, bias: float) -> float:
+    """p(bad) of a text."""
+    at = features(text)
+    return _sigmoid(float(dense[at].sum(dtype=np.float64)) / math.sqrt(max(len(at), 1)) + bias)
+
+
+def save(model: Model, path: str | Path) -> str:
+    """Writes the file and returns its fingerprint; the same model gives the same bytes."""
+    facts = json.dumps(
+        {"format": FORMAT, "bias": model.bias, "facts": model.facts, "fingerprint": model.fingerprint}
+    )
+    with Path(path).open("wb") as file:
+        np.savez_compressed(
+            file,
+            features=model.features,
+            weights=model.weights,
+            facts=np.frombuffer(facts.encode(), np.uint8),
+        )
+    return model.fingerprint
+
+
+def load(path: str | Path) -> Model:
+    """Reads a file that `save` wrote. Raises ConfigError for any other, and where it was changed."""
+    try:
+        with np.load(Path(path).expanduser(), allow_pickle=False) as held:
+            facts = json.loads(held["facts"].tobytes())
+            model = Model(held["features"], held["weights"], facts["bias"], facts["facts"])
+    except (OSError, ValueError, KeyError, zlib.error, EOFError) as error:
+        raise ConfigError(f"--classifier={path}: no classifier of ours ({error})") from error
+    if facts["format"] != FORMAT or facts["fingerprint"] != model.fingerprint:
+        raise ConfigError(
+            f"--classifier={path}: it was changed since it was saved, or another version saved it"
+        )
+    return model
+
+
+def check(settings: Classifier) -> Check:
+    """A check by the classifier of the settings' file; the score is p(bad)."""
+    if not settings.classifier:
+        return lambda text: ()
+    return of(load(settings.classifier), settings.max_bad)
+
+
+def of(model: Model, max_bad: float, rule: str = "classifier") -> Check:
+    """A check by a trained classifier, named `rule`: of quality, harm or spam, as its labels were."""
+    dense, bias = model.dense(), model.bias
+
+    def found(text: str) -> Sequence[Finding]:
+        bad = probability(text, dense, bias)
+        return (Finding(rule, bad),) if bad > max_bad else ()
+
+    return found

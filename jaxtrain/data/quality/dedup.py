@@ -1,0 +1,201 @@
+"""Fingerprints of documents: a digest for exact duplicates, words as one character each, and MinHash signatures.
+
+A word becomes one of the 2^20 characters from U+10000 on, by a hash that is the same in every process. A document is
+then a string with one character a word, which compiled string metrics read as it is.
+"""
+
+import hashlib
+import re
+import unicodedata
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+SEED = 7
+_FIRST, _CODES = 0x10000, 1 << 20
+_MEMO = 1 << 19  # words whose characters are remembered
+WORD = re.compile(r"\w+")
+_BATCH_DOCUMENTS, _BATCH_WORDS = 1_024, 1 << 20
+
+
+class _Codes(dict):
+    """word -> its character."""
+
+    def __missing__(self, word: str) -> str:
+        if len(self) >= _MEMO:
+            self.clear()
+        code = chr(_FIRST + zlib.crc32(word.encode("utf-8", "surrogatepass")) % _CODES)
+        self[word] = code
+        return code
+
+
+_codes = _Codes()
+
+
+def normalised(text: str) -> str:
+    """What exact duplicates agree in: NFKC, without case, with one space for all white space."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def digest(texts: Sequence[str]) -> bytes:
+    """16 bytes that stand for normalised texts."""
+    return hashlib.blake2b("\x1e".join(texts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def coded(words: Sequence[str]) -> np.ndarray:
+    """u32[words], the characters of words."""
+    return np.frombuffer("".join(map(_codes.__getitem__, words)).encode("utf-32-le"), np.uint32)
+
+
+def words_only(text: str) -> list[str]:
+    """The words of a text without case and punctuation, as n-grams of an evaluation set are compared."""
+    return WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+
+
+def mixed(x: np.ndarray) -> np.ndarray:
+    """u64, evenly spread (the finaliser of SplitMix64)."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def ngrams(words: np.ndarray, n: int) -> np.ndarray:
+    """u64[words - n + 1], a hash of each n words in a row."""
+    size = len(words) - n + 1
+    if size < 1:
+        return np.zeros(0, np.uint64)
+    total, factor = np.zeros(size, np.uint64), 0x9E3779B97F4A7C15
+    for i in range(n):
+        total += words[i : i + size].astype(np.uint64) * np.uint64(factor)
+        factor = factor * 0xD1342543DE82EF95 % (1 << 64)
+    return mixed(total)
+
+
+def shingles(words: np.ndarray, ends: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """(u64 hashes of n words in a row, i64 bounds by document); of a shorter document one hash of all its words.
+
+    `words` holds documents one after the other, `ends` where each ends.
+    """
+    sizes = np.diff(ends, prepend=0)
+    runs = ngrams(words, n)
+    # A run is of one document where it ends before the document does.
+    document = np.repeat(np.arange(len(ends)), sizes)[: len(runs)]
+    inside = np.arange(len(runs)) + n <= ends[document]
+    counts = np.maximum(sizes - n + 1, 0)
+    bounds = np.concatenate([[0], np.cumsum(np.maximum(counts, 1))])
+    out = np.empty(bounds[-1], np.uint64)
+    short = counts < 1
+    place = np.zeros(bounds[-1], bool)
+    place[bounds[:-1][short]] = True
+    out[~place] = runs[inside]
+    for i in np.flatnonzero(short).tolist():
+        words_of = words[ends[i] - sizes[i] : ends[i]]
+        out[bounds[i]] = ngrams(words_of, len(words_of))[0] if len(words_of) else 0
+    return out, bounds
+
+
+class Plan(NamedTuple):
+    """What MinHash needs: n words a shingle, how many hashes in all, and how many of them a band has."""
+
+    n: int
+    hashes: int
+    rows: int
+
+    @property
+    def bands(self) -> int:
+        """How many bands there are."""
+        return self.hashes // self.rows
+
+
+def signatures(words: np.ndarray, ends: np.ndarray, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
+    """(sketches u8[documents, hashes], band keys u32[bands, documents]).
+
+    The sketch keeps the low eight bits of each hash: b-bit MinHash (Li and König, 0910.3349), which agree by chance
+    once in 256.
+    """
+    from rensa import RMinHash
+
+    flat, bounds = shingles(words, ends, plan.n)
+    matrix = RMinHash.digest_matrix_from_flat_token_hashes(flat, bounds.astype(np.uint64), plan.hashes, SEED)
+    full = np.array(matrix.to_rows(), np.uint32).reshape(len(ends), plan.hashes)
+    used = full[:, : plan.bands * plan.rows].reshape(len(ends), plan.bands, plan.rows)
+    keys, factor = np.zeros(used.shape[:2], np.uint64), 0x9E3779B97F4A7C15
+    for i in range(plan.rows):
+        keys = mixed(keys + used[..., i].astype(np.uint64) * np.uint64(factor))
+    return full.astype(np.uint8), np.ascontiguousarray((keys >> np.uint64(32)).astype(np.uint32).T)
+
+
+class Writer:
+    """A context that writes the fingerprints of a shard's documents; holds about a thousand documents' words."""
+
+    def __init__(self, folder: Path, plan: Plan | None):
+        self._folder, self._plan = folder, plan
+        self._numbers: list[int] = []
+        self._digests: list[bytes] = []
+        self._sizes: list[int] = []
+        self._waiting: list[np.ndarray] = []
+        self._sketches: list[np.ndarray] = []
+        self._bands: list[np.ndarray] = []
+        self._words = (folder / "words.bin").open("wb")
+        self._held = 0
+
+    def add(self, number: int, texts: Sequence[str]) -> None:
+        """A document's number and its texts."""
+        same = [normalised(text) for text in texts]
+        self._numbers.append(number)
+        self._digests.append(digest(same))
+        if self._plan:
+            words = coded(" ".join(same).split())
+            self._sizes.append(len(words))
+            self._waiting.append(words)
+            self._held += len(words)
+            if len(self._waiting) >= _BATCH_DOCUMENTS or self._held >= _BATCH_WORDS:
+                self._flush()
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        words = np.concatenate(self._waiting)
+        ends = np.cumsum([len(one) for one in self._waiting])
+        sketches, bands = signatures(words, ends, self._plan)
+        self._sketches.append(sketches)
+        self._bands.append(bands)
+        words.tofile(self._words)
+        self._waiting, self._held = [], 0
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, kind: object, *error: object) -> None:
+        with self._words:
+            if kind is None:
+                self._finish()
+
+    def _finish(self) -> None:
+        np.save(self._folder / "numbers.npy", np.array(self._numbers, np.int64))
+        pairs = np.frombuffer(b"".join(self._digests), np.uint64).reshape(-1, 2)
+        np.save(self._folder / "digests.npy", pairs)
+        if self._plan:
+            self._flush()
+            empty = np.zeros((self._plan.bands, 0), np.uint32), np.zeros((0, self._plan.hashes), np.uint8)
+            np.save(self._folder / "bands.npy", np.concatenate([empty[0], *self._bands], axis=1))
+            np.save(self._folder / "sketches.npy", np.concatenate([empty[1], *self._sketches]))
+            np.save(self._folder / "ends.npy", np.cumsum(self._sizes, dtype=np.int64))
+
+
+def first_copies(digests: np.ndarray) -> np.ndarray:
+    """i64[documents]: the first document with the same digest u64[documents, 2], or -1 where it is itself the first."""
+    leader = np.full(len(digests), -1, np.int64)
+    if not len(digests):
+        return leader
+    order = np.lexsort(
+        (digests[:, 1], digests[:, 0])
+    )  # stable: equal ones stay in the order of the documents
+    inside = digests[order]
+    begins = np.concatenate([[True], (inside[1:] != inside[:-1]).any(axis=1)])
+    first = order[np.flatnonzero(begins)][np.cumsum(begins) - 1]
+    leader[order[~begins]] = first[~begins]
+    return leader

@@ -1,0 +1,114 @@
+"""Harmful content: requests and instructions for harm, threats, incitement and abuse, by weighted phrases.
+
+A word alone is no harm: history, news and law speak of war and murder. So an act counts with a request or an
+instruction in the same sentence, and a refusal or warning about it counts against it. What is left is a lexical rule in
+English: it misses harm said in other words and steps given without a name for the act, and it may take a crime novel's
+dialog for a threat. A classifier trained on labelled documents (classifier.py) goes further.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from jaxtrain import config
+from jaxtrain.config import arg
+from jaxtrain.data.quality.finding import Check, Finding
+
+# What asks or instructs: the act has to come after it in the same sentence.
+_ASKS = (
+    "how do ", "how does ", "how can ", "how could ", "how would ", "how should ", "how to ", "way to ", "ways to ",
+    "help me ", "teach me ", "show me ", "tell me ", "i want to ", "instructions", "step by step", "step-by-step",
+    "steps to ", "recipe for ", "guide to ", "tutorial", "here is how", "here's how",
+)  # fmt: skip
+_REACH = 110  # characters from the ask to the end of the act
+_ACTS = re.compile(
+    r"[^.!?\n]{0,80}?\b(?:steal(?:ing)?|rob(?:bing)?|shoplift\w*|smuggl\w{1,3}|traffick\w*|kidnap\w*|murder\w*|poison(?:ing)?|"
+    r"strangl\w{1,3}|stab(?:bing)?|rap(?:e|ing)|molest\w*|groom(?:ing)? (?:a )?(?:child|minor)\w*|blackmail\w*|"
+    r"extort\w*|counterfeit\w*|launder(?:ing)? money|hijack\w*|assassinat\w{1,3}|"
+    r"(?:make|build|assemble|buy|get) (?:a |an )?(?:\w{1,12} )?(?:bombs?|explosives?|silencer|ghost gun|pipe bomb|"
+    r"nerve agent|chemical weapon|bioweapon|meth\w*|fentanyl|crack cocaine)|synthesi[sz]e (?:\w{1,12} )?"
+    r"(?:meth\w*|fentanyl|sarin|ricin|vx|lsd)|hack(?:ing)? (?:into|someone|somebody|my|his|her|a )|"
+    r"phish\w*|ransomware|keylogger|malware|steal identit\w{1,3}|forge (?:a |an )?(?:\w{1,12} )?(?:id|passport|check|"
+    r"cheque|signature|prescription|label)s?|commit suicide|kill (?:myself|yourself|someone|somebody|people|him|her|"
+    r"them|my|your|a )|hurt (?:myself|someone|people|a child)|self.harm|starve myself|overdose|"
+    r"set fire to|commit arson)\b"
+)
+# rule -> weight, words of which one must stand in the text, pattern
+_RULES: Mapping[str, tuple[float, Sequence[str], re.Pattern[str]]] = {
+    "harm_threat": (2.0, "kill,murder,stab,shoot,rape,hurt,beat,die,exterminat,eradicat".split(","),
+        re.compile(
+        r"\b(?:i(?:'ll| will| am going to|'m going to) (?:kill|murder|stab|shoot|rape|hurt|beat) (?:you|him|her|them)|"
+        r"kill yourself|go die|you (?:should|deserve to) die|(?:we|they|you) must (?:kill|exterminate|eradicate) "
+        r"(?:all|every|the|these|those))\b")),
+    "harm_hate": (2.0, "subhuman,vermin,cockroach,parasite,animals who,rats,gas ,deport,hang ,lynch".split(","),
+        re.compile(
+        r"\b(?:all|every|those|these) (?:\w{3,20} ){0,2}(?:are|is) (?:\w{1,12} )?(?:subhuman|vermin|cockroaches|"
+        r"parasites|animals who|rats)\b|\b(?:gas|deport|hang|lynch) (?:all|every|the) \w{3,20}s\b")),
+    "harm_sexual": (1.0, "porn,xxx,blowjob,cumshot,gangbang,incest,bestial,hardcore,nude,underage".split(","),
+        re.compile(
+        r"\b(?:porn\w*|xxx|blowjobs?|cumshots?|gangbangs?|incest|bestiality|hardcore sex|nude (?:teen|girl)s?|"
+        r"child porn\w*|underage (?:sex|girl|boy)s?)\b")),
+    "harm_abuse": (1.0, "fuck,stupid,worthless,pathetic,disgusting,dumb,shit,bitch".split(","),
+        re.compile(
+        r"\b(?:fuck(?:ing|er)? (?:you|idiot|moron)|you(?:'re| are)? (?:a |an |such a )?(?:stupid|worthless|pathetic|"
+        r"disgusting|dumb) (?:bitch|bastard|moron|idiot|whore|piece of)|piece of shit|son of a bitch|worthless "
+        r"(?:bitch|whore))\b")),
+}  # fmt: skip
+_AGAINST = re.compile(
+    r"\b(?:i (?:can't|cannot|won't|will not|refuse)|do not|don't|never|illegal|a crime|is theft|against the law|"
+    r"wrong to|prevent\w*|protect\w*|victims?|police|prosecut\w*|hotline|seek help|warning signs|combat(?:ing)?)\b"
+)
+_NEAR = 160
+_WEIGHTS = {"harm_request": 2.0} | {rule: weight for rule, (weight, _, _) in _RULES.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Harm(config.Group):
+    max_harm: float = arg(
+        1.5,
+        "Most harm in a document: requests and instructions for it, threats and hate weigh 2, explicit and abusive "
+        "words 1, those refused or warned of 0, each thing once in 2,000 characters; 0: no rule",
+        low=0,
+    )
+
+
+def check(settings: Harm) -> Check:
+    """A check by the weighted phrases; every finding names its phrase, and the score is the document's."""
+
+    def found(text: str) -> Sequence[Finding]:
+        if not settings.max_harm:
+            return ()
+        hits = phrases(text)
+        score = sum(_WEIGHTS[rule] for rule, _ in hits) / max(1.0, len(text) / 2000)
+        return [Finding(rule, score, span) for rule, span in hits] if score > settings.max_harm else ()
+
+    return found
+
+
+def phrases(text: str) -> list[tuple[str, tuple[int, int]]]:
+    """(rule, span) of every phrase that no refusal or warning stands beside."""
+    lower = text.lower()
+    if len(lower) != len(text):  # a few capitals become two letters, and spans must be of the text
+        lower = "".join(char.lower() if len(char.lower()) == 1 else char for char in text)
+    found = [("harm_request", span) for span in _requests(lower)]
+    for rule, (_, words, pattern) in _RULES.items():
+        if any(word in lower for word in words):
+            found += [(rule, match.span()) for match in pattern.finditer(lower)]
+    return [
+        (rule, span)
+        for rule, span in found
+        if not _AGAINST.search(lower, max(0, span[0] - _NEAR), span[1] + _NEAR)
+    ]
+
+
+def _requests(lower: str) -> Iterator[tuple[int, int]]:
+    """Spans from an ask to the end of the act it is about, one an act."""
+    ends = set()
+    for ask in _ASKS:
+        at = lower.find(ask)
+        while at >= 0:
+            start = at + len(ask) - 1
+            if (match := _ACTS.match(lower, start, start + _REACH)) and match.end() not in ends:
+                ends.add(match.end())
+                yield at, match.end()
+            at = lower.find(ask, start)

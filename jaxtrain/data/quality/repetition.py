@@ -1,0 +1,128 @@
+"""Gopher's repetition rules (2112.11446, table A1): how much of a document is said more than once.
+
+Counting every n-gram of 2 to 10 words is most of the cost of the published filters, so a bound is tried first: an
+n-gram is at most as frequent as its first two words, and five words repeat only where four pairs in a row do.
+"""
+
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+
+from jaxtrain import config
+from jaxtrain.config import arg
+from jaxtrain.data.quality.finding import Check, Finding
+
+_PARAGRAPHS = re.compile(r"\n{2,}")
+# The table's thresholds: the share of the characters in the most frequent n-gram, and in all repeated n-grams.
+_TOP = {2: 0.20, 3: 0.18, 4: 0.16}
+_REPEATED = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
+
+
+@dataclasses.dataclass(frozen=True)
+class Repetition(config.Group):
+    # fmt: off
+    repetition_from: int = arg(600, "Characters from which the rules about repetition act on a document", low=0)
+    max_line_repeats: float = arg(0.3,
+        "Gopher: most of the lines, or of the paragraphs, that repeat another; 1: no rule", low=0)
+    max_line_repeat_chars: float = arg(0.2,
+        "Gopher: most of the characters in lines, or in paragraphs, that repeat another; 1: no rule", low=0)
+    repeated_ngrams: float = arg(1.0,
+        "Gopher's shares of characters in the most frequent 2 to 4 words and in repeated 5 to 10 words, "
+        "times this; 0: no rule", low=0)
+    # fmt: on
+
+
+def check(settings: Repetition) -> Check:
+    """A check by these rules; each finding's score is the share that the rule measured."""
+
+    def found(text: str) -> Sequence[Finding]:
+        if len(text) < settings.repetition_from or not text.strip():
+            return ()
+        return [*_units(settings, text), *_ngrams(settings.repeated_ngrams, text)]
+
+    return found
+
+
+def _units(settings: Repetition, text: str) -> Iterator[Finding]:
+    stripped = text.strip()
+    for name, units in (
+        ("line", [line for line in stripped.split("\n") if line]),
+        ("paragraph", _PARAGRAPHS.split(stripped) if "\n\n" in stripped else [stripped]),
+    ):
+        unique = set(units)
+        if len(unique) == len(units):
+            continue
+        share = (len(units) - len(unique)) / len(units)
+        if share > settings.max_line_repeats:
+            yield Finding(f"gopher_{name}_repeats", share)
+        chars = (sum(map(len, units)) - sum(map(len, unique))) / len(text)
+        if chars > settings.max_line_repeat_chars:
+            yield Finding(f"gopher_{name}_repeat_chars", chars)
+
+
+def _ngrams(scale: float, text: str) -> Iterator[Finding]:
+    words = text.split()
+    if not scale or len(words) < 2:
+        return
+    pairs = list(pairwise(words))
+    counts = Counter(pairs)
+    for n, limit in _TOP.items():
+        share = top_share(words, n, len(text), pairs, counts, limit * scale)
+        if share > limit * scale:
+            yield Finding(f"gopher_top_{n}gram", share)
+    if b"\1\1\1\1" not in bytes([counts[pair] > 1 for pair in pairs]):
+        return
+    for n, limit in _REPEATED.items():
+        share = repeated_share(words, n, len(text))
+        if share is None:
+            return
+        if share > limit * scale:
+            yield Finding(f"gopher_repeated_{n}grams", share)
+
+
+def _grams(words: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
+    return zip(*(words[i:] for i in range(n)), strict=False)
+
+
+def top_share(
+    words: Sequence[str],
+    n: int,
+    size: int,
+    pairs: Sequence[tuple[str, str]],
+    counts: Mapping[tuple[str, str], int],
+    floor: float,
+) -> float:
+    """The share of `size` characters in the most frequent n-gram, of equally frequent ones the longest.
+
+    `pairs` are the words two by two, with their counts. May be 0 where the share is not above `floor`: an n-gram is
+    no more frequent than its first pair, and no longer than n of the longest word.
+    """
+    least = max(1, floor * size / (n * max(map(len, words)) + n - 1))
+    if max(counts.values()) < least:
+        return 0.0
+    starts = [at for at, pair in enumerate(pairs) if counts[pair] >= least]
+    grams = Counter(tuple(words[at : at + n]) for at in starts if at + n <= len(words))
+    if not grams:
+        return 0.0
+    most = max(grams.values())
+    length = max(sum(map(len, gram)) + n - 1 for gram, count in grams.items() if count == most)
+    return most * length / size
+
+
+def repeated_share(words: Sequence[str], n: int, size: int) -> float | None:
+    """The share of `size` characters in n-grams that stood before, none counted twice; None where none did."""
+    grams = list(_grams(words, n))
+    if len(set(grams)) == len(grams):
+        return None
+    seen, chars, at = set(), 0, 0
+    while at < len(grams):
+        gram = grams[at]
+        if gram in seen:
+            chars += sum(map(len, gram))
+            at += n
+        else:
+            seen.add(gram)
+            at += 1
+    return chars / size

@@ -1,0 +1,291 @@
+"""report.html: what a filtering did, in one file that needs no network.
+
+`gather` reads rejected.jsonl once and keeps a few samples and the scores of each step; `write` makes the page. Every
+text is escaped by the template. Personal data is not shown: it is why the document is in the list.
+"""
+
+import json
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxtrain.data.quality import records
+from jaxtrain.data.quality.finding import Finding
+
+_SAMPLES, _SCORES, _BINS = 6, 4_000, 24
+_BEFORE, _AFTER = 120, 420  # characters of a sample around what was found
+_PRIVATE = "pii"
+TITLES = {
+    "read": "cannot be read",
+    "language": "another language",
+    "heuristics": "rules of Gopher, C4 and FineWeb",
+    "repetition": "repetition",
+    "junk": "junk",
+    "classifier": "quality classifier",
+    "perplexity": "perplexity",
+    "pii": "personal data and keys",
+    "harm": "harmful content",
+    "spam": "spam and ads",
+    "decontamination": "contamination by an evaluation set",
+    "exact": "exact duplicates",
+    "near": "near duplicates",
+}
+# factor -> what it is, and its numbers with their meaning
+FACTORS = {
+    "diversity": (
+        "Broader knowledge and capabilities",
+        {
+            "distinct_1": "distinct words of all",
+            "distinct_2": "distinct pairs of words of all",
+            "distinct_3": "distinct triples of words of all",
+            "self_bleu": "self-BLEU: how like one document is to the others",
+            "distance": "mean cosine distance of two documents",
+            "clusters": "clusters in use, of 16",
+        },
+    ),
+    "accuracy": (
+        "Fewer hallucinations",
+        {
+            "checked": "statements that could be checked",
+            "right": "of them right",
+            "questions_asked_again": "questions with several answers",
+            "consistent": "two answers to one question agree",
+        },
+    ),
+    "recency": (
+        "More current knowledge",
+        {
+            "dated": "documents that name a year",
+            "median_year": "their median year",
+            "newest_year": "the newest year",
+        },
+    ),
+    "formatting": (
+        "Better output structure",
+        {
+            "complete": "end as a text ends",
+            "balanced": "brackets and code fences close",
+            "clean_letters": "no broken letters",
+            "lists": "have lists",
+            "code": "have code blocks",
+        },
+    ),
+    "safety": (
+        "Better refusal behavior",
+        {
+            "harm": "harmful content found",
+            "personal_data": "personal data found",
+            "spam": "advertising found",
+            "junk": "junk found",
+        },
+    ),
+}
+
+
+class Bar(NamedTuple):
+    """A bar of a histogram: where it stands, 0 to 100, and what it says."""
+
+    x: float
+    width: float
+    height: float
+    label: str
+
+
+def gather(lines: Iterable[Mapping[str, Any]], *, seed: int = 0) -> dict[str, Any]:
+    """{"samples": {step: [...]}, "scores": {step/rule: {"edges", "counts"}}} of the lines of rejected.jsonl.
+
+    Both are of reservoirs, so that the memory does not grow with the lines.
+    """
+    rng = random.Random(seed)
+    kept: dict[str, list[Any]] = {}
+    seen: dict[str, int] = {}
+    for line in lines:
+        step, rule = line["step"], line["rule"]
+        _reservoir(rng, kept.setdefault(step, []), seen, step, _SAMPLES, line)
+        key = f"{step}/{rule}"
+        _reservoir(rng, kept.setdefault(key, []), seen, key, _SCORES, line["score"])
+    return {
+        "samples": {step: [_shown(one) for one in ones] for step, ones in kept.items() if "/" not in step},
+        "scores": {key: bins(values) for key, values in kept.items() if "/" in key and len(set(values)) > 1},
+    }
+
+
+def _reservoir(rng: random.Random, kept: list, seen: dict[str, int], key: str, most: int, one: Any) -> None:
+    seen[key] = seen.get(key, 0) + 1
+    if len(kept) < most:
+        kept.append(one)
+    elif (at := rng.randrange(seen[key])) < most:
+        kept[at] = one
+
+
+def bins(values: Sequence[float]) -> dict[str, list]:
+    """{"edges": n + 1 numbers, "counts": n numbers}, of equal widths."""
+    low, high = min(values), max(values)
+    count = min(_BINS, len(set(values)))
+    width = (high - low) / count or 1.0
+    counts = [0] * count
+    for value in values:
+        counts[min(int((value - low) / width), count - 1)] += 1
+    return {"edges": [low + i * width for i in range(count + 1)], "counts": counts}
+
+
+def _shown(line: Mapping[str, Any]) -> dict[str, Any]:
+    """A sample: the text around what was found, in three pieces; personal data is replaced by its kind."""
+    found = records.parts(line["record"])
+    part = next((p for p in found if records.shown(p.path) == line.get("part")), None)
+    part = part or max(found, key=lambda p: len(p.text), default=None)
+    text = part.text if part and isinstance(part.text, str) else json.dumps(line["record"], default=str)
+    span = line.get("span")
+    if line["step"] == _PRIVATE:
+        hits = [line, *line.get("others", ())]
+        here = [
+            Finding(hit["rule"], hit["score"], tuple(hit["span"]), f"<{hit['rule'].upper()}>")
+            for hit in hits
+            if hit.get("span") and hit.get("part") == line.get("part")
+        ]
+        text, span = records.masked(text, here), None
+    start, end = span or (0, 0)
+    first = max(0, start - _BEFORE)
+    return {
+        "id": line["id"],
+        "rule": line["rule"],
+        "score": line["score"],
+        "action": line["action"],
+        "more": len(line.get("others", ())),
+        "before": ("… " if first else "") + text[first:start],
+        "marked": text[start:end][:_AFTER],
+        "after": text[end : end + _AFTER] + (" …" if len(text) > end + _AFTER else ""),
+    }
+
+
+def write(report: Mapping[str, Any], path: str | Path) -> None:
+    """Writes the page of a report.json: its counts, and "samples", "scores", "measured", "factors" where it has them.
+
+    "factors" is {"before": ..., "after": ...} of factors.measure.
+    """
+    text = _page().render(
+        report=report,
+        steps=_steps(report),
+        lengths=_lengths(report.get("lengths", {})),
+        charts=[_chart(key, value) for key, value in sorted(report.get("scores", {}).items())],
+        decades=_decades(report.get("factors", {})),
+        factors=_factors(report.get("factors", {})),
+        titles=TITLES,
+    )
+    Path(path).write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+@cache
+def _page() -> Any:
+    import jinja2
+
+    folder = Path(__file__).parent.parent / "templates"
+    env = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    env.filters |= {"count": lambda n: f"{n:,}", "share": share, "number": number}
+    return env.get_template("report.html.jinja")
+
+
+def share(value: float | None) -> str:
+    """A share as people read it: small ones keep two digits."""
+    if value is None:
+        return "–"
+    percent = 100 * value
+    return (
+        f"{percent:.0f} %"
+        if percent in (0, 100)
+        else f"{percent:.1f} %"
+        if percent >= 0.1
+        else f"{percent:.2g} %"
+    )
+
+
+def number(value: Any) -> str:
+    """A number of a report; None, what the data cannot tell, is a dash."""
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else str(value)
+
+
+def _steps(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    read = max(1, report["read"])
+    return [
+        {
+            "name": name,
+            "title": TITLES.get(name, name),
+            "share": (one["dropped"] + one["changed"]) / read,
+            "rules": sorted(one["rules"].items(), key=lambda item: -item[1]),
+            **{key: one[key] for key in ("seen", "dropped", "changed", "documents_per_second")},
+        }
+        for name, one in report["steps"].items()
+    ]
+
+
+def _bars(labels: Sequence[str], counts: Sequence[int]) -> list[Bar]:
+    most, width = max(counts, default=0) or 1, 100 / max(1, len(counts))
+    return [
+        Bar(i * width, width * 0.9, 100 * count / most, f"{label}: {count:,}")
+        for i, (label, count) in enumerate(zip(labels, counts, strict=True))
+    ]
+
+
+def _lengths(lengths: Mapping[str, int]) -> dict[str, Any] | None:
+    """Documents by their length; the keys are powers of two, each above the lengths that it counts."""
+    if not lengths:
+        return None
+    powers = [int(key).bit_length() for key in lengths]
+    every = [2 ** (power - 1) for power in range(min(powers), max(powers) + 1)]
+    counts = [lengths.get(str(key), 0) for key in every]
+    labels = [f"{key // 2:,} to {max(key - 1, 0):,} characters" for key in every]
+    return {
+        "bars": _bars(labels, counts),
+        "low": f"{every[0] // 2:,}",
+        "high": f"{every[-1] - 1:,} characters",
+    }
+
+
+def _chart(key: str, value: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    step, _, rule = key.partition("/")
+    edges = [number(float(edge)) for edge in value["edges"]]
+    labels = [f"{a} to {b}" for a, b in pairwise(edges)]
+    return {
+        "step": step, "rule": rule, "bars": _bars(labels, value["counts"]), "low": edges[0], "high": edges[-1],
+    }  # fmt: skip
+
+
+def _decades(factors: Mapping[str, Any]) -> dict[str, Any] | None:
+    found = factors.get("after", factors.get("before", {})).get("recency", {}).get("decades", {})
+    if not found:
+        return None
+    first, last = min(map(int, found)), max(map(int, found))
+    every = [str(decade) for decade in range(first, last + 10, 10)]
+    bars = _bars([f"{decade}s" for decade in every], [found.get(decade, 0) for decade in every])
+    return {"bars": bars, "low": every[0], "high": f"{last + 9}"}
+
+
+def _factors(factors: Mapping[str, Any]) -> list[dict[str, Any]]:
+    if not factors:
+        return []
+    shares = ("right", "consistent", "dated", *FACTORS["formatting"][1], *FACTORS["safety"][1])
+    out = []
+    for name, (meaning, rows) in FACTORS.items():
+        shown = [
+            {
+                "name": title,
+                **{
+                    side: (share if key in shares else number)(factors[side][name].get(key))
+                    for side in ("before", "after")
+                    if side in factors
+                },
+            }
+            for key, title in rows.items()
+        ]
+        out.append({"name": name, "meaning": meaning, "rows": shown})
+    return out

@@ -1,0 +1,98 @@
+"""The flags of ./launch/run filter_data."""
+
+import dataclasses
+
+from jaxtrain import config
+from jaxtrain.config import ConfigError, arg
+from jaxtrain.data.quality.classifier import Classifier
+from jaxtrain.data.quality.decontaminate import Decontaminate
+from jaxtrain.data.quality.harm import Harm
+from jaxtrain.data.quality.heuristics import Heuristics
+from jaxtrain.data.quality.junk import Junk
+from jaxtrain.data.quality.language import Language
+from jaxtrain.data.quality.near import Near
+from jaxtrain.data.quality.perplexity import Perplexity
+from jaxtrain.data.quality.pii import Pii
+from jaxtrain.data.quality.repetition import Repetition
+from jaxtrain.data.quality.spam import Spam
+
+_SWITCH = ("drop", "off")
+
+
+@dataclasses.dataclass(frozen=True)
+class Source(config.Group):
+    # fmt: off
+    data: str = arg("",
+        "What is filtered: tinytown:CONFIG, tfds:NAME[:SPLIT], hf:NAME[:SPLIT], jsonl:GLOB, filtered:DIR, several "
+        "with commas; of the same document the first is kept")
+    text_field: str = arg("text", "Field of a record that holds the text, where it is plain text")
+    max_chars: int = arg(5_000_000, "Most characters of a record's texts; a longer record is rejected", low=1)
+    judge: str = arg("learnt",
+        "Texts that quality, harm and spam are judged by: those that a model learns to write (prompts and rejected "
+        "answers are not), or all. Personal data is looked for in all, and duplicates are compared whole",
+        choices=("learnt", "all"))
+    cache_dir: str = arg("~/.cache/jaxtrain", "Where prepared data sets are kept", live=True)
+    # fmt: on
+
+    def check(self):
+        if "*" in self.data and not self.data.partition("*")[0].startswith("jsonl:"):
+            raise ConfigError(f"--data={self.data}: every document is read once: leave out the weights")
+
+    def reading(self, data: str = "") -> config.Dialogs:
+        """The same as the rest of the library reads it: a broken record is skipped and listed."""
+        return config.Dialogs(
+            data=data or self.data, text_field=self.text_field, on_bad_record="skip", cache_dir=self.cache_dir
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps(config.Group):
+    # fmt: off
+    heuristics: str = arg("drop", "The rules of Gopher, C4 and FineWeb", choices=_SWITCH)
+    repetition: str = arg("drop", "Gopher's rules about repetition", choices=_SWITCH)
+    junk: str = arg("drop", "Shuffled letters, control characters, menus and notices", choices=_SWITCH)
+    harm: str = arg("drop", "Harmful content", choices=_SWITCH)
+    spam: str = arg("drop", "Spam and advertisements", choices=_SWITCH)
+    exact: str = arg("drop", "Exact duplicates, but for case, white space and Unicode's variants; the first is kept",
+        choices=_SWITCH)
+    # fmt: on
+
+
+@dataclasses.dataclass(frozen=True)
+class Work(config.Group):
+    # fmt: off
+    out: str = arg("", "New folder for the result; the same command goes on with an unfinished one")
+    executor: str = arg("local",
+        "Where the steps run: processes of this machine, or Slurm jobs or Ray tasks, by datatrove's executors",
+        choices=("local", "slurm", "ray"), live=True)
+    workers: int = arg(0, "Processes, Slurm tasks or Ray tasks at once; 0: one a core", low=0, live=True)
+    shard: int = arg(8_192, "Documents of a shard, the unit that is finished or done again", low=1)
+    document_seconds: float = arg(30.0,
+        "Most seconds of the steps on a document; one that takes longer is rejected as too_slow", low=0.01)
+    slurm_partition: str = arg("", "Partition of the Slurm jobs", only=("executor", ("slurm",)), live=True)
+    slurm_time: str = arg("24:00:00", "Time limit of a Slurm job", only=("executor", ("slurm",)), live=True)
+    slurm_mem_gb: int = arg(4, "Gigabytes of memory of a Slurm task", low=1, only=("executor", ("slurm",)),
+        live=True)
+    # fmt: on
+
+    def check(self):
+        if self.executor == "slurm" and not self.slurm_partition:
+            raise ConfigError("--slurm_partition: name the partition that the jobs are for")
+
+
+@dataclasses.dataclass(frozen=True)
+class Filter:
+    source: Source = config.group(Source)
+    work: Work = config.group(Work)
+    steps: Steps = config.group(Steps)
+    language: Language = config.group(Language)
+    heuristics: Heuristics = config.group(Heuristics)
+    repetition: Repetition = config.group(Repetition)
+    junk: Junk = config.group(Junk)
+    classifier: Classifier = config.group(Classifier)
+    perplexity: Perplexity = config.group(Perplexity)
+    pii: Pii = config.group(Pii)
+    harm: Harm = config.group(Harm)
+    spam: Spam = config.group(Spam)
+    decontaminate: Decontaminate = config.group(Decontaminate)
+    near: Near = config.group(Near)
