@@ -9,7 +9,7 @@ from jaxtrain.data import spec
 @dataclasses.dataclass(frozen=True)
 class Loss(config.Group):
     # fmt: off
-    kl_coef: float = config.arg(0.1, "Price of a nat of KL from the reference, taken off the reward token by token",
+    kl_coef: float = config.arg(0.12, "Price of a nat of KL from the reference, taken off the reward token by token",
         low=0)
     kl_target: float = config.arg(0.0, "Adapt --kl_coef so that a completion's KL comes to this many nats; 0: leave it",
         low=0)
@@ -28,7 +28,7 @@ class Loss(config.Group):
     value_lr: float = config.arg(5e-4, "Peak learning rate of values with a trunk of their own; 0: --lr", low=0)
     entropy_coef: float = config.arg(0.0, "Bonus a nat of the policy's entropy", low=0)
     ptx_weight: float = config.arg(-1.0,
-        "Weight of the pretraining loss in the same update (PPO-ptx). -1: 0.2 where --data is Tinytown's, else 0",
+        "Weight of the pretraining loss in the same update (PPO-ptx). -1: 0.1 where --data is Tinytown's, else 0",
         low=-1)
     ptx_data: str = config.arg("tinytown:pretrain", "Data of that loss: texts or conversations")
     # fmt: on
@@ -49,7 +49,7 @@ class Loss(config.Group):
     def pretraining(self, data: str) -> float:
         """The weight of the pretraining loss beside prompts of `data`."""
         town = all(source.kind == "tinytown" for source in spec.parse(data))
-        return self.ptx_weight if self.ptx_weight >= 0 else 0.2 * town
+        return self.ptx_weight if self.ptx_weight >= 0 else 0.1 * town
 
     def value_from(self, scored: bool) -> str:
         """Where the values start; `scored`: there is a reward model."""
@@ -66,7 +66,7 @@ class Ppo:
     loss: Loss = config.group(Loss)
     samples: config.Rollouts = config.group(config.Rollouts, minibatches=2, epochs=2)
     optim: config.Optim = config.group(
-        config.Optim, lr=1.2e-4, schedule="linear", warmup=4, weight_decay=0.0, ema=0.95
+        config.Optim, lr=1.5e-4, schedule="linear", warmup=4, weight_decay=0.0, ema=0.95
     )
     lora: config.Lora = config.group(config.Lora)
     run: config.Run = config.group(config.Run, steps=160, sample_every=0, log_every=4)
