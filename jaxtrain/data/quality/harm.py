@@ -27,11 +27,11 @@ _ACTS = re.compile(
     r"extort\w*|counterfeit\w*|launder(?:ing)? money|hijack\w*|assassinat\w{1,3}|"
     r"(?:make|build|assemble|buy|get) (?:a |an )?(?:\w{1,12} )?(?:bombs?|explosives?|silencer|ghost gun|pipe bomb|"
     r"nerve agent|chemical weapon|bioweapon|meth\w*|fentanyl|crack cocaine)|synthesi[sz]e (?:\w{1,12} )?"
-    r"(?:meth\w*|fentanyl|sarin|ricin|vx|lsd)|hack(?:ing)? (?:into|someone|somebody|my|his|her|a )|"
-    r"phish\w*|ransomware|keylogger|malware|steal identit\w{1,3}|forge (?:a |an )?(?:\w{1,12} )?(?:id|passport|check|"
+    r"(?:meth\w*|fentanyl|sarin|ricin|vx|lsd)|hack(?:ing)? (?:into|someone|somebody|his|her|a (?:bank|phone|school|"
+    r"server))|phish\w*|ransomware|keylogger|malware|steal identit\w{1,3}|forge (?:a |an )?(?:\w{1,12} )?(?:id|passport|check|"
     r"cheque|signature|prescription|label)s?|commit suicide|kill (?:myself|yourself|someone|somebody|people|him|her|"
-    r"them|my|your|a )|hurt (?:myself|someone|people|a child)|self.harm|starve myself|overdose|"
-    r"set fire to|commit arson)\b"
+    r"them|my (?!computer|phone|machine)|your|an? (?:person|man|woman|child|girl|boy|dog|cat|cop|human))|"
+    r"hurt (?:myself|someone|people|a child)|self.harm|starve myself|overdose|set fire to|commit arson)\b"
 )
 # rule -> weight, words of which one must stand in the text, pattern
 _RULES: Mapping[str, tuple[float, Sequence[str], re.Pattern[str]]] = {
