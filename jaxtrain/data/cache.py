@@ -46,7 +46,7 @@ def digest_file(path: Path, memo: Path) -> str:
     return state.hexdigest()
 
 
-def build(path: Path, fill: Callable[[Path], None]) -> Path:
+def build(path: Path, fill: Callable[[Path], None], flag: str = "cache_dir") -> Path:
     """`path`, a folder that `fill` makes if it is missing.
 
     `fill` works in a folder beside it that is renamed at the end, so a process that dies leaves nothing
@@ -56,7 +56,7 @@ def build(path: Path, fill: Callable[[Path], None]) -> Path:
     """
     if path.is_dir():
         return path
-    with full_disk(path):
+    with full_disk(path, flag):
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path.parent / f".{path.name}.lock") as alone:
             if path.is_dir():
@@ -76,7 +76,7 @@ def build(path: Path, fill: Callable[[Path], None]) -> Path:
 
 
 @contextlib.contextmanager
-def full_disk(path: Path) -> Iterator[None]:
+def full_disk(path: Path, flag: str = "cache_dir") -> Iterator[None]:
     """Turns "no space left" into a ConfigError that says where, and what to do."""
     try:
         yield
@@ -86,7 +86,7 @@ def full_disk(path: Path) -> Iterator[None]:
         ):
             raise
         raise ConfigError(
-            f"--cache_dir: no space left while writing {path}; free some, or name a folder on another disk. "
+            f"--{flag}: no space left while writing {path}; free some, or name a folder on another disk. "
             "Nothing half-written is kept"
         ) from error
 
@@ -117,17 +117,18 @@ def _rename(work: Path, path: Path) -> None:
     except OSError:
         if not path.is_dir():  # else another process was first, where there are no locks
             raise
-    _sync_one(path.parent)
+    sync(path.parent)
 
 
 def _sync(folder: Path) -> None:
     for where, _, names in os.walk(folder):
         for name in names:
-            _sync_one(Path(where) / name)
-        _sync_one(Path(where))
+            sync(Path(where) / name)
+        sync(Path(where))
 
 
-def _sync_one(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Waits until a file, or a folder's list of files, is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

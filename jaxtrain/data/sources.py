@@ -83,6 +83,12 @@ def train_and_held_out(source: Source, data: Data, fields: Fields = TEXT) -> tup
     return (train, opened.get(own)) if own else _hold_out(train, data.eval_share)
 
 
+def whole(source: Source, data: Data, fields: Fields = TEXT) -> Records:
+    """All records of the split that a source names, else of its split train or only one; none is held out."""
+    opened = _open(source, data, fields)
+    return opened.get(source.split or _main_split(opened, source))
+
+
 def all_of(source: Source, data: Data, fields: Fields = TEXT) -> Records:
     """The records of an --eval_data source: the split it names, else its validation or test split, else
     all.
@@ -220,15 +226,28 @@ def _open_tinytown(source: Source, data: Data, wanted: Fields, flag: str) -> _Op
 
 
 def _open_jsonl(source: Source, data: Data, wanted: Fields, flag: str) -> _Opened:
+    return _open_files(spec.files(source, flag), (), source, data, wanted, flag)
+
+
+def _open_filtered(source: Source, data: Data, wanted: Fields, flag: str) -> _Opened:
+    from jaxtrain.data import filtered
+
+    paths, mark = filtered.opened(source.name, flag, cache_dir(data) / "digests")
+    return _open_files(paths, (mark,), source, data, wanted, flag)
+
+
+def _open_files(
+    paths: list[Path], marks: tuple[str, ...], source: Source, data: Data, wanted: Fields, flag: str
+) -> _Opened:
     import tensorflow_datasets as tfds
 
     from jaxtrain.data import jsonl
 
-    folder = jsonl.prepare(spec.files(source, flag), wanted or {}, data.on_bad_record, cache_dir(data))
+    folder = jsonl.prepare(paths, wanted or {}, data.on_bad_record, cache_dir(data))
 
     def get(split: str) -> Records:
         found = _slice(tfds.builder_from_directory(str(folder)), split, source, flag)
-        mark = cache.digest(folder.parent.name, split)
+        mark = cache.digest(*marks, folder.parent.name, split)
         raw = _reader(found, {"json": str})
 
         def read(numbers: Sequence[int]) -> list[dict[str, Any]]:
@@ -236,7 +255,7 @@ def _open_jsonl(source: Source, data: Data, wanted: Fields, flag: str) -> _Opene
 
         skips = jsonl.skipped(folder)
         return Records(
-            f"jsonl:{source.name}", mark, read, len(found), None, skips, str(folder / "skipped.jsonl")
+            f"{source.kind}:{source.name}", mark, read, len(found), None, skips, str(folder / "skipped.jsonl")
         )
 
     return _Opened(("train",), get)
@@ -362,4 +381,10 @@ def _read_hf(found: Any, numbers: Sequence[int]) -> list[dict[str, Any]]:
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-_OPEN = {"tinytown": _open_tinytown, "jsonl": _open_jsonl, "tfds": _open_tfds, "hf": _open_hf}
+_OPEN = {
+    "tinytown": _open_tinytown,
+    "jsonl": _open_jsonl,
+    "filtered": _open_filtered,
+    "tfds": _open_tfds,
+    "hf": _open_hf,
+}

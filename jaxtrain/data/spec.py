@@ -2,11 +2,11 @@
 
     SOURCES = SOURCE[,SOURCE ...]        SOURCE = KIND:NAME[:SPLIT][?key=value[&key=value ...]][*WEIGHT]
 
-KIND is tinytown, tfds, hf or jsonl. A comma ends a source only where a KIND: follows, so a path may hold
-commas. In a path of jsonl `*`, `?` and `[]` are a glob's; there `*0.5` at the end is a weight only if a
-number follows the star, `?` begins options only if `key=` follows it, and `:` begins a split only as
-`:train` or `:train[...]`. A slice such as `train[:90%]` is TFDS's, and works for every kind. A tfds NAME
-may be a folder, or end in a version, `NAME:1.0.0`.
+KIND is tinytown, tfds, hf, jsonl, or filtered, whose NAME is a folder of ./launch/run filter_data. A comma
+ends a source only where a KIND: follows, so a path may hold commas. In a path of jsonl `*`, `?` and `[]` are
+a glob's; there `*0.5` at the end is a weight only if a number follows the star, `?` begins options only if
+`key=` follows it, and `:` begins a split only as `:train` or `:train[...]`. A slice such as `train[:90%]` is
+TFDS's, and works for every kind. A tfds NAME may be a folder, or end in a version, `NAME:1.0.0`.
 """
 
 import difflib
@@ -21,9 +21,9 @@ from pathlib import Path
 from jaxtrain.config import ConfigError, Data, Dialogs
 from jaxtrain.worlds.tinytown import configs as tinytown
 
-KINDS = ("tinytown", "tfds", "hf", "jsonl")
+KINDS = ("tinytown", "tfds", "hf", "jsonl", "filtered")
 OURS = ("field", "format")  # options of every kind; the others are the data set's own
-OPTIONS = {"tfds": ("data_dir", *OURS), "hf": ("config", *OURS), "jsonl": OURS}
+OPTIONS = {"tfds": ("data_dir", *OURS), "hf": ("config", *OURS), "jsonl": OURS, "filtered": OURS}
 LEAST_BPE = 300  # 256 bytes, the special tokens, and some merges
 HF_EXTRA = "install the extra: pip install 'jaxtrain[hf]'"
 
@@ -111,7 +111,7 @@ def _cut_options(kind: str, rest: str, text: str, flag: str) -> tuple[str, tuple
 
 
 def _cut_split(kind: str, rest: str) -> tuple[str, str]:
-    if kind == "jsonl":
+    if kind in ("jsonl", "filtered"):
         found = re.search(r":(train(?:\[[^\[\]]*\])?)$", rest)
         return (rest[: found.start()], found.group(1)) if found else (rest, "")
     name, _, split = rest.partition(":")
@@ -187,6 +187,14 @@ def _check_jsonl(source: Source, flag: str) -> None:
     files(source, flag)
 
 
+def _check_filtered(source: Source, flag: str) -> None:
+    if not (Path(source.name).expanduser() / "report.json").is_file():
+        raise ConfigError(
+            f"--{flag}={source.label}: {source.name} holds no report.json; name the folder of a finished "
+            "./launch/run filter_data --out=DIR"
+        )
+
+
 def _check_hf(source: Source, flag: str) -> None:
     if importlib.util.find_spec("datasets") is None:
         raise ConfigError(f"--{flag}={source.label}: hf: needs the package datasets; {HF_EXTRA}")
@@ -211,7 +219,13 @@ def _check_tfds(source: Source, flag: str) -> None:
         raise ConfigError(f"--{flag}={source.label}: TFDS has no data set {name!r}; {hint}")
 
 
-_CHECKS = {"tinytown": _check_tinytown, "jsonl": _check_jsonl, "hf": _check_hf, "tfds": _check_tfds}
+_CHECKS = {
+    "tinytown": _check_tinytown,
+    "jsonl": _check_jsonl,
+    "filtered": _check_filtered,
+    "hf": _check_hf,
+    "tfds": _check_tfds,
+}
 
 
 def is_folder(source: Source) -> bool:

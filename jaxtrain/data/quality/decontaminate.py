@@ -1,4 +1,4 @@
-"""Contamination: training documents that share n words in a row with an evaluation set (GPT-3, 2005.14165, appendix C)."""
+"""Contamination: documents that share n words in a row with an evaluation set (GPT-3, 2005.14165, appendix C)."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -34,7 +34,7 @@ class Table(NamedTuple):
 
 
 def build(texts: Iterable[Sequence[str]], settings: Decontaminate, path: Path) -> dict[str, int]:
-    """Writes the sorted n-grams u64 of the evaluation documents' texts; returns how many documents there are and have one.
+    """Writes the sorted n-grams u64 of the evaluation documents' texts; returns counts of them and of the documents.
 
     Raises ConfigError where none has: the whole set would be let through unseen.
     """

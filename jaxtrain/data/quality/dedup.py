@@ -185,7 +185,9 @@ def first_copies(digests: np.ndarray) -> np.ndarray:
     leader = np.full(len(digests), -1, np.int64)
     if not len(digests):
         return leader
-    order = np.lexsort((digests[:, 1], digests[:, 0]))  # stable: equal ones stay in the order of the documents
+    order = np.lexsort(
+        (digests[:, 1], digests[:, 0])
+    )  # stable: equal ones stay in the order of the documents
     inside = digests[order]
     begins = np.concatenate([[True], (inside[1:] != inside[:-1]).any(axis=1)])
     first = order[np.flatnonzero(begins)][np.cumsum(begins) - 1]

@@ -129,9 +129,9 @@ def report(total: Tally, order: Sequence[str]) -> dict[str, Any]:
 def measured(total: Tally) -> dict[str, dict[str, Any]]:
     """Precision and recall of steps against the labels, empty without labels.
 
-    Recall is over the labelled documents that reached the step, precision over those that it found. An exact or near
-    duplicate that is not labelled so is counted against the label's precision, though its text was compared with the
-    kept copy's: generated worlds repeat themselves by chance.
+    Recall is over the labelled documents that reached the step, precision over those that it found. A generated world
+    repeats itself by chance, so what is right about a duplicate is not its label: its text, as it was read, is compared
+    with the kept copy's, word by word. `unlabelled` says how many have no such label.
     """
     table: dict[str, Counter] = {}
     for key, count in total.labels.items():
@@ -145,11 +145,13 @@ def measured(total: Tally) -> dict[str, dict[str, Any]]:
         wanted = max(sum(row[label, "reached"] for label in labels) for row in rows)
         all_found = sum(count for row in rows for (_, what), count in row.items() if what == "found")
         right = sum(row[label, "right"] for row in rows for label in labels)
-        hits = sum(row[label, "found"] for row in rows for label in labels)
+        verified = sum(count for row in rows for (_, what), count in row.items() if what == "right")
+        hits = verified if name in ("exact", "near") else right
         found[name] = {
             "labelled": wanted,
             "found": all_found,
-            "right": right,
+            "right": hits,
+            "unlabelled": all_found - sum(row[label, "found"] for row in rows for label in labels),
             "precision": round(hits / all_found, 4) if all_found else None,
             "recall": round(right / wanted, 4) if wanted else None,
         }

@@ -51,7 +51,8 @@ class Near(config.Group):
 def bound(similarity: float, n: int) -> float:
     """The least Jaccard index of the n-grams of two equally long texts at that similarity.
 
-    d edits change at most d n of the n-grams (Ukkonen 1992, the q-gram lemma): J ≥ (1 - n e) / (1 + n e), e = 1 - similarity.
+    d edits change at most d n of the n-grams (the q-gram lemma, Ukkonen 1992): J ≥ (1 - n e) / (1 + n e) with
+    e = 1 - similarity.
     """
     lost = n * (1 - similarity)
     return max(0.0, (1 - lost) / (1 + lost))
@@ -205,10 +206,15 @@ def similarity(a: str, b: str, settings: Near) -> float:
     if max(len(a), len(b)) <= _LONG:
         return Levenshtein.normalized_similarity(a, b, score_cutoff=settings.near_similarity)
     n = settings.near_ngram
-    one, two = (
-        np.unique(dedup.ngrams(np.frombuffer(x.encode("utf-32-le"), np.uint32), n)) for x in (a, b)
-    )
+    one, two = (np.unique(dedup.ngrams(np.frombuffer(x.encode("utf-32-le"), np.uint32), n)) for x in (a, b))
     shared = len(np.intersect1d(one, two, assume_unique=True))
     J = shared / max(1, len(one) + len(two) - shared)
     alike = 1 - (1 - J) / (n * (1 + J))
     return alike if alike >= settings.near_similarity else 0.0
+
+
+def word_similarity(a: Sequence[str], b: Sequence[str]) -> float:
+    """1 - edit distance / words of the longer one."""
+    from rapidfuzz.distance import Levenshtein
+
+    return Levenshtein.normalized_similarity(a, b)

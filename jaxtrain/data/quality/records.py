@@ -1,4 +1,4 @@
-"""The texts inside a record: where they stand, which of them are learnt, and the record with other texts in their place."""
+"""The texts inside a record: where they stand, which are learnt, and the record with others in their place."""
 
 import base64
 import json
@@ -10,7 +10,16 @@ from jaxtrain.data.quality.finding import Finding
 Path = tuple[str | int, ...]
 
 # What a model learns to write, what it only reads, and the answer that it learns to avoid.
-_LEARNT = ("completion", "response", "output", "chosen", "response_a", "response_b", "completions", "revision")
+_LEARNT = (
+    "completion",
+    "response",
+    "output",
+    "chosen",
+    "response_a",
+    "response_b",
+    "completions",
+    "revision",
+)
 _GIVEN = ("prompt", "instruction", "input", "system", "request", "critique")
 _AVOIDED = ("rejected",)
 _TURNS = ("messages", "conversations")
@@ -80,7 +89,7 @@ def replaced(value: Any, path: Path, text: str) -> Any:
 
 
 def masked(text: str, findings: Sequence[Finding]) -> str:
-    """The text with the replacements of the findings that have one; of overlapping ones the first begun, then the longest."""
+    """The text with the findings' replacements; of overlapping ones the first's, which covers them all."""
     wanted = [one for one in findings if one.replacement is not None]
     pieces, end = [], 0
     for one in sorted(wanted, key=lambda one: _order(one, len(text))):

@@ -41,9 +41,8 @@ class Source(config.Group):
     def reading(self, data: str = "") -> config.Dialogs:
         """The same as the rest of the library reads it: a broken record is skipped and listed."""
         return config.Dialogs(
-            data=data or self.data, eval_data="-", text_field=self.text_field, on_bad_record="skip",
-            cache_dir=self.cache_dir,
-        )  # fmt: skip
+            data=data or self.data, text_field=self.text_field, on_bad_record="skip", cache_dir=self.cache_dir
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,10 +1,9 @@
 """The steps in their order, and what they make of one record."""
 
-import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxtrain.config import ConfigError, Failure
@@ -61,9 +60,7 @@ def active(cfg: Filter, table: decontaminate.Table | None = None, scorer: Scorer
 def _perplexity(cfg: Filter, scorer: Scorer | None) -> Step:
     if scorer is None:
         raise ConfigError("--scored_by: this program has no language model to score with")
-    return Step(
-        "perplexity", lambda _: perplexity.check(cfg.perplexity, scorer(cfg.perplexity.scored_by))
-    )
+    return Step("perplexity", lambda _: perplexity.check(cfg.perplexity, scorer(cfg.perplexity.scored_by)))
 
 
 def names(cfg: Filter) -> list[str]:
@@ -71,6 +68,44 @@ def names(cfg: Filter) -> list[str]:
     table = decontaminate.Table(None, 0) if cfg.decontaminate.decontaminate else None
     found = [step.name for step in active(cfg, table, scorer=lambda run: lambda text: 0.0)]
     return [*found, *["exact"] * (cfg.steps.exact != "off"), *["near"] * (cfg.near.near != "off")]
+
+
+class _Clock:
+    """Raises Slow inside its blocks once so many seconds have gone since `start`.
+
+    Compiled regular expressions look for signals as they search, so a hopeless one ends too.
+    """
+
+    def __init__(self, seconds: float):
+        if threading.current_thread() is not threading.main_thread():
+            raise Failure(
+                "the steps run in a process's main thread, where a slow document can be interrupted"
+            )
+        self._seconds, self._inside, self._late = seconds, False, False
+        signal.signal(signal.SIGALRM, self._ring)
+
+    def _ring(self, signum: int, frame: Any) -> None:
+        self._late = True
+        if self._inside:
+            raise Slow
+
+    def start(self) -> None:
+        """Starts the clock."""
+        self._late = False
+        signal.setitimer(signal.ITIMER_REAL, self._seconds)
+
+    def stop(self) -> None:
+        """Stops it."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def __enter__(self) -> None:
+        self._inside = True
+        if self._late:
+            self._inside = False
+            raise Slow
+
+    def __exit__(self, *error: object) -> None:
+        self._inside = False
 
 
 class Verdict(NamedTuple):
@@ -87,6 +122,7 @@ class Judge:
     def __init__(self, cfg: Filter, steps: Sequence[Step], tally: Tally):
         self._cfg, self._tally, self._steps = cfg, tally, steps
         self._checks: list[Check] = [step.make(cfg) for step in steps]
+        self._clock = _Clock(cfg.work.document_seconds)
 
     def __call__(self, name: str, record: Mapping[str, Any]) -> Verdict:
         """The verdict on the record that is called `name`."""
@@ -101,8 +137,11 @@ class Judge:
         tally.seconds[READ] += time.perf_counter() - began
         if wrong:
             return self._dropped(READ, "drop", name, [wrong], record, [])
-        with _limit(self._cfg.work.document_seconds):
+        self._clock.start()
+        try:
             return self._run(name, record, found)
+        finally:
+            self._clock.stop()
 
     def _run(self, name: str, record: Mapping[str, Any], found: list[Part]) -> Verdict:
         tally, label = self._tally, record.get("defect")
@@ -113,7 +152,8 @@ class Judge:
             looked = found if everywhere else records.judged(found)
             began = time.perf_counter()
             try:
-                hits = [(part, one) for part in looked for one in check(part.text)]
+                with self._clock:
+                    hits = [(part, one) for part in looked for one in check(part.text)]
             except Slow:
                 seconds = self._cfg.work.document_seconds
                 return self._dropped(
@@ -184,21 +224,3 @@ def _with(record: Mapping[str, Any], found: Sequence[Part]) -> Mapping[str, Any]
     for part in found:
         record = records.replaced(record, part.path, part.text)
     return record
-
-
-@contextlib.contextmanager
-def _limit(seconds: float) -> Iterator[None]:
-    """Raises Slow in the block after so many seconds. Compiled regular expressions look for signals as they search."""
-    if threading.current_thread() is not threading.main_thread():
-        raise Failure("the steps run in a process's main thread, where a slow document can be interrupted")
-
-    def ring(signum: int, frame: Any) -> None:
-        raise Slow
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)

@@ -1,0 +1,56 @@
+"""The folder that a filtering leaves: kept/*.jsonl, rejected.jsonl, and report.json, which is written last."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxtrain import config
+from jaxtrain.config import ConfigError
+from jaxtrain.data import cache
+
+REPORT = "report.json"
+
+
+def held(folder: Path) -> dict[str, Any] | None:
+    """What report.json says; None where the filtering is unfinished or there is none."""
+    path = folder / REPORT
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def save(folder: Path, report: Mapping[str, Any], files: Sequence[Path]) -> None:
+    """Writes report.json, with the files and a fingerprint of them, the flags and the sources."""
+    listed = [
+        {"file": str(path.relative_to(folder)), "digest": cache.digest_file(path, folder / "work")}
+        for path in files
+    ]
+    sources = [one["fingerprint"] for one in report["sources"]]
+    mark = cache.digest(report["version"], report["config"], sources, [one["digest"] for one in listed])
+    part = folder / f"{REPORT}.part"
+    part.write_text(config.dumps({**report, "fingerprint": mark, "files": listed}), encoding="utf-8")
+    cache.sync(part)
+    part.replace(folder / REPORT)
+    cache.sync(folder)
+
+
+def opened(name: str, flag: str, memo: Path) -> tuple[list[Path], str]:
+    """(kept files, fingerprint) of a filtering's folder.
+
+    Raises ConfigError where it is not finished, was changed since, or kept nothing.
+    """
+    folder = Path(name).expanduser()
+    report = held(folder)
+    if report is None or "fingerprint" not in report:
+        raise ConfigError(
+            f"--{flag}=filtered:{name}: there is no finished filtering; make one: "
+            f"./launch/run filter_data --data=... --out={name}"
+        )
+    paths = []
+    for one in report["files"]:
+        path = folder / one["file"]
+        if not path.is_file() or cache.digest_file(path, memo) != one["digest"]:
+            raise ConfigError(f"--{flag}=filtered:{name}: {path} changed since it was written; filter again")
+        paths.append(path)
+    if not paths:
+        raise ConfigError(f"--{flag}=filtered:{name}: the filtering kept no document")
+    return paths, report["fingerprint"]

@@ -1,0 +1,163 @@
+"""Where the tasks of a filtering run: processes here, or Slurm jobs or Ray tasks by datatrove's executors."""
+
+import functools
+import importlib.util
+import multiprocessing
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+from jaxtrain.config import ConfigError, Failure
+from jaxtrain.data.progress import bar
+from jaxtrain.data.quality import run as running
+from jaxtrain.data.quality.plan import Phase, Run
+from jaxtrain.data.quality.steps import Scorer
+
+EXTRA = "install the extra: pip install 'jaxtrain[filters-cluster]'"
+_TITLES = {
+    "check": "filtering",
+    "pairs": "looking for near duplicates",
+    "near": "comparing near duplicates",
+    "write": "writing",
+}
+Task = Callable[[str, int], None]
+
+
+def require(executor: str) -> None:
+    """Raises ConfigError where the packages of an executor are missing."""
+    wanted = {"local": (), "slurm": ("datatrove",), "ray": ("datatrove", "ray")}[executor]
+    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"--executor={executor}: needs {' and '.join(missing)}; {EXTRA}")
+
+
+def execute(run: Run, scorer: Scorer | None = None) -> None:
+    """Runs what is left of all phases. Slurm's jobs are only submitted: each phase waits for the one before it."""
+    task = functools.partial(running.do, str(run.out), scorer)
+    _EXECUTORS[run.cfg.work.executor](run, task)
+
+
+def _left(run: Run, phase: Phase) -> list[int]:
+    return [i for i in range(len(phase.sizes)) if not running.done(run, phase.name, i)]
+
+
+def workers(run: Run) -> int:
+    """How many tasks run at once on this machine."""
+    return run.cfg.work.workers or len(os.sched_getaffinity(0))
+
+
+def _local(run: Run, task: Task) -> None:
+    count = min(workers(run), max(len(phase.sizes) for phase in run.phases()))
+    if count == 1:
+        for phase in run.phases():
+            _each(run, phase, lambda name, left: ((rank, task(name, rank)) for rank in left))
+        return
+    # A forked child would hold the locks of its parent's threads.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(count, mp_context=context, initializer=_end_with_parent) as pool:
+
+        def spread(name: str, left: list[int]) -> Iterator[tuple[int, Any]]:
+            futures = {pool.submit(task, name, rank): rank for rank in left}
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+
+        try:
+            for phase in run.phases():
+                _each(run, phase, spread)
+        except BrokenProcessPool as error:
+            raise Failure(
+                "a process of the filtering was killed, perhaps for want of memory (lower --workers); the same "
+                "command goes on, and repeats no finished shard"
+            ) from error
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _each(run: Run, phase: Phase, results: Callable[[str, list[int]], Iterator[tuple[int, Any]]]) -> None:
+    """Waits for the tasks of a phase, with a progress bar of documents."""
+    left = _left(run, phase)
+    total = sum(phase.sizes[i] for i in left)
+    with bar(_TITLES.get(phase.name, phase.name), total, least=20_000) as advance:
+        for rank, _ in results(phase.name, left):
+            advance(phase.sizes[rank])
+
+
+def _end_with_parent() -> None:
+    """Ends this process when its parent does: one that was killed cannot tell its children."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+class Tasks:
+    """A phase as a step of a datatrove pipeline, which calls it with each rank."""
+
+    def __init__(self, task: Task, phase: str):
+        self._task, self._phase = task, phase
+
+    def __call__(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
+        self._task(self._phase, rank)
+
+
+def _ray(run: Run, task: Task) -> None:
+    import ray
+    from datatrove.executor.ray import RayPipelineExecutor
+
+    if not ray.is_initialized():
+        # Ray's own choice: the cluster that RAY_ADDRESS names, else one on this machine.
+        ray.init(log_to_driver=False, configure_logging=False)
+    for phase in run.phases():
+        if left := _left(run, phase):
+            executor = RayPipelineExecutor(
+                [Tasks(task, phase.name)],
+                tasks=len(phase.sizes),
+                workers=run.cfg.work.workers or int(ray.cluster_resources()["CPU"]),
+                logging_dir=str(run.out / "logs" / phase.name),
+                skip_completed=False,
+                mem_per_cpu_gb=1,
+            )
+            executor.run()
+            if phase.name != "finish" and (failed := _left(run, phase)):
+                raise Failure(
+                    f"{len(failed)} of {len(left)} tasks of the phase {phase.name} failed: see "
+                    f"{executor.logging_dir.path}/logs; the same command goes on"
+                )
+
+
+def _slurm(run: Run, task: Task) -> None:
+    from datatrove.executor.slurm import SlurmPipelineExecutor
+
+    work, last = run.cfg.work, None
+    for phase in run.phases():
+        if _left(run, phase):
+            last = SlurmPipelineExecutor(
+                [Tasks(task, phase.name)],
+                tasks=len(phase.sizes),
+                time=work.slurm_time,
+                partition=work.slurm_partition,
+                mem_per_cpu_gb=work.slurm_mem_gb,
+                workers=work.workers or -1,
+                job_name=f"filter-{phase.name}",
+                qos="",
+                venv_path=str(Path(sys.prefix) / "bin" / "activate"),
+                logging_dir=str(run.out / "logs" / phase.name),
+                skip_completed=False,
+                depends=last,
+            )
+    if last is not None:
+        try:
+            last.run()
+        except FileNotFoundError as error:
+            raise ConfigError("--executor=slurm: there is no sbatch; call it on a login node") from error
+
+
+_EXECUTORS = {"local": _local, "ray": _ray, "slurm": _slurm}

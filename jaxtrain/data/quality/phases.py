@@ -1,0 +1,193 @@
+"""The tasks of a filtering: what each reads of earlier ones, and the files that it writes into its folder."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxtrain.data.quality import broken, decontaminate, dedup, ledger, near, records, steps
+from jaxtrain.data.quality.finding import Finding
+from jaxtrain.data.quality.ledger import Tally
+from jaxtrain.data.quality.plan import WORK, Run, records_of
+from jaxtrain.data.sources import Records
+
+_READ = 64  # records read at once
+_EXACT, _NEAR = 1, 2  # kinds of duplicates
+_KINDS = {_EXACT: "exact", _NEAR: "near"}
+
+
+def check(run: Run, rank: int, folder: Path, *, scorer: steps.Scorer | None) -> None:
+    """Runs the steps on a shard: kept.jsonl, rejected.jsonl, fingerprints, counts."""
+    source, start, stop = run.plan["shards"][rank]
+    found = records_of(str(run.out), source)
+    table = (
+        decontaminate.Table(run.out / WORK / "evals.npy", run.cfg.decontaminate.decontaminate_ngram)
+        if run.cfg.decontaminate.decontaminate
+        else None
+    )
+    tally = Tally()
+    judge = steps.Judge(run.cfg, steps.active(run.cfg, table, scorer), tally)
+    prints = dedup.Writer(folder, run.near())
+    last = "near" if run.near() else "exact"
+    with (folder / "kept.jsonl").open("wb") as kept, (folder / "rejected.jsonl").open("wb") as rejected:
+        for first in range(start, stop, _READ):
+            numbers = range(first, min(first + _READ, stop))
+            for number, record in zip(numbers, found.many(numbers), strict=True):
+                verdict = judge(_name(found, number), record)
+                rejected.writelines(map(records.dumps, verdict.lines))
+                if verdict.record is not None:
+                    kept.write(records.dumps(verdict.record))
+                    began = time.perf_counter()
+                    prints.add(number, verdict.texts)
+                    tally.seconds[last] += time.perf_counter() - began
+        prints.close()
+    tally.save(folder / "tally.json")
+
+
+def _name(found: Records, number: int) -> str:
+    return f"{found.label}#{found.source_number(number)}"
+
+
+def turn_down(run: Run, rank: int, folder: Path) -> None:
+    """Lists a source's lines that are no records."""
+    tally = Tally()
+    with (folder / "rejected.jsonl").open("wb") as file:
+        for line in broken.lines(records_of(str(run.out), rank)):
+            tally.read += 1
+            tally.seen[ledger.READ] += 1
+            tally.note(ledger.READ, [line["rule"]], "drop")
+            file.write(records.dumps(line))
+    tally.save(folder / "tally.json")
+
+
+def _shards(run: Run) -> near.Shards:
+    return near.Shards.of([run.folder("check", i) for i in range(len(run.plan["shards"]))])
+
+
+def exact(run: Run, rank: int, folder: Path) -> None:
+    """Finds the first copy of each document."""
+    began, shards = time.perf_counter(), _shards(run)
+    first = (
+        np.full(len(shards), -1, np.int64)
+        if run.cfg.steps.exact == "off"
+        else dedup.first_copies(shards.column("digests.npy"))
+    )
+    np.save(folder / "first.npy", first)
+    Tally(seconds=_seconds("exact", began)).save(folder / "tally.json")
+
+
+def _seconds(step: str, began: float) -> Any:
+    tally = Tally()
+    tally.seconds[step] = time.perf_counter() - began
+    return tally.seconds
+
+
+def pairs(run: Run, rank: int, folder: Path) -> None:
+    """Finds a band's candidates."""
+    began, shards = time.perf_counter(), _shards(run)
+    part = near.takes_part(shards, np.load(run.folder("exact") / "first.npy"), run.cfg.near)
+    found, count = run.near(), len(next(one for one in run.phases() if one.name == "pairs").sizes)
+    for band in range(rank, found.bands, count):
+        np.save(folder / f"{band:04d}.npy", near.pairs(shards, part, run.cfg.near, band))
+    Tally(seconds=_seconds("near", began)).save(folder / "tally.json")
+
+
+def kept_copies(run: Run, rank: int, folder: Path) -> None:
+    """Settles which copy is kept: its number or -1, of which kind the duplicate is, and how alike they are."""
+    began, shards = time.perf_counter(), _shards(run)
+    first = np.load(run.folder("exact") / "first.npy")
+    leader, score = np.full(len(shards), -1, np.int64), np.zeros(len(shards), np.float32)
+    if found := run.near():
+        bands = sorted((run.out / WORK / "pairs").glob("*/*.npy"))
+        leader, score = near.leaders(shards, bands, run.cfg.near)
+    copies = first >= 0
+    kind = np.where(copies, _EXACT, np.where(leader >= 0, _NEAR, 0)).astype(np.uint8)
+    of_first = leader[first[copies]]  # the first copy may itself be a near duplicate
+    leader[copies] = np.where(of_first >= 0, of_first, first[copies])
+    score[copies] = 1.0
+    for name, array in (("leader", leader), ("kind", kind), ("score", score)):
+        np.save(folder / f"{name}.npy", array)
+    Tally(seconds=_seconds("near" if found else "exact", began)).save(folder / "tally.json")
+
+
+def write(run: Run, rank: int, folder: Path) -> None:
+    """Writes what a shard keeps, and what of it was a duplicate."""
+    shards, source = _shards(run), run.plan["shards"][rank][0]
+    found, tally = records_of(str(run.out), source), Tally()
+    start, stop = shards.starts[rank : rank + 2].tolist()
+    leader, kind, score = (
+        np.load(run.folder("near") / f"{name}.npy", mmap_mode="r")[start:stop]
+        for name in ("leader", "kind", "score")
+    )
+    first = np.load(run.folder("exact") / "first.npy", mmap_mode="r")[start:stop]
+    numbers = np.load(run.folder("check", rank) / "numbers.npy")
+    shutil.copyfile(run.folder("check", rank) / "rejected.jsonl", folder / "rejected.jsonl")
+    steps_on = [_KINDS[k] for k in _KINDS if _on(run, _KINDS[k])]
+    with (
+        (run.folder("check", rank) / "kept.jsonl").open("rb") as lines,
+        (folder / "kept.jsonl").open("wb") as kept,
+        (folder / "rejected.jsonl").open("ab") as rejected,
+    ):
+        for i, line in enumerate(lines):
+            step = _KINDS.get(int(kind[i]))
+            for name in steps_on[: 1 if step == "exact" else 2]:
+                tally.seen[name] += 1
+            record = found.many([int(numbers[i])])[0] if step else None
+            _label(tally, step, steps_on, record or (json.loads(line) if b'"defect"' in line else {}))
+            if step is None:
+                tally.kept += 1
+                kept.write(line)
+                continue
+            finding = Finding(_RULE[step], float(score[i]))
+            kept_copy = _place(run, shards, int(leader[i]))
+            copy = _place(run, shards, int(first[i])) if step == "exact" else kept_copy
+            more = {"copy_of": _name(*copy)} if copy != kept_copy else {}
+            line = ledger.entry(
+                _name(found, int(numbers[i])), "drop", step, [(None, finding)], record,
+                kept=_name(*kept_copy), **more,
+            )  # fmt: skip
+            rejected.write(records.dumps(line))
+            tally.note(step, [_RULE[step]], "drop")
+            if isinstance(record.get("defect"), str) and _alike(
+                run, record, copy[0].many([copy[1]])[0], step
+            ):
+                tally.label(step, record["defect"] or "clean", "right")
+    tally.save(folder / "tally.json")
+
+
+_RULE = {"exact": "same_text", "near": "similar_words"}
+
+
+def _on(run: Run, step: str) -> bool:
+    return run.cfg.steps.exact != "off" if step == "exact" else run.near() is not None
+
+
+def _label(tally: Tally, step: str | None, on: list[str], record: Any) -> None:
+    label = record.get("defect")
+    if isinstance(label, str):
+        for name in on[: on.index(step) + 1 if step else None]:
+            tally.label(name, label or "clean", "reached")
+        if step:
+            tally.label(step, label or "clean", "found")
+
+
+def _place(run: Run, shards: near.Shards, document: int) -> tuple[Records, int]:
+    """(records, number in them) of a document."""
+    shard = int(np.searchsorted(shards.starts, document, side="right")) - 1
+    numbers = np.load(run.folder("check", shard) / "numbers.npy", mmap_mode="r")
+    return records_of(str(run.out), run.plan["shards"][shard][0]), int(
+        numbers[document - shards.starts[shard]]
+    )
+
+
+def _alike(run: Run, record: Any, copy: Any, step: str) -> bool:
+    """Whether the texts of two records as they were read say what the step says of them."""
+    field = run.cfg.source.text_field
+    one, two = ([dedup.normalised(part.text) for part in records.parts(r, field)] for r in (record, copy))
+    if step == "exact":
+        return one == two
+    words = [" ".join(texts).split() for texts in (one, two)]
+    return near.word_similarity(*words) >= run.cfg.near.near_similarity

@@ -1,0 +1,58 @@
+"""What a report says of the documents themselves: samples, scores, and the five factors before and after."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxtrain.data.quality import factors, records, report
+from jaxtrain.data.quality.plan import Run, records_of
+
+_DOCUMENTS = 2_000  # that the factors are measured on
+
+
+def of(run: Run, files: Sequence[Path]) -> dict[str, Any]:
+    """{"samples", "scores", "factors"} of a filtering whose rejected.jsonl and kept files are there."""
+    with (run.out / "rejected.jsonl").open("rb") as lines:
+        gathered = report.gather(map(json.loads, lines))
+    before, after = list(_read(run)), list(_kept(files))
+    return gathered | {"factors": {"before": _measured(run, before), "after": _measured(run, after)}}
+
+
+def _read(run: Run) -> Iterator[Any]:
+    """Documents of the sources, evenly spaced."""
+    total = sum(one["documents"] for one in run.plan["sources"])
+    for i in range(len(run.plan["sources"])):
+        found = records_of(str(run.out), i)
+        share = max(1, round(_DOCUMENTS * len(found) / total))
+        numbers = np.unique(np.linspace(0, len(found) - 1, min(share, len(found))).astype(int)).tolist()
+        for start in range(0, len(numbers), 64):
+            yield from found.many(numbers[start : start + 64])
+
+
+def _kept(files: Sequence[Path]) -> Iterator[Any]:
+    """Documents of the kept files, evenly spaced."""
+    total = sum(1 for path in files for _ in _lines(path))
+    every = max(1, total // _DOCUMENTS)
+    lines = (line for path in files for line in _lines(path))
+    for i, line in enumerate(lines):
+        if i % every == 0:
+            yield json.loads(line)
+
+
+def _measured(run: Run, documents: Sequence[Any]) -> dict[str, Any]:
+    texts, pairs = [], []
+    for record in documents:
+        found = [p for p in records.parts(record, run.cfg.source.text_field) if isinstance(p.text, str)]
+        texts.append("\n".join(part.text for part in found))
+        sides = ["\n".join(p.text for p in found if p.learnt is learnt) for learnt in (False, True)]
+        if all(sides):
+            pairs.append((sides[0], sides[1]))
+    return factors.measure(texts, pairs=pairs)
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        yield from file
