@@ -186,24 +186,20 @@ def tinytown(text: str) -> tuple[int, int]:
     from jaxtrain.worlds.tinytown import lexicon as lex
 
     right, wrong = sums(text)
-    for task, forms in lex.SENTENCES.items():
-        if task == "sum":
-            continue
-        for form in forms:
-            pattern = (
-                re.escape(form).replace(r"\{x\}", r"(?P<x>\w{1,12})").replace(r"\{a\}", r"(?P<a>[\w-]{1,40})")
+    forms = [(form, task) for task, each in lex.SENTENCES.items() if task != "sum" for form in each]
+    # Longest first, each taken out: "The pet of Dan is a duck" does not say that Dan is one.
+    for form, task in sorted(forms, key=lambda one: -len(one[0])):
+        pattern = (
+            re.escape(form).replace(r"\{x\}", r"(?P<x>\w{1,12})").replace(r"\{a\}", r"(?P<a>[\w-]{1,40})")
+        )
+        for match in re.finditer(rf"\b{pattern}", text):
+            x, a = match["x"], match["a"]
+            truth = (
+                lex.FACTS.get((x, task)) if task in lex.VALUES else "-".join(x) if task == "spell" else x[-1]
             )
-            for match in re.finditer(rf"\b{pattern}", text):
-                x, a = match["x"], match["a"]
-                truth = (
-                    lex.FACTS.get((x, task))
-                    if task in lex.VALUES
-                    else "-".join(x)
-                    if task == "spell"
-                    else x[-1]
-                )
-                if truth is not None and (task in lex.VALUES or x in lex.WORDS):
-                    right, wrong = right + (a == truth), wrong + (a != truth)
+            if truth is not None and (task in lex.VALUES or x in lex.WORDS):
+                right, wrong = right + (a == truth), wrong + (a != truth)
+        text = re.sub(rf"\b{pattern}", "", text)
     return right, wrong
 
 
