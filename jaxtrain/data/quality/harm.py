@@ -30,8 +30,8 @@ _ACTS = re.compile(
     r"(?:meth\w*|fentanyl|sarin|ricin|vx|lsd)|hack(?:ing)? (?:into|someone|somebody|his|her|a (?:bank|phone|school|"
     r"server))|phish\w*|ransomware|keylogger|malware|steal identit\w{1,3}|forge (?:a |an )?(?:\w{1,12} )?(?:id|"
     r"passport|check|cheque|signature|prescription|label)s?|commit suicide|kill (?:myself|yourself|someone|"
-    r"somebody|people|him|her|them|my (?!computer|phone|machine)|your|an? (?:person|man|woman|child|girl|boy|dog|cat|cop|human))|"
-    r"hurt (?:myself|someone|people|a child)|self.harm|starve myself|overdose|set fire to|commit arson)\b"
+    r"somebody|people|him|her|them|my (?!computer|phone|machine)|your|an? (?:person|man|woman|child|girl|boy|dog|cat|"
+    r"cop|human))|hurt (?:myself|someone|people|a child)|self.harm|starve myself|overdose|set fire to|commit arson)\b"
 )
 # rule -> weight, words of which one must stand in the text, pattern
 _RULES: Mapping[str, tuple[float, Sequence[str], re.Pattern[str]]] = {

@@ -72,13 +72,13 @@ _LAYOUT = re.compile(r"\s(?=\s)")
 _PIECES = re.compile(r"[.!?|•·»\n\t]+")
 _NOTICE = re.compile(
     r"\b(?:all rights reserved|terms (?:of (?:use|service)|and conditions)|(?:privacy|cookie) (?:policy|notice)|"
-    r"cookies|click here|read more|(?:share|like|print|bookmark) this (?:page|post|article|site)|follow us|"
+    r"cookies|read more|(?:share|like|print|bookmark) this (?:page|post|article|site)|follow us|"
     r"(?:log|sign) (?:in|out|up)|please wait|skip to (?:main )?content|back to (?:the )?top|add to (?:cart|basket)|"
     r"subscribe to|join our newsletter|powered by|copyright|enable javascript|next page|previous page)\b",
     re.I,
 )
 _NOTICE_HINTS = (
-    "rights reserved", "terms ", "policy", "notice", "cookies", "click here", "read more", "this page", "this post",
+    "rights reserved", "terms ", "policy", "notice", "cookies", "read more", "this page", "this post",
     "this article", "this site", "follow us", "log in", "log out", "sign in", "sign up", "please wait", "skip to",
     "back to", "add to", "subscribe", "newsletter", "powered by", "copyright", "javascript", "next page",
     "previous page",
