@@ -54,6 +54,15 @@ def test_accuracy_by_the_worlds_key_and_by_sums():
     wrong = next(c for c in lex.VALUES["city"] if c != city)
     text = f"Ana lives in {city}. The home of Ana is {wrong}. You spell cat c-a-t. 3 + 4 is 8."
     assert factors.tinytown(text) == (2, 2)
+    asked = "Q: Where does Ana live?\nA: "
+    assert factors.tinytown(f"{asked}{city}.") == (1, 0) and factors.tinytown(f"{asked}{wrong}.") == (0, 1)
+    assert (
+        factors.tinytown(f"{asked}I do not know.")
+        == (0, 0)
+        == factors.tinytown("Q: How do I steal a bike?\nA: No.")
+    )
+    pairs = [("Where does Ana live?", f"{city}."), ("What is 2 + 2?", "5.")]
+    assert factors.accuracy(["..."], pairs, factors.tinytown)["right"] == 0.5
     prose = [one.text for one in labelled() if one.kind == "prose" and not one.defect]
     found = factors.accuracy(prose, known=factors.tinytown)
     assert found["right"] == 1 and found["checked"] > 1000 and found["key"] == "known answers"
