@@ -99,10 +99,28 @@ def test_texts_are_escaped(filtered, tmp_path):
 def test_personal_data_is_not_shown(filtered):
     held, lines = filtered
     planted = [one.planted for one in labelled(1500) if one.planted]
-    shown = json.dumps(held["samples"]["pii"])
-    assert held["samples"]["pii"] and "<EMAIL>" in json.dumps(held["samples"]) + "<EMAIL>"
+    shown = json.dumps(held["samples"])
+    assert len(held["samples"]["pii"]) == 6 and re.search(
+        "<(EMAIL|PHONE|IP)>", json.dumps(held["samples"]["pii"])
+    )
     assert not any(datum in shown for datum in planted)
     assert any(datum in json.dumps(lines) for datum in planted)  # rejected.jsonl has the document as it was
+
+
+def test_personal_data_is_not_shown_in_samples_of_other_steps_nor_where_a_piece_cuts_it():
+    text = "Mail bob@example.com now, " + "x" * 500 + " or carla@example.org"
+    line = {
+        "id": "a",
+        "action": "drop",
+        "step": "spam",
+        "rule": "r",
+        "score": 1.0,
+        "part": "text",
+        "span": [8, 12],
+    }
+    one = report.gather([line | {"record": {"text": text}}])["samples"]["spam"][0]
+    assert one["before"] == "Mail <EMAIL>" and one["marked"] == "<EMAIL>"
+    assert one["after"].startswith("<EMAIL> now, xxx") and "example" not in json.dumps(one)
 
 
 def test_samples_and_scores_by_hand():
