@@ -244,7 +244,7 @@ _PREFIXED = {
     prefix: re.compile(rf"(?<![\w-]){re.escape(prefix)}{rest}(?![\w-])") for prefix, rest in _PREFIXES.items()
 }
 _BLOCK = re.compile(
-    r"-----BEGIN [A-Z ]{0,32}PRIVATE KEY-----[\s\S]{1,16384}?-----END [A-Z ]{0,32}PRIVATE KEY-----"
+    r"-----BEGIN [A-Z ]{0,32}PRIVATE KEY-----[\s\S]{1,4096}?-----END [A-Z ]{0,32}PRIVATE KEY-----"
 )
 _ASSIGNED = re.compile(
     r"(?:api[ _-]?key|secret(?:[ _-]?key)?|access[ _-]?key|auth[ _-]?token|access[ _-]?token|\btoken|bearer|"

@@ -1,10 +1,11 @@
 """Junk, spam and harm: on Tinytown's labels, on texts that show what each rule is for, and what it must leave alone."""
 
 import random
+import time
 
 import pytest
 
-from jaxtrain.data.quality import classifier, harm, junk, pii, spam
+from jaxtrain.data.quality import classifier, harm, heuristics, junk, pii, repetition, spam
 from jaxtrain.worlds.tinytown.configs import Pretrain
 from jaxtrain.worlds.tinytown.documents import documents
 from jaxtrain.worlds.tinytown.judge import judge
@@ -137,3 +138,43 @@ def test_a_trained_classifier_finds_the_harm_that_no_phrase_names():
     right = sum(hit and bad for hit, bad in found)
     assert right / sum(bad for _, bad in found) > 0.9 and right / sum(hit for hit, _ in found) > 0.9
     assert sum(bool(HARM(answer)) for answer, bad in pairs if bad) == 0
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "a",
+        "a ",
+        "!",
+        "$1 ",
+        "how to ",
+        "how do i kill",
+        "click ",
+        "\n",
+        " \n",
+        "\n\n ",
+        "{",
+        ". ",
+        "cookies ",
+        "é",
+        "\x00",
+        "all a ",
+    ],
+)
+def test_the_time_is_linear_whatever_the_text(piece):
+    """The rules about a document's words and lines too; 10 times the text may take up to 30 times as long."""
+    every = [
+        JUNK, SPAM, HARM, heuristics.check(heuristics.Heuristics()), repetition.check(repetition.Repetition()),
+    ]  # fmt: skip
+
+    def seconds(size):
+        text = (piece * size)[:size]
+        began = time.process_time()
+        for check in every:
+            check(text)
+        return time.process_time() - began
+
+    seconds(1000)
+    short, long = min(seconds(20_000) for _ in range(2)), seconds(200_000)
+    assert long < 1 or long < 30 * short, (short, long)
+    assert long < 5
