@@ -21,7 +21,7 @@ _SHORTEST, _LONGEST = (
 )  # tokens of a row; between them powers of two, so that few programs are compiled
 
 
-def of_run(run: str) -> Callable[[str], float]:
+def score(run: str) -> Callable[[str], float]:
     """A function from a text to the bits that the run's model needs for a byte of it, its end included.
 
     A text of more than 512 tokens, or than the model's context, is read in parts. Raises ConfigError for a run that
@@ -43,7 +43,7 @@ def of_run(run: str) -> Callable[[str], float]:
 
     measured = plan.rows(nats)
 
-    def score(text: str) -> float:
+    def bits(text: str) -> float:
         ids = np.array([tokenizer.bos, *tokenizer.encode([text])[0], tokenizer.eos], np.int32)
         size = min(longest, max(_SHORTEST, 1 << (len(ids) - 2).bit_length()))
         parts = [ids[at : at + size + 1] for at in range(0, len(ids) - 1, size)]
@@ -56,7 +56,7 @@ def of_run(run: str) -> Callable[[str], float]:
             total += float(plan.get(measured(params, (), plan.put(batch))).sum())
         return total / math.log(2) / max(1, len(text.encode("utf-8", "surrogatepass")))
 
-    return score
+    return bits
 
 
 def _row(ids: np.ndarray, size: int, pad: int) -> dict[str, np.ndarray]:

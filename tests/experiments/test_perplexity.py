@@ -10,7 +10,7 @@ from tests.experiments.conftest import column
 def score(town):
     from experiments import perplexity
 
-    return perplexity.of_run(str(town / "base"))
+    return perplexity.score(str(town / "base"))
 
 
 def test_bits_a_byte_are_those_that_the_tokens_have(town, score):
