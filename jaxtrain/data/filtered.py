@@ -19,13 +19,13 @@ def held(folder: Path) -> dict[str, Any] | None:
 
 
 def save(folder: Path, report: Mapping[str, Any], files: Sequence[Path]) -> None:
-    """Writes report.json, with the files and a fingerprint of them, the flags and the sources."""
+    """Writes report.json, with the files, and a fingerprint of them and the sources."""
     listed = [
         {"file": str(path.relative_to(folder)), "digest": cache.digest_file(path, folder / "work")}
         for path in files
     ]
     sources = [one["fingerprint"] for one in report["sources"]]
-    mark = cache.digest(report["version"], report["config"], sources, [one["digest"] for one in listed])
+    mark = cache.digest(report["version"], sources, [one["digest"] for one in listed])
     part = folder / f"{REPORT}.part"
     part.write_text(config.dumps({**report, "fingerprint": mark, "files": listed}), encoding="utf-8")
     cache.sync(part)

@@ -6,7 +6,9 @@ unlike it. Documents are taken in order, so that the first copy is kept and the 
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +19,7 @@ from jaxtrain.config import ConfigError, arg
 from jaxtrain.data.quality import dedup
 from jaxtrain.data.quality.dedup import Plan
 
-_NEIGHBOURS = 4  # earlier documents of a bucket that each is compared with, besides its first
+_NEIGHBOURS = 8  # earlier documents of a bucket that each is compared with, besides its first
 _WINDOW = 1 << 16  # documents whose candidates are held at once
 _LONG = 20_000  # words from which the Jaccard index of the n-grams decides
 _LEAST_RECALL = 0.97  # of a pair at the threshold, by the choice of the bands
@@ -190,8 +192,8 @@ def _candidates(found: Sequence[Path], size: int) -> Iterator[tuple[int, np.ndar
         low, high = np.uint64(start << 32), np.uint64(min(start + _WINDOW, size) << 32)
         parts = [file[slice(*np.searchsorted(file, [low, high]))] for file in files]
         later, earlier = _decoded(np.unique(np.concatenate(parts)))
-        bounds = np.flatnonzero(np.diff(later, prepend=-1))
-        for at, end in zip(bounds.tolist(), [*bounds[1:].tolist(), len(later)], strict=True):
+        bounds = [*np.flatnonzero(np.diff(later, prepend=-1)).tolist(), len(later)]
+        for at, end in pairwise(bounds):
             yield int(later[at]), earlier[at:end]
 
 
@@ -204,7 +206,10 @@ def similarity(a: str, b: str, settings: Near) -> float:
     from rapidfuzz.distance import Levenshtein
 
     if max(len(a), len(b)) <= _LONG:
-        return Levenshtein.normalized_similarity(a, b, score_cutoff=settings.near_similarity)
+        longest = max(len(a), len(b), 1)
+        most = math.floor((1 - settings.near_similarity) * longest + 1e-9)  # 0.2 x 15 is 3, which floats miss
+        edits = Levenshtein.distance(a, b, score_cutoff=most)
+        return 1 - edits / longest if edits <= most else 0.0
     n = settings.near_ngram
     one, two = (np.unique(dedup.ngrams(np.frombuffer(x.encode("utf-32-le"), np.uint32), n)) for x in (a, b))
     shared = len(np.intersect1d(one, two, assume_unique=True))
@@ -212,9 +217,3 @@ def similarity(a: str, b: str, settings: Near) -> float:
     alike = 1 - (1 - J) / (n * (1 + J))
     return alike if alike >= settings.near_similarity else 0.0
 
-
-def word_similarity(a: Sequence[str], b: Sequence[str]) -> float:
-    """1 - edit distance / words of the longer one."""
-    from rapidfuzz.distance import Levenshtein
-
-    return Levenshtein.normalized_similarity(a, b)

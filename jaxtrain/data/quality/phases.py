@@ -189,5 +189,5 @@ def _alike(run: Run, record: Any, copy: Any, step: str) -> bool:
     one, two = ([dedup.normalised(part.text) for part in records.parts(r, field)] for r in (record, copy))
     if step == "exact":
         return one == two
-    words = [" ".join(texts).split() for texts in (one, two)]
-    return near.word_similarity(*words) >= run.cfg.near.near_similarity
+    coded = [dedup.coded(" ".join(texts).split()).tobytes().decode("utf-32-le") for texts in (one, two)]
+    return near.similarity(*coded, run.cfg.near) > 0

@@ -1,0 +1,209 @@
+"""Duplicates against the truth: brute force over all pairs, and planted edits of known size."""
+
+import itertools
+import os
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from rapidfuzz.distance import Levenshtein
+
+from jaxtrain.config import ConfigError
+from jaxtrain.data.quality import dedup, near
+from jaxtrain.data.quality.near import Near
+from tests.data.quality import filtering
+
+WORDS = [
+    a + b + c for a, b, c in itertools.product("bdfgklmnprst", "aeiou", ["n", "rt", "s", "ll", "mp", ""])
+]
+
+
+def prose(rng, length):
+    """Words by Zipf's law, as a language has them."""
+    weights = [1 / rank for rank in range(1, len(WORDS) + 1)]
+    return rng.choices(WORDS, weights, k=length)
+
+
+def edited(rng, words, share):
+    """The words with up to this share of edits: other words, words more, words fewer."""
+    words = list(words)
+    for _ in range(int(share * len(words))):
+        at, kind = rng.randrange(len(words)), rng.randrange(3)
+        words[at : at + 1] = ([rng.choice(WORDS)], [words[at], rng.choice(WORDS)], [])[kind]
+    return words
+
+
+def found(folder, texts, settings, shards=1):
+    """(first copies, kept copies) of texts, fingerprinted in so many shards."""
+    folders, size = [], -(-len(texts) // shards)
+    for i in range(shards):
+        folders.append(folder / f"{shards}-{i}")
+        folders[-1].mkdir()
+        writer = dedup.Writer(folders[-1], near.plan(settings))
+        for n in range(i * size, min((i + 1) * size, len(texts))):
+            writer.add(n, [texts[n]])
+        writer.close()
+    whole = near.Shards.of(folders)
+    exact = dedup.first_copies(whole.column("digests.npy"))
+    part, files = near.takes_part(whole, exact, settings), []
+    for band in range(near.plan(settings).bands):
+        files.append(folder / f"{shards}-{band}.npy")
+        np.save(files[-1], near.pairs(whole, part, settings, band))
+    return exact, near.leaders(whole, files, settings)[0]
+
+
+@pytest.mark.parametrize("share", [0.02, 0.05, 0.1, 0.15, 0.2])
+@pytest.mark.parametrize("length", [15, 150])
+def test_planted_near_duplicates_are_found_and_nothing_else(tmp_path, share, length):
+    rng = random.Random(int(share * 100) + length)
+    originals = [prose(rng, rng.randint(length // 2, length * 2)) for _ in range(300)]
+    copies = [edited(rng, words, share) for words in originals[:150]]
+    texts = [" ".join(words) for words in originals + copies]
+    exact, leader = found(tmp_path, texts, Near())
+    planted = np.arange(300, 450)
+    got = np.where(exact[planted] >= 0, exact[planted], leader[planted])
+    recall = (got == np.arange(150)).mean()
+    flagged = (leader >= 0) | (exact >= 0)
+    precision = flagged[planted].sum() / flagged.sum()
+    assert recall >= 0.95 and precision >= 0.95, (recall, precision)
+
+
+def test_against_all_pairs_of_a_world_of_templates(tmp_path):
+    rng = random.Random(1)
+    forms = [
+        "the home of {} is {} and the pet is a {} as all know",
+        "how do you {} a {} in the town of {} these days",
+    ]
+    texts = [rng.choice(forms).format(*rng.choices(WORDS[:40], k=3)) for _ in range(600)]
+    exact, leader = found(tmp_path, texts, Near())
+    kept, wrong, missed = [], 0, 0
+    for i, words in enumerate(text.split() for text in texts):
+        if exact[i] >= 0:
+            assert texts[i] == texts[exact[i]] and exact[i] < i
+            continue
+        alike = any(Levenshtein.normalized_similarity(words, texts[k].split()) >= 0.8 for k in kept)
+        wrong += leader[i] >= 0 and not alike
+        missed += leader[i] < 0 and alike
+        if leader[i] >= 0:
+            assert leader[i] in kept, "the copy of a duplicate is one that stays"
+        else:
+            kept.append(i)
+    dropped = (leader >= 0).sum()
+    assert dropped > 50 and wrong == 0 and missed <= 0.05 * (dropped + missed)
+
+
+def test_the_result_does_not_depend_on_shards_or_processes(tmp_path):
+    rng = random.Random(2)
+    texts = [" ".join(prose(rng, 40)) for _ in range(60)]
+    texts += [" ".join(edited(rng, text.split(), 0.1)) for text in texts] + texts[:20] + ["", " ", "one"]
+    one, three = found(tmp_path, texts, Near()), found(tmp_path, texts, Near(), shards=3)
+    for a, b in zip(one, three, strict=True):
+        np.testing.assert_array_equal(a, b)
+    code = "from jaxtrain.data.quality import dedup; print(dedup.coded(['white', 'whale']).tolist())"
+    made = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in "12"
+    }
+    assert made == {str(dedup.coded(["white", "whale"]).tolist()).encode() + b"\n"}
+
+
+@pytest.mark.parametrize("copy", ["The  White\nWHALE", "the white whale ", "ｔhe white whale"])
+def test_exact_duplicates_but_for_case_space_and_unicode(copy):
+    assert dedup.normalised(copy) == dedup.normalised("the white whale")
+
+
+def test_the_bound_holds_for_any_edits():
+    rng = random.Random(3)
+    for _ in range(300):
+        words = rng.sample(WORDS, rng.randint(20, 60))
+        other = edited(rng, words, 0.2)
+        sets = [set(itertools.pairwise(one)) for one in (words, other)]
+        share = 1 - Levenshtein.normalized_similarity(words, other)
+        jaccard = len(sets[0] & sets[1]) / len(sets[0] | sets[1])
+        # Exact for texts of many words; a few shingles fewer than words move it a little.
+        assert jaccard >= near.bound(1 - share, 2) - 2 / len(words)
+
+
+@pytest.mark.parametrize("similarity", [0.7, 0.8, 0.9, 0.95])
+def test_the_bands_find_a_pair_at_the_threshold(similarity):
+    settings = Near(near_similarity=similarity)
+    plan, J = near.plan(settings), near.bound(similarity, 2)
+    assert (
+        1 - (1 - J**plan.rows) ** plan.bands
+        >= 0.97
+        > 1 - (1 - J ** (plan.rows + 1)) ** (256 // (plan.rows + 1))
+    )
+
+
+def test_shingles_cross_no_document_and_short_ones_have_one():
+    words = dedup.coded("a b c d e f".split())
+    flat, bounds = dedup.shingles(words, np.array([3, 4, 4, 6]), 2)
+    assert bounds.tolist() == [0, 2, 3, 4, 5]
+    assert flat.tolist() == [
+        *dedup.ngrams(words[:3], 2), *dedup.ngrams(words[3:4], 1), 0, *dedup.ngrams(words[4:6], 2)
+    ]  # fmt: skip
+
+
+def test_long_documents_are_judged_by_their_ngrams(monkeypatch):
+    rng = random.Random(4)
+    a = prose(rng, 400)
+    coded = ["".join(map(chr, dedup.coded(x))) for x in (a, edited(rng, a, 0.05), prose(rng, 400))]
+    monkeypatch.setattr(near, "_LONG", 100)
+    assert near.similarity(coded[0], coded[1], Near()) > 0.9
+    assert near.similarity(coded[0], coded[2], Near()) == 0
+    assert near.similarity(coded[0], coded[0], Near()) == 1
+
+
+def test_a_threshold_that_leaves_no_shingle_is_refused():
+    with pytest.raises(ConfigError, match=r"--near_ngram=5.*lower it"):
+        Near(near_ngram=5)
+
+
+def test_duplicates_across_data_sets_name_the_kept_copy(tmp_path):
+    rng = random.Random(5)
+    texts = [" ".join(prose(rng, 60)) for _ in range(30)]
+    first = filtering.source(tmp_path, texts)
+    second = filtering.source(
+        tmp_path,
+        [texts[3].upper(), " ".join(edited(rng, texts[4].split(), 0.1)), " ".join(prose(rng, 60)), texts[3]],
+        "b.jsonl",
+    )
+    report, kept, lines = filtering.run(
+        f"{first},{second}", tmp_path / "out", *filtering.only("exact", "near")
+    )
+    assert [(line["id"][-9:], line["step"], line["kept"][-9:]) for line in lines] == [
+        ("b.jsonl#0", "exact", "a.jsonl#3"),
+        ("b.jsonl#1", "near", "a.jsonl#4"),
+        ("b.jsonl#3", "exact", "a.jsonl#3"),
+    ]
+    assert lines[0]["record"] == {"text": texts[3].upper(), "n": 0} and len(kept) == 31
+    assert lines[0]["score"] == 1 and 0.8 <= lines[1]["score"] < 1
+    assert report["steps"]["near"]["rules"] == {"similar_words": 1}
+
+
+@pytest.mark.slow
+def test_ten_times_the_speed_of_datasketch_with_as_many_hashes(tmp_path):
+    datasketch = pytest.importorskip("datasketch")
+    import time
+
+    rng = random.Random(6)
+    texts = [" ".join(prose(rng, 250)) for _ in range(1_500)]
+    began = time.perf_counter()
+    found(tmp_path, texts, Near())
+    ours = time.perf_counter() - began
+    began, index = time.perf_counter(), datasketch.MinHashLSH(params=(85, 3), num_perm=256)
+    for i, text in enumerate(texts[:300]):
+        one, words = datasketch.MinHash(num_perm=256), text.split()
+        for pair in itertools.pairwise(words):
+            one.update(" ".join(pair).encode())
+        index.query(one)
+        index.insert(str(i), one)
+    theirs = (time.perf_counter() - began) * 5
+    assert theirs > 10 * ours, (theirs, ours)

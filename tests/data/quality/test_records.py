@@ -1,0 +1,74 @@
+"""Where the texts of a record stand, whatever its format, and the record with others in their place."""
+
+import json
+
+import pytest
+
+from jaxtrain.data.quality import records
+from jaxtrain.data.quality.finding import Finding
+
+
+@pytest.mark.parametrize(
+    "record, learnt, given",
+    [
+        ({"text": "a", "defect": "b", "n": 1}, ["text"], []),
+        ({"prompt": "p", "completion": "c", "label": True}, ["completion"], ["prompt"]),
+        ({"instruction": "i", "input": "", "output": "o"}, ["output"], ["instruction", "input"]),
+        (
+            {"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "v"}]},
+            ["messages[1].content"],
+            ["messages[0].content"],
+        ),
+        (
+            {"conversations": [{"from": "human", "value": "u"}, {"from": "gpt", "value": "v"}]},
+            ["conversations[1].value"],
+            ["conversations[0].value"],
+        ),
+        (
+            {"messages": {"role": ["user", "assistant"], "content": ["u", "v"]}},
+            ["messages.content[1]"],
+            ["messages.content[0]"],
+        ),
+        (
+            {"messages": [{"role": "assistant", "content": [{"type": "text", "text": "x"}]}]},
+            ["messages[0].content[0].text"],
+            [],
+        ),
+        ({"prompt": "p", "chosen": "c", "rejected": "r"}, ["chosen"], ["prompt", "rejected"]),
+        (
+            {"prompt": "p", "completions": ["a", "b"], "ranking": [1, 0]},
+            ["completions[0]", "completions[1]"],
+            ["prompt"],
+        ),
+    ],
+)
+def test_parts_of_every_format(record, learnt, given):
+    found = records.parts(record)
+    assert [records.shown(part.path) for part in found if part.learnt] == learnt
+    assert [records.shown(part.path) for part in found if not part.learnt] == given
+    changed = record
+    for part in found:
+        changed = records.replaced(changed, part.path, part.text + "!")
+    assert [part.text for part in records.parts(changed)] == [part.text + "!" for part in found]
+    assert record == json.loads(json.dumps(record)), "the original is as it was"
+
+
+def test_the_named_field_is_the_text():
+    assert [part.text for part in records.parts({"body": "b", "text": "t"}, "body")] == ["b"]
+
+
+def test_a_prompt_alone_is_judged_and_beside_an_answer_it_is_not():
+    assert [p.text for p in records.judged(records.parts({"prompt": "p"}))] == ["p"]
+    assert [p.text for p in records.judged(records.parts({"prompt": "p", "completion": "c"}))] == ["c"]
+
+
+def test_masking_covers_overlapping_findings_whole():
+    found = [Finding("b", 1, (4, 9), "<B>"), Finding("a", 1, (2, 6), "<A>"), Finding("c", 1, (11, 12), "<C>")]
+    assert records.masked("0123456789abcd", found) == "01<A>9a<C>cd"
+    assert records.masked("text", [Finding("n", 1)]) == "text"
+    assert records.masked("text", [Finding("n", 1, None, "<T>")]) == "<T>"
+
+
+def test_a_line_of_json_holds_bytes_and_half_a_surrogate_pair():
+    assert json.loads(records.dumps({"a": b"\xff\x00"})) == {"a": {"base64": "/wA="}}
+    assert json.loads(records.dumps({"a": "é\ud800"})) == {"a": "é\ud800"}
