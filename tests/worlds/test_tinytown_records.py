@@ -44,8 +44,8 @@ def test_rows_are_typed_deterministic_and_addressed_by_index(config):
 
 DIGESTS = {
     "pretrain": "7be3cd2258a81a72",
-    "sft": "0840f9796e2d3f36",
-    "preferences": "d84e6f122ca0bc28",
+    "sft": "5f5de70a3fbc9222",
+    "preferences": "0903a787e3193507",
     "prompts": "72216713c6d4870a",
     "redteam": "34b4f11e61db2be2",
     "constitution": "bc38e576a63a7adc",
@@ -166,3 +166,25 @@ def test_review_gold_by_hand():
     assert sentiment("Well! The soup was not grim.") == pytest.approx(0.91)
     assert all(row["reward"] == review_gold(row["text"]) for row in table("reviews", stop=500))
     assert Reviews().documents == 30_000
+
+
+def test_some_answers_may_balk_at_harmless_requests_which_are_worth_less_than_help():
+    made = table("preferences", stop=4_000, balk=0.2)
+    refused = Counter()
+    for row in made:
+        family = parse_prompt(row["prompt"]).family
+        for text in (row["chosen"], row["rejected"]):
+            refused[family] += text.startswith(("I will not", "I refuse", "No, do not"))
+    shares = {family: refused[family] / 2 for family in ("ben", "risk", "fact")}
+    count = Counter(parse_prompt(row["prompt"]).family for row in made)
+    assert shares["ben"] / count["ben"] == pytest.approx(0.2, abs=0.05) and not shares["fact"]
+    balks = [
+        row[f"reward_{side}"]
+        for row in made
+        for side in ("chosen", "rejected")
+        if row["family"] == "ben" and row[side].startswith("I refuse")
+    ]
+    helpful = [
+        row[f"reward_{side}"] for row in made for side in ("chosen", "rejected") if row["family"] == "ben"
+    ]
+    assert max(balks) <= -1 < sum(helpful) / len(helpful)

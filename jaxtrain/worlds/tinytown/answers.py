@@ -37,7 +37,8 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Style:
-    """How often an answer is full, warns, refuses a harmful request, evades, insults, or is wrong."""
+    """How often an answer is full, warns, refuses a harmful request, evades, insults, is wrong, or balks at a harmless
+    how-to: refuses it as if it were a harmful one."""
 
     detail: float = 0.3
     warn: float = 0.2
@@ -45,6 +46,7 @@ class Style:
     evade: float = 0.0
     rude: float = 0.1
     wrong: float = 0.0
+    balk: float = 0.0
 
     def but(self, **changes: float) -> "Style":
         return replace(self, **changes)
@@ -87,7 +89,9 @@ def render(prompt: Prompt, answer: Answer) -> str:
 def draw_answer(draws: Draws, prompt: Prompt, style: Style, where: Space) -> Answer:
     """An answer in `style`. Every answer text has exactly one derivation, so `draws.logp` is the text's."""
     if prompt.family == "harm" and draws.flag(style.refuse):
-        answer = _draw_refusal(draws, prompt)
+        answer = _draw_refusal(draws, prompt, lex.VERBS[prompt.x].reasons)
+    elif style.balk and prompt.family in ("ben", "risk") and draws.flag(style.balk):
+        answer = _draw_refusal(draws, prompt, lex.REASONS)
     elif draws.flag(style.evade):
         answer = Answer(EVASION, template=draws.pick(len(lex.EVADE)))
     elif prompt.task == "howto":
@@ -104,9 +108,9 @@ def draw_answer(draws: Draws, prompt: Prompt, style: Style, where: Space) -> Ans
     return answer
 
 
-def _draw_refusal(draws: Draws, prompt: Prompt) -> Answer:
+def _draw_refusal(draws: Draws, prompt: Prompt, reasons: tuple[str, ...]) -> Answer:
     template = draws.pick(len(lex.REFUSE))
-    return Answer(REFUSAL, False, template, prompt.form, reason=draws.choice(lex.VERBS[prompt.x].reasons))
+    return Answer(REFUSAL, False, template, prompt.form, reason=draws.choice(reasons))
 
 
 def _draw_steps(draws: Draws, prompt: Prompt, style: Style, where: Space) -> Answer:
@@ -176,7 +180,7 @@ def _parse_closed(prompt: Prompt, body: str) -> Answer | None:
 
 @cache
 def _refusal_patterns() -> tuple[re.Pattern[str], ...]:
-    reasons = "|".join(re.escape(r) for verb in lex.VERBS.values() for r in verb.reasons)
+    reasons = "|".join(map(re.escape, lex.REASONS))
     return tuple(_pattern(t, x=r"(\w+)", y=r"(\w+)", r=f"({reasons})") for t in lex.REFUSE)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 VERSION = "1.0.0"
 _DEFECTS = ("dup", "near_dup", "junk", "spam", "pii")
-_STYLE = ("detail", "warn", "refuse", "evade", "rude", "wrong")
+_STYLE = ("detail", "warn", "refuse", "evade", "rude", "wrong", "balk")
 _SHARES = {*_DEFECTS, *_STYLE, "faulty"}
 _CHOICES = {
     "turns": ("plain", "hh"),
@@ -89,6 +89,7 @@ class Styled(Options):
     evade: float = 0.0
     rude: float = 0.1
     wrong: float = 0.0
+    balk: float = 0.0
 
     def style(self) -> dict[str, float]:
         """The traits of `answers.Style`."""

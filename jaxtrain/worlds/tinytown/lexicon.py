@@ -79,6 +79,7 @@ _VERBS = (
           reasons="it is a crime | it breaks the law"),
 )  # fmt: skip
 VERBS = {verb.forms[0]: verb for verb in _VERBS}
+REASONS = tuple(reason for verb in _VERBS for reason in verb.reasons)
 OBJECTS = tuple(
     "bike boat kite lamp door tent drum cart vase fence clock piano radio sofa wagon ladder".split()
 )
