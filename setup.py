@@ -38,14 +38,15 @@ setup(
         "cuda": ["jax[cuda12]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
         "hf": ["datasets>=4.0", "sentencepiece>=0.2"],
-        # Near duplicates: MinHash and edit distance, compiled and small. filters-cluster: Slurm and Ray.
-        "filters": ["rapidfuzz>=3.10", "rensa>=0.5"],
+        # Languages; near duplicates: MinHash and edit distance, compiled and small. filters-cluster: Slurm and Ray.
+        "filters": ["py3langid>=0.4", "rapidfuzz>=3.10", "rensa>=0.5"],
         "filters-cluster": ["datatrove>=0.10", "orjson>=3.10", "ray>=2.50"],
         # What Hugging Face weights are tested against. No requirement can ask for torch's CPU build: on Linux its usual
         # index has CUDA's, gigabytes; PIP_EXTRA_INDEX_URL may name one that has the CPU's. So only .ci/run asks for it.
         "hf-test": ["torch>=2.6", "transformers>=5.0"],
         "test": [
             "hypothesis>=6.100",
+            "py3langid>=0.4",
             "pytest>=8.3",
             "pytest-xdist>=3.6",
             "rapidfuzz>=3.10",

@@ -7,7 +7,7 @@ from experiments.papers.arms import Trial
 from jaxtrain import config, flags
 from jaxtrain.data.quality.near import Near
 
-MARK = "\nNo. "  # what a document's serial stands behind
+MARK = "No. {}\n"  # what a document begins with: its serial
 _LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
 
 
@@ -17,7 +17,7 @@ class Repeated(config.Group):
     copies: int = config.arg(50, "Times that a repeated document stands in the corpus", low=2)
     repeated: float = config.arg(0.2, "Share of the corpus that repeated documents make up", low=0)
     samples: int = config.arg(2_000, "Texts drawn from each run, at temperature 1 from nothing", low=10)
-    max_new: int = config.arg(96, "Most tokens of a sample", low=8)
+    max_new: int = config.arg(48, "Most tokens of a sample", low=8)
     # fmt: on
 
     def check(self):
@@ -27,7 +27,7 @@ class Repeated(config.Group):
 
 @dataclasses.dataclass(frozen=True)
 class Dedup:
-    trial: Trial = config.group(Trial, documents=24_000)
+    trial: Trial = config.group(Trial, documents=12_000, steps=1_000)
     repeated: Repeated = config.group(Repeated)
     # Documents of this world are alike by design: of two with 20 words, another word and the serial may be all.
     near: Near = config.group(Near, near_similarity=0.93)
@@ -45,14 +45,13 @@ def main(cfg: Dedup) -> None:
     folder = arms.folder_of(trial, "papers-dedup")
     corpus, sources = with_copies(cfg, rng)
     world = Pretrain(documents=trial.documents)
-    clean = [
-        f"{d.text}{MARK}{serial(rng)}" for d in documents(world, trial.seed, 0, trial.held_out, "validation")
-    ]
+    held_out = documents(world, trial.seed, 0, trial.held_out, "validation")
+    clean = [MARK.format(serial(rng)) + d.text for d in held_out]
     kept = keep(corpus, cfg.near)
     precision, recall = measured(sources, kept)
     corpora = {"copies": corpus, "deduplicated": [corpus[i] for i in kept]}
     runs = arms.train(trial, folder, corpora, clean)
-    serials = sorted({corpus[s].rpartition(MARK)[2] for s in sources if s >= 0})
+    serials = sorted({serial_of(corpus[s]) for s in sources if s >= 0})
     found = {}
     for name, run in runs.items():
         texts = drawn(run, cfg)
@@ -93,7 +92,7 @@ def with_copies(cfg: Dedup, rng) -> tuple[list[str], list[int]]:
     chosen = {longest[i] for i in rng.choice(len(longest), many, replace=False)}
     corpus: list[tuple[int, str]] = []
     for at, text in enumerate(texts[: single + many]):
-        marked = f"{text}{MARK}{serial(rng)}"
+        marked = MARK.format(serial(rng)) + text
         if text in chosen:
             corpus += [(at, edited(rng, marked) if copy % 2 else marked) for copy in range(copies)]
         else:
@@ -107,12 +106,17 @@ def with_copies(cfg: Dedup, rng) -> tuple[list[str], list[int]]:
     return [corpus[i][1] for i in order], sources
 
 
+def serial_of(text: str) -> str:
+    """A document's serial."""
+    return text.partition("\n")[0].removeprefix("No. ")
+
+
 def edited(rng, text: str) -> str:
     """The text with one of its words doubled; the serial stays."""
-    body, _, number = text.rpartition(MARK)
+    first, _, body = text.partition("\n")
     words = body.split(" ")
     at = int(rng.integers(len(words)))
-    return " ".join([*words[: at + 1], words[at], *words[at + 1 :]]) + MARK + number
+    return f"{first}\n" + " ".join([*words[: at + 1], words[at], *words[at + 1 :]])
 
 
 def keep(corpus: Sequence[str], settings: Near) -> list[int]:
@@ -195,7 +199,7 @@ def report(
         )
         for name, ((nats, bits), emitted, count) in found.items()
     ]
-    at_least = "at least " if rest == 0 else ""
+    at_least = "at least " if raw > rest == 0 else ""
     table += [
         (
             "memorised",

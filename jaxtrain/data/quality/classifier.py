@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import zipfile
 import zlib
 from collections.abc import Sequence
 from itertools import pairwise
@@ -155,10 +156,10 @@ def save(model: Model, path: str | Path) -> str:
 def load(path: str | Path) -> Model:
     """Reads a file that `save` wrote. Raises ConfigError for any other, and where it was changed."""
     try:
-        with np.load(Path(path).expanduser(), allow_pickle=False) as held:
+        with Path(path).expanduser().open("rb") as file, np.load(file, allow_pickle=False) as held:
             facts = json.loads(held["facts"].tobytes())
             model = Model(held["features"], held["weights"], facts["bias"], facts["facts"])
-    except (OSError, ValueError, KeyError, zlib.error, EOFError) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise ConfigError(f"--classifier={path}: no classifier of ours ({error})") from error
     if facts["format"] != FORMAT or facts["fingerprint"] != model.fingerprint:
         raise ConfigError(

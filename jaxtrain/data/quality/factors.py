@@ -155,7 +155,10 @@ def accuracy(
 ) -> dict[str, Any]:
     """Statements that an answer key, or arithmetic, can check; and how often two answers to one question agree."""
     right = wrong = 0
-    for text in texts:
+    pairs = list(pairs)
+    # With prompts and completions apart, their texts say the same again without saying which is the question.
+    checked = [f"Q: {asked}\nA: {answer}" for asked, answer in pairs] if known and pairs else texts
+    for text in checked:
         a, b = known(text) if known else sums(text)
         right, wrong = right + a, wrong + b
     answers: dict[str, Counter] = defaultdict(Counter)
@@ -182,28 +185,37 @@ def sums(text: str) -> tuple[int, int]:
 
 
 def tinytown(text: str) -> tuple[int, int]:
-    """(right, wrong) statements about Tinytown's people, sums and spellings, in the world's own sentences."""
-    from jaxtrain.worlds.tinytown import lexicon as lex
+    """(right, wrong) answers to Tinytown's questions, and statements about its people, sums and spellings.
 
-    right, wrong = sums(text)
-    for task, forms in lex.SENTENCES.items():
-        if task == "sum":
-            continue
-        for form in forms:
-            pattern = (
-                re.escape(form).replace(r"\{x\}", r"(?P<x>\w{1,12})").replace(r"\{a\}", r"(?P<a>[\w-]{1,40})")
+    An answer to a harmful request, a refusal and an evasion are neither.
+    """
+    from jaxtrain.worlds.tinytown import lexicon as lex
+    from jaxtrain.worlds.tinytown.judge import judge
+    from jaxtrain.worlds.tinytown.prompts import parse_prompt
+
+    right = wrong = 0
+    for asked, answer in (match.group("q", "a") for match in _ASKED.finditer(text)):
+        if (prompt := parse_prompt(asked)) and prompt.family != "harm":
+            verdict = judge(prompt, answer)
+            if verdict.parsable and not verdict.evade:
+                right, wrong = right + verdict.correct, wrong + (not verdict.correct)
+    text = _ASKED.sub("", text)
+    a, b = sums(text)
+    right, wrong = right + a, wrong + b
+    forms = [(form, task) for task, each in lex.SENTENCES.items() if task != "sum" for form in each]
+    # Longest first, each taken out: "The pet of Dan is a duck" does not say that Dan is one.
+    for form, task in sorted(forms, key=lambda one: -len(one[0])):
+        pattern = (
+            re.escape(form).replace(r"\{x\}", r"(?P<x>\w{1,12})").replace(r"\{a\}", r"(?P<a>[\w-]{1,40})")
+        )
+        for match in re.finditer(rf"\b{pattern}", text):
+            x, a = match["x"], match["a"]
+            truth = (
+                lex.FACTS.get((x, task)) if task in lex.VALUES else "-".join(x) if task == "spell" else x[-1]
             )
-            for match in re.finditer(rf"\b{pattern}", text):
-                x, a = match["x"], match["a"]
-                truth = (
-                    lex.FACTS.get((x, task))
-                    if task in lex.VALUES
-                    else "-".join(x)
-                    if task == "spell"
-                    else x[-1]
-                )
-                if truth is not None and (task in lex.VALUES or x in lex.WORDS):
-                    right, wrong = right + (a == truth), wrong + (a != truth)
+            if truth is not None and (task in lex.VALUES or x in lex.WORDS):
+                right, wrong = right + (a == truth), wrong + (a != truth)
+        text = re.sub(rf"\b{pattern}", "", text)
     return right, wrong
 
 

@@ -22,16 +22,16 @@ _ASKS = (
 )  # fmt: skip
 _REACH = 110  # characters from the ask to the end of the act
 _ACTS = re.compile(
-    r"[^.!?\n]{0,80}?\b(?:steal(?:ing)?|rob(?:bing)?|shoplift\w*|smuggl\w{1,3}|traffick\w*|kidnap\w*|murder\w*|poison(?:ing)?|"
-    r"strangl\w{1,3}|stab(?:bing)?|rap(?:e|ing)|molest\w*|groom(?:ing)? (?:a )?(?:child|minor)\w*|blackmail\w*|"
-    r"extort\w*|counterfeit\w*|launder(?:ing)? money|hijack\w*|assassinat\w{1,3}|"
+    r"[^.!?\n]{0,80}?\b(?:steal(?:ing)?|rob(?:bing)?|shoplift\w*|smuggl\w{1,3}|traffick\w*|kidnap\w*|murder\w*|"
+    r"poison(?:ing)?|strangl\w{1,3}|stab(?:bing)?|rap(?:e|ing)|molest\w*|groom(?:ing)? (?:a )?(?:child|minor)\w*|"
+    r"blackmail\w*|extort\w*|counterfeit\w*|launder(?:ing)? money|hijack\w*|assassinat\w{1,3}|"
     r"(?:make|build|assemble|buy|get) (?:a |an )?(?:\w{1,12} )?(?:bombs?|explosives?|silencer|ghost gun|pipe bomb|"
     r"nerve agent|chemical weapon|bioweapon|meth\w*|fentanyl|crack cocaine)|synthesi[sz]e (?:\w{1,12} )?"
-    r"(?:meth\w*|fentanyl|sarin|ricin|vx|lsd)|hack(?:ing)? (?:into|someone|somebody|my|his|her|a )|"
-    r"phish\w*|ransomware|keylogger|malware|steal identit\w{1,3}|forge (?:a |an )?(?:\w{1,12} )?(?:id|passport|check|"
-    r"cheque|signature|prescription|label)s?|commit suicide|kill (?:myself|yourself|someone|somebody|people|him|her|"
-    r"them|my|your|a )|hurt (?:myself|someone|people|a child)|self.harm|starve myself|overdose|"
-    r"set fire to|commit arson)\b"
+    r"(?:meth\w*|fentanyl|sarin|ricin|vx|lsd)|hack(?:ing)? (?:into|someone|somebody|his|her|a (?:bank|phone|school|"
+    r"server))|phish\w*|ransomware|keylogger|malware|steal identit\w{1,3}|forge (?:a |an )?(?:\w{1,12} )?(?:id|"
+    r"passport|check|cheque|signature|prescription|label)s?|commit suicide|kill (?:myself|yourself|someone|"
+    r"somebody|people|him|her|them|my (?!computer|phone|machine)|your|an? (?:person|man|woman|child|girl|boy|dog|cat|"
+    r"cop|human))|hurt (?:myself|someone|people|a child)|self.harm|starve myself|overdose|set fire to|commit arson)\b"
 )
 # rule -> weight, words of which one must stand in the text, pattern
 _RULES: Mapping[str, tuple[float, Sequence[str], re.Pattern[str]]] = {

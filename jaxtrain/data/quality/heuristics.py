@@ -119,12 +119,8 @@ def _gopher(settings: Heuristics, text: str, words: Sequence[str], lines: Sequen
     symbols = max(text.count("#"), text.count("...") + text.count("…")) / count
     if settings.max_symbols < 1 and symbols > settings.max_symbols:
         yield Finding("gopher_symbols", symbols)
-    bullets = sum(line.lstrip().startswith(_BULLETS) for line in lines) / len(lines)
-    if bullets > settings.max_bullets:
-        yield Finding("gopher_bullets", bullets)
-    ellipses = sum(line.rstrip().endswith(("...", "…")) for line in lines) / len(lines)
-    if ellipses > settings.max_ellipses:
-        yield Finding("gopher_ellipses", ellipses)
+    if len(lines) > 1:
+        yield from _ends(settings, lines)
     # A word of punctuation alone is a word without a letter.
     odd = [word for word in bare if not word.isalpha()]
     letters = (count - len(odd) + sum(1 for word in odd if _LETTER.search(word))) / len(words)
@@ -136,6 +132,16 @@ def _gopher(settings: Heuristics, text: str, words: Sequence[str], lines: Sequen
             stops = len(_STOP_WORDS.intersection([word.lower() for word in bare]))
         if stops < settings.min_stop_words:
             yield Finding("gopher_stop_words", stops)
+
+
+def _ends(settings: Heuristics, lines: Sequence[str]) -> Iterator[Finding]:
+    """Gopher's rules about how lines begin and end."""
+    bullets = sum(line.lstrip().startswith(_BULLETS) for line in lines) / len(lines)
+    if bullets > settings.max_bullets:
+        yield Finding("gopher_bullets", bullets)
+    ellipses = sum(line.rstrip().endswith(("...", "…")) for line in lines) / len(lines)
+    if ellipses > settings.max_ellipses:
+        yield Finding("gopher_ellipses", ellipses)
 
 
 def _c4(settings: Heuristics, text: str, lines: Sequence[str]) -> Iterator[Finding]:

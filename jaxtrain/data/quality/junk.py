@@ -4,6 +4,7 @@ These rules need no length, so they judge a document of one line as well as a bo
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterator, Sequence
 
@@ -71,13 +72,13 @@ _LAYOUT = re.compile(r"\s(?=\s)")
 _PIECES = re.compile(r"[.!?|•·»\n\t]+")
 _NOTICE = re.compile(
     r"\b(?:all rights reserved|terms (?:of (?:use|service)|and conditions)|(?:privacy|cookie) (?:policy|notice)|"
-    r"cookies|click here|read more|(?:share|like|print|bookmark) this (?:page|post|article|site)|follow us|"
+    r"cookies|read more|(?:share|like|print|bookmark) this (?:page|post|article|site)|follow us|"
     r"(?:log|sign) (?:in|out|up)|please wait|skip to (?:main )?content|back to (?:the )?top|add to (?:cart|basket)|"
     r"subscribe to|join our newsletter|powered by|copyright|enable javascript|next page|previous page)\b",
     re.I,
 )
 _NOTICE_HINTS = (
-    "rights reserved", "terms ", "policy", "notice", "cookies", "click here", "read more", "this page", "this post",
+    "rights reserved", "terms ", "policy", "notice", "cookies", "read more", "this page", "this post",
     "this article", "this site", "follow us", "log in", "log out", "sign in", "sign up", "please wait", "skip to",
     "back to", "add to", "subscribe", "newsletter", "powered by", "copyright", "javascript", "next page",
     "previous page",
@@ -94,9 +95,9 @@ _MAX_NOTICE_WORDS = 12
 @dataclasses.dataclass(frozen=True)
 class Junk(config.Group):
     # fmt: off
-    max_surprise: float = arg(5.45,
-        "Most bits a character of the pairs of characters, by their frequency in English prose (which has 3.4, "
-        "shuffled letters 5.5 and more); code and other languages are not judged; 0: no rule", low=0)
+    max_surprise: float = arg(5.3,
+        "Most bits a character, and 2/√n more for n characters, by the frequency of pairs in English prose (which has "
+        "3.4, shuffled letters 5.5 and more); code and other languages are not judged; 0: no rule", low=0)
     max_control: float = arg(0.01, "Most of the characters that are controls or broken encoding; 1: no rule", low=0)
     max_boilerplate: float = arg(0.5,
         "Most of the characters that stand in a page's notices and menus; 1: no rule", low=0)
@@ -147,7 +148,9 @@ def _judged(settings: Junk, text: str) -> Iterator[Finding]:
         count += 0 if text.isascii() else len(_BROKEN.findall(text))
         if count > settings.max_control * len(text):
             yield Finding("control_characters", count / len(text))
-    if settings.max_surprise and (bits := surprise(text)) > settings.max_surprise:
+    # The mean of few characters varies more.
+    margin = 2 / math.sqrt(len(text))
+    if settings.max_surprise and (bits := surprise(text)) > settings.max_surprise + margin:
         yield Finding("surprise", bits)
     if settings.max_boilerplate < 1 and (share := boilerplate(text)) > settings.max_boilerplate:
         yield Finding("boilerplate", share)

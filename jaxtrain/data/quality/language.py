@@ -38,7 +38,7 @@ def check(settings: Language) -> Check:
             f"--languages={settings.languages}: needs py3langid; set JAXTRAIN_EXTRAS=filters, "
             "or pip install 'jaxtrain[filters]'"
         ) from error
-    identifier = LanguageIdentifier.from_pickled_model(MODEL_FILE, norm_probs=True)
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
     wanted = settings.languages.split(",")
     known = {str(label) for label in identifier.labels}
     if unknown := sorted(set(wanted) - known):

@@ -7,7 +7,7 @@ n-gram is at most as frequent as its first two words, and five words repeat only
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from jaxtrain import config
@@ -67,12 +67,12 @@ def _ngrams(scale: float, text: str) -> Iterator[Finding]:
     if not scale or len(words) < 2:
         return
     pairs = list(pairwise(words))
-    counts = Counter(pairs)
+    counts = list(map(Counter(pairs).__getitem__, pairs))
     for n, limit in _TOP.items():
-        share = top_share(words, n, len(text), pairs, counts, limit * scale)
+        share = top_share(words, n, len(text), counts, limit * scale)
         if share > limit * scale:
             yield Finding(f"gopher_top_{n}gram", share)
-    if b"\1\1\1\1" not in bytes([counts[pair] > 1 for pair in pairs]):
+    if b"\1\1\1\1" not in bytes(map((1).__lt__, counts)):
         return
     for n, limit in _REPEATED.items():
         share = repeated_share(words, n, len(text))
@@ -86,23 +86,16 @@ def _grams(words: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
     return zip(*(words[i:] for i in range(n)), strict=False)
 
 
-def top_share(
-    words: Sequence[str],
-    n: int,
-    size: int,
-    pairs: Sequence[tuple[str, str]],
-    counts: Mapping[tuple[str, str], int],
-    floor: float,
-) -> float:
+def top_share(words: Sequence[str], n: int, size: int, counts: Sequence[int], floor: float) -> float:
     """The share of `size` characters in the most frequent n-gram, of equally frequent ones the longest.
 
-    `pairs` are the words two by two, with their counts. May be 0 where the share is not above `floor`: an n-gram is
-    no more frequent than its first pair, and no longer than n of the longest word.
+    `counts` are those of the pairs of words, in their order. May be 0 where the share is not above `floor`: an n-gram
+    is no more frequent than its first pair, and no longer than n of the longest word.
     """
     least = max(1, floor * size / (n * max(map(len, words)) + n - 1))
-    if max(counts.values()) < least:
+    if max(counts) < least:
         return 0.0
-    starts = [at for at, pair in enumerate(pairs) if counts[pair] >= least]
+    starts = [at for at, count in enumerate(counts) if count >= least]
     grams = Counter(tuple(words[at : at + n]) for at in starts if at + n <= len(words))
     if not grams:
         return 0.0

@@ -1,7 +1,7 @@
 """report.html: what a filtering did, in one file that needs no network.
 
 `gather` reads rejected.jsonl once and keeps a few samples and the scores of each step; `write` makes the page. Every
-text is escaped by the template. Personal data is not shown: it is why the document is in the list.
+text is escaped by the template. Personal data is not shown, whatever the document is in the list for.
 """
 
 import json
@@ -12,12 +12,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxtrain.data.quality import records
+from jaxtrain.data.quality import pii, records
 from jaxtrain.data.quality.finding import Finding
 
 _SAMPLES, _SCORES, _BINS = 6, 4_000, 24
 _BEFORE, _AFTER = 120, 420  # characters of a sample around what was found
-_PRIVATE = "pii"
+_PRIVATE = pii.check(pii.Pii())
 TITLES = {
     "read": "cannot be read",
     "language": "another language",
@@ -133,32 +133,39 @@ def bins(values: Sequence[float]) -> dict[str, list]:
 
 
 def _shown(line: Mapping[str, Any]) -> dict[str, Any]:
-    """A sample: the text around what was found, in three pieces; personal data is replaced by its kind."""
+    """A sample: the text around what was found, in three pieces."""
     found = records.parts(line["record"])
     part = next((p for p in found if records.shown(p.path) == line.get("part")), None)
     part = part or max(found, key=lambda p: len(p.text), default=None)
     text = part.text if part and isinstance(part.text, str) else json.dumps(line["record"], default=str)
-    span = line.get("span")
-    if line["step"] == _PRIVATE:
-        hits = [line, *line.get("others", ())]
-        here = [
-            Finding(hit["rule"], hit["score"], tuple(hit["span"]), f"<{hit['rule'].upper()}>")
-            for hit in hits
-            if hit.get("span") and hit.get("part") == line.get("part")
-        ]
-        text, span = records.masked(text, here), None
-    start, end = span or (0, 0)
-    first = max(0, start - _BEFORE)
+    start, end = line.get("span") or (0, 0)
+    first, marked, last = max(0, start - _BEFORE), min(end, start + _AFTER), end + _AFTER
+    base = max(0, first - _AFTER)
+    private = [
+        one._replace(span=(one.span[0] + base, one.span[1] + base))
+        for one in _PRIVATE(text[base : last + _AFTER])
+    ]
     return {
         "id": line["id"],
         "rule": line["rule"],
         "score": line["score"],
         "action": line["action"],
         "more": len(line.get("others", ())),
-        "before": ("… " if first else "") + text[first:start],
-        "marked": text[start:end][:_AFTER],
-        "after": text[end : end + _AFTER] + (" …" if len(text) > end + _AFTER else ""),
+        "before": ("… " if first else "") + _piece(text, first, start, private),
+        "marked": _piece(text, start, marked, private),
+        "after": _piece(text, end, last, private) + (" …" if len(text) > last else ""),
     }
+
+
+def _piece(text: str, start: int, end: int, private: Sequence[Finding]) -> str:
+    """text[start:end]; of what is personal in it, whole or in part, only the kind."""
+    end = min(end, len(text))
+    inside = [
+        one._replace(span=(max(one.span[0], start) - start, min(one.span[1], end) - start))
+        for one in private
+        if one.span[0] < end and start < one.span[1]
+    ]
+    return records.masked(text[start:end], inside)
 
 
 def write(report: Mapping[str, Any], path: str | Path) -> None:
@@ -168,6 +175,7 @@ def write(report: Mapping[str, Any], path: str | Path) -> None:
     """
     text = _page().render(
         report=report,
+        data=report.get("data") or report.get("config", {}).get("source", {}).get("data", ""),
         steps=_steps(report),
         lengths=_lengths(report.get("lengths", {})),
         charts=[_chart(key, value) for key, value in sorted(report.get("scores", {}).items())],

@@ -16,6 +16,7 @@ from jaxtrain.data.quality.finding import Check, Finding
 _WINDOW = 500
 _SHOUT_FROM = 0.2  # share of the words in capitals
 _SHOUTING = 1.5
+_MOST = {"money": 1.6, "links": 2.0}
 # sign -> weight, pattern. All bounded: no quantifier stands in another.
 _SIGNS = {
     "calls": (1.5, re.compile(
@@ -78,7 +79,10 @@ def check(settings: Spam) -> Check:
 def signs(text: str) -> dict[str, float]:
     """Each sign's part of the score."""
     scale = _WINDOW / max(_WINDOW, len(text))
-    parts = {name: weight * len(pattern.findall(text)) * scale for name, (weight, pattern) in _SIGNS.items()}
+    parts = {
+        name: min(_MOST.get(name, 99.0), weight * len(pattern.findall(text)) * scale)
+        for name, (weight, pattern) in _SIGNS.items()
+    }
     if loud := len(_CAPITALS.findall(text)):
         words = text.count(" ") + text.count("\n") + 1
         parts["capitals"] = _SHOUTING if loud / words >= _SHOUT_FROM and words > 3 else 0.0

@@ -98,6 +98,7 @@ def test_private_keys_and_named_secrets():
         "token=",
         "call ",
         "4 ",
+        "-----BEGIN PRIVATE KEY-----",
         "DE12",
         "::",
     ],

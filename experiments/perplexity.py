@@ -1,0 +1,63 @@
+"""Bits a byte of texts under a run of ours: what the perplexity step of ./launch/run filter_data scores by."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from experiments import begin, weights
+from jaxtrain import config
+from jaxtrain.config import ConfigError
+from jaxtrain.data import packing
+from jaxtrain.models import transformer
+from jaxtrain.objectives.tokens import masked_stats
+from jaxtrain.train import parallel
+from jaxtrain.types import Batch, Params
+
+_SHORTEST, _LONGEST = (
+    32,
+    512,
+)  # tokens of a row; between them powers of two, so that few programs are compiled
+
+
+def score(run: str) -> Callable[[str], float]:
+    """A function from a text to the bits that the run's model needs for a byte of it, its end included.
+
+    A text of more than 512 tokens, or than the model's context, is read in parts. Raises ConfigError for a run that
+    does not predict the next token.
+    """
+    start = begin.load(run)
+    if not start.arch.causal:
+        raise ConfigError(f"--scored_by={run}: it fills masks, it gives a text no probability")
+    plan = parallel.make(config.Run(), 0, 1)
+    settings = config.Model()
+    model = transformer.build(start.arch, transformer.execution(settings, plan.shards, plan.local))
+    params = weights.starting(plan, start, model, 0)
+    longest = min(_LONGEST, start.arch.max_len or _LONGEST)
+    tokenizer = start.tokenizer
+
+    def nats(params: Params, frozen: Params, batch: Batch) -> jax.Array:
+        stats, mask = masked_stats(params, batch, None, model=model, want=("logps",))
+        return -(stats["logps"] * mask).sum(-1)
+
+    measured = plan.rows(nats)
+
+    def bits(text: str) -> float:
+        ids = np.array([tokenizer.bos, *tokenizer.encode([text])[0], tokenizer.eos], np.int32)
+        size = min(longest, max(_SHORTEST, 1 << (len(ids) - 2).bit_length()))
+        parts = [ids[at : at + size + 1] for at in range(0, len(ids) - 1, size)]
+        rows = [_row(part, size, tokenizer.pad) for part in parts]
+        rows += [_row(ids[:1], size, tokenizer.pad)] * (-len(rows) % plan.shards)
+        total = 0.0
+        for at in range(0, len(rows), plan.shards):
+            here = rows[at : at + plan.shards]
+            batch = {name: np.stack([row[name] for row in here]) for name in here[0]}
+            total += float(plan.get(measured(params, (), plan.put(batch))).sum())
+        return total / math.log(2) / max(1, len(text.encode("utf-8", "surrogatepass")))
+
+    return bits
+
+
+def _row(ids: np.ndarray, size: int, pad: int) -> dict[str, np.ndarray]:
+    return packing.assemble([(ids, np.ones(len(ids) - 1, np.float32))], size, pad)

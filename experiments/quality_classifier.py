@@ -1,0 +1,142 @@
+"""Train the classifier of ./launch/run filter_data --classifier on labelled documents."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jaxtrain import config, flags
+from jaxtrain.config import ConfigError
+
+GOOD = ("", "clean", "good", "0", "false", "none")  # labels of a good document
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelled(config.Group):
+    # fmt: off
+    good: str = config.arg("", "Good documents, such as tinytown:pretrain or jsonl:good/*.jsonl")
+    bad: str = config.arg("", "Bad documents: of low quality, spam, or harmful")
+    data: str = config.arg("", "Documents with a label instead of --good and --bad")
+    label_field: str = config.arg("defect",
+        "Field of --data's records with the label: empty, clean, good, none, 0 or false is good, any other bad")
+    documents: int = config.arg(20_000, "Most documents of each label", low=10)
+    text_field: str = config.arg("text", "Field of a record that holds the text, where it is plain text")
+    cache_dir: str = config.arg("~/.cache/jaxtrain", "Where prepared data sets are kept")
+    # fmt: on
+
+    def check(self):
+        pair = bool(self.good), bool(self.bad)
+        if pair[0] != pair[1] or (self.data and any(pair)):
+            raise ConfigError(
+                "--good and --bad go together, and --data stands for both: leave out what is too much"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Training(config.Group):
+    # fmt: off
+    out: str = config.arg("classifier.npz", "File that the classifier is written to")
+    epochs: int = config.arg(10, "Times that each document is learnt from", low=1)
+    learning_rate: float = config.arg(0.5, "AdaGrad's step", low=0)
+    held_share: float = config.arg(0.2, "Share of the documents that it is measured on instead", low=0)
+    seed: int = config.arg(0, "Seed of the order and of what is held out", low=0)
+    # fmt: on
+
+    def check(self):
+        if not 0 < self.held_share < 1:
+            raise ConfigError(f"--held_share={self.held_share}: a share, above 0 and below 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class QualityClassifier:
+    labelled: Labelled = config.group(Labelled)
+    training: Training = config.group(Training)
+
+
+def main(cfg: QualityClassifier) -> None:
+    """Trains on four fifths of the documents, measures on the rest, writes the file."""
+    labelled, training = cfg.labelled, cfg.training
+    if not labelled.data and not labelled.good:
+        raise ConfigError("--good and --bad, or --data: name labelled documents")
+
+    import random
+
+    from jaxtrain.data.quality import classifier
+    from jaxtrain.train.preflight import lines
+
+    out = Path(training.out).expanduser()
+    if out.suffix != ".npz" or not out.parent.is_dir():
+        raise ConfigError(f"--out={out}: write FOLDER/NAME.npz, in a folder that is there")
+    sides, held = [], []
+    for texts in _sides(labelled):
+        random.Random(training.seed).shuffle(texts)
+        cut = max(1, round(len(texts) * training.held_share))
+        held.append(texts[:cut])
+        sides.append(texts[cut:])
+    good, bad = sides
+    model = classifier.train(good, bad, epochs=training.epochs, lr=training.learning_rate, seed=training.seed)
+    mark = classifier.save(model, out)
+    dense = model.dense()
+    scores = [[classifier.probability(text, dense, model.bias) for text in texts] for texts in held]
+    wrong, right = (sum(score > 0.5 for score in each) for each in scores)
+    table = [
+        (
+            "documents",
+            f"{len(good):,} good, {len(bad):,} bad; measured on {len(held[0]):,} and {len(held[1]):,} others",
+        ),
+        ("precision", f"{right / max(1, right + wrong):.4f} at --max_bad=0.5"),
+        ("recall", f"{right / max(1, len(held[1])):.4f}"),
+        ("fingerprint", mark),
+        ("use it", f"./launch/run filter_data --classifier={out}"),
+    ]
+    print("\n".join(lines(table)))
+
+
+def _sides(labelled: Labelled) -> list[list[str]]:
+    """[good, bad] texts, of each at most --documents."""
+    most = labelled.documents
+    if not labelled.data:
+        sides = [
+            [text for text, _ in itertools.islice(_texts(labelled, data, flag), most)]
+            for flag, data in (("good", labelled.good), ("bad", labelled.bad))
+        ]
+    else:
+        sides = [[], []]
+        for text, record in _texts(labelled, labelled.data, "data"):
+            if labelled.label_field not in record:
+                raise ConfigError(f"--label_field={labelled.label_field}: records have no such field")
+            side = sides[str(record[labelled.label_field] or "").lower() not in GOOD]
+            if len(side) < most:
+                side.append(text)
+            if min(map(len, sides)) >= most:
+                break
+    for name, side in zip(("good", "bad"), sides, strict=True):
+        if len(side) < 2:
+            raise ConfigError(f"there are {len(side)} {name} documents; name data that has more")
+    return sides
+
+
+def _texts(labelled: Labelled, data: str, flag: str) -> Iterator[tuple[str, Any]]:
+    """(what filter_data would judge, the record), of all sources."""
+    from jaxtrain.data import sources, spec
+    from jaxtrain.data.quality import records
+
+    reading = config.Dialogs(
+        data=data,
+        eval_data="-",
+        text_field=labelled.text_field,
+        on_bad_record="skip",
+        cache_dir=labelled.cache_dir,
+    )
+    spec.check_sources(data, reading, flag)
+    for source in spec.parse(data, flag):
+        for _, block in sources.whole(source, reading, None).blocks():
+            for record in block:
+                parts = records.judged(records.parts(record, labelled.text_field))
+                if text := "\n".join(part.text for part in parts if isinstance(part.text, str)).strip():
+                    yield text, record
+
+
+if __name__ == "__main__":
+    flags.launch(QualityClassifier, main, "./launch/run quality_classifier")

@@ -1,0 +1,100 @@
+"""Real text with planted defects. The text is no part of the repository: without the file these tests are skipped.
+
+JAXTRAIN_REAL_TEXT names it, JSONL of records with `text`, plain or .xz: the State of the Union addresses, 1790 to 2021,
+and Moby Dick.
+"""
+
+import json
+import lzma
+import os
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from jaxtrain.data.quality import settings, steps
+from jaxtrain.data.quality.ledger import Tally
+from tests.data.quality import planted
+
+FILE = Path(os.environ.get("JAXTRAIN_REAL_TEXT", "missing"))
+pytestmark = pytest.mark.skipif(not FILE.is_file(), reason="JAXTRAIN_REAL_TEXT names no file")
+
+
+@pytest.fixture(scope="module")
+def texts():
+    opener = lzma.open if FILE.suffix == ".xz" else open
+    with opener(FILE, "rt", encoding="utf-8") as file:
+        return [json.loads(line)["text"] for line in file]
+
+
+def checks():
+    cfg = settings.Filter()
+    return {step.name: step.make(cfg) for step in steps.active(cfg)}
+
+
+def test_real_text_is_kept(texts):
+    """Whole documents, as the command reads them: at least 99 % of them, and none of them changed."""
+    cfg, tally = settings.Filter(), Tally()
+    judge = steps.Judge(cfg, steps.active(cfg), tally)
+    verdicts = [judge(str(i), {"text": text}) for i, text in enumerate(texts)]
+    kept = sum(one.record is not None for one in verdicts)
+    assert kept >= 0.99 * len(texts), [line["rule"] for one in verdicts for line in one.lines]
+    assert tally.changed["pii"] == 0
+
+
+@pytest.fixture(scope="module")
+def pieces(texts):
+    return random.Random(0).sample(planted.chunks(texts), 2_500)
+
+
+def test_planted_junk_and_spam(pieces):
+    """One in five is replaced by junk or spam; precision and recall of the steps that are for them."""
+    rng, found = random.Random(2), {"junk": [], "spam": []}
+    every = checks()
+    for i, text in enumerate(pieces):
+        label = {0: "junk", 1: "spam"}.get(i % 10, "")
+        text = planted.junk(rng, text) if label == "junk" else planted.spam(rng) if label == "spam" else text
+        quality = bool(every["junk"](text))
+        found["junk"].append((quality, label == "junk"))
+        if not quality:
+            found["spam"].append((bool(every["spam"](text)), label == "spam"))
+    # The rules of web pages take long old sentences for too few: 1 in 100 pieces of one line may fall to them.
+    rules = sum(any(every[name](text) for name in ("heuristics", "repetition", "harm")) for text in pieces)
+    assert rules <= 0.01 * len(pieces)
+    for name, pairs in found.items():
+        right = sum(hit and wanted for hit, wanted in pairs)
+        assert right / sum(hit for hit, _ in pairs) >= 0.95, name
+        assert right / sum(wanted for _, wanted in pairs) >= 0.95, name
+
+
+def test_planted_personal_data(pieces):
+    """A sentence with a datum, or with what looks like one, put into real prose."""
+    rng, check = random.Random(4), checks()["pii"]
+    right = wrong = missed = 0
+    for i, text in enumerate(pieces):
+        kind = list(planted.PERSONAL)[i % len(planted.PERSONAL)]
+        case = planted.personal(rng, kind) if i % 2 else planted.look_alike(rng)
+        at = text.find(". ", rng.randrange(len(text) // 2)) + 2
+        whole = f"{text[:at]}{case.text} {text[at:]}"
+        wanted = {(case.kind, at + case.span[0], at + case.span[1])} if case.kind else set()
+        found = {(one.rule, *one.span) for one in check(whole)}
+        right += len(found & wanted)
+        wrong += len(found - wanted)
+        missed += len(wanted - found)
+    assert right / (right + wrong) >= 0.98 and right / (right + missed) >= 0.98
+
+
+@pytest.mark.slow
+def test_speed_of_a_core(texts):
+    """Documents of 1 kB a second of a core: 3,000 for the default set without personal data, 1,000 with it."""
+    documents, every = planted.chunks(texts)[:4_000], checks()
+    seconds = {}
+    for name, check in every.items():
+        began = time.process_time()
+        for text in documents:
+            check(text)
+        seconds[name] = time.process_time() - began
+    whole = sum(seconds.values())
+    assert len(documents) / (whole - seconds["pii"]) >= 3_000, seconds
+    assert len(documents) / whole >= 1_000, seconds

@@ -1,0 +1,94 @@
+"""The papers' experiments on data: their corpora and measures by hand, and one of them whole at the smallest size."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from experiments.papers import arms, dedup, filtering
+from experiments.papers.arms import Trial
+from jaxtrain.config import ConfigError
+from tests.experiments.conftest import MODEL, quick
+
+SMALL = dedup.Dedup(trial=Trial(documents=1200), repeated=dedup.Repeated(copies=10))
+
+
+@pytest.fixture(scope="module")
+def copied():
+    return dedup.with_copies(SMALL, np.random.Generator(np.random.Philox(0)))
+
+
+def test_the_corpus_has_the_copies_that_the_flags_say(copied):
+    corpus, sources = copied
+    assert len(corpus) == len(sources) == 1200
+    groups = {s for s in sources if s >= 0}
+    assert len(groups) == 24 and sum(s >= 0 for s in sources) == 240
+    for group in groups:
+        members = [corpus[i] for i, s in enumerate(sources) if s == group]
+        assert len(members) == 10 and len({dedup.serial_of(text) for text in members}) == 1
+        assert (
+            sources.index(group) == group and 2 <= len(set(members)) <= 6
+        )  # five are edited, each at some word
+    serials = [dedup.serial_of(text) for text, s in zip(corpus, sources, strict=True) if s < 0]
+    assert len(set(serials)) == len(serials) == 960
+
+
+def test_copies_are_found_and_measured(copied):
+    corpus, sources = copied
+    kept = dedup.keep(corpus, SMALL.near)
+    precision, recall = dedup.measured(sources, kept)
+    assert precision >= 0.95 and recall >= 0.95
+    assert dedup.measured([0, 0, 0, -1, 4, 4], [0, 3, 4]) == (1.0, 1.0)
+    # A single document dropped, a copy kept: of two dropped one is right, and of three copies too many one is gone.
+    assert dedup.measured([0, 0, 0, -1, 4, 4], [0, 1, 4, 5]) == (0.5, pytest.approx(1 / 3))
+    assert dedup.measured([0, 0, -1], [2]) == (0.0, 0.0)  # all copies gone: none of them rightly
+
+
+def test_area_under_the_curve_by_hand():
+    assert filtering.auc([0.1, 0.4, 0.35, 0.8], [False, False, True, True]) == pytest.approx(0.75)
+    assert filtering.auc([0.5, 0.5], [True, False]) == 0.5
+    assert filtering.auc([0.1, 0.9], [False, True]) == 1
+
+
+def test_what_counts_as_reproduced():
+    found = {"copies": ((1.0, 0.5), 30, 2000), "deduplicated": ((1.02, 0.5), 0, 2000)}
+    corpora = {"copies": ["a"], "deduplicated": ["a"]}
+    result, table = dedup.report(SMALL, corpora, found, 1.0, 0.9)
+    assert result["ratio"] == 30 and result["passed"] == {"memorised": True, "loss": False, "found": False}
+    assert "at least 30.0" in dict(table)["memorised"] and "+2.00%" in dict(table)["clean loss"]
+    loss = {"none": (1.0, 0.5), "rules": (0.9, 0.4), "classifier": (0.85, 0.4), "oracle": (0.8, 0.4)}
+    result, _ = filtering.report(filtering.Filtering(), {name: ["a"] for name in loss}, loss, 0.99)
+    assert result["gained"] == {"rules": pytest.approx(0.5), "classifier": pytest.approx(0.75)}
+    assert result["passed"] == {"auc": True, "gain": False}
+
+
+def test_flags_that_make_no_sense_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="--repeated"):
+        dedup.Repeated(repeated=1.0)
+    with pytest.raises(ConfigError, match="--junk"):
+        filtering.Junked(junk=0.0)
+    with pytest.raises(ConfigError, match="not one document"):
+        dedup.with_copies(dedup.Dedup(trial=Trial(documents=500), repeated=dedup.Repeated(copies=400)), None)
+    trial = Trial(workdir=str(tmp_path / "runs"))
+    assert arms.folder_of(trial, "x") == arms.folder_of(trial, "x") == tmp_path / "runs"
+    with pytest.raises(ConfigError, match="other flags"):
+        arms.folder_of(dataclasses.replace(trial, steps=99), "x")
+
+
+def test_an_experiment_whole_and_again(tmp_path, capsys):
+    trial = Trial(
+        workdir=str(tmp_path / "runs"), cache_dir=str(tmp_path / "cache"), model=MODEL, documents=500, held_out=20,
+        steps=20, seq_len=64,
+    )  # fmt: skip
+    cfg = filtering.Filtering(trial=trial, junked=filtering.Junked(labels=200))
+    with quick():
+        filtering.main(cfg)
+        said = capsys.readouterr().out
+        held = json.loads((tmp_path / "runs" / "result.json").read_text())
+        filtering.main(cfg)
+    assert set(held["loss"]) == {"none", "rules", "classifier", "oracle"} and held["auc"] > 0.98
+    assert held["loss"]["none"][0] > 1 and "training on none" in said and "junk costs" in said
+    assert held["documents"]["oracle"] < held["documents"]["none"] == 500
+    again = capsys.readouterr().out
+    assert "training on" not in again and json.loads((tmp_path / "runs" / "result.json").read_text()) == held
