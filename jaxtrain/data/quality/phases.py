@@ -51,7 +51,7 @@ def check(run: Run, rank: int, folder: Path, *, scorer: steps.Scorer | None) -> 
 
 
 def _each(found: Records, start: int, stop: int) -> Iterator[tuple[int, Any]]:
-    """(number, record) of a stretch. A read takes long to begin, so few long records are read at once but many short."""
+    """(number, record) of a stretch; few long records are read at once, and many short ones."""
     size = 16
     while start < stop:
         block = found.many(range(start, min(start + size, stop)))
