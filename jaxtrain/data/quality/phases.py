@@ -4,7 +4,7 @@ import itertools
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from jaxtrain.data.quality.ledger import Tally
 from jaxtrain.data.quality.plan import WORK, Run, name_of, records_of
 from jaxtrain.data.sources import Records
 
-_READ = 128  # records read at once
+_READ = 512  # most records read at once
+_HELD = 16_000_000  # characters of them, about
 _EXACT, _NEAR = 1, 2  # kinds of duplicates
 _KINDS = {_EXACT: "exact", _NEAR: "near"}
 
@@ -38,17 +39,26 @@ def check(run: Run, rank: int, folder: Path, *, scorer: steps.Scorer | None) -> 
         (folder / "rejected.jsonl").open("wb") as rejected,
         dedup.Writer(folder, run.near()) as prints,
     ):
-        for first in range(start, stop, _READ):
-            numbers = range(first, min(first + _READ, stop))
-            for number, record in zip(numbers, found.many(numbers), strict=True):
-                verdict = judge(name_of(found, number), record)
-                rejected.writelines(map(records.dumps, verdict.lines))
-                if verdict.record is not None:
-                    kept.write(records.dumps(verdict.record))
-                    began = time.perf_counter()
-                    prints.add(number, verdict.texts)
-                    tally.seconds[last] += time.perf_counter() - began
+        for number, record in _each(found, start, stop):
+            verdict = judge(name_of(found, number), record)
+            rejected.writelines(map(records.dumps, verdict.lines))
+            if verdict.record is not None:
+                kept.write(records.dumps(verdict.record))
+                began = time.perf_counter()
+                prints.add(number, verdict.texts)
+                tally.seconds[last] += time.perf_counter() - began
     tally.save(folder / "tally.json")
+
+
+def _each(found: Records, start: int, stop: int) -> Iterator[tuple[int, Any]]:
+    """(number, record) of a stretch; few long records are read at once, and many short ones."""
+    size = 16
+    while start < stop:
+        block = found.many(range(start, min(start + size, stop)))
+        yield from enumerate(block, start)
+        start += len(block)
+        mean = sum(len(str(one)) for one in block[:16]) / len(block[:16])
+        size = int(min(_READ, max(1, _HELD / mean)))
 
 
 def turn_down(run: Run, rank: int, folder: Path) -> None:
