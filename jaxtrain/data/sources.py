@@ -231,22 +231,11 @@ def _open_jsonl(source: Source, data: Data, wanted: Fields, flag: str) -> _Opene
 
 
 def _open_store(source: Source, data: Data, wanted: Fields, flag: str) -> _Opened:
-    """Completions that a server stored, a record a choice."""
     from jaxtrain.data import store
 
     lines = [store.as_lines(path, cache_dir(data)) for path in spec.files(source, flag)]
-    opened, options = _open_files(lines, (), source, data, None, flag), store.filters(dict(source.options))
-
-    def get(split: str) -> Records:
-        found = opened.get(split)
-        pairs, counts = store.choices(found.blocks(), options)
-        if not pairs:
-            raise ConfigError(f"--{flag}={source.label}: {store.nothing(options, counts)}")
-        mark = cache.digest(found.fingerprint, sorted(options.items()))
-        read, notes = store.reader(found.many, pairs), store.notes(options, counts)
-        return replace(found, fingerprint=mark, read=read, size=len(pairs), notes=notes)
-
-    return _Opened(opened.splits, get)
+    opened = _open_files(lines, (), source, data, None, flag)
+    return _Opened(opened.splits, lambda split: store.chosen(opened.get(split), source, flag))
 
 
 def _open_filtered(source: Source, data: Data, wanted: Fields, flag: str) -> _Opened:

@@ -10,6 +10,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -68,6 +69,17 @@ def as_lines(path: Path, cache_dir: Path) -> Path:
                 file.writelines(body + "\n" for body in bodies(found))
 
         return cache.build(cache_dir / "stores" / state.hexdigest(), fill) / "completions.jsonl"
+
+
+def chosen(found: Any, source: Any, flag: str) -> Any:
+    """Records of stored completions as those of their choices that a source's options ask for."""
+    options = filters(dict(source.options))
+    pairs, counts = choices(found.blocks(), options)
+    if not pairs:
+        raise ConfigError(f"--{flag}={source.label}: {nothing(options, counts)}")
+    mark = cache.digest(found.fingerprint, sorted(options.items()))
+    read = reader(found.many, pairs)
+    return replace(found, fingerprint=mark, read=read, size=len(pairs), notes=notes(options, counts))
 
 
 def choices(

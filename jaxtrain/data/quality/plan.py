@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxtrain import config, flags
+from jaxtrain import config
 from jaxtrain.config import ConfigError
 from jaxtrain.data import cache, filtered, sources, spec
 from jaxtrain.data.quality import broken, decontaminate, dedup, near, records
@@ -136,7 +136,9 @@ def _evals(cfg: Filter, folder: Path) -> dict[str, int]:
 def opened(out: str) -> Run:
     """The filtering that was planned in a folder."""
     plan = json.loads((Path(out) / WORK / "plan.json").read_text(encoding="utf-8"))
-    return Run(Path(out), flags.from_dict(Filter, plan["config"]), plan)
+    usual = Filter()
+    groups = {name: type(getattr(usual, name))(**values) for name, values in plan["config"].items()}
+    return Run(Path(out), Filter(**groups), plan)
 
 
 @functools.lru_cache(8)

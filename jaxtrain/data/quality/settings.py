@@ -27,7 +27,7 @@ class Source(config.Group):
         "with commas; of the same document the first is kept")
     text_field: str = arg("text", "Field of a record that holds the text, where it is plain text")
     max_chars: int = arg(5_000_000, "Most characters of a record's texts; a longer record is rejected", low=1)
-    judge: str = arg("learnt",
+    judged: str = arg("learnt",
         "Texts that quality, harm and spam are judged by: those that a model learns to write (prompts and rejected "
         "answers are not), or all. Personal data is looked for in all, and duplicates are compared whole",
         choices=("learnt", "all"))

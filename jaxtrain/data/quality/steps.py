@@ -149,7 +149,7 @@ class Judge:
         label = (label or "clean") if isinstance(label, str) else None
         now, lines = record, []
         for step, check in zip(self._steps, self._checks, strict=True):
-            everywhere = step.name in _EVERYWHERE or self._cfg.source.judge == "all"
+            everywhere = step.name in _EVERYWHERE or self._cfg.source.judged == "all"
             looked = found if everywhere else records.judged(found)
             began = time.perf_counter()
             try:

@@ -91,7 +91,7 @@ def test_what_is_only_read_or_avoided_is_not_judged(tmp_path):
         {"prompt": "Sell me a lamp.", "chosen": "No.", "rejected": advert},
         {"prompt": "Sell me a lamp.", "chosen": advert, "rejected": "No."},
     ]
-    for more, dropped in (((), [1, 3]), (("--judge=all",), [0, 1, 2, 3])):
+    for more, dropped in (((), [1, 3]), (("--judged=all",), [0, 1, 2, 3])):
         out = tmp_path / f"out{len(more)}"
         _, _, lines = filtering.run(write(tmp_path / "a.jsonl", rows), out, *only("spam"), *more)
         assert [rows.index(line["record"]) for line in lines] == dropped
