@@ -131,10 +131,9 @@ def keep(corpus: Sequence[str], settings: Near) -> list[int]:
     plan = near.plan(settings)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        writer = dedup.Writer(folder, plan)
-        for i, text in enumerate(corpus):
-            writer.add(i, [text])
-        writer.close()
+        with dedup.Writer(folder, plan) as writer:
+            for i, text in enumerate(corpus):
+                writer.add(i, [text])
         shards = near.Shards.of([folder])
         exact = dedup.first_copies(shards.column("digests.npy"))
         unique = near.takes_part(shards, exact, settings)
