@@ -28,6 +28,7 @@ BLANK = -np.inf
 _SAID = {
     "length": "{:,} completions cut off by their limit left out",
     "bare": "{:,} completions without log-probabilities left out",
+    "torn": "{:,} completions whose tokens are no UTF-8, so that their text is not what was said, left out",
     "long": "{:,} conversations that do not fit --seq_len left out",
     "shortened": "{:,} prompts lost their beginning",
     "cut elsewhere": "{:,} tokens are cut elsewhere than the teacher's, and learnt as they are",
@@ -80,6 +81,10 @@ class Reader:
                 yield made
 
     def _row(self, asked: tuple[Message, ...], text: str, content: Sequence[Any]) -> Kept | None:
+        theirs = self._spans(text, content)
+        if theirs is None:
+            self.counts["torn"] += 1
+            return None
         prompt, (completion,), _ = self.template.answers(asked, [text])
         room = self._T - len(completion)
         fitting = prompt if len(prompt) <= room else None
@@ -91,7 +96,6 @@ class Reader:
             return None
         ids = np.full((len(completion), MOST), -1, np.int32)
         logps = np.full((len(completion), MOST), BLANK, np.float32)
-        theirs = self._spans(text, content)
         start = self._lead(completion, text)
         for i, token in enumerate(completion):
             span = (start, start + int(self._sizes[token]))
@@ -110,8 +114,11 @@ class Reader:
         """Where in the answer's bytes the first id begins: a template may put white space in front of it."""
         return len(text.encode()) - int(self._sizes[completion].sum())
 
-    def _spans(self, text: str, content: Sequence[Any]) -> dict[tuple[int, int], Any]:
-        """The teacher's tokens by the bytes of the text that they are. Raises Bad where they are not its tokens."""
+    def _spans(self, text: str, content: Sequence[Any]) -> dict[tuple[int, int], Any] | None:
+        """The teacher's tokens by the bytes of the text that they are; None where these bytes are no UTF-8.
+
+        Raises Bad where they are not its tokens.
+        """
         spans, at, said = {}, 0, b""
         for entry in content:
             if not isinstance(entry, dict) or not isinstance(entry.get("logprob"), int | float):
@@ -121,6 +128,8 @@ class Reader:
             spans[(at, at + len(mine))] = entry
             at += len(mine)
         if said.strip() != text.encode().strip():
+            if said.decode(errors="replace").strip() == text.strip():
+                return None
             raise Bad("other tokens: those of logprobs.content do not spell the message")
         lead = len(said) - len(said.lstrip()) - (len(text.encode()) - len(text.encode().lstrip()))
         # A token without bytes that stands last may be the end; our server tells it.

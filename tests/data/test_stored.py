@@ -124,6 +124,12 @@ def test_what_cannot_be_learnt_from_is_left_out_and_counted(cfg):
     assert "1 completions without log-probabilities left out" in said
 
 
+def test_tokens_that_are_no_text_are_left_out_and_counted(cfg):
+    half = token("é", -0.5) | {"token": "\ufffd", "bytes": [0xC3]}
+    made = prepare(cfg([kept([token("a"), half]), *(kept([token("b")]) for _ in range(3))]))
+    assert "1 completions whose tokens are no UTF-8" in " ".join(line for _, line in made.table)
+
+
 def test_data_without_log_probabilities_names_the_remedy(cfg):
     bare = kept([token("Y")], logprobs=None)
     with pytest.raises(ConfigError, match=r"no completion with log-probabilities among 1 .*top_logprobs=20"):

@@ -105,6 +105,29 @@ def test_what_the_teacher_thought_is_distilled_from_the_store(town, server):
     assert len(column(town / "distilled", "loss")) == 3
 
 
+def test_synthesize_asks_this_server(town, server, tmp_path):
+    """Questions given, answers by the served run; asked again, the cache has them all."""
+    (tmp_path / "asked.jsonl").write_text("".join(json.dumps({"prompt": one}) + "\n" for one in QUESTIONS))
+
+    def rows(name):
+        call(
+            "synthesize", "--kind=qa", f"--source=jsonl:{tmp_path / 'asked.jsonl'}", "--prompting=base",
+            f"--generator={server.url}/v1?model=sft", "--samples=3", "--count=9", "--near=1", "--min_chars=1",
+            "--max_new=32", "--answer_temperature=1", "--retries=1", f"--out={tmp_path / name}",
+            f"--cache_dir={tmp_path / 'cache'}",
+        )  # fmt: skip
+        return [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+
+    with quick():
+        made = rows("made.jsonl")
+        sent = server.number("jaxtrain_requests_total")
+        again = rows("again.jsonl")
+    assert made and {row["prompt"] for row in made} <= {*QUESTIONS}
+    assert all(row["provenance"]["expert"].endswith("?model=sft") for row in made)
+    assert [row["completion"] for row in again] == [row["completion"] for row in made]
+    assert server.number("jaxtrain_requests_total") == sent
+
+
 def test_an_answer_is_what_sample_gives(town, server):
     with server.client("any") as client:
         served = ask(client, QUESTIONS[0], seed=3, max_tokens=24).choices[0].message.content
