@@ -1,0 +1,195 @@
+"""The stages of a whole training as data, and what runs them: each the command that a person would type."""
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxtrain import config
+from jaxtrain.config import Failure
+from jaxtrain.train import metrics, workdir
+
+PROMPTS, DRAWS, MAX_NEW = "tinytown:prompts:test", 2, 48
+ACCELERATORS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "libtpu")
+TIMES, LOGS, ANSWERS = "times.json", "logs", "answers"
+
+
+class Claim(NamedTuple):
+    """What a stage is to reach: `measure` at least `low`, or at most `high`; `gain` is against the model before."""
+
+    measure: str
+    low: float | None = None
+    high: float | None = None
+    gain: bool = False
+
+
+class Step(NamedTuple):
+    """A stage: its run's name, its command, the runs it needs, the first of which it starts from, and its claims.
+
+    {NAME} in a flag is the folder of the run NAME.
+    """
+
+    name: str
+    stage: str
+    title: str
+    flags: tuple[str, ...]
+    needs: tuple[str, ...]
+    claims: tuple[Claim, ...]
+    answers: bool = True  # whether it is a model that answers
+
+
+def steps() -> list[Step]:
+    """The whole training on Tinytown; what stands earlier is begun earlier."""
+    return [
+        Step("pretrain", "pretrain", "pretraining", ("--sample_every=0",), (),
+             (Claim("eval/bits_per_byte_above_entropy", high=0.15),)),
+        Step("sft", "sft", "supervised fine-tuning", ("--init_from={pretrain}", "--steps=300", "--eval_every=0"),
+             ("pretrain",), (Claim("parsable", low=0.9), Claim("steps", low=0.9), Claim("gold", low=1, gain=True))),
+        Step("reward", "reward", "a reward model", (
+            "--init_from={sft}", "--data=tinytown:preferences?documents=4000&balk=.1", "--steps=190",
+            "--eval_data=tinytown:preferences:test"), ("sft",), (Claim("eval/gold_accuracy", low=0.8),), False),
+        Step("ppo", "ppo", "PPO with KL", ("--init_from={sft}", "--reward_model={reward}"), ("sft", "reward"), (
+            Claim("gold", low=1, gain=True), Claim("harmful", high=0.1), Claim("detail", low=0.9),
+            Claim("warn", low=0.8), Claim("parsable", low=0.95), Claim("objective/kl", high=10))),
+        Step("dpo", "dpo", "DPO", ("--init_from={sft}", "--data=tinytown:preferences?documents=4000"), ("sft",), (
+            Claim("gold", low=1, gain=True), Claim("harmful", high=0.1), Claim("parsable", low=0.95))),
+        Step("distill", "distill", "distillation into a fifth of the size", ("--teacher={ppo}", "--steps=500"),
+             ("ppo",), (Claim("eval/divergence", high=0.1), Claim("gold", low=1.5))),
+    ]  # fmt: skip
+
+
+def jobs() -> int:
+    """Two small stages share a CPU's cores well; an accelerator's memory is one process's."""
+    return 1 if any(find_spec(name) for name in ACCELERATORS) else 2
+
+
+def open_folder(text: str) -> Path:
+    """The folder of the whole training, made where it is not there."""
+    folder = Path(text).expanduser().absolute()
+    (folder / LOGS).mkdir(parents=True, exist_ok=True)
+    (folder / ANSWERS).mkdir(exist_ok=True)
+    return folder
+
+
+def train(
+    steps: Sequence[Step], folder: Path, show_of: Callable, *, jobs: int, seed: int, cache_dir: str
+) -> dict[str, dict[str, Any]]:
+    """Runs what has not been run; {step: {"began", "seconds", "commands"}} of all.
+
+    Raises Failure where a command fails; the others are ended.
+    """
+    held = folder / TIMES
+    times = json.loads(held.read_text()) if held.exists() else {}
+    commands = {step.name: _commands(step, folder, seed, cache_dir) for step in steps}
+    done = {name for name, made in commands.items() if times.get(name, {}).get("commands") == made}
+    under_way: dict[Future, Step] = {}
+    running: list[subprocess.Popen] = []
+    with (
+        show_of(steps, folder, done) as show,
+        ThreadPoolExecutor(jobs) as pool,
+        _ended(running),
+    ):
+        while len(done) < len(steps):
+            busy = {step.name for step in under_way.values()}
+            for step in steps:
+                free = step.name not in done | busy and {*step.needs} <= done and len(under_way) < jobs
+                if free:
+                    busy.add(step.name)
+                    show.began(step)
+                    log = folder / LOGS / f"{step.name}.log"
+                    under_way[pool.submit(_run, commands[step.name], log, running)] = step
+            finished, _ = wait(under_way, timeout=0.5, return_when=FIRST_COMPLETED)
+            for one in finished:
+                step = under_way.pop(one)
+                began, seconds = one.result()
+                times[step.name] = {"began": began, "seconds": seconds, "commands": commands[step.name]}
+                held.write_text(config.dumps(times) + "\n", encoding="utf-8")
+                done.add(step.name)
+                show.ended(step, seconds)
+            show.tick()
+    return times
+
+
+def _commands(step: Step, folder: Path, seed: int, cache_dir: str) -> list[list[str]]:
+    """The stage's command, and the one by which its model answers."""
+    where = {name: str(folder / name) for name in (*step.needs, step.name)}
+    own = [f"--workdir={where[step.name]}", f"--seed={seed}", f"--cache_dir={cache_dir}"]
+    made = [[step.stage, *(text.format_map(where) for text in step.flags), *own]]
+    if step.answers:
+        made.append([
+            "sample", f"--init_from={where[step.name]}", f"--prompts={PROMPTS}", f"--samples={DRAWS}",
+            f"--max_new={MAX_NEW}", f"--out={folder / ANSWERS / step.name}.jsonl", f"--seed={seed}",
+        ])  # fmt: skip
+    return made
+
+
+def _run(
+    commands: Sequence[Sequence[str]], log: Path, running: list[subprocess.Popen]
+) -> tuple[float, float]:
+    """(when it began, seconds that it took) of commands, what they print going to the log."""
+    began = time.time()
+    with log.open("w", encoding="utf-8") as out:
+        for stage, *flags in commands:
+            if stage == "sample":
+                _out(flags).unlink(missing_ok=True)  # of a command that was stopped
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", f"experiments.{stage}", *flags], stdout=out, stderr=subprocess.STDOUT
+            )  # fmt: skip
+            running.append(process)
+            if status := process.wait():
+                out.flush()
+                last = "\n".join(f"  {line}" for line in log.read_text().splitlines()[-12:])
+                raise Failure(
+                    f"{stage} ended with status {status}; its last lines:\n{last}\nAll of them are in {log}; "
+                    "the same command goes on from here"
+                )
+    return began, time.time() - began
+
+
+def wall(times: Mapping[str, Mapping[str, Any]]) -> float:
+    """Seconds in which at least one stage ran."""
+    total = end = 0.0
+    for began, ended in sorted((one["began"], one["began"] + one["seconds"]) for one in times.values()):
+        total += max(0.0, ended - max(began, end))
+        end = max(end, ended)
+    return total
+
+
+def _out(flags: Sequence[str]) -> Path:
+    return Path(next(text.removeprefix("--out=") for text in flags if text.startswith("--out=")))
+
+
+@contextlib.contextmanager
+def _ended(running: Sequence[subprocess.Popen]) -> Iterator[None]:
+    """Ends what still runs when the block is left early."""
+    try:
+        yield
+    except BaseException:
+        for process in running:
+            process.terminate()
+        raise
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl that are whole."""
+    file = folder / metrics.FILE
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def total(folder: Path) -> int | None:
+    """The steps that a run is to take; None while it has no config.json."""
+    if not (folder / workdir.CONFIG).exists():
+        return None
+    return workdir.read_run(folder)["config"]["run"]["steps"]
+
+
+def latest(found: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The last value of each metric."""
+    return {name: value for row in found for name, value in row.items() if isinstance(value, int | float)}

@@ -1,0 +1,81 @@
+"""What is shown while all stages are trained: a row a stage, or plain lines where the output is no terminal."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from experiments import course
+from experiments.course import Step
+
+
+class Show:
+    """The state of each stage, told where it changes."""
+
+    def __init__(self, steps: Sequence[Step], folder: Path, done: set[str], live):
+        self._steps, self._folder, self._live = steps, folder, live
+        self._began: dict[str, float] = {}
+        self._seconds: dict[str, float | None] = dict.fromkeys(done)
+        for step in steps:
+            if step.name in done and not live:
+                print(f"{step.title}: was trained before", flush=True)
+
+    def began(self, step: Step) -> None:
+        """A stage has started."""
+        self._began[step.name] = time.monotonic()
+        if not self._live:
+            print(f"{step.title} ...", flush=True)
+
+    def ended(self, step: Step, seconds: float) -> None:
+        """A stage has ended well."""
+        self._seconds[step.name] = seconds
+        if not self._live:
+            print(f"{step.title}: {seconds:.0f} s", flush=True)
+
+    def tick(self) -> None:
+        """Draws the table again."""
+        if self._live:
+            self._live.update(self._table(), refresh=True)
+
+    def _table(self):
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        table = Table.grid(padding=(0, 2))
+        for _ in range(4):
+            table.add_column(no_wrap=True)
+        for step in self._steps:
+            if step.name in self._seconds:
+                took = self._seconds[step.name]
+                said = "trained before" if took is None else f"{took:.0f} s"
+                table.add_row(
+                    f"[green]✓[/] {step.title}", ProgressBar(total=1, completed=1, width=20), said, ""
+                )
+            elif step.name in self._began:
+                at, total, loss = self._at(step)
+                gone = time.monotonic() - self._began[step.name]
+                bar = ProgressBar(total=total or 1, completed=at, width=20, pulse=not at)
+                table.add_row(f"[bold]▸ {step.title}[/]", bar, f"{gone:.0f} s", loss)
+            else:
+                table.add_row(f"[dim]· {step.title}[/]", ProgressBar(total=1, completed=0, width=20), "", "")
+        return table
+
+    def _at(self, step: Step) -> tuple[int, int | None, str]:
+        folder = self._folder / step.name
+        found = course.latest(course.rows(folder))
+        loss = f"loss {found['loss']:.3f}" if "loss" in found else ""
+        return int(found.get("step", 0)), course.total(folder), loss
+
+
+@contextlib.contextmanager
+def shown(steps: Sequence[Step], folder: Path, done: set[str]) -> Iterator[Show]:
+    """The progress of all stages, until the context ends."""
+    if not sys.stderr.isatty():
+        yield Show(steps, folder, done, None)
+        return
+    from rich.console import Console
+    from rich.live import Live
+
+    with Live(console=Console(stderr=True), auto_refresh=False) as live:
+        yield Show(steps, folder, done, live)

@@ -1,0 +1,46 @@
+"""Every stage on Tinytown, one command: pretraining, SFT, a reward model, PPO, DPO, and a student, with a report."""
+
+import dataclasses
+
+from jaxtrain import config, flags
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole(config.Group):
+    # fmt: off
+    workdir: str = config.arg("runs/lifecycle", "Where the runs, their logs, result.json and report.html lie; the same "
+        "command goes on where it was stopped")
+    seed: int = config.arg(0, "Seed of every stage", low=0)
+    jobs: int = config.arg(0, "Stages that train at once where none needs another; 0: 2 on a CPU, 1 on an accelerator",
+        low=0)
+    cache_dir: str = config.arg("~/.cache/jaxtrain", "Where prepared data sets and compiled programs are kept")
+    # fmt: on
+
+
+@dataclasses.dataclass(frozen=True)
+class Lifecycle:
+    whole: Whole = config.group(Whole)
+
+
+def main(cfg: Lifecycle) -> None:
+    """Trains all stages, measures each model on the same prompts, and writes the report. Asserts nothing."""
+    from experiments import course, course_progress, course_report
+
+    whole = cfg.whole
+    folder = course.open_folder(whole.workdir)
+    steps = course.steps()
+    times = course.train(
+        steps,
+        folder,
+        course_progress.shown,
+        jobs=whole.jobs or course.jobs(),
+        seed=whole.seed,
+        cache_dir=whole.cache_dir,
+    )
+    result = course_report.result(steps, folder, times)
+    course_report.write(result, folder)
+    course_report.tell(result, folder)
+
+
+if __name__ == "__main__":
+    flags.launch(Lifecycle, main, "./launch/run lifecycle")

@@ -1,0 +1,122 @@
+"""All stages by one command: their order, what is told of them, what a failure and a second call do."""
+
+import json
+import re
+
+import pytest
+
+from experiments import course, course_page, course_progress, course_report
+from experiments.course import Claim, Step
+from jaxtrain.config import Failure
+from tests.experiments.conftest import MODEL
+
+TINY = ("--seq_len=48", "--batch_size=8", "--warmup=2", "--eval_batches=1")
+DATA = "documents=200&held_out=40"
+
+
+def tiny_steps():
+    pretrain = (
+        f"--data=tinytown:pretrain?{DATA}",
+        f"--model={MODEL}",
+        "--tokenizer=bpe:400",
+        "--steps=20",
+        *TINY,
+    )
+    sft = (
+        f"--data=tinytown:sft?{DATA}",
+        "--init_from={base}",
+        "--steps=6",
+        *TINY,
+        "--prompt_count=4",
+        "--max_new=8",
+    )
+    return [
+        Step("base", "pretrain", "pretraining", pretrain, (), (Claim("eval/loss", high=50),)),
+        Step("first", "sft", "one tuning", sft, ("base",), (Claim("gold", low=9, gain=True),)),
+        Step("second", "sft", "another", (*sft, "--lr=0.01"), ("base",), (Claim("nothing", low=0),)),
+    ]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = course.open_folder(tmp_path_factory.mktemp("whole"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("JAX_NUM_CPU_DEVICES", "1"), ("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")):
+            patch.setenv(name, value)
+        yield folder, run(tiny_steps(), folder)
+
+
+def run(steps, folder):
+    cache = str(folder.parent / "cache")
+    return course.train(steps, folder, course_progress.shown, jobs=2, seed=3, cache_dir=cache)
+
+
+def test_what_needs_a_run_waits_for_it_and_the_rest_runs_beside(trained):
+    folder, times = trained
+    ended = times["base"]["began"] + times["base"]["seconds"]
+    assert all(times[name]["began"] >= ended for name in ("first", "second"))
+    assert times["second"]["began"] < times["first"]["began"] + times["first"]["seconds"]
+    alone = sum(one["seconds"] for one in times.values())
+    assert max(one["seconds"] for one in times.values()) < course.wall(times) < alone
+    parent = json.loads((folder / "second" / "config.json").read_text())["parent"]
+    assert parent["origin"].startswith(str(folder / "base"))
+
+
+def test_a_second_call_runs_what_is_missing_alone(trained, capsys):
+    folder, times = trained
+    steps = tiny_steps()
+    assert run(steps, folder) == times
+    assert "another: was trained before" in capsys.readouterr().out
+    steps.append(Step("third", "sft", "a third", ("--init_from={first}", "--no_such_flag=1"), ("first",), ()))
+    with pytest.raises(Failure, match=r"sft ended with status 2(.|\n)*no_such_flag(.|\n)*third.log"):
+        run(steps, folder)
+    assert json.loads((folder / course.TIMES).read_text()) == times
+
+
+def test_the_report_tells_what_was_reached_and_what_was_not(trained, capsys):
+    folder, times = trained
+    result = course_report.result(tiny_steps(), folder, times)
+    base, first, second = result["stages"]
+    assert base["reached"] and not first["reached"] and not second["reached"]
+    (claim,) = first["claims"]
+    assert claim["before"] == base["measures"]["gold"] and claim["after"] == first["measures"]["gold"]
+    assert second["claims"][0]["after"] is None, "what was not measured is not reached"
+    assert {*result["answers"][0]["answers"]} == {"base", "first", "second"}
+    course_report.write(result, folder)
+    course_report.tell(result, folder)
+    said = capsys.readouterr().out
+    assert "2 claims missed" in said and "one tuning" in said
+    page = (folder / "report.html").read_text()
+    assert page.count('class="missed"') == 2 and "2 of 3 numbers fall short" in page
+    assert not re.search(r"(src|href)=|https?://", page), "it needs no network"
+    assert json.loads((folder / "result.json").read_text())["stages"][1]["name"] == "first"
+
+
+def test_texts_of_a_model_are_escaped(trained):
+    folder, times = trained
+    result = course_report.result(tiny_steps(), folder, times)
+    result["answers"][0]["answers"]["base"] = "<script>alert(1)</script>"
+    assert "<script>" not in course_page.page(result)
+
+
+def test_the_lineage_has_a_column_a_depth():
+    stages = [
+        {"name": name, "stage": name, "needs": needs, "seconds": 1.0, "reached": True}
+        for name, needs in (("a", []), ("b", ["a"]), ("c", ["a"]), ("d", ["a", "c"]))
+    ]
+    boxes, lines, (width, height) = course_page.lineage(stages)
+    x = {box.name: box.x for box in boxes}
+    assert x["a"] < x["b"] == x["c"] < x["d"] and len(lines) == 4
+    assert len({(box.x, box.y) for box in boxes}) == 4
+    assert all(box.x + course_page.WIDE < width and box.y + course_page.HIGH < height for box in boxes)
+
+
+def test_the_real_course_hangs_together():
+    steps = course.steps()
+    known = set()
+    for step in steps:
+        assert {*step.needs} <= known, "what stands first is begun first"
+        known.add(step.name)
+        assert all(claim.low is not None or claim.high is not None for claim in step.claims)
+        used = {name for text in step.flags for name in re.findall(r"\{(\w+)\}", text)}
+        assert used == {*step.needs}
