@@ -23,12 +23,12 @@ _BATCH_DOCUMENTS, _BATCH_WORDS = 1_024, 1 << 20
 
 
 class _Codes(dict):
-    """word -> its character."""
+    """word -> the code point of its character."""
 
-    def __missing__(self, word: str) -> str:
+    def __missing__(self, word: str) -> int:
         if len(self) >= _MEMO:
             self.clear()
-        code = chr(_FIRST + zlib.crc32(word.encode("utf-8", "surrogatepass")) % _CODES)
+        code = _FIRST + zlib.crc32(word.encode("utf-8", "surrogatepass")) % _CODES
         self[word] = code
         return code
 
@@ -53,7 +53,7 @@ def digest(texts: Sequence[str]) -> bytes:
 
 def coded(words: Sequence[str]) -> np.ndarray:
     """u32[words], the characters of words."""
-    return np.frombuffer("".join(map(_codes.__getitem__, words)).encode("utf-32-le"), np.uint32)
+    return np.fromiter(map(_codes.__getitem__, words), np.uint32, len(words))
 
 
 def words_only(text: str) -> list[str]:
