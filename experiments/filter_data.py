@@ -7,6 +7,8 @@ from jaxtrain.config import ConfigError
 from jaxtrain.data import spec
 from jaxtrain.data.quality.settings import Filter
 
+_MANY = 0.2  # share of near duplicates from which there is advice
+
 
 def main(cfg: Filter) -> None:
     """Runs the steps on every document of --data, and writes what is kept, what is not, and a report to --out."""
@@ -17,9 +19,9 @@ def main(cfg: Filter) -> None:
         spec.check_sources(cfg.decontaminate.decontaminate, cfg.source.reading(), "decontaminate")
 
     from jaxtrain.data import filtered
-    from jaxtrain.data.quality import executors, plan
+    from jaxtrain.data.quality import executors, needs, plan
 
-    executors.require(cfg.work.executor)
+    needs.require(cfg)
     scorer = _scorer(cfg)
     began = time.perf_counter()
     made = plan.begin(cfg)
@@ -57,11 +59,31 @@ def table(report: dict) -> list[str]:
         speed = f"{step['documents_per_second']:,}" if step["documents_per_second"] else "-"
         lines.append(f"{name:<16}{step['seen']:>12,}{step['dropped']:>12,}{step['changed']:>12,}{speed:>15}")
     if report["measured"]:
-        lines += ["", f"{'against labels':<16}{'labelled':>12}{'found':>12}{'precision':>12}{'recall':>15}"]
+        heads = ("against labels", "labelled", "found", "unlabelled", "precision", "recall")
+        lines += ["", "".join(f"{head:<16}" if head == heads[0] else f"{head:>12}" for head in heads)]
         for name, one in report["measured"].items():
             shown = ["-" if one[key] is None else f"{one[key]:.4f}" for key in ("precision", "recall")]
-            lines.append(f"{name:<16}{one['labelled']:>12,}{one['found']:>12,}{shown[0]:>12}{shown[1]:>15}")
-    return lines
+            counts = [f"{one[key]:,}" for key in ("labelled", "found", "unlabelled")]
+            lines.append(f"{name:<16}" + "".join(f"{cell:>12}" for cell in (*counts, *shown)))
+        if {"exact", "near"} & report["measured"].keys():
+            lines.append(
+                "(a dropped duplicate is right where its text is its kept copy's, or as like it as --near_similarity "
+                "says, label or not)"
+            )
+    return lines + _hint(report)
+
+
+def _hint(report: dict) -> list[str]:
+    """Advice where near duplicates are so many that the documents may be alike by their form."""
+    near = report["steps"].get("near", {"seen": 0, "dropped": 0})
+    if near["dropped"] <= _MANY * near["seen"]:
+        return []
+    return [
+        "",
+        f"near dropped {near['dropped'] / near['seen']:.0%} of the documents that reached it. Short texts of one form, "
+        "such as questions and answers, may differ in the word that matters: see its samples in report.html; a higher "
+        "--near_similarity, --near_from=WORDS or --near=off keeps more",
+    ]
 
 
 if __name__ == "__main__":

@@ -38,9 +38,11 @@ def main(cfg: Dedup) -> None:
     import numpy as np
 
     from experiments.papers import arms
+    from jaxtrain.data.quality import needs
     from jaxtrain.worlds.tinytown.configs import Pretrain
     from jaxtrain.worlds.tinytown.documents import documents
 
+    needs.near(cfg.near)
     trial, rng = cfg.trial, np.random.Generator(np.random.Philox(cfg.trial.seed))
     folder = arms.folder_of(trial, "papers-dedup")
     corpus, sources = with_copies(cfg, rng)

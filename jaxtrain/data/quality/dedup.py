@@ -5,6 +5,7 @@ then a string with one character a word, which compiled string metrics read as i
 """
 
 import hashlib
+import itertools
 import re
 import unicodedata
 import zlib
@@ -22,12 +23,12 @@ _BATCH_DOCUMENTS, _BATCH_WORDS = 1_024, 1 << 20
 
 
 class _Codes(dict):
-    """word -> its character."""
+    """word -> the code point of its character."""
 
-    def __missing__(self, word: str) -> str:
+    def __missing__(self, word: str) -> int:
         if len(self) >= _MEMO:
             self.clear()
-        code = chr(_FIRST + zlib.crc32(word.encode("utf-8", "surrogatepass")) % _CODES)
+        code = _FIRST + zlib.crc32(word.encode("utf-8", "surrogatepass")) % _CODES
         self[word] = code
         return code
 
@@ -35,9 +36,14 @@ class _Codes(dict):
 _codes = _Codes()
 
 
+def split(text: str) -> list[str]:
+    """The words of a text as it is compared: NFKC, without case."""
+    return unicodedata.normalize("NFKC", text).casefold().split()
+
+
 def normalised(text: str) -> str:
     """What exact duplicates agree in: NFKC, without case, with one space for all white space."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return " ".join(split(text))
 
 
 def digest(texts: Sequence[str]) -> bytes:
@@ -47,7 +53,7 @@ def digest(texts: Sequence[str]) -> bytes:
 
 def coded(words: Sequence[str]) -> np.ndarray:
     """u32[words], the characters of words."""
-    return np.frombuffer("".join(map(_codes.__getitem__, words)).encode("utf-32-le"), np.uint32)
+    return np.fromiter(map(_codes.__getitem__, words), np.uint32, len(words))
 
 
 def words_only(text: str) -> list[str]:
@@ -120,7 +126,8 @@ def signatures(words: np.ndarray, ends: np.ndarray, plan: Plan) -> tuple[np.ndar
 
     flat, bounds = shingles(words, ends, plan.n)
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(flat, bounds.astype(np.uint64), plan.hashes, SEED)
-    full = np.array(matrix.to_rows(), np.uint32).reshape(len(ends), plan.hashes)
+    flat_rows = itertools.chain.from_iterable(matrix.to_rows())
+    full = np.fromiter(flat_rows, np.uint32, len(ends) * plan.hashes).reshape(len(ends), plan.hashes)
     used = full[:, : plan.bands * plan.rows].reshape(len(ends), plan.bands, plan.rows)
     keys, factor = np.zeros(used.shape[:2], np.uint64), 0x9E3779B97F4A7C15
     for i in range(plan.rows):
@@ -144,11 +151,11 @@ class Writer:
 
     def add(self, number: int, texts: Sequence[str]) -> None:
         """A document's number and its texts."""
-        same = [normalised(text) for text in texts]
+        found = [split(text) for text in texts]
         self._numbers.append(number)
-        self._digests.append(digest(same))
+        self._digests.append(digest([" ".join(words) for words in found]))
         if self._plan:
-            words = coded(" ".join(same).split())
+            words = coded(found[0] if len(found) == 1 else list(itertools.chain(*found)))
             self._sizes.append(len(words))
             self._waiting.append(words)
             self._held += len(words)

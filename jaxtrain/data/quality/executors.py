@@ -1,7 +1,6 @@
 """Where the tasks of a filtering run: processes here, or Slurm jobs or Ray tasks by datatrove's executors."""
 
 import functools
-import importlib.util
 import multiprocessing
 import os
 import sys
@@ -18,7 +17,6 @@ from jaxtrain.data.quality import run as running
 from jaxtrain.data.quality.plan import Phase, Run
 from jaxtrain.data.quality.steps import Scorer
 
-EXTRA = "install the extra: pip install 'jaxtrain[filters-cluster]'"
 _TITLES = {
     "check": "filtering",
     "pairs": "looking for near duplicates",
@@ -26,14 +24,6 @@ _TITLES = {
     "write": "writing",
 }
 Task = Callable[[str, int], None]
-
-
-def require(executor: str) -> None:
-    """Raises ConfigError where the packages of an executor are missing."""
-    wanted = {"local": (), "slurm": ("datatrove",), "ray": ("datatrove", "ray")}[executor]
-    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(f"--executor={executor}: needs {' and '.join(missing)}; {EXTRA}")
 
 
 def execute(run: Run, scorer: Scorer | None = None) -> None:

@@ -72,11 +72,13 @@ def diversity(texts: Sequence[str], seed: int = 0) -> dict[str, Any]:
     words = [text.lower().split() for text in texts]
     found: dict[str, Any] = {"documents": len(texts)}
     for n in (1, 2, 3):
-        grams: Counter = Counter()
+        grams, total = set(), 0
         for each in words:
-            if grams.total() < _WORDS:
-                grams.update(_grams(each, n))
-        found[f"distinct_{n}"] = len(grams) / grams.total() if grams else None
+            if total < _WORDS:
+                more = _grams(each, n)
+                grams.update(more)
+                total += len(more)
+        found[f"distinct_{n}"] = len(grams) / total if total else None
     found["self_bleu"] = self_bleu(words[:_BLEU_TEXTS])
     found |= spread(words, seed)
     return found

@@ -13,6 +13,11 @@ class Finding(NamedTuple):
     replacement: str | None = None  # what the span becomes where the step masks; None: nothing is changed
 
 
+def lowered(text: str) -> str:
+    """The text in small letters, each in its place: İ alone would become two."""
+    return text.replace("İ", "I").lower()
+
+
 Check = Callable[[str], Sequence[Finding]]  # pure; nothing found = the text is fine
 
 

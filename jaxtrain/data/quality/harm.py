@@ -12,14 +12,22 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from jaxtrain import config
 from jaxtrain.config import arg
-from jaxtrain.data.quality.finding import Check, Finding
+from jaxtrain.data.quality.finding import Check, Finding, lowered
 
 # What asks or instructs: the act has to come after it in the same sentence.
-_ASKS = (
-    "how do ", "how does ", "how can ", "how could ", "how would ", "how should ", "how to ", "way to ", "ways to ",
-    "help me ", "teach me ", "show me ", "tell me ", "i want to ", "instructions", "step by step", "step-by-step",
-    "steps to ", "recipe for ", "guide to ", "tutorial", "here is how", "here's how",
-)  # fmt: skip
+# By what has to stand in the text for any of them to.
+_ASKS = {
+    "how ": ("how do ", "how does ", "how can ", "how could ", "how would ", "how should ", "how to "),
+    "how": ("here is how", "here's how"),
+    "way": ("way to ", "ways to "),
+    " me ": ("help me ", "teach me ", "show me ", "tell me "),
+    "want to ": ("i want to ",),
+    "step": ("step by step", "step-by-step", "steps to "),
+    "recipe": ("recipe for ",),
+    "guide": ("guide to ",),
+    "instructions": ("instructions",),
+    "tutorial": ("tutorial",),
+}  # fmt: skip
 _REACH = 110  # characters from the ask to the end of the act
 _ACTS = re.compile(
     r"[^.!?\n]{0,80}?\b(?:steal(?:ing)?|rob(?:bing)?|shoplift\w*|smuggl\w{1,3}|traffick\w*|kidnap\w*|murder\w*|"
@@ -87,12 +95,10 @@ def check(settings: Harm) -> Check:
 
 def phrases(text: str) -> list[tuple[str, tuple[int, int]]]:
     """(rule, span) of every phrase that no refusal or warning stands beside."""
-    lower = text.lower()
-    if len(lower) != len(text):  # a few capitals become two letters, and spans must be of the text
-        lower = "".join(char.lower() if len(char.lower()) == 1 else char for char in text)
+    lower = lowered(text)
     found = [("harm_request", span) for span in _requests(lower)]
     for rule, (_, words, pattern) in _RULES.items():
-        if any(word in lower for word in words):
+        if any([word in lower for word in words]):
             found += [(rule, match.span()) for match in pattern.finditer(lower)]
     return [
         (rule, span)
@@ -104,7 +110,7 @@ def phrases(text: str) -> list[tuple[str, tuple[int, int]]]:
 def _requests(lower: str) -> Iterator[tuple[int, int]]:
     """Spans from an ask to the end of the act it is about, one an act."""
     ends = set()
-    for ask in _ASKS:
+    for ask in [ask for sign, asks in _ASKS.items() if sign in lower for ask in asks]:
         at = lower.find(ask)
         while at >= 0:
             start = at + len(ask) - 1

@@ -74,9 +74,8 @@ _NOTICE = re.compile(
     r"\b(?:all rights reserved|terms (?:of (?:use|service)|and conditions)|(?:privacy|cookie) (?:policy|notice)|"
     r"cookies|read more|(?:share|like|print|bookmark) this (?:page|post|article|site)|follow us|"
     r"(?:log|sign) (?:in|out|up)|please wait|skip to (?:main )?content|back to (?:the )?top|add to (?:cart|basket)|"
-    r"subscribe to|join our newsletter|powered by|copyright|enable javascript|next page|previous page)\b",
-    re.I,
-)
+    r"subscribe to|join our newsletter|powered by|copyright|enable javascript|next page|previous page)\b"
+)  # of the text in small letters
 _NOTICE_HINTS = (
     "rights reserved", "terms ", "policy", "notice", "cookies", "read more", "this page", "this post",
     "this article", "this site", "follow us", "log in", "log out", "sign in", "sign up", "please wait", "skip to",
@@ -173,7 +172,7 @@ def surprise(text: str) -> float:
 def boilerplate(text: str) -> float:
     """The share of the characters that stand in notices and menus, pieces of up to 12 words."""
     lower = text.lower()
-    if not any(hint in lower for hint in _NOTICE_HINTS):
+    if not any([hint in lower for hint in _NOTICE_HINTS]):
         return 0.0
     total = notice = 0
     for piece in _PIECES.split(lower):

@@ -35,7 +35,7 @@ class Near(config.Group):
         "longer one", low=0.5, only=("near", ("drop",)))
     near_from: int = arg(0, "Fewest words of a document that is compared", low=0, only=("near", ("drop",)))
     near_ngram: int = arg(2, "Words of a shingle, by which candidates are found", low=1, only=("near", ("drop",)))
-    near_hashes: int = arg(256, "MinHash values of a document", low=16, only=("near", ("drop",)))
+    near_hashes: int = arg(144, "MinHash values of a document", low=16, only=("near", ("drop",)))
     # fmt: on
 
     def check(self):

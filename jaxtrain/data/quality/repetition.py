@@ -1,14 +1,15 @@
 """Gopher's repetition rules (2112.11446, table A1): how much of a document is said more than once.
 
 Counting every n-gram of 2 to 10 words is most of the cost of the published filters, so a bound is tried first: an
-n-gram is at most as frequent as its first two words, and five words repeat only where four pairs in a row do.
+n-gram is at most as frequent as its rarest word, and five words repeat only where each of them does.
 """
 
 import dataclasses
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+
+import numpy as np
 
 from jaxtrain import config
 from jaxtrain.config import arg
@@ -66,13 +67,13 @@ def _ngrams(scale: float, text: str) -> Iterator[Finding]:
     words = text.split()
     if not scale or len(words) < 2:
         return
-    pairs = list(pairwise(words))
-    counts = list(map(Counter(pairs).__getitem__, pairs))
+    counts = np.fromiter(map(Counter(words).__getitem__, words), np.int32, len(words))
     for n, limit in _TOP.items():
         share = top_share(words, n, len(text), counts, limit * scale)
         if share > limit * scale:
             yield Finding(f"gopher_top_{n}gram", share)
-    if b"\1\1\1\1" not in bytes(map((1).__lt__, counts)):
+    fives = [tuple(words[at : at + 5]) for at in _runs(counts > 1, 5)]
+    if len(set(fives)) == len(fives):
         return
     for n, limit in _REPEATED.items():
         share = repeated_share(words, n, len(text))
@@ -82,21 +83,27 @@ def _ngrams(scale: float, text: str) -> Iterator[Finding]:
             yield Finding(f"gopher_repeated_{n}grams", share)
 
 
+def _runs(marked: np.ndarray, n: int) -> Iterator[int]:
+    """Where n marked words in a row begin."""
+    flags, run = marked.tobytes(), b"\1" * n
+    at = flags.find(run)
+    while at >= 0:
+        yield at
+        at = flags.find(run, at + 1)
+
+
 def _grams(words: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
     return zip(*(words[i:] for i in range(n)), strict=False)
 
 
-def top_share(words: Sequence[str], n: int, size: int, counts: Sequence[int], floor: float) -> float:
+def top_share(words: Sequence[str], n: int, size: int, counts: np.ndarray, floor: float) -> float:
     """The share of `size` characters in the most frequent n-gram, of equally frequent ones the longest.
 
-    `counts` are those of the pairs of words, in their order. May be 0 where the share is not above `floor`: an n-gram
-    is no more frequent than its first pair, and no longer than n of the longest word.
+    `counts` i32[words] says how often each word stands. May be 0 where the share is not above `floor`: an n-gram is no
+    more frequent than any of its words, and no longer than n of the longest word.
     """
     least = max(1, floor * size / (n * max(map(len, words)) + n - 1))
-    if max(counts) < least:
-        return 0.0
-    starts = [at for at, count in enumerate(counts) if count >= least]
-    grams = Counter(tuple(words[at : at + n]) for at in starts if at + n <= len(words))
+    grams = Counter([tuple(words[at : at + n]) for at in _runs(counts >= least, n)])
     if not grams:
         return 0.0
     most = max(grams.values())

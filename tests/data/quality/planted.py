@@ -251,3 +251,18 @@ def chunks(texts: list[str], size: int = 1000) -> list[str]:
             out.append(text[at : end + 1])
             at = end + 2
     return out
+
+
+def edited(rng: random.Random, text: str, share: float) -> str:
+    """The text with so many edits of its words: another word, a word more, or a word less."""
+    words = text.split()
+    pool = list(words)
+    for _ in range(int(share * len(words))):
+        at, kind = rng.randrange(len(words)), rng.randrange(3)
+        words[at : at + 1] = ([rng.choice(pool) + "s"], [words[at], rng.choice(pool)], [])[kind]
+    return " ".join(words)
+
+
+def respaced(rng: random.Random, text: str) -> str:
+    """The same text but for case and white space."""
+    return rng.choice((str, str.upper, str.title))(text).replace(" ", rng.choice((" ", "  ", "\n")))

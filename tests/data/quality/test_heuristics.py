@@ -1,5 +1,6 @@
 """The rules of Gopher, C4 and FineWeb: values by hand, the verdicts of a well-known implementation, short documents."""
 
+import numpy as np
 import pytest
 
 from jaxtrain.config import ConfigError
@@ -43,7 +44,7 @@ def test_values_by_hand():
 
 def test_repeated_ngrams_by_hand():
     words = "a b a b c".split()
-    counts = [2, 1, 2, 1]  # of a b, b a, a b, b c
+    counts = np.array([2, 2, 2, 2, 1])
     assert repetition.top_share(words, 2, 9, counts, 0.1) == pytest.approx(2 * 3 / 9)
     assert repetition.repeated_share(words, 2, 9) == pytest.approx(
         2 / 9

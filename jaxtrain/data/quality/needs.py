@@ -1,0 +1,31 @@
+"""The packages that a filtering needs, looked for before it begins."""
+
+import importlib.util
+
+from jaxtrain.config import ConfigError
+from jaxtrain.data.quality.near import Near
+from jaxtrain.data.quality.settings import Filter
+
+
+def require(cfg: Filter) -> None:
+    """Raises ConfigError where a package is missing, with its extra."""
+    if cfg.language.languages:
+        _require(f"--languages={cfg.language.languages}", ("py3langid",), "filters")
+    near(cfg.near)
+    if cfg.work.executor != "local":
+        packages = ("datatrove", "ray") if cfg.work.executor == "ray" else ("datatrove",)
+        _require(f"--executor={cfg.work.executor}", packages, "filters-cluster")
+
+
+def near(settings: Near) -> None:
+    """The same for near duplicates alone."""
+    if settings.near != "off":
+        _require(f"--near={settings.near}", ("rensa", "rapidfuzz"), "filters", ", or --near=off")
+
+
+def _require(flag: str, packages: tuple[str, ...], extra: str, instead: str = "") -> None:
+    if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
+        raise ConfigError(
+            f"{flag}: needs {' and '.join(missing)}: JAXTRAIN_EXTRAS={extra} with launch/run, or "
+            f"pip install 'jaxtrain[{extra}]'{instead}"
+        )
