@@ -33,14 +33,11 @@ class Served(config.Group):
 
 
 @dataclasses.dataclass(frozen=True)
-class Http(config.Group):
+class Address(config.Group):
     # fmt: off
-    host: str = config.arg("127.0.0.1", "Address to listen on; any but this machine's own needs an API key")
-    port: int = config.arg(8000, "Port to listen on; 0: any free one", low=0)
-    api_key: str = config.arg("", f"Key that requests must have; better in the environment, {KEY}")
-    waiting: int = config.arg(64, "Completions that may wait for a row; more are answered 429", low=0)
-    max_body_kb: int = config.arg(1024, "Largest request, KiB", low=1)
-    drain: int = config.arg(30, "Seconds that requests have to end after SIGTERM", low=0)
+    host: str = config.arg("127.0.0.1", "Address to listen on; any but this machine's own needs an API key", live=True)
+    port: int = config.arg(8000, "Port to listen on; 0: any free one", low=0, live=True)
+    api_key: str = config.arg("", f"Key that requests must have; better in the environment, {KEY}", live=True)
     # fmt: on
 
     def check(self):
@@ -54,6 +51,15 @@ class Http(config.Group):
     def key(self) -> str:
         """The key of the flag or the environment."""
         return self.api_key or os.environ.get(KEY, "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Http(Address):
+    # fmt: off
+    waiting: int = config.arg(64, "Completions that may wait for a row; more are answered 429", low=0)
+    max_body_kb: int = config.arg(1024, "Largest request, KiB", low=1)
+    drain: int = config.arg(30, "Seconds that requests have to end after SIGTERM", low=0)
+    # fmt: on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,22 +143,31 @@ def _say(cfg: Serve, house: Any, template: Any, context: int, sock: Any) -> None
         ("API key", key),
         ("store", cfg.kept.store or "none: store=True is refused"),
     ]
-    address, port = sock.getsockname()[:2]
-    address = f"[{address}]" if ":" in address else address
     print("\n".join(preflight.lines(table)))
-    print(f"serving {house.voice.name} at http://{address}:{port}/v1, until Ctrl-C or SIGTERM", flush=True)
+    print(f"serving {house.voice.name} at {url(sock)}/v1, until Ctrl-C or SIGTERM", flush=True)
 
 
-def export(store: Path, out: Path) -> None:
-    """Writes a store's completions as JSON lines."""
-    from jaxtrain.serve.store import export
+def url(sock: Any) -> str:
+    """Where a socket is listened to."""
+    address, port = sock.getsockname()[:2]
+    return f"http://{f'[{address}]' if ':' in address else address}:{port}"
 
+
+def check_export(store: Path, out: Path) -> None:
+    """Raises ConfigError where there is no store, or the file to write cannot be a new one."""
     if not store.is_file():
         raise ConfigError(f"--store={store}: no such file")
     if out.exists():
         raise ConfigError(f"--export={out}: it is there already; name a new file, or remove it")
     if out.suffix != ".jsonl" or not out.parent.is_dir():
         raise ConfigError(f"--export={out}: write FOLDER/NAME.jsonl, in a folder that is there")
+
+
+def export(store: Path, out: Path) -> None:
+    """Writes a store's completions as JSON lines."""
+    from jaxtrain.serve.store import export
+
+    check_export(store, out)
     print(f"{export(store, out):,} completions of {store} in {out}")
 
 

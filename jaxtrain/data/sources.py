@@ -66,8 +66,7 @@ class _Opened:
 
 
 def train_and_held_out(source: Source, data: Data, fields: Fields = TEXT) -> tuple[Records, Records | None]:
-    """The records to train on, and those held out: the data set's own validation or test split where it has
-    one.
+    """The records to train on, and those held out: the data set's own validation or test split, if it has one.
 
     Without one, `eval_share` of the documents by the hash of their number, at least one on each side. None
     is held out where --eval_data names other data. `fields` are what a record must have, and its type; the
@@ -91,9 +90,7 @@ def whole(source: Source, data: Data, fields: Fields = TEXT) -> Records:
 
 
 def all_of(source: Source, data: Data, fields: Fields = TEXT) -> Records:
-    """The records of an --eval_data source: the split it names, else its validation or test split, else
-    all.
-    """
+    """The records of an --eval_data source: the split it names, else its validation or test split, else all."""
     opened = _open(source, data, fields, "eval_data")
     own = next((name for name in HELD_OUT if name in opened.splits), "")
     return opened.get(source.split or own or _main_split(opened, source))
@@ -230,12 +227,14 @@ def _open_jsonl(source: Source, data: Data, wanted: Fields, flag: str) -> _Opene
     return _open_files(spec.files(source, flag), (), source, data, wanted, flag)
 
 
-def _open_store(source: Source, data: Data, wanted: Fields, flag: str) -> _Opened:
-    from jaxtrain.data import store
+def _open_kept(source: Source, data: Data, wanted: Fields, flag: str) -> _Opened:
+    from jaxtrain.data import store, votes
 
-    lines = [store.as_lines(path, cache_dir(data)) for path in spec.files(source, flag)]
+    keeper = store if source.kind == "store" else votes
+    lines = [keeper.as_lines(path, cache_dir(data)) for path in spec.files(source, flag)]
     opened = _open_files(lines, (), source, data, None, flag)
-    return _Opened(opened.splits, lambda split: store.chosen(opened.get(split), source, flag))
+    chosen = store.chosen if keeper is store else lambda found, source, flag: found
+    return _Opened(opened.splits, lambda split: chosen(opened.get(split), source, flag))
 
 
 def _open_filtered(source: Source, data: Data, wanted: Fields, flag: str) -> _Opened:
@@ -340,7 +339,7 @@ def _named_builder(source: Source, data: Data, flag: str) -> Any:
 
 
 def _tfds_fingerprint(name: str, size: int, records: Records) -> str:
-    """Stands for a prepared split, wherever it was prepared: its name, version, size, and 64 of its records."""
+    """Stands for a prepared split wherever it was prepared: its name, version, size, and 64 of its records."""
     some = np.unique(np.linspace(0, len(records) - 1, 64).astype(int)).tolist()
     return cache.digest(name, len(records), size, [sorted(r.items()) for r in records.many(some)])
 
@@ -393,7 +392,8 @@ def _read_hf(found: Any, numbers: Sequence[int]) -> list[dict[str, Any]]:
 _OPEN = {
     "tinytown": _open_tinytown,
     "jsonl": _open_jsonl,
-    "store": _open_store,
+    "store": _open_kept,
+    "preferences": _open_kept,
     "filtered": _open_filtered,
     "tfds": _open_tfds,
     "hf": _open_hf,

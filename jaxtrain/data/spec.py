@@ -2,11 +2,12 @@
 
     SOURCES = SOURCE[,SOURCE ...]        SOURCE = KIND:NAME[:SPLIT][?key=value[&key=value ...]][*WEIGHT]
 
-KIND is tinytown, tfds, hf, jsonl, store, or filtered, whose NAME is a folder of ./launch/run filter_data. A comma
-ends a source only where a KIND: follows, so a path may hold commas. In a path of jsonl, store or filtered `*`, `?`
-and `[]` are a glob's; there `*0.5` at the end is a weight only if a number follows the star, `?` begins options only
-if `key=` follows it, and `:` begins a split only as `:train` or `:train[...]`. A slice such as `train[:90%]` is
-TFDS's, and works for every kind. A tfds NAME may be a folder, or end in a version, `NAME:1.0.0`.
+KIND is tinytown, tfds, hf, jsonl, store, preferences (what ./launch/run collect_preferences keeps or exports), or
+filtered, whose NAME is a folder of ./launch/run filter_data. A comma ends a source only where a KIND: follows, so a
+path may hold commas. In a path of jsonl, store, preferences or filtered `*`, `?` and `[]` are a glob's; there `*0.5` at
+the end is a weight only if a number follows the star, `?` begins options only if `key=` follows it, and `:` begins a
+split only as `:train` or `:train[...]`. A slice such as `train[:90%]` is TFDS's, and works for every kind. A tfds NAME
+may be a folder, or end in a version, `NAME:1.0.0`.
 """
 
 import difflib
@@ -21,11 +22,12 @@ from pathlib import Path
 from jaxtrain.config import ConfigError, Data, Dialogs
 from jaxtrain.worlds.tinytown import configs as tinytown
 
-KINDS = ("tinytown", "tfds", "hf", "jsonl", "store", "filtered")
-FILES = ("jsonl", "store", "filtered")  # kinds whose names are paths
+KINDS = ("tinytown", "tfds", "hf", "jsonl", "store", "preferences", "filtered")
+FILES = ("jsonl", "store", "preferences", "filtered")  # kinds whose names are paths
 OURS = ("field", "format")  # options of every kind; the others are the data set's own
 OPTIONS = {
-    "tfds": ("data_dir", *OURS), "hf": ("config", *OURS), "jsonl": OURS, "filtered": OURS, "store": ("model", *OURS),
+    "tfds": ("data_dir", *OURS), "hf": ("config", *OURS), "jsonl": OURS, "filtered": OURS, "preferences": OURS,
+    "store": ("model", *OURS),
 }  # fmt: skip
 METADATA = "metadata."  # an option of store for each key
 LEAST_BPE = 300  # 256 bytes, the special tokens, and some merges
@@ -129,7 +131,7 @@ def _cut_split(kind: str, rest: str) -> tuple[str, str]:
 
 
 def files(source: Source, flag: str = "data") -> list[Path]:
-    """The files of a jsonl or store source, sorted. Raises ConfigError where there are none, or one is not a file."""
+    """The files of a source whose name is a path, sorted. Raises ConfigError where there are none, or one is none."""
     name = os.path.expanduser(source.name)
     found = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
     if not found:
@@ -230,6 +232,7 @@ _CHECKS = {
     "tinytown": _check_tinytown,
     "jsonl": _check_files,
     "store": _check_files,
+    "preferences": _check_files,
     "filtered": _check_filtered,
     "hf": _check_hf,
     "tfds": _check_tfds,

@@ -30,20 +30,22 @@ def is_database(path: Path) -> bool:
         return file.read(len(_HEAD)) == _HEAD
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """A connection that reads a store. Raises ConfigError where it is none of ours."""
+def connect(
+    path: Path, kind: tuple[int, int] = (APPLICATION, SCHEMA), maker: str = "./launch/run serve"
+) -> sqlite3.Connection:
+    """A connection that reads a file of `kind`, (application, schema). Raises ConfigError where it is none."""
     try:
         found = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, timeout=30)
-        (kind,), (version,) = (
+        (application,), (version,) = (
             found.execute(f"PRAGMA {name}").fetchone() for name in ("application_id", "user_version")
         )
     except sqlite3.Error as error:
         raise ConfigError(f"{path}: cannot be read as a SQLite file ({error})") from error
-    if (kind, version) != (APPLICATION, SCHEMA):
+    if (application, version) != kind:
         found.close()
         raise ConfigError(
-            f"{path}: not a store of ./launch/run serve, of this version ({kind:#x}, {version}, "
-            f"not {APPLICATION:#x}, {SCHEMA}); name the file that its --store made, or an export"
+            f"{path}: not a store of {maker}, of this version ({application:#x}, {version}, "
+            f"not {kind[0]:#x}, {kind[1]}); name the file that its --store made, or an export"
         )
     return found
 

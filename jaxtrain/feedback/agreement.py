@@ -1,6 +1,8 @@
-"""How well scores agree with labels on comparisons, as numbers; NumPy alone."""
+"""How well scores agree with labels on comparisons, and people with one another, as numbers; NumPy alone."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -65,3 +67,31 @@ def _calibration_error(margin: np.ndarray) -> float:
     bins = np.minimum(((confidence - 0.5) * 2 * BINS).astype(int), BINS - 1)
     sums = [(confidence[bins == b].sum(), right[bins == b].sum()) for b in range(BINS)]
     return float(sum(abs(a - b) for a, b in sums) / max(1, len(margin)))
+
+
+def kappa(first: Sequence[str], second: Sequence[str]) -> float | None:
+    """Cohen's κ = (p_o − p_e)/(1 − p_e) of two annotators' labels of the same things (Cohen 1960).
+
+    p_o is the share of equal labels, p_e what it would be if each drew labels from their own frequencies. None where
+    there are no labels, or both gave one label to everything: chance alone would agree.
+    """
+    n = len(first)
+    if n != len(second):
+        raise ValueError(f"{n} labels of one annotator, {len(second)} of the other")
+    expected = sum(first.count(label) * second.count(label) for label in {*first}) / max(1, n * n)
+    if not n or expected == 1:
+        return None
+    observed = sum(a == b for a, b in zip(first, second, strict=True)) / n
+    return (observed - expected) / (1 - expected)
+
+
+def of_people(labels: Mapping[str, Mapping[Any, str]]) -> list[dict[str, Any]]:
+    """For each two annotators with things that both labelled: their names, how many, the share alike, and κ."""
+    found = []
+    for one, other in itertools.combinations(sorted(labels), 2):
+        both = [thing for thing in labels[one] if thing in labels[other]]
+        if both:
+            a, b = [labels[one][thing] for thing in both], [labels[other][thing] for thing in both]
+            alike = sum(x == y for x, y in zip(a, b, strict=True)) / len(both)
+            found.append({"who": (one, other), "count": len(both), "alike": alike, "kappa": kappa(a, b)})
+    return found

@@ -33,14 +33,15 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def run(
-    application: Starlette, sock: socket.socket, desk: Desk, drain: int, ready: Callable[[], None]
+    application: Starlette, sock: socket.socket, desk: Desk | None, drain: int, ready: Callable[[], None]
 ) -> None:
-    """Serves until SIGTERM or Ctrl-C; what is under way has `drain` seconds. Raises Failure if decoding fails."""
+    """Serves until SIGTERM or Ctrl-C; what is under way has `drain` seconds. Raises Failure if a desk fails."""
     settings = uvicorn.Config(
         application, log_level="warning", access_log=False, timeout_graceful_shutdown=drain, lifespan="on"
     )
     server = _Server(settings, ready)
-    desk.failed = lambda: setattr(server, "should_exit", True)
+    if desk is not None:
+        desk.failed = lambda: setattr(server, "should_exit", True)
     # uvicorn raises the signal again once it has ended: without these it would end the process before its time.
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -48,7 +49,7 @@ def run(
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if desk.failure is not None:
+    if desk is not None and desk.failure is not None:
         raise Failure(f"decoding failed: {type(desk.failure).__name__}: {desk.failure}") from desk.failure
 
 

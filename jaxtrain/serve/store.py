@@ -38,10 +38,10 @@ class Store:
 
     def __init__(self, path: Path):
         self.path = path
-        _create(path)
+        create(path, (_TABLE, _ORDER), store.APPLICATION, store.SCHEMA, store.connect)
         self._queue: queue.SimpleQueue[tuple[Callable[[sqlite3.Connection], Any], Future] | None]
         self._queue = queue.SimpleQueue()
-        self._reading, self._read = threading.Lock(), _opened(path)
+        self._reading, self._read = threading.Lock(), opened(path)
         self._writer = threading.Thread(target=self._write, name="store", daemon=True)
         self._writer.start()
 
@@ -124,7 +124,7 @@ class Store:
         return future
 
     def _write(self) -> None:
-        with contextlib.closing(_opened(self.path)) as db:
+        with contextlib.closing(opened(self.path)) as db:
             while (first := self._queue.get()) is not None:
                 batch = [first]
                 while len(batch) < _TOGETHER and not self._queue.empty():
@@ -151,23 +151,30 @@ def _written(db: sqlite3.Connection, batch: Sequence[tuple[Callable, Future]]) -
         future.set_result(result)
 
 
-def _opened(path: Path) -> sqlite3.Connection:
+def opened(path: Path) -> sqlite3.Connection:
+    """A connection that waits for other processes' writes; a transaction is the caller's to begin."""
     return sqlite3.connect(path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
 
 
-def _create(path: Path) -> None:
-    """Makes the file where there is none. Raises ConfigError where it is something else, or cannot be made."""
+def create(
+    path: Path,
+    tables: Sequence[str],
+    application: int,
+    schema: int,
+    connect: Callable[[Path], sqlite3.Connection],
+) -> None:
+    """Makes a --store where there is none. Raises ConfigError where it is something else, or cannot be made."""
     if path.exists() and path.stat().st_size:
-        store.connect(path).close()
+        connect(path).close()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.closing(_opened(path)) as db:
+        with contextlib.closing(opened(path)) as db:
             (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
             db.execute("BEGIN IMMEDIATE")
-            db.execute(_TABLE)
-            db.execute(_ORDER)
-            db.execute(f"PRAGMA application_id = {store.APPLICATION}")
-            db.execute(f"PRAGMA user_version = {store.SCHEMA}")
+            for table in tables:
+                db.execute(table)
+            db.execute(f"PRAGMA application_id = {application}")
+            db.execute(f"PRAGMA user_version = {schema}")
             db.execute("COMMIT")
     except (OSError, sqlite3.Error) as error:
         raise ConfigError(

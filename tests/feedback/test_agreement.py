@@ -91,3 +91,23 @@ def test_affine_normalises_each_member():
     np.testing.assert_allclose(rewards.var(1), 1, rtol=1e-6)
     with pytest.raises(ValueError, match="gives all reference completions one score"):
         agreement.affine(np.array([[1.0, 2.0], [3.0, 3.0]]))
+
+
+def test_kappa_of_two_annotators_by_hand():
+    first = ["a"] * 25 + ["b"] * 25
+    second = ["a"] * 20 + ["b"] * 5 + ["a"] * 10 + ["b"] * 15
+    assert agreement.kappa(first, second) == pytest.approx(0.4)  # p_o = .7, p_e = .5 · .6 + .5 · .4
+    assert agreement.kappa(["a", "b"], ["b", "a"]) == -1.0 and agreement.kappa(["a", "b"], ["a", "b"]) == 1.0
+    assert agreement.kappa([], []) is None and agreement.kappa(["a"], ["a"]) is None
+    with pytest.raises(ValueError, match="2 labels of one annotator, 1"):
+        agreement.kappa(["a", "b"], ["a"])
+
+
+def test_each_two_people_are_told_apart():
+    labels = {"cy": {1: "a", 2: "b"}, "ann": {1: "a", 2: "a", 3: "b"}, "bob": {3: "b"}, "dot": {9: "a"}}
+    found = agreement.of_people(labels)
+    assert [(one["who"], one["count"], one["alike"]) for one in found] == [
+        (("ann", "bob"), 1, 1.0),
+        (("ann", "cy"), 2, 0.5),
+    ]
+    assert found[0]["kappa"] is None and found[1]["kappa"] == 0.0

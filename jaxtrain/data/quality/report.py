@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxtrain.data import pages
 from jaxtrain.data.quality import pii, records
 from jaxtrain.data.quality.finding import Finding
 
@@ -188,15 +189,8 @@ def write(report: Mapping[str, Any], path: str | Path) -> None:
 
 @cache
 def _page() -> Any:
-    import jinja2
-
-    folder = Path(__file__).parent.parent / "templates"
-    env = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
-    env.filters |= {"count": lambda n: f"{n:,}", "share": share, "number": number}
-    return env.get_template("report.html.jinja")
+    file = Path(__file__).parent.parent / "templates" / "report.html.jinja"
+    return pages.template(file, {"count": lambda n: f"{n:,}", "share": share, "number": number})
 
 
 def share(value: float | None) -> str:

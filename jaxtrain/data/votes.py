@@ -1,0 +1,83 @@
+"""What people preferred: the database that ./launch/run collect_preferences keeps, and what training reads of it.
+
+A row is a vote. Of two responses it is `prompt`, `response_a`, `response_b`, `preferred` (a, b or tie) and `reason`, in
+the order in which they were shown; of more it is `prompt`, `completions`, `ranking` (1 is the best) and `reason`. With
+them stand `annotator`, `item`, `models` (what wrote each response), and `both_bad` where a tie is because none is good.
+"""
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from jaxtrain.data import cache, store
+
+APPLICATION = 0x6A747076  # SQLite's application_id of our files
+SCHEMA = 1  # user_version
+MADE_BY = "./launch/run collect_preferences"
+BOTH_BAD, SKIP, CHOSEN = "both_bad", "skip", "chosen"  # kinds of votes; a skip is none that training reads
+
+_VOTES = """
+SELECT number, prompt, responses, annotator, kind, shown, ranking, reason
+FROM votes JOIN items ON items.number = votes.item
+WHERE votes.undone IS NULL AND votes.kind != 'skip' ORDER BY votes.id
+"""
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection that reads votes. Raises ConfigError where the file has none."""
+    return store.connect(path, (APPLICATION, SCHEMA), MADE_BY)
+
+
+def rows(found: sqlite3.Connection) -> Iterator[dict[str, Any]]:
+    """The votes in the order in which they were given, as records that training reads."""
+    for number, prompt, responses, annotator, kind, shown, ranking, reason in found.execute(_VOTES):
+        order, ranks, written = json.loads(shown), json.loads(ranking), json.loads(responses)
+        texts, models = [written[i]["text"] for i in order], [written[i]["model"] for i in order]
+        ranks = [ranks[i] for i in order]
+        row = {"prompt": asked(json.loads(prompt))}
+        if len(texts) == 2:
+            a, b = ranks
+            preferred = "tie" if a == b else "a" if a < b else "b"
+            row |= {"response_a": texts[0], "response_b": texts[1], "preferred": preferred}
+        else:
+            row |= {"completions": texts, "ranking": ranks}
+        row |= {"reason": reason, "annotator": annotator, "item": number, "models": models}
+        yield row | ({"both_bad": True} if kind == BOTH_BAD else {})
+
+
+def asked(messages: list[dict[str, Any]]) -> Any:
+    """A prompt as records have it: text where it is one turn of a user's."""
+    alone = len(messages) == 1 and messages[0]["role"] == "user"
+    return messages[0]["content"] if alone else messages
+
+
+def as_lines(path: Path, cache_dir: Path) -> Path:
+    """A file of JSON lines with the votes of a database as they are now; any other file is itself."""
+    if not store.is_database(path):
+        return path
+    with closing(connect(path)) as found:
+        text = "".join(lines(found))
+    state = hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
+
+    def fill(work: Path) -> None:
+        (work / "votes.jsonl").write_text(text, encoding="utf-8")
+
+    return cache.build(cache_dir / "votes" / state, fill) / "votes.jsonl"
+
+
+def lines(found: sqlite3.Connection) -> Iterator[str]:
+    """The votes, a line of JSON each."""
+    return (json.dumps(row, ensure_ascii=False) + "\n" for row in rows(found))
+
+
+def export(path: Path, out: Path) -> int:
+    """Writes the votes as JSON lines; returns their number. The file has its name once it is whole."""
+    part = out.with_name(f"{out.name}.part")
+    with closing(connect(path)) as found, part.open("w", encoding="utf-8") as file:
+        count = sum(1 for line in lines(found) if file.write(line))
+    part.replace(out)
+    return count

@@ -1,0 +1,171 @@
+"""A headless Chromium, driven over its debugging pipe: real clicks, real keys, pictures. No package is needed."""
+
+import base64
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import time
+
+import pytest
+
+FOUND = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None
+)
+needed = pytest.mark.skipif(FOUND is None, reason="no Chromium here: apt-get install chromium")
+CODES = {"Enter": 13, "Escape": 27, "Backspace": 8, "Tab": 9}
+
+
+class Page:
+    """One tab."""
+
+    def __init__(self, send, session):
+        self._send, self._session = send, session
+        for domain in ("Page", "Runtime", "Log"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method, **params):
+        return self._send(method, params, self._session)
+
+    def go(self, url):
+        self.call("Page.navigate", url=url)
+        self.until("document.readyState == 'complete'")
+
+    def reload(self):
+        self.js("window.before = true")
+        self.call("Page.reload")
+        self.until("!window.before && document.readyState == 'complete'")
+
+    def js(self, text):
+        found = self.call("Runtime.evaluate", expression=text, returnByValue=True)
+        assert "exceptionDetails" not in found, found
+        return found["result"].get("value")
+
+    def until(self, text, seconds=10.0):
+        """Waits for an expression to be true."""
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            with contextlib.suppress(AssertionError):  # between two pages there is nothing to ask
+                if self.js(text):
+                    return
+            time.sleep(0.02)
+        raise AssertionError(f"never: {text}; the page: {self.text()[:600]}")
+
+    def text(self):
+        return self.js("document.body.innerText")
+
+    def click(self, selector):
+        """A press and a release of the mouse in the middle of what is visible of it."""
+        self.js(f"document.querySelector({selector!r}).scrollIntoView({{block: 'center'}})")
+        box = self.js(
+            f"r = document.querySelector({selector!r}).getBoundingClientRect(); [r.x + r.width / 2, r.y + r.height / 2]"
+        )
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
+
+    def key(self, key):
+        """A key pressed and let go."""
+        text = {"text": key} if len(key) == 1 else {"text": "\r"} if key == "Enter" else {}
+        code = CODES.get(key, ord(key.upper()) if len(key) == 1 else 0)
+        self.call("Input.dispatchKeyEvent", type="keyDown", key=key, windowsVirtualKeyCode=code, **text)
+        self.call("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=code)
+
+    def type(self, text):
+        for c in text:
+            self.key(c)
+
+    def look(self, width=1200, height=800, dark=False):
+        """The size of the window, and the colours that its owner likes."""
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 600,
+        )
+        scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+        self.call("Emulation.setEmulatedMedia", features=scheme)
+
+    def picture(self, path, whole=False):
+        found = self.call("Page.captureScreenshot", captureBeyondViewport=whole)
+        path.write_bytes(base64.b64decode(found["data"]))
+
+
+class Browser:
+    """Its process. Every page has its own cookies."""
+
+    def __init__(self, folder):
+        down, self._write = os.pipe()
+        self._read, up = os.pipe()
+        flags = [
+            "--headless=new", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu", "--no-first-run",
+            "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
+            f"--user-data-dir={folder}",
+        ]  # fmt: skip
+
+        def ends():
+            pair = os.dup(down), os.dup(up)  # 3 and 4 may be among them
+            os.dup2(pair[0], 3)
+            os.dup2(pair[1], 4)
+
+        self.process = subprocess.Popen(
+            [FOUND, *flags],
+            preexec_fn=ends,
+            close_fds=False,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(down)
+        os.close(up)
+        self._number, self._rest = 0, b""
+        self.events = []
+
+    def send(self, method, params, session=None):
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": params}
+        message |= {"sessionId": session} if session else {}
+        os.write(self._write, json.dumps(message).encode() + b"\0")
+        while True:
+            found = self._next()
+            if found.get("id") == self._number:
+                assert "error" not in found, (method, found["error"])
+                return found["result"]
+            self.events.append(found)
+
+    def _next(self):
+        while b"\0" not in self._rest:
+            piece = os.read(self._read, 1 << 16)
+            assert piece, "the browser ended"
+            self._rest += piece
+        line, _, self._rest = self._rest.partition(b"\0")
+        return json.loads(line)
+
+    def page(self):
+        context = self.send("Target.createBrowserContext", {})["browserContextId"]
+        target = self.send("Target.createTarget", {"url": "about:blank", "browserContextId": context})[
+            "targetId"
+        ]
+        session = self.send("Target.attachToTarget", {"targetId": target, "flatten": True})["sessionId"]
+        return Page(self.send, session)
+
+    def complaints(self):
+        """What the browser wrote to its consoles of errors: of a policy broken, of a script that fails."""
+        entries = [one["params"]["entry"] for one in self.events if one.get("method") == "Log.entryAdded"]
+        thrown = [one["params"] for one in self.events if one.get("method") == "Runtime.exceptionThrown"]
+        return [one["text"] for one in entries if one["level"] == "error"] + thrown
+
+    def close(self):
+        os.close(self._write)
+        os.close(self._read)
+        self.process.kill()
+        self.process.wait()
+
+
+@contextlib.contextmanager
+def opened(folder):
+    found = Browser(folder)
+    try:
+        yield found
+    finally:
+        found.close()

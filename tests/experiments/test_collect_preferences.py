@@ -1,0 +1,230 @@
+"""Preferences collected from people, by the command, and learnt from."""
+
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from experiments import collect_preferences, collecting
+from jaxtrain import flags as command_line
+from jaxtrain.config import ConfigError
+from jaxtrain.serve.ballots import Ballots
+from tests.experiments.conftest import ROOT, column, jsonl, quick
+from tests.serve.booths import Client, rows
+
+DRAW = ("--max_new=12", "--tries=6")
+
+
+def collect(town, *flags, monkeypatch=None, lines=()):
+    """Runs the command in this process, with what is typed."""
+    out = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, quick():
+        patch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+        patch.setattr(sys, "stdout", out)
+        patch.setattr(sys, "stderr", out)
+        collect_preferences.main(command_line.from_flags(collect_preferences.Collect, [*flags, town.cache]))
+    return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def answered(town):
+    """A store with answers of two annotators, given in the terminal."""
+    store = town / "votes.sqlite"
+    common = (
+        f"--model={town / 'sft'}",
+        "--prompt_count=16",
+        "--second=0.5",
+        f"--store={store}",
+        "--ui=terminal",
+        *DRAW,
+    )
+    said = collect(town, *common, "--annotator=ann", lines=["9", "1 it is clear", "s", "u", "4", *"2312" * 9])
+    again = collect(town, *common, "--annotator=bob", lines=["2", "q"])
+    more = collect(town, *common, "--annotator=bob", lines="1" * 40)
+    return store, said, again + more
+
+
+def test_answers_in_the_terminal_are_kept_and_gone_on_with(answered):
+    store, said, again = answered
+    assert "'9' is no answer" in said and "nothing is left for you" in said
+    found = rows(Ballots(store, 1))
+    assert (
+        found[0]["preferred"] == "a"
+        and found[0]["reason"] == "it is clear"
+        and found[0]["annotator"] == "ann"
+    )
+    assert found[1]["preferred"] == "tie" and found[1]["both_bad"] and found[1]["item"] != found[0]["item"]
+    assert {row["annotator"] for row in found} == {"ann", "bob"}
+    assert "ann and bob: kappa" in again and f"{len(found)} of {len(found)} answers" in again
+    assert all(row["response_a"].strip() and row["response_a"] != row["response_b"] for row in found)
+    assert len({row["item"] for row in found}) < len(found), "some are answered by two"
+
+
+@pytest.mark.parametrize("stage", ["reward", "dpo"])
+def test_training_reads_the_store_and_its_export_alike(town, answered, stage):
+    store, out = answered[0], town / f"{stage}.jsonl"
+    said = collect(town, f"--store={store}", f"--export={out}")
+    count = len(rows(Ballots(store, 1)))
+    assert f"{count} answers of {store} in {out}" in said
+    row = json.loads(out.read_text().splitlines()[0])
+    assert {"prompt", "response_a", "response_b", "preferred", "reason"} <= row.keys()
+    losses = []
+    for name, source in (("store", store), ("export", out)):
+        told = town.again(
+            stage,
+            f"{stage}-{name}",
+            "--steps=3",
+            "--eval_every=3",
+            "--eval_share=0.3",
+            data=f"preferences:{source}",
+        )
+        assert "format responses" in told
+        losses.append(column(town / f"{stage}-{name}", "loss"))
+    assert losses[0] == losses[1] and len(losses[0]) == 3
+
+
+def test_rankings_are_collected_and_learnt(town):
+    store = town / "ranked.sqlite"
+    said = collect(
+        town, f"--model={town / 'sft'}", "--prompt_count=6", "--responses=3", f"--store={store}", "--ui=terminal",
+        "--annotator=ann", "--reason=required", *DRAW, lines=["12", "31=2", "it is", *["213 so"] * 9],
+    )  # fmt: skip
+    found = rows(Ballots(store, 1))
+    assert "'12' is no answer" in said and found[0]["ranking"] == [2, 2, 1] and found[0]["reason"] == "it is"
+    told = town.again(
+        "reward",
+        "ranked",
+        "--steps=3",
+        "--loss=plackett_luce",
+        "--eval_share=0.3",
+        data=f"preferences:{store}",
+    )
+    assert "format ranked" in told and len(column(town / "ranked", "loss")) == 3
+
+
+def test_two_models_answer_each_prompt(town):
+    store = town / "two.sqlite"
+    models = f"{town / 'sft'},{town / 'sft'}@6"
+    said = collect(
+        town, f"--model={models}", "--prompt_count=24", f"--store={store}", "--ui=terminal", "--annotator=ann",
+        "--max_new=24", "--second=0", lines="1" * 24,
+    )  # fmt: skip
+    found = rows(Ballots(store, 1))
+    assert found and all(sorted(row["models"]) == sorted(models.split(",")) for row in found)
+    assert len({tuple(row["models"]) for row in found}) == 2, "in either order"
+    assert f"{len(found)} of {len(found)} answers" in said
+    left = 24 - len(found)
+    assert not left or "prompts left out: " in said
+
+
+def test_a_ranking_as_it_is_typed():
+    assert collecting.ranking("312", 3) == [2, 3, 1] and collecting.ranking("3=12", 3) == [1, 2, 1]
+    assert collecting.ranking("2=1=3", 3) == [1, 1, 1]
+    for wrong in ("", "12", "1123", "124", "=123", "1==23", "a"):
+        assert collecting.ranking(wrong, 3) is None
+
+
+def test_a_model_s_text_does_nothing_to_the_terminal():
+    assert collecting.printable("a\x1b[2Jb\r\nc\u202e") == "a\\x1b[2Jb\\x0d\nc\\x202e"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ((), "--model: name what answers"),
+        (("--model=nowhere",), "--model=nowhere"),
+        (("--model={sft}", "--temperature=0"), "would all be alike"),
+        (("--model={sft}", "--responses=10"), "at most 9"),
+        (("--model={sft},{sft}@6", "--responses=3"), "each of several models gives one"),
+        (("--model={sft}", "--annotator=x"), "acts only with --ui=terminal"),
+        (("--model={sft}", "--host=0.0.0.0"), "it needs a key"),
+        (("--model={sft}", "--data={words}", "--ui=terminal"), "have the fields words; known formats"),
+        (("--model={sft}", "--data=tinytown:nowhere", "--ui=terminal"), "--data=tinytown:nowhere"),
+        (("--model={sft}", "--store={text}", "--ui=terminal"), "cannot be read as a SQLite file"),
+        (
+            ("--model={sft}", "--max_new=1", "--prompt_count=2", "--ui=terminal"),
+            "of no prompt are there responses",
+        ),
+        (("--export={text}.jsonl", "--store={text}.none"), "no such file"),
+    ],
+)
+def test_what_cannot_be_is_told(town, tmp_path, monkeypatch, flags, words):
+    monkeypatch.delenv("JAXTRAIN_API_KEY", raising=False)
+    (tmp_path / "text").write_text("no store " * 50)
+    there = {
+        "sft": town / "sft",
+        "text": tmp_path / "text",
+        "words": jsonl(tmp_path / "w.jsonl", [{"words": "x"}]),
+    }
+    made = [f"--store={tmp_path / 's'}", "--port=0", *(flag.format(**there) for flag in flags)]
+    with pytest.raises(ConfigError, match=words):
+        collect(town, *made)
+
+
+def test_a_store_of_another_command_is_refused_with_what_differs(town, answered):
+    with pytest.raises(ConfigError, match=r"is of another command(.|\n)*--prompt_count: 16 -> 17"):
+        collect(
+            town, f"--model={town / 'sft'}", "--prompt_count=17", "--second=0.5", f"--store={answered[0]}",
+            "--ui=terminal", *DRAW,
+        )  # fmt: skip
+
+
+def test_a_port_that_is_taken_is_told_before_anything_is_drawn(town, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"--port={port}: Address already in use"):
+            collect(town, f"--model={town / 'sft'}", f"--port={port}", f"--store={tmp_path / 's'}")
+    assert not (tmp_path / "s").exists()
+
+
+def start(town, store, *flags):
+    """The command as a process, and the port of its page."""
+    made = {"PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
+    made |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "DISPLAY": "", "WAYLAND_DISPLAY": ""}
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "experiments.collect_preferences",
+        f"--model={town / 'sft'}",
+        town.cache,
+    ]
+    process = subprocess.Popen(
+        [*command, f"--store={store}", "--port=0", "--prompt_count=8", *DRAW, *flags],
+        env={**os.environ, **made}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
+    )  # fmt: skip
+    for line in process.stdout:
+        if line.startswith("asking at "):
+            return process, int(line.split(":")[2].split("/")[0])
+    raise AssertionError(process.stderr.read())
+
+
+def test_kill_9_loses_no_answer_and_the_same_command_goes_on(town, tmp_path):
+    process, port = start(town, tmp_path / "s")
+    with process:
+        assert process.stdout.readline().startswith("no browser here: open that address")
+        ann = Client(port, "ann")
+        assert ann.vote("first", reason="kept")[0] == 303
+        held, token, cookie = ann.item(), ann.token(), ann.cookie
+        process.kill()
+        process.communicate(timeout=30)
+    before = rows(Ballots(tmp_path / "s", 1))
+    assert [row["reason"] for row in before] == ["kept"]
+    process, port = start(town, tmp_path / "s", "--nobrowser")
+    with process:
+        ann = Client(port)
+        ann.cookie = cookie
+        body = f"item={held}&choice=second&token={token}"
+        assert ann.ask("POST", "/vote", body)[0] == 303, "a page that was open goes on"
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=30)
+        assert process.returncode == 0 and "2 of" in out, out + err
+    after = rows(Ballots(tmp_path / "s", 1))
+    assert after[0] == before[0] and [row["preferred"] for row in after] == ["a", "b"]
