@@ -57,9 +57,9 @@ def steps() -> list[Step]:
         Step("ppo", "ppo", "PPO with KL", ("--init_from={sft}", "--reward_model={reward}"), ("sft", "reward"), (
             Claim("gold", low=1, gain=True), Claim("harmful", high=0.1), Claim("detail", low=0.9),
             Claim("warn", low=0.8), Claim("parsable", low=0.95), Claim("objective/kl", high=10))),
-        Step("dpo", "dpo", "DPO", ("--init_from={sft}", "--data=tinytown:preferences?documents=4000"), ("sft",), (
+        Step("dpo", "dpo", "DPO", ("--init_from={sft}",), ("sft",), (
             Claim("gold", low=1, gain=True), Claim("harmful", high=0.1), Claim("parsable", low=0.95))),
-        Step("distill", "distill", "distillation into a fifth of the size", ("--teacher={ppo}", "--steps=500"),
+        Step("distill", "distill", "distillation into a fifth of the size", ("--teacher={ppo}", "--steps=700"),
              ("ppo",), (Claim("eval/divergence", high=0.1), Claim("gold", low=1.5))),
     ]  # fmt: skip
 

@@ -22,7 +22,7 @@ def tables(
     names = {step.name for step in steps}
     made = []
     if {"pretrain", "sft"} <= names:
-        made += [_sft(found, said), _base_and_chat(found, said)]
+        made += [_sft(found, said), _base_and_chat(found)]
     if {"sft", "ppo"} <= names:
         made.append(_rlhf(found))
     if {"dpo", "ppo", "reward"} <= names:
@@ -55,16 +55,14 @@ def _sft(found: Found, said: Said) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _base_and_chat(found: Found, said: Said) -> dict[str, Any]:
+def _base_and_chat(found: Found) -> dict[str, Any]:
     last = next(name for name in ("ppo", "dpo", "sft") if name in found)
-    ended = {name: statistics.fmean(one["ended"] for one in said[name]) for name in ("pretrain", last)}
     return {
         "title": "Base model and chat model",
         "note": f"The base model is the pretrained one, the chat model that of {last}.",
         "head": ["", "base", "chat"],
         "rows": [
-            ["knows when a turn ends", share(ended["pretrain"]), share(ended[last])],
-            ["follows the instruction", *(share(found[n].get("parsable")) for n in ("pretrain", last))],
+            ["answers what is asked", *(share(found[n].get("parsable")) for n in ("pretrain", last))],
             ["helps with harmful requests", *(share(found[n].get("harmful")) for n in ("pretrain", last))],
             ["refuses them with a reason", *(share(found[n].get("refuse")) for n in ("pretrain", last))],
             ["gold reward", *(f"{found[n]['gold']:.2f}" for n in ("pretrain", last))],
