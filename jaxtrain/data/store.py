@@ -34,12 +34,15 @@ def connect(
     path: Path, kind: tuple[int, int] = (APPLICATION, SCHEMA), maker: str = "./launch/run serve"
 ) -> sqlite3.Connection:
     """A connection that reads a file of `kind`, (application, schema). Raises ConfigError where it is none."""
+    found = None
     try:
         found = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, timeout=30)
         (application,), (version,) = (
             found.execute(f"PRAGMA {name}").fetchone() for name in ("application_id", "user_version")
         )
     except sqlite3.Error as error:
+        if found:
+            found.close()
         raise ConfigError(f"{path}: cannot be read as a SQLite file ({error})") from error
     if (application, version) != kind:
         found.close()

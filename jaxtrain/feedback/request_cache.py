@@ -32,8 +32,12 @@ class RequestCache:
         with self._explained():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=_WAIT, check_same_thread=False, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute(_TABLE)
+            try:
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute(_TABLE)
+            except sqlite3.Error:
+                self._db.close()
+                raise
 
     def get(self, key: str) -> Any | None:
         with self._lock, self._explained():

@@ -76,8 +76,8 @@ def test_collect_with_store_then_train_on_it(town, server):
     )
     assert "format stored" in said and f"{27 - ended} choices that were cut off" in said
     assert "9 completions without model=sft, metadata.use=train left out" in said
-    losses = column(town / "learnt", "loss")
-    assert len(losses) == 4 and losses[-1] < losses[0]
+    losses, held_out = column(town / "learnt", "loss"), column(town / "learnt", "eval/loss")
+    assert len(losses) == 4 and held_out[-1] < held_out[0]
     out = town / "export.jsonl"
     assert f"18 completions of {town / 'store.sqlite'}" in call(
         "serve", f"--store={town / 'store.sqlite'}", f"--export={out}"

@@ -214,7 +214,8 @@ def test_the_cache_is_for_threads_and_survives_what_is_no_database(tmp_path):
     assert [other.get(str(i))["i"] for i in range(200)] == list(range(200)) and other.get("200") is None
     made.close()
     other.close()
-    assert sqlite3.connect(path).execute("SELECT count(*) FROM answers").fetchone() == (200,)
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT count(*) FROM answers").fetchone() == (200,)
     (tmp_path / "bad.sqlite").write_text("no database " * 100)
     with pytest.raises(Failure, match=r"bad\.sqlite cannot be used .*move the file away"):
         RequestCache(tmp_path / "bad.sqlite")

@@ -1,5 +1,6 @@
 """The store of people's answers: who is asked what, nothing twice, nothing lost."""
 
+import contextlib
 import sqlite3
 import threading
 
@@ -107,7 +108,8 @@ def test_undo_shows_the_prompt_again_and_keeps_the_answer_in_the_file(tmp_path):
     assert again == first._replace(reason="because") and rows(ballots) == []
     give(ballots, "ann", (2, 1))
     assert [row["preferred"] for row in rows(ballots)] == ["b"]
-    assert sqlite3.connect(ballots.path).execute("SELECT count(*) FROM votes").fetchone() == (3,)
+    with contextlib.closing(sqlite3.connect(ballots.path)) as db:
+        assert db.execute("SELECT count(*) FROM votes").fetchone() == (3,)
 
 
 def test_what_was_skipped_comes_again(tmp_path):
