@@ -1,4 +1,4 @@
-"""The first phase of ./launch/run constitutional: answers, critiques, revisions, and the data set that SL-CAI learns."""
+"""The first phase of ./launch/run constitutional: answers, critiques, revisions, and the data that SL-CAI learns."""
 
 import collections
 import dataclasses

@@ -1,7 +1,7 @@
 """A constitution: principles with their requests, examples, and the page that a model reads them on, from a data file.
 
 Ours is a JSON object with `name`, `principles`, and where the page is not the paper's `format`; the files of
-Constitutional AI's authors (arXiv:2212.08073, github.com/anthropics/ConstitutionalHarmlessnessPaper, prompts/) load too.
+the authors of Constitutional AI (arXiv:2212.08073, github.com/anthropics/ConstitutionalHarmlessnessPaper) load too.
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
 """Critiques and revisions of a model's answers under principles drawn anew each round (arXiv:2212.08073, section 3).
 
-A unit is a prompt. What it brings depends on the settings, its number and the seed alone, so that work that stops goes on
-with the same rows. A critique or revision that is empty, cut or no page's answer is kept apart with its reason, and the
-next round starts from the answer before it.
+A unit is a prompt. What it brings depends on the settings, its number and the seed alone, so that work that stops goes
+on with the same rows. A critique or revision that is empty, cut or no page's answer is kept apart with its reason, and
+the next round starts from the answer before it.
 """
 
 import re
@@ -67,7 +67,7 @@ def answers(how: Recipe, asked: Sequence[tuple[Message, ...]], units: Sequence[i
 def revised(
     how: Recipe, asked: Sequence[tuple[Message, ...]], units: Sequence[int]
 ) -> list[list[dict[str, Any]]]:
-    """The rows of each prompt: round 0, its answer, then a row a round. A `fault` says why a row is not for training."""
+    """The rows of each prompt: round 0, its answer, then a row a round. A `fault` says why a row is not learnt."""
     found: list[list[dict[str, Any]]] = []
     now: dict[int, str] = {}  # place -> the answer that the next round starts from
     for place, (unit, reply) in enumerate(zip(units, answers(how, asked, units), strict=True)):
