@@ -9,7 +9,10 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["jaxtrain", "jaxtrain.*", "experiments", "experiments.*"]),
-    package_data={"experiments": ["recipes/*.flags"], "jaxtrain.data": ["templates/*.jinja"]},
+    package_data={
+        "experiments": ["recipes/*.flags", "constitutions/*.json"],
+        "jaxtrain.data": ["templates/*.jinja"],
+    },
     # Tested on 3.11, 3.12 and 3.13. The newest jax for 3.11 is 0.10, the newest flax 0.12.8.
     python_requires=">=3.11",
     install_requires=[

@@ -53,6 +53,7 @@ class Revising(config.Group):
     critique: bool = config.arg(True, "Revise after a critique; false asks for the revision directly")
     keep: str = config.arg("all", "Revisions that are learnt: of all rounds, or each prompt's last",
         choices=("all", "last"))
+    grammar: bool = config.arg(True, "Of Tinytown's prompts a revision outside the world's grammar is unparsable")
     helpful: str = config.arg("auto", "Prompts whose answers by --init_from are learnt as they are. auto: Tinytown's "
         "harmless ones where --data is Tinytown's; -: none")
     helpful_samples: int = config.arg(2, "Answers to each of them", low=1)
@@ -60,7 +61,7 @@ class Revising(config.Group):
 
     def helpful_of(self, data: str) -> str:
         if self.helpful == "auto":
-            return "tinytown:prompts?family=help" if data.startswith("tinytown:") else ""
+            return "tinytown:prompts?family=help&documents=512" if data.startswith("tinytown:") else ""
         return "" if self.helpful == "-" else self.helpful
 
 
@@ -90,7 +91,7 @@ class Training(config.Group):
         "AI's of harmlessness. auto: 4,000 of Tinytown's where --data is Tinytown's; -: none", live=True)
     rl: str = config.arg("ppo", "What learns from the comparisons: ppo from the reward model, dpo without one",
         choices=("ppo", "dpo"), live=True)
-    sft_flags: str = config.arg("--steps=200", "Further flags of ./launch/run sft", live=True)
+    sft_flags: str = config.arg("--steps=150", "Further flags of ./launch/run sft", live=True)
     reward_flags: str = config.arg("--steps=190 --soft_labels", "Further flags of ./launch/run reward", live=True)
     rl_flags: str = config.arg("", "Further flags of ./launch/run ppo or dpo, such as --data and --steps", live=True)
     # fmt: on

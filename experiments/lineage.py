@@ -27,10 +27,11 @@ from experiments import (
 )
 from experiments.constitutional import Constitutional
 from jaxtrain import config, flags
-from jaxtrain.config import ConfigError
+from jaxtrain.config import ConfigError, Failure
 from jaxtrain.feedback import audit, revise
 from jaxtrain.feedback.asking import Ask, seed_of
 from jaxtrain.feedback.constitution import Constitution
+from jaxtrain.train import workdir
 
 HELD_OUT = {"red-team": "tinytown:redteam:test", "harmless": "tinytown:prompts:test?family=help"}
 _MEASURED = 40  # what a seed is for
@@ -71,10 +72,14 @@ def stage(cfg: Constitutional, name: str, folder: str, more: str, **given: objec
     said = [f"--{key}={value}" for key, value in values.items()] + shlex.split(more)
     critics.note([("stage", shlex.join(["./launch/run", name, *said]))])
     try:
-        main(flags.from_flags(made, said))
+        asked = flags.from_flags(made, said)
+        main(asked)
     except ConfigError as error:
         error.add_note(f"in {name} of --phase=all; its flags are {shlex.join(said)}")
         raise
+    done = workdir.newest_step(path) or 0
+    if done < asked.run.steps:
+        raise Failure(f"{path}: {name} stopped at step {done} of {asked.run.steps}; the same command goes on")
     return path
 
 

@@ -10,10 +10,14 @@ from experiments.constitutional import Asked, Constitutional, Critic, Revising
 from experiments.critics import Models
 from jaxtrain import config
 from jaxtrain.config import Failure
+from jaxtrain.data.formats import Message
 from jaxtrain.feedback import revise
 from jaxtrain.feedback.asking import Ask, seed_of
 from jaxtrain.feedback.constitution import Constitution
+from jaxtrain.feedback.rewards import question
 from jaxtrain.feedback.synthesize import Given
+from jaxtrain.worlds.tinytown.answers import parse_answer
+from jaxtrain.worlds.tinytown.prompts import parse_prompt
 
 _HELPFUL = 20  # what a seed is for
 
@@ -51,8 +55,9 @@ def _make(cfg: Constitutional, models: Models, folder: Path, part: Part, made_by
     source = how.helpful_of(asked.data)
     helpful = making.read(source, "helpful", cfg.machine.cache_dir, 0) if source else []
     recipe = revise.Recipe(
-        models.speaker, models.critic, asked.seed, how.rounds, how.critique, asked.temperature, asked.max_new
-    )
+        models.speaker, models.critic, asked.seed, how.rounds, how.critique, asked.temperature, asked.max_new,
+        _in_language if how.grammar else lambda messages, text: True,
+    )  # fmt: skip
     critics.note(
         [
             ("models", f"{models.speaker.name} answers, {models.critic.model.name} revises"),
@@ -102,6 +107,12 @@ def _make(cfg: Constitutional, models: Models, folder: Path, part: Part, made_by
     critics.finish(folder, part, made_by, files, **counts)
     said = ", ".join(f"{n:,} {name}" for name, n in sorted(counts["faults"].items())) or "nothing"
     critics.note([("rows", f"{len(learnt):,} in {folder / 'revisions.jsonl'}"), ("left out", said)])
+
+
+def _in_language(messages: tuple[Message, ...], text: str) -> bool:
+    """Whether the world's grammar has this answer, right or wrong, to a prompt of the world; others are not asked."""
+    known = parse_prompt(question(messages))
+    return known is None or parse_answer(known, text) is not None
 
 
 def _answered(

@@ -75,6 +75,8 @@ def rounds(rows: Sequence[Row]) -> list[dict[str, Any]]:
                 "fault" not in row and row["revision"] != row.get("before", row["revision"]) for row in here
             ),
         }
+        if number and here:
+            line["parsable_asked"] = 1 - line["faults"] / len(here)
         if world and there:
             line |= answers([row["prompt"] for row in there], [row["revision"] for row in there])
         told.append(line)

@@ -199,7 +199,7 @@ def bias(found: Sequence[Sequence[float]]) -> dict[str, float]:
     if not found:
         return {}
     _, told = both_orders([tuple(one) for one in found], soft=True)
-    verdicts = [p > 0.5 for one in found for p in one]
+    verdicts = [1.0 if p > 0.5 else 0.5 * (p == 0.5) for one in found for p in one]
     return told | {"letter_a": sum(verdicts) / len(verdicts)}
 
 

@@ -39,6 +39,9 @@ class Recipe(NamedTuple):
     critique: bool = True  # revisions follow a critique; else they are asked for directly
     temperature: float = 1.0  # of the answers
     max_new: int = 256
+    legal: Callable[[tuple[Message, ...], str], bool] = lambda messages, text: (
+        True
+    )  # whether a revision can be read
 
 
 def drawn(principles: Sequence[Principle], *parts: int) -> Principle:
@@ -114,6 +117,9 @@ def _round(
         _asked(how, rows, parts, "critique", "Critique", _CRITIQUE, form.critique, form.critique_pattern)
     page = form.revision if how.critique else form.direct
     _asked(how, rows, parts, "revision", "Revision", _REVISION, page, form.revision_pattern)
+    for messages, row in zip(asked, rows, strict=True):
+        if "fault" not in row and not how.legal(messages, row["revision"]):
+            row["fault"] = "revision unparsable"
     return rows
 
 
