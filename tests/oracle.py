@@ -9,7 +9,7 @@ from jaxtrain.worlds.tinytown.constitution import PRINCIPLES, critique_revise, v
 from jaxtrain.worlds.tinytown.draws import Draws, stream
 from jaxtrain.worlds.tinytown.prompts import parse_prompt, space
 
-_PAGE = re.compile(r"Human: (?P<prompt>.*)\nAI: (?P<response>.*)\nCritic: (?P<rest>.*)", re.DOTALL)
+_PAGE = re.compile(r"Human: (?P<prompt>[^\n]*)\nAI: ?(?P<response>.*?)\nCritic: (?P<rest>.*)", re.DOTALL)
 _CHOICE = re.compile(
     r"Human: (?P<prompt>.*)\n(?P<question>.*)\n\(A\) (?P<a>.*)\n\(B\) (?P<b>.*)\n(?:Critic:.*\n)?The answer is: \("
 )
