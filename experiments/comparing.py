@@ -15,7 +15,7 @@ from jaxtrain.feedback.asking import Ask, seed_of
 from jaxtrain.feedback.constitution import Constitution
 from jaxtrain.worlds.tinytown.prompts import parse_prompt
 
-SEEN = 64  # pairs after which a critic that names one letter is stopped
+SEEN, FEWEST = 64, 8  # pairs after which a critic that names one letter is stopped, midway and at the end
 _SAMPLES = 30  # what a seed is for
 
 
@@ -95,10 +95,14 @@ def _make(cfg: Constitutional, models: Models, folder: Path, part: Part, made_by
             rows.append(row | _truth(row))
         return rows
 
-    def check(rows: list[dict[str, Any]]) -> None:
+    def check(rows: list[dict[str, Any]], done: bool) -> None:
         seen = [row["p_orders"] for row in rows if "fault" not in row]
         told = compare.bias(seen)
-        if len(seen) >= SEEN and compare.one_sided(told) and not how.allow_position_bias:
+        if (
+            len(seen) >= (FEWEST if done else SEEN)
+            and compare.one_sided(told)
+            and not how.allow_position_bias
+        ):
             named = "A" if told["letter_a"] > 0.5 else "B"
             share = max(told["letter_a"], 1 - told["letter_a"])
             raise ConfigError(

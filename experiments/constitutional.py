@@ -98,7 +98,11 @@ class Training(config.Group):
 
     def human_of(self, data: str) -> str:
         if self.human == "auto":
-            return "tinytown:preferences?family=help&documents=4000&balk=.15" if data.startswith("tinytown:") else ""
+            return (
+                "tinytown:preferences?family=help&documents=4000&balk=.15"
+                if data.startswith("tinytown:")
+                else ""
+            )
         return "" if self.human == "-" else self.human
 
     def check(self):

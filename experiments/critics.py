@@ -59,11 +59,12 @@ def kept(
     total: int,
     title: str,
     make: Callable[[range], Sequence[Mapping[str, Any]]],
-    check: Callable[[list[dict[str, Any]]], None] = lambda rows: None,
+    check: Callable[[list[dict[str, Any]], bool], None] = lambda rows, done: None,
 ) -> list[dict[str, Any]]:
     """The rows of units 0..total-1 in order, made in batches; those of an earlier process are taken as they are.
 
-    `part` is the share of the config that decides them, `made_by` names what else does. `check` sees all rows so far.
+    `part` is the share of the config that decides them, `made_by` names what else does. `check` sees all rows so far,
+    and whether they are all.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.closing(journal.Journal(folder / "part.jsonl", part)) as held:
@@ -84,8 +85,8 @@ def kept(
                 rows += new
                 first = units.stop
                 advance(len(units))
-                check(rows)
-    check(rows)
+                check(rows, first == total)
+    check(rows, True)
     return rows
 
 

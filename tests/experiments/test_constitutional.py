@@ -65,23 +65,29 @@ def revised(town):
     """The revise phase with an endpoint that knows the truth."""
     folder = town / "cai"
     with reader() as remote:
-        printed = asked(town, folder, f"--critic={remote.url}", "--use_cache=false", "--seed=1")
-        return folder, printed, remote.url
+        critic = f"{remote.url}?model=m"
+        data = "--data=tinytown:prompts?documents=40"  # a tiny model's answers are wrong, seldom harmful
+        flags = (data, f"--critic={critic}", "--use_cache=false", "--seed=1")
+        return folder, asked(town, folder, *flags), flags
 
 
 def test_every_round_is_kept_with_where_it_comes_from(town, revised):
-    folder, printed, url = revised
+    folder, printed, flags = revised
     rounds, learnt = read(folder / "revise" / "rounds.jsonl"), read(folder / "revise" / "revisions.jsonl")
     audit = json.loads((folder / "audit.json").read_text())
     names = {one["id"] for one in audit["constitution"]["principles"]}
-    chains = [[row for row in rounds if row["unit"] == unit] for unit in range(20)]
-    assert len(names) == 16 and sum(len(chain) == 3 for chain in chains) > 10
+    chains = [[row for row in rounds if row["unit"] == unit] for unit in range(40)]
+    assert len(names) == 16 and sum(len(chain) == 3 for chain in chains) > 20
     for chain in chains:  # an answer that is cut is not revised
         assert [row["round"] for row in chain] == ([0] if "fault" in chain[0] else [0, 1, 2])
     for row in rounds:
         assert row["model"].startswith(f"{town / 'sft'}@") and row["seed"] == 1
         if row["round"]:
-            assert row["critic"] == f"{url}?model=m" and row["principle"] in names and row["before"]
+            assert (
+                row["critic"] == flags[1].removeprefix("--critic=")
+                and row["principle"] in names
+                and row["before"]
+            )
     made = {(row["prompt"], row["round"]): row for row in rounds}
     ours = [row for row in learnt if row["kind"] == "revision"]
     faulty = sum("fault" in row for row in rounds)
@@ -90,7 +96,6 @@ def test_every_round_is_kept_with_where_it_comes_from(town, revised):
         origin = made[row["prompt"], row["round"]]
         assert (row["principle"], row["critique"]) == (origin["principle"], origin["critique"])
         assert row["completion"] == origin["revision"] and judge(row["prompt"], row["completion"]).parsable
-    assert all("will not" in row["completion"] for row in ours if row["principle"].startswith("harm"))
     assert sum(audit["faults"].values()) >= faulty and len(audit["rounds"]) == 3
     assert (folder / "audit.html").read_text().startswith("<!doctype html>")
     assert not (folder / "revise" / "part.jsonl").exists() and "harmful" in printed
@@ -104,9 +109,12 @@ def test_the_rows_are_read_by_sft(town, revised):
 
 
 def test_a_finished_phase_is_not_done_again_and_another_command_is_refused(town, revised):
-    folder, _, url = revised
+    folder, _, flags = revised
+    before = (folder / "revise" / "revisions.jsonl").read_bytes()
+    assert "they are there" in asked(town, folder, *flags)  # though the endpoint is gone
+    assert (folder / "revise" / "revisions.jsonl").read_bytes() == before
     with pytest.raises(ConfigError, match=r"revise is of another command.*\n.*--rounds: 2 -> 3"):
-        asked(town, folder, f"--critic={url}?model=m", "--rounds=3", "--seed=1", f"--critic={url}?model=m")
+        asked(town, folder, *flags, "--rounds=3")
 
 
 def test_a_killed_command_goes_on_with_the_same_rows(town, tmp_path, monkeypatch):
