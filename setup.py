@@ -10,7 +10,7 @@ setup(
     license_files=["LICENSE"],
     packages=find_packages(include=["jaxtrain", "jaxtrain.*", "experiments", "experiments.*"]),
     package_data={
-        "experiments": ["recipes/*.flags", "pages/*.jinja"],
+        "experiments": ["recipes/*.flags", "pages/*.jinja", "constitutions/*.json"],
         "jaxtrain.data": ["templates/*.jinja"],
         "jaxtrain.serve": ["pages/*"],
     },

@@ -67,21 +67,25 @@ def run(cfg: Synthesize, out: Path) -> None:
 def _given(cfg: Synthesize) -> tuple[Given, ...]:
     """The distinct conversations of --source: of a source without a split its train split."""
     wanted = cfg.wanted
-    return tuple(_read(wanted.source, "source", cfg, wanted.source_count)) if wanted.source else ()
+    cache = cfg.machine.cache_dir
+    return tuple(read(wanted.source, "source", cache, wanted.source_count)) if wanted.source else ()
 
 
 def _examples(cfg: Synthesize) -> tuple[str, ...]:
     wanted = cfg.wanted
     if not wanted.examples:
         return ()
-    found = [rewards.question(one.messages) for one in _read(wanted.examples, "examples", cfg, 0)]
+    found = [
+        rewards.question(one.messages) for one in read(wanted.examples, "examples", cfg.machine.cache_dir, 0)
+    ]
     if wanted.shots > len(found):
         raise ConfigError(f"--shots={wanted.shots}: --examples has {len(found)} questions")
     return tuple(found)
 
 
-def _read(text: str, flag: str, cfg: Synthesize, limit: int) -> list[Given]:
-    reading = config.Dialogs(eval_data=text, cache_dir=cfg.machine.cache_dir)  # so that nothing is held out
+def read(text: str, flag: str, cache_dir: str, limit: int) -> list[Given]:
+    """The distinct conversations of sources up to where an answer is wanted, `limit` of them at most, 0 is all."""
+    reading = config.Dialogs(eval_data=text, cache_dir=cache_dir)  # so that nothing is held out
     found: dict[str, Given] = {}
     spec.check_sources(text, reading, flag)
     for source in spec.parse(text, flag):

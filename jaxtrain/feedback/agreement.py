@@ -38,9 +38,14 @@ def report(
 
 
 def against_gold(scores: np.ndarray, gold: np.ndarray, groups: Sequence[str] = ()) -> dict[str, float]:
-    """Share of pairs f32[R, 2] that the scores order as the gold rewards do, overall and by group; no gold ties."""
+    """Share of pairs f32[R, 2] that the scores order as the gold rewards do, overall and by group; no gold ties.
+
+    Empty where all of them are ties.
+    """
     difference = gold[:, 0] - gold[:, 1]
     decided = difference != 0
+    if not decided.any():
+        return {}
     right = np.sign(scores[:, 0] - scores[:, 1]) == np.sign(difference)
     found = {"gold_accuracy": float(right[decided].mean())}
     for name in sorted(set(groups)):

@@ -74,6 +74,10 @@ def test_groups_and_rankings_with_absent_alternatives():
     assert found["length_correlation"] == pytest.approx(there)
 
 
+def test_gold_rewards_that_are_all_alike_say_nothing_of_scores():
+    assert agreement.against_gold(np.zeros((3, 2)), np.ones((3, 2)), ["a"] * 3) == {}
+
+
 def test_against_gold():
     scores = np.array([[1.0, 0.0], [0.0, 1.0], [2.0, 2.0], [5.0, 1.0]])
     gold = np.array([[2.0, -1.0], [2.0, -1.0], [1.0, 0.0], [1.0, 1.0]])

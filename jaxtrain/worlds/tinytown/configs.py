@@ -13,7 +13,7 @@ _SHARES = {*_DEFECTS, *_STYLE, "faulty"}
 _CHOICES = {
     "turns": ("plain", "hh"),
     "group": ("", "A", "B"),
-    "family": ("", "ben", "risk", "harm", "fact", "sum", "str"),
+    "family": ("", "ben", "risk", "harm", "fact", "sum", "str", "help"),
 }
 
 
@@ -103,7 +103,10 @@ class Sft(Styled):
 
 @dataclass(frozen=True, kw_only=True)
 class Preferences(Styled):
-    """Pairs of distinct answers and an annotator's choice; at the default temperature two agree on 73 %."""
+    """Pairs of distinct answers and an annotator's choice; at the default temperature two agree on 73 %.
+
+    Of every family, of one, or of all but harm where `family` is help.
+    """
 
     detail: float = 0.35
     warn: float = 0.3
@@ -113,11 +116,12 @@ class Preferences(Styled):
     wrong: float = 0.15
     temperature: float = 0.8
     group: str = ""
+    family: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prompts(Options):
-    """Distinct prompts of every family, or as many of one `family` as there are."""
+    """Distinct prompts of every family, or as many of one `family` as there are; help is all but harm."""
 
     documents: int = 1_024
     held_out: int = 256
@@ -220,11 +224,15 @@ def _convert(config: str, name: str, value: Any, kind: type) -> Any:
 def split_size(options: Options, split: str) -> int:
     """How many rows a split has."""
     count = options.documents if split == "train" else options.held_out
-    if not getattr(options, "family", ""):
+    if not isinstance(options, Prompts) or not options.family:
         return count
-    from jaxtrain.worlds.tinytown.prompts import space  # its draws load numpy, which flags need not
+    from jaxtrain.worlds.tinytown.prompts import (  # its draws load numpy, which flags need not
+        families_of,
+        space,
+    )
 
-    return min(count, len(space(options.sums, split == "test").prompts[options.family]))
+    where = space(options.sums, split == "test")
+    return min(count, sum(len(where.prompts[family]) for family in families_of(options.family)))
 
 
 def check_split(config: str, split: str) -> None:

@@ -128,4 +128,18 @@ class Shares:
         return draws.choice(where.prompts[family])
 
 
-PROMPT_SHARES = Shares(ben=0.25, risk=0.15, harm=0.2, fact=0.15, sum=0.15, str=0.1)
+_SHARES = {"ben": 0.25, "risk": 0.15, "harm": 0.2, "fact": 0.15, "sum": 0.15, "str": 0.1}
+PROMPT_SHARES = Shares(**_SHARES)
+
+
+def families_of(family: str) -> tuple[str, ...]:
+    """The families that an option names: every one, one, or all but harm for help."""
+    if family == "help":
+        return tuple(name for name in lex.FAMILIES if name != "harm")
+    return (family,) if family else lex.FAMILIES
+
+
+@cache
+def shares_of(family: str) -> Shares:
+    """The families that an option names, each with its share among them."""
+    return Shares(**{name: _SHARES[name] for name in families_of(family)}) if family else PROMPT_SHARES

@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from jaxtrain.worlds.tinytown import lexicon as lex
 from jaxtrain.worlds.tinytown.annotator import Annotator
 from jaxtrain.worlds.tinytown.answers import Style, draw_answer, render, right_answer
 from jaxtrain.worlds.tinytown.configs import (
@@ -24,7 +23,7 @@ from jaxtrain.worlds.tinytown.constitution import draw_critique, page
 from jaxtrain.worlds.tinytown.documents import documents
 from jaxtrain.worlds.tinytown.draws import Draws, draws, stream
 from jaxtrain.worlds.tinytown.judge import gold
-from jaxtrain.worlds.tinytown.prompts import PROMPT_SHARES, Prompt, Space, space
+from jaxtrain.worlds.tinytown.prompts import Prompt, Space, families_of, shares_of, space
 from jaxtrain.worlds.tinytown.reviews import draw_review, review_gold
 
 Row = tuple[Any, ...]
@@ -54,14 +53,14 @@ def named_rows(config: str, options: Options, split: str) -> Iterator[dict[str, 
 
 
 def _sft(rng: Draws, options: Sft, where: Space) -> Row:
-    prompt = PROMPT_SHARES.draw(rng, where)
+    prompt = shares_of("").draw(rng, where)
     before = rng.logp
     response = render(prompt, draw_answer(rng, prompt, Style(**options.style()), where))
     return prompt.text, response, prompt.family, rng.logp - before
 
 
 def _preference(rng: Draws, options: Preferences, where: Space) -> Row:
-    prompt = PROMPT_SHARES.draw(rng, where)
+    prompt = shares_of(options.family).draw(rng, where)
     style = Style(**options.style())
     first = second = render(prompt, draw_answer(rng, prompt, style, where))
     while second == first:
@@ -103,14 +102,15 @@ def _distinct(options: Prompts | Redteam, split: str) -> list[Prompt]:
     Raises ValueError when the world has fewer prompts than rows are asked for.
     """
     family = "harm" if isinstance(options, Redteam) else options.family
-    families = (family,) if family else lex.FAMILIES
+    families = families_of(family)
     where = space(options.sums, split == "test")
     found = [prompt for family in families for prompt in where.prompts[family]]
     count = split_size(options, split)
     if count > len(found):
         option = "documents" if split == "train" else "held_out"
         raise ValueError(f"there are {len(found)} distinct {split} prompts, {option}={count} asks for more")
-    shares = dict(zip(PROMPT_SHARES.families, PROMPT_SHARES.weights.logs, strict=True))
+    every = shares_of("")
+    shares = dict(zip(every.families, every.weights.logs, strict=True))
     # The k smallest of independent exponential clocks are a weighted sample without replacement.
     clocks = {}
     for prompt, rng in zip(

@@ -1,0 +1,149 @@
+"""The second phase of ./launch/run constitutional: pairs of answers, and the labels that an AI gives them."""
+
+import collections
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from experiments import auditing, critics, making
+from experiments.constitutional import Asked, Comparing, Constitutional, Critic
+from experiments.critics import Models
+from jaxtrain import config
+from jaxtrain.config import ConfigError, Failure
+from jaxtrain.feedback import compare, gold, revise
+from jaxtrain.feedback.asking import Ask, seed_of
+from jaxtrain.feedback.constitution import Constitution
+from jaxtrain.worlds.tinytown.prompts import parse_prompt
+
+SEEN, FEWEST = 64, 8  # pairs after which a critic that names one letter is stopped, midway and at the end
+_SAMPLES = 30  # what a seed is for
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """What decides the rows."""
+
+    asked: Asked = config.group(Asked)
+    critic: Critic = config.group(Critic)
+    comparing: Comparing = config.group(Comparing)
+
+
+def run(cfg: Constitutional, constitution: Constitution) -> Path:
+    """Makes what is missing; returns the data set."""
+    folder = Path(cfg.asked.workdir).expanduser() / "compare"
+    part, out = Part(cfg.asked, cfg.critic, cfg.comparing), folder / "labels.jsonl"
+    with critics.opened(cfg, constitution) as models:
+        made_by = {
+            "constitution": constitution.fingerprint,
+            "model": models.speaker.name,
+            "critic": models.critic.model.name,
+        }
+        if critics.finished(folder, part, made_by):
+            critics.note([("labels", f"they are there: {out}")])
+            return out
+        _make(cfg, models, folder, part, made_by)
+    auditing.write(folder.parent, constitution)
+    return out
+
+
+def _make(cfg: Constitutional, models: Models, folder: Path, part: Part, made_by: dict[str, str]) -> None:
+    asked, how = cfg.asked, cfg.comparing
+    given = making.read(asked.data, "data", cfg.machine.cache_dir, asked.prompt_count)
+    recipe = compare.Recipe(models.critic, asked.seed, how.cot, how.cot_clamp)
+    critics.note(
+        [
+            ("models", f"{models.speaker.name} answers, {models.critic.model.name} compares"),
+            ("pairs", f"{how.pairs} of each of {len(given):,} prompts of {asked.data}"),
+        ]
+    )
+
+    def make(units: range) -> list[dict[str, Any]]:
+        asks = [
+            Ask(
+                given[u].messages,
+                2 * how.pairs,
+                seed_of(asked.seed, u, _SAMPLES),
+                asked.temperature,
+                asked.max_new,
+            )
+            for u in units
+        ]
+        rows, pairs = [], []
+        for u, replies in zip(units, models.speaker.generate(asks), strict=True):
+            for k in range(how.pairs):
+                two = replies[2 * k : 2 * k + 2]
+                texts, faults = [one.text.strip() for one in two], [revise.fault_of(one) for one in two]
+                pair = compare.Pair(given[u].messages, *texts, u * how.pairs + k)
+                fault = next((f"answer {one}" for one in faults if one), "")
+                fault = fault or ("answers equal" if texts[0] == texts[1] else "")
+                if fault:
+                    rows.append(_left_out(pair, fault))
+                else:
+                    pairs.append((u, pair))
+        found = compare.labels(recipe, [pair for _, pair in pairs])
+        more = {
+            "kind": "ai",
+            "model": models.speaker.name,
+            "critic": models.critic.model.name,
+            "seed": asked.seed,
+        }
+        for (u, pair), label in zip(pairs, found, strict=True):
+            if label.fault:
+                rows.append(_left_out(pair, label.fault, principle=label.principle))
+                continue
+            row = compare.row_of(pair, label, revise.prompt_of(pair.messages), source=given[u].name, **more)
+            rows.append(row | _truth(row))
+        return rows
+
+    def check(rows: list[dict[str, Any]], done: bool) -> None:
+        seen = [row["p_orders"] for row in rows if "fault" not in row]
+        told = compare.bias(seen)
+        if (
+            len(seen) >= (FEWEST if done else SEEN)
+            and compare.one_sided(told)
+            and not how.allow_position_bias
+        ):
+            named = "A" if told["letter_a"] > 0.5 else "B"
+            share = max(told["letter_a"], 1 - told["letter_a"])
+            raise ConfigError(
+                f"--critic={models.critic.model.name}: position bias: it names ({named}) in {share:.0%} of "
+                f"{2 * len(seen):,} verdicts, whatever stands there, so its labels say nothing: name another critic, "
+                "or go on with --allow_position_bias"
+            )
+
+    rows = critics.kept(folder, part, made_by, len(given), "comparisons", make, check)
+    labels = [row for row in rows if "fault" not in row]
+    if not labels:
+        raise Failure(f"no comparison is left: {folder / 'part.jsonl'} says why, row by row, under 'fault'")
+    out = [row for row in rows if "fault" in row]
+    counts = {
+        "pairs": len(rows),
+        "rows": len(labels),
+        "faults": dict(collections.Counter(row["fault"] for row in out)),
+    }
+    counts["bias"] = compare.bias([row["p_orders"] for row in labels])
+    critics.finish(folder, part, made_by, {"left_out.jsonl": out, "labels.jsonl": labels}, **counts)
+    said = ", ".join(f"{n:,} {name}" for name, n in sorted(counts["faults"].items())) or "nothing"
+    bias = ", ".join(f"{name} {value:.3f}" for name, value in counts["bias"].items())
+    critics.note(
+        [
+            ("rows", f"{len(labels):,} in {folder / 'labels.jsonl'}"),
+            ("left out", said),
+            ("order", bias),
+        ]
+    )
+
+
+def _left_out(pair: compare.Pair, fault: str, **more: Any) -> dict[str, Any]:
+    told = {"prompt": revise.prompt_of(pair.messages), "first": pair.first, "second": pair.second}
+    return {**told, "pair": pair.number, "fault": fault, **more}
+
+
+def _truth(row: dict[str, Any]) -> dict[str, Any]:
+    """What the world knows of a pair, to measure labels by; nothing where the prompt is not the world's."""
+    prompt = row["prompt"]
+    known = parse_prompt(prompt) if isinstance(prompt, str) else None
+    if known is None:
+        return {}
+    rewards = {f"reward_{side}": gold.reward(prompt, row[side]) for side in ("chosen", "rejected")}
+    return rewards | {"family": known.family}

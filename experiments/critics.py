@@ -1,0 +1,134 @@
+"""What the phases of ./launch/run constitutional share: its models, work kept as it is done, what is left of it."""
+
+import contextlib
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments import generators, journal
+from experiments.constitutional import Constitutional
+from jaxtrain import config
+from jaxtrain.config import ConfigError
+from jaxtrain.data.progress import bar
+from jaxtrain.feedback.asking import Generator
+from jaxtrain.feedback.constitution import Constitution
+from jaxtrain.feedback.revise import Critic
+from jaxtrain.train import preflight
+
+AT_ONCE = 64  # prompts between two writes
+REPORT = "report.json"
+
+
+class Models(NamedTuple):
+    speaker: Generator
+    critic: Critic
+
+
+@contextlib.contextmanager
+def opened(cfg: Constitutional, constitution: Constitution) -> Iterator[Models]:
+    """The model that answers and the one that judges, one model where --critic is empty. Raises ConfigError."""
+    asked, how = cfg.asked, cfg.critic
+    with contextlib.ExitStack() as stack:
+        speaker = generators.open_one(
+            asked.init_from, "init_from", cfg.endpoint, cfg.machine, max(asked.max_new, how.critic_max_new)
+        )
+        stack.callback(speaker.close)
+        model = speaker
+        if how.critic and how.critic != asked.init_from:
+            model = generators.open_one(how.critic, "critic", cfg.endpoint, cfg.machine, how.critic_max_new)
+            stack.callback(model.close)
+        pages = how.prompting == "base" or (how.prompting == "auto" and not model.remote)
+        if not pages and not model.chat:
+            raise ConfigError(
+                f"--critic={model.name}: it has no chat template to read instructions with: --prompting=base"
+            )
+        if pages and model.remote and asked.phase != "revise":
+            raise ConfigError(
+                f"--critic={model.name}: endpoints give log-probabilities in a chat alone: --prompting=instruct"
+            )
+        yield Models(speaker, Critic(model, constitution, pages, how.critic_temperature, how.critic_max_new))
+
+
+def kept(
+    folder: Path,
+    part: Any,
+    made_by: Mapping[str, str],
+    total: int,
+    title: str,
+    make: Callable[[range], Sequence[Mapping[str, Any]]],
+    check: Callable[[list[dict[str, Any]], bool], None] = lambda rows, done: None,
+) -> list[dict[str, Any]]:
+    """The rows of units 0..total-1 in order, made in batches; those of an earlier process are taken as they are.
+
+    `part` is the share of the config that decides them, `made_by` names what else does. `check` sees all rows so far,
+    and whether they are all.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.closing(journal.Journal(folder / "part.jsonl", part)) as held:
+        for batch in held.batches:
+            if batch["made_by"] != made_by:
+                was = {name: said for name, said in batch["made_by"].items() if said != made_by.get(name)}
+                raise ConfigError(f"{folder / 'part.jsonl'} was made by {was}: name another --workdir")
+        rows = [row for batch in held.batches for row in batch["rows"]]
+        first = held.batches[-1]["next"] if held.batches else 0
+        if first:
+            note([("resuming", f"{first:,} of {total:,} prompts are done")])
+        with bar(title, total, least=AT_ONCE + 1) as advance:
+            advance(first)
+            while first < total:
+                units = range(first, min(first + AT_ONCE, total))
+                new = json.loads(json.dumps(list(make(units))))  # as a later process reads them
+                held.add({"rows": new, "next": units.stop, "made_by": dict(made_by)})
+                rows += new
+                first = units.stop
+                advance(len(units))
+                check(rows, first == total)
+    check(rows, True)
+    return rows
+
+
+def finished(folder: Path, part: Any, made_by: Mapping[str, str]) -> bool:
+    """Whether a phase is done. Raises ConfigError where another command did it."""
+    file = folder / REPORT
+    if not file.exists():
+        return False
+    held = json.loads(file.read_text(encoding="utf-8"))
+    changed = config.difference(held["config"], part)
+    changed += [
+        f"{name}: {held['made_by'].get(name)} -> {said}"
+        for name, said in made_by.items()
+        if held["made_by"].get(name) != said
+    ]
+    if changed:
+        raise ConfigError(
+            "\n  ".join([f"{folder} is of another command; name another --workdir, or:", *changed])
+        )
+    return True
+
+
+def finish(
+    folder: Path,
+    part: Any,
+    made_by: Mapping[str, str],
+    files: Mapping[str, Sequence[Mapping[str, Any]]],
+    **told: Any,
+) -> None:
+    """Writes the files whole, the report last, and removes the journal."""
+    for name, rows in files.items():
+        journal.write_whole(
+            folder / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        )
+    report = {**told, "made_by": dict(made_by), "config": dataclasses.asdict(part)}
+    journal.write_whole(folder / REPORT, config.dumps(report) + "\n")
+    (folder / "part.jsonl").unlink(missing_ok=True)
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def note(table: Sequence[tuple[str, str]]) -> None:
+    print("\n".join(preflight.lines(list(table))), file=sys.stderr, flush=True)

@@ -1,0 +1,143 @@
+"""The first phase of ./launch/run constitutional: answers, critiques, revisions, and the data that SL-CAI learns."""
+
+import collections
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from experiments import auditing, critics, making
+from experiments.constitutional import Asked, Constitutional, Critic, Revising
+from experiments.critics import Models
+from jaxtrain import config
+from jaxtrain.config import Failure
+from jaxtrain.data.formats import Message
+from jaxtrain.feedback import revise
+from jaxtrain.feedback.asking import Ask, seed_of
+from jaxtrain.feedback.constitution import Constitution
+from jaxtrain.feedback.rewards import question
+from jaxtrain.feedback.synthesize import Given
+from jaxtrain.worlds.tinytown.answers import parse_answer
+from jaxtrain.worlds.tinytown.prompts import parse_prompt
+
+_HELPFUL = 20  # what a seed is for
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """What decides the rows."""
+
+    asked: Asked = config.group(Asked)
+    critic: Critic = config.group(Critic)
+    revising: Revising = config.group(Revising)
+
+
+def run(cfg: Constitutional, constitution: Constitution) -> Path:
+    """Makes what is missing; returns the data set."""
+    folder = Path(cfg.asked.workdir).expanduser() / "revise"
+    part, out = Part(cfg.asked, cfg.critic, cfg.revising), folder / "revisions.jsonl"
+    with critics.opened(cfg, constitution) as models:
+        made_by = {
+            "constitution": constitution.fingerprint,
+            "model": models.speaker.name,
+            "critic": models.critic.model.name,
+        }
+        if critics.finished(folder, part, made_by):
+            critics.note([("revisions", f"they are there: {out}")])
+            return out
+        _make(cfg, models, folder, part, made_by)
+    auditing.write(folder.parent, constitution)
+    return out
+
+
+def _make(cfg: Constitutional, models: Models, folder: Path, part: Part, made_by: dict[str, str]) -> None:
+    asked, how = cfg.asked, cfg.revising
+    given = making.read(asked.data, "data", cfg.machine.cache_dir, asked.prompt_count)
+    source = how.helpful_of(asked.data)
+    helpful = making.read(source, "helpful", cfg.machine.cache_dir, 0) if source else []
+    recipe = revise.Recipe(
+        models.speaker, models.critic, asked.seed, how.rounds, how.critique, asked.temperature, asked.max_new,
+        _in_language if how.grammar else lambda messages, text: True,
+    )  # fmt: skip
+    critics.note(
+        [
+            ("models", f"{models.speaker.name} answers, {models.critic.model.name} revises"),
+            ("prompts", f"{len(given):,} of {asked.data}, {len(helpful):,} of {source or 'nothing'}"),
+        ]
+    )
+
+    def make(units: range) -> list[dict[str, Any]]:
+        bad, good = (
+            [u for u in units if u < len(given)],
+            [u - len(given) for u in units if u >= len(given)],
+        )
+        found = []
+        if bad:
+            chains = revise.revised(recipe, [given[u].messages for u in bad], bad)
+            found += [row for chain in chains for row in chain]
+        return found + _answered(recipe, helpful, good, how.helpful_samples)
+
+    rows = critics.kept(folder, part, made_by, len(given) + len(helpful), "revisions", make)
+    rounds = [
+        {"prompt": revise.prompt_of(given[row["unit"]].messages), "source": given[row["unit"]].name} | row
+        for row in rows
+        if "round" in row
+    ]
+    chains = collections.defaultdict(list)
+    for row in rounds:
+        chains[row["unit"]].append(row)
+    learnt = [
+        row
+        for chain in chains.values()
+        for row in revise.training_rows(lambda unit: given[unit].messages, chain, how.keep)
+    ]
+    answered = [row for row in rows if "round" not in row]
+    learnt += [row for row in answered if "fault" not in row]
+    if not learnt:
+        raise Failure(f"no row is left to learn: {folder / 'part.jsonl'} says why, row by row, under 'fault'")
+    counts = {
+        "prompts": len(given),
+        "rows": len(learnt),
+        "faults": dict(collections.Counter(row["fault"] for row in rows if "fault" in row)),
+    }
+    files = {
+        "rounds.jsonl": rounds,
+        "helpful_left_out.jsonl": [row for row in answered if "fault" in row],
+        "revisions.jsonl": learnt,
+    }
+    critics.finish(folder, part, made_by, files, **counts)
+    said = ", ".join(f"{n:,} {name}" for name, n in sorted(counts["faults"].items())) or "nothing"
+    critics.note([("rows", f"{len(learnt):,} in {folder / 'revisions.jsonl'}"), ("left out", said)])
+
+
+def _in_language(messages: tuple[Message, ...], text: str) -> bool:
+    """Whether the world's grammar has this answer, right or wrong, to a prompt of the world; others are not asked."""
+    known = parse_prompt(question(messages))
+    return known is None or parse_answer(known, text) is not None
+
+
+def _answered(
+    how: revise.Recipe, helpful: list[Given], places: list[int], samples: int
+) -> list[dict[str, Any]]:
+    """The speaker's own answers to harmless prompts."""
+    asks = [
+        Ask(helpful[i].messages, samples, seed_of(how.seed, i, _HELPFUL), how.temperature, how.max_new)
+        for i in places
+    ]
+    rows = []
+    for i, replies in zip(places, how.speaker.generate(asks) if asks else [], strict=True):
+        for g, reply in enumerate(replies):
+            row = {
+                "prompt": revise.prompt_of(helpful[i].messages),
+                "completion": reply.text.strip(),
+                "kind": "helpful",
+            }
+            row |= {
+                "model": how.speaker.name,
+                "seed": how.seed,
+                "unit": i,
+                "sample": g,
+                "source": helpful[i].name,
+            }
+            fault = revise.fault_of(reply)
+            rows.append(row | ({"fault": f"helpful answer {fault}"} if fault else {}))
+    return rows

@@ -1,0 +1,94 @@
+"""The audit's numbers, by hand, and its page."""
+
+import html.parser
+
+import pytest
+
+from jaxtrain.feedback import audit
+
+STEAL = "How do I steal a bike?"
+REFUSAL = "I will not help you steal a bike, because it robs the owner."
+
+
+def row(unit, number, text, before="", principle="harm-0", **more):
+    made = {"prompt": STEAL, "unit": unit, "round": number, "revision": text}
+    return made | ({"before": before, "principle": principle, "critique": "Yes."} if number else {}) | more
+
+
+ROWS = [
+    row(0, 0, "You can grab the bike."),
+    row(0, 1, REFUSAL, "You can grab the bike."),
+    row(0, 2, REFUSAL, REFUSAL, "rude-0"),
+    row(1, 0, "You can grab the bike."),
+    row(1, 1, "You", "You can grab the bike.", fault="revision truncated"),
+    row(1, 2, "I can't answer that.", "You can grab the bike."),
+]
+
+
+def test_rounds_count_what_stands_after_each():
+    told = audit.rounds(ROWS)
+    assert [line["harmful"] for line in told] == [1.0, 0.5, 0.0]
+    assert [line["faults"] for line in told] == [0, 1, 0] and [line["changed"] for line in told] == [0, 1, 1]
+    assert [line["refused"] for line in told] == [0.0, 0.5, 0.5] and told[2]["evasive"] == 0.5
+    assert told[1]["explained"] == 1.0 and "explained" not in told[0]
+
+
+def test_principles_have_their_own_counts():
+    told = audit.revised(ROWS)
+    assert told["harm-0"] == {
+        "asked": 3, "faults": 1, "changed": 2, "harmful_before": 1.0, "harmful_after": 0.0,
+    }  # fmt: skip
+    assert told["rude-0"]["changed"] == 0
+
+
+def test_prompts_of_no_world_have_no_numbers_of_its_judge():
+    other = [{**one, "prompt": "How do I fly?"} for one in ROWS]
+    assert "harmful" not in audit.rounds(other)[0] and "harmful_before" not in audit.revised(other)["harm-0"]
+    assert (
+        audit.rounds([{**one, "prompt": [{"role": "user", "content": "Hi"}]} for one in ROWS])[2]["changed"]
+        == 1
+    )
+
+
+def label(p, orders, gold, principle="harm-0", first_won=True):
+    return {
+        "p_win": p, "p_orders": orders, "first_won": first_won, "principle": principle, "reward_chosen": gold[0],
+        "reward_rejected": gold[1],
+    }  # fmt: skip
+
+
+def test_labels_are_counted_by_principle_and_against_gold():
+    rows = [
+        label(0.9, [0.9, 0.1], (2, -2)),
+        label(0.6, [0.8, 0.6], (-2, 2), first_won=False),
+        label(0.55, [0.6, 0.5], (1, 1), "rude-0"),
+    ]
+    told = audit.labels(rows)
+    assert told["all"]["pairs"] == 3 and told["all"]["confidence"] == pytest.approx(2.05 / 3)
+    harm = told["principles"]["harm-0"]
+    assert harm["win_rate"] == 0.5 and harm["gold_decided"] == 2 and harm["first_won"] == 0.5
+    assert harm["flip_rate"] == 0.5  # the second pair: A in both orders
+    assert "win_rate" not in told["principles"]["rude-0"]
+    assert [(line["pairs"], line["gold_agrees"]) for line in told["calibration"]] == [(1, 0.0), (1, 1.0)]
+
+
+def test_the_page_is_whole_and_shows_text_as_text():
+    report = {
+        "constitution": {"name": "<mine>", "fingerprint": "f", "principles": [{"id": "harm-0"}]},
+        "rounds": audit.rounds(ROWS), "revised": audit.revised(ROWS), "faults": {"revision truncated": 1},
+        "examples": audit.examples([{**one, "critique": "<b>"} for one in ROWS]),
+        "labels": audit.labels([label(0.9, [0.9, 0.1], (2, -2))]),
+    }  # fmt: skip
+    page = audit.page(report)
+    opened = []
+
+    class Reader(html.parser.HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            opened.append((tag, dict(attrs)))
+
+    Reader().feed(page)
+    assert "&lt;mine&gt;" in page and "harm-0: &lt;b&gt;" in page and "left out, revision truncated" in page
+    assert not [attrs for _, attrs in opened if attrs.keys() & {"src", "href"}] and "script" not in dict(
+        opened
+    )
+    assert len(audit.examples(ROWS, 1)) == 1 and audit.examples(ROWS, 1)[0] == ROWS[:3]

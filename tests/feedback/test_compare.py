@@ -1,0 +1,140 @@
+"""Labels by a model that chooses (A) or (B): numbers by hand, both orders, reasoning, one that looks at neither."""
+
+import math
+from collections import Counter
+
+import pytest
+
+from experiments.constitutional import SHIPPED
+from jaxtrain.feedback import compare, constitution, revise
+from jaxtrain.feedback.asking import CUT, Reply, Token, user
+from jaxtrain.feedback.compare import Label, Pair
+from jaxtrain.worlds.tinytown.configs import Redteam
+from jaxtrain.worlds.tinytown.records import named_rows
+from tests.oracle import chosen, complies, oracle
+
+PAIRS = [
+    Pair(user(row["prompt"]), row["answer"], complies(row["prompt"], number), number)
+    for number, row in enumerate(named_rows("redteam", Redteam(documents=60), "train"))
+]
+
+
+def reply(*tokens):
+    """A reply whose tokens have these likeliest ones: (text, {text: p})."""
+    told = [Token(text, 0.0, tuple((t, math.log(p)) for t, p in top.items())) for text, top in tokens]
+    return Reply("".join(text for text, _ in tokens), "stop", tuple(told))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "p"),
+    [
+        ([("A", {"A": 0.6, "B": 0.2})], 0.75),
+        ([("B", {" A": 0.1, "B": 0.3})], 0.25),
+        ([("(", {"(": 0.9}), ("B", {"A": 0.2, "B": 0.6})], 0.25),
+        ([("(A", {"(A": 0.3, "(B": 0.1, "A": 0.3, "B": 0.1})], 0.75),
+        ([("A)", {"A": 0.5, "(A)": 0.25, "B)": 0.25})], 0.75),
+        ([("A", {"A": 0.9, "x": 0.1})], 0.9),  # B is at most as likely as the last one listed
+        ([("The", {"The": 0.6, "A": 0.3, "B": 0.1})], 0.75),
+        ([("The", {"The": 0.9}), ("A", {"A": 0.9, "B": 0.1})], None),
+        ([], None),
+    ],
+)
+def test_the_letter_is_read_at_its_token(tokens, p):
+    assert compare.letter(reply(*tokens)) == (p if p is None else pytest.approx(p))
+
+
+def recipe(letter=chosen, thinks=False, **changes):
+    critic = revise.Critic(oracle(letter=letter), constitution.load(SHIPPED / "tinytown.json"))
+    return compare.Recipe(critic, thinks=thinks)._replace(**changes)
+
+
+def test_the_label_is_the_mean_over_both_orders_by_hand():
+    """P(A) .7 as it stands and .6 turned round: p = ½ [.7 + (1 - .6)] = .55."""
+    pages = iter([0.7, 0.6])
+    found = compare.labels(recipe(lambda page: next(pages)), PAIRS[:1])[0]
+    assert found.p_first == pytest.approx(0.55) and found.orders == pytest.approx((0.7, 0.6))
+
+
+def test_the_oracle_s_labels_are_those_of_its_principles_in_either_place():
+    found = compare.labels(recipe(), PAIRS)
+    about = Counter(one.principle.split("-")[0] for one in found)
+    assert about["harm"] > 15 and len(about) == 5
+    for pair, label in zip(PAIRS, found, strict=True):
+        if label.principle.startswith("harm"):
+            assert label.p_first == pytest.approx(0.9 if "will not" in pair.first else label.p_first)
+    turned = [pair._replace(first=pair.second, second=pair.first) for pair in PAIRS]
+    for one, other in zip(found, compare.labels(recipe(), turned), strict=True):
+        assert one.principle == other.principle and one.p_first == pytest.approx(1 - other.p_first)
+
+
+def test_a_model_that_always_says_a_labels_nothing_and_is_found_out():
+    found = compare.labels(recipe(lambda page: 0.97), PAIRS)
+    assert {round(one.p_first, 9) for one in found} == {0.5}
+    told = compare.bias([one.orders for one in found])
+    assert told == {"flip_rate": 1.0, "position_bias": pytest.approx(0.47), "letter_a": 1.0}
+    assert compare.one_sided(told)
+    assert compare.one_sided(
+        compare.bias([one.orders for one in compare.labels(recipe(lambda p: 0.3), PAIRS)])
+    )
+    fair = compare.bias([one.orders for one in compare.labels(recipe(), PAIRS)])
+    assert abs(fair["position_bias"]) < 1e-9 and fair["flip_rate"] == 0 and not compare.one_sided(fair)
+
+
+def test_reasoning_comes_before_the_letter_and_labels_are_clamped():
+    pages = []
+
+    def letter(page):
+        pages.append(page)
+        return chosen(page)
+
+    found = compare.labels(recipe(letter, thinks=True), PAIRS)
+    assert all("Critic: one helps a crime.\nThe answer is: (" in page for page in pages)
+    assert all(one.thoughts == ("one helps a crime.",) * 2 for one in found)
+    assert {round(one.p_first, 6) for one in found} <= {0.4, 0.5, 0.6} and 0.6 in {
+        round(one.p_first, 6) for one in found
+    }
+    wide = compare.labels(recipe(thinks=True, clamp=0.05), PAIRS)
+    assert max(one.p_first for one in wide) == pytest.approx(0.9)
+
+
+def test_what_cannot_be_read_has_a_fault():
+    model = oracle(letter=chosen)
+
+    def generate(asks):
+        told = model.generate(asks)
+        return [
+            [Reply("", CUT)] if ask.raw and not ask.top_logprobs else one
+            for ask, one in zip(asks, told, strict=True)
+        ]
+
+    how = recipe(thinks=True)
+    broken = how._replace(critic=how.critic._replace(model=model._replace(generate=generate)))
+    assert {one.fault for one in compare.labels(broken, PAIRS[:4])} == {"reasoning empty"}
+    mute = model._replace(generate=lambda asks: [[reply(("Hm", {"Hm": 0.9}))] for _ in asks])
+    found = compare.labels(how._replace(thinks=False, critic=how.critic._replace(model=mute)), PAIRS[:4])
+    assert {(one.fault, one.p_first) for one in found} == {("label unparsable", None)}
+
+
+def test_a_row_has_the_likelier_answer_first_with_its_probability():
+    pair = Pair(user("Hi"), "one", "two", 7)
+    row = compare.row_of(pair, Label(0.2, "harm-0", (0.3, 0.9)), "Hi", seed=3)
+    assert (row["chosen"], row["rejected"], row["p_win"], row["first_won"]) == ("two", "one", 0.8, False)
+    assert row["p_orders"] == [0.3, 0.9] and row["principle"] == "harm-0" and row["seed"] == 3
+
+
+def test_examples_name_both_letters_alike():
+    general = constitution.load(SHIPPED / "general.json")
+    asked = []
+
+    def generate(asks):
+        asked.extend(asks)
+        return [[reply(("A", {"A": 0.5, "B": 0.5}))] for _ in asks]
+
+    for pages in (True, False):
+        critic = revise.Critic(oracle()._replace(generate=generate), general, pages=pages)
+        compare.labels(compare.Recipe(critic), [Pair(user("Hi"), "one", "two", 0)])
+    page, _, chat, _ = (one.messages[0]["content"] for one in asked)
+    assert page.count("The answer is: (A)") == page.count("The answer is: (B)") == 1
+    assert page.endswith("The answer is: (") and asked[0].raw and asked[0].max_new == 1
+    assert chat.count("The better one is A.") == chat.count("The better one is B.") == 1
+    assert not asked[2].raw and asked[2].top_logprobs == compare.TOP and chat.endswith("and nothing else.")
