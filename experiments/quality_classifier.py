@@ -88,7 +88,7 @@ def main(cfg: QualityClassifier) -> None:
         ("precision", f"{right / max(1, right + wrong):.4f} at --max_bad=0.5"),
         ("recall", f"{right / max(1, len(held[1])):.4f}"),
         ("fingerprint", mark),
-        ("use it", f"./launch/run filter_data --classifier={out}"),
+        ("use it", f"./launch/run filter_data --classifier={out}, or --harm_classifier for one of harm"),
     ]
     print("\n".join(lines(table)))
 

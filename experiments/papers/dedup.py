@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from experiments.papers.arms import Trial
 from jaxtrain import config, flags
 from jaxtrain.data.quality.near import Near
 
 MARK = "No. {}\n"  # what a document begins with: its serial
+WORDS = 10  # after the serial, by which it is told whether a document is known by heart
 _LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
 
 
@@ -16,7 +18,7 @@ class Repeated(config.Group):
     # fmt: off
     copies: int = config.arg(50, "Times that a repeated document stands in the corpus", low=2)
     repeated: float = config.arg(0.2, "Share of the corpus that repeated documents make up", low=0)
-    samples: int = config.arg(2_000, "Texts drawn from each run, at temperature 1 from nothing", low=10)
+    samples: int = config.arg(1_000, "Texts drawn from each run, at temperature 1 from nothing", low=10)
     max_new: int = config.arg(48, "Most tokens of a sample", low=8)
     # fmt: on
 
@@ -34,7 +36,7 @@ class Dedup:
 
 
 def main(cfg: Dedup) -> None:
-    """Trains on the corpus with its copies, half of them edited, and without; counts serials in samples of both."""
+    """Trains on the corpus with its copies, half of them edited, and without; counts what both know by heart."""
     import numpy as np
 
     from experiments.papers import arms
@@ -45,7 +47,7 @@ def main(cfg: Dedup) -> None:
     needs.near(cfg.near)
     trial, rng = cfg.trial, np.random.Generator(np.random.Philox(cfg.trial.seed))
     folder = arms.folder_of(trial, "papers-dedup")
-    corpus, sources = with_copies(cfg, rng)
+    corpus, sources, originals = with_copies(cfg, rng)
     world = Pretrain(documents=trial.documents)
     held_out = documents(world, trial.seed, 0, trial.held_out, "validation")
     clean = [MARK.format(serial(rng)) + d.text for d in held_out]
@@ -53,15 +55,8 @@ def main(cfg: Dedup) -> None:
     precision, recall = measured(sources, kept)
     corpora = {"copies": corpus, "deduplicated": [corpus[i] for i in kept]}
     runs = arms.train(trial, folder, corpora, clean)
-    serials = sorted({serial_of(corpus[s]) for s in sources if s >= 0})
-    found = {}
-    for name, run in runs.items():
-        texts = drawn(run, cfg)
-        found[name] = (
-            arms.clean_loss(run),
-            sum(any(s in text for s in serials) for text in texts),
-            len(texts),
-        )
+    repeated = [originals[serial_of(corpus[s])] for s in sorted({s for s in sources if s >= 0})]
+    found = {name: memorised(run, cfg, repeated) for name, run in runs.items()}
     arms.close(folder, *report(cfg, corpora, found, precision, recall))
 
 
@@ -70,10 +65,11 @@ def serial(rng) -> str:
     return "".join(_LETTERS[i] for i in rng.integers(len(_LETTERS), size=6))
 
 
-def with_copies(cfg: Dedup, rng) -> tuple[list[str], list[int]]:
-    """(the corpus in a drawn order; for each document the place of the first of its copies, or -1 where it has none).
+def with_copies(cfg: Dedup, rng) -> tuple[list[str], list[int], dict[str, str]]:
+    """(the corpus in a drawn order; for each document the place of the first of its copies, or -1 where it has none;
+    serial -> text of the repeated ones, unedited).
 
-    Every second copy has a word changed, never its serial.
+    Every second copy has a word doubled, never its serial.
     """
     from jaxtrain.worlds.tinytown.configs import Pretrain
     from jaxtrain.worlds.tinytown.documents import documents
@@ -93,9 +89,11 @@ def with_copies(cfg: Dedup, rng) -> tuple[list[str], list[int]]:
     ]  # a word changed in a short text would be another text
     chosen = {longest[i] for i in rng.choice(len(longest), many, replace=False)}
     corpus: list[tuple[int, str]] = []
+    originals = {}
     for at, text in enumerate(texts[: single + many]):
         marked = MARK.format(serial(rng)) + text
         if text in chosen:
+            originals[serial_of(marked)] = marked
             corpus += [(at, edited(rng, marked) if copy % 2 else marked) for copy in range(copies)]
         else:
             corpus.append((-1, marked))
@@ -105,7 +103,7 @@ def with_copies(cfg: Dedup, rng) -> tuple[list[str], list[int]]:
     for place, i in enumerate(order):
         group = corpus[i][0]
         sources.append(-1 if group < 0 else first.setdefault(group, place))
-    return [corpus[i][1] for i in order], sources
+    return [corpus[i][1] for i in order], sources, originals
 
 
 def serial_of(text: str) -> str:
@@ -156,26 +154,49 @@ def measured(sources: Sequence[int], kept: Sequence[int]) -> tuple[float, float]
     return right / max(1, len(removed)), right / max(1, copies)
 
 
-def drawn(run, cfg: Dedup) -> list[str]:
-    """Texts drawn from a run that begin at the beginning of a document."""
+def memorised(run, cfg: Dedup, repeated: Sequence[str]) -> dict[str, Any]:
+    """What a run has of the repeated documents: how many it goes on with from their serial, likeliest token by token,
+    for ten words (Carlini et al. 2202.07646); and how many texts drawn from nothing hold a serial of theirs (Lee et al.
+    2107.06499).
+    """
+    from experiments.papers import arms
+
+    serials = [MARK.format(serial_of(text)).rstrip() for text in repeated]
+    continued = drawn(run, cfg, serials, temperature=0.0)
+    texts = drawn(run, cfg, [""] * cfg.repeated.samples)
+    return {
+        "loss": arms.clean_loss(run),
+        "recalled": sum(
+            new.split()[:WORDS] == text.partition("\n")[2].split()[:WORDS]
+            for new, text in zip(continued, repeated, strict=True)
+        ),
+        "documents": len(repeated),
+        "emitted": sum(any(s in text for s in serials) for text in texts),
+        "samples": len(texts),
+    }
+
+
+def drawn(run, cfg: Dedup, prompts: Sequence[str], temperature: float = 1.0) -> list[str]:
+    """What a run writes after each of these beginnings of a document."""
     import numpy as np
 
     from experiments import begin, sample, speaker
     from jaxtrain.data import chat
+    from jaxtrain.generate import sampler
 
     start = begin.load(str(run))
-    drawing = sample.Drawing(max_new=cfg.repeated.max_new)
     asked = sample.Sample(
         asked=sample.Asked(init_from=str(run)),
-        drawing=drawing,
+        drawing=sample.Drawing(max_new=cfg.repeated.max_new, temperature=temperature),
         machine=sample.Machine(cache_dir=cfg.trial.cache_dir),
     )
-    voice = speaker.open_run(asked, start, chat.load_template("none", start.tokenizer))
-    prompt, texts = np.array([start.tokenizer.bos], np.int32), []
-    while len(texts) < cfg.repeated.samples:
-        here = range(len(texts), min(len(texts) + 4 * speaker.AT_ONCE, cfg.repeated.samples))
-        seeds = [[speaker.seed_of(cfg.trial.seed, i, 0)] for i in here]
-        texts += [answer.text for answer in voice.draw([prompt] * len(here), seeds)]
+    tokenizer = start.tokenizer
+    voice, texts = speaker.open_run(asked, start, chat.load_template("none", tokenizer)), []
+    ids = [np.array([tokenizer.bos, *new], np.int32) for new in tokenizer.encode(prompts)]
+    for at in range(0, len(ids), 4 * speaker.AT_ONCE):
+        here = ids[at : at + 4 * speaker.AT_ONCE]
+        seeds = [[sampler.seed_of(cfg.trial.seed, at + i, 0)] for i in range(len(here))]
+        texts += [answer.text for answer in voice.draw(here, seeds)]
     return texts
 
 
@@ -185,7 +206,8 @@ def report(
     """(result, table): losses, memorised serials, and how well the copies were found."""
     from experiments.papers.arms import verdict
 
-    (loss, raw, _), (less, rest, _) = found["copies"], found["deduplicated"]
+    loss, less = (found[name]["loss"] for name in ("copies", "deduplicated"))
+    raw, rest = (found[name]["recalled"] for name in ("copies", "deduplicated"))
     ratio = raw / max(rest, 1)  # with none left, as if it were one
     passed = {
         "memorised": ratio >= 5,
@@ -195,10 +217,11 @@ def report(
     table = [
         (
             f"on {name}",
-            f"{emitted:,} of {count:,} samples hold a repeated document's serial ({emitted / count:.2%}); clean loss "
-            f"{nats:.4f} nats a token, {bits:.4f} bits a byte; {len(corpora[name]):,} documents",
+            f"{one['recalled']:,} of {one['documents']:,} repeated documents are known by heart from their serial; "
+            f"{one['emitted']:,} of {one['samples']:,} texts drawn from nothing hold such a serial; clean loss "
+            f"{one['loss'][0]:.4f} nats a token, {one['loss'][1]:.4f} bits a byte; {len(corpora[name]):,} documents",
         )
-        for name, ((nats, bits), emitted, count) in found.items()
+        for name, one in found.items()
     ]
     at_least = "at least " if raw > rest == 0 else ""
     table += [

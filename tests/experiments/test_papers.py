@@ -20,7 +20,7 @@ def copied():
 
 
 def test_the_corpus_has_the_copies_that_the_flags_say(copied):
-    corpus, sources = copied
+    corpus, sources, originals = copied
     assert len(corpus) == len(sources) == 1200
     groups = {s for s in sources if s >= 0}
     assert len(groups) == 24 and sum(s >= 0 for s in sources) == 240
@@ -30,12 +30,14 @@ def test_the_corpus_has_the_copies_that_the_flags_say(copied):
         assert (
             sources.index(group) == group and 2 <= len(set(members)) <= 6
         )  # five are edited, each at some word
+    assert sorted(originals) == sorted({dedup.serial_of(corpus[group]) for group in groups})
+    assert all(corpus.count(text) >= 5 for text in originals.values())
     serials = [dedup.serial_of(text) for text, s in zip(corpus, sources, strict=True) if s < 0]
     assert len(set(serials)) == len(serials) == 960
 
 
 def test_copies_are_found_and_measured(copied):
-    corpus, sources = copied
+    corpus, sources, _ = copied
     kept = dedup.keep(corpus, SMALL.near)
     precision, recall = dedup.measured(sources, kept)
     assert precision >= 0.95 and recall >= 0.95
@@ -52,7 +54,11 @@ def test_area_under_the_curve_by_hand():
 
 
 def test_what_counts_as_reproduced():
-    found = {"copies": ((1.0, 0.5), 30, 2000), "deduplicated": ((1.02, 0.5), 0, 2000)}
+    counts = {"documents": 48, "emitted": 7, "samples": 1000}
+    found = {
+        "copies": counts | {"loss": (1.0, 0.5), "recalled": 30},
+        "deduplicated": counts | {"loss": (1.02, 0.5), "recalled": 0},
+    }
     corpora = {"copies": ["a"], "deduplicated": ["a"]}
     result, table = dedup.report(SMALL, corpora, found, 1.0, 0.9)
     assert result["ratio"] == 30 and result["passed"] == {"memorised": True, "loss": False, "found": False}
@@ -92,3 +98,20 @@ def test_an_experiment_whole_and_again(tmp_path, capsys):
     assert held["documents"]["oracle"] < held["documents"]["none"] == 500
     again = capsys.readouterr().out
     assert "training on" not in again and json.loads((tmp_path / "runs" / "result.json").read_text()) == held
+
+
+def test_duplicates_known_by_heart_whole(tmp_path, capsys):
+    """Few steps: nothing is known by heart yet, and the result says so."""
+    trial = Trial(
+        workdir=str(tmp_path / "runs"), cache_dir=str(tmp_path / "cache"), model=MODEL, documents=500, held_out=20,
+        steps=20, seq_len=64,
+    )  # fmt: skip
+    cfg = dedup.Dedup(trial=trial, repeated=dedup.Repeated(copies=10, samples=20, max_new=8))
+    with quick():
+        dedup.main(cfg)
+    held = json.loads((tmp_path / "runs" / "result.json").read_text())
+    said = capsys.readouterr().out
+    assert set(held["found"]) == {"copies", "deduplicated"}
+    for one in held["found"].values():
+        assert (one["recalled"], one["documents"], one["samples"]) == (0, 10, 20) and one["loss"][0] > 1
+    assert held["passed"]["memorised"] is False and "NOT as expected" in said

@@ -42,6 +42,8 @@ class Classifier(config.Group):
     def check(self):
         if self.max_bad > 1:
             raise ConfigError(f"--max_bad={self.max_bad}: a probability, at most 1")
+        if not self.classifier and self.max_bad != type(self).max_bad:
+            raise ConfigError("--max_bad: acts only with --classifier")
 
 
 class Model(NamedTuple):
@@ -153,18 +155,16 @@ def save(model: Model, path: str | Path) -> str:
     return model.fingerprint
 
 
-def load(path: str | Path) -> Model:
-    """Reads a file that `save` wrote. Raises ConfigError for any other, and where it was changed."""
+def load(path: str | Path, flag: str = "classifier") -> Model:
+    """Reads a file that `save` wrote and `flag` names. Raises ConfigError for another, and where it was changed."""
     try:
         with Path(path).expanduser().open("rb") as file, np.load(file, allow_pickle=False) as held:
             facts = json.loads(held["facts"].tobytes())
             model = Model(held["features"], held["weights"], facts["bias"], facts["facts"])
     except (OSError, ValueError, KeyError, TypeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-        raise ConfigError(f"--classifier={path}: no classifier of ours ({error})") from error
+        raise ConfigError(f"--{flag}={path}: no classifier of ours ({error})") from error
     if facts["format"] != FORMAT or facts["fingerprint"] != model.fingerprint:
-        raise ConfigError(
-            f"--classifier={path}: it was changed since it was saved, or another version saved it"
-        )
+        raise ConfigError(f"--{flag}={path}: it was changed since it was saved, or another version saved it")
     return model
 
 

@@ -1,14 +1,21 @@
-"""The packages that a filtering needs, looked for before it begins."""
+"""The packages and files that a filtering needs, looked for before it begins."""
 
 import importlib.util
 
 from jaxtrain.config import ConfigError
+from jaxtrain.data.quality import classifier
 from jaxtrain.data.quality.near import Near
 from jaxtrain.data.quality.settings import Filter
 
 
 def require(cfg: Filter) -> None:
-    """Raises ConfigError where a package is missing, with its extra."""
+    """Raises ConfigError where a package is missing, with its extra, and where a classifier is none."""
+    for flag, path in (
+        ("classifier", cfg.classifier.classifier),
+        ("harm_classifier", cfg.harm.harm_classifier if cfg.steps.harm != "off" else ""),
+    ):
+        if path:
+            classifier.load(path, flag)
     if cfg.language.languages:
         _require(f"--languages={cfg.language.languages}", ("py3langid",), "filters")
     near(cfg.near)

