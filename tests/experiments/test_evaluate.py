@@ -110,9 +110,7 @@ def test_the_terminal_and_the_page_say_the_same(compared):
     assert told.rate(rate) in said and told.percent(rate["mean"]) in page
     assert "explained refusal" in said and "explained refusal" in page
     assert f"{folder}/report.html" in said
-    assert not re.search(r"(src|href)\s*=\s*[\"'](?!data:|#)", page) and "http" not in page, (
-        "it asks the network for nothing"
-    )
+    assert not re.search(r"(src|href)\s*=\s*[\"'](?!data:|#)", page) and "http" not in page, "no network"
 
 
 @browser.needed
