@@ -48,6 +48,7 @@ setup(
         # What Hugging Face weights are tested against. No requirement can ask for torch's CPU build: on Linux its usual
         # index has CUDA's, gigabytes; PIP_EXTRA_INDEX_URL may name one that has the CPU's. So only .ci/run asks for it.
         "hf-test": ["torch>=2.6", "transformers>=5.0"],
+        "lm-eval": ["lm_eval>=0.4.9"],
         "serve": ["openai>=3.36", "prometheus-client>=0.21", "starlette>=1.0", "uvicorn>=0.34"],
         "test": [
             "hypothesis>=6.100",

@@ -17,7 +17,7 @@ from jaxtrain.data import chat
 from jaxtrain.data.chat import Template
 from jaxtrain.data.formats import Bad
 from jaxtrain.feedback import endpoint
-from jaxtrain.feedback.asking import CUT, REFUSED, Ask, Generator, Reply, Spent, Token, seed_of
+from jaxtrain.feedback.asking import CUT, REFUSED, Ask, Generator, Inside, Reply, Spent, Token, seed_of
 from jaxtrain.models import transformer
 from jaxtrain.ops.logprobs import logits
 from jaxtrain.train import parallel
@@ -81,8 +81,9 @@ def _of_run(text: str, flag: str, machine: Any, width: int) -> Generator:
     encode = start.tokenizer.encode
     notes = tuple(("template", note) for note in templates[False].notes)
     return Generator(
-        name, generate, chats, spent, embed=lambda texts: embedded(look, encode(texts), context), notes=notes
-    )
+        name, generate, chats, spent, embed=lambda texts: embedded(look, encode(texts), context), notes=notes,
+        inside=Inside(templates[False], lambda pairs: told_logps(look, pairs), context),
+    )  # fmt: skip
 
 
 def _started(text: str, flag: str) -> begin.Start:
@@ -197,3 +198,17 @@ def embedded(look: Callable, rows: Sequence[np.ndarray], context: int) -> np.nda
     cut = [np.asarray(row[: context or None], np.int32) for row in rows]
     parts = [look(cut[first : first + AT_ONCE]) for first in range(0, len(cut), AT_ONCE)]
     return np.concatenate(parts)
+
+
+def told_logps(
+    look: Callable, pairs: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Inside's logps. A prompt has a token at least."""
+    found = []
+    for first in range(0, len(pairs), AT_ONCE):
+        part = pairs[first : first + AT_ONCE]
+        own, _, best = look([np.concatenate(pair).astype(np.int32) for pair in part], 1)
+        for row, (prompt, answer) in enumerate(part):
+            place = slice(len(prompt) - 1, len(prompt) - 1 + len(answer))
+            found.append((own[row, place], best[row, place, 0] == answer))
+    return found

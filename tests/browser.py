@@ -104,18 +104,12 @@ class Browser:
             f"--user-data-dir={folder}",
         ]  # fmt: skip
 
-        def ends():
-            pair = os.dup(down), os.dup(up)  # 3 and 4 may be among them
-            os.dup2(pair[0], 3)
-            os.dup2(pair[1], 4)
-
+        # Its pipe is at 3 and 4. A shell puts it there: Python's own way forks, which jax's threads forbid.
+        script = f'exec "$0" "$@" 3</dev/fd/{down} 4>/dev/fd/{up}'
         self.process = subprocess.Popen(
-            [FOUND, *flags],
-            preexec_fn=ends,
-            close_fds=False,
-            stdout=subprocess.DEVNULL,
+            ["/bin/sh", "-c", script, FOUND, *flags], pass_fds=(down, up), stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-        )
+        )  # fmt: skip
         os.close(down)
         os.close(up)
         self._number, self._rest = 0, b""

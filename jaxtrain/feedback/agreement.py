@@ -68,10 +68,14 @@ def affine(reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _calibration_error(margin: np.ndarray) -> float:
     p = 0.5 * (1 + np.tanh(np.asarray(margin, np.float64) / 2))
-    confidence, right = np.maximum(p, 1 - p), margin > 0
-    bins = np.minimum(((confidence - 0.5) * 2 * BINS).astype(int), BINS - 1)
+    return calibration_error(np.maximum(p, 1 - p), margin > 0, low=0.5)
+
+
+def calibration_error(confidence: np.ndarray, right: np.ndarray, low: float = 0.0) -> float:
+    """Σ_b |Σ confidence − Σ right| / n over BINS bins of confidence from `low` to 1 (Guo et al. 2017, equation 3)."""
+    bins = np.minimum(((confidence - low) / (1 - low) * BINS).astype(int), BINS - 1)
     sums = [(confidence[bins == b].sum(), right[bins == b].sum()) for b in range(BINS)]
-    return float(sum(abs(a - b) for a, b in sums) / max(1, len(margin)))
+    return float(sum(abs(a - b) for a, b in sums) / max(1, len(confidence)))
 
 
 def kappa(first: Sequence[str], second: Sequence[str]) -> float | None:

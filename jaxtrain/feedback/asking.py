@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxtrain.data.chat import Template
 from jaxtrain.data.formats import Message
 
 CUT = "length"  # finish_reason of a reply that a limit ended
@@ -65,6 +66,15 @@ class Spent:
                 setattr(self, name, getattr(self, name) + count)
 
 
+class Inside(NamedTuple):
+    """What a run tells beside its replies."""
+
+    template: Template  # how it sees a conversation
+    # (prompt, answer) ids -> of each answer's tokens the log-probability, in nats, and whether it is the likeliest one
+    logps: Callable[[Sequence[tuple[np.ndarray, np.ndarray]]], list[tuple[np.ndarray, np.ndarray]]]
+    context: int  # most tokens of prompt and answer; 0: no bound
+
+
 class Generator(NamedTuple):
     """A model that replies."""
 
@@ -76,6 +86,7 @@ class Generator(NamedTuple):
     embed: Callable[[Sequence[str]], np.ndarray] | None = None  # texts -> f32[N, D], mean hidden states
     notes: tuple[tuple[str, str], ...] = ()
     close: Callable[[], None] = lambda: None
+    inside: Inside | None = None
 
 
 def user(text: str, system: str = "") -> tuple[Message, ...]:

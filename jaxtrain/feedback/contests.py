@@ -1,0 +1,91 @@
+"""Who wins: win rates with their confidence, and strengths by Bradley and Terry, as numbers; NumPy alone."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+Z = 1.96  # standard normal deviations of a 95 % interval
+RESAMPLES = 200
+MEAN, SCALE = 1000.0, 400 / math.log(10)  # of Elo's numbers
+_ROUNDS, _NEAR = 10_000, 1e-9  # of the fixed point
+
+
+class Match(NamedTuple):
+    """Two players' answers to one prompt. `value` is 1 where the first is better, 0 the second, 0.5 a tie."""
+
+    prompt: int
+    first: int
+    second: int
+    value: float
+
+
+class Rate(NamedTuple):
+    """A share of wins, ties as half, with Wilson's 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+
+def rate(values: Sequence[float]) -> Rate | None:
+    """Of values from 0 to 1, one a prompt; None of none (Wilson 1927; with ties as halves it is wide enough)."""
+    n = len(values)
+    if not n:
+        return None
+    p, z = sum(values) / n, Z * Z / n
+    middle = (p + z / 2) / (1 + z)
+    half = Z * math.sqrt(p * (1 - p) / n + z / (4 * n)) / (1 + z)
+    return Rate(p, max(0.0, middle - half), min(1.0, middle + half), n)
+
+
+def between(matches: Sequence[Match], players: int) -> list[list[Rate | None]]:
+    """[i][j]: how often i is better than j; None where they did not meet."""
+    values: list[list[list[float]]] = [[[] for _ in range(players)] for _ in range(players)]
+    for one in matches:
+        values[one.first][one.second].append(one.value)
+        values[one.second][one.first].append(1 - one.value)
+    return [[rate(each) for each in row] for row in values]
+
+
+def wins(matches: Sequence[Match], players: int) -> np.ndarray:
+    """f[M, M]: wins of i over j, ties as half."""
+    found = np.zeros((players, players))
+    for one in matches:
+        found[one.first, one.second] += one.value
+        found[one.second, one.first] += 1 - one.value
+    return found
+
+
+def bradley_terry(won: np.ndarray) -> np.ndarray:
+    """Log strengths β f[M], of mean 0, with P(i beats j) = σ(β_i − β_j); the likeliest given wins f[M, M].
+
+    The fixed point p_i ← Σ_j w_ij / Σ_j (w_ij + w_ji)/(p_i + p_j) (Hunter 2004, equation 3). Every two who met have
+    tied once more, so that one who never loses has a finite strength.
+    """
+    met = (won + won.T) > 0
+    won = won + 0.5 * met
+    total, p = won + won.T, np.ones(len(won))
+    for _ in range(_ROUNDS):
+        shares = (total / (p[:, None] + p)).sum(1)
+        new = np.where(shares > 0, won.sum(1) / np.where(shares > 0, shares, 1), 1.0)
+        new /= np.exp(np.log(new).mean())
+        if np.abs(np.log(new / p)).max() < _NEAR:
+            break
+        p = new
+    return np.log(new)
+
+
+def elo(matches: Sequence[Match], players: int, seed: int = 0) -> list[tuple[float, float, float]]:
+    """(Elo's number, with mean 1000, and its 95 % interval over resampled prompts) of each player."""
+    by_prompt: dict[int, list[Match]] = {}
+    for one in matches:
+        by_prompt.setdefault(one.prompt, []).append(one)
+    tables = np.array([wins(each, players) for each in by_prompt.values()])
+    draws = np.random.default_rng(seed).multinomial(len(tables), [1 / len(tables)] * len(tables), RESAMPLES)
+    drawn = np.array([bradley_terry(np.tensordot(draw, tables, 1)) for draw in draws])
+    low, high = np.quantile(MEAN + SCALE * drawn, (0.025, 0.975), axis=0)
+    best = MEAN + SCALE * bradley_terry(tables.sum(0))
+    return [(float(a), float(b), float(c)) for a, b, c in zip(best, low, high, strict=True)]

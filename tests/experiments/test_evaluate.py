@@ -1,0 +1,188 @@
+"""Models compared by the command, and what its report says."""
+
+import io
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+
+from experiments import evaluate, evaluating, generators, told
+from experiments.sample import Machine
+from jaxtrain import flags as command_line
+from jaxtrain.config import ConfigError
+from jaxtrain.feedback.asking import Ask, user
+from jaxtrain.feedback.endpoint import Endpoint
+from jaxtrain.serve.ballots import Ballots
+from tests import browser
+from tests.experiments.conftest import jsonl, quick
+
+FEW = ("--prompt_count=24", "--max_new=12", "--topics=a boat")
+
+
+def run(town, *flags):
+    """Runs the command in this process."""
+    out = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, quick():
+        patch.setattr(sys, "stdout", out)
+        patch.setenv("COLUMNS", "120")
+        evaluate.main(command_line.from_flags(evaluate.Evaluate, [*flags, town.cache]))
+    return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def compared(town):
+    """A report about three runs, with what people said of two of them."""
+    base, first, last = town / "base", f"{town / 'sft'}@6", town / "sft"
+    ballots = Ballots(town / "people.sqlite", 1)
+    texts = [{"text": "I", "model": str(base)}, {"text": "You", "model": str(last)}]
+    ballots.add([(n, [{"role": "user", "content": f"Add {n} and 1."}], texts, "", 1) for n in range(9)])
+    ballots.add([(9, [{"role": "user", "content": "x"}], [texts[0], {"text": "?", "model": "other"}], "", 1)])
+    while item := ballots.next("ann"):
+        places = [1, 1] if item.number == 8 else [1 + (i == 0) for i in item.shown]
+        ballots.vote("ann", item.number, "chosen", places, "", item.shown)
+    said = run(
+        town, f"--models={base},{first},{last}", f"--people={town / 'people.sqlite'}", *FEW, f"--out={town / 'told'}"
+    )  # fmt: skip
+    return town / "told", said
+
+
+def report(folder):
+    return json.loads((folder / "report.json").read_text())
+
+
+def test_the_report_has_every_part(compared, town):
+    found = report(compared[0])
+    names = [one["label"] for one in found["models"]]
+    assert names == ["base", "sft@6", "sft"] and found["reference"] == "sft@6" and found["judge"] == "gold"
+    for name in names:
+        numbers = found["measures"][name]
+        assert {
+            "world/gold",
+            "distinct_1",
+            "self_bleu",
+            "confidence",
+            "calibration_error",
+            "right",
+        } <= numbers.keys()
+        assert 0 < numbers["confidence"] < 1 and 0 <= numbers["calibration_error"] <= 1
+        for shares in found["stances"]["groups"].values():
+            assert sum(shares[name].values()) == pytest.approx(1)
+        assert found["style"]["models"][name]["plain"]["words"] > 0
+    assert set(found["stances"]["groups"]) == {"harmful prompts", "harmless prompts"}
+    assert found["measures"]["sft"]["kl"] > 0 and found["measures"]["base"]["kl"] is None, (
+        "it sees other tokens"
+    )
+    assert "kl" not in found["measures"]["sft@6"]
+    lines = [json.loads(line) for line in (compared[0] / "answers.jsonl").read_text().splitlines()]
+    assert len(lines) == 24 and all(set(line["answers"]) == set(names) for line in lines)
+
+
+def test_wins_are_those_of_the_answers(compared):
+    from jaxtrain.worlds.tinytown import judge
+
+    found = report(compared[0])
+    lines = [json.loads(line) for line in (compared[0] / "answers.jsonl").read_text().splitlines()]
+    gold = {
+        name: [judge.gold(line["prompt"], line["answers"][name]) for line in lines]
+        for name in ("base", "sft")
+    }
+    wins = np.mean([0.5 + 0.5 * np.sign(a - b) for a, b in zip(gold["sft"], gold["base"], strict=True)])
+    rates = found["contests"]["gold"]["rates"]
+    assert rates[2][0]["mean"] == pytest.approx(wins) and rates[0][2]["mean"] == pytest.approx(1 - wins)
+    assert rates[2][0]["low"] <= wins <= rates[2][0]["high"] and rates[0][0] is None
+    assert sum(one[0] for one in found["contests"]["gold"]["elo"].values()) == pytest.approx(3000)
+    assert found["measures"]["sft"]["world/gold"] == pytest.approx(np.mean(gold["sft"]))
+
+
+def test_what_people_said_is_counted(compared):
+    people = report(compared[0])["contests"]["people"]
+    assert people["count"] == 9 and people["others"] == 1
+    assert people["rates"][2][0]["mean"] == pytest.approx(8.5 / 9) and people["rates"][1] == [None] * 3
+    assert set(people["elo"]) == {"base", "sft"} and people["agreement"]["count"] == 9
+
+
+def test_the_terminal_and_the_page_say_the_same(compared):
+    folder, said = compared
+    found, page = report(folder), (folder / "report.html").read_text()
+    rate = found["contests"]["gold"]["rates"][2][0]
+    assert told.rate(rate) in said and told.percent(rate["mean"]) in page
+    assert "explained refusal" in said and "explained refusal" in page
+    assert f"{folder}/report.html" in said
+    assert not re.search(r"(src|href)\s*=\s*[\"'](?!data:|#)", page) and "http" not in page, "no network"
+
+
+@browser.needed
+def test_the_page_opens_from_the_disk_on_a_phone_and_in_the_dark(compared, tmp_path):
+    with browser.opened(tmp_path / "profile") as chromium:
+        page = chromium.page()
+        for width, dark in ((1200, False), (390, True)):
+            page.look(width, 800, dark)
+            page.go(f"file://{compared[0]}/report.html")
+            assert page.js("document.documentElement.scrollWidth <= innerWidth")
+            assert "Who wins, by gold" in page.text() and "Side by side" in page.text()
+        assert page.js("getComputedStyle(document.body).backgroundColor") == "rgb(18, 22, 29)"
+        assert chromium.complaints() == []
+
+
+def test_prompts_of_no_world_are_compared_without_a_judge(town, tmp_path):
+    data = jsonl(tmp_path / "p.jsonl", [{"prompt": "<b>Hi</b> & bye?"}, {"prompt": "Why?"}])
+    run(
+        town,
+        f"--models={town / 'sft'}",
+        f"--prompts={data}",
+        *FEW,
+        f"--out={tmp_path / 'out'}",
+        "--temperature=0",
+    )
+    found = report(tmp_path / "out")
+    assert (
+        found["contests"] == {} and found["judge"] is None and set(found["stances"]["groups"]) == {"prompts"}
+    )
+    assert "world/gold" not in found["measures"]["sft"] and "confidence" not in found["measures"]["sft"]
+    assert "&lt;b&gt;Hi&lt;/b&gt;" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_log_probabilities_are_those_that_the_sampler_has(town):
+    with quick():
+        made = generators.open_one(
+            str(town / "sft"), "models", Endpoint(), Machine(cache_dir=town.cache.partition("=")[2]), 16
+        )
+        messages = user("How do I paint a boat?")
+        (reply,) = made.generate([Ask(messages, seed=3, max_new=16, top_logprobs=1)])[0]
+        prompt, (ids,), _ = made.inside.template.answers(messages, [reply.text])
+        ((logps, _),) = made.inside.logps([(prompt, ids[: len(reply.logprobs)])])
+    assert len(reply.logprobs) > 2
+    assert np.allclose(logps, [one.logprob for one in reply.logprobs], atol=1e-4)
+
+
+def test_short_names():
+    names = ["runs/a/sft", "runs/b/sft", "hf:models/tiny", "http://h/v1?model=big", "runs/ppo@5"]
+    assert evaluating.labels(names) == ["runs/a/sft", "runs/b/sft", "tiny", "big", "ppo@5"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ((), "--models: name what is compared"),
+        (("--models=nowhere",), "--models=nowhere"),
+        (("--models={sft},{sft}",), "stands there twice"),
+        (("--models={sft}", "--reference=x"), "none of --models"),
+        (("--models={sft}", "--rubric=be kind"), "acts only where a model is the --judge"),
+        (("--models={sft}", "--shots=2"), "act only with --tasks"),
+        (("--models={sft}", "--people=nothing.jsonl"), "--people=nothing.jsonl: no such file"),
+        (("--models={sft}", "--people={words}"), "words.jsonl:1: not a row of"),
+        (("--models={sft}", "--out={full}"), "is there already"),
+        (("--models={sft}", "--prompts=tinytown:nowhere"), "tinytown:nowhere"),
+    ],
+)
+def test_what_cannot_be_is_told(town, tmp_path, flags, words):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    there = {"sft": town / "sft", "full": tmp_path / "full"}
+    there["words"] = jsonl(tmp_path / "words.jsonl", [{"words": 1}]).removeprefix("jsonl:")
+    made = [f"--out={tmp_path / 'out'}", "--prompt_count=2", "--max_new=4", "--topics=", "--harmful="]
+    with pytest.raises(ConfigError, match=words):
+        run(town, *made, *(flag.format(**there) for flag in flags))
+    assert not (tmp_path / "out").exists()
