@@ -1,14 +1,13 @@
 """Reports: tables for a terminal, and pages that open from a disk, in light and dark, without a network."""
 
-import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from rich.console import Console
 from rich.table import Table
 
+from jaxtrain.data import pages
 from jaxtrain.feedback.manner import STANCES
 
 # measure -> (title, what it means)
@@ -119,19 +118,6 @@ def _table(title: str, names: Sequence[str], rows: Sequence[tuple[str, Sequence[
 
 def page(name: str, found: Mapping[str, Any]) -> str:
     """The text of a page of experiments/pages."""
-    return (
-        _environment()
-        .get_template(f"{name}.html.jinja")
-        .render(found=found, measures=MEASURES, styles=STYLE, stances=STANCES)
-    )
-
-
-@functools.cache
-def _environment() -> jinja2.Environment:
-    env = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "pages"), autoescape=True, trim_blocks=True,
-        lstrip_blocks=True, undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
-    env.filters |= {"number": number, "percent": percent, "rate": rate}
-    env.globals |= {"shown": shown}
-    return env
+    file = Path(__file__).parent / "pages" / f"{name}.html.jinja"
+    made = pages.template(file, {"number": number, "percent": percent, "rate": rate})
+    return made.render(found=found, measures=MEASURES, styles=STYLE, stances=STANCES, shown=shown)
