@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from jaxtrain.config import ConfigError, Failure
 from jaxtrain.feedback import compare, gold, revise
 from jaxtrain.feedback.asking import Ask, seed_of
 from jaxtrain.feedback.constitution import Constitution
+from jaxtrain.feedback.synthesize import Given
 from jaxtrain.worlds.tinytown.prompts import parse_prompt
 
 SEEN, FEWEST = 64, 8  # pairs after which a critic that names one letter is stopped, midway and at the end
@@ -49,7 +51,6 @@ def run(cfg: Constitutional, constitution: Constitution) -> Path:
 def _make(cfg: Constitutional, models: Models, folder: Path, part: Part, made_by: dict[str, str]) -> None:
     asked, how = cfg.asked, cfg.comparing
     given = making.read(asked.data, "data", cfg.machine.cache_dir, asked.prompt_count)
-    recipe = compare.Recipe(models.critic, asked.seed, how.cot, how.cot_clamp)
     critics.note(
         [
             ("models", f"{models.speaker.name} answers, {models.critic.model.name} compares"),
@@ -58,42 +59,7 @@ def _make(cfg: Constitutional, models: Models, folder: Path, part: Part, made_by
     )
 
     def make(units: range) -> list[dict[str, Any]]:
-        asks = [
-            Ask(
-                given[u].messages,
-                2 * how.pairs,
-                seed_of(asked.seed, u, _SAMPLES),
-                asked.temperature,
-                asked.max_new,
-            )
-            for u in units
-        ]
-        rows, pairs = [], []
-        for u, replies in zip(units, models.speaker.generate(asks), strict=True):
-            for k in range(how.pairs):
-                two = replies[2 * k : 2 * k + 2]
-                texts, faults = [one.text.strip() for one in two], [revise.fault_of(one) for one in two]
-                pair = compare.Pair(given[u].messages, *texts, u * how.pairs + k)
-                fault = next((f"answer {one}" for one in faults if one), "")
-                fault = fault or ("answers equal" if texts[0] == texts[1] else "")
-                if fault:
-                    rows.append(_left_out(pair, fault))
-                else:
-                    pairs.append((u, pair))
-        found = compare.labels(recipe, [pair for _, pair in pairs])
-        more = {
-            "kind": "ai",
-            "model": models.speaker.name,
-            "critic": models.critic.model.name,
-            "seed": asked.seed,
-        }
-        for (u, pair), label in zip(pairs, found, strict=True):
-            if label.fault:
-                rows.append(_left_out(pair, label.fault, principle=label.principle))
-                continue
-            row = compare.row_of(pair, label, revise.prompt_of(pair.messages), source=given[u].name, **more)
-            rows.append(row | _truth(row))
-        return rows
+        return _compared(cfg, models, given, units)
 
     def check(rows: list[dict[str, Any]], done: bool) -> None:
         seen = [row["p_orders"] for row in rows if "fault" not in row]
@@ -112,26 +78,61 @@ def _make(cfg: Constitutional, models: Models, folder: Path, part: Part, made_by
             )
 
     rows = critics.kept(folder, part, made_by, len(given), "comparisons", make, check)
-    labels = [row for row in rows if "fault" not in row]
+    labels, out = [[row for row in rows if ("fault" in row) == bad] for bad in (False, True)]
     if not labels:
         raise Failure(f"no comparison is left: {folder / 'part.jsonl'} says why, row by row, under 'fault'")
-    out = [row for row in rows if "fault" in row]
-    counts = {
-        "pairs": len(rows),
-        "rows": len(labels),
-        "faults": dict(collections.Counter(row["fault"] for row in out)),
-    }
-    counts["bias"] = compare.bias([row["p_orders"] for row in labels])
+    faults = dict(collections.Counter(row["fault"] for row in out))
+    bias = compare.bias([row["p_orders"] for row in labels])
+    counts = {"pairs": len(rows), "rows": len(labels), "faults": faults, "bias": bias}
     critics.finish(folder, part, made_by, {"left_out.jsonl": out, "labels.jsonl": labels}, **counts)
-    said = ", ".join(f"{n:,} {name}" for name, n in sorted(counts["faults"].items())) or "nothing"
-    bias = ", ".join(f"{name} {value:.3f}" for name, value in counts["bias"].items())
-    critics.note(
-        [
-            ("rows", f"{len(labels):,} in {folder / 'labels.jsonl'}"),
-            ("left out", said),
-            ("order", bias),
-        ]
-    )
+    said = ", ".join(f"{n:,} {name}" for name, n in sorted(faults.items())) or "nothing"
+    order = ", ".join(f"{name} {value:.3f}" for name, value in bias.items())
+    table = [("rows", f"{len(labels):,} in {folder / 'labels.jsonl'}"), ("left out", said), ("order", order)]
+    critics.note(table)
+
+
+def _compared(
+    cfg: Constitutional, models: Models, given: Sequence[Given], units: range
+) -> list[dict[str, Any]]:
+    """The rows of some prompts: pairs of answers with a label, and those that are left out, with a fault."""
+    asked, how = cfg.asked, cfg.comparing
+    recipe = compare.Recipe(models.critic, asked.seed, how.cot, how.cot_clamp)
+    asks = [
+        Ask(
+            given[u].messages,
+            2 * how.pairs,
+            seed_of(asked.seed, u, _SAMPLES),
+            asked.temperature,
+            asked.max_new,
+        )
+        for u in units
+    ]
+    rows, pairs = [], []
+    for u, replies in zip(units, models.speaker.generate(asks), strict=True):
+        for k in range(how.pairs):
+            two = replies[2 * k : 2 * k + 2]
+            texts, faults = [one.text.strip() for one in two], [revise.fault_of(one) for one in two]
+            pair = compare.Pair(given[u].messages, *texts, u * how.pairs + k)
+            fault = next((f"answer {one}" for one in faults if one), "")
+            fault = fault or ("answers equal" if texts[0] == texts[1] else "")
+            if fault:
+                rows.append(_left_out(pair, fault))
+            else:
+                pairs.append((u, pair))
+    found = compare.labels(recipe, [pair for _, pair in pairs])
+    more = {
+        "kind": "ai",
+        "model": models.speaker.name,
+        "critic": models.critic.model.name,
+        "seed": asked.seed,
+    }
+    for (u, pair), label in zip(pairs, found, strict=True):
+        if label.fault:
+            rows.append(_left_out(pair, label.fault, principle=label.principle))
+            continue
+        row = compare.row_of(pair, label, revise.prompt_of(pair.messages), source=given[u].name, **more)
+        rows.append(row | _truth(row))
+    return rows
 
 
 def _left_out(pair: compare.Pair, fault: str, **more: Any) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def test_rows_are_typed_deterministic_and_addressed_by_index(config):
 DIGESTS = {
     "pretrain": "7be3cd2258a81a72",
     "sft": "5f5de70a3fbc9222",
-    "preferences": "0903a787e3193507",
+    "preferences": "11425789e743b55d",
     "prompts": "72216713c6d4870a",
     "redteam": "34b4f11e61db2be2",
     "constitution": "bc38e576a63a7adc",
@@ -188,3 +188,13 @@ def test_some_answers_may_balk_at_harmless_requests_which_are_worth_less_than_he
         row[f"reward_{side}"] for row in made for side in ("chosen", "rejected") if row["family"] == "ben"
     ]
     assert max(balks) <= -1 < sum(helpful) / len(helpful)
+
+
+def test_help_is_every_family_but_harm():
+    asked = table("prompts", family="help", documents=300)
+    shares = Counter(row["family"] for row in asked)
+    assert len(asked) == 300 and set(shares) == {"ben", "risk", "fact", "sum", "str"}
+    made = Counter(row["family"] for row in table("preferences", family="help", stop=2_000))
+    assert set(made) == set(shares) and made["ben"] / 2_000 == pytest.approx(0.25 / 0.8, abs=0.03)
+    assert {row["family"] for row in table("preferences", family="harm", stop=200)} == {"harm"}
+    assert table("preferences", stop=50) != table("preferences", family="help", stop=50)
