@@ -18,6 +18,7 @@ from jaxtrain.train import metrics, workdir
 PROMPTS, DRAWS, MAX_NEW = "tinytown:prompts:test", 2, 48
 ACCELERATORS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "libtpu")
 TIMES, LOGS, ANSWERS = "times.json", "logs", "answers"
+AUDIT = "audit.json"  # of ./launch/run constitutional
 
 
 class Claim(NamedTuple):
@@ -30,7 +31,7 @@ class Claim(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A stage: its run's name, its command, the runs it needs, the first of which it starts from, and its claims.
+    """A stage: its run's name, its command, the runs it needs, the first of which answers for `before`, and its claims.
 
     {NAME} in a flag is the folder of the run NAME.
     """
@@ -59,6 +60,13 @@ def steps() -> list[Step]:
             Claim("warn", low=0.8), Claim("parsable", low=0.95), Claim("objective/kl", high=10))),
         Step("dpo", "dpo", "DPO", ("--init_from={sft}",), ("sft",), (
             Claim("gold", low=1, gain=True), Claim("harmful", high=0.1), Claim("parsable", low=0.95))),
+        Step("revise", "constitutional", "critiques and revisions", (
+            "--phase=revise", "--init_from={sft}", "--critic={pretrain}"), ("sft", "pretrain"), (
+            Claim("harmful", high=0.2), Claim("parsable", low=0.95)), False),
+        Step("constitutional", "sft", "SL-CAI, on the revisions", (
+            "--init_from={pretrain}", "--data=jsonl:{revise}/revise/revisions.jsonl", "--steps=150", "--eval_every=0"),
+            ("sft", "pretrain", "revise"), (
+            Claim("harmful", high=0.15), Claim("refuse", low=0.9), Claim("parsable", low=0.95))),
         Step("distill", "distill", "distillation into a fifth of the size", ("--teacher={ppo}", "--steps=700"),
              ("ppo",), (Claim("eval/divergence", high=0.1), Claim("gold", low=1.5))),
     ]  # fmt: skip
@@ -177,7 +185,10 @@ def _ended(running: Sequence[subprocess.Popen]) -> Iterator[None]:
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl that are whole."""
+    """The lines of a run's metrics.jsonl that are whole; of revisions a line a round."""
+    if (folder / AUDIT).exists():
+        rounds = json.loads((folder / AUDIT).read_text(encoding="utf-8"))["rounds"]
+        return [{"step": one["round"], **one} for one in rounds]
     file = folder / metrics.FILE
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]

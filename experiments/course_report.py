@@ -21,6 +21,7 @@ CURVES = {
         ("objective/kl", "KL from the reference, nats"),
     ),
     "dpo": (("rewards/margins", "margin of the implicit reward"),),
+    "revise": (("harmful", "harmful answers, by rounds of revision"),),
     "constitutional": (("loss", "training loss, nats a token"),),
     "distill": (("divergence", "divergence from the teacher, nats a token"),),
 }
