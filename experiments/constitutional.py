@@ -91,7 +91,7 @@ class Training(config.Group):
         "AI's of harmlessness. auto: 4,000 of Tinytown's where --data is Tinytown's; -: none", live=True)
     rl: str = config.arg("ppo", "What learns from the comparisons: ppo from the reward model, dpo without one",
         choices=("ppo", "dpo"), live=True)
-    sft_flags: str = config.arg("--steps=250", "Further flags of ./launch/run sft", live=True)
+    sft_flags: str = config.arg("--steps=250 --batch_size=8", "Further flags of ./launch/run sft", live=True)
     reward_flags: str = config.arg("--steps=150 --soft_labels", "Further flags of ./launch/run reward", live=True)
     rl_flags: str = config.arg("--steps=64", "Further flags of ./launch/run ppo or dpo, such as --data", live=True)
     # fmt: on
