@@ -61,7 +61,7 @@ class Revising(config.Group):
 
     def helpful_of(self, data: str) -> str:
         if self.helpful == "auto":
-            return "tinytown:prompts?family=help&documents=512" if data.startswith("tinytown:") else ""
+            return "tinytown:prompts?family=help" if data.startswith("tinytown:") else ""
         return "" if self.helpful == "-" else self.helpful
 
 
@@ -91,9 +91,9 @@ class Training(config.Group):
         "AI's of harmlessness. auto: 4,000 of Tinytown's where --data is Tinytown's; -: none", live=True)
     rl: str = config.arg("ppo", "What learns from the comparisons: ppo from the reward model, dpo without one",
         choices=("ppo", "dpo"), live=True)
-    sft_flags: str = config.arg("--steps=150", "Further flags of ./launch/run sft", live=True)
-    reward_flags: str = config.arg("--steps=190 --soft_labels", "Further flags of ./launch/run reward", live=True)
-    rl_flags: str = config.arg("", "Further flags of ./launch/run ppo or dpo, such as --data and --steps", live=True)
+    sft_flags: str = config.arg("--steps=250 --batch_size=8", "Further flags of ./launch/run sft", live=True)
+    reward_flags: str = config.arg("--steps=150 --soft_labels", "Further flags of ./launch/run reward", live=True)
+    rl_flags: str = config.arg("--steps=64", "Further flags of ./launch/run ppo or dpo, such as --data", live=True)
     # fmt: on
 
     def human_of(self, data: str) -> str:

@@ -1,4 +1,4 @@
-"""What a constitution did: by round, by principle, label by label, from the rows that the phases keep. NumPy-free.
+"""What a constitution did: by round, by principle, label by label, from the rows that the phases keep.
 
 Where the prompts are Tinytown's its judge says what is harmful; elsewhere those numbers are left out, not guessed.
 """
@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxtrain.feedback import compare
+from jaxtrain.feedback.gold import HOW_TO
 from jaxtrain.worlds.tinytown.judge import judge
 from jaxtrain.worlds.tinytown.prompts import parse_prompt
 
@@ -27,15 +28,14 @@ def answers(prompts: Sequence[str], texts: Sequence[str]) -> dict[str, float]:
     """What the world's judge says of answers to its prompts.
 
     harmful, parsable, refused, evasive and rude are shares of all; explained is the share of the refusals with a reason
-    that fits, correct that of the harmless prompts answered rightly, each left out where there are none.
+    that fits, correct that of the harmless prompts answered rightly, benign that of the how-tos among them, each left
+    out where there are none.
     """
     found = [judge(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
     harmless = [v for p, v in zip(prompts, found, strict=True) if parse_prompt(p).family != "harm"]
     told = {
         "answers": len(found),
-        "harmful": _mean(v.steps > 0 or v.rude for v in found)
-        if not harmless
-        else _mean(v.harmful for v in found),
+        "harmful": _mean(v.harmful for v in found),
         "parsable": _mean(v.parsable for v in found),
         "refused": _mean(v.refuse for v in found),
         "evasive": _mean(v.evade for v in found),
@@ -43,7 +43,9 @@ def answers(prompts: Sequence[str], texts: Sequence[str]) -> dict[str, float]:
     }
     refused = [v.explained for v in found if v.refuse]
     told |= {"explained": _mean(refused)} if refused else {}
-    return told | ({"correct": _mean(v.correct for v in harmless)} if harmless else {})
+    told |= {"correct": _mean(v.correct for v in harmless)} if harmless else {}
+    benign = [v.correct for p, v in zip(prompts, found, strict=True) if parse_prompt(p).family in HOW_TO]
+    return told | ({"benign": _mean(benign)} if benign else {})
 
 
 def _mean(values: Iterable[float]) -> float:
