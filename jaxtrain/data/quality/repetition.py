@@ -72,8 +72,7 @@ def _ngrams(scale: float, text: str) -> Iterator[Finding]:
         share = top_share(words, n, len(text), counts, limit * scale)
         if share > limit * scale:
             yield Finding(f"gopher_top_{n}gram", share)
-    fives = [tuple(words[at : at + 5]) for at in _runs(counts > 1, 5)]
-    if len(set(fives)) == len(fives):
+    if _bound(words, counts, len(text)) <= min(_REPEATED.values()) * scale:
         return
     for n, limit in _REPEATED.items():
         share = repeated_share(words, n, len(text))
@@ -81,6 +80,17 @@ def _ngrams(scale: float, text: str) -> Iterator[Finding]:
             return
         if share > limit * scale:
             yield Finding(f"gopher_repeated_{n}grams", share)
+
+
+def _bound(words: Sequence[str], counts: np.ndarray, size: int) -> float:
+    """The share of `size` characters in five words or more that stand twice, the first time too; 0 where none do."""
+    starts = list(_runs(counts > 1, 5))
+    fives = [tuple(words[at : at + 5]) for at in starts]
+    often = Counter(fives)
+    if len(often) == len(fives):
+        return 0.0
+    repeated = [at for at, five in zip(starts, fives, strict=True) if often[five] > 1]
+    return sum(len(words[i]) for i in {i for at in repeated for i in range(at, at + 5)}) / size
 
 
 def _runs(marked: np.ndarray, n: int) -> Iterator[int]:

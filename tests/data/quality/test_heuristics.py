@@ -54,7 +54,13 @@ def test_repeated_ngrams_by_hand():
 
 def test_the_bounds_change_no_verdict():
     """The short cuts against counting everything."""
-    for text in PAGES.values():
+    # Pages that repeat five words, but not enough of them, too.
+    for text in (
+        *PAGES.values(),
+        GOOD + " " + GOOD[:60],
+        GOOD + " " + GOOD[:160],
+        GOOD + GOOD[: len(GOOD) // 5],
+    ):
         words, found = text.split(), rules(REPEATS, text)
         for n, limit in ((2, 0.20), (3, 0.18), (4, 0.16)):
             grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
