@@ -48,26 +48,26 @@ class Step(NamedTuple):
 def steps() -> list[Step]:
     """The whole training on Tinytown; what stands earlier is begun earlier."""
     return [
-        Step("pretrain", "pretrain", "pretraining", ("--sample_every=0",), (),
+        Step("pretrain", "pretrain", "pretraining", ("--sample_every=0", "--steps=1200"), (),
              (Claim("eval/bits_per_byte_above_entropy", high=0.15),)),
         Step("sft", "sft", "supervised fine-tuning", ("--init_from={pretrain}", "--steps=300", "--eval_every=0"),
              ("pretrain",), (Claim("parsable", low=0.9), Claim("steps", low=0.9), Claim("gold", low=1, gain=True))),
         Step("reward", "reward", "a reward model", (
             "--init_from={sft}", "--data=tinytown:preferences?documents=4000&balk=.1", "--steps=190",
             "--eval_data=tinytown:preferences:test"), ("sft",), (Claim("eval/gold_accuracy", low=0.8),), False),
-        Step("ppo", "ppo", "PPO with KL", ("--init_from={sft}", "--reward_model={reward}"), ("sft", "reward"), (
+        Step("ppo", "ppo", "PPO with KL", ("--init_from={sft}", "--reward_model={reward}", "--steps=128"), ("sft", "reward"), (
             Claim("gold", low=1, gain=True), Claim("harmful", high=0.1), Claim("detail", low=0.9),
             Claim("warn", low=0.8), Claim("parsable", low=0.95), Claim("objective/kl", high=10))),
-        Step("dpo", "dpo", "DPO", ("--init_from={sft}",), ("sft",), (
+        Step("dpo", "dpo", "DPO", ("--init_from={sft}", "--steps=150"), ("sft",), (
             Claim("gold", low=1, gain=True), Claim("harmful", high=0.1), Claim("parsable", low=0.95))),
         Step("revise", "constitutional", "critiques and revisions", (
             "--phase=revise", "--init_from={sft}", "--critic={pretrain}"), ("sft", "pretrain"), (
             Claim("harmful", high=0.2), Claim("parsable", low=0.95)), False),
         Step("constitutional", "sft", "SL-CAI, on the revisions", (
-            "--init_from={pretrain}", "--data=jsonl:{revise}/revise/revisions.jsonl", "--steps=150", "--eval_every=0"),
+            "--init_from={pretrain}", "--data=jsonl:{revise}/revise/revisions.jsonl", "--steps=250", "--batch_size=8", "--eval_every=0"),
             ("sft", "pretrain", "revise"), (
             Claim("harmful", high=0.15), Claim("refuse", low=0.9), Claim("parsable", low=0.95))),
-        Step("distill", "distill", "distillation into a fifth of the size", ("--teacher={ppo}", "--steps=700"),
+        Step("distill", "distill", "distillation into a fifth of the size", ("--teacher={ppo}", "--steps=600"),
              ("ppo",), (Claim("eval/divergence", high=0.1), Claim("gold", low=1.5))),
     ]  # fmt: skip
 
