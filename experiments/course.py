@@ -55,7 +55,8 @@ def steps() -> list[Step]:
         Step("reward", "reward", "a reward model", (
             "--init_from={sft}", "--data=tinytown:preferences?documents=4000&balk=.1", "--steps=190",
             "--eval_data=tinytown:preferences:test"), ("sft",), (Claim("eval/gold_accuracy", low=0.8),), False),
-        Step("ppo", "ppo", "PPO with KL", ("--init_from={sft}", "--reward_model={reward}", "--steps=128"), ("sft", "reward"), (
+        Step("ppo", "ppo", "PPO with KL", ("--init_from={sft}", "--reward_model={reward}", "--steps=128"),
+             ("sft", "reward"), (
             Claim("gold", low=1, gain=True), Claim("harmful", high=0.1), Claim("detail", low=0.9),
             Claim("warn", low=0.8), Claim("parsable", low=0.95), Claim("objective/kl", high=10))),
         Step("dpo", "dpo", "DPO", ("--init_from={sft}", "--steps=150"), ("sft",), (
@@ -64,7 +65,8 @@ def steps() -> list[Step]:
             "--phase=revise", "--init_from={sft}", "--critic={pretrain}"), ("sft", "pretrain"), (
             Claim("harmful", high=0.2), Claim("parsable", low=0.95)), False),
         Step("constitutional", "sft", "SL-CAI, on the revisions", (
-            "--init_from={pretrain}", "--data=jsonl:{revise}/revise/revisions.jsonl", "--steps=250", "--batch_size=8", "--eval_every=0"),
+            "--init_from={pretrain}", "--data=jsonl:{revise}/revise/revisions.jsonl",
+            "--steps=250", "--batch_size=8", "--eval_every=0"),
             ("sft", "pretrain", "revise"), (
             Claim("harmful", high=0.15), Claim("refuse", low=0.9), Claim("parsable", low=0.95))),
         Step("distill", "distill", "distillation into a fifth of the size", ("--teacher={ppo}", "--steps=600"),
