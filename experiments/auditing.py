@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from experiments import critics, journal
+from experiments import journal, making
 from jaxtrain import config
 from jaxtrain.feedback import audit
 from jaxtrain.feedback.constitution import Constitution
 
 MODELS = "models.json"
+REPORT = "report.json"  # of a phase that is done
 
 
 def write(folder: Path, constitution: Constitution) -> dict[str, Any]:
@@ -25,28 +26,28 @@ def write(folder: Path, constitution: Constitution) -> dict[str, Any]:
         }
     }
     faults: collections.Counter = collections.Counter()
-    if (folder / "revise" / critics.REPORT).exists():
-        rows = critics.rows_of(folder / "revise" / "rounds.jsonl")
+    if (folder / "revise" / REPORT).exists():
+        rows = journal.rows_of(folder / "revise" / "rounds.jsonl")
         report |= {
             "rounds": audit.rounds(rows),
             "revised": audit.revised(rows),
             "examples": audit.examples(rows),
         }
         faults.update(_faults(folder / "revise"))
-    if (folder / "compare" / critics.REPORT).exists():
-        report["labels"] = audit.labels(critics.rows_of(folder / "compare" / "labels.jsonl"))
+    if (folder / "compare" / REPORT).exists():
+        report["labels"] = audit.labels(journal.rows_of(folder / "compare" / "labels.jsonl"))
         faults.update(_faults(folder / "compare"))
     if (folder / MODELS).exists():
         report["models"] = json.loads((folder / MODELS).read_text(encoding="utf-8"))
     report["faults"] = dict(sorted(faults.items()))
     journal.write_whole(folder / "audit.json", config.dumps(report) + "\n")
     journal.write_whole(folder / "audit.html", audit.page(report))
-    critics.note([*_told(report), ("audit", str(folder / "audit.html"))])
+    making.note([*_told(report), ("audit", str(folder / "audit.html"))])
     return report
 
 
 def _faults(folder: Path) -> dict[str, int]:
-    return json.loads((folder / critics.REPORT).read_text(encoding="utf-8"))["faults"]
+    return json.loads((folder / REPORT).read_text(encoding="utf-8"))["faults"]
 
 
 def _told(report: dict[str, Any]) -> list[tuple[str, str]]:

@@ -2,11 +2,12 @@
 
 import collections
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import auditing, critics, making
+from experiments import critics, making
 from experiments.constitutional import Asked, Comparing, Constitutional, Critic
 from experiments.critics import Models
 from jaxtrain import config
@@ -32,26 +33,16 @@ class Part:
 
 def run(cfg: Constitutional, constitution: Constitution) -> Path:
     """Makes what is missing; returns the data set."""
-    folder = Path(cfg.asked.workdir).expanduser() / "compare"
-    part, out = Part(cfg.asked, cfg.critic, cfg.comparing), folder / "labels.jsonl"
-    with critics.opened(cfg, constitution) as models:
-        made_by = {
-            "constitution": constitution.fingerprint,
-            "model": models.speaker.name,
-            "critic": models.critic.model.name,
-        }
-        if critics.finished(folder, part, made_by):
-            critics.note([("labels", f"they are there: {out}")])
-            return out
-        _make(cfg, models, folder, part, made_by)
-    auditing.write(folder.parent, constitution)
-    return out
+    part = Part(cfg.asked, cfg.critic, cfg.comparing)
+    return critics.phase(
+        cfg, constitution, "compare", part, "labels.jsonl", functools.partial(_make, cfg, part)
+    )
 
 
-def _make(cfg: Constitutional, models: Models, folder: Path, part: Part, made_by: dict[str, str]) -> None:
+def _make(cfg: Constitutional, part: Part, models: Models, folder: Path, made_by: dict[str, str]) -> None:
     asked, how = cfg.asked, cfg.comparing
     given = making.read(asked.data, "data", cfg.machine.cache_dir, asked.prompt_count)
-    critics.note(
+    making.note(
         [
             ("models", f"{models.speaker.name} answers, {models.critic.model.name} compares"),
             ("pairs", f"{how.pairs} of each of {len(given):,} prompts of {asked.data}"),
@@ -88,7 +79,7 @@ def _make(cfg: Constitutional, models: Models, folder: Path, part: Part, made_by
     said = ", ".join(f"{n:,} {name}" for name, n in sorted(faults.items())) or "nothing"
     order = ", ".join(f"{name} {value:.3f}" for name, value in bias.items())
     table = [("rows", f"{len(labels):,} in {folder / 'labels.jsonl'}"), ("left out", said), ("order", order)]
-    critics.note(table)
+    making.note(table)
 
 
 def _compared(

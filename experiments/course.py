@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments import journal
 from jaxtrain import config
 from jaxtrain.config import Failure
 from jaxtrain.train import metrics, workdir
@@ -87,6 +88,11 @@ def open_folder(text: str) -> Path:
     return folder
 
 
+def answers_of(folder: Path, name: str) -> Path:
+    """The file of a model's answers to the prompts that all are compared on."""
+    return folder / ANSWERS / f"{name}.jsonl"
+
+
 def train(
     steps: Sequence[Step], folder: Path, show_of: Callable, *, jobs: int, seed: int, cache_dir: str
 ) -> dict[str, dict[str, Any]]:
@@ -112,14 +118,14 @@ def train(
                 if free:
                     busy.add(step.name)
                     show.began(step)
-                    log = folder / LOGS / f"{step.name}.log"
-                    under_way[pool.submit(_run, commands[step.name], log, running)] = step
+                    places = folder / LOGS / f"{step.name}.log", answers_of(folder, step.name)
+                    under_way[pool.submit(_run, commands[step.name], *places, running)] = step
             finished, _ = wait(under_way, timeout=0.5, return_when=FIRST_COMPLETED)
             for one in finished:
                 step = under_way.pop(one)
                 began, seconds = one.result()
                 times[step.name] = {"began": began, "seconds": seconds, "commands": commands[step.name]}
-                held.write_text(config.dumps(times) + "\n", encoding="utf-8")
+                journal.write_whole(held, config.dumps(times) + "\n")
                 done.add(step.name)
                 show.ended(step, seconds)
             show.tick()
@@ -134,20 +140,20 @@ def _commands(step: Step, folder: Path, seed: int, cache_dir: str) -> list[list[
     if step.answers:
         made.append([
             "sample", f"--init_from={where[step.name]}", f"--prompts={PROMPTS}", f"--samples={DRAWS}",
-            f"--max_new={MAX_NEW}", f"--out={folder / ANSWERS / step.name}.jsonl", f"--seed={seed}",
+            f"--max_new={MAX_NEW}", f"--out={answers_of(folder, step.name)}", f"--seed={seed}",
+            f"--cache_dir={cache_dir}",
         ])  # fmt: skip
     return made
 
 
 def _run(
-    commands: Sequence[Sequence[str]], log: Path, running: list[subprocess.Popen]
+    commands: Sequence[Sequence[str]], log: Path, answers: Path, running: list[subprocess.Popen]
 ) -> tuple[float, float]:
     """(when it began, seconds that it took) of commands, what they print going to the log."""
     began = time.time()
+    answers.unlink(missing_ok=True)  # of an earlier command; the one that writes them wants a new file
     with log.open("w", encoding="utf-8") as out:
         for stage, *flags in commands:
-            if stage == "sample":
-                _out(flags).unlink(missing_ok=True)  # of a command that was stopped
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", f"experiments.{stage}", *flags], stdout=out, stderr=subprocess.STDOUT
             )  # fmt: skip
@@ -169,10 +175,6 @@ def wall(times: Mapping[str, Mapping[str, Any]]) -> float:
         total += max(0.0, ended - max(began, end))
         end = max(end, ended)
     return total
-
-
-def _out(flags: Sequence[str]) -> Path:
-    return Path(next(text.removeprefix("--out=") for text in flags if text.startswith("--out=")))
 
 
 @contextlib.contextmanager

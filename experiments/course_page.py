@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.course_report import short
 from jaxtrain.data import pages
 
 WIDE, HIGH, GAP_X, GAP_Y = 168, 52, 48, 16  # a box of the lineage, and the space between two, in px
@@ -44,6 +43,17 @@ def page(result: Mapping[str, Any]) -> str:
         ],
         short=short,
     )
+
+
+def short(measure: str) -> str:
+    """A measure's name as people read it."""
+    words = {
+        "eval/bits_per_byte_above_entropy": "bits/byte above entropy",
+        "eval/gold_accuracy": "agrees with gold",
+        "objective/kl": "KL, nats",
+        "eval/divergence": "KL to the teacher",
+    }
+    return words.get(measure, measure)
 
 
 def number(value: float | None) -> str:

@@ -1,11 +1,11 @@
 """result.json and report.html of a whole training: what each stage was to reach, what it reached, and what it costs."""
 
-import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import course, course_tables
+from experiments import course, course_page, course_tables, journal
 from experiments.course import Claim, Step
 from jaxtrain import config
 from jaxtrain.feedback import gold
@@ -31,7 +31,7 @@ def result(steps: Sequence[Step], folder: Path, times: Mapping[str, Mapping[str,
     """All that the report shows, as plain JSON."""
     runs = {step.name: course.rows(folder / step.name) for step in steps}
     said = {
-        step.name: _answers(folder / course.ANSWERS / f"{step.name}.jsonl") for step in steps if step.answers
+        step.name: journal.rows_of(course.answers_of(folder, step.name)) for step in steps if step.answers
     }
     found = {step.name: course.latest(runs[step.name]) | _measured(said.get(step.name, ())) for step in steps}
     stages = []
@@ -40,10 +40,10 @@ def result(steps: Sequence[Step], folder: Path, times: Mapping[str, Mapping[str,
         claims = [_told(claim, before, found[step.name]) for claim in step.claims]
         stages.append({
             "name": step.name, "stage": step.stage, "title": step.title, "needs": list(step.needs),
-            "seconds": times[step.name]["seconds"], "command": _command(times[step.name]["commands"][0]),
+            "seconds": times[step.name]["seconds"],
+            "command": f"./launch/run {shlex.join(times[step.name]['commands'][0])}",
             "claims": claims, "reached": all(claim["reached"] for claim in claims),
             "measures": {name: found[step.name][name] for name in ("gold", *gold.MEASURES) if name in found[step.name]},
-            "flops": sum(row.get("flops_per_s", 0) * row.get("step_time", 0) for row in runs[step.name]),
             "curves": _curves(step, runs[step.name]),
         })  # fmt: skip
     return {
@@ -61,10 +61,6 @@ def _curves(step: Step, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
     ]  # fmt: skip
 
 
-def _answers(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-
-
 def _measured(answers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     if not answers:
         return {}
@@ -75,7 +71,9 @@ def _measured(answers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def _told(claim: Claim, before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, Any]:
     """A claim with its numbers; one without a number is not reached."""
     was, now = before.get(claim.measure), after.get(claim.measure)
-    value = now - was if claim.gain and now is not None and was is not None else None if claim.gain else now
+    value = now
+    if claim.gain:
+        value = None if None in (was, now) else now - was
     reached = (
         value is not None
         and (claim.low is None or value >= claim.low)
@@ -84,13 +82,6 @@ def _told(claim: Claim, before: Mapping[str, float], after: Mapping[str, float])
     wanted = f"at least {claim.low:g}" if claim.low is not None else f"at most {claim.high:g}"
     wanted = f"gain {wanted}" if claim.gain else wanted
     return {"measure": claim.measure, "before": was, "after": now, "wanted": wanted, "reached": reached}  # fmt: skip
-
-
-def _command(command: Sequence[str]) -> str:
-    stage, *flags = command
-    return " ".join(
-        ["./launch/run", stage, *(f"'{one}'" if set(one) & set("?&*'") else one for one in flags)]
-    )
 
 
 def _beside(said: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
@@ -106,10 +97,8 @@ def _beside(said: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, A
 
 def write(result: Mapping[str, Any], folder: Path) -> None:
     """Writes result.json and report.html."""
-    (folder / "result.json").write_text(config.dumps(dict(result)) + "\n", encoding="utf-8")
-    from experiments import course_page
-
-    (folder / "report.html").write_text(course_page.page(result), encoding="utf-8")
+    journal.write_whole(folder / "result.json", config.dumps(dict(result)) + "\n")
+    journal.write_whole(folder / "report.html", course_page.page(result))
 
 
 def tell(result: Mapping[str, Any], folder: Path) -> None:
@@ -123,7 +112,8 @@ def tell(result: Mapping[str, Any], folder: Path) -> None:
             style = "" if claim["reached"] else "red"
             first = (stage["title"], f"{stage['seconds']:.0f}") if not i else ("", "")
             numbers = ("–" if claim[side] is None else f"{claim[side]:.3f}" for side in ("before", "after"))
-            table.add_row(first[0], short(claim["measure"]), *numbers, claim["wanted"], first[1], style=style)
+            said = (course_page.short(claim["measure"]), *numbers, claim["wanted"])
+            table.add_row(first[0], *said, first[1], style=style)
     console = Console()
     console.print(table)
     missed = sum(not claim["reached"] for stage in result["stages"] for claim in stage["claims"])
@@ -131,14 +121,3 @@ def tell(result: Mapping[str, Any], folder: Path) -> None:
         f"\n{result['seconds'] / 60:.1f} min; {missed or 'no'} claims missed; the report: {folder / 'report.html'}",
         soft_wrap=True,
     )
-
-
-def short(measure: str) -> str:
-    """A measure's name as people read it."""
-    words = {
-        "eval/bits_per_byte_above_entropy": "bits/byte above entropy",
-        "eval/gold_accuracy": "agrees with gold",
-        "objective/kl": "KL, nats",
-        "eval/divergence": "KL to the teacher",
-    }
-    return words.get(measure, measure)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.course import Step
+from experiments.told import percent
 from jaxtrain.worlds.tinytown.judge import as_prompt
 
 Found = Mapping[str, Mapping[str, float]]
@@ -30,10 +31,6 @@ def tables(
     return made
 
 
-def share(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.0f} %"
-
-
 def _sft(found: Found, said: Said) -> dict[str, Any]:
     """Before and after SFT: one prompt, and how often what is said is an answer."""
     prompts = [one["prompt"] for one in said["sft"]]
@@ -48,9 +45,9 @@ def _sft(found: Found, said: Said) -> dict[str, Any]:
         "head": ["", "before SFT", "after SFT"],
         "rows": [
             [f"“{chosen}”", *(f"“{text.strip()}”" for text in texts)],
-            ["it is an answer", *(share(found[n].get("parsable")) for n in ("pretrain", "sft"))],
-            ["steps are right", *(share(found[n].get("steps")) for n in ("pretrain", "sft"))],
-            ["facts are right", *(share(found[n].get("facts")) for n in ("pretrain", "sft"))],
+            ["it is an answer", *(percent(found[n].get("parsable")) for n in ("pretrain", "sft"))],
+            ["steps are right", *(percent(found[n].get("steps")) for n in ("pretrain", "sft"))],
+            ["facts are right", *(percent(found[n].get("facts")) for n in ("pretrain", "sft"))],
         ],
     }  # fmt: skip
 
@@ -62,9 +59,9 @@ def _base_and_chat(found: Found) -> dict[str, Any]:
         "note": f"The base model is the pretrained one, the chat model that of {last}.",
         "head": ["", "base", "chat"],
         "rows": [
-            ["answers what is asked", *(share(found[n].get("parsable")) for n in ("pretrain", last))],
-            ["helps with harmful requests", *(share(found[n].get("harmful")) for n in ("pretrain", last))],
-            ["refuses them with a reason", *(share(found[n].get("refuse")) for n in ("pretrain", last))],
+            ["answers what is asked", *(percent(found[n].get("parsable")) for n in ("pretrain", last))],
+            ["helps with harmful requests", *(percent(found[n].get("harmful")) for n in ("pretrain", last))],
+            ["refuses them with a reason", *(percent(found[n].get("refuse")) for n in ("pretrain", last))],
             ["gold reward", *(f"{found[n]['gold']:.2f}" for n in ("pretrain", last))],
         ],
     }  # fmt: skip
@@ -84,7 +81,7 @@ def _rlhf(found: Found) -> dict[str, Any]:
         "note": "",
         "head": ["", "measured", "before RLHF", "after RLHF"],
         "rows": [
-            [claim, what, *(share(found[n].get(measure)) for n in ("sft", "ppo"))] for claim, measure, what in rows
+            [claim, what, *(percent(found[n].get(measure)) for n in ("sft", "ppo"))] for claim, measure, what in rows
         ],
     }  # fmt: skip
 
@@ -108,6 +105,6 @@ def _dpo_and_rlhf(found: Found, runs: Mapping[str, Any], times: Mapping[str, Any
             ["seconds", f"{seconds['reward'] + seconds['ppo']:.0f}", f"{seconds['dpo']:.0f}"],
             ["stability", restless("ppo"), restless("dpo")],
             ["gold reward", f"{found['ppo']['gold']:.2f}", f"{found['dpo']['gold']:.2f}"],
-            ["harmful", share(found["ppo"].get("harmful")), share(found["dpo"].get("harmful"))],
+            ["harmful", percent(found["ppo"].get("harmful")), percent(found["dpo"].get("harmful"))],
         ],
     }  # fmt: skip

@@ -3,12 +3,12 @@
 import contextlib
 import dataclasses
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import generators, journal
+from experiments import auditing, generators, journal, making
+from experiments.auditing import REPORT
 from experiments.constitutional import Constitutional
 from jaxtrain import config
 from jaxtrain.config import ConfigError
@@ -16,10 +16,8 @@ from jaxtrain.data.progress import bar
 from jaxtrain.feedback.asking import Generator
 from jaxtrain.feedback.constitution import Constitution
 from jaxtrain.feedback.revise import Critic
-from jaxtrain.train import preflight
 
 AT_ONCE = 64  # prompts between two writes
-REPORT = "report.json"
 
 
 class Models(NamedTuple):
@@ -52,6 +50,33 @@ def opened(cfg: Constitutional, constitution: Constitution) -> Iterator[Models]:
         yield Models(speaker, Critic(model, constitution, pages, how.critic_temperature, how.critic_max_new))
 
 
+def phase(
+    cfg: Constitutional,
+    constitution: Constitution,
+    name: str,
+    part: Any,
+    out: str,
+    make: Callable[[Models, Path, dict[str, str]], None],
+) -> Path:
+    """A phase's data set WORKDIR/name/out, which `make` makes where it is missing.
+
+    `make(models, folder, made_by)` ends with `finish`; `part` is the share of the config that decides the rows.
+    """
+    folder = Path(cfg.asked.workdir).expanduser() / name
+    with opened(cfg, constitution) as models:
+        made_by = {
+            "constitution": constitution.fingerprint,
+            "model": models.speaker.name,
+            "critic": models.critic.model.name,
+        }
+        if finished(folder, part, made_by):
+            making.note([(Path(out).stem, f"they are there: {folder / out}")])
+            return folder / out
+        make(models, folder, made_by)
+    auditing.write(folder.parent, constitution)
+    return folder / out
+
+
 def kept(
     folder: Path,
     part: Any,
@@ -75,7 +100,7 @@ def kept(
         rows = [row for batch in held.batches for row in batch["rows"]]
         first = held.batches[-1]["next"] if held.batches else 0
         if first:
-            note([("resuming", f"{first:,} of {total:,} prompts are done")])
+            making.note([("resuming", f"{first:,} of {total:,} prompts are done")])
         with bar(title, total, least=AT_ONCE + 1) as advance:
             advance(first)
             while first < total:
@@ -124,11 +149,3 @@ def finish(
     report = {**told, "made_by": dict(made_by), "config": dataclasses.asdict(part)}
     journal.write_whole(folder / REPORT, config.dumps(report) + "\n")
     (folder / "part.jsonl").unlink(missing_ok=True)
-
-
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def note(table: Sequence[tuple[str, str]]) -> None:
-    print("\n".join(preflight.lines(list(table))), file=sys.stderr, flush=True)

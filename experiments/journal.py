@@ -77,3 +77,8 @@ def write_whole(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """The records of a file of JSON lines that was written whole."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

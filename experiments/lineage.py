@@ -15,7 +15,6 @@ from experiments import (
     auditing,
     begin,
     comparing,
-    critics,
     dpo,
     generators,
     journal,
@@ -70,7 +69,7 @@ def stage(cfg: Constitutional, name: str, folder: str, more: str, **given: objec
     machine = {field: getattr(cfg.machine, field) for field in ("dtype", "mesh", "cache_dir")}
     values = {"workdir": path, "seed": cfg.asked.seed, **machine, **given}
     said = [f"--{key}={value}" for key, value in values.items()] + shlex.split(more)
-    critics.note([("stage", shlex.join(["./launch/run", name, *said]))])
+    making.note([("stage", shlex.join(["./launch/run", name, *said]))])
     try:
         asked = flags.from_flags(made, said)
         main(asked)

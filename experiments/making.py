@@ -53,7 +53,7 @@ def run(cfg: Synthesize, out: Path) -> None:
         judged, reader = judges.open_judge(cfg.quality, cfg.machine, opened)
         screen = _screen(cfg.quality, judged)
         said = f"{generator.name} asks, {expert.name} answers" + (f", {judged.name} judges" if judged else "")
-        _note([("models", said), *generator.notes, *_costs(cfg, how, reader)])
+        note([("models", said), *generator.notes, *_costs(cfg, how, reader)])
         if cfg.models.dry_run:
             return
         began, kept = time.perf_counter(), journal.Journal(files(out)["part"], cfg)
@@ -229,7 +229,7 @@ def _made(cfg: Synthesize, how: Recipe, screen: synthesize.Screen, kept: journal
     rejected = [row for one in kept.batches for row in one["rejected"]]
     first = kept.batches[-1]["next"] if kept.batches else 0
     if kept.batches:
-        _note([("resuming", f"{len(rows):,} rows and {len(rejected):,} rejected ones are there")])
+        note([("resuming", f"{len(rows):,} rows and {len(rejected):,} rejected ones are there")])
     for row in rows:
         synthesize.remember(screen.seen, row)
     with bar(f"{how.kind} rows", count) as advance:
@@ -287,7 +287,7 @@ def _finish(
     journal.write_whole(beside["report"], config.dumps(report) + "\n")
     if made.rows:
         journal.write_whole(out, _lines(made.rows))
-    _note(_told(cfg, made, reasons, found, models, seconds))
+    note(_told(cfg, made, reasons, found, models, seconds))
 
 
 def _show(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
@@ -337,5 +337,6 @@ def _told(
     return table
 
 
-def _note(table: Sequence[tuple[str, str]]) -> None:
+def note(table: Sequence[tuple[str, str]]) -> None:
+    """Tells what is going on, where it does not mix with what is made."""
     print("\n".join(preflight.lines(table)), file=sys.stderr, flush=True)

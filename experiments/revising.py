@@ -2,10 +2,11 @@
 
 import collections
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
-from experiments import auditing, critics, making
+from experiments import critics, making
 from experiments.constitutional import Asked, Constitutional, Critic, Revising
 from experiments.critics import Models
 from jaxtrain import config
@@ -33,23 +34,13 @@ class Part:
 
 def run(cfg: Constitutional, constitution: Constitution) -> Path:
     """Makes what is missing; returns the data set."""
-    folder = Path(cfg.asked.workdir).expanduser() / "revise"
-    part, out = Part(cfg.asked, cfg.critic, cfg.revising), folder / "revisions.jsonl"
-    with critics.opened(cfg, constitution) as models:
-        made_by = {
-            "constitution": constitution.fingerprint,
-            "model": models.speaker.name,
-            "critic": models.critic.model.name,
-        }
-        if critics.finished(folder, part, made_by):
-            critics.note([("revisions", f"they are there: {out}")])
-            return out
-        _make(cfg, models, folder, part, made_by)
-    auditing.write(folder.parent, constitution)
-    return out
+    part = Part(cfg.asked, cfg.critic, cfg.revising)
+    return critics.phase(
+        cfg, constitution, "revise", part, "revisions.jsonl", functools.partial(_make, cfg, part)
+    )
 
 
-def _make(cfg: Constitutional, models: Models, folder: Path, part: Part, made_by: dict[str, str]) -> None:
+def _make(cfg: Constitutional, part: Part, models: Models, folder: Path, made_by: dict[str, str]) -> None:
     asked, how = cfg.asked, cfg.revising
     given = making.read(asked.data, "data", cfg.machine.cache_dir, asked.prompt_count)
     source = how.helpful_of(asked.data)
@@ -58,7 +49,7 @@ def _make(cfg: Constitutional, models: Models, folder: Path, part: Part, made_by
         models.speaker, models.critic, asked.seed, how.rounds, how.critique, asked.temperature, asked.max_new,
         _in_language if how.grammar else lambda messages, text: True,
     )  # fmt: skip
-    critics.note(
+    making.note(
         [
             ("models", f"{models.speaker.name} answers, {models.critic.model.name} revises"),
             ("prompts", f"{len(given):,} of {asked.data}, {len(helpful):,} of {source or 'nothing'}"),
@@ -106,7 +97,7 @@ def _make(cfg: Constitutional, models: Models, folder: Path, part: Part, made_by
     }
     critics.finish(folder, part, made_by, files, **counts)
     said = ", ".join(f"{n:,} {name}" for name, n in sorted(counts["faults"].items())) or "nothing"
-    critics.note([("rows", f"{len(learnt):,} in {folder / 'revisions.jsonl'}"), ("left out", said)])
+    making.note([("rows", f"{len(learnt):,} in {folder / 'revisions.jsonl'}"), ("left out", said)])
 
 
 def _in_language(messages: tuple[Message, ...], text: str) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments import journal
 from jaxtrain import config
 from jaxtrain.config import ConfigError
 
@@ -98,7 +99,7 @@ def train(
 
 def clean_loss(run: Path) -> tuple[float, float]:
     """(nats a token, bits a byte) of the held-out clean documents at a run's end."""
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = journal.rows_of(run / "metrics.jsonl")
     last = [row for row in rows if "eval/loss" in row][-1]
     return last["eval/loss"], last["eval/bits_per_byte"]
 

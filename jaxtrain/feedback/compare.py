@@ -5,7 +5,7 @@ p = ½ [p(A | first, second) + p(B | second, first)], the probability that the f
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxtrain.data.formats import Message
@@ -122,25 +122,28 @@ def _letter_ask(how: Recipe, part: Mapping[str, str], thought: str) -> Ask:
 
 def _shots(how: Recipe, question: str) -> str:
     """Examples with their letters, A and B in turn, so that none of the two is the likelier one."""
-    told = []
-    for i, (conversation, better, worse) in enumerate(how.critic.constitution.comparison_shots):
-        pair = (better, worse) if i % 2 == 0 else (worse, better)
-        page = how.critic.constitution.format.comparison
-        text = page.format(conversation=conversation, question=question, first=pair[0], second=pair[1])
-        told.append(f"{text}{LETTERS[i % 2]})")
-    return "".join(told)
+    page = how.critic.constitution.format.comparison
+    return "".join(
+        f"{page.format(conversation=said, question=question, first=first, second=second)}{letter})"
+        for said, first, second, letter in _in_turn(how.critic)
+    )
+
+
+def _in_turn(critic: Critic) -> Iterator[tuple[str, str, str, str]]:
+    """(conversation, first answer, second answer, letter of the better one) of the examples."""
+    for i, (conversation, better, worse) in enumerate(critic.constitution.comparison_shots):
+        yield conversation, *((better, worse) if i % 2 == 0 else (worse, better)), LETTERS[i % 2]
 
 
 def _plain(critic: Critic, part: Mapping[str, str]) -> str:
     """The question for a chat, its examples before it."""
     form = "Consider this conversation:\n\n{conversation}\n\n{question}\n(A) {first}\n(B) {second}"
     told = []
-    for i, (conversation, better, worse) in enumerate(critic.constitution.comparison_shots):
-        pair = (better, worse) if i % 2 == 0 else (worse, better)
+    for conversation, first, second, letter in _in_turn(critic):
         shown = form.format(
-            conversation=conversation.strip(), question=part["question"], first=pair[0], second=pair[1]
+            conversation=conversation.strip(), question=part["question"], first=first, second=second
         )
-        told.append(f"{shown}\nThe better one is {LETTERS[i % 2]}.\n\n")
+        told.append(f"{shown}\nThe better one is {letter}.\n\n")
     return "".join(told) + form.format(**part | {"conversation": part["conversation"].strip()})
 
 
