@@ -41,7 +41,7 @@ def build(texts: Iterable[Sequence[str]], settings: Decontaminate, path: Path) -
     n, documents, matched = settings.decontaminate_ngram, 0, 0
     found, waiting, held = np.zeros(0, np.uint64), [], 0
     for one in texts:
-        grams = [dedup.ngrams(dedup.coded(dedup.words_only(text)), n) for text in one]
+        grams = [dedup.ngrams(_coded(dedup.words_only(text)), n) for text in one]
         documents += 1
         matched += any(map(len, grams))
         waiting += grams
@@ -64,7 +64,7 @@ def check(table: Table) -> Check:
 
     def found(text: str) -> Sequence[Finding]:
         words = dedup.words_only(text)
-        grams = dedup.ngrams(dedup.coded(words), table.n)
+        grams = dedup.ngrams(_coded(words), table.n)
         if not len(grams):
             return ()
         at = np.searchsorted(known, grams)
@@ -79,6 +79,10 @@ def check(table: Table) -> Check:
         ]
 
     return found
+
+
+def _coded(words: Sequence[str]) -> np.ndarray:
+    return dedup.coded([" ".join(words)])[0]
 
 
 def _span(text: str, words: Sequence[str], first: int) -> tuple[int, int] | None:

@@ -8,7 +8,6 @@ import hashlib
 import itertools
 import re
 import unicodedata
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,34 +15,22 @@ from typing import NamedTuple
 import numpy as np
 
 SEED = 7
-_FIRST, _CODES = 0x10000, 1 << 20
-_MEMO = 1 << 19  # words whose characters are remembered
+_FIRST = 0x10000
 WORD = re.compile(r"\w+")
-_BATCH_DOCUMENTS, _BATCH_WORDS = 1_024, 1 << 20
-
-
-class _Codes(dict):
-    """word -> the code point of its character."""
-
-    def __missing__(self, word: str) -> int:
-        if len(self) >= _MEMO:
-            self.clear()
-        code = _FIRST + zlib.crc32(word.encode("utf-8", "surrogatepass")) % _CODES
-        self[word] = code
-        return code
-
-
-_codes = _Codes()
-
-
-def split(text: str) -> list[str]:
-    """The words of a text as it is compared: NFKC, without case."""
-    return unicodedata.normalize("NFKC", text).casefold().split()
+_BATCH_DOCUMENTS, _BATCH_CHARS = 1_024, 1 << 21
+_SPACES = bytes(32 if chr(code).isspace() else code for code in range(256))  # of ASCII
+_FACTORS = np.random.Philox(SEED).random_raw(256)  # u64, one for a byte's place in its word
 
 
 def normalised(text: str) -> str:
     """What exact duplicates agree in: NFKC, without case, with one space for all white space."""
-    return " ".join(split(text))
+    text = unicodedata.normalize("NFKC", text).casefold()
+    if not text.isascii():
+        return " ".join(text.split())
+    raw = text.encode().translate(_SPACES)
+    while b"  " in raw:
+        raw = raw.replace(b"  ", b" ")
+    return raw.strip(b" ").decode()
 
 
 def digest(texts: Sequence[str]) -> bytes:
@@ -51,9 +38,22 @@ def digest(texts: Sequence[str]) -> bytes:
     return hashlib.blake2b("\x1e".join(texts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def coded(words: Sequence[str]) -> np.ndarray:
-    """u32[words], the characters of words."""
-    return np.fromiter(map(_codes.__getitem__, words), np.uint32, len(words))
+def coded(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """(u32[words], the characters of the words of all texts; i64[texts], where each text ends).
+
+    The texts are normalised: one space parts two words. A word's bytes are hashed by a sum, each times the factor of
+    its place, all of them at once.
+    """
+    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+    raw = np.frombuffer(b" ".join([*encoded, b""]), np.uint8)
+    stops = np.flatnonzero(raw == 32)
+    starts = np.concatenate([[0], stops[:-1] + 1])[: len(stops)]
+    place = np.arange(len(raw), dtype=np.int32) - np.repeat(starts.astype(np.int32), stops - starts + 1)
+    hashes = np.add.reduceat((raw ^ np.uint8(32)) * _FACTORS[place & 255], starts) if len(raw) else stops
+    words = (_FIRST + (mixed(hashes.astype(np.uint64)) >> np.uint64(44))).astype(np.uint32)
+    some = stops > starts  # an empty text leaves an empty word
+    ends = np.searchsorted(stops, np.cumsum([len(one) + 1 for one in encoded]), side="left")
+    return words[some], np.concatenate([[0], np.cumsum(some)])[ends]
 
 
 def words_only(text: str) -> list[str]:
@@ -142,8 +142,8 @@ class Writer:
         self._folder, self._plan = folder, plan
         self._numbers: list[int] = []
         self._digests: list[bytes] = []
-        self._sizes: list[int] = []
-        self._waiting: list[np.ndarray] = []
+        self._sizes: list[np.ndarray] = []
+        self._waiting: list[str] = []
         self._sketches: list[np.ndarray] = []
         self._bands: list[np.ndarray] = []
         self._words = (folder / "words.bin").open("wb")
@@ -151,23 +151,21 @@ class Writer:
 
     def add(self, number: int, texts: Sequence[str]) -> None:
         """A document's number and its texts."""
-        found = [split(text) for text in texts]
+        found = [normalised(text) for text in texts]
         self._numbers.append(number)
-        self._digests.append(digest([" ".join(words) for words in found]))
+        self._digests.append(digest(found))
         if self._plan:
-            words = coded(found[0] if len(found) == 1 else list(itertools.chain(*found)))
-            self._sizes.append(len(words))
-            self._waiting.append(words)
-            self._held += len(words)
-            if len(self._waiting) >= _BATCH_DOCUMENTS or self._held >= _BATCH_WORDS:
+            self._waiting.append(" ".join(filter(None, found)))
+            self._held += len(self._waiting[-1])
+            if len(self._waiting) >= _BATCH_DOCUMENTS or self._held >= _BATCH_CHARS:
                 self._flush()
 
     def _flush(self) -> None:
         if not self._waiting:
             return
-        words = np.concatenate(self._waiting)
-        ends = np.cumsum([len(one) for one in self._waiting])
+        words, ends = coded(self._waiting)
         sketches, bands = signatures(words, ends, self._plan)
+        self._sizes.append(np.diff(ends, prepend=0))
         self._sketches.append(sketches)
         self._bands.append(bands)
         words.tofile(self._words)
@@ -190,7 +188,9 @@ class Writer:
             empty = np.zeros((self._plan.bands, 0), np.uint32), np.zeros((0, self._plan.hashes), np.uint8)
             np.save(self._folder / "bands.npy", np.concatenate([empty[0], *self._bands], axis=1))
             np.save(self._folder / "sketches.npy", np.concatenate([empty[1], *self._sketches]))
-            np.save(self._folder / "ends.npy", np.cumsum(self._sizes, dtype=np.int64))
+            np.save(
+                self._folder / "ends.npy", np.cumsum(np.concatenate([[0], *self._sizes])[1:], dtype=np.int64)
+            )
 
 
 def first_copies(digests: np.ndarray) -> np.ndarray:

@@ -39,23 +39,25 @@ def check(run: Run, rank: int, folder: Path, *, scorer: steps.Scorer | None) -> 
         (folder / "rejected.jsonl").open("wb") as rejected,
         dedup.Writer(folder, run.near()) as prints,
     ):
-        for number, record in _each(found, start, stop):
-            verdict = judge(name_of(found, number), record)
-            rejected.writelines(map(records.dumps, verdict.lines))
-            if verdict.record is not None:
-                kept.write(records.dumps(verdict.record))
-                began = time.perf_counter()
-                prints.add(number, verdict.texts)
-                tally.seconds[last] += time.perf_counter() - began
+        for begin, block in _blocks(found, start, stop):
+            verdicts = judge((name_of(found, i), record) for i, record in enumerate(block, begin))
+            for verdict in verdicts:
+                rejected.writelines(map(records.dumps, verdict.lines))
+            left = [(i, one) for i, one in enumerate(verdicts, begin) if one.record is not None]
+            kept.writelines(records.dumps(one.record) for _, one in left)
+            began = time.perf_counter()
+            for number, one in left:
+                prints.add(number, one.texts)
+            tally.seconds[last] += time.perf_counter() - began
     tally.save(folder / "tally.json")
 
 
-def _each(found: Records, start: int, stop: int) -> Iterator[tuple[int, Any]]:
-    """(number, record) of a stretch; few long records are read at once, and many short ones."""
+def _blocks(found: Records, start: int, stop: int) -> Iterator[tuple[int, list[Any]]]:
+    """(first number, records) of a stretch; few long records are read at once, and many short ones."""
     size = 16
     while start < stop:
         block = found.many(range(start, min(start + size, stop)))
-        yield from enumerate(block, start)
+        yield start, block
         start += len(block)
         mean = sum(len(str(one)) for one in block[:16]) / len(block[:16])
         size = int(min(_READ, max(1, _HELD / mean)))
@@ -211,5 +213,5 @@ def _alike(run: Run, record: Any, copy: Any, step: str) -> bool:
     one, two = ([dedup.normalised(part.text) for part in records.parts(r, field)] for r in (record, copy))
     if step == "exact":
         return one == two
-    coded = [dedup.coded(" ".join(texts).split()).tobytes().decode("utf-32-le") for texts in (one, two)]
+    coded = [dedup.coded([" ".join(texts)])[0].tobytes().decode("utf-32-le") for texts in (one, two)]
     return near.similarity(*coded, run.cfg.near) > 0

@@ -1,9 +1,11 @@
 """The steps in their order, and what they make of one record."""
 
+import dataclasses
+import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxtrain.config import ConfigError, Failure
@@ -72,9 +74,10 @@ def names(cfg: Filter) -> list[str]:
 
 
 class _Clock:
-    """Raises Slow inside its blocks once so many seconds have gone since `start`.
+    """A context that raises Slow inside a check that goes on for longer than was left to it, a quarter later at most.
 
-    Compiled regular expressions look for signals as they search, so a hopeless one ends too.
+    It ticks, which costs less than a timer a check. Compiled regular expressions look for signals as they search, so a
+    hopeless one ends too.
     """
 
     def __init__(self, seconds: float):
@@ -82,31 +85,20 @@ class _Clock:
             raise Failure(
                 "the steps run in a process's main thread, where a slow document can be interrupted"
             )
-        self._seconds, self._inside, self._late = seconds, False, False
+        self._tick, self.deadline = seconds / 4, math.inf
         signal.signal(signal.SIGALRM, self._ring)
 
     def _ring(self, signum: int, frame: Any) -> None:
-        self._late = True
-        if self._inside:
+        if time.perf_counter() > self.deadline:
+            self.deadline = math.inf
             raise Slow
-
-    def start(self) -> None:
-        """Starts the clock."""
-        self._late = False
-        signal.setitimer(signal.ITIMER_REAL, self._seconds)
-
-    def stop(self) -> None:
-        """Stops it."""
-        signal.setitimer(signal.ITIMER_REAL, 0)
 
     def __enter__(self) -> None:
-        self._inside = True
-        if self._late:
-            self._inside = False
-            raise Slow
+        signal.setitimer(signal.ITIMER_REAL, self._tick, self._tick)
 
     def __exit__(self, *error: object) -> None:
-        self._inside = False
+        self.deadline = math.inf
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 class Verdict(NamedTuple):
@@ -117,79 +109,113 @@ class Verdict(NamedTuple):
     lines: list[dict[str, Any]]
 
 
+@dataclasses.dataclass(slots=True)
+class _Document:
+    """A record on its way through the steps: as it was read and as it is now, and the seconds that are left to it."""
+
+    name: str
+    read: Mapping[str, Any]
+    now: Mapping[str, Any] | None  # None: dropped
+    parts: list[Part]
+    judged: list[Part]
+    left: float
+    label: str | None
+    lines: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    def verdict(self) -> Verdict:
+        """What became of it."""
+        return Verdict(self.now, [] if self.now is None else [part.text for part in self.parts], self.lines)
+
+
 class Judge:
-    """Runs the checks on one record after the other, and counts."""
+    """Runs the checks on blocks of records, and counts. A step sees a whole block, while its code is in the cache."""
 
     def __init__(self, cfg: Filter, steps: Sequence[Step], tally: Tally):
         self._cfg, self._tally, self._steps = cfg, tally, steps
         self._checks: list[Check] = [step.make(cfg) for step in steps]
         self._clock = _Clock(cfg.work.document_seconds)
 
-    def __call__(self, name: str, record: Mapping[str, Any]) -> Verdict:
-        """The verdict on the record that is called `name`."""
+    def __call__(self, block: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Verdict]:
+        """The verdicts on records and what each is called."""
         tally, began = self._tally, time.perf_counter()
-        tally.read += 1
-        tally.seen[READ] += 1
-        found = records.parts(record, self._cfg.source.text_field)
+        documents = [self._opened(name, record) for name, record in block]
+        tally.read += len(documents)
+        tally.seen[READ] += len(documents)
+        tally.seconds[READ] += time.perf_counter() - began
+        left = [one for one in documents if one.now is not None]
+        with self._clock:
+            for step, check in zip(self._steps, self._checks, strict=True):
+                left = self._step(step, check, left)
+        return [one.verdict() for one in documents]
+
+    def _opened(self, name: str, record: Mapping[str, Any]) -> _Document:
+        tally, source = self._tally, self._cfg.source
+        found = records.parts(record, source.text_field)
         size = sum(len(part.text) for part in found)
         tally.chars += size
         tally.lengths[str(size.bit_length())] += 1
-        wrong = _unreadable(found, size, self._cfg.source.max_chars)
-        tally.seconds[READ] += time.perf_counter() - began
-        if wrong:
-            return self._dropped(READ, "drop", name, [wrong], record, [])
-        self._clock.start()
-        try:
-            return self._run(name, record, found)
-        finally:
-            self._clock.stop()
-
-    def _run(self, name: str, record: Mapping[str, Any], found: list[Part]) -> Verdict:
-        tally, label = self._tally, record.get("defect")
+        label = record.get("defect")
         label = (label or "clean") if isinstance(label, str) else None
-        now, lines = record, []
-        for step, check in zip(self._steps, self._checks, strict=True):
-            everywhere = step.name in _EVERYWHERE or self._cfg.source.judged == "all"
-            looked = found if everywhere else records.judged(found)
-            began = time.perf_counter()
-            try:
-                with self._clock:
-                    hits = [(part, one) for part in looked for one in check(part.text)]
-            except Slow:
-                seconds = self._cfg.work.document_seconds
-                return self._dropped(
-                    step.name, "drop", name, [(None, Finding(TOO_SLOW, seconds))], record, lines
-                )
-            except (ConfigError, OSError, MemoryError, KeyboardInterrupt):
-                raise
-            except Exception as error:
-                raise Failure(f"{name}: the step {step.name} failed: {error!r}") from error
-            finally:
-                tally.seconds[step.name] += time.perf_counter() - began
-            tally.seen[step.name] += 1
-            tally.label(step.name, label, "reached")
-            if step.action == "mask":
-                hits = [hit for hit in hits if hit[1].replacement is not None]
-            if not hits:
-                continue
-            tally.label(step.name, label, "found")
-            if step.action == "drop":
-                tally.label(step.name, label, "right")
-                return self._dropped(step.name, "drop", name, hits, record, lines)
-            found = _masked(found, hits)
-            now = _with(now, found)
-            planted = record.get("planted")
-            if not (isinstance(planted, str) and planted and any(planted in part.text for part in found)):
-                tally.label(step.name, label, "right")
-            tally.note(step.name, [one.rule for _, one in hits], "mask")
-            lines.append(ledger.entry(name, "mask", step.name, hits, record))
-        return Verdict(now, [part.text for part in found], lines)
+        judged = found if source.judged == "all" else records.judged(found)
+        one = _Document(name, record, record, found, judged, self._cfg.work.document_seconds, label)
+        if wrong := _unreadable(found, size, source.max_chars):
+            self._drop(READ, one, [wrong])
+        return one
 
-    def _dropped(
-        self, step: str, action: str, name: str, hits: list[Located], record: Any, lines: list
-    ) -> Verdict:
-        self._tally.note(step, [one.rule for _, one in hits], action)
-        return Verdict(None, [], [*lines, ledger.entry(name, action, step, hits, record)])
+    def _step(self, step: Step, check: Check, block: list[_Document]) -> list[_Document]:
+        """The documents of the block that a step leaves."""
+        tally, began, everywhere = self._tally, time.perf_counter(), step.name in _EVERYWHERE
+        for one in block:
+            if hits := self._hits(step, check, one, one.parts if everywhere else one.judged):
+                self._act(step, one, hits)
+        tally.seconds[step.name] += time.perf_counter() - began
+        tally.seen[step.name] += len(block)
+        for one in block:
+            tally.label(step.name, one.label, "reached")
+        return [one for one in block if one.now is not None]
+
+    def _hits(self, step: Step, check: Check, one: _Document, looked: Sequence[Part]) -> list[Located]:
+        """What a check finds in a document; one that takes too long is dropped."""
+        clock, began = self._clock, time.perf_counter()
+        try:
+            clock.deadline = began + one.left
+            hits = [(part, finding) for part in looked for finding in check(part.text)]
+            clock.deadline = math.inf
+        except Slow:
+            self._drop(step.name, one, [(None, Finding(TOO_SLOW, self._cfg.work.document_seconds))])
+            return []
+        except (ConfigError, OSError, MemoryError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            raise Failure(f"{one.name}: the step {step.name} failed: {error!r}") from error
+        one.left -= time.perf_counter() - began
+        return hits
+
+    def _act(self, step: Step, one: _Document, hits: list[Located]) -> None:
+        """Drops or changes a document in which a step found something."""
+        tally = self._tally
+        if step.action == "mask":
+            hits = [hit for hit in hits if hit[1].replacement is not None]
+            if not hits:
+                return
+        tally.label(step.name, one.label, "found")
+        if step.action == "drop":
+            tally.label(step.name, one.label, "right")
+            self._drop(step.name, one, hits)
+            return
+        one.parts = _masked(one.parts, hits)
+        one.judged = one.parts if self._cfg.source.judged == "all" else records.judged(one.parts)
+        one.now = _with(one.now, one.parts)
+        planted = one.read.get("planted")
+        if not (isinstance(planted, str) and planted and any(planted in part.text for part in one.parts)):
+            tally.label(step.name, one.label, "right")
+        tally.note(step.name, [finding.rule for _, finding in hits], "mask")
+        one.lines.append(ledger.entry(one.name, "mask", step.name, hits, one.read))
+
+    def _drop(self, step: str, one: _Document, hits: Sequence[Located]) -> None:
+        self._tally.note(step, [finding.rule for _, finding in hits], "drop")
+        one.now = None
+        one.lines.append(ledger.entry(one.name, "drop", step, hits, one.read))
 
 
 def _unreadable(found: Sequence[Part], size: int, most: int) -> Located | None:

@@ -5,9 +5,12 @@ import os
 import random
 import subprocess
 import sys
+import unicodedata
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
 from jaxtrain.config import ConfigError
@@ -100,7 +103,7 @@ def test_the_result_does_not_depend_on_shards_or_processes(tmp_path):
     one, three = found(tmp_path, texts, Near()), found(tmp_path, texts, Near(), shards=3)
     for a, b in zip(one, three, strict=True):
         np.testing.assert_array_equal(a, b)
-    code = "from jaxtrain.data.quality import dedup; print(dedup.coded(['white', 'whale']).tolist())"
+    code = "from jaxtrain.data.quality import dedup; print(dedup.coded(['white whale'])[0].tolist())"
     made = {
         subprocess.run(
             [sys.executable, "-c", code],
@@ -110,12 +113,31 @@ def test_the_result_does_not_depend_on_shards_or_processes(tmp_path):
         ).stdout
         for seed in "12"
     }
-    assert made == {str(dedup.coded(["white", "whale"]).tolist()).encode() + b"\n"}
+    assert made == {str(dedup.coded(["white whale"])[0].tolist()).encode() + b"\n"}
 
 
 @pytest.mark.parametrize("copy", ["The  White\nWHALE", "the white whale ", "ｔhe white whale"])
 def test_exact_duplicates_but_for_case_space_and_unicode(copy):
     assert dedup.normalised(copy) == dedup.normalised("the white whale")
+
+
+@given(texts=st.lists(st.text(st.sampled_from("ab \t\n\r\x0b\x0c\x1c\x1f\x85\xa0\u2003éÉß")), max_size=5))
+def test_words_are_those_of_split(texts):
+    plain = [dedup.normalised(text) for text in texts]
+    assert plain == [" ".join(unicodedata.normalize("NFKC", text).casefold().split()) for text in texts]
+    words, ends = dedup.coded(plain)
+    assert [len(one) for one in np.split(words, ends[:-1])][: len(plain)] == [
+        len(one.split()) for one in plain
+    ]
+    alone = [int(dedup.coded([word])[0][0]) for one in plain for word in one.split()]
+    assert words.tolist() == alone
+
+
+def test_different_words_have_different_characters():
+    words = [f"{a}{b}" for a in WORDS for b in ("", "s", "ed", "ing", "x" * 300)]
+    assert (
+        len(set(dedup.coded([" ".join(words)])[0].tolist())) >= len(set(words)) - 6
+    )  # 1.4 of 2^20 by chance
 
 
 def test_the_bound_holds_for_any_edits():
@@ -142,8 +164,9 @@ def test_the_bands_find_a_pair_at_the_threshold(similarity):
 
 
 def test_shingles_cross_no_document_and_short_ones_have_one():
-    words = dedup.coded("a b c d e f".split())
-    flat, bounds = dedup.shingles(words, np.array([3, 4, 4, 6]), 2)
+    words, ends = dedup.coded(["a b c", "d", "", "e f"])
+    assert ends.tolist() == [3, 4, 4, 6]
+    flat, bounds = dedup.shingles(words, ends, 2)
     assert bounds.tolist() == [0, 2, 3, 4, 5]
     assert flat.tolist() == [
         *dedup.ngrams(words[:3], 2), *dedup.ngrams(words[3:4], 1), 0, *dedup.ngrams(words[4:6], 2)
@@ -153,7 +176,9 @@ def test_shingles_cross_no_document_and_short_ones_have_one():
 def test_long_documents_are_judged_by_their_ngrams(monkeypatch):
     rng = random.Random(4)
     a = prose(rng, 400)
-    coded = ["".join(map(chr, dedup.coded(x))) for x in (a, edited(rng, a, 0.05), prose(rng, 400))]
+    coded = [
+        "".join(map(chr, dedup.coded([" ".join(x)])[0])) for x in (a, edited(rng, a, 0.05), prose(rng, 400))
+    ]
     monkeypatch.setattr(near, "_LONG", 100)
     assert near.similarity(coded[0], coded[1], Near()) > 0.9
     assert near.similarity(coded[0], coded[2], Near()) == 0

@@ -48,8 +48,8 @@ def filtered():
     cfg, tally = settings.Filter(), Tally()
     run = steps.active(cfg)
     judge, lines = steps.Judge(cfg, run, tally), []
-    for i, one in enumerate(labelled(1500)):
-        verdict = judge(f"town:{i}", {"text": one.text, "defect": one.defect, "planted": one.planted})
+    rows = [{"text": one.text, "defect": one.defect, "planted": one.planted} for one in labelled(1500)]
+    for verdict in judge((f"town:{i}", row) for i, row in enumerate(rows)):
         lines += verdict.lines
         tally.kept += verdict.record is not None
     tally.check()

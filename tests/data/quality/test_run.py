@@ -185,15 +185,15 @@ def test_documents_that_share_words_with_an_evaluation_set_go(tmp_path):
 def test_a_run_that_fails_in_mid_shard_goes_on_and_counts_nothing_twice(tmp_path, monkeypatch):
     source, flags = prose(tmp_path / "a.jsonl", 100), ("--shard=20",)
     whole = filtering.run(source, tmp_path / "whole", *flags)
-    judge, done = steps.Judge.__call__, []
+    opened, done = steps.Judge._opened, []
 
     def fails(self, name, record):
         done.append(name)
         if record["n"] == 67 and len(done) == 68:
             raise OSError("the machine went away")
-        return judge(self, name, record)
+        return opened(self, name, record)
 
-    monkeypatch.setattr(steps.Judge, "__call__", fails)
+    monkeypatch.setattr(steps.Judge, "_opened", fails)
     with pytest.raises(OSError, match="went away"):
         filtering.run(source, tmp_path / "out", *flags)
     assert not filtered.held(tmp_path / "out")
