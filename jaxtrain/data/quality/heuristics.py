@@ -10,7 +10,7 @@ all its sentences count.
 import dataclasses
 import re
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from jaxtrain import config
 from jaxtrain.config import arg
@@ -154,7 +154,7 @@ def _c4(settings: Heuristics, text: str, lines: Sequence[str]) -> Iterator[Findi
         for line in lines:
             whole = len(lines) == 1
             if sentences < settings.min_sentences and (whole or _kept(line.strip(), settings.min_line_words)):
-                sentences += len(_SENTENCE.findall(line))
+                sentences += sum(1 for _ in islice(_SENTENCE.finditer(line), settings.min_sentences))
         if sentences < settings.min_sentences:
             yield Finding("c4_sentences", sentences)
 

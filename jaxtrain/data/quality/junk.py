@@ -67,6 +67,7 @@ _MAX_SIGNS = 0.05
 _MAX_FOREIGN = 0.02
 
 _CONTROL = bytes(code for code in (*range(32), 127) if code not in b"\t\n\r")
+_HIGH = bytes(range(128, 256))
 _BROKEN = re.compile("[\x80-\x9f\ud800-\udfff\ufffd-\uffff]")
 _LAYOUT = re.compile(r"\s(?=\s)")
 _PIECES = re.compile(r"[.!?|•·»\n\t]+")
@@ -161,7 +162,7 @@ def surprise(text: str) -> float:
         text = _LAYOUT.sub("", text)
     raw = f"\n{text}\n".encode("utf-8", "surrogatepass")
     signs = len(raw) - len(raw.translate(None, _SIGNS))
-    foreign = 0 if text.isascii() else sum(byte > 127 for byte in raw)
+    foreign = 0 if text.isascii() else len(raw) - len(raw.translate(None, _HIGH))
     if len(raw) < _MIN_BYTES or signs > _MAX_SIGNS * len(raw) or foreign > _MAX_FOREIGN * len(raw):
         return 0.0
     codes = np.frombuffer(raw, np.uint8).astype(np.int32)

@@ -109,7 +109,7 @@ def _order(one: Finding, size: int) -> tuple[int, int]:
 
 def dumps(value: Any) -> bytes:
     """A line of JSON. Bytes become {"base64": …}; half a surrogate pair stays an escape, since UTF-8 has none."""
-    text = json.dumps(value, ensure_ascii=False, default=_bytes, separators=(",", ":"))
+    text = _LINES.encode(value)
     try:
         return text.encode() + b"\n"
     except UnicodeEncodeError:
@@ -120,3 +120,6 @@ def _bytes(value: Any) -> Any:
     if isinstance(value, bytes):
         return {"base64": base64.b64encode(value).decode()}
     raise TypeError(f"{type(value).__name__} is no JSON")
+
+
+_LINES = json.JSONEncoder(ensure_ascii=False, default=_bytes, separators=(",", ":"))

@@ -68,8 +68,10 @@ def _ngrams(scale: float, text: str) -> Iterator[Finding]:
     if not scale or len(words) < 2:
         return
     counts = np.fromiter(map(Counter(words).__getitem__, words), np.int32, len(words))
+    longest = max(map(len, words))
     for n, limit in _TOP.items():
-        share = top_share(words, n, len(text), counts, limit * scale)
+        least = limit * scale * len(text) / (n * longest + n - 1)
+        share = top_share(words, n, len(text), counts >= max(1, least))
         if share > limit * scale:
             yield Finding(f"gopher_top_{n}gram", share)
     if _bound(words, counts, len(text)) <= min(_REPEATED.values()) * scale:
@@ -106,14 +108,12 @@ def _grams(words: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
     return zip(*(words[i:] for i in range(n)), strict=False)
 
 
-def top_share(words: Sequence[str], n: int, size: int, counts: np.ndarray, floor: float) -> float:
+def top_share(words: Sequence[str], n: int, size: int, often: np.ndarray) -> float:
     """The share of `size` characters in the most frequent n-gram, of equally frequent ones the longest.
 
-    `counts` i32[words] says how often each word stands. May be 0 where the share is not above `floor`: an n-gram is no
-    more frequent than any of its words, and no longer than n of the longest word.
+    Only n-grams of words that stand `often`, bool[words], are looked at: an n-gram is no more frequent than its words.
     """
-    least = max(1, floor * size / (n * max(map(len, words)) + n - 1))
-    grams = Counter([tuple(words[at : at + n]) for at in _runs(counts >= least, n)])
+    grams = Counter([tuple(words[at : at + n]) for at in _runs(often, n)])
     if not grams:
         return 0.0
     most = max(grams.values())

@@ -17,23 +17,25 @@ _WINDOW = 500
 _SHOUT_FROM = 0.2  # share of the words in capitals
 _SHOUTING = 1.5
 _MOST = {"money": 1.6, "links": 2.0}
-# sign -> weight, pattern of the text in small letters. All bounded: no quantifier stands in another.
+# sign -> weight, what has to stand in the text for it (nothing: any text), pattern of the text in small letters.
+# All bounded: no quantifier stands in another.
 _SIGNS = {
-    "calls": (1.5, re.compile(
+    "calls": (1.5, (), re.compile(
         r"\b(?:(?:buy|order|call|act|apply|shop|click|join|enrol|sign up|subscribe|register|text) "
         r"(?:\w{1,12} ){0,2}(?:now|here|today)\b|(?:visit|click)\s(?:on )?(?:www\.|https?:)|"
         r"claim (?:your|the|a)\b|don't miss|hurry\b|while (?:stocks|supplies) last|call toll.free|"
         r"unsubscribe\b)")),
-    "offers": (1.0, re.compile(
+    "offers": (1.0, (), re.compile(
         r"\b(?:cheap|discounts?|deals?!?|bargains?|clearance|prizes?|winners?|congratulations|giveaway|coupon|"
         r"free (?:trial|shipping|gift|sample|quote|money|access)|win (?:a|an|free)\b|guaranteed?|"
         r"limited.time|special offer|best (?:price|deal)s?|lowest price|no (?:risk|obligation|fees|credit check)|"
         r"risk.free|money.back|earn (?:\w{1,12} ){0,2}(?:cash|money|from home)|work from home|get rich|"
         r"lose weight|miracle|viagra|cialis|casino|jackpot|lottery|pre-?approved|refinance|crypto investment)\b|"
         r"\d{1,3}% (?:off|discount)")),
-    "money": (0.8, re.compile(r"[$€£]\s?\d|\b\d{1,7} ?(?:usd|eur|dollars)\b")),
-    "links": (1.0, re.compile(r"https?://|\bwww\.")),
-    "shouts": (1.2, re.compile(r"!!|\${3}")),
+    "money": (0.8, ("$", "€", "£", "usd", "eur", "dollars"), re.compile(
+        r"[$€£]\s?\d|\b\d{1,7} ?(?:usd|eur|dollars)\b")),
+    "links": (1.0, ("http", "www."), re.compile(r"https?://|\bwww\.")),
+    "shouts": (1.2, ("!!", "$$$"), re.compile(r"!!|\${3}")),
 }  # fmt: skip
 _HINTS = (
     "!",
@@ -81,7 +83,8 @@ def signs(text: str) -> dict[str, float]:
     scale, lower = _WINDOW / max(_WINDOW, len(text)), text.lower()
     parts = {
         name: min(_MOST.get(name, 99.0), weight * len(pattern.findall(lower)) * scale)
-        for name, (weight, pattern) in _SIGNS.items()
+        for name, (weight, hints, pattern) in _SIGNS.items()
+        if not hints or any(hint in lower for hint in hints)
     }
     if loud := len(_CAPITALS.findall(text)):
         words = text.count(" ") + text.count("\n") + 1

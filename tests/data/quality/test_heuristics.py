@@ -44,8 +44,7 @@ def test_values_by_hand():
 
 def test_repeated_ngrams_by_hand():
     words = "a b a b c".split()
-    counts = np.array([2, 2, 2, 2, 1])
-    assert repetition.top_share(words, 2, 9, counts, 0.1) == pytest.approx(2 * 3 / 9)
+    assert repetition.top_share(words, 2, 9, np.array([2, 2, 2, 2, 1]) > 1) == pytest.approx(2 * 3 / 9)
     assert repetition.repeated_share(words, 2, 9) == pytest.approx(
         2 / 9
     )  # the second "a b", spaces not counted
