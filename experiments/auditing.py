@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from experiments import journal, making
+from experiments import journal, making, told
 from jaxtrain import config
 from jaxtrain.feedback import audit
 from jaxtrain.feedback.constitution import Constitution
@@ -41,7 +41,7 @@ def write(folder: Path, constitution: Constitution) -> dict[str, Any]:
         report["models"] = json.loads((folder / MODELS).read_text(encoding="utf-8"))
     report["faults"] = dict(sorted(faults.items()))
     journal.write_whole(folder / "audit.json", config.dumps(report) + "\n")
-    journal.write_whole(folder / "audit.html", audit.page(report))
+    journal.write_whole(folder / "audit.html", told.page("audit", report))
     making.note([*_told(report), ("audit", str(folder / "audit.html"))])
     return report
 

@@ -4,7 +4,6 @@ Where the prompts are Tinytown's its judge says what is harmful; elsewhere those
 """
 
 import collections
-import html
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -164,81 +163,3 @@ def examples(rows: Sequence[Row], count: int = EXAMPLES) -> list[list[Row]]:
         if any("fault" not in row and row["revision"] != row.get("before", row["revision"]) for row in chain)
     ]
     return changed[:count]
-
-
-_STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#1a1a1a}"
-    "table{border-collapse:collapse;margin:.5rem 0 1.5rem}td,th{padding:.2rem .7rem;text-align:right;"
-    "border-bottom:1px solid #ddd}td:first-child,th:first-child{text-align:left}"
-    ".chain{border-left:3px solid #888;padding-left:1rem;margin:1rem 0}.p{color:#666}.bar{display:inline-block;"
-    "background:#4a7;height:.7em}@media(prefers-color-scheme:dark){body{background:#161616;color:#e6e6e6}"
-    "td,th{border-color:#444}.p{color:#aaa}}"
-)
-
-
-def page(report: Mapping[str, Any]) -> str:
-    """The report as one HTML file that needs nothing else."""
-    said = html.escape
-    parts = [
-        "<!doctype html><html lang=en><meta charset=utf-8><title>Constitutional AI: audit</title>",
-        f"<style>{_STYLE}</style><h1>Constitutional AI: audit</h1>",
-        f"<p>Constitution <b>{said(report['constitution']['name'])}</b>, "
-        f"{len(report['constitution']['principles'])} principles, {said(report['constitution']['fingerprint'])}.</p>",
-    ]
-    if report.get("rounds"):
-        parts += ["<h2>By round</h2>", _table(report["rounds"], "harmful")]
-    if report.get("revised"):
-        parts += ["<h2>Revisions by principle</h2>", _table(_named(report["revised"], "principle"))]
-    if report.get("labels"):
-        told = report["labels"]
-        parts += ["<h2>Comparisons</h2>", _table([told["all"]])]
-        parts += ["<h2>Comparisons by principle</h2>", _table(_named(told["principles"], "principle"))]
-        if told["calibration"]:
-            parts += ["<h2>Labels against gold</h2>", _table(told["calibration"])]
-    if report.get("models"):
-        parts += ["<h2>Models on held-out prompts</h2>", _table(_named(report["models"], "model"))]
-    if report.get("faults"):
-        parts += [
-            "<h2>Left out</h2>",
-            _table([{"reason": k, "rows": n} for k, n in report["faults"].items()]),
-        ]
-    if report.get("examples"):
-        parts += ["<h2>Before and after</h2>", *map(_chain, report["examples"])]
-    parts += ["<h2>Principles</h2>", _table(report["constitution"]["principles"])]
-    return "\n".join(parts) + "\n"
-
-
-def _named(held: Mapping[str, Mapping[str, Any]], name: str) -> list[dict[str, Any]]:
-    return [{name: key, **row} for key, row in held.items()]
-
-
-def _table(rows: Sequence[Mapping[str, Any]], bar: str = "") -> str:
-    if not rows:
-        return "<p>none</p>"
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    head = "".join(f"<th>{html.escape(name.replace('_', ' '))}</th>" for name in names)
-    body = []
-    for row in rows:
-        cells = "".join(f"<td>{_cell(row.get(name))}</td>" for name in names)
-        width = f"<td><span class=bar style='width:{row[bar] * 12:.2f}em'></span></td>" if bar in row else ""
-        body.append(f"<tr>{cells}{width}</tr>")
-    return f"<table><tr>{head}</tr>{''.join(body)}</table>"
-
-
-def _cell(value: Any) -> str:
-    return "" if value is None else f"{value:.3f}" if isinstance(value, float) else html.escape(str(value))
-
-
-def _chain(chain: Sequence[Row]) -> str:
-    first = chain[0]
-    prompt = (
-        first["prompt"]
-        if isinstance(first["prompt"], str)
-        else " / ".join(one["content"] for one in first["prompt"])
-    )
-    lines = [f"<b>{html.escape(prompt)}</b>", f"<br>0: {html.escape(first['revision'])}"]
-    for row in chain[1:]:
-        told = f"{row['principle']}: {row.get('critique', 'no critique')}"
-        after = f"left out, {row['fault']}" if "fault" in row else row["revision"]
-        lines.append(f"<br><span class=p>{html.escape(told)}</span><br>{row['round']}: {html.escape(after)}")
-    return f"<div class=chain>{''.join(lines)}</div>"
