@@ -34,6 +34,7 @@ from jaxtrain.train import workdir
 
 HELD_OUT = {"red-team": "tinytown:redteam:test", "harmless": "tinytown:prompts:test?family=help"}
 _MEASURED = 40  # what a seed is for
+_SAMPLES = 4  # answers to each held-out prompt
 _STAGES = {"sft": (sft.Sft, sft.main), "reward": (reward.Reward, reward.main)}
 _STAGES |= {"ppo": (ppo.Ppo, ppo.main), "dpo": (dpo.Dpo, dpo.main)}
 
@@ -99,10 +100,11 @@ def measure(cfg: Constitutional, folder: Path, models: Mapping[str, str]) -> Non
         for kind, source in HELD_OUT.items():
             asked = making.read(source, "data", cfg.machine.cache_dir, 0)
             asks = [
-                Ask(one.messages, 1, seed_of(cfg.asked.seed, i, _MEASURED), 1.0, cfg.asked.max_new)
+                Ask(one.messages, _SAMPLES, seed_of(cfg.asked.seed, i, _MEASURED), 1.0, cfg.asked.max_new)
                 for i, one in enumerate(asked)
             ]
-            texts = [each[0].text for each in model.generate(asks)]
-            told[f"{name}, {kind}"] = audit.answers([revise.prompt_of(one.messages) for one in asked], texts)
+            prompts = [revise.prompt_of(one.messages) for one in asked for _ in range(_SAMPLES)]
+            texts = [reply.text for each in model.generate(asks) for reply in each]
+            told[f"{name}, {kind}"] = audit.answers(prompts, texts)
         model.close()
     journal.write_whole(folder / auditing.MODELS, config.dumps(json.loads(json.dumps(told))) + "\n")
