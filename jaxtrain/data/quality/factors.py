@@ -131,7 +131,8 @@ def spread(words: Sequence[Sequence[str]], seed: int = 0) -> dict[str, Any]:
     vectors = np.zeros((len(words), _WIDTH), np.float32)
     for row, each in zip(vectors, words, strict=True):
         hashed = [zlib.crc32(word.encode("utf-8", "surrogatepass")) for word in set(each)]
-        np.add.at(row, [h % _WIDTH for h in hashed], [1.0 if h & 1 << 20 else -1.0 for h in hashed])
+        signs = [1.0 if h & 1 << 20 else -1.0 for h in hashed]
+        row += np.bincount([h % _WIDTH for h in hashed], signs, _WIDTH) if hashed else 0
     vectors = vectors[np.linalg.norm(vectors, axis=1) > 0]
     if len(vectors) < 2:
         return {"distance": None, "clusters": None}
