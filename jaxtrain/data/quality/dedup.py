@@ -19,7 +19,9 @@ _FIRST = 0x10000
 WORD = re.compile(r"\w+")
 _BATCH_DOCUMENTS, _BATCH_CHARS = 1_024, 1 << 21
 _SPACES = bytes(32 if chr(code).isspace() else code for code in range(256))  # of ASCII
-_FACTORS = np.random.Philox(SEED).random_raw(256)  # u64, one for a byte's place in its word
+_FACTORS = (np.random.Philox(SEED).random_raw(256) >> np.uint64(32)).astype(
+    np.uint32
+)  # by a byte's place in its word
 
 
 def normalised(text: str) -> str:
@@ -48,8 +50,10 @@ def coded(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     raw = np.frombuffer(b" ".join([*encoded, b""]), np.uint8)
     stops = np.flatnonzero(raw == 32)
     starts = np.concatenate([[0], stops[:-1] + 1])[: len(stops)]
-    place = np.arange(len(raw), dtype=np.int32) - np.repeat(starts.astype(np.int32), stops - starts + 1)
-    hashes = np.add.reduceat((raw ^ np.uint8(32)) * _FACTORS[place & 255], starts) if len(raw) else stops
+    place = np.arange(len(raw), dtype=np.uint32).astype(np.uint8)  # in its word, modulo 256
+    place -= np.repeat(starts.astype(np.uint8), stops - starts + 1)
+    terms = _FACTORS[place] * (raw ^ np.uint8(32))
+    hashes = np.add.reduceat(terms, starts) if len(raw) else stops
     words = (_FIRST + (mixed(hashes.astype(np.uint64)) >> np.uint64(44))).astype(np.uint32)
     some = stops > starts  # an empty text leaves an empty word
     ends = np.searchsorted(stops, np.cumsum([len(one) + 1 for one in encoded]), side="left")

@@ -214,12 +214,12 @@ def test_duplicates_across_data_sets_name_the_kept_copy(tmp_path):
 
 @pytest.mark.slow
 def test_speed_against_datasketch_with_the_same_shingles_hashes_and_bands(tmp_path):
-    """On documents of 1 kB; 24 times its update a shingle and 8 times its update a document were measured."""
+    """On 10,000 documents of 1 kB; 44 to 61 times its update a shingle, 7 to 15 times its update a document (median 11)."""
     datasketch = pytest.importorskip("datasketch")
     import time
 
     rng, plan = random.Random(6), near.plan(Near())
-    texts = [" ".join(prose(rng, 250)) for _ in range(2_000)]
+    texts = [" ".join(prose(rng, 250)) for _ in range(10_000)]
     began = time.process_time()
     found(tmp_path, texts, Near())
     ours = time.process_time() - began
@@ -232,7 +232,7 @@ def test_speed_against_datasketch_with_the_same_shingles_hashes_and_bands(tmp_pa
             update(one, [" ".join(pair).encode() for pair in itertools.pairwise(text.split())])
             index.query(one)
             index.insert(str(i), one)
-        return 5 * (time.process_time() - began)
+        return len(texts) / 400 * (time.process_time() - began)
 
     def each(one, shingles):
         for shingle in shingles:
