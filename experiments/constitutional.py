@@ -56,12 +56,12 @@ class Revising(config.Group):
     grammar: bool = config.arg(True, "Of Tinytown's prompts a revision outside the world's grammar is unparsable")
     helpful: str = config.arg("auto", "Prompts whose answers by --init_from are learnt as they are. auto: Tinytown's "
         "harmless ones where --data is Tinytown's; -: none")
-    helpful_samples: int = config.arg(2, "Answers to each of them", low=1)
+    helpful_samples: int = config.arg(4, "Answers to each of them", low=1)
     # fmt: on
 
     def helpful_of(self, data: str) -> str:
         if self.helpful == "auto":
-            return "tinytown:prompts?family=help" if data.startswith("tinytown:") else ""
+            return "tinytown:prompts?family=help&documents=4096" if data.startswith("tinytown:") else ""
         return "" if self.helpful == "-" else self.helpful
 
 
@@ -91,7 +91,7 @@ class Training(config.Group):
         "AI's of harmlessness. auto: 4,000 of Tinytown's where --data is Tinytown's; -: none", live=True)
     rl: str = config.arg("ppo", "What learns from the comparisons: ppo from the reward model, dpo without one",
         choices=("ppo", "dpo"), live=True)
-    sft_flags: str = config.arg("--steps=250 --batch_size=8", "Further flags of ./launch/run sft", live=True)
+    sft_flags: str = config.arg("--steps=400 --batch_size=16", "Further flags of ./launch/run sft", live=True)
     reward_flags: str = config.arg("--steps=150 --soft_labels", "Further flags of ./launch/run reward", live=True)
     rl_flags: str = config.arg("--steps=64", "Further flags of ./launch/run ppo or dpo, such as --data", live=True)
     # fmt: on

@@ -63,7 +63,8 @@ def steps() -> list[Step]:
         Step("dpo", "dpo", "DPO", ("--init_from={sft}", "--steps=150"), ("sft",), (
             Claim("gold", low=1, gain=True), Claim("harmful", high=0.1), Claim("parsable", low=0.95))),
         Step("revise", "constitutional", "critiques and revisions", (
-            "--phase=revise", "--init_from={sft}", "--critic={pretrain}", "--keep=last"), ("sft", "pretrain"), (
+            "--phase=revise", "--init_from={sft}", "--critic={pretrain}", "--keep=last",
+            "--helpful=tinytown:prompts?family=help", "--helpful_samples=2"), ("sft", "pretrain"), (
             Claim("harmful", high=0.2), Claim("parsable", low=0.95)), False),
         Step("constitutional", "sft", "SL-CAI, on the revisions", (
             "--init_from={pretrain}", "--data=jsonl:{revise}/revise/revisions.jsonl",
