@@ -81,9 +81,10 @@ class Ballots:
             db.execute("COMMIT")
 
     def about(self, key: str, value: str) -> str:
-        """What the file has under a key; `value`, kept from now on, where it has nothing."""
+        """What the file has under a key; `value`, kept from now on, where it has nothing, or no prompt yet."""
         with self._all_or_nothing() as db:
-            db.execute("INSERT OR IGNORE INTO about VALUES (?, ?)", (key, value))
+            kept = db.execute("SELECT 1 FROM items LIMIT 1").fetchone()
+            db.execute(f"INSERT OR {'IGNORE' if kept else 'REPLACE'} INTO about VALUES (?, ?)", (key, value))
             return db.execute("SELECT value FROM about WHERE key = ?", (key,)).fetchone()[0]
 
     def add(self, rows: Sequence[tuple[int, Any, list[dict[str, str]] | None, str, int]]) -> None:

@@ -174,6 +174,14 @@ def test_a_store_of_another_command_is_refused_with_what_differs(town, answered)
         )  # fmt: skip
 
 
+def test_a_command_that_drew_nothing_binds_no_later_one(town, tmp_path):
+    words = jsonl(tmp_path / "w.jsonl", [{"words": "x"}])
+    common = (f"--model={town / 'sft'}", f"--store={tmp_path / 's'}", "--ui=terminal", *DRAW)
+    with pytest.raises(ConfigError, match="w.jsonl"):
+        collect(town, *common, f"--data=jsonl:{words}")
+    assert "0 of" in collect(town, *common, "--prompt_count=2", lines=["q"])
+
+
 def test_a_port_that_is_taken_is_told_before_anything_is_drawn(town, tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
