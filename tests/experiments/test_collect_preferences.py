@@ -177,7 +177,7 @@ def test_a_store_of_another_command_is_refused_with_what_differs(town, answered)
 def test_a_command_that_drew_nothing_binds_no_later_one(town, tmp_path):
     words = jsonl(tmp_path / "w.jsonl", [{"words": "x"}])
     common = (f"--model={town / 'sft'}", f"--store={tmp_path / 's'}", "--ui=terminal", *DRAW)
-    with pytest.raises(ConfigError, match="w.jsonl"):
+    with pytest.raises(ConfigError, match=r"w\.jsonl"):
         collect(town, *common, f"--data=jsonl:{words}")
     assert "0 of" in collect(town, *common, "--prompt_count=2", lines=["q"])
 
