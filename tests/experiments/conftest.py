@@ -14,6 +14,7 @@ from typing import ClassVar
 
 import pytest
 
+from experiments import journal
 from jaxtrain import flags as command_line
 from jaxtrain.train.metrics import TIMES
 
@@ -121,6 +122,23 @@ def quick():
             for name, value in before.items():
                 jax.config.update(name, value)
             compilation_cache.reset_cache()
+
+
+@contextlib.contextmanager
+def killed_in_the_second_batch():
+    """A journal whose second batch is the last that is whole: what follows is half a line. Expects the kill."""
+    add = journal.Journal.add
+
+    def killed(self, batch):
+        add(self, batch)
+        if len(self.batches) == 2:
+            with self._path.open("ab") as file:
+                file.write(b'{"rows": [{"pro')
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(journal.Journal, "add", killed)
+        yield
 
 
 class Town:

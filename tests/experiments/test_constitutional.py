@@ -10,7 +10,7 @@ from experiments import constitutional, critics
 from jaxtrain import flags as command_line
 from jaxtrain.config import ConfigError
 from jaxtrain.worlds.tinytown.judge import judge
-from tests.experiments.conftest import call, quick
+from tests.experiments.conftest import call, killed_in_the_second_batch, quick
 from tests.experiments.test_sample import read
 from tests.oracle import said
 from tests.remote import Remote, chat
@@ -122,19 +122,8 @@ def test_a_killed_command_goes_on_with_the_same_rows(town, tmp_path, monkeypatch
     monkeypatch.setattr(critics, "AT_ONCE", 6)
     flags = ("--grammar=false", "--critic_temperature=1")
     asked(town, tmp_path / "whole", *flags)
-    add = critics.journal.Journal.add
-
-    def killed(self, batch):
-        add(self, batch)
-        if len(self.batches) == 2:
-            with self._path.open("ab") as file:
-                file.write(b'{"rows": [{"pro')
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(critics.journal.Journal, "add", killed)
-        with pytest.raises(KeyboardInterrupt):
-            asked(town, tmp_path / "cut", *flags)
+    with killed_in_the_second_batch():
+        asked(town, tmp_path / "cut", *flags)
     with pytest.raises(ConfigError, match=r"part\.jsonl is of another command.*\n.*--seed: 0 -> 1"):
         asked(town, tmp_path / "cut", *flags, "--seed=1")
     held = json.loads((constitutional.SHIPPED / "tinytown.json").read_text())

@@ -25,7 +25,7 @@ from jaxtrain.feedback.asking import Ask, Reply, user
 from jaxtrain.feedback.endpoint import Endpoint
 from jaxtrain.feedback.judge import Pair
 from jaxtrain.train import parallel
-from tests.experiments.conftest import ROOT, call, jsonl, quick
+from tests.experiments.conftest import ROOT, call, jsonl, killed_in_the_second_batch, quick
 from tests.experiments.test_reward import FLAGS as REWARD
 from tests.experiments.test_sample import opened, read
 from tests.remote import Remote, chat, fault
@@ -117,20 +117,9 @@ def test_a_killed_command_goes_on_with_the_same_rows(town, judged, tmp_path, mon
     _, flags, _ = judged
     monkeypatch.setattr(making, "BATCH", 4)
     made(town, tmp_path / "whole.jsonl", *flags)
-    add = making.journal.Journal.add
-
-    def killed(self, batch):
-        add(self, batch)
-        if len(self.batches) == 2:
-            with self._path.open("ab") as file:
-                file.write(b'{"rows": [{"pro')
-            raise KeyboardInterrupt
-
     out = tmp_path / "cut.jsonl"
-    with monkeypatch.context() as patch:
-        patch.setattr(making.journal.Journal, "add", killed)
-        with pytest.raises(KeyboardInterrupt):
-            made(town, out, *flags)
+    with killed_in_the_second_batch():
+        made(town, out, *flags)
     assert not out.exists()
     with pytest.raises(ConfigError, match=r"cut\.jsonl\.part is of another command.*\n.*--seed: 0 -> 1"):
         made(town, out, *flags, "--seed=1")
