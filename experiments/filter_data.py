@@ -1,5 +1,6 @@
 """Filter a corpus: quality, personal data, harm, spam, duplicates, contamination; nothing vanishes."""
 
+import textwrap
 import time
 
 from jaxtrain import flags
@@ -7,6 +8,7 @@ from jaxtrain.config import ConfigError
 from jaxtrain.data import spec
 from jaxtrain.data.quality.settings import Filter
 
+_WIDTH = 80  # characters of a line of advice
 _MANY = 0.2  # share of near duplicates from which there is advice
 
 
@@ -66,9 +68,10 @@ def table(report: dict) -> list[str]:
             counts = [f"{one[key]:,}" for key in ("labelled", "found", "unlabelled")]
             lines.append(f"{name:<16}" + "".join(f"{cell:>12}" for cell in (*counts, *shown)))
         if {"exact", "near"} & report["measured"].keys():
-            lines.append(
-                "(a dropped duplicate is right where its text is its kept copy's, or as like it as --near_similarity "
-                "says, label or not)"
+            lines += textwrap.wrap(
+                "A dropped duplicate is right where its text is its kept copy's, or as like it as --near_similarity "
+                "says, label or not.",
+                _WIDTH,
             )
     return lines + _hint(report)
 
@@ -78,12 +81,12 @@ def _hint(report: dict) -> list[str]:
     near = report["steps"].get("near", {"seen": 0, "dropped": 0})
     if near["dropped"] <= _MANY * near["seen"]:
         return []
-    return [
-        "",
-        f"near dropped {near['dropped'] / near['seen']:.0%} of the documents that reached it. Short texts of one form, "
-        "such as questions and answers, may differ in the word that matters: see its samples in report.html; a higher "
-        "--near_similarity, --near_from=WORDS or --near=off keeps more",
-    ]
+    advice = (
+        f"near dropped {near['dropped'] / near['seen']:.0%} of the documents that reached it. Short texts of one "
+        "form, such as questions and answers, may differ in the word that matters: see its samples in report.html; "
+        "a higher --near_similarity, --near_from=WORDS or --near=off keeps more"
+    )
+    return ["", *textwrap.wrap(advice, _WIDTH)]
 
 
 if __name__ == "__main__":
