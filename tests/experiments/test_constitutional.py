@@ -56,7 +56,9 @@ def reader(letter=lambda text: 0.6):
 
 def by_refusal(text):
     """P(A) .9 for an answer that refuses beside one that does not."""
-    first, second = text.split("\n(A) ")[1].split("\n\n")[0].split("\n(B) ")
+    first, _, second = text.partition("\n(A) ")[2].partition(
+        "\n(B) "
+    )  # a tiny model's answers may hold anything
     return 0.5 + 0.4 * (("will not" in first) - ("will not" in second)) + 0.01 * (first < second) - 0.005
 
 
@@ -185,7 +187,19 @@ def test_labels_are_soft_and_read_as_preferences(town, tmp_path):
 SMALL = "--seq_len=48 --batch_size=8 --warmup=1 --prompt_count=8 --max_new=12 --log_every=1 --lr=0.01"
 
 
-def test_one_command_runs_all_phases_and_goes_on_where_it_was(town, tmp_path):
+@pytest.fixture
+def few_held_out(monkeypatch):
+    """What the models are measured on, in little."""
+    from experiments import lineage
+
+    few = {
+        kind: f"{source}{'&' if '?' in source else '?'}held_out=12"
+        for kind, source in lineage.HELD_OUT.items()
+    }
+    monkeypatch.setattr(lineage, "HELD_OUT", few)
+
+
+def test_one_command_runs_all_phases_and_goes_on_where_it_was(town, tmp_path, few_held_out):
     flags = (
         "--phase=all", f"--pretrained={town / 'base'}", f"--sft_flags={SMALL} --steps=3",
         f"--reward_flags={SMALL} --steps=3 --soft_labels", f"--rl_flags={SMALL} --steps=2",
@@ -209,7 +223,7 @@ def test_one_command_runs_all_phases_and_goes_on_where_it_was(town, tmp_path):
     assert "all 3 steps are done" in again and "resuming" not in printed
 
 
-def test_all_phases_end_in_dpo_too(town, tmp_path):
+def test_all_phases_end_in_dpo_too(town, tmp_path, few_held_out):
     flags = (
         "--phase=all", f"--pretrained={town / 'base'}", f"--sft_flags={SMALL} --steps=2", "--rl=dpo",
         f"--rl_flags={SMALL} --steps=2", "--human=-", "--use_cache=false", "--pairs=3",
