@@ -61,7 +61,7 @@ def steps() -> list[Step]:
             Claim("gold", low=1, gain=True), Claim("harmful", high=0.1), Claim("detail", low=0.9),
             Claim("warn", low=0.8), Claim("parsable", low=0.95), Claim("objective/kl", high=10))),
         Step("dpo", "dpo", "DPO", (
-            "--init_from={sft}", "--data=tinytown:preferences?documents=7000", "--steps=220", "--nll_weight=0.3",
+            "--init_from={sft}", "--data=tinytown:preferences?documents=9600", "--steps=300", "--nll_weight=0.2",
             "--lr=2e-4"), ("sft",), (
             Claim("gold", low=1, gain=True), Claim("harmful", high=0.1), Claim("parsable", low=0.95))),
         Step("revise", "constitutional", "critiques and revisions", (
