@@ -43,7 +43,7 @@ def digest(texts: Sequence[str]) -> bytes:
 def coded(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """(u32[words], the characters of the words of all texts; i64[texts], where each text ends).
 
-    The texts are normalised: one space parts two words. A word's bytes are hashed by a sum, each times the factor of
+    The texts are normalised: spaces alone part words. A word's bytes are hashed by a sum, each times the factor of
     its place, all of them at once.
     """
     encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
@@ -159,7 +159,7 @@ class Writer:
         self._numbers.append(number)
         self._digests.append(digest(found))
         if self._plan:
-            self._waiting.append(" ".join(filter(None, found)))
+            self._waiting.append(" ".join(found))
             self._held += len(self._waiting[-1])
             if len(self._waiting) >= _BATCH_DOCUMENTS or self._held >= _BATCH_CHARS:
                 self._flush()

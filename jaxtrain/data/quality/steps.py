@@ -156,11 +156,15 @@ class Judge:
         tally.lengths[str(size.bit_length())] += 1
         label = record.get("defect")
         label = (label or "clean") if isinstance(label, str) else None
-        judged = found if source.judged == "all" else records.judged(found)
-        one = _Document(name, record, record, found, judged, self._cfg.work.document_seconds, label)
+        one = _Document(
+            name, record, record, found, self._judged(found), self._cfg.work.document_seconds, label
+        )
         if wrong := _unreadable(found, size, source.max_chars):
             self._drop(READ, one, [wrong])
         return one
+
+    def _judged(self, found: list[Part]) -> list[Part]:
+        return found if self._cfg.source.judged == "all" else records.judged(found)
 
     def _step(self, step: Step, check: Check, block: list[_Document]) -> list[_Document]:
         """The documents of the block that a step leaves."""
@@ -204,7 +208,7 @@ class Judge:
             self._drop(step.name, one, hits)
             return
         one.parts = _masked(one.parts, hits)
-        one.judged = one.parts if self._cfg.source.judged == "all" else records.judged(one.parts)
+        one.judged = self._judged(one.parts)
         one.now = _with(one.now, one.parts)
         planted = one.read.get("planted")
         if not (isinstance(planted, str) and planted and any(planted in part.text for part in one.parts)):
