@@ -78,7 +78,7 @@ def parts(
     `usual` does not name or `made` does not keep.
     """
     plan = made.plan
-    if plan.process[1] > 1 or (plan.name == "pmap" and plan.shards > 1):
+    if plan.process[1] > 1 or not plan.one_program():
         raise ValueError("continuous batching takes one host, and one device or the mesh plan")
     refill = -(-REFILL // plan.shards) * plan.shards
     held: list[_Held | None] = [None] * rows

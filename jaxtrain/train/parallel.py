@@ -70,6 +70,10 @@ class Plan(NamedTuple):
     get: Callable[[Tree], Tree]  # to numpy, whole, on every host
     local: Callable[[Callable], Callable] | None  # runs f(q, k, v, segments) on each shard of rows and heads
 
+    def one_program(self) -> bool:
+        """Whether a function sees all rows of a batch at once; under pmap each device's has its own."""
+        return self.name != "pmap" or self.shards == 1
+
 
 def initialize(compiled: Path | None = None) -> None:
     """Joins the other processes of a run, if there are any: call it once, before anything else of jax.
