@@ -41,6 +41,8 @@ setup(
         # of CUDA 13 included, and on Volta GPUs; the CUDA 13 wheels need driver 580 and Turing or later.
         "cuda": ["jax[cuda12]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
+        # The site of docs/: launch/docs.
+        "docs": ["mkdocs>=1.6.1", "mkdocs-material>=9.7"],
         "hf": ["datasets>=4.0", "sentencepiece>=0.2"],
         # Languages; near duplicates: MinHash and edit distance, compiled and small. filters-cluster: Slurm and Ray.
         "filters": ["py3langid>=0.4", "rapidfuzz>=3.10", "rensa>=0.5"],
