@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from experiments import journal, making, told
+from experiments import told
 from jaxtrain import config
 from jaxtrain.feedback import audit
 from jaxtrain.feedback.constitution import Constitution
+from jaxtrain.files import journal, terminal
 
 MODELS = "models.json"
 REPORT = "report.json"  # of a phase that is done
@@ -42,7 +43,7 @@ def write(folder: Path, constitution: Constitution) -> dict[str, Any]:
     report["faults"] = dict(sorted(faults.items()))
     journal.write_whole(folder / "audit.json", config.dumps(report) + "\n")
     journal.write_whole(folder / "audit.html", told.page("audit", report))
-    making.note([*_told(report), ("audit", str(folder / "audit.html"))])
+    terminal.note([*_told(report), ("audit", str(folder / "audit.html"))])
     return report
 
 

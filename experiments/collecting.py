@@ -15,13 +15,13 @@ from experiments.serve import url
 from jaxtrain import config
 from jaxtrain.config import ConfigError
 from jaxtrain.data import chat, prompts, votes
-from jaxtrain.data.progress import bar
 from jaxtrain.data.prompts import Opening
 from jaxtrain.data.tokenizer import ByteTokenizer
 from jaxtrain.feedback import agreement
 from jaxtrain.feedback.asking import Ask, Generator, seed_of
+from jaxtrain.files import terminal
+from jaxtrain.files.progress import bar
 from jaxtrain.serve.ballots import Ballots, Item
-from jaxtrain.train import preflight
 
 BATCH = 32  # prompts whose responses are kept together
 _SECOND = 1  # what a seed is for
@@ -161,7 +161,7 @@ def ask_on_page(cfg: Collect, ballots: Ballots, sock: Any) -> None:
             ("store", str(ballots.path)),
             ("API key", "the page asks for it" if key else "none: this machine alone is served"),
         ]
-        print("\n".join(preflight.lines(table)))
+        print("\n".join(terminal.lines(table)))
         print(f"asking at {url(sock)}/, until Ctrl-C or SIGTERM", flush=True)
         if cfg.page.browser and not _open(f"{url(sock)}/"):
             print("no browser here: open that address in one, or ask with --ui=terminal", flush=True)

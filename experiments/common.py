@@ -18,6 +18,7 @@ from experiments.begin import Start
 from jaxtrain import config
 from jaxtrain.config import ConfigError
 from jaxtrain.data.tokenizer import Tokenizer
+from jaxtrain.files import terminal
 from jaxtrain.models import transformer, zoo
 from jaxtrain.train import loop, metrics, optim, parallel, preflight, workdir
 from jaxtrain.train.checkpoint import Checkpoints
@@ -344,7 +345,7 @@ def _preflight(cfg: Any, run: Session, stage: Stage, first: Any, flops: float) -
     rest = [("model FLOPs of a step", f"{flops:.3g}"), ("plan", where)]
     head = "targets of the first rows (⟨not in the loss⟩, ⏎ ends a document)"
     rows = preflight.first_rows(first, stage.decode)
-    return ["data", *preflight.lines(stage.table), "run", *preflight.lines([*sizes, *rest]), head, *rows]
+    return ["data", *terminal.lines(stage.table), "run", *terminal.lines([*sizes, *rest]), head, *rows]
 
 
 def summary(
@@ -365,7 +366,7 @@ def summary(
         ("time", f"{seconds / 60:.1f} min{fast}"),
         ("checkpoint", str(run.path / "checkpoints" / str(steps))),
     ]
-    return [f"finished {steps} steps", *preflight.lines(table)]
+    return [f"finished {steps} steps", *terminal.lines(table)]
 
 
 def _replayed(first: Any, batches: loop.NextBatch) -> loop.NextBatch:
@@ -396,5 +397,5 @@ def dry_run(
         ("seconds a step", f"{seconds:.3f}"),
         ("all steps, about", f"{seconds * cfg.run.steps / 60:.1f} min"),
     ]
-    show(["first step", *preflight.lines([*shown, *cost])], run.primary)
+    show(["first step", *terminal.lines([*shown, *cost])], run.primary)
     return state

@@ -16,6 +16,7 @@ from jaxtrain.feedback import compare, gold, revise
 from jaxtrain.feedback.asking import Ask, seed_of
 from jaxtrain.feedback.constitution import Constitution
 from jaxtrain.feedback.synthesize import Given
+from jaxtrain.files import terminal
 from jaxtrain.worlds.tinytown.prompts import parse_prompt
 
 SEEN, FEWEST = 64, 8  # pairs after which a critic that names one letter is stopped, midway and at the end
@@ -42,7 +43,7 @@ def run(cfg: Constitutional, constitution: Constitution) -> Path:
 def _make(cfg: Constitutional, part: Part, models: Models, folder: Path, made_by: dict[str, str]) -> None:
     asked, how = cfg.asked, cfg.comparing
     given = making.read(asked.data, "data", cfg.machine.cache_dir, asked.prompt_count)
-    making.note(
+    terminal.note(
         [
             ("models", f"{models.speaker.name} answers, {models.critic.model.name} compares"),
             ("pairs", f"{how.pairs} of each of {len(given):,} prompts of {asked.data}"),
@@ -79,7 +80,7 @@ def _make(cfg: Constitutional, part: Part, models: Models, folder: Path, made_by
     said = ", ".join(f"{n:,} {name}" for name, n in sorted(faults.items())) or "nothing"
     order = ", ".join(f"{name} {value:.3f}" for name, value in bias.items())
     table = [("rows", f"{len(labels):,} in {folder / 'labels.jsonl'}"), ("left out", said), ("order", order)]
-    making.note(table)
+    terminal.note(table)
 
 
 def _compared(

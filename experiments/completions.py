@@ -17,8 +17,9 @@ from jaxtrain.data.dialogs import shorten
 from jaxtrain.data.prompts import Opening
 from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.feedback import rewards
+from jaxtrain.files import terminal
 from jaxtrain.ops import returns
-from jaxtrain.train import loop, preflight
+from jaxtrain.train import loop
 from jaxtrain.types import TrainState
 
 FOLDER = "rollouts"  # in the run's samples/
@@ -163,7 +164,7 @@ def _table(rows: list[dict[str, Any]], name: str) -> str:
         mark = "" if row["ended"] else " …"
         words = [Text(row["prompt"]), Text(row["completion"] + mark)]
         table.add_row(*words, *(f"{row[key]:.2f}" for key in told))
-    console = Console(width=preflight.WIDTH, file=io.StringIO(), color_system=None)
+    console = Console(width=terminal.WIDTH, file=io.StringIO(), color_system=None)
     console.print(table)
     return console.file.getvalue()
 

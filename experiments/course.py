@@ -11,9 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import journal
 from jaxtrain import config
 from jaxtrain.config import Failure
+from jaxtrain.files import journal
 from jaxtrain.train import metrics, workdir
 
 PROMPTS, DRAWS, MAX_NEW = "tinytown:prompts:test", 2, 48

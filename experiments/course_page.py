@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxtrain.data import pages
+from jaxtrain.files import html
 
 WIDE, HIGH, GAP_X, GAP_Y = 168, 52, 48, 16  # a box of the lineage, and the space between two, in px
 POINTS = 160  # most points of a curve
@@ -24,9 +24,7 @@ def page(result: Mapping[str, Any]) -> str:
     stages = result["stages"]
     boxes, lines, size = lineage(stages)
     claims = [claim for stage in stages for claim in stage["claims"]]
-    return pages.template(
-        Path(__file__).parent / "pages" / "lifecycle.html.jinja", {"number": number}
-    ).render(
+    return html.template(Path(__file__).parent / "pages" / "lifecycle.html.jinja", {"number": number}).render(
         result=result,
         boxes=boxes,
         lines=lines,

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import course, course_page, course_tables, journal
+from experiments import course, course_page, course_tables
 from experiments.course import Claim, Step
 from jaxtrain import config
 from jaxtrain.feedback import gold
+from jaxtrain.files import journal
 
 SHOWN = 8  # prompts whose answers are shown
 # What a curve is drawn of, a stage: (metric, what it is).

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.course import Step
-from experiments.told import percent
+from jaxtrain.files.terminal import percent
 from jaxtrain.worlds.tinytown.judge import as_prompt
 
 Found = Mapping[str, Mapping[str, float]]

@@ -7,15 +7,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import auditing, generators, journal, making
+from experiments import auditing, generators
 from experiments.auditing import REPORT
 from experiments.constitutional import Constitutional
 from jaxtrain import config
 from jaxtrain.config import ConfigError
-from jaxtrain.data.progress import bar
 from jaxtrain.feedback.asking import Generator
 from jaxtrain.feedback.constitution import Constitution
 from jaxtrain.feedback.revise import Critic
+from jaxtrain.files import journal, terminal
+from jaxtrain.files.progress import bar
 
 AT_ONCE = 64  # prompts between two writes
 
@@ -70,7 +71,7 @@ def phase(
             "critic": models.critic.model.name,
         }
         if finished(folder, part, made_by):
-            making.note([(Path(out).stem, f"they are there: {folder / out}")])
+            terminal.note([(Path(out).stem, f"they are there: {folder / out}")])
             return folder / out
         make(models, folder, made_by)
     auditing.write(folder.parent, constitution)
@@ -100,7 +101,7 @@ def kept(
         rows = [row for batch in held.batches for row in batch["rows"]]
         first = held.batches[-1]["next"] if held.batches else 0
         if first:
-            making.note([("resuming", f"{first:,} of {total:,} prompts are done")])
+            terminal.note([("resuming", f"{first:,} of {total:,} prompts are done")])
         with bar(title, total, least=AT_ONCE + 1) as advance:
             advance(first)
             while first < total:

@@ -16,17 +16,17 @@ import numpy as np
 from experiments import benchmarks, generators, judges, told
 from experiments.benchmarks import LONGEST
 from experiments.evaluate import Evaluate
-from experiments.journal import write_whole
 from jaxtrain import config
 from jaxtrain.config import ConfigError
 from jaxtrain.data import chat, prompts, votes
 from jaxtrain.data.formats import Bad, Message
-from jaxtrain.data.progress import bar
 from jaxtrain.data.tokenizer import ByteTokenizer
 from jaxtrain.feedback import agreement, contests, diversity, gold, manner, rewards
 from jaxtrain.feedback.asking import Ask, Generator, Inside, seed_of, user
 from jaxtrain.feedback.contests import Match
 from jaxtrain.feedback.judge import Judge, Pair
+from jaxtrain.files.journal import write_whole
+from jaxtrain.files.progress import bar
 from jaxtrain.worlds.tinytown import judge as world
 from jaxtrain.worlds.tinytown.prompts import parse_prompt
 

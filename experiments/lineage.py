@@ -11,25 +11,14 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from experiments import (
-    auditing,
-    begin,
-    comparing,
-    dpo,
-    generators,
-    journal,
-    making,
-    ppo,
-    revising,
-    reward,
-    sft,
-)
+from experiments import auditing, begin, comparing, dpo, generators, making, ppo, revising, reward, sft
 from experiments.constitutional import Constitutional
 from jaxtrain import config, flags
 from jaxtrain.config import ConfigError, Failure
 from jaxtrain.feedback import audit, revise
 from jaxtrain.feedback.asking import Ask, seed_of
 from jaxtrain.feedback.constitution import Constitution
+from jaxtrain.files import journal, terminal
 from jaxtrain.train import workdir
 
 HELD_OUT = {"red-team": "tinytown:redteam:test", "harmless": "tinytown:prompts:test?family=help"}
@@ -70,7 +59,7 @@ def stage(cfg: Constitutional, name: str, folder: str, more: str, **given: objec
     machine = {field: getattr(cfg.machine, field) for field in ("dtype", "mesh", "cache_dir")}
     values = {"workdir": path, "seed": cfg.asked.seed, **machine, **given}
     said = [f"--{key}={value}" for key, value in values.items()] + shlex.split(more)
-    making.note([("stage", shlex.join(["./launch/run", name, *said]))])
+    terminal.note([("stage", shlex.join(["./launch/run", name, *said]))])
     try:
         asked = flags.from_flags(made, said)
         main(asked)

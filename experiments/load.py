@@ -60,7 +60,7 @@ class Served(NamedTuple):
 
 def main(cfg: Load) -> None:
     """Warms the server up, then measures each number of clients."""
-    from jaxtrain.train import preflight
+    from jaxtrain.files import terminal
 
     asked = cfg.asked
     with contextlib.closing(connect(asked)) as link:
@@ -77,7 +77,7 @@ def main(cfg: Load) -> None:
         )
         fast = f"{rate:,.0f} tokens/s ({rate / base:.1f} times), {len(found) / seconds:.1f} requests/s"
         lines = [(f"{count} clients", fast), ("first token", said)]
-        print("\n".join(preflight.lines(lines)), flush=True)
+        print("\n".join(terminal.lines(lines)), flush=True)
 
 
 def quantiles(values: list[float]) -> list[tuple[str, float]]:

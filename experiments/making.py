@@ -4,24 +4,24 @@ import collections
 import contextlib
 import json
 import math
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import generators, journal, judges
+from experiments import generators, judges
 from experiments.synthesize import Synthesize
 from jaxtrain import config
 from jaxtrain.config import ConfigError, Failure
 from jaxtrain.data import formats, sources, spec
 from jaxtrain.data.formats import Bad, Dialog
 from jaxtrain.data.jsonl import Skips
-from jaxtrain.data.progress import bar
 from jaxtrain.feedback import diversity, judge, prompting, rewards, screening, synthesize
 from jaxtrain.feedback.asking import Ask, Generator, seed_of, user
 from jaxtrain.feedback.synthesize import Given, Recipe
-from jaxtrain.train import preflight
+from jaxtrain.files import journal, terminal
+from jaxtrain.files.progress import bar
+from jaxtrain.files.terminal import note
 
 BATCH = 32  # most units between two writes
 JUDGING = 1  # what a seed is for
@@ -295,7 +295,7 @@ def _show(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
         raise Failure(f"no row is left: {files(out)['rejected']} says why")
     for row in rows[:SHOWN]:
         *said, answer = synthesize.texts(row)
-        print("\n".join(preflight.wrapped(f"{' / '.join(said)}▸{answer}{preflight.END}", "  │ ")), end="\n\n")
+        print("\n".join(terminal.wrapped(f"{' / '.join(said)}▸{answer}{terminal.END}", "  │ ")), end="\n\n")
     print(f"rows: {out}")
 
 
@@ -335,8 +335,3 @@ def _told(
         parts += [f"{s.uncounted:,} answers did not tell their tokens"] if s.uncounted else []
         table.append(("spent", f"{one.name}: {', '.join(parts)}" + (f", cost {cost:,.4f}" if cost else "")))
     return table
-
-
-def note(table: Sequence[tuple[str, str]]) -> None:
-    """Tells what is going on, where it does not mix with what is made."""
-    print("\n".join(preflight.lines(table)), file=sys.stderr, flush=True)

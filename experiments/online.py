@@ -11,9 +11,10 @@ import numpy as np
 from experiments import answers, change, common, completions, rewards, rollouts
 from experiments.common import Session
 from jaxtrain.config import ConfigError
-from jaxtrain.data import cache, dialogs, prompts, spec
+from jaxtrain.data import dialogs, prompts, spec
 from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.feedback import gold
+from jaxtrain.files import cache
 from jaxtrain.models import transformer
 from jaxtrain.ops import policy_gradient
 from jaxtrain.train import workdir

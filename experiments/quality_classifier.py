@@ -63,7 +63,7 @@ def main(cfg: QualityClassifier) -> None:
     import random
 
     from jaxtrain.data.quality import classifier
-    from jaxtrain.train.preflight import lines
+    from jaxtrain.files.terminal import lines
 
     out = Path(training.out).expanduser()
     if out.suffix != ".npz" or not out.parent.is_dir():

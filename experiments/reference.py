@@ -12,9 +12,9 @@ import numpy as np
 
 from experiments import common
 from experiments.common import Session
-from jaxtrain.data import cache
 from jaxtrain.data.pipeline import Stream
-from jaxtrain.data.progress import bar
+from jaxtrain.files import cache
+from jaxtrain.files.progress import bar
 from jaxtrain.ops import preference
 from jaxtrain.ops.logprobs import COMPLETIONS, completion_logps
 from jaxtrain.train import checkpoint, loop, workdir

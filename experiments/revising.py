@@ -17,6 +17,7 @@ from jaxtrain.feedback.asking import Ask, seed_of
 from jaxtrain.feedback.constitution import Constitution
 from jaxtrain.feedback.rewards import question
 from jaxtrain.feedback.synthesize import Given
+from jaxtrain.files import terminal
 from jaxtrain.worlds.tinytown.answers import parse_answer
 from jaxtrain.worlds.tinytown.prompts import parse_prompt
 
@@ -49,7 +50,7 @@ def _make(cfg: Constitutional, part: Part, models: Models, folder: Path, made_by
         models.speaker, models.critic, asked.seed, how.rounds, how.critique, asked.temperature, asked.max_new,
         _in_language if how.grammar else lambda messages, text: True,
     )  # fmt: skip
-    making.note(
+    terminal.note(
         [
             ("models", f"{models.speaker.name} answers, {models.critic.model.name} revises"),
             ("prompts", f"{len(given):,} of {asked.data}, {len(helpful):,} of {source or 'nothing'}"),
@@ -97,7 +98,7 @@ def _make(cfg: Constitutional, part: Part, models: Models, folder: Path, made_by
     }
     critics.finish(folder, part, made_by, files, **counts)
     said = ", ".join(f"{n:,} {name}" for name, n in sorted(counts["faults"].items())) or "nothing"
-    making.note([("rows", f"{len(learnt):,} in {folder / 'revisions.jsonl'}"), ("left out", said)])
+    terminal.note([("rows", f"{len(learnt):,} in {folder / 'revisions.jsonl'}"), ("left out", said)])
 
 
 def _in_language(messages: tuple[Message, ...], text: str) -> bool:

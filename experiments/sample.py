@@ -208,7 +208,7 @@ def _print(found: list[Any], prompt: str) -> None:
 def answer_data(voice: Any, asked: list[Any], out: Path) -> None:
     """Writes an answer a row. The file has its name once it is whole; until then .part is behind it."""
     from experiments import speaker
-    from jaxtrain.data.progress import bar
+    from jaxtrain.files.progress import bar
 
     source, began, sizes, ended, scores = voice.cfg.asked.prompts, time.perf_counter(), [], [], []
     for i, one in enumerate(asked):
@@ -325,10 +325,10 @@ def _write(text: str) -> None:
 
 
 def _note(table: list[tuple[str, str]]) -> None:
-    from jaxtrain.train import preflight
+    from jaxtrain.files import terminal
 
     if table:
-        print("\n".join(preflight.lines(table)), file=sys.stderr)
+        print("\n".join(terminal.lines(table)), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ import numpy as np
 from experiments.common import Session, gathered
 from jaxtrain.config import ConfigError
 from jaxtrain.data.tokenizer import Tokenizer
+from jaxtrain.files import terminal
 from jaxtrain.generate import engine, sampler
-from jaxtrain.train import loop, optim, parallel, preflight
+from jaxtrain.train import loop, optim, parallel
 from jaxtrain.types import Params, TrainState
 
 PROMPTS, LONGEST = 8, 24  # prompts that pretraining samples from, and most tokens of one
@@ -106,7 +107,7 @@ def continuations(
 
 def shown(text: str, ended: bool) -> list[str]:
     """A prompt and what follows, as lines that fit a terminal."""
-    return preflight.wrapped(f"{text}{preflight.END if ended else ' …'}", "  │ ")
+    return terminal.wrapped(f"{text}{terminal.END if ended else ' …'}", "  │ ")
 
 
 def write(run: Session, name: str, text: str) -> None:

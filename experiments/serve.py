@@ -128,7 +128,7 @@ def main(cfg: Serve) -> None:
 
 
 def _say(cfg: Serve, house: Any, template: Any, context: int, sock: Any) -> None:
-    from jaxtrain.train import preflight
+    from jaxtrain.files import terminal
 
     key = (
         "every request needs the key"
@@ -143,7 +143,7 @@ def _say(cfg: Serve, house: Any, template: Any, context: int, sock: Any) -> None
         ("API key", key),
         ("store", cfg.kept.store or "none: store=True is refused"),
     ]
-    print("\n".join(preflight.lines(table)))
+    print("\n".join(terminal.lines(table)))
     print(f"serving {house.voice.name} at {url(sock)}/v1, until Ctrl-C or SIGTERM", flush=True)
 
 
@@ -184,7 +184,7 @@ def open_house(cfg: Serve, start: Any, template: Any, context: int, store: Any) 
     import jax
 
     from experiments import speaker, weights
-    from jaxtrain.data import cache
+    from jaxtrain.files import cache
     from jaxtrain.generate import engine, sampler
     from jaxtrain.models import transformer
     from jaxtrain.serve import asked, desk

@@ -16,10 +16,11 @@ from jaxtrain.data.comparisons import alternatives
 from jaxtrain.data.dialogs import with_system
 from jaxtrain.data.formats import Bad, Message
 from jaxtrain.data.prompts import Opening
+from jaxtrain.files import terminal
 from jaxtrain.generate import best_of, sampler, stops
 from jaxtrain.models import transformer
 from jaxtrain.ops.sampling import HOW
-from jaxtrain.train import parallel, preflight, workdir
+from jaxtrain.train import parallel, workdir
 from jaxtrain.types import LM, Params
 
 AT_ONCE = 64  # completions drawn at once
@@ -165,7 +166,7 @@ def spoken(voice: Speaker, asked: Opening, place: int, write: Callable[[str], No
         ids[-1:] == [voice.template.end]
         or stops.first(voice.decode(ids), voice.cfg.drawing.stops()) is not None
     )
-    write(preflight.END if ended else " …")
+    write(terminal.END if ended else " …")
     return text
 
 

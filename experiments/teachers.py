@@ -16,14 +16,15 @@ from experiments.begin import Start
 from experiments.common import Session
 from jaxtrain import config
 from jaxtrain.config import ConfigError
-from jaxtrain.data import cache, prompts, topk
+from jaxtrain.data import prompts, topk
 from jaxtrain.data.chat import Template
 from jaxtrain.data.pipeline import Stream
-from jaxtrain.data.progress import bar
 from jaxtrain.data.prompts import Opening
 from jaxtrain.data.rows import PackedRows
 from jaxtrain.data.transforms import Row
 from jaxtrain.feedback import asking, endpoint
+from jaxtrain.files import cache
+from jaxtrain.files.progress import bar
 from jaxtrain.models import transformer
 from jaxtrain.ops.divergences import top_k
 from jaxtrain.ops.logprobs import logits

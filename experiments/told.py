@@ -7,8 +7,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from jaxtrain.data import pages
 from jaxtrain.feedback.manner import STANCES
+from jaxtrain.files import html
+from jaxtrain.files.terminal import number, percent
 
 # measure -> (title, what it means)
 MEASURES = {
@@ -41,19 +42,6 @@ STYLE = {
     "grade": "reading grade",
 }
 _SHARES = {"ended", "distinct_1", "distinct_2", "self_bleu", "confidence", "right", "different"}
-
-
-def number(value: float | None) -> str:
-    """A number as people read it; None is a dash."""
-    if value is None:
-        return "–"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
-
-
-def percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.0f} %"
 
 
 def rate(value: Mapping[str, float] | None) -> str:
@@ -119,5 +107,5 @@ def _table(title: str, names: Sequence[str], rows: Sequence[tuple[str, Sequence[
 def page(name: str, found: Mapping[str, Any]) -> str:
     """The text of a page of experiments/pages."""
     file = Path(__file__).parent / "pages" / f"{name}.html.jinja"
-    made = pages.template(file, {"number": number, "percent": percent, "rate": rate})
+    made = html.template(file, {"number": number, "percent": percent, "rate": rate})
     return made.render(found=found, measures=MEASURES, styles=STYLE, stances=STANCES, shown=shown)

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import journal
 from jaxtrain import config
 from jaxtrain.config import ConfigError
+from jaxtrain.files import journal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,10 +106,10 @@ def clean_loss(run: Path) -> tuple[float, float]:
 
 def close(folder: Path, result: dict[str, Any], table: Sequence[tuple[str, str]]) -> None:
     """Keeps the result and prints it."""
-    from jaxtrain.train import preflight
+    from jaxtrain.files import terminal
 
     (folder / "result.json").write_text(config.dumps(result) + "\n", encoding="utf-8")
-    print("\n".join([*preflight.lines(table), f"  kept in {folder / 'result.json'}"]))
+    print("\n".join([*terminal.lines(table), f"  kept in {folder / 'result.json'}"]))
 
 
 def verdict(passed: bool) -> str:

@@ -19,9 +19,9 @@ import jinja2.sandbox
 import numpy as np
 
 from jaxtrain.config import ConfigError
-from jaxtrain.data import cache
 from jaxtrain.data.formats import Bad, Message, learnt
 from jaxtrain.data.tokenizer import Tokenizer
+from jaxtrain.files import cache
 
 NAMED = ("plain", "hh", "chatml", "llama2", "llama3", "gemma", "none")
 _VERSION = 1  # of what this file makes of a template; part of its fingerprint

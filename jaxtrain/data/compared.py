@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxtrain.config import ConfigError, Dialogs
-from jaxtrain.data import cache, dialogs, formats, report, sources
+from jaxtrain.data import dialogs, formats, report, sources
 from jaxtrain.data.chat import Template
 from jaxtrain.data.formats import Bad, Comparison, Format, Judged
 from jaxtrain.data.jsonl import Skips
-from jaxtrain.data.progress import bar
 from jaxtrain.data.sources import Records
 from jaxtrain.data.spec import Source
+from jaxtrain.files import cache
+from jaxtrain.files.progress import bar
 
 _FORMAT = 1  # of the folder; part of its name
 _READ = {  # formats that each kind of batch is made of

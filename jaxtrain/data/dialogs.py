@@ -11,18 +11,19 @@ from typing import Any
 import numpy as np
 
 from jaxtrain.config import ConfigError, Dialogs
-from jaxtrain.data import cache, formats, packing, pipeline, report, sources, spec
+from jaxtrain.data import formats, packing, pipeline, report, sources, spec
 from jaxtrain.data.chat import Template, Turns
 from jaxtrain.data.documents import Documents
 from jaxtrain.data.formats import Format, Message, Text
 from jaxtrain.data.jsonl import Skips
 from jaxtrain.data.pipeline import Prepared, Stream
-from jaxtrain.data.progress import bar
 from jaxtrain.data.rows import Beside, PackedRows
 from jaxtrain.data.sources import Records
 from jaxtrain.data.spec import Source
 from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.data.transforms import Row
+from jaxtrain.files import cache
+from jaxtrain.files.progress import bar
 
 _FORMAT = 1  # of the folder; part of its name
 LEAST_BAR = 10_000  # records from which on progress is shown

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from jaxtrain.config import ConfigError
-from jaxtrain.data import cache, transforms
+from jaxtrain.data import transforms
 from jaxtrain.data.jsonl import Skips, is_unicode
-from jaxtrain.data.progress import bar
 from jaxtrain.data.sources import Records
 from jaxtrain.data.tokenizer import Tokenizer
+from jaxtrain.files import cache
+from jaxtrain.files.progress import bar
 
 _FORMAT = 1  # of the folder; part of its name
 _RUN = 1 << 22  # characters encoded at once

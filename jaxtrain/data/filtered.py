@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError
-from jaxtrain.data import cache
+from jaxtrain.files import cache
 
 REPORT = "report.json"
 # Half a surrogate pair, which no encoding has, becomes the escape that JSON has for it.

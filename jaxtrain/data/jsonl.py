@@ -16,9 +16,9 @@ import zstandard
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from jaxtrain.config import ConfigError
-from jaxtrain.data import cache
-from jaxtrain.data.progress import bar
-from jaxtrain.worlds.tinytown.wire import encoder
+from jaxtrain.files import cache
+from jaxtrain.files.progress import bar
+from jaxtrain.files.tf_example import encoder
 
 _VERSION = "1.0.0"
 _SHARD = 8_192  # records in a file: reading one takes time in proportion to its file's records

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 
 from jaxtrain.config import ConfigError, Corpus, Data
-from jaxtrain.data import cache, packing, report, sources, spec, transforms, vocab
+from jaxtrain.data import packing, report, sources, spec, transforms, vocab
 from jaxtrain.data.documents import Fim, tokenise
 from jaxtrain.data.rows import Joined, PackedRows
 from jaxtrain.data.sources import Records
 from jaxtrain.data.spec import Source
 from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.data.transforms import Row
+from jaxtrain.files import cache
 
 Batch = dict[str, np.ndarray]
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from jaxtrain.config import ConfigError, Data
-from jaxtrain.data import cache, spec
+from jaxtrain.data import spec
 from jaxtrain.data.spec import Source
+from jaxtrain.files import cache
 
 HELD_OUT = ("validation", "valid", "val", "dev", "test")  # in this order
 Fields = Mapping[str, type] | None  # what a record must have; None: whatever it has, whole

@@ -16,7 +16,8 @@ from typing import Any
 from urllib.parse import quote
 
 from jaxtrain.config import ConfigError
-from jaxtrain.data import cache, spec
+from jaxtrain.data import spec
+from jaxtrain.files import cache
 
 APPLICATION = 0x6A747363  # SQLite's application_id of our files
 SCHEMA = 1  # user_version

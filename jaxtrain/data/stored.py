@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxtrain.config import ConfigError, Dialogs
-from jaxtrain.data import cache, dialogs, pipeline, report, spec, store
+from jaxtrain.data import dialogs, pipeline, report, spec, store
 from jaxtrain.data.chat import Template
 from jaxtrain.data.comparisons import alternatives
 from jaxtrain.data.formats import Bad, Message, messages_of, text_of
@@ -21,6 +21,7 @@ from jaxtrain.data.pipeline import Prepared, Stream
 from jaxtrain.data.sources import Records
 from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.data.transforms import Row
+from jaxtrain.files import cache
 
 MOST = 21  # alternatives of a token: the API gives 20 at most, and the token itself
 BLANK = -np.inf

@@ -5,12 +5,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from jaxtrain.config import Corpus
-from jaxtrain.data import cache, documents, sources, tokenizer
+from jaxtrain.data import documents, sources, tokenizer
 from jaxtrain.data.jsonl import Skips
-from jaxtrain.data.progress import bar
 from jaxtrain.data.sources import Records
 from jaxtrain.data.spec import Source
 from jaxtrain.data.tokenizer import Tokenizer
+from jaxtrain.files import cache
+from jaxtrain.files.progress import bar
 
 BYTES_PER_TOKEN = 4_000  # of text that a BPE is trained on at most, for each token of its vocabulary
 NEEDS = {

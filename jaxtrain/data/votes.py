@@ -13,7 +13,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from jaxtrain.data import cache, store
+from jaxtrain.data import store
+from jaxtrain.files import cache
 
 APPLICATION = 0x6A747076  # SQLite's application_id of our files
 SCHEMA = 1  # user_version

@@ -16,7 +16,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from jaxtrain.data import pages, votes
+from jaxtrain.data import votes
+from jaxtrain.files import html
 from jaxtrain.serve.app import LOOPBACK
 from jaxtrain.serve.ballots import Ballots, Item
 
@@ -245,7 +246,7 @@ def _page(booth: Booth, who: str, said: str = "", status: int = 200) -> Response
 
 @functools.cache
 def _template() -> Any:
-    return pages.template(_PAGES / "page.html.jinja")
+    return html.template(_PAGES / "page.html.jinja")
 
 
 def _file(path: str, kind: str) -> Work:

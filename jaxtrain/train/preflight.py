@@ -1,48 +1,15 @@
 """What a run is about to do, shown before it does it: the data as the loss sees it, sizes, memory, cost."""
 
 import itertools
-import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from jaxtrain.files.terminal import END, wrapped
+
 ROWS, SHOWN = 2, 400  # rows shown of the first batch, characters of each
-WIDTH = 78  # of a line, so that it fits a terminal
-END = " ⏎"  # after the last token of a document
-
-
-def lines(table: Iterable[tuple[str, Any]]) -> list[str]:
-    """A two-column table as text; where names are long, each stands once above its values."""
-    table = [(name, str(value)) for name, value in table]
-    wide = max((len(name) for name, _ in table), default=0)
-    if wide <= 24:
-        return [part for name, value in table for part in _filled(value, f"  {name:<{wide}}  ")]
-    out = []
-    for name in dict.fromkeys(name for name, _ in table):
-        out.append(f"  {name}")
-        for value in (value for other, value in table if other == name):
-            out += _filled(value, "    ")
-    return out
-
-
-def _filled(text: str, head: str) -> list[str]:
-    later = " " * len(head)
-    return textwrap.wrap(
-        text,
-        WIDTH,
-        initial_indent=head,
-        subsequent_indent=later,
-        break_on_hyphens=False,
-        break_long_words=False,
-    )
-
-
-def wrapped(text: str, head: str) -> list[str]:
-    """The lines of a text, each behind `head`, the long ones wrapped."""
-    fold = textwrap.TextWrapper(WIDTH - len(head), break_on_hyphens=False)
-    return [f"{head}{part}".rstrip() for line in text.split("\n") for part in fold.wrap(line) or [""]]
 
 
 def first_rows(batch: Mapping[str, np.ndarray], decode: Callable[[Sequence[int]], str]) -> list[str]:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from jaxtrain.config import Corpus
-from jaxtrain.data import cache, pipeline
+from jaxtrain.data import pipeline
+from jaxtrain.files import cache
 from tests.data.corpus import prose
 
 RUN = """

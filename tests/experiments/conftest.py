@@ -14,8 +14,8 @@ from typing import ClassVar
 
 import pytest
 
-from experiments import journal
 from jaxtrain import flags as command_line
+from jaxtrain.files import journal
 from jaxtrain.train.metrics import TIMES
 
 ROOT = Path(__file__).parent.parent.parent

@@ -14,6 +14,7 @@ from jaxtrain import flags as command_line
 from jaxtrain.config import ConfigError
 from jaxtrain.feedback.asking import Ask, user
 from jaxtrain.feedback.endpoint import Endpoint
+from jaxtrain.files import terminal
 from jaxtrain.serve.ballots import Ballots
 from tests import browser
 from tests.experiments.conftest import jsonl, quick
@@ -107,7 +108,7 @@ def test_the_terminal_and_the_page_say_the_same(compared):
     folder, said = compared
     found, page = report(folder), (folder / "report.html").read_text()
     rate = found["contests"]["gold"]["rates"][2][0]
-    assert told.rate(rate) in said and told.percent(rate["mean"]) in page
+    assert told.rate(rate) in said and terminal.percent(rate["mean"]) in page
     assert "explained refusal" in said and "explained refusal" in page
     assert f"{folder}/report.html" in said
     assert not re.search(r"(src|href)\s*=\s*[\"'](?!data:|#)", page) and "http" not in page, "no network"

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from experiments import begin, generators, journal, judges, making
+from experiments import begin, generators, judges, making
 from experiments.sample import Machine
 from experiments.synthesize import Synthesize, main
 from jaxtrain import config
@@ -24,6 +24,7 @@ from jaxtrain.feedback import gold
 from jaxtrain.feedback.asking import Ask, Reply, user
 from jaxtrain.feedback.endpoint import Endpoint
 from jaxtrain.feedback.judge import Pair
+from jaxtrain.files import journal
 from jaxtrain.train import parallel
 from tests.experiments.conftest import ROOT, call, jsonl, killed_in_the_second_batch, quick
 from tests.experiments.test_reward import FLAGS as REWARD

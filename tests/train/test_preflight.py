@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtrain import config
+from jaxtrain.files import terminal
 from jaxtrain.train import parallel, preflight
 from jaxtrain.train.step import init_state
 
@@ -42,18 +43,18 @@ def test_rows_fit_a_terminal_and_what_is_left_out_is_counted():
     assert max(map(len, shown)) <= 80
     left = int(shown[-1].split()[2])
     assert len("".join(line.strip() for line in shown[1:-1]).replace(" ", "")) > 300
-    assert left == len(text.strip()) + len(preflight.END) - preflight.SHOWN
+    assert left == len(text.strip()) + len(terminal.END) - preflight.SHOWN
     assert len(preflight.first_rows({k: np.repeat(x, 5, 0) for k, x in row("ab").items()}, decode)) == 4
 
 
 def test_tables_fit_a_terminal():
-    assert preflight.lines([("a", 1), ("longer", "x y")]) == ["  a       1", "  longer  x y"]
-    folded = preflight.lines([("name", "word " * 40)])
+    assert terminal.lines([("a", 1), ("longer", "x y")]) == ["  a       1", "  longer  x y"]
+    folded = terminal.lines([("name", "word " * 40)])
     assert len(folded) > 2 and max(map(len, folded)) <= 80 and folded[1].startswith("        word")
     name = "train jsonl:/a/long/path/of/a/file.jsonl"
-    grouped = preflight.lines([(name, "1"), ("other", "2"), (name, "3")])
+    grouped = terminal.lines([(name, "1"), ("other", "2"), (name, "3")])
     assert grouped == [f"  {name}", "    1", "    3", "  other", "    2"]
-    assert preflight.lines([]) == []
+    assert terminal.lines([]) == []
 
 
 def test_sizes_by_hand():

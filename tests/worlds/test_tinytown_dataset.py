@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from jaxtrain.files.tf_example import encoder
 from jaxtrain.worlds.tinytown import dataset
 from jaxtrain.worlds.tinytown.configs import COLUMNS, CONFIGS, SPLITS, VERSION, resolve
 from jaxtrain.worlds.tinytown.dataset import load
 from jaxtrain.worlds.tinytown.records import rows
-from jaxtrain.worlds.tinytown.wire import encoder
 
 SMALL = {"documents": 50, "held_out": 20}
 

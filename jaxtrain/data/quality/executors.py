@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxtrain.config import ConfigError, Failure
-from jaxtrain.data.progress import bar
 from jaxtrain.data.quality import run as running
 from jaxtrain.data.quality.plan import Phase, Run
 from jaxtrain.data.quality.steps import Scorer
+from jaxtrain.files.progress import bar
 
 _TITLES = {
     "check": "filtering",

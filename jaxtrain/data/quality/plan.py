@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError
-from jaxtrain.data import cache, filtered, sources, spec
+from jaxtrain.data import filtered, sources, spec
 from jaxtrain.data.quality import broken, decontaminate, dedup, near, records
 from jaxtrain.data.quality.settings import Filter
 from jaxtrain.data.sources import Records
+from jaxtrain.files import cache
 
 VERSION = 1
 WORK = "work"

@@ -12,9 +12,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxtrain.data import pages
 from jaxtrain.data.quality import pii, records
 from jaxtrain.data.quality.finding import Finding
+from jaxtrain.files import html
 
 _SAMPLES, _SCORES, _BINS = 6, 4_000, 24
 _FEWEST = 10  # scores of a rule from which there is a histogram of them
@@ -195,7 +195,7 @@ def write(report: Mapping[str, Any], path: str | Path) -> None:
 @cache
 def _page() -> Any:
     file = Path(__file__).parent.parent / "templates" / "report.html.jinja"
-    return pages.template(file, {"count": lambda n: f"{n:,}", "share": share, "number": number})
+    return html.template(file, {"count": lambda n: f"{n:,}", "share": share, "number": number})
 
 
 def share(value: float | None) -> str:

@@ -17,10 +17,11 @@ import os
 import shutil
 from pathlib import Path
 
-from jaxtrain.data import cache, filtered
+from jaxtrain.data import filtered
 from jaxtrain.data.quality import ledger, phases, report, steps, summary
 from jaxtrain.data.quality.ledger import Tally
 from jaxtrain.data.quality.plan import WORK, Run, opened
+from jaxtrain.files import cache
 
 _DO = {
     "broken": phases.turn_down,

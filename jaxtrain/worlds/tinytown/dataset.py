@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from jaxtrain.files.tf_example import encoder
 from jaxtrain.worlds.tinytown.configs import (
     COLUMNS,
     CONFIGS,
@@ -26,7 +27,6 @@ from jaxtrain.worlds.tinytown.configs import (
     split_size,
 )
 from jaxtrain.worlds.tinytown.records import named_rows, rows
-from jaxtrain.worlds.tinytown.wire import encoder
 
 # A read costs time in proportion to the records of its file: 0.5 ms at 100,000, 0.05 ms at 8,192.
 _SHARD = 8_192

@@ -1,0 +1,61 @@
+"""Text for a terminal: aligned tables, wrapped lines, notes on stderr, numbers."""
+
+import sys
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from jaxtrain.files import terminal
+
+WIDTH = 78  # of a line, so that it fits a terminal
+END = " ⏎"  # after the last token of a document
+
+
+def lines(table: Iterable[tuple[str, Any]]) -> list[str]:
+    """A two-column table as text; where names are long, each stands once above its values."""
+    table = [(name, str(value)) for name, value in table]
+    wide = max((len(name) for name, _ in table), default=0)
+    if wide <= 24:
+        return [part for name, value in table for part in _filled(value, f"  {name:<{wide}}  ")]
+    out = []
+    for name in dict.fromkeys(name for name, _ in table):
+        out.append(f"  {name}")
+        for value in (value for other, value in table if other == name):
+            out += _filled(value, "    ")
+    return out
+
+
+def _filled(text: str, head: str) -> list[str]:
+    later = " " * len(head)
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=head,
+        subsequent_indent=later,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
+
+
+def wrapped(text: str, head: str) -> list[str]:
+    """The lines of a text, each behind `head`, the long ones wrapped."""
+    fold = textwrap.TextWrapper(WIDTH - len(head), break_on_hyphens=False)
+    return [f"{head}{part}".rstrip() for line in text.split("\n") for part in fold.wrap(line) or [""]]
+
+
+def note(table: Sequence[tuple[str, str]]) -> None:
+    """Tells what is going on, where it does not mix with what is made."""
+    print("\n".join(terminal.lines(table)), file=sys.stderr, flush=True)
+
+
+def number(value: float | None) -> str:
+    """A number as people read it; None is a dash."""
+    if value is None:
+        return "–"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.0f} %"
