@@ -10,7 +10,7 @@ from experiments import samples
 from experiments.common import Session
 from jaxtrain import config
 from jaxtrain.config import ConfigError
-from jaxtrain.data import prompts, spec
+from jaxtrain.data import prompts, source_spec
 from jaxtrain.feedback import gold
 from jaxtrain.train import loop, optim
 from jaxtrain.types import TrainState
@@ -55,10 +55,10 @@ def answers(run: Session, cfg: Any, template: Any, decode: Callable) -> loop.Sam
 
 def prompts_of(settings: config.Samples, data: config.Dialogs) -> tuple[str, bool]:
     """(the source of prompts, whether Tinytown's judge can judge the answers)."""
-    world = all(source.kind == "tinytown" for source in spec.parse(data.data))
+    world = all(source.kind == "tinytown" for source in source_spec.parse(data.data))
     if settings.prompts == "auto":
         return ("tinytown:prompts:test", True) if world else (data.eval_data or data.data, False)
-    found = spec.parse(settings.prompts, "prompts")
+    found = source_spec.parse(settings.prompts, "prompts")
     if len(found) != 1:
         raise ConfigError(f"--prompts={settings.prompts}: name one source")
     return settings.prompts, found[0].kind == "tinytown"

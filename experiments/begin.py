@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxtrain.config import ConfigError, Lora
-from jaxtrain.data import spec
+from jaxtrain.data import source_spec
 from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.data.tokenizer import load as load_tokenizer
 from jaxtrain.models import hf_config, zoo
@@ -50,7 +50,7 @@ def start(cfg: Any, *, causal: bool = True, needed: bool = False) -> Start:
     if made.arch.max_len and cfg.data.seq_len > made.arch.max_len:
         name = f"--init_from={cfg.model.init_from}" if made.origins else f"--model={cfg.model.model}"
         raise ConfigError(f"--seq_len={cfg.data.seq_len}: the context of {name} is {made.arch.max_len}")
-    spec.check(cfg.data)
+    source_spec.check(cfg.data)
     return made._replace(arch=replace(made.arch, causal=causal))
 
 

@@ -98,11 +98,11 @@ def main(cfg: Collect) -> None:
     # Imported here, so that a mistake in the flags is answered before jax is loaded.
     store = Path(cfg.kept.store).expanduser()
     if cfg.kept.export:
-        from jaxtrain.data import votes
+        from jaxtrain.data import preferences_db
 
         out = Path(cfg.kept.export).expanduser()
         check_export(store, out)
-        print(f"{votes.export(store, out):,} answers of {store} in {out}")
+        print(f"{preferences_db.export(store, out):,} answers of {store} in {out}")
         return
     if not cfg.asked.models():
         raise ConfigError("--model: name what answers, such as runs/sft")

@@ -14,7 +14,7 @@ from experiments.collect_preferences import Collect
 from experiments.serve import url
 from jaxtrain import config
 from jaxtrain.config import ConfigError
-from jaxtrain.data import chat, prompts, votes
+from jaxtrain.data import chat, preferences_db, prompts
 from jaxtrain.data.prompts import Opening
 from jaxtrain.data.tokenizer import ByteTokenizer
 from jaxtrain.feedback import agreement
@@ -240,12 +240,18 @@ def _answered(ballots: Ballots, item: Item, who: str, reasoned: bool) -> bool:
                 print("there is no answer to undo")
                 continue
             return True
-        kind = votes.SKIP if said == "s" else votes.BOTH_BAD if count == 2 and said == "4" else votes.CHOSEN
+        kind = (
+            preferences_db.SKIP
+            if said == "s"
+            else preferences_db.BOTH_BAD
+            if count == 2 and said == "4"
+            else preferences_db.CHOSEN
+        )
         places = [] if said == "s" else _KEYS.get(said) if count == 2 else ranking(said, count)
         if places is None:
             print(f"{said!r} is no answer; {_MORE}")
             continue
-        if reasoned and kind != votes.SKIP:
+        if reasoned and kind != preferences_db.SKIP:
             ask: Callable[[], str] = lambda: input("why? ").strip()  # noqa: E731
             while not reason.strip():
                 reason = ask()

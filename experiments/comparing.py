@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import critics, making
+from experiments import critics
 from experiments.constitutional import Asked, Comparing, Constitutional, Critic
 from experiments.critics import Models
 from jaxtrain import config
 from jaxtrain.config import ConfigError, Failure
+from jaxtrain.data import conversations
+from jaxtrain.data.conversations import Given
 from jaxtrain.feedback import compare, gold, revise
 from jaxtrain.feedback.asking import Ask, seed_of
 from jaxtrain.feedback.constitution import Constitution
-from jaxtrain.feedback.synthesize import Given
 from jaxtrain.files import terminal
 from jaxtrain.worlds.tinytown.prompts import parse_prompt
 
@@ -42,7 +43,7 @@ def run(cfg: Constitutional, constitution: Constitution) -> Path:
 
 def _make(cfg: Constitutional, part: Part, models: Models, folder: Path, made_by: dict[str, str]) -> None:
     asked, how = cfg.asked, cfg.comparing
-    given = making.read(asked.data, "data", cfg.machine.cache_dir, asked.prompt_count)
+    given = conversations.read(asked.data, "data", cfg.machine.cache_dir, asked.prompt_count)
     terminal.note(
         [
             ("models", f"{models.speaker.name} answers, {models.critic.model.name} compares"),

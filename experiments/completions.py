@@ -12,11 +12,11 @@ from experiments import samples
 from experiments.common import Session
 from experiments.rewards import Judge
 from jaxtrain import config
-from jaxtrain.data.comparisons import alternatives
+from jaxtrain.data import conversations
 from jaxtrain.data.dialogs import shorten
+from jaxtrain.data.preferences import alternatives
 from jaxtrain.data.prompts import Opening
 from jaxtrain.data.tokenizer import Tokenizer
-from jaxtrain.feedback import rewards
 from jaxtrain.files import terminal
 from jaxtrain.ops import returns
 from jaxtrain.train import loop
@@ -61,7 +61,7 @@ def scored(cfg: Any, how: Scoring, asked: list[Opening], found: list[samples.Dra
     scores = np.asarray(how.judge.scores({**rows, "length": judged}, asked, texts), np.float32)
     lengths = rows["mask"].sum(1)
     stats = {"completions/mean_length": lengths, "completions/clipped_ratio": 1.0 - ended}
-    questions = [rewards.question(each.messages) for each in asked]
+    questions = [conversations.question(each.messages) for each in asked]
     if cap := scoring.cap():
         stats["objective/scores_capped"] = (scores > cap).astype(np.float32)
     if how.gold is not None:

@@ -92,14 +92,14 @@ def main(cfg: Dpo) -> None:
     from pathlib import Path
 
     from experiments import answers, common, reference
-    from jaxtrain.data import comparisons
+    from jaxtrain.data import preferences
     from jaxtrain.objectives.dpo import dpo, kto
     from jaxtrain.train import parallel
 
     parallel.initialize(Path(cfg.data.cache_dir).expanduser() / "compiled")
     plan, link = common.plan_of(cfg), cfg.loss.link()
     with common.opened(cfg, "dpo", start, plan) as path:
-        data = comparisons.prepare(
+        data = preferences.prepare(
             cfg.data, seed=cfg.run.seed, tokenizer=start.tokenizer, template=template, process=plan.process,
             kind="unpaired" if link == "kto" else "pairs", ties="drop", soft=cfg.loss.soft_labels,
         )  # fmt: skip

@@ -18,10 +18,10 @@ from experiments.benchmarks import LONGEST
 from experiments.evaluate import Evaluate
 from jaxtrain import config
 from jaxtrain.config import ConfigError
-from jaxtrain.data import chat, prompts, votes
-from jaxtrain.data.formats import Bad, Message
+from jaxtrain.data import chat, conversations, preferences_db, prompts
+from jaxtrain.data.record_formats import Bad, Message
 from jaxtrain.data.tokenizer import ByteTokenizer
-from jaxtrain.feedback import agreement, contests, diversity, gold, manner, rewards
+from jaxtrain.feedback import agreement, contests, diversity, gold, manner
 from jaxtrain.feedback.asking import Ask, Generator, Inside, seed_of, user
 from jaxtrain.feedback.contests import Match
 from jaxtrain.feedback.judge import Judge, Pair
@@ -52,7 +52,7 @@ def run(cfg: Evaluate, out: Path) -> None:
     """Opens the models, and leaves the report."""
     began = time.perf_counter()
     asked = _prompts(cfg)
-    questions = [rewards.question(each) for each in asked]
+    questions = [conversations.question(each) for each in asked]
     known = [parse_prompt(question) for question in questions]
     with contextlib.ExitStack() as stack:
         opened: dict[str, Generator] = {}
@@ -336,7 +336,7 @@ def _people(cfg: Evaluate, models: Sequence[Model]) -> tuple[list[Match], list[t
         raise ConfigError(f"--people={path}: no such file")
     places = {name: i for i, one in enumerate(models) for name in (one.text, one.label, one.made.name)}
     lines = (
-        votes.as_lines(path, Path(cfg.machine.cache_dir).expanduser())
+        preferences_db.as_lines(path, Path(cfg.machine.cache_dir).expanduser())
         .read_text(encoding="utf-8")
         .splitlines()
     )

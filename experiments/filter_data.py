@@ -5,7 +5,7 @@ import time
 
 from jaxtrain import flags
 from jaxtrain.config import ConfigError
-from jaxtrain.data import spec
+from jaxtrain.data import source_spec
 from jaxtrain.data.quality.settings import Filter
 
 _WIDTH = 80  # characters of a line of advice
@@ -16,9 +16,9 @@ def main(cfg: Filter) -> None:
     """Runs the steps on every document of --data, and writes what is kept, what is not, and a report to --out."""
     if not cfg.source.data or not cfg.work.out:
         raise ConfigError("--data and --out: name the data, such as jsonl:corpus/*.jsonl, and a new folder")
-    spec.check_sources(cfg.source.data, cfg.source.reading(), "data")
+    source_spec.check_sources(cfg.source.data, cfg.source.reading(), "data")
     if cfg.decontaminate.decontaminate:
-        spec.check_sources(cfg.decontaminate.decontaminate, cfg.source.reading(), "decontaminate")
+        source_spec.check_sources(cfg.decontaminate.decontaminate, cfg.source.reading(), "decontaminate")
 
     from jaxtrain.data import filtered
     from jaxtrain.data.quality import executors, needs, plan

@@ -15,7 +15,7 @@ from jaxtrain import config
 from jaxtrain.config import ConfigError
 from jaxtrain.data import chat
 from jaxtrain.data.chat import Template
-from jaxtrain.data.formats import Bad
+from jaxtrain.data.record_formats import Bad
 from jaxtrain.feedback import endpoint
 from jaxtrain.feedback.asking import CUT, REFUSED, Ask, Generator, Inside, Reply, Spent, Token, seed_of
 from jaxtrain.models import transformer

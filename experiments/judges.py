@@ -10,9 +10,9 @@ from experiments import rewards
 from jaxtrain import config
 from jaxtrain.config import ConfigError
 from jaxtrain.data import chat
-from jaxtrain.data.comparisons import alternatives
-from jaxtrain.data.formats import Bad
+from jaxtrain.data.preferences import alternatives
 from jaxtrain.data.prompts import Opening
+from jaxtrain.data.record_formats import Bad
 from jaxtrain.data.tokenizer import load as load_tokenizer
 from jaxtrain.feedback import judge
 from jaxtrain.feedback import rewards as functions

@@ -11,10 +11,10 @@ from experiments.common import Session
 from experiments.rewards import mine
 from experiments.teachers import COLUMNS, Teacher
 from jaxtrain import config
-from jaxtrain.data import dialogs, formats, prompts, sources, spec, stored
+from jaxtrain.data import dialogs, prompts, record_formats, source_spec, sources, stored
 from jaxtrain.data.chat import Template
-from jaxtrain.data.comparisons import alternatives
 from jaxtrain.data.pipeline import Prepared
+from jaxtrain.data.preferences import alternatives
 from jaxtrain.data.prompts import Opening
 from jaxtrain.models import transformer
 from jaxtrain.train import loop, parallel
@@ -65,9 +65,9 @@ def lesson(cfg: Any, teacher: Teacher | None, template: Template, plan: parallel
 
 def _prompts_alone(data: config.Dialogs) -> bool:
     """Whether the records of --data have nothing to learn from but prompts."""
-    source = spec.parse(data.data)[0]
+    source = source_spec.parse(data.data)[0]
     first = sources.train_and_held_out(source, data, None)[0].many([0])[0]
-    known = formats.chat(sources.text_field(source, data))
+    known = record_formats.chat(sources.text_field(source, data))
     return not any(one.fits(first) for one in known)
 
 

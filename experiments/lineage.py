@@ -11,10 +11,11 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from experiments import auditing, begin, comparing, dpo, generators, making, ppo, revising, reward, sft
+from experiments import auditing, begin, comparing, dpo, generators, ppo, revising, reward, sft
 from experiments.constitutional import Constitutional
 from jaxtrain import config, flags
 from jaxtrain.config import ConfigError, Failure
+from jaxtrain.data import conversations
 from jaxtrain.feedback import audit, revise
 from jaxtrain.feedback.asking import Ask, seed_of
 from jaxtrain.feedback.constitution import Constitution
@@ -87,7 +88,7 @@ def measure(cfg: Constitutional, folder: Path, models: Mapping[str, str]) -> Non
     for name, text in models.items():
         model = generators.open_one(text, "init_from", cfg.endpoint, cfg.machine, cfg.asked.max_new)
         for kind, source in HELD_OUT.items():
-            asked = making.read(source, "data", cfg.machine.cache_dir, 0)
+            asked = conversations.read(source, "data", cfg.machine.cache_dir, 0)
             asks = [
                 Ask(one.messages, _SAMPLES, seed_of(cfg.asked.seed, i, _MEASURED), 1.0, cfg.asked.max_new)
                 for i, one in enumerate(asked)

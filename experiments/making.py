@@ -13,12 +13,11 @@ from experiments import generators, judges
 from experiments.synthesize import Synthesize
 from jaxtrain import config
 from jaxtrain.config import ConfigError, Failure
-from jaxtrain.data import formats, sources, spec
-from jaxtrain.data.formats import Bad, Dialog
-from jaxtrain.data.jsonl import Skips
-from jaxtrain.feedback import diversity, judge, prompting, rewards, screening, synthesize
+from jaxtrain.data import conversations
+from jaxtrain.data.conversations import Given, read
+from jaxtrain.feedback import diversity, judge, prompting, screening, synthesize
 from jaxtrain.feedback.asking import Ask, Generator, seed_of, user
-from jaxtrain.feedback.synthesize import Given, Recipe
+from jaxtrain.feedback.synthesize import Recipe
 from jaxtrain.files import journal, terminal
 from jaxtrain.files.progress import bar
 from jaxtrain.files.terminal import note
@@ -76,44 +75,12 @@ def _examples(cfg: Synthesize) -> tuple[str, ...]:
     if not wanted.examples:
         return ()
     found = [
-        rewards.question(one.messages) for one in read(wanted.examples, "examples", cfg.machine.cache_dir, 0)
+        conversations.question(one.messages)
+        for one in read(wanted.examples, "examples", cfg.machine.cache_dir, 0)
     ]
     if wanted.shots > len(found):
         raise ConfigError(f"--shots={wanted.shots}: --examples has {len(found)} questions")
     return tuple(found)
-
-
-def read(text: str, flag: str, cache_dir: str, limit: int) -> list[Given]:
-    """The distinct conversations of sources up to where an answer is wanted, `limit` of them at most, 0 is all."""
-    reading = config.Dialogs(eval_data=text, cache_dir=cache_dir)  # so that nothing is held out
-    found: dict[str, Given] = {}
-    spec.check_sources(text, reading, flag)
-    for source in spec.parse(text, flag):
-        records = sources.train_and_held_out(source, reading, None)[0]
-        form = formats.detect(records, source, formats.OPENING, flag)
-        for number, (messages, answer) in formats.each(
-            records, form, Skips("raise"), _opening, lambda done: None
-        ):
-            if limit and len(found) >= limit:
-                break
-            key = json.dumps(messages, sort_keys=True)
-            name = f"{source.label} record {records.source_number(number)}"
-            found.setdefault(key, Given(messages, answer, name, records[number]))
-    if not found:
-        raise ConfigError(f"--{flag}={text}: no conversation there")
-    return list(found.values())
-
-
-def _opening(item: Any) -> tuple[tuple[formats.Message, ...], str]:
-    """(the conversation before its last answer, that answer, empty where there is none)."""
-    messages, answer = (item.messages, "") if isinstance(item, Dialog) else (item.prompt, "")
-    answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-    if messages[-1]["role"] == "assistant":
-        messages, answer = messages[: answers[-1]], messages[-1]["content"]
-    plain = tuple({"role": one["role"], "content": one["content"]} for one in messages)
-    if not any(one["role"] == "user" for one in plain):
-        raise Bad("no question: the conversation has no turn of a user")
-    return plain, answer
 
 
 def _recipe(
@@ -208,7 +175,7 @@ def _first(how: Recipe) -> Ask:
     if how.kind == "conversation" and not how.given:
         return how.style.turn((), synthesize.topic_of(how, 0))
     if how.kind == "augment":
-        return how.style.rephrase(rewards.question(how.given[0].messages), how.per_ask)
+        return how.style.rephrase(conversations.question(how.given[0].messages), how.per_ask)
     if how.given:
         write = how.style.reason if how.kind == "reasoning" else how.style.answer
         return write(how.given[0].messages, "", how.expert.chat)

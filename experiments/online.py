@@ -11,7 +11,7 @@ import numpy as np
 from experiments import answers, change, common, completions, rewards, rollouts
 from experiments.common import Session
 from jaxtrain.config import ConfigError
-from jaxtrain.data import dialogs, prompts, spec
+from jaxtrain.data import dialogs, prompts, source_spec
 from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.feedback import gold
 from jaxtrain.files import cache
@@ -29,7 +29,7 @@ def check(cfg: Any, tokenizer: Tokenizer) -> None:
             f"--group={s.group} completions of a prompt do not divide an iteration's {size} (--batch_size times "
             "--minibatches): use a divisor"
         )
-    if any(source.weight != 1 for source in spec.parse(cfg.data.data)):
+    if any(source.weight != 1 for source in source_spec.parse(cfg.data.data)):
         raise ConfigError(f"--data={cfg.data.data}: prompts are drawn alike; leave the weights out")
     if cfg.scores.overlong_buffer > s.max_new:
         raise ConfigError(f"--overlong_buffer={cfg.scores.overlong_buffer}: more than --max_new={s.max_new}")
@@ -84,7 +84,7 @@ def stage(
         template.tokenizer.bos,
     )
     decode = template.tokenizer.decode
-    world = all(source.kind == "tinytown" for source in spec.parse(cfg.data.data))
+    world = all(source.kind == "tinytown" for source in source_spec.parse(cfg.data.data))
     size = cfg.data.batch_size * cfg.samples.minibatches
     updates = cfg.samples.epochs * cfg.samples.minibatches
 

@@ -3,7 +3,7 @@
 import dataclasses
 
 from jaxtrain import config, flags
-from jaxtrain.data import spec
+from jaxtrain.data import source_spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Loss(config.Group):
 
     def pretraining(self, data: str) -> float:
         """The weight of the pretraining loss beside prompts of `data`."""
-        town = all(source.kind == "tinytown" for source in spec.parse(data))
+        town = all(source.kind == "tinytown" for source in source_spec.parse(data))
         return self.ptx_weight if self.ptx_weight >= 0 else 0.1 * town
 
     def value_from(self, scored: bool) -> str:

@@ -119,7 +119,7 @@ def _sides(labelled: Labelled) -> list[list[str]]:
 
 def _texts(labelled: Labelled, data: str, flag: str) -> Iterator[tuple[str, Any]]:
     """(what filter_data would judge, the record), of all sources."""
-    from jaxtrain.data import sources, spec
+    from jaxtrain.data import source_spec, sources
     from jaxtrain.data.quality import records
 
     reading = config.Dialogs(
@@ -129,8 +129,8 @@ def _texts(labelled: Labelled, data: str, flag: str) -> Iterator[tuple[str, Any]
         on_bad_record="skip",
         cache_dir=labelled.cache_dir,
     )
-    spec.check_sources(data, reading, flag)
-    for source in spec.parse(data, flag):
+    source_spec.check_sources(data, reading, flag)
+    for source in source_spec.parse(data, flag):
         for _, block in sources.whole(source, reading, None).blocks():
             for record in block:
                 parts = records.judged(records.parts(record, labelled.text_field))

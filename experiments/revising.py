@@ -6,17 +6,17 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from experiments import critics, making
+from experiments import critics
 from experiments.constitutional import Asked, Constitutional, Critic, Revising
 from experiments.critics import Models
 from jaxtrain import config
 from jaxtrain.config import Failure
-from jaxtrain.data.formats import Message
+from jaxtrain.data import conversations
+from jaxtrain.data.conversations import Given, question
+from jaxtrain.data.record_formats import Message
 from jaxtrain.feedback import revise
 from jaxtrain.feedback.asking import Ask, seed_of
 from jaxtrain.feedback.constitution import Constitution
-from jaxtrain.feedback.rewards import question
-from jaxtrain.feedback.synthesize import Given
 from jaxtrain.files import terminal
 from jaxtrain.worlds.tinytown.answers import parse_answer
 from jaxtrain.worlds.tinytown.prompts import parse_prompt
@@ -43,9 +43,9 @@ def run(cfg: Constitutional, constitution: Constitution) -> Path:
 
 def _make(cfg: Constitutional, part: Part, models: Models, folder: Path, made_by: dict[str, str]) -> None:
     asked, how = cfg.asked, cfg.revising
-    given = making.read(asked.data, "data", cfg.machine.cache_dir, asked.prompt_count)
+    given = conversations.read(asked.data, "data", cfg.machine.cache_dir, asked.prompt_count)
     source = how.helpful_of(asked.data)
-    helpful = making.read(source, "helpful", cfg.machine.cache_dir, 0) if source else []
+    helpful = conversations.read(source, "helpful", cfg.machine.cache_dir, 0) if source else []
     recipe = revise.Recipe(
         models.speaker, models.critic, asked.seed, how.rounds, how.critique, asked.temperature, asked.max_new,
         _in_language if how.grammar else lambda messages, text: True,

@@ -60,7 +60,7 @@ def main(cfg: Reward) -> None:
     from pathlib import Path
 
     from experiments import common, scoring
-    from jaxtrain.data import comparisons
+    from jaxtrain.data import preferences
     from jaxtrain.models import reward as models
     from jaxtrain.objectives.reward import reward
     from jaxtrain.train import parallel
@@ -68,7 +68,7 @@ def main(cfg: Reward) -> None:
     parallel.initialize(Path(cfg.data.cache_dir).expanduser() / "compiled")
     plan = common.plan_of(cfg)
     with common.opened(cfg, "reward", start, plan) as path:
-        data = comparisons.prepare(
+        data = preferences.prepare(
             cfg.data, seed=cfg.run.seed, tokenizer=start.tokenizer, template=template, process=plan.process,
             kind="ranked", ties=cfg.loss.ties, flat=cfg.loss.flat, soft=cfg.loss.soft_labels,
         )  # fmt: skip

@@ -12,10 +12,10 @@ from experiments.drawing import Answer, Want, decoder, drawer
 from jaxtrain import config
 from jaxtrain.config import ConfigError
 from jaxtrain.data.chat import Template
-from jaxtrain.data.comparisons import alternatives
 from jaxtrain.data.dialogs import with_system
-from jaxtrain.data.formats import Bad, Message
+from jaxtrain.data.preferences import alternatives
 from jaxtrain.data.prompts import Opening
+from jaxtrain.data.record_formats import Bad, Message
 from jaxtrain.files import terminal
 from jaxtrain.generate import best_of, sampler, stops
 from jaxtrain.models import transformer

@@ -18,10 +18,10 @@ from jaxtrain import config
 from jaxtrain.config import ConfigError
 from jaxtrain.data import prompts, topk
 from jaxtrain.data.chat import Template
+from jaxtrain.data.mlm_fim import Row
+from jaxtrain.data.packed_rows import PackedRows
 from jaxtrain.data.pipeline import Stream
 from jaxtrain.data.prompts import Opening
-from jaxtrain.data.rows import PackedRows
-from jaxtrain.data.transforms import Row
 from jaxtrain.feedback import asking, endpoint
 from jaxtrain.files import cache
 from jaxtrain.files.progress import bar

@@ -133,7 +133,7 @@ class Dialogs(Data):
     # fmt: off
     data: str = arg("tinytown:sft",
         Data.__dataclass_fields__["data"].metadata["help"] + ". Record formats are detected, or named: "
-        "?format=NAME after a source (data/formats.py)")
+        "?format=NAME after a source (data/record_formats.py)")
     template: str = arg("auto",
         "Chat template: plain, hh, chatml, llama2, llama3, gemma, none (texts as they are), or a Jinja file. "
         "auto: the tokenizer's own if it has one, else plain")

@@ -19,7 +19,7 @@ import jinja2.sandbox
 import numpy as np
 
 from jaxtrain.config import ConfigError
-from jaxtrain.data.formats import Bad, Message, learnt
+from jaxtrain.data.record_formats import Bad, Message, learnt
 from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.files import cache
 

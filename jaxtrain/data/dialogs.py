@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 
 from jaxtrain.config import ConfigError, Dialogs
-from jaxtrain.data import formats, packing, pipeline, report, sources, spec
+from jaxtrain.data import packing, pipeline, record_formats, source_spec, sources, summary
 from jaxtrain.data.chat import Template, Turns
-from jaxtrain.data.documents import Documents
-from jaxtrain.data.formats import Format, Message, Text
 from jaxtrain.data.jsonl import Skips
+from jaxtrain.data.mlm_fim import Row
+from jaxtrain.data.packed_rows import Beside, PackedRows
 from jaxtrain.data.pipeline import Prepared, Stream
-from jaxtrain.data.rows import Beside, PackedRows
+from jaxtrain.data.record_formats import Format, Message, Text
+from jaxtrain.data.source_spec import Source
 from jaxtrain.data.sources import Records
-from jaxtrain.data.spec import Source
+from jaxtrain.data.token_cache import Documents
 from jaxtrain.data.tokenizer import Tokenizer
-from jaxtrain.data.transforms import Row
 from jaxtrain.files import cache
 from jaxtrain.files.progress import bar
 
@@ -59,7 +59,7 @@ def prepare(
     further columns of packed rows. The tokenizer that comes back carries the template. Raises ConfigError for whatever
     is wrong with the data.
     """
-    spec.check(cfg)
+    source_spec.check(cfg)
     train, held_out = pipeline.open_sources(cfg, None)
     sides = [
         [_rows(source, records, flag, cfg, tokenizer, template) for source, records in opened]
@@ -92,7 +92,7 @@ def prepare(
         table=[
             *about_template(template),
             *lines,
-            *report.mix(cfg, train, [len(rows) for rows, _ in sides[0]], held_out),
+            *summary.mix(cfg, train, [len(rows) for rows, _ in sides[0]], held_out),
         ],
         fingerprints=fingerprints(
             template, *([rows.documents.fingerprint for rows, _ in side] for side in sides)
@@ -178,7 +178,7 @@ def _rows(
     source: Source, records: Records, flag: str, cfg: Dialogs, tokenizer: Tokenizer, template: Template
 ) -> tuple[PackedRows, dict[str, Any]]:
     field = sources.text_field(source, cfg)
-    form = formats.detect(records, source, formats.chat(field), flag)
+    form = record_formats.detect(records, source, record_formats.chat(field), flag)
     mark = (
         _FORMAT,
         records.fingerprint,
@@ -240,7 +240,7 @@ def _fill(work: Path, records: Records, form: Format, cfg: Dialogs, template: Te
         return found
 
     with bar(f"tokenising {records.label}"[:60], len(records), least=LEAST_BAR) as advance:
-        for _, made in formats.each(records, form, skips, make, advance):
+        for _, made in record_formats.each(records, form, skips, make, advance):
             if made is not None:
                 ids.append(made[0].astype(dtype))
                 learn.append(made[1].astype(np.uint8))
@@ -280,4 +280,4 @@ def _about(records: Records, rows: PackedRows, counts: dict[str, Any], cfg: Dial
 
 def _left_out(records: Records, listed: str | Path, counts: dict[str, Any]) -> Iterator[str]:
     yield from (said.format(counts[name]) for name, said in _SAID.items() if counts.get(name))
-    yield from report.skips(records, str(listed))
+    yield from summary.skips(records, str(listed))

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from jaxtrain.config import ConfigError, Corpus, Data
-from jaxtrain.data import packing, report, sources, spec, transforms, vocab
-from jaxtrain.data.documents import Fim, tokenise
-from jaxtrain.data.rows import Joined, PackedRows
+from jaxtrain.data import mlm_fim, packing, source_spec, sources, summary, tokenizer_training
+from jaxtrain.data.mlm_fim import Row
+from jaxtrain.data.packed_rows import Joined, PackedRows
+from jaxtrain.data.source_spec import Source
 from jaxtrain.data.sources import Records
-from jaxtrain.data.spec import Source
+from jaxtrain.data.token_cache import Fim, tokenise
 from jaxtrain.data.tokenizer import Tokenizer
-from jaxtrain.data.transforms import Row
 from jaxtrain.files import cache
 
 Batch = dict[str, np.ndarray]
@@ -89,11 +89,11 @@ def prepare(
     the exact log-probability of the row's documents in nats, and has_logp f32[B], 1 where it is known.
     Raises ConfigError for whatever is wrong with the data, before training.
     """
-    spec.check(cfg)
+    source_spec.check(cfg)
     train, held_out = open_sources(cfg)
     about = "that of the run or model it starts from"
     if tokenizer is None:
-        tokenizer, made = vocab.make(cfg, train)
+        tokenizer, made = tokenizer_training.make(cfg, train)
         about = f"{cfg.tokenizer}, {made}"
     _check_needs(cfg, tokenizer)
     fim = Fim(cfg.fim_rate, seed) if cfg.objective == "fim" else None
@@ -112,7 +112,7 @@ def prepare(
         table=[
             ("tokenizer", f"{tokenizer.vocab_size:,} tokens: {about}"),
             *(("tokenizer", note) for note in tokenizer.notes),
-            *report.table(cfg, train, train_rows, held_out, eval_rows),
+            *summary.table(cfg, train, train_rows, held_out, eval_rows),
         ],
         fingerprints={
             "data": cache.digest(*(found.documents.fingerprint for found in train_rows)),
@@ -128,14 +128,15 @@ def open_sources(
 ) -> tuple[list[tuple[Source, Records]], list[tuple[Source, Records]]]:
     """The sources of --data to train on, and those held out, with their records (sources.train_and_held_out)."""
     train, held_out = [], []
-    for source in spec.parse(cfg.data):
+    for source in source_spec.parse(cfg.data):
         records, held = sources.train_and_held_out(source, cfg, fields)
         train.append((source, records))
         if held is not None:
             held_out.append((source, held))
     if cfg.eval_data:
         held_out = [
-            (source, sources.all_of(source, cfg, fields)) for source in spec.parse(cfg.eval_data, "eval_data")
+            (source, sources.all_of(source, cfg, fields))
+            for source in source_spec.parse(cfg.eval_data, "eval_data")
         ]
     return train, held_out
 
@@ -145,7 +146,7 @@ def _check_needs(cfg: Corpus, tokenizer: Tokenizer) -> None:
     if lacks.get(cfg.objective):
         raise ConfigError(
             f"--objective={cfg.objective}: the tokenizer has no token for it "
-            f"({', '.join(vocab.NEEDS[cfg.objective])}); start from a run or a tokenizer that has"
+            f"({', '.join(tokenizer_training.NEEDS[cfg.objective])}); start from a run or a tokenizer that has"
         )
 
 
@@ -159,7 +160,7 @@ def _train_stream(
 ) -> Stream:
     rows, drawn = shuffled(sets, train, seed)
     if cfg.objective == "masked":
-        rows = rows.random_map(transforms.masking(tokenizer, cfg.mask_rate), seed=drawn)
+        rows = rows.random_map(mlm_fim.masking(tokenizer, cfg.mask_rate), seed=drawn)
     lengths, masked = tokenizer.byte_lengths, cfg.objective == "masked"
     return Stream(lambda i: finish(rows[i], lengths, masked), cfg.batch_size, process)
 
@@ -185,7 +186,7 @@ def _eval_stream(
     cfg: Corpus, sets: Sequence[PackedRows], tokenizer: Tokenizer, process: tuple[int, int]
 ) -> Stream:
     masked = cfg.objective == "masked"
-    transform = transforms.masking(tokenizer, cfg.mask_rate) if masked else None
+    transform = mlm_fim.masking(tokenizer, cfg.mask_rate) if masked else None
     known = cfg.objective == "next_token" and any(rows.documents.logp is not None for rows in sets)
     extra = ("logp", "has_logp") if known else ()
     blank = packing.assemble((), cfg.seq_len, tokenizer.pad) | {"slack": np.float32(0)}

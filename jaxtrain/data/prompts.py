@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxtrain.config import ConfigError, Dialogs
-from jaxtrain.data import dialogs, formats, sources, spec
+from jaxtrain.data import dialogs, record_formats, source_spec, sources
 from jaxtrain.data.chat import Template
-from jaxtrain.data.formats import Bad, Dialog, Message
 from jaxtrain.data.jsonl import Skips
+from jaxtrain.data.record_formats import Bad, Dialog, Message
 
 
 class Opening(NamedTuple):
@@ -43,15 +43,15 @@ def openings(
         messages = dialogs.with_system(_asked(item), cfg.system)
         return messages, template.prompt(messages)
 
-    spec.check_sources(text, cfg, flag)
-    for source in spec.parse(text, flag):
+    source_spec.check_sources(text, cfg, flag)
+    for source in source_spec.parse(text, flag):
         if limit and len(found) >= limit:
             break
         records = (
             sources.train_and_held_out(source, cfg, None)[0] if train else sources.all_of(source, cfg, None)
         )
-        form = formats.detect(records, source, formats.OPENING, flag)
-        for number, (messages, ids) in formats.each(records, form, skips, ask, lambda done: None):
+        form = record_formats.detect(records, source, record_formats.OPENING, flag)
+        for number, (messages, ids) in record_formats.each(records, form, skips, ask, lambda done: None):
             found.setdefault(ids.tobytes(), Opening(messages, ids, records[number]))
             if limit and len(found) >= limit:
                 break

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from jaxtrain.config import ConfigError, Data
-from jaxtrain.data import spec
-from jaxtrain.data.spec import Source
+from jaxtrain.data import source_spec
+from jaxtrain.data.source_spec import Source
 from jaxtrain.files import cache
 
 HELD_OUT = ("validation", "valid", "val", "dev", "test")  # in this order
@@ -208,7 +208,7 @@ def _is_packed_float(feature: Any) -> bool:
 def _open_tinytown(source: Source, data: Data, wanted: Fields, flag: str) -> _Opened:
     from jaxtrain.worlds.tinytown import configs, dataset
 
-    options = {key: value for key, value in source.options if key not in spec.OURS}
+    options = {key: value for key, value in source.options if key not in source_spec.OURS}
     _need(wanted, list(configs.COLUMNS[source.name]), source.label)
 
     def get(split: str) -> Records:
@@ -225,16 +225,16 @@ def _open_tinytown(source: Source, data: Data, wanted: Fields, flag: str) -> _Op
 
 
 def _open_jsonl(source: Source, data: Data, wanted: Fields, flag: str) -> _Opened:
-    return _open_files(spec.files(source, flag), (), source, data, wanted, flag)
+    return _open_files(source_spec.files(source, flag), (), source, data, wanted, flag)
 
 
 def _open_kept(source: Source, data: Data, wanted: Fields, flag: str) -> _Opened:
-    from jaxtrain.data import store, votes
+    from jaxtrain.data import completions_db, preferences_db
 
-    keeper = store if source.kind == "store" else votes
-    lines = [keeper.as_lines(path, cache_dir(data)) for path in spec.files(source, flag)]
+    keeper = completions_db if source.kind == "store" else preferences_db
+    lines = [keeper.as_lines(path, cache_dir(data)) for path in source_spec.files(source, flag)]
     opened = _open_files(lines, (), source, data, None, flag)
-    chosen = store.chosen if keeper is store else lambda found, source, flag: found
+    chosen = completions_db.chosen if keeper is completions_db else lambda found, source, flag: found
     return _Opened(opened.splits, lambda split: chosen(opened.get(split), source, flag))
 
 
@@ -300,7 +300,7 @@ def _open_tfds(source: Source, data: Data, wanted: Fields, flag: str) -> _Opened
 def _tfds_builder(source: Source, data: Data, flag: str) -> Any:
     import tensorflow_datasets as tfds
 
-    if spec.is_folder(source):
+    if source_spec.is_folder(source):
         builder = tfds.builder_from_directory(str(Path(source.name).expanduser()))
     else:
         builder = _named_builder(source, data, flag)
@@ -357,7 +357,7 @@ def _open_hf(source: Source, data: Data, wanted: Fields, flag: str) -> _Opened:
         import datasets
     except ImportError as error:
         raise ConfigError(
-            f"--{flag}={source.label}: hf: needs the package datasets; {spec.HF_EXTRA}"
+            f"--{flag}={source.label}: hf: needs the package datasets; {source_spec.HF_EXTRA}"
         ) from error
     load = functools.partial(
         datasets.load_dataset,

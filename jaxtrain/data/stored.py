@@ -12,15 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxtrain.config import ConfigError, Dialogs
-from jaxtrain.data import dialogs, pipeline, report, spec, store
+from jaxtrain.data import completions_db, dialogs, pipeline, source_spec, summary
 from jaxtrain.data.chat import Template
-from jaxtrain.data.comparisons import alternatives
-from jaxtrain.data.formats import Bad, Message, messages_of, text_of
 from jaxtrain.data.jsonl import Skips
+from jaxtrain.data.mlm_fim import Row
 from jaxtrain.data.pipeline import Prepared, Stream
+from jaxtrain.data.preferences import alternatives
+from jaxtrain.data.record_formats import Bad, Message, messages_of, text_of
 from jaxtrain.data.sources import Records
 from jaxtrain.data.tokenizer import Tokenizer
-from jaxtrain.data.transforms import Row
 from jaxtrain.files import cache
 
 MOST = 21  # alternatives of a token: the API gives 20 at most, and the token itself
@@ -48,7 +48,7 @@ class Kept(NamedTuple):
 
 def question(record: dict[str, Any]) -> tuple[Message, ...]:
     """The conversation that was asked; raises Bad."""
-    return messages_of(store.question(record), "input")
+    return messages_of(completions_db.question(record), "input")
 
 
 class Reader:
@@ -186,7 +186,7 @@ def prepare(
     A batch has tokens, targets, segments, positions i32[B, T], mask f32[B, T], teacher_ids i32[B, T, k] and
     teacher_logps f32[B, T, k]. Raises ConfigError for whatever is wrong with the data.
     """
-    spec.check(cfg)
+    source_spec.check(cfg)
     train, held_out = pipeline.open_sources(cfg, None)
     sides = [
         [_read(records, flag, cfg, template) for _, records in opened]
@@ -206,7 +206,7 @@ def prepare(
         tokenizer=dialogs.carrying(tokenizer, template),
         train=Stream(lambda i: endless[i], cfg.batch_size, process),
         eval=pipeline.held_out_stream(sets[1], blank, lambda i, row: row, cfg.batch_size, process),
-        table=[*dialogs.about_template(template), *lines, *report.mix(cfg, train, sizes, held_out)],
+        table=[*dialogs.about_template(template), *lines, *summary.mix(cfg, train, sizes, held_out)],
         fingerprints=dialogs.fingerprints(
             template,
             *([cache.digest("stored", records.fingerprint) for _, records in opened] for opened in (train, held_out)),

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from jaxtrain.config import ConfigError
-from jaxtrain.data import pieces
+from jaxtrain.data import token_bytes
 
 SPECIALS = ("pad", "bos", "eos", "mask", "fim_prefix", "fim_suffix", "fim_middle")
 _SIDE = "special_tokens.json"  # our note beside a saved tokenizer: role -> id
@@ -185,7 +185,7 @@ class FastTokenizer:
             for part in parts
             for p in (part, *part.get("decoders", ()), *part.get("pretokenizers", ()))
         }
-        read = pieces.byte_level if "ByteLevel" in kinds else pieces.visible
+        read = token_bytes.byte_level if "ByteLevel" in kinds else token_bytes.visible
         for token, i in self._inner.get_vocab(with_added_tokens=False).items():
             found[i] = read(token)
         for i, token in self._inner.get_added_tokens_decoder().items():
@@ -295,7 +295,7 @@ class SentencePieceTokenizer:
             f"<|{role}|>": i for role, i in ids.items() if i >= self._own
         }
         self.chat_template = ""
-        own_text = [pieces.visible(inner.id_to_piece(i)) for i in range(self._own)]
+        own_text = [token_bytes.visible(inner.id_to_piece(i)) for i in range(self._own)]
         bare = {*self._specials, inner.unk_id()}
         self.pieces = [b"" if i in bare or i >= self._own else own_text[i] for i in range(size)]
         self.byte_lengths = _lengths(self.pieces)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from jaxtrain.data.transforms import Row
+from jaxtrain.data.mlm_fim import Row
 
 SHARD = 8_192  # rows of a file: reading one costs time in proportion to them
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxtrain.data.chat import Template
-from jaxtrain.data.formats import Message
+from jaxtrain.data.record_formats import Message
 
 CUT = "length"  # finish_reason of a reply that a limit ended
 REFUSED = "refused"  # of one that is empty: the prompt is too long, or not taken

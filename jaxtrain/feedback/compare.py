@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jaxtrain.data.formats import Message
+from jaxtrain.data.record_formats import Message
 from jaxtrain.feedback.asking import Ask, Reply, Token, seed_of, user
 from jaxtrain.feedback.judge import both_orders
 from jaxtrain.feedback.revise import Critic, drawn, fault_of

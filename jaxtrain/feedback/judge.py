@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxtrain.data.formats import Message
+from jaxtrain.data import conversations
+from jaxtrain.data.record_formats import Message
 from jaxtrain.feedback import rewards
 from jaxtrain.feedback.asking import Ask, Generator, Reply, seed_of, user
 from jaxtrain.worlds.tinytown.prompts import parse_prompt
@@ -118,7 +119,7 @@ def of_reward(reward: rewards.Reward) -> Judge:
     world = reward.name in rewards.NAMED
 
     def scores(cases: Sequence[Case]) -> list[float | None]:
-        known = [not world or parse_prompt(rewards.question(one.messages)) is not None for one in cases]
+        known = [not world or parse_prompt(conversations.question(one.messages)) is not None for one in cases]
         mine = [one for one, there in zip(cases, known, strict=True) if there]
         if not mine:
             return [None] * len(cases)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from jaxtrain.data.formats import Message
+from jaxtrain.data.record_formats import Message
 from jaxtrain.feedback.asking import Ask, user
 from jaxtrain.feedback.judge import last_line, shown
 

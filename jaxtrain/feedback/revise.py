@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from jaxtrain.data.formats import Message
+from jaxtrain.data.record_formats import Message
 from jaxtrain.feedback.asking import CUT, REFUSED, Ask, Generator, Reply, seed_of, user
 from jaxtrain.feedback.constitution import Constitution, Format, Principle
 

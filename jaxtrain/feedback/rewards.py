@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxtrain.config import ConfigError, Failure
+from jaxtrain.data.conversations import question
 from jaxtrain.worlds.tinytown import judge
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -111,11 +112,6 @@ def scores(
         if fault := _fault(value):
             raise Failure(f"--reward={reward.name} returned {fault} at {_row(columns, i)}")
     return np.array([float(value) for value in found], np.float32)
-
-
-def question(messages: Sequence[Mapping[str, Any]]) -> str:
-    """The text of the last user turn; empty where there is none."""
-    return next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
 
 
 def _columns(

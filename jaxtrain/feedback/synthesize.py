@@ -11,27 +11,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxtrain.data.formats import Message
+from jaxtrain.data.conversations import Given, question
+from jaxtrain.data.record_formats import Message
 from jaxtrain.feedback import prompting, screening
 from jaxtrain.feedback.asking import CUT, REFUSED, Ask, Generator, Reply, seed_of
 from jaxtrain.feedback.judge import Case, Judge
 from jaxtrain.feedback.prompting import Style
-from jaxtrain.feedback.rewards import question
 
 SHOWN = 60  # characters of a question that name a row
 TRIES = 3  # times that a malformed reply is asked for
 WARM = 0.5  # least temperature at which one is asked for again
 KINDS = ("qa", "reasoning", "conversation", "augment")
 _QUESTION, _REPLY, _TURN = range(3)  # what a seed is for
-
-
-class Given(NamedTuple):
-    """A conversation from a source, up to where an answer is wanted, and the answer that it had there, if any."""
-
-    messages: tuple[Message, ...]
-    answer: str
-    name: str  # as provenance has it
-    record: Mapping[str, Any] = {}
 
 
 class Recipe(NamedTuple):

@@ -4,8 +4,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from jaxtrain.data.formats import ROLES, Bad, Message, messages_of
 from jaxtrain.data.jsonl import is_unicode
+from jaxtrain.data.record_formats import ROLES, Bad, Message, messages_of
 from jaxtrain.serve.errors import Refused, wrong
 
 MOST = 128  # completions of a prompt, as OpenAI has it

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxtrain.data import votes
+from jaxtrain.data import preferences_db
 from jaxtrain.serve import store
 
 _TABLES = (
@@ -67,7 +67,7 @@ class Ballots:
     def __init__(self, path: Path, lease: float):
         """`lease`: seconds for which a question that somebody looks at is kept from the others."""
         self.path, self.lease = path, lease
-        store.create(path, _TABLES, votes.APPLICATION, votes.SCHEMA, votes.connect)
+        store.create(path, _TABLES, preferences_db.APPLICATION, preferences_db.SCHEMA, preferences_db.connect)
 
     @contextlib.contextmanager
     def _all_or_nothing(self) -> Iterator[sqlite3.Connection]:
@@ -169,15 +169,15 @@ class Ballots:
             ranks = json.loads(ranking)
             for i in range(len(ranks)):
                 for j in range(i + 1, len(ranks)):
-                    even = kind if kind == votes.BOTH_BAD else "tie"
+                    even = kind if kind == preferences_db.BOTH_BAD else "tie"
                     better = even if ranks[i] == ranks[j] else "first" if ranks[i] < ranks[j] else "second"
                     found.setdefault(who, {})[item, i, j] = better
         return found
 
     def export(self) -> str:
         """The votes as JSON lines."""
-        with contextlib.closing(votes.connect(self.path)) as found:
-            return "".join(votes.lines(found))
+        with contextlib.closing(preferences_db.connect(self.path)) as found:
+            return "".join(preferences_db.lines(found))
 
 
 def _item(db: sqlite3.Connection, number: int, who: str) -> Item | None:

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from jaxtrain.data import votes
+from jaxtrain.data import preferences_db
 from jaxtrain.files import html
 from jaxtrain.serve.app import LOOPBACK
 from jaxtrain.serve.ballots import Ballots, Item
@@ -25,7 +25,7 @@ PAIR = (
     ("1", "first", "A is better"),
     ("2", "second", "B is better"),
     ("3", "tie", "Tie"),
-    ("4", votes.BOTH_BAD, "Both bad"),
+    ("4", preferences_db.BOTH_BAD, "Both bad"),
 )
 LONGEST_NAME, LONGEST_REASON, LONGEST_BODY = 80, 4000, 64 * 1024
 _PAGES = Path(__file__).parent / "pages"
@@ -188,7 +188,7 @@ def vote(booth: Booth, request: Request, who: str, form: Mapping[str, str]) -> R
     reason = form.get("reason", "").strip()
     if len(reason) > LONGEST_REASON:
         raise _Wrong(400, f"the reason is longer than {LONGEST_REASON:,} letters")
-    if booth.reasoned and not reason and choice != votes.SKIP:
+    if booth.reasoned and not reason and choice != preferences_db.SKIP:
         raise _Wrong(400, "an answer needs a reason here (--reason=required)")
     kind, places = _answer(item, choice, form)
     booth.ballots.vote(who, item.number, kind, places, reason, item.shown)
@@ -197,15 +197,17 @@ def vote(booth: Booth, request: Request, who: str, form: Mapping[str, str]) -> R
 
 def _answer(item: Item, choice: str, form: Mapping[str, str]) -> tuple[str, list[int]]:
     """(kind of vote, place of each response as shown)."""
-    if choice == votes.SKIP:
-        return votes.SKIP, []
+    if choice == preferences_db.SKIP:
+        return preferences_db.SKIP, []
     count = len(item.shown)
     if count == 2 and choice in (names := {one: i for i, (_, one, _) in enumerate(PAIR)}):
         places = [[1, 2], [2, 1], [1, 1], [1, 1]][names[choice]]
-        return (votes.BOTH_BAD if choice == votes.BOTH_BAD else votes.CHOSEN), places
+        return (
+            preferences_db.BOTH_BAD if choice == preferences_db.BOTH_BAD else preferences_db.CHOSEN
+        ), places
     given = [form.get(f"rank{i}", "") for i in range(count)]
     if choice == "rank" and count > 2 and all(one in map(str, range(1, count + 1)) for one in given):
-        return votes.CHOSEN, [int(one) for one in given]
+        return preferences_db.CHOSEN, [int(one) for one in given]
     raise _Wrong(400, "that is no answer to this question" if count == 2 else "give each response a rank")
 
 

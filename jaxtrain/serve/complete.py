@@ -13,7 +13,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from jaxtrain.config import ConfigError
-from jaxtrain.data.formats import Bad
+from jaxtrain.data.record_formats import Bad
 from jaxtrain.generate import sampler
 from jaxtrain.generate.slots import Request
 from jaxtrain.serve import answers, asked, house

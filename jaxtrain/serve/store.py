@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxtrain.config import ConfigError
-from jaxtrain.data import store
+from jaxtrain.data import completions_db
 
 Json = dict[str, Any]
 
@@ -38,7 +38,9 @@ class Store:
 
     def __init__(self, path: Path):
         self.path = path
-        create(path, (_TABLE, _ORDER), store.APPLICATION, store.SCHEMA, store.connect)
+        create(
+            path, (_TABLE, _ORDER), completions_db.APPLICATION, completions_db.SCHEMA, completions_db.connect
+        )
         self._queue: queue.SimpleQueue[tuple[Callable[[sqlite3.Connection], Any], Future] | None]
         self._queue = queue.SimpleQueue()
         self._reading, self._read = threading.Lock(), opened(path)
@@ -51,7 +53,7 @@ class Store:
 
         def insert(db: sqlite3.Connection) -> None:
             head = [completion[name] for name in ("id", "created", "model")]
-            db.execute(sql, (*head, json.dumps(completion["metadata"]), store.dumps(completion)))
+            db.execute(sql, (*head, json.dumps(completion["metadata"]), completions_db.dumps(completion)))
 
         return self._soon(insert)
 
@@ -63,7 +65,7 @@ class Store:
             if found is None:
                 return None
             changed = json.loads(found[0]) | {"metadata": dict(metadata)}
-            row = (json.dumps(changed["metadata"]), store.dumps(changed), number)
+            row = (json.dumps(changed["metadata"]), completions_db.dumps(changed), number)
             db.execute("UPDATE completions SET metadata = ?, body = ? WHERE id = ?", row)
             return changed
 
@@ -189,7 +191,7 @@ def create(
 def export(path: Path, out: Path) -> int:
     """Writes the completions of a store as JSON lines; returns their number. The file has its name once it is whole."""
     part = out.with_name(f"{out.name}.part")
-    with contextlib.closing(store.connect(path)) as db, part.open("w", encoding="utf-8") as file:
-        count = sum(1 for body in store.bodies(db) if file.write(body + "\n"))
+    with contextlib.closing(completions_db.connect(path)) as db, part.open("w", encoding="utf-8") as file:
+        count = sum(1 for body in completions_db.bodies(db) if file.write(body + "\n"))
     part.replace(out)
     return count

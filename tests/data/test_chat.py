@@ -11,7 +11,7 @@ from tokenizers.processors import TemplateProcessing
 from jaxtrain.config import ConfigError
 from jaxtrain.data import chat, tokenizer
 from jaxtrain.data.chat import Template, load_template
-from jaxtrain.data.formats import Bad
+from jaxtrain.data.record_formats import Bad
 from jaxtrain.data.tokenizer import ByteTokenizer, train_bpe
 from jaxtrain.worlds.tinytown import lexicon
 from tests.data.talk import MESSAGES, chatml, said, shown, tokenizer_of

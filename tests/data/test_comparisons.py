@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxtrain.config import ConfigError, Dialogs
-from jaxtrain.data import comparisons
+from jaxtrain.data import preferences
 from jaxtrain.data.chat import load_template
 from jaxtrain.data.tokenizer import ByteTokenizer
 from tests.data.corpus import write
@@ -45,7 +45,7 @@ def cfg(tmp_path):
 
 def prepare(cfg, *, template="plain", seed=0, process=(0, 1), **options):
     given = {"seed": seed, "tokenizer": KIND, "template": load_template(template, KIND), "process": process}
-    return comparisons.prepare(cfg, **given, **options)
+    return preferences.prepare(cfg, **given, **options)
 
 
 def said_of(made, side="train"):
@@ -258,7 +258,7 @@ def test_another_row_s_long_completion_leaves_this_row_whole(cfg):
 )
 def test_weights_of_a_row_count_each_comparison_once(rank, ties, flat):
     rank = np.asarray(rank)
-    found = comparisons.prefer(rank, np.nan, ties, flat)
+    found = preferences.prefer(rank, np.nan, ties, flat)
     pairs = [(i, j) for i in range(len(rank)) for j in range(i) if min(rank[i], rank[j]) >= 0]
     decided = [(i, j) for i, j in pairs if rank[i] != rank[j]]
     count = len(pairs) if ties == "half" else len(decided)
@@ -269,4 +269,4 @@ def test_weights_of_a_row_count_each_comparison_once(rank, ties, flat):
 
 def test_alternatives_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="alternative 0 has 5 ids, more than 4"):
-        comparisons.alternatives([(np.arange(3), np.arange(2))], 2, 4, 0)
+        preferences.alternatives([(np.arange(3), np.arange(2))], 2, 4, 0)

@@ -5,11 +5,11 @@ import pytest
 import tensorflow_datasets as tfds
 
 from jaxtrain.config import ConfigError, Corpus, Dialogs
-from jaxtrain.data import formats, sources, spec
-from jaxtrain.data.formats import Bad, Comparison, Dialog, Judged, Text
+from jaxtrain.data import record_formats, source_spec, sources
+from jaxtrain.data.record_formats import Bad, Comparison, Dialog, Judged, Text
 from jaxtrain.data.sources import Records
 
-KNOWN = (*formats.chat("text"), *formats.COMPARED)
+KNOWN = (*record_formats.chat("text"), *record_formats.COMPARED)
 ASK = {"role": "user", "content": "Hi?"}
 ANSWER = {"role": "assistant", "content": "Yo."}
 OTHER = {"role": "assistant", "content": "No."}
@@ -21,8 +21,8 @@ def opened(*records):
 
 
 def read(record, known=KNOWN, options=()):
-    form = formats.detect(opened(record), spec.Source("jsonl", "x", options=options), known)
-    return form.name, formats.read(record, form)
+    form = record_formats.detect(opened(record), source_spec.Source("jsonl", "x", options=options), known)
+    return form.name, record_formats.read(record, form)
 
 
 HH = "\n\nHuman: Hi?\n\nAssistant: Yo.\n\nHuman: Why?\n\nAssistant:"
@@ -160,8 +160,8 @@ def test_the_order_of_formats_decides_and_a_name_overrules():
     # A judged completion may be a bad one: it is imitated only where the format is named.
     judged = {"prompt": "Hi?", "completion": "Yo.", "label": False}
     with pytest.raises(ConfigError, match="label, prompt; known formats: messages"):
-        read(judged, formats.chat("text"))
-    assert read(judged, formats.chat("text"), (("format", "completion"),))[1].messages[1] == ANSWER
+        read(judged, record_formats.chat("text"))
+    assert read(judged, record_formats.chat("text"), (("format", "completion"),))[1].messages[1] == ANSWER
 
 
 def test_the_chosen_answer_of_a_pair_is_learnt_only_where_the_format_is_named():
@@ -176,27 +176,31 @@ def test_a_source_that_fits_nothing_names_its_fields_and_the_formats():
     with pytest.raises(
         ConfigError, match=r"--data=jsonl:x: its records have the fields a, b; known formats: .*chosen \("
     ):
-        formats.detect(opened({"a": 1}, {"b": 2}), spec.Source("jsonl", "x"), formats.COMPARED)
+        record_formats.detect(
+            opened({"a": 1}, {"b": 2}), source_spec.Source("jsonl", "x"), record_formats.COMPARED
+        )
     with pytest.raises(ConfigError, match=r"format=text: not read here; choose one of chosen"):
-        read({"text": "x"}, formats.COMPARED, (("format", "text"),))
-    form = formats.detect(opened({"a": 1}, CHAT["messages"][0]), spec.Source("jsonl", "x"), KNOWN)
+        read({"text": "x"}, record_formats.COMPARED, (("format", "text"),))
+    form = record_formats.detect(
+        opened({"a": 1}, CHAT["messages"][0]), source_spec.Source("jsonl", "x"), KNOWN
+    )
     with pytest.raises(Bad, match=r"other fields: the source's format is messages .* the record has a"):
-        formats.read({"a": 1}, form)
+        record_formats.read({"a": 1}, form)
 
 
 def test_a_format_is_checked_early_and_acts_only_on_dialogs(tmp_path):
     (tmp_path / "a.jsonl").write_text("{}\n")
     source = f"jsonl:{tmp_path}/a.jsonl?format="
-    spec.check(Dialogs(data=f"{source}chosen"))
+    source_spec.check(Dialogs(data=f"{source}chosen"))
     with pytest.raises(ConfigError, match="no such format; choose one of messages, conversations"):
-        spec.check(Dialogs(data=f"{source}alpaca"))
+        source_spec.check(Dialogs(data=f"{source}alpaca"))
     with pytest.raises(ConfigError, match="acts only where conversations are read"):
-        spec.check(Corpus(data=f"{source}text"))
+        source_spec.check(Corpus(data=f"{source}text"))
 
 
 def test_records_are_whole_where_all_fields_are_asked_for(tmp_path):
     cfg = Dialogs(data="tinytown:preferences?documents=8&held_out=4", cache_dir=str(tmp_path))
-    found, held = sources.train_and_held_out(spec.parse(cfg.data)[0], cfg, None)
+    found, held = sources.train_and_held_out(source_spec.parse(cfg.data)[0], cfg, None)
     assert (len(found), len(held)) == (8, 4)
     assert found[0].keys() == {
         "prompt",
@@ -208,7 +212,7 @@ def test_records_are_whole_where_all_fields_are_asked_for(tmp_path):
         "reward_rejected",
     }
     assert type(found[0]["chosen"]) is str and type(found[0]["reward_chosen"]) is float
-    narrow, _ = sources.train_and_held_out(spec.parse(cfg.data)[0], cfg, {"prompt": str})
+    narrow, _ = sources.train_and_held_out(source_spec.parse(cfg.data)[0], cfg, {"prompt": str})
     assert narrow[0].keys() == {"prompt"}
 
 
@@ -236,9 +240,9 @@ def test_a_prepared_data_set_of_tfds_is_read_whole(tmp_path):
     Chats(data_dir=str(tmp_path / "made"), file_format="array_record").download_and_prepare()
     (folder,) = (tmp_path / "made").glob("*/1.0.0")
     cfg = Dialogs(data=f"tfds:{folder}", cache_dir=str(tmp_path / "cache"))
-    found, held = sources.train_and_held_out(spec.parse(cfg.data)[0], cfg, None)
+    found, held = sources.train_and_held_out(source_spec.parse(cfg.data)[0], cfg, None)
     record = next(one for one in found.many(range(4)) if one["n"] == 2)
-    assert len(held) == 4 and formats.messages_of(record["turns"], "turns") == (ASK, ANSWER)
+    assert len(held) == 4 and record_formats.messages_of(record["turns"], "turns") == (ASK, ANSWER)
     name, compared = read(record)
     assert name == "chosen" and compared.completions == ("So 2é.", "Sit.")
     assert [one["content"] for one in compared.prompt] == ["Hi?", "Yo.", "Why?"]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxtrain.config import ConfigError, Corpus
-from jaxtrain.data import pipeline, sources, spec
+from jaxtrain.data import pipeline, source_spec, sources
 from jaxtrain.data.tokenizer import ByteTokenizer, special_ids
 from tests.data.corpus import Stories, prose, text, write
 
@@ -78,7 +78,7 @@ def test_held_out_batches_hold_every_document_once_and_end_in_empty_rows(base):
     made = prepare(base, batch_size=7)
     batches = list(made.eval)
     assert len(batches) == len(made.eval) > 1 and all(batch["tokens"].shape == (7, 160) for batch in batches)
-    _, held = sources.train_and_held_out(spec.parse(base.data)[0], base)
+    _, held = sources.train_and_held_out(source_spec.parse(base.data)[0], base)
     wanted = [record["text"] for _, block in held.blocks() for record in block]
     whole = sorted(body for is_whole, body in documents_of(batches) if is_whole)
     fits = sorted(body for body in wanted if len(body.encode()) + 1 <= 160)
@@ -97,7 +97,7 @@ def test_an_epoch_holds_every_target_once_and_the_next_comes_in_another_order(ba
     assert f"an epoch is {rows:.1f} batches of 1" in [value for _, value in made.table]
     first = [made.train.batch(i) for i in range(rows)]
     second = [made.train.batch(i) for i in range(rows, 2 * rows)]
-    train, _ = sources.train_and_held_out(spec.parse(base.data)[0], base)
+    train, _ = sources.train_and_held_out(source_spec.parse(base.data)[0], base)
     wanted = [record["text"] for _, block in train.blocks() for record in block]
     for epoch in (first, second):
         assert sum(b["mask"].sum() for b in epoch) == sum(len(body.encode()) + 1 for body in wanted)
@@ -190,7 +190,7 @@ def test_fill_in_the_middle_moves_middles_and_loses_nothing(base):
                 assert ids[0] == kind.bos and ids[1] == prefix
                 s, m = ids.index(suffix), ids.index(middle)
                 restored.append(kind.decode(ids[2:s] + ids[m + 1 :] + ids[s + 1 : m]))
-    _, held = sources.train_and_held_out(spec.parse(base.data)[0], base)
+    _, held = sources.train_and_held_out(source_spec.parse(base.data)[0], base)
     assert sorted(restored) == sorted(record["text"] for _, block in held.blocks() for record in block)
     half = prepare(base, objective="fim", fim_rate=0.5)
     assert half.fingerprints["data"] != made.fingerprints["data"] != prepare(base).fingerprints["data"]
@@ -255,7 +255,7 @@ def test_exact_log_probabilities_of_rows(base):
     )
     made = pipeline.prepare(data, seed=0)
     assert made.train.batch(0).keys() == COLUMNS
-    _, held = sources.train_and_held_out(spec.parse(data.data)[0], data)
+    _, held = sources.train_and_held_out(source_spec.parse(data.data)[0], data)
     known = {record["text"]: record["logp"] for _, block in held.blocks() for record in block}
     counted = 0
     for batch in made.eval:

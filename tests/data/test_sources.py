@@ -10,12 +10,12 @@ import pytest
 import zstandard
 
 from jaxtrain.config import ConfigError, Corpus
-from jaxtrain.data import sources, spec
+from jaxtrain.data import source_spec, sources
 from tests.data.corpus import Stories, prose, text, write
 
 
 def opened(data: Corpus):
-    return sources.train_and_held_out(spec.parse(data.data)[0], data)
+    return sources.train_and_held_out(source_spec.parse(data.data)[0], data)
 
 
 def numbers(records):
@@ -58,7 +58,7 @@ def test_globs_join_files_in_order_and_all_fields_are_kept(cfg, tmp_path):
     records, held = opened(data)
     assert held is None and numbers(records) == list(range(6))
     assert records[5] == {"text": "hi", "n": 5, "messages": [{"role": "user"}], "deep": {"a": [1, None]}}
-    assert numbers(sources.all_of(spec.parse(data.eval_data)[0], data)) == list(range(5))
+    assert numbers(sources.all_of(source_spec.parse(data.eval_data)[0], data)) == list(range(5))
 
 
 def test_changed_content_is_read_again(cfg, tmp_path):
@@ -73,7 +73,7 @@ def test_changed_content_is_read_again(cfg, tmp_path):
 
 def test_more_rows_than_the_world_has_is_a_mistake_that_names_the_option(cfg):
     with pytest.raises(ConfigError, match="444 distinct test prompts, held_out=500 asks for more"):
-        source = spec.parse("tinytown:prompts:test?held_out=500")[0]
+        source = source_spec.parse("tinytown:prompts:test?held_out=500")[0]
         sources.all_of(source, cfg(source.label), {"prompt": str})
 
 
@@ -104,7 +104,7 @@ def test_slices_of_a_jsonl_source(cfg, tmp_path):
     source = prose(tmp_path / "a.jsonl", 50)
     data = cfg(f"{source}:train[:80%]", eval_data=f"{source}:train[80%:]")
     assert numbers(opened(data)[0]) == list(range(40))
-    assert numbers(sources.all_of(spec.parse(data.eval_data)[0], data)) == list(range(40, 50))
+    assert numbers(sources.all_of(source_spec.parse(data.eval_data)[0], data)) == list(range(40, 50))
 
 
 GOOD = {"text": "a good line", "n": 0}
@@ -218,7 +218,7 @@ def test_tfds_by_folder_and_by_name(cfg, stories):
     assert {r["text"] for _, b in records.blocks() for r in b} == {f"story {i}" for i in range(20)}
     named, _ = opened(cfg(f"tfds:stories?data_dir={folder}"))
     assert named.fingerprint == records.fingerprint
-    spec.check(cfg(f"tfds:stories:train?data_dir={folder}"))
+    source_spec.check(cfg(f"tfds:stories:train?data_dir={folder}"))
     part, held = opened(cfg(f"tfds:{folder}/stories/1.0.0:test[:25%]"))
     assert (len(part), len(held)) == (4, 1), "the split that is trained on is not held out again"
 
@@ -271,7 +271,7 @@ def test_records_are_what_tfds_itself_decodes(cfg, stories):
     ]
     folder = stories() / "stories" / "1.0.0"
     wanted = sources.train_and_held_out(
-        spec.parse(f"tfds:{folder}")[0], cfg(f"tfds:{folder}"), {"text": str, "label": int}
+        source_spec.parse(f"tfds:{folder}")[0], cfg(f"tfds:{folder}"), {"text": str, "label": int}
     )[0]
     plain = tfds.builder_from_directory(str(folder)).as_data_source(split="train")
     assert wanted.many(range(20)) == [

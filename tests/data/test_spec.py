@@ -8,8 +8,8 @@ import time
 import pytest
 
 from jaxtrain.config import ConfigError, Corpus
-from jaxtrain.data import spec
-from jaxtrain.data.spec import Source
+from jaxtrain.data import source_spec
+from jaxtrain.data.source_spec import Source
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ from jaxtrain.data.spec import Source
     ],
 )
 def test_parse(text, sources):
-    assert spec.parse(text) == tuple(sources)
+    assert source_spec.parse(text) == tuple(sources)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_parse(text, sources):
 )
 def test_a_wrong_spec_names_the_flag_and_the_remedy(text, says):
     with pytest.raises(ConfigError, match="--data") as error:
-        spec.parse(text)
+        source_spec.parse(text)
     assert says in str(error.value)
 
 
@@ -85,7 +85,7 @@ def test_a_wrong_spec_names_the_flag_and_the_remedy(text, says):
 def test_what_cannot_be_is_refused_at_once(changes, says):
     start = time.perf_counter()
     with pytest.raises(ConfigError) as error:
-        spec.check(dataclasses.replace(Corpus(), **changes))
+        source_spec.check(dataclasses.replace(Corpus(), **changes))
     assert says in str(error.value) and str(error.value).startswith("--")
     assert "tfds" in changes.get("data", "") or time.perf_counter() - start < 0.5
 
@@ -93,11 +93,11 @@ def test_what_cannot_be_is_refused_at_once(changes, says):
 def test_a_folder_or_another_file_is_no_data_and_no_tokenizer(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(ConfigError, match=r"is a folder: name its files, .*/\*\.jsonl"):
-        spec.check(Corpus(data=f"jsonl:{tmp_path}"))
+        source_spec.check(Corpus(data=f"jsonl:{tmp_path}"))
     with pytest.raises(ConfigError, match=r"holds no tokenizer\.json"):
-        spec.check(Corpus(tokenizer=str(tmp_path)))
+        source_spec.check(Corpus(tokenizer=str(tmp_path)))
     with pytest.raises(ConfigError, match="neither a"):
-        spec.check(Corpus(tokenizer=str(tmp_path / "notes.txt")))
+        source_spec.check(Corpus(tokenizer=str(tmp_path / "notes.txt")))
 
 
 def test_a_missing_extra_is_named(tmp_path):
@@ -138,6 +138,8 @@ print([m for m in ("numpy", "jax", "grain", "tensorflow_datasets", "tokenizers")
 def test_globs_are_sorted_and_exact_names_win(tmp_path):
     for name in ("b.jsonl", "a.jsonl", "c[1].jsonl"):
         (tmp_path / name).write_text("{}\n")
-    found = spec.files(Source("jsonl", f"{tmp_path}/?.jsonl"))
+    found = source_spec.files(Source("jsonl", f"{tmp_path}/?.jsonl"))
     assert [path.name for path in found] == ["a.jsonl", "b.jsonl"]
-    assert [path.name for path in spec.files(Source("jsonl", f"{tmp_path}/c[1].jsonl"))] == ["c[1].jsonl"]
+    assert [path.name for path in source_spec.files(Source("jsonl", f"{tmp_path}/c[1].jsonl"))] == [
+        "c[1].jsonl"
+    ]

@@ -6,8 +6,8 @@ import sqlite3
 import pytest
 
 from jaxtrain.config import ConfigError, Dialogs
-from jaxtrain.data import chat, dialogs, formats, pieces, prompts, sources, spec
-from jaxtrain.data.formats import Bad
+from jaxtrain.data import chat, dialogs, prompts, record_formats, source_spec, sources, token_bytes
+from jaxtrain.data.record_formats import Bad
 from jaxtrain.data.tokenizer import ByteTokenizer
 from jaxtrain.serve.store import Store, export
 
@@ -55,18 +55,19 @@ def database(tmp_path):
 
 def read(text, tmp_path, **options):
     cfg = Dialogs(data=text, cache_dir=str(tmp_path / "cache"), **options)
-    spec.check(cfg)
-    source = spec.parse(text)[0]
+    source_spec.check(cfg)
+    source = source_spec.parse(text)[0]
     records = sources.all_of(source, cfg, None)
     return source, records
 
 
 def answers(text, tmp_path):
     source, records = read(text, tmp_path)
-    form = formats.detect(records, source, formats.chat("text"))
+    form = record_formats.detect(records, source, record_formats.chat("text"))
     assert form.name == "stored"
     return [
-        formats.read(record, form).messages[-1]["content"] for record in records.many(range(len(records)))
+        record_formats.read(record, form).messages[-1]["content"]
+        for record in records.many(range(len(records)))
     ]
 
 
@@ -134,10 +135,10 @@ def test_exports_of_other_servers(tmp_path, key):
     }
     (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
     for kind in ("store", "jsonl"):
-        source = spec.parse(f"{kind}:{tmp_path}/a.jsonl")[0]
+        source = source_spec.parse(f"{kind}:{tmp_path}/a.jsonl")[0]
         _, records = read(f"{kind}:{tmp_path}/a.jsonl", tmp_path)
-        form = formats.detect(records, source, formats.chat("text"))
-        found = formats.read(records[0], form).messages
+        form = record_formats.detect(records, source, record_formats.chat("text"))
+        found = record_formats.read(records[0], form).messages
         assert [m["content"] for m in found] == ["Hi?", "Eh?", "Hi!", "Yo."]
         assert [m.get("train", True) for m in found] == [False, False, False, True]
 
@@ -155,9 +156,9 @@ def test_exports_of_other_servers(tmp_path, key):
     ],
 )
 def test_rows_without_what_is_needed(row, words):
-    form = next(one for one in formats.CHAT if one.name == "stored")
+    form = next(one for one in record_formats.CHAT if one.name == "stored")
     with pytest.raises(Bad, match=words):
-        formats.read(row, form)
+        record_formats.read(row, form)
 
 
 def test_sources_that_cannot_be(database, tmp_path):
@@ -182,9 +183,9 @@ def test_sources_that_cannot_be(database, tmp_path):
     ("token", "wanted"), [("Ġwest", b" west"), ("Ã©", "é".encode()), ("Ġ", b" "), ("世", "世".encode())]
 )
 def test_bytes_of_byte_level_tokens(token, wanted):
-    assert pieces.byte_level(token) == wanted
+    assert token_bytes.byte_level(token) == wanted
 
 
 @pytest.mark.parametrize(("token", "wanted"), [("▁a", b" a"), ("<0x0A>", b"\n"), ("##ing", b"ing")])
 def test_bytes_of_visible_tokens(token, wanted):
-    assert pieces.visible(token) == wanted
+    assert token_bytes.visible(token) == wanted

@@ -11,7 +11,7 @@ import pytest
 from experiments import begin, common, dpo, reference
 from jaxtrain import flags as command_line
 from jaxtrain.config import ConfigError
-from jaxtrain.data import chat, comparisons
+from jaxtrain.data import chat, preferences
 from jaxtrain.train.loop import TrainingError
 from tests.experiments.conftest import column, jsonl, quick, rows, same_arrays
 
@@ -38,7 +38,7 @@ def prepared(town, folder, *flags, **options):
     start = begin.start(cfg, needed=True)
     template = chat.load_template(cfg.data.template, start.tokenizer)
     plan = common.plan_of(cfg)
-    data = comparisons.prepare(
+    data = preferences.prepare(
         cfg.data, seed=cfg.run.seed, tokenizer=start.tokenizer, template=template, process=plan.process,
         kind="pairs", ties="drop", soft=False,
     )  # fmt: skip

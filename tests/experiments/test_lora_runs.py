@@ -11,7 +11,7 @@ import pytest
 from experiments import begin, common, dpo, reference, weights
 from jaxtrain import flags as command_line
 from jaxtrain.config import ConfigError
-from jaxtrain.data import chat, comparisons
+from jaxtrain.data import chat, preferences
 from jaxtrain.models import transformer
 from tests.experiments.conftest import arrays, column, quick, rows, same_arrays
 
@@ -110,7 +110,7 @@ def test_the_reference_is_what_training_starts_from_adapters_included(town, adap
     template = chat.load_template(cfg.data.template, start.tokenizer)
     with quick():
         plan = common.plan_of(cfg)
-        data = comparisons.prepare(
+        data = preferences.prepare(
             cfg.data,
             seed=0,
             tokenizer=start.tokenizer,

@@ -5,9 +5,10 @@ import json
 
 import pytest
 
+from jaxtrain.data.conversations import Given
 from jaxtrain.feedback import judge, prompting, rewards, screening, synthesize
 from jaxtrain.feedback.asking import CUT, REFUSED, Generator, Reply, Spent
-from jaxtrain.feedback.synthesize import Draft, Given, Recipe, Screen
+from jaxtrain.feedback.synthesize import Draft, Recipe, Screen
 
 
 class Model:

@@ -7,14 +7,14 @@ import threading
 import pytest
 
 from jaxtrain.config import ConfigError
-from jaxtrain.data import store as completions
-from jaxtrain.data import votes
+from jaxtrain.data import completions_db as completions
+from jaxtrain.data import preferences_db
 from jaxtrain.serve.ballots import Ballots, Progress
 from jaxtrain.serve.store import Store
 from tests.serve.booths import filled, rows
 
 
-def give(ballots, who, places=(1, 2), kind=votes.CHOSEN, reason=""):
+def give(ballots, who, places=(1, 2), kind=preferences_db.CHOSEN, reason=""):
     item = ballots.next(who)
     assert ballots.vote(who, item.number, kind, places, reason, item.shown)
     return item
@@ -26,8 +26,8 @@ def test_the_export_is_what_was_shown_and_said(tmp_path):
         give(ballots, "ann", (1, 2), reason="clearer"),
         give(ballots, "ann", (2, 1)),
         give(ballots, "ann", (1, 1)),
-        give(ballots, "ann", (1, 1), votes.BOTH_BAD),
-        give(ballots, "ann", (), votes.SKIP),
+        give(ballots, "ann", (1, 1), preferences_db.BOTH_BAD),
+        give(ballots, "ann", (), preferences_db.SKIP),
     ]
     assert ballots.next("ann") is None and ballots.progress("ann") == Progress(5, 4, 4, 1)
     found = rows(ballots)
@@ -81,9 +81,11 @@ def test_both_answers_count_where_two_gave_one_at_once(tmp_path):
     first, second = ballots.next("ann"), ballots.next("bob")
     assert first.number == second.number
     for who, item in (("ann", first), ("bob", second)):
-        assert ballots.vote(who, 0, votes.CHOSEN, (1, 2), "", item.shown)
+        assert ballots.vote(who, 0, preferences_db.CHOSEN, (1, 2), "", item.shown)
     assert len(rows(ballots)) == 2 and ballots.progress("ann") == Progress(1, 1, 1, 0)
-    assert not ballots.vote("ann", 0, votes.CHOSEN, (2, 1), "", first.shown), "a second answer of one is none"
+    assert not ballots.vote("ann", 0, preferences_db.CHOSEN, (2, 1), "", first.shown), (
+        "a second answer of one is none"
+    )
     assert rows(ballots)[0]["preferred"] == "a"
 
 
@@ -102,7 +104,7 @@ def test_a_second_annotator_is_asked_what_is_wanted_twice(tmp_path):
 def test_undo_shows_the_prompt_again_and_keeps_the_answer_in_the_file(tmp_path):
     ballots = filled(tmp_path / "b")
     assert not ballots.undo("ann")
-    first, _ = give(ballots, "ann", reason="because"), give(ballots, "ann", (), votes.SKIP)
+    first, _ = give(ballots, "ann", reason="because"), give(ballots, "ann", (), preferences_db.SKIP)
     assert ballots.undo("ann") and ballots.undo("ann")
     again = ballots.next("ann")
     assert again == first._replace(reason="because") and rows(ballots) == []
@@ -114,7 +116,7 @@ def test_undo_shows_the_prompt_again_and_keeps_the_answer_in_the_file(tmp_path):
 
 def test_what_was_skipped_comes_again(tmp_path):
     ballots = filled(tmp_path / "b", count=2)
-    give(ballots, "ann", (), votes.SKIP)
+    give(ballots, "ann", (), preferences_db.SKIP)
     give(ballots, "ann")
     assert ballots.next("ann") is None and ballots.unskip("ann") == 1 and ballots.next("ann").number == 0
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError
-from jaxtrain.data import filtered, sources, spec
+from jaxtrain.data import filtered, source_spec, sources
 from jaxtrain.data.quality import broken, decontaminate, dedup, near, records
 from jaxtrain.data.quality.settings import Filter
 from jaxtrain.data.sources import Records
@@ -67,7 +67,9 @@ def begin(cfg: Filter) -> Run:
     """
     out = Path(cfg.work.out).expanduser().absolute()
     path = out / WORK / "plan.json"
-    found = [sources.whole(source, cfg.source.reading(), None) for source in spec.parse(cfg.source.data)]
+    found = [
+        sources.whole(source, cfg.source.reading(), None) for source in source_spec.parse(cfg.source.data)
+    ]
     facts = {"version": VERSION, "config": config.to_dict(cfg), "sources": _facts(found)}
     if filtered.held(out) is not None or path.exists():
         held = filtered.held(out) or json.loads(path.read_text(encoding="utf-8"))
@@ -123,7 +125,7 @@ def _evals(cfg: Filter, folder: Path) -> dict[str, int]:
     reading = cfg.source.reading(cfg.decontaminate.decontaminate)
 
     def texts() -> Iterator[list[str]]:
-        for source in spec.parse(cfg.decontaminate.decontaminate, "decontaminate"):
+        for source in source_spec.parse(cfg.decontaminate.decontaminate, "decontaminate"):
             found = sources.all_of(source, reading, None)
             for _, block in found.blocks():
                 for record in block:
@@ -146,7 +148,7 @@ def opened(out: str) -> Run:
 def records_of(out: str, source: int) -> Records:
     """The records of a source of the filtering in a folder. Raises ConfigError where they changed."""
     cfg = opened(out).cfg
-    found = sources.whole(spec.parse(cfg.source.data)[source], cfg.source.reading(), None)
+    found = sources.whole(source_spec.parse(cfg.source.data)[source], cfg.source.reading(), None)
     if found.fingerprint != opened(out).plan["sources"][source]["fingerprint"]:
         raise ConfigError(f"--data: {found.label} changed while it was filtered; begin again in a new folder")
     return found

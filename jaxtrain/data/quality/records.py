@@ -36,7 +36,7 @@ class Part(NamedTuple):
 
 
 def parts(record: Mapping[str, Any], field: str = "text") -> list[Part]:
-    """The texts of a record of any format that data/formats.py reads; `field` holds plain text."""
+    """The texts of a record of any format that data/record_formats.py reads; `field` holds plain text."""
     found: list[Part] = []
     for name in (field, *_GIVEN, *_TURNS, *_LEARNT, *_AVOIDED):
         if name in record and not (name != field and found and found[0].path == (name,)):

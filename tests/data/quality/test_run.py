@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from jaxtrain.config import ConfigError, Failure
-from jaxtrain.data import filtered, sources, spec
+from jaxtrain.data import filtered, source_spec, sources
 from jaxtrain.data.quality import executors, plan, run, spam, steps
 from jaxtrain.data.quality.finding import Finding
 from tests.data.corpus import prose, text, write
@@ -245,18 +245,18 @@ def test_training_reads_what_was_kept_with_its_fingerprint(tmp_path):
     source = prose(tmp_path / "a.jsonl", 40)
     report, kept, _ = filtering.run(source, tmp_path / "out", "--shard=15")
     cfg = filtering.config(source, tmp_path / "x").source.reading(f"filtered:{tmp_path}/out")
-    records = sources.whole(spec.parse(cfg.data)[0], cfg)
+    records = sources.whole(source_spec.parse(cfg.data)[0], cfg)
     assert [one for _, block in records.blocks() for one in block] == kept
-    spec.check_sources(cfg.data, cfg, "data")
+    source_spec.check_sources(cfg.data, cfg, "data")
     filtering.run(source, tmp_path / "other", "--shard=15", "--max_chars=60")
     other = filtering.config(source, tmp_path / "x").source.reading(f"filtered:{tmp_path}/other")
-    assert sources.whole(spec.parse(other.data)[0], other).fingerprint != records.fingerprint
+    assert sources.whole(source_spec.parse(other.data)[0], other).fingerprint != records.fingerprint
     part = tmp_path / "out" / report["files"][0]["file"]
     part.write_bytes(part.read_bytes().replace(b"whale", b"snail"))
     with pytest.raises(ConfigError, match=r"filtered:.*changed since it was written; filter again"):
-        sources.whole(spec.parse(cfg.data)[0], cfg)
+        sources.whole(source_spec.parse(cfg.data)[0], cfg)
     with pytest.raises(ConfigError, match=r"holds no report.json.*filter_data"):
-        spec.check_sources(f"filtered:{tmp_path}", cfg, "data")
+        source_spec.check_sources(f"filtered:{tmp_path}", cfg, "data")
 
 
 def test_where_nothing_is_kept_the_books_are_right_and_training_says_so(tmp_path):

@@ -175,11 +175,11 @@ def _check_format(source: Source, data: Data, flag: str) -> None:
         return
     if not isinstance(data, Dialogs):
         raise ConfigError(f"--{flag}={source.label}?format={name}: acts only where conversations are read")
-    from jaxtrain.data import formats  # it brings what reads records, a second
+    from jaxtrain.data import record_formats  # it brings what reads records, a second
 
-    if name not in formats.NAMES:
+    if name not in record_formats.NAMES:
         raise ConfigError(
-            f"--{flag}={source.label}?format={name}: no such format; choose one of {', '.join(formats.NAMES)}"
+            f"--{flag}={source.label}?format={name}: no such format; choose one of {', '.join(record_formats.NAMES)}"
         )
 
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from jaxtrain.config import ConfigError, Dialogs
-from jaxtrain.data import compared, dialogs, pipeline, report, spec
+from jaxtrain.data import dialogs, pipeline, preference_cache, source_spec, summary
 from jaxtrain.data.chat import Template
-from jaxtrain.data.compared import Choice, Compared
+from jaxtrain.data.mlm_fim import Row
 from jaxtrain.data.pipeline import Stream
+from jaxtrain.data.preference_cache import Choice, Compared
 from jaxtrain.data.sources import Records
 from jaxtrain.data.tokenizer import Tokenizer
-from jaxtrain.data.transforms import Row
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,16 @@ def prepare(
     `ties` half counts a tie for both sides by half, drop leaves it out. `soft` takes `p_win` where a record has it.
     Completions are never cut: a prompt loses its beginning, or the row is dropped. Raises ConfigError.
     """
-    spec.check(cfg)
+    source_spec.check(cfg)
     if cfg.text_field != Dialogs.text_field:
         raise ConfigError(f"--text_field={cfg.text_field}: comparisons are no plain text; leave it out")
     train, held_out = pipeline.open_sources(cfg, None)
     choice = Choice(kind, ties, flat, soft)
     sides = [
-        [compared.tokenised(source, records, flag, cfg, template, choice) for source, records in opened]
+        [
+            preference_cache.tokenised(source, records, flag, cfg, template, choice)
+            for source, records in opened
+        ]
         for flag, opened in (("data", train), ("eval_data" if cfg.eval_data else "data", held_out))
     ]
     sets = [*sides[0], *sides[1]]
@@ -87,9 +90,9 @@ def prepare(
             *(
                 (f"{name} {records.label}", line)
                 for name, (_, records), one in zip(names, opened, sets, strict=True)
-                for line in compared.about(records, one)
+                for line in preference_cache.about(records, one)
             ),
-            *report.mix(cfg, train, [len(one) for one in ours], held_out),
+            *summary.mix(cfg, train, [len(one) for one in ours], held_out),
         ],
         fingerprints=dialogs.fingerprints(template, *([one.fingerprint for one in side] for side in sides)),
         rows=everything,

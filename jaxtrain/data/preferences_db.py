@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from jaxtrain.data import store
+from jaxtrain.data import completions_db
 from jaxtrain.files import cache
 
 APPLICATION = 0x6A747076  # SQLite's application_id of our files
@@ -30,7 +30,7 @@ WHERE votes.undone IS NULL AND votes.kind != 'skip' ORDER BY votes.id
 
 def connect(path: Path) -> sqlite3.Connection:
     """A connection that reads votes. Raises ConfigError where the file has none."""
-    return store.connect(path, (APPLICATION, SCHEMA), MADE_BY)
+    return completions_db.connect(path, (APPLICATION, SCHEMA), MADE_BY)
 
 
 def rows(found: sqlite3.Connection) -> Iterator[dict[str, Any]]:
@@ -58,7 +58,7 @@ def asked(messages: list[dict[str, Any]]) -> Any:
 
 def as_lines(path: Path, cache_dir: Path) -> Path:
     """A file of JSON lines with the votes of a database as they are now; any other file is itself."""
-    if not store.is_database(path):
+    if not completions_db.is_database(path):
         return path
     with closing(connect(path)) as found:
         text = "".join(lines(found))

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxtrain.data import packing
-from jaxtrain.data.documents import Documents
+from jaxtrain.data.mlm_fim import Row
+from jaxtrain.data.token_cache import Documents
 from jaxtrain.data.tokenizer import Tokenizer
-from jaxtrain.data.transforms import Row
 
 
 class PackedRows:

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxtrain.config import ConfigError, Dialogs
-from jaxtrain.data import dialogs, formats, report, sources
+from jaxtrain.data import dialogs, record_formats, sources, summary
 from jaxtrain.data.chat import Template
-from jaxtrain.data.formats import Bad, Comparison, Format, Judged
 from jaxtrain.data.jsonl import Skips
+from jaxtrain.data.record_formats import Bad, Comparison, Format, Judged
+from jaxtrain.data.source_spec import Source
 from jaxtrain.data.sources import Records
-from jaxtrain.data.spec import Source
 from jaxtrain.files import cache
 from jaxtrain.files.progress import bar
 
@@ -72,8 +72,8 @@ def tokenised(
     source: Source, records: Records, flag: str, cfg: Dialogs, template: Template, choice: Choice
 ) -> Compared:
     """The rows of a source. Raises ConfigError where none is left."""
-    known = [one for one in formats.COMPARED if one.name in _READ[choice.kind]]
-    form = formats.detect(records, source, known, flag)
+    known = [one for one in record_formats.COMPARED if one.name in _READ[choice.kind]]
+    form = record_formats.detect(records, source, known, flag)
     tokenizer = template.tokenizer
     mark = (
         _FORMAT,
@@ -139,7 +139,7 @@ def _fill(work: Path, records: Records, form: Format, cfg: Dialogs, template: Te
     make = functools.partial(_rows_of, cfg=cfg, template=template, kind=kind, counts=counts)
     title = f"tokenising {records.label}"[:60]
     with bar(title, len(records), least=dialogs.LEAST_BAR) as advance:
-        for number, made in formats.each(records, form, skips, make, advance):
+        for number, made in record_formats.each(records, form, skips, make, advance):
             counts["kept"] += bool(made)
             for prompt, completions, facts in made:
                 parts = [part.astype(dtype) for part in (prompt, *completions)]
@@ -248,4 +248,4 @@ def about(records: Records, one: Compared) -> Iterator[str]:
 
 def _left_out(records: Records, one: Compared) -> Iterator[str]:
     yield from (said.format(one.counts[name]) for name, said in _SAID.items() if one.counts.get(name))
-    yield from report.skips(records, one.listed)
+    yield from summary.skips(records, one.listed)

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 from jaxtrain.config import ConfigError
-from jaxtrain.data import spec
+from jaxtrain.data import source_spec
 from jaxtrain.files import cache
 
 APPLICATION = 0x6A747363  # SQLite's application_id of our files
@@ -148,7 +148,9 @@ def nothing(options: Mapping[str, str], counts: Mapping[str, int]) -> str:
 
 def filters(options: Mapping[str, str]) -> dict[str, str]:
     """Those of a source's options that choose completions."""
-    return {key: value for key, value in options.items() if key == "model" or key.startswith(spec.METADATA)}
+    return {
+        key: value for key, value in options.items() if key == "model" or key.startswith(source_spec.METADATA)
+    }
 
 
 def question(record: Mapping[str, Any]) -> Any:
@@ -185,7 +187,9 @@ def _wanted(record: Mapping[str, Any], options: Mapping[str, str]) -> bool:
     held = record.get("metadata")
     held = held if isinstance(held, dict) else {}
     return all(
-        record.get("model") == value if key == "model" else held.get(key.removeprefix(spec.METADATA)) == value
+        record.get("model") == value
+        if key == "model"
+        else held.get(key.removeprefix(source_spec.METADATA)) == value
         for key, value in options.items()
     )
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from jaxtrain.config import ConfigError
-from jaxtrain.data import store
+from jaxtrain.data import completions_db
 from jaxtrain.data.jsonl import Skips, is_unicode
+from jaxtrain.data.source_spec import Source
 from jaxtrain.data.sources import Records
-from jaxtrain.data.spec import Source
 
 Made = TypeVar("Made")
 Record = Mapping[str, Any]
@@ -176,7 +176,7 @@ def _instructed(record: Record) -> Dialog:
 
 
 def _answered(record: Record) -> Dialog:
-    asked, answer, wrong = store.exchange(record)
+    asked, answer, wrong = completions_db.exchange(record)
     if wrong:
         raise Bad(wrong)
     prompt = tuple({**message, "train": False} for message in user(asked, "input"))

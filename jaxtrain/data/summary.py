@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from jaxtrain.config import Corpus, Data
-from jaxtrain.data.rows import PackedRows
+from jaxtrain.data.packed_rows import PackedRows
+from jaxtrain.data.source_spec import Source
 from jaxtrain.data.sources import Records
-from jaxtrain.data.spec import Source
 
 Line = tuple[str, str]
 Opened = Sequence[tuple[Source, Records]]

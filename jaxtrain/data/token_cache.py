@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxtrain.config import ConfigError
-from jaxtrain.data import transforms
+from jaxtrain.data import mlm_fim
 from jaxtrain.data.jsonl import Skips, is_unicode
 from jaxtrain.data.sources import Records
 from jaxtrain.data.tokenizer import Tokenizer
@@ -137,10 +137,10 @@ def _fill(
             advance(len(block))
             full = [(text, logp) for text, logp in block if text.strip()]
             empty += len(block) - len(full)
-            parts = [transforms.rearrange(text, next(draws), fim.rate if fim else 0.0) for text, _ in full]
+            parts = [mlm_fim.rearrange(text, next(draws), fim.rate if fim else 0.0) for text, _ in full]
             encoded = _encode(tokenizer, [part for document in parts for part in document])
             for (text, logp), document in zip(full, parts, strict=True):
-                inner = transforms.join([next(encoded) for _ in document], tokenizer.fim)
+                inner = mlm_fim.join([next(encoded) for _ in document], tokenizer.fim)
                 ids = np.concatenate([[tokenizer.bos], *inner, [tokenizer.eos]])
                 file.write(ids.astype(dtype).tobytes())
                 count = len(text.encode())

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from jaxtrain.config import Corpus
-from jaxtrain.data import documents, sources, tokenizer
+from jaxtrain.data import sources, token_cache, tokenizer
 from jaxtrain.data.jsonl import Skips
+from jaxtrain.data.source_spec import Source
 from jaxtrain.data.sources import Records
-from jaxtrain.data.spec import Source
 from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.files import cache
 from jaxtrain.files.progress import bar
@@ -68,5 +68,5 @@ def _train(work: Path, size: int, data: Corpus, train: Sequence[tuple[Source, Re
 
 
 def _texts(records: Records, field: str, policy: str) -> Iterator[str]:
-    for block in documents.texts(records, field, Skips(policy), seed=0):
+    for block in token_cache.texts(records, field, Skips(policy), seed=0):
         yield from (text for text, _ in block)
