@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxtrain.data.chat import Template
-from jaxtrain.generate import engine, sampler, stops
+from jaxtrain.generate import engine, sampler, stop_strings
 from jaxtrain.train import parallel
 from jaxtrain.types import LM, Params
 
@@ -49,11 +49,11 @@ def drawer(
         found, rows = [], [one for one in wanted for _ in one.seeds]
         for one, tokens, logps, n in zip(rows, told.tokens, told.logps, told.lengths, strict=False):
             ids = tokens[:n].tolist()
-            whole = stops.upto(ids, one.ends, decode)
+            whole = stop_strings.upto(ids, one.ends, decode)
             ids, text = ids[:whole], decode(ids)
             ended = whole is not None or ids[-1:] == [template.end]
             found.append(
-                Answer(text[: stops.first(text, one.ends)], ids, ended, float(logps[: len(ids)].sum()))
+                Answer(text[: stop_strings.first(text, one.ends)], ids, ended, float(logps[: len(ids)].sum()))
             )
         return found
 

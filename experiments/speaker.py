@@ -17,7 +17,7 @@ from jaxtrain.data.preferences import alternatives
 from jaxtrain.data.prompts import Opening
 from jaxtrain.data.record_formats import Bad, Message
 from jaxtrain.files import terminal
-from jaxtrain.generate import best_of, sampler, stops
+from jaxtrain.generate import best_of, sampler, stop_strings
 from jaxtrain.models import transformer
 from jaxtrain.ops.sampling import HOW
 from jaxtrain.train import parallel, workdir
@@ -164,7 +164,7 @@ def spoken(voice: Speaker, asked: Opening, place: int, write: Callable[[str], No
         text += piece
     ended = (
         ids[-1:] == [voice.template.end]
-        or stops.first(voice.decode(ids), voice.cfg.drawing.stops()) is not None
+        or stop_strings.first(voice.decode(ids), voice.cfg.drawing.stops()) is not None
     )
     write(terminal.END if ended else " …")
     return text
@@ -209,7 +209,7 @@ def pieces(
     for chunk in chunks:
         ids += chunk
         text = decode(ids)
-        sure, stopped = stops.settled(text, ends)
+        sure, stopped = stop_strings.settled(text, ends)
         if stopped:
             yield sure[told:]
             return

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxtrain.generate import sampler, stops
+from jaxtrain.generate import sampler, stop_strings
 from jaxtrain.generate.sampler import Completions, Rows, Tops
 from jaxtrain.types import LM, Batch, Params
 
@@ -110,7 +110,7 @@ def stream(
         new = []
         for i, (tokens, n) in enumerate(zip(now.told.tokens, now.told.lengths, strict=True)):
             fresh = [] if cut[i] else tokens[len(given[i]) : n].tolist()
-            if fresh and (at := stops.upto([*given[i], *fresh], ends, decode)) is not None:
+            if fresh and (at := stop_strings.upto([*given[i], *fresh], ends, decode)) is not None:
                 fresh, cut[i] = fresh[: at - len(given[i])], True
             given[i] += fresh
             new.append(fresh)

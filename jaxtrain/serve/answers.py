@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxtrain.data.chat import Template
-from jaxtrain.generate import stops
-from jaxtrain.generate.slots import Part
+from jaxtrain.generate import stop_strings
+from jaxtrain.generate.continuous_batching import Part
 from jaxtrain.serve.asked import Asked
 
 Json = dict[str, Any]
@@ -49,7 +49,7 @@ class Heard:
     def grow(self, ended: bool) -> tuple[str, slice]:
         """(what the text grows by, the tokens that this shows); those are known at the end, or where tops are told."""
         whole = self.decode(self.ids)
-        text, stopped = stops.settled(whole, self.ends)
+        text, stopped = stop_strings.settled(whole, self.ends)
         shown = self.shown
         if ended:
             self.finish = "stop" if stopped or self.ids[-1:] == [self.end] else "length"

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from starlette.requests import Request as HttpRequest
 from starlette.responses import StreamingResponse
 
-from jaxtrain.generate.slots import Part, Request
+from jaxtrain.generate.continuous_batching import Part, Request
 from jaxtrain.serve import errors
 from jaxtrain.serve.desk import Closed, Desk, Full
 

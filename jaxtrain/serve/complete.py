@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from jaxtrain.config import ConfigError
 from jaxtrain.data.record_formats import Bad
 from jaxtrain.generate import sampler
-from jaxtrain.generate.slots import Request
+from jaxtrain.generate.continuous_batching import Request
 from jaxtrain.serve import answers, asked, house
 from jaxtrain.serve.answers import Form, Heard
 from jaxtrain.serve.asked import Asked

@@ -7,9 +7,9 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jaxtrain.generate import sampler, slots
+from jaxtrain.generate import continuous_batching, sampler
+from jaxtrain.generate.continuous_batching import Part, Request
 from jaxtrain.generate.engine import Engine
-from jaxtrain.generate.slots import Part, Request
 
 USUAL = {"temperature": 1.0, "top_p": 1.0}
 
@@ -85,7 +85,7 @@ class Desk:
         under_way: dict[int, tuple[Request, Hear]] = {}
         how, requests = self.sampling, self._requests(under_way)
         try:
-            for part in slots.parts(
+            for part in continuous_batching.parts(
                 how.made, how.params, requests, rows=how.rows, usual=USUAL, chunk=how.chunk
             ):
                 request, hear = under_way[part.number]
@@ -142,4 +142,4 @@ def warm(sampling: Sampling) -> None:
         size *= 2
     requests = [Request([0] * n, 0, limit=2) for n in sizes]
     apart = [one for request in requests for one in (request, None)]  # a prefill for each
-    list(slots.served(how.made, how.params, apart, rows=how.rows, usual=USUAL, chunk=how.chunk))
+    list(continuous_batching.served(how.made, how.params, apart, rows=how.rows, usual=USUAL, chunk=how.chunk))

@@ -24,7 +24,7 @@ from jaxtrain.config import ConfigError
 from jaxtrain.data import chat
 from jaxtrain.data.tokenizer import ByteTokenizer
 from jaxtrain.feedback import gold
-from jaxtrain.generate import best_of, stops
+from jaxtrain.generate import best_of, stop_strings
 from jaxtrain.models import transformer
 from jaxtrain.ops.logprobs import logits
 from jaxtrain.train import parallel
@@ -260,7 +260,7 @@ def test_streamed_text_is_the_whole_text_up_to_a_stop(ends):
         cuts = np.sort(rng.integers(0, len(ids) + 1, rng.integers(0, 12)))
         chunks = [part.tolist() for part in np.split(np.array(ids), cuts)]
         parts = list(speaker.pieces(chunks, tokenizer.decode, ends))
-        assert "".join(parts) == wanted and stops.UNKNOWN not in "".join(parts)
+        assert "".join(parts) == wanted and stop_strings.UNKNOWN not in "".join(parts)
     assert len(list(speaker.pieces([[i] for i in ids], tokenizer.decode, ()))) > 20, (
         "it comes as soon as it can"
     )

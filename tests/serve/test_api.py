@@ -318,7 +318,7 @@ def test_without_a_key_only_programs_on_this_machine_are_served():
 
 
 def test_a_decoding_thread_that_fails_is_told(monkeypatch):
-    from jaxtrain.generate import slots
+    from jaxtrain.generate import continuous_batching
 
     def broken(*_):
         raise RuntimeError("the device is gone")
@@ -327,7 +327,7 @@ def test_a_decoding_thread_that_fails_is_told(monkeypatch):
         assert ask(client).choices
         heard = []
         server.house.desk.failed = lambda: heard.append(True)
-        monkeypatch.setattr(slots, "_part", broken)
+        monkeypatch.setattr(continuous_batching, "_part", broken)
         with pytest.raises(openai.InternalServerError, match="decoding thread has failed"):
             ask(client)
         assert eventually(lambda: heard) and str(server.house.desk.failure) == "the device is gone"

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxtrain.generate import sampler, stops
+from jaxtrain.generate import sampler, stop_strings
 from jaxtrain.generate.engine import CHUNK, Engine, Progress
 
 REFILL = 4  # prompts of one prefill: fewer are filled up with rows of length 0
@@ -129,7 +129,7 @@ _END: Any = object()
 def _part(one: _Held, now: Progress, slot: int, decode: Callable[[list[int]], str]) -> Part:
     """What is new in a row, noted as given."""
     seen, n, told = len(one.given), int(now.told.lengths[slot]), now.told
-    whole = stops.upto(told.tokens[slot, :n].tolist(), one.request.ends, one.request.decode or decode)
+    whole = stop_strings.upto(told.tokens[slot, :n].tolist(), one.request.ends, one.request.decode or decode)
     n = n if whole is None else whole
     one.given.extend(told.tokens[slot, seen:n].tolist())
     top = None
