@@ -119,12 +119,12 @@ def measure(cfg: Bench, arch: Any) -> dict:
 
     import jax
 
-    from experiments import common
     from jaxtrain.models import transformer
+    from jaxtrain.stages import session
     from jaxtrain.train import host, metrics, optim
     from jaxtrain.train.step import init_state, train_step
 
-    plan, T = common.plan_of(cfg), cfg.data.seq_len
+    plan, T = session.plan_of(cfg), cfg.data.seq_len
     model = transformer.build(arch, transformer.execution(cfg.model, plan.shards, plan.local))
     todo = work(cfg.what.task, model, cfg.data.batch_size, T, arch.vocab, cfg.run.seed)
     tx = optim.optimizer(cfg.optim, 1000, todo.axes)
@@ -180,12 +180,12 @@ def measure_sampling(cfg: Bench, arch: Any) -> dict:
     import jax
     import numpy as np
 
-    from experiments import common
     from jaxtrain.generate import engine, sampler
     from jaxtrain.models import transformer
+    from jaxtrain.stages import session
     from jaxtrain.train import host
 
-    plan, B, T = common.plan_of(cfg), cfg.data.batch_size, cfg.data.seq_len
+    plan, B, T = session.plan_of(cfg), cfg.data.batch_size, cfg.data.seq_len
     prompt, new = T // 5, T - T // 5
     model = transformer.build(arch, transformer.execution(cfg.model, plan.shards, plan.local))
     params = plan.init(lambda: model.init(jax.random.key(cfg.run.seed)), model.axes)

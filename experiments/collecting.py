@@ -74,14 +74,15 @@ def fill(cfg: Collect, ballots: Ballots) -> None:
 
 def _opened(cfg: Collect, ballots: Ballots, stack: contextlib.ExitStack) -> list[Generator]:
     """The models, at the steps at which the store's first responses were drawn."""
-    from experiments import begin, generators
+    from experiments import generators
+    from jaxtrain.stages import init_from
 
     opened = []
     for text in cfg.asked.models():
         name = text
         if not text.startswith("http"):
             try:
-                name = begin.load(text).lineage["origin"]
+                name = init_from.load(text).lineage["origin"]
             except ConfigError as error:
                 raise ConfigError(str(error).replace("--init_from=", "--model=", 1)) from error
         name = ballots.about(f"model {text}", name)

@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import samples
-from experiments.common import Session
 from experiments.rewards import Judge
 from jaxtrain import config
 from jaxtrain.data import conversations
@@ -19,6 +17,8 @@ from jaxtrain.data.prompts import Opening
 from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.files import terminal
 from jaxtrain.ops import returns
+from jaxtrain.stages import sampling
+from jaxtrain.stages.session import Session
 from jaxtrain.train import loop
 from jaxtrain.types import TrainState
 
@@ -46,7 +46,7 @@ class Made(NamedTuple):
     words: np.ndarray  # object[R, 2], question and text
 
 
-def scored(cfg: Any, how: Scoring, asked: list[Opening], found: list[samples.Drawn]) -> Made:
+def scored(cfg: Any, how: Scoring, asked: list[Opening], found: list[sampling.Drawn]) -> Made:
     """What is known of drawn completions: their rows and texts, and what they score."""
     s, scoring = cfg.samples, cfg.scores
     ids, ended = [each.ids for each in found], np.array([each.ended for each in found])

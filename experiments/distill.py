@@ -88,7 +88,7 @@ class Distill:
 def main(cfg: Distill) -> None:
     """Checks the flags, loads teacher and student, trains, and ends with the held-out divergence and answers."""
     # Imported here, so that a mistake in the flags is answered before jax is loaded.
-    from experiments import begin
+    from jaxtrain.stages import init_from
     from jaxtrain.train import host
 
     if not cfg.loss.teacher:
@@ -101,46 +101,47 @@ def main(cfg: Distill) -> None:
             f"{', '.join(changed)}: acts only with an endpoint as --teacher; leave it out"
         )
     host.keep_freed_memory()
-    start = begin.start(cfg)
+    start = init_from.start(cfg)
 
     import functools
     from pathlib import Path
 
-    from experiments import answers, common, lessons, teachers
+    from experiments import lessons, teachers
     from jaxtrain.data import chat
     from jaxtrain.objectives.distill import Settings, distill
+    from jaxtrain.stages import eval_prompts, session, trainer
     from jaxtrain.train import parallel
 
     start, origin = teachers.student(cfg, start)
     template = chat.load_template(cfg.data.template, start.tokenizer)
     parallel.initialize(Path(cfg.data.cache_dir).expanduser() / "compiled")
-    plan = common.plan_of(cfg)
-    with common.opened(cfg, "distill", start, plan) as path:
+    plan = session.plan_of(cfg)
+    with session.opened(cfg, "distill", start, plan) as path:
         teacher = teachers.load(cfg, origin, plan, path)
         lesson = lessons.lesson(cfg, teacher, template, plan, path)
-        run = common.session(cfg, path, plan, start, lesson.data.tokenizer, lesson.data.fingerprints)
+        run = session.session(cfg, path, plan, start, lesson.data.tokenizer, lesson.data.fingerprints)
         settings = Settings(
             cfg.loss.divergence, cfg.loss.jsd_beta, cfg.loss.soft_temperature, cfg.loss.hard_weight
         )
         beside = teacher if lesson.live else None
         objective = functools.partial(distill, model=run.model, teacher=beside and beside.model)
         frozen = beside.params if beside else ()
-        stage = common.Stage(
+        stage = trainer.Stage(
             objective=functools.partial(objective, settings=settings),
             next_batch=lessons.batches(cfg, run, lesson, template),
             table=lesson.table,
             decode=lesson.data.tokenizer.decode,
             tokens=cfg.data.batch_size * cfg.data.seq_len,
             # Whatever is trained on, runs compare by KL(teacher ‖ student) at temperature 1.
-            score=common.evaluator(
+            score=trainer.evaluator(
                 run, functools.partial(objective, settings=Settings()), lesson.data.eval, cfg.run.eval_batches,
                 frozen=frozen,
             ),
-            sample=answers.answers(run, cfg, template, lesson.data.tokenizer.decode),
+            sample=eval_prompts.answers(run, cfg, template, lesson.data.tokenizer.decode),
             expect=teachers.expected(start, origin, cfg),
             frozen=frozen,
         )  # fmt: skip
-        common.train(cfg, run, stage)
+        trainer.train(cfg, run, stage)
 
 
 if __name__ == "__main__":

@@ -79,50 +79,50 @@ class Dpo:
 def main(cfg: Dpo) -> None:
     """Checks the flags, reads the comparisons, finds the reference's log-probabilities, trains, and tells."""
     # Imported here, so that a mistake in the flags is answered before jax is loaded.
-    from experiments import begin
     from jaxtrain.data import chat
+    from jaxtrain.stages import init_from
     from jaxtrain.train import host
 
     host.keep_freed_memory()
-    start = begin.start(cfg, needed=True)
+    start = init_from.start(cfg, needed=True)
     template = chat.load_template(cfg.data.template, start.tokenizer)
     settings = cfg.loss.settings()
 
     import functools
     from pathlib import Path
 
-    from experiments import answers, common, reference
     from jaxtrain.data import preferences
     from jaxtrain.objectives.dpo import dpo, kto
+    from jaxtrain.stages import eval_prompts, reference, session, trainer
     from jaxtrain.train import parallel
 
     parallel.initialize(Path(cfg.data.cache_dir).expanduser() / "compiled")
-    plan, link = common.plan_of(cfg), cfg.loss.link()
-    with common.opened(cfg, "dpo", start, plan) as path:
+    plan, link = session.plan_of(cfg), cfg.loss.link()
+    with session.opened(cfg, "dpo", start, plan) as path:
         data = preferences.prepare(
             cfg.data, seed=cfg.run.seed, tokenizer=start.tokenizer, template=template, process=plan.process,
             kind="unpaired" if link == "kto" else "pairs", ties="drop", soft=cfg.loss.soft_labels,
         )  # fmt: skip
-        run = common.session(cfg, path, plan, start, data.tokenizer, data.fingerprints)
+        run = session.session(cfg, path, plan, start, data.tokenizer, data.fingerprints)
         run = run._replace(extra=reference.carried(link))
         objective = functools.partial(
             kto if link == "kto" else functools.partial(dpo, loss=link), model=run.model, settings=settings
         )
         columns = reference.columns(cfg, run, data, link, settings)
-        stage = common.Stage(
+        stage = trainer.Stage(
             objective=objective,
             next_batch=columns.train,
             table=[*data.table, *columns.table],
             decode=data.tokenizer.decode,
             tokens=2 * cfg.data.batch_size * cfg.data.seq_len,
-            score=common.evaluator(
+            score=trainer.evaluator(
                 run, objective, data.eval, cfg.run.eval_batches, complete=columns.held_out
             ),
-            sample=answers.answers(run, cfg, template, data.tokenizer.decode),
+            sample=eval_prompts.answers(run, cfg, template, data.tokenizer.decode),
             expect=reference.expected(link, settings),
             carry=reference.carry(link),
         )
-        common.train(cfg, run, stage)
+        trainer.train(cfg, run, stage)
 
 
 if __name__ == "__main__":

@@ -29,14 +29,14 @@ class Export:
 
 def main(cfg: Export) -> None:
     """Reads the run's parameters, merges its adapters, and writes the directory."""
-    from experiments import begin
+    from jaxtrain.stages import init_from
 
     if not cfg.target.init_from or not cfg.target.to:
         raise config.ConfigError("--init_from and --to: name the run, and hf:DIR to write")
-    start = begin.load(cfg.target.init_from)
+    start = init_from.load(cfg.target.init_from)
 
-    from experiments import weights
     from jaxtrain.models import hf, transformer
+    from jaxtrain.stages import weights
     from jaxtrain.train import parallel
 
     folder = Path(cfg.target.to.removeprefix("hf:")).expanduser()

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import begin, drawing, weights
+from experiments import drawing
 from experiments.drawing import Want
 from jaxtrain import config
 from jaxtrain.config import ConfigError
@@ -20,6 +20,7 @@ from jaxtrain.feedback import endpoint
 from jaxtrain.feedback.asking import CUT, REFUSED, Ask, Generator, Inside, Reply, Spent, Token, seed_of
 from jaxtrain.models import transformer
 from jaxtrain.ops.logprobs import logits
+from jaxtrain.stages import init_from, weights
 from jaxtrain.train import parallel
 from jaxtrain.types import LM, Params
 
@@ -86,9 +87,9 @@ def _of_run(text: str, flag: str, machine: Any, width: int) -> Generator:
     )  # fmt: skip
 
 
-def _started(text: str, flag: str) -> begin.Start:
+def _started(text: str, flag: str) -> init_from.Start:
     try:
-        start = begin.load(text)
+        start = init_from.load(text)
     except ConfigError as error:
         raise ConfigError(str(error).replace("--init_from=", f"--{flag}=", 1)) from error
     if not start.arch.causal:

@@ -86,21 +86,22 @@ class Grpo:
 def main(cfg: Grpo) -> None:
     """Checks the flags, loads policy and reference, trains on groups of completions, and tells what changed."""
     # Imported here, so that a mistake in the flags is answered before jax is loaded.
-    from experiments import begin
     from jaxtrain.data import chat
+    from jaxtrain.stages import init_from
     from jaxtrain.train import host
 
     cfg.scores.require()
     host.keep_freed_memory()
-    start = begin.start(cfg, needed=True)
+    start = init_from.start(cfg, needed=True)
     template = chat.load_template(cfg.data.template, start.tokenizer)
 
     import functools
     from pathlib import Path
 
-    from experiments import common, online, rollouts
+    from experiments import online, rollouts
     from jaxtrain.generate import rollout
     from jaxtrain.objectives.policy_gradient import policy_gradient
+    from jaxtrain.stages import session, trainer
     from jaxtrain.train import parallel
 
     online.check(cfg, start.tokenizer)
@@ -117,10 +118,10 @@ def main(cfg: Grpo) -> None:
         kl_weight=loss["kl_weight"], kl=cfg.loss.kl, entropy_weight=cfg.loss.entropy_coef,
     )  # fmt: skip
     parallel.initialize(Path(cfg.data.cache_dir).expanduser() / "compiled")
-    plan = common.plan_of(cfg)
-    with common.opened(cfg, "grpo", start, plan) as path:
+    plan = session.plan_of(cfg)
+    with session.opened(cfg, "grpo", start, plan) as path:
         judge, _ = online.judge(cfg, plan, path)
-        run = common.session(cfg, path, plan, start, template.tokenizer, online.fingerprints(cfg, template))
+        run = session.session(cfg, path, plan, start, template.tokenizer, online.fingerprints(cfg, template))
         run = run._replace(extra=rollouts.carried(cfg))
         how = rollout.Rewarding(group=cfg.samples.group, baseline=loss["baseline"], scale=loss["scale"])
         stage = online.stage(
@@ -129,7 +130,7 @@ def main(cfg: Grpo) -> None:
             controller=rollouts.Controller(loss["kl_coef"], cfg.loss.kl_target, cfg.loss.kl_horizon),
             priced=bool(loss["kl_coef"] or loss["kl_weight"]),
         )  # fmt: skip
-        common.train(cfg, run, stage)
+        trainer.train(cfg, run, stage)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.common import Session
 from jaxtrain import config
+from jaxtrain.stages.session import Session
 from jaxtrain.train import workdir
 
 FOLDER = "rollouts"  # of the run, STEP.npz in it: STEP updates were done before

@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import completions, rollouts, samples, teachers
-from experiments.common import Session
+from experiments import completions, rollouts, teachers
 from experiments.rewards import mine
 from experiments.teachers import COLUMNS, Teacher
 from jaxtrain import config
@@ -17,6 +16,8 @@ from jaxtrain.data.pipeline import Prepared
 from jaxtrain.data.preferences import alternatives
 from jaxtrain.data.prompts import Opening
 from jaxtrain.models import transformer
+from jaxtrain.stages import sampling
+from jaxtrain.stages.session import Session
 from jaxtrain.train import loop, parallel
 from jaxtrain.types import TrainState
 
@@ -106,7 +107,7 @@ def _own(
 ) -> Callable[[TrainState, int], Mapping[str, np.ndarray]]:
     """(state, step) -> rows [B, T] of the student's completions; a step takes the next prompts."""
     B, T = cfg.data.batch_size, cfg.data.seq_len
-    draw = samples.drawer(
+    draw = sampling.drawer(
         run, template.end, max_new=cfg.samples.max_new, temperature=cfg.loss.draw_temperature
     )
 

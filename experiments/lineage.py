@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from experiments import auditing, begin, comparing, dpo, generators, ppo, revising, reward, sft
+from experiments import auditing, comparing, dpo, generators, ppo, revising, reward, sft
 from experiments.constitutional import Constitutional
 from jaxtrain import config, flags
 from jaxtrain.config import ConfigError, Failure
@@ -20,6 +20,7 @@ from jaxtrain.feedback import audit, revise
 from jaxtrain.feedback.asking import Ask, seed_of
 from jaxtrain.feedback.constitution import Constitution
 from jaxtrain.files import journal, terminal
+from jaxtrain.stages import init_from
 from jaxtrain.train import workdir
 
 HELD_OUT = {"red-team": "tinytown:redteam:test", "harmless": "tinytown:prompts:test?family=help"}
@@ -74,7 +75,7 @@ def stage(cfg: Constitutional, name: str, folder: str, more: str, **given: objec
 
 
 def _parent(text: str) -> str:
-    origin = begin.load(text).lineage["parent"].get("origin")
+    origin = init_from.load(text).lineage["parent"].get("origin")
     if not origin:
         raise ConfigError(
             f"--pretrained: --init_from={text} was trained from no run; name the pretrained model"

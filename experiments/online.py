@@ -8,8 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import answers, change, common, completions, rewards, rollouts
-from experiments.common import Session
+from experiments import completions, rewards, rollouts
 from jaxtrain.config import ConfigError
 from jaxtrain.data import dialogs, prompts, source_spec
 from jaxtrain.data.tokenizer import Tokenizer
@@ -17,6 +16,8 @@ from jaxtrain.feedback import gold
 from jaxtrain.files import cache
 from jaxtrain.models import transformer
 from jaxtrain.ops import policy_gradient
+from jaxtrain.stages import before_after, eval_prompts, session, trainer
+from jaxtrain.stages.session import Session
 from jaxtrain.train import workdir
 from jaxtrain.types import Objective
 
@@ -57,7 +58,7 @@ def judge(cfg: Any, plan: Any, path: Path) -> tuple[rewards.Judge, rewards.Model
     """What --reward_model or --reward names, the model with it where it is one."""
     if cfg.scores.reward:
         return rewards.of_function(cfg.scores.reward, plan), None
-    text = common.pinned(path, "reward_model", cfg.scores.reward_model)
+    text = session.pinned(path, "reward_model", cfg.scores.reward_model)
     if not cfg.run.dry_run and plan.process[0] == 0:
         workdir.record(path, reward_model=text)
     found = rewards.load(cfg.scores, text, plan, cfg.model)
@@ -76,7 +77,7 @@ def stage(
     priced: bool,
     extra: Callable[[int, float], Mapping[str, Any]] = lambda step, tokens: {},
     table: list[tuple[str, str]] | None = None,
-) -> common.Stage:
+) -> trainer.Stage:
     """The stage of an objective on rollouts; `priced` says whether the reference has a part in it."""
     asked, lost = completions.fitted(
         prompts.openings(cfg.data.data, cfg.data, template, flag="data", train=True),
@@ -89,7 +90,7 @@ def stage(
     updates = cfg.samples.epochs * cfg.samples.minibatches
 
     def start() -> Any:
-        return common.reference(run, cfg.run.seed)
+        return session.reference(run, cfg.run.seed)
 
     stops = completions.stops(template.tokenizer, cfg.scores)
     scoring = completions.Scoring(
@@ -97,8 +98,8 @@ def stage(
     )
     setup = rollouts.Setup(asked, scoring, advantages, controller, start if priced else None, extra)
     source = rollouts.source(cfg, run, setup)
-    sample = completions.seen(run, answers.answers(common.speaker(run), cfg, template, decode))
-    return common.Stage(
+    sample = completions.seen(run, eval_prompts.answers(session.speaker(run), cfg, template, decode))
+    return trainer.Stage(
         objective=objective,
         next_batch=source,
         table=[
@@ -113,7 +114,7 @@ def stage(
         ],
         decode=decode,
         tokens=cfg.data.batch_size * cfg.data.seq_len,
-        sample=change.told(run, cfg, template, decode, start, sample),
+        sample=before_after.told(run, cfg, template, decode, start, sample),
         expect=expected(cfg, priced),
         carry=rollouts.carry(cfg),
     )
@@ -137,7 +138,7 @@ def pretraining(cfg: Any, run: Session, template: Any, weight: float, data: str)
 
     def extra(step: int, tokens: float) -> dict[str, np.ndarray]:
         rows = made.train.batch(step)
-        count = float(common.gathered(run.plan, {"mask": rows["mask"]})["mask"].sum())
+        count = float(session.gathered(run.plan, {"mask": rows["mask"]})["mask"].sum())
         names = ("tokens", "targets", "mask", "segments", "positions", "row")
         scale = np.full(len(rows["row"]), tokens / max(count, 1.0), np.float32)
         return {f"ptx/{name}": rows[name] for name in names} | {"ptx_scale": scale}

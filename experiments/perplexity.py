@@ -6,12 +6,12 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from experiments import begin, weights
 from jaxtrain import config
 from jaxtrain.config import ConfigError
 from jaxtrain.data import packing
 from jaxtrain.models import transformer
 from jaxtrain.objectives.tokens import masked_stats
+from jaxtrain.stages import init_from, weights
 from jaxtrain.train import parallel
 from jaxtrain.types import Batch, Params
 
@@ -27,7 +27,7 @@ def score(run: str) -> Callable[[str], float]:
     A text of more than 512 tokens, or than the model's context, is read in parts. Raises ConfigError for a run that
     does not predict the next token.
     """
-    start = begin.load(run)
+    start = init_from.load(run)
     if not start.arch.causal:
         raise ConfigError(f"--scored_by={run}: it fills masks, it gives a text no probability")
     plan = parallel.make(config.Run(), 0, 1)

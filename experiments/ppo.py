@@ -75,32 +75,33 @@ class Ppo:
 def main(cfg: Ppo) -> None:
     """Checks the flags, loads policy, reference and reward model, trains on rollouts, and tells what changed."""
     # Imported here, so that a mistake in the flags is answered before jax is loaded.
-    from experiments import begin
     from jaxtrain.data import chat
+    from jaxtrain.stages import init_from
     from jaxtrain.train import host
 
     cfg.scores.require()
     host.keep_freed_memory()
-    start = begin.start(cfg, needed=True)
+    start = init_from.start(cfg, needed=True)
     template = chat.load_template(cfg.data.template, start.tokenizer)
 
     import functools
     from pathlib import Path
 
-    from experiments import common, online, rollouts
+    from experiments import online, rollouts
     from jaxtrain.generate import rollout
     from jaxtrain.models import value
     from jaxtrain.objectives.ppo import ppo
+    from jaxtrain.stages import session, trainer
     from jaxtrain.train import parallel
 
     online.check(cfg, start.tokenizer)
     parallel.initialize(Path(cfg.data.cache_dir).expanduser() / "compiled")
-    plan = common.plan_of(cfg)
-    with common.opened(cfg, "ppo", start, plan) as path:
+    plan = session.plan_of(cfg)
+    with session.opened(cfg, "ppo", start, plan) as path:
         judge, model = online.judge(cfg, plan, path)
         kind = cfg.loss.value_from(model is not None)
         rate = cfg.loss.value_lr / cfg.optim.lr if cfg.loss.value_lr and kind != "head" else 1.0
-        run = common.session(
+        run = session.session(
             cfg, path, plan, start, template.tokenizer, online.fingerprints(cfg, template),
             heads=functools.partial(value.build, shared=kind == "head"),
             given=lambda: (model.member(),) if kind == "reward" else (),
@@ -127,7 +128,7 @@ def main(cfg: Ppo) -> None:
             controller=rollouts.Controller(cfg.loss.kl_coef, cfg.loss.kl_target, cfg.loss.kl_horizon),
             priced=cfg.loss.kl_coef > 0, extra=extra, table=table,
         )  # fmt: skip
-        common.train(cfg, run, stage)
+        trainer.train(cfg, run, stage)
 
 
 if __name__ == "__main__":

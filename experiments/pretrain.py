@@ -25,38 +25,38 @@ class Pretrain:
 def main(cfg: Pretrain) -> None:
     """Checks the flags, prepares the data, trains, and ends with held-out numbers and samples."""
     # Imported here, so that a mistake in the flags is answered before jax is loaded.
-    from experiments import begin
+    from jaxtrain.stages import init_from
     from jaxtrain.train import host
 
     host.keep_freed_memory()
     causal = cfg.data.objective != "masked"
-    start = begin.start(cfg, causal=causal)
+    start = init_from.start(cfg, causal=causal)
 
     import functools
     from pathlib import Path
 
-    from experiments import common, samples
     from jaxtrain.data import pipeline
     from jaxtrain.objectives.next_token import next_token
+    from jaxtrain.stages import sampling, session, trainer
     from jaxtrain.train import parallel
 
     parallel.initialize(Path(cfg.data.cache_dir).expanduser() / "compiled")
-    plan = common.plan_of(cfg)
-    with common.opened(cfg, "pretrain", start, plan) as path:
+    plan = session.plan_of(cfg)
+    with session.opened(cfg, "pretrain", start, plan) as path:
         data = pipeline.prepare(cfg.data, seed=cfg.run.seed, tokenizer=start.tokenizer, process=plan.process)
-        run = common.session(cfg, path, plan, start, data.tokenizer, data.fingerprints)
-        prompts = samples.openings(plan, data.eval.batch(0)) if causal else []
+        run = session.session(cfg, path, plan, start, data.tokenizer, data.fingerprints)
+        prompts = sampling.openings(plan, data.eval.batch(0)) if causal else []
         objective = functools.partial(next_token, model=run.model, z_loss=cfg.loss.z_loss)
-        stage = common.Stage(
+        stage = trainer.Stage(
             objective=objective,
-            next_batch=common.offline(data.train.iterate),
+            next_batch=trainer.offline(data.train.iterate),
             table=data.table,
             decode=data.tokenizer.decode,
             tokens=cfg.data.batch_size * cfg.data.seq_len,
-            score=common.evaluator(run, objective, data.eval, cfg.run.eval_batches),
-            sample=samples.continuations(run, data.tokenizer, prompts, 48, cfg.run.seed) if causal else None,
+            score=trainer.evaluator(run, objective, data.eval, cfg.run.eval_batches),
+            sample=sampling.continuations(run, data.tokenizer, prompts, 48, cfg.run.seed) if causal else None,
         )
-        common.train(cfg, run, stage)
+        trainer.train(cfg, run, stage)
 
 
 if __name__ == "__main__":

@@ -46,50 +46,50 @@ class Reward:
 def main(cfg: Reward) -> None:
     """Checks the flags, reads the comparisons, trains, normalises, and tells how well the scores agree."""
     # Imported here, so that a mistake in the flags is answered before jax is loaded.
-    from experiments import begin
     from jaxtrain.data import chat
+    from jaxtrain.stages import init_from
     from jaxtrain.train import host
 
     if cfg.run.sample_every:
         raise config.ConfigError("--sample_every: a reward model writes nothing; leave it out")
     host.keep_freed_memory()
-    start = begin.start(cfg, needed=True)
+    start = init_from.start(cfg, needed=True)
     template = chat.load_template(cfg.data.template, start.tokenizer)
 
     import functools
     from pathlib import Path
 
-    from experiments import common, scoring
     from jaxtrain.data import preferences
     from jaxtrain.models import reward as models
     from jaxtrain.objectives.reward import reward
+    from jaxtrain.stages import reward_model, session, trainer
     from jaxtrain.train import parallel
 
     parallel.initialize(Path(cfg.data.cache_dir).expanduser() / "compiled")
-    plan = common.plan_of(cfg)
-    with common.opened(cfg, "reward", start, plan) as path:
+    plan = session.plan_of(cfg)
+    with session.opened(cfg, "reward", start, plan) as path:
         data = preferences.prepare(
             cfg.data, seed=cfg.run.seed, tokenizer=start.tokenizer, template=template, process=plan.process,
             kind="ranked", ties=cfg.loss.ties, flat=cfg.loss.flat, soft=cfg.loss.soft_labels,
         )  # fmt: skip
-        run = common.session(
+        run = session.session(
             cfg, path, plan, start, data.tokenizer, data.fingerprints,
             heads=functools.partial(models.build, members=cfg.loss.members),
         )  # fmt: skip
-        run = run._replace(extra=scoring.identity(cfg.loss.members))
+        run = run._replace(extra=reward_model.identity(cfg.loss.members))
         objective = functools.partial(
             reward, scores=run.heads.scores, loss=cfg.loss.loss, centering=cfg.loss.centering
         )
-        stage = common.Stage(
+        stage = trainer.Stage(
             objective=objective,
-            next_batch=scoring.batches(data.train, cfg.loss.members, cfg.loss.margin, cfg.run.seed),
+            next_batch=reward_model.batches(data.train, cfg.loss.members, cfg.loss.margin, cfg.run.seed),
             table=data.table,
             decode=data.tokenizer.decode,
             tokens=data.rows[0]["tokens"].size * cfg.data.batch_size * cfg.loss.members,
-            score=scoring.evaluator(cfg, run, data),
-            finish=scoring.normaliser(cfg, run, template),
+            score=reward_model.evaluator(cfg, run, data),
+            finish=reward_model.normaliser(cfg, run, template),
         )
-        common.train(cfg, run, stage)
+        trainer.train(cfg, run, stage)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import begin, weights
-from experiments.common import gathered
 from jaxtrain import config
 from jaxtrain.config import ConfigError
 from jaxtrain.data.prompts import Opening
@@ -17,6 +15,8 @@ from jaxtrain.data.tokenizer import load as load_tokenizer
 from jaxtrain.feedback import rewards
 from jaxtrain.models import reward, transformer, zoo
 from jaxtrain.ops.ensembles import COMBINED
+from jaxtrain.stages import init_from, weights
+from jaxtrain.stages.session import gathered
 from jaxtrain.train import parallel, workdir
 from jaxtrain.train.checkpoint import restore_params
 from jaxtrain.types import Batch, Params, Scorer
@@ -85,7 +85,7 @@ def load(settings: config.Scores, text: str, plan: parallel.Plan, model: config.
 
     part = "opt_state/average" if held["config"]["optim"]["ema"] else "params"
     if trained.frozen:
-        start = begin.load(held["parent"]["origin"])
+        start = init_from.load(held["parent"]["origin"])
         seed = held["config"]["run"]["seed"]
         key = jax.random.fold_in(jax.random.key(seed), 2)
         base = plan.init(scorer.grow, scorer.axes, weights.starting(plan, start, lm, seed), key)

@@ -10,14 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import common, completions, kept, samples
-from experiments.common import Session
+from experiments import completions, kept
 from experiments.completions import FOLDER, Columns, Made, Scoring
 from experiments.kept import Rollout
 from experiments.rewards import mine
 from jaxtrain.data.prompts import Opening
 from jaxtrain.generate import rollout
 from jaxtrain.ops import returns
+from jaxtrain.stages import sampling, session
+from jaxtrain.stages.session import Session
 from jaxtrain.train import loop
 from jaxtrain.types import ActorCritic, Metrics, Params, TrainState
 
@@ -106,8 +107,8 @@ def _rows(cfg: Any, held: Rollout, update: int) -> np.ndarray:
 
 def _roller(cfg: Any, run: Session, setup: Setup) -> Callable[[TrainState, Rollout], Rollout]:
     s, size = cfg.samples, cfg.data.batch_size * cfg.samples.minibatches
-    draw = samples.drawer(
-        common.speaker(run),
+    draw = sampling.drawer(
+        session.speaker(run),
         setup.scoring.end if s.stop_at_end else -1,
         max_new=s.max_new,
         temperature=s.temperature,
@@ -137,7 +138,7 @@ def _roller(cfg: Any, run: Session, setup: Setup) -> Callable[[TrainState, Rollo
         told |= made.stats
         if s.resample:
             told["completions/redrawn"] = replaced
-        samples.write(run, f"{FOLDER}/{begun.first:08d}.jsonl", completions.jsonl(made, told))
+        sampling.write(run, f"{FOLDER}/{begun.first:08d}.jsonl", completions.jsonl(made, told))
         columns |= {name: rows[name] for name in (*ROWS, "old", "reference") if name in rows}
         if cfg.scores.truncated == "mask":
             columns["mask"] = rows["mask"] * made.ended[:, None]

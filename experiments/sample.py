@@ -124,8 +124,8 @@ class Sample:
 def main(cfg: Sample) -> None:
     """Checks the flags, loads the run, and answers."""
     # Imported here, so that a mistake in the flags is answered before jax is loaded.
-    from experiments import begin
     from jaxtrain.data import chat
+    from jaxtrain.stages import init_from
 
     asked = cfg.asked
     if not asked.init_from:
@@ -140,7 +140,7 @@ def main(cfg: Sample) -> None:
         )
     if asked.out:
         _new_file(Path(asked.out).expanduser())
-    start = begin.load(asked.init_from)
+    start = init_from.load(asked.init_from)
     if not start.arch.causal:
         raise ConfigError(f"--init_from={asked.init_from}: it fills masks, it does not continue text")
     name = "none" if asked.template == "auto" and not start.tokenizer.chat_template else asked.template
@@ -197,11 +197,11 @@ def _print(found: list[Any], prompt: str) -> None:
         if found[0].score is not None:
             _note([("score", f"{found[0].score:.4f}")])
         return
-    from experiments import samples
+    from jaxtrain.stages import sampling
 
     for one in found:
         score = "" if one.score is None else f", score {one.score:.4f}"
-        lines = samples.shown(f"{prompt}▸{one.text}", one.ended)
+        lines = sampling.shown(f"{prompt}▸{one.text}", one.ended)
         print("\n".join([f"log-probability {one.logp:.2f}{score}", *lines]))
 
 

@@ -97,11 +97,11 @@ def main(cfg: Serve) -> None:
     except ImportError as error:
         raise ConfigError(f"serving needs the package {error.name}; {EXTRA}") from error
 
-    from experiments import begin
     from jaxtrain.data import chat
+    from jaxtrain.stages import init_from
     from jaxtrain.train import host
 
-    start = begin.load(cfg.served.model)
+    start = init_from.load(cfg.served.model)
     if not start.arch.causal:
         raise ConfigError(f"--model={cfg.served.model}: it fills masks, it does not continue text")
     template = cfg.served.template
@@ -183,7 +183,7 @@ def open_house(cfg: Serve, start: Any, template: Any, context: int, store: Any) 
     """The model behind its decoding thread, every program compiled."""
     import jax
 
-    from experiments import speaker, weights
+    from experiments import speaker
     from jaxtrain.files import cache
     from jaxtrain.generate import engine, sampler
     from jaxtrain.models import transformer
@@ -191,6 +191,7 @@ def open_house(cfg: Serve, start: Any, template: Any, context: int, store: Any) 
     from jaxtrain.serve.answers import Voice
     from jaxtrain.serve.house import House, Limits
     from jaxtrain.serve.told import Told
+    from jaxtrain.stages import weights
     from jaxtrain.train import parallel
 
     parallel.initialize(Path(cfg.machine.cache_dir).expanduser() / "compiled")

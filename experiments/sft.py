@@ -34,44 +34,44 @@ class Sft:
 def main(cfg: Sft) -> None:
     """Checks the flags, reads the dialogs, trains, and ends with held-out numbers and answers."""
     # Imported here, so that a mistake in the flags is answered before jax is loaded.
-    from experiments import begin
     from jaxtrain.data import chat
+    from jaxtrain.stages import init_from
     from jaxtrain.train import host
 
     host.keep_freed_memory()
-    start = begin.start(cfg, needed=True)
+    start = init_from.start(cfg, needed=True)
     template = chat.load_template(cfg.data.template, start.tokenizer)
 
     import functools
     from pathlib import Path
 
-    from experiments import answers, common
     from jaxtrain.data import dialogs
     from jaxtrain.objectives.sft import sft
+    from jaxtrain.stages import eval_prompts, session, trainer
     from jaxtrain.train import parallel
 
     parallel.initialize(Path(cfg.data.cache_dir).expanduser() / "compiled")
-    plan = common.plan_of(cfg)
-    with common.opened(cfg, "sft", start, plan) as path:
+    plan = session.plan_of(cfg)
+    with session.opened(cfg, "sft", start, plan) as path:
         data = dialogs.prepare(
             cfg.data, seed=cfg.run.seed, tokenizer=start.tokenizer, template=template, process=plan.process
         )
-        run = common.session(
+        run = session.session(
             cfg, path, plan, start, data.tokenizer, data.fingerprints, noise=cfg.loss.neftune
         )
         settings = dataclasses.asdict(cfg.loss)
         del settings["neftune"]
         objective = functools.partial(sft, model=run.model, **settings)
-        stage = common.Stage(
+        stage = trainer.Stage(
             objective=objective,
-            next_batch=common.offline(data.train.iterate),
+            next_batch=trainer.offline(data.train.iterate),
             table=data.table,
             decode=data.tokenizer.decode,
             tokens=cfg.data.batch_size * cfg.data.seq_len,
-            score=common.evaluator(run, objective, data.eval, cfg.run.eval_batches),
-            sample=answers.answers(run, cfg, template, data.tokenizer.decode),
+            score=trainer.evaluator(run, objective, data.eval, cfg.run.eval_batches),
+            sample=eval_prompts.answers(run, cfg, template, data.tokenizer.decode),
         )
-        common.train(cfg, run, stage)
+        trainer.train(cfg, run, stage)
 
 
 if __name__ == "__main__":

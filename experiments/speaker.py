@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import rewards, weights
-from experiments.begin import Start
+from experiments import rewards
 from experiments.drawing import Answer, Want, decoder, drawer
 from jaxtrain import config
 from jaxtrain.config import ConfigError
@@ -20,6 +19,8 @@ from jaxtrain.files import terminal
 from jaxtrain.generate import best_of, sampler, stop_strings
 from jaxtrain.models import transformer
 from jaxtrain.ops.sampling import HOW
+from jaxtrain.stages import weights
+from jaxtrain.stages.init_from import Start
 from jaxtrain.train import parallel, workdir
 from jaxtrain.types import LM, Params
 

@@ -11,9 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import begin, common, completions, samples, speaker, weights
-from experiments.begin import Start
-from experiments.common import Session
+from experiments import completions, speaker
 from jaxtrain import config
 from jaxtrain.config import ConfigError
 from jaxtrain.data import prompts, topk
@@ -28,6 +26,9 @@ from jaxtrain.files.progress import bar
 from jaxtrain.models import transformer
 from jaxtrain.ops.divergences import top_k
 from jaxtrain.ops.logprobs import logits
+from jaxtrain.stages import init_from, sampling, session, weights
+from jaxtrain.stages.init_from import Start
+from jaxtrain.stages.session import Session
 from jaxtrain.train import checkpoint, parallel, workdir
 from jaxtrain.types import LM, Params
 
@@ -56,7 +57,7 @@ def student(cfg: Any, start: Start) -> tuple[Start, Start | None]:
                 "--init_from: stored completions bring no tokenizer; name the run that the student starts from"
             )
         return start, None
-    origin = begin.load(cfg.loss.teacher)
+    origin = init_from.load(cfg.loss.teacher)
     if not origin.arch.causal:
         raise ConfigError(f"--teacher={cfg.loss.teacher}: it fills masks, it does not continue text")
     if start.tokenizer is None:
@@ -79,10 +80,10 @@ def load(cfg: Any, origin: Start | None, plan: parallel.Plan, path: Path) -> Tea
     """The teacher's model and parameters; None where it is not a model here."""
     if origin is None:
         return None
-    text = common.pinned(path, "teacher", cfg.loss.teacher)
+    text = session.pinned(path, "teacher", cfg.loss.teacher)
     if not cfg.run.dry_run and plan.process[0] == 0:
         workdir.record(path, teacher=text)
-    origin = begin.load(text)
+    origin = init_from.load(text)
     model = transformer.build(origin.arch, transformer.execution(cfg.model, plan.shards, plan.local))
     return Teacher(model, weights.starting(plan, origin, model, 0), origin, text)
 
@@ -148,7 +149,7 @@ def _speaker(
     )  # fmt: skip
 
     def speak(asked: list[Opening], draws: int, number: int) -> list[dict[str, Any]]:
-        draw = samples.drawer(
+        draw = sampling.drawer(
             alone,
             template.end,
             max_new=cfg.samples.max_new,
@@ -156,10 +157,10 @@ def _speaker(
             samples=draws,
         )
         seed = int(np.random.SeedSequence((cfg.run.seed, 3, number)).generate_state(1)[0])
-        found: list[samples.Drawn] = []
-        with bar("the teacher writes", len(asked), least=2 * samples.AT_ONCE) as advance:
-            for first in range(0, len(asked), samples.AT_ONCE):
-                part = asked[first : first + samples.AT_ONCE]
+        found: list[sampling.Drawn] = []
+        with bar("the teacher writes", len(asked), least=2 * sampling.AT_ONCE) as advance:
+            for first in range(0, len(asked), sampling.AT_ONCE):
+                part = asked[first : first + sampling.AT_ONCE]
                 found += draw(teacher.params, (), [one.ids.tolist() for one in part], seed + first)
                 advance(len(part))
         pairs = zip([one for one in asked for _ in range(draws)], found, strict=True)

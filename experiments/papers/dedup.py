@@ -180,11 +180,12 @@ def drawn(run, cfg: Dedup, prompts: Sequence[str], temperature: float = 1.0) -> 
     """What a run writes after each of these beginnings of a document."""
     import numpy as np
 
-    from experiments import begin, sample, speaker
+    from experiments import sample, speaker
     from jaxtrain.data import chat
     from jaxtrain.generate import sampler
+    from jaxtrain.stages import init_from
 
-    start = begin.load(str(run))
+    start = init_from.load(str(run))
     asked = sample.Sample(
         asked=sample.Asked(init_from=str(run)),
         drawing=sample.Drawing(max_new=cfg.repeated.max_new, temperature=temperature),

@@ -6,10 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from experiments import begin, teachers
+from experiments import teachers
 from jaxtrain.config import ConfigError
 from jaxtrain.data.prompts import Opening
 from jaxtrain.feedback.asking import REFUSED, Generator, Reply, Spent, user
+from jaxtrain.stages import init_from
 from tests.experiments.conftest import MODEL, arrays, column, jsonl, rows, same_arrays
 from tests.remote import Remote, chat
 
@@ -167,5 +168,5 @@ def test_flags_that_cannot_be_are_refused(town, flags, message):
 
 
 def test_what_goes_on_from_a_student_has_its_parameters(mixed):
-    start = begin.load(str(mixed))
+    start = init_from.load(str(mixed))
     assert start.lineage["stage"] == "distill" and any("embed" in path for path in arrays(mixed, 8))

@@ -8,10 +8,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import begin, common, dpo, reference
+from experiments import dpo
 from jaxtrain import flags as command_line
 from jaxtrain.config import ConfigError
 from jaxtrain.data import chat, preferences
+from jaxtrain.stages import init_from, reference, session
 from jaxtrain.train.loop import TrainingError
 from tests.experiments.conftest import column, jsonl, quick, rows, same_arrays
 
@@ -35,14 +36,14 @@ def tables(town):
 def prepared(town, folder, *flags, **options):
     """(run, data, told) of a command's flags, as its main makes them; `told` says where the reference comes from."""
     cfg = command_line.from_flags(dpo.Dpo, list(town.flags("dpo", "--dry_run", *flags, **options)))
-    start = begin.start(cfg, needed=True)
+    start = init_from.start(cfg, needed=True)
     template = chat.load_template(cfg.data.template, start.tokenizer)
-    plan = common.plan_of(cfg)
+    plan = session.plan_of(cfg)
     data = preferences.prepare(
         cfg.data, seed=cfg.run.seed, tokenizer=start.tokenizer, template=template, process=plan.process,
         kind="pairs", ties="drop", soft=False,
     )  # fmt: skip
-    run = common.session(cfg, folder, plan, start, data.tokenizer, data.fingerprints)
+    run = session.session(cfg, folder, plan, start, data.tokenizer, data.fingerprints)
     return run, data, reference.columns(cfg, run, data, "sigmoid", cfg.loss.settings()).table
 
 
@@ -71,7 +72,7 @@ def test_the_reference_is_what_the_start_says_of_each_row_to_the_bit(town, whole
         run, data, told = prepared(town, tmp_path)
         assert table.shape == (len(data.rows), 2)
         assert told == [("reference", f"log-probabilities of {len(table)} rows from the cache")]
-        params, logps = common.whole(run, 0), reference.logps_of(run)
+        params, logps = session.whole(run, 0), reference.logps_of(run)
         seen = set()
         for i in range(5):
             batch = data.train.batch(i)

@@ -7,11 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import begin, common, sft, weights
+from experiments import sft
 from jaxtrain import flags as command_line
 from jaxtrain.config import ConfigError
 from jaxtrain.data.tokenizer import load
 from jaxtrain.models import transformer
+from jaxtrain.stages import init_from, session, weights
 from tests.experiments.conftest import call, quick, rows
 
 STILL = ("--steps=3", "--lr=0", "--weight_decay=0")  # what it ends with is what it started from
@@ -27,11 +28,11 @@ def exported(town, adapted):
 
 
 def parameters(town, name):
-    start = begin.load(name)
+    start = init_from.load(name)
     cfg = command_line.from_flags(sft.Sft, list(town.flags("sft", start=name)))
     with quick():
         model = transformer.build(start.arch, transformer.execution(cfg.model))
-        params = weights.starting(common.plan_of(cfg), start, model, 0)
+        params = weights.starting(session.plan_of(cfg), start, model, 0)
     return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree.leaves_with_path(params)}
 
 

@@ -8,11 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import begin, common, dpo, reference, weights
+from experiments import dpo
 from jaxtrain import flags as command_line
 from jaxtrain.config import ConfigError
 from jaxtrain.data import chat, preferences
 from jaxtrain.models import transformer
+from jaxtrain.stages import init_from, reference, session, weights
 from tests.experiments.conftest import arrays, column, quick, rows, same_arrays
 
 DORA = ("--lora_rank=2", "--lora_alpha=4", "--lora_targets=attention/q", "--dora")
@@ -52,10 +53,10 @@ def flat(params):
 
 def restored(town, name):
     """The whole parameters that a run started from `name` starts from."""
-    start = begin.load(str(town / name))
+    start = init_from.load(str(town / name))
     cfg = command_line.from_flags(dpo.Dpo, list(town.flags("dpo", "--dry_run", start=name)))
     with quick():
-        plan = common.plan_of(cfg)
+        plan = session.plan_of(cfg)
         model = transformer.build(start.arch, transformer.execution(cfg.model))
         return flat(weights.starting(plan, start, model, 0))
 
@@ -106,10 +107,10 @@ def test_the_reference_is_what_training_starts_from_adapters_included(town, adap
     assert first["rewards/margins"] == pytest.approx(0, abs=1e-6)
     assert "rows computed" in town.said["dpo-lora"]
     cfg = command_line.from_flags(dpo.Dpo, list(town.flags("dpo", "--dry_run", start="lora")))
-    start = begin.start(cfg, needed=True)
+    start = init_from.start(cfg, needed=True)
     template = chat.load_template(cfg.data.template, start.tokenizer)
     with quick():
-        plan = common.plan_of(cfg)
+        plan = session.plan_of(cfg)
         data = preferences.prepare(
             cfg.data,
             seed=0,
@@ -119,11 +120,11 @@ def test_the_reference_is_what_training_starts_from_adapters_included(town, adap
             ties="drop",
             soft=False,
         )
-        run = common.session(cfg, tmp_path, plan, start, data.tokenizer, {})
+        run = session.session(cfg, tmp_path, plan, start, data.tokenizer, {})
         logps = reference.logps_of(run)
         batch = data.train.batch(0)
         tuned, base = (
-            logps(common.whole(run._replace(start=begin.load(str(town / name))), 0), (), batch)
+            logps(session.whole(run._replace(start=init_from.load(str(town / name))), 0), (), batch)
             for name in ("lora", "sft")
         )
     tables = [np.load(file) for file in (town / "cache" / "reference").glob("*/logps.npy")]
@@ -134,7 +135,7 @@ def test_the_reference_is_what_training_starts_from_adapters_included(town, adap
 
 
 def test_adapters_on_adapters_chain(town, preferred):
-    start = begin.load(str(preferred))
+    start = init_from.load(str(preferred))
     assert [origin.path.name for origin in start.origins] == ["sft", "lora", "dpo-lora"]
     assert [origin.lora and origin.lora.dora for origin in start.origins] == [None, False, True]
     found, before = restored(town, "dpo-lora"), restored(town, "lora")

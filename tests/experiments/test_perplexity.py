@@ -16,13 +16,13 @@ def score(town):
 def test_bits_a_byte_are_those_that_the_tokens_have(town, score):
     import jax.numpy as jnp
 
-    from experiments import begin, weights
     from jaxtrain import config
     from jaxtrain.models import transformer
     from jaxtrain.ops.logprobs import logits
+    from jaxtrain.stages import init_from, weights
     from jaxtrain.train import parallel
 
-    start = begin.load(str(town / "base"))
+    start = init_from.load(str(town / "base"))
     plan = parallel.make(config.Run(), 0, 1)
     model = transformer.build(start.arch, transformer.execution(config.Model(), plan.shards, plan.local))
     params = weights.starting(plan, start, model, 0)

@@ -7,11 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import begin, common, dpo, weights
+from experiments import dpo
 from jaxtrain import flags as command_line
 from jaxtrain.config import Failure
 from jaxtrain.generate import rollout
 from jaxtrain.models import transformer
+from jaxtrain.stages import init_from, session, weights
 from jaxtrain.train import parallel
 from jaxtrain.train.loop import TrainingError
 from tests.experiments.conftest import arrays, call, quick, rows, same_arrays
@@ -157,10 +158,10 @@ def policy_of(workdir, step, branch="['opt_state']['average']"):
 
 def starting(town, name):
     """The whole parameters that DPO would start from."""
-    start = begin.load(str(town / name))
+    start = init_from.load(str(town / name))
     cfg = command_line.from_flags(dpo.Dpo, list(town.flags("dpo", "--dry_run", start=name)))
     with quick():
-        plan = common.plan_of(cfg)
+        plan = session.plan_of(cfg)
         model = transformer.build(start.arch, transformer.execution(cfg.model))
         params = weights.starting(plan, start, model, 0)
     return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree.leaves_with_path(params)}

@@ -8,12 +8,13 @@ import re
 import numpy as np
 import pytest
 
-from experiments import begin, common, reward, scoring
+from experiments import reward
 from jaxtrain import flags as command_line
 from jaxtrain.config import ConfigError
 from jaxtrain.data import chat
 from jaxtrain.feedback import agreement
 from jaxtrain.models import reward as models
+from jaxtrain.stages import init_from, reward_model, session
 from tests.experiments.conftest import arrays, column, jsonl, quick, rows, same_arrays
 
 FLAGS = ("--steps=8", "--checkpoint_every=5", "--keep=9", "--lr=0.01", "--members=2", "--prompt_count=24")
@@ -57,24 +58,24 @@ def test_rewards_of_reference_completions_have_mean_0_and_variance_1(town, whole
     held, early = arrays(whole, 8), arrays(whole, 5)
     assert early["['extra']['gain']"].tolist() == [1, 1] and early["['extra']['bias']"].tolist() == [0, 0]
     cfg = command_line.from_flags(reward.Reward, list(town.flags("reward", "--dry_run", *FLAGS)))
-    start = begin.start(cfg, needed=True)
+    start = init_from.start(cfg, needed=True)
     template = chat.load_template(cfg.data.template, start.tokenizer)
     with quick():
-        run = common.session(
+        run = session.session(
             cfg,
             tmp_path,
-            common.plan_of(cfg),
+            session.plan_of(cfg),
             start,
             start.tokenizer,
             {},
             heads=functools.partial(models.build, members=cfg.loss.members),
         )
-        scores = scoring.scores_of(run)
+        scores = reward_model.scores_of(run)
         params = {
             "trunk": _tree(held, "['params']['trunk']"),
             "score": {name: held[f"['params']['score']['{name}']"] for name in ("weight", "bias")},
         }
-        found = [scores(params, batch) for batch in scoring._reference_completions(cfg, run, template)]
+        found = [scores(params, batch) for batch in reward_model._reference_completions(cfg, run, template)]
     found = np.concatenate(found, 1)[..., 0].astype(np.float64)
     assert found.shape == (2, 24)
     rewards = held["['extra']['gain']"][:, None] * found + held["['extra']['bias']"][:, None]
@@ -112,7 +113,7 @@ class Rows:
 
 
 def test_a_row_weighs_the_same_for_a_member_whenever_it_comes():
-    batches = scoring.batches(Rows(), 5, 0.5, 3)
+    batches = reward_model.batches(Rows(), 5, 0.5, 3)
     drawn = batches(0)
     all_of = np.concatenate([drawn(None)["weight"] for _ in range(60)])
     assert all_of.shape == (480, 5) and abs(all_of.mean() - 1) < 0.1 and abs(all_of.var() - 1) < 0.15
@@ -120,7 +121,7 @@ def test_a_row_weighs_the_same_for_a_member_whenever_it_comes():
     assert abs(correlation).max() < 0.2
     later = batches(7)(None)
     assert np.array_equal(later["weight"], all_of[56:64]) and later["margin"].tolist() == [0.5, 2] * 4
-    assert "index" not in later and "weight" not in scoring.batches(Rows(), 1, 0.5, 3)(0)(None)
+    assert "index" not in later and "weight" not in reward_model.batches(Rows(), 1, 0.5, 3)(0)(None)
 
 
 RANKED = [

@@ -10,11 +10,11 @@ from experiments import completions, kept, rollouts
 from experiments.completions import Made, Scoring
 from experiments.kept import Rollout
 from experiments.rewards import Judge
-from experiments.samples import Drawn
 from jaxtrain import config
 from jaxtrain.config import ConfigError, Failure
 from jaxtrain.data.prompts import Opening
 from jaxtrain.data.tokenizer import ByteTokenizer
+from jaxtrain.stages.sampling import Drawn
 
 TOKENS = ByteTokenizer()
 BOS, END = TOKENS.bos, TOKENS.eos

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import begin, sample, speaker, weights
+from experiments import sample, speaker
 from jaxtrain import config
 from jaxtrain import flags as command_line
 from jaxtrain.config import ConfigError
@@ -27,6 +27,7 @@ from jaxtrain.feedback import gold
 from jaxtrain.generate import best_of, stop_strings
 from jaxtrain.models import transformer
 from jaxtrain.ops.logprobs import logits
+from jaxtrain.stages import init_from, weights
 from jaxtrain.train import parallel
 from tests.experiments.conftest import ROOT, call, jsonl, quick
 from tests.experiments.test_reward import FLAGS as REWARD
@@ -45,7 +46,7 @@ def asked(town, *flags, name="sft"):
 @functools.cache
 def opened(folder):
     """(tokenizer, log-probabilities of every next token by the forward pass of training) of a run."""
-    start = begin.load(str(folder))
+    start = init_from.load(str(folder))
     with quick():
         plan = parallel.make(config.Run(), 8, 1)
         model = transformer.build(start.arch, transformer.execution(config.Model()))
@@ -160,7 +161,7 @@ def test_a_data_set_is_answered_a_row_a_completion(town, drawn):
 def test_a_row_has_the_log_probability_of_its_tokens(town, drawn):
     flags = (f"--init_from={town / 'sft'}", town.cache, "--max_new=24", "--prompt=x", "--samples=3")
     cfg, (_, logps) = command_line.from_flags(sample.Sample, list(flags)), opened(town / "sft")
-    start = begin.load(cfg.asked.init_from)
+    start = init_from.load(cfg.asked.init_from)
     with quick():
         made = speaker.open_run(cfg, start, chat.load_template("auto", start.tokenizer))
         first = speaker.opening(made, [user(drawn[0]["prompt"])])

@@ -6,10 +6,10 @@ import types
 import jax
 import pytest
 
-from experiments import samples, weights
 from jaxtrain import config
 from jaxtrain.config import ConfigError
 from jaxtrain.models import transformer
+from jaxtrain.stages import sampling, weights
 from jaxtrain.train import parallel
 from tests import tiny
 
@@ -34,7 +34,7 @@ def opened(kind="pmap", mesh=""):
 @functools.cache
 def drawer(*plan, **settings):
     run, params = opened(*plan)
-    draw = samples.drawer(run, END, max_new=8, **settings)
+    draw = sampling.drawer(run, END, max_new=8, **settings)
     return lambda prompts=PROMPTS, seed=0: draw(params, (), prompts, seed)
 
 
@@ -60,7 +60,7 @@ def test_samples_of_a_prompt_stand_together_and_differ():
 
 def test_rows_beyond_one_call_are_drawn_in_several(monkeypatch):
     whole = drawer()(PROMPTS * 12)
-    monkeypatch.setattr(samples, "AT_ONCE", 8)
+    monkeypatch.setattr(sampling, "AT_ONCE", 8)
     assert drawer()(PROMPTS * 12) == whole
 
 
@@ -69,8 +69,8 @@ def test_every_plan_draws_the_same():
 
 
 def test_calls_of_other_numbers_of_prompts_have_few_shapes():
-    shapes = [samples._prompts_at_once(rows, 1, 2) for rows in range(1, 400)]
-    assert len(set(shapes)) < 25 and all(n % 2 == 0 and n <= samples.AT_ONCE for n in shapes)
+    shapes = [sampling._prompts_at_once(rows, 1, 2) for rows in range(1, 400)]
+    assert len(set(shapes)) < 25 and all(n % 2 == 0 and n <= sampling.AT_ONCE for n in shapes)
     wasted = [n * -(-rows // n) / rows for rows, n in enumerate(shapes, 1) if rows > 16]
     assert max(wasted) <= 1.25
 

@@ -12,11 +12,12 @@ import urllib.request
 import openai
 import pytest
 
-from experiments import begin, serve
+from experiments import serve
 from jaxtrain import flags as command_line
 from jaxtrain.config import ConfigError
 from jaxtrain.data import chat
 from jaxtrain.serve.store import Store
+from jaxtrain.stages import init_from
 from tests.experiments.conftest import ROOT, call, column, quick
 from tests.serve.conftest import eventually, running
 
@@ -33,7 +34,7 @@ def config(*flags):
 def server(town):
     """The run `sft` behind the API in this process, with a store."""
     cfg = config(f"--model={town / 'sft'}", "--context=64", "--rows=4", town.cache)
-    start = begin.load(cfg.served.model)
+    start = init_from.load(cfg.served.model)
     template = chat.load_template("auto", start.tokenizer)
     with quick():
         house = serve.open_house(cfg, start, template, 64, Store(town / "store.sqlite"))

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from experiments import begin, generators, judges, making
+from experiments import generators, judges, making
 from experiments.sample import Machine
 from experiments.synthesize import Synthesize, main
 from jaxtrain import config
@@ -25,6 +25,7 @@ from jaxtrain.feedback.asking import Ask, Reply, user
 from jaxtrain.feedback.endpoint import Endpoint
 from jaxtrain.feedback.judge import Pair
 from jaxtrain.files import journal
+from jaxtrain.stages import init_from
 from jaxtrain.train import parallel
 from tests.experiments.conftest import ROOT, call, jsonl, killed_in_the_second_batch, quick
 from tests.experiments.test_reward import FLAGS as REWARD
@@ -183,8 +184,8 @@ def test_a_run_replies_as_sampling_does_and_knows_its_log_probabilities(town):
 
 def test_a_prompt_without_room_is_counted(town, tmp_path):
     """The tiny model's context has no bound; one with a bound refuses what fills it and answers the rest."""
-    short = begin.load(str(town / "sft"))._replace(
-        arch=replace(begin.load(str(town / "sft")).arch, max_len=40)
+    short = init_from.load(str(town / "sft"))._replace(
+        arch=replace(init_from.load(str(town / "sft")).arch, max_len=40)
     )
     with quick(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(generators, "_started", lambda text, flag: short)

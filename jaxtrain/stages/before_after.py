@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from experiments import answers, common, samples
-from experiments.common import Session
 from jaxtrain.data import prompts
 from jaxtrain.feedback import gold
+from jaxtrain.stages import eval_prompts, sampling, session
+from jaxtrain.stages.session import Session
 from jaxtrain.train import loop, optim
 from jaxtrain.types import Params, TrainState
 
@@ -31,16 +31,16 @@ def told(
     sample: loop.Sample,
 ) -> loop.Sample:
     """`sample`, and after the last step a table of before and after."""
-    source, world = answers.prompts_of(cfg.samples, cfg.data)
+    source, world = eval_prompts.prompts_of(cfg.samples, cfg.data)
     if not world:
         return sample
     asked = prompts.openings(source, cfg.data, template, limit=cfg.samples.prompt_count)
-    speaker = common.speaker(run)
+    speaker = session.speaker(run)
     plain = run._replace(trained=run.trained._replace(whole=lambda part, base: part), base=())
     questions = [each.messages[-1]["content"] for each in asked for _ in range(DRAWS)]
 
     def measured(session: Session, params: Params, base: Params) -> dict[str, float]:
-        draw = samples.drawer(
+        draw = sampling.drawer(
             session,
             template.end,
             max_new=cfg.samples.max_new,

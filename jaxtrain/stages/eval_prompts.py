@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from experiments import samples
-from experiments.common import Session
 from jaxtrain import config
 from jaxtrain.config import ConfigError
 from jaxtrain.data import prompts, source_spec
 from jaxtrain.feedback import gold
+from jaxtrain.stages import sampling
+from jaxtrain.stages.session import Session
 from jaxtrain.train import loop, optim
 from jaxtrain.types import TrainState
 
@@ -23,7 +23,7 @@ def answers(run: Session, cfg: Any, template: Any, decode: Callable) -> loop.Sam
     settings = cfg.samples
     source, world = prompts_of(settings, cfg.data)
     asked = prompts.openings(source, cfg.data, template, limit=settings.prompt_count)
-    draw = samples.drawer(run, template.end, max_new=settings.max_new, temperature=settings.answering())
+    draw = sampling.drawer(run, template.end, max_new=settings.max_new, temperature=settings.answering())
     opened = [each.ids.tolist() for each in asked]
     questions = [each.messages[-1]["content"] for each in asked]
 
@@ -41,13 +41,13 @@ def answers(run: Session, cfg: Any, template: Any, decode: Callable) -> loop.Sam
             | ({"gold": gold.reward(question, text)} if world else {})
             for question, text, each in zip(questions, texts, found, strict=True)
         ]
-        samples.write(
+        sampling.write(
             run, f"{step:08d}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         )
         lines = [f"answers at step {step} to {len(rows)} prompts of {source}"]
         lines.append(loop.held_out("  ", measured))
         for question, text, each in list(zip(questions, texts, found, strict=True))[:SHOWN]:
-            lines += ["", *samples.shown(f"{question}▸{text}", each.ended)]
+            lines += ["", *sampling.shown(f"{question}▸{text}", each.ended)]
         return "\n".join(lines) + "\n", measured
 
     return sample

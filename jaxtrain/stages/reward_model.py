@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import samples, weights
-from experiments.common import Session, gathered, offline
 from jaxtrain.data import prompts
 from jaxtrain.feedback import agreement
 from jaxtrain.ops.ensembles import COMBINED
+from jaxtrain.stages import sampling, weights
+from jaxtrain.stages.session import Session, gathered
+from jaxtrain.stages.trainer import offline
 from jaxtrain.train import loop, optim
 from jaxtrain.types import Params, TrainState
 
@@ -88,7 +89,7 @@ def _reference_completions(cfg: Any, run: Session, template: Any) -> list[dict[s
     asked = prompts.openings(source, cfg.data, template, limit=cfg.samples.prompt_count)
     opened = [each.ids.tolist() for each in asked]
     bare = run._replace(trained=weights.trained(run.model.axes, type(cfg.lora)()), base=())
-    draw = samples.drawer(
+    draw = sampling.drawer(
         bare, template.end, max_new=cfg.samples.max_new, temperature=cfg.samples.temperature
     )
     start = weights.starting(run.plan, run.start, run.model, cfg.run.seed)

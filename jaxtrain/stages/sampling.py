@@ -5,11 +5,11 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from experiments.common import Session, gathered
 from jaxtrain.config import ConfigError
 from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.files import terminal
 from jaxtrain.generate import engine, sampler
+from jaxtrain.stages.session import Session, gathered
 from jaxtrain.train import loop, optim, parallel
 from jaxtrain.types import Params, TrainState
 

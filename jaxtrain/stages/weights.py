@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import jax
 
-from experiments.begin import Origin, Start
 from jaxtrain.config import Lora
 from jaxtrain.models import hf, lora
+from jaxtrain.stages.init_from import Origin, Start
 from jaxtrain.train import parallel
 from jaxtrain.train.checkpoint import restore_params
 from jaxtrain.types import LM, Axes, Key, Params

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import common
-from experiments.common import Session
 from jaxtrain.data.pipeline import Stream
 from jaxtrain.files import cache
 from jaxtrain.files.progress import bar
 from jaxtrain.ops import preference
 from jaxtrain.ops.logprobs import COMPLETIONS, completion_logps
+from jaxtrain.stages import session
+from jaxtrain.stages.session import Session
 from jaxtrain.train import checkpoint, loop, workdir
 from jaxtrain.types import Metrics, Params, TrainState
 
@@ -95,15 +95,15 @@ def _reference(cfg: Any, run: Session, data: Any, logps: Callable) -> tuple[np.n
     held = {} if cfg.run.dry_run else workdir.read_run(run.path)
     mark, params = held.get("reference"), None
     if mark is None:
-        params = common.whole(run, cfg.run.seed)
+        params = session.whole(run, cfg.run.seed)
         mark = checkpoint.digest(params)
         if run.primary and not cfg.run.dry_run:
             workdir.record(run.path, reference=mark)
 
     def compute() -> np.ndarray:
-        start = common.whole(run, cfg.run.seed) if params is None else params
+        start = session.whole(run, cfg.run.seed) if params is None else params
         # A fresh adapter changes nothing, so that one program serves the reference and the policy.
-        part = common.first_part(run, start, cfg.run.seed)
+        part = session.first_part(run, start, cfg.run.seed)
         B, count, found = cfg.data.batch_size, len(data.rows), []
         stream = Stream(lambda i: data.rows[min(i, count - 1)], B, run.plan.process, -(-count // B))
         with bar("reference log-probabilities", len(stream), least=20) as advance:
@@ -131,7 +131,7 @@ def _reference(cfg: Any, run: Session, data: Any, logps: Callable) -> tuple[np.n
 def _by_rank_and_mean(run: Session, logps: Callable, state: TrainState, batch: Batch, link: str) -> Batch:
     """KTO's z₀ and AOT's partners: what needs the whole batch under the present policy, as columns of its rows."""
     names = ("mask", *(["reference"] if "reference" in batch else []))
-    whole = common.gathered(run.plan, {name: batch[name] for name in names})
+    whole = session.gathered(run.plan, {name: batch[name] for name in names})
     policy = logps(state.params, run.base, batch)
     present = (whole["mask"].sum(-1) > 0).astype(np.float32)
     if link == "kto":

@@ -1,0 +1,193 @@
+"""The training that every stage shares: preflight, loop, evaluation, summary."""
+
+import functools
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxtrain.files import terminal
+from jaxtrain.models import transformer
+from jaxtrain.stages.session import Session, born, first_state, lifted, show
+from jaxtrain.train import loop, metrics, optim, preflight
+from jaxtrain.train.checkpoint import Checkpoints
+from jaxtrain.train.step import evaluate, train_step
+from jaxtrain.types import Metrics, Objective, Params, TrainState
+
+
+def evaluator(
+    run: Session,
+    objective: Objective,
+    batches: Any,
+    most: int,
+    *,
+    frozen: Params = (),
+    complete: Callable[[TrainState, Any], Any] = lambda state, batch: batch,
+) -> loop.Evaluate:
+    """Means of the objective's metrics over held-out batches, and where it counts tokens the perplexity.
+
+    `complete` gives a batch the columns that depend on the state.
+    """
+    step = run.plan.step(functools.partial(evaluate, objective=lifted(run, objective)), donate=False)
+
+    def means(state: TrainState) -> dict[str, float]:
+        mean = metrics.Mean()
+        params = optim.evaluated(state.params, state.opt_state)
+        for i in range(min(len(batches), most or len(batches))):
+            batch = run.plan.put(complete(state, batches.batch(i)))
+            mean.add(run.plan.get(step(params, (run.base, frozen), batch)))
+        # What nothing was counted for is not told, as the entropy where no row's documents are whole.
+        counted = {name for name, (_, count) in mean.sums.items() if count}
+        found = {name: value for name, value in mean.take().items() if name in counted}
+        with np.errstate(over="ignore"):  # infinite, once the loss is above 709
+            per_token = {"loss", "accuracy"} <= found.keys()
+            return {**found, "perplexity": float(np.exp(found["loss"]))} if per_token else found
+
+    return means
+
+
+def offline(iterate: Callable[[int], Iterator[Any]]) -> Callable[[int], loop.NextBatch]:
+    """Batches that do not depend on the state, from `iterate(first batch)`."""
+
+    def begin(first: int) -> loop.NextBatch:
+        batches = iterate(first)
+        return lambda state: next(batches)
+
+    return begin
+
+
+class Stage(NamedTuple):
+    """What a stage brings to the training that all share."""
+
+    objective: Objective  # of whole parameters
+    next_batch: Callable[[int], loop.NextBatch]  # next_batch(i) yields from batch i on
+    table: list[tuple[str, str]]  # what was read, for people
+    decode: Callable[..., str]
+    tokens: int  # in a global batch
+    score: loop.Evaluate | None = None
+    sample: loop.Sample | None = None
+    expect: Mapping[str, tuple[float, float]] | None = None  # and the rest as loop.fit and the step have them
+    frozen: Params = ()
+    carry: Callable[[Any, Metrics], Any] | None = None
+    finish: Callable[[TrainState], TrainState] | None = None
+
+
+def train(cfg: Any, run: Session, stage: Stage) -> TrainState:
+    """Preflight, then training from the newest checkpoint or the start.
+
+    A run that is already finished is evaluated and sampled from again.
+    """
+    plan, began, found = run.plan, time.perf_counter(), {}
+    flops = transformer.flops_per_token(run.arch, cfg.data.seq_len) * stage.tokens
+    peak = metrics.peak_flops(jax.devices()[0].device_kind)
+    speed = metrics.Speed(flops, peak and peak * jax.device_count())
+    objective = lifted(run, stage.objective)
+    parts = cfg.optim.microbatches
+    step = plan.step(
+        functools.partial(train_step, objective=objective, tx=run.tx, microbatches=parts, carry=stage.carry)
+    )
+    frozen = (run.base, stage.frozen)
+
+    def scored(state: TrainState) -> Mapping[str, float]:
+        found.update(stage.score(state))
+        return found
+
+    with Checkpoints(run.path, cfg.run.keep) as saved:
+        state, meta = first_state(cfg, run, saved)
+        done = int(plan.get(state.step))
+        if done >= cfg.run.steps:
+            show(
+                [f"all {done} steps are done; held-out numbers and samples of the last checkpoint:"],
+                run.primary,
+            )
+            text = stage.sample(state, done)[0] if stage.sample else ""
+            show([loop.held_out("", scored(state)) if stage.score else "", text], run.primary)
+            return state
+        batches = stage.next_batch(done)
+        first = batches(state)
+        told = _preflight(cfg, run, stage, first, flops)
+        show(told if done == 0 else [f"resuming from step {done} of {cfg.run.steps}"], run.primary)
+        if cfg.run.dry_run:
+            return dry_run(cfg, run, step, state, first, stage.expect, frozen)
+        with (
+            metrics.Writer(run.path, done, primary=run.primary) as writer,
+            metrics.Progress(cfg.run.steps, done, show=run.primary) as bar,
+        ):
+            if writer.note:
+                bar.print(writer.note)
+            rate, mean = optim.schedule(cfg.optim, cfg.run.steps), metrics.Mean(meta.get("mean"))
+            out = loop.Output(writer, bar, saved, speed, stage.tokens, rate, mean)
+            state, finished = loop.fit(
+                state, frozen, plan, step, _replayed(first, batches), run=cfg.run, out=out, sample=stage.sample,
+                evaluate=scored if stage.score else None, expect=stage.expect, finish=stage.finish,
+            )  # fmt: skip
+    if finished:
+        show(summary(run, cfg.run.steps, found, speed.total(), time.perf_counter() - began), run.primary)
+    return state
+
+
+def _preflight(cfg: Any, run: Session, stage: Stage, first: Any, flops: float) -> list[str]:
+    sizes = preflight.memory(run.plan.abstract(born(run, cfg.run.seed), run.trained.axes), first)
+    if run.trained.frozen:
+        count = sum(leaf.size for leaf in jax.tree.leaves(run.base))
+        sizes.insert(1, ("frozen parameters", f"{count:,}, the adapters' base"))
+    where = f"{run.plan.name}, {jax.device_count()} x {jax.devices()[0].device_kind}"
+    rest = [("model FLOPs of a step", f"{flops:.3g}"), ("plan", where)]
+    head = "targets of the first rows (⟨not in the loss⟩, ⏎ ends a document)"
+    rows = preflight.first_rows(first, stage.decode)
+    return ["data", *terminal.lines(stage.table), "run", *terminal.lines([*sizes, *rest]), head, *rows]
+
+
+def summary(
+    run: Session, steps: int, found: Mapping[str, float], speed: Mapping[str, float], seconds: float
+) -> list[str]:
+    """What a finished run came to, in a few lines."""
+    said = {
+        "held-out loss": ("{loss:.4f}" + ", perplexity {perplexity:.2f}" * ("perplexity" in found), "loss"),
+        "accuracy": ("{rewards/accuracies:.4f}", "rewards/accuracies"),
+        "agreement": ("{accuracy:.4f} with the labels, calibration error {ece:.4f}", "ece"),
+        "with gold": ("{gold_accuracy:.4f}", "gold_accuracy"),
+        "bits per byte": ("{bits_per_byte:.4f}", "bits_per_byte"),
+        "above entropy": ("{bits_per_byte_above_entropy:.4f}", "bits_per_byte_above_entropy"),
+    }
+    fast = f", {speed['tokens_per_s']:,.0f} tokens/s" if speed else ""
+    table = [
+        *((name, text.format(**found)) for name, (text, needs) in said.items() if needs in found),
+        ("time", f"{seconds / 60:.1f} min{fast}"),
+        ("checkpoint", str(run.path / "checkpoints" / str(steps))),
+    ]
+    return [f"finished {steps} steps", *terminal.lines(table)]
+
+
+def _replayed(first: Any, batches: loop.NextBatch) -> loop.NextBatch:
+    """`batches`, with the one that was already taken put back in front."""
+    taken: Iterator[Any] = iter([first])
+    return lambda state: next(taken, None) or batches(state)
+
+
+def dry_run(
+    cfg: Any,
+    run: Session,
+    step: Callable,
+    state: TrainState,
+    first: Any,
+    expect: Mapping[str, tuple[float, float]] | None,
+    frozen: Params = (),
+) -> TrainState:
+    """One step checked against what must hold, and its cost; nothing is kept."""
+    batch = run.plan.put(first)
+    state, found = step(state, frozen, batch)
+    values = run.plan.get(found)
+    loop.check(values, expect or {})
+    seconds = loop.measured(step, state, frozen, batch)
+    shown = [
+        (name, f"{float(total) / max(float(count), 1e-9):.4f}") for name, (total, count) in values.items()
+    ]
+    cost = [
+        ("seconds a step", f"{seconds:.3f}"),
+        ("all steps, about", f"{seconds * cfg.run.steps / 60:.1f} min"),
+    ]
+    show(["first step", *terminal.lines([*shown, *cost])], run.primary)
+    return state
