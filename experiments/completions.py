@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.rewards import Judge
 from jaxtrain import config
 from jaxtrain.data import conversations
 from jaxtrain.data.dialogs import shorten
@@ -17,6 +16,7 @@ from jaxtrain.data.prompts import Opening
 from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.files import terminal
 from jaxtrain.ops import returns
+from jaxtrain.rewards.models import Judge
 from jaxtrain.stages import sampling
 from jaxtrain.stages.session import Session
 from jaxtrain.train import loop

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from experiments import rewards
 from jaxtrain import config
 from jaxtrain.config import ConfigError
 from jaxtrain.data import chat
@@ -15,10 +14,10 @@ from jaxtrain.data.prompts import Opening
 from jaxtrain.data.record_formats import Bad
 from jaxtrain.data.tokenizer import load as load_tokenizer
 from jaxtrain.feedback import judge
-from jaxtrain.feedback import rewards as functions
 from jaxtrain.feedback.asking import Generator
 from jaxtrain.feedback.endpoint import is_url
 from jaxtrain.feedback.judge import Case, Judge
+from jaxtrain.rewards import functions, models
 from jaxtrain.train import parallel, workdir
 
 AT_ONCE = 64  # answers that a reward model scores at once
@@ -65,13 +64,13 @@ def of_reward_model(source: Path, step: int | None, machine: Any) -> Judge:
     """A reward model's normalised reward as a score: of its starting model's answers mean 0, variance 1."""
     scores = config.Scores(reward_model=str(source))
     tokenizer = load_tokenizer(source / "tokenizer")
-    rewards.check(scores, tokenizer, 0)
+    models.check(scores, tokenizer, 0)
     parallel.initialize(Path(machine.cache_dir).expanduser() / "compiled")
     plan = parallel.make(config.Run(mesh=machine.mesh), 0, 1)
     name = f"{source.absolute()}@{step or workdir.newest_step(source)}"
-    model = rewards.load(scores, name, plan, config.Model(dtype=machine.dtype))
+    model = models.load(scores, name, plan, config.Model(dtype=machine.dtype))
     size = -(-AT_ONCE // plan.shards) * plan.shards
-    scorer, template = rewards.of_model(model, plan, size), chat.load_template("auto", tokenizer)
+    scorer, template = models.of_model(model, plan, size), chat.load_template("auto", tokenizer)
     context = workdir.read_run(source)["arch"]["max_len"]
 
     def score(cases: Sequence[Case]) -> list[float | None]:

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import completions, rollouts, teachers
-from experiments.rewards import mine
 from experiments.teachers import COLUMNS, Teacher
 from jaxtrain import config
 from jaxtrain.data import dialogs, prompts, record_formats, source_spec, sources, stored
@@ -16,6 +15,7 @@ from jaxtrain.data.pipeline import Prepared
 from jaxtrain.data.preferences import alternatives
 from jaxtrain.data.prompts import Opening
 from jaxtrain.models import transformer
+from jaxtrain.rewards.models import mine
 from jaxtrain.stages import sampling
 from jaxtrain.stages.session import Session
 from jaxtrain.train import loop, parallel

@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import completions, rewards, rollouts
+from experiments import completions, rollouts
 from jaxtrain.config import ConfigError
 from jaxtrain.data import dialogs, prompts, source_spec
 from jaxtrain.data.tokenizer import Tokenizer
@@ -16,6 +16,7 @@ from jaxtrain.feedback import gold
 from jaxtrain.files import cache
 from jaxtrain.models import transformer
 from jaxtrain.ops import policy_gradient
+from jaxtrain.rewards import models
 from jaxtrain.stages import before_after, eval_prompts, session, trainer
 from jaxtrain.stages.session import Session
 from jaxtrain.train import workdir
@@ -34,7 +35,7 @@ def check(cfg: Any, tokenizer: Tokenizer) -> None:
         raise ConfigError(f"--data={cfg.data.data}: prompts are drawn alike; leave the weights out")
     if cfg.scores.overlong_buffer > s.max_new:
         raise ConfigError(f"--overlong_buffer={cfg.scores.overlong_buffer}: more than --max_new={s.max_new}")
-    rewards.check(cfg.scores, tokenizer, cfg.data.seq_len)
+    models.check(cfg.scores, tokenizer, cfg.data.seq_len)
 
 
 def settings(cfg: Any, *, critic: bool, **values: Any) -> policy_gradient.Settings:
@@ -54,15 +55,15 @@ def fingerprints(cfg: Any, template: Any) -> dict[str, str]:
     return {"data": told, "tokenizer": template.tokenizer.fingerprint, "template": template.fingerprint}
 
 
-def judge(cfg: Any, plan: Any, path: Path) -> tuple[rewards.Judge, rewards.Model | None]:
+def judge(cfg: Any, plan: Any, path: Path) -> tuple[models.Judge, models.Model | None]:
     """What --reward_model or --reward names, the model with it where it is one."""
     if cfg.scores.reward:
-        return rewards.of_function(cfg.scores.reward, plan), None
+        return models.of_function(cfg.scores.reward, plan), None
     text = session.pinned(path, "reward_model", cfg.scores.reward_model)
     if not cfg.run.dry_run and plan.process[0] == 0:
         workdir.record(path, reward_model=text)
-    found = rewards.load(cfg.scores, text, plan, cfg.model)
-    return rewards.of_model(found, plan, cfg.data.batch_size), found
+    found = models.load(cfg.scores, text, plan, cfg.model)
+    return models.of_model(found, plan, cfg.data.batch_size), found
 
 
 def stage(
@@ -71,7 +72,7 @@ def stage(
     template: Any,
     objective: Objective,
     advantages: Callable,
-    judged: rewards.Judge,
+    judged: models.Judge,
     *,
     controller: rollouts.Controller,
     priced: bool,

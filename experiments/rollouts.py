@@ -13,10 +13,10 @@ import numpy as np
 from experiments import completions, kept
 from experiments.completions import FOLDER, Columns, Made, Scoring
 from experiments.kept import Rollout
-from experiments.rewards import mine
 from jaxtrain.data.prompts import Opening
 from jaxtrain.generate import rollout
 from jaxtrain.ops import returns
+from jaxtrain.rewards.models import mine
 from jaxtrain.stages import sampling, session
 from jaxtrain.stages.session import Session
 from jaxtrain.train import loop

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import rewards
 from experiments.drawing import Answer, Want, decoder, drawer
 from jaxtrain import config
 from jaxtrain.config import ConfigError
@@ -19,6 +18,7 @@ from jaxtrain.files import terminal
 from jaxtrain.generate import best_of, sampler, stop_strings
 from jaxtrain.models import transformer
 from jaxtrain.ops.sampling import HOW
+from jaxtrain.rewards import models
 from jaxtrain.stages import weights
 from jaxtrain.stages.init_from import Start
 from jaxtrain.train import parallel, workdir
@@ -39,7 +39,7 @@ class Speaker(NamedTuple):
         ..., list[Answer]
     ]  # (prompts, seeds of each one's answers) -> answers, those of a prompt together
     stream: Callable[[np.ndarray, int], Iterator[list[int]]]  # (prompt, seed) -> new tokens, a few at a time
-    judge: rewards.Judge | None
+    judge: models.Judge | None
     judged: int  # completions that it scores at once
     process: tuple[int, int]  # (index of this host, number of hosts); the first one writes and prints
     notes: list[tuple[str, str]]  # for people
@@ -77,7 +77,7 @@ def _drawn(
     return draw, lambda prompt, seed: made.stream(want(prompt, [seed]))
 
 
-def _notes(cfg: Any, template: Template, judge: rewards.Judge | None) -> list[tuple[str, str]]:
+def _notes(cfg: Any, template: Template, judge: models.Judge | None) -> list[tuple[str, str]]:
     n = cfg.chosen.best_of
     far = f"the best of {n}: at most {best_of.kl(n):.2f} nats from the run (KL)"
     return [
@@ -89,21 +89,21 @@ def _notes(cfg: Any, template: Template, judge: rewards.Judge | None) -> list[tu
 
 def _judge(
     cfg: Any, start: Start, plan: parallel.Plan, settings: config.Model
-) -> tuple[rewards.Judge | None, int, int]:
+) -> tuple[models.Judge | None, int, int]:
     """(what scores completions, how many at once, the context that has room for them and in it)."""
     context, chosen = start.arch.max_len, cfg.chosen
     if not (chosen.reward or chosen.reward_model):
         return None, 1, context
     scores = config.Scores(reward=chosen.reward, reward_model=chosen.reward_model)
-    rewards.check(scores, start.tokenizer, 0)
+    models.check(scores, start.tokenizer, 0)
     if scores.reward:
-        return rewards.of_function(scores.reward, plan), plan.process[1], context
+        return models.of_function(scores.reward, plan), plan.process[1], context
     source, step = workdir.split_step(scores.reward_model)
     bounds = [bound for bound in (context, workdir.read_run(source)["arch"]["max_len"]) if bound]
-    model = rewards.load(scores, f"{source}@{step or workdir.newest_step(source)}", plan, settings)
+    model = models.load(scores, f"{source}@{step or workdir.newest_step(source)}", plan, settings)
     most = AT_ONCE if cfg.asked.prompts else chosen.best_of * cfg.drawing.samples
     size = -(-most // plan.shards) * plan.shards
-    return rewards.of_model(model, plan, size), size, min(bounds, default=0)
+    return models.of_model(model, plan, size), size, min(bounds, default=0)
 
 
 def opening(voice: Speaker, messages: Sequence[Message]) -> Opening:

@@ -15,8 +15,8 @@ import numpy as np
 
 from jaxtrain.data import conversations
 from jaxtrain.data.record_formats import Message
-from jaxtrain.feedback import rewards
 from jaxtrain.feedback.asking import Ask, Generator, Reply, seed_of, user
+from jaxtrain.rewards import functions
 from jaxtrain.worlds.tinytown.prompts import parse_prompt
 
 LOW, HIGH = 1, 10  # of a rubric
@@ -114,9 +114,9 @@ def of_scores(name: str, scores: Callable[[Sequence[Case]], list[float | None]])
     return Judge(name, lambda cases, seed: _counted(scores(cases)), compare)
 
 
-def of_reward(reward: rewards.Reward) -> Judge:
+def of_reward(reward: functions.Reward) -> Judge:
     """A function's reward as a score. Tinytown's judge has none for questions that its world does not have."""
-    world = reward.name in rewards.NAMED
+    world = reward.name in functions.NAMED
 
     def scores(cases: Sequence[Case]) -> list[float | None]:
         known = [not world or parse_prompt(conversations.question(one.messages)) is not None for one in cases]
@@ -124,7 +124,7 @@ def of_reward(reward: rewards.Reward) -> Judge:
         if not mine:
             return [None] * len(cases)
         found = iter(
-            rewards.scores(
+            functions.scores(
                 reward,
                 [one.messages for one in mine],
                 [one.answer for one in mine],

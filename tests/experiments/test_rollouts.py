@@ -9,11 +9,11 @@ import pytest
 from experiments import completions, kept, rollouts
 from experiments.completions import Made, Scoring
 from experiments.kept import Rollout
-from experiments.rewards import Judge
 from jaxtrain import config
 from jaxtrain.config import ConfigError, Failure
 from jaxtrain.data.prompts import Opening
 from jaxtrain.data.tokenizer import ByteTokenizer
+from jaxtrain.rewards.models import Judge
 from jaxtrain.stages.sampling import Drawn
 
 TOKENS = ByteTokenizer()

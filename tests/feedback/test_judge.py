@@ -4,9 +4,10 @@ import math
 
 import pytest
 
-from jaxtrain.feedback import judge, rewards
+from jaxtrain.feedback import judge
 from jaxtrain.feedback.asking import Generator, Reply, Spent, Token, user
 from jaxtrain.feedback.judge import Asking, Case, Pair
+from jaxtrain.rewards import functions
 
 ASKED = user("What is 2 + 3?")
 
@@ -137,7 +138,7 @@ def test_log_probabilities_make_an_expected_score():
 
 
 def test_the_worlds_judge_is_a_judge_of_its_own_questions_only():
-    gold = judge.of_reward(rewards.resolve("gold"))
+    gold = judge.of_reward(functions.resolve("gold"))
     right, wrong = "5.", "6."
     cases = [Case(ASKED, right), Case(user("Who are you?"), right), Case(ASKED, wrong)]
     found = gold.score(cases, 0)
@@ -149,7 +150,7 @@ def test_the_worlds_judge_is_a_judge_of_its_own_questions_only():
 
 
 def test_a_function_is_a_judge_and_sees_the_record():
-    length = judge.of_reward(rewards.Reward("f", lambda completions, most, **rest: [m - len(c) for c, m in zip(
+    length = judge.of_reward(functions.Reward("f", lambda completions, most, **rest: [m - len(c) for c, m in zip(
         completions, most, strict=True)]))  # fmt: skip
     assert length.score([Case(ASKED, "abc", {"most": 5})], 0).values == [2.0]
     assert length.compare([Pair(ASKED, "abc", "ab", {"most": 5})], 0).values == [0.0]

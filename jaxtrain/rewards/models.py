@@ -12,9 +12,9 @@ from jaxtrain.config import ConfigError
 from jaxtrain.data.prompts import Opening
 from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.data.tokenizer import load as load_tokenizer
-from jaxtrain.feedback import rewards
 from jaxtrain.models import reward, transformer, zoo
 from jaxtrain.ops.ensembles import COMBINED
+from jaxtrain.rewards import functions
 from jaxtrain.stages import init_from, weights
 from jaxtrain.stages.session import gathered
 from jaxtrain.train import parallel, workdir
@@ -51,7 +51,7 @@ class Model(NamedTuple):
 def check(settings: config.Scores, tokenizer: Tokenizer, seq_len: int) -> None:
     """Raises ConfigError for a reward model that cannot score what this tokenizer writes."""
     if not settings.reward_model:
-        rewards.resolve(settings.reward)
+        functions.resolve(settings.reward)
         return
     flag = f"--reward_model={settings.reward_model}"
     source, _ = workdir.split_step(settings.reward_model)
@@ -123,12 +123,12 @@ def of_model(made: Model, plan: parallel.Plan, size: int) -> Judge:
 
 
 def of_function(text: str, plan: parallel.Plan) -> Judge:
-    """Scores of a Python function (feedback/rewards.py); each host asks for its rows alone."""
-    found = rewards.resolve(text)
+    """Scores of a Python function (rewards/functions.py); each host asks for its rows alone."""
+    found = functions.resolve(text)
 
     def scores(rows: Batch, asked: Sequence[Opening], texts: Sequence[str]) -> np.ndarray:
         here = mine(plan, len(texts))
-        own = rewards.scores(
+        own = functions.scores(
             found, [each.messages for each in asked[here]], texts[here], [each.record for each in asked[here]]
         )
         return gathered(plan, {"scores": own})["scores"]
