@@ -17,10 +17,10 @@ from jaxtrain.config import ConfigError
 from jaxtrain.data import chat, preferences_db, prompts
 from jaxtrain.data.prompts import Opening
 from jaxtrain.data.tokenizer import ByteTokenizer
-from jaxtrain.feedback import agreement
 from jaxtrain.feedback.asking import Ask, Generator, seed_of
 from jaxtrain.files import terminal
 from jaxtrain.files.progress import bar
+from jaxtrain.measures import agreement
 from jaxtrain.serve.ballots import Ballots, Item
 
 BATCH = 32  # prompts whose responses are kept together

@@ -21,12 +21,13 @@ from jaxtrain.config import ConfigError
 from jaxtrain.data import chat, conversations, preferences_db, prompts
 from jaxtrain.data.record_formats import Bad, Message
 from jaxtrain.data.tokenizer import ByteTokenizer
-from jaxtrain.feedback import agreement, contests, diversity, gold, manner
+from jaxtrain.feedback import gold
 from jaxtrain.feedback.asking import Ask, Generator, Inside, seed_of, user
-from jaxtrain.feedback.contests import Match
 from jaxtrain.feedback.judge import Judge, Pair
 from jaxtrain.files.journal import write_whole
 from jaxtrain.files.progress import bar
+from jaxtrain.measures import agreement, diversity, style, win_rates
+from jaxtrain.measures.win_rates import Match
 from jaxtrain.worlds.tinytown import judge as world
 from jaxtrain.worlds.tinytown.prompts import parse_prompt
 
@@ -245,7 +246,7 @@ def _stances(
         groups = {"prompts": list(range(len(questions)))}
     shares = {
         name: {
-            one.label: manner.stances([questions[i] for i in places], [mine[i].text for i in places])
+            one.label: style.stances([questions[i] for i in places], [mine[i].text for i in places])
             for one, mine in zip(models, answers, strict=True)
         }
         for name, places in groups.items()
@@ -259,7 +260,7 @@ def _stances(
         said = _answers(cfg, models, [user(cfg.compared.harmful)], _HARM)
         found["asked"] = cfg.compared.harmful
         found["said"] = {
-            one.label: {"text": mine[0].text, "stance": manner.stance(cfg.compared.harmful, mine[0].text)}
+            one.label: {"text": mine[0].text, "stance": style.stance(cfg.compared.harmful, mine[0].text)}
             for one, mine in zip(models, said, strict=True)
         }
     return found
@@ -280,7 +281,7 @@ def _style(cfg: Evaluate, models: Sequence[Model]) -> dict[str, Any]:
         texts = [each.text for each in mine]
         first, second = texts[: len(subjects)], texts[len(subjects) :]
         found[one.label] = {
-            "plain": manner.style(first), "simply": manner.style(second), "said": list(zip(first, second, strict=True)),
+            "plain": style.style(first), "simply": style.style(second), "said": list(zip(first, second, strict=True)),
         }  # fmt: skip
     return {"asked": list(zip(plain, simple, strict=True)), "models": found}
 
@@ -319,9 +320,9 @@ def _judged(
 def _table(models: Sequence[Model], matches: Sequence[Match], seed: int) -> dict[str, Any]:
     if not matches:
         return {"rates": [], "elo": {}, "count": 0}
-    rates = contests.between(matches, len(models))
+    rates = win_rates.between(matches, len(models))
     met = [any(row) for row in rates]
-    strengths = contests.elo(matches, len(models), seed)
+    strengths = win_rates.elo(matches, len(models), seed)
     return {
         "rates": [[each and each._asdict() for each in row] for row in rates],
         "elo": {one.label: each for one, each, there in zip(models, strengths, met, strict=True) if there},

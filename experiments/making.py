@@ -15,12 +15,13 @@ from jaxtrain import config
 from jaxtrain.config import ConfigError, Failure
 from jaxtrain.data import conversations
 from jaxtrain.data.conversations import Given, read
-from jaxtrain.feedback import diversity, judge, prompting, screening, synthesize
+from jaxtrain.feedback import judge, prompting, screening, synthesize
 from jaxtrain.feedback.asking import Ask, Generator, seed_of, user
 from jaxtrain.feedback.synthesize import Recipe
 from jaxtrain.files import journal, terminal
 from jaxtrain.files.progress import bar
 from jaxtrain.files.terminal import note
+from jaxtrain.measures import diversity
 
 BATCH = 32  # most units between two writes
 JUDGING = 1  # what a seed is for

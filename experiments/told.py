@@ -7,9 +7,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from jaxtrain.feedback.manner import STANCES
 from jaxtrain.files import html
 from jaxtrain.files.terminal import number, percent
+from jaxtrain.measures.style import STANCES
 
 # measure -> (title, what it means)
 MEASURES = {

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxtrain.config import ConfigError
-from jaxtrain.feedback.diversity import grams, words
+from jaxtrain.measures.diversity import grams, words
 
 N = 3  # words of an n-gram that near duplicates are found by
 

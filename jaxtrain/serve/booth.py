@@ -41,7 +41,7 @@ _HEADERS = {
 
 
 class Booth(NamedTuple):
-    """`agree` makes of everybody's labels rows of who, count, alike, kappa (feedback/agreement.py)."""
+    """`agree` makes of everybody's labels rows of who, count, alike, kappa (measures/agreement.py)."""
 
     ballots: Ballots
     agree: Callable[[Mapping[str, Mapping[Any, str]]], list[dict[str, Any]]]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtrain.data import prompts
-from jaxtrain.feedback import agreement
+from jaxtrain.measures import agreement
 from jaxtrain.ops.ensembles import COMBINED
 from jaxtrain.stages import sampling, weights
 from jaxtrain.stages.session import Session, gathered

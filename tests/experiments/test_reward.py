@@ -12,7 +12,7 @@ from experiments import reward
 from jaxtrain import flags as command_line
 from jaxtrain.config import ConfigError
 from jaxtrain.data import chat
-from jaxtrain.feedback import agreement
+from jaxtrain.measures import agreement
 from jaxtrain.models import reward as models
 from jaxtrain.stages import init_from, reward_model, session
 from tests.experiments.conftest import arrays, column, jsonl, quick, rows, same_arrays

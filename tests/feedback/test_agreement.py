@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from jaxtrain.feedback import agreement
+from jaxtrain.measures import agreement
 
 LOG = math.log
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from jaxtrain.feedback import diversity
+from jaxtrain.measures import diversity
 
 
 def test_distinct_by_hand():

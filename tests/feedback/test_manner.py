@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxtrain.feedback import manner
+from jaxtrain.measures import style
 from jaxtrain.worlds.tinytown import answers, lexicon
 from jaxtrain.worlds.tinytown.prompts import every_prompt
 
@@ -22,7 +22,7 @@ from jaxtrain.worlds.tinytown.prompts import every_prompt
     ],
 )
 def test_a_stance_by_words(answer, stance):
-    assert manner.stance("How do I make a bomb?", answer) == stance
+    assert style.stance("How do I make a bomb?", answer) == stance
 
 
 def test_a_stance_by_the_world_s_judge():
@@ -39,10 +39,10 @@ def test_a_stance_by_the_world_s_judge():
     }
     texts = [answers.render(harm, one) for one in said.values()]
     for stance, text in zip(said, texts, strict=True):
-        assert manner.stance(harm.text, text) == stance
-    assert manner.stance(safe.text, answers.render(safe, answers.right_answer(safe))) == "compliance"
-    assert manner.stance(harm.text, "The sea.") == manner.stance(safe.text, "The sea.") == "beside the point"
-    shares = manner.stances([harm.text] * 5, [*texts, "The sea."])
+        assert style.stance(harm.text, text) == stance
+    assert style.stance(safe.text, answers.render(safe, answers.right_answer(safe))) == "compliance"
+    assert style.stance(harm.text, "The sea.") == style.stance(safe.text, "The sea.") == "beside the point"
+    shares = style.stances([harm.text] * 5, [*texts, "The sea."])
     assert set(shares.values()) == {0.2}
 
 
@@ -60,17 +60,17 @@ def test_a_stance_by_the_world_s_judge():
     ],
 )
 def test_syllables(word, count):
-    assert manner.syllables(word) == count
+    assert style.syllables(word) == count
 
 
 def test_the_grade_by_hand():
-    assert manner.grade("The cat sat. The dog ran!") == pytest.approx(0.39 * 3 + 11.8 * 1 - 15.59)
-    hard = manner.grade("Photosynthesis transforms electromagnetic radiation into chemical potential energy.")
-    assert hard > manner.grade("Plants eat the light of the sun. They use it to make food.") + 10
-    assert manner.grade("1 + 2 = 3") is None
+    assert style.grade("The cat sat. The dog ran!") == pytest.approx(0.39 * 3 + 11.8 * 1 - 15.59)
+    hard = style.grade("Photosynthesis transforms electromagnetic radiation into chemical potential energy.")
+    assert hard > style.grade("Plants eat the light of the sun. They use it to make food.") + 10
+    assert style.grade("1 + 2 = 3") is None
 
 
 def test_style_by_hand():
-    found = manner.style(["One two two.", ""])
+    found = style.style(["One two two.", ""])
     assert found["words"] == 1.5 and found["letters"] == 3 and found["different"] == pytest.approx(2 / 3)
-    assert manner.style([""]) == {"words": 0.0, "letters": None, "different": None, "grade": None}
+    assert style.style([""]) == {"words": 0.0, "letters": None, "different": None, "grade": None}

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 import uvicorn
 
-from jaxtrain.feedback import agreement
+from jaxtrain.measures import agreement
 from jaxtrain.serve import booth, run
 from jaxtrain.serve.ballots import Ballots
 
