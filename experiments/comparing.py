@@ -14,10 +14,11 @@ from jaxtrain import config
 from jaxtrain.config import ConfigError, Failure
 from jaxtrain.data import conversations
 from jaxtrain.data.conversations import Given
-from jaxtrain.feedback import compare, gold, revise
+from jaxtrain.feedback import compare, revise
 from jaxtrain.feedback.asking import Ask, seed_of
 from jaxtrain.feedback.constitution import Constitution
 from jaxtrain.files import terminal
+from jaxtrain.worlds.tinytown import measures
 from jaxtrain.worlds.tinytown.prompts import parse_prompt
 
 SEEN, FEWEST = 64, 8  # pairs after which a critic that names one letter is stopped, midway and at the end
@@ -139,5 +140,5 @@ def _truth(row: dict[str, Any]) -> dict[str, Any]:
     known = parse_prompt(prompt) if isinstance(prompt, str) else None
     if known is None:
         return {}
-    rewards = {f"reward_{side}": gold.reward(prompt, row[side]) for side in ("chosen", "rejected")}
+    rewards = {f"reward_{side}": measures.reward(prompt, row[side]) for side in ("chosen", "rejected")}
     return rewards | {"family": known.family}

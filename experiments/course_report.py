@@ -8,8 +8,8 @@ from typing import Any
 from experiments import course, course_page, course_tables
 from experiments.course import Claim, Step
 from jaxtrain import config
-from jaxtrain.feedback import gold
 from jaxtrain.files import journal
+from jaxtrain.worlds.tinytown import measures
 
 SHOWN = 8  # prompts whose answers are shown
 # What a curve is drawn of, a stage: (metric, what it is).
@@ -44,7 +44,7 @@ def result(steps: Sequence[Step], folder: Path, times: Mapping[str, Mapping[str,
             "seconds": times[step.name]["seconds"],
             "command": f"./launch/run {shlex.join(times[step.name]['commands'][0])}",
             "claims": claims, "reached": all(claim["reached"] for claim in claims),
-            "measures": {name: found[step.name][name] for name in ("gold", *gold.MEASURES) if name in found[step.name]},
+            "measures": {name: found[step.name][name] for name in ("gold", *measures.MEASURES) if name in found[step.name]},
             "curves": _curves(step, runs[step.name]),
         })  # fmt: skip
     return {
@@ -66,7 +66,7 @@ def _measured(answers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     if not answers:
         return {}
     prompts, texts = [one["prompt"] for one in answers], [one["completion"] for one in answers]
-    return gold.measure(prompts, texts) | {"alike": gold.alike(prompts, texts, course.DRAWS)}
+    return measures.measure(prompts, texts) | {"alike": measures.alike(prompts, texts, course.DRAWS)}
 
 
 def _told(claim: Claim, before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, Any]:

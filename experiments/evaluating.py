@@ -21,7 +21,6 @@ from jaxtrain.config import ConfigError
 from jaxtrain.data import chat, conversations, preferences_db, prompts
 from jaxtrain.data.record_formats import Bad, Message
 from jaxtrain.data.tokenizer import ByteTokenizer
-from jaxtrain.feedback import gold
 from jaxtrain.feedback.asking import Ask, Generator, Inside, seed_of, user
 from jaxtrain.feedback.judge import Judge, Pair
 from jaxtrain.files.journal import write_whole
@@ -29,6 +28,7 @@ from jaxtrain.files.progress import bar
 from jaxtrain.measures import agreement, diversity, style, win_rates
 from jaxtrain.measures.win_rates import Match
 from jaxtrain.worlds.tinytown import judge as world
+from jaxtrain.worlds.tinytown import measures
 from jaxtrain.worlds.tinytown.prompts import parse_prompt
 
 BATCH = 64  # prompts asked at once
@@ -171,7 +171,9 @@ def _measures(
             **diversity.report(texts),
         }
         if all(known):
-            numbers |= {f"world/{name}": value for name, value in gold.measure(list(known), texts).items()}
+            numbers |= {
+                f"world/{name}": value for name, value in measures.measure(list(known), texts).items()
+            }
         logps = _logps(one.made.inside, asked, mine)
         numbers |= _confidence(logps, known, texts)
         if cfg.drawing.temperature == 1 and one is not models[reference]:

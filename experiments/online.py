@@ -12,7 +12,6 @@ from experiments import completions, rollouts
 from jaxtrain.config import ConfigError
 from jaxtrain.data import dialogs, prompts, source_spec
 from jaxtrain.data.tokenizer import Tokenizer
-from jaxtrain.feedback import gold
 from jaxtrain.files import cache
 from jaxtrain.models import transformer
 from jaxtrain.ops import policy_gradient
@@ -21,6 +20,7 @@ from jaxtrain.stages import before_after, eval_prompts, session, trainer
 from jaxtrain.stages.session import Session
 from jaxtrain.train import workdir
 from jaxtrain.types import Objective
+from jaxtrain.worlds.tinytown import measures
 
 
 def check(cfg: Any, tokenizer: Tokenizer) -> None:
@@ -95,7 +95,7 @@ def stage(
 
     stops = completions.stops(template.tokenizer, cfg.scores)
     scoring = completions.Scoring(
-        judged, template.tokenizer, template.end, stops, gold.reward if world else None
+        judged, template.tokenizer, template.end, stops, measures.reward if world else None
     )
     setup = rollouts.Setup(asked, scoring, advantages, controller, start if priced else None, extra)
     source = rollouts.source(cfg, run, setup)

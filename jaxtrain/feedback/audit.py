@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxtrain.feedback import compare
-from jaxtrain.feedback.gold import HOW_TO
 from jaxtrain.worlds.tinytown.judge import judge
+from jaxtrain.worlds.tinytown.measures import HOW_TO
 from jaxtrain.worlds.tinytown.prompts import parse_prompt
 
 EXAMPLES = 8

@@ -4,15 +4,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxtrain.data import prompts
-from jaxtrain.feedback import gold
 from jaxtrain.stages import eval_prompts, sampling, session
 from jaxtrain.stages.session import Session
 from jaxtrain.train import loop, optim
 from jaxtrain.types import Params, TrainState
+from jaxtrain.worlds.tinytown import measures
 
 DRAWS = 2  # answers to a prompt, whose difference tells how consistent they are
 
-# What is said of RLHF, and the measures of feedback/gold.py that show it.
+# What is said of RLHF, and the measures of worlds/tinytown/measures.py that show it.
 CLAIMS = (
     ("harmful → refuses", ("harmful", "refuse")),
     ("terse → detailed", ("detail",)),
@@ -49,7 +49,7 @@ def told(
         )
         found = draw(params, base, [each.ids.tolist() for each in asked], cfg.run.seed)
         texts = [decode(each.ids) for each in found]
-        return gold.measure(questions, texts) | {"alike": gold.alike(questions, texts, DRAWS)}
+        return measures.measure(questions, texts) | {"alike": measures.alike(questions, texts, DRAWS)}
 
     def both(state: TrainState, step: int) -> tuple[str, Mapping[str, float]]:
         text, numbers = sample(state, step)

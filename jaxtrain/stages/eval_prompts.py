@@ -9,11 +9,11 @@ import numpy as np
 from jaxtrain import config
 from jaxtrain.config import ConfigError
 from jaxtrain.data import prompts, source_spec
-from jaxtrain.feedback import gold
 from jaxtrain.stages import sampling
 from jaxtrain.stages.session import Session
 from jaxtrain.train import loop, optim
 from jaxtrain.types import TrainState
+from jaxtrain.worlds.tinytown import measures
 
 SHOWN = 3  # answers shown
 
@@ -35,10 +35,10 @@ def answers(run: Session, cfg: Any, template: Any, decode: Callable) -> loop.Sam
             "completions/clipped_ratio": float(np.mean([not each.ended for each in found])),
         }
         if world:
-            measured |= {f"judge/{name}": value for name, value in gold.measure(questions, texts).items()}
+            measured |= {f"judge/{name}": value for name, value in measures.measure(questions, texts).items()}
         rows = [
             {"prompt": question, "completion": text, "ended": each.ended}
-            | ({"gold": gold.reward(question, text)} if world else {})
+            | ({"gold": measures.reward(question, text)} if world else {})
             for question, text, each in zip(questions, texts, found, strict=True)
         ]
         sampling.write(

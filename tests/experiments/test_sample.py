@@ -23,12 +23,12 @@ from jaxtrain import flags as command_line
 from jaxtrain.config import ConfigError
 from jaxtrain.data import chat
 from jaxtrain.data.tokenizer import ByteTokenizer
-from jaxtrain.feedback import gold
 from jaxtrain.generate import best_of, stop_strings
 from jaxtrain.models import transformer
 from jaxtrain.ops.logprobs import logits
 from jaxtrain.stages import init_from, weights
 from jaxtrain.train import parallel
+from jaxtrain.worlds.tinytown import measures
 from tests.experiments.conftest import ROOT, call, jsonl, quick
 from tests.experiments.test_reward import FLAGS as REWARD
 
@@ -154,7 +154,7 @@ def test_a_data_set_is_answered_a_row_a_completion(town, drawn):
         row["prompt"] for row in drawn[2::3]
     ]
     for row in drawn:
-        assert row["score"] == pytest.approx(gold.reward(row["prompt"], row["completion"]), abs=1e-6)
+        assert row["score"] == pytest.approx(measures.reward(row["prompt"], row["completion"]), abs=1e-6)
     assert len({row["completion"] for row in drawn[:3]}) > 1
 
 

@@ -20,13 +20,13 @@ from jaxtrain import flags as command_line
 from jaxtrain.config import ConfigError, Failure
 from jaxtrain.data import chat as chat_templates
 from jaxtrain.data.tokenizer import load as load_tokenizer
-from jaxtrain.feedback import gold
 from jaxtrain.feedback.asking import Ask, Reply, user
 from jaxtrain.feedback.endpoint import Endpoint
 from jaxtrain.feedback.judge import Pair
 from jaxtrain.files import journal
 from jaxtrain.stages import init_from
 from jaxtrain.train import parallel
+from jaxtrain.worlds.tinytown import measures
 from tests.experiments.conftest import ROOT, call, jsonl, killed_in_the_second_batch, quick
 from tests.experiments.test_reward import FLAGS as REWARD
 from tests.experiments.test_sample import opened, read
@@ -68,7 +68,9 @@ def test_a_run_answers_given_questions_and_the_world_judges_them(town, judged):
     }  # fmt: skip
     assert 0 < len(rows) <= 12 and rejected
     for row in rows:
-        assert -1 <= row["score"] == pytest.approx(gold.reward(row["prompt"], row["completion"]), abs=1e-6)
+        assert (
+            -1 <= row["score"] == pytest.approx(measures.reward(row["prompt"], row["completion"]), abs=1e-6)
+        )
         assert row["provenance"]["parents"][0].startswith("tinytown:prompts record ")
         assert row["provenance"]["expert"].startswith(str(town / "sft"))
     for row in rejected:

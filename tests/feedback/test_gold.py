@@ -1,7 +1,7 @@
 import pytest
 
-from jaxtrain.feedback import gold
 from jaxtrain.worlds.tinytown import lexicon as lex
+from jaxtrain.worlds.tinytown import measures
 from jaxtrain.worlds.tinytown.prompts import parse_prompt
 
 # (question, answer, its gold reward by the judge's rules)
@@ -34,21 +34,21 @@ WANTED = {
 
 @pytest.mark.parametrize(("question", "answer", "wanted"), SAID)
 def test_the_reward_of_an_answer(question, answer, wanted):
-    assert gold.reward(question, answer) == wanted
+    assert measures.reward(question, answer) == wanted
 
 
 def test_measures_of_answers_by_hand():
     questions, texts, _ = zip(*SAID, strict=True)
-    found = gold.measure(questions, texts)
+    found = measures.measure(questions, texts)
     assert found == pytest.approx(WANTED) and list(found) == list(WANTED)
-    assert gold.measure([parse_prompt(question) for question in questions], texts) == found
+    assert measures.measure([parse_prompt(question) for question in questions], texts) == found
 
 
 def test_what_nothing_was_asked_about_is_not_told():
     person = lex.PEOPLE[0]
-    right = gold.measure([f"Where does {person} live?"], [f"{lex.FACTS[person, 'city']}."])
+    right = measures.measure([f"Where does {person} live?"], [f"{lex.FACTS[person, 'city']}."])
     assert right == {"gold": 2.0, "parsable": 1.0, "facts": 1.0, "rude": 0.0}
     with pytest.raises(ValueError, match="not a Tinytown prompt"):
-        gold.measure(["Who are you?"], ["Nobody."])
+        measures.measure(["Who are you?"], ["Nobody."])
     with pytest.raises(ValueError, match="argument 2 is shorter"):
-        gold.measure(["Spell cat.", "Spell sun."], ["c-a-t."])
+        measures.measure(["Spell cat.", "Spell sun."], ["c-a-t."])
