@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.evaluate import EXTRA, Benchmarks
 from jaxtrain.config import ConfigError, Failure
-from jaxtrain.feedback.asking import Ask, Generator, seed_of, user
+from jaxtrain.inference.llm import Ask, Generator, seed_of, user
 
 LONGEST = 256  # tokens of an answer, where a task names no number
 

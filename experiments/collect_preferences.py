@@ -4,11 +4,11 @@ import contextlib
 import dataclasses
 from pathlib import Path
 
-from experiments.sample import Machine
 from experiments.serve import Address, check_export
 from jaxtrain import config, flags
 from jaxtrain.config import ConfigError
-from jaxtrain.feedback.endpoint import Endpoint
+from jaxtrain.inference.config import Machine
+from jaxtrain.inference.remote import Endpoint
 
 EXTRA = (
     "install the extra: pip install 'jaxtrain[serve]', or JAXTRAIN_EXTRAS=serve ./launch/run collect_preferences; "

@@ -17,9 +17,9 @@ from jaxtrain.config import ConfigError
 from jaxtrain.data import chat, preferences_db, prompts
 from jaxtrain.data.prompts import Opening
 from jaxtrain.data.tokenizer import ByteTokenizer
-from jaxtrain.feedback.asking import Ask, Generator, seed_of
 from jaxtrain.files import terminal
 from jaxtrain.files.progress import bar
+from jaxtrain.inference.llm import Ask, Generator, seed_of
 from jaxtrain.measures import agreement
 from jaxtrain.serve.ballots import Ballots, Item
 
@@ -74,7 +74,7 @@ def fill(cfg: Collect, ballots: Ballots) -> None:
 
 def _opened(cfg: Collect, ballots: Ballots, stack: contextlib.ExitStack) -> list[Generator]:
     """The models, at the steps at which the store's first responses were drawn."""
-    from experiments import generators
+    from jaxtrain.inference import local
     from jaxtrain.stages import init_from
 
     opened = []
@@ -86,7 +86,7 @@ def _opened(cfg: Collect, ballots: Ballots, stack: contextlib.ExitStack) -> list
             except ConfigError as error:
                 raise ConfigError(str(error).replace("--init_from=", "--model=", 1)) from error
         name = ballots.about(f"model {text}", name)
-        made = generators.open_one(name, "model", cfg.endpoint, cfg.machine, cfg.drawing.max_new)
+        made = local.open_one(name, "model", cfg.endpoint, cfg.machine, cfg.drawing.max_new)
         stack.callback(made.close)
         opened.append(made._replace(name=text))
     return opened

@@ -15,9 +15,9 @@ from jaxtrain.config import ConfigError, Failure
 from jaxtrain.data import conversations
 from jaxtrain.data.conversations import Given
 from jaxtrain.feedback import compare, revise
-from jaxtrain.feedback.asking import Ask, seed_of
 from jaxtrain.feedback.constitution import Constitution
 from jaxtrain.files import terminal
+from jaxtrain.inference.llm import Ask, seed_of
 from jaxtrain.worlds.tinytown import measures
 from jaxtrain.worlds.tinytown.prompts import parse_prompt
 

@@ -4,10 +4,10 @@ import dataclasses
 import shlex
 from pathlib import Path
 
-from experiments.sample import Machine
 from jaxtrain import config, flags
 from jaxtrain.config import ConfigError
-from jaxtrain.feedback.endpoint import Endpoint
+from jaxtrain.inference.config import Machine
+from jaxtrain.inference.remote import Endpoint
 
 SHIPPED = Path(__file__).parent / "constitutions"
 RUN = "WORKDIR, WORKDIR@STEP or hf:DIR"

@@ -7,16 +7,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import auditing, generators
+from experiments import auditing
 from experiments.auditing import REPORT
 from experiments.constitutional import Constitutional
 from jaxtrain import config
 from jaxtrain.config import ConfigError
-from jaxtrain.feedback.asking import Generator
 from jaxtrain.feedback.constitution import Constitution
 from jaxtrain.feedback.revise import Critic
 from jaxtrain.files import journal, terminal
 from jaxtrain.files.progress import bar
+from jaxtrain.inference import local
+from jaxtrain.inference.llm import Generator
 
 AT_ONCE = 64  # prompts between two writes
 
@@ -31,13 +32,13 @@ def opened(cfg: Constitutional, constitution: Constitution) -> Iterator[Models]:
     """The model that answers and the one that judges, one model where --critic is empty. Raises ConfigError."""
     asked, how = cfg.asked, cfg.critic
     with contextlib.ExitStack() as stack:
-        speaker = generators.open_one(
+        speaker = local.open_one(
             asked.init_from, "init_from", cfg.endpoint, cfg.machine, max(asked.max_new, how.critic_max_new)
         )
         stack.callback(speaker.close)
         model = speaker
         if how.critic and how.critic != asked.init_from:
-            model = generators.open_one(how.critic, "critic", cfg.endpoint, cfg.machine, how.critic_max_new)
+            model = local.open_one(how.critic, "critic", cfg.endpoint, cfg.machine, how.critic_max_new)
             stack.callback(model.close)
         pages = how.prompting == "base" or (how.prompting == "auto" and not model.remote)
         if not pages and not model.chat:

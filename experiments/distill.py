@@ -3,7 +3,7 @@
 import dataclasses
 
 from jaxtrain import config, flags
-from jaxtrain.feedback.endpoint import Endpoint, is_url
+from jaxtrain.inference.remote import Endpoint, is_url
 
 DATA = "data"  # --teacher, where the data has what it said
 

@@ -3,11 +3,10 @@
 import dataclasses
 from pathlib import Path
 
-from experiments.sample import Machine
-from experiments.synthesize import Quality
 from jaxtrain import config, flags
 from jaxtrain.config import ConfigError
-from jaxtrain.feedback.endpoint import Endpoint
+from jaxtrain.inference.config import Machine, Quality
+from jaxtrain.inference.remote import Endpoint
 
 EXTRA = "install the extra: pip install 'jaxtrain[lm-eval]', or JAXTRAIN_EXTRAS=lm-eval ./launch/run evaluate"
 

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 
-from experiments import benchmarks, generators, judges, told
+from experiments import benchmarks, told
 from experiments.benchmarks import LONGEST
 from experiments.evaluate import Evaluate
 from jaxtrain import config
@@ -21,10 +21,11 @@ from jaxtrain.config import ConfigError
 from jaxtrain.data import chat, conversations, preferences_db, prompts
 from jaxtrain.data.record_formats import Bad, Message
 from jaxtrain.data.tokenizer import ByteTokenizer
-from jaxtrain.feedback.asking import Ask, Generator, Inside, seed_of, user
-from jaxtrain.feedback.judge import Judge, Pair
 from jaxtrain.files.journal import write_whole
 from jaxtrain.files.progress import bar
+from jaxtrain.inference import judges, local
+from jaxtrain.inference.llm import Ask, Generator, Inside, seed_of, user
+from jaxtrain.inference.llm_judge import Judge, Pair
 from jaxtrain.measures import agreement, diversity, style, win_rates
 from jaxtrain.measures.win_rates import Match
 from jaxtrain.worlds.tinytown import judge as world
@@ -60,7 +61,7 @@ def run(cfg: Evaluate, out: Path) -> None:
 
         def open_one(text: str, flag: str, width: int) -> Generator:
             if text not in opened:
-                opened[text] = generators.open_one(text, flag, cfg.endpoint, cfg.machine, width)
+                opened[text] = local.open_one(text, flag, cfg.endpoint, cfg.machine, width)
                 stack.callback(opened[text].close)
             return opened[text]
 

@@ -43,7 +43,7 @@ def main(cfg: Filter) -> None:
 def _scorer(cfg: Filter):
     if not cfg.perplexity.scored_by:
         return None
-    from experiments import perplexity
+    from jaxtrain.inference import perplexity
 
     return perplexity.score
 

@@ -11,15 +11,16 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from experiments import auditing, comparing, dpo, generators, ppo, revising, reward, sft
+from experiments import auditing, comparing, dpo, ppo, revising, reward, sft
 from experiments.constitutional import Constitutional
 from jaxtrain import config, flags
 from jaxtrain.config import ConfigError, Failure
 from jaxtrain.data import conversations
 from jaxtrain.feedback import audit, revise
-from jaxtrain.feedback.asking import Ask, seed_of
 from jaxtrain.feedback.constitution import Constitution
 from jaxtrain.files import journal, terminal
+from jaxtrain.inference import local
+from jaxtrain.inference.llm import Ask, seed_of
 from jaxtrain.stages import init_from
 from jaxtrain.train import workdir
 
@@ -87,7 +88,7 @@ def measure(cfg: Constitutional, folder: Path, models: Mapping[str, str]) -> Non
     """What the world's judge says of each model's answers to held-out prompts, kept in models.json."""
     told = {}
     for name, text in models.items():
-        model = generators.open_one(text, "init_from", cfg.endpoint, cfg.machine, cfg.asked.max_new)
+        model = local.open_one(text, "init_from", cfg.endpoint, cfg.machine, cfg.asked.max_new)
         for kind, source in HELD_OUT.items():
             asked = conversations.read(source, "data", cfg.machine.cache_dir, 0)
             asks = [

@@ -9,18 +9,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import generators, judges
 from experiments.synthesize import Synthesize
 from jaxtrain import config
 from jaxtrain.config import ConfigError, Failure
 from jaxtrain.data import conversations
 from jaxtrain.data.conversations import Given, read
-from jaxtrain.feedback import judge, prompting, screening, synthesize
-from jaxtrain.feedback.asking import Ask, Generator, seed_of, user
+from jaxtrain.feedback import prompting, screening, synthesize
 from jaxtrain.feedback.synthesize import Recipe
 from jaxtrain.files import journal, terminal
 from jaxtrain.files.progress import bar
 from jaxtrain.files.terminal import note
+from jaxtrain.inference import judges, llm_judge, local
+from jaxtrain.inference.llm import Ask, Generator, seed_of, user
 from jaxtrain.measures import diversity
 
 BATCH = 32  # most units between two writes
@@ -43,7 +43,7 @@ def run(cfg: Synthesize, out: Path) -> None:
 
         def opened(text: str, flag: str, width: int) -> Generator:
             if text not in models:
-                models[text] = generators.open_one(text, flag, cfg.endpoint, cfg.machine, width)
+                models[text] = local.open_one(text, flag, cfg.endpoint, cfg.machine, width)
                 stack.callback(models[text].close)
             return models[text]
 
@@ -127,7 +127,7 @@ def _recipe(
     )  # fmt: skip
 
 
-def _screen(quality: Any, made: judge.Judge | None) -> synthesize.Screen:
+def _screen(quality: Any, made: llm_judge.Judge | None) -> synthesize.Screen:
     return synthesize.Screen(
         quality.min_chars, quality.max_chars, screening.language_check(quality.language),
         screening.Seen(quality.near), made, quality.min_score,
@@ -153,12 +153,17 @@ def _costs(cfg: Synthesize, how: Recipe, reader: Generator | None) -> list[tuple
         ours += [(how.expert, "answers", count * votes, answered)] if how.kind != "augment" else []
     if reader:
         ours += [
-            (reader, "verdicts", count * cfg.quality.votes, math.ceil(len(judge.RUBRIC) / 2) + SHORT + most)
+            (
+                reader,
+                "verdicts",
+                count * cfg.quality.votes,
+                math.ceil(len(llm_judge.RUBRIC) / 2) + SHORT + most,
+            )
         ]
     table, cost = [("first prompt", json.dumps(first.messages[-1]["content"], ensure_ascii=False)[:300])], 0.0
     for who, what, requests, read in ours:
         if requests:
-            written = judge.MAX_NEW if what == "verdicts" else most
+            written = llm_judge.MAX_NEW if what == "verdicts" else most
             table.append(
                 (
                     what,

@@ -15,9 +15,9 @@ from jaxtrain.data import conversations
 from jaxtrain.data.conversations import Given, question
 from jaxtrain.data.record_formats import Message
 from jaxtrain.feedback import revise
-from jaxtrain.feedback.asking import Ask, seed_of
 from jaxtrain.feedback.constitution import Constitution
 from jaxtrain.files import terminal
+from jaxtrain.inference.llm import Ask, seed_of
 from jaxtrain.worlds.tinytown.answers import parse_answer
 from jaxtrain.worlds.tinytown.prompts import parse_prompt
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from jaxtrain import config, flags
 from jaxtrain.config import ConfigError
+from jaxtrain.inference.config import Machine
 
 TYPED = "-"  # --prompt's default: what is typed
 COMMANDS = "/reset begins anew, /quit or Ctrl-D ends"
@@ -101,19 +102,6 @@ class Chosen(config.Group):
 
 
 @dataclasses.dataclass(frozen=True)
-class Machine(config.Group):
-    # fmt: off
-    dtype: str = config.arg("auto", "Compute type. auto: bfloat16 on GPU and TPU, float32 on CPU",
-        choices=("auto", "float32", "bfloat16"))
-    mesh: str = config.arg("", "Mesh axes and sizes, data:2,fsdp:4,tensor:1; empty: the model on every device")
-    cache_dir: str = config.arg("~/.cache/jaxtrain", "Where prepared data sets and compiled programs are kept")
-    # fmt: on
-
-    def check(self):
-        config.parse_mesh(self.mesh)
-
-
-@dataclasses.dataclass(frozen=True)
 class Sample:
     asked: Asked = config.group(Asked)
     drawing: Drawing = config.group(Drawing)
@@ -157,9 +145,9 @@ def main(cfg: Sample) -> None:
         )
         found = prompts.openings(asked.prompts, reading, template, limit=asked.prompt_count)
 
-    from experiments import speaker
+    from jaxtrain.inference import chat as inference_chat
 
-    voice = speaker.open_run(cfg, start, template)
+    voice = inference_chat.open_run(cfg, start, template)
     if asked.prompts:
         answer_data(voice, found, Path(asked.out).expanduser())
     elif asked.prompt != TYPED:
@@ -177,15 +165,15 @@ def _new_file(out: Path) -> None:
 
 def answer(voice: Any, prompt: str) -> None:
     """Prints the completions of one prompt: a single one as it comes, where somebody looks."""
-    from experiments import speaker
+    from jaxtrain.inference import chat as inference_chat
 
-    asked = speaker.opening(voice, [{"role": "user", "content": prompt}])
-    speaker.require_room(voice, asked, "--prompt")
-    if speaker.single(voice) and sys.stdout.isatty():
-        speaker.spoken(voice, asked, 0, _write)
+    asked = inference_chat.opening(voice, [{"role": "user", "content": prompt}])
+    inference_chat.require_room(voice, asked, "--prompt")
+    if inference_chat.single(voice) and sys.stdout.isatty():
+        inference_chat.spoken(voice, asked, 0, _write)
         print()
         return
-    found = speaker.answers(voice, [asked])[0]
+    found = inference_chat.answers(voice, [asked])[0]
     if voice.process[0] == 0:
         _note(voice.notes)
         _print(found, prompt)
@@ -207,19 +195,19 @@ def _print(found: list[Any], prompt: str) -> None:
 
 def answer_data(voice: Any, asked: list[Any], out: Path) -> None:
     """Writes an answer a row. The file has its name once it is whole; until then .part is behind it."""
-    from experiments import speaker
     from jaxtrain.files.progress import bar
+    from jaxtrain.inference import chat as inference_chat
 
     source, began, sizes, ended, scores = voice.cfg.asked.prompts, time.perf_counter(), [], [], []
     for i, one in enumerate(asked):
         first = one.messages[-1]["content"][:40]
-        speaker.require_room(voice, one, f"--prompts={source}: prompt {i} ({first!r})")
+        inference_chat.require_room(voice, one, f"--prompts={source}: prompt {i} ({first!r})")
     part = out.with_name(f"{out.name}.part") if voice.process[0] == 0 else Path(os.devnull)
-    step = max(1, speaker.AT_ONCE // speaker.each(voice))
+    step = max(1, inference_chat.AT_ONCE // inference_chat.each(voice))
     with part.open("w", encoding="utf-8") as file, bar("prompts", len(asked), least=step + 1) as advance:
         for place in range(0, len(asked), step):
             now = asked[place : place + step]
-            for one, group in zip(now, speaker.answers(voice, now, place), strict=True):
+            for one, group in zip(now, inference_chat.answers(voice, now, place), strict=True):
                 for new in group:
                     file.write(json.dumps(_row(one, new), ensure_ascii=False) + "\n")
                     sizes.append(len(new.ids))
@@ -258,7 +246,7 @@ def _row(asked: Any, new: Any) -> dict[str, Any]:
 
 def converse(voice: Any) -> None:
     """A conversation, a line a turn, until the lines end."""
-    from experiments import speaker
+    from jaxtrain.inference import chat as inference_chat
 
     if voice.process[1] > 1:
         raise ConfigError("--prompt: a conversation is for one process; name a --prompt, or --prompts")
@@ -278,7 +266,7 @@ def converse(voice: Any) -> None:
                 continue
             said.append({"role": "user", "content": line})
             try:
-                asked, dropped = speaker.fitting(voice, said)
+                asked, dropped = inference_chat.fitting(voice, said)
             except ConfigError as error:
                 said.pop()
                 print(error, file=sys.stderr)
@@ -295,13 +283,13 @@ def converse(voice: Any) -> None:
 
 
 def _reply(voice: Any, asked: Any, turn: int) -> str:
-    from experiments import speaker
+    from jaxtrain.inference import chat as inference_chat
 
-    if speaker.single(voice) and sys.stdout.isatty():
-        text = speaker.spoken(voice, asked, turn, _write)
+    if inference_chat.single(voice) and sys.stdout.isatty():
+        text = inference_chat.spoken(voice, asked, turn, _write)
         print()
         return text
-    found = speaker.answers(voice, [asked], turn)[0]
+    found = inference_chat.answers(voice, [asked], turn)[0]
     _print(found, "")
     return found[0].text
 

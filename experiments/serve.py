@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments.sample import Machine
 from jaxtrain import config, flags
 from jaxtrain.config import ConfigError
+from jaxtrain.inference.config import Machine
 
 KEY = "JAXTRAIN_API_KEY"
 LONGEST = 1024  # of --context, where nobody says it
@@ -183,9 +183,9 @@ def open_house(cfg: Serve, start: Any, template: Any, context: int, store: Any) 
     """The model behind its decoding thread, every program compiled."""
     import jax
 
-    from experiments import speaker
     from jaxtrain.files import cache
     from jaxtrain.generate import engine, sampler
+    from jaxtrain.inference import chat as inference_chat
     from jaxtrain.models import transformer
     from jaxtrain.serve import asked, desk
     from jaxtrain.serve.answers import Voice
@@ -214,7 +214,7 @@ def open_house(cfg: Serve, start: Any, template: Any, context: int, store: Any) 
     desk.warm(sampling)
     working = desk.Desk(sampling, cfg.http.waiting)
     mark = cache.digest(start.lineage["origin"], start.tokenizer.fingerprint, template.fingerprint)
-    voice = Voice(_name(cfg), int(time.time()), f"fp_{mark}", template, speaker.decoder(template))
+    voice = Voice(_name(cfg), int(time.time()), f"fp_{mark}", template, inference_chat.decoder(template))
     limits = Limits(cfg.http.key(), cfg.http.max_body_kb * 1024)
     return House(voice, working, store, limits, Told(working, store))
 

@@ -3,12 +3,11 @@
 import dataclasses
 from pathlib import Path
 
-from experiments.sample import Machine
 from jaxtrain import config, flags
 from jaxtrain.config import ConfigError
-from jaxtrain.feedback.endpoint import Endpoint, is_url
+from jaxtrain.inference.config import MODEL, Machine, Quality
+from jaxtrain.inference.remote import Endpoint
 
-MODEL = "a run (WORKDIR, WORKDIR@STEP, hf:DIR) or an endpoint (http://HOST:PORT/v1?model=NAME)"
 ANYTHING = "-"  # of --topics
 
 
@@ -74,47 +73,6 @@ class Models(config.Group):
     seed: int = config.arg(0, "Seed; with runs the same command gives the same rows", low=0)
     dry_run: bool = config.arg(False, "Show the first request, and what all would cost, and stop", live=True)
     # fmt: on
-
-
-@dataclasses.dataclass(frozen=True)
-class Quality(config.Group):
-    # fmt: off
-    judge: str = config.arg("",
-        "What scores rows: gold or correct (Tinytown's), MODULE:FUNCTION, FILE.py:FUNCTION, a reward model's run, or "
-        f"what reads a rubric: {MODEL}")
-    min_score: float = config.arg(7.0, "Least score of a row that is kept; a model's are from 1 to 10")
-    rubric: str = config.arg("", "What a model scores by, a text or FILE.txt; empty: correct, complete, harmless")
-    votes: int = config.arg(1, "Scores of each row, of which the median counts, where a model is the judge", low=1)
-    soft: bool = config.arg(False,
-        "Take the expected score over the model's log-probabilities, where a model is the judge")
-    agreement: float = config.arg(0.5, "Least share of a question's samples that come to the same answer", low=0,
-        only=("kind", ("reasoning",)))
-    answer_field: str = config.arg("", "Field of --source's records with the answer that reasoning must come to",
-        only=("kind", ("reasoning",)))
-    min_chars: int = config.arg(1, "Fewest characters of an answer", low=1)
-    max_chars: int = config.arg(0, "Most characters of an answer; 0: any", low=0)
-    near: float = config.arg(0.8, "Reject a row whose word 3-grams are those of an earlier one by this Jaccard index; "
-        "1: the same words only, above 1: nothing", low=0.1)
-    language: str = config.arg("", "Reject rows in another language than this ISO 639-1 code (extra filters)")
-    # fmt: on
-
-    def check(self):
-        changed = [f"--{n}" for n in ("rubric", "soft") if getattr(self, n)] + ["--votes"] * (self.votes > 1)
-        if changed and not self.asks():
-            raise ConfigError(f"{', '.join(changed)}: acts only where a model is the --judge")
-        if self.min_score != type(self).min_score and not self.judge:
-            raise ConfigError("--min_score: acts only with --judge")
-        if self.agreement > 1:
-            raise ConfigError(f"--agreement={self.agreement}: a share, at most 1")
-        if self.max_chars and self.max_chars < self.min_chars:
-            raise ConfigError(f"--max_chars={self.max_chars}: below --min_chars={self.min_chars}")
-
-    def asks(self) -> bool:
-        """Whether the judge is a model."""
-        function = self.judge in ("", "gold", "correct") or (
-            ":" in self.judge and not self.judge.startswith("hf:")
-        )
-        return is_url(self.judge) or not function
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import completions, speaker
+from experiments import completions
 from jaxtrain import config
 from jaxtrain.config import ConfigError
 from jaxtrain.data import prompts, topk
@@ -20,9 +20,9 @@ from jaxtrain.data.mlm_fim import Row
 from jaxtrain.data.packed_rows import PackedRows
 from jaxtrain.data.pipeline import Stream
 from jaxtrain.data.prompts import Opening
-from jaxtrain.feedback import asking, endpoint
 from jaxtrain.files import cache
 from jaxtrain.files.progress import bar
+from jaxtrain.inference import chat, llm, remote
 from jaxtrain.models import transformer
 from jaxtrain.ops.divergences import top_k
 from jaxtrain.ops.logprobs import logits
@@ -164,7 +164,7 @@ def _speaker(
                 found += draw(teacher.params, (), [one.ids.tolist() for one in part], seed + first)
                 advance(len(part))
         pairs = zip([one for one in asked for _ in range(draws)], found, strict=True)
-        decode = speaker.decoder(template)
+        decode = chat.decoder(template)
         return [
             {"prompt": list(one.messages), "completion": decode(new.ids), "ended": new.ended}
             for one, new in pairs
@@ -187,7 +187,7 @@ def asked(
     table = []
     if not all(file.exists() for file in files.values()):
         kept = Path(cfg.data.cache_dir).expanduser() / "requests.sqlite"
-        made = endpoint.open_url(cfg.loss.teacher, "teacher", cfg.endpoint, kept)
+        made = remote.open_url(cfg.loss.teacher, "teacher", cfg.endpoint, kept)
         with contextlib.closing(made):
             for side, (text, train, draws) in sides.items():
                 found = prompts.openings(text, cfg.data, template, flag=side, train=train)
@@ -205,12 +205,12 @@ def asked(
     return dataclasses.replace(cfg.data, **reading), table
 
 
-def _replies(cfg: Any, made: asking.Generator, asked: list[Opening], draws: int) -> list[dict[str, Any]]:
+def _replies(cfg: Any, made: llm.Generator, asked: list[Opening], draws: int) -> list[dict[str, Any]]:
     """Stored completions of an endpoint's replies."""
     asks = [
-        asking.Ask(
-            one.messages, draws, asking.seed_of(cfg.run.seed, 6, i), cfg.loss.draw_temperature, cfg.samples.max_new,
-            top_logprobs=endpoint.MOST_LOGPROBS,
+        llm.Ask(
+            one.messages, draws, llm.seed_of(cfg.run.seed, 6, i), cfg.loss.draw_temperature, cfg.samples.max_new,
+            top_logprobs=remote.MOST_LOGPROBS,
         )
         for i, one in enumerate(asked)
     ]  # fmt: skip
@@ -219,13 +219,13 @@ def _replies(cfg: Any, made: asking.Generator, asked: list[Opening], draws: int)
         for first in range(0, len(asks), ASKED_AT_ONCE):
             part = asks[first : first + ASKED_AT_ONCE]
             for ask, replies in zip(part, made.generate(part), strict=True):
-                taken = [one for one in replies if one.finish_reason != asking.REFUSED]
+                taken = [one for one in replies if one.finish_reason != llm.REFUSED]
                 rows += [_stored(made.name, ask, taken)] if taken else []
             advance(len(part))
     return rows
 
 
-def _stored(model: str, ask: asking.Ask, replies: Sequence[asking.Reply]) -> dict[str, Any]:
+def _stored(model: str, ask: llm.Ask, replies: Sequence[llm.Reply]) -> dict[str, Any]:
     """A request with its replies, as a server keeps them."""
 
     def entry(text: str, logprob: float, data: Sequence[bytes], at: int) -> dict[str, Any]:

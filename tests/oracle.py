@@ -3,7 +3,7 @@
 import math
 import re
 
-from jaxtrain.feedback.asking import Generator, Reply, Spent, Token
+from jaxtrain.inference.llm import Generator, Reply, Spent, Token
 from jaxtrain.worlds.tinytown.answers import Style, draw_answer, render
 from jaxtrain.worlds.tinytown.constitution import PRINCIPLES, critique_revise, violates
 from jaxtrain.worlds.tinytown.draws import Draws, stream

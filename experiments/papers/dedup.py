@@ -180,22 +180,24 @@ def drawn(run, cfg: Dedup, prompts: Sequence[str], temperature: float = 1.0) -> 
     """What a run writes after each of these beginnings of a document."""
     import numpy as np
 
-    from experiments import sample, speaker
+    from experiments import sample
     from jaxtrain.data import chat
     from jaxtrain.generate import sampler
+    from jaxtrain.inference import chat as inference_chat
+    from jaxtrain.inference import config as inference_config
     from jaxtrain.stages import init_from
 
     start = init_from.load(str(run))
     asked = sample.Sample(
         asked=sample.Asked(init_from=str(run)),
         drawing=sample.Drawing(max_new=cfg.repeated.max_new, temperature=temperature),
-        machine=sample.Machine(cache_dir=cfg.trial.cache_dir),
+        machine=inference_config.Machine(cache_dir=cfg.trial.cache_dir),
     )
     tokenizer = start.tokenizer
-    voice, texts = speaker.open_run(asked, start, chat.load_template("none", tokenizer)), []
+    voice, texts = inference_chat.open_run(asked, start, chat.load_template("none", tokenizer)), []
     ids = [np.array([tokenizer.bos, *new], np.int32) for new in tokenizer.encode(prompts)]
-    for at in range(0, len(ids), 4 * speaker.AT_ONCE):
-        here = ids[at : at + 4 * speaker.AT_ONCE]
+    for at in range(0, len(ids), 4 * inference_chat.AT_ONCE):
+        here = ids[at : at + 4 * inference_chat.AT_ONCE]
         seeds = [[sampler.seed_of(cfg.trial.seed, at + i, 0)] for i in range(len(here))]
         texts += [answer.text for answer in voice.draw(here, seeds)]
     return texts

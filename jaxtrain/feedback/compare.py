@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxtrain.data.record_formats import Message
-from jaxtrain.feedback.asking import Ask, Reply, Token, seed_of, user
-from jaxtrain.feedback.judge import both_orders
 from jaxtrain.feedback.revise import Critic, drawn, fault_of
+from jaxtrain.inference.llm import Ask, Reply, Token, seed_of, user
+from jaxtrain.inference.llm_judge import both_orders
 
 LETTERS = ("A", "B")
 TOP = 20  # likeliest tokens that the letters are looked for among

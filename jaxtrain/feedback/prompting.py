@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from jaxtrain.data.record_formats import Message
-from jaxtrain.feedback.asking import Ask, user
-from jaxtrain.feedback.judge import last_line, shown
+from jaxtrain.inference.llm import Ask, user
+from jaxtrain.inference.llm_judge import last_line, shown
 
 _LINE = ("\n",)  # where a base model's line ends
 _HUMAN, _AI = "Human:", "AI:"

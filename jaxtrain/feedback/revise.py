@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from jaxtrain.data.record_formats import Message
-from jaxtrain.feedback.asking import CUT, REFUSED, Ask, Generator, Reply, seed_of, user
 from jaxtrain.feedback.constitution import Constitution, Format, Principle
+from jaxtrain.inference.llm import CUT, REFUSED, Ask, Generator, Reply, seed_of, user
 
 _ANSWER, _PRINCIPLE, _CRITIQUE, _REVISION = range(4)  # what a seed is for
 _GO_ON = (

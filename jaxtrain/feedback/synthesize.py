@@ -14,9 +14,9 @@ import numpy as np
 from jaxtrain.data.conversations import Given, question
 from jaxtrain.data.record_formats import Message
 from jaxtrain.feedback import prompting, screening
-from jaxtrain.feedback.asking import CUT, REFUSED, Ask, Generator, Reply, seed_of
-from jaxtrain.feedback.judge import Case, Judge
 from jaxtrain.feedback.prompting import Style
+from jaxtrain.inference.llm import CUT, REFUSED, Ask, Generator, Reply, seed_of
+from jaxtrain.inference.llm_judge import Case, Judge
 
 SHOWN = 60  # characters of a question that name a row
 TRIES = 3  # times that a malformed reply is asked for

@@ -6,12 +6,13 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from experiments import benchmarks, evaluate, generators
-from experiments.sample import Machine
+from experiments import benchmarks, evaluate
 from jaxtrain import flags as command_line
 from jaxtrain.config import ConfigError
-from jaxtrain.feedback.asking import Ask, user
-from jaxtrain.feedback.endpoint import Endpoint
+from jaxtrain.inference import local
+from jaxtrain.inference.config import Machine
+from jaxtrain.inference.llm import Ask, user
+from jaxtrain.inference.remote import Endpoint
 from tests.experiments.conftest import quick
 
 QUESTIONS = [
@@ -42,7 +43,7 @@ metric_list: [{metric: exact_match}]
 def made(town):
     machine = Machine(cache_dir=town.cache.partition("=")[2])
     with quick():
-        yield generators.open_one(str(town / "sft"), "models", Endpoint(), machine, 8)
+        yield local.open_one(str(town / "sft"), "models", Endpoint(), machine, 8)
 
 
 def greedy(made, question):

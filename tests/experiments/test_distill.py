@@ -9,7 +9,7 @@ import pytest
 from experiments import teachers
 from jaxtrain.config import ConfigError
 from jaxtrain.data.prompts import Opening
-from jaxtrain.feedback.asking import REFUSED, Generator, Reply, Spent, user
+from jaxtrain.inference.llm import REFUSED, Generator, Reply, Spent, user
 from jaxtrain.stages import init_from
 from tests.experiments.conftest import MODEL, arrays, column, jsonl, rows, same_arrays
 from tests.remote import Remote, chat

@@ -8,13 +8,14 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import evaluate, evaluating, generators, told
-from experiments.sample import Machine
+from experiments import evaluate, evaluating, told
 from jaxtrain import flags as command_line
 from jaxtrain.config import ConfigError
-from jaxtrain.feedback.asking import Ask, user
-from jaxtrain.feedback.endpoint import Endpoint
 from jaxtrain.files import terminal
+from jaxtrain.inference import local
+from jaxtrain.inference.config import Machine
+from jaxtrain.inference.llm import Ask, user
+from jaxtrain.inference.remote import Endpoint
 from jaxtrain.serve.ballots import Ballots
 from tests import browser
 from tests.experiments.conftest import jsonl, quick
@@ -147,7 +148,7 @@ def test_prompts_of_no_world_are_compared_without_a_judge(town, tmp_path):
 
 def test_log_probabilities_are_those_that_the_sampler_has(town):
     with quick():
-        made = generators.open_one(
+        made = local.open_one(
             str(town / "sft"), "models", Endpoint(), Machine(cache_dir=town.cache.partition("=")[2]), 16
         )
         messages = user("How do I paint a boat?")

@@ -8,7 +8,7 @@ from tests.experiments.conftest import column
 
 @pytest.fixture(scope="module")
 def score(town):
-    from experiments import perplexity
+    from jaxtrain.inference import perplexity
 
     return perplexity.score(str(town / "base"))
 

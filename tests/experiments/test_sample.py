@@ -17,13 +17,15 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import sample, speaker
+from experiments import sample
 from jaxtrain import config
 from jaxtrain import flags as command_line
 from jaxtrain.config import ConfigError
 from jaxtrain.data import chat
 from jaxtrain.data.tokenizer import ByteTokenizer
-from jaxtrain.generate import best_of, stop_strings
+from jaxtrain.generate import stop_strings
+from jaxtrain.inference import best_of
+from jaxtrain.inference import chat as inference_chat
 from jaxtrain.models import transformer
 from jaxtrain.ops.logprobs import logits
 from jaxtrain.stages import init_from, weights
@@ -163,9 +165,9 @@ def test_a_row_has_the_log_probability_of_its_tokens(town, drawn):
     cfg, (_, logps) = command_line.from_flags(sample.Sample, list(flags)), opened(town / "sft")
     start = init_from.load(cfg.asked.init_from)
     with quick():
-        made = speaker.open_run(cfg, start, chat.load_template("auto", start.tokenizer))
-        first = speaker.opening(made, [user(drawn[0]["prompt"])])
-        (found,) = speaker.answers(made, [first])
+        made = inference_chat.open_run(cfg, start, chat.load_template("auto", start.tokenizer))
+        first = inference_chat.opening(made, [user(drawn[0]["prompt"])])
+        (found,) = inference_chat.answers(made, [first])
     for row, new in zip(drawn, found, strict=False):
         assert (row["completion"], row["ended"]) == (new.text, new.ended)
         taken = logps([*first.ids, *new.ids])[len(first.ids) - 1 : -1][np.arange(len(new.ids)), new.ids]
@@ -174,7 +176,7 @@ def test_a_row_has_the_log_probability_of_its_tokens(town, drawn):
 
 def test_the_best_is_the_one_of_these_completions_with_the_highest_score(town, drawn, monkeypatch):
     """Also drawn in other groups: a completion depends on the seed, its prompt and its place alone."""
-    monkeypatch.setattr(speaker, "AT_ONCE", 12)
+    monkeypatch.setattr(inference_chat, "AT_ONCE", 12)
     out = town / "best.jsonl"
     said = asked(town, f"--prompts={PROMPTS}", f"--out={out}", "--best_of=3", "--reward=gold")
     chosen = best_of.best_of(np.array([row["score"] for row in drawn]).reshape(-1, 3))
@@ -231,8 +233,8 @@ def voice(context, max_new=8, template="plain"):
         asked=sample.Asked(), drawing=sample.Drawing(max_new=max_new), chosen=sample.Chosen()
     )
     made = chat.load_template(template, ByteTokenizer())
-    rest = dict.fromkeys(speaker.Speaker._fields)
-    return speaker.Speaker(**{**rest, "cfg": cfg, "template": made, "context": context})
+    rest = dict.fromkeys(inference_chat.Speaker._fields)
+    return inference_chat.Speaker(**{**rest, "cfg": cfg, "template": made, "context": context})
 
 
 def test_a_full_context_drops_the_oldest_exchanges():
@@ -240,14 +242,14 @@ def test_a_full_context_drops_the_oldest_exchanges():
     said.append(user("the last"))
     sizes = [len(voice(0).template.prompt(said[start:])) for start in range(0, 9, 2)]
     for context, dropped in ((sizes[0] + 8, 0), (sizes[0] + 7, 2), (sizes[2] + 9, 4), (sizes[4] + 1, 8)):
-        asked, found = speaker.fitting(voice(context), said)
+        asked, found = inference_chat.fitting(voice(context), said)
         assert found == dropped and list(asked.messages) == said[dropped:], context
         assert len(asked.ids) == sizes[dropped // 2]
-    assert speaker.fitting(voice(0), said)[1] == 0
+    assert inference_chat.fitting(voice(0), said)[1] == 0
     with pytest.raises(
         ConfigError, match=f"the last turn: {sizes[4]} tokens leave no room .* context of {sizes[4]}"
     ):
-        speaker.fitting(voice(sizes[4]), said)
+        inference_chat.fitting(voice(sizes[4]), said)
 
 
 @pytest.mark.parametrize("ends", [(), ("wörld",), ("\n", "ö w"), ("zz", "h", "lo w")])
@@ -260,9 +262,9 @@ def test_streamed_text_is_the_whole_text_up_to_a_stop(ends):
     for _ in range(50):
         cuts = np.sort(rng.integers(0, len(ids) + 1, rng.integers(0, 12)))
         chunks = [part.tolist() for part in np.split(np.array(ids), cuts)]
-        parts = list(speaker.pieces(chunks, tokenizer.decode, ends))
+        parts = list(inference_chat.pieces(chunks, tokenizer.decode, ends))
         assert "".join(parts) == wanted and stop_strings.UNKNOWN not in "".join(parts)
-    assert len(list(speaker.pieces([[i] for i in ids], tokenizer.decode, ()))) > 20, (
+    assert len(list(inference_chat.pieces([[i] for i in ids], tokenizer.decode, ()))) > 20, (
         "it comes as soon as it can"
     )
 
@@ -270,7 +272,9 @@ def test_streamed_text_is_the_whole_text_up_to_a_stop(ends):
 def test_a_cut_character_is_shown_at_the_end():
     tokenizer = ByteTokenizer()
     ids = tokenizer.encode(["a☃"])[0].tolist()
-    assert "".join(speaker.pieces([ids[:2], ids[2:3]], tokenizer.decode, ())) == tokenizer.decode(ids[:3])
+    assert "".join(inference_chat.pieces([ids[:2], ids[2:3]], tokenizer.decode, ())) == tokenizer.decode(
+        ids[:3]
+    )
 
 
 def test_stops_are_split_at_commas():
@@ -376,12 +380,12 @@ def test_files_that_are_there_are_not_written_over(town, tmp_path):
 
 def test_prompts_that_leave_no_room_are_named(tmp_path):
     small = voice(context=64)
-    long = speaker.opening(small, [user("word " * 20)])
+    long = inference_chat.opening(small, [user("word " * 20)])
     with pytest.raises(
         ConfigError, match=r"--prompt: 1.. tokens leave no room for an answer in a context of 64"
     ):
-        speaker.require_room(small, long, "--prompt")
-    fine = speaker.opening(small, [user("word")])
+        inference_chat.require_room(small, long, "--prompt")
+    fine = inference_chat.opening(small, [user("word")])
     with pytest.raises(
         ConfigError, match=r"--prompts=x: prompt 1 \('word word .*'\): 1.. tokens leave no room"
     ):

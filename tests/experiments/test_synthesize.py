@@ -12,18 +12,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from experiments import generators, judges, making
-from experiments.sample import Machine
+from experiments import making
 from experiments.synthesize import Synthesize, main
 from jaxtrain import config
 from jaxtrain import flags as command_line
 from jaxtrain.config import ConfigError, Failure
 from jaxtrain.data import chat as chat_templates
 from jaxtrain.data.tokenizer import load as load_tokenizer
-from jaxtrain.feedback.asking import Ask, Reply, user
-from jaxtrain.feedback.endpoint import Endpoint
-from jaxtrain.feedback.judge import Pair
 from jaxtrain.files import journal
+from jaxtrain.inference import judges, local
+from jaxtrain.inference.config import Machine
+from jaxtrain.inference.llm import Ask, Reply, user
+from jaxtrain.inference.llm_judge import Pair
+from jaxtrain.inference.remote import Endpoint
 from jaxtrain.stages import init_from
 from jaxtrain.train import parallel
 from jaxtrain.worlds.tinytown import measures
@@ -156,7 +157,7 @@ def test_a_base_run_asks_and_answers(town, tmp_path):
 def test_a_run_replies_as_sampling_does_and_knows_its_log_probabilities(town):
     """Replies do not depend on what else is asked; the log-probabilities are those of the forward pass."""
     with quick():
-        voice = generators.open_one(
+        voice = local.open_one(
             str(town / "sft"), "generator", Endpoint(), Machine(cache_dir=town.cache[12:]), 12
         )
         one = Ask(user("How do I wash a bike?"), samples=2, seed=3, max_new=12, top_logprobs=4)
@@ -190,8 +191,8 @@ def test_a_prompt_without_room_is_counted(town, tmp_path):
         arch=replace(init_from.load(str(town / "sft")).arch, max_len=40)
     )
     with quick(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generators, "_started", lambda text, flag: short)
-        voice = generators.open_one("sft", "generator", Endpoint(), Machine(cache_dir=town.cache[12:]), 12)
+        patch.setattr(local, "_started", lambda text, flag: short)
+        voice = local.open_one("sft", "generator", Endpoint(), Machine(cache_dir=town.cache[12:]), 12)
         told = voice.generate([Ask(user("word " * 60)), Ask(user("What is 3 + 4?"), samples=2)])
     assert told[0] == [Reply("", "refused")] and len(told[1]) == 2 and voice.spent.refused == 1
 

@@ -7,8 +7,8 @@ import pytest
 
 from experiments.constitutional import SHIPPED
 from jaxtrain.feedback import compare, constitution, revise
-from jaxtrain.feedback.asking import CUT, Reply, Token, user
 from jaxtrain.feedback.compare import Label, Pair
+from jaxtrain.inference.llm import CUT, Reply, Token, user
 from jaxtrain.worlds.tinytown.configs import Redteam
 from jaxtrain.worlds.tinytown.records import named_rows
 from tests.oracle import chosen, complies, oracle

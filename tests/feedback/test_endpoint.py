@@ -9,10 +9,10 @@ import time
 import pytest
 
 from jaxtrain.config import ConfigError, Failure
-from jaxtrain.feedback import endpoint
-from jaxtrain.feedback.asking import REFUSED, Ask, Reply, Spent, Token, user
-from jaxtrain.feedback.endpoint import Endpoint
-from jaxtrain.feedback.request_cache import RequestCache, key_of
+from jaxtrain.inference import remote as inference_remote
+from jaxtrain.inference.llm import REFUSED, Ask, Reply, Spent, Token, user
+from jaxtrain.inference.remote import Endpoint
+from jaxtrain.inference.request_cache import RequestCache, key_of
 from tests.remote import Remote, chat, fault
 
 QUICK = {"retries": 2, "timeout": 5.0}
@@ -32,7 +32,9 @@ def cache(tmp_path):
 
 @contextlib.contextmanager
 def opened(remote, cache, **settings):
-    made = endpoint.open_url(f"{remote.url}?model=m", "generator", Endpoint(**{**QUICK, **settings}), cache)
+    made = inference_remote.open_url(
+        f"{remote.url}?model=m", "generator", Endpoint(**{**QUICK, **settings}), cache
+    )
     try:
         yield made
     finally:
@@ -158,24 +160,24 @@ def test_nobody_there(cache):
         probe.bind(("127.0.0.1", 0))
         free_port = probe.getsockname()[1]
     with pytest.raises(Failure, match=r"--expert=.*nobody answers .*is it up"):
-        endpoint.open_url(f"http://127.0.0.1:{free_port}/v1", "expert", Endpoint(retries=0), cache)
+        inference_remote.open_url(f"http://127.0.0.1:{free_port}/v1", "expert", Endpoint(retries=0), cache)
 
 
 @pytest.mark.parametrize("text", ["http://", "http://h/v1?key=x", "http://me:word@h/v1", "http://h/v1#m"])
 def test_urls_that_cannot_be_are_refused_without_being_shown(cache, text):
     with pytest.raises(ConfigError, match="--expert: write http://HOST:PORT") as refused:
-        endpoint.open_url(text, "expert", Endpoint(), cache)
+        inference_remote.open_url(text, "expert", Endpoint(), cache)
     assert "word" not in str(refused.value)
 
 
 def test_the_only_model_needs_no_name(cache):
     with Remote() as remote:
-        made = endpoint.open_url(remote.url, "judge", Endpoint(**QUICK), cache)
+        made = inference_remote.open_url(remote.url, "judge", Endpoint(**QUICK), cache)
         made.close()
         assert made.name.endswith("/v1?model=m")
         remote.models = ("a", "b")
         with pytest.raises(ConfigError, match=r"name a model with \?model=NAME; it has a, b"):
-            endpoint.open_url(remote.url, "judge", Endpoint(**QUICK), cache)
+            inference_remote.open_url(remote.url, "judge", Endpoint(**QUICK), cache)
 
 
 def test_log_probabilities_are_read_or_missed(cache):

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from jaxtrain.feedback import judge
-from jaxtrain.feedback.asking import Generator, Reply, Spent, Token, user
-from jaxtrain.feedback.judge import Asking, Case, Pair
+from jaxtrain.inference import llm_judge
+from jaxtrain.inference.llm import Generator, Reply, Spent, Token, user
+from jaxtrain.inference.llm_judge import Asking, Case, Pair
 from jaxtrain.rewards import functions
 
 ASKED = user("What is 2 + 3?")
@@ -29,7 +29,7 @@ class Model:
         return found if isinstance(found, Reply) else Reply(found, "stop")
 
     def judge(self, **how):
-        return judge.of_model(Generator("model", self.generate, True, Spent()), Asking(**how))
+        return llm_judge.of_model(Generator("model", self.generate, True, Spent()), Asking(**how))
 
 
 def test_a_score_is_asked_for_with_the_rubric_and_read_from_the_last_line():
@@ -99,19 +99,19 @@ def test_a_model_that_likes_what_it_sees_first_has_a_bias_of_a_half_and_decides_
 
 def test_both_orders_by_hand():
     """(win when shown first, win of the other when shown first): agree, flip, half a tie, unread."""
-    values, told = judge.both_orders([(1.0, 0.0), (1.0, 1.0), (1.0, 0.5), (None, 1.0), (0.0, 1.0)])
+    values, told = llm_judge.both_orders([(1.0, 0.0), (1.0, 1.0), (1.0, 0.5), (None, 1.0), (0.0, 1.0)])
     assert values == [1.0, 0.5, 0.75, None, 0.0]
     assert told == {"flip_rate": 1 / 4, "position_bias": 5.5 / 8 - 1 / 2}
-    assert judge.both_orders([(0.9, 0.6)], soft=True)[0] == [pytest.approx((0.9 + 0.4) / 2)]
-    assert judge.both_orders([(None, None)]) == ([None], {})
+    assert llm_judge.both_orders([(0.9, 0.6)], soft=True)[0] == [pytest.approx((0.9 + 0.4) / 2)]
+    assert llm_judge.both_orders([(None, None)]) == ([None], {})
 
 
 def test_the_majority_of_verdicts_counts_and_equal_camps_tie():
     replies = ["Verdict: A", "Verdict: A", "Verdict: B"]
     seen = Model(lambda text, n: replies[n] if text.index("Five") < text.index("Six") else "Verdict: B")
     assert seen.judge(votes=3, temperature=1.0).compare([Pair(ASKED, "Five.", "Six.")], 0).values == [1.0]
-    assert judge._majority([1.0, 0.0], soft=False) == 0.5 and judge._majority([], soft=False) is None
-    assert judge._majority([1.0, 0.5, 0.5], soft=False) == 0.5
+    assert llm_judge._majority([1.0, 0.0], soft=False) == 0.5 and llm_judge._majority([], soft=False) is None
+    assert llm_judge._majority([1.0, 0.5, 0.5], soft=False) == 0.5
 
 
 def tokens(*parts, **top):
@@ -138,7 +138,7 @@ def test_log_probabilities_make_an_expected_score():
 
 
 def test_the_worlds_judge_is_a_judge_of_its_own_questions_only():
-    gold = judge.of_reward(functions.resolve("gold"))
+    gold = llm_judge.of_reward(functions.resolve("gold"))
     right, wrong = "5.", "6."
     cases = [Case(ASKED, right), Case(user("Who are you?"), right), Case(ASKED, wrong)]
     found = gold.score(cases, 0)
@@ -150,7 +150,7 @@ def test_the_worlds_judge_is_a_judge_of_its_own_questions_only():
 
 
 def test_a_function_is_a_judge_and_sees_the_record():
-    length = judge.of_reward(functions.Reward("f", lambda completions, most, **rest: [m - len(c) for c, m in zip(
+    length = llm_judge.of_reward(functions.Reward("f", lambda completions, most, **rest: [m - len(c) for c, m in zip(
         completions, most, strict=True)]))  # fmt: skip
     assert length.score([Case(ASKED, "abc", {"most": 5})], 0).values == [2.0]
     assert length.compare([Pair(ASKED, "abc", "ab", {"most": 5})], 0).values == [0.0]

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.constitutional import SHIPPED
 from jaxtrain.feedback import audit, constitution, revise
-from jaxtrain.feedback.asking import CUT, REFUSED, Reply, user
+from jaxtrain.inference.llm import CUT, REFUSED, Reply, user
 from jaxtrain.worlds.tinytown.configs import Redteam
 from jaxtrain.worlds.tinytown.judge import judge
 from jaxtrain.worlds.tinytown.records import named_rows

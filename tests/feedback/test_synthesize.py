@@ -6,9 +6,10 @@ import json
 import pytest
 
 from jaxtrain.data.conversations import Given
-from jaxtrain.feedback import judge, prompting, screening, synthesize
-from jaxtrain.feedback.asking import CUT, REFUSED, Generator, Reply, Spent
+from jaxtrain.feedback import prompting, screening, synthesize
 from jaxtrain.feedback.synthesize import Draft, Recipe, Screen
+from jaxtrain.inference import llm_judge
+from jaxtrain.inference.llm import CUT, REFUSED, Generator, Reply, Spent
 from jaxtrain.rewards import functions
 
 
@@ -227,7 +228,7 @@ def test_each_draft_is_kept_or_rejected_with_its_reason():
         draft("5.", "Who?"), draft("un mot"),
     ]  # fmt: skip
     screen = passing(
-        near=1.0, max_chars=20, judge=judge.of_reward(functions.resolve("gold")), min_score=1.5,
+        near=1.0, max_chars=20, judge=llm_judge.of_reward(functions.resolve("gold")), min_score=1.5,
         language=lambda text: "language: fr, not en" if "mot" in text else "",
     )  # fmt: skip
     rows, rejected, told = synthesize.screened(made, screen, 0)
@@ -245,7 +246,7 @@ def test_each_draft_is_kept_or_rejected_with_its_reason():
 
 
 def test_what_the_judge_rejects_is_no_twin_of_what_comes_later():
-    length = judge.of_reward(functions.Reward("f", lambda completions, **rest: map(len, completions)))
+    length = llm_judge.of_reward(functions.Reward("f", lambda completions, **rest: map(len, completions)))
     screen = passing(near=0.5, judge=length, min_score=12)
     rows, rejected, _ = synthesize.screened([draft("a b c d"), draft("a b c d e f g")], screen, 0)
     assert [row["completion"] for row in rows] == ["a b c d e f g"] and rejected[0][

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from jaxtrain.generate import best_of
+from jaxtrain.inference import best_of
 
 P = np.array([0.4, 0.05, 0.25, 0.1, 0.2])
 SCORES = {

@@ -25,7 +25,7 @@ class Perplexity(config.Group):
 
 
 def check(settings: Perplexity, score: Score) -> Check:
-    """A check of a text's bits a byte by `score`, which experiments/perplexity.py makes of a run."""
+    """A check of a text's bits a byte by `score`, which jaxtrain/inference/perplexity.py makes of a run."""
 
     def found(text: str) -> Sequence[Finding]:
         if not text:

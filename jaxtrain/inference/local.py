@@ -9,15 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import drawing
-from experiments.drawing import Want
 from jaxtrain import config
 from jaxtrain.config import ConfigError
 from jaxtrain.data import chat
 from jaxtrain.data.chat import Template
 from jaxtrain.data.record_formats import Bad
-from jaxtrain.feedback import endpoint
-from jaxtrain.feedback.asking import CUT, REFUSED, Ask, Generator, Inside, Reply, Spent, Token, seed_of
+from jaxtrain.inference import remote, sampler
+from jaxtrain.inference.llm import CUT, REFUSED, Ask, Generator, Inside, Reply, Spent, Token, seed_of
+from jaxtrain.inference.sampler import Want
 from jaxtrain.models import transformer
 from jaxtrain.ops.logprobs import logits
 from jaxtrain.stages import init_from, weights
@@ -28,12 +27,10 @@ AT_ONCE = 64  # completions drawn at once
 BUCKET = 32  # rows of a forward pass have a power of two times this many tokens
 
 
-def open_one(text: str, flag: str, settings: endpoint.Endpoint, machine: Any, width: int) -> Generator:
+def open_one(text: str, flag: str, settings: remote.Endpoint, machine: Any, width: int) -> Generator:
     """The model that --`flag` names. `width` is the most tokens of a reply. Raises ConfigError where there is none."""
-    if endpoint.is_url(text):
-        return endpoint.open_url(
-            text, flag, settings, Path(machine.cache_dir).expanduser() / "requests.sqlite"
-        )
+    if remote.is_url(text):
+        return remote.open_url(text, flag, settings, Path(machine.cache_dir).expanduser() / "requests.sqlite")
     return _of_run(text, flag, machine, width)
 
 
@@ -53,7 +50,7 @@ def _of_run(text: str, flag: str, machine: Any, width: int) -> Generator:
     templates[False] = chat.load_template("auto", start.tokenizer) if chats else templates[True]
     context = start.arch.max_len
     drawers = {
-        raw: drawing.drawer(plan, model, params, template, width, context)
+        raw: sampler.drawer(plan, model, params, template, width, context)
         for raw, template in templates.items()
     }
     spent, look = Spent(), forward(plan, model, params)
@@ -123,7 +120,7 @@ def _want(ask: Ask, ids: np.ndarray) -> Want:
     return Want(ids, seeds, ask.max_new, {"temperature": ask.temperature}, ask.stop)
 
 
-def _reply(answer: drawing.Answer, tops: tuple[Token, ...] | None) -> Reply:
+def _reply(answer: sampler.Answer, tops: tuple[Token, ...] | None) -> Reply:
     return Reply(answer.text, "stop" if answer.ended else CUT, tops)
 
 
@@ -169,7 +166,7 @@ def forward(plan: parallel.Plan, model: LM, params: Params) -> Callable:
 
 
 def _tops(
-    look: Callable, template: Template, prompt: np.ndarray, answers: Sequence[drawing.Answer], k: int
+    look: Callable, template: Template, prompt: np.ndarray, answers: Sequence[sampler.Answer], k: int
 ) -> list[tuple[Token, ...] | None]:
     if not k:
         return [None] * len(answers)

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxtrain.data import conversations
 from jaxtrain.data.record_formats import Message
-from jaxtrain.feedback.asking import Ask, Generator, Reply, seed_of, user
+from jaxtrain.inference.llm import Ask, Generator, Reply, seed_of, user
 from jaxtrain.rewards import functions
 from jaxtrain.worlds.tinytown.prompts import parse_prompt
 

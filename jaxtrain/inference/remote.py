@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError, Failure
-from jaxtrain.feedback.asking import REFUSED, Ask, Generator, Reply, Spent, Token, seed_of
-from jaxtrain.feedback.request_cache import RequestCache, key_of
+from jaxtrain.inference.llm import REFUSED, Ask, Generator, Reply, Spent, Token, seed_of
+from jaxtrain.inference.request_cache import RequestCache, key_of
 
 MOST_LOGPROBS = 20  # that the API has room for
 UNUSABLE = 3  # times that an answer which is no answer is asked for again

@@ -13,10 +13,10 @@ from jaxtrain.data.preferences import alternatives
 from jaxtrain.data.prompts import Opening
 from jaxtrain.data.record_formats import Bad
 from jaxtrain.data.tokenizer import load as load_tokenizer
-from jaxtrain.feedback import judge
-from jaxtrain.feedback.asking import Generator
-from jaxtrain.feedback.endpoint import is_url
-from jaxtrain.feedback.judge import Case, Judge
+from jaxtrain.inference import llm_judge
+from jaxtrain.inference.llm import Generator
+from jaxtrain.inference.llm_judge import Case, Judge
+from jaxtrain.inference.remote import is_url
 from jaxtrain.rewards import functions, models
 from jaxtrain.train import parallel, workdir
 
@@ -35,7 +35,7 @@ def open_judge(
     """
     text = quality.judge
     if not quality.asks():
-        return (judge.of_reward(functions.resolve(text)) if text else None), None
+        return (llm_judge.of_reward(functions.resolve(text)) if text else None), None
     if not is_url(text) and not text.startswith("hf:"):
         source, step = workdir.split_step(text)
         if workdir.read_run(source, "--judge")["stage"] == "reward":
@@ -44,19 +44,19 @@ def open_judge(
                     f"--judge={text}: a reward model reads no rubric: leave out --rubric, --soft, --votes"
                 )
             return of_reward_model(source, step, machine), None
-    reader = opened(text, "judge", judge.MAX_NEW)
+    reader = opened(text, "judge", llm_judge.MAX_NEW)
     if not reader.chat:
         raise ConfigError(
             f"--judge={text}: it has no chat template to read a rubric with; name another model"
         )
-    rubric = quality.rubric or judge.RUBRIC
+    rubric = quality.rubric or llm_judge.RUBRIC
     if rubric.endswith(".txt"):
         if not Path(rubric).expanduser().is_file():
             raise ConfigError(f"--rubric={rubric}: no such file")
         rubric = Path(rubric).expanduser().read_text(encoding="utf-8")
     warm = WARM if quality.votes > 1 else 0.0
-    return judge.of_model(
-        reader, judge.Asking(rubric, quality.votes, warm, TOP if quality.soft else 0)
+    return llm_judge.of_model(
+        reader, llm_judge.Asking(rubric, quality.votes, warm, TOP if quality.soft else 0)
     ), reader
 
 
@@ -88,7 +88,7 @@ def of_reward_model(source: Path, step: int | None, machine: Any) -> Judge:
         found = scorer.scores(rows, openings, [one.answer for one in cases])
         return [float(value) for value in found[: len(cases)]]
 
-    return judge.of_scores(name, score)
+    return llm_judge.of_scores(name, score)
 
 
 def _ids(template: chat.Template, one: Case) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.drawing import Answer, Want, decoder, drawer
 from jaxtrain import config
 from jaxtrain.config import ConfigError
 from jaxtrain.data.chat import Template
@@ -15,7 +14,9 @@ from jaxtrain.data.preferences import alternatives
 from jaxtrain.data.prompts import Opening
 from jaxtrain.data.record_formats import Bad, Message
 from jaxtrain.files import terminal
-from jaxtrain.generate import best_of, sampler, stop_strings
+from jaxtrain.generate import sampler, stop_strings
+from jaxtrain.inference import best_of
+from jaxtrain.inference.sampler import Answer, Want, decoder, drawer
 from jaxtrain.models import transformer
 from jaxtrain.ops.sampling import HOW
 from jaxtrain.rewards import models

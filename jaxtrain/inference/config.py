@@ -1,0 +1,63 @@
+"""Flag groups of commands that run a model for inference."""
+
+import dataclasses
+
+from jaxtrain import config
+from jaxtrain.config import ConfigError
+from jaxtrain.inference.remote import is_url
+
+MODEL = "a run (WORKDIR, WORKDIR@STEP, hf:DIR) or an endpoint (http://HOST:PORT/v1?model=NAME)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Quality(config.Group):
+    # fmt: off
+    judge: str = config.arg("",
+        "What scores rows: gold or correct (Tinytown's), MODULE:FUNCTION, FILE.py:FUNCTION, a reward model's run, or "
+        f"what reads a rubric: {MODEL}")
+    min_score: float = config.arg(7.0, "Least score of a row that is kept; a model's are from 1 to 10")
+    rubric: str = config.arg("", "What a model scores by, a text or FILE.txt; empty: correct, complete, harmless")
+    votes: int = config.arg(1, "Scores of each row, of which the median counts, where a model is the judge", low=1)
+    soft: bool = config.arg(False,
+        "Take the expected score over the model's log-probabilities, where a model is the judge")
+    agreement: float = config.arg(0.5, "Least share of a question's samples that come to the same answer", low=0,
+        only=("kind", ("reasoning",)))
+    answer_field: str = config.arg("", "Field of --source's records with the answer that reasoning must come to",
+        only=("kind", ("reasoning",)))
+    min_chars: int = config.arg(1, "Fewest characters of an answer", low=1)
+    max_chars: int = config.arg(0, "Most characters of an answer; 0: any", low=0)
+    near: float = config.arg(0.8, "Reject a row whose word 3-grams are those of an earlier one by this Jaccard index; "
+        "1: the same words only, above 1: nothing", low=0.1)
+    language: str = config.arg("", "Reject rows in another language than this ISO 639-1 code (extra filters)")
+    # fmt: on
+
+    def check(self):
+        changed = [f"--{n}" for n in ("rubric", "soft") if getattr(self, n)] + ["--votes"] * (self.votes > 1)
+        if changed and not self.asks():
+            raise ConfigError(f"{', '.join(changed)}: acts only where a model is the --judge")
+        if self.min_score != type(self).min_score and not self.judge:
+            raise ConfigError("--min_score: acts only with --judge")
+        if self.agreement > 1:
+            raise ConfigError(f"--agreement={self.agreement}: a share, at most 1")
+        if self.max_chars and self.max_chars < self.min_chars:
+            raise ConfigError(f"--max_chars={self.max_chars}: below --min_chars={self.min_chars}")
+
+    def asks(self) -> bool:
+        """Whether the judge is a model."""
+        function = self.judge in ("", "gold", "correct") or (
+            ":" in self.judge and not self.judge.startswith("hf:")
+        )
+        return is_url(self.judge) or not function
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine(config.Group):
+    # fmt: off
+    dtype: str = config.arg("auto", "Compute type. auto: bfloat16 on GPU and TPU, float32 on CPU",
+        choices=("auto", "float32", "bfloat16"))
+    mesh: str = config.arg("", "Mesh axes and sizes, data:2,fsdp:4,tensor:1; empty: the model on every device")
+    cache_dir: str = config.arg("~/.cache/jaxtrain", "Where prepared data sets and compiled programs are kept")
+    # fmt: on
+
+    def check(self):
+        config.parse_mesh(self.mesh)
