@@ -98,19 +98,18 @@ def main(cfg: Grpo) -> None:
     import functools
     from pathlib import Path
 
-    from experiments import online, rollouts
-    from jaxtrain.generate import rollout
     from jaxtrain.objectives.policy_gradient import policy_gradient
+    from jaxtrain.rl import advantages, on_policy, rollouts
     from jaxtrain.stages import session, trainer
     from jaxtrain.train import parallel
 
-    online.check(cfg, start.tokenizer)
+    on_policy.check(cfg, start.tokenizer)
     loss = cfg.loss.resolved()
     if loss["baseline"] != "none" and cfg.samples.group < 2:
         raise config.ConfigError(
             f"--group={cfg.samples.group}: a score has no group to be compared with; use 2 or more"
         )
-    settings = online.settings(
+    settings = on_policy.settings(
         cfg, critic=False, clip_low=loss["clip_ratio"] if loss["surrogate"] == "clip" else 0.2,
         clip_high=(loss["clip_ratio_high"] or loss["clip_ratio"]) if loss["surrogate"] != "none" else 0.2,
         surrogate=loss["surrogate"], level=loss["level"], aggregate=loss["aggregate"],
@@ -120,13 +119,15 @@ def main(cfg: Grpo) -> None:
     parallel.initialize(Path(cfg.data.cache_dir).expanduser() / "compiled")
     plan = session.plan_of(cfg)
     with session.opened(cfg, "grpo", start, plan) as path:
-        judge, _ = online.judge(cfg, plan, path)
-        run = session.session(cfg, path, plan, start, template.tokenizer, online.fingerprints(cfg, template))
+        judge, _ = on_policy.judge(cfg, plan, path)
+        run = session.session(
+            cfg, path, plan, start, template.tokenizer, on_policy.fingerprints(cfg, template)
+        )
         run = run._replace(extra=rollouts.carried(cfg))
-        how = rollout.Rewarding(group=cfg.samples.group, baseline=loss["baseline"], scale=loss["scale"])
-        stage = online.stage(
+        how = advantages.Rewarding(group=cfg.samples.group, baseline=loss["baseline"], scale=loss["scale"])
+        stage = on_policy.stage(
             cfg, run, template, functools.partial(policy_gradient, model=run.model, settings=settings),
-            functools.partial(rollout.of_groups, how=how), judge,
+            functools.partial(advantages.of_groups, how=how), judge,
             controller=rollouts.Controller(loss["kl_coef"], cfg.loss.kl_target, cfg.loss.kl_horizon),
             priced=bool(loss["kl_coef"] or loss["kl_weight"]),
         )  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import completions, rollouts, teachers
+from experiments import teachers
 from experiments.teachers import COLUMNS, Teacher
 from jaxtrain import config
 from jaxtrain.data import dialogs, prompts, record_formats, source_spec, sources, stored
@@ -16,6 +16,7 @@ from jaxtrain.data.preferences import alternatives
 from jaxtrain.data.prompts import Opening
 from jaxtrain.models import transformer
 from jaxtrain.rewards.models import mine
+from jaxtrain.rl import rollouts, scoring
 from jaxtrain.stages import sampling
 from jaxtrain.stages.session import Session
 from jaxtrain.train import loop, parallel
@@ -43,7 +44,7 @@ def lesson(cfg: Any, teacher: Teacher | None, template: Template, plan: parallel
     table = [("teacher", f"{teacher.text}, {transformer.parameters(teacher.start.arch):,} parameters")]
     asked: list[Opening] = []
     if cfg.loss.on_policy:
-        asked, lost = completions.fitted(
+        asked, lost = scoring.fitted(
             prompts.openings(cfg.data.data, cfg.data, template, flag="data", train=True),
             cfg,
             template.tokenizer.bos,

@@ -87,44 +87,43 @@ def main(cfg: Ppo) -> None:
     import functools
     from pathlib import Path
 
-    from experiments import online, rollouts
-    from jaxtrain.generate import rollout
     from jaxtrain.models import value
     from jaxtrain.objectives.ppo import ppo
+    from jaxtrain.rl import advantages, on_policy, rollouts
     from jaxtrain.stages import session, trainer
     from jaxtrain.train import parallel
 
-    online.check(cfg, start.tokenizer)
+    on_policy.check(cfg, start.tokenizer)
     parallel.initialize(Path(cfg.data.cache_dir).expanduser() / "compiled")
     plan = session.plan_of(cfg)
     with session.opened(cfg, "ppo", start, plan) as path:
-        judge, model = online.judge(cfg, plan, path)
+        judge, model = on_policy.judge(cfg, plan, path)
         kind = cfg.loss.value_from(model is not None)
         rate = cfg.loss.value_lr / cfg.optim.lr if cfg.loss.value_lr and kind != "head" else 1.0
         run = session.session(
-            cfg, path, plan, start, template.tokenizer, online.fingerprints(cfg, template),
+            cfg, path, plan, start, template.tokenizer, on_policy.fingerprints(cfg, template),
             heads=functools.partial(value.build, shared=kind == "head"),
             given=lambda: (model.member(),) if kind == "reward" else (),
             rates={"value": rate},
         )  # fmt: skip
         run = run._replace(extra=rollouts.carried(cfg))
         weight = cfg.loss.pretraining(cfg.data.data)
-        settings = online.settings(
+        settings = on_policy.settings(
             cfg, critic=True, clip_low=cfg.loss.clip_ratio, clip_high=cfg.loss.clip_ratio,
             entropy_weight=cfg.loss.entropy_coef, value_weight=cfg.loss.value_coef, value_clip=cfg.loss.value_clip,
             ptx_weight=weight,
         )  # fmt: skip
-        how = rollout.Rewarding(
+        how = advantages.Rewarding(
             cfg.loss.gamma,
             cfg.loss.lam,
             cfg.loss.bootstrap,
             cfg.loss.whiten_rewards,
             cfg.loss.whiten_advantages,
         )
-        extra, table = online.pretraining(cfg, run, template, weight, cfg.loss.ptx_data)
-        stage = online.stage(
+        extra, table = on_policy.pretraining(cfg, run, template, weight, cfg.loss.ptx_data)
+        stage = on_policy.stage(
             cfg, run, template, functools.partial(ppo, model=run.heads, settings=settings),
-            functools.partial(rollout.with_values, how=how), judge,
+            functools.partial(advantages.with_values, how=how), judge,
             controller=rollouts.Controller(cfg.loss.kl_coef, cfg.loss.kl_target, cfg.loss.kl_horizon),
             priced=cfg.loss.kl_coef > 0, extra=extra, table=table,
         )  # fmt: skip

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import completions
 from jaxtrain import config
 from jaxtrain.config import ConfigError
 from jaxtrain.data import prompts, topk
@@ -26,6 +25,7 @@ from jaxtrain.inference import chat, llm, remote
 from jaxtrain.models import transformer
 from jaxtrain.ops.divergences import top_k
 from jaxtrain.ops.logprobs import logits
+from jaxtrain.rl import scoring
 from jaxtrain.stages import init_from, sampling, session, weights
 from jaxtrain.stages.init_from import Start
 from jaxtrain.stages.session import Session
@@ -113,7 +113,7 @@ def written(
     for number, (side, (source, train, draws)) in enumerate(sides.items()):
         file = folder / f"{side}.jsonl"
         if not file.exists():
-            asked, lost = completions.fitted(
+            asked, lost = scoring.fitted(
                 prompts.openings(source, cfg.data, template, flag=side, train=train),
                 cfg,
                 template.tokenizer.bos,

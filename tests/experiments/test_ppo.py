@@ -10,8 +10,8 @@ import pytest
 from experiments import dpo
 from jaxtrain import flags as command_line
 from jaxtrain.config import Failure
-from jaxtrain.generate import rollout
 from jaxtrain.models import transformer
+from jaxtrain.rl import advantages
 from jaxtrain.stages import init_from, session, weights
 from jaxtrain.train import parallel
 from jaxtrain.train.loop import TrainingError
@@ -135,13 +135,13 @@ def test_a_checkpoint_without_its_rollout_is_refused(town, whole, judge):
 
 
 def test_a_policy_that_is_not_the_one_that_sampled_stops_the_run(town, whole, judge, monkeypatch):
-    real = rollout.annotate
+    real = advantages.annotate
 
     def shifted(*settings):
         look = real(*settings)
         return lambda *given: (found := look(*given)) | {"old": found["old"] + 0.1}
 
-    monkeypatch.setattr(rollout, "annotate", shifted)
+    monkeypatch.setattr(advantages, "annotate", shifted)
     with pytest.raises(
         TrainingError, match=r"must have val/ratio = 1 ± 0\.001, by construction, and has 0\.90"
     ):

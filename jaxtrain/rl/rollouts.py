@@ -10,13 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import completions, kept
-from experiments.completions import FOLDER, Columns, Made, Scoring
-from experiments.kept import Rollout
 from jaxtrain.data.prompts import Opening
-from jaxtrain.generate import rollout
 from jaxtrain.ops import returns
 from jaxtrain.rewards.models import mine
+from jaxtrain.rl import advantages, rollout_store, scoring
+from jaxtrain.rl.rollout_store import Rollout
+from jaxtrain.rl.scoring import FOLDER, Columns, Made, Scoring
 from jaxtrain.stages import sampling, session
 from jaxtrain.stages.session import Session
 from jaxtrain.train import loop
@@ -38,7 +37,7 @@ class Setup(NamedTuple):
 
     asked: list[Opening]
     scoring: Scoring
-    advantages: Callable[..., tuple[Columns, Columns]]  # of generate/rollout.py, with its settings
+    advantages: Callable[..., tuple[Columns, Columns]]  # of rl/advantages.py, with its settings
     controller: Controller
     reference: Callable[[], Params] | None  # of a stage that prices the KL from it
     extra: Callable[
@@ -52,7 +51,7 @@ def source(cfg: Any, run: Session, setup: Setup) -> Callable[[int], loop.NextBat
     updates, here = cfg.samples.epochs * cfg.samples.minibatches, mine(run.plan, cfg.data.batch_size)
 
     def begin(first: int) -> loop.NextBatch:
-        held, step = kept.newest(run, first, setup.controller.coef), first
+        held, step = rollout_store.newest(run, first, setup.controller.coef), first
 
         def next_batch(state: TrainState) -> Columns:
             nonlocal held, step
@@ -62,7 +61,7 @@ def source(cfg: Any, run: Session, setup: Setup) -> Callable[[int], loop.NextBat
                 held = held._replace(columns={}, taken=held.next_taken, kl_coef=held.next_kl_coef)
             if not held.columns:
                 held = roll(state, held._replace(first=step, iteration=held.iteration + 1))
-                kept.keep(run, held)
+                rollout_store.keep(run, held)
             rows = _rows(cfg, held, step - held.first)
             own = {name: x[rows[here]] for name, x in held.columns.items()}
             more = setup.extra(step, float(held.columns["mask"][rows].sum()))
@@ -121,7 +120,7 @@ def _roller(cfg: Any, run: Session, setup: Setup) -> Callable[[TrainState, Rollo
         asked = [setup.asked[i] for i in order(len(setup.asked), cfg.run.seed, taken, size // s.group)]
         seed = int(np.random.SeedSequence((cfg.run.seed, 1, taken)).generate_state(1)[0])
         found = draw(state.params, run.base, [each.ids.tolist() for each in asked], seed)
-        return completions.scored(cfg, setup.scoring, [each for each in asked for _ in range(s.group)], found)
+        return scoring.scored(cfg, setup.scoring, [each for each in asked for _ in range(s.group)], found)
 
     def roll(state: TrainState, begun: Rollout) -> Rollout:
         made, taken = drawn(state, begun.taken), begun.taken + size // s.group
@@ -138,7 +137,7 @@ def _roller(cfg: Any, run: Session, setup: Setup) -> Callable[[TrainState, Rollo
         told |= made.stats
         if s.resample:
             told["completions/redrawn"] = replaced
-        sampling.write(run, f"{FOLDER}/{begun.first:08d}.jsonl", completions.jsonl(made, told))
+        sampling.write(run, f"{FOLDER}/{begun.first:08d}.jsonl", scoring.jsonl(made, told))
         columns |= {name: rows[name] for name in (*ROWS, "old", "reference") if name in rows}
         if cfg.scores.truncated == "mask":
             columns["mask"] = rows["mask"] * made.ended[:, None]
@@ -152,7 +151,7 @@ def _roller(cfg: Any, run: Session, setup: Setup) -> Callable[[TrainState, Rollo
 def _annotator(cfg: Any, run: Session, setup: Setup) -> Callable[[Params, Columns], Columns]:
     """(trained, rows [R, T]) -> rollout.annotate's columns, --batch_size rows at a time."""
     critic = run.heads if isinstance(run.heads, ActorCritic) else None
-    look = rollout.annotate(run.model, critic, cfg.samples.temperature)
+    look = advantages.annotate(run.model, critic, cfg.samples.temperature)
     compiled = run.plan.rows(
         lambda params, frozen, rows: look(run.trained.whole(params, frozen[0]), frozen[1], rows)
     )

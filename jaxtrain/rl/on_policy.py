@@ -8,7 +8,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import completions, rollouts
 from jaxtrain.config import ConfigError
 from jaxtrain.data import dialogs, prompts, source_spec
 from jaxtrain.data.tokenizer import Tokenizer
@@ -16,6 +15,8 @@ from jaxtrain.files import cache
 from jaxtrain.models import transformer
 from jaxtrain.ops import policy_gradient
 from jaxtrain.rewards import models
+from jaxtrain.rl import rollouts
+from jaxtrain.rl import scoring as rl_scoring
 from jaxtrain.stages import before_after, eval_prompts, session, trainer
 from jaxtrain.stages.session import Session
 from jaxtrain.train import workdir
@@ -80,7 +81,7 @@ def stage(
     table: list[tuple[str, str]] | None = None,
 ) -> trainer.Stage:
     """The stage of an objective on rollouts; `priced` says whether the reference has a part in it."""
-    asked, lost = completions.fitted(
+    asked, lost = rl_scoring.fitted(
         prompts.openings(cfg.data.data, cfg.data, template, flag="data", train=True),
         cfg,
         template.tokenizer.bos,
@@ -93,13 +94,13 @@ def stage(
     def start() -> Any:
         return session.reference(run, cfg.run.seed)
 
-    stops = completions.stops(template.tokenizer, cfg.scores)
-    scoring = completions.Scoring(
+    stops = rl_scoring.stops(template.tokenizer, cfg.scores)
+    scoring = rl_scoring.Scoring(
         judged, template.tokenizer, template.end, stops, measures.reward if world else None
     )
     setup = rollouts.Setup(asked, scoring, advantages, controller, start if priced else None, extra)
     source = rollouts.source(cfg, run, setup)
-    sample = completions.seen(run, eval_prompts.answers(session.speaker(run), cfg, template, decode))
+    sample = rl_scoring.seen(run, eval_prompts.answers(session.speaker(run), cfg, template, decode))
     return trainer.Stage(
         objective=objective,
         next_batch=source,
