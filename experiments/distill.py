@@ -106,19 +106,20 @@ def main(cfg: Distill) -> None:
     import functools
     from pathlib import Path
 
-    from experiments import lessons, teachers
     from jaxtrain.data import chat
+    from jaxtrain.distillation import data
+    from jaxtrain.distillation import teacher as distillation_teacher
     from jaxtrain.objectives.distill import Settings, distill
     from jaxtrain.stages import eval_prompts, session, trainer
     from jaxtrain.train import parallel
 
-    start, origin = teachers.student(cfg, start)
+    start, origin = distillation_teacher.student(cfg, start)
     template = chat.load_template(cfg.data.template, start.tokenizer)
     parallel.initialize(Path(cfg.data.cache_dir).expanduser() / "compiled")
     plan = session.plan_of(cfg)
     with session.opened(cfg, "distill", start, plan) as path:
-        teacher = teachers.load(cfg, origin, plan, path)
-        lesson = lessons.lesson(cfg, teacher, template, plan, path)
+        teacher = distillation_teacher.load(cfg, origin, plan, path)
+        lesson = data.lesson(cfg, teacher, template, plan, path)
         run = session.session(cfg, path, plan, start, lesson.data.tokenizer, lesson.data.fingerprints)
         settings = Settings(
             cfg.loss.divergence, cfg.loss.jsd_beta, cfg.loss.soft_temperature, cfg.loss.hard_weight
@@ -128,7 +129,7 @@ def main(cfg: Distill) -> None:
         frozen = beside.params if beside else ()
         stage = trainer.Stage(
             objective=functools.partial(objective, settings=settings),
-            next_batch=lessons.batches(cfg, run, lesson, template),
+            next_batch=data.batches(cfg, run, lesson, template),
             table=lesson.table,
             decode=lesson.data.tokenizer.decode,
             tokens=cfg.data.batch_size * cfg.data.seq_len,
@@ -138,7 +139,7 @@ def main(cfg: Distill) -> None:
                 frozen=frozen,
             ),
             sample=eval_prompts.answers(run, cfg, template, lesson.data.tokenizer.decode),
-            expect=teachers.expected(start, origin, cfg),
+            expect=distillation_teacher.expected(start, origin, cfg),
             frozen=frozen,
         )  # fmt: skip
         trainer.train(cfg, run, stage)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from jaxtrain.config import ConfigError, Dialogs
-from jaxtrain.data import stored
 from jaxtrain.data.chat import load_template
 from jaxtrain.data.tokenizer import ByteTokenizer
+from jaxtrain.distillation import logprob_data
 from tests.data.corpus import write
 
 KIND = ByteTokenizer()
@@ -39,11 +39,11 @@ def cfg(tmp_path):
 
 
 def prepare(cfg):
-    return stored.prepare(cfg, seed=0, tokenizer=KIND, template=load_template("plain", KIND))
+    return logprob_data.prepare(cfg, seed=0, tokenizer=KIND, template=load_template("plain", KIND))
 
 
 def one_row(record, template="plain"):
-    (found,) = stored.Reader(load_template(template, KIND), 48).read(record)
+    (found,) = logprob_data.Reader(load_template(template, KIND), 48).read(record)
     return found
 
 
@@ -85,7 +85,7 @@ def test_the_token_that_stands_there_is_among_them_once():
 
 
 def test_tokens_that_are_cut_elsewhere_are_learnt_as_they_are_and_counted():
-    reader = stored.Reader(load_template("plain", KIND), 48)
+    reader = logprob_data.Reader(load_template("plain", KIND), 48)
     (found,) = reader.read(kept([token("Yo"), token("!")]))
     spoken = (found.ids >= 0).any(-1)
     assert [KIND.decode([i]) for i in found.completion[spoken]] == ["!"]
@@ -101,7 +101,7 @@ def test_white_space_that_a_template_puts_in_front_is_no_obstacle():
 def test_rows_are_prompts_and_completions_with_the_loss_on_these(cfg):
     made = prepare(cfg([kept([token("Y", -0.25), token("o")], asked=f"Hi {i}?") for i in range(8)]))
     batch = made.train.batch(0)
-    assert batch["teacher_ids"].shape == (2, 48, stored.MOST)
+    assert batch["teacher_ids"].shape == (2, 48, logprob_data.MOST)
     for row in range(2):
         learnt = batch["mask"][row] > 0
         assert KIND.decode(batch["targets"][row][learnt]).strip() == "Yo"

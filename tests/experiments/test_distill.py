@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from experiments import teachers
 from jaxtrain.config import ConfigError
 from jaxtrain.data.prompts import Opening
+from jaxtrain.distillation import teacher
 from jaxtrain.inference.llm import REFUSED, Generator, Reply, Spent, user
 from jaxtrain.stages import init_from
 from tests.experiments.conftest import MODEL, arrays, column, jsonl, rows, same_arrays
@@ -104,7 +104,7 @@ def test_a_prompt_that_an_endpoint_does_not_take_teaches_nothing():
         samples=SimpleNamespace(max_new=4),
     )
     asked = [Opening(user(text), np.zeros(1, np.int32), {}) for text in ("much too long", "a")]
-    (row,) = teachers._replies(cfg, party, asked, 2)
+    (row,) = teacher._replies(cfg, party, asked, 2)
     assert row["input"] == list(user("a")) and [one["message"]["content"] for one in row["choices"]] == [
         "yes"
     ]

@@ -13,12 +13,13 @@ import numpy as np
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError
-from jaxtrain.data import prompts, topk
+from jaxtrain.data import prompts
 from jaxtrain.data.chat import Template
 from jaxtrain.data.mlm_fim import Row
 from jaxtrain.data.packed_rows import PackedRows
 from jaxtrain.data.pipeline import Stream
 from jaxtrain.data.prompts import Opening
+from jaxtrain.distillation import topk_cache
 from jaxtrain.files import cache
 from jaxtrain.files.progress import bar
 from jaxtrain.inference import chat, llm, remote
@@ -295,8 +296,8 @@ def kept(cfg: Any, teacher: Teacher, plan: parallel.Plan, rows: PackedRows) -> S
                 yield found["ids"][:left], found["logps"][:left]
                 advance(1)
 
-    cache.build(folder, lambda work: topk.write(work, parts()))
-    return topk.TopK(folder, T)
+    cache.build(folder, lambda work: topk_cache.write(work, parts()))
+    return topk_cache.TopK(folder, T)
 
 
 def _plain(row: Row) -> Row:

@@ -6,14 +6,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import teachers
-from experiments.teachers import COLUMNS, Teacher
 from jaxtrain import config
-from jaxtrain.data import dialogs, prompts, record_formats, source_spec, sources, stored
+from jaxtrain.data import dialogs, prompts, record_formats, source_spec, sources
 from jaxtrain.data.chat import Template
 from jaxtrain.data.pipeline import Prepared
 from jaxtrain.data.preferences import alternatives
 from jaxtrain.data.prompts import Opening
+from jaxtrain.distillation import logprob_data
+from jaxtrain.distillation import teacher as distillation_teacher
+from jaxtrain.distillation.teacher import COLUMNS, Teacher
 from jaxtrain.models import transformer
 from jaxtrain.rewards.models import mine
 from jaxtrain.rl import rollouts, scoring
@@ -38,8 +39,10 @@ def lesson(cfg: Any, teacher: Teacher | None, template: Template, plan: parallel
         "seed": cfg.run.seed, "tokenizer": template.tokenizer, "template": template, "process": plan.process
     }  # fmt: skip
     if teacher is None:
-        reading, table = teachers.asked(cfg, template, plan, path) if cfg.loss.remote() else (cfg.data, [])
-        data = stored.prepare(reading, **how)
+        reading, table = (
+            distillation_teacher.asked(cfg, template, plan, path) if cfg.loss.remote() else (cfg.data, [])
+        )
+        data = logprob_data.prepare(reading, **how)
         return Lesson(data, [], False, [*table, *data.table])
     table = [("teacher", f"{teacher.text}, {transformer.parameters(teacher.start.arch):,} parameters")]
     asked: list[Opening] = []
@@ -55,11 +58,15 @@ def lesson(cfg: Any, teacher: Teacher | None, template: Template, plan: parallel
     writes = how_drawn == "teacher" or (how_drawn == "auto" and _prompts_alone(cfg.data))
     cfg.loss.require_drawing(writes, writes or cfg.loss.on_policy > 0)
     if writes:
-        reading, told = teachers.written(cfg, teacher, template, plan, path)
+        reading, told = distillation_teacher.written(cfg, teacher, template, plan, path)
         table += told
     if cfg.loss.teacher_topk:
-        data = dialogs.prepare(reading, **how, beside=lambda rows: teachers.kept(cfg, teacher, plan, rows))
-        table.append(("top-k", f"{cfg.loss.teacher_topk} tokens a position, from {teachers.kept_in(cfg)}"))
+        data = dialogs.prepare(
+            reading, **how, beside=lambda rows: distillation_teacher.kept(cfg, teacher, plan, rows)
+        )
+        table.append(
+            ("top-k", f"{cfg.loss.teacher_topk} tokens a position, from {distillation_teacher.kept_in(cfg)}")
+        )
         return Lesson(data, asked, False, [*table, *data.table])
     data = dialogs.prepare(reading, **how)
     return Lesson(data, asked, True, [*table, *data.table])
