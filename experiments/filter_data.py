@@ -4,9 +4,9 @@ import textwrap
 import time
 
 from jaxtrain import flags
+from jaxtrain.apps.filters.config import Filter
 from jaxtrain.config import ConfigError
 from jaxtrain.data import source_spec
-from jaxtrain.data.quality.settings import Filter
 
 _WIDTH = 80  # characters of a line of advice
 _MANY = 0.2  # share of near duplicates from which there is advice
@@ -20,10 +20,10 @@ def main(cfg: Filter) -> None:
     if cfg.decontaminate.decontaminate:
         source_spec.check_sources(cfg.decontaminate.decontaminate, cfg.source.reading(), "decontaminate")
 
+    from jaxtrain.apps.filters import executors, plan, requirements
     from jaxtrain.data import filtered
-    from jaxtrain.data.quality import executors, needs, plan
 
-    needs.require(cfg)
+    requirements.require(cfg)
     scorer = _scorer(cfg)
     began = time.perf_counter()
     made = plan.begin(cfg)

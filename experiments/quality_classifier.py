@@ -62,7 +62,7 @@ def main(cfg: QualityClassifier) -> None:
 
     import random
 
-    from jaxtrain.data.quality import classifier
+    from jaxtrain.apps.filters import classifier
     from jaxtrain.files.terminal import lines
 
     out = Path(training.out).expanduser()
@@ -119,8 +119,8 @@ def _sides(labelled: Labelled) -> list[list[str]]:
 
 def _texts(labelled: Labelled, data: str, flag: str) -> Iterator[tuple[str, Any]]:
     """(what filter_data would judge, the record), of all sources."""
+    from jaxtrain.apps.filters import record_texts
     from jaxtrain.data import source_spec, sources
-    from jaxtrain.data.quality import records
 
     reading = config.Dialogs(
         data=data,
@@ -133,7 +133,7 @@ def _texts(labelled: Labelled, data: str, flag: str) -> Iterator[tuple[str, Any]
     for source in source_spec.parse(data, flag):
         for _, block in sources.whole(source, reading, None).blocks():
             for record in block:
-                parts = records.judged(records.parts(record, labelled.text_field))
+                parts = record_texts.judged(record_texts.parts(record, labelled.text_field))
                 if text := "\n".join(part.text for part in parts if isinstance(part.text, str)).strip():
                     yield text, record
 

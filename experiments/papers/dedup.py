@@ -6,7 +6,7 @@ from typing import Any
 
 from experiments.papers.arms import Trial
 from jaxtrain import config, flags
-from jaxtrain.data.quality.near import Near
+from jaxtrain.apps.filters.near_duplicates import Near
 
 MARK = "No. {}\n"  # what a document begins with: its serial
 WORDS = 10  # after the serial, by which it is told whether a document is known by heart
@@ -40,11 +40,11 @@ def main(cfg: Dedup) -> None:
     import numpy as np
 
     from experiments.papers import arms
-    from jaxtrain.data.quality import needs
+    from jaxtrain.apps.filters import requirements
     from jaxtrain.worlds.tinytown.configs import Pretrain
     from jaxtrain.worlds.tinytown.documents import documents
 
-    needs.near(cfg.near)
+    requirements.near(cfg.near)
     trial, rng = cfg.trial, np.random.Generator(np.random.Philox(cfg.trial.seed))
     folder = arms.folder_of(trial, "papers-dedup")
     corpus, sources, originals = with_copies(cfg, rng)
@@ -126,21 +126,21 @@ def keep(corpus: Sequence[str], settings: Near) -> list[int]:
 
     import numpy as np
 
-    from jaxtrain.data.quality import dedup, near
+    from jaxtrain.apps.filters import fingerprints, near_duplicates
 
-    plan = near.plan(settings)
+    plan = near_duplicates.plan(settings)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with dedup.Writer(folder, plan) as writer:
+        with fingerprints.Writer(folder, plan) as writer:
             for i, text in enumerate(corpus):
                 writer.add(i, [text])
-        shards = near.Shards.of([folder])
-        exact = dedup.first_copies(shards.column("digests.npy"))
-        unique = near.takes_part(shards, exact, settings)
+        shards = near_duplicates.Shards.of([folder])
+        exact = fingerprints.first_copies(shards.column("digests.npy"))
+        unique = near_duplicates.takes_part(shards, exact, settings)
         files = [folder / f"pairs-{band}.npy" for band in range(plan.bands)]
         for band, file in enumerate(files):
-            np.save(file, near.pairs(shards, unique, settings, band))
-        leader, _ = near.leaders(shards, files, settings)
+            np.save(file, near_duplicates.pairs(shards, unique, settings, band))
+        leader, _ = near_duplicates.leaders(shards, files, settings)
     return np.flatnonzero((exact < 0) & (leader < 0)).tolist()
 
 

@@ -27,7 +27,7 @@ class Filtering:
 def main(cfg: Filtering) -> None:
     """Trains on the corpus as it is, as the rules, as the classifier and as an oracle filter it, for equal tokens."""
     from experiments.papers import arms
-    from jaxtrain.data.quality import classifier, junk
+    from jaxtrain.apps.filters import classifier, gibberish
     from jaxtrain.worlds.tinytown.configs import Pretrain
     from jaxtrain.worlds.tinytown.documents import documents
 
@@ -42,7 +42,7 @@ def main(cfg: Filtering) -> None:
         [d.text for d in labelled if not d.defect], [d.text for d in labelled if d.defect], seed=trial.seed
     )
     classifier.save(model, folder / "classifier.npz")
-    learnt, rules = classifier.of(model, 0.5), junk.check(junk.Junk())
+    learnt, rules = classifier.of(model, 0.5), gibberish.check(gibberish.Junk())
     dense = model.dense()
     scores = [classifier.probability(d.text, dense, model.bias) for d in corpus]
     truth = [bool(d.defect) for d in corpus]

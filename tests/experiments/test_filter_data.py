@@ -7,8 +7,8 @@ import pytest
 
 from experiments import filter_data
 from jaxtrain import flags as command_line
+from jaxtrain.apps.filters.config import Filter
 from jaxtrain.config import ConfigError
-from jaxtrain.data.quality.settings import Filter
 from tests.experiments.conftest import MODEL, call, jsonl, prose, quick
 
 

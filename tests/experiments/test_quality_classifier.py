@@ -7,9 +7,9 @@ import pytest
 
 from experiments import quality_classifier
 from experiments.quality_classifier import Labelled, QualityClassifier, Training
+from jaxtrain.apps.filters import classifier
+from jaxtrain.apps.filters.classifier import Classifier
 from jaxtrain.config import ConfigError
-from jaxtrain.data.quality import classifier
-from jaxtrain.data.quality.classifier import Classifier
 from tests.data.quality.world import labelled
 
 

@@ -4,9 +4,9 @@ import json
 from collections import Counter
 
 from jaxtrain import flags
+from jaxtrain.apps.filters import executors, plan
+from jaxtrain.apps.filters.config import Filter
 from jaxtrain.data import filtered
-from jaxtrain.data.quality import executors, plan
-from jaxtrain.data.quality.settings import Filter
 from tests.data.corpus import write
 
 QUIET = (

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from jaxtrain.apps.filters import classifier, perplexity
+from jaxtrain.apps.filters.classifier import Classifier
+from jaxtrain.apps.filters.perplexity import Perplexity
 from jaxtrain.config import ConfigError
-from jaxtrain.data.quality import classifier, perplexity
-from jaxtrain.data.quality.classifier import Classifier
-from jaxtrain.data.quality.perplexity import Perplexity
 from tests.data.quality.world import labelled
 
 GOOD = [one.text for one in labelled() if not one.defect]

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
+from jaxtrain.apps.filters import classifier, gibberish, harm, heuristics, pii, repetition, spam
 from jaxtrain.config import ConfigError
-from jaxtrain.data.quality import classifier, harm, heuristics, junk, pii, repetition, spam
 from jaxtrain.worlds.tinytown.configs import Pretrain
 from jaxtrain.worlds.tinytown.documents import documents
 from jaxtrain.worlds.tinytown.judge import judge
@@ -16,7 +16,7 @@ from tests.data.quality import planted
 from tests.data.quality.pages import GOOD
 from tests.data.quality.world import labelled, measured
 
-JUNK, SPAM, HARM = junk.check(junk.Junk()), spam.check(spam.Spam()), harm.check(harm.Harm())
+JUNK, SPAM, HARM = gibberish.check(gibberish.Junk()), spam.check(spam.Spam()), harm.check(harm.Harm())
 
 
 def test_junk_of_tinytown():
@@ -72,16 +72,16 @@ def test_junk_by_kind():
     assert [one.rule for one in JUNK("Home | News | Log in\nAll rights reserved. Privacy policy.")] == [
         "boilerplate"
     ]
-    off = junk.check(junk.Junk(max_surprise=0.0, max_control=1.0, max_boilerplate=1.0))
+    off = gibberish.check(gibberish.Junk(max_surprise=0.0, max_control=1.0, max_boilerplate=1.0))
     assert not any(off(planted.junk(rng, GOOD)) for _ in range(20))
 
 
 def test_surprise_by_hand():
     """Of "aaaa…": a after a line's end, a after a, a line's end after a."""
-    table = junk._BITS.reshape(256, 256)
+    table = gibberish._BITS.reshape(256, 256)
     text = "a" * 20
     wanted = (table[ord("\n"), ord("a")] + 19 * table[ord("a"), ord("a")] + table[ord("a"), ord("\n")]) / 21
-    assert junk.surprise(text) == pytest.approx(float(wanted), rel=1e-6)
+    assert gibberish.surprise(text) == pytest.approx(float(wanted), rel=1e-6)
     rows = table[:128][:, :128]
     assert (rows >= 0).all() and rows.max() <= 14
 

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
+from jaxtrain.apps.filters import fingerprints, near_duplicates
+from jaxtrain.apps.filters.near_duplicates import Near
 from jaxtrain.config import ConfigError
-from jaxtrain.data.quality import dedup, near
-from jaxtrain.data.quality.near import Near
 from tests.data.quality import filtering
 
 WORDS = [
@@ -44,16 +44,16 @@ def found(folder, texts, settings, shards=1):
     for i in range(shards):
         folders.append(folder / f"{shards}-{i}")
         folders[-1].mkdir()
-        with dedup.Writer(folders[-1], near.plan(settings)) as writer:
+        with fingerprints.Writer(folders[-1], near_duplicates.plan(settings)) as writer:
             for n in range(i * size, min((i + 1) * size, len(texts))):
                 writer.add(n, [texts[n]])
-    whole = near.Shards.of(folders)
-    exact = dedup.first_copies(whole.column("digests.npy"))
-    part, files = near.takes_part(whole, exact, settings), []
-    for band in range(near.plan(settings).bands):
+    whole = near_duplicates.Shards.of(folders)
+    exact = fingerprints.first_copies(whole.column("digests.npy"))
+    part, files = near_duplicates.takes_part(whole, exact, settings), []
+    for band in range(near_duplicates.plan(settings).bands):
         files.append(folder / f"{shards}-{band}.npy")
-        np.save(files[-1], near.pairs(whole, part, settings, band))
-    return exact, near.leaders(whole, files, settings)[0]
+        np.save(files[-1], near_duplicates.pairs(whole, part, settings, band))
+    return exact, near_duplicates.leaders(whole, files, settings)[0]
 
 
 @pytest.mark.parametrize("share", [0.02, 0.05, 0.1, 0.15, 0.2])
@@ -113,30 +113,30 @@ def test_the_result_does_not_depend_on_shards_or_processes(tmp_path):
         ).stdout
         for seed in "12"
     }
-    assert made == {str(dedup.coded(["white whale"])[0].tolist()).encode() + b"\n"}
+    assert made == {str(fingerprints.coded(["white whale"])[0].tolist()).encode() + b"\n"}
 
 
 @pytest.mark.parametrize("copy", ["The  White\nWHALE", "the white whale ", "ｔhe white whale"])
 def test_exact_duplicates_but_for_case_space_and_unicode(copy):
-    assert dedup.normalised(copy) == dedup.normalised("the white whale")
+    assert fingerprints.normalised(copy) == fingerprints.normalised("the white whale")
 
 
 @given(texts=st.lists(st.text(st.sampled_from("ab \t\n\r\x0b\x0c\x1c\x1f\x85\xa0\u2003éÉß")), max_size=5))
 def test_words_are_those_of_split(texts):
-    plain = [dedup.normalised(text) for text in texts]
+    plain = [fingerprints.normalised(text) for text in texts]
     assert plain == [" ".join(unicodedata.normalize("NFKC", text).casefold().split()) for text in texts]
-    words, ends = dedup.coded(plain)
+    words, ends = fingerprints.coded(plain)
     assert [len(one) for one in np.split(words, ends[:-1])][: len(plain)] == [
         len(one.split()) for one in plain
     ]
-    alone = [int(dedup.coded([word])[0][0]) for one in plain for word in one.split()]
+    alone = [int(fingerprints.coded([word])[0][0]) for one in plain for word in one.split()]
     assert words.tolist() == alone
 
 
 def test_different_words_have_different_characters():
     words = [f"{a}{b}" for a in WORDS for b in ("", "s", "ed", "ing", "x" * 300)]
     assert (
-        len(set(dedup.coded([" ".join(words)])[0].tolist())) >= len(set(words)) - 6
+        len(set(fingerprints.coded([" ".join(words)])[0].tolist())) >= len(set(words)) - 6
     )  # 1.4 of 2^20 by chance
 
 
@@ -149,13 +149,13 @@ def test_the_bound_holds_for_any_edits():
         share = 1 - Levenshtein.normalized_similarity(words, other)
         jaccard = len(sets[0] & sets[1]) / len(sets[0] | sets[1])
         # Exact for texts of many words; a few shingles fewer than words move it a little.
-        assert jaccard >= near.bound(1 - share, 2) - 2 / len(words)
+        assert jaccard >= near_duplicates.bound(1 - share, 2) - 2 / len(words)
 
 
 @pytest.mark.parametrize("similarity", [0.7, 0.8, 0.9, 0.95])
 def test_the_bands_find_a_pair_at_the_threshold(similarity):
     settings = Near(near_similarity=similarity)
-    plan, J = near.plan(settings), near.bound(similarity, 2)
+    plan, J = near_duplicates.plan(settings), near_duplicates.bound(similarity, 2)
     assert (
         1 - (1 - J**plan.rows) ** plan.bands
         >= 0.97
@@ -164,12 +164,12 @@ def test_the_bands_find_a_pair_at_the_threshold(similarity):
 
 
 def test_shingles_cross_no_document_and_short_ones_have_one():
-    words, ends = dedup.coded(["a b c", "d", "", "e f"])
+    words, ends = fingerprints.coded(["a b c", "d", "", "e f"])
     assert ends.tolist() == [3, 4, 4, 6]
-    flat, bounds = dedup.shingles(words, ends, 2)
+    flat, bounds = fingerprints.shingles(words, ends, 2)
     assert bounds.tolist() == [0, 2, 3, 4, 5]
     assert flat.tolist() == [
-        *dedup.ngrams(words[:3], 2), *dedup.ngrams(words[3:4], 1), 0, *dedup.ngrams(words[4:6], 2)
+        *fingerprints.ngrams(words[:3], 2), *fingerprints.ngrams(words[3:4], 1), 0, *fingerprints.ngrams(words[4:6], 2)
     ]  # fmt: skip
 
 
@@ -177,12 +177,13 @@ def test_long_documents_are_judged_by_their_ngrams(monkeypatch):
     rng = random.Random(4)
     a = prose(rng, 400)
     coded = [
-        "".join(map(chr, dedup.coded([" ".join(x)])[0])) for x in (a, edited(rng, a, 0.05), prose(rng, 400))
+        "".join(map(chr, fingerprints.coded([" ".join(x)])[0]))
+        for x in (a, edited(rng, a, 0.05), prose(rng, 400))
     ]
-    monkeypatch.setattr(near, "_LONG", 100)
-    assert near.similarity(coded[0], coded[1], Near()) > 0.9
-    assert near.similarity(coded[0], coded[2], Near()) == 0
-    assert near.similarity(coded[0], coded[0], Near()) == 1
+    monkeypatch.setattr(near_duplicates, "_LONG", 100)
+    assert near_duplicates.similarity(coded[0], coded[1], Near()) > 0.9
+    assert near_duplicates.similarity(coded[0], coded[2], Near()) == 0
+    assert near_duplicates.similarity(coded[0], coded[0], Near()) == 1
 
 
 def test_a_threshold_that_leaves_no_shingle_is_refused():
@@ -218,7 +219,7 @@ def test_speed_against_datasketch_with_the_same_shingles_hashes_and_bands(tmp_pa
     datasketch = pytest.importorskip("datasketch")
     import time
 
-    rng, plan = random.Random(6), near.plan(Near())
+    rng, plan = random.Random(6), near_duplicates.plan(Near())
     texts = [" ".join(prose(rng, 250)) for _ in range(10_000)]
     began = time.process_time()
     found(tmp_path, texts, Near())

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from jaxtrain.apps.filters import heuristics, repetition
+from jaxtrain.apps.filters.heuristics import Heuristics
+from jaxtrain.apps.filters.repetition import Repetition
 from jaxtrain.config import ConfigError
-from jaxtrain.data.quality import heuristics, repetition
-from jaxtrain.data.quality.heuristics import Heuristics
-from jaxtrain.data.quality.repetition import Repetition
 from tests.data.quality.pages import GOOD, PAGES, VERDICTS
 
 EVERY = heuristics.check(Heuristics(rules_from=0))

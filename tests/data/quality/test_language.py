@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
+from jaxtrain.apps.filters import language
+from jaxtrain.apps.filters.language import Language
 from jaxtrain.config import ConfigError
-from jaxtrain.data.quality import language
-from jaxtrain.data.quality.language import Language
 from tests.data.quality.pages import GOOD
 
 TEXTS = {

@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
+from jaxtrain.apps.filters import pii
+from jaxtrain.apps.filters.pii import Pii
 from jaxtrain.config import ConfigError
-from jaxtrain.data.quality import pii
-from jaxtrain.data.quality.pii import Pii
 from tests.data.quality import planted
 
 CHECK = pii.check(Pii())

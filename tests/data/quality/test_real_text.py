@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from rapidfuzz.distance import Levenshtein
 
-from jaxtrain.data.quality import dedup, settings, steps
-from jaxtrain.data.quality.ledger import Tally
-from jaxtrain.data.quality.near import Near
+from jaxtrain.apps.filters import config, fingerprints, steps
+from jaxtrain.apps.filters.ledger import Tally
+from jaxtrain.apps.filters.near_duplicates import Near
 from tests.data.corpus import write
 from tests.data.quality import filtering, planted
 from tests.data.quality.test_dedup import found
@@ -34,13 +34,13 @@ def texts():
 
 
 def checks():
-    cfg = settings.Filter()
+    cfg = config.Filter()
     return {step.name: step.make(cfg) for step in steps.active(cfg)}
 
 
 def test_real_text_is_kept(texts):
     """Whole documents, as the command reads them: at least 99 % of them, and none of them changed."""
-    cfg, tally = settings.Filter(), Tally()
+    cfg, tally = config.Filter(), Tally()
     judge = steps.Judge(cfg, steps.active(cfg), tally)
     verdicts = judge((str(i), {"text": text}) for i, text in enumerate(texts))
     kept = sum(one.record is not None for one in verdicts)
@@ -109,7 +109,8 @@ def test_planted_duplicates(pieces, tmp_path):
     places = {int(line["id"].rpartition("#")[2]): int(line["kept"].rpartition("#")[2]) for line in lines}
     recall = {kind: len(one & places.keys()) / len(one) for kind, one in wanted.items()}
     right = sum(
-        Levenshtein.normalized_similarity(*(dedup.normalised(rows[n]["text"]).split() for n in pair)) >= 0.8
+        Levenshtein.normalized_similarity(*(fingerprints.normalised(rows[n]["text"]).split() for n in pair))
+        >= 0.8
         for pair in places.items()
     )
     assert min(recall.values()) >= 0.95, recall

@@ -6,8 +6,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from jaxtrain.data.quality import factors, ledger, report, settings, steps
-from jaxtrain.data.quality.ledger import Tally
+from jaxtrain.apps.filters import config, corpus_stats, ledger, report, steps
+from jaxtrain.apps.filters.ledger import Tally
 from tests.data.quality.world import labelled
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -45,7 +45,7 @@ def read(path):
 @pytest.fixture(scope="module")
 def filtered():
     """A report of Tinytown's first documents, as the command makes it."""
-    cfg, tally = settings.Filter(), Tally()
+    cfg, tally = config.Filter(), Tally()
     run = steps.active(cfg)
     judge, lines = steps.Judge(cfg, run, tally), []
     rows = [{"text": one.text, "defect": one.defect, "planted": one.planted} for one in labelled(1500)]
@@ -54,7 +54,7 @@ def filtered():
         tally.kept += verdict.record is not None
     tally.check()
     held = ledger.report(tally, [step.name for step in run]) | report.gather(json.loads(json.dumps(lines)))
-    found = factors.measure([one.text for one in labelled(1500)], known=factors.tinytown)
+    found = corpus_stats.measure([one.text for one in labelled(1500)], known=corpus_stats.tinytown)
     return held | {"data": "tinytown:pretrain", "factors": {"before": found, "after": found}}, lines
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from jaxtrain.apps.filters import executors, plan, run, spam, steps
+from jaxtrain.apps.filters.types import Finding
 from jaxtrain.config import ConfigError, Failure
 from jaxtrain.data import filtered, source_spec, sources
-from jaxtrain.data.quality import executors, plan, run, spam, steps
-from jaxtrain.data.quality.finding import Finding
 from tests.data.corpus import prose, text, write
 from tests.data.quality import filtering
 from tests.data.quality.filtering import QUIET, only

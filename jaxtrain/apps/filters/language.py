@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from jaxtrain import config
+from jaxtrain.apps.filters.types import Check, Finding
 from jaxtrain.config import ConfigError, arg
-from jaxtrain.data.quality.finding import Check, Finding
 
 _HEAD = 2_000  # characters that are looked at
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxtrain import config
+from jaxtrain.apps.filters import fingerprints
+from jaxtrain.apps.filters.types import Check, Finding
 from jaxtrain.config import ConfigError, arg
-from jaxtrain.data.quality import dedup
-from jaxtrain.data.quality.finding import Check, Finding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ def build(texts: Iterable[Sequence[str]], settings: Decontaminate, path: Path) -
     n, documents, matched = settings.decontaminate_ngram, 0, 0
     found, waiting, held = np.zeros(0, np.uint64), [], 0
     for one in texts:
-        grams = [dedup.ngrams(_coded(dedup.words_only(text)), n) for text in one]
+        grams = [fingerprints.ngrams(_coded(fingerprints.words_only(text)), n) for text in one]
         documents += 1
         matched += any(map(len, grams))
         waiting += grams
@@ -63,8 +63,8 @@ def check(table: Table) -> Check:
     known = np.load(table.path, mmap_mode="r")
 
     def found(text: str) -> Sequence[Finding]:
-        words = dedup.words_only(text)
-        grams = dedup.ngrams(_coded(words), table.n)
+        words = fingerprints.words_only(text)
+        grams = fingerprints.ngrams(_coded(words), table.n)
         if not len(grams):
             return ()
         at = np.searchsorted(known, grams)
@@ -82,12 +82,12 @@ def check(table: Table) -> Check:
 
 
 def _coded(words: Sequence[str]) -> np.ndarray:
-    return dedup.coded([" ".join(words)])[0]
+    return fingerprints.coded([" ".join(words)])[0]
 
 
 def _span(text: str, words: Sequence[str], first: int) -> tuple[int, int] | None:
     """Where the words begin and end in the text; None where normalising moved the characters."""
-    places = [match.span() for match in dedup.WORD.finditer(text)][first : first + len(words)]
+    places = [match.span() for match in fingerprints.WORD.finditer(text)][first : first + len(words)]
     if len(places) < len(words) or text[slice(*places[0])].casefold() != words[0]:
         return None
     return places[0][0], places[-1][1]

@@ -10,10 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from jaxtrain.data.quality import broken, decontaminate, dedup, ledger, near, records, steps
-from jaxtrain.data.quality.finding import Finding
-from jaxtrain.data.quality.ledger import Tally
-from jaxtrain.data.quality.plan import WORK, Run, name_of, records_of
+from jaxtrain.apps.filters import (
+    broken_lines,
+    decontaminate,
+    fingerprints,
+    ledger,
+    near_duplicates,
+    record_texts,
+    steps,
+)
+from jaxtrain.apps.filters.ledger import Tally
+from jaxtrain.apps.filters.plan import WORK, Run, name_of, records_of
+from jaxtrain.apps.filters.types import Finding
 from jaxtrain.data.sources import Records
 
 _READ = 512  # most records read at once
@@ -37,14 +45,14 @@ def check(run: Run, rank: int, folder: Path, *, scorer: steps.Scorer | None) -> 
     with (
         (folder / "kept.jsonl").open("wb") as kept,
         (folder / "rejected.jsonl").open("wb") as rejected,
-        dedup.Writer(folder, run.near()) as prints,
+        fingerprints.Writer(folder, run.near()) as prints,
     ):
         for begin, block in _blocks(found, start, stop):
             verdicts = judge((name_of(found, i), record) for i, record in enumerate(block, begin))
             for verdict in verdicts:
-                rejected.writelines(map(records.dumps, verdict.lines))
+                rejected.writelines(map(record_texts.dumps, verdict.lines))
             left = [(i, one) for i, one in enumerate(verdicts, begin) if one.record is not None]
-            kept.writelines(records.dumps(one.record) for _, one in left)
+            kept.writelines(record_texts.dumps(one.record) for _, one in left)
             began = time.perf_counter()
             for number, one in left:
                 prints.add(number, one.texts)
@@ -67,16 +75,16 @@ def turn_down(run: Run, rank: int, folder: Path) -> None:
     """Lists a source's lines that are no records."""
     tally = Tally()
     with (folder / "rejected.jsonl").open("wb") as file:
-        for line in broken.lines(records_of(str(run.out), rank)):
+        for line in broken_lines.lines(records_of(str(run.out), rank)):
             tally.read += 1
             tally.seen[ledger.READ] += 1
             tally.note(ledger.READ, [line["rule"]], "drop")
-            file.write(records.dumps(line))
+            file.write(record_texts.dumps(line))
     tally.save(folder / "tally.json")
 
 
-def _shards(run: Run) -> near.Shards:
-    return near.Shards.of([run.folder("check", i) for i in range(len(run.plan["shards"]))])
+def _shards(run: Run) -> near_duplicates.Shards:
+    return near_duplicates.Shards.of([run.folder("check", i) for i in range(len(run.plan["shards"]))])
 
 
 def exact(run: Run, rank: int, folder: Path) -> None:
@@ -85,7 +93,7 @@ def exact(run: Run, rank: int, folder: Path) -> None:
     first = (
         np.full(len(shards), -1, np.int64)
         if run.cfg.steps.exact == "off"
-        else dedup.first_copies(shards.column("digests.npy"))
+        else fingerprints.first_copies(shards.column("digests.npy"))
     )
     np.save(folder / "first.npy", first)
     Tally(seconds=_seconds("exact", began)).save(folder / "tally.json")
@@ -100,10 +108,10 @@ def _seconds(step: str, began: float) -> Any:
 def pairs(run: Run, rank: int, folder: Path) -> None:
     """Finds a band's candidates."""
     began, shards = time.perf_counter(), _shards(run)
-    part = near.takes_part(shards, np.load(run.folder("exact") / "first.npy"), run.cfg.near)
+    part = near_duplicates.takes_part(shards, np.load(run.folder("exact") / "first.npy"), run.cfg.near)
     found, count = run.near(), len(next(one for one in run.phases() if one.name == "pairs").sizes)
     for band in range(rank, found.bands, count):
-        np.save(folder / f"{band:04d}.npy", near.pairs(shards, part, run.cfg.near, band))
+        np.save(folder / f"{band:04d}.npy", near_duplicates.pairs(shards, part, run.cfg.near, band))
     Tally(seconds=_seconds("near", began)).save(folder / "tally.json")
 
 
@@ -114,7 +122,7 @@ def kept_copies(run: Run, rank: int, folder: Path) -> None:
     leader, score = np.full(len(shards), -1, np.int64), np.zeros(len(shards), np.float32)
     if found := run.near():
         bands = sorted((run.out / WORK / "pairs").glob("*/*.npy"))
-        leader, score = near.leaders(shards, bands, run.cfg.near)
+        leader, score = near_duplicates.leaders(shards, bands, run.cfg.near)
     copies = first >= 0
     kind = np.where(copies, _EXACT, np.where(leader >= 0, _NEAR, 0)).astype(np.uint8)
     of_first = leader[first[copies]]  # the first copy may itself be a near duplicate
@@ -154,7 +162,7 @@ def write(run: Run, rank: int, folder: Path) -> None:
                     name_of(found, int(numbers[i])), "drop", step, [(None, Finding(_RULE[step], float(score[i])))],
                     record, kept=name_of(*copy_kept), **({"copy_of": name_of(*copy)} if copy != copy_kept else {}),
                 )  # fmt: skip
-                rejected.write(records.dumps(line))
+                rejected.write(record_texts.dumps(line))
                 tally.note(step, [_RULE[step]], "drop")
                 _label(tally, on[: on.index(step) + 1], record)
                 if isinstance(record.get("defect"), str):
@@ -198,7 +206,7 @@ def _originals(places: Sequence[tuple[Records, int]]) -> list[Any]:
     return out
 
 
-def _place(run: Run, shards: near.Shards, document: int) -> tuple[Records, int]:
+def _place(run: Run, shards: near_duplicates.Shards, document: int) -> tuple[Records, int]:
     """(records, number in them) of a document."""
     shard = int(np.searchsorted(shards.starts, document, side="right")) - 1
     numbers = np.load(run.folder("check", shard) / "numbers.npy", mmap_mode="r")
@@ -210,8 +218,10 @@ def _place(run: Run, shards: near.Shards, document: int) -> tuple[Records, int]:
 def _alike(run: Run, record: Any, copy: Any, step: str) -> bool:
     """Whether the texts of two records as they were read say what the step says of them."""
     field = run.cfg.source.text_field
-    one, two = ([dedup.normalised(part.text) for part in records.parts(r, field)] for r in (record, copy))
+    one, two = (
+        [fingerprints.normalised(part.text) for part in record_texts.parts(r, field)] for r in (record, copy)
+    )
     if step == "exact":
         return one == two
-    coded = [dedup.coded([" ".join(texts)])[0].tobytes().decode("utf-32-le") for texts in (one, two)]
-    return near.similarity(*coded, run.cfg.near) > 0
+    coded = [fingerprints.coded([" ".join(texts)])[0].tobytes().decode("utf-32-le") for texts in (one, two)]
+    return near_duplicates.similarity(*coded, run.cfg.near) > 0

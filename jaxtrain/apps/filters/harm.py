@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from jaxtrain import config
+from jaxtrain.apps.filters import classifier
+from jaxtrain.apps.filters.types import Check, Finding, lowered
 from jaxtrain.config import arg
-from jaxtrain.data.quality import classifier
-from jaxtrain.data.quality.finding import Check, Finding, lowered
 
 # What asks or instructs: the act has to come after it in the same sentence.
 # By what has to stand in the text for any of them to.

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxtrain.data.quality import harm, junk, pii, spam
+from jaxtrain.apps.filters import gibberish, harm, pii, spam
 
 Known = Callable[
     [str], tuple[int, int]
@@ -258,7 +258,7 @@ def safety(texts: Sequence[str]) -> dict[str, Any]:
         "harm": harm.check(harm.Harm()),
         "personal_data": pii.check(pii.Pii()),
         "spam": spam.check(spam.Spam()),
-        "junk": junk.check(junk.Junk()),
+        "junk": gibberish.check(gibberish.Junk()),
     }
     return {
         name: sum(bool(check(t)) for t in texts) / len(texts) if texts else None

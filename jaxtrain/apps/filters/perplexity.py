@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 from jaxtrain import config
+from jaxtrain.apps.filters.types import Check, Finding
 from jaxtrain.config import arg
-from jaxtrain.data.quality.finding import Check, Finding
 
 Score = Callable[[str], float]  # bits a byte of a text
 

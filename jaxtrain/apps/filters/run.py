@@ -17,10 +17,10 @@ import os
 import shutil
 from pathlib import Path
 
+from jaxtrain.apps.filters import ledger, phases, report, report_data, steps
+from jaxtrain.apps.filters.ledger import Tally
+from jaxtrain.apps.filters.plan import WORK, Run, opened
 from jaxtrain.data import filtered
-from jaxtrain.data.quality import ledger, phases, report, steps, summary
-from jaxtrain.data.quality.ledger import Tally
-from jaxtrain.data.quality.plan import WORK, Run, opened
 from jaxtrain.files import cache
 
 _DO = {
@@ -62,7 +62,7 @@ def finish(run: Run) -> None:
         _joined(run)
         files = _kept(run)
         planned = {key: run.plan[key] for key in ("version", "config", "sources", "evals", "shards")}
-        held = planned | ledger.report(total, steps.names(run.cfg)) | summary.of(run, files)
+        held = planned | ledger.report(total, steps.names(run.cfg)) | report_data.of(run, files)
         report.write(held, run.out / "report.html")
         filtered.save(run.out, held, files)
     shutil.rmtree(run.out / WORK)

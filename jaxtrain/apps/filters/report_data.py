@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxtrain.data.quality import factors, records, report
-from jaxtrain.data.quality.plan import Run, name_of, records_of
-from jaxtrain.data.quality.steps import TOO_SLOW
+from jaxtrain.apps.filters import corpus_stats, record_texts, report
+from jaxtrain.apps.filters.plan import Run, name_of, records_of
+from jaxtrain.apps.filters.steps import TOO_SLOW
 
 _DOCUMENTS = 2_000  # that the factors are measured on
 
@@ -58,13 +58,13 @@ def _kept(files: Sequence[Path]) -> Iterator[Any]:
 def _measured(run: Run, documents: Sequence[Any]) -> dict[str, Any]:
     texts, pairs = [], []
     for record in documents:
-        found = [p for p in records.parts(record, run.cfg.source.text_field) if isinstance(p.text, str)]
+        found = [p for p in record_texts.parts(record, run.cfg.source.text_field) if isinstance(p.text, str)]
         texts.append("\n".join(part.text for part in found))
         sides = ["\n".join(p.text for p in found if p.learnt is learnt) for learnt in (False, True)]
         if all(sides):
             pairs.append((sides[0], sides[1]))
     world = all(one["label"].startswith("tinytown:") for one in run.plan["sources"])
-    return factors.measure(texts, pairs=pairs, known=factors.tinytown if world else None)
+    return corpus_stats.measure(texts, pairs=pairs, known=corpus_stats.tinytown if world else None)
 
 
 def _lines(path: Path) -> Iterator[bytes]:

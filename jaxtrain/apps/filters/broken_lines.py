@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from jaxtrain.apps.filters import ledger
+from jaxtrain.apps.filters.types import Finding
 from jaxtrain.data import jsonl
-from jaxtrain.data.quality import ledger
-from jaxtrain.data.quality.finding import Finding
 from jaxtrain.data.sources import Records
 
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from jaxtrain import config
+from jaxtrain.apps.filters.types import Check, Finding
 from jaxtrain.config import arg
-from jaxtrain.data.quality.finding import Check, Finding
 
 # Bits of a symbol after another, in quarters, counted in the State of the Union addresses 1790 to 2021 and Moby Dick
 # (public domain) with 20 added to each pair. The symbols: a to z, a capital, a digit, a space, a line's end, a

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from itertools import islice, pairwise
 
 from jaxtrain import config
+from jaxtrain.apps.filters.types import Check, Finding
 from jaxtrain.config import arg
-from jaxtrain.data.quality.finding import Check, Finding
 
 # What ends a line or sentence, quotes and brackets that close after it included.
 TERMINAL = (".", "!", "?", '"', "'", "”", "’", "»", "…", "。", "！", "？", "।", "؟", "։", ".)")

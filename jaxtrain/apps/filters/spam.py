@@ -10,8 +10,8 @@ import re
 from collections.abc import Sequence
 
 from jaxtrain import config
+from jaxtrain.apps.filters.types import Check, Finding
 from jaxtrain.config import arg
-from jaxtrain.data.quality.finding import Check, Finding
 
 _WINDOW = 500
 _SHOUT_FROM = 0.2  # share of the words in capitals

@@ -3,18 +3,18 @@
 import dataclasses
 
 from jaxtrain import config
+from jaxtrain.apps.filters.classifier import Classifier
+from jaxtrain.apps.filters.decontaminate import Decontaminate
+from jaxtrain.apps.filters.gibberish import Junk
+from jaxtrain.apps.filters.harm import Harm
+from jaxtrain.apps.filters.heuristics import Heuristics
+from jaxtrain.apps.filters.language import Language
+from jaxtrain.apps.filters.near_duplicates import Near
+from jaxtrain.apps.filters.perplexity import Perplexity
+from jaxtrain.apps.filters.pii import Pii
+from jaxtrain.apps.filters.repetition import Repetition
+from jaxtrain.apps.filters.spam import Spam
 from jaxtrain.config import ConfigError, arg
-from jaxtrain.data.quality.classifier import Classifier
-from jaxtrain.data.quality.decontaminate import Decontaminate
-from jaxtrain.data.quality.harm import Harm
-from jaxtrain.data.quality.heuristics import Heuristics
-from jaxtrain.data.quality.junk import Junk
-from jaxtrain.data.quality.language import Language
-from jaxtrain.data.quality.near import Near
-from jaxtrain.data.quality.perplexity import Perplexity
-from jaxtrain.data.quality.pii import Pii
-from jaxtrain.data.quality.repetition import Repetition
-from jaxtrain.data.quality.spam import Spam
 
 _SWITCH = ("drop", "off")
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jaxtrain.data.quality.finding import Finding
+from jaxtrain.apps.filters.types import Finding
 
 Path = tuple[str | int, ...]
 

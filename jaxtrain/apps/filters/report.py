@@ -12,8 +12,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxtrain.data.quality import pii, records
-from jaxtrain.data.quality.finding import Finding
+from jaxtrain.apps.filters import pii, record_texts
+from jaxtrain.apps.filters.types import Finding
 from jaxtrain.files import html
 
 _SAMPLES, _SCORES, _BINS = 6, 4_000, 24
@@ -140,8 +140,8 @@ def bins(values: Sequence[float]) -> dict[str, list]:
 
 def _shown(line: Mapping[str, Any]) -> dict[str, Any]:
     """A sample: the text around what was found, in three pieces."""
-    found = records.parts(line["record"])
-    part = next((p for p in found if records.shown(p.path) == line.get("part")), None)
+    found = record_texts.parts(line["record"])
+    part = next((p for p in found if record_texts.shown(p.path) == line.get("part")), None)
     part = part or max(found, key=lambda p: len(p.text), default=None)
     text = part.text if part and isinstance(part.text, str) else json.dumps(line["record"], default=str)
     start, end = line.get("span") or (0, 0)
@@ -171,7 +171,7 @@ def _piece(text: str, start: int, end: int, private: Sequence[Finding]) -> str:
         for one in private
         if one.span[0] < end and start < one.span[1]
     ]
-    return records.masked(text[start:end], inside)
+    return record_texts.masked(text[start:end], inside)
 
 
 def write(report: Mapping[str, Any], path: str | Path) -> None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jaxtrain.apps.filters.record_texts import Part, shown
+from jaxtrain.apps.filters.types import Finding
 from jaxtrain.config import Failure
-from jaxtrain.data.quality.finding import Finding
-from jaxtrain.data.quality.records import Part, shown
 
 READ = "read"  # the step that turns down what cannot be read at all
 Located = tuple[Part | None, Finding]

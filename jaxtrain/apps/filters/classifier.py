@@ -20,8 +20,8 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxtrain import config
+from jaxtrain.apps.filters.types import Check, Finding
 from jaxtrain.config import ConfigError, arg
-from jaxtrain.data.quality.finding import Check, Finding
 
 FORMAT = 1
 _BITS = 20

@@ -8,25 +8,25 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jaxtrain.config import ConfigError, Failure
-from jaxtrain.data.quality import (
+from jaxtrain.apps.filters import (
     classifier,
     decontaminate,
+    gibberish,
     harm,
     heuristics,
-    junk,
     language,
     ledger,
     perplexity,
     pii,
-    records,
+    record_texts,
     repetition,
     spam,
 )
-from jaxtrain.data.quality.finding import Check, Finding, Step
-from jaxtrain.data.quality.ledger import READ, Located, Tally
-from jaxtrain.data.quality.records import Part, Path
-from jaxtrain.data.quality.settings import Filter
+from jaxtrain.apps.filters.config import Filter
+from jaxtrain.apps.filters.ledger import READ, Located, Tally
+from jaxtrain.apps.filters.record_texts import Part, Path
+from jaxtrain.apps.filters.types import Check, Finding, Step
+from jaxtrain.config import ConfigError, Failure
 
 # Contamination is looked for before duplicates, so that the copy that is kept of several is one that stays.
 ORDER = (
@@ -49,7 +49,7 @@ def active(cfg: Filter, table: decontaminate.Table | None = None, scorer: Scorer
         Step("language", lambda _: language.check(cfg.language)) if cfg.language.languages else None,
         Step("heuristics", lambda _: heuristics.check(cfg.heuristics)) if on.heuristics != "off" else None,
         Step("repetition", lambda _: repetition.check(cfg.repetition)) if on.repetition != "off" else None,
-        Step("junk", lambda _: junk.check(cfg.junk)) if on.junk != "off" else None,
+        Step("junk", lambda _: gibberish.check(cfg.junk)) if on.junk != "off" else None,
         Step("classifier", lambda _: classifier.check(cfg.classifier)) if cfg.classifier.classifier else None,
         _perplexity(cfg, scorer) if cfg.perplexity.scored_by else None,
         Step("pii", lambda _: pii.check(cfg.pii), cfg.pii.pii) if cfg.pii.pii != "off" else None,
@@ -150,7 +150,7 @@ class Judge:
 
     def _opened(self, name: str, record: Mapping[str, Any]) -> _Document:
         tally, source = self._tally, self._cfg.source
-        found = records.parts(record, source.text_field)
+        found = record_texts.parts(record, source.text_field)
         size = sum(len(part.text) for part in found)
         tally.chars += size
         tally.lengths[str(size.bit_length())] += 1
@@ -164,7 +164,7 @@ class Judge:
         return one
 
     def _judged(self, found: list[Part]) -> list[Part]:
-        return found if self._cfg.source.judged == "all" else records.judged(found)
+        return found if self._cfg.source.judged == "all" else record_texts.judged(found)
 
     def _step(self, step: Step, check: Check, block: list[_Document]) -> list[_Document]:
         """The documents of the block that a step leaves."""
@@ -246,12 +246,14 @@ def _masked(found: Sequence[Part], hits: Sequence[Located]) -> list[Part]:
     for part, one in hits:
         by_part.setdefault(part.path, []).append(one)
     return [
-        part._replace(text=records.masked(part.text, by_part[part.path])) if part.path in by_part else part
+        part._replace(text=record_texts.masked(part.text, by_part[part.path]))
+        if part.path in by_part
+        else part
         for part in found
     ]
 
 
 def _with(record: Mapping[str, Any], found: Sequence[Part]) -> Mapping[str, Any]:
     for part in found:
-        record = records.replaced(record, part.path, part.text)
+        record = record_texts.replaced(record, part.path, part.text)
     return record

@@ -11,10 +11,10 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+from jaxtrain.apps.filters import run as running
+from jaxtrain.apps.filters.plan import Phase, Run
+from jaxtrain.apps.filters.steps import Scorer
 from jaxtrain.config import ConfigError, Failure
-from jaxtrain.data.quality import run as running
-from jaxtrain.data.quality.plan import Phase, Run
-from jaxtrain.data.quality.steps import Scorer
 from jaxtrain.files.progress import bar
 
 _TITLES = {

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxtrain import config
+from jaxtrain.apps.filters import broken_lines, decontaminate, fingerprints, near_duplicates, record_texts
+from jaxtrain.apps.filters.config import Filter
 from jaxtrain.config import ConfigError
 from jaxtrain.data import filtered, source_spec, sources
-from jaxtrain.data.quality import broken, decontaminate, dedup, near, records
-from jaxtrain.data.quality.settings import Filter
 from jaxtrain.data.sources import Records
 from jaxtrain.files import cache
 
@@ -36,9 +36,9 @@ class Run(NamedTuple):
         """Where a task's result is."""
         return self.out / WORK / phase / f"{rank:06d}"
 
-    def near(self) -> dedup.Plan | None:
+    def near(self) -> fingerprints.Plan | None:
         """How near duplicates are found; None where they are not."""
-        return near.plan(self.cfg.near) if self.cfg.near.near != "off" else None
+        return near_duplicates.plan(self.cfg.near) if self.cfg.near.near != "off" else None
 
     def phases(self) -> list[Phase]:
         """All phases, in their order."""
@@ -55,7 +55,7 @@ class Run(NamedTuple):
         ]
 
 
-def _groups(plan: dedup.Plan, documents: int) -> int:
+def _groups(plan: fingerprints.Plan, documents: int) -> int:
     """How many tasks share the bands: one a band, but for few documents a dozen or so is enough."""
     return min(plan.bands, max(4, documents // 10_000))
 
@@ -99,7 +99,7 @@ def _facts(found: list[Records]) -> list[dict[str, Any]]:
             "label": one.label,
             "fingerprint": one.fingerprint,
             "documents": len(one),
-            "skipped": broken.count(one),
+            "skipped": broken_lines.count(one),
             "listed": one.listed,
         }
         for one in found
@@ -129,7 +129,7 @@ def _evals(cfg: Filter, folder: Path) -> dict[str, int]:
             found = sources.all_of(source, reading, None)
             for _, block in found.blocks():
                 for record in block:
-                    parts = records.parts(record, sources.text_field(source, reading))
+                    parts = record_texts.parts(record, sources.text_field(source, reading))
                     yield [part.text for part in parts if isinstance(part.text, str)]
 
     return decontaminate.build(texts(), cfg.decontaminate, folder / "evals.npy")

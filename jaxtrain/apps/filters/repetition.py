@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from jaxtrain import config
+from jaxtrain.apps.filters.types import Check, Finding
 from jaxtrain.config import arg
-from jaxtrain.data.quality.finding import Check, Finding
 
 _PARAGRAPHS = re.compile(r"\n{2,}")
 # The table's thresholds: the share of the characters in the most frequent n-gram, and in all repeated n-grams.

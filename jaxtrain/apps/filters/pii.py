@@ -13,8 +13,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from jaxtrain import config
+from jaxtrain.apps.filters.types import Check, Finding, lowered
 from jaxtrain.config import arg
-from jaxtrain.data.quality.finding import Check, Finding, lowered
 
 Spans = Iterator[tuple[int, int]]
 _FEWEST_DIGITS = {"phone": 7, "card": 12, "iban": 7, "ssn": 9}  # of a text, for these to be looked for in it

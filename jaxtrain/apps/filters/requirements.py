@@ -2,10 +2,10 @@
 
 import importlib.util
 
+from jaxtrain.apps.filters import classifier
+from jaxtrain.apps.filters.config import Filter
+from jaxtrain.apps.filters.near_duplicates import Near
 from jaxtrain.config import ConfigError
-from jaxtrain.data.quality import classifier
-from jaxtrain.data.quality.near import Near
-from jaxtrain.data.quality.settings import Filter
 
 
 def require(cfg: Filter) -> None:

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxtrain import config
+from jaxtrain.apps.filters import fingerprints
+from jaxtrain.apps.filters.fingerprints import Plan
 from jaxtrain.config import ConfigError, arg
-from jaxtrain.data.quality import dedup
-from jaxtrain.data.quality.dedup import Plan
 
 _NEIGHBOURS = 8  # earlier documents of a bucket that each is compared with, besides its first
 _WINDOW = 1 << 16  # documents whose candidates are held at once
@@ -211,7 +211,9 @@ def similarity(a: str, b: str, settings: Near) -> float:
         edits = Levenshtein.distance(a, b, score_cutoff=most)
         return 1 - edits / longest if edits <= most else 0.0
     n = settings.near_ngram
-    one, two = (np.unique(dedup.ngrams(np.frombuffer(x.encode("utf-32-le"), np.uint32), n)) for x in (a, b))
+    one, two = (
+        np.unique(fingerprints.ngrams(np.frombuffer(x.encode("utf-32-le"), np.uint32), n)) for x in (a, b)
+    )
     shared = len(np.intersect1d(one, two, assume_unique=True))
     J = shared / max(1, len(one) + len(two) - shared)
     alike = 1 - (1 - J) / (n * (1 + J))
