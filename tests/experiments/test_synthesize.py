@@ -12,10 +12,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from experiments import making
-from experiments.synthesize import Synthesize, main
+from experiments.synthesize import main
 from jaxtrain import config
 from jaxtrain import flags as command_line
+from jaxtrain.apps.synthesis import run
+from jaxtrain.apps.synthesis.config import Synthesize
 from jaxtrain.config import ConfigError, Failure
 from jaxtrain.data import chat as chat_templates
 from jaxtrain.data.tokenizer import load as load_tokenizer
@@ -120,7 +121,7 @@ def test_the_rows_are_data_of_other_stages(town, judged):
 def test_a_killed_command_goes_on_with_the_same_rows(town, judged, tmp_path, monkeypatch):
     """In small batches, cut in the middle of a line."""
     _, flags, _ = judged
-    monkeypatch.setattr(making, "BATCH", 4)
+    monkeypatch.setattr(run, "BATCH", 4)
     made(town, tmp_path / "whole.jsonl", *flags)
     out = tmp_path / "cut.jsonl"
     with killed_in_the_second_batch():
@@ -243,10 +244,10 @@ def test_hardly_more_is_asked_than_wanted(tmp_path):
     assert len(lists) <= 11 and len(remote.seen) <= 11 + 33, (
         "a list has three questions, of which all are kept"
     )
-    assert making._size(room=100, rows=0, made=0, limit=400, each=10) == 10
-    assert making._size(room=50, rows=9, made=99, limit=400, each=1) == making.BATCH
-    assert making._size(room=2, rows=9, made=39, limit=400, each=4) == 2
-    assert making._size(room=100, rows=0, made=397, limit=400, each=4) == 1
+    assert run._size(room=100, rows=0, made=0, limit=400, each=10) == 10
+    assert run._size(room=50, rows=9, made=99, limit=400, each=1) == run.BATCH
+    assert run._size(room=2, rows=9, made=39, limit=400, each=4) == 2
+    assert run._size(room=100, rows=0, made=397, limit=400, each=4) == 1
 
 
 def test_a_dry_run_tells_the_cost_and_asks_nothing(tmp_path):
@@ -301,7 +302,7 @@ def test_other_kinds_at_an_endpoint(tmp_path, kind):
 
 
 def test_an_endpoint_that_fails_half_way_loses_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(making, "BATCH", 1)
+    monkeypatch.setattr(run, "BATCH", 1)
     flags = (*TOPICS, "--concurrency=1")
     with Remote(expert) as remote:
         remotely(remote, tmp_path, *flags, out="whole.jsonl")

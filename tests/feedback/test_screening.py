@@ -5,9 +5,9 @@ import sys
 import numpy as np
 import pytest
 
+from jaxtrain.apps.synthesis import screening
+from jaxtrain.apps.synthesis.screening import Seen
 from jaxtrain.config import ConfigError
-from jaxtrain.feedback import screening
-from jaxtrain.feedback.screening import Seen
 
 
 def jaccard(a, b):

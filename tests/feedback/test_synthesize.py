@@ -5,9 +5,9 @@ import json
 
 import pytest
 
+from jaxtrain.apps.synthesis import prompts, recipes, screening
+from jaxtrain.apps.synthesis.recipes import Draft, Recipe, Screen
 from jaxtrain.data.conversations import Given
-from jaxtrain.feedback import prompting, screening, synthesize
-from jaxtrain.feedback.synthesize import Draft, Recipe, Screen
 from jaxtrain.inference import llm_judge
 from jaxtrain.inference.llm import CUT, REFUSED, Generator, Reply, Spent
 from jaxtrain.rewards import functions
@@ -31,7 +31,7 @@ class Model:
         return found if isinstance(found, Reply) else Reply(found, "stop")
 
 
-def recipe(kind, generator, expert=None, style=prompting.INSTRUCT, **more):
+def recipe(kind, generator, expert=None, style=prompts.INSTRUCT, **more):
     return Recipe(kind, style, generator.generator, (expert or generator).generator, **more)
 
 
@@ -49,7 +49,7 @@ def test_questions_of_a_topic_are_answered_by_the_expert_and_rows_say_where_they
     expert = Model(lambda ask, g, n: f"Because {g}.\n", "knows")
     how = recipe("qa", asks, expert, topics=("weather", "sea"), per_ask=2, samples=2, seed=5, temperature=0.9,
                  examples=("Why?", "How?", "Who?"), shots=2, answer_temperature=0.3)  # fmt: skip
-    rows, rejected, told = synthesize.screened(synthesize.drafts(how, [0, 1]), passing(), 0)
+    rows, rejected, told = recipes.screened(recipes.drafts(how, [0, 1]), passing(), 0)
     assert not rejected and told == {} and len(rows) == 8
     assert [row["completion"] for row in rows[:2]] == ["Because 0.", "Because 1."]
     assert [row["prompt"] for row in rows[::2]] == ["Why is the sky blue?", "Why is rain wet?"] * 2
@@ -65,9 +65,7 @@ def test_questions_of_a_topic_are_answered_by_the_expert_and_rows_say_where_they
     )
     assert "expert on weather" in expert.asks[0].messages[0]["content"]
     assert {ask.temperature for ask in expert.asks} == {0.3} and len({ask.seed for ask in expert.asks}) == 4
-    assert synthesize.drafts(how, [1]) == synthesize.drafts(how, [0, 1])[4:], (
-        "a unit does not depend on others"
-    )
+    assert recipes.drafts(how, [1]) == recipes.drafts(how, [0, 1])[4:], "a unit does not depend on others"
 
 
 def test_malformed_lists_are_asked_for_again_and_then_counted():
@@ -75,7 +73,7 @@ def test_malformed_lists_are_asked_for_again_and_then_counted():
     asks = Model(lambda ask, g, n: replies[ask.messages[-1]["content"].split("about ")[1][0]][n])
     expert = Model(lambda ask, g, n: "So.")
     how = recipe("qa", asks, expert, topics=("a", "b", "c"))
-    found = synthesize.drafts(how, range(3))
+    found = recipes.drafts(how, range(3))
     assert [one.answer for one in found] == ["So.", "", "So."]
     assert found[1].fault == "malformed: 3 replies are no questions" and found[1].provenance["topic"] == "b"
     assert len({ask.seed for ask in asks.asks}) == len(asks.asks) == 6
@@ -88,17 +86,17 @@ def test_a_base_model_goes_on_with_pages():
         return " a boat." if text.endswith("AI:") else " paint a boat?"
 
     model = Model(reply, chat=False)
-    how = recipe("qa", model, style=prompting.BASE, topics=("How do I",), examples=("Who is Ann?",), shots=1)
-    (found,) = synthesize.drafts(how, [0])
+    how = recipe("qa", model, style=prompts.BASE, topics=("How do I",), examples=("Who is Ann?",), shots=1)
+    (found,) = recipes.drafts(how, [0])
     texts = [ask.messages[-1]["content"] for ask in model.asks]
     assert texts == ["Human: Who is Ann?\nHuman: How do I", "Human: How do I paint a boat?\nAI:"]
     assert (
         found.messages == ({"role": "user", "content": "How do I paint a boat?"},)
         and found.answer == "a boat."
     )
-    assert prompting.BASE.questions("", 1, (), False).messages[0]["content"] == "Human:"
+    assert prompts.BASE.questions("", 1, (), False).messages[0]["content"] == "Human:"
     chats = Model(lambda ask, g, n: "Paint it.")
-    (found,) = synthesize.drafts(how._replace(expert=chats.generator), [0])
+    (found,) = recipes.drafts(how._replace(expert=chats.generator), [0])
     assert [one["content"] for one in chats.asks[0].messages] == [
         "How do I paint a boat?"
     ] and not chats.asks[0].raw
@@ -107,7 +105,7 @@ def test_a_base_model_goes_on_with_pages():
 def test_a_continuation_that_is_empty_or_cut_is_malformed():
     for reply in ("\nAI: so", Reply(" is it so that", CUT)):
         model = Model(lambda ask, g, n, reply=reply: reply, chat=False)
-        (found,) = synthesize.drafts(recipe("qa", model, style=prompting.BASE, topics=("Why",)), [0])
+        (found,) = recipes.drafts(recipe("qa", model, style=prompts.BASE, topics=("Why",)), [0])
         assert found.fault.startswith("malformed: 3") and len(model.asks) == 3
 
 
@@ -115,7 +113,7 @@ def reasons(*texts, **more):
     expert = Model(lambda ask, g, n: texts[g])
     given = (Given(({"role": "user", "content": "2+3?"},), "", "x record 0", {"answer": "5.0"}),)
     how = recipe("reasoning", questions(), expert, given=given, samples=len(texts), **more)
-    return synthesize.drafts(how, [0])[0]
+    return recipes.drafts(how, [0])[0]
 
 
 def test_reasoning_is_kept_where_its_samples_agree():
@@ -140,24 +138,22 @@ def test_a_known_answer_decides_instead_of_the_majority():
 def test_answers_are_compared_without_their_dress():
     same = [["1,000", "1000.", "1e3" * 0 + "1000.0", "$1000$"], ["Paris", " paris. ", "**Paris**"]]
     for group in same:
-        assert len({prompting.normal(one) for one in group}) == 1
-    assert prompting.normal("-0.50") == "-0.5" and prompting.normal("3 apples") == "3 apples"
+        assert len({prompts.normal(one) for one in group}) == 1
+    assert prompts.normal("-0.50") == "-0.5" and prompts.normal("3 apples") == "3 apples"
 
 
 def test_a_base_model_has_no_line_for_its_answer():
     texts = ("It is 10.", "Answer: 10.", "7 + 3 is 10.0", "1,000 less 990 makes 10")
-    assert {prompting.BASE.final(text) for text in texts} == {"10"}
-    assert (
-        prompting.BASE.final("-1,234.50 it is") == "-1234.5" and prompting.BASE.final(" Delhi. ") == "delhi"
-    )
-    assert prompting.BASE.final(" . ") is None and prompting.INSTRUCT.final("It is 10.") is None
+    assert {prompts.BASE.final(text) for text in texts} == {"10"}
+    assert prompts.BASE.final("-1,234.50 it is") == "-1234.5" and prompts.BASE.final(" Delhi. ") == "delhi"
+    assert prompts.BASE.final(" . ") is None and prompts.INSTRUCT.final("It is 10.") is None
 
 
 def test_conversations_take_turns():
     person = Model(lambda ask, g, n: f"Question {len(ask.messages[-1]['content'].split('Assistant:'))}?")
     expert = Model(lambda ask, g, n: f"Answer to {ask.messages[-1]['content']}")
     how = recipe("conversation", person, expert, topics=("tea",), turns=3)
-    rows, _, _ = synthesize.screened(synthesize.drafts(how, [0]), passing(), 0)
+    rows, _, _ = recipes.screened(recipes.drafts(how, [0]), passing(), 0)
     talk = [one["content"] for one in rows[0]["messages"]]
     assert talk == [text for i in (1, 2, 3) for text in (f"Question {i}?", f"Answer to Question {i}?")]
     assert [one["role"] for one in rows[0]["messages"]] == ["user", "assistant"] * 3
@@ -173,8 +169,8 @@ def test_a_conversation_of_a_base_model_goes_on_in_lines():
     model = Model(
         lambda ask, g, n: " tea?" if n == 0 and "AI" not in ask.messages[0]["content"] else " yes", chat=False
     )
-    how = recipe("conversation", model, style=prompting.BASE, topics=("Is this",), turns=2)
-    (found,) = synthesize.drafts(how, [0])
+    how = recipe("conversation", model, style=prompts.BASE, topics=("Is this",), turns=2)
+    (found,) = recipes.drafts(how, [0])
     assert [one["content"] for one in found.messages] == [
         "Is this tea?",
         "yes",
@@ -186,9 +182,7 @@ def test_a_conversation_of_a_base_model_goes_on_in_lines():
 def test_a_conversation_that_breaks_off_says_so():
     expert = Model(lambda ask, g, n: Reply("and so on", CUT))
     person = Model(lambda ask, g, n: "Why?")
-    (found,) = synthesize.drafts(
-        recipe("conversation", person, expert, topics=("t",), turns=3, max_new=9), [0]
-    )
+    (found,) = recipes.drafts(recipe("conversation", person, expert, topics=("t",), turns=3, max_new=9), [0])
     assert found.fault == "cut: no end in 9 tokens" and len(expert.asks) == 1
 
 
@@ -196,15 +190,15 @@ def test_a_conversation_that_breaks_off_says_so():
 def test_a_prompt_that_no_model_takes_is_a_draft_that_says_so(kind):
     refuses = Model(lambda ask, g, n: Reply("", REFUSED))
     given = (Given(({"role": "user", "content": "Why?"},), "", "x record 0"),)
-    (found,) = synthesize.drafts(recipe(kind, refuses, given=given), [0])
+    (found,) = recipes.drafts(recipe(kind, refuses, given=given), [0])
     assert found.fault.startswith("refused: the model takes no such prompt")
 
 
 def test_rephrasings_keep_the_answer():
     model = Model(lambda ask, g, n: '["In what way?", "How?", "By which means?", "one too many"]')
     given = (Given(({"role": "user", "content": "How?"},), "So.", "x record 3"),)
-    made = synthesize.drafts(recipe("augment", model, given=given, per_ask=3), [0])
-    rows, rejected, _ = synthesize.screened(made, passing(), 0)
+    made = recipes.drafts(recipe("augment", model, given=given, per_ask=3), [0])
+    rows, rejected, _ = recipes.screened(made, passing(), 0)
     assert [(row["prompt"], row["completion"]) for row in rows] == [
         ("In what way?", "So."),
         ("By which means?", "So."),
@@ -213,7 +207,7 @@ def test_rephrasings_keep_the_answer():
         "parents"
     ] == ["x record 3"]
     base = Model(lambda ask, g, n: " In what way?", chat=False)
-    (found,) = synthesize.drafts(recipe("augment", base, style=prompting.BASE, given=given), [0])
+    (found,) = recipes.drafts(recipe("augment", base, style=prompts.BASE, given=given), [0])
     assert found.messages[-1]["content"] == "In what way?"
     assert base.asks[0].messages[0]["content"].endswith("Text: How?\nThe same:")
 
@@ -231,24 +225,24 @@ def test_each_draft_is_kept_or_rejected_with_its_reason():
         near=1.0, max_chars=20, judge=llm_judge.of_reward(functions.resolve("gold")), min_score=1.5,
         language=lambda text: "language: fr, not en" if "mot" in text else "",
     )  # fmt: skip
-    rows, rejected, told = synthesize.screened(made, screen, 0)
+    rows, rejected, told = recipes.screened(made, screen, 0)
     assert [(row["completion"], row["score"]) for row in rows] == [("5.", 2.0)]
     assert [row["reason"].split(":")[0] for row in rejected] == [
         "duplicate", "empty", "cut", "long", "score", "not judged", "language",
     ]  # fmt: skip
     assert rejected[0]["twin"] == "What is 2 + 3?" and rejected[4]["score"] < 1.5
     assert told == {"questions": 4, "unanswered": 1} and len(rows) + len(rejected) == len(made)
-    rows, rejected, _ = synthesize.screened([draft("5.")], screen, 0)
+    rows, rejected, _ = recipes.screened([draft("5.")], screen, 0)
     assert not rows and rejected[0]["reason"] == "duplicate"
     again = passing(near=1.0)
-    synthesize.remember(again.seen, {"prompt": "What is 2 + 3?", "completion": "5."})
-    assert synthesize.screened([draft("5.")], again, 0)[1][0]["reason"] == "duplicate"
+    recipes.remember(again.seen, {"prompt": "What is 2 + 3?", "completion": "5."})
+    assert recipes.screened([draft("5.")], again, 0)[1][0]["reason"] == "duplicate"
 
 
 def test_what_the_judge_rejects_is_no_twin_of_what_comes_later():
     length = llm_judge.of_reward(functions.Reward("f", lambda completions, **rest: map(len, completions)))
     screen = passing(near=0.5, judge=length, min_score=12)
-    rows, rejected, _ = synthesize.screened([draft("a b c d"), draft("a b c d e f g")], screen, 0)
+    rows, rejected, _ = recipes.screened([draft("a b c d"), draft("a b c d e f g")], screen, 0)
     assert [row["completion"] for row in rows] == ["a b c d e f g"] and rejected[0][
         "reason"
     ] == "score: below 12"
@@ -256,4 +250,4 @@ def test_what_the_judge_rejects_is_no_twin_of_what_comes_later():
 
 @pytest.mark.parametrize("text", ["", "Why?", "{}", "[]", '["a", 1]', '[" "]', "[" * 100_000])
 def test_only_a_list_of_texts_is_one(text):
-    assert prompting.read_list(text) is None
+    assert prompts.read_list(text) is None

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.synthesize import Synthesize
 from jaxtrain import config
+from jaxtrain.apps.synthesis import prompts, recipes, screening
+from jaxtrain.apps.synthesis.config import Synthesize
+from jaxtrain.apps.synthesis.recipes import Recipe
 from jaxtrain.config import ConfigError, Failure
 from jaxtrain.data import conversations
 from jaxtrain.data.conversations import Given, read
-from jaxtrain.feedback import prompting, screening, synthesize
-from jaxtrain.feedback.synthesize import Recipe
 from jaxtrain.files import journal, terminal
 from jaxtrain.files.progress import bar
 from jaxtrain.files.terminal import note
@@ -112,7 +112,7 @@ def _recipe(
         lacks := [one.name for one in given if quality.answer_field not in one.record]
     ):
         raise ConfigError(f"--answer_field={quality.answer_field}: {lacks[0]} has no such field")
-    style = prompting.STYLES[name]
+    style = prompts.STYLES[name]
     several = not given or wanted.kind == "augment"
     if models.per_ask > 1 and not style.several:
         raise ConfigError(f"--per_ask={models.per_ask}: a base model is asked for one at a time")
@@ -127,8 +127,8 @@ def _recipe(
     )  # fmt: skip
 
 
-def _screen(quality: Any, made: llm_judge.Judge | None) -> synthesize.Screen:
-    return synthesize.Screen(
+def _screen(quality: Any, made: llm_judge.Judge | None) -> recipes.Screen:
+    return recipes.Screen(
         quality.min_chars, quality.max_chars, screening.language_check(quality.language),
         screening.Seen(quality.near), made, quality.min_score,
     )  # fmt: skip
@@ -140,7 +140,7 @@ def _costs(cfg: Synthesize, how: Recipe, reader: Generator | None) -> list[tuple
     first, write = _first(how), how.style.reason if how.kind == "reasoning" else how.style.answer
     asked = tokens_of(first)
     known = how.given[0].messages if how.given else user("x" * 4 * SHORT)
-    answered = tokens_of(write(known, synthesize.topic_of(how, 0), how.expert.chat))
+    answered = tokens_of(write(known, recipes.topic_of(how, 0), how.expert.chat))
     units = math.ceil(count / how.per_ask) if not how.given or how.kind == "augment" else 0
     ours: list[tuple[Generator, str, int, int]] = []  # (who, what, requests, tokens read by one)
     if how.kind == "conversation":
@@ -179,13 +179,13 @@ def _costs(cfg: Synthesize, how: Recipe, reader: Generator | None) -> list[tuple
 def _first(how: Recipe) -> Ask:
     """The first request, as far as it is known."""
     if how.kind == "conversation" and not how.given:
-        return how.style.turn((), synthesize.topic_of(how, 0))
+        return how.style.turn((), recipes.topic_of(how, 0))
     if how.kind == "augment":
         return how.style.rephrase(conversations.question(how.given[0].messages), how.per_ask)
     if how.given:
         write = how.style.reason if how.kind == "reasoning" else how.style.answer
         return write(how.given[0].messages, "", how.expert.chat)
-    return synthesize.question_ask(how, 0)
+    return recipes.question_ask(how, 0)
 
 
 def tokens_of(ask: Ask) -> int:
@@ -193,10 +193,10 @@ def tokens_of(ask: Ask) -> int:
     return math.ceil(sum(len(one["content"]) for one in ask.messages) / 4)
 
 
-def _made(cfg: Synthesize, how: Recipe, screen: synthesize.Screen, kept: journal.Journal) -> Made:
+def _made(cfg: Synthesize, how: Recipe, screen: recipes.Screen, kept: journal.Journal) -> Made:
     """All rows; those of an earlier process of this command are taken as they are."""
     count, limit = cfg.wanted.count, cfg.wanted.count * cfg.wanted.tries
-    each = synthesize.of_a_unit(how)
+    each = recipes.of_a_unit(how)
     units = len(how.given) or math.ceil(limit / each)
     rows = [row for one in kept.batches for row in one["rows"]]
     rejected = [row for one in kept.batches for row in one["rejected"]]
@@ -204,14 +204,14 @@ def _made(cfg: Synthesize, how: Recipe, screen: synthesize.Screen, kept: journal
     if kept.batches:
         note([("resuming", f"{len(rows):,} rows and {len(rejected):,} rejected ones are there")])
     for row in rows:
-        synthesize.remember(screen.seen, row)
+        recipes.remember(screen.seen, row)
     with bar(f"{how.kind} rows", count) as advance:
         advance(len(rows))
         while len(rows) < count and len(rows) + len(rejected) < limit and first < units:
             room = count - len(rows)
             size = _size(room, len(rows), len(rows) + len(rejected), limit, each)
-            drafts = synthesize.drafts(how, range(first, min(first + size, units)))
-            new, bad, told = synthesize.screened(drafts, screen, seed_of(how.seed, first, JUDGING))
+            drafts = recipes.drafts(how, range(first, min(first + size, units)))
+            new, bad, told = recipes.screened(drafts, screen, seed_of(how.seed, first, JUDGING))
             bad += [{"reason": f"surplus: {count:,} rows were there before it", **row} for row in new[room:]]
             first = min(first + size, units)
             kept.add({"rows": new[:room], "rejected": bad, "judged": told, "next": first})
@@ -242,7 +242,7 @@ def _finish(
     """Writes the files, the data set last, and tells what is in them."""
     beside = files(out)
     reasons = collections.Counter(row["reason"].split(":")[0] for row in made.rejected)
-    texts = [" ".join(synthesize.texts(row)) for row in made.rows]
+    texts = [" ".join(recipes.texts(row)) for row in made.rows]
     found = diversity.report(texts)
     embed = how.generator.embed or how.expert.embed
     if embed and len(texts) > 1:
@@ -267,7 +267,7 @@ def _show(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
     if not rows:
         raise Failure(f"no row is left: {files(out)['rejected']} says why")
     for row in rows[:SHOWN]:
-        *said, answer = synthesize.texts(row)
+        *said, answer = recipes.texts(row)
         print("\n".join(terminal.wrapped(f"{' / '.join(said)}▸{answer}{terminal.END}", "  │ ")), end="\n\n")
     print(f"rows: {out}")
 

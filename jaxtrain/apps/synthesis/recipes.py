@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxtrain.apps.synthesis import prompts, screening
+from jaxtrain.apps.synthesis.prompts import Style
 from jaxtrain.data.conversations import Given, question
 from jaxtrain.data.record_formats import Message
-from jaxtrain.feedback import prompting, screening
-from jaxtrain.feedback.prompting import Style
 from jaxtrain.inference.llm import CUT, REFUSED, Ask, Generator, Reply, seed_of
 from jaxtrain.inference.llm_judge import Case, Judge
 
@@ -209,7 +209,7 @@ def _agreed(how: Recipe, one: Draft, replies: Sequence[Reply]) -> Draft:
     share = count / len(replies)
     one = one._replace(answer=_text(replies[finals.index(best)]), told={"agreement": round(share, 4)})
     if how.answer_field:
-        known = prompting.normal(str(one.record.get(how.answer_field, "")))
+        known = prompts.normal(str(one.record.get(how.answer_field, "")))
         if known not in votes:
             return one._replace(fault="wrong: no sample comes to the known answer")
         right = votes[known] / len(replies)
