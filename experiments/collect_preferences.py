@@ -4,8 +4,9 @@ import contextlib
 import dataclasses
 from pathlib import Path
 
-from experiments.serve import Address, check_export
 from jaxtrain import config, flags
+from jaxtrain.apps.serve.config import Address
+from jaxtrain.apps.serve.http import check_export
 from jaxtrain.config import ConfigError
 from jaxtrain.inference.config import Machine
 from jaxtrain.inference.remote import Endpoint
@@ -112,11 +113,11 @@ def main(cfg: Collect) -> None:
         sock = None
         if cfg.page.ui == "page":
             try:
-                from jaxtrain.serve import run
+                from jaxtrain.apps.serve import http
             except ImportError as error:
                 raise ConfigError(f"the page needs the package {error.name}; {EXTRA}") from error
 
-            sock = opened.enter_context(run.listen(cfg.page.host, cfg.page.port))
+            sock = opened.enter_context(http.listen(cfg.page.host, cfg.page.port))
         from experiments import collecting
 
         ballots = collecting.open_ballots(cfg, store)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.collect_preferences import Collect
-from experiments.serve import url
 from jaxtrain import config
+from jaxtrain.apps.serve.http import url
 from jaxtrain.config import ConfigError
 from jaxtrain.data import chat, preferences_db, prompts
 from jaxtrain.data.prompts import Opening
@@ -151,7 +151,8 @@ def _of_several(cfg: Collect, models: Sequence[Generator], part: Sequence[tuple[
 
 def ask_on_page(cfg: Collect, ballots: Ballots, sock: Any) -> None:
     """Serves the page until a signal."""
-    from jaxtrain.serve import booth, run
+    from jaxtrain.apps.serve import http
+    from jaxtrain.serve import booth
 
     key = cfg.page.key()
     made = booth.open_booth(ballots, agreement.of_people, key, cfg.page.reason == "required")
@@ -167,7 +168,7 @@ def ask_on_page(cfg: Collect, ballots: Ballots, sock: Any) -> None:
         if cfg.page.browser and not _open(f"{url(sock)}/"):
             print("no browser here: open that address in one, or ask with --ui=terminal", flush=True)
 
-    run.run(booth.app(made), sock, None, 5, ready)
+    http.run(booth.app(made), sock, None, 5, ready)
     print(f"{_told(ballots)}; the same command goes on")
 
 

@@ -5,11 +5,11 @@ import sqlite3
 
 import pytest
 
+from jaxtrain.apps.serve.store import Store, export
 from jaxtrain.config import ConfigError, Dialogs
 from jaxtrain.data import chat, dialogs, prompts, record_formats, source_spec, sources, token_bytes
 from jaxtrain.data.record_formats import Bad
 from jaxtrain.data.tokenizer import ByteTokenizer
-from jaxtrain.serve.store import Store, export
 
 ASKED = [
     {"role": "user", "content": "Hi?"},

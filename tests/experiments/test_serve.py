@@ -14,9 +14,10 @@ import pytest
 
 from experiments import serve
 from jaxtrain import flags as command_line
+from jaxtrain.apps.serve import config as serve_config
+from jaxtrain.apps.serve.store import Store
 from jaxtrain.config import ConfigError
 from jaxtrain.data import chat
-from jaxtrain.serve.store import Store
 from jaxtrain.stages import init_from
 from tests.experiments.conftest import ROOT, call, column, quick
 from tests.serve.conftest import eventually, running
@@ -27,7 +28,7 @@ QUESTIONS = [
 
 
 def config(*flags):
-    return command_line.from_flags(serve.Serve, list(flags))
+    return command_line.from_flags(serve_config.Serve, list(flags))
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +164,7 @@ def test_load_measures_a_server_on_this_machine(server):
     ],
 )
 def test_flags_that_cannot_be(flags, words, monkeypatch):
-    monkeypatch.delenv(serve.KEY, raising=False)
+    monkeypatch.delenv(serve_config.KEY, raising=False)
     with pytest.raises(ConfigError, match=words):
         serve.main(config(*flags))
 
@@ -185,7 +186,7 @@ def start(town, path, *flags):
     """The command as a process, and the address that it serves at."""
     made = {
         "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", serve.KEY: "secret",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", serve_config.KEY: "secret",
     }  # fmt: skip
     command = [
         sys.executable,

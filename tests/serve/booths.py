@@ -9,8 +9,9 @@ from urllib.parse import urlencode
 
 import uvicorn
 
+from jaxtrain.apps.serve import http as serve_http
 from jaxtrain.measures import agreement
-from jaxtrain.serve import booth, run
+from jaxtrain.serve import booth
 from jaxtrain.serve.ballots import Ballots
 
 HOSTILE = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title='taken'\">&amp;"
@@ -30,7 +31,7 @@ def filled(path, count=4, responses=2, wanted=1, lease=60.0):
 @contextlib.contextmanager
 def served(ballots, key="", reasoned=False, port=0):
     """The port of the page."""
-    sock = run.listen("127.0.0.1", port)
+    sock = serve_http.listen("127.0.0.1", port)
     made = booth.open_booth(ballots, agreement.of_people, key, reasoned)
     server = uvicorn.Server(
         uvicorn.Config(booth.app(made), log_level="critical", timeout_graceful_shutdown=1)

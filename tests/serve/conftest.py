@@ -13,15 +13,15 @@ import pytest
 import uvicorn
 
 from jaxtrain import config
+from jaxtrain.apps.serve import app, http, requests, scheduler
+from jaxtrain.apps.serve.metrics import Told
+from jaxtrain.apps.serve.responses import Voice
+from jaxtrain.apps.serve.server import House, Limits
+from jaxtrain.apps.serve.store import Store
 from jaxtrain.data import chat
 from jaxtrain.data.tokenizer import ByteTokenizer
 from jaxtrain.generate import engine
 from jaxtrain.models import transformer
-from jaxtrain.serve import app, asked, desk, run
-from jaxtrain.serve.answers import Voice
-from jaxtrain.serve.house import House, Limits
-from jaxtrain.serve.store import Store
-from jaxtrain.serve.told import Told
 from jaxtrain.train import parallel
 from tests import tiny
 
@@ -39,9 +39,9 @@ def model():
     made = transformer.build(ARCH, tiny.how())
     params = plan.init(lambda: made.init(jax.random.key(0)), made.axes)
     drawn = engine.engine(
-        plan, made, end=template().end, width=CONTEXT, slots=CONTEXT, tops=asked.TOPS, most=CHUNK
+        plan, made, end=template().end, width=CONTEXT, slots=CONTEXT, tops=requests.TOPS, most=CHUNK
     )
-    return made, params, desk.Sampling(drawn, drawn.ready(params, ()), ROWS, CHUNK, CONTEXT, ARCH.vocab)
+    return made, params, scheduler.Sampling(drawn, drawn.ready(params, ()), ROWS, CHUNK, CONTEXT, ARCH.vocab)
 
 
 @functools.cache
@@ -64,7 +64,7 @@ class Server(NamedTuple):
 
 def house(store, key=KEY):
     voice = Voice(NAME, 1_700_000_000, "fp_test", template(), template().tokenizer.decode)
-    working = desk.Desk(model()[2], WAITING)
+    working = scheduler.Desk(model()[2], WAITING)
     kept = Store(store) if store else None
     return House(voice, working, kept, Limits(key, BODY), Told(working, kept))
 
@@ -72,7 +72,7 @@ def house(store, key=KEY):
 @contextlib.contextmanager
 def running(house):
     """The server in a thread of this process."""
-    sock = run.listen("127.0.0.1", 0)
+    sock = http.listen("127.0.0.1", 0)
     settings = uvicorn.Config(
         app.app(house), log_level="critical", lifespan="on", timeout_graceful_shutdown=5
     )

@@ -12,9 +12,9 @@ import time
 import openai
 import pytest
 
+from jaxtrain.apps.serve import store
+from jaxtrain.apps.serve.store import Store
 from jaxtrain.config import ConfigError
-from jaxtrain.serve import store
-from jaxtrain.serve.store import Store
 from tests.experiments.conftest import ROOT
 from tests.serve.conftest import HI, NAME
 
@@ -145,7 +145,7 @@ def test_a_write_waits_for_another_process_and_reads_do_not(opened):
 WRITER = """
 import sys
 from pathlib import Path
-from jaxtrain.serve.store import Store
+from jaxtrain.apps.serve.store import Store
 store = Store(Path(sys.argv[1]))
 for i in range(10**9):
     store.add({"id": f"c{i}", "created": i, "model": "m", "metadata": {}, "text": "x" * 20_000}).result()

@@ -13,11 +13,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from jaxtrain.serve import complete, stored
-from jaxtrain.serve.answers import Voice
-from jaxtrain.serve.calls import Left
-from jaxtrain.serve.errors import Refused
-from jaxtrain.serve.house import House, require_model
+from jaxtrain.apps.serve import completions, stored_completions
+from jaxtrain.apps.serve.errors import Refused
+from jaxtrain.apps.serve.responses import Voice
+from jaxtrain.apps.serve.server import House, require_model
+from jaxtrain.apps.serve.streaming import Left
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -32,13 +32,13 @@ def app(house: House) -> Starlette:
         ("GET", "/metrics", metrics, False),
         ("GET", "/v1/models", models, True),
         ("GET", "/v1/models/{model:path}", model, True),
-        ("POST", "/v1/completions", complete.text, True),
-        ("POST", "/v1/chat/completions", complete.chat, True),
-        ("GET", "/v1/chat/completions", stored.page, True),
-        ("GET", "/v1/chat/completions/{id}", stored.get, True),
-        ("POST", "/v1/chat/completions/{id}", stored.update, True),
-        ("DELETE", "/v1/chat/completions/{id}", stored.delete, True),
-        ("GET", "/v1/chat/completions/{id}/messages", stored.messages, True),
+        ("POST", "/v1/completions", completions.text, True),
+        ("POST", "/v1/chat/completions", completions.chat, True),
+        ("GET", "/v1/chat/completions", stored_completions.page, True),
+        ("GET", "/v1/chat/completions/{id}", stored_completions.get, True),
+        ("POST", "/v1/chat/completions/{id}", stored_completions.update, True),
+        ("DELETE", "/v1/chat/completions/{id}", stored_completions.delete, True),
+        ("GET", "/v1/chat/completions/{id}/messages", stored_completions.messages, True),
     ]
 
     @contextlib.asynccontextmanager

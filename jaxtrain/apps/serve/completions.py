@@ -12,16 +12,16 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
+from jaxtrain.apps.serve import requests, responses, server
+from jaxtrain.apps.serve.errors import Refused, wrong
+from jaxtrain.apps.serve.requests import Asked
+from jaxtrain.apps.serve.responses import Form, Heard
+from jaxtrain.apps.serve.server import House
+from jaxtrain.apps.serve.streaming import Call, Events, while_there
 from jaxtrain.config import ConfigError
 from jaxtrain.data.record_formats import Bad
 from jaxtrain.generate import sampler
 from jaxtrain.generate.continuous_batching import Request
-from jaxtrain.serve import answers, asked, house
-from jaxtrain.serve.answers import Form, Heard
-from jaxtrain.serve.asked import Asked
-from jaxtrain.serve.calls import Call, Events, while_there
-from jaxtrain.serve.errors import Refused, wrong
-from jaxtrain.serve.house import House
 
 
 class Job(NamedTuple):
@@ -46,24 +46,24 @@ class Job(NamedTuple):
 
 async def chat(shared: House, request: HttpRequest) -> Response:
     """A chat completion."""
-    begun, body = time.perf_counter(), await house.read(shared, request)
-    wanted = asked.chat(body)
-    house.require_model(shared, wanted.model)
+    begun, body = time.perf_counter(), await server.read(shared, request)
+    wanted = requests.chat(body)
+    server.require_model(shared, wanted.model)
     if wanted.store and shared.store is None:
         raise wrong("store", "the server was started without a store (--store)")
     try:
         ids = await run_in_threadpool(shared.voice.template.prompt, wanted.prompts[0])
     except (Bad, ConfigError) as error:
         raise wrong("messages", str(error)) from error
-    job = _job(shared, answers.CHAT, wanted, begun, [ids.tolist()], shared.voice.decode)
+    job = _job(shared, responses.CHAT, wanted, begun, [ids.tolist()], shared.voice.decode)
     return await _answer(job, request)
 
 
 async def text(shared: House, request: HttpRequest) -> Response:
     """A legacy completion: texts are continued as they are."""
-    begun, body = time.perf_counter(), await house.read(shared, request)
-    wanted = asked.text(body)
-    house.require_model(shared, wanted.model)
+    begun, body = time.perf_counter(), await server.read(shared, request)
+    wanted = requests.text(body)
+    server.require_model(shared, wanted.model)
     tokenizer, vocab = shared.voice.template.tokenizer, shared.desk.sampling.vocab
     texts = [one for one in wanted.prompts if isinstance(one, str)]
     encoded = iter(await run_in_threadpool(tokenizer.encode, texts) if texts else [])
@@ -73,7 +73,7 @@ async def text(shared: House, request: HttpRequest) -> Response:
         if max(ids) >= vocab:
             raise wrong(f"prompt[{i}]", f"the token {max(ids)} is beyond the vocabulary of {vocab}")
         prompts.append(ids)
-    return await _answer(_job(shared, answers.TEXT, wanted, begun, prompts, tokenizer.decode), request)
+    return await _answer(_job(shared, responses.TEXT, wanted, begun, prompts, tokenizer.decode), request)
 
 
 def _job(
@@ -89,7 +89,7 @@ def _job(
     if len(prompts) * wanted.n > desk.room:
         most = f"{desk.room} completions at once is the most that this server takes"
         raise wrong("n", f"{most}, not {len(prompts)} prompts times {wanted.n}")
-    field = "messages" if form is answers.CHAT else "prompt"
+    field = "messages" if form is responses.CHAT else "prompt"
     limits = [_limit(ids, wanted.limit, desk.sampling.context, field) for ids in prompts]
     seed = secrets.randbits(63) if wanted.seed is None else wanted.seed
     how = {"temperature": wanted.temperature, "top_p": wanted.top_p}
@@ -161,9 +161,9 @@ async def _whole(job: Job) -> dict[str, Any]:
 async def _kept(job: Job) -> dict[str, Any]:
     """The whole object, which is on the disk where it is to be stored."""
     wanted = job.asked
-    whole = answers.told(job.house.voice, job.form, wanted, job.number, job.created, job.heard, job.sent)
+    whole = responses.told(job.house.voice, job.form, wanted, job.number, job.created, job.heard, job.sent)
     if wanted.store:
-        made = answers.kept(whole, wanted, job.seed, job.heard, job.prompts[0])
+        made = responses.kept(whole, wanted, job.seed, job.heard, job.prompts[0])
         await asyncio.wrap_future(job.house.store.add(made))
     return whole
 
@@ -172,7 +172,7 @@ async def _events(job: Job) -> AsyncIterator[bytes]:
     wanted, voice = job.asked, job.house.voice
 
     def event(choices: Sequence[dict[str, Any]], **more: Any) -> bytes:
-        made = answers.chunk(voice, job.form, wanted, job.number, job.created, choices)
+        made = responses.chunk(voice, job.form, wanted, job.number, job.created, choices)
         return _event(made | more)
 
     try:
@@ -182,7 +182,7 @@ async def _events(job: Job) -> AsyncIterator[bytes]:
                 piece = job.form.piece(voice, wanted, one, new, fresh)
                 yield event([{"index": i, **piece, "finish_reason": one.finish}])
         if wanted.usage:
-            yield event([], usage=answers.usage(job.heard, job.sent))
+            yield event([], usage=responses.usage(job.heard, job.sent))
         await _kept(job)
     except Refused as error:
         yield _event(error.body())

@@ -4,9 +4,9 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from jaxtrain.apps.serve.errors import Refused, wrong
 from jaxtrain.data.jsonl import is_unicode
 from jaxtrain.data.record_formats import ROLES, Bad, Message, messages_of
-from jaxtrain.serve.errors import Refused, wrong
 
 MOST = 128  # completions of a prompt, as OpenAI has it
 TOPS = 20  # likeliest tokens told of each place

@@ -5,10 +5,10 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from jaxtrain.apps.serve.requests import Asked
 from jaxtrain.data.chat import Template
 from jaxtrain.generate import stop_strings
 from jaxtrain.generate.continuous_batching import Part
-from jaxtrain.serve.asked import Asked
 
 Json = dict[str, Any]
 

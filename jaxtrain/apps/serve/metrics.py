@@ -4,8 +4,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
-from jaxtrain.serve.desk import Desk
-from jaxtrain.serve.store import Store
+from jaxtrain.apps.serve.scheduler import Desk
+from jaxtrain.apps.serve.store import Store
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 

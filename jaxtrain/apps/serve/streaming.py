@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 from starlette.requests import Request as HttpRequest
 from starlette.responses import StreamingResponse
 
+from jaxtrain.apps.serve import errors
+from jaxtrain.apps.serve.scheduler import Closed, Desk, Full
 from jaxtrain.generate.continuous_batching import Part, Request
-from jaxtrain.serve import errors
-from jaxtrain.serve.desk import Closed, Desk, Full
 
 Found = TypeVar("Found")
 

@@ -8,10 +8,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from jaxtrain.serve import asked, house
-from jaxtrain.serve.errors import Refused, wrong
-from jaxtrain.serve.house import House
-from jaxtrain.serve.store import Store
+from jaxtrain.apps.serve import requests, server
+from jaxtrain.apps.serve.errors import Refused, wrong
+from jaxtrain.apps.serve.server import House
+from jaxtrain.apps.serve.store import Store
 
 MOST = 100  # completions or messages of a page
 
@@ -34,7 +34,7 @@ async def get(shared: House, request: Request) -> Response:
 
 async def update(shared: House, request: Request) -> Response:
     """Gives a stored completion other metadata."""
-    metadata = asked.metadata_of(await house.read(shared, request))
+    metadata = requests.metadata_of(await server.read(shared, request))
     number = request.path_params["id"]
     changed = await asyncio.wrap_future(_store(shared).update(number, metadata))
     if changed is None:

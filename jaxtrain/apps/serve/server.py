@@ -4,12 +4,12 @@ from typing import Any, NamedTuple
 
 from starlette.requests import Request
 
-from jaxtrain.serve import asked
-from jaxtrain.serve.answers import Voice
-from jaxtrain.serve.desk import Desk
-from jaxtrain.serve.errors import Refused
-from jaxtrain.serve.store import Store
-from jaxtrain.serve.told import Told
+from jaxtrain.apps.serve import requests
+from jaxtrain.apps.serve.errors import Refused
+from jaxtrain.apps.serve.metrics import Told
+from jaxtrain.apps.serve.responses import Voice
+from jaxtrain.apps.serve.scheduler import Desk
+from jaxtrain.apps.serve.store import Store
 
 
 class Limits(NamedTuple):
@@ -38,7 +38,7 @@ async def read(house: House, request: Request) -> dict[str, Any]:
                 break
     if len(body) > most or (told.isdecimal() and int(told) > most):
         raise Refused(413, f"the body is larger than {most:,} bytes", code="request_too_large")
-    return asked.read(bytes(body))
+    return requests.read(bytes(body))
 
 
 def require_model(house: House, name: str) -> None:
