@@ -10,10 +10,12 @@ import sys
 
 import pytest
 
-from experiments import collect_preferences, collecting
+from experiments import collect_preferences
 from jaxtrain import flags as command_line
+from jaxtrain.apps.annotation import collect as annotation_collect
+from jaxtrain.apps.annotation import config
+from jaxtrain.apps.annotation.db import Ballots
 from jaxtrain.config import ConfigError
-from jaxtrain.serve.ballots import Ballots
 from tests.experiments.conftest import ROOT, column, jsonl, quick
 from tests.serve.booths import Client, rows
 
@@ -27,7 +29,7 @@ def collect(town, *flags, monkeypatch=None, lines=()):
         patch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
         patch.setattr(sys, "stdout", out)
         patch.setattr(sys, "stderr", out)
-        collect_preferences.main(command_line.from_flags(collect_preferences.Collect, [*flags, town.cache]))
+        collect_preferences.main(command_line.from_flags(config.Collect, [*flags, town.cache]))
     return out.getvalue()
 
 
@@ -123,14 +125,18 @@ def test_two_models_answer_each_prompt(town):
 
 
 def test_a_ranking_as_it_is_typed():
-    assert collecting.ranking("312", 3) == [2, 3, 1] and collecting.ranking("3=12", 3) == [1, 2, 1]
-    assert collecting.ranking("2=1=3", 3) == [1, 1, 1]
+    assert annotation_collect.ranking("312", 3) == [2, 3, 1] and annotation_collect.ranking("3=12", 3) == [
+        1,
+        2,
+        1,
+    ]
+    assert annotation_collect.ranking("2=1=3", 3) == [1, 1, 1]
     for wrong in ("", "12", "1123", "124", "=123", "1==23", "a"):
-        assert collecting.ranking(wrong, 3) is None
+        assert annotation_collect.ranking(wrong, 3) is None
 
 
 def test_a_model_s_text_does_nothing_to_the_terminal():
-    assert collecting.printable("a\x1b[2Jb\r\nc\u202e") == "a\\x1b[2Jb\\x0d\nc\\x202e"
+    assert annotation_collect.printable("a\x1b[2Jb\r\nc\u202e") == "a\\x1b[2Jb\\x0d\nc\\x202e"
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,13 @@ import pytest
 
 from experiments import evaluate, evaluating, told
 from jaxtrain import flags as command_line
+from jaxtrain.apps.annotation.db import Ballots
 from jaxtrain.config import ConfigError
 from jaxtrain.files import terminal
 from jaxtrain.inference import local
 from jaxtrain.inference.config import Machine
 from jaxtrain.inference.llm import Ask, user
 from jaxtrain.inference.remote import Endpoint
-from jaxtrain.serve.ballots import Ballots
 from tests import browser
 from tests.experiments.conftest import jsonl, quick
 

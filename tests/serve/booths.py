@@ -9,10 +9,10 @@ from urllib.parse import urlencode
 
 import uvicorn
 
+from jaxtrain.apps.annotation import web
+from jaxtrain.apps.annotation.db import Ballots
 from jaxtrain.apps.serve import http as serve_http
 from jaxtrain.measures import agreement
-from jaxtrain.serve import booth
-from jaxtrain.serve.ballots import Ballots
 
 HOSTILE = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title='taken'\">&amp;"
 
@@ -32,10 +32,8 @@ def filled(path, count=4, responses=2, wanted=1, lease=60.0):
 def served(ballots, key="", reasoned=False, port=0):
     """The port of the page."""
     sock = serve_http.listen("127.0.0.1", port)
-    made = booth.open_booth(ballots, agreement.of_people, key, reasoned)
-    server = uvicorn.Server(
-        uvicorn.Config(booth.app(made), log_level="critical", timeout_graceful_shutdown=1)
-    )
+    made = web.open_booth(ballots, agreement.of_people, key, reasoned)
+    server = uvicorn.Server(uvicorn.Config(web.app(made), log_level="critical", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
     thread.start()
     try:

@@ -6,11 +6,11 @@ import threading
 
 import pytest
 
+from jaxtrain.apps.annotation.db import Ballots, Progress
 from jaxtrain.apps.serve.store import Store
 from jaxtrain.config import ConfigError
 from jaxtrain.data import completions_db as completions
 from jaxtrain.data import preferences_db
-from jaxtrain.serve.ballots import Ballots, Progress
 from tests.serve.booths import filled, rows
 
 

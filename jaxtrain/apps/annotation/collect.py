@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.collect_preferences import Collect
 from jaxtrain import config
+from jaxtrain.apps.annotation.config import Collect
+from jaxtrain.apps.annotation.db import Ballots, Item
 from jaxtrain.apps.serve.http import url
 from jaxtrain.config import ConfigError
 from jaxtrain.data import chat, preferences_db, prompts
@@ -21,7 +22,6 @@ from jaxtrain.files import terminal
 from jaxtrain.files.progress import bar
 from jaxtrain.inference.llm import Ask, Generator, seed_of
 from jaxtrain.measures import agreement
-from jaxtrain.serve.ballots import Ballots, Item
 
 BATCH = 32  # prompts whose responses are kept together
 _SECOND = 1  # what a seed is for
@@ -151,11 +151,11 @@ def _of_several(cfg: Collect, models: Sequence[Generator], part: Sequence[tuple[
 
 def ask_on_page(cfg: Collect, ballots: Ballots, sock: Any) -> None:
     """Serves the page until a signal."""
+    from jaxtrain.apps.annotation import web
     from jaxtrain.apps.serve import http
-    from jaxtrain.serve import booth
 
     key = cfg.page.key()
-    made = booth.open_booth(ballots, agreement.of_people, key, cfg.page.reason == "required")
+    made = web.open_booth(ballots, agreement.of_people, key, cfg.page.reason == "required")
 
     def ready() -> None:
         table = [
@@ -168,7 +168,7 @@ def ask_on_page(cfg: Collect, ballots: Ballots, sock: Any) -> None:
         if cfg.page.browser and not _open(f"{url(sock)}/"):
             print("no browser here: open that address in one, or ask with --ui=terminal", flush=True)
 
-    http.run(booth.app(made), sock, None, 5, ready)
+    http.run(web.app(made), sock, None, 5, ready)
     print(f"{_told(ballots)}; the same command goes on")
 
 

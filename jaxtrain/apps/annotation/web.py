@@ -16,10 +16,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from jaxtrain.apps.annotation.db import Ballots, Item
 from jaxtrain.apps.serve.app import LOOPBACK
 from jaxtrain.data import preferences_db
 from jaxtrain.files import html
-from jaxtrain.serve.ballots import Ballots, Item
 
 PAIR = (
     ("1", "first", "A is better"),

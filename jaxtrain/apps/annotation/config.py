@@ -1,0 +1,93 @@
+"""Flag groups of ./launch/run collect_preferences."""
+
+import dataclasses
+
+from jaxtrain import config
+from jaxtrain.apps.serve.config import Address
+from jaxtrain.config import ConfigError
+from jaxtrain.inference.config import Machine
+from jaxtrain.inference.remote import Endpoint
+
+EXTRA = (
+    "install the extra: pip install 'jaxtrain[serve]', or JAXTRAIN_EXTRAS=serve ./launch/run collect_preferences; "
+    "or ask with --ui=terminal"
+)
+
+
+MOST = 9  # responses to a prompt: as many as there are keys
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked(config.Group):
+    # fmt: off
+    model: str = config.arg("", "What answers: a run (WORKDIR, WORKDIR@STEP, hf:DIR) or an endpoint "
+        "(http://HOST:PORT/v1?model=NAME); several, joined by commas, give a response each")
+    data: str = config.arg("tinytown:prompts", "Data whose distinct prompts are answered; of a source without a split "
+        "what training reads")
+    prompt_count: int = config.arg(100, "Most prompts; 0: all", low=0)
+    responses: int = config.arg(2, "Responses of one model to a prompt; above 2 they are ranked", low=2)
+    second: float = config.arg(0.2, "Share of the prompts that a second annotator answers too", low=0)
+    on_bad_record: str = config.arg("raise", "A record of --data that is broken: stop, or skip, count and list it",
+        choices=("raise", "skip"))
+    system: str = config.arg("", "System message put before conversations that have none")
+    # fmt: on
+
+    def check(self):
+        if self.second > 1:
+            raise ConfigError(f"--second={self.second}: a share, at most 1")
+        if self.responses > MOST or len(self.models()) > MOST:
+            raise ConfigError(f"--responses={self.responses}: at most {MOST}, as many as there are keys")
+        if len(self.models()) > 1 and self.responses != type(self).responses:
+            raise ConfigError("--responses: each of several models gives one; leave it out")
+
+    def models(self) -> list[str]:
+        """The parts of --model."""
+        return [one.strip() for one in self.model.split(",") if one.strip()]
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing(config.Group):
+    # fmt: off
+    max_new: int = config.arg(256, "Most tokens of a response", low=1)
+    temperature: float = config.arg(1.0, "Temperature; 0 takes the likeliest token", low=0)
+    seed: int = config.arg(0, "Seed of the responses, and of who is asked twice", low=0)
+    tries: int = config.arg(4, "Times that one model's responses are drawn until enough of them end and differ", low=1)
+    # fmt: on
+
+
+@dataclasses.dataclass(frozen=True)
+class Page(Address):
+    # fmt: off
+    ui: str = config.arg("page", "Ask on a page, or in this terminal", choices=("page", "terminal"), live=True)
+    annotator: str = config.arg("", "Who answers in the terminal; empty: the name of the login", live=True,
+        only=("ui", ("terminal",)))
+    browser: bool = config.arg(True, "Open the page in a browser, where there is one", live=True,
+        only=("ui", ("page",)))
+    reason: str = config.arg("optional", "Whether an answer needs a reason", live=True,
+        choices=("optional", "required"))
+    lease: float = config.arg(15.0, "Minutes for which a prompt that somebody looks at is kept from the others", low=0,
+        live=True)
+    # fmt: on
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept(config.Group):
+    # fmt: off
+    store: str = config.arg("runs/preferences.sqlite", "SQLite file for prompts, responses and answers; the same "
+        "command goes on with it", live=True)
+    export: str = config.arg("", "Write the store's answers to this new .jsonl file, and ask nothing", live=True)
+    # fmt: on
+
+    def check(self):
+        if not self.store:
+            raise ConfigError("--store: name the SQLite file for the answers")
+
+
+@dataclasses.dataclass(frozen=True)
+class Collect:
+    asked: Asked = config.group(Asked)
+    drawing: Drawing = config.group(Drawing)
+    page: Page = config.group(Page)
+    kept: Kept = config.group(Kept)
+    endpoint: Endpoint = config.group(Endpoint)
+    machine: Machine = config.group(Machine)
