@@ -11,13 +11,13 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from experiments import auditing, comparing, dpo, ppo, revising, reward, sft
-from experiments.constitutional import Constitutional
+from experiments import dpo, ppo, reward, sft
 from jaxtrain import config, flags
+from jaxtrain.apps.constitutional import audit, compare_phase, report, revise, revise_phase
+from jaxtrain.apps.constitutional.config import Constitutional
+from jaxtrain.apps.constitutional.principles import Constitution
 from jaxtrain.config import ConfigError, Failure
 from jaxtrain.data import conversations
-from jaxtrain.feedback import audit, revise
-from jaxtrain.feedback.constitution import Constitution
 from jaxtrain.files import journal, terminal
 from jaxtrain.inference import local
 from jaxtrain.inference.llm import Ask, seed_of
@@ -36,11 +36,11 @@ def run(cfg: Constitutional, constitution: Constitution) -> None:
     folder, training = Path(cfg.asked.workdir).expanduser(), cfg.training
     pretrained = training.pretrained or _parent(cfg.asked.init_from)
     critic = cfg.critic.critic or cfg.asked.init_from
-    revisions = revising.run(cfg, constitution)
+    revisions = revise_phase.run(cfg, constitution)
     sl = stage(cfg, "sft", "sl", training.sft_flags, init_from=pretrained, data=f"jsonl:{revisions}")
     asked = dataclasses.replace(cfg.asked, init_from=str(sl))
     labelling = dataclasses.replace(cfg, asked=asked, critic=dataclasses.replace(cfg.critic, critic=critic))
-    labels = comparing.run(labelling, constitution)
+    labels = compare_phase.run(labelling, constitution)
     human = training.human_of(cfg.asked.data)
     compared = f"jsonl:{labels}" + (f",{human}" if human else "")
     if training.rl == "dpo":
@@ -52,7 +52,7 @@ def run(cfg: Constitutional, constitution: Constitution) -> None:
         rl = stage(cfg, "ppo", "rl", training.rl_flags, init_from=sl, reward_model=judged, **prompts)
     if cfg.asked.data.startswith("tinytown:"):
         measure(cfg, folder, {"helpful": cfg.asked.init_from, "SL-CAI": str(sl), "RL-CAI": str(rl)})
-    auditing.write(folder, constitution)
+    report.write(folder, constitution)
 
 
 def stage(cfg: Constitutional, name: str, folder: str, more: str, **given: object) -> Path:
@@ -99,4 +99,4 @@ def measure(cfg: Constitutional, folder: Path, models: Mapping[str, str]) -> Non
             texts = [reply.text for each in model.generate(asks) for reply in each]
             told[f"{name}, {kind}"] = audit.answers(prompts, texts)
         model.close()
-    journal.write_whole(folder / auditing.MODELS, config.dumps(json.loads(json.dumps(told))) + "\n")
+    journal.write_whole(folder / report.MODELS, config.dumps(json.loads(json.dumps(told))) + "\n")

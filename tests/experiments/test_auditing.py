@@ -3,7 +3,7 @@
 import html.parser
 
 from experiments import told
-from jaxtrain.feedback import audit
+from jaxtrain.apps.constitutional import audit
 from tests.feedback.test_audit import ROWS, STEAL, label
 
 

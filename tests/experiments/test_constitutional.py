@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments import constitutional, critics
 from jaxtrain import flags as command_line
+from jaxtrain.apps.constitutional import config, phase
 from jaxtrain.config import ConfigError
 from jaxtrain.worlds.tinytown.judge import judge
 from tests.experiments.conftest import call, killed_in_the_second_batch, quick
@@ -121,17 +121,17 @@ def test_a_finished_phase_is_not_done_again_and_another_command_is_refused(town,
 
 def test_a_killed_command_goes_on_with_the_same_rows(town, tmp_path, monkeypatch):
     """The run is its own critic; in small batches, cut in the middle of a line."""
-    monkeypatch.setattr(critics, "AT_ONCE", 6)
+    monkeypatch.setattr(phase, "AT_ONCE", 6)
     flags = ("--grammar=false", "--critic_temperature=1")
     asked(town, tmp_path / "whole", *flags)
     with killed_in_the_second_batch():
         asked(town, tmp_path / "cut", *flags)
     with pytest.raises(ConfigError, match=r"part\.jsonl is of another command.*\n.*--seed: 0 -> 1"):
         asked(town, tmp_path / "cut", *flags, "--seed=1")
-    held = json.loads((constitutional.SHIPPED / "tinytown.json").read_text())
+    held = json.loads((config.SHIPPED / "tinytown.json").read_text())
     (tmp_path / "tinytown.json").write_text(json.dumps({**held, "principles": held["principles"][:3]}))
     with monkeypatch.context() as patch:
-        patch.setattr(constitutional, "SHIPPED", tmp_path)
+        patch.setattr(config, "SHIPPED", tmp_path)
         with pytest.raises(ConfigError, match=r"was made by .*constitution"):
             asked(town, tmp_path / "cut", *flags)
     assert "resuming  12 of 26 prompts are done" in asked(town, tmp_path / "cut", *flags)
@@ -237,7 +237,7 @@ def test_all_phases_end_in_dpo_too(town, tmp_path, few_held_out):
 def test_a_stage_that_is_stopped_stops_the_rest(town, tmp_path, monkeypatch):
     from experiments import lineage
 
-    cfg = command_line.from_flags(constitutional.Constitutional, [f"--workdir={tmp_path}"])
+    cfg = command_line.from_flags(config.Constitutional, [f"--workdir={tmp_path}"])
     monkeypatch.setitem(lineage._STAGES, "sft", (lineage.sft.Sft, lambda asked: None))
     with pytest.raises(lineage.Failure, match="sft stopped at step 0 of 5; the same command goes on"):
         lineage.stage(cfg, "sft", "sl", "--steps=5 --warmup=1", init_from="x", data="tinytown:sft")
@@ -271,7 +271,7 @@ def test_an_endpoint_that_continues_pages_cannot_compare(town, tmp_path):
 
 
 def test_help_shows_the_groups():
-    text = command_line.usage(constitutional.Constitutional, "run")
+    text = command_line.usage(config.Constitutional, "run")
     for group in ("asked", "critic", "revising", "comparing", "training", "endpoint", "machine"):
         assert f"\n{group}:\n" in text
-    assert Path(constitutional.SHIPPED / "general.json").is_file()
+    assert Path(config.SHIPPED / "general.json").is_file()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxtrain.feedback import audit
+from jaxtrain.apps.constitutional import audit
 
 STEAL = "How do I steal a bike?"
 REFUSAL = "I will not help you steal a bike, because it robs the owner."

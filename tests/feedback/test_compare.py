@@ -5,9 +5,9 @@ from collections import Counter
 
 import pytest
 
-from experiments.constitutional import SHIPPED
-from jaxtrain.feedback import compare, constitution, revise
-from jaxtrain.feedback.compare import Label, Pair
+from jaxtrain.apps.constitutional import compare, principles, revise
+from jaxtrain.apps.constitutional.compare import Label, Pair
+from jaxtrain.apps.constitutional.config import SHIPPED
 from jaxtrain.inference.llm import CUT, Reply, Token, user
 from jaxtrain.worlds.tinytown.configs import Redteam
 from jaxtrain.worlds.tinytown.records import named_rows
@@ -44,7 +44,7 @@ def test_the_letter_is_read_at_its_token(tokens, p):
 
 
 def recipe(letter=chosen, thinks=False, **changes):
-    critic = revise.Critic(oracle(letter=letter), constitution.load(SHIPPED / "tinytown.json"))
+    critic = revise.Critic(oracle(letter=letter), principles.load(SHIPPED / "tinytown.json"))
     return compare.Recipe(critic, thinks=thinks)._replace(**changes)
 
 
@@ -123,7 +123,7 @@ def test_a_row_has_the_likelier_answer_first_with_its_probability():
 
 
 def test_examples_name_both_letters_alike():
-    general = constitution.load(SHIPPED / "general.json")
+    general = principles.load(SHIPPED / "general.json")
     asked = []
 
     def generate(asks):

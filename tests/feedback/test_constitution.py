@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments.constitutional import SHIPPED
+from jaxtrain.apps.constitutional import principles
+from jaxtrain.apps.constitutional.config import SHIPPED
 from jaxtrain.config import ConfigError
-from jaxtrain.feedback import constitution
 from jaxtrain.worlds.tinytown import constitution as world
 
 TINYTOWN = SHIPPED / "tinytown.json"
@@ -33,7 +33,7 @@ def changed(tmp_path, change):
 
 
 def test_tinytown_s_file_is_the_world_s_constitution():
-    found = constitution.load(TINYTOWN)
+    found = principles.load(TINYTOWN)
     assert [(p.id, p.critique_request, p.comparison) for p in found.principles] == [
         (p.id, p.request, p.comparison) for p in world.PRINCIPLES
     ]
@@ -41,7 +41,7 @@ def test_tinytown_s_file_is_the_world_s_constitution():
 
 
 def test_tinytown_s_pages_are_those_of_the_pretraining_text():
-    found = constitution.load(TINYTOWN)
+    found = principles.load(TINYTOWN)
     form, prompt, response = found.format, "Spell cat.", "c."
     told = form.conversation([{"role": "user", "content": prompt}], response)
     one = {"critique_request": "Is it wrong?", "revision_request": "Mend it."}
@@ -56,7 +56,7 @@ def test_tinytown_s_pages_are_those_of_the_pretraining_text():
 
 
 def test_the_general_constitution_covers_its_five_lines():
-    found = constitution.load(SHIPPED / "general.json")
+    found = principles.load(SHIPPED / "general.json")
     names = {one.id for one in found.principles}
     lines = {
         "helpful",
@@ -72,48 +72,48 @@ def test_the_general_constitution_covers_its_five_lines():
 
 
 def test_the_published_files_load_from_their_folder_or_by_name(tmp_path):
-    file = written(tmp_path / constitution.CRITIQUES, PUBLISHED)
-    alone = constitution.load(file)
-    assert alone.principles[0] == constitution.Principle("harmful0", "Say what is bad.", "Take it out.")
+    file = written(tmp_path / principles.CRITIQUES, PUBLISHED)
+    alone = principles.load(file)
+    assert alone.principles[0] == principles.Principle("harmful0", "Say what is bad.", "Take it out.")
     assert alone.principles[1].critique_request == "Is it rude?"
     with pytest.raises(ConfigError, match=r"no principle has comparison.*RLMadisonInstructions\.json beside"):
         alone.comparing()
-    written(tmp_path / constitution.COMPARISONS, ["\nChoose the kind one. Options:"])
-    written(tmp_path / constitution.CRITIQUE_SHOTS, ["\n\nHuman: Hi\n\nRevision: Hello.\n\nHuman:"])
+    written(tmp_path / principles.COMPARISONS, ["\nChoose the kind one. Options:"])
+    written(tmp_path / principles.CRITIQUE_SHOTS, ["\n\nHuman: Hi\n\nRevision: Hello.\n\nHuman:"])
     written(
-        tmp_path / constitution.COMPARISON_SHOTS,
+        tmp_path / principles.COMPARISON_SHOTS,
         [{"prompt": "\n\nHuman: Hi\n\nAssistant:", "corrects": ["Hello."], "incorrects": ["What?"]}],
     )
-    written(tmp_path / constitution.REASONING_SHOTS, [{"prompt": "{} So the answer is: (B)"}])
-    whole = constitution.load(tmp_path)
-    assert constitution.load(file) == whole.__class__(**{**vars(whole), "name": file.name,
-        "fingerprint": constitution.load(file).fingerprint})  # fmt: skip
+    written(tmp_path / principles.REASONING_SHOTS, [{"prompt": "{} So the answer is: (B)"}])
+    whole = principles.load(tmp_path)
+    assert principles.load(file) == whole.__class__(**{**vars(whole), "name": file.name,
+        "fingerprint": principles.load(file).fingerprint})  # fmt: skip
     assert [p.comparison for p in whole.comparing()] == ["Choose the kind one. Options:"]
     assert len(whole.revising()) == 2 and whole.shots == ("\n\nHuman: Hi\n\nRevision: Hello.",)
     assert whole.comparison_shots == (("\n\nHuman: Hi", "Hello.", "What?"),)
     assert whole.reasoning_shots == ("{} So the answer is: (B)",)
-    assert constitution.load(tmp_path / constitution.COMPARISONS).comparing() == whole.comparing()
+    assert principles.load(tmp_path / principles.COMPARISONS).comparing() == whole.comparing()
 
 
 @pytest.mark.parametrize("field", ["critique_request", "revision_request", "comparison"])
 def test_a_missing_field_is_named_with_file_and_principle(tmp_path, field):
     path = changed(tmp_path, lambda held: held["principles"][4].pop(field))
     with pytest.raises(ConfigError, match=rf"mine\.json: principle 'harm-4': no field '{field}'"):
-        constitution.load(path)
+        principles.load(path)
     path = changed(tmp_path, lambda held: held["principles"][4].update({field: " "}))
     with pytest.raises(ConfigError, match=rf"principle 'harm-4': field '{field}' is not a text"):
-        constitution.load(path)
+        principles.load(path)
 
 
 def test_a_published_principle_without_a_request_is_named(tmp_path):
     broken = {**PUBLISHED, "harmful2": {"prompt": ["Is it?"]}}
     path = written(tmp_path / "Some.json", broken)
     with pytest.raises(ConfigError, match=r"Some\.json: principle 'harmful2': no field 'edit_request'"):
-        constitution.load(path)
-    written(tmp_path / constitution.COMPARISON_SHOTS, [{"prompt": "Hi", "corrects": []}])
+        principles.load(path)
+    written(tmp_path / principles.COMPARISON_SHOTS, [{"prompt": "Hi", "corrects": []}])
     path = written(tmp_path / "Some.json", PUBLISHED)
     with pytest.raises(ConfigError, match=r"FewShotPrompts\.json: example 0: no field 'corrects'"):
-        constitution.load(path)
+        principles.load(path)
 
 
 @pytest.mark.parametrize(
@@ -134,21 +134,21 @@ def test_a_published_principle_without_a_request_is_named(tmp_path):
 )  # fmt: skip
 def test_what_is_wrong_with_a_file_is_said(tmp_path, change, said):
     with pytest.raises(ConfigError, match=said):
-        constitution.load(changed(tmp_path, change))
+        principles.load(changed(tmp_path, change))
 
 
 def test_a_file_that_is_none_is_named(tmp_path):
     with pytest.raises(ConfigError, match="no such file"):
-        constitution.load(Path("nowhere.json"))
+        principles.load(Path("nowhere.json"))
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(ConfigError, match=r"x\.json: not a JSON file"):
-        constitution.load(tmp_path / "x.json")
+        principles.load(tmp_path / "x.json")
     with pytest.raises(ConfigError, match=r"it has neither CritiqueRevisionInstructions\.json nor"):
-        constitution.load(tmp_path)
+        principles.load(tmp_path)
 
 
 def test_the_fingerprint_is_of_the_content(tmp_path):
-    one = constitution.load(TINYTOWN)
-    assert one.fingerprint == constitution.load(changed(tmp_path, lambda held: None)).fingerprint
+    one = principles.load(TINYTOWN)
+    assert one.fingerprint == principles.load(changed(tmp_path, lambda held: None)).fingerprint
     path = changed(tmp_path, lambda held: held["principles"].pop())
-    assert constitution.load(path).fingerprint != one.fingerprint
+    assert principles.load(path).fingerprint != one.fingerprint

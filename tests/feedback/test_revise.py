@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from experiments.constitutional import SHIPPED
-from jaxtrain.feedback import audit, constitution, revise
+from jaxtrain.apps.constitutional import audit, principles, revise
+from jaxtrain.apps.constitutional.config import SHIPPED
 from jaxtrain.inference.llm import CUT, REFUSED, Reply, user
 from jaxtrain.worlds.tinytown.configs import Redteam
 from jaxtrain.worlds.tinytown.judge import judge
@@ -22,11 +22,11 @@ def loaded(tmp_path=None, keep=lambda one: True):
     """Tinytown's constitution, of it the principles to keep, as another file."""
     path = SHIPPED / "tinytown.json"
     if tmp_path is None:
-        return constitution.load(path)
+        return principles.load(path)
     held = json.loads(path.read_text())
     held["principles"] = [one for one in held["principles"] if keep(one["id"])]
     (tmp_path / "mine.json").write_text(json.dumps(held))
-    return constitution.load(tmp_path / "mine.json")
+    return principles.load(tmp_path / "mine.json")
 
 
 def recipe(found=None, critic=None, **changes):
@@ -159,7 +159,7 @@ def test_all_revisions_are_learnt_or_the_last_one_and_each_can_be_traced():
 
 
 def test_a_chat_is_asked_to_go_on_with_the_page():
-    critic = revise.Critic(oracle(complies), constitution.load(SHIPPED / "general.json"), pages=False)
+    critic = revise.Critic(oracle(complies), principles.load(SHIPPED / "general.json"), pages=False)
     asked = revise.page_ask(critic, "\n\nHuman: Hi\n\nCritique:", "Critique")
     assert not asked.raw and asked.messages[0]["content"].endswith("Human: Hi\n\nCritique:")
     assert "its last part, Critique," in asked.messages[0]["content"]

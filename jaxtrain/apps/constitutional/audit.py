@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from jaxtrain.feedback import compare
+from jaxtrain.apps.constitutional import compare
 from jaxtrain.worlds.tinytown.judge import judge
 from jaxtrain.worlds.tinytown.measures import HOW_TO
 from jaxtrain.worlds.tinytown.prompts import parse_prompt

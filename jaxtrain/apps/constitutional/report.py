@@ -8,8 +8,8 @@ from typing import Any
 
 from experiments import told
 from jaxtrain import config
-from jaxtrain.feedback import audit
-from jaxtrain.feedback.constitution import Constitution
+from jaxtrain.apps.constitutional import audit
+from jaxtrain.apps.constitutional.principles import Constitution
 from jaxtrain.files import journal, terminal
 
 MODELS = "models.json"

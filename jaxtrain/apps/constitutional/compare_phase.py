@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import critics
-from experiments.constitutional import Asked, Comparing, Constitutional, Critic
-from experiments.critics import Models
 from jaxtrain import config
+from jaxtrain.apps.constitutional import compare, phase, revise
+from jaxtrain.apps.constitutional.config import Asked, Comparing, Constitutional, Critic
+from jaxtrain.apps.constitutional.phase import Models
+from jaxtrain.apps.constitutional.principles import Constitution
 from jaxtrain.config import ConfigError, Failure
 from jaxtrain.data import conversations
 from jaxtrain.data.conversations import Given
-from jaxtrain.feedback import compare, revise
-from jaxtrain.feedback.constitution import Constitution
 from jaxtrain.files import terminal
 from jaxtrain.inference.llm import Ask, seed_of
 from jaxtrain.worlds.tinytown import measures
@@ -37,7 +36,7 @@ class Part:
 def run(cfg: Constitutional, constitution: Constitution) -> Path:
     """Makes what is missing; returns the data set."""
     part = Part(cfg.asked, cfg.critic, cfg.comparing)
-    return critics.phase(
+    return phase.phase(
         cfg, constitution, "compare", part, "labels.jsonl", functools.partial(_make, cfg, part)
     )
 
@@ -71,14 +70,14 @@ def _make(cfg: Constitutional, part: Part, models: Models, folder: Path, made_by
                 "or go on with --allow_position_bias"
             )
 
-    rows = critics.kept(folder, part, made_by, len(given), "comparisons", make, check)
+    rows = phase.kept(folder, part, made_by, len(given), "comparisons", make, check)
     labels, out = [[row for row in rows if ("fault" in row) == bad] for bad in (False, True)]
     if not labels:
         raise Failure(f"no comparison is left: {folder / 'part.jsonl'} says why, row by row, under 'fault'")
     faults = dict(collections.Counter(row["fault"] for row in out))
     bias = compare.bias([row["p_orders"] for row in labels])
     counts = {"pairs": len(rows), "rows": len(labels), "faults": faults, "bias": bias}
-    critics.finish(folder, part, made_by, {"left_out.jsonl": out, "labels.jsonl": labels}, **counts)
+    phase.finish(folder, part, made_by, {"left_out.jsonl": out, "labels.jsonl": labels}, **counts)
     said = ", ".join(f"{n:,} {name}" for name, n in sorted(faults.items())) or "nothing"
     order = ", ".join(f"{name} {value:.3f}" for name, value in bias.items())
     table = [("rows", f"{len(labels):,} in {folder / 'labels.jsonl'}"), ("left out", said), ("order", order)]

@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from jaxtrain.apps.constitutional.principles import Constitution, Format, Principle
 from jaxtrain.data.record_formats import Message
-from jaxtrain.feedback.constitution import Constitution, Format, Principle
 from jaxtrain.inference.llm import CUT, REFUSED, Ask, Generator, Reply, seed_of, user
 
 _ANSWER, _PRINCIPLE, _CRITIQUE, _REVISION = range(4)  # what a seed is for

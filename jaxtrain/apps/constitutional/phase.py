@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import auditing
-from experiments.auditing import REPORT
-from experiments.constitutional import Constitutional
 from jaxtrain import config
+from jaxtrain.apps.constitutional import report
+from jaxtrain.apps.constitutional.config import Constitutional
+from jaxtrain.apps.constitutional.principles import Constitution
+from jaxtrain.apps.constitutional.report import REPORT
+from jaxtrain.apps.constitutional.revise import Critic
 from jaxtrain.config import ConfigError
-from jaxtrain.feedback.constitution import Constitution
-from jaxtrain.feedback.revise import Critic
 from jaxtrain.files import journal, terminal
 from jaxtrain.files.progress import bar
 from jaxtrain.inference import local
@@ -75,7 +75,7 @@ def phase(
             terminal.note([(Path(out).stem, f"they are there: {folder / out}")])
             return folder / out
         make(models, folder, made_by)
-    auditing.write(folder.parent, constitution)
+    report.write(folder.parent, constitution)
     return folder / out
 
 

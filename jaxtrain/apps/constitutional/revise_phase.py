@@ -6,16 +6,15 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from experiments import critics
-from experiments.constitutional import Asked, Constitutional, Critic, Revising
-from experiments.critics import Models
 from jaxtrain import config
+from jaxtrain.apps.constitutional import phase, revise
+from jaxtrain.apps.constitutional.config import Asked, Constitutional, Critic, Revising
+from jaxtrain.apps.constitutional.phase import Models
+from jaxtrain.apps.constitutional.principles import Constitution
 from jaxtrain.config import Failure
 from jaxtrain.data import conversations
 from jaxtrain.data.conversations import Given, question
 from jaxtrain.data.record_formats import Message
-from jaxtrain.feedback import revise
-from jaxtrain.feedback.constitution import Constitution
 from jaxtrain.files import terminal
 from jaxtrain.inference.llm import Ask, seed_of
 from jaxtrain.worlds.tinytown.answers import parse_answer
@@ -36,7 +35,7 @@ class Part:
 def run(cfg: Constitutional, constitution: Constitution) -> Path:
     """Makes what is missing; returns the data set."""
     part = Part(cfg.asked, cfg.critic, cfg.revising)
-    return critics.phase(
+    return phase.phase(
         cfg, constitution, "revise", part, "revisions.jsonl", functools.partial(_make, cfg, part)
     )
 
@@ -68,7 +67,7 @@ def _make(cfg: Constitutional, part: Part, models: Models, folder: Path, made_by
             found += [row for chain in chains for row in chain]
         return found + _answered(recipe, helpful, good, how.helpful_samples)
 
-    rows = critics.kept(folder, part, made_by, len(given) + len(helpful), "revisions", make)
+    rows = phase.kept(folder, part, made_by, len(given) + len(helpful), "revisions", make)
     rounds = [
         {"prompt": revise.prompt_of(given[row["unit"]].messages), "source": given[row["unit"]].name} | row
         for row in rows
@@ -96,7 +95,7 @@ def _make(cfg: Constitutional, part: Part, models: Models, folder: Path, made_by
         "helpful_left_out.jsonl": [row for row in answered if "fault" in row],
         "revisions.jsonl": learnt,
     }
-    critics.finish(folder, part, made_by, files, **counts)
+    phase.finish(folder, part, made_by, files, **counts)
     said = ", ".join(f"{n:,} {name}" for name, n in sorted(counts["faults"].items())) or "nothing"
     terminal.note([("rows", f"{len(learnt):,} in {folder / 'revisions.jsonl'}"), ("left out", said)])
 

@@ -8,8 +8,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from jaxtrain.apps.constitutional.revise import Critic, drawn, fault_of
 from jaxtrain.data.record_formats import Message
-from jaxtrain.feedback.revise import Critic, drawn, fault_of
 from jaxtrain.inference.llm import Ask, Reply, Token, seed_of, user
 from jaxtrain.inference.llm_judge import both_orders
 
