@@ -2,8 +2,8 @@
 
 import html.parser
 
-from experiments import told
 from jaxtrain.apps.constitutional import audit
+from jaxtrain.apps.evals import report as evals_report
 from tests.feedback.test_audit import ROWS, STEAL, label
 
 
@@ -17,7 +17,7 @@ def read(report):
         def handle_data(self, data):
             texts.append(data)
 
-    Reader().feed(told.page("audit", report))
+    Reader().feed(evals_report.page("audit", report))
     return opened, " ".join(" ".join(texts).split())
 
 

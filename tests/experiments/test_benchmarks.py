@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from experiments import benchmarks, evaluate
 from jaxtrain import flags as command_line
+from jaxtrain.apps.evals import config, lm_eval
 from jaxtrain.config import ConfigError
 from jaxtrain.inference import local
 from jaxtrain.inference.config import Machine
@@ -67,24 +67,24 @@ def likeliest(made, question):
     top = made.generate([ask])[0][0].logprobs[0].top
     decode = made.inside.template.tokenizer.decode
     for i, (text, logp) in enumerate(top):
-        ids = benchmarks._cut(made, question, text)[1].tolist()
+        ids = lm_eval._cut(made, question, text)[1].tolist()
         if len(ids) == 1 and decode(ids) == text:
             yield Shown(question, text, logp, i == 0)
 
 
 def test_without_the_package_the_remedy_is_told(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "lm_eval.tasks", None)
-    cfg = command_line.from_flags(evaluate.Evaluate, ["--tasks=arc_easy"])
+    cfg = command_line.from_flags(config.Evaluate, ["--tasks=arc_easy"])
     with pytest.raises(ConfigError, match=r"--tasks=arc_easy: needs the package lm_eval.*lm-eval"):
-        benchmarks.check(cfg.benchmarks)
+        lm_eval.check(cfg.benchmarks)
 
 
 def test_a_continuation_is_cut_after_its_context(made):
-    prompt, answer = benchmarks._cut(made, "Human: How do I ", "paint a boat?")
+    prompt, answer = lm_eval._cut(made, "Human: How do I ", "paint a boat?")
     tokenizer = made.inside.template.tokenizer
     assert prompt[0] == tokenizer.bos and tokenizer.decode(answer.tolist()).startswith(" paint")
     assert tokenizer.decode([*prompt[1:].tolist(), *answer.tolist()]) == "Human: How do I paint a boat?"
-    prompt, answer = benchmarks._cut(made, "", "Hi")
+    prompt, answer = lm_eval._cut(made, "", "Hi")
     assert prompt.tolist() == [tokenizer.bos] and tokenizer.decode(answer.tolist()) == "Hi"
 
 
@@ -106,10 +106,10 @@ def test_tasks_of_ours(made, town, tmp_path):
         ):
             (tmp_path / f"{name}.yaml").write_text(TASK.format(name=name, kind=kind, data=data) + rest)
         flags = ["--tasks=chosen,written", f"--tasks_dir={tmp_path}"]
-        cfg = command_line.from_flags(evaluate.Evaluate, flags)
-        benchmarks.check(cfg.benchmarks)
-        found = benchmarks.measure(cfg.benchmarks, {"sft": made})
-        lm = benchmarks.as_lm(made)
+        cfg = command_line.from_flags(config.Evaluate, flags)
+        lm_eval.check(cfg.benchmarks)
+        found = lm_eval.measure(cfg.benchmarks, {"sft": made})
+        lm = lm_eval.as_lm(made)
         shown = [one for question in QUESTIONS for one in likeliest(made, question)]
         told = lm.loglikelihood([_Request(one.question, one.text) for one in shown])
         (rolling,) = lm.loglikelihood_rolling([_Request(QUESTIONS[0])])
@@ -121,9 +121,9 @@ def test_tasks_of_ours(made, town, tmp_path):
     )
     assert [best for _, best in told] == [one.first for one in shown], "what the sampler has"
     assert rolling == pytest.approx(whole[0], abs=1e-3) and np.isfinite(rolling)
-    unknown = command_line.from_flags(evaluate.Evaluate, ["--tasks=chozen", f"--tasks_dir={tmp_path}"])
+    unknown = command_line.from_flags(config.Evaluate, ["--tasks=chozen", f"--tasks_dir={tmp_path}"])
     with pytest.raises(ConfigError, match=r"no task chozen; did you mean chosen"):
-        benchmarks.check(unknown.benchmarks)
+        lm_eval.check(unknown.benchmarks)
 
 
 class _Request:

@@ -8,9 +8,12 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import evaluate, evaluating, told
+from experiments import evaluate
 from jaxtrain import flags as command_line
 from jaxtrain.apps.annotation.db import Ballots
+from jaxtrain.apps.evals import config
+from jaxtrain.apps.evals import report as evals_report
+from jaxtrain.apps.evals import run as evals_run
 from jaxtrain.config import ConfigError
 from jaxtrain.files import terminal
 from jaxtrain.inference import local
@@ -29,7 +32,7 @@ def run(town, *flags):
     with pytest.MonkeyPatch.context() as patch, quick():
         patch.setattr(sys, "stdout", out)
         patch.setenv("COLUMNS", "120")
-        evaluate.main(command_line.from_flags(evaluate.Evaluate, [*flags, town.cache]))
+        evaluate.main(command_line.from_flags(config.Evaluate, [*flags, town.cache]))
     return out.getvalue()
 
 
@@ -109,7 +112,7 @@ def test_the_terminal_and_the_page_say_the_same(compared):
     folder, said = compared
     found, page = report(folder), (folder / "report.html").read_text()
     rate = found["contests"]["gold"]["rates"][2][0]
-    assert told.rate(rate) in said and terminal.percent(rate["mean"]) in page
+    assert evals_report.rate(rate) in said and terminal.percent(rate["mean"]) in page
     assert "explained refusal" in said and "explained refusal" in page
     assert f"{folder}/report.html" in said
     assert not re.search(r"(src|href)\s*=\s*[\"'](?!data:|#)", page) and "http" not in page, "no network"
@@ -161,7 +164,7 @@ def test_log_probabilities_are_those_that_the_sampler_has(town):
 
 def test_short_names():
     names = ["runs/a/sft", "runs/b/sft", "hf:models/tiny", "http://h/v1?model=big", "runs/ppo@5"]
-    assert evaluating.labels(names) == ["runs/a/sft", "runs/b/sft", "tiny", "big", "ppo@5"]
+    assert evals_run.labels(names) == ["runs/a/sft", "runs/b/sft", "tiny", "big", "ppo@5"]
 
 
 @pytest.mark.parametrize(

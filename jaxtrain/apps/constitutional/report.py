@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from experiments import told
 from jaxtrain import config
 from jaxtrain.apps.constitutional import audit
 from jaxtrain.apps.constitutional.principles import Constitution
+from jaxtrain.apps.evals import report as evals_report
 from jaxtrain.files import journal, terminal
 
 MODELS = "models.json"
@@ -42,7 +42,7 @@ def write(folder: Path, constitution: Constitution) -> dict[str, Any]:
         report["models"] = json.loads((folder / MODELS).read_text(encoding="utf-8"))
     report["faults"] = dict(sorted(faults.items()))
     journal.write_whole(folder / "audit.json", config.dumps(report) + "\n")
-    journal.write_whole(folder / "audit.html", told.page("audit", report))
+    journal.write_whole(folder / "audit.html", evals_report.page("audit", report))
     terminal.note([*_told(report), ("audit", str(folder / "audit.html"))])
     return report
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.evaluate import EXTRA, Benchmarks
+from jaxtrain.apps.evals.config import EXTRA, Benchmarks
 from jaxtrain.config import ConfigError, Failure
 from jaxtrain.inference.llm import Ask, Generator, seed_of, user
 

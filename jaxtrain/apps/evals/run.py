@@ -13,10 +13,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 
-from experiments import benchmarks, told
-from experiments.benchmarks import LONGEST
-from experiments.evaluate import Evaluate
 from jaxtrain import config
+from jaxtrain.apps.evals import lm_eval, report
+from jaxtrain.apps.evals.config import Evaluate
+from jaxtrain.apps.evals.lm_eval import LONGEST
 from jaxtrain.config import ConfigError
 from jaxtrain.data import chat, conversations, preferences_db, prompts
 from jaxtrain.data.record_formats import Bad, Message
@@ -91,10 +91,10 @@ def run(cfg: Evaluate, out: Path) -> None:
             ],
         }  # fmt: skip
         if cfg.benchmarks.tasks:
-            found["benchmarks"] = benchmarks.measure(cfg.benchmarks, {one.label: one.made for one in models})
+            found["benchmarks"] = lm_eval.measure(cfg.benchmarks, {one.label: one.made for one in models})
     found["seconds"] = time.perf_counter() - began
     _write(found, out)
-    told.in_terminal(found)
+    report.in_terminal(found)
     print(f"{out}/report.html, report.json and answers.jsonl, after {found['seconds']:.0f} s")
 
 
@@ -110,7 +110,7 @@ def _write(found: dict[str, Any], out: Path) -> None:
     write_whole(
         out / "report.json", config.dumps({name: each for name, each in found.items() if name != "answers"})
     )
-    write_whole(out / "report.html", told.page("evaluation", found))
+    write_whole(out / "report.html", report.page("evaluation", found))
 
 
 def _prompts(cfg: Evaluate) -> list[tuple[Message, ...]]:
