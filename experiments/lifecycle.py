@@ -24,22 +24,22 @@ class Lifecycle:
 
 def main(cfg: Lifecycle) -> None:
     """Trains all stages, measures each model on the same prompts, and writes the report. Asserts nothing."""
-    from experiments import course, course_progress, course_report
+    from jaxtrain.apps.lifecycle import plan, progress, report
 
     whole = cfg.whole
-    folder = course.open_folder(whole.workdir)
-    steps = course.steps()
-    times = course.train(
+    folder = plan.open_folder(whole.workdir)
+    steps = plan.steps()
+    times = plan.train(
         steps,
         folder,
-        course_progress.shown,
-        jobs=whole.jobs or course.jobs(),
+        progress.shown,
+        jobs=whole.jobs or plan.jobs(),
         seed=whole.seed,
         cache_dir=whole.cache_dir,
     )
-    result = course_report.result(steps, folder, times)
-    course_report.write(result, folder)
-    course_report.tell(result, folder)
+    result = report.result(steps, folder, times)
+    report.write(result, folder)
+    report.tell(result, folder)
 
 
 if __name__ == "__main__":

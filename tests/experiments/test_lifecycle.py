@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from experiments import course, course_page, course_progress, course_report
-from experiments.course import Claim, Step
+from jaxtrain.apps.lifecycle import html, plan, progress, report
+from jaxtrain.apps.lifecycle.plan import Claim, Step
 from jaxtrain.config import Failure
 from tests.experiments.conftest import MODEL
 
@@ -39,7 +39,7 @@ def tiny_steps():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    folder = course.open_folder(tmp_path_factory.mktemp("whole"))
+    folder = plan.open_folder(tmp_path_factory.mktemp("whole"))
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (("JAX_NUM_CPU_DEVICES", "1"), ("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")):
             patch.setenv(name, value)
@@ -48,7 +48,7 @@ def trained(tmp_path_factory):
 
 def run(steps, folder):
     cache = str(folder.parent / "cache")
-    return course.train(steps, folder, course_progress.shown, jobs=2, seed=3, cache_dir=cache)
+    return plan.train(steps, folder, progress.shown, jobs=2, seed=3, cache_dir=cache)
 
 
 def test_what_needs_a_run_waits_for_it_and_the_rest_runs_beside(trained):
@@ -57,7 +57,7 @@ def test_what_needs_a_run_waits_for_it_and_the_rest_runs_beside(trained):
     assert all(times[name]["began"] >= ended for name in ("first", "second"))
     assert times["second"]["began"] < times["first"]["began"] + times["first"]["seconds"]
     alone = sum(one["seconds"] for one in times.values())
-    assert max(one["seconds"] for one in times.values()) < course.wall(times) < alone
+    assert max(one["seconds"] for one in times.values()) < plan.wall(times) < alone
     parent = json.loads((folder / "second" / "config.json").read_text())["parent"]
     assert parent["origin"].startswith(str(folder / "base"))
 
@@ -70,20 +70,20 @@ def test_a_second_call_runs_what_is_missing_alone(trained, capsys):
     steps.append(Step("third", "sft", "a third", ("--init_from={first}", "--no_such_flag=1"), ("first",), ()))
     with pytest.raises(Failure, match=r"sft ended with status 2(.|\n)*no_such_flag(.|\n)*third.log"):
         run(steps, folder)
-    assert json.loads((folder / course.TIMES).read_text()) == times
+    assert json.loads((folder / plan.TIMES).read_text()) == times
 
 
 def test_the_report_tells_what_was_reached_and_what_was_not(trained, capsys):
     folder, times = trained
-    result = course_report.result(tiny_steps(), folder, times)
+    result = report.result(tiny_steps(), folder, times)
     base, first, second = result["stages"]
     assert base["reached"] and not first["reached"] and not second["reached"]
     (claim,) = first["claims"]
     assert claim["before"] == base["measures"]["gold"] and claim["after"] == first["measures"]["gold"]
     assert second["claims"][0]["after"] is None, "what was not measured is not reached"
     assert {*result["answers"][0]["answers"]} == {"base", "first", "second"}
-    course_report.write(result, folder)
-    course_report.tell(result, folder)
+    report.write(result, folder)
+    report.tell(result, folder)
     said = capsys.readouterr().out
     assert "2 claims missed" in said and "one tuning" in said
     page = (folder / "report.html").read_text()
@@ -94,9 +94,9 @@ def test_the_report_tells_what_was_reached_and_what_was_not(trained, capsys):
 
 def test_texts_of_a_model_are_escaped(trained):
     folder, times = trained
-    result = course_report.result(tiny_steps(), folder, times)
+    result = report.result(tiny_steps(), folder, times)
     result["answers"][0]["answers"]["base"] = "<script>alert(1)</script>"
-    assert "<script>" not in course_page.page(result)
+    assert "<script>" not in html.page(result)
 
 
 def test_the_lineage_has_a_column_a_depth():
@@ -104,15 +104,15 @@ def test_the_lineage_has_a_column_a_depth():
         {"name": name, "stage": name, "needs": needs, "seconds": 1.0, "reached": True}
         for name, needs in (("a", []), ("b", ["a"]), ("c", ["a"]), ("d", ["a", "c"]))
     ]
-    boxes, lines, (width, height) = course_page.lineage(stages)
+    boxes, lines, (width, height) = html.lineage(stages)
     x = {box.name: box.x for box in boxes}
     assert x["a"] < x["b"] == x["c"] < x["d"] and len(lines) == 4
     assert len({(box.x, box.y) for box in boxes}) == 4
-    assert all(box.x + course_page.WIDE < width and box.y + course_page.HIGH < height for box in boxes)
+    assert all(box.x + html.WIDE < width and box.y + html.HIGH < height for box in boxes)
 
 
 def test_the_real_course_hangs_together():
-    steps = course.steps()
+    steps = plan.steps()
     known = set()
     for step in steps:
         assert {*step.needs} <= known, "what stands first is begun first"

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.course import Step
+from jaxtrain.apps.lifecycle.plan import Step
 from jaxtrain.files.terminal import percent
 from jaxtrain.worlds.tinytown.judge import as_prompt
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import course, course_page, course_tables
-from experiments.course import Claim, Step
 from jaxtrain import config
+from jaxtrain.apps.lifecycle import html, plan, tables
+from jaxtrain.apps.lifecycle.plan import Claim, Step
 from jaxtrain.files import journal
 from jaxtrain.worlds.tinytown import measures
 
@@ -30,11 +30,9 @@ CURVES = {
 
 def result(steps: Sequence[Step], folder: Path, times: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """All that the report shows, as plain JSON."""
-    runs = {step.name: course.rows(folder / step.name) for step in steps}
-    said = {
-        step.name: journal.rows_of(course.answers_of(folder, step.name)) for step in steps if step.answers
-    }
-    found = {step.name: course.latest(runs[step.name]) | _measured(said.get(step.name, ())) for step in steps}
+    runs = {step.name: plan.rows(folder / step.name) for step in steps}
+    said = {step.name: journal.rows_of(plan.answers_of(folder, step.name)) for step in steps if step.answers}
+    found = {step.name: plan.latest(runs[step.name]) | _measured(said.get(step.name, ())) for step in steps}
     stages = []
     for step in steps:
         before = next((found[name] for name in step.needs if name in said), {})
@@ -49,9 +47,9 @@ def result(steps: Sequence[Step], folder: Path, times: Mapping[str, Mapping[str,
         })  # fmt: skip
     return {
         "stages": stages,
-        "seconds": course.wall(times),
+        "seconds": plan.wall(times),
         "answers": _beside(said),
-        "tables": course_tables.tables(steps, found, said, runs, times),
+        "tables": tables.tables(steps, found, said, runs, times),
     }
 
 
@@ -66,7 +64,7 @@ def _measured(answers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     if not answers:
         return {}
     prompts, texts = [one["prompt"] for one in answers], [one["completion"] for one in answers]
-    return measures.measure(prompts, texts) | {"alike": measures.alike(prompts, texts, course.DRAWS)}
+    return measures.measure(prompts, texts) | {"alike": measures.alike(prompts, texts, plan.DRAWS)}
 
 
 def _told(claim: Claim, before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, Any]:
@@ -99,7 +97,7 @@ def _beside(said: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, A
 def write(result: Mapping[str, Any], folder: Path) -> None:
     """Writes result.json and report.html."""
     journal.write_whole(folder / "result.json", config.dumps(dict(result)) + "\n")
-    journal.write_whole(folder / "report.html", course_page.page(result))
+    journal.write_whole(folder / "report.html", html.page(result))
 
 
 def tell(result: Mapping[str, Any], folder: Path) -> None:
@@ -113,7 +111,7 @@ def tell(result: Mapping[str, Any], folder: Path) -> None:
             style = "" if claim["reached"] else "red"
             first = (stage["title"], f"{stage['seconds']:.0f}") if not i else ("", "")
             numbers = ("–" if claim[side] is None else f"{claim[side]:.3f}" for side in ("before", "after"))
-            said = (course_page.short(claim["measure"]), *numbers, claim["wanted"])
+            said = (html.short(claim["measure"]), *numbers, claim["wanted"])
             table.add_row(first[0], *said, first[1], style=style)
     console = Console()
     console.print(table)

@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from experiments import course
-from experiments.course import Step
+from jaxtrain.apps.lifecycle import plan
+from jaxtrain.apps.lifecycle.plan import Step
 
 
 class Show:
@@ -63,9 +63,9 @@ class Show:
 
     def _at(self, step: Step) -> tuple[int, int | None, str]:
         folder = self._folder / step.name
-        found = course.latest(course.rows(folder))
+        found = plan.latest(plan.rows(folder))
         loss = f"loss {found['loss']:.3f}" if "loss" in found else ""
-        return int(found.get("step", 0)), course.total(folder), loss
+        return int(found.get("step", 0)), plan.total(folder), loss
 
 
 @contextlib.contextmanager
