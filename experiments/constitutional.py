@@ -20,7 +20,7 @@ def main(cfg: Constitutional) -> None:
         loaded.comparing()
 
     # Imported here, so that a mistake in the flags is answered before jax is loaded.
-    from experiments import lineage
+    from experiments import constitutional_pipeline
     from jaxtrain.apps.constitutional import compare_phase, revise_phase
 
     Path(cfg.asked.workdir).expanduser().mkdir(parents=True, exist_ok=True)
@@ -29,7 +29,7 @@ def main(cfg: Constitutional) -> None:
     elif cfg.asked.phase == "compare":
         compare_phase.run(cfg, loaded)
     else:
-        lineage.run(cfg, loaded)
+        constitutional_pipeline.run(cfg, loaded)
 
 
 if __name__ == "__main__":

@@ -190,13 +190,13 @@ SMALL = "--seq_len=48 --batch_size=8 --warmup=1 --prompt_count=8 --max_new=12 --
 @pytest.fixture
 def few_held_out(monkeypatch):
     """What the models are measured on, in little."""
-    from experiments import lineage
+    from experiments import constitutional_pipeline
 
     few = {
         kind: f"{source}{'&' if '?' in source else '?'}held_out=12"
-        for kind, source in lineage.HELD_OUT.items()
+        for kind, source in constitutional_pipeline.HELD_OUT.items()
     }
-    monkeypatch.setattr(lineage, "HELD_OUT", few)
+    monkeypatch.setattr(constitutional_pipeline, "HELD_OUT", few)
 
 
 def test_one_command_runs_all_phases_and_goes_on_where_it_was(town, tmp_path, few_held_out):
@@ -235,12 +235,18 @@ def test_all_phases_end_in_dpo_too(town, tmp_path, few_held_out):
 
 
 def test_a_stage_that_is_stopped_stops_the_rest(town, tmp_path, monkeypatch):
-    from experiments import lineage
+    from experiments import constitutional_pipeline
 
     cfg = command_line.from_flags(config.Constitutional, [f"--workdir={tmp_path}"])
-    monkeypatch.setitem(lineage._STAGES, "sft", (lineage.sft.Sft, lambda asked: None))
-    with pytest.raises(lineage.Failure, match="sft stopped at step 0 of 5; the same command goes on"):
-        lineage.stage(cfg, "sft", "sl", "--steps=5 --warmup=1", init_from="x", data="tinytown:sft")
+    monkeypatch.setitem(
+        constitutional_pipeline._STAGES, "sft", (constitutional_pipeline.sft.Sft, lambda asked: None)
+    )
+    with pytest.raises(
+        constitutional_pipeline.Failure, match="sft stopped at step 0 of 5; the same command goes on"
+    ):
+        constitutional_pipeline.stage(
+            cfg, "sft", "sl", "--steps=5 --warmup=1", init_from="x", data="tinytown:sft"
+        )
 
 
 @pytest.mark.parametrize(
