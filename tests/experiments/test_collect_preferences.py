@@ -16,8 +16,8 @@ from jaxtrain.apps.annotation import collect as annotation_collect
 from jaxtrain.apps.annotation import config
 from jaxtrain.apps.annotation.db import Ballots
 from jaxtrain.config import ConfigError
-from tests.experiments.conftest import ROOT, column, jsonl, quick
-from tests.serve.booths import Client, rows
+from tests.apps.annotation.web_app import Client, rows
+from tests.runs import ROOT, column, jsonl, quick
 
 DRAW = ("--max_new=12", "--tries=6")
 

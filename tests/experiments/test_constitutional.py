@@ -10,10 +10,10 @@ from jaxtrain import flags as command_line
 from jaxtrain.apps.constitutional import config, phase
 from jaxtrain.config import ConfigError
 from jaxtrain.worlds.tinytown.judge import judge
-from tests.experiments.conftest import call, killed_in_the_second_batch, quick
 from tests.experiments.test_sample import read
 from tests.oracle import said
 from tests.remote import Remote, chat
+from tests.runs import call, killed_in_the_second_batch, quick
 
 HELPFUL = "--helpful=tinytown:prompts?family=help&documents=6"
 

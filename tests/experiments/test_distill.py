@@ -11,8 +11,8 @@ from jaxtrain.data.prompts import Opening
 from jaxtrain.distillation import teacher
 from jaxtrain.inference.llm import REFUSED, Generator, Reply, Spent, user
 from jaxtrain.stages import init_from
-from tests.experiments.conftest import MODEL, arrays, column, jsonl, rows, same_arrays
 from tests.remote import Remote, chat
+from tests.runs import MODEL, arrays, column, jsonl, rows, same_arrays
 
 PROMPTS = "tinytown:prompts?documents=64"
 STUDENT = f"--model={MODEL}"

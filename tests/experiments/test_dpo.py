@@ -14,7 +14,7 @@ from jaxtrain.config import ConfigError
 from jaxtrain.data import chat, preferences
 from jaxtrain.stages import init_from, reference, session
 from jaxtrain.train.loop import TrainingError
-from tests.experiments.conftest import column, jsonl, quick, rows, same_arrays
+from tests.runs import column, jsonl, quick, rows, same_arrays
 
 FLAGS = ("--steps=8", "--checkpoint_every=3", "--keep=9", "--lr=1e-3")
 NAMES = {

@@ -21,7 +21,7 @@ from jaxtrain.inference.config import Machine
 from jaxtrain.inference.llm import Ask, user
 from jaxtrain.inference.remote import Endpoint
 from tests import browser
-from tests.experiments.conftest import jsonl, quick
+from tests.runs import jsonl, quick
 
 FEW = ("--prompt_count=24", "--max_new=12", "--topics=a boat")
 

@@ -13,7 +13,7 @@ from jaxtrain.config import ConfigError
 from jaxtrain.data.tokenizer import load
 from jaxtrain.models import transformer
 from jaxtrain.stages import init_from, session, weights
-from tests.experiments.conftest import call, quick, rows
+from tests.runs import call, quick, rows
 
 STILL = ("--steps=3", "--lr=0", "--weight_decay=0")  # what it ends with is what it started from
 

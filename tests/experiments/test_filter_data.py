@@ -9,7 +9,7 @@ from experiments import filter_data
 from jaxtrain import flags as command_line
 from jaxtrain.apps.filters.config import Filter
 from jaxtrain.config import ConfigError
-from tests.experiments.conftest import MODEL, call, jsonl, prose, quick
+from tests.runs import MODEL, call, jsonl, prose, quick
 
 
 def test_what_is_kept_is_trained_on_with_its_fingerprint(tmp_path, capsys):

@@ -6,8 +6,8 @@ import pytest
 from experiments import grpo
 from jaxtrain import flags as command_line
 from jaxtrain.config import ConfigError, Failure
-from tests.experiments.conftest import MODEL, arrays, call, quick, rows, same_arrays
 from tests.experiments.test_reward import FLAGS as REWARD
+from tests.runs import MODEL, arrays, call, quick, rows, same_arrays
 
 FLAGS = (
     "--algorithm=dapo", "--group=4", "--steps=4", "--minibatches=2", "--lr=3e-3", "--resample=1", "--max_new=4",

@@ -8,7 +8,7 @@ import pytest
 from jaxtrain.apps.lifecycle import html, plan, progress, report
 from jaxtrain.apps.lifecycle.plan import Claim, Step
 from jaxtrain.config import Failure
-from tests.experiments.conftest import MODEL
+from tests.runs import MODEL
 
 TINY = ("--seq_len=48", "--batch_size=8", "--warmup=2", "--eval_batches=1")
 DATA = "documents=200&held_out=40"

@@ -14,7 +14,7 @@ from jaxtrain.config import ConfigError
 from jaxtrain.data import chat, preferences
 from jaxtrain.models import transformer
 from jaxtrain.stages import init_from, reference, session, weights
-from tests.experiments.conftest import arrays, column, quick, rows, same_arrays
+from tests.runs import arrays, column, quick, rows, same_arrays
 
 DORA = ("--lora_rank=2", "--lora_alpha=4", "--lora_targets=attention/q", "--dora")
 SCALE = 4 / 2  # alpha / rank

@@ -9,7 +9,7 @@ import pytest
 from experiments.papers import arms, dedup, filtering
 from experiments.papers.arms import Trial
 from jaxtrain.config import ConfigError
-from tests.experiments.conftest import MODEL, quick
+from tests.runs import MODEL, quick
 
 SMALL = dedup.Dedup(trial=Trial(documents=1200), repeated=dedup.Repeated(copies=10))
 

@@ -15,8 +15,8 @@ from jaxtrain.rl import advantages
 from jaxtrain.stages import init_from, session, weights
 from jaxtrain.train import parallel
 from jaxtrain.train.loop import TrainingError
-from tests.experiments.conftest import arrays, call, quick, rows, same_arrays
 from tests.experiments.test_reward import FLAGS as REWARD
+from tests.runs import arrays, call, quick, rows, same_arrays
 
 FLAGS = (
     "--steps=10", "--checkpoint_every=3", "--keep=9", "--lr=3e-3", "--schedule=constant", "--epochs=2",

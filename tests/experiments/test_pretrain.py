@@ -10,7 +10,7 @@ import pytest
 
 from jaxtrain.config import ConfigError
 from jaxtrain.data.tokenizer import load
-from tests.experiments.conftest import CHILD, MODEL, arrays, column, prose, rows, write
+from tests.runs import CHILD, MODEL, arrays, column, prose, rows, write
 
 STEPS = (
     "--steps=40",

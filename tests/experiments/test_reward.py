@@ -15,7 +15,7 @@ from jaxtrain.data import chat
 from jaxtrain.measures import agreement
 from jaxtrain.models import reward as models
 from jaxtrain.stages import init_from, reward_model, session
-from tests.experiments.conftest import arrays, column, jsonl, quick, rows, same_arrays
+from tests.runs import arrays, column, jsonl, quick, rows, same_arrays
 
 FLAGS = ("--steps=8", "--checkpoint_every=5", "--keep=9", "--lr=0.01", "--members=2", "--prompt_count=24")
 

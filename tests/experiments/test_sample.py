@@ -31,8 +31,8 @@ from jaxtrain.ops.logprobs import logits
 from jaxtrain.stages import init_from, weights
 from jaxtrain.train import parallel
 from jaxtrain.worlds.tinytown import measures
-from tests.experiments.conftest import ROOT, call, jsonl, quick
 from tests.experiments.test_reward import FLAGS as REWARD
+from tests.runs import ROOT, call, jsonl, quick
 
 QUESTION = "How do I wash a bike?"
 PLACES = 128  # of the forward pass that answers are checked against

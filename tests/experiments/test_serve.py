@@ -19,8 +19,8 @@ from jaxtrain.apps.serve.store import Store
 from jaxtrain.config import ConfigError
 from jaxtrain.data import chat
 from jaxtrain.stages import init_from
-from tests.experiments.conftest import ROOT, call, column, quick
-from tests.serve.conftest import eventually, running
+from tests.apps.serve.conftest import eventually, running
+from tests.runs import ROOT, call, column, quick
 
 QUESTIONS = [
     f"How do I {verb} a {thing}?" for verb in ("wash", "paint", "sell") for thing in ("bike", "boat", "clock")

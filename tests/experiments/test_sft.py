@@ -11,7 +11,7 @@ from jaxtrain.config import ConfigError
 from jaxtrain.data.tokenizer import load
 from jaxtrain.stages import init_from
 from jaxtrain.worlds.tinytown import measures
-from tests.experiments.conftest import Town, column, jsonl, rows, same_arrays
+from tests.runs import Town, column, jsonl, rows, same_arrays
 
 
 @pytest.fixture

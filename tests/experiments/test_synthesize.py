@@ -29,10 +29,10 @@ from jaxtrain.inference.remote import Endpoint
 from jaxtrain.stages import init_from
 from jaxtrain.train import parallel
 from jaxtrain.worlds.tinytown import measures
-from tests.experiments.conftest import ROOT, call, jsonl, killed_in_the_second_batch, quick
 from tests.experiments.test_reward import FLAGS as REWARD
 from tests.experiments.test_sample import opened, read
 from tests.remote import Remote, chat, fault
+from tests.runs import ROOT, call, jsonl, killed_in_the_second_batch, quick
 
 QUESTIONS = "tinytown:prompts?documents=60"
 

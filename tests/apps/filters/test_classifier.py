@@ -1,0 +1,88 @@
+"""The trainable classifier: what it learns, that it is the same each time, its file, and what it refuses."""
+
+import numpy as np
+import pytest
+
+from jaxtrain.apps.filters import classifier, perplexity
+from jaxtrain.apps.filters.classifier import Classifier
+from jaxtrain.apps.filters.perplexity import Perplexity
+from jaxtrain.config import ConfigError
+from tests.apps.filters.world import labelled
+
+GOOD = [one.text for one in labelled() if not one.defect]
+BAD = [one.text for one in labelled() if one.defect in ("shuffled", "boilerplate")]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return classifier.train(GOOD[:350], BAD[:150])
+
+
+def test_five_hundred_labels_tell_junk_from_text(model):
+    check = classifier.of(model, 0.5)
+    wrong = sum(bool(check(text)) for text in GOOD[350:])
+    right = sum(bool(check(text)) for text in BAD[150:])
+    assert right / len(BAD[150:]) >= 0.98 and right / (right + wrong) >= 0.98
+
+
+def test_one_update_by_hand():
+    """One good and one bad document, one epoch: AdaGrad's first step has length lr for every feature."""
+    model = classifier.train(["abc"], ["xyz"], epochs=1, lr=0.5)
+    dense = model.dense()
+    good, bad = classifier.features("abc"), classifier.features("xyz")
+    assert len(good) == len(bad) == 2  # a word and three bytes
+    assert dense[good] == pytest.approx(-0.5, abs=1e-6) and dense[bad] == pytest.approx(0.5, abs=1e-6)
+    p = classifier.probability("xyz", dense, model.bias)
+    assert p == pytest.approx(1 / (1 + np.exp(-(2 * 0.5 / np.sqrt(2) + model.bias))), abs=1e-6)
+
+
+def test_the_same_documents_give_the_same_file(model, tmp_path):
+    mark = classifier.save(model, tmp_path / "a.npz")
+    again = classifier.train(GOOD[:350], BAD[:150])
+    assert classifier.save(again, tmp_path / "b.npz") == mark
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    assert classifier.train(GOOD[:350], BAD[:150], seed=1).fingerprint != mark
+    read = classifier.load(tmp_path / "a.npz")
+    assert read.facts == model.facts and read.fingerprint == mark
+    by_file = classifier.check(Classifier(classifier=str(tmp_path / "a.npz"), max_bad=0.0))
+    assert [by_file(t)[0].score for t in (GOOD[0], BAD[0])] == [
+        classifier.of(model, 0.0)(t)[0].score for t in (GOOD[0], BAD[0])
+    ]
+
+
+def test_files_that_are_none_are_refused(model, tmp_path):
+    path = tmp_path / "a.npz"
+    for content in (b"", b"no zip", b"PK\x03\x04"):
+        path.write_bytes(content)
+        with pytest.raises(ConfigError, match="--classifier"):
+            classifier.load(path)
+    with pytest.raises(ConfigError, match="--classifier"):
+        classifier.load(tmp_path / "missing.npz")
+    classifier.save(model._replace(bias=model.bias + 1), path)
+    with np.load(path) as held:
+        parts = dict(held)
+    parts["weights"] = parts["weights"] * 2
+    np.savez(path, **parts)
+    with pytest.raises(ConfigError, match="changed"):
+        classifier.load(path)
+    with pytest.raises(ConfigError, match="both labels"):
+        classifier.train(["a"], [])
+    with pytest.raises(ConfigError, match="--max_bad"):
+        Classifier(max_bad=2.0)
+    assert not classifier.check(Classifier())("anything")
+
+
+@pytest.mark.parametrize("text", ["", " ", "a", "\ud800", "日本語", "x" * 100_000])
+def test_any_text_has_a_probability(model, text):
+    assert 0 <= classifier.probability(text, model.dense(), model.bias) <= 1
+
+
+def test_perplexity_drops_what_a_model_finds_unlikely():
+    bits = {"good": 1.0, "junk": 6.0, "template": 0.1, "broken": float("nan")}
+    check = perplexity.check(Perplexity(max_bits=4.0, min_bits=0.3), bits.__getitem__)
+    assert {text: [one.rule for one in check(text)] for text in bits} == {
+        "good": [], "junk": ["perplexity_high"], "template": ["perplexity_low"], "broken": ["perplexity_high"],
+    }  # fmt: skip
+    assert not check("")
+    with pytest.raises(ConfigError, match="--min_bits"):
+        Perplexity(max_bits=1.0, min_bits=2.0)
