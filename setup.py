@@ -10,9 +10,13 @@ setup(
     license_files=["LICENSE"],
     packages=find_packages(include=["jaxtrain", "jaxtrain.*", "experiments", "experiments.*"]),
     package_data={
-        "experiments": ["recipes/*.flags", "pages/*.jinja", "constitutions/*.json"],
+        "experiments": ["recipes/*.flags"],
+        "jaxtrain.apps.annotation": ["pages/*"],
+        "jaxtrain.apps.constitutional": ["constitutions/*.json", "pages/*.jinja"],
+        "jaxtrain.apps.evals": ["pages/*.jinja"],
+        "jaxtrain.apps.filters": ["pages/*.jinja"],
+        "jaxtrain.apps.lifecycle": ["pages/*.jinja"],
         "jaxtrain.data": ["templates/*.jinja"],
-        "jaxtrain.serve": ["pages/*"],
     },
     # Tested on 3.11, 3.12 and 3.13. The newest jax for 3.11 is 0.10, the newest flax 0.12.8.
     python_requires=">=3.11",

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from jaxtrain import config, flags
+from jaxtrain.files import atomic
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +43,6 @@ def main(cfg: Bench) -> None:
                 f"--sizes={size}: it has no vocabulary of its own; write {size},vocab=512"
             )
 
-    import json
-
     from jaxtrain.train import parallel
 
     parallel.initialize()
@@ -53,7 +52,7 @@ def main(cfg: Bench) -> None:
         print("  ".join(f"{name} {_shown(name, value)}" for name, value in found.items()), flush=True)
         if cfg.what.json:
             with open(cfg.what.json, "a", encoding="utf-8") as file:
-                file.write(json.dumps(found) + "\n")
+                file.write(atomic.json_line(found))
 
 
 class Work(NamedTuple):

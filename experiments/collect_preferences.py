@@ -5,8 +5,8 @@ from pathlib import Path
 
 from jaxtrain import flags
 from jaxtrain.apps.annotation.config import EXTRA, Collect
-from jaxtrain.apps.serve.http import check_export
 from jaxtrain.config import ConfigError
+from jaxtrain.files.atomic import check_export
 
 
 def main(cfg: Collect) -> None:

@@ -18,7 +18,7 @@ from jaxtrain.apps.constitutional.config import Constitutional
 from jaxtrain.apps.constitutional.principles import Constitution
 from jaxtrain.config import ConfigError, Failure
 from jaxtrain.data import conversations
-from jaxtrain.files import journal, terminal
+from jaxtrain.files import atomic, terminal
 from jaxtrain.inference import local
 from jaxtrain.inference.llm import Ask, seed_of
 from jaxtrain.stages import init_from
@@ -99,4 +99,4 @@ def measure(cfg: Constitutional, folder: Path, models: Mapping[str, str]) -> Non
             texts = [reply.text for each in model.generate(asks) for reply in each]
             told[f"{name}, {kind}"] = audit.answers(prompts, texts)
         model.close()
-    journal.write_whole(folder / report.MODELS, config.dumps(json.loads(json.dumps(told))) + "\n")
+    atomic.write_text(folder / report.MODELS, config.dumps(json.loads(json.dumps(told))) + "\n")

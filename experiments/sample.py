@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import os
 import re
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 
 from jaxtrain import config, flags
 from jaxtrain.config import ConfigError
+from jaxtrain.files import atomic
 from jaxtrain.inference.config import Machine
 
 TYPED = "-"  # --prompt's default: what is typed
@@ -209,7 +209,7 @@ def answer_data(voice: Any, asked: list[Any], out: Path) -> None:
             now = asked[place : place + step]
             for one, group in zip(now, inference_chat.answers(voice, now, place), strict=True):
                 for new in group:
-                    file.write(json.dumps(_row(one, new), ensure_ascii=False) + "\n")
+                    file.write(atomic.json_line(_row(one, new)))
                     sizes.append(len(new.ids))
                     ended.append(new.ended)
                     scores += [] if new.score is None else [new.score]

@@ -7,8 +7,8 @@ from typing import Any
 
 from jaxtrain import config, flags
 from jaxtrain.apps.serve.config import EXTRA, LONGEST, Serve
-from jaxtrain.apps.serve.http import check_export, url
 from jaxtrain.config import ConfigError
+from jaxtrain.files.atomic import check_export
 
 
 def main(cfg: Serve) -> None:
@@ -51,11 +51,11 @@ def main(cfg: Serve) -> None:
             sock,
             house.desk,
             cfg.http.drain,
-            lambda: _say(cfg, house, template, context, sock),
+            lambda: _say(cfg, house, template, context, http.url(sock)),
         )
 
 
-def _say(cfg: Serve, house: Any, template: Any, context: int, sock: Any) -> None:
+def _say(cfg: Serve, house: Any, template: Any, context: int, url: str) -> None:
     from jaxtrain.files import terminal
 
     key = (
@@ -72,7 +72,7 @@ def _say(cfg: Serve, house: Any, template: Any, context: int, sock: Any) -> None
         ("store", cfg.kept.store or "none: store=True is refused"),
     ]
     print("\n".join(terminal.lines(table)))
-    print(f"serving {house.voice.name} at {url(sock)}/v1, until Ctrl-C or SIGTERM", flush=True)
+    print(f"serving {house.voice.name} at {url}/v1, until Ctrl-C or SIGTERM", flush=True)
 
 
 def export(store: Path, out: Path) -> None:

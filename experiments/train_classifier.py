@@ -49,12 +49,12 @@ class Training(config.Group):
 
 
 @dataclasses.dataclass(frozen=True)
-class QualityClassifier:
+class TrainClassifier:
     labelled: Labelled = config.group(Labelled)
     training: Training = config.group(Training)
 
 
-def main(cfg: QualityClassifier) -> None:
+def main(cfg: TrainClassifier) -> None:
     """Trains on four fifths of the documents, measures on the rest, writes the file."""
     labelled, training = cfg.labelled, cfg.training
     if not labelled.data and not labelled.good:
@@ -139,4 +139,4 @@ def _texts(labelled: Labelled, data: str, flag: str) -> Iterator[tuple[str, Any]
 
 
 if __name__ == "__main__":
-    flags.launch(QualityClassifier, main, "./launch/run quality_classifier")
+    flags.launch(TrainClassifier, main, "./launch/run train_classifier")

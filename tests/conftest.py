@@ -8,6 +8,8 @@ import pytest
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 
+pytest_plugins = ["tests.runs"]
+
 
 @pytest.fixture
 def quick_compiles():

@@ -18,7 +18,7 @@ from jaxtrain import flags as command_line
 from jaxtrain.files import journal
 from jaxtrain.train.metrics import TIMES
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent
 MODEL = "tinytown-200k,layers=1,width=32,heads=2,ff=64"
 SMALL = (
     f"--model={MODEL}", "--seq_len=32", "--batch_size=8", "--warmup=5", "--eval_batches=4", "--lr=0.02",

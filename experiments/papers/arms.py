@@ -10,7 +10,7 @@ from typing import Any
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError
-from jaxtrain.files import journal
+from jaxtrain.files import atomic
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ def folder_of(trial: Trial, name: str) -> Path:
     if held.exists() and json.loads(held.read_text()) != asked:
         raise ConfigError(f"--workdir={chosen}: it holds runs of other flags; name another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    held.write_text(config.dumps(asked) + "\n", encoding="utf-8")
+    atomic.write_text(held, config.dumps(asked) + "\n")
     return folder
 
 
@@ -46,7 +46,7 @@ def write_corpus(path: Path, texts: Iterable[str]) -> Path:
     """A JSONL file of texts."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
+        file.writelines(atomic.json_line({"text": text}) for text in texts)
     return path
 
 
@@ -99,7 +99,7 @@ def train(
 
 def clean_loss(run: Path) -> tuple[float, float]:
     """(nats a token, bits a byte) of the held-out clean documents at a run's end."""
-    rows = journal.rows_of(run / "metrics.jsonl")
+    rows = atomic.read_jsonl(run / "metrics.jsonl")
     last = [row for row in rows if "eval/loss" in row][-1]
     return last["eval/loss"], last["eval/bits_per_byte"]
 
@@ -108,7 +108,7 @@ def close(folder: Path, result: dict[str, Any], table: Sequence[tuple[str, str]]
     """Keeps the result and prints it."""
     from jaxtrain.files import terminal
 
-    (folder / "result.json").write_text(config.dumps(result) + "\n", encoding="utf-8")
+    atomic.write_text(folder / "result.json", config.dumps(result) + "\n")
     print("\n".join([*terminal.lines(table), f"  kept in {folder / 'result.json'}"]))
 
 

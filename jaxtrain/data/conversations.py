@@ -1,19 +1,23 @@
 """Conversations that end with a question: the prompts of synthesis, evaluation and annotation."""
 
 import json
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError
 from jaxtrain.data import record_formats, source_spec, sources
 from jaxtrain.data.jsonl import Skips
-from jaxtrain.data.record_formats import Bad, Dialog
+from jaxtrain.data.record_formats import Bad, Dialog, Message
 
-pass
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
 
-from jaxtrain.data.record_formats import Message
+class Given(NamedTuple):
+    """A conversation from a source, up to where an answer is wanted, and the answer that it had there, if any."""
+
+    messages: tuple[Message, ...]
+    answer: str
+    name: str  # as provenance has it
+    record: Mapping[str, Any] = {}
 
 
 def read(text: str, flag: str, cache_dir: str, limit: int) -> list[Given]:
@@ -37,7 +41,7 @@ def read(text: str, flag: str, cache_dir: str, limit: int) -> list[Given]:
     return list(found.values())
 
 
-def _opening(item: Any) -> tuple[tuple[record_formats.Message, ...], str]:
+def _opening(item: Any) -> tuple[tuple[Message, ...], str]:
     """(the conversation before its last answer, that answer, empty where there is none)."""
     messages, answer = (item.messages, "") if isinstance(item, Dialog) else (item.prompt, "")
     answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
@@ -47,15 +51,6 @@ def _opening(item: Any) -> tuple[tuple[record_formats.Message, ...], str]:
     if not any(one["role"] == "user" for one in plain):
         raise Bad("no question: the conversation has no turn of a user")
     return plain, answer
-
-
-class Given(NamedTuple):
-    """A conversation from a source, up to where an answer is wanted, and the answer that it had there, if any."""
-
-    messages: tuple[Message, ...]
-    answer: str
-    name: str  # as provenance has it
-    record: Mapping[str, Any] = {}
 
 
 def question(messages: Sequence[Mapping[str, Any]]) -> str:

@@ -16,7 +16,7 @@ import zstandard
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from jaxtrain.config import ConfigError
-from jaxtrain.files import cache
+from jaxtrain.files import atomic, cache
 from jaxtrain.files.progress import bar
 from jaxtrain.files.tf_example import encoder
 
@@ -47,7 +47,7 @@ class Skips:
         """Lists them in `skipped.jsonl`, one a line; an empty file says there were none."""
         with (folder / "skipped.jsonl").open("w", encoding="utf-8") as file:
             for line in self.lines:
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                file.write(atomic.json_line(line))
 
 
 def skipped(folder: Path) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxtrain.data import completions_db
-from jaxtrain.files import cache
+from jaxtrain.files import atomic, cache
 
 APPLICATION = 0x6A747076  # SQLite's application_id of our files
 SCHEMA = 1  # user_version
@@ -72,13 +72,11 @@ def as_lines(path: Path, cache_dir: Path) -> Path:
 
 def lines(found: sqlite3.Connection) -> Iterator[str]:
     """The votes, a line of JSON each."""
-    return (json.dumps(row, ensure_ascii=False) + "\n" for row in rows(found))
+    return map(atomic.json_line, rows(found))
 
 
 def export(path: Path, out: Path) -> int:
     """Writes the votes as JSON lines; returns their number. The file has its name once it is whole."""
-    part = out.with_name(f"{out.name}.part")
-    with closing(connect(path)) as found, part.open("w", encoding="utf-8") as file:
+    with closing(connect(path)) as found, atomic.replacing(out, "w") as file:
         count = sum(1 for line in lines(found) if file.write(line))
-    part.replace(out)
     return count

@@ -342,7 +342,6 @@ COMPARED = (
     Format("judged", "prompt, completion, label", _has("prompt", "completion", "label"), _judged),
 )
 OPENING = (*CHAT, *COMPARED, Format("prompt", "prompt", _has("prompt"), lambda r: Dialog(user(r["prompt"]))))
-NAMES = (*(one.name for one in OPENING), "text")
 
 
 def chat(field: str) -> tuple[Format, ...]:

@@ -24,6 +24,20 @@ from jaxtrain.worlds.tinytown import configs as tinytown
 
 KINDS = ("tinytown", "tfds", "hf", "jsonl", "store", "preferences", "filtered")
 FILES = ("jsonl", "store", "preferences", "filtered")  # kinds whose names are paths
+FORMATS = (
+    "messages",
+    "conversations",
+    "completion",
+    "instruction",
+    "preferred",
+    "stored",
+    "chosen",
+    "responses",
+    "ranked",
+    "judged",
+    "prompt",
+    "text",
+)  # record_formats.py reads them
 OURS = ("field", "format")  # options of every kind; the others are the data set's own
 OPTIONS = {
     "tfds": ("data_dir", *OURS), "hf": ("config", *OURS), "jsonl": OURS, "filtered": OURS, "preferences": OURS,
@@ -175,11 +189,9 @@ def _check_format(source: Source, data: Data, flag: str) -> None:
         return
     if not isinstance(data, Dialogs):
         raise ConfigError(f"--{flag}={source.label}?format={name}: acts only where conversations are read")
-    from jaxtrain.data import record_formats  # it brings what reads records, a second
-
-    if name not in record_formats.NAMES:
+    if name not in FORMATS:
         raise ConfigError(
-            f"--{flag}={source.label}?format={name}: no such format; choose one of {', '.join(record_formats.NAMES)}"
+            f"--{flag}={source.label}?format={name}: no such format; choose one of {', '.join(FORMATS)}"
         )
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ from jaxtrain.data.packed_rows import PackedRows
 from jaxtrain.data.pipeline import Stream
 from jaxtrain.data.prompts import Opening
 from jaxtrain.distillation import topk_cache
-from jaxtrain.files import cache
+from jaxtrain.files import atomic, cache
 from jaxtrain.files.progress import bar
 from jaxtrain.inference import chat, llm, remote
 from jaxtrain.models import transformer
@@ -254,9 +253,7 @@ def _write(file: Path, rows: Sequence[Mapping[str, Any]], plan: parallel.Plan) -
     if plan.process[0]:
         return
     file.parent.mkdir(exist_ok=True)
-    part = file.with_suffix(".part")
-    part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    part.replace(file)
+    atomic.write_jsonl(file, rows)
 
 
 def kept_in(cfg: Any) -> Path:

@@ -67,18 +67,3 @@ class Journal:
                 f"{self._path}:{i + 1} is damaged ({error}): remove the file to begin anew; what endpoints answered is "
                 "in the request cache"
             ) from error
-
-
-def write_whole(path: Path, text: str) -> None:
-    """The file has its name once it is whole and on the disk."""
-    part = path.with_name(f"{path.name}.tmp")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-
-
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    """The records of a file of JSON lines that was written whole."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -1,7 +1,6 @@
 """Rollouts on disk, so that a run killed at any update goes on with the same batches."""
 
 import json
-import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxtrain import config
+from jaxtrain.files import atomic
 from jaxtrain.stages.session import Session
 from jaxtrain.train import workdir
 
@@ -35,11 +35,8 @@ def keep(run: Session, held: Rollout) -> None:
     folder = run.path / FOLDER
     folder.mkdir(exist_ok=True)
     facts = {name: value for name, value in held._asdict().items() if name != "columns"}
-    with open(folder / "new.tmp", "wb") as file:
+    with atomic.replacing(folder / f"{held.first:08d}.npz") as file:
         np.savez(file, facts=np.array(json.dumps(facts)), **held.columns)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(folder / "new.tmp", folder / f"{held.first:08d}.npz")
     there = _there(folder)
     saved = workdir.saved_steps(run.path / workdir.CHECKPOINTS)
     # A checkpoint may still be on its way to the disk: without any, the last few rollouts stay.

@@ -14,7 +14,7 @@ from jaxtrain.data.dialogs import shorten
 from jaxtrain.data.preferences import alternatives
 from jaxtrain.data.prompts import Opening
 from jaxtrain.data.tokenizer import Tokenizer
-from jaxtrain.files import terminal
+from jaxtrain.files import atomic, terminal
 from jaxtrain.ops import returns
 from jaxtrain.rewards.models import Judge
 from jaxtrain.stages import sampling
@@ -175,5 +175,5 @@ def jsonl(made: Made, told: Mapping[str, np.ndarray]) -> str:
     for i, (prompt, text) in enumerate(made.words):
         row = {"prompt": prompt, "completion": text, "ended": bool(made.ended[i])}
         row |= {name: round(float(told[key][i]), 4) for name, key in names.items() if key in told}
-        out.append(json.dumps(row, ensure_ascii=False) + "\n")
+        out.append(atomic.json_line(row))
     return "".join(out)

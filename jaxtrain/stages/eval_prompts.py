@@ -1,6 +1,5 @@
 """Answers to prompts while a run trains, measured by the world's judge where the prompts are Tinytown's."""
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 from jaxtrain import config
 from jaxtrain.config import ConfigError
 from jaxtrain.data import prompts, source_spec
+from jaxtrain.files import atomic
 from jaxtrain.stages import sampling
 from jaxtrain.stages.session import Session
 from jaxtrain.train import loop, optim
@@ -41,9 +41,7 @@ def answers(run: Session, cfg: Any, template: Any, decode: Callable) -> loop.Sam
             | ({"gold": measures.reward(question, text)} if world else {})
             for question, text, each in zip(questions, texts, found, strict=True)
         ]
-        sampling.write(
-            run, f"{step:08d}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        )
+        sampling.write(run, f"{step:08d}.jsonl", "".join(map(atomic.json_line, rows)))
         lines = [f"answers at step {step} to {len(rows)} prompts of {source}"]
         lines.append(loop.held_out("  ", measured))
         for question, text, each in list(zip(questions, texts, found, strict=True))[:SHOWN]:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from jaxtrain.files import atomic
+
 FILE, UNREADABLE, EVENTS = "metrics.jsonl", "metrics.jsonl.unreadable", "tensorboard"
 
 # Columns of metrics.jsonl that differ between two runs of the same command.
@@ -194,8 +196,8 @@ def _rewind(file: Path, step: int) -> str:
     """
     if not file.exists():
         return ""
-    later, torn, kept = 0, 0, file.with_name(FILE + ".tmp")
-    with open(file, "rb") as lines, open(kept, "wb") as out, contextlib.ExitStack() as stack:
+    later, torn = 0, 0
+    with open(file, "rb") as lines, atomic.replacing(file) as out, contextlib.ExitStack() as stack:
         aside = None
         for line in lines:
             at = _step_of(line)
@@ -207,9 +209,6 @@ def _rewind(file: Path, step: int) -> str:
                 later += 1
             else:
                 out.write(line.rstrip(b"\n") + b"\n")
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(kept, file)
     said = [f"{later} lines after step {step} dropped, these steps run again"] if later else []
     said += [f"{torn} unreadable lines moved to {UNREADABLE}"] if torn else []
     return f"{FILE}: {'; '.join(said)}" if said else ""

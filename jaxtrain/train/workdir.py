@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxtrain.config import ConfigError, ConfigT, difference, dumps, to_dict
+from jaxtrain.files import atomic
 
 CONFIG, LOCK, CHECKPOINTS = "config.json", "lock", "checkpoints"
 PACKAGES = (
@@ -170,7 +171,9 @@ def _locked(path: Path) -> Iterator[None]:
 def _require_run_or_empty(path: Path) -> None:
     if (path / CONFIG).exists():
         return
-    strangers = sorted(entry.name for entry in path.iterdir() if entry.name not in (LOCK, CONFIG + ".tmp"))
+    strangers = sorted(
+        entry.name for entry in path.iterdir() if entry.name not in (LOCK, CONFIG + atomic.TEMPORARY)
+    )
     if strangers:
         raise ConfigError(
             f"--workdir={path} is not empty and is no run (it holds {strangers[0]}, no {CONFIG}): "
@@ -187,13 +190,8 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def _write(file: Path, value: dict[str, Any]) -> None:
     """Replaces a JSON file as a whole: after a crash it holds the old value or the new one."""
-    temporary = file.with_name(file.name + ".tmp")
     try:
-        with open(temporary, "w", encoding="utf-8") as out:
-            out.write(dumps(value) + "\n")
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(temporary, file)
+        atomic.write_text(file, dumps(value) + "\n")
     except OSError as error:
         raise ConfigError(f"--workdir={file.parent}: cannot write {file.name}: {error.strerror}") from error
 

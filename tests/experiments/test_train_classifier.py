@@ -6,7 +6,7 @@ import re
 import pytest
 
 from experiments import train_classifier
-from experiments.train_classifier import Labelled, QualityClassifier, Training
+from experiments.train_classifier import Labelled, TrainClassifier, Training
 from jaxtrain.apps.filters import classifier
 from jaxtrain.apps.filters.classifier import Classifier
 from jaxtrain.config import ConfigError
@@ -27,7 +27,7 @@ def files(tmp_path_factory):
 def run(files, out, **kwargs):
     named = {key: f"jsonl:{files / value}.jsonl" for key, value in kwargs.items()}
     chosen = Labelled(cache_dir=str(files / "cache"), **named)
-    train_classifier.main(QualityClassifier(labelled=chosen, training=Training(out=str(out))))
+    train_classifier.main(TrainClassifier(labelled=chosen, training=Training(out=str(out))))
     return classifier.load(out)
 
 
@@ -48,7 +48,7 @@ def test_mistakes_are_told(files, tmp_path):
         with pytest.raises(ConfigError, match="--good and --bad"):
             Labelled(**wrong)
     with pytest.raises(ConfigError, match="name labelled documents"):
-        train_classifier.main(QualityClassifier())
+        train_classifier.main(TrainClassifier())
     with pytest.raises(ConfigError, match="--out"):
         run(files, tmp_path / "missing" / "a.npz", data="all")
     with pytest.raises(ConfigError, match="0 bad documents"):
@@ -58,5 +58,5 @@ def test_mistakes_are_told(files, tmp_path):
     chosen = Labelled(data=f"jsonl:{files / 'all.jsonl'}", label_field="zz", cache_dir=str(files / "cache"))
     with pytest.raises(ConfigError, match="--label_field=zz"):
         train_classifier.main(
-            QualityClassifier(labelled=chosen, training=Training(out=str(tmp_path / "a.npz")))
+            TrainClassifier(labelled=chosen, training=Training(out=str(tmp_path / "a.npz")))
         )

@@ -13,7 +13,6 @@ from typing import Any
 from jaxtrain import config
 from jaxtrain.apps.annotation.config import Collect
 from jaxtrain.apps.annotation.db import Ballots, Item
-from jaxtrain.apps.serve.http import url
 from jaxtrain.config import ConfigError
 from jaxtrain.data import chat, preferences_db, prompts
 from jaxtrain.data.prompts import Opening
@@ -164,8 +163,8 @@ def ask_on_page(cfg: Collect, ballots: Ballots, sock: Any) -> None:
             ("API key", "the page asks for it" if key else "none: this machine alone is served"),
         ]
         print("\n".join(terminal.lines(table)))
-        print(f"asking at {url(sock)}/, until Ctrl-C or SIGTERM", flush=True)
-        if cfg.page.browser and not _open(f"{url(sock)}/"):
+        print(f"asking at {http.url(sock)}/, until Ctrl-C or SIGTERM", flush=True)
+        if cfg.page.browser and not _open(f"{http.url(sock)}/"):
             print("no browser here: open that address in one, or ask with --ui=terminal", flush=True)
 
     http.run(web.app(made), sock, None, 5, ready)

@@ -14,7 +14,7 @@ from jaxtrain.apps.constitutional.principles import Constitution
 from jaxtrain.apps.constitutional.report import REPORT
 from jaxtrain.apps.constitutional.revise import Critic
 from jaxtrain.config import ConfigError
-from jaxtrain.files import journal, terminal
+from jaxtrain.files import atomic, journal, terminal
 from jaxtrain.files.progress import bar
 from jaxtrain.inference import local
 from jaxtrain.inference.llm import Generator
@@ -145,9 +145,7 @@ def finish(
 ) -> None:
     """Writes the files whole, the report last, and removes the journal."""
     for name, rows in files.items():
-        journal.write_whole(
-            folder / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        )
+        atomic.write_jsonl(folder / name, rows)
     report = {**told, "made_by": dict(made_by), "config": dataclasses.asdict(part)}
-    journal.write_whole(folder / REPORT, config.dumps(report) + "\n")
+    atomic.write_text(folder / REPORT, config.dumps(report) + "\n")
     (folder / "part.jsonl").unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from jaxtrain import config
 from jaxtrain.apps.constitutional import audit
 from jaxtrain.apps.constitutional.principles import Constitution
 from jaxtrain.apps.evals import report as evals_report
-from jaxtrain.files import journal, terminal
+from jaxtrain.files import atomic, terminal
 
 MODELS = "models.json"
 REPORT = "report.json"  # of a phase that is done
@@ -28,7 +28,7 @@ def write(folder: Path, constitution: Constitution) -> dict[str, Any]:
     }
     faults: collections.Counter = collections.Counter()
     if (folder / "revise" / REPORT).exists():
-        rows = journal.rows_of(folder / "revise" / "rounds.jsonl")
+        rows = atomic.read_jsonl(folder / "revise" / "rounds.jsonl")
         report |= {
             "rounds": audit.rounds(rows),
             "revised": audit.revised(rows),
@@ -36,13 +36,13 @@ def write(folder: Path, constitution: Constitution) -> dict[str, Any]:
         }
         faults.update(_faults(folder / "revise"))
     if (folder / "compare" / REPORT).exists():
-        report["labels"] = audit.labels(journal.rows_of(folder / "compare" / "labels.jsonl"))
+        report["labels"] = audit.labels(atomic.read_jsonl(folder / "compare" / "labels.jsonl"))
         faults.update(_faults(folder / "compare"))
     if (folder / MODELS).exists():
         report["models"] = json.loads((folder / MODELS).read_text(encoding="utf-8"))
     report["faults"] = dict(sorted(faults.items()))
-    journal.write_whole(folder / "audit.json", config.dumps(report) + "\n")
-    journal.write_whole(folder / "audit.html", evals_report.page("audit", report))
+    atomic.write_text(folder / "audit.json", config.dumps(report) + "\n")
+    atomic.write_text(folder / "audit.html", evals_report.page("audit", report))
     terminal.note([*_told(report), ("audit", str(folder / "audit.html"))])
     return report
 

@@ -21,7 +21,7 @@ from jaxtrain.config import ConfigError
 from jaxtrain.data import chat, conversations, preferences_db, prompts
 from jaxtrain.data.record_formats import Bad, Message
 from jaxtrain.data.tokenizer import ByteTokenizer
-from jaxtrain.files.journal import write_whole
+from jaxtrain.files import atomic
 from jaxtrain.files.progress import bar
 from jaxtrain.inference import judges, local
 from jaxtrain.inference.llm import Ask, Generator, Inside, seed_of, user
@@ -105,12 +105,11 @@ def _write(found: dict[str, Any], out: Path) -> None:
         {"prompt": row["prompt"], "answers": dict(zip(names, row["answers"], strict=True))}
         for row in found["answers"]
     ]
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    write_whole(out / "answers.jsonl", text)
-    write_whole(
+    atomic.write_jsonl(out / "answers.jsonl", lines)
+    atomic.write_text(
         out / "report.json", config.dumps({name: each for name, each in found.items() if name != "answers"})
     )
-    write_whole(out / "report.html", report.page("evaluation", found))
+    atomic.write_text(out / "report.html", report.page("evaluation", found))
 
 
 def _prompts(cfg: Evaluate) -> list[tuple[Message, ...]]:

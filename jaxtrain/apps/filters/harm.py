@@ -79,7 +79,7 @@ class Harm(config.Group):
         "Most harm in a document: requests and instructions for it, threats and hate weigh 2, explicit and abusive "
         "words 1, those refused or warned of 0, each thing once in 2,000 characters; 0: no rule", low=0)
     harm_classifier: str = arg("",
-        "Drop too what this file's classifier finds harmful (./launch/run quality_classifier makes one of labelled "
+        "Drop too what this file's classifier finds harmful (./launch/run train_classifier makes one of labelled "
         "documents); empty: phrases alone")
     max_harmful: float = arg(0.5, "Most probability of harm by --harm_classifier", low=0)
     # fmt: on

@@ -12,7 +12,7 @@ from jaxtrain.apps.filters.config import Filter
 from jaxtrain.config import ConfigError
 from jaxtrain.data import filtered, source_spec, sources
 from jaxtrain.data.sources import Records
-from jaxtrain.files import cache
+from jaxtrain.files import atomic, cache
 
 VERSION = 1
 WORK = "work"
@@ -86,10 +86,7 @@ def begin(cfg: Filter) -> Run:
         path.parent.mkdir(parents=True, exist_ok=True)
         evals = _evals(cfg, path.parent) if cfg.decontaminate.decontaminate else {}
         plan = {**facts, "shards": shards, "evals": evals}
-        fresh = path.with_suffix(".part")
-        fresh.write_text(config.dumps(plan), encoding="utf-8")
-        cache.sync(fresh)
-        fresh.replace(path)
+        atomic.write_text(path, config.dumps(plan))
     return Run(out, cfg, {**plan, "finished": False})
 
 

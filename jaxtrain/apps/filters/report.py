@@ -194,7 +194,7 @@ def write(report: Mapping[str, Any], path: str | Path) -> None:
 
 @cache
 def _page() -> Any:
-    file = Path(__file__).parent.parent / "templates" / "report.html.jinja"
+    file = Path(__file__).parent / "pages" / "report.html.jinja"
     return html.template(file, {"count": lambda n: f"{n:,}", "share": share, "number": number})
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from jaxtrain import config
 from jaxtrain.config import Failure
-from jaxtrain.files import journal
+from jaxtrain.files import atomic
 from jaxtrain.train import metrics, workdir
 
 PROMPTS, DRAWS, MAX_NEW = "tinytown:prompts:test", 2, 48
@@ -128,7 +128,7 @@ def train(
                 step = under_way.pop(one)
                 began, seconds = one.result()
                 times[step.name] = {"began": began, "seconds": seconds, "commands": commands[step.name]}
-                journal.write_whole(held, config.dumps(times) + "\n")
+                atomic.write_text(held, config.dumps(times) + "\n")
                 done.add(step.name)
                 show.ended(step, seconds)
             show.tick()

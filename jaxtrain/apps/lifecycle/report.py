@@ -8,7 +8,7 @@ from typing import Any
 from jaxtrain import config
 from jaxtrain.apps.lifecycle import html, plan, tables
 from jaxtrain.apps.lifecycle.plan import Claim, Step
-from jaxtrain.files import journal
+from jaxtrain.files import atomic
 from jaxtrain.worlds.tinytown import measures
 
 SHOWN = 8  # prompts whose answers are shown
@@ -31,7 +31,9 @@ CURVES = {
 def result(steps: Sequence[Step], folder: Path, times: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """All that the report shows, as plain JSON."""
     runs = {step.name: plan.rows(folder / step.name) for step in steps}
-    said = {step.name: journal.rows_of(plan.answers_of(folder, step.name)) for step in steps if step.answers}
+    said = {
+        step.name: atomic.read_jsonl(plan.answers_of(folder, step.name)) for step in steps if step.answers
+    }
     found = {step.name: plan.latest(runs[step.name]) | _measured(said.get(step.name, ())) for step in steps}
     stages = []
     for step in steps:
@@ -42,7 +44,7 @@ def result(steps: Sequence[Step], folder: Path, times: Mapping[str, Mapping[str,
             "seconds": times[step.name]["seconds"],
             "command": f"./launch/run {shlex.join(times[step.name]['commands'][0])}",
             "claims": claims, "reached": all(claim["reached"] for claim in claims),
-            "measures": {name: found[step.name][name] for name in ("gold", *measures.MEASURES) if name in found[step.name]},
+            "measures": {name: v for name, v in found[step.name].items() if name in ("gold", *measures.MEASURES)},
             "curves": _curves(step, runs[step.name]),
         })  # fmt: skip
     return {
@@ -96,8 +98,8 @@ def _beside(said: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, A
 
 def write(result: Mapping[str, Any], folder: Path) -> None:
     """Writes result.json and report.html."""
-    journal.write_whole(folder / "result.json", config.dumps(dict(result)) + "\n")
-    journal.write_whole(folder / "report.html", html.page(result))
+    atomic.write_text(folder / "result.json", config.dumps(dict(result)) + "\n")
+    atomic.write_text(folder / "report.html", html.page(result))
 
 
 def tell(result: Mapping[str, Any], folder: Path) -> None:

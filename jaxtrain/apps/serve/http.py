@@ -3,7 +3,6 @@
 import signal
 import socket
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -69,13 +68,3 @@ def url(sock: Any) -> str:
     """Where a socket is listened to."""
     address, port = sock.getsockname()[:2]
     return f"http://{f'[{address}]' if ':' in address else address}:{port}"
-
-
-def check_export(store: Path, out: Path) -> None:
-    """Raises ConfigError where there is no store, or the file to write cannot be a new one."""
-    if not store.is_file():
-        raise ConfigError(f"--store={store}: no such file")
-    if out.exists():
-        raise ConfigError(f"--export={out}: it is there already; name a new file, or remove it")
-    if out.suffix != ".jsonl" or not out.parent.is_dir():
-        raise ConfigError(f"--export={out}: write FOLDER/NAME.jsonl, in a folder that is there")

@@ -12,6 +12,7 @@ from typing import Any
 
 from jaxtrain.config import ConfigError
 from jaxtrain.data import completions_db
+from jaxtrain.files import atomic
 
 Json = dict[str, Any]
 
@@ -190,8 +191,6 @@ def create(
 
 def export(path: Path, out: Path) -> int:
     """Writes the completions of a store as JSON lines; returns their number. The file has its name once it is whole."""
-    part = out.with_name(f"{out.name}.part")
-    with contextlib.closing(completions_db.connect(path)) as db, part.open("w", encoding="utf-8") as file:
+    with contextlib.closing(completions_db.connect(path)) as db, atomic.replacing(out, "w") as file:
         count = sum(1 for body in completions_db.bodies(db) if file.write(body + "\n"))
-    part.replace(out)
     return count

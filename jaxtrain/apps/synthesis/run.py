@@ -16,7 +16,7 @@ from jaxtrain.apps.synthesis.recipes import Recipe
 from jaxtrain.config import ConfigError, Failure
 from jaxtrain.data import conversations
 from jaxtrain.data.conversations import Given, read
-from jaxtrain.files import journal, terminal
+from jaxtrain.files import atomic, journal, terminal
 from jaxtrain.files.progress import bar
 from jaxtrain.files.terminal import note
 from jaxtrain.inference import judges, llm_judge, local
@@ -161,16 +161,16 @@ def _costs(cfg: Synthesize, how: Recipe, reader: Generator | None) -> list[tuple
             )
         ]
     table, cost = [("first prompt", json.dumps(first.messages[-1]["content"], ensure_ascii=False)[:300])], 0.0
-    for who, what, requests, read in ours:
+    for who, what, requests, size in ours:
         if requests:
             written = llm_judge.MAX_NEW if what == "verdicts" else most
             table.append(
                 (
                     what,
-                    f"{requests:,}; about {requests * read:,} tokens read, at most {requests * written:,} written",
+                    f"{requests:,}; about {requests * size:,} tokens read, at most {requests * written:,} written",
                 )
             )
-            cost += cfg.endpoint.cost(requests * read, requests * written) if who.remote else 0.0
+            cost += cfg.endpoint.cost(requests * size, requests * written) if who.remote else 0.0
     priced = cfg.endpoint.price_in or cfg.endpoint.price_out
     bound = f"at most {cost:,.4f} if no row is rejected, {cost * cfg.wanted.tries:,.4f} with --tries={cfg.wanted.tries}"
     return [*table, *([("cost", bound)] if priced else [])]
@@ -256,10 +256,10 @@ def _finish(
         "spent": spent,
         "config": config.to_dict(cfg),
     }
-    journal.write_whole(beside["rejected"], _lines(made.rejected))
-    journal.write_whole(beside["report"], config.dumps(report) + "\n")
+    atomic.write_jsonl(beside["rejected"], made.rejected)
+    atomic.write_text(beside["report"], config.dumps(report) + "\n")
     if made.rows:
-        journal.write_whole(out, _lines(made.rows))
+        atomic.write_jsonl(out, made.rows)
     note(_told(cfg, made, reasons, found, models, seconds))
 
 
@@ -270,10 +270,6 @@ def _show(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
         *said, answer = recipes.texts(row)
         print("\n".join(terminal.wrapped(f"{' / '.join(said)}▸{answer}{terminal.END}", "  │ ")), end="\n\n")
     print(f"rows: {out}")
-
-
-def _lines(rows: Sequence[Mapping[str, Any]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def _told(

@@ -103,7 +103,7 @@ def test_the_result_does_not_depend_on_shards_or_processes(tmp_path):
     one, three = found(tmp_path, texts, Near()), found(tmp_path, texts, Near(), shards=3)
     for a, b in zip(one, three, strict=True):
         np.testing.assert_array_equal(a, b)
-    code = "from jaxtrain.data.quality import dedup; print(dedup.coded(['white whale'])[0].tolist())"
+    code = "from jaxtrain.apps.filters import fingerprints; print(fingerprints.coded(['white whale'])[0].tolist())"
     made = {
         subprocess.run(
             [sys.executable, "-c", code],
