@@ -8,7 +8,7 @@ from jaxtrain.files import atomic
 
 
 @dataclasses.dataclass(frozen=True)
-class What(config.Group):
+class BenchTask(config.Group):
     # fmt: off
     task: str = config.arg("pretrain",
         "Whose step: of rows, or of pairs of --seq_len tokens (reward, dpo). sample: a fifth of --seq_len is prompt, "
@@ -23,7 +23,7 @@ class What(config.Group):
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
-    what: What = config.group(What)
+    what: BenchTask = config.group(BenchTask)
     model: config.Model = config.group(config.Model)
     data: config.Corpus = config.group(config.Corpus, seq_len=256, batch_size=8)
     optim: config.Optim = config.group(config.Optim, lr=3e-4, b2=0.95, warmup=0)
@@ -55,7 +55,7 @@ def main(cfg: Bench) -> None:
                 file.write(atomic.json_line(found))
 
 
-class Work(NamedTuple):
+class BenchWork(NamedTuple):
     """A step's work."""
 
     params: Any  # key -> parameters
@@ -65,14 +65,14 @@ class Work(NamedTuple):
     tokens: int
 
 
-def work(task: str, model: Any, B: int, T: int, vocab: int, seed: int) -> Work:
+def bench_work(task: str, model: Any, B: int, T: int, vocab: int, seed: int) -> BenchWork:
     """B random rows of T tokens, or B pairs of them, with an eighth of each as the prompt where there is one."""
     import functools
 
     import jax
     import numpy as np
 
-    from experiments.dpo import Loss
+    from experiments.dpo import DpoLoss
     from jaxtrain.models import reward as reward_model
     from jaxtrain.objectives import dpo, next_token, reward, sft
 
@@ -94,21 +94,21 @@ def work(task: str, model: Any, B: int, T: int, vocab: int, seed: int) -> Work:
         objective = functools.partial(sft.sft, model=model, loss="nll", label_smoothing=0.0, z_loss=0.0)
     elif task == "dpo":
         batch["reference"] = np.full((B, 2), -T * np.log(vocab), np.float32)
-        objective = functools.partial(dpo.dpo, model=model, loss="sigmoid", settings=Loss().settings())
+        objective = functools.partial(dpo.dpo, model=model, loss="sigmoid", settings=DpoLoss().settings())
     else:
         batch["length"] = np.full((B, 2), T, np.int32)
         batch["prefer"] = np.tile(np.eye(2, k=1, dtype=np.float32), (B, 1, 1))
         batch["margin"] = np.zeros(B, np.float32)
         scorer = reward_model.build(model, 1)
         objective = functools.partial(reward.reward, scores=scorer.scores, loss="logistic", centering=0.0)
-        return Work(
+        return BenchWork(
             lambda key: scorer.grow(model.init(key), jax.random.fold_in(key, 1)),
             scorer.axes,
             objective,
             batch,
             batch["tokens"].size,
         )
-    return Work(model.init, model.axes, objective, batch, batch["tokens"].size)
+    return BenchWork(model.init, model.axes, objective, batch, batch["tokens"].size)
 
 
 def measure(cfg: Bench, arch: Any) -> dict:
@@ -123,9 +123,9 @@ def measure(cfg: Bench, arch: Any) -> dict:
     from jaxtrain.train import host, metrics, optim
     from jaxtrain.train.step import init_state, train_step
 
-    plan, T = session.plan_of(cfg), cfg.data.seq_len
+    plan, T = session.make_plan(cfg), cfg.data.seq_len
     model = transformer.build(arch, transformer.execution(cfg.model, plan.shards, plan.local))
-    todo = work(cfg.what.task, model, cfg.data.batch_size, T, arch.vocab, cfg.run.seed)
+    todo = bench_work(cfg.what.task, model, cfg.data.batch_size, T, arch.vocab, cfg.run.seed)
     tx = optim.optimizer(cfg.optim, 1000, todo.axes)
     taken = functools.partial(
         train_step, objective=todo.objective, tx=tx, microbatches=cfg.optim.microbatches
@@ -184,7 +184,7 @@ def measure_sampling(cfg: Bench, arch: Any) -> dict:
     from jaxtrain.stages import session
     from jaxtrain.train import host
 
-    plan, B, T = session.plan_of(cfg), cfg.data.batch_size, cfg.data.seq_len
+    plan, B, T = session.make_plan(cfg), cfg.data.batch_size, cfg.data.seq_len
     prompt, new = T // 5, T - T // 5
     model = transformer.build(arch, transformer.execution(cfg.model, plan.shards, plan.local))
     params = plan.init(lambda: model.init(jax.random.key(cfg.run.seed)), model.axes)

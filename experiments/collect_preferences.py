@@ -35,12 +35,12 @@ def main(cfg: Collect) -> None:
             sock = opened.enter_context(http.listen(cfg.page.host, cfg.page.port))
         from jaxtrain.apps.annotation import collect
 
-        ballots = collect.open_ballots(cfg, store)
-        collect.fill(cfg, ballots)
+        ballots = collect.open_db(cfg, store)
+        collect.generate_responses(cfg, ballots)
         if sock:
-            collect.ask_on_page(cfg, ballots, sock)
+            collect.annotate_on_page(cfg, ballots, sock)
         else:
-            collect.ask_in_terminal(cfg, ballots)
+            collect.annotate_in_terminal(cfg, ballots)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from jaxtrain.config import ConfigError, Failure
 from jaxtrain.data import conversations
 from jaxtrain.files import atomic, terminal
 from jaxtrain.inference import local
-from jaxtrain.inference.llm import Ask, seed_of
+from jaxtrain.inference.llm import Request, seed_of
 from jaxtrain.stages import init_from
 from jaxtrain.train import workdir
 
@@ -76,7 +76,7 @@ def stage(cfg: Constitutional, name: str, folder: str, more: str, **given: objec
 
 
 def _parent(text: str) -> str:
-    origin = init_from.load(text).lineage["parent"].get("origin")
+    origin = init_from.load_run(text).lineage["parent"].get("origin")
     if not origin:
         raise ConfigError(
             f"--pretrained: --init_from={text} was trained from no run; name the pretrained model"
@@ -88,15 +88,15 @@ def measure(cfg: Constitutional, folder: Path, models: Mapping[str, str]) -> Non
     """What the world's judge says of each model's answers to held-out prompts, kept in models.json."""
     told = {}
     for name, text in models.items():
-        model = local.open_one(text, "init_from", cfg.endpoint, cfg.machine, cfg.asked.max_new)
+        model = local.open_llm(text, "init_from", cfg.endpoint, cfg.machine, cfg.asked.max_new)
         for kind, source in HELD_OUT.items():
-            asked = conversations.read(source, "data", cfg.machine.cache_dir, 0)
+            asked = conversations.read_conversations(source, "data", cfg.machine.cache_dir, 0)
             asks = [
-                Ask(one.messages, _SAMPLES, seed_of(cfg.asked.seed, i, _MEASURED), 1.0, cfg.asked.max_new)
+                Request(one.messages, _SAMPLES, seed_of(cfg.asked.seed, i, _MEASURED), 1.0, cfg.asked.max_new)
                 for i, one in enumerate(asked)
             ]
             prompts = [revise.prompt_of(one.messages) for one in asked for _ in range(_SAMPLES)]
             texts = [reply.text for each in model.generate(asks) for reply in each]
-            told[f"{name}, {kind}"] = audit.answers(prompts, texts)
+            told[f"{name}, {kind}"] = audit.answer_measures(prompts, texts)
         model.close()
     atomic.write_text(folder / report.MODELS, config.dumps(json.loads(json.dumps(told))) + "\n")

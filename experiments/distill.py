@@ -3,13 +3,13 @@
 import dataclasses
 
 from jaxtrain import config, flags
-from jaxtrain.inference.remote import Endpoint, is_url
+from jaxtrain.inference.remote import EndpointFlags, is_url
 
 DATA = "data"  # --teacher, where the data has what it said
 
 
 @dataclasses.dataclass(frozen=True)
-class Loss(config.Group):
+class DistillLoss(config.Group):
     # fmt: off
     teacher: str = config.arg("",
         "Who is learnt from: a run (WORKDIR or WORKDIR@STEP), hf:DIR, an OpenAI-compatible endpoint "
@@ -77,8 +77,8 @@ class Loss(config.Group):
 class Distill:
     model: config.Model = config.group(config.Model, model="tinytown-200k")
     data: config.Dialogs = config.group(config.Dialogs, data="tinytown:prompts", seq_len=48, batch_size=32)
-    loss: Loss = config.group(Loss)
-    endpoint: Endpoint = config.group(Endpoint)
+    loss: DistillLoss = config.group(DistillLoss)
+    endpoint: EndpointFlags = config.group(EndpointFlags)
     optim: config.Optim = config.group(config.Optim, lr=4e-3, warmup=20)
     lora: config.Lora = config.group(config.Lora)
     samples: config.Samples = config.group(config.Samples, max_new=32)
@@ -93,15 +93,15 @@ def main(cfg: Distill) -> None:
 
     if not cfg.loss.teacher:
         raise config.ConfigError("--teacher: name who is learnt from, such as runs/ppo, hf:DIR, or data")
-    if not cfg.loss.remote() and cfg.endpoint != Endpoint():
+    if not cfg.loss.remote() and cfg.endpoint != EndpointFlags():
         changed = [
-            f"--{name}" for name, value in vars(cfg.endpoint).items() if value != getattr(Endpoint, name)
+            f"--{name}" for name, value in vars(cfg.endpoint).items() if value != getattr(EndpointFlags, name)
         ]
         raise config.ConfigError(
             f"{', '.join(changed)}: acts only with an endpoint as --teacher; leave it out"
         )
     host.keep_freed_memory()
-    start = init_from.start(cfg)
+    start = init_from.resolve(cfg)
 
     import functools
     from pathlib import Path
@@ -109,19 +109,19 @@ def main(cfg: Distill) -> None:
     from jaxtrain.data import chat
     from jaxtrain.distillation import data
     from jaxtrain.distillation import teacher as distillation_teacher
-    from jaxtrain.objectives.distill import Settings, distill
+    from jaxtrain.objectives.distill import DistillSettings, distill
     from jaxtrain.stages import eval_prompts, session, trainer
     from jaxtrain.train import parallel
 
-    start, origin = distillation_teacher.student(cfg, start)
+    start, origin = distillation_teacher.student_init(cfg, start)
     template = chat.load_template(cfg.data.template, start.tokenizer)
     parallel.initialize(Path(cfg.data.cache_dir).expanduser() / "compiled")
-    plan = session.plan_of(cfg)
-    with session.opened(cfg, "distill", start, plan) as path:
+    plan = session.make_plan(cfg)
+    with session.open_workdir(cfg, "distill", start, plan) as path:
         teacher = distillation_teacher.load(cfg, origin, plan, path)
-        lesson = data.lesson(cfg, teacher, template, plan, path)
-        run = session.session(cfg, path, plan, start, lesson.data.tokenizer, lesson.data.fingerprints)
-        settings = Settings(
+        lesson = data.prepare(cfg, teacher, template, plan, path)
+        run = session.start_session(cfg, path, plan, start, lesson.data.tokenizer, lesson.data.fingerprints)
+        settings = DistillSettings(
             cfg.loss.divergence, cfg.loss.jsd_beta, cfg.loss.soft_temperature, cfg.loss.hard_weight
         )
         beside = teacher if lesson.live else None
@@ -134,12 +134,12 @@ def main(cfg: Distill) -> None:
             decode=lesson.data.tokenizer.decode,
             tokens=cfg.data.batch_size * cfg.data.seq_len,
             # Whatever is trained on, runs compare by KL(teacher ‖ student) at temperature 1.
-            score=trainer.evaluator(
-                run, functools.partial(objective, settings=Settings()), lesson.data.eval, cfg.run.eval_batches,
+            score=trainer.evaluate_fn(
+                run, functools.partial(objective, settings=DistillSettings()), lesson.data.eval, cfg.run.eval_batches,
                 frozen=frozen,
             ),
-            sample=eval_prompts.answers(run, cfg, template, lesson.data.tokenizer.decode),
-            expect=distillation_teacher.expected(start, origin, cfg),
+            sample=eval_prompts.eval_sampler(run, cfg, template, lesson.data.tokenizer.decode),
+            expect=distillation_teacher.expected_at_start(start, origin, cfg),
             frozen=frozen,
         )  # fmt: skip
         trainer.train(cfg, run, stage)

@@ -20,7 +20,7 @@ USUAL = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Loss(config.Group):
+class DpoLoss(config.Group):
     # fmt: off
     loss: str = config.arg("sigmoid", "Loss on a comparison (ops/preference.py has the formulas); rpo is sigmoid + NLL",
         choices=LOSSES)
@@ -51,11 +51,11 @@ class Loss(config.Group):
         """The flags as ops/preference.py's Settings. Raises ConfigError where one would do nothing."""
         from jaxtrain.ops import preference
 
-        values = {name: getattr(self, name) for name in preference.Settings._fields}
+        values = {name: getattr(self, name) for name in preference.PreferenceSettings._fields}
         usual = {"beta": 0.1, "label_smoothing": 0.0, "nll_weight": 0.0} | USUAL.get(self.loss, {})
         left = {"beta": 0.0, "label_smoothing": -1.0, "nll_weight": -1.0}
         values |= {name: usual[name] for name, alone in left.items() if values[name] == alone}
-        made = preference.Settings(**values)
+        made = preference.PreferenceSettings(**values)
         try:
             preference.check(self.link(), made)
         except ValueError as error:
@@ -69,7 +69,7 @@ class Dpo:
     data: config.Dialogs = config.group(
         config.Dialogs, data="tinytown:preferences", seq_len=48, batch_size=32
     )
-    loss: Loss = config.group(Loss)
+    loss: DpoLoss = config.group(DpoLoss)
     optim: config.Optim = config.group(config.Optim, lr=1e-4, warmup=10, weight_decay=0.0)
     lora: config.Lora = config.group(config.Lora)
     samples: config.Samples = config.group(config.Samples)
@@ -84,7 +84,7 @@ def main(cfg: Dpo) -> None:
     from jaxtrain.train import host
 
     host.keep_freed_memory()
-    start = init_from.start(cfg, needed=True)
+    start = init_from.resolve(cfg, needed=True)
     template = chat.load_template(cfg.data.template, start.tokenizer)
     settings = cfg.loss.settings()
 
@@ -97,28 +97,28 @@ def main(cfg: Dpo) -> None:
     from jaxtrain.train import parallel
 
     parallel.initialize(Path(cfg.data.cache_dir).expanduser() / "compiled")
-    plan, link = session.plan_of(cfg), cfg.loss.link()
-    with session.opened(cfg, "dpo", start, plan) as path:
+    plan, link = session.make_plan(cfg), cfg.loss.link()
+    with session.open_workdir(cfg, "dpo", start, plan) as path:
         data = preferences.prepare(
             cfg.data, seed=cfg.run.seed, tokenizer=start.tokenizer, template=template, process=plan.process,
             kind="unpaired" if link == "kto" else "pairs", ties="drop", soft=cfg.loss.soft_labels,
         )  # fmt: skip
-        run = session.session(cfg, path, plan, start, data.tokenizer, data.fingerprints)
-        run = run._replace(extra=reference.carried(link))
+        run = session.start_session(cfg, path, plan, start, data.tokenizer, data.fingerprints)
+        run = run._replace(extra=reference.first_extra(link))
         objective = functools.partial(
             kto if link == "kto" else functools.partial(dpo, loss=link), model=run.model, settings=settings
         )
-        columns = reference.columns(cfg, run, data, link, settings)
+        columns = reference.reference_columns(cfg, run, data, link, settings)
         stage = trainer.Stage(
             objective=objective,
             next_batch=columns.train,
             table=[*data.table, *columns.table],
             decode=data.tokenizer.decode,
             tokens=2 * cfg.data.batch_size * cfg.data.seq_len,
-            score=trainer.evaluator(
+            score=trainer.evaluate_fn(
                 run, objective, data.eval, cfg.run.eval_batches, complete=columns.held_out
             ),
-            sample=eval_prompts.answers(run, cfg, template, data.tokenizer.decode),
+            sample=eval_prompts.eval_sampler(run, cfg, template, data.tokenizer.decode),
             expect=reference.expected(link, settings),
             carry=reference.carry(link),
         )

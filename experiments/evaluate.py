@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from jaxtrain import flags
-from jaxtrain.apps.evals.config import Compared, Evaluate
+from jaxtrain.apps.evals.config import ComparedModels, Evaluate
 from jaxtrain.config import ConfigError
 
 
@@ -20,7 +20,7 @@ def main(cfg: Evaluate) -> None:
     out = Path(compared.out).expanduser()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out={out}: it is there already; name a new folder, or remove it")
-    if not out.parent.is_dir() and compared.out != Compared.out:
+    if not out.parent.is_dir() and compared.out != ComparedModels.out:
         raise ConfigError(f"--out={out}: there is no folder {out.parent} to make it in")
     if cfg.benchmarks.tasks:
         from jaxtrain.apps.evals import lm_eval

@@ -9,7 +9,7 @@ from jaxtrain import config, flags
 
 
 @dataclasses.dataclass(frozen=True)
-class Target(config.Group):
+class ExportTarget(config.Group):
     # fmt: off
     init_from: str = config.arg("", "The run to export, WORKDIR or WORKDIR@STEP")
     to: str = config.arg("", "Where to, hf:DIR")
@@ -24,7 +24,7 @@ class Target(config.Group):
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    target: Target = config.group(Target)
+    target: ExportTarget = config.group(ExportTarget)
 
 
 def main(cfg: Export) -> None:
@@ -33,7 +33,7 @@ def main(cfg: Export) -> None:
 
     if not cfg.target.init_from or not cfg.target.to:
         raise config.ConfigError("--init_from and --to: name the run, and hf:DIR to write")
-    start = init_from.load(cfg.target.init_from)
+    start = init_from.load_run(cfg.target.init_from)
 
     from jaxtrain.models import hf, transformer
     from jaxtrain.stages import weights
@@ -42,7 +42,7 @@ def main(cfg: Export) -> None:
     folder = Path(cfg.target.to.removeprefix("hf:")).expanduser()
     plan = parallel.make(config.Run(parallel="mesh", mesh="fsdp:-1"), 1 << 20, 1)
     model = transformer.build(start.arch, transformer.execution(config.Model()))
-    params = weights.starting(plan, start, model, 0)
+    params = weights.load_params(plan, start, model, 0)
     ids = {name: getattr(start.tokenizer, name) for name in ("bos", "eos", "pad")}
     hf.write(
         folder, params, start.arch, dtype=cfg.target.dtype, shard_bytes=cfg.target.shard_gb * 1e9, ids=ids,

@@ -26,17 +26,17 @@ def main(cfg: Filter) -> None:
     requirements.require(cfg)
     scorer = _scorer(cfg)
     began = time.perf_counter()
-    made = plan.begin(cfg)
+    made = plan.open_run(cfg)
     if not made.plan["finished"]:
         executors.execute(made, scorer)
-        report = filtered.held(made.out)
+        report = filtered.read_report(made.out)
         if report is None:
             print(
                 f"submitted; each phase waits for the one before it. Done when {made.out}/report.json is there"
             )
             return
         print(f"{report['read']:,} documents in {time.perf_counter() - began:.1f} s")
-    print("\n".join(table(filtered.held(made.out))))
+    print("\n".join(table(filtered.read_report(made.out))))
     print(f"\ntrain on it: --data=filtered:{cfg.work.out}")
 
 
@@ -45,7 +45,7 @@ def _scorer(cfg: Filter):
         return None
     from jaxtrain.inference import perplexity
 
-    return perplexity.score
+    return perplexity.bits_per_byte
 
 
 def table(report: dict) -> list[str]:

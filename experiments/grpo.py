@@ -32,7 +32,7 @@ COMMON = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Loss(config.Group):
+class GrpoLoss(config.Group):
     # fmt: off
     algorithm: str = config.arg("grpo", "What the following flags are where they are not given", choices=tuple(USUAL))
     baseline: str = config.arg("auto", "Taken off a score: its group's mean, that of the others, or nothing",
@@ -76,7 +76,7 @@ class Grpo:
     model: config.Model = config.group(config.Model)
     data: config.Dialogs = config.group(config.Dialogs, data="tinytown:prompts", seq_len=48, batch_size=64)
     scores: config.Scores = config.group(config.Scores)
-    loss: Loss = config.group(Loss)
+    loss: GrpoLoss = config.group(GrpoLoss)
     samples: config.Rollouts = config.group(config.Rollouts, group=8, minibatches=2)
     optim: config.Optim = config.group(config.Optim, lr=1.5e-4, schedule="linear", warmup=4, weight_decay=0.0)
     lora: config.Lora = config.group(config.Lora)
@@ -92,7 +92,7 @@ def main(cfg: Grpo) -> None:
 
     cfg.scores.require()
     host.keep_freed_memory()
-    start = init_from.start(cfg, needed=True)
+    start = init_from.resolve(cfg, needed=True)
     template = chat.load_template(cfg.data.template, start.tokenizer)
 
     import functools
@@ -117,18 +117,20 @@ def main(cfg: Grpo) -> None:
         kl_weight=loss["kl_weight"], kl=cfg.loss.kl, entropy_weight=cfg.loss.entropy_coef,
     )  # fmt: skip
     parallel.initialize(Path(cfg.data.cache_dir).expanduser() / "compiled")
-    plan = session.plan_of(cfg)
-    with session.opened(cfg, "grpo", start, plan) as path:
-        judge, _ = on_policy.judge(cfg, plan, path)
-        run = session.session(
+    plan = session.make_plan(cfg)
+    with session.open_workdir(cfg, "grpo", start, plan) as path:
+        judge, _ = on_policy.open_scorer(cfg, plan, path)
+        run = session.start_session(
             cfg, path, plan, start, template.tokenizer, on_policy.fingerprints(cfg, template)
         )
-        run = run._replace(extra=rollouts.carried(cfg))
-        how = advantages.Rewarding(group=cfg.samples.group, baseline=loss["baseline"], scale=loss["scale"])
+        run = run._replace(extra=rollouts.first_extra(cfg))
+        how = advantages.AdvantageConfig(
+            group=cfg.samples.group, baseline=loss["baseline"], scale=loss["scale"]
+        )
         stage = on_policy.stage(
             cfg, run, template, functools.partial(policy_gradient, model=run.model, settings=settings),
-            functools.partial(advantages.of_groups, how=how), judge,
-            controller=rollouts.Controller(loss["kl_coef"], cfg.loss.kl_target, cfg.loss.kl_horizon),
+            functools.partial(advantages.group_advantages, how=how), judge,
+            controller=rollouts.KlController(loss["kl_coef"], cfg.loss.kl_target, cfg.loss.kl_horizon),
             priced=bool(loss["kl_coef"] or loss["kl_weight"]),
         )  # fmt: skip
         trainer.train(cfg, run, stage)

@@ -6,7 +6,7 @@ from jaxtrain import config, flags
 
 
 @dataclasses.dataclass(frozen=True)
-class Whole(config.Group):
+class LifecycleRun(config.Group):
     # fmt: off
     workdir: str = config.arg("runs/lifecycle", "Where the runs, their logs, result.json and report.html lie; the same "
         "command goes on where it was stopped")
@@ -19,7 +19,7 @@ class Whole(config.Group):
 
 @dataclasses.dataclass(frozen=True)
 class Lifecycle:
-    whole: Whole = config.group(Whole)
+    whole: LifecycleRun = config.group(LifecycleRun)
 
 
 def main(cfg: Lifecycle) -> None:
@@ -32,14 +32,14 @@ def main(cfg: Lifecycle) -> None:
     times = plan.train(
         steps,
         folder,
-        progress.shown,
+        progress.show_progress,
         jobs=whole.jobs or plan.jobs(),
         seed=whole.seed,
         cache_dir=whole.cache_dir,
     )
     result = report.result(steps, folder, times)
     report.write(result, folder)
-    report.tell(result, folder)
+    report.print_result(result, folder)
 
 
 if __name__ == "__main__":

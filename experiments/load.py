@@ -19,7 +19,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked(config.Group):
+class LoadRequests(config.Group):
     # fmt: off
     url: str = config.arg("http://127.0.0.1:8000/v1", "The server, on this machine")
     clients: str = config.arg("1,16", "Numbers of clients to measure, one after the other")
@@ -47,10 +47,10 @@ class Asked(config.Group):
 
 @dataclasses.dataclass(frozen=True)
 class Load:
-    asked: Asked = config.group(Asked)
+    asked: LoadRequests = config.group(LoadRequests)
 
 
-class Served(NamedTuple):
+class RequestTimes(NamedTuple):
     """One request."""
 
     first: float  # seconds until the first token
@@ -90,7 +90,7 @@ def quantiles(values: list[float]) -> list[tuple[str, float]]:
     ]
 
 
-def measured(asked: Asked, model: str, count: int) -> tuple[list[Served], float]:
+def measured(asked: LoadRequests, model: str, count: int) -> tuple[list[RequestTimes], float]:
     """(what was served to `count` clients at once, seconds). Raises Failure where a request was refused."""
     seeds, lock, found, failed = iter(range(2, 2 + asked.requests)), threading.Lock(), [], []
     end = time.perf_counter() + asked.seconds
@@ -118,13 +118,13 @@ def measured(asked: Asked, model: str, count: int) -> tuple[list[Served], float]
     return found, time.perf_counter() - begun
 
 
-def connect(asked: Asked) -> http.client.HTTPConnection:
+def connect(asked: LoadRequests) -> http.client.HTTPConnection:
     """A connection that stays open."""
     parts = urlsplit(asked.url)
     return http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=60)
 
 
-def stream(link: http.client.HTTPConnection, asked: Asked, model: str, seed: int) -> Served:
+def stream(link: http.client.HTTPConnection, asked: LoadRequests, model: str, seed: int) -> RequestTimes:
     """Asks for one answer, and reads it as it comes. Raises Failure where it is refused."""
     body = {
         "model": model,
@@ -144,7 +144,7 @@ def stream(link: http.client.HTTPConnection, asked: Asked, model: str, seed: int
             first = first or time.perf_counter() - begun
             if b'"choices":[]' in line:
                 tokens = json.loads(line[6:])["usage"]["completion_tokens"]
-    return Served(first, time.perf_counter() - begun, tokens)
+    return RequestTimes(first, time.perf_counter() - begun, tokens)
 
 
 def _answer(link: http.client.HTTPConnection, method: str, path: str) -> bytes:

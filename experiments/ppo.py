@@ -7,7 +7,7 @@ from jaxtrain.data import source_spec
 
 
 @dataclasses.dataclass(frozen=True)
-class Loss(config.Group):
+class PpoLoss(config.Group):
     # fmt: off
     kl_coef: float = config.arg(0.12, "Price of a nat of KL from the reference, taken off the reward token by token",
         low=0)
@@ -63,7 +63,7 @@ class Ppo:
     model: config.Model = config.group(config.Model)
     data: config.Dialogs = config.group(config.Dialogs, data="tinytown:prompts", seq_len=48, batch_size=64)
     scores: config.Scores = config.group(config.Scores)
-    loss: Loss = config.group(Loss)
+    loss: PpoLoss = config.group(PpoLoss)
     samples: config.Rollouts = config.group(config.Rollouts, minibatches=2, epochs=2)
     optim: config.Optim = config.group(
         config.Optim, lr=1.5e-4, schedule="linear", warmup=4, weight_decay=0.0, ema=0.95
@@ -81,7 +81,7 @@ def main(cfg: Ppo) -> None:
 
     cfg.scores.require()
     host.keep_freed_memory()
-    start = init_from.start(cfg, needed=True)
+    start = init_from.resolve(cfg, needed=True)
     template = chat.load_template(cfg.data.template, start.tokenizer)
 
     import functools
@@ -95,36 +95,36 @@ def main(cfg: Ppo) -> None:
 
     on_policy.check(cfg, start.tokenizer)
     parallel.initialize(Path(cfg.data.cache_dir).expanduser() / "compiled")
-    plan = session.plan_of(cfg)
-    with session.opened(cfg, "ppo", start, plan) as path:
-        judge, model = on_policy.judge(cfg, plan, path)
+    plan = session.make_plan(cfg)
+    with session.open_workdir(cfg, "ppo", start, plan) as path:
+        judge, model = on_policy.open_scorer(cfg, plan, path)
         kind = cfg.loss.value_from(model is not None)
         rate = cfg.loss.value_lr / cfg.optim.lr if cfg.loss.value_lr and kind != "head" else 1.0
-        run = session.session(
+        run = session.start_session(
             cfg, path, plan, start, template.tokenizer, on_policy.fingerprints(cfg, template),
             heads=functools.partial(value.build, shared=kind == "head"),
             given=lambda: (model.member(),) if kind == "reward" else (),
             rates={"value": rate},
         )  # fmt: skip
-        run = run._replace(extra=rollouts.carried(cfg))
+        run = run._replace(extra=rollouts.first_extra(cfg))
         weight = cfg.loss.pretraining(cfg.data.data)
         settings = on_policy.settings(
             cfg, critic=True, clip_low=cfg.loss.clip_ratio, clip_high=cfg.loss.clip_ratio,
             entropy_weight=cfg.loss.entropy_coef, value_weight=cfg.loss.value_coef, value_clip=cfg.loss.value_clip,
             ptx_weight=weight,
         )  # fmt: skip
-        how = advantages.Rewarding(
+        how = advantages.AdvantageConfig(
             cfg.loss.gamma,
             cfg.loss.lam,
             cfg.loss.bootstrap,
             cfg.loss.whiten_rewards,
             cfg.loss.whiten_advantages,
         )
-        extra, table = on_policy.pretraining(cfg, run, template, weight, cfg.loss.ptx_data)
+        extra, table = on_policy.ptx_columns(cfg, run, template, weight, cfg.loss.ptx_data)
         stage = on_policy.stage(
             cfg, run, template, functools.partial(ppo, model=run.heads, settings=settings),
-            functools.partial(advantages.with_values, how=how), judge,
-            controller=rollouts.Controller(cfg.loss.kl_coef, cfg.loss.kl_target, cfg.loss.kl_horizon),
+            functools.partial(advantages.gae_advantages, how=how), judge,
+            controller=rollouts.KlController(cfg.loss.kl_coef, cfg.loss.kl_target, cfg.loss.kl_horizon),
             priced=cfg.loss.kl_coef > 0, extra=extra, table=table,
         )  # fmt: skip
         trainer.train(cfg, run, stage)

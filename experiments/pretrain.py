@@ -6,7 +6,7 @@ from jaxtrain import config, flags
 
 
 @dataclasses.dataclass(frozen=True)
-class Loss(config.Group):
+class PretrainLoss(config.Group):
     z_loss: float = config.arg(
         0.0, "Weight of the square of the logits' log-normaliser (1e-4 is usual)", low=0
     )
@@ -16,7 +16,7 @@ class Loss(config.Group):
 class Pretrain:
     model: config.Model = config.group(config.Model)
     data: config.Corpus = config.group(config.Corpus)
-    loss: Loss = config.group(Loss)
+    loss: PretrainLoss = config.group(PretrainLoss)
     optim: config.Optim = config.group(config.Optim)
     lora: config.Lora = config.group(config.Lora)
     run: config.Run = config.group(config.Run)
@@ -30,7 +30,7 @@ def main(cfg: Pretrain) -> None:
 
     host.keep_freed_memory()
     causal = cfg.data.objective != "masked"
-    start = init_from.start(cfg, causal=causal)
+    start = init_from.resolve(cfg, causal=causal)
 
     import functools
     from pathlib import Path
@@ -41,19 +41,19 @@ def main(cfg: Pretrain) -> None:
     from jaxtrain.train import parallel
 
     parallel.initialize(Path(cfg.data.cache_dir).expanduser() / "compiled")
-    plan = session.plan_of(cfg)
-    with session.opened(cfg, "pretrain", start, plan) as path:
+    plan = session.make_plan(cfg)
+    with session.open_workdir(cfg, "pretrain", start, plan) as path:
         data = pipeline.prepare(cfg.data, seed=cfg.run.seed, tokenizer=start.tokenizer, process=plan.process)
-        run = session.session(cfg, path, plan, start, data.tokenizer, data.fingerprints)
-        prompts = sampling.openings(plan, data.eval.batch(0)) if causal else []
+        run = session.start_session(cfg, path, plan, start, data.tokenizer, data.fingerprints)
+        prompts = sampling.pretraining_prompts(plan, data.eval.batch(0)) if causal else []
         objective = functools.partial(next_token, model=run.model, z_loss=cfg.loss.z_loss)
         stage = trainer.Stage(
             objective=objective,
-            next_batch=trainer.offline(data.train.iterate),
+            next_batch=trainer.offline_batches(data.train.iterate),
             table=data.table,
             decode=data.tokenizer.decode,
             tokens=cfg.data.batch_size * cfg.data.seq_len,
-            score=trainer.evaluator(run, objective, data.eval, cfg.run.eval_batches),
+            score=trainer.evaluate_fn(run, objective, data.eval, cfg.run.eval_batches),
             sample=sampling.continuations(run, data.tokenizer, prompts, 48, cfg.run.seed) if causal else None,
         )
         trainer.train(cfg, run, stage)

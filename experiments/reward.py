@@ -6,7 +6,7 @@ from jaxtrain import config, flags
 
 
 @dataclasses.dataclass(frozen=True)
-class Loss(config.Group):
+class RewardLoss(config.Group):
     # fmt: off
     loss: str = config.arg("logistic", "Bradley-Terry, the hinge with --margin, or Plackett-Luce on rankings",
         choices=("logistic", "hinge", "plackett_luce"))
@@ -36,7 +36,7 @@ class Reward:
     data: config.Dialogs = config.group(
         config.Dialogs, data="tinytown:preferences", seq_len=48, batch_size=32
     )
-    loss: Loss = config.group(Loss)
+    loss: RewardLoss = config.group(RewardLoss)
     optim: config.Optim = config.group(config.Optim, lr=1e-3, warmup=20)
     lora: config.Lora = config.group(config.Lora)
     samples: config.Samples = config.group(config.Samples)
@@ -53,7 +53,7 @@ def main(cfg: Reward) -> None:
     if cfg.run.sample_every:
         raise config.ConfigError("--sample_every: a reward model writes nothing; leave it out")
     host.keep_freed_memory()
-    start = init_from.start(cfg, needed=True)
+    start = init_from.resolve(cfg, needed=True)
     template = chat.load_template(cfg.data.template, start.tokenizer)
 
     import functools
@@ -66,23 +66,25 @@ def main(cfg: Reward) -> None:
     from jaxtrain.train import parallel
 
     parallel.initialize(Path(cfg.data.cache_dir).expanduser() / "compiled")
-    plan = session.plan_of(cfg)
-    with session.opened(cfg, "reward", start, plan) as path:
+    plan = session.make_plan(cfg)
+    with session.open_workdir(cfg, "reward", start, plan) as path:
         data = preferences.prepare(
             cfg.data, seed=cfg.run.seed, tokenizer=start.tokenizer, template=template, process=plan.process,
             kind="ranked", ties=cfg.loss.ties, flat=cfg.loss.flat, soft=cfg.loss.soft_labels,
         )  # fmt: skip
-        run = session.session(
+        run = session.start_session(
             cfg, path, plan, start, data.tokenizer, data.fingerprints,
             heads=functools.partial(models.build, members=cfg.loss.members),
         )  # fmt: skip
-        run = run._replace(extra=reward_model.identity(cfg.loss.members))
+        run = run._replace(extra=reward_model.identity_normalisation(cfg.loss.members))
         objective = functools.partial(
             reward, scores=run.heads.scores, loss=cfg.loss.loss, centering=cfg.loss.centering
         )
         stage = trainer.Stage(
             objective=objective,
-            next_batch=reward_model.batches(data.train, cfg.loss.members, cfg.loss.margin, cfg.run.seed),
+            next_batch=reward_model.ensemble_batches(
+                data.train, cfg.loss.members, cfg.loss.margin, cfg.run.seed
+            ),
             table=data.table,
             decode=data.tokenizer.decode,
             tokens=data.rows[0]["tokens"].size * cfg.data.batch_size * cfg.loss.members,

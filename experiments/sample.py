@@ -13,7 +13,7 @@ from typing import Any
 from jaxtrain import config, flags
 from jaxtrain.config import ConfigError
 from jaxtrain.files import atomic
-from jaxtrain.inference.config import Machine
+from jaxtrain.inference.config import MachineFlags
 
 TYPED = "-"  # --prompt's default: what is typed
 COMMANDS = "/reset begins anew, /quit or Ctrl-D ends"
@@ -21,7 +21,7 @@ ESCAPES = {r"\n": "\n", r"\t": "\t", r"\,": ","}  # of --stop
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked(config.Group):
+class SamplePrompts(config.Group):
     # fmt: off
     init_from: str = config.arg("", "The run to sample from, WORKDIR, WORKDIR@STEP or hf:DIR")
     prompt: str = config.arg(TYPED, "Text to answer. -: a conversation, a line of the terminal or of stdin a turn")
@@ -50,7 +50,7 @@ class Asked(config.Group):
 
 
 @dataclasses.dataclass(frozen=True)
-class Drawing(config.Group):
+class SampleSampling(config.Group):
     # fmt: off
     max_new: int = config.arg(256, "Most tokens of a completion", low=1)
     temperature: float = config.arg(1.0, "Temperature; 0 takes the likeliest token", low=0)
@@ -86,7 +86,7 @@ class Drawing(config.Group):
 
 
 @dataclasses.dataclass(frozen=True)
-class Chosen(config.Group):
+class BestOf(config.Group):
     # fmt: off
     best_of: int = config.arg(1, "Draw this many completions, keep the one with the highest score", low=1)
     reward: str = config.arg("",
@@ -103,10 +103,10 @@ class Chosen(config.Group):
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    asked: Asked = config.group(Asked)
-    drawing: Drawing = config.group(Drawing)
-    chosen: Chosen = config.group(Chosen)
-    machine: Machine = config.group(Machine)
+    asked: SamplePrompts = config.group(SamplePrompts)
+    drawing: SampleSampling = config.group(SampleSampling)
+    chosen: BestOf = config.group(BestOf)
+    machine: MachineFlags = config.group(MachineFlags)
 
 
 def main(cfg: Sample) -> None:
@@ -128,7 +128,7 @@ def main(cfg: Sample) -> None:
         )
     if asked.out:
         _new_file(Path(asked.out).expanduser())
-    start = init_from.load(asked.init_from)
+    start = init_from.load_run(asked.init_from)
     if not start.arch.causal:
         raise ConfigError(f"--init_from={asked.init_from}: it fills masks, it does not continue text")
     name = "none" if asked.template == "auto" and not start.tokenizer.chat_template else asked.template
@@ -143,17 +143,17 @@ def main(cfg: Sample) -> None:
         reading = config.Dialogs(
             system=asked.system, on_bad_record=asked.on_bad_record, cache_dir=cfg.machine.cache_dir
         )
-        found = prompts.openings(asked.prompts, reading, template, limit=asked.prompt_count)
+        found = prompts.read_prompts(asked.prompts, reading, template, limit=asked.prompt_count)
 
     from jaxtrain.inference import chat as inference_chat
 
-    voice = inference_chat.open_run(cfg, start, template)
+    voice = inference_chat.open_chat_model(cfg, start, template)
     if asked.prompts:
         answer_data(voice, found, Path(asked.out).expanduser())
     elif asked.prompt != TYPED:
-        answer(voice, asked.prompt)
+        answer_prompt(voice, asked.prompt)
     else:
-        converse(voice)
+        chat_loop(voice)
 
 
 def _new_file(out: Path) -> None:
@@ -163,14 +163,14 @@ def _new_file(out: Path) -> None:
         raise ConfigError(f"--out={out}: write FOLDER/NAME.jsonl, in a folder that is there")
 
 
-def answer(voice: Any, prompt: str) -> None:
+def answer_prompt(voice: Any, prompt: str) -> None:
     """Prints the completions of one prompt: a single one as it comes, where somebody looks."""
     from jaxtrain.inference import chat as inference_chat
 
-    asked = inference_chat.opening(voice, [{"role": "user", "content": prompt}])
+    asked = inference_chat.chat_prompt(voice, [{"role": "user", "content": prompt}])
     inference_chat.require_room(voice, asked, "--prompt")
-    if inference_chat.single(voice) and sys.stdout.isatty():
-        inference_chat.spoken(voice, asked, 0, _write)
+    if inference_chat.can_stream(voice) and sys.stdout.isatty():
+        inference_chat.stream_answer(voice, asked, 0, _write)
         print()
         return
     found = inference_chat.answers(voice, [asked])[0]
@@ -189,7 +189,7 @@ def _print(found: list[Any], prompt: str) -> None:
 
     for one in found:
         score = "" if one.score is None else f", score {one.score:.4f}"
-        lines = sampling.shown(f"{prompt}▸{one.text}", one.ended)
+        lines = sampling.preview_lines(f"{prompt}▸{one.text}", one.ended)
         print("\n".join([f"log-probability {one.logp:.2f}{score}", *lines]))
 
 
@@ -203,7 +203,7 @@ def answer_data(voice: Any, asked: list[Any], out: Path) -> None:
         first = one.messages[-1]["content"][:40]
         inference_chat.require_room(voice, one, f"--prompts={source}: prompt {i} ({first!r})")
     part = out.with_name(f"{out.name}.part") if voice.process[0] == 0 else Path(os.devnull)
-    step = max(1, inference_chat.AT_ONCE // inference_chat.each(voice))
+    step = max(1, inference_chat.AT_ONCE // inference_chat.samples_per_prompt(voice))
     with part.open("w", encoding="utf-8") as file, bar("prompts", len(asked), least=step + 1) as advance:
         for place in range(0, len(asked), step):
             now = asked[place : place + step]
@@ -244,7 +244,7 @@ def _row(asked: Any, new: Any) -> dict[str, Any]:
     return row if new.score is None else row | {"score": round(new.score, 6)}
 
 
-def converse(voice: Any) -> None:
+def chat_loop(voice: Any) -> None:
     """A conversation, a line a turn, until the lines end."""
     from jaxtrain.inference import chat as inference_chat
 
@@ -266,7 +266,7 @@ def converse(voice: Any) -> None:
                 continue
             said.append({"role": "user", "content": line})
             try:
-                asked, dropped = inference_chat.fitting(voice, said)
+                asked, dropped = inference_chat.fit_conversation(voice, said)
             except ConfigError as error:
                 said.pop()
                 print(error, file=sys.stderr)
@@ -285,8 +285,8 @@ def converse(voice: Any) -> None:
 def _reply(voice: Any, asked: Any, turn: int) -> str:
     from jaxtrain.inference import chat as inference_chat
 
-    if inference_chat.single(voice) and sys.stdout.isatty():
-        text = inference_chat.spoken(voice, asked, turn, _write)
+    if inference_chat.can_stream(voice) and sys.stdout.isatty():
+        text = inference_chat.stream_answer(voice, asked, turn, _write)
         print()
         return text
     found = inference_chat.answers(voice, [asked], turn)[0]

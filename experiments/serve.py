@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxtrain import config, flags
-from jaxtrain.apps.serve.config import EXTRA, LONGEST, Serve
+from jaxtrain.apps.serve.config import DEFAULT_CONTEXT, EXTRA, Serve
 from jaxtrain.config import ConfigError
 from jaxtrain.files.atomic import check_export
 
@@ -21,7 +21,7 @@ def main(cfg: Serve) -> None:
         raise ConfigError("--model: name the run to serve, such as runs/ppo, or hf:DIR")
     try:
         from jaxtrain.apps.serve import http
-        from jaxtrain.apps.serve.store import Store
+        from jaxtrain.apps.serve.store import CompletionStore
     except ImportError as error:
         raise ConfigError(f"serving needs the package {error.name}; {EXTRA}") from error
 
@@ -29,7 +29,7 @@ def main(cfg: Serve) -> None:
     from jaxtrain.stages import init_from
     from jaxtrain.train import host
 
-    start = init_from.load(cfg.served.model)
+    start = init_from.load_run(cfg.served.model)
     if not start.arch.causal:
         raise ConfigError(f"--model={cfg.served.model}: it fills masks, it does not continue text")
     template = cfg.served.template
@@ -38,11 +38,11 @@ def main(cfg: Serve) -> None:
     context = _context(cfg, start.arch.max_len)
     with contextlib.ExitStack() as opened:
         sock = opened.enter_context(http.listen(cfg.http.host, cfg.http.port))
-        store = Store(Path(cfg.kept.store).expanduser()) if cfg.kept.store else None
+        store = CompletionStore(Path(cfg.kept.store).expanduser()) if cfg.kept.store else None
         if store:
             opened.callback(store.close)
         host.keep_freed_memory()
-        house = open_house(cfg, start, template, context, store)
+        house = open_server(cfg, start, template, context, store)
 
         from jaxtrain.apps.serve import app
 
@@ -88,17 +88,17 @@ def _context(cfg: Serve, own: int) -> int:
     asked = cfg.served.context
     if own and asked > own:
         raise ConfigError(f"--context={asked}: the context of --model={cfg.served.model} is {own}")
-    return asked or min(own or LONGEST, LONGEST)
+    return asked or min(own or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
 
 
-def open_house(cfg: Serve, start: Any, template: Any, context: int, store: Any) -> Any:
+def open_server(cfg: Serve, start: Any, template: Any, context: int, store: Any) -> Any:
     """The model behind its decoding thread, every program compiled."""
     import jax
 
     from jaxtrain.apps.serve import requests, scheduler
-    from jaxtrain.apps.serve.metrics import Told
-    from jaxtrain.apps.serve.responses import Voice
-    from jaxtrain.apps.serve.server import House, Limits
+    from jaxtrain.apps.serve.metrics import Metrics
+    from jaxtrain.apps.serve.responses import ServedModel
+    from jaxtrain.apps.serve.server import Server, ServerLimits
     from jaxtrain.files import cache
     from jaxtrain.generate import engine, sampler
     from jaxtrain.inference import chat as inference_chat
@@ -118,17 +118,21 @@ def open_house(cfg: Serve, start: Any, template: Any, context: int, store: Any) 
     how = transformer.execution(config.Model(dtype=cfg.machine.dtype), plan.shards, plan.local)
     model = transformer.build(start.arch, how)
     made = engine.engine(
-        plan, model, end=template.end, width=context, slots=sampler.bucketed(context), tops=requests.TOPS,
+        plan, model, end=template.end, width=context, slots=sampler.bucketed(context), tops=requests.MAX_TOP_LOGPROBS,
         most=cfg.served.chunk,
     )  # fmt: skip
-    params = made.ready(weights.starting(plan, start, model, 0), ())
-    sampling = scheduler.Sampling(made, params, cfg.served.rows, cfg.served.chunk, context, start.arch.vocab)
-    scheduler.warm(sampling)
-    working = scheduler.Desk(sampling, cfg.http.waiting)
+    params = made.ready(weights.load_params(plan, start, model, 0), ())
+    sampling = scheduler.ModelRunner(
+        made, params, cfg.served.rows, cfg.served.chunk, context, start.arch.vocab
+    )
+    scheduler.warm_up(sampling)
+    working = scheduler.Scheduler(sampling, cfg.http.waiting)
     mark = cache.digest(start.lineage["origin"], start.tokenizer.fingerprint, template.fingerprint)
-    voice = Voice(_name(cfg), int(time.time()), f"fp_{mark}", template, inference_chat.decoder(template))
-    limits = Limits(cfg.http.key(), cfg.http.max_body_kb * 1024)
-    return House(voice, working, store, limits, Told(working, store))
+    voice = ServedModel(
+        _name(cfg), int(time.time()), f"fp_{mark}", template, inference_chat.decoder(template)
+    )
+    limits = ServerLimits(cfg.http.key(), cfg.http.max_body_kb * 1024)
+    return Server(voice, working, store, limits, Metrics(working, store))
 
 
 def _name(cfg: Serve) -> str:

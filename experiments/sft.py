@@ -6,7 +6,7 @@ from jaxtrain import config, flags
 
 
 @dataclasses.dataclass(frozen=True)
-class Loss(config.Group):
+class SftLoss(config.Group):
     # fmt: off
     loss: str = config.arg("nll", "Cross-entropy, or dynamic fine-tuning, which weighs each token by its probability",
         choices=("nll", "dft"))
@@ -24,7 +24,7 @@ class Loss(config.Group):
 class Sft:
     model: config.Model = config.group(config.Model)
     data: config.Dialogs = config.group(config.Dialogs, batch_size=16)
-    loss: Loss = config.group(Loss)
+    loss: SftLoss = config.group(SftLoss)
     optim: config.Optim = config.group(config.Optim, lr=2e-3, warmup=20)
     lora: config.Lora = config.group(config.Lora)
     samples: config.Samples = config.group(config.Samples)
@@ -39,7 +39,7 @@ def main(cfg: Sft) -> None:
     from jaxtrain.train import host
 
     host.keep_freed_memory()
-    start = init_from.start(cfg, needed=True)
+    start = init_from.resolve(cfg, needed=True)
     template = chat.load_template(cfg.data.template, start.tokenizer)
 
     import functools
@@ -51,12 +51,12 @@ def main(cfg: Sft) -> None:
     from jaxtrain.train import parallel
 
     parallel.initialize(Path(cfg.data.cache_dir).expanduser() / "compiled")
-    plan = session.plan_of(cfg)
-    with session.opened(cfg, "sft", start, plan) as path:
+    plan = session.make_plan(cfg)
+    with session.open_workdir(cfg, "sft", start, plan) as path:
         data = dialogs.prepare(
             cfg.data, seed=cfg.run.seed, tokenizer=start.tokenizer, template=template, process=plan.process
         )
-        run = session.session(
+        run = session.start_session(
             cfg, path, plan, start, data.tokenizer, data.fingerprints, noise=cfg.loss.neftune
         )
         settings = dataclasses.asdict(cfg.loss)
@@ -64,12 +64,12 @@ def main(cfg: Sft) -> None:
         objective = functools.partial(sft, model=run.model, **settings)
         stage = trainer.Stage(
             objective=objective,
-            next_batch=trainer.offline(data.train.iterate),
+            next_batch=trainer.offline_batches(data.train.iterate),
             table=data.table,
             decode=data.tokenizer.decode,
             tokens=cfg.data.batch_size * cfg.data.seq_len,
-            score=trainer.evaluator(run, objective, data.eval, cfg.run.eval_batches),
-            sample=eval_prompts.answers(run, cfg, template, data.tokenizer.decode),
+            score=trainer.evaluate_fn(run, objective, data.eval, cfg.run.eval_batches),
+            sample=eval_prompts.eval_sampler(run, cfg, template, data.tokenizer.decode),
         )
         trainer.train(cfg, run, stage)
 

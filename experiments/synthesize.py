@@ -5,7 +5,7 @@ from pathlib import Path
 from jaxtrain import flags
 from jaxtrain.apps.synthesis.config import Synthesize
 from jaxtrain.config import ConfigError
-from jaxtrain.inference.config import MODEL
+from jaxtrain.inference.config import MODEL_HELP
 
 
 def main(cfg: Synthesize) -> None:
@@ -21,7 +21,7 @@ def main(cfg: Synthesize) -> None:
 def _checked(cfg: Synthesize) -> Path:
     wanted, models = cfg.wanted, cfg.models
     if not models.generator:
-        raise ConfigError(f"--generator: name {MODEL}")
+        raise ConfigError(f"--generator: name {MODEL_HELP}")
     if bool(wanted.topics) == bool(wanted.source):
         needs = "--source" if wanted.kind == "augment" else "--topics, --source: name one of them"
         raise ConfigError(f"{needs}: what questions are about, or data whose questions are taken")

@@ -13,7 +13,7 @@ GOOD = ("", "clean", "good", "0", "false", "none")  # labels of a good document
 
 
 @dataclasses.dataclass(frozen=True)
-class Labelled(config.Group):
+class LabelledDocuments(config.Group):
     # fmt: off
     good: str = config.arg("", "Good documents, such as tinytown:pretrain or jsonl:good/*.jsonl")
     bad: str = config.arg("", "Bad documents: of low quality, spam, or harmful")
@@ -34,7 +34,7 @@ class Labelled(config.Group):
 
 
 @dataclasses.dataclass(frozen=True)
-class Training(config.Group):
+class ClassifierTraining(config.Group):
     # fmt: off
     out: str = config.arg("classifier.npz", "File that the classifier is written to")
     epochs: int = config.arg(10, "Times that each document is learnt from", low=1)
@@ -50,8 +50,8 @@ class Training(config.Group):
 
 @dataclasses.dataclass(frozen=True)
 class TrainClassifier:
-    labelled: Labelled = config.group(Labelled)
-    training: Training = config.group(Training)
+    labelled: LabelledDocuments = config.group(LabelledDocuments)
+    training: ClassifierTraining = config.group(ClassifierTraining)
 
 
 def main(cfg: TrainClassifier) -> None:
@@ -93,7 +93,7 @@ def main(cfg: TrainClassifier) -> None:
     print("\n".join(lines(table)))
 
 
-def _sides(labelled: Labelled) -> list[list[str]]:
+def _sides(labelled: LabelledDocuments) -> list[list[str]]:
     """[good, bad] texts, of each at most --documents."""
     most = labelled.documents
     if not labelled.data:
@@ -117,7 +117,7 @@ def _sides(labelled: Labelled) -> list[list[str]]:
     return sides
 
 
-def _texts(labelled: Labelled, data: str, flag: str) -> Iterator[tuple[str, Any]]:
+def _texts(labelled: LabelledDocuments, data: str, flag: str) -> Iterator[tuple[str, Any]]:
     """(what filter_data would judge, the record), of all sources."""
     from jaxtrain.apps.filters import record_texts
     from jaxtrain.data import source_spec, sources

@@ -3,10 +3,10 @@
 import math
 import re
 
-from jaxtrain.inference.llm import Generator, Reply, Spent, Token
-from jaxtrain.worlds.tinytown.answers import Style, draw_answer, render
+from jaxtrain.inference.llm import LLM, Completion, TokenLogprob, Usage
+from jaxtrain.worlds.tinytown.answers import TownStyle, draw_answer, render
 from jaxtrain.worlds.tinytown.constitution import PRINCIPLES, critique_revise, violates
-from jaxtrain.worlds.tinytown.draws import Draws, stream
+from jaxtrain.worlds.tinytown.draws import RandomDraws, stream
 from jaxtrain.worlds.tinytown.prompts import parse_prompt, space
 
 _PAGE = re.compile(r"Human: (?P<prompt>[^\n]*)\nAI: ?(?P<response>.*?)\nCritic: (?P<rest>.*)", re.DOTALL)
@@ -17,13 +17,13 @@ _CHOICE = re.compile(
 
 def complies(question, seed):
     """An answer that helps, as a helpful-only model's."""
-    rng = Draws(stream(seed, "complies"), 0)
+    rng = RandomDraws(stream(seed, "complies"), 0)
     return render(
         parse_prompt(question),
         draw_answer(
             rng,
             parse_prompt(question),
-            Style(detail=0.3, refuse=0.0, evade=0.0, rude=0.0, wrong=0.0),
+            TownStyle(detail=0.3, refuse=0.0, evade=0.0, rude=0.0, wrong=0.0),
             space(),
         ),
     )
@@ -46,19 +46,23 @@ def chosen(page):
     return 0.5 + 0.4 * (bad[1] - bad[0])
 
 
-def oracle(answer=None, letter=chosen, change=lambda text: Reply(text, "stop")):
+def oracle(answer=None, letter=chosen, change=lambda text: Completion(text, "stop")):
     """A generator: `answer` says what it answers to a question, `change` what becomes of a critique or revision."""
 
     def reply(ask):
         text = ask.messages[-1]["content"]
         if not ask.raw:
-            return [Reply(answer(text, ask.seed + g), "stop") for g in range(ask.samples)]
+            return [Completion(answer(text, ask.seed + g), "stop") for g in range(ask.samples)]
         if text.endswith("Critic:"):
-            return [Reply(" one helps a crime.", "stop")]
+            return [Completion(" one helps a crime.", "stop")]
         if not ask.top_logprobs:
             return [change(said(text))]
         a = letter(text)
         top = (("A", math.log(a)), ("B", math.log(1 - a)), ("the", -9.0))
-        return [Reply("A" if a >= 0.5 else "B", "length", (Token("A" if a >= 0.5 else "B", 0.0, top),))]
+        return [
+            Completion(
+                "A" if a >= 0.5 else "B", "length", (TokenLogprob("A" if a >= 0.5 else "B", 0.0, top),)
+            )
+        ]
 
-    return Generator("oracle", lambda asks: [reply(ask) for ask in asks], True, Spent())
+    return LLM("oracle", lambda asks: [reply(ask) for ask in asks], True, Usage())

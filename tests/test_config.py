@@ -138,13 +138,15 @@ def test_what_is_not_a_flag_is_refused():
 )  # fmt: skip
 def test_a_model_or_data_that_cannot_be_is_refused_with_the_remedy(flags, message):
     with pytest.raises(ConfigError, match=message):
-        init_from.start(read(*flags))
+        init_from.resolve(read(*flags))
 
 
 def test_attention_follows_the_objective():
-    assert not init_from.start(read("objective=masked"), causal=False).arch.causal
-    assert not init_from.start(read("objective=masked", "model=nano,causal=false"), causal=False).arch.causal
-    assert init_from.start(read()).arch.causal
+    assert not init_from.resolve(read("objective=masked"), causal=False).arch.causal
+    assert not init_from.resolve(
+        read("objective=masked", "model=nano,causal=false"), causal=False
+    ).arch.causal
+    assert init_from.resolve(read()).arch.causal
 
 
 def test_a_mistake_is_answered_at_once_in_one_line_with_status_2():

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtrain.models import transformer
-from jaxtrain.models.attention import Execution
+from jaxtrain.models.attention import AttentionExecution
 from jaxtrain.models.zoo import ZOO, Arch
 
 # One of each family, with everything that makes it different kept and the sizes made small.
@@ -41,7 +41,7 @@ def shrink(name: str, **changes) -> Arch:
 
 def how(attention: str = "blocked", *, scan: bool = False, remat: str = "none", dtype=jnp.float32, **changes):
     """A way to compute a model."""
-    made = Execution(jnp.dtype(dtype), attention, scan, remat, 2**28)
+    made = AttentionExecution(jnp.dtype(dtype), attention, scan, remat, 2**28)
     return dataclasses.replace(made, **changes)
 
 

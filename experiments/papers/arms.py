@@ -14,7 +14,7 @@ from jaxtrain.files import atomic
 
 
 @dataclasses.dataclass(frozen=True)
-class Trial(config.Group):
+class CorpusTrial(config.Group):
     # fmt: off
     workdir: str = config.arg("auto", "Where the runs and result.json lie; the same command goes on. auto: runs/NAME")
     model: str = config.arg("tinytown-1m", "Model of every run (models/zoo.py)")
@@ -30,7 +30,7 @@ class Trial(config.Group):
     # fmt: on
 
 
-def folder_of(trial: Trial, name: str) -> Path:
+def folder_of(trial: CorpusTrial, name: str) -> Path:
     """The experiment's folder. Raises ConfigError where it holds the runs of other flags."""
     chosen = Path("runs") / name if trial.workdir == "auto" else Path(trial.workdir).expanduser()
     folder, held = chosen.absolute(), chosen.absolute() / "trial.json"
@@ -60,7 +60,7 @@ def shared_tokenizer(folder: Path, texts: Sequence[str], size: int) -> Path:
 
 
 def train(
-    trial: Trial, folder: Path, corpora: Mapping[str, Iterable[str]], clean: Sequence[str]
+    trial: CorpusTrial, folder: Path, corpora: Mapping[str, Iterable[str]], clean: Sequence[str]
 ) -> dict[str, Path]:
     """Pretrains one model on each corpus, all for as many tokens; returns the runs' folders. `clean` is held out."""
     from experiments import pretrain

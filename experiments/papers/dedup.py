@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.papers.arms import Trial
+from experiments.papers.arms import CorpusTrial
 from jaxtrain import config, flags
-from jaxtrain.apps.filters.near_duplicates import Near
+from jaxtrain.apps.filters.near_duplicates import NearDuplicates
 
 MARK = "No. {}\n"  # what a document begins with: its serial
 WORDS = 10  # after the serial, by which it is told whether a document is known by heart
@@ -14,7 +14,7 @@ _LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
 
 
 @dataclasses.dataclass(frozen=True)
-class Repeated(config.Group):
+class DedupFlags(config.Group):
     # fmt: off
     copies: int = config.arg(50, "Times that a repeated document stands in the corpus", low=2)
     repeated: float = config.arg(0.2, "Share of the corpus that repeated documents make up", low=0)
@@ -29,10 +29,10 @@ class Repeated(config.Group):
 
 @dataclasses.dataclass(frozen=True)
 class Dedup:
-    trial: Trial = config.group(Trial, documents=12_000, steps=1_000)
-    repeated: Repeated = config.group(Repeated)
+    trial: CorpusTrial = config.group(CorpusTrial, documents=12_000, steps=1_000)
+    repeated: DedupFlags = config.group(DedupFlags)
     # Documents of this world are alike by design: of two with 20 words, another word and the serial may be all.
-    near: Near = config.group(Near, near_similarity=0.93)
+    near: NearDuplicates = config.group(NearDuplicates, near_similarity=0.93)
 
 
 def main(cfg: Dedup) -> None:
@@ -119,7 +119,7 @@ def edited(rng, text: str) -> str:
     return f"{first}\n" + " ".join([*words[: at + 1], words[at], *words[at + 1 :]])
 
 
-def keep(corpus: Sequence[str], settings: Near) -> list[int]:
+def keep(corpus: Sequence[str], settings: NearDuplicates) -> list[int]:
     """The places of the documents that the filtering stage's exact and near deduplication leave."""
     import tempfile
     from pathlib import Path
@@ -131,10 +131,10 @@ def keep(corpus: Sequence[str], settings: Near) -> list[int]:
     plan = near_duplicates.plan(settings)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with fingerprints.Writer(folder, plan) as writer:
+        with fingerprints.FingerprintWriter(folder, plan) as writer:
             for i, text in enumerate(corpus):
                 writer.add(i, [text])
-        shards = near_duplicates.Shards.of([folder])
+        shards = near_duplicates.FingerprintShards.of([folder])
         exact = fingerprints.first_copies(shards.column("digests.npy"))
         unique = near_duplicates.takes_part(shards, exact, settings)
         files = [folder / f"pairs-{band}.npy" for band in range(plan.bands)]
@@ -187,14 +187,14 @@ def drawn(run, cfg: Dedup, prompts: Sequence[str], temperature: float = 1.0) -> 
     from jaxtrain.inference import config as inference_config
     from jaxtrain.stages import init_from
 
-    start = init_from.load(str(run))
+    start = init_from.load_run(str(run))
     asked = sample.Sample(
-        asked=sample.Asked(init_from=str(run)),
-        drawing=sample.Drawing(max_new=cfg.repeated.max_new, temperature=temperature),
-        machine=inference_config.Machine(cache_dir=cfg.trial.cache_dir),
+        asked=sample.SamplePrompts(init_from=str(run)),
+        drawing=sample.SampleSampling(max_new=cfg.repeated.max_new, temperature=temperature),
+        machine=inference_config.MachineFlags(cache_dir=cfg.trial.cache_dir),
     )
     tokenizer = start.tokenizer
-    voice, texts = inference_chat.open_run(asked, start, chat.load_template("none", tokenizer)), []
+    voice, texts = inference_chat.open_chat_model(asked, start, chat.load_template("none", tokenizer)), []
     ids = [np.array([tokenizer.bos, *new], np.int32) for new in tokenizer.encode(prompts)]
     for at in range(0, len(ids), 4 * inference_chat.AT_ONCE):
         here = ids[at : at + 4 * inference_chat.AT_ONCE]

@@ -2,12 +2,12 @@
 
 import dataclasses
 
-from experiments.papers.arms import Trial
+from experiments.papers.arms import CorpusTrial
 from jaxtrain import config, flags
 
 
 @dataclasses.dataclass(frozen=True)
-class Junked(config.Group):
+class FilteringFlags(config.Group):
     # fmt: off
     junk: float = config.arg(0.3, "Share of the corpus that is junk: shuffled letters and boilerplate", low=0)
     labels: int = config.arg(500, "Labelled documents that the classifier learns from", low=10)
@@ -20,8 +20,8 @@ class Junked(config.Group):
 
 @dataclasses.dataclass(frozen=True)
 class Filtering:
-    trial: Trial = config.group(Trial)
-    junked: Junked = config.group(Junked)
+    trial: CorpusTrial = config.group(CorpusTrial)
+    junked: FilteringFlags = config.group(FilteringFlags)
 
 
 def main(cfg: Filtering) -> None:
@@ -42,7 +42,7 @@ def main(cfg: Filtering) -> None:
         [d.text for d in labelled if not d.defect], [d.text for d in labelled if d.defect], seed=trial.seed
     )
     classifier.save(model, folder / "classifier.npz")
-    learnt, rules = classifier.of(model, 0.5), gibberish.check(gibberish.Junk())
+    learnt, rules = classifier.of(model, 0.5), gibberish.check(gibberish.GibberishFilter())
     dense = model.dense()
     scores = [classifier.probability(d.text, dense, model.bias) for d in corpus]
     truth = [bool(d.defect) for d in corpus]

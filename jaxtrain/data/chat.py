@@ -19,7 +19,7 @@ import jinja2.sandbox
 import numpy as np
 
 from jaxtrain.config import ConfigError
-from jaxtrain.data.record_formats import Bad, Message, learnt
+from jaxtrain.data.record_formats import BadRecord, Message, in_loss
 from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.files import cache
 
@@ -30,7 +30,7 @@ _GUARDS = tuple(map(chr, range(0xFDD0, 0xFDF0)))  # noncharacters, which no text
 _MARKUP = re.compile(r"<\|\w+\|>|<\w+_of_turn>")  # what a template of ours writes for a special token
 
 
-class Turns(NamedTuple):
+class EncodedDialog(NamedTuple):
     """A conversation up to the end of its last assistant turn."""
 
     ids: np.ndarray  # i32[n]
@@ -78,12 +78,12 @@ class Template:
             f"{name} writes {text}, which the tokenizer has no token for: it is text" for text in lacks
         )
 
-    def encode(self, messages: Sequence[Message]) -> Turns:
+    def encode(self, messages: Sequence[Message]) -> EncodedDialog:
         """The ids of a conversation. Raises Bad where the template refuses it, or nobody answers."""
         guarded, guard = self._guarded(messages)
         stretches, _ = self._stretches(guarded)
         if not stretches:
-            raise Bad("no assistant turn: there is nothing to learn")
+            raise BadRecord("no assistant turn: there is nothing to learn")
         encoded = self._ids([text for before, answer, _ in stretches for text in (before, answer)], guard)
         ids, learn, starts, ends = [], [], [], []
         size = 0
@@ -94,12 +94,12 @@ class Template:
             if not ended:
                 answer = np.append(answer, np.int32(self.tokenizer.eos))
             ids += [before, answer]
-            learn += [np.zeros(len(before), bool), np.full(len(answer), learnt(message))]
+            learn += [np.zeros(len(before), bool), np.full(len(answer), in_loss(message))]
             starts.append(size + len(before))
             size += len(before) + len(answer)
             ends.append(size)
         added = tuple(not ended for _, _, ended in stretches)
-        return Turns(np.concatenate(ids), np.concatenate(learn), tuple(starts), tuple(ends), added)
+        return EncodedDialog(np.concatenate(ids), np.concatenate(learn), tuple(starts), tuple(ends), added)
 
     def prompt(self, messages: Sequence[Message]) -> np.ndarray:
         """i32[n], the conversation so far up to where an assistant's words begin. Raises Bad."""
@@ -160,7 +160,7 @@ class Template:
                 messages=list(messages), add_generation_prompt=generation, **self._names
             )
         except (jinja2.TemplateError, TypeError) as error:
-            raise Bad(f"refused by the chat template: {error}") from error
+            raise BadRecord(f"refused by the chat template: {error}") from error
 
     def _stable(self, start: str, whole: str) -> None:
         if whole.startswith(start):
@@ -181,7 +181,7 @@ class Template:
         whole = "".join(texts)
         guard = next((one for one in _GUARDS if one not in whole), None)
         if guard is None:
-            raise Bad("no text: it has every noncharacter from U+FDD0 to U+FDEF")
+            raise BadRecord("no text: it has every noncharacter from U+FDD0 to U+FDEF")
         return [
             {k: v if k == "role" else self._replaced(v, guard) for k, v in message.items()}
             for message in messages
@@ -230,7 +230,7 @@ class Template:
             before, bare = self._text([asked], generation=True), self._text([asked])
             part, _ = self._answer([asked], said, before)
             turns = self.encode([asked, said])
-        except Bad as error:
+        except BadRecord as error:
             raise ConfigError(f"--template={self.name}: {error}") from error
         if before == bare and part[: part.find("Answer.")].strip():
             raise ConfigError(

@@ -77,12 +77,12 @@ def as_lines(path: Path, cache_dir: Path) -> Path:
         return cache.build(cache_dir / "stores" / state.hexdigest(), fill) / "completions.jsonl"
 
 
-def chosen(found: Any, source: Any, flag: str) -> Any:
+def selected_choices(found: Any, source: Any, flag: str) -> Any:
     """Records of stored completions as those of their choices that a source's options ask for."""
     options = filters(dict(source.options))
     pairs, counts = choices(found.blocks(), options)
     if not pairs:
-        raise ConfigError(f"--{flag}={source.label}: {nothing(options, counts)}")
+        raise ConfigError(f"--{flag}={source.label}: {why_empty(options, counts)}")
     mark = cache.digest(found.fingerprint, sorted(options.items()))
     read = reader(found.many, pairs)
     return replace(found, fingerprint=mark, read=read, size=len(pairs), notes=notes(options, counts))
@@ -138,7 +138,7 @@ def notes(options: Mapping[str, str], counts: Mapping[str, int]) -> tuple[str, .
     )
 
 
-def nothing(options: Mapping[str, str], counts: Mapping[str, int]) -> str:
+def why_empty(options: Mapping[str, str], counts: Mapping[str, int]) -> str:
     """Why no completion is left."""
     models = [
         f"{name.removeprefix('model ')} ({n})" for name, n in counts.items() if name.startswith("model ")
@@ -160,7 +160,7 @@ def question(record: Mapping[str, Any]) -> Any:
     return record.get("input") or record.get("messages") or inside
 
 
-def exchange(record: Mapping[str, Any]) -> tuple[Any, dict[str, Any], str]:
+def prompt_and_answer(record: Mapping[str, Any]) -> tuple[Any, dict[str, Any], str]:
     """(what was asked, as it was sent; the message that answers it; what is wrong, or an empty string)."""
     choices, asked = record["choices"], question(record)
     if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):

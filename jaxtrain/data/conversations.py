@@ -8,10 +8,10 @@ from jaxtrain import config
 from jaxtrain.config import ConfigError
 from jaxtrain.data import record_formats, source_spec, sources
 from jaxtrain.data.jsonl import Skips
-from jaxtrain.data.record_formats import Bad, Dialog, Message
+from jaxtrain.data.record_formats import BadRecord, Dialog, Message
 
 
-class Given(NamedTuple):
+class SourceConversation(NamedTuple):
     """A conversation from a source, up to where an answer is wanted, and the answer that it had there, if any."""
 
     messages: tuple[Message, ...]
@@ -20,10 +20,10 @@ class Given(NamedTuple):
     record: Mapping[str, Any] = {}
 
 
-def read(text: str, flag: str, cache_dir: str, limit: int) -> list[Given]:
+def read_conversations(text: str, flag: str, cache_dir: str, limit: int) -> list[SourceConversation]:
     """The distinct conversations of sources up to where an answer is wanted, `limit` of them at most, 0 is all."""
     reading = config.Dialogs(eval_data=text, cache_dir=cache_dir)  # so that nothing is held out
-    found: dict[str, Given] = {}
+    found: dict[str, SourceConversation] = {}
     source_spec.check_sources(text, reading, flag)
     for source in source_spec.parse(text, flag):
         records = sources.train_and_held_out(source, reading, None)[0]
@@ -35,7 +35,7 @@ def read(text: str, flag: str, cache_dir: str, limit: int) -> list[Given]:
                 break
             key = json.dumps(messages, sort_keys=True)
             name = f"{source.label} record {records.source_number(number)}"
-            found.setdefault(key, Given(messages, answer, name, records[number]))
+            found.setdefault(key, SourceConversation(messages, answer, name, records[number]))
     if not found:
         raise ConfigError(f"--{flag}={text}: no conversation there")
     return list(found.values())
@@ -49,7 +49,7 @@ def _opening(item: Any) -> tuple[tuple[Message, ...], str]:
         messages, answer = messages[: answers[-1]], messages[-1]["content"]
     plain = tuple({"role": one["role"], "content": one["content"]} for one in messages)
     if not any(one["role"] == "user" for one in plain):
-        raise Bad("no question: the conversation has no turn of a user")
+        raise BadRecord("no question: the conversation has no turn of a user")
     return plain, answer
 
 

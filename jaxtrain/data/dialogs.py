@@ -12,13 +12,13 @@ import numpy as np
 
 from jaxtrain.config import ConfigError, Dialogs
 from jaxtrain.data import packing, pipeline, record_formats, source_spec, sources, summary
-from jaxtrain.data.chat import Template, Turns
+from jaxtrain.data.chat import EncodedDialog, Template
 from jaxtrain.data.jsonl import Skips
 from jaxtrain.data.mlm_fim import Row
-from jaxtrain.data.packed_rows import Beside, PackedRows
-from jaxtrain.data.pipeline import Prepared, Stream
-from jaxtrain.data.record_formats import Format, Message, Text
-from jaxtrain.data.source_spec import Source
+from jaxtrain.data.packed_rows import PackedRows, WithColumns
+from jaxtrain.data.pipeline import DataPipeline, Stream
+from jaxtrain.data.record_formats import Message, RecordFormat, Text
+from jaxtrain.data.source_spec import DataSource
 from jaxtrain.data.sources import Records
 from jaxtrain.data.token_cache import Documents
 from jaxtrain.data.tokenizer import Tokenizer
@@ -50,7 +50,7 @@ def prepare(
     template: Template,
     process: tuple[int, int] = (0, 1),
     beside: Callable[[PackedRows], Sequence[Row]] | None = None,
-) -> Prepared:
+) -> DataPipeline:
     """The training and held-out streams of packed conversations, with the columns of pipeline.prepare's.
 
     `mask` is 1 where the target is of an assistant's words or ends its turn, and on every token of a plain
@@ -69,18 +69,18 @@ def prepare(
     blank = packing.assemble((), cfg.seq_len, tokenizer.pad) | {"slack": np.float32(0)}
     sets, extra = [[rows for rows, _ in side] for side in sides], ()
     if beside is not None:
-        sets = [[Beside(rows, beside(rows)) for rows in side] for side in sets]
+        sets = [[WithColumns(rows, beside(rows)) for rows in side] for side in sets]
         further = {name: np.zeros_like(x) for name, x in sets[0][0][0].items() if name not in blank}
         blank, extra = blank | further, tuple(further)
-    endless, _ = pipeline.shuffled(sets[0], train, seed)
+    endless, _ = pipeline.mixed_rows(sets[0], train, seed)
     lines = [
         (f"{side} {records.label}", line)
         for side, opened, made in zip(("train", "held out"), (train, held_out), sides, strict=True)
         for (_, records), (rows, counts) in zip(opened, made, strict=True)
         for line in _about(records, rows, counts, cfg)
     ]
-    return Prepared(
-        tokenizer=carrying(tokenizer, template),
+    return DataPipeline(
+        tokenizer=with_template(tokenizer, template),
         train=Stream(lambda i: pipeline.finish(endless[i], lengths, extra=extra), cfg.batch_size, process),
         eval=pipeline.held_out_stream(
             sets[1],
@@ -100,7 +100,7 @@ def prepare(
     )
 
 
-def carrying(tokenizer: Tokenizer, template: Template) -> Tokenizer:
+def with_template(tokenizer: Tokenizer, template: Template) -> Tokenizer:
     """The tokenizer with the template as its own, so that a run that saves it keeps both."""
     found = copy.copy(tokenizer)
     found.chat_template = template.source
@@ -149,7 +149,9 @@ def shorten(prompt: np.ndarray, room: int, bos: int) -> np.ndarray | None:
     return np.concatenate([prompt[:keep], prompt[len(prompt) - (room - keep) :]])
 
 
-def fit(turns: Turns, limit: int, bos: int, policy: str, counts: Counter[str]) -> tuple[Any, Any] | None:
+def fit_dialog(
+    turns: EncodedDialog, limit: int, bos: int, policy: str, counts: Counter[str]
+) -> tuple[Any, Any] | None:
     """(ids, learn) of at most `limit` ids, or None; counts what was left off."""
     if turns.starts[0] >= limit:
         counts["filled"] += 1
@@ -175,7 +177,7 @@ def fit(turns: Turns, limit: int, bos: int, policy: str, counts: Counter[str]) -
 
 
 def _rows(
-    source: Source, records: Records, flag: str, cfg: Dialogs, tokenizer: Tokenizer, template: Template
+    source: DataSource, records: Records, flag: str, cfg: Dialogs, tokenizer: Tokenizer, template: Template
 ) -> tuple[PackedRows, dict[str, Any]]:
     field = sources.text_field(source, cfg)
     form = record_formats.detect(records, source, record_formats.chat(field), flag)
@@ -217,7 +219,7 @@ def _rows(
     return PackedRows(documents, tokenizer, cfg.seq_len), counts | {"format": form.name}
 
 
-def _fill(work: Path, records: Records, form: Format, cfg: Dialogs, template: Template) -> None:
+def _fill(work: Path, records: Records, form: RecordFormat, cfg: Dialogs, template: Template) -> None:
     skips, counts = Skips(cfg.on_bad_record), Counter(read=len(records), kept=0, turns=0, loss=0, bytes=0)
     dtype = np.uint16 if template.tokenizer.vocab_size <= 1 << 16 else np.uint32
     ids, learn = [], []
@@ -228,7 +230,7 @@ def _fill(work: Path, records: Records, form: Format, cfg: Dialogs, template: Te
     def _dialog(messages: tuple[Message, ...]) -> tuple[Any, Any] | None:
         turns = template.encode(with_system(messages, cfg.system))
         last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
-        found = fit(turns, cfg.seq_len + 1, template.tokenizer.bos, cfg.too_long, counts)
+        found = fit_dialog(turns, cfg.seq_len + 1, template.tokenizer.bos, cfg.too_long, counts)
         if found is not None and not found[1][1:].any():
             counts["unlearnt"] += 1
             return None

@@ -14,13 +14,13 @@ REPORT = "report.json"
 ESCAPED = {"encoding": "utf-8", "errors": "backslashreplace"}
 
 
-def held(folder: Path) -> dict[str, Any] | None:
+def read_report(folder: Path) -> dict[str, Any] | None:
     """What report.json says; None where the filtering is unfinished or there is none."""
     path = folder / REPORT
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def save(folder: Path, report: Mapping[str, Any], files: Sequence[Path]) -> None:
+def write_report(folder: Path, report: Mapping[str, Any], files: Sequence[Path]) -> None:
     """Writes report.json, with the files, and a fingerprint of them and the sources."""
     listed = [
         {"file": str(path.relative_to(folder)), "digest": cache.digest_file(path, folder / "work")}
@@ -35,13 +35,13 @@ def save(folder: Path, report: Mapping[str, Any], files: Sequence[Path]) -> None
     cache.sync(folder)
 
 
-def opened(name: str, flag: str, memo: Path) -> tuple[list[Path], str]:
+def files_of(name: str, flag: str, memo: Path) -> tuple[list[Path], str]:
     """(kept files, fingerprint) of a filtering's folder.
 
     Raises ConfigError where it is not finished, was changed since, or kept nothing.
     """
     folder = Path(name).expanduser()
-    report = held(folder)
+    report = read_report(folder)
     if report is None or "fingerprint" not in report:
         raise ConfigError(
             f"--{flag}=filtered:{name}: there is no finished filtering; make one: "

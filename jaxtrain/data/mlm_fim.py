@@ -9,7 +9,7 @@ from jaxtrain.data.tokenizer import Tokenizer, special_ids
 Row = dict[str, np.ndarray]
 
 
-def masking(tokenizer: Tokenizer, rate: float) -> Callable[[Row, np.random.Generator], Row]:
+def mask_tokens(tokenizer: Tokenizer, rate: float) -> Callable[[Row, np.random.Generator], Row]:
     """A function that makes a row one of masked-token prediction (Devlin et al. 2018, arXiv 1810.04805,
     section 3.1).
 
@@ -36,7 +36,7 @@ def masking(tokenizer: Tokenizer, rate: float) -> Callable[[Row, np.random.Gener
     return transform
 
 
-def rearrange(text: str, draws: np.ndarray, rate: float) -> tuple[str, ...]:
+def fim_parts(text: str, draws: np.ndarray, rate: float) -> tuple[str, ...]:
     """(text,), or with probability `rate` its (prefix, suffix, middle), cut at two uniform places between
     characters.
 
@@ -49,7 +49,7 @@ def rearrange(text: str, draws: np.ndarray, rate: float) -> tuple[str, ...]:
     return text[:first], text[second:], text[first:second]
 
 
-def join(parts: list[np.ndarray], fim: tuple[int, int, int] | None) -> list[np.ndarray]:
+def fim_join(parts: list[np.ndarray], fim: tuple[int, int, int] | None) -> list[np.ndarray]:
     """The encoded parts of `rearrange` with the tokens that open each: <prefix> … <suffix> … <middle> …"""
     if len(parts) == 1:
         return parts

@@ -52,7 +52,7 @@ class PackedRows:
         return row
 
 
-class Beside:
+class WithColumns:
     """Rows with the columns of further ones beside their own, by number."""
 
     def __init__(self, rows: Sequence[Row], more: Sequence[Row]):
@@ -67,7 +67,7 @@ class Beside:
         return self._rows[r] | self._more[r]
 
 
-class Joined:
+class ShuffledSets:
     """Rows of several sets one after the other, in an order drawn once."""
 
     def __init__(self, sets: Sequence[Sequence[Row]]):

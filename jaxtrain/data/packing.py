@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 
-class Pieces(NamedTuple):
+class PackedPieces(NamedTuple):
     """Stretches of documents, `start` and `length` counted in (input, target) pairs."""
 
     document: np.ndarray  # i64[P]
@@ -21,24 +21,24 @@ class Pieces(NamedTuple):
     length: np.ndarray  # i64[P]
 
 
-class Plan(NamedTuple):
+class PackingPlan(NamedTuple):
     """Which pieces are in which row: those of row r are `order[bounds[r]:bounds[r + 1]]`."""
 
     order: np.ndarray  # i64[P]
     bounds: np.ndarray  # i64[R + 1]
 
 
-def cut(lengths: np.ndarray, size: int) -> Pieces:
+def cut(lengths: np.ndarray, size: int) -> PackedPieces:
     """Documents of `lengths` pairs in pieces of at most `size`: all `size` long but each document's last."""
     lengths = np.asarray(lengths, np.int64)
     counts = -(-lengths // size)
     document = np.repeat(np.arange(len(lengths)), counts)
     number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     start = number * size
-    return Pieces(document, start, np.minimum(lengths[document] - start, size))
+    return PackedPieces(document, start, np.minimum(lengths[document] - start, size))
 
 
-def pack(lengths: np.ndarray, size: int, seed: int = 0) -> Plan:
+def pack(lengths: np.ndarray, size: int, seed: int = 0) -> PackingPlan:
     """Packs pieces of 1 to `size` pairs into rows of `size`, longest first, each into the fullest row it
     fits.
 
@@ -71,7 +71,7 @@ def pack(lengths: np.ndarray, size: int, seed: int = 0) -> Plan:
     order = np.lexsort((np.arange(len(row)), -lengths, row))
     bounds = np.zeros(rows + 1, np.int64)
     np.cumsum(np.bincount(row, minlength=rows), out=bounds[1:])
-    return Plan(order, bounds)
+    return PackingPlan(order, bounds)
 
 
 def _place(

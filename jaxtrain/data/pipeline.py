@@ -13,8 +13,8 @@ import numpy as np
 from jaxtrain.config import ConfigError, Corpus, Data
 from jaxtrain.data import mlm_fim, packing, source_spec, sources, summary, tokenizer_training
 from jaxtrain.data.mlm_fim import Row
-from jaxtrain.data.packed_rows import Joined, PackedRows
-from jaxtrain.data.source_spec import Source
+from jaxtrain.data.packed_rows import PackedRows, ShuffledSets
+from jaxtrain.data.source_spec import DataSource
 from jaxtrain.data.sources import Records
 from jaxtrain.data.token_cache import Fim, tokenise
 from jaxtrain.data.tokenizer import Tokenizer
@@ -68,7 +68,7 @@ class Stream:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class DataPipeline:
     """What a run reads. `table` says what was read, as (name, value) lines; `fingerprints` name it exactly."""
 
     tokenizer: Tokenizer
@@ -80,7 +80,7 @@ class Prepared:
 
 def prepare(
     cfg: Corpus, *, seed: int, tokenizer: Tokenizer | None = None, process: tuple[int, int] = (0, 1)
-) -> Prepared:
+) -> DataPipeline:
     """Reads, tokenises and packs --data, from the cache where it can.
 
     `tokenizer` None makes the one that --tokenizer names; `process` is (index, count). A batch has tokens,
@@ -98,14 +98,14 @@ def prepare(
     _check_needs(cfg, tokenizer)
     fim = Fim(cfg.fim_rate, seed) if cfg.objective == "fim" else None
 
-    def rows(source: Source, records: Records) -> PackedRows:
+    def rows(source: DataSource, records: Records) -> PackedRows:
         field, folder = sources.text_field(source, cfg), sources.cache_dir(cfg)
         found = tokenise(records, tokenizer, field, cfg.on_bad_record, folder, fim)
         return PackedRows(found, tokenizer, cfg.seq_len)
 
     train_rows = [rows(*pair) for pair in train]
     eval_rows = [rows(*pair) for pair in held_out]
-    return Prepared(
+    return DataPipeline(
         tokenizer=tokenizer,
         train=_train_stream(cfg, train_rows, train, tokenizer, seed, process),
         eval=_eval_stream(cfg, eval_rows, tokenizer, process),
@@ -125,7 +125,7 @@ def prepare(
 
 def open_sources(
     cfg: Data, fields: sources.Fields = sources.TEXT
-) -> tuple[list[tuple[Source, Records]], list[tuple[Source, Records]]]:
+) -> tuple[list[tuple[DataSource, Records]], list[tuple[DataSource, Records]]]:
     """The sources of --data to train on, and those held out, with their records (sources.train_and_held_out)."""
     train, held_out = [], []
     for source in source_spec.parse(cfg.data):
@@ -153,20 +153,20 @@ def _check_needs(cfg: Corpus, tokenizer: Tokenizer) -> None:
 def _train_stream(
     cfg: Corpus,
     sets: Sequence[PackedRows],
-    train: Sequence[tuple[Source, Records]],
+    train: Sequence[tuple[DataSource, Records]],
     tokenizer: Tokenizer,
     seed: int,
     process: tuple[int, int],
 ) -> Stream:
-    rows, drawn = shuffled(sets, train, seed)
+    rows, drawn = mixed_rows(sets, train, seed)
     if cfg.objective == "masked":
-        rows = rows.random_map(mlm_fim.masking(tokenizer, cfg.mask_rate), seed=drawn)
+        rows = rows.random_map(mlm_fim.mask_tokens(tokenizer, cfg.mask_rate), seed=drawn)
     lengths, masked = tokenizer.byte_lengths, cfg.objective == "masked"
     return Stream(lambda i: finish(rows[i], lengths, masked), cfg.batch_size, process)
 
 
-def shuffled(
-    sets: Sequence[Sequence[Row]], train: Sequence[tuple[Source, Records]], seed: int
+def mixed_rows(
+    sets: Sequence[Sequence[Row]], train: Sequence[tuple[DataSource, Records]], seed: int
 ) -> tuple[Any, int]:
     """(rows of all sets without end, mixed by the weights of their sources, each set shuffled anew each epoch; a
     seed for what is done to them).
@@ -186,7 +186,7 @@ def _eval_stream(
     cfg: Corpus, sets: Sequence[PackedRows], tokenizer: Tokenizer, process: tuple[int, int]
 ) -> Stream:
     masked = cfg.objective == "masked"
-    transform = mlm_fim.masking(tokenizer, cfg.mask_rate) if masked else None
+    transform = mlm_fim.mask_tokens(tokenizer, cfg.mask_rate) if masked else None
     known = cfg.objective == "next_token" and any(rows.documents.logp is not None for rows in sets)
     extra = ("logp", "has_logp") if known else ()
     blank = packing.assemble((), cfg.seq_len, tokenizer.pad) | {"slack": np.float32(0)}
@@ -208,7 +208,7 @@ def held_out_stream(
     process: tuple[int, int],
 ) -> Stream:
     """Every row once, `finished` with its number in the stream, then `blank` ones to fill the last batch."""
-    joined = Joined(sets)
+    joined = ShuffledSets(sets)
     # Packed rows stand longest documents first: mixed, so that the first batches stand for all.
     order = np.random.Generator(np.random.Philox(key=0)).permutation(len(joined))
     return Stream(

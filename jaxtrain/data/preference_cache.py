@@ -14,8 +14,8 @@ from jaxtrain.config import ConfigError, Dialogs
 from jaxtrain.data import dialogs, record_formats, sources, summary
 from jaxtrain.data.chat import Template
 from jaxtrain.data.jsonl import Skips
-from jaxtrain.data.record_formats import Bad, Comparison, Format, Judged
-from jaxtrain.data.source_spec import Source
+from jaxtrain.data.record_formats import BadRecord, Comparison, JudgedCompletion, RecordFormat
+from jaxtrain.data.source_spec import DataSource
 from jaxtrain.data.sources import Records
 from jaxtrain.files import cache
 from jaxtrain.files.progress import bar
@@ -50,7 +50,7 @@ class Choice(NamedTuple):
     soft: bool
 
 
-class Compared(NamedTuple):
+class TokenisedComparisons(NamedTuple):
     """Tokenised rows of one source. Of row r, prompt is ids[bounds[r, 0]:bounds[r, 1]], completion j
     ids[bounds[r, 1 + j]:bounds[r, 2 + j]], empty where `rank` is -1.
     """
@@ -69,8 +69,8 @@ class Compared(NamedTuple):
 
 
 def tokenised(
-    source: Source, records: Records, flag: str, cfg: Dialogs, template: Template, choice: Choice
-) -> Compared:
+    source: DataSource, records: Records, flag: str, cfg: Dialogs, template: Template, choice: Choice
+) -> TokenisedComparisons:
     """The rows of a source. Raises ConfigError where none is left."""
     known = [one for one in record_formats.COMPARED if one.name in _READ[choice.kind]]
     form = record_formats.detect(records, source, known, flag)
@@ -103,7 +103,7 @@ def tokenised(
             keep = ~undecided | known_p
             counts["ties_dropped"] = int((~keep).sum())
             columns = {name: column[keep] for name, column in columns.items()}
-    found = Compared(
+    found = TokenisedComparisons(
         ids=np.load(path / "ids.npy", mmap_mode="r").view(np.ndarray),
         **columns,
         other=np.zeros(0, np.int64),
@@ -119,7 +119,7 @@ def tokenised(
     return found._replace(other=_others(found)) if choice.kind == "unpaired" else found
 
 
-def _others(found: Compared) -> np.ndarray:
+def _others(found: TokenisedComparisons) -> np.ndarray:
     """i64[R], the next row of another record and prompt, from the end on from the first; the next where all are one."""
     prompts = [found.ids[a:b].tobytes() for a, b in found.bounds[:, :2].tolist()]
     count = len(prompts)
@@ -131,7 +131,9 @@ def _others(found: Compared) -> np.ndarray:
     return other
 
 
-def _fill(work: Path, records: Records, form: Format, cfg: Dialogs, template: Template, kind: str) -> None:
+def _fill(
+    work: Path, records: Records, form: RecordFormat, cfg: Dialogs, template: Template, kind: str
+) -> None:
     skips = Skips(cfg.on_bad_record)
     counts = Counter(read=len(records), kept=0, rows=0, ties=0)
     dtype = np.uint16 if template.tokenizer.vocab_size <= 1 << 16 else np.uint32
@@ -162,11 +164,11 @@ def _fill(work: Path, records: Records, form: Format, cfg: Dialogs, template: Te
 
 
 def _rows_of(
-    item: Comparison | Judged, cfg: Dialogs, template: Template, kind: str, counts: Counter[str]
+    item: Comparison | JudgedCompletion, cfg: Dialogs, template: Template, kind: str, counts: Counter[str]
 ) -> list[tuple[np.ndarray, list[np.ndarray], dict[str, Any]]]:
     """(prompt ids, completions' ids, rank, p_win, margin and label) of each row that a record makes."""
     asked = dialogs.with_system(item.prompt, cfg.system)
-    if isinstance(item, Judged):
+    if isinstance(item, JudgedCompletion):
         prompt, made, added = template.answers(asked, [item.completion])
         counts["added"] += added
         return _fitted([(prompt, made, _facts((0,), label=float(item.label)))], cfg, template, counts)
@@ -206,7 +208,7 @@ def _distinct(
     first: dict[bytes, int] = {}
     for one, r in zip(made, rank, strict=True):
         if first.setdefault(one.tobytes(), r) != r and len(made) > 2:
-            raise Bad("contradictory ranking: it has the same completion under two ranks")
+            raise BadRecord("contradictory ranking: it has the same completion under two ranks")
     if len(first) < len(made) and len(made) > 2:
         counts["double"] += len(made) - len(first)
     kept = [np.frombuffer(text, np.int32) for text in first]
@@ -233,7 +235,7 @@ def _fitted(
     return kept
 
 
-def about(records: Records, one: Compared) -> Iterator[str]:
+def about(records: Records, one: TokenisedComparisons) -> Iterator[str]:
     """The table's lines on a source."""
     counts = one.counts
     lengths = np.diff(one.bounds, axis=1)
@@ -246,6 +248,6 @@ def about(records: Records, one: Compared) -> Iterator[str]:
     yield from list(_left_out(records, one)) or ["nothing cut, dropped or added"]
 
 
-def _left_out(records: Records, one: Compared) -> Iterator[str]:
+def _left_out(records: Records, one: TokenisedComparisons) -> Iterator[str]:
     yield from (said.format(one.counts[name]) for name, said in _SAID.items() if one.counts.get(name))
     yield from summary.skips(records, one.listed)

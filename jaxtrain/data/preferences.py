@@ -13,13 +13,13 @@ from jaxtrain.data import dialogs, pipeline, preference_cache, source_spec, summ
 from jaxtrain.data.chat import Template
 from jaxtrain.data.mlm_fim import Row
 from jaxtrain.data.pipeline import Stream
-from jaxtrain.data.preference_cache import Choice, Compared
+from jaxtrain.data.preference_cache import Choice, TokenisedComparisons
 from jaxtrain.data.sources import Records
 from jaxtrain.data.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
-class Prepared(pipeline.Prepared):
+class PreferenceData(pipeline.DataPipeline):
     """What a run on comparisons reads.
 
     `rows` are all rows by number, those to train on first, `train_rows` of them, then those held out; a batch's
@@ -42,7 +42,7 @@ def prepare(
     ties: str = "half",
     flat: bool = False,
     soft: bool = True,
-) -> Prepared:
+) -> PreferenceData:
     """The training and held-out streams of comparisons of N alternatives.
 
     A batch has tokens, targets, segments, positions i32[B, N, T], mask f32[B, N, T] (1 where the target is of the
@@ -79,10 +79,10 @@ def prepare(
     ours, theirs = rows[: len(train)], rows[len(train) :]
     opened = [*train, *held_out]
     everything = _All(rows, firsts)
-    endless, _ = pipeline.shuffled(ours, train, seed)
+    endless, _ = pipeline.mixed_rows(ours, train, seed)
     names = ["train"] * len(train) + ["held out"] * len(held_out)
-    return Prepared(
-        tokenizer=dialogs.carrying(tokenizer, template),
+    return PreferenceData(
+        tokenizer=dialogs.with_template(tokenizer, template),
         train=Stream(lambda i: endless[i], cfg.batch_size, process),
         eval=pipeline.held_out_stream(theirs, _blank(rows[0]), lambda i, row: row, cfg.batch_size, process),
         table=[
@@ -104,7 +104,9 @@ def prepare(
 class _Rows:
     """The rows of one set, padded to N alternatives of T."""
 
-    def __init__(self, one: Compared, first: int, N: int, T: int, tokenizer: Tokenizer, choice: Choice):
+    def __init__(
+        self, one: TokenisedComparisons, first: int, N: int, T: int, tokenizer: Tokenizer, choice: Choice
+    ):
         self.set, self._first, self._N, self._T = one, first, N, T
         self._tokenizer, self._choice = tokenizer, choice
 

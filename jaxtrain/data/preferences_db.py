@@ -39,7 +39,7 @@ def rows(found: sqlite3.Connection) -> Iterator[dict[str, Any]]:
         order, ranks, written = json.loads(shown), json.loads(ranking), json.loads(responses)
         texts, models = [written[i]["text"] for i in order], [written[i]["model"] for i in order]
         ranks = [ranks[i] for i in order]
-        row = {"prompt": asked(json.loads(prompt))}
+        row = {"prompt": prompt_field(json.loads(prompt))}
         if len(texts) == 2:
             a, b = ranks
             preferred = "tie" if a == b else "a" if a < b else "b"
@@ -50,7 +50,7 @@ def rows(found: sqlite3.Connection) -> Iterator[dict[str, Any]]:
         yield row | ({"both_bad": True} if kind == BOTH_BAD else {})
 
 
-def asked(messages: list[dict[str, Any]]) -> Any:
+def prompt_field(messages: list[dict[str, Any]]) -> Any:
     """A prompt as records have it: text where it is one turn of a user's."""
     alone = len(messages) == 1 and messages[0]["role"] == "user"
     return messages[0]["content"] if alone else messages

@@ -9,10 +9,10 @@ from jaxtrain.config import ConfigError, Dialogs
 from jaxtrain.data import dialogs, record_formats, source_spec, sources
 from jaxtrain.data.chat import Template
 from jaxtrain.data.jsonl import Skips
-from jaxtrain.data.record_formats import Bad, Dialog, Message
+from jaxtrain.data.record_formats import BadRecord, Dialog, Message
 
 
-class Opening(NamedTuple):
+class Prompt(NamedTuple):
     """A conversation up to where an answer is wanted."""
 
     messages: tuple[Message, ...]
@@ -20,7 +20,7 @@ class Opening(NamedTuple):
     record: dict[str, Any]
 
 
-def openings(
+def read_prompts(
     text: str,
     cfg: Dialogs,
     template: Template,
@@ -28,7 +28,7 @@ def openings(
     limit: int = 0,
     flag: str = "prompts",
     train: bool = False,
-) -> list[Opening]:
+) -> list[Prompt]:
     """Distinct prompts of the sources that `text` names, in their order: `limit` of them at most, 0 is all.
 
     A source's split is the one it names, else its validation or test split, else all of it; with `train`, what
@@ -36,7 +36,7 @@ def openings(
     are counted on stderr. Raises ConfigError, naming `flag`, where there is no prompt, or a bad record is not to be
     skipped.
     """
-    found: dict[bytes, Opening] = {}
+    found: dict[bytes, Prompt] = {}
     skips = Skips(cfg.on_bad_record)
 
     def ask(item: Any) -> tuple[tuple[Message, ...], np.ndarray]:
@@ -52,7 +52,7 @@ def openings(
         )
         form = record_formats.detect(records, source, record_formats.OPENING, flag)
         for number, (messages, ids) in record_formats.each(records, form, skips, ask, lambda done: None):
-            found.setdefault(ids.tobytes(), Opening(messages, ids, records[number]))
+            found.setdefault(ids.tobytes(), Prompt(messages, ids, records[number]))
             if limit and len(found) >= limit:
                 break
     if not found:
@@ -73,5 +73,5 @@ def _asked(item: Any) -> tuple[Message, ...]:
     if item.messages[-1]["role"] == "user":
         return item.messages
     if not answers:
-        raise Bad("no question: the conversation has no turn to answer")
+        raise BadRecord("no question: the conversation has no turn to answer")
     return item.messages[: answers[-1]]

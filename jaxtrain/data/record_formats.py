@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 from jaxtrain.config import ConfigError
 from jaxtrain.data import completions_db
 from jaxtrain.data.jsonl import Skips, is_unicode
-from jaxtrain.data.source_spec import Source
+from jaxtrain.data.source_spec import DataSource
 from jaxtrain.data.sources import Records
 
 Made = TypeVar("Made")
@@ -33,7 +33,7 @@ ROLES = ("system", "user", "assistant", "tool")
 _HUMAN, _ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 
 
-class Bad(ValueError):
+class BadRecord(ValueError):
     """A record that cannot be used. The message is the reason; up to its first colon it names the kind."""
 
 
@@ -59,7 +59,7 @@ class Comparison(NamedTuple):
     margin: float  # by how much the first should win, in units of reward
 
 
-class Judged(NamedTuple):
+class JudgedCompletion(NamedTuple):
     """A completion that is desirable or not."""
 
     prompt: tuple[Message, ...]
@@ -67,7 +67,7 @@ class Judged(NamedTuple):
     label: bool
 
 
-class Format(NamedTuple):
+class RecordFormat(NamedTuple):
     """`fits` says whether a record has the fields that `shape` describes; `read` raises Bad."""
 
     name: str
@@ -80,9 +80,9 @@ class Format(NamedTuple):
 def text_of(value: Any, what: str) -> str:
     """`value`, where it is text that UTF-8 can write; else raises Bad."""
     if not isinstance(value, str):
-        raise Bad(f"no text: {what} is not a string but {type(value).__name__}")
+        raise BadRecord(f"no text: {what} is not a string but {type(value).__name__}")
     if not is_unicode(value):
-        raise Bad(f"no text: {what} holds half a surrogate pair")
+        raise BadRecord(f"no text: {what} holds half a surrogate pair")
     return value
 
 
@@ -91,10 +91,10 @@ def completion_of(value: Any, what: str) -> str:
     if isinstance(value, list | dict):
         messages = messages_of(value, what)
         if len(messages) != 1 or messages[0]["role"] != "assistant":
-            raise Bad(f"wrong roles: {what} is not one assistant message")
+            raise BadRecord(f"wrong roles: {what} is not one assistant message")
         value = messages[0]["content"]
     if not text_of(value, what).strip():
-        raise Bad(f"empty completion: {what} holds nothing but white space")
+        raise BadRecord(f"empty completion: {what} holds nothing but white space")
     return value
 
 
@@ -102,20 +102,20 @@ def messages_of(value: Any, what: str) -> tuple[Message, ...]:
     """The messages of a list with role and content, or from and value; raises Bad."""
     if isinstance(value, dict):  # TFDS and older HF data sets keep a list of objects as an object of lists
         if not all(isinstance(column, list) for column in value.values()):
-            raise Bad(f"no messages: {what} is not a list of messages")
+            raise BadRecord(f"no messages: {what} is not a list of messages")
         value = [dict(zip(value, one, strict=True)) for one in zip(*value.values(), strict=True)]
     if not isinstance(value, list) or not value:
-        raise Bad(f"no messages: {what} is not a list of messages, or an empty one")
+        raise BadRecord(f"no messages: {what} is not a list of messages, or an empty one")
     return tuple(_message(one, f"{what}[{i}]") for i, one in enumerate(value))
 
 
 def _message(value: Any, what: str) -> Message:
     if not isinstance(value, dict):
-        raise Bad(f"no messages: {what} is not an object with role and content")
+        raise BadRecord(f"no messages: {what} is not an object with role and content")
     role = value.get("role", value.get("from"))
     known = _ROLES.get(role, role) if isinstance(role, str) else None
     if known not in ROLES:
-        raise Bad(f"unknown role: {what} has {role!r}; known are {', '.join((*ROLES, *_ROLES))}")
+        raise BadRecord(f"unknown role: {what} has {role!r}; known are {', '.join((*ROLES, *_ROLES))}")
     content = value.get("content", value.get("value"))
     if isinstance(content, list):
         content = _joined(content, what)
@@ -123,24 +123,24 @@ def _message(value: Any, what: str) -> Message:
     if content is None and others.get("tool_calls"):
         content = ""
     content = text_of(content, f"content of {what}")
-    if known == "assistant" and not content.strip() and not others.get("tool_calls") and learnt(others):
-        raise Bad(f"empty completion: {what} holds nothing but white space")
+    if known == "assistant" and not content.strip() and not others.get("tool_calls") and in_loss(others):
+        raise BadRecord(f"empty completion: {what} holds nothing but white space")
     return {"role": known, "content": content, **others}
 
 
 def _joined(parts: list[Any], what: str) -> str:
     for part in parts:
         if not isinstance(part, dict) or part.get("type") != "text":
-            raise Bad(f"no text: content of {what} has a part that is not of type text")
+            raise BadRecord(f"no text: content of {what} has a part that is not of type text")
     return "".join(text_of(part.get("text"), f"content of {what}") for part in parts)
 
 
-def learnt(message: Message) -> bool:
+def in_loss(message: Message) -> bool:
     """Whether an assistant's message is in the loss. Raises Bad for a weight between 0 and 1."""
     weight = message.get("weight", 1)
     weight = 1 if weight is None else weight
     if weight not in (0, 1):
-        raise Bad(f"unknown weight: {weight!r}; a message is learnt (1) or not (0)")
+        raise BadRecord(f"unknown weight: {weight!r}; a message is learnt (1) or not (0)")
     return bool(weight) and message.get("train", True) is not False
 
 
@@ -153,7 +153,7 @@ def user(text: Any, what: str = "prompt") -> tuple[Message, ...]:
 
 def _dialog(messages: tuple[Message, ...]) -> Dialog:
     if not any(message["role"] == "assistant" for message in messages):
-        raise Bad("no assistant turn: there is nothing to learn")
+        raise BadRecord("no assistant turn: there is nothing to learn")
     return Dialog(messages)
 
 
@@ -176,9 +176,9 @@ def _instructed(record: Record) -> Dialog:
 
 
 def _answered(record: Record) -> Dialog:
-    asked, answer, wrong = completions_db.exchange(record)
+    asked, answer, wrong = completions_db.prompt_and_answer(record)
     if wrong:
-        raise Bad(wrong)
+        raise BadRecord(wrong)
     prompt = tuple({**message, "train": False} for message in user(asked, "input"))
     return Dialog((*prompt, *messages_of([answer], "message")))
 
@@ -191,7 +191,7 @@ def _chosen(record: Record) -> Comparison:
         whole = [messages_of(one, name) for one, name in zip(pair, ("chosen", "rejected"), strict=True)]
         prompt = whole[0][:-1]
         if not prompt or whole[1][:-1] != prompt:
-            raise Bad("no common prompt: chosen and rejected differ before their last turn")
+            raise BadRecord("no common prompt: chosen and rejected differ before their last turn")
         pair = [list(one[-1:]) for one in whole]
     else:
         prompt = user(record["prompt"])
@@ -210,7 +210,7 @@ def _last(value: Any, prompt: tuple[Message, ...]) -> Any:
         return value
     messages = messages_of(value, "chosen or rejected")
     if len(messages) > 1 and messages[:-1] != prompt:
-        raise Bad("no common prompt: chosen or rejected begins otherwise than prompt")
+        raise BadRecord("no common prompt: chosen or rejected begins otherwise than prompt")
     return list(messages[-1:])
 
 
@@ -219,13 +219,13 @@ def _hh(*pair: str) -> tuple[tuple[Message, ...], list[str]]:
     same = next((i for i, (a, b) in enumerate(zip(*pair, strict=False)) if a != b), min(map(len, pair)))
     end = pair[0].rfind(_ASSISTANT, 0, same)
     if end < 0 or not pair[0].startswith(_HUMAN):
-        raise Bad(
+        raise BadRecord(
             f"no common prompt: there is no prompt, and the texts are not {_HUMAN!r} … {_ASSISTANT!r} …"
         )
     end += len(_ASSISTANT)
     rest = [one[end:].removeprefix(" ") for one in pair]
     if any(mark in one for mark in (_HUMAN, _ASSISTANT) for one in rest):
-        raise Bad("no common prompt: chosen and rejected differ before their last turn")
+        raise BadRecord("no common prompt: chosen and rejected differ before their last turn")
     messages = []
     for turn in pair[0][: end - len(_ASSISTANT)].split(_HUMAN)[1:]:
         said, *answers = turn.split(_ASSISTANT)
@@ -242,7 +242,7 @@ def _either(record: Record) -> Comparison:
     preferred = record.get("preferred", "a" if p is None or p > 0.5 else "tie" if p == 0.5 else "b")
     found = preferred.strip().lower() if isinstance(preferred, str) else preferred
     if found not in ("a", "b", "tie"):
-        raise Bad(f"unknown preference: preferred is {preferred!r}, not a, b or tie")
+        raise BadRecord(f"unknown preference: preferred is {preferred!r}, not a, b or tie")
     if found == "b":
         a, b, p = b, a, None if p is None else 1 - p
     return Comparison(prompt, (a, b), (0, 0) if found == "tie" else (0, 1), p, _margin(record))
@@ -251,10 +251,10 @@ def _either(record: Record) -> Comparison:
 def _ranked(record: Record) -> Comparison:
     completions, ranking = record["completions"], record["ranking"]
     if not isinstance(completions, list) or not isinstance(ranking, list):
-        raise Bad("no ranking: completions and ranking must be lists")
+        raise BadRecord("no ranking: completions and ranking must be lists")
     legal = all(isinstance(r, int) and not isinstance(r, bool) and r >= 1 for r in ranking)
     if len(ranking) != len(completions) or len(ranking) < 2 or not legal or min(ranking) != 1:
-        raise Bad(
+        raise BadRecord(
             f"no ranking: {ranking!r} for {len(completions)} completions; ranking[i] is the rank of "
             "completions[i], 1 the best, equal ones are ties"
         )
@@ -265,24 +265,26 @@ def _ranked(record: Record) -> Comparison:
     return Comparison(user(record["prompt"]), tuple(made[i] for i in order), ranks, None, _margin(record))
 
 
-def _judged(record: Record) -> Judged:
+def _judged(record: Record) -> JudgedCompletion:
     label = record["label"]
     if label not in (0, 1):
-        raise Bad(f"unknown label: {label!r}, not true or false")
-    return Judged(user(record["prompt"]), completion_of(record["completion"], "completion"), bool(label))
+        raise BadRecord(f"unknown label: {label!r}, not true or false")
+    return JudgedCompletion(
+        user(record["prompt"]), completion_of(record["completion"], "completion"), bool(label)
+    )
 
 
 def _probability(record: Record) -> float | None:
     p = record.get("p_win")
     if p is not None and not (isinstance(p, int | float) and 0 <= p <= 1):
-        raise Bad(f"unknown preference: p_win is {p!r}, not a probability")
+        raise BadRecord(f"unknown preference: p_win is {p!r}, not a probability")
     return p
 
 
 def _margin(record: Record) -> float:
     margin = record.get("margin")
     if margin is not None and not (isinstance(margin, int | float) and math.isfinite(margin)):
-        raise Bad(f"unknown margin: {margin!r} is not a finite number")
+        raise BadRecord(f"unknown margin: {margin!r} is not a finite number")
     return float(margin or 0)
 
 
@@ -292,37 +294,37 @@ def _has(*names: str, one_of: Sequence[str] = ()) -> Callable[[Record], bool]:
     )
 
 
-def _text_format(field: str = "text") -> Format:
-    return Format("text", field, _has(field), lambda record: Text(text_of(record.get(field), field)))
+def _text_format(field: str = "text") -> RecordFormat:
+    return RecordFormat("text", field, _has(field), lambda record: Text(text_of(record.get(field), field)))
 
 
 # What is stored of a completion may have the messages that it answers: they are not what is learnt.
-_MESSAGES = Format(
+_MESSAGES = RecordFormat(
     "messages",
     "messages",
     _has("messages"),
     lambda r: _dialog(messages_of(r["messages"], "messages")),
     unless="choices",
 )
-_SHAREGPT = Format(
+_SHAREGPT = RecordFormat(
     "conversations",
     "conversations",
     _has("conversations"),
     lambda r: _dialog(messages_of(r["conversations"], "conversations")),
 )
-_STORED = Format("stored", "choices, and input, messages or request", _has("choices"), _answered)
+_STORED = RecordFormat("stored", "choices, and input, messages or request", _has("choices"), _answered)
 # A completion that is judged may be a bad one: not for imitation unless the format is named.
-_COMPLETION = Format(
+_COMPLETION = RecordFormat(
     "completion", "prompt, completion", _has("prompt", "completion"), _completed, unless="label"
 )
-_INSTRUCTION = Format(
+_INSTRUCTION = RecordFormat(
     "instruction",
     "instruction, response or output (and input)",
     _has("instruction", one_of=["response", "output"]),
     _instructed,
 )
 # The better of two completions may be a bad one too.
-_PREFERRED = Format(
+_PREFERRED = RecordFormat(
     "preferred",
     "chosen, rejected (and prompt), of which chosen is learnt",
     _has("chosen", "rejected"),
@@ -331,25 +333,31 @@ _PREFERRED = Format(
 )
 CHAT = (_MESSAGES, _SHAREGPT, _COMPLETION, _INSTRUCTION, _PREFERRED, _STORED)  # then text
 COMPARED = (
-    Format("chosen", "chosen, rejected (and prompt)", _has("chosen", "rejected"), _chosen),
-    Format(
+    RecordFormat("chosen", "chosen, rejected (and prompt)", _has("chosen", "rejected"), _chosen),
+    RecordFormat(
         "responses",
         "prompt, response_a, response_b, preferred or p_win",
         _has("prompt", "response_a", "response_b", one_of=["preferred", "p_win"]),
         _either,
     ),
-    Format("ranked", "prompt, completions, ranking", _has("prompt", "completions", "ranking"), _ranked),
-    Format("judged", "prompt, completion, label", _has("prompt", "completion", "label"), _judged),
+    RecordFormat("ranked", "prompt, completions, ranking", _has("prompt", "completions", "ranking"), _ranked),
+    RecordFormat("judged", "prompt, completion, label", _has("prompt", "completion", "label"), _judged),
 )
-OPENING = (*CHAT, *COMPARED, Format("prompt", "prompt", _has("prompt"), lambda r: Dialog(user(r["prompt"]))))
+OPENING = (
+    *CHAT,
+    *COMPARED,
+    RecordFormat("prompt", "prompt", _has("prompt"), lambda r: Dialog(user(r["prompt"]))),
+)
 
 
-def chat(field: str) -> tuple[Format, ...]:
+def chat(field: str) -> tuple[RecordFormat, ...]:
     """CHAT, with `field` as the one that holds plain text."""
     return (*CHAT, _text_format(field))
 
 
-def detect(records: Records, source: Source, known: Sequence[Format], flag: str = "data") -> Format:
+def detect(
+    records: Records, source: DataSource, known: Sequence[RecordFormat], flag: str = "data"
+) -> RecordFormat:
     """The first of `known` that the first record fits that fits any, or the one that ?format= names.
 
     Raises ConfigError, with the fields and the formats, where there is none.
@@ -371,7 +379,11 @@ def detect(records: Records, source: Source, known: Sequence[Format], flag: str 
 
 
 def each(
-    records: Records, form: Format, skips: Skips, make: Callable[[Any], Made], advance: Callable[[int], None]
+    records: Records,
+    form: RecordFormat,
+    skips: Skips,
+    make: Callable[[Any], Made],
+    advance: Callable[[int], None],
 ) -> Iterator[tuple[int, Made]]:
     """(number, what `make` makes of it) of each record; those for which reading or `make` raises Bad go to `skips`."""
     for start, block in records.blocks():
@@ -379,7 +391,7 @@ def each(
             where = f"{records.label} record {records.source_number(i)}"
             try:
                 made = make(read(record, form))
-            except Bad as error:
+            except BadRecord as error:
                 skips.bad(where, str(error))
             except ConfigError as error:
                 raise ConfigError(f"{where}: {error}") from error
@@ -388,9 +400,11 @@ def each(
         advance(len(block))
 
 
-def read(record: Record, form: Format) -> Any:
+def read(record: Record, form: RecordFormat) -> Any:
     """The record in the form of its format; raises Bad."""
     if not form.fits(record):
         there = ", ".join(map(str, record)) or "none"
-        raise Bad(f"other fields: the source's format is {form.name} ({form.shape}), the record has {there}")
+        raise BadRecord(
+            f"other fields: the source's format is {form.name} ({form.shape}), the record has {there}"
+        )
     return form.read(record)

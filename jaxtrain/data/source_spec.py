@@ -53,7 +53,7 @@ _SPLIT = re.compile(r"\w[\w.-]*(\[-?\d*%?:-?\d*%?\])?(\+\w[\w.-]*(\[-?\d*%?:-?\d
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """One source of records. `split` is empty where none was named; `weight` is its share of the mix."""
 
     kind: str
@@ -72,7 +72,7 @@ class Source:
         return dict(self.options).get(key, default)
 
 
-def parse(text: str, flag: str = "data") -> tuple[Source, ...]:
+def parse(text: str, flag: str = "data") -> tuple[DataSource, ...]:
     """The sources that `text` names. Raises ConfigError, naming `flag`, where it breaks the grammar above."""
     if not text.strip():
         raise ConfigError(
@@ -81,7 +81,7 @@ def parse(text: str, flag: str = "data") -> tuple[Source, ...]:
     return tuple(_parse_one(part.strip(), flag) for part in _NEXT.split(text))
 
 
-def _parse_one(text: str, flag: str) -> Source:
+def _parse_one(text: str, flag: str) -> DataSource:
     kind, colon, rest = text.partition(":")
     if kind not in KINDS or not rest:
         near = difflib.get_close_matches(kind, KINDS, n=1) if colon else []
@@ -94,7 +94,7 @@ def _parse_one(text: str, flag: str) -> Source:
         raise ConfigError(f"--{flag}={text}: no name after {kind}:")
     if split and not _SPLIT.fullmatch(split):
         raise ConfigError(f"--{flag}={text}: {split!r} is no split: write train, train[:90%] or train+test")
-    return Source(kind, name, split, options, weight)
+    return DataSource(kind, name, split, options, weight)
 
 
 def _cut_weight(kind: str, rest: str, text: str, flag: str) -> tuple[str, float]:
@@ -144,7 +144,7 @@ def _cut_split(kind: str, rest: str) -> tuple[str, str]:
     return name, split
 
 
-def files(source: Source, flag: str = "data") -> list[Path]:
+def files(source: DataSource, flag: str = "data") -> list[Path]:
     """The files of a source whose name is a path, sorted. Raises ConfigError where there are none, or one is none."""
     name = os.path.expanduser(source.name)
     found = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
@@ -183,7 +183,7 @@ def check_sources(text: str, data: Data, flag: str) -> None:
         _CHECKS[source.kind](source, flag)
 
 
-def _check_format(source: Source, data: Data, flag: str) -> None:
+def _check_format(source: DataSource, data: Data, flag: str) -> None:
     name = source.option("format")
     if not name:
         return
@@ -195,7 +195,7 @@ def _check_format(source: Source, data: Data, flag: str) -> None:
         )
 
 
-def _check_tinytown(source: Source, flag: str) -> None:
+def _check_tinytown(source: DataSource, flag: str) -> None:
     try:
         tinytown.resolve(source.name, {k: v for k, v in source.options if k not in OURS})
         if source.split:
@@ -204,11 +204,11 @@ def _check_tinytown(source: Source, flag: str) -> None:
         raise ConfigError(f"--{flag}={source.label}: {error}") from error
 
 
-def _check_files(source: Source, flag: str) -> None:
+def _check_files(source: DataSource, flag: str) -> None:
     files(source, flag)
 
 
-def _check_filtered(source: Source, flag: str) -> None:
+def _check_filtered(source: DataSource, flag: str) -> None:
     if not (Path(source.name).expanduser() / "report.json").is_file():
         raise ConfigError(
             f"--{flag}={source.label}: {source.name} holds no report.json; name the folder of a finished "
@@ -216,12 +216,12 @@ def _check_filtered(source: Source, flag: str) -> None:
         )
 
 
-def _check_hf(source: Source, flag: str) -> None:
+def _check_hf(source: DataSource, flag: str) -> None:
     if importlib.util.find_spec("datasets") is None:
         raise ConfigError(f"--{flag}={source.label}: hf: needs the package datasets; {HF_EXTRA}")
 
 
-def _check_tfds(source: Source, flag: str) -> None:
+def _check_tfds(source: DataSource, flag: str) -> None:
     if is_folder(source):
         if not (Path(source.name).expanduser() / "dataset_info.json").is_file():
             raise ConfigError(
@@ -251,7 +251,7 @@ _CHECKS = {
 }
 
 
-def is_folder(source: Source) -> bool:
+def is_folder(source: DataSource) -> bool:
     """Whether a tfds source names the folder of a prepared data set."""
     return source.name.startswith(("/", "~", "."))
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxtrain.config import ConfigError, Data
 from jaxtrain.data import source_spec
-from jaxtrain.data.source_spec import Source
+from jaxtrain.data.source_spec import DataSource
 from jaxtrain.files import cache
 
 HELD_OUT = ("validation", "valid", "val", "dev", "test")  # in this order
@@ -66,7 +66,9 @@ class _Opened:
     get: Callable[[str], Records]
 
 
-def train_and_held_out(source: Source, data: Data, fields: Fields = TEXT) -> tuple[Records, Records | None]:
+def train_and_held_out(
+    source: DataSource, data: Data, fields: Fields = TEXT
+) -> tuple[Records, Records | None]:
     """The records to train on, and those held out: the data set's own validation or test split, if it has one.
 
     Without one, `eval_share` of the documents by the hash of their number, at least one on each side. None
@@ -84,20 +86,20 @@ def train_and_held_out(source: Source, data: Data, fields: Fields = TEXT) -> tup
     return (train, opened.get(own)) if own else _hold_out(train, data.eval_share)
 
 
-def whole(source: Source, data: Data, fields: Fields = TEXT) -> Records:
+def whole(source: DataSource, data: Data, fields: Fields = TEXT) -> Records:
     """All records of the split that a source names, else of its split train or only one; none is held out."""
     opened = _open(source, data, fields)
     return opened.get(source.split or _main_split(opened, source))
 
 
-def all_of(source: Source, data: Data, fields: Fields = TEXT) -> Records:
+def all_of(source: DataSource, data: Data, fields: Fields = TEXT) -> Records:
     """The records of an --eval_data source: the split it names, else its validation or test split, else all."""
     opened = _open(source, data, fields, "eval_data")
     own = next((name for name in HELD_OUT if name in opened.splits), "")
     return opened.get(source.split or own or _main_split(opened, source))
 
 
-def _main_split(opened: _Opened, source: Source) -> str:
+def _main_split(opened: _Opened, source: DataSource) -> str:
     if "train" in opened.splits:
         return "train"
     if len(opened.splits) == 1:
@@ -135,7 +137,7 @@ def _hash(numbers: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-def text_field(source: Source, data: Data) -> str:
+def text_field(source: DataSource, data: Data) -> str:
     """The field of a source's records that holds the text."""
     return source.option("field", data.text_field)
 
@@ -145,7 +147,7 @@ def cache_dir(data: Data) -> Path:
     return Path(data.cache_dir).expanduser()
 
 
-def _open(source: Source, data: Data, fields: Fields, flag: str = "data") -> _Opened:
+def _open(source: DataSource, data: Data, fields: Fields, flag: str = "data") -> _Opened:
     field = text_field(source, data)
     wanted = fields and {field if name == "text" else name: kind for name, kind in fields.items()}
     return _OPEN[source.kind](source, data, wanted, flag)
@@ -205,7 +207,7 @@ def _is_packed_float(feature: Any) -> bool:
     return coding == "bytes" and feature.np_dtype == np.float64 and feature.shape == ()
 
 
-def _open_tinytown(source: Source, data: Data, wanted: Fields, flag: str) -> _Opened:
+def _open_tinytown(source: DataSource, data: Data, wanted: Fields, flag: str) -> _Opened:
     from jaxtrain.worlds.tinytown import configs, dataset
 
     options = {key: value for key, value in source.options if key not in source_spec.OURS}
@@ -224,29 +226,31 @@ def _open_tinytown(source: Source, data: Data, wanted: Fields, flag: str) -> _Op
     return _Opened(tuple(configs.SPLITS[source.name]), get)
 
 
-def _open_jsonl(source: Source, data: Data, wanted: Fields, flag: str) -> _Opened:
+def _open_jsonl(source: DataSource, data: Data, wanted: Fields, flag: str) -> _Opened:
     return _open_files(source_spec.files(source, flag), (), source, data, wanted, flag)
 
 
-def _open_kept(source: Source, data: Data, wanted: Fields, flag: str) -> _Opened:
+def _open_kept(source: DataSource, data: Data, wanted: Fields, flag: str) -> _Opened:
     from jaxtrain.data import completions_db, preferences_db
 
     keeper = completions_db if source.kind == "store" else preferences_db
     lines = [keeper.as_lines(path, cache_dir(data)) for path in source_spec.files(source, flag)]
     opened = _open_files(lines, (), source, data, None, flag)
-    chosen = completions_db.chosen if keeper is completions_db else lambda found, source, flag: found
+    chosen = (
+        completions_db.selected_choices if keeper is completions_db else lambda found, source, flag: found
+    )
     return _Opened(opened.splits, lambda split: chosen(opened.get(split), source, flag))
 
 
-def _open_filtered(source: Source, data: Data, wanted: Fields, flag: str) -> _Opened:
+def _open_filtered(source: DataSource, data: Data, wanted: Fields, flag: str) -> _Opened:
     from jaxtrain.data import filtered
 
-    paths, mark = filtered.opened(source.name, flag, cache_dir(data) / "digests")
+    paths, mark = filtered.files_of(source.name, flag, cache_dir(data) / "digests")
     return _open_files(paths, (mark,), source, data, wanted, flag)
 
 
 def _open_files(
-    paths: list[Path], marks: tuple[str, ...], source: Source, data: Data, wanted: Fields, flag: str
+    paths: list[Path], marks: tuple[str, ...], source: DataSource, data: Data, wanted: Fields, flag: str
 ) -> _Opened:
     import tensorflow_datasets as tfds
 
@@ -270,7 +274,7 @@ def _open_files(
     return _Opened(("train",), get)
 
 
-def _slice(builder: Any, split: str, source: Source, flag: str) -> Any:
+def _slice(builder: Any, split: str, source: DataSource, flag: str) -> Any:
     try:
         found = builder.as_data_source(split=split)
     except (ValueError, KeyError, AssertionError) as error:
@@ -282,7 +286,7 @@ def _slice(builder: Any, split: str, source: Source, flag: str) -> Any:
     return found
 
 
-def _open_tfds(source: Source, data: Data, wanted: Fields, flag: str) -> _Opened:
+def _open_tfds(source: DataSource, data: Data, wanted: Fields, flag: str) -> _Opened:
     builder = _tfds_builder(source, data, flag)
     _need(wanted, list(builder.info.features), source.label)
 
@@ -297,7 +301,7 @@ def _open_tfds(source: Source, data: Data, wanted: Fields, flag: str) -> _Opened
     return _Opened(tuple(builder.info.splits), get)
 
 
-def _tfds_builder(source: Source, data: Data, flag: str) -> Any:
+def _tfds_builder(source: DataSource, data: Data, flag: str) -> Any:
     import tensorflow_datasets as tfds
 
     if source_spec.is_folder(source):
@@ -313,7 +317,7 @@ def _tfds_builder(source: Source, data: Data, flag: str) -> Any:
     return builder
 
 
-def _named_builder(source: Source, data: Data, flag: str) -> Any:
+def _named_builder(source: DataSource, data: Data, flag: str) -> Any:
     import tensorflow_datasets as tfds
 
     for folder in (source.option("data_dir"), None, str(cache_dir(data) / "tfds")):
@@ -352,7 +356,7 @@ def _quiet() -> Any:
     return redirect_stdout(io.StringIO())
 
 
-def _open_hf(source: Source, data: Data, wanted: Fields, flag: str) -> _Opened:
+def _open_hf(source: DataSource, data: Data, wanted: Fields, flag: str) -> _Opened:
     try:
         import datasets
     except ImportError as error:

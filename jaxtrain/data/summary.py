@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 
 from jaxtrain.config import Corpus, Data
 from jaxtrain.data.packed_rows import PackedRows
-from jaxtrain.data.source_spec import Source
+from jaxtrain.data.source_spec import DataSource
 from jaxtrain.data.sources import Records
 
 Line = tuple[str, str]
-Opened = Sequence[tuple[Source, Records]]
+Opened = Sequence[tuple[DataSource, Records]]
 
 
 def table(

@@ -137,10 +137,10 @@ def _fill(
             advance(len(block))
             full = [(text, logp) for text, logp in block if text.strip()]
             empty += len(block) - len(full)
-            parts = [mlm_fim.rearrange(text, next(draws), fim.rate if fim else 0.0) for text, _ in full]
+            parts = [mlm_fim.fim_parts(text, next(draws), fim.rate if fim else 0.0) for text, _ in full]
             encoded = _encode(tokenizer, [part for document in parts for part in document])
             for (text, logp), document in zip(full, parts, strict=True):
-                inner = mlm_fim.join([next(encoded) for _ in document], tokenizer.fim)
+                inner = mlm_fim.fim_join([next(encoded) for _ in document], tokenizer.fim)
                 ids = np.concatenate([[tokenizer.bos], *inner, [tokenizer.eos]])
                 file.write(ids.astype(dtype).tobytes())
                 count = len(text.encode())

@@ -7,7 +7,7 @@ from pathlib import Path
 from jaxtrain.config import Corpus
 from jaxtrain.data import sources, token_cache, tokenizer
 from jaxtrain.data.jsonl import Skips
-from jaxtrain.data.source_spec import Source
+from jaxtrain.data.source_spec import DataSource
 from jaxtrain.data.sources import Records
 from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.files import cache
@@ -20,7 +20,7 @@ NEEDS = {
 }  # special tokens of an objective
 
 
-def make(data: Corpus, train: Sequence[tuple[Source, Records]]) -> tuple[Tokenizer, str]:
+def make(data: Corpus, train: Sequence[tuple[DataSource, Records]]) -> tuple[Tokenizer, str]:
     """(the tokenizer, how it came about). A BPE of the same size and documents comes from the cache.
 
     Of more than BYTES_PER_TOKEN * SIZE of text a BPE sees that much, in stretches of documents drawn
@@ -44,7 +44,7 @@ def make(data: Corpus, train: Sequence[tuple[Source, Records]]) -> tuple[Tokeniz
     return tokenizer.load(folder), about
 
 
-def _train(work: Path, size: int, data: Corpus, train: Sequence[tuple[Source, Records]]) -> None:
+def _train(work: Path, size: int, data: Corpus, train: Sequence[tuple[DataSource, Records]]) -> None:
     read = {"documents": 0, "bytes": 0}
     weights = sum(source.weight for source, _ in train)
 

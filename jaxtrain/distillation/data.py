@@ -9,9 +9,9 @@ import numpy as np
 from jaxtrain import config
 from jaxtrain.data import dialogs, prompts, record_formats, source_spec, sources
 from jaxtrain.data.chat import Template
-from jaxtrain.data.pipeline import Prepared
+from jaxtrain.data.pipeline import DataPipeline
 from jaxtrain.data.preferences import alternatives
-from jaxtrain.data.prompts import Opening
+from jaxtrain.data.prompts import Prompt
 from jaxtrain.distillation import logprob_data
 from jaxtrain.distillation import teacher as distillation_teacher
 from jaxtrain.distillation.teacher import COLUMNS, Teacher
@@ -24,31 +24,35 @@ from jaxtrain.train import loop, parallel
 from jaxtrain.types import TrainState
 
 
-class Lesson(NamedTuple):
+class DistillationBatches(NamedTuple):
     """What the student learns on."""
 
-    data: Prepared
-    asked: list[Opening]  # prompts that the student answers itself
+    data: DataPipeline
+    asked: list[Prompt]  # prompts that the student answers itself
     live: bool  # the teacher stands beside the student; else the batches have what it said
     table: list[tuple[str, str]]
 
 
-def lesson(cfg: Any, teacher: Teacher | None, template: Template, plan: parallel.Plan, path: Path) -> Lesson:
+def prepare(
+    cfg: Any, teacher: Teacher | None, template: Template, plan: parallel.Plan, path: Path
+) -> DistillationBatches:
     """Reads the data, or has the teacher write it."""
     how = {
         "seed": cfg.run.seed, "tokenizer": template.tokenizer, "template": template, "process": plan.process
     }  # fmt: skip
     if teacher is None:
         reading, table = (
-            distillation_teacher.asked(cfg, template, plan, path) if cfg.loss.remote() else (cfg.data, [])
+            distillation_teacher.teacher_prompts(cfg, template, plan, path)
+            if cfg.loss.remote()
+            else (cfg.data, [])
         )
         data = logprob_data.prepare(reading, **how)
-        return Lesson(data, [], False, [*table, *data.table])
+        return DistillationBatches(data, [], False, [*table, *data.table])
     table = [("teacher", f"{teacher.text}, {transformer.parameters(teacher.start.arch):,} parameters")]
-    asked: list[Opening] = []
+    asked: list[Prompt] = []
     if cfg.loss.on_policy:
-        asked, lost = scoring.fitted(
-            prompts.openings(cfg.data.data, cfg.data, template, flag="data", train=True),
+        asked, lost = scoring.fitting_prompts(
+            prompts.read_prompts(cfg.data.data, cfg.data, template, flag="data", train=True),
             cfg,
             template.tokenizer.bos,
         )
@@ -58,18 +62,21 @@ def lesson(cfg: Any, teacher: Teacher | None, template: Template, plan: parallel
     writes = how_drawn == "teacher" or (how_drawn == "auto" and _prompts_alone(cfg.data))
     cfg.loss.require_drawing(writes, writes or cfg.loss.on_policy > 0)
     if writes:
-        reading, told = distillation_teacher.written(cfg, teacher, template, plan, path)
+        reading, told = distillation_teacher.write_completions(cfg, teacher, template, plan, path)
         table += told
     if cfg.loss.teacher_topk:
         data = dialogs.prepare(
-            reading, **how, beside=lambda rows: distillation_teacher.kept(cfg, teacher, plan, rows)
+            reading, **how, beside=lambda rows: distillation_teacher.cached_topk(cfg, teacher, plan, rows)
         )
         table.append(
-            ("top-k", f"{cfg.loss.teacher_topk} tokens a position, from {distillation_teacher.kept_in(cfg)}")
+            (
+                "top-k",
+                f"{cfg.loss.teacher_topk} tokens a position, from {distillation_teacher.cache_folder(cfg)}",
+            )
         )
-        return Lesson(data, asked, False, [*table, *data.table])
+        return DistillationBatches(data, asked, False, [*table, *data.table])
     data = dialogs.prepare(reading, **how)
-    return Lesson(data, asked, True, [*table, *data.table])
+    return DistillationBatches(data, asked, True, [*table, *data.table])
 
 
 def _prompts_alone(data: config.Dialogs) -> bool:
@@ -80,7 +87,9 @@ def _prompts_alone(data: config.Dialogs) -> bool:
     return not any(one.fits(first) for one in known)
 
 
-def batches(cfg: Any, run: Session, lesson: Lesson, template: Template) -> Callable[[int], loop.NextBatch]:
+def batches(
+    cfg: Any, run: Session, lesson: DistillationBatches, template: Template
+) -> Callable[[int], loop.NextBatch]:
     """Batches of the data, and with --on_policy those that the student writes, which batch is told by its number."""
     extra = () if lesson.live else ("teacher_ids", "teacher_logps")
     B, share = cfg.data.batch_size, cfg.loss.on_policy
@@ -111,16 +120,16 @@ def batches(cfg: Any, run: Session, lesson: Lesson, template: Template) -> Calla
 
 
 def _own(
-    cfg: Any, run: Session, lesson: Lesson, template: Template
+    cfg: Any, run: Session, lesson: DistillationBatches, template: Template
 ) -> Callable[[TrainState, int], Mapping[str, np.ndarray]]:
     """(state, step) -> rows [B, T] of the student's completions; a step takes the next prompts."""
     B, T = cfg.data.batch_size, cfg.data.seq_len
-    draw = sampling.drawer(
+    draw = sampling.token_sampler(
         run, template.end, max_new=cfg.samples.max_new, temperature=cfg.loss.draw_temperature
     )
 
     def written(state: TrainState, step: int) -> Mapping[str, np.ndarray]:
-        asked = [lesson.asked[i] for i in rollouts.order(len(lesson.asked), cfg.run.seed, step * B, B)]
+        asked = [lesson.asked[i] for i in rollouts.prompt_order(len(lesson.asked), cfg.run.seed, step * B, B)]
         seed = int(np.random.SeedSequence((cfg.run.seed, 5, step)).generate_state(1)[0])
         found = draw(state.params, run.base, [one.ids.tolist() for one in asked], seed)
         pairs = [(one.ids, np.array(new.ids, np.int32)) for one, new in zip(asked, found, strict=True)]

@@ -16,9 +16,9 @@ from jaxtrain.data import completions_db, dialogs, pipeline, source_spec, summar
 from jaxtrain.data.chat import Template
 from jaxtrain.data.jsonl import Skips
 from jaxtrain.data.mlm_fim import Row
-from jaxtrain.data.pipeline import Prepared, Stream
+from jaxtrain.data.pipeline import DataPipeline, Stream
 from jaxtrain.data.preferences import alternatives
-from jaxtrain.data.record_formats import Bad, Message, messages_of, text_of
+from jaxtrain.data.record_formats import BadRecord, Message, messages_of, text_of
 from jaxtrain.data.sources import Records
 from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.files import cache
@@ -37,7 +37,7 @@ _SAID = {
 }
 
 
-class Kept(NamedTuple):
+class LogprobRecords(NamedTuple):
     """A completion with what its teacher thought of its tokens."""
 
     prompt: np.ndarray  # i32[p]
@@ -51,7 +51,7 @@ def question(record: dict[str, Any]) -> tuple[Message, ...]:
     return messages_of(completions_db.question(record), "input")
 
 
-class Reader:
+class LogprobReader:
     """Reads records for one tokenizer."""
 
     def __init__(self, template: Template, T: int, shorten: bool = True):
@@ -60,15 +60,15 @@ class Reader:
         self._sizes = tokenizer.byte_lengths
         self._by_bytes = {piece: i for i, piece in enumerate(tokenizer.pieces) if piece}
 
-    def read(self, record: dict[str, Any]) -> Iterator[Kept]:
+    def read(self, record: dict[str, Any]) -> Iterator[LogprobRecords]:
         """Each choice that can be learnt from. Raises Bad for a record that is none of a completion."""
         choices = record.get("choices")
         if not isinstance(choices, list) or not choices:
-            raise Bad("no choices: it is not a stored completion")
+            raise BadRecord("no choices: it is not a stored completion")
         asked = question(record)
         for choice in choices:
             if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
-                raise Bad("no message: a choice of it has none")
+                raise BadRecord("no message: a choice of it has none")
             self.counts["read"] += 1
             if choice.get("finish_reason") == "length":
                 self.counts["length"] += 1
@@ -81,7 +81,7 @@ class Reader:
             if (made := self._row(asked, text, content)) is not None:
                 yield made
 
-    def _row(self, asked: tuple[Message, ...], text: str, content: Sequence[Any]) -> Kept | None:
+    def _row(self, asked: tuple[Message, ...], text: str, content: Sequence[Any]) -> LogprobRecords | None:
         theirs = self._spans(text, content)
         if theirs is None:
             self.counts["torn"] += 1
@@ -109,7 +109,7 @@ class Reader:
             ids[i, : len(found)] = list(found)
             logps[i, : len(found)] = list(found.values())
             self.counts["heard"] += 1
-        return Kept(fitting, completion, ids, logps)
+        return LogprobRecords(fitting, completion, ids, logps)
 
     def _lead(self, completion: np.ndarray, text: str) -> int:
         """Where in the answer's bytes the first id begins: a template may put white space in front of it."""
@@ -123,7 +123,7 @@ class Reader:
         spans, at, said = {}, 0, b""
         for entry in content:
             if not isinstance(entry, dict) or not isinstance(entry.get("logprob"), int | float):
-                raise Bad("no log-probability: a token of logprobs.content has none")
+                raise BadRecord("no log-probability: a token of logprobs.content has none")
             mine = _bytes(entry)
             said += mine
             spans[(at, at + len(mine))] = entry
@@ -131,7 +131,7 @@ class Reader:
         if said.strip() != text.encode().strip():
             if said.decode(errors="replace").strip() == text.strip():
                 return None
-            raise Bad("other tokens: those of logprobs.content do not spell the message")
+            raise BadRecord("other tokens: those of logprobs.content do not spell the message")
         lead = len(said) - len(said.lstrip()) - (len(text.encode()) - len(text.encode().lstrip()))
         # A token without bytes that stands last may be the end; our server tells it.
         return {(a - lead, b - lead): e for (a, b), e in spans.items() if b > a or e is content[-1]}
@@ -160,7 +160,7 @@ def _bytes(entry: dict[str, Any]) -> bytes:
 class _Rows:
     """Rows of one completion each, by number."""
 
-    def __init__(self, kept: Sequence[Kept], T: int, pad: int):
+    def __init__(self, kept: Sequence[LogprobRecords], T: int, pad: int):
         self._kept, self._T, self._pad = kept, T, pad
 
     def __len__(self) -> int:
@@ -180,7 +180,7 @@ class _Rows:
 
 def prepare(
     cfg: Dialogs, *, seed: int, tokenizer: Tokenizer, template: Template, process: tuple[int, int] = (0, 1)
-) -> Prepared:
+) -> DataPipeline:
     """The training and held-out streams of stored completions, a completion a row.
 
     A batch has tokens, targets, segments, positions i32[B, T], mask f32[B, T], teacher_ids i32[B, T, k] and
@@ -193,7 +193,7 @@ def prepare(
         for flag, opened in (("data", train), ("eval_data" if cfg.eval_data else "data", held_out))
     ]
     sets = [[_Rows(kept, cfg.seq_len, tokenizer.pad) for kept, _ in side] for side in sides]
-    endless, _ = pipeline.shuffled(sets[0], train, seed)
+    endless, _ = pipeline.mixed_rows(sets[0], train, seed)
     blank = {name: np.zeros_like(x) for name, x in sets[0][0][0].items()}
     lines = [
         (f"{name} {records.label}", line)
@@ -202,8 +202,8 @@ def prepare(
         for line in about
     ]
     sizes = [len(one) for one in sets[0]]
-    return Prepared(
-        tokenizer=dialogs.carrying(tokenizer, template),
+    return DataPipeline(
+        tokenizer=dialogs.with_template(tokenizer, template),
         train=Stream(lambda i: endless[i], cfg.batch_size, process),
         eval=pipeline.held_out_stream(sets[1], blank, lambda i, row: row, cfg.batch_size, process),
         table=[*dialogs.about_template(template), *lines, *summary.mix(cfg, train, sizes, held_out)],
@@ -214,14 +214,20 @@ def prepare(
     )  # fmt: skip
 
 
-def _read(records: Records, flag: str, cfg: Dialogs, template: Template) -> tuple[list[Kept], list[str]]:
+def _read(
+    records: Records, flag: str, cfg: Dialogs, template: Template
+) -> tuple[list[LogprobRecords], list[str]]:
     """What can be learnt from, and lines about it and the rest."""
-    reader, skips, kept = Reader(template, cfg.seq_len, cfg.too_long == "cut"), Skips(cfg.on_bad_record), []
+    reader, skips, kept = (
+        LogprobReader(template, cfg.seq_len, cfg.too_long == "cut"),
+        Skips(cfg.on_bad_record),
+        [],
+    )
     for start, block in records.blocks():
         for i, record in enumerate(block, start):
             try:
                 kept += reader.read(record)
-            except Bad as error:
+            except BadRecord as error:
                 skips.bad(f"{records.label} record {records.source_number(i)}", str(error))
     counts = reader.counts
     if not kept:
@@ -237,7 +243,7 @@ def _read(records: Records, flag: str, cfg: Dialogs, template: Template) -> tupl
     return kept, [*_about(kept, counts), *records.notes, *said]
 
 
-def _about(kept: Sequence[Kept], counts: Counter[str]) -> Iterator[str]:
+def _about(kept: Sequence[LogprobRecords], counts: Counter[str]) -> Iterator[str]:
     tokens = sum(len(one.completion) for one in kept)
     yield (
         f"{len(kept):,} of {counts['read']:,} stored completions, {tokens:,} tokens, of {counts['heard']:,} the "

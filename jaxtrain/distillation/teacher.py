@@ -17,7 +17,7 @@ from jaxtrain.data.chat import Template
 from jaxtrain.data.mlm_fim import Row
 from jaxtrain.data.packed_rows import PackedRows
 from jaxtrain.data.pipeline import Stream
-from jaxtrain.data.prompts import Opening
+from jaxtrain.data.prompts import Prompt
 from jaxtrain.distillation import topk_cache
 from jaxtrain.files import atomic, cache
 from jaxtrain.files.progress import bar
@@ -27,7 +27,7 @@ from jaxtrain.ops.divergences import top_k
 from jaxtrain.ops.logprobs import logits
 from jaxtrain.rl import scoring
 from jaxtrain.stages import init_from, sampling, session, weights
-from jaxtrain.stages.init_from import Start
+from jaxtrain.stages.init_from import InitFrom
 from jaxtrain.stages.session import Session
 from jaxtrain.train import checkpoint, parallel, workdir
 from jaxtrain.types import LM, Params
@@ -42,11 +42,11 @@ class Teacher(NamedTuple):
 
     model: LM
     params: Params
-    start: Start
+    start: InitFrom
     text: str
 
 
-def student(cfg: Any, start: Start) -> tuple[Start, Start | None]:
+def student_init(cfg: Any, start: InitFrom) -> tuple[InitFrom, InitFrom | None]:
     """(where the student starts, where the teacher comes from). Raises ConfigError where their words differ.
 
     A student that starts from nothing takes the teacher's tokenizer.
@@ -57,7 +57,7 @@ def student(cfg: Any, start: Start) -> tuple[Start, Start | None]:
                 "--init_from: stored completions bring no tokenizer; name the run that the student starts from"
             )
         return start, None
-    origin = init_from.load(cfg.loss.teacher)
+    origin = init_from.load_run(cfg.loss.teacher)
     if not origin.arch.causal:
         raise ConfigError(f"--teacher={cfg.loss.teacher}: it fills masks, it does not continue text")
     if start.tokenizer is None:
@@ -76,26 +76,28 @@ def student(cfg: Any, start: Start) -> tuple[Start, Start | None]:
     return start, origin
 
 
-def load(cfg: Any, origin: Start | None, plan: parallel.Plan, path: Path) -> Teacher | None:
+def load(cfg: Any, origin: InitFrom | None, plan: parallel.Plan, path: Path) -> Teacher | None:
     """The teacher's model and parameters; None where it is not a model here."""
     if origin is None:
         return None
-    text = session.pinned(path, "teacher", cfg.loss.teacher)
+    text = session.pinned_run(path, "teacher", cfg.loss.teacher)
     if not cfg.run.dry_run and plan.process[0] == 0:
         workdir.record(path, teacher=text)
-    origin = init_from.load(text)
+    origin = init_from.load_run(text)
     model = transformer.build(origin.arch, transformer.execution(cfg.model, plan.shards, plan.local))
-    return Teacher(model, weights.starting(plan, origin, model, 0), origin, text)
+    return Teacher(model, weights.load_params(plan, origin, model, 0), origin, text)
 
 
-def expected(start: Start, origin: Start | None, cfg: Any) -> dict[str, tuple[float, float]] | None:
+def expected_at_start(
+    start: InitFrom, origin: InitFrom | None, cfg: Any
+) -> dict[str, tuple[float, float]] | None:
     """A student that is its teacher has nothing to learn from it."""
     same = origin is not None and start.origins and start.origins == origin.origins
     near = 1e-3 if transformer.execution(cfg.model).dtype == jnp.float32 else 3e-2
     return {"divergence": (0.0, near)} if same else None
 
 
-def written(
+def write_completions(
     cfg: Any, teacher: Teacher, template: Template, plan: parallel.Plan, path: Path
 ) -> tuple[config.Dialogs, list[tuple[str, str]]]:
     """(the data with the teacher's completions of its prompts in place of it, lines about them).
@@ -113,8 +115,8 @@ def written(
     for number, (side, (source, train, draws)) in enumerate(sides.items()):
         file = folder / f"{side}.jsonl"
         if not file.exists():
-            asked, lost = scoring.fitted(
-                prompts.openings(source, cfg.data, template, flag=side, train=train),
+            asked, lost = scoring.fitting_prompts(
+                prompts.read_prompts(source, cfg.data, template, flag=side, train=train),
                 cfg,
                 template.tokenizer.bos,
             )
@@ -141,15 +143,15 @@ def written(
 
 def _speaker(
     cfg: Any, teacher: Teacher, plan: parallel.Plan, path: Path, template: Template
-) -> Callable[[list[Opening], int, int], list[dict[str, Any]]]:
+) -> Callable[[list[Prompt], int, int], list[dict[str, Any]]]:
     """(prompts, completions of each, a number of the seed) -> records with what the teacher drew."""
     alone = Session(
         path, plan, teacher.start.arch, teacher.model, None, plan.process[0] == 0, teacher.start,
-        weights.trained(teacher.model.axes, config.Lora()),
+        weights.trained_part(teacher.model.axes, config.Lora()),
     )  # fmt: skip
 
-    def speak(asked: list[Opening], draws: int, number: int) -> list[dict[str, Any]]:
-        draw = sampling.drawer(
+    def speak(asked: list[Prompt], draws: int, number: int) -> list[dict[str, Any]]:
+        draw = sampling.token_sampler(
             alone,
             template.end,
             max_new=cfg.samples.max_new,
@@ -157,7 +159,7 @@ def _speaker(
             samples=draws,
         )
         seed = int(np.random.SeedSequence((cfg.run.seed, 3, number)).generate_state(1)[0])
-        found: list[sampling.Drawn] = []
+        found: list[sampling.SampledTokens] = []
         with bar("the teacher writes", len(asked), least=2 * sampling.AT_ONCE) as advance:
             for first in range(0, len(asked), sampling.AT_ONCE):
                 part = asked[first : first + sampling.AT_ONCE]
@@ -173,7 +175,7 @@ def _speaker(
     return speak
 
 
-def asked(
+def teacher_prompts(
     cfg: Any, template: Template, plan: parallel.Plan, path: Path
 ) -> tuple[config.Dialogs, list[tuple[str, str]]]:
     """(an endpoint's completions of the prompts, as it would store them, in place of the data, lines about them)."""
@@ -187,10 +189,10 @@ def asked(
     table = []
     if not all(file.exists() for file in files.values()):
         kept = Path(cfg.data.cache_dir).expanduser() / "requests.sqlite"
-        made = remote.open_url(cfg.loss.teacher, "teacher", cfg.endpoint, kept)
+        made = remote.open_endpoint(cfg.loss.teacher, "teacher", cfg.endpoint, kept)
         with contextlib.closing(made):
             for side, (text, train, draws) in sides.items():
-                found = prompts.openings(text, cfg.data, template, flag=side, train=train)
+                found = prompts.read_prompts(text, cfg.data, template, flag=side, train=train)
                 _write(files[side], _replies(cfg, made, found, draws), plan)
         spent = made.spent
         cost = (
@@ -205,10 +207,10 @@ def asked(
     return dataclasses.replace(cfg.data, **reading), table
 
 
-def _replies(cfg: Any, made: llm.Generator, asked: list[Opening], draws: int) -> list[dict[str, Any]]:
+def _replies(cfg: Any, made: llm.LLM, asked: list[Prompt], draws: int) -> list[dict[str, Any]]:
     """Stored completions of an endpoint's replies."""
     asks = [
-        llm.Ask(
+        llm.Request(
             one.messages, draws, llm.seed_of(cfg.run.seed, 6, i), cfg.loss.draw_temperature, cfg.samples.max_new,
             top_logprobs=remote.MOST_LOGPROBS,
         )
@@ -225,7 +227,7 @@ def _replies(cfg: Any, made: llm.Generator, asked: list[Opening], draws: int) ->
     return rows
 
 
-def _stored(model: str, ask: llm.Ask, replies: Sequence[llm.Reply]) -> dict[str, Any]:
+def _stored(model: str, ask: llm.Request, replies: Sequence[llm.Completion]) -> dict[str, Any]:
     """A request with its replies, as a server keeps them."""
 
     def entry(text: str, logprob: float, data: Sequence[bytes], at: int) -> dict[str, Any]:
@@ -256,11 +258,11 @@ def _write(file: Path, rows: Sequence[Mapping[str, Any]], plan: parallel.Plan) -
     atomic.write_jsonl(file, rows)
 
 
-def kept_in(cfg: Any) -> Path:
+def cache_folder(cfg: Any) -> Path:
     return Path(cfg.data.cache_dir).expanduser() / "teachers"
 
 
-def kept(cfg: Any, teacher: Teacher, plan: parallel.Plan, rows: PackedRows) -> Sequence[Row]:
+def cached_topk(cfg: Any, teacher: Teacher, plan: parallel.Plan, rows: PackedRows) -> Sequence[Row]:
     """The teacher's likeliest tokens at every position of packed rows, from the cache where they are there."""
     k, tau, B, T = cfg.loss.teacher_topk, cfg.loss.soft_temperature, cfg.data.batch_size, cfg.data.seq_len
     if k > teacher.start.arch.vocab:
@@ -275,7 +277,7 @@ def kept(cfg: Any, teacher: Teacher, plan: parallel.Plan, rows: PackedRows) -> S
         tau,
         dataclasses.asdict(cfg.model),
     )
-    folder = kept_in(cfg) / cache.digest(1, *mark)
+    folder = cache_folder(cfg) / cache.digest(1, *mark)
 
     def look(params: Params, frozen: Params, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         ids, logps = top_k(logits(teacher.model.hidden(params, batch), teacher.model.head(params)), k, tau)

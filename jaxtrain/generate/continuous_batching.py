@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxtrain.generate import sampler, stop_strings
-from jaxtrain.generate.engine import CHUNK, Engine, Progress
+from jaxtrain.generate.engine import CHUNK, DecodeProgress, Engine
 
 REFILL = 4  # prompts of one prefill: fewer are filled up with rows of length 0
 
@@ -22,7 +22,7 @@ class Request(NamedTuple):
     waits: Callable[[], bool] = lambda: True  # whether somebody still waits for it, asked between calls
 
 
-class Top(NamedTuple):
+class TokenLogprobs(NamedTuple):
     """The model's own log-probabilities of tokens: temperature 1, nothing filtered."""
 
     own: np.ndarray  # f32[n], of the tokens themselves
@@ -30,36 +30,36 @@ class Top(NamedTuple):
     logps: np.ndarray  # f32[n, K]
 
 
-class Part(NamedTuple):
+class CompletionPart(NamedTuple):
     """What is new of a request. One that nobody waits for any more ends with a part without tokens."""
 
     number: int  # of the request, from 0
     tokens: list[int]
     logps: list[float]
-    top: Top | None
+    top: TokenLogprobs | None
     ended: bool
 
 
-class Finished(NamedTuple):
+class FinishedCompletion(NamedTuple):
     number: int  # of the request, from 0
     tokens: list[int]
     logps: list[float]
 
 
-def served(
+def completions(
     made: Engine, params: Any, requests: Iterable[Request | None], **options: Any
-) -> Iterator[Finished]:
+) -> Iterator[FinishedCompletion]:
     """The completions of requests in the order in which they end; `options` are those of `parts`."""
-    found: dict[int, Finished] = {}
-    for part in parts(made, params, requests, **options):
-        one = found.setdefault(part.number, Finished(part.number, [], []))
+    found: dict[int, FinishedCompletion] = {}
+    for part in completion_parts(made, params, requests, **options):
+        one = found.setdefault(part.number, FinishedCompletion(part.number, [], []))
         one.tokens.extend(part.tokens)
         one.logps.extend(part.logps)
         if part.ended:
             yield found.pop(part.number)
 
 
-def parts(
+def completion_parts(
     made: Engine,
     params: Any,
     requests: Iterable[Request | None],
@@ -68,7 +68,7 @@ def parts(
     usual: Mapping[str, float],
     decode: Callable[[list[int]], str] = str,
     chunk: int = CHUNK,
-) -> Iterator[Part]:
+) -> Iterator[CompletionPart]:
     """The completions of requests as they are drawn, `chunk` tokens at a time; each is what its request gives alone.
 
     `rows` are under way at once. A request is taken when a row is free for it, so an endless iterator is a queue; None
@@ -88,7 +88,7 @@ def parts(
         for slot, one in enumerate(held):
             if one is not None and not one.request.waits():
                 held[slot] = None
-                yield Part(one.number, [], [], None, True)
+                yield CompletionPart(one.number, [], [], None, True)
         fresh: list[tuple[int, Request]] = []
         for slot in (i for i in range(rows) if held[i] is None):
             request = next(waiting, _END) if open_ else _END
@@ -126,7 +126,7 @@ class _Held(NamedTuple):
 _END: Any = object()
 
 
-def _part(one: _Held, now: Progress, slot: int, decode: Callable[[list[int]], str]) -> Part:
+def _part(one: _Held, now: DecodeProgress, slot: int, decode: Callable[[list[int]], str]) -> CompletionPart:
     """What is new in a row, noted as given."""
     seen, n, told = len(one.given), int(now.told.lengths[slot]), now.told
     whole = stop_strings.upto(told.tokens[slot, :n].tolist(), one.request.ends, one.request.decode or decode)
@@ -135,9 +135,9 @@ def _part(one: _Held, now: Progress, slot: int, decode: Callable[[list[int]], st
     top = None
     if one.request.tops:
         place = np.arange(seen, n) % now.tops.own.shape[1]
-        top = Top(*(column[slot, place] for column in (now.tops.own, now.tops.ids, now.tops.logps)))
+        top = TokenLogprobs(*(column[slot, place] for column in (now.tops.own, now.tops.ids, now.tops.logps)))
     ended = whole is not None or bool(now.done[slot])
-    return Part(one.number, one.given[seen:], told.logps[slot, seen:n].tolist(), top, ended)
+    return CompletionPart(one.number, one.given[seen:], told.logps[slot, seen:n].tolist(), top, ended)
 
 
 def _batch(

@@ -6,18 +6,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxtrain.generate import sampler, stop_strings
-from jaxtrain.generate.sampler import Completions, Rows, Tops
+from jaxtrain.generate.sampler import Completions, DecodeState, TopLogprobs
 from jaxtrain.types import LM, Batch, Params
 
 CHUNK = 16  # tokens drawn between two looks of the host
 
 
-class Progress(NamedTuple):
+class DecodeProgress(NamedTuple):
     """What the host sees of rows."""
 
     told: Completions
     done: np.ndarray  # bool[B]
-    tops: Tops | None = None
+    tops: TopLogprobs | None = None
 
 
 class Engine(NamedTuple):
@@ -26,13 +26,15 @@ class Engine(NamedTuple):
     plan: Any
     width: int  # most tokens of a completion
     ready: Callable[[Params, Params], Params]  # (trained, base) -> parameters laid out for what follows
-    start: Callable[[Params, Batch], Rows]
-    advance: Callable[..., Rows]  # (ready, rows, steps, stopped bool[B] or None) -> rows
-    replace: Callable[[Params, Rows, Batch], Rows]  # prefill of a batch with `slot` i32[R], put into rows
+    start: Callable[[Params, Batch], DecodeState]
+    advance: Callable[..., DecodeState]  # (ready, rows, steps, stopped bool[B] or None) -> rows
+    replace: Callable[
+        [Params, DecodeState, Batch], DecodeState
+    ]  # prefill of a batch with `slot` i32[R], put into rows
 
-    def see(self, rows: Rows) -> Progress:
+    def see(self, rows: DecodeState) -> DecodeProgress:
         """Brings what rows have told to the host."""
-        return self.plan.fetch(Progress(rows.told, rows.done, rows.tops))
+        return self.plan.fetch(DecodeProgress(rows.told, rows.done, rows.tops))
 
 
 def engine(
@@ -53,20 +55,22 @@ def engine(
     the most tokens between two looks of the host, by default `width`: a small one makes short advances fast.
     """
 
-    def begin(params: Params, rows: Any, _: Any, batch: Batch) -> Rows:
+    def begin(params: Params, rows: Any, _: Any, batch: Batch) -> DecodeState:
         kept = (tops, most + 1 if most else width)  # prefill's token and those of an advance
-        return sampler.start(model, params, batch, end=end, width=width, slots=slots, tops=kept)
+        return sampler.prefill(model, params, batch, end=end, width=width, slots=slots, tops=kept)
 
-    def more(params: Params, rows: Rows, steps: Any, batch: Batch) -> Rows:
+    def more(params: Params, rows: DecodeState, steps: Any, batch: Batch) -> DecodeState:
         rows = rows._replace(done=rows.done | batch["stopped"]) if batch else rows
-        return sampler.advance(model, params, rows, steps, end=end, most=most)
+        return sampler.decode(model, params, rows, steps, end=end, most=most)
 
-    def swap(params: Params, rows: Rows, _: Any, batch: Batch) -> Rows:
-        return sampler.replaced(rows, begin(params, (), (), batch), batch["slot"])
+    def swap(params: Params, rows: DecodeState, _: Any, batch: Batch) -> DecodeState:
+        return sampler.insert(rows, begin(params, (), (), batch), batch["slot"])
 
     begun, advanced, swapped = (plan.carry(f) for f in (begin, more, swap))
 
-    def advance(params: Params, rows: Rows, steps: int, stopped: np.ndarray | None = None) -> Rows:
+    def advance(
+        params: Params, rows: DecodeState, steps: int, stopped: np.ndarray | None = None
+    ) -> DecodeState:
         batch = {} if stopped is None else plan.put({"stopped": stopped})
         return advanced(params, rows, np.int32(steps), batch)
 

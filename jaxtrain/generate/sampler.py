@@ -25,7 +25,7 @@ class Completions(NamedTuple):
     lengths: Array  # i32[B], tokens of the completion
 
 
-class Tops(NamedTuple):
+class TopLogprobs(NamedTuple):
     """What the model itself, at temperature 1 and with nothing filtered, gives the last W tokens of each row.
 
     Token n of a row stands at n % W. It holds nothing of use for rows that do not want it.
@@ -37,7 +37,7 @@ class Tops(NamedTuple):
     logps: Array  # f32[B, W, K], theirs
 
 
-class Rows(NamedTuple):
+class DecodeState(NamedTuple):
     """Completions under way. The newest token of a row is told, but not yet in the cache."""
 
     told: Completions
@@ -48,11 +48,11 @@ class Rows(NamedTuple):
     limit: Array  # i32[B], most tokens of the completion
     how: Mapping[str, Array]  # columns [B] of ops/sampling.py's HOW
     seen: Array | None  # bool[B, V], tokens that were there, where a penalty is asked for
-    tops: Tops | None  # where they can be asked for
+    tops: TopLogprobs | None  # where they can be asked for
     cache: Any  # leaves f[..., B, K, S, C]
 
 
-def start(
+def prefill(
     model: LM,
     params: Params,
     batch: Batch,
@@ -61,7 +61,7 @@ def start(
     width: int,
     slots: int = 0,
     tops: tuple[int, int] = (0, 0),
-) -> Rows:
+) -> DecodeState:
     """Prefill: rows with their first token. `width` is the most tokens of a completion, N.
 
     batch is {prompt i32[R, P], length, limit i32[R], seed u32[R, G] or [R]} and columns f32[R] (top_k: i32[R]) of HOW.
@@ -94,7 +94,7 @@ def start(
     empty = (length < 1) | (limit < 1)
     zero = jnp.zeros(B, jnp.int32)
     limit = jnp.minimum(limit, width)
-    rows = Rows(nothing, empty, zero, length - 1, seed.reshape(-1), limit, how, seen, kept, cache)
+    rows = DecodeState(nothing, empty, zero, length - 1, seed.reshape(-1), limit, how, seen, kept, cache)
     rows, token, logp = _drawn(rows, last, head, zero, uniforms(rows.seed, zero[:, None])[:, 0], end)
     told = Completions(
         nothing.tokens.at[:, 0].set(token), nothing.logps.at[:, 0].set(logp), (~empty).astype(jnp.int32)
@@ -102,12 +102,14 @@ def start(
     return rows._replace(told=told)
 
 
-def _no_tops(wanted: Array, K: int, W: int) -> Tops:
+def _no_tops(wanted: Array, K: int, W: int) -> TopLogprobs:
     B = wanted.shape[0]
-    return Tops(wanted, jnp.zeros((B, W)), jnp.zeros((B, W, K), jnp.int32), jnp.zeros((B, W, K)))
+    return TopLogprobs(wanted, jnp.zeros((B, W)), jnp.zeros((B, W, K), jnp.int32), jnp.zeros((B, W, K)))
 
 
-def advance(model: LM, params: Params, rows: Rows, steps: Array, *, end: int, most: int = 0) -> Rows:
+def decode(
+    model: LM, params: Params, rows: DecodeState, steps: Array, *, end: int, most: int = 0
+) -> DecodeState:
     """At most `steps` more tokens of each row: one loop, which ends sooner where every row has.
 
     `steps` is `most` at most, by default N: what is kept for the loop has that size.
@@ -142,8 +144,8 @@ def advance(model: LM, params: Params, rows: Rows, steps: Array, *, end: int, mo
 
 
 def _drawn(
-    rows: Rows, hidden: Array, head: Any, count: Array, u: Array, end: int
-) -> tuple[Rows, Array, Array]:
+    rows: DecodeState, hidden: Array, head: Any, count: Array, u: Array, end: int
+) -> tuple[DecodeState, Array, Array]:
     """(rows with one more token, it, its log-probability), both 0 where it was done; `count` tokens stood before."""
     live = ~rows.done
     x = logits(hidden, head)
@@ -166,7 +168,7 @@ def _drawn(
     return rows, token, logp
 
 
-def _noted(tops: Tops, x: Array, token: Array, count: Array) -> Tops:
+def _noted(tops: TopLogprobs, x: Array, token: Array, count: Array) -> TopLogprobs:
     B, W, K = tops.ids.shape
     whole = jax.nn.logsumexp(x, -1, keepdims=True)
     best, ids = jax.lax.top_k(x, K)
@@ -179,7 +181,7 @@ def _noted(tops: Tops, x: Array, token: Array, count: Array) -> Tops:
     )
 
 
-def replaced(rows: Rows, new: Rows, slot: Array) -> Rows:
+def insert(rows: DecodeState, new: DecodeState, slot: Array) -> DecodeState:
     """Rows with `new` in place of those at slot i32[R]; what has a slot beyond them is dropped."""
 
     def put(old: Array, new: Array) -> Array:
@@ -203,8 +205,8 @@ def sampler(model: LM, *, max_new: int, end: int, **how: float) -> Callable[...,
     def sample(params: Params, frozen: Params, batch: Batch) -> Completions:
         params = jax.lax.optimization_barrier(model.ready(params))  # or XLA would lay out each token anew
         asked = columns(batch["length"].shape[0], settings(how))
-        rows = start(model, params, {**batch, **asked}, end=end, width=max_new)
-        return advance(model, params, rows, max_new - 1, end=end).told
+        rows = prefill(model, params, {**batch, **asked}, end=end, width=max_new)
+        return decode(model, params, rows, max_new - 1, end=end).told
 
     return sample
 

@@ -11,17 +11,17 @@ from jaxtrain.config import ConfigError
 from jaxtrain.data.chat import Template
 from jaxtrain.data.dialogs import with_system
 from jaxtrain.data.preferences import alternatives
-from jaxtrain.data.prompts import Opening
-from jaxtrain.data.record_formats import Bad, Message
+from jaxtrain.data.prompts import Prompt
+from jaxtrain.data.record_formats import BadRecord, Message
 from jaxtrain.files import terminal
 from jaxtrain.generate import sampler, stop_strings
 from jaxtrain.inference import best_of
-from jaxtrain.inference.sampler import Answer, Want, decoder, drawer
+from jaxtrain.inference.sampler import SampledText, SampleRequest, decoder, text_sampler
 from jaxtrain.models import transformer
 from jaxtrain.ops.sampling import HOW
 from jaxtrain.rewards import models
 from jaxtrain.stages import weights
-from jaxtrain.stages.init_from import Start
+from jaxtrain.stages.init_from import InitFrom
 from jaxtrain.train import parallel, workdir
 from jaxtrain.types import LM, Params
 
@@ -29,7 +29,7 @@ AT_ONCE = 64  # completions drawn at once
 WIDTH = 16  # rows for a reward model have a multiple of this many tokens
 
 
-class Speaker(NamedTuple):
+class ChatModel(NamedTuple):
     """An open run: how to ask it, and what scores it."""
 
     cfg: Any
@@ -37,25 +37,25 @@ class Speaker(NamedTuple):
     decode: Callable[[list[int]], str]
     context: int  # most tokens of prompt and completion; 0: no bound
     draw: Callable[
-        ..., list[Answer]
+        ..., list[SampledText]
     ]  # (prompts, seeds of each one's answers) -> answers, those of a prompt together
     stream: Callable[[np.ndarray, int], Iterator[list[int]]]  # (prompt, seed) -> new tokens, a few at a time
-    judge: models.Judge | None
+    judge: models.CompletionScorer | None
     judged: int  # completions that it scores at once
     process: tuple[int, int]  # (index of this host, number of hosts); the first one writes and prints
     notes: list[tuple[str, str]]  # for people
 
 
-def open_run(cfg: Any, start: Start, template: Template) -> Speaker:
+def open_chat_model(cfg: Any, start: InitFrom, template: Template) -> ChatModel:
     """Loads what the flags name. Raises ConfigError where the reward does not fit the run."""
     parallel.initialize(Path(cfg.machine.cache_dir).expanduser() / "compiled")
     plan = parallel.make(config.Run(mesh=cfg.machine.mesh), 0, 1)
     settings = config.Model(dtype=cfg.machine.dtype)
     judge, size, context = _judge(cfg, start, plan, settings)
     model = transformer.build(start.arch, transformer.execution(settings, plan.shards, plan.local))
-    params = weights.starting(plan, start, model, 0)
+    params = weights.load_params(plan, start, model, 0)
     draw, stream = _drawn(cfg, plan, model, params, template, context)
-    return Speaker(
+    return ChatModel(
         cfg=cfg, template=template, decode=decoder(template), context=context, draw=draw, stream=stream,
         judge=judge, judged=size, process=plan.process, notes=_notes(cfg, template, judge),
     )  # fmt: skip
@@ -67,18 +67,18 @@ def _drawn(
     """Speaker's draw and stream."""
     settings = cfg.drawing
     how = sampler.settings({name: getattr(settings, name) for name in HOW})
-    made = drawer(plan, model, params, template, settings.max_new, context)
+    made = text_sampler(plan, model, params, template, settings.max_new, context)
 
-    def want(prompt: np.ndarray, seeds: Sequence[int]) -> Want:
-        return Want(prompt, seeds, settings.max_new, how, settings.stops())
+    def want(prompt: np.ndarray, seeds: Sequence[int]) -> SampleRequest:
+        return SampleRequest(prompt, seeds, settings.max_new, how, settings.stops())
 
-    def draw(prompts: Sequence[np.ndarray], seeds: Sequence[Sequence[int]]) -> list[Answer]:
+    def draw(prompts: Sequence[np.ndarray], seeds: Sequence[Sequence[int]]) -> list[SampledText]:
         return made.draw([want(*pair) for pair in zip(prompts, seeds, strict=True)])
 
     return draw, lambda prompt, seed: made.stream(want(prompt, [seed]))
 
 
-def _notes(cfg: Any, template: Template, judge: models.Judge | None) -> list[tuple[str, str]]:
+def _notes(cfg: Any, template: Template, judge: models.CompletionScorer | None) -> list[tuple[str, str]]:
     n = cfg.chosen.best_of
     far = f"the best of {n}: at most {best_of.kl(n):.2f} nats from the run (KL)"
     return [
@@ -89,8 +89,8 @@ def _notes(cfg: Any, template: Template, judge: models.Judge | None) -> list[tup
 
 
 def _judge(
-    cfg: Any, start: Start, plan: parallel.Plan, settings: config.Model
-) -> tuple[models.Judge | None, int, int]:
+    cfg: Any, start: InitFrom, plan: parallel.Plan, settings: config.Model
+) -> tuple[models.CompletionScorer | None, int, int]:
     """(what scores completions, how many at once, the context that has room for them and in it)."""
     context, chosen = start.arch.max_len, cfg.chosen
     if not (chosen.reward or chosen.reward_model):
@@ -98,25 +98,25 @@ def _judge(
     scores = config.Scores(reward=chosen.reward, reward_model=chosen.reward_model)
     models.check(scores, start.tokenizer, 0)
     if scores.reward:
-        return models.of_function(scores.reward, plan), plan.process[1], context
+        return models.function_scorer(scores.reward, plan), plan.process[1], context
     source, step = workdir.split_step(scores.reward_model)
     bounds = [bound for bound in (context, workdir.read_run(source)["arch"]["max_len"]) if bound]
     model = models.load(scores, f"{source}@{step or workdir.newest_step(source)}", plan, settings)
     most = AT_ONCE if cfg.asked.prompts else chosen.best_of * cfg.drawing.samples
     size = -(-most // plan.shards) * plan.shards
-    return models.of_model(model, plan, size), size, min(bounds, default=0)
+    return models.model_scorer(model, plan, size), size, min(bounds, default=0)
 
 
-def opening(voice: Speaker, messages: Sequence[Message]) -> Opening:
+def chat_prompt(voice: ChatModel, messages: Sequence[Message]) -> Prompt:
     """A conversation up to where an answer is wanted. Raises ConfigError where the template refuses it."""
     asked = with_system(tuple(messages), voice.cfg.asked.system)
     try:
-        return Opening(asked, voice.template.prompt(asked), {})
-    except Bad as error:
+        return Prompt(asked, voice.template.prompt(asked), {})
+    except BadRecord as error:
         raise ConfigError(f"--prompt: {error}") from error
 
 
-def require_room(voice: Speaker, asked: Opening, flag: str) -> None:
+def require_room(voice: ChatModel, asked: Prompt, flag: str) -> None:
     """Raises ConfigError where a prompt fills the context."""
     if voice.context and len(asked.ids) >= voice.context:
         raise ConfigError(
@@ -124,7 +124,7 @@ def require_room(voice: Speaker, asked: Opening, flag: str) -> None:
         )
 
 
-def answers(voice: Speaker, asked: Sequence[Opening], place: int = 0) -> list[list[Answer]]:
+def answers(voice: ChatModel, asked: Sequence[Prompt], place: int = 0) -> list[list[SampledText]]:
     """--samples answers to each prompt, or the best of --best_of; `place` is the number of the first prompt."""
     chosen, drawing = voice.cfg.chosen, voice.cfg.drawing
     each = chosen.best_of * drawing.samples
@@ -141,17 +141,17 @@ def answers(voice: Speaker, asked: Sequence[Opening], place: int = 0) -> list[li
     return [[group[i]] for group, i in zip(groups, best, strict=True)]
 
 
-def each(voice: Speaker) -> int:
+def samples_per_prompt(voice: ChatModel) -> int:
     """Completions drawn of a prompt."""
     return voice.cfg.chosen.best_of * voice.cfg.drawing.samples
 
 
-def single(voice: Speaker) -> bool:
+def can_stream(voice: ChatModel) -> bool:
     """Whether an answer can be shown while it is drawn: one host draws it, it is the only one, nothing scores it."""
-    return each(voice) == 1 and voice.judge is None and voice.process[1] == 1
+    return samples_per_prompt(voice) == 1 and voice.judge is None and voice.process[1] == 1
 
 
-def spoken(voice: Speaker, asked: Opening, place: int, write: Callable[[str], None]) -> str:
+def stream_answer(voice: ChatModel, asked: Prompt, place: int, write: Callable[[str], None]) -> str:
     """The answer, written as it is drawn, with a mark of how it ended; the same that `answers` gives."""
     ids: list[int] = []
 
@@ -161,7 +161,7 @@ def spoken(voice: Speaker, asked: Opening, place: int, write: Callable[[str], No
             yield chunk
 
     text = ""
-    for piece in pieces(noted(), voice.decode, voice.cfg.drawing.stops()):
+    for piece in text_pieces(noted(), voice.decode, voice.cfg.drawing.stops()):
         write(piece)
         text += piece
     ended = (
@@ -172,17 +172,17 @@ def spoken(voice: Speaker, asked: Opening, place: int, write: Callable[[str], No
     return text
 
 
-def fitting(voice: Speaker, said: Sequence[Message]) -> tuple[Opening, int]:
+def fit_conversation(voice: ChatModel, said: Sequence[Message]) -> tuple[Prompt, int]:
     """(the conversation with room for --max_new, turns dropped from its beginning)."""
     for start in range(0, len(said), 2):
-        asked = opening(voice, said[start:])
+        asked = chat_prompt(voice, said[start:])
         if not voice.context or len(asked.ids) + voice.cfg.drawing.max_new <= voice.context:
             return asked, start
     require_room(voice, asked, "the last turn")
     return asked, start
 
 
-def _scores(voice: Speaker, asked: Sequence[Opening], found: Sequence[Answer]) -> np.ndarray:
+def _scores(voice: ChatModel, asked: Sequence[Prompt], found: Sequence[SampledText]) -> np.ndarray:
     count = len(found)
     filled = [*range(count), *[count - 1] * (-count % voice.judged)]
     asked, found = [asked[i] for i in filled], [found[i] for i in filled]
@@ -195,14 +195,14 @@ def _scores(voice: Speaker, asked: Sequence[Opening], found: Sequence[Answer]) -
     return np.asarray(voice.judge.scores(rows, asked, [one.text for one in found]), np.float32)[:count]
 
 
-def _ids(voice: Speaker, asked: Opening, new: Answer) -> list[int]:
+def _ids(voice: ChatModel, asked: Prompt, new: SampledText) -> list[int]:
     """The answer as a reward model has learnt to see it: one that --stop ended has the template's end."""
     if not new.ended or new.ids[-1:] == [voice.template.end]:
         return new.ids
     return voice.template.answers(asked.messages, [new.text])[1][0].tolist()
 
 
-def pieces(
+def text_pieces(
     chunks: Iterable[list[int]], decode: Callable[[list[int]], str], ends: Sequence[str]
 ) -> Iterator[str]:
     """The text of tokens as they come, each part as soon as nothing to come can change it, up to the first stop."""

@@ -6,15 +6,15 @@ from jaxtrain import config
 from jaxtrain.config import ConfigError
 from jaxtrain.inference.remote import is_url
 
-MODEL = "a run (WORKDIR, WORKDIR@STEP, hf:DIR) or an endpoint (http://HOST:PORT/v1?model=NAME)"
+MODEL_HELP = "a run (WORKDIR, WORKDIR@STEP, hf:DIR) or an endpoint (http://HOST:PORT/v1?model=NAME)"
 
 
 @dataclasses.dataclass(frozen=True)
-class Quality(config.Group):
+class QualityFlags(config.Group):
     # fmt: off
     judge: str = config.arg("",
         "What scores rows: gold or correct (Tinytown's), MODULE:FUNCTION, FILE.py:FUNCTION, a reward model's run, or "
-        f"what reads a rubric: {MODEL}")
+        f"what reads a rubric: {MODEL_HELP}")
     min_score: float = config.arg(7.0, "Least score of a row that is kept; a model's are from 1 to 10")
     rubric: str = config.arg("", "What a model scores by, a text or FILE.txt; empty: correct, complete, harmless")
     votes: int = config.arg(1, "Scores of each row, of which the median counts, where a model is the judge", low=1)
@@ -51,7 +51,7 @@ class Quality(config.Group):
 
 
 @dataclasses.dataclass(frozen=True)
-class Machine(config.Group):
+class MachineFlags(config.Group):
     # fmt: off
     dtype: str = config.arg("auto", "Compute type. auto: bfloat16 on GPU and TPU, float32 on CPU",
         choices=("auto", "float32", "bfloat16"))

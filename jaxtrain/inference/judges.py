@@ -10,12 +10,12 @@ from jaxtrain import config
 from jaxtrain.config import ConfigError
 from jaxtrain.data import chat
 from jaxtrain.data.preferences import alternatives
-from jaxtrain.data.prompts import Opening
-from jaxtrain.data.record_formats import Bad
+from jaxtrain.data.prompts import Prompt
+from jaxtrain.data.record_formats import BadRecord
 from jaxtrain.data.tokenizer import load as load_tokenizer
 from jaxtrain.inference import llm_judge
-from jaxtrain.inference.llm import Generator
-from jaxtrain.inference.llm_judge import Case, Judge
+from jaxtrain.inference.llm import LLM
+from jaxtrain.inference.llm_judge import Judge, JudgeCase
 from jaxtrain.inference.remote import is_url
 from jaxtrain.rewards import functions, models
 from jaxtrain.train import parallel, workdir
@@ -26,16 +26,14 @@ TOP = 20  # log-probabilities that a soft verdict is read from
 WARM = 0.7  # temperature of several votes
 
 
-def open_judge(
-    quality: Any, machine: Any, opened: Callable[..., Generator]
-) -> tuple[Judge | None, Generator | None]:
+def open_judge(quality: Any, machine: Any, opened: Callable[..., LLM]) -> tuple[Judge | None, LLM | None]:
     """(the judge, the model behind it that replies), either None where there is none.
 
     `quality` has judge, rubric, votes, soft and asks(); `opened` opens a model by (name, flag, most tokens).
     """
     text = quality.judge
     if not quality.asks():
-        return (llm_judge.of_reward(functions.resolve(text)) if text else None), None
+        return (llm_judge.reward_judge(functions.resolve(text)) if text else None), None
     if not is_url(text) and not text.startswith("hf:"):
         source, step = workdir.split_step(text)
         if workdir.read_run(source, "--judge")["stage"] == "reward":
@@ -43,7 +41,7 @@ def open_judge(
                 raise ConfigError(
                     f"--judge={text}: a reward model reads no rubric: leave out --rubric, --soft, --votes"
                 )
-            return of_reward_model(source, step, machine), None
+            return reward_model_judge(source, step, machine), None
     reader = opened(text, "judge", llm_judge.MAX_NEW)
     if not reader.chat:
         raise ConfigError(
@@ -55,12 +53,12 @@ def open_judge(
             raise ConfigError(f"--rubric={rubric}: no such file")
         rubric = Path(rubric).expanduser().read_text(encoding="utf-8")
     warm = WARM if quality.votes > 1 else 0.0
-    return llm_judge.of_model(
-        reader, llm_judge.Asking(rubric, quality.votes, warm, TOP if quality.soft else 0)
+    return llm_judge.llm_judge(
+        reader, llm_judge.JudgeConfig(rubric, quality.votes, warm, TOP if quality.soft else 0)
     ), reader
 
 
-def of_reward_model(source: Path, step: int | None, machine: Any) -> Judge:
+def reward_model_judge(source: Path, step: int | None, machine: Any) -> Judge:
     """A reward model's normalised reward as a score: of its starting model's answers mean 0, variance 1."""
     scores = config.Scores(reward_model=str(source))
     tokenizer = load_tokenizer(source / "tokenizer")
@@ -70,10 +68,10 @@ def of_reward_model(source: Path, step: int | None, machine: Any) -> Judge:
     name = f"{source.absolute()}@{step or workdir.newest_step(source)}"
     model = models.load(scores, name, plan, config.Model(dtype=machine.dtype))
     size = -(-AT_ONCE // plan.shards) * plan.shards
-    scorer, template = models.of_model(model, plan, size), chat.load_template("auto", tokenizer)
+    scorer, template = models.model_scorer(model, plan, size), chat.load_template("auto", tokenizer)
     context = workdir.read_run(source)["arch"]["max_len"]
 
-    def score(cases: Sequence[Case]) -> list[float | None]:
+    def score(cases: Sequence[JudgeCase]) -> list[float | None]:
         if not cases:
             return []
         pairs = [_ids(template, one) for one in cases]
@@ -84,16 +82,16 @@ def of_reward_model(source: Path, step: int | None, machine: Any) -> Judge:
                 f"--judge={source}: an answer and its prompt have {longest} tokens, its context {context}"
             )
         rows = alternatives(filled, len(filled), -(-longest // WIDTH) * WIDTH, tokenizer.pad)
-        openings = [Opening(one.messages, prompt, {}) for one, (prompt, _) in zip(cases, pairs, strict=True)]
+        openings = [Prompt(one.messages, prompt, {}) for one, (prompt, _) in zip(cases, pairs, strict=True)]
         found = scorer.scores(rows, openings, [one.answer for one in cases])
         return [float(value) for value in found[: len(cases)]]
 
-    return llm_judge.of_scores(name, score)
+    return llm_judge.score_judge(name, score)
 
 
-def _ids(template: chat.Template, one: Case) -> tuple[np.ndarray, np.ndarray]:
+def _ids(template: chat.Template, one: JudgeCase) -> tuple[np.ndarray, np.ndarray]:
     try:
         prompt, (answer,), _ = template.answers(one.messages, [one.answer])
-    except Bad as error:
+    except BadRecord as error:
         raise ConfigError(f"--judge: {error}") from error
     return prompt, answer

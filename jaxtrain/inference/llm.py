@@ -14,7 +14,7 @@ CUT = "length"  # finish_reason of a reply that a limit ended
 REFUSED = "refused"  # of one that is empty: the prompt is too long, or not taken
 
 
-class Ask(NamedTuple):
+class Request(NamedTuple):
     """One request. Its replies depend on it alone, and with a run on nothing else."""
 
     messages: tuple[Message, ...]
@@ -27,7 +27,7 @@ class Ask(NamedTuple):
     raw: bool = False  # continue the one message's text as it is, without a chat template
 
 
-class Token(NamedTuple):
+class TokenLogprob(NamedTuple):
     """A token of a reply, with the likeliest ones in its place; log-probabilities in nats, at temperature 1."""
 
     token: str
@@ -38,17 +38,17 @@ class Token(NamedTuple):
     ] = ()  # of the token, then of each in `top`, where they are told: a text may lack some
 
 
-class Reply(NamedTuple):
+class Completion(NamedTuple):
     text: str
     finish_reason: str  # stop, CUT or REFUSED
-    logprobs: tuple[Token, ...] | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = None
 
 
-Generate = Callable[[Sequence[Ask]], list[list[Reply]]]  # `samples` replies to each
+Generate = Callable[[Sequence[Request]], list[list[Completion]]]  # `samples` replies to each
 
 
 @dataclasses.dataclass
-class Spent:
+class Usage:
     """What was asked for so far; threads add to it."""
 
     requests: int = 0
@@ -66,7 +66,7 @@ class Spent:
                 setattr(self, name, getattr(self, name) + count)
 
 
-class Inside(NamedTuple):
+class LocalModel(NamedTuple):
     """What a run tells beside its replies."""
 
     template: Template  # how it sees a conversation
@@ -75,18 +75,18 @@ class Inside(NamedTuple):
     context: int  # most tokens of prompt and answer; 0: no bound
 
 
-class Generator(NamedTuple):
+class LLM(NamedTuple):
     """A model that replies."""
 
     name: str  # as provenance has it
     generate: Generate
     chat: bool  # whether it knows turns; if not, it continues text
-    spent: Spent
+    spent: Usage
     remote: bool = False
     embed: Callable[[Sequence[str]], np.ndarray] | None = None  # texts -> f32[N, D], mean hidden states
     notes: tuple[tuple[str, str], ...] = ()
     close: Callable[[], None] = lambda: None
-    inside: Inside | None = None
+    inside: LocalModel | None = None
 
 
 def user(text: str, system: str = "") -> tuple[Message, ...]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxtrain.data import conversations
 from jaxtrain.data.record_formats import Message
-from jaxtrain.inference.llm import Ask, Generator, Reply, seed_of, user
+from jaxtrain.inference.llm import LLM, Completion, Request, seed_of, user
 from jaxtrain.rewards import functions
 from jaxtrain.worlds.tinytown.prompts import parse_prompt
 
@@ -57,7 +57,7 @@ _VERDICT = re.compile(r"Verdict:\s*(A|B|tie)")
 _WINS = {"A": 1.0, "tie": 0.5, "B": 0.0}  # of the answer that is shown first
 
 
-class Case(NamedTuple):
+class JudgeCase(NamedTuple):
     """An answer to judge, to the conversation before it, and the record that they are from."""
 
     messages: tuple[Message, ...]
@@ -65,14 +65,14 @@ class Case(NamedTuple):
     record: Mapping[str, Any] = {}
 
 
-class Pair(NamedTuple):
+class JudgePair(NamedTuple):
     messages: tuple[Message, ...]
     first: str
     second: str
     record: Mapping[str, Any] = {}
 
 
-class Judged(NamedTuple):
+class Judgements(NamedTuple):
     """A score of each case, or P(first is better) of each pair, None where none could be read; and what was counted."""
 
     values: list[float | None]
@@ -83,11 +83,11 @@ class Judge(NamedTuple):
     """`seed` decides all that is drawn."""
 
     name: str
-    score: Callable[[Sequence[Case], int], Judged]
-    compare: Callable[[Sequence[Pair], int], Judged]
+    score: Callable[[Sequence[JudgeCase], int], Judgements]
+    compare: Callable[[Sequence[JudgePair], int], Judgements]
 
 
-class Asking(NamedTuple):
+class JudgeConfig(NamedTuple):
     """How a model is asked to judge."""
 
     rubric: str = RUBRIC
@@ -98,12 +98,12 @@ class Asking(NamedTuple):
     )
 
 
-def of_scores(name: str, scores: Callable[[Sequence[Case]], list[float | None]]) -> Judge:
+def score_judge(name: str, scores: Callable[[Sequence[JudgeCase]], list[float | None]]) -> Judge:
     """What scores cases as a judge: of two answers the one with the higher score is better, equal ones tie."""
 
-    def compare(pairs: Sequence[Pair], seed: int) -> Judged:
-        first = scores([Case(one.messages, one.first, one.record) for one in pairs])
-        second = scores([Case(one.messages, one.second, one.record) for one in pairs])
+    def compare(pairs: Sequence[JudgePair], seed: int) -> Judgements:
+        first = scores([JudgeCase(one.messages, one.first, one.record) for one in pairs])
+        second = scores([JudgeCase(one.messages, one.second, one.record) for one in pairs])
         return _counted(
             [
                 None if a is None or b is None else float(np.sign(a - b)) / 2 + 0.5
@@ -114,17 +114,17 @@ def of_scores(name: str, scores: Callable[[Sequence[Case]], list[float | None]])
     return Judge(name, lambda cases, seed: _counted(scores(cases)), compare)
 
 
-def of_reward(reward: functions.Reward) -> Judge:
+def reward_judge(reward: functions.RewardFunction) -> Judge:
     """A function's reward as a score. Tinytown's judge has none for questions that its world does not have."""
     world = reward.name in functions.NAMED
 
-    def scores(cases: Sequence[Case]) -> list[float | None]:
+    def scores(cases: Sequence[JudgeCase]) -> list[float | None]:
         known = [not world or parse_prompt(conversations.question(one.messages)) is not None for one in cases]
         mine = [one for one, there in zip(cases, known, strict=True) if there]
         if not mine:
             return [None] * len(cases)
         found = iter(
-            functions.scores(
+            functions.reward_scores(
                 reward,
                 [one.messages for one in mine],
                 [one.answer for one in mine],
@@ -133,19 +133,19 @@ def of_reward(reward: functions.Reward) -> Judge:
         )
         return [float(next(found)) if there else None for there in known]
 
-    return of_scores(reward.name, scores)
+    return score_judge(reward.name, scores)
 
 
-def _counted(values: list[float | None]) -> Judged:
-    return Judged(values, {"questions": len(values), "unanswered": values.count(None)})
+def _counted(values: list[float | None]) -> Judgements:
+    return Judgements(values, {"questions": len(values), "unanswered": values.count(None)})
 
 
-def of_model(model: Generator, how: Asking = Asking()) -> Judge:  # noqa: B008
+def llm_judge(model: LLM, how: JudgeConfig = JudgeConfig()) -> Judge:  # noqa: B008
     """A model that reads a rubric (MT-bench, arXiv:2306.05685; with log-probabilities G-Eval, arXiv:2303.16634)."""
     if how.votes > 1 and not how.temperature:
         raise ValueError(f"{how.votes} votes at temperature 0 are one vote")
 
-    def score(cases: Sequence[Case], seed: int) -> Judged:
+    def score(cases: Sequence[JudgeCase], seed: int) -> Judgements:
         asked = [
             _POINTWISE.format(
                 rubric=how.rubric, conversation=shown(one.messages), answer=one.answer, low=LOW, high=HIGH
@@ -153,9 +153,9 @@ def of_model(model: Generator, how: Asking = Asking()) -> Judge:  # noqa: B008
             for one in cases
         ]
         votes, told = _votes(model, how, asked, seed, _score)
-        return Judged([statistics.median(each) if each else None for each in votes], told)
+        return Judgements([statistics.median(each) if each else None for each in votes], told)
 
-    def compare(pairs: Sequence[Pair], seed: int) -> Judged:
+    def compare(pairs: Sequence[JudgePair], seed: int) -> Judgements:
         asked = [
             _PAIRWISE.format(rubric=how.rubric, conversation=shown(one.messages), a=a, b=b)
             for one in pairs
@@ -164,7 +164,7 @@ def of_model(model: Generator, how: Asking = Asking()) -> Judge:  # noqa: B008
         votes, told = _votes(model, how, asked, seed, _verdict)
         wins = [_majority(each, soft=how.top_logprobs > 0) for each in votes]
         values, orders = both_orders(list(zip(wins[::2], wins[1::2], strict=True)), soft=how.top_logprobs > 0)
-        return Judged(values, told | orders)
+        return Judgements(values, told | orders)
 
     return Judge(model.name, score, compare)
 
@@ -198,7 +198,7 @@ def both_orders(
 
 
 def _votes(
-    model: Generator, how: Asking, asked: Sequence[str], seed: int, read: Callable[[Reply], float | None]
+    model: LLM, how: JudgeConfig, asked: Sequence[str], seed: int, read: Callable[[Completion], float | None]
 ) -> tuple[list[list[float]], dict[str, float]]:
     """(the votes on each question that could be read, counts). What is malformed is asked again, TRIES times in all."""
     votes: list[list[float]] = [[] for _ in asked]
@@ -211,7 +211,7 @@ def _votes(
             how.temperature if not attempt else max(how.temperature, 0.5)
         )  # or it would say the same
         asks = [
-            Ask(
+            Request(
                 user(asked[i]), how.votes - len(votes[i]), seed_of(seed, i, attempt), temperature, MAX_NEW,
                 how.top_logprobs,
             )
@@ -230,7 +230,7 @@ def last_line(text: str) -> str:
     return lines[-1].strip("*_` ").removesuffix(".") if lines else ""
 
 
-def _score(reply: Reply) -> float | None:
+def _score(reply: Completion) -> float | None:
     found = _SCORE.fullmatch(last_line(reply.text))
     if found is None or not LOW <= int(found[1]) <= HIGH:
         return None
@@ -238,7 +238,7 @@ def _score(reply: Reply) -> float | None:
     return float(found[1]) if soft is None else soft
 
 
-def _verdict(reply: Reply) -> float | None:
+def _verdict(reply: Completion) -> float | None:
     found = _VERDICT.fullmatch(last_line(reply.text))
     if found is None:
         return None
@@ -246,7 +246,7 @@ def _verdict(reply: Reply) -> float | None:
     return _WINS[found[1]] if soft is None else soft
 
 
-def _soft(reply: Reply, mark: str, worth: Mapping[str, float]) -> float | None:
+def _soft(reply: Completion, mark: str, worth: Mapping[str, float]) -> float | None:
     """The expected worth over the likeliest tokens after the last `mark`; None where none of them has any."""
     if reply.logprobs is None:
         return None

@@ -13,10 +13,20 @@ from jaxtrain import config
 from jaxtrain.config import ConfigError
 from jaxtrain.data import chat
 from jaxtrain.data.chat import Template
-from jaxtrain.data.record_formats import Bad
+from jaxtrain.data.record_formats import BadRecord
 from jaxtrain.inference import remote, sampler
-from jaxtrain.inference.llm import CUT, REFUSED, Ask, Generator, Inside, Reply, Spent, Token, seed_of
-from jaxtrain.inference.sampler import Want
+from jaxtrain.inference.llm import (
+    CUT,
+    LLM,
+    REFUSED,
+    Completion,
+    LocalModel,
+    Request,
+    TokenLogprob,
+    Usage,
+    seed_of,
+)
+from jaxtrain.inference.sampler import SampleRequest
 from jaxtrain.models import transformer
 from jaxtrain.ops.logprobs import logits
 from jaxtrain.stages import init_from, weights
@@ -27,14 +37,16 @@ AT_ONCE = 64  # completions drawn at once
 BUCKET = 32  # rows of a forward pass have a power of two times this many tokens
 
 
-def open_one(text: str, flag: str, settings: remote.Endpoint, machine: Any, width: int) -> Generator:
+def open_llm(text: str, flag: str, settings: remote.EndpointFlags, machine: Any, width: int) -> LLM:
     """The model that --`flag` names. `width` is the most tokens of a reply. Raises ConfigError where there is none."""
     if remote.is_url(text):
-        return remote.open_url(text, flag, settings, Path(machine.cache_dir).expanduser() / "requests.sqlite")
+        return remote.open_endpoint(
+            text, flag, settings, Path(machine.cache_dir).expanduser() / "requests.sqlite"
+        )
     return _of_run(text, flag, machine, width)
 
 
-def _of_run(text: str, flag: str, machine: Any, width: int) -> Generator:
+def _of_run(text: str, flag: str, machine: Any, width: int) -> LLM:
     start = _started(text, flag)
     parallel.initialize(Path(machine.cache_dir).expanduser() / "compiled")
     plan = parallel.make(config.Run(mesh=machine.mesh), 0, 1)
@@ -44,22 +56,22 @@ def _of_run(text: str, flag: str, machine: Any, width: int) -> Generator:
         )
     settings = config.Model(dtype=machine.dtype)
     model = transformer.build(start.arch, transformer.execution(settings, plan.shards, plan.local))
-    params = weights.starting(plan, start, model, 0)
+    params = weights.load_params(plan, start, model, 0)
     chats = bool(start.tokenizer.chat_template)
     templates = {True: chat.load_template("none", start.tokenizer)}
     templates[False] = chat.load_template("auto", start.tokenizer) if chats else templates[True]
     context = start.arch.max_len
     drawers = {
-        raw: sampler.drawer(plan, model, params, template, width, context)
+        raw: sampler.text_sampler(plan, model, params, template, width, context)
         for raw, template in templates.items()
     }
-    spent, look = Spent(), forward(plan, model, params)
+    spent, look = Usage(), forward(plan, model, params)
     name = start.lineage.get("origin") or text
 
-    def generate(asks: Sequence[Ask]) -> list[list[Reply]]:
+    def generate(asks: Sequence[Request]) -> list[list[Completion]]:
         opened = [_opened(templates[ask.raw], ask, flag) for ask in asks]
         full = [i for i, ids in enumerate(opened) if context and len(ids) >= context]
-        found = {i: [Reply("", REFUSED)] * asks[i].samples for i in full}
+        found = {i: [Completion("", REFUSED)] * asks[i].samples for i in full}
         spent.add(refused=len(full))
         for place in _alike(asks, set(full)):
             part, ids = [asks[i] for i in place], [opened[i] for i in place]
@@ -78,15 +90,15 @@ def _of_run(text: str, flag: str, machine: Any, width: int) -> Generator:
 
     encode = start.tokenizer.encode
     notes = tuple(("template", note) for note in templates[False].notes)
-    return Generator(
-        name, generate, chats, spent, embed=lambda texts: embedded(look, encode(texts), context), notes=notes,
-        inside=Inside(templates[False], lambda pairs: told_logps(look, pairs), context),
+    return LLM(
+        name, generate, chats, spent, embed=lambda texts: embed_texts(look, encode(texts), context), notes=notes,
+        inside=LocalModel(templates[False], lambda pairs: completion_logps(look, pairs), context),
     )  # fmt: skip
 
 
-def _started(text: str, flag: str) -> init_from.Start:
+def _started(text: str, flag: str) -> init_from.InitFrom:
     try:
-        start = init_from.load(text)
+        start = init_from.load_run(text)
     except ConfigError as error:
         raise ConfigError(str(error).replace("--init_from=", f"--{flag}=", 1)) from error
     if not start.arch.causal:
@@ -94,7 +106,7 @@ def _started(text: str, flag: str) -> init_from.Start:
     return start
 
 
-def _alike(asks: Sequence[Ask], without: Set[int]) -> list[list[int]]:
+def _alike(asks: Sequence[Request], without: Set[int]) -> list[list[int]]:
     """The places of asks in groups that one call can draw."""
     groups: dict[tuple, list[int]] = {}
     for i, ask in enumerate(asks):
@@ -108,20 +120,20 @@ def _alike(asks: Sequence[Ask], without: Set[int]) -> list[list[int]]:
     ]
 
 
-def _opened(template: Template, ask: Ask, flag: str) -> np.ndarray:
+def _opened(template: Template, ask: Request, flag: str) -> np.ndarray:
     try:
         return template.prompt(ask.messages)
-    except Bad as error:
+    except BadRecord as error:
         raise ConfigError(f"--{flag}: {error}") from error
 
 
-def _want(ask: Ask, ids: np.ndarray) -> Want:
+def _want(ask: Request, ids: np.ndarray) -> SampleRequest:
     seeds = [seed_of(ask.seed, g) for g in range(ask.samples)]
-    return Want(ids, seeds, ask.max_new, {"temperature": ask.temperature}, ask.stop)
+    return SampleRequest(ids, seeds, ask.max_new, {"temperature": ask.temperature}, ask.stop)
 
 
-def _reply(answer: sampler.Answer, tops: tuple[Token, ...] | None) -> Reply:
-    return Reply(answer.text, "stop" if answer.ended else CUT, tops)
+def _reply(answer: sampler.SampledText, tops: tuple[TokenLogprob, ...] | None) -> Completion:
+    return Completion(answer.text, "stop" if answer.ended else CUT, tops)
 
 
 def forward(plan: parallel.Plan, model: LM, params: Params) -> Callable:
@@ -166,8 +178,8 @@ def forward(plan: parallel.Plan, model: LM, params: Params) -> Callable:
 
 
 def _tops(
-    look: Callable, template: Template, prompt: np.ndarray, answers: Sequence[sampler.Answer], k: int
-) -> list[tuple[Token, ...] | None]:
+    look: Callable, template: Template, prompt: np.ndarray, answers: Sequence[sampler.SampledText], k: int
+) -> list[tuple[TokenLogprob, ...] | None]:
     if not k:
         return [None] * len(answers)
     decode = template.tokenizer.decode
@@ -177,7 +189,7 @@ def _tops(
         first = len(prompt) - 1
         told.append(
             tuple(
-                Token(
+                TokenLogprob(
                     decode([token]),
                     float(own[row, first + t]),
                     tuple(
@@ -191,14 +203,14 @@ def _tops(
     return told
 
 
-def embedded(look: Callable, rows: Sequence[np.ndarray], context: int) -> np.ndarray:
+def embed_texts(look: Callable, rows: Sequence[np.ndarray], context: int) -> np.ndarray:
     """f32[N, D]: the mean hidden state of each text; of one longer than the context, of its beginning."""
     cut = [np.asarray(row[: context or None], np.int32) for row in rows]
     parts = [look(cut[first : first + AT_ONCE]) for first in range(0, len(cut), AT_ONCE)]
     return np.concatenate(parts)
 
 
-def told_logps(
+def completion_logps(
     look: Callable, pairs: Sequence[tuple[np.ndarray, np.ndarray]]
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Inside's logps. A prompt has a token at least."""

@@ -21,19 +21,19 @@ _SHORTEST, _LONGEST = (
 )  # tokens of a row; between them powers of two, so that few programs are compiled
 
 
-def score(run: str) -> Callable[[str], float]:
+def bits_per_byte(run: str) -> Callable[[str], float]:
     """A function from a text to the bits that the run's model needs for a byte of it, its end included.
 
     A text of more than 512 tokens, or than the model's context, is read in parts. Raises ConfigError for a run that
     does not predict the next token.
     """
-    start = init_from.load(run)
+    start = init_from.load_run(run)
     if not start.arch.causal:
         raise ConfigError(f"--scored_by={run}: it fills masks, it gives a text no probability")
     plan = parallel.make(config.Run(), 0, 1)
     settings = config.Model()
     model = transformer.build(start.arch, transformer.execution(settings, plan.shards, plan.local))
-    params = weights.starting(plan, start, model, 0)
+    params = weights.load_params(plan, start, model, 0)
     longest = min(_LONGEST, start.arch.max_len or _LONGEST)
     tokenizer = start.tokenizer
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError, Failure
-from jaxtrain.inference.llm import REFUSED, Ask, Generator, Reply, Spent, Token, seed_of
+from jaxtrain.inference.llm import LLM, REFUSED, Completion, Request, TokenLogprob, Usage, seed_of
 from jaxtrain.inference.request_cache import RequestCache, key_of
 
 MOST_LOGPROBS = 20  # that the API has room for
@@ -27,7 +27,7 @@ CHAT, TEXT = "/chat/completions", "/completions"
 
 
 @dataclasses.dataclass(frozen=True)
-class Endpoint(config.Group):
+class EndpointFlags(config.Group):
     # fmt: off
     api_key_env: str = config.arg("OPENAI_API_KEY", "Environment variable with the endpoints' key", live=True)
     timeout: float = config.arg(120.0, "Seconds that an endpoint may take for one answer", low=0.01, live=True)
@@ -50,16 +50,16 @@ class _Line(NamedTuple):
     url: str
     model: str
     said: str
-    settings: Endpoint
+    settings: EndpointFlags
     cache: RequestCache | None
-    spent: Spent
+    spent: Usage
 
 
 def is_url(text: str) -> bool:
     return text.startswith(("http://", "https://"))
 
 
-def open_url(text: str, flag: str, settings: Endpoint, cache: Path) -> Generator:
+def open_endpoint(text: str, flag: str, settings: EndpointFlags, cache: Path) -> LLM:
     """The endpoint URL?model=NAME, such as http://localhost:8000/v1?model=sft; the only model needs no name.
 
     Raises ConfigError for a URL, key or model that cannot be, Failure where nobody answers.
@@ -78,7 +78,7 @@ def open_url(text: str, flag: str, settings: Endpoint, cache: Path) -> Generator
     key = os.environ.get(settings.api_key_env) or NO_KEY
     client = openai.OpenAI(api_key=key, base_url=url, timeout=settings.timeout, max_retries=settings.retries)
     opened = RequestCache(cache) if settings.use_cache else None
-    line = _Line(client, url, "", f"--{flag}={text}", settings, opened, Spent())
+    line = _Line(client, url, "", f"--{flag}={text}", settings, opened, Usage())
 
     def close() -> None:
         client.close()
@@ -91,7 +91,7 @@ def open_url(text: str, flag: str, settings: Endpoint, cache: Path) -> Generator
         close()
         raise
     line = line._replace(model=model)
-    return Generator(
+    return LLM(
         f"{url}?model={model}", lambda asks: _generate(line, asks), True, line.spent, remote=True, close=close
     )
 
@@ -106,7 +106,7 @@ def _only_model(line: _Line) -> str:
     return str(found[0])
 
 
-def _generate(line: _Line, asks: Sequence[Ask]) -> list[list[Reply]]:
+def _generate(line: _Line, asks: Sequence[Request]) -> list[list[Completion]]:
     """The first error ends it, once the other requests under way have brought what they may into the cache."""
     pool = ThreadPoolExecutor(line.settings.concurrency)
     try:
@@ -119,13 +119,13 @@ def _generate(line: _Line, asks: Sequence[Ask]) -> list[list[Reply]]:
         pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C waits for nothing
 
 
-def _replies(line: _Line, ask: Ask) -> list[Reply]:
+def _replies(line: _Line, ask: Request) -> list[Completion]:
     """The replies to one ask. A server that has fewer than asked for is asked again for those that are missing."""
     if ask.top_logprobs > MOST_LOGPROBS or (ask.raw and ask.top_logprobs):
         raise ConfigError(
             f"{line.said}: {ask.top_logprobs} log-probabilities: the API has at most {MOST_LOGPROBS}, in a chat"
         )
-    found: list[Reply] = []
+    found: list[Completion] = []
     while len(found) < ask.samples:
         seed = seed_of(ask.seed, len(found)) if found else ask.seed
         try:
@@ -135,11 +135,11 @@ def _replies(line: _Line, ask: Ask) -> list[Reply]:
             if not (spent.cached or spent.tokens_in or spent.uncounted):
                 raise
             spent.add(refused=1)
-            found += [Reply("", REFUSED)] * (ask.samples - len(found))
+            found += [Completion("", REFUSED)] * (ask.samples - len(found))
     return found[: ask.samples]
 
 
-def _answered(line: _Line, ask: Ask, n: int, seed: int) -> list[Reply]:
+def _answered(line: _Line, ask: Request, n: int, seed: int) -> list[Completion]:
     path, request = _request(line.model, ask, n, seed)
     key = key_of(line.url, path, request)
     held = line.cache.get(key) if line.cache else None
@@ -159,7 +159,7 @@ def _answered(line: _Line, ask: Ask, n: int, seed: int) -> list[Reply]:
     return _read(line, ask, answer)
 
 
-def _request(model: str, ask: Ask, n: int, seed: int) -> tuple[str, dict[str, Any]]:
+def _request(model: str, ask: Request, n: int, seed: int) -> tuple[str, dict[str, Any]]:
     request: dict[str, Any] = {
         "model": model, "seed": seed, "temperature": ask.temperature, "max_tokens": ask.max_new,
     }  # fmt: skip
@@ -220,7 +220,7 @@ def _list(answer: dict[str, Any], name: str) -> list[Any]:
     return answer[name]
 
 
-def _read(line: _Line, ask: Ask, answer: dict[str, Any]) -> list[Reply]:
+def _read(line: _Line, ask: Request, answer: dict[str, Any]) -> list[Completion]:
     """Raises _Unusable where a completion is malformed, ConfigError where it lacks log-probabilities asked for."""
     found = []
     for choice in _list(answer, "choices"):
@@ -232,13 +232,13 @@ def _read(line: _Line, ask: Ask, answer: dict[str, Any]) -> list[Reply]:
         if not isinstance(text, str):
             raise _Unusable(f"answered with a choice without text: {json.dumps(choice)[:60]}")
         tokens = _tokens(line, choice) if ask.top_logprobs else None
-        found.append(Reply(text, str(choice.get("finish_reason") or "stop"), tokens))
+        found.append(Completion(text, str(choice.get("finish_reason") or "stop"), tokens))
     if not found:
         raise _Unusable("answered with no choice")
     return found
 
 
-def _tokens(line: _Line, choice: dict[str, Any]) -> tuple[Token, ...]:
+def _tokens(line: _Line, choice: dict[str, Any]) -> tuple[TokenLogprob, ...]:
     told = choice.get("logprobs")
     content = told.get("content") if isinstance(told, dict) else None
     if content is None:
@@ -248,7 +248,7 @@ def _tokens(line: _Line, choice: dict[str, Any]) -> tuple[Token, ...]:
         )
     try:
         return tuple(
-            Token(
+            TokenLogprob(
                 one["token"],
                 float(one["logprob"]),
                 tuple((t["token"], float(t["logprob"])) for t in one["top_logprobs"]),
@@ -268,7 +268,7 @@ def _bytes(told: Sequence[dict[str, Any]]) -> tuple[bytes, ...]:
     return () if None in held else tuple(map(bytes, held))
 
 
-def _count(spent: Spent, answer: dict[str, Any]) -> None:
+def _count(spent: Usage, answer: dict[str, Any]) -> None:
     usage = answer.get("usage")
     counts = (
         [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]

@@ -13,7 +13,7 @@ from jaxtrain.types import LM, Params
 CHUNK = 4  # tokens drawn between two looks at a streamed answer
 
 
-class Want(NamedTuple):
+class SampleRequest(NamedTuple):
     """A prompt, and how its completions are drawn."""
 
     ids: np.ndarray  # i32[n]
@@ -23,7 +23,7 @@ class Want(NamedTuple):
     ends: Sequence[str] = ()  # texts before which one ends
 
 
-class Answer(NamedTuple):
+class SampledText(NamedTuple):
     text: str
     ids: list[int]
     ended: bool  # by itself or at one of its texts, not by a limit
@@ -31,20 +31,24 @@ class Answer(NamedTuple):
     score: float | None = None
 
 
-class Drawer(NamedTuple):
-    draw: Callable[[Sequence[Want]], list[Answer]]  # those of a prompt together; each has as many seeds
-    stream: Callable[[Want], Iterator[list[int]]]  # new tokens of a single completion, a few at a time
+class TextSampler(NamedTuple):
+    draw: Callable[
+        [Sequence[SampleRequest]], list[SampledText]
+    ]  # those of a prompt together; each has as many seeds
+    stream: Callable[
+        [SampleRequest], Iterator[list[int]]
+    ]  # new tokens of a single completion, a few at a time
 
 
-def drawer(
+def text_sampler(
     plan: parallel.Plan, model: LM, params: Params, template: Template, width: int, context: int
-) -> Drawer:
+) -> TextSampler:
     """Completions of at most `width` tokens, of prompts that leave room in the context; context 0: no bound."""
     decode = decoder(template)
     made = engine.engine(plan, model, end=template.end, width=width)
     ready = made.ready(params, ())
 
-    def draw(wanted: Sequence[Want]) -> list[Answer]:
+    def draw(wanted: Sequence[SampleRequest]) -> list[SampledText]:
         told = engine.complete(made, ready, _batch(plan, wanted, width, context))
         found, rows = [], [one for one in wanted for _ in one.seeds]
         for one, tokens, logps, n in zip(rows, told.tokens, told.logps, told.lengths, strict=False):
@@ -53,20 +57,24 @@ def drawer(
             ids, text = ids[:whole], decode(ids)
             ended = whole is not None or ids[-1:] == [template.end]
             found.append(
-                Answer(text[: stop_strings.first(text, one.ends)], ids, ended, float(logps[: len(ids)].sum()))
+                SampledText(
+                    text[: stop_strings.first(text, one.ends)], ids, ended, float(logps[: len(ids)].sum())
+                )
             )
         return found
 
-    def stream(one: Want) -> Iterator[list[int]]:
+    def stream(one: SampleRequest) -> Iterator[list[int]]:
         batch = _batch(plan, [one], width, context)
         return (
             new[0] for new in engine.stream(made, ready, batch, chunk=CHUNK, ends=one.ends, decode=decode)
         )
 
-    return Drawer(draw, stream)
+    return TextSampler(draw, stream)
 
 
-def _batch(plan: parallel.Plan, wanted: Sequence[Want], width: int, context: int) -> dict[str, np.ndarray]:
+def _batch(
+    plan: parallel.Plan, wanted: Sequence[SampleRequest], width: int, context: int
+) -> dict[str, np.ndarray]:
     """This host's rows of a batch for the sampler, filled up so that few shapes are compiled."""
     index, hosts = plan.process
     size = -(-(1 << (len(wanted) - 1).bit_length()) // plan.shards) * plan.shards

@@ -94,7 +94,7 @@ def kappa(first: Sequence[str], second: Sequence[str]) -> float | None:
     return (observed - expected) / (1 - expected)
 
 
-def of_people(labels: Mapping[str, Mapping[Any, str]]) -> list[dict[str, Any]]:
+def annotator_agreement(labels: Mapping[str, Mapping[Any, str]]) -> list[dict[str, Any]]:
     """For each two annotators with things that both labelled: their names, how many, the share alike, and κ."""
     found = []
     for one, other in itertools.combinations(sorted(labels), 2):

@@ -21,7 +21,7 @@ class Match(NamedTuple):
     value: float
 
 
-class Rate(NamedTuple):
+class WinRate(NamedTuple):
     """A share of wins, ties as half, with Wilson's 95 % interval."""
 
     mean: float
@@ -30,7 +30,7 @@ class Rate(NamedTuple):
     count: int
 
 
-def rate(values: Sequence[float]) -> Rate | None:
+def rate(values: Sequence[float]) -> WinRate | None:
     """Of values from 0 to 1, one a prompt; None of none (Wilson 1927; with ties as halves it is wide enough)."""
     n = len(values)
     if not n:
@@ -38,10 +38,10 @@ def rate(values: Sequence[float]) -> Rate | None:
     p, z = sum(values) / n, Z * Z / n
     middle = (p + z / 2) / (1 + z)
     half = Z * math.sqrt(p * (1 - p) / n + z / (4 * n)) / (1 + z)
-    return Rate(p, max(0.0, middle - half), min(1.0, middle + half), n)
+    return WinRate(p, max(0.0, middle - half), min(1.0, middle + half), n)
 
 
-def between(matches: Sequence[Match], players: int) -> list[list[Rate | None]]:
+def between(matches: Sequence[Match], players: int) -> list[list[WinRate | None]]:
     """[i][j]: how often i is better than j; None where they did not meet."""
     values: list[list[list[float]]] = [[[] for _ in range(players)] for _ in range(players)]
     for one in matches:
@@ -50,7 +50,7 @@ def between(matches: Sequence[Match], players: int) -> list[list[Rate | None]]:
     return [[rate(each) for each in row] for row in values]
 
 
-def wins(matches: Sequence[Match], players: int) -> np.ndarray:
+def win_rates(matches: Sequence[Match], players: int) -> np.ndarray:
     """f[M, M]: wins of i over j, ties as half."""
     found = np.zeros((players, players))
     for one in matches:
@@ -83,7 +83,7 @@ def elo(matches: Sequence[Match], players: int, seed: int = 0) -> list[tuple[flo
     by_prompt: dict[int, list[Match]] = {}
     for one in matches:
         by_prompt.setdefault(one.prompt, []).append(one)
-    tables = np.array([wins(each, players) for each in by_prompt.values()])
+    tables = np.array([win_rates(each, players) for each in by_prompt.values()])
     draws = np.random.default_rng(seed).multinomial(len(tables), [1 / len(tables)] * len(tables), RESAMPLES)
     drawn = np.array([bradley_terry(np.tensordot(draw, tables, 1)) for draw in draws])
     low, high = np.quantile(MEAN + SCALE * drawn, (0.025, 0.975), axis=0)

@@ -22,7 +22,7 @@ BLOCK = 64  # queries in a block; PERF: 64 to 128 are the fastest on a CPU
 
 
 @dataclasses.dataclass(frozen=True)
-class Execution:
+class AttentionExecution:
     """How a model is computed. All but `noise` changes no result beyond rounding, and noise acts in training alone."""
 
     dtype: Any
@@ -185,7 +185,7 @@ def _say_once(text: str) -> None:
     logging.warning(text)
 
 
-def kernel_for(how: Execution, arch: Arch, window: int, length: int) -> Attend:
+def kernel_for(how: AttentionExecution, arch: Arch, window: int, length: int) -> Attend:
     """The kernel as a function of (q, k, v, segments). A fallback from the platform's best is said once."""
     chosen, reason = choose(how.attention, arch, how.dtype, length, jax.default_backend())
     if reason:

@@ -23,7 +23,7 @@ from safetensors.numpy import save_file
 
 from jaxtrain.config import ConfigError
 from jaxtrain.models import hf_config, hf_layout
-from jaxtrain.models.hf_layout import Leaf
+from jaxtrain.models.hf_layout import ParamLeaf
 from jaxtrain.models.zoo import Arch
 from jaxtrain.types import Params
 
@@ -53,7 +53,7 @@ def read(folder: Path, arch: Arch, abstract: Params) -> Params:
     return treedef.unflatten(made)
 
 
-def _make(leaf: Leaf, struct: Any, files: Mapping[str, tuple[Path, str]]) -> Array:
+def _make(leaf: ParamLeaf, struct: Any, files: Mapping[str, tuple[Path, str]]) -> Array:
     stacked = leaf.path[0] == "layers"
 
     def part(index: tuple[slice, ...]) -> np.ndarray:
@@ -136,7 +136,9 @@ def _shards(folder: Path) -> dict[Path, set[str]]:
     return shards
 
 
-def _check(folder: Path, arch: Arch, leaves: Sequence[Leaf], files: Mapping[str, tuple[Path, str]]) -> None:
+def _check(
+    folder: Path, arch: Arch, leaves: Sequence[ParamLeaf], files: Mapping[str, tuple[Path, str]]
+) -> None:
     """Raises ConfigError for tensors that are missing, too many, or of another shape or type."""
     wanted = {name: leaf for leaf in leaves for name in leaf.tensors}
     missing, extra = sorted(wanted.keys() - files.keys()), sorted(files.keys() - wanted.keys())
@@ -159,7 +161,7 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _require_shapes(wanted: Mapping[str, Leaf], files: Mapping[str, tuple[Path, str]]) -> None:
+def _require_shapes(wanted: Mapping[str, ParamLeaf], files: Mapping[str, tuple[Path, str]]) -> None:
     by_file: dict[Path, list[str]] = {}
     for name in wanted:
         by_file.setdefault(files[name][0], []).append(name)
@@ -235,7 +237,7 @@ def _dump(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-Part = tuple[Leaf, Any, int]  # a parameter, its value, a layer
+Part = tuple[ParamLeaf, Any, int]  # a parameter, its value, a layer
 
 
 def _write_shards(folder: Path, params: Params, arch: Arch, dtype: np.dtype, shard_bytes: float) -> None:
@@ -278,7 +280,7 @@ def _tensor(name: str, parts: list[Part], dtype: np.dtype) -> np.ndarray:
     return cast
 
 
-def _layer(leaf: Leaf, value: Any, layer: int) -> np.ndarray:
+def _layer(leaf: ParamLeaf, value: Any, layer: int) -> np.ndarray:
     if leaf.path[0] != "layers":
         return np.asarray(value)
     if isinstance(value, Array):  # an index that is an argument: one program a shape, not one a layer

@@ -14,7 +14,7 @@ from jaxtrain.models.zoo import Arch
 from jaxtrain.types import Params
 
 
-class Source(NamedTuple):
+class HfTensor(NamedTuple):
     """Where a parameter's numbers stand: the axes of one layer's array, grouped into the axes of a tensor.
 
     q of [D, H, C] in a tensor of [H·C, D] is ((1, 2), (0,)). A tensor that joins several parameters along its last
@@ -54,16 +54,16 @@ class Source(NamedTuple):
 _BIAS, _VECTOR, _SAME, _TURNED = ((0, 1),), ((0,),), ((0,), (1,)), ((1,), (0,))
 
 
-def sources(arch: Arch) -> dict[tuple[str, ...], Source]:
+def sources(arch: Arch) -> dict[tuple[str, ...], HfTensor]:
     """The source of every parameter that an architecture may have, by the parameter's path."""
     return _gpt2_sources() if arch.positions == "learned" else _llama_sources(arch)
 
 
-def _llama_sources(arch: Arch) -> dict[tuple[str, ...], Source]:
+def _llama_sources(arch: Arch) -> dict[tuple[str, ...], HfTensor]:
     found = {
-        ("embed",): Source("embed_tokens.weight", _SAME),
-        ("unembed",): Source("lm_head.weight", _SAME),
-        ("norm", "scale"): Source("norm.weight", _VECTOR),
+        ("embed",): HfTensor("embed_tokens.weight", _SAME),
+        ("unembed",): HfTensor("lm_head.weight", _SAME),
+        ("norm", "scale"): HfTensor("norm.weight", _VECTOR),
     }
     norms = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
     if arch.post_norms:
@@ -73,30 +73,32 @@ def _llama_sources(arch: Arch) -> dict[tuple[str, ...], Source]:
             "mlp_post_norm": "post_feedforward_layernorm",
         }
     for ours, name in norms.items():
-        found["layers", ours, "scale"] = Source(f"layers.{{}}.{name}.weight", _VECTOR)
+        found["layers", ours, "scale"] = HfTensor(f"layers.{{}}.{name}.weight", _VECTOR)
     heads = {"q": ((1, 2), (0,)), "k": ((1, 2), (0,)), "v": ((1, 2), (0,)), "out": ((2,), (0, 1))}
     for ours, axes in heads.items():
         name = f"layers.{{}}.self_attn.{'o' if ours == 'out' else ours}_proj"
-        found["layers", "attention", ours, "kernel"] = Source(f"{name}.weight", axes)
-        found["layers", "attention", ours, "bias"] = Source(
+        found["layers", "attention", ours, "kernel"] = HfTensor(f"{name}.weight", axes)
+        found["layers", "attention", ours, "bias"] = HfTensor(
             f"{name}.bias", _VECTOR if ours == "out" else _BIAS
         )
     for ours in ("q_norm", "k_norm"):
-        found["layers", "attention", ours, "scale"] = Source(f"layers.{{}}.self_attn.{ours}.weight", _VECTOR)
+        found["layers", "attention", ours, "scale"] = HfTensor(
+            f"layers.{{}}.self_attn.{ours}.weight", _VECTOR
+        )
     for ours in ("gate", "up", "down"):
         name = f"layers.{{}}.mlp.{ours}_proj"
-        found["layers", "mlp", ours, "kernel"] = Source(f"{name}.weight", _TURNED)
-        found["layers", "mlp", ours, "bias"] = Source(f"{name}.bias", _VECTOR)
+        found["layers", "mlp", ours, "kernel"] = HfTensor(f"{name}.weight", _TURNED)
+        found["layers", "mlp", ours, "bias"] = HfTensor(f"{name}.bias", _VECTOR)
     return found
 
 
-def _gpt2_sources() -> dict[tuple[str, ...], Source]:
+def _gpt2_sources() -> dict[tuple[str, ...], HfTensor]:
     """GPT-2 multiplies from the left, so its kernels are not turned; q, k and v are one tensor."""
     layer = "h.{}."
     found = {
-        ("embed",): Source("wte.weight", _SAME),
-        ("positions",): Source("wpe.weight", _SAME),
-        ("unembed",): Source("lm_head.weight", _SAME),
+        ("embed",): HfTensor("wte.weight", _SAME),
+        ("positions",): HfTensor("wpe.weight", _SAME),
+        ("unembed",): HfTensor("lm_head.weight", _SAME),
     }
     norms = {
         ("norm",): "ln_f",
@@ -104,34 +106,34 @@ def _gpt2_sources() -> dict[tuple[str, ...], Source]:
         ("layers", "mlp_norm"): f"{layer}ln_2",
     }
     for path, name in norms.items():
-        found[*path, "scale"] = Source(f"{name}.weight", _VECTOR)
-        found[*path, "bias"] = Source(f"{name}.bias", _VECTOR)
+        found[*path, "scale"] = HfTensor(f"{name}.weight", _VECTOR)
+        found[*path, "bias"] = HfTensor(f"{name}.bias", _VECTOR)
     for part, ours in enumerate("qkv"):
-        found["layers", "attention", ours, "kernel"] = Source(
+        found["layers", "attention", ours, "kernel"] = HfTensor(
             f"{layer}attn.c_attn.weight", ((0,), (1, 2)), part, 3
         )
-        found["layers", "attention", ours, "bias"] = Source(f"{layer}attn.c_attn.bias", _BIAS, part, 3)
+        found["layers", "attention", ours, "bias"] = HfTensor(f"{layer}attn.c_attn.bias", _BIAS, part, 3)
     kernels = {
         ("attention", "out"): ("attn.c_proj", ((0, 1), (2,))),
         ("mlp", "up"): ("mlp.c_fc", _SAME),
         ("mlp", "down"): ("mlp.c_proj", _SAME),
     }
     for path, (name, axes) in kernels.items():
-        found["layers", *path, "kernel"] = Source(f"{layer}{name}.weight", axes)
-        found["layers", *path, "bias"] = Source(f"{layer}{name}.bias", _VECTOR)
+        found["layers", *path, "kernel"] = HfTensor(f"{layer}{name}.weight", axes)
+        found["layers", *path, "bias"] = HfTensor(f"{layer}{name}.bias", _VECTOR)
     return found
 
 
-class Leaf(NamedTuple):
+class ParamLeaf(NamedTuple):
     """A parameter, and the tensors that hold it: one, or one a layer."""
 
     path: tuple[str, ...]
-    source: Source
+    source: HfTensor
     shape: tuple[int, ...]  # of one layer's array
     tensors: tuple[str, ...]
 
 
-def leaves(tree: Params, arch: Arch) -> list[Leaf]:
+def leaves(tree: Params, arch: Arch) -> list[ParamLeaf]:
     """The leaves of a tree of parameters, in its order, with where they stand."""
     table, out = sources(arch), []
     for entries, leaf in jax.tree.leaves_with_path(tree):
@@ -139,5 +141,5 @@ def leaves(tree: Params, arch: Arch) -> list[Leaf]:
         stacked = path[0] == "layers"
         numbers = range(leaf.shape[0]) if stacked else (0,)
         names = tuple(table[path].name.format(i) for i in numbers)
-        out.append(Leaf(path, table[path], tuple(leaf.shape[stacked:]), names))
+        out.append(ParamLeaf(path, table[path], tuple(leaf.shape[stacked:]), names))
     return out

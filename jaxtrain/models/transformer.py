@@ -16,7 +16,7 @@ from jax import Array
 
 from jaxtrain import config
 from jaxtrain.models import attention
-from jaxtrain.models.attention import Execution
+from jaxtrain.models.attention import AttentionExecution
 from jaxtrain.models.layers import Block, Norm, drop, residual, rope_table, table
 from jaxtrain.models.zoo import Arch
 from jaxtrain.types import LM, Batch, Head, Key, Params
@@ -24,16 +24,16 @@ from jaxtrain.types import LM, Batch, Head, Key, Params
 Tables = tuple[Any, Any]  # rotary tables of layers without and with a window
 
 
-def execution(settings: config.Model, shards: int = 1, local: Callable | None = None) -> Execution:
+def execution(settings: config.Model, shards: int = 1, local: Callable | None = None) -> AttentionExecution:
     """Resolves `auto` for the devices at hand; `shards` is the number of devices that a batch's rows lie on."""
     on_cpu = jax.default_backend() == "cpu"
     dtype = {"auto": "float32" if on_cpu else "bfloat16"}.get(settings.dtype, settings.dtype)
     scan = {"auto": not on_cpu, "true": True, "false": False}[settings.scan_layers]
     limit = settings.logits_limit_mb * 2**20 // 4 * shards
-    return Execution(jnp.dtype(dtype), settings.attention, scan, settings.remat, limit, local)
+    return AttentionExecution(jnp.dtype(dtype), settings.attention, scan, settings.remat, limit, local)
 
 
-def build(arch: Arch, how: Execution) -> LM:
+def build(arch: Arch, how: AttentionExecution) -> LM:
     """The model. `arch.vocab` must be set by now."""
     if not arch.vocab:
         raise ValueError("arch.vocab is 0: set it from the tokenizer first")
@@ -51,7 +51,7 @@ def build(arch: Arch, how: Execution) -> LM:
 
 def parameters(arch: Arch) -> int:
     """Number of parameters."""
-    how = Execution(jnp.float32, "xla", True, "none", 1)
+    how = AttentionExecution(jnp.float32, "xla", True, "none", 1)
     shapes = jax.eval_shape(functools.partial(_init, arch, how), jax.random.key(0))
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
@@ -74,7 +74,7 @@ def _mean_keys(length: int, window: int, causal: bool) -> float:
     return (reach * (reach + 1) / 2 + (length - reach) * reach) / length
 
 
-def _init(arch: Arch, how: Execution, key: Key) -> Params:
+def _init(arch: Arch, how: AttentionExecution, key: Key) -> Params:
     """Parameters, boxed with their logical axes.
 
     Each layer's random numbers are one draw, in a loop over layers: XLA takes half a second to compile each generator.
@@ -138,7 +138,7 @@ def _embedding(arch: Arch, key: Key) -> Params:
     }
 
 
-def _final(arch: Arch, how: Execution) -> Norm:
+def _final(arch: Arch, how: AttentionExecution) -> Norm:
     return Norm(arch.norm, arch.norm_eps, arch.norm_offset, how.dtype)
 
 
@@ -158,7 +158,7 @@ def _tables(arch: Arch, positions: Array) -> Tables:
 
 def _embed(
     arch: Arch,
-    how: Execution,
+    how: AttentionExecution,
     params: Params,
     tokens: Array,
     positions: Array,
@@ -175,7 +175,9 @@ def _embed(
     return residual(drop(x, arch.dropout, keys))
 
 
-def _hidden(arch: Arch, how: Execution, params: Params, batch: Batch, rng: Key | None = None) -> Array:
+def _hidden(
+    arch: Arch, how: AttentionExecution, params: Params, batch: Batch, rng: Key | None = None
+) -> Array:
     """f[B, T, D] after the final norm. Dropout and noise act where `rng` is given, one key a row."""
     tokens, positions = batch["tokens"], batch["positions"]
     rows = None if rng is None or not (arch.dropout or how.noise) else batch["row"]
@@ -213,7 +215,7 @@ def _noise(alpha: float, segments: Array, width: int, keys: Array | None) -> Arr
 
 
 def _decode(
-    arch: Arch, how: Execution, params: Params, tokens: Array, positions: Array, cache: Any
+    arch: Arch, how: AttentionExecution, params: Params, tokens: Array, positions: Array, cache: Any
 ) -> tuple[Array, Any]:
     """Hidden states f[B, T, D] of tokens at positions i32[B, T], and the cache with their keys and values in it.
 
@@ -240,7 +242,7 @@ def _decode(
     return _final(arch, how).apply({"params": params["norm"]}, x), cache
 
 
-def _ready(arch: Arch, how: Execution, params: Params) -> Params:
+def _ready(arch: Arch, how: AttentionExecution, params: Params) -> Params:
     """Parameters cast once, and where layers are unrolled a tree a layer: XLA would copy each layer every token."""
 
     def cast(path: Any, leaf: Array) -> Array:  # norms compute in f32
@@ -252,7 +254,7 @@ def _ready(arch: Arch, how: Execution, params: Params) -> Params:
 
 def _stack(
     arch: Arch,
-    how: Execution,
+    how: AttentionExecution,
     layers: Params,
     x: Array,
     tables: Tables,
@@ -303,12 +305,12 @@ def _remat(policy: str, f: Callable, scanned: bool) -> Callable:
     return jax.checkpoint(f, policy=save, prevent_cse=not scanned)
 
 
-def _head(arch: Arch, how: Execution, params: Params) -> Head:
+def _head(arch: Arch, how: AttentionExecution, params: Params) -> Head:
     weight = table(params["embed" if arch.tied else "unembed"]).astype(how.dtype)
     return Head(weight, arch.logit_softcap, how.logits_limit)
 
 
-def _cache(arch: Arch, how: Execution, rows: int, slots: int) -> Any:
+def _cache(arch: Arch, how: AttentionExecution, rows: int, slots: int) -> Any:
     """An empty cache: a (keys, values) pair f[B, K, S, C] a layer, stacked where layers are scanned."""
     shape = (rows, arch.K, slots, arch.C)
     if how.scan_layers:

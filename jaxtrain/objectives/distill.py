@@ -10,7 +10,7 @@ from jaxtrain.ops.logprobs import logits, token_stats
 from jaxtrain.types import LM, Batch, Head, Key, Loss, Params
 
 
-class Settings(NamedTuple):
+class DistillSettings(NamedTuple):
     divergence: str = "forward_kl"  # a name of ops.divergences.DIVERGENCES
     beta: float = 0.5  # of "jsd"
     temperature: float = 1.0  # divides the logits of teacher and student, in the divergence alone
@@ -25,7 +25,7 @@ def distill(
     *,
     model: LM,
     teacher: LM | None,
-    settings: Settings,
+    settings: DistillSettings,
 ) -> Loss:
     """L = Σ m · [(1 − h) · T² · D(teacher, student) − h · log p(y)], summed over rows.
 
@@ -72,7 +72,7 @@ def distill(
     return Loss((soft * apart * told - hard * logps * mask).sum(), tokens, metrics)
 
 
-def _full(settings: Settings, head: Head):
+def _full(settings: DistillSettings, head: Head):
     def also(x: Array, says: Array) -> dict[str, Array]:
         found = divergence(
             logits(says, head), x, settings.divergence, beta=settings.beta, temperature=settings.temperature
@@ -82,7 +82,7 @@ def _full(settings: Settings, head: Head):
     return also
 
 
-def _top(settings: Settings):
+def _top(settings: DistillSettings):
     def also(x: Array, ids: Array, logps: Array) -> dict[str, Array]:
         found = divergence_of_top(
             ids, logps, x, settings.divergence, beta=settings.beta, temperature=settings.temperature

@@ -5,7 +5,7 @@ from jax import Array
 
 from jaxtrain.ops import preference
 from jaxtrain.ops.logprobs import COMPLETIONS, completion_logps
-from jaxtrain.ops.preference import Pair, Settings
+from jaxtrain.ops.preference import PairLogps, PreferenceSettings
 from jaxtrain.types import LM, Batch, Key, Loss, Params
 
 
@@ -17,7 +17,7 @@ def dpo(
     *,
     model: LM,
     loss: str,
-    settings: Settings,
+    settings: PreferenceSettings,
 ) -> Loss:
     """Σ over pairs of LOSSES[loss] + nll_weight · (−log π(y_w) / |y_w|) (RPO, arXiv:2404.19733).
 
@@ -59,7 +59,7 @@ def dpo(
 
 
 def kto(
-    params: Params, frozen: Params, batch: Batch, rng: Key | None, *, model: LM, settings: Settings
+    params: Params, frozen: Params, batch: Batch, rng: Key | None, *, model: LM, settings: PreferenceSettings
 ) -> Loss:
     """Σ over completions of KTO's loss (ops.preference.kto): each is desirable or not, by itself.
 
@@ -84,8 +84,8 @@ def kto(
 
 
 def _pair(
-    params: Params, batch: Batch, model: LM, loss: str, settings: Settings
-) -> tuple[Array, Pair, Array]:
+    params: Params, batch: Batch, model: LM, loss: str, settings: PreferenceSettings
+) -> tuple[Array, PairLogps, Array]:
     """(h f32[B, N], what the link reads, bool[B] rows whose every completion has tokens)."""
     logps, lengths = completion_logps(model, params, batch)
     present = (lengths > 0).all(-1)
@@ -95,15 +95,15 @@ def _pair(
     ratios = preference.DIVERGENCES[settings.divergence](h, settings.alpha)
     columns = dict.fromkeys(("shift", "partner", "kl", "label"))
     columns |= {name: batch[name] for name in preference.COLUMNS.get(loss, ())}
-    return h, Pair(logps, ratios, lengths, **columns), present
+    return h, PairLogps(logps, ratios, lengths, **columns), present
 
 
-def _nll(pair: Pair) -> Array:
+def _nll(pair: PairLogps) -> Array:
     """f32[B]: of the chosen completion, nats a token."""
     return -pair.logps[:, 0] / jnp.maximum(pair.lengths[:, 0], 1.0)
 
 
-def _row_loss(loss: str, pair: Pair, settings: Settings) -> Array:
+def _row_loss(loss: str, pair: PairLogps, settings: PreferenceSettings) -> Array:
     row = preference.LOSSES[loss](pair, settings)
     return row + settings.nll_weight * _nll(pair) if settings.nll_weight else row
 

@@ -6,7 +6,14 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxtrain.ops.logprobs import token_stats
-from jaxtrain.ops.policy_gradient import SURROGATES, Settings, check, kl_loss, ratio, token_weights
+from jaxtrain.ops.policy_gradient import (
+    SURROGATES,
+    PolicyGradientSettings,
+    check,
+    kl_loss,
+    ratio,
+    token_weights,
+)
 from jaxtrain.ops.returns import kl_estimate
 from jaxtrain.types import LM, Batch, Head, Key, Loss, Params
 
@@ -14,7 +21,13 @@ Found = dict[str, tuple[Array, Array]]
 
 
 def policy_gradient(
-    params: Params, frozen: Params, batch: Batch, rng: Key | None, *, model: LM, settings: Settings
+    params: Params,
+    frozen: Params,
+    batch: Batch,
+    rng: Key | None,
+    *,
+    model: LM,
+    settings: PolicyGradientSettings,
 ) -> Loss:
     """Σ w_t · (surrogate_t + kl_weight · KL_t − entropy_weight · H_t) + PPO-ptx, summed over rows; without dropout.
 
@@ -37,7 +50,9 @@ def policy_gradient(
     return Loss(total, units, {"loss": (total, units), **metrics, **episode_means(batch)})
 
 
-def policy_part(hidden: Array, head: Head, batch: Batch, settings: Settings) -> tuple[Array, Array, Found]:
+def policy_part(
+    hidden: Array, head: Head, batch: Batch, settings: PolicyGradientSettings
+) -> tuple[Array, Array, Found]:
     """(units, total f32[], metrics) of the policy's terms, from its hidden states f[B, T, D]."""
     want = ("logps", "entropy") if settings.entropy or settings.entropy_weight else ("logps",)
     stats = token_stats(hidden, head, batch["targets"], temperature=settings.temperature, want=want)
@@ -73,7 +88,7 @@ def policy_part(hidden: Array, head: Head, batch: Batch, settings: Settings) -> 
 
 
 def pretraining_part(
-    hidden: Callable[[Batch], Array], head: Head, batch: Batch, settings: Settings
+    hidden: Callable[[Batch], Array], head: Head, batch: Batch, settings: PolicyGradientSettings
 ) -> tuple[Array, Found]:
     """(ptx_weight · Σ_rows ptx_scale · Σ_t NLL, metrics): PPO-ptx, equation 2 of arXiv:2203.02155.
 

@@ -4,12 +4,18 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxtrain.objectives.policy_gradient import episode_means, policy_part, pretraining_part
-from jaxtrain.ops.policy_gradient import Settings, check, token_weights, value_loss
+from jaxtrain.ops.policy_gradient import PolicyGradientSettings, check, token_weights, value_loss
 from jaxtrain.types import ActorCritic, Batch, Key, Loss, Params
 
 
 def ppo(
-    params: Params, frozen: Params, batch: Batch, rng: Key | None, *, model: ActorCritic, settings: Settings
+    params: Params,
+    frozen: Params,
+    batch: Batch,
+    rng: Key | None,
+    *,
+    model: ActorCritic,
+    settings: PolicyGradientSettings,
 ) -> Loss:
     """The loss of objectives.policy_gradient + value_weight · Σ w_t · value_loss_t, summed over rows; without dropout.
 

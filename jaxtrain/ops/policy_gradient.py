@@ -14,7 +14,7 @@ AGGREGATES = ("token", "sequence", "fixed")
 LOSS_KLS = ("k2", "k3")
 
 
-class Settings(NamedTuple):
+class PolicyGradientSettings(NamedTuple):
     """What objectives.policy_gradient and objectives.ppo can be told; `check` says what is legal."""
 
     clip_low: float = 0.2  # the ratio is clipped at 1 − clip_low
@@ -33,7 +33,7 @@ class Settings(NamedTuple):
     entropy: bool = True  # report the entropy even without a bonus
 
 
-def check(s: Settings, *, critic: bool = True) -> None:
+def check(s: PolicyGradientSettings, *, critic: bool = True) -> None:
     """Raises ValueError on what is not legal or would do nothing; without `critic` no values are trained."""
     choices = {"surrogate": SURROGATES, "level": LEVELS, "aggregate": AGGREGATES, "kl": LOSS_KLS}
     if s.kl == "k1":
@@ -50,7 +50,7 @@ def check(s: Settings, *, critic: bool = True) -> None:
         "value_clip": not critic or not s.value_weight,
     }
     for name, off in idle.items():
-        value, alone = getattr(s, name), Settings._field_defaults[name]
+        value, alone = getattr(s, name), PolicyGradientSettings._field_defaults[name]
         if off and value != alone:
             raise ValueError(f"{name}={value} does nothing here; leave it at {alone}")
     above = ("clip_low", "clip_high", "temperature", *(("limit",) if s.aggregate == "fixed" else ()))

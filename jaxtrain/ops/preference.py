@@ -19,7 +19,7 @@ MAX_EXPONENT = 40.0
 CERTAIN = -(2.0**-24)
 
 
-class Settings(NamedTuple):
+class PreferenceSettings(NamedTuple):
     """What the losses can be told. ACTS says which of it acts in which loss."""
 
     beta: float  # strength of the pull towards the reference; scale of the reward; ORPO's λ
@@ -36,7 +36,7 @@ class Settings(NamedTuple):
     undesirable_weight: float  # KTO's λ_U
 
 
-class Pair(NamedTuple):
+class PairLogps(NamedTuple):
     """Statistics of B comparisons, the last axis chosen and rejected. A column that the loss does not read is None."""
 
     logps: Array  # f32[B, 2]  Σ_t log π(y_t)
@@ -48,7 +48,7 @@ class Pair(NamedTuple):
     label: Array | None  # f32[B]  KTO: 1 desirable, 0 undesirable; the completion is alternative 0
 
 
-Link = Callable[[Pair, Settings], Array]
+Link = Callable[[PairLogps, PreferenceSettings], Array]
 
 
 def difference(x: Array) -> Array:
@@ -56,17 +56,17 @@ def difference(x: Array) -> Array:
     return x[:, 0] - x[:, 1]
 
 
-def _rewards(pair: Pair, s: Settings) -> tuple[Array, Array]:
+def _rewards(pair: PairLogps, s: PreferenceSettings) -> tuple[Array, Array]:
     r = s.beta * pair.ratios
     return r[:, 0], r[:, 1]
 
 
-def _margin(pair: Pair, s: Settings) -> Array:
+def _margin(pair: PairLogps, s: PreferenceSettings) -> Array:
     """Δ + α(|y_w| − |y_l|). The reward that π's log-ratio stands for is r − α|y|: R-DPO, arXiv:2403.19159."""
     return s.beta * difference(pair.ratios) + s.length_penalty * difference(pair.lengths)
 
 
-def _per_token(x: Array, pair: Pair) -> Array:
+def _per_token(x: Array, pair: PairLogps) -> Array:
     return x / jnp.maximum(pair.lengths, 1.0)
 
 
@@ -74,23 +74,23 @@ def _smoothed(z: Array, eps: float | Array) -> Array:
     return -(1 - eps) * log_sigmoid(z) - eps * log_sigmoid(-z)
 
 
-def sigmoid_loss(pair: Pair, s: Settings) -> Array:
+def sigmoid_loss(pair: PairLogps, s: PreferenceSettings) -> Array:
     """−(1−ε) log σ(Δ) − ε log σ(−Δ). DPO, equation 7 of arXiv:2305.18290; ε > 0 is cDPO."""
     return _smoothed(_margin(pair, s), s.label_smoothing)
 
 
-def hinge(pair: Pair, s: Settings) -> Array:
+def hinge(pair: PairLogps, s: PreferenceSettings) -> Array:
     """max(0, 1 − Δ). SLiC's hinge (arXiv:2305.10425) on log-ratios, as RSO has it (arXiv:2309.06657)."""
     return jnp.maximum(0.0, 1.0 - _margin(pair, s))
 
 
-def ipo(pair: Pair, s: Settings) -> Array:
+def ipo(pair: PairLogps, s: PreferenceSettings) -> Array:
     """(h_w/|y_w| − h_l/|y_l| − 1/(2β))², equation 17 of arXiv:2310.12036; with `summed`, h itself as printed there."""
     h = pair.ratios if s.summed else _per_token(pair.ratios, pair)
     return (difference(h) - 1 / (2 * s.beta)) ** 2
 
 
-def robust(pair: Pair, s: Settings) -> Array:
+def robust(pair: PairLogps, s: PreferenceSettings) -> Array:
     """[−(1−ε) log σ(Δ) + ε log σ(−Δ)] / (1−2ε): its mean over labels flipped with probability ε is the clean loss.
 
     Robust DPO, arXiv:2403.00409. ε < 1/2.
@@ -99,43 +99,43 @@ def robust(pair: Pair, s: Settings) -> Array:
     return (-(1 - eps) * log_sigmoid(z) + eps * log_sigmoid(-z)) / (1 - 2 * eps)
 
 
-def exo_pair(pair: Pair, s: Settings) -> Array:
+def exo_pair(pair: PairLogps, s: PreferenceSettings) -> Array:
     """KL(p ‖ q) = σ(Δ)[log σ(Δ) − log(1−ε)] + σ(−Δ)[log σ(−Δ) − log ε], EXO, equation 16 of arXiv:2402.00856. ε > 0."""
     z, eps = _margin(pair, s), s.label_smoothing
     return sigmoid(z) * (log_sigmoid(z) - jnp.log1p(-eps)) + sigmoid(-z) * (log_sigmoid(-z) - jnp.log(eps))
 
 
-def nca_pair(pair: Pair, s: Settings) -> Array:
+def nca_pair(pair: PairLogps, s: PreferenceSettings) -> Array:
     """−log σ(r_w) − ½ log σ(−r_w) − ½ log σ(−r_l). NCA for two completions, arXiv:2402.05369."""
     won, lost = _rewards(pair, s)
     return -log_sigmoid(won) - 0.5 * log_sigmoid(-won) - 0.5 * log_sigmoid(-lost)
 
 
-def bco_pair(pair: Pair, s: Settings) -> Array:
+def bco_pair(pair: PairLogps, s: PreferenceSettings) -> Array:
     """−log σ(r_w − δ) − log σ(δ − r_l), δ the running mean of ½(r_w + r_l). BCO, arXiv:2404.04656."""
     won, lost = _rewards(pair, s)
     return -log_sigmoid(won - pair.shift) - log_sigmoid(pair.shift - lost)
 
 
-def sppo_hard(pair: Pair, s: Settings) -> Array:
+def sppo_hard(pair: PairLogps, s: PreferenceSettings) -> Array:
     """(h_w − 1/(2β))² + (h_l + 1/(2β))². SPPO, equation 4.7 of arXiv:2405.00675 with win probabilities 1 and 0."""
     half = 0.5 / s.beta
     return (pair.ratios[:, 0] - half) ** 2 + (pair.ratios[:, 1] + half) ** 2
 
 
-def apo_zero(pair: Pair, s: Settings) -> Array:
+def apo_zero(pair: PairLogps, s: PreferenceSettings) -> Array:
     """1 − σ(r_w) + σ(r_l): chosen up, rejected down. APO, equation 7 of arXiv:2408.06266."""
     won, lost = _rewards(pair, s)
     return sigmoid(-won) + sigmoid(lost)
 
 
-def apo_down(pair: Pair, s: Settings) -> Array:
+def apo_down(pair: PairLogps, s: PreferenceSettings) -> Array:
     """σ(r_w) + 1 − σ(r_w − r_l): both down, rejected more. APO, equation 8 of arXiv:2408.06266."""
     won, lost = _rewards(pair, s)
     return sigmoid(won) + sigmoid(lost - won)
 
 
-def aot(pair: Pair, s: Settings) -> Array:
+def aot(pair: PairLogps, s: PreferenceSettings) -> Array:
     """Logistic loss of β(log π(y_w) − log π(y_l) − partner): the distribution of margins above the reference's.
 
     The partner is the reference's log-ratio of the same rank in the batch, see `matched`. AOT, arXiv:2406.05882.
@@ -143,24 +143,24 @@ def aot(pair: Pair, s: Settings) -> Array:
     return _smoothed(s.beta * (difference(pair.logps) - pair.partner), s.label_smoothing)
 
 
-def discopop(pair: Pair, s: Settings) -> Array:
+def discopop(pair: PairLogps, s: PreferenceSettings) -> Array:
     """(1−m)·(−log σ(Δ)) + m·e^(−Δ), m = σ(Δ/τ). DiscoPOP, equation 5 of arXiv:2406.08414."""
     z = _margin(pair, s)
     # m·e^(−Δ) as one exponential: apart they are 0 · ∞ where Δ is far below 0.
     return -sigmoid(-z / s.tau) * log_sigmoid(z) + jnp.exp(log_sigmoid(z / s.tau) - z)
 
 
-def sigmoid_norm(pair: Pair, s: Settings) -> Array:
+def sigmoid_norm(pair: PairLogps, s: PreferenceSettings) -> Array:
     """DPO on h_w/|y_w| − h_l/|y_l|, the length-normalised ablation in SimPO's paper (arXiv:2405.14734)."""
     return _smoothed(s.beta * difference(_per_token(pair.ratios, pair)), s.label_smoothing)
 
 
-def simpo(pair: Pair, s: Settings) -> Array:
+def simpo(pair: PairLogps, s: PreferenceSettings) -> Array:
     """−log σ(β log π(y_w)/|y_w| − β log π(y_l)/|y_l| − γ), without reference. SimPO, arXiv:2405.14734."""
     return _smoothed(s.beta * difference(_per_token(pair.logps, pair)) - s.gamma, s.label_smoothing)
 
 
-def orpo(pair: Pair, s: Settings) -> Array:
+def orpo(pair: PairLogps, s: PreferenceSettings) -> Array:
     """−λ log σ(log odds(y_w) − log odds(y_l)), log odds = ℓ − log(1 − e^ℓ), ℓ = log π(y)/|y|; λ is `beta`.
 
     ORPO, equations 4 and 7 of arXiv:2403.07691; its NLL term is `nll_weight`.
@@ -169,7 +169,7 @@ def orpo(pair: Pair, s: Settings) -> Array:
     return -s.beta * log_sigmoid(difference(mean - jax.nn.log1mexp(-mean)))
 
 
-def cpo(pair: Pair, s: Settings) -> Array:
+def cpo(pair: PairLogps, s: PreferenceSettings) -> Array:
     """−log σ(β(log π(y_w) − log π(y_l))), without reference. CPO, equation 3 of arXiv:2401.08417.
 
     Its NLL term is `nll_weight`, here a token, there a completion.
@@ -177,7 +177,7 @@ def cpo(pair: Pair, s: Settings) -> Array:
     return _smoothed(s.beta * difference(pair.logps), s.label_smoothing)
 
 
-def kto(pair: Pair, s: Settings) -> Array:
+def kto(pair: PairLogps, s: PreferenceSettings) -> Array:
     """λ_D (1 − σ(r − βz₀)) where desirable, λ_U (1 − σ(βz₀ − r)) where not. KTO, arXiv:2402.01306.
 
     r is the reward of alternative 0; there need be no other.
@@ -247,7 +247,7 @@ _ALONE: Mapping[str, object] = {
 }
 
 
-def check(loss: str, s: Settings) -> None:
+def check(loss: str, s: PreferenceSettings) -> None:
     """Raises ValueError where the loss is unknown, a setting would do nothing in it, or it is not defined there."""
     if loss not in LOSSES:
         raise ValueError(f"loss={loss}: choose one of {', '.join(LOSSES)}")
@@ -277,19 +277,19 @@ DIVERGENCES: Mapping[str, Callable[[Array, float], Array]] = {
 }
 
 
-def held(h: Array, s: Settings) -> Array:
+def held(h: Array, s: PreferenceSettings) -> Array:
     """f32 like h: 1 where the divergence's exponential is held at MAX_EXPONENT, so that nothing pulls there."""
     rate = {"forward_kl": 1.0, "alpha": s.alpha}.get(s.divergence, 0.0)
     return (-rate * h > MAX_EXPONENT).astype(jnp.float32)
 
 
-def swapped(pair: Pair) -> Pair:
+def swapped(pair: PairLogps) -> PairLogps:
     """The comparison with the other label. Not for KTO, whose alternatives are no pair."""
     flip = {name: getattr(pair, name)[:, ::-1] for name in ("logps", "ratios", "lengths")}
     return pair._replace(**flip, partner=None if pair.partner is None else -pair.partner)
 
 
-def rewards(loss: str, pair: Pair, s: Settings) -> Array:
+def rewards(loss: str, pair: PairLogps, s: PreferenceSettings) -> Array:
     """f32[B, 2]: β times the log-ratio (or what stands for it), a token where the loss takes it so. For metrics."""
     return s.beta * (_per_token(pair.ratios, pair) if loss in NORMALISED else pair.ratios)
 

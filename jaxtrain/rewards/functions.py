@@ -22,7 +22,7 @@ SHOWN = 40  # characters of a prompt that a message quotes
 _OURS = ("prompts", "completions", "messages")  # what a function gets beside the records' fields
 
 
-class Reward(NamedTuple):
+class RewardFunction(NamedTuple):
     """A function of lists, called by keyword, (prompts, completions, **columns) -> a number for each completion."""
 
     name: str
@@ -44,14 +44,14 @@ NAMED: Mapping[str, Callable[..., list[float]]] = {
 }
 
 
-def resolve(text: str) -> Reward:
+def resolve(text: str) -> RewardFunction:
     """The reward that --reward names: one of NAMED, MODULE:FUNCTION, or PATH/TO/FILE.py:FUNCTION.
 
     A module is looked for in the current folder first. Raises ConfigError where there is no such function, its module
     fails, or it does not take completions by keyword.
     """
     if text in NAMED:
-        return Reward(text, NAMED[text])
+        return RewardFunction(text, NAMED[text])
     module, _, function = text.rpartition(":")
     if not module or not function:
         raise ConfigError(f"--reward={text}: write {', '.join(NAMED)}, MODULE:FUNCTION or FILE.py:FUNCTION")
@@ -70,11 +70,11 @@ def resolve(text: str) -> Reward:
             f"--reward={text}: it does not take completions by keyword ({error}): "
             "write def reward(prompts, completions, **columns)"
         ) from error
-    return Reward(text, found)
+    return RewardFunction(text, found)
 
 
-def scores(
-    reward: Reward,
+def reward_scores(
+    reward: RewardFunction,
     asked: Sequence[Sequence[Mapping[str, Any]]],
     completions: Sequence[str],
     records: Sequence[Mapping[str, Any]],

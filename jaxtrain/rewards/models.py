@@ -9,14 +9,14 @@ import numpy as np
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError
-from jaxtrain.data.prompts import Opening
+from jaxtrain.data.prompts import Prompt
 from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.data.tokenizer import load as load_tokenizer
 from jaxtrain.models import reward, transformer, zoo
 from jaxtrain.ops.ensembles import COMBINED
 from jaxtrain.rewards import functions
 from jaxtrain.stages import init_from, weights
-from jaxtrain.stages.session import gathered
+from jaxtrain.stages.session import gather_rows
 from jaxtrain.train import parallel, workdir
 from jaxtrain.train.checkpoint import restore_params
 from jaxtrain.types import Batch, Params, Scorer
@@ -24,14 +24,14 @@ from jaxtrain.types import Batch, Params, Scorer
 COLUMNS = ("tokens", "segments", "positions", "length")
 
 
-class Judge(NamedTuple):
+class CompletionScorer(NamedTuple):
     """What scores completions: (rows [R, T] of prompt and completion, prompts, completions' texts) -> f32[R]."""
 
-    scores: Callable[[Batch, Sequence[Opening], Sequence[str]], np.ndarray]
+    scores: Callable[[Batch, Sequence[Prompt], Sequence[str]], np.ndarray]
     table: list[tuple[str, str]]
 
 
-class Model(NamedTuple):
+class RewardModel(NamedTuple):
     """A trained reward model: reward = gain * score + bias, for each member."""
 
     scorer: Scorer
@@ -70,7 +70,7 @@ def check(settings: config.Scores, tokenizer: Tokenizer, seq_len: int) -> None:
         raise ConfigError(f"--seq_len={seq_len}: the context of {flag} is {context}")
 
 
-def load(settings: config.Scores, text: str, plan: parallel.Plan, model: config.Model) -> Model:
+def load(settings: config.Scores, text: str, plan: parallel.Plan, model: config.Model) -> RewardModel:
     """The reward model of a run, as WORKDIR@STEP."""
     source, step = workdir.split_step(text)
     held = workdir.read_run(source, "--reward_model")
@@ -78,17 +78,17 @@ def load(settings: config.Scores, text: str, plan: parallel.Plan, model: config.
     lm = transformer.build(arch, transformer.execution(model, plan.shards, plan.local))
     scorer = reward.build(lm, loss["members"])
     lora = config.Lora(**held["config"]["lora"])
-    trained = weights.trained(scorer.axes, lora)
+    trained = weights.trained_part(scorer.axes, lora)
 
     def fresh() -> Params:
         return scorer.grow(lm.init(jax.random.key(0)), jax.random.key(1))
 
     part = "opt_state/average" if held["config"]["optim"]["ema"] else "params"
     if trained.frozen:
-        start = init_from.load(held["parent"]["origin"])
+        start = init_from.load_run(held["parent"]["origin"])
         seed = held["config"]["run"]["seed"]
         key = jax.random.fold_in(jax.random.key(seed), 2)
-        base = plan.init(scorer.grow, scorer.axes, weights.starting(plan, start, lm, seed), key)
+        base = plan.init(scorer.grow, scorer.axes, weights.load_params(plan, start, lm, seed), key)
         shapes = plan.abstract(trained.part, trained.axes, base, key)
         found, _ = restore_params(source, shapes, step, "--reward_model", part)
         params = plan.init(trained.whole, scorer.axes, found, base)
@@ -103,15 +103,15 @@ def load(settings: config.Scores, text: str, plan: parallel.Plan, model: config.
     table = [("reward model", said)]
     if step != held["config"]["run"]["steps"]:
         table.append(("reward model", "its training has not ended: rewards are not normalised"))
-    return Model(scorer, params, extra["gain"], extra["bias"], ensemble, price, table)
+    return RewardModel(scorer, params, extra["gain"], extra["bias"], ensemble, price, table)
 
 
-def of_model(made: Model, plan: parallel.Plan, size: int) -> Judge:
+def model_scorer(made: RewardModel, plan: parallel.Plan, size: int) -> CompletionScorer:
     """Scores of rows, `size` at a time."""
     compiled = plan.rows(lambda params, frozen, batch: made.scorer.scores(params, batch).swapaxes(0, 1))
     combined, here = COMBINED[made.ensemble], mine(plan, size)
 
-    def scores(rows: Batch, asked: Sequence[Opening], texts: Sequence[str]) -> np.ndarray:
+    def scores(rows: Batch, asked: Sequence[Prompt], texts: Sequence[str]) -> np.ndarray:
         parts = []
         for first in range(0, len(rows["length"]), size):
             part = {name: rows[name][first : first + size, None][here] for name in COLUMNS}
@@ -119,21 +119,21 @@ def of_model(made: Model, plan: parallel.Plan, size: int) -> Judge:
         each = made.gain[:, None] * np.concatenate(parts).T + made.bias[:, None]
         return np.asarray(combined(jnp.asarray(each), made.price))
 
-    return Judge(scores, made.table)
+    return CompletionScorer(scores, made.table)
 
 
-def of_function(text: str, plan: parallel.Plan) -> Judge:
+def function_scorer(text: str, plan: parallel.Plan) -> CompletionScorer:
     """Scores of a Python function (rewards/functions.py); each host asks for its rows alone."""
     found = functions.resolve(text)
 
-    def scores(rows: Batch, asked: Sequence[Opening], texts: Sequence[str]) -> np.ndarray:
+    def scores(rows: Batch, asked: Sequence[Prompt], texts: Sequence[str]) -> np.ndarray:
         here = mine(plan, len(texts))
-        own = functions.scores(
+        own = functions.reward_scores(
             found, [each.messages for each in asked[here]], texts[here], [each.record for each in asked[here]]
         )
-        return gathered(plan, {"scores": own})["scores"]
+        return gather_rows(plan, {"scores": own})["scores"]
 
-    return Judge(scores, [("reward", text)])
+    return CompletionScorer(scores, [("reward", text)])
 
 
 def mine(plan: parallel.Plan, rows: int) -> slice:

@@ -17,7 +17,7 @@ from jaxtrain.types import LM, ActorCritic, Batch, Params
 Columns = Mapping[str, Array]
 
 
-class Rewarding(NamedTuple):
+class AdvantageConfig(NamedTuple):
     """How scores become advantages."""
 
     gamma: float = 1.0
@@ -30,7 +30,7 @@ class Rewarding(NamedTuple):
     scale: str = "std"
 
 
-def annotate(
+def annotate_logps(
     model: LM, critic: ActorCritic | None, temperature: float
 ) -> Callable[[Params, Params, Batch], dict[str, Array]]:
     """A function (params, reference, batch) -> `old` f32[B, T], and `reference` and `values` where they are known.
@@ -54,7 +54,7 @@ def annotate(
     return look
 
 
-def measured(rows: Columns, scores: Array, kl_coef: Array | float) -> dict[str, Array]:
+def completion_metrics(rows: Columns, scores: Array, kl_coef: Array | float) -> dict[str, Array]:
     """f32[R] of each completion, by TRL's names: what it scored, its KL from the reference in nats, and more."""
     here = rows["mask"] > 0
     entropy = -jnp.where(here, rows["old"], 0.0).sum(1)
@@ -71,8 +71,8 @@ def measured(rows: Columns, scores: Array, kl_coef: Array | float) -> dict[str, 
     }
 
 
-def with_values(
-    rows: Columns, scores: Array, ended: Array, kl_coef: Array | float, how: Rewarding
+def gae_advantages(
+    rows: Columns, scores: Array, ended: Array, kl_coef: Array | float, how: AdvantageConfig
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """(columns, numbers by completion) of PPO: advantages, returns and old_values f32[R, T] by GAE.
 
@@ -94,11 +94,11 @@ def with_values(
     explained = returns.explained_variance(targets, values, mask)
     told = {"val/explained_var": jnp.broadcast_to(explained, scores.shape)}
     columns = {"advantages": advantages, "returns": targets, "old_values": values}
-    return columns, {**measured(rows, scores, kl_coef), **told}
+    return columns, {**completion_metrics(rows, scores, kl_coef), **told}
 
 
-def of_groups(
-    rows: Columns, scores: Array, ended: Array, kl_coef: Array | float, how: Rewarding
+def group_advantages(
+    rows: Columns, scores: Array, ended: Array, kl_coef: Array | float, how: AdvantageConfig
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """(columns, numbers by completion) without values: every token has its completion's advantage in its group.
 
@@ -106,7 +106,7 @@ def of_groups(
     arXiv:2501.03262) a token's advantage is the return from it on, the price of each KL where it falls due, whitened
     over the rollout.
     """
-    mask, told = rows["mask"], measured(rows, scores, kl_coef)
+    mask, told = rows["mask"], completion_metrics(rows, scores, kl_coef)
     if how.baseline == "none":
         rewards = _rewards(rows, scores, kl_coef)
         advantages, _ = returns.gae(rewards, jnp.zeros_like(mask), mask, gamma=how.gamma, lam=1.0)

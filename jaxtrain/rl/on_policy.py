@@ -39,9 +39,9 @@ def check(cfg: Any, tokenizer: Tokenizer) -> None:
     models.check(cfg.scores, tokenizer, cfg.data.seq_len)
 
 
-def settings(cfg: Any, *, critic: bool, **values: Any) -> policy_gradient.Settings:
+def settings(cfg: Any, *, critic: bool, **values: Any) -> policy_gradient.PolicyGradientSettings:
     """The objective's settings. Raises ConfigError where one of them would do nothing."""
-    made = policy_gradient.Settings(temperature=cfg.samples.temperature, **values)
+    made = policy_gradient.PolicyGradientSettings(temperature=cfg.samples.temperature, **values)
     try:
         policy_gradient.check(made, critic=critic)
     except ValueError as error:
@@ -51,20 +51,20 @@ def settings(cfg: Any, *, critic: bool, **values: Any) -> policy_gradient.Settin
 
 def fingerprints(cfg: Any, template: Any) -> dict[str, str]:
     """What names the data of a run: its prompts, tokenizer and template."""
-    asked = prompts.openings(cfg.data.data, cfg.data, template, flag="data", train=True)
+    asked = prompts.read_prompts(cfg.data.data, cfg.data, template, flag="data", train=True)
     told = cache.digest(*(each.ids.tobytes() for each in asked))
     return {"data": told, "tokenizer": template.tokenizer.fingerprint, "template": template.fingerprint}
 
 
-def judge(cfg: Any, plan: Any, path: Path) -> tuple[models.Judge, models.Model | None]:
+def open_scorer(cfg: Any, plan: Any, path: Path) -> tuple[models.CompletionScorer, models.RewardModel | None]:
     """What --reward_model or --reward names, the model with it where it is one."""
     if cfg.scores.reward:
-        return models.of_function(cfg.scores.reward, plan), None
-    text = session.pinned(path, "reward_model", cfg.scores.reward_model)
+        return models.function_scorer(cfg.scores.reward, plan), None
+    text = session.pinned_run(path, "reward_model", cfg.scores.reward_model)
     if not cfg.run.dry_run and plan.process[0] == 0:
         workdir.record(path, reward_model=text)
     found = models.load(cfg.scores, text, plan, cfg.model)
-    return models.of_model(found, plan, cfg.data.batch_size), found
+    return models.model_scorer(found, plan, cfg.data.batch_size), found
 
 
 def stage(
@@ -73,16 +73,16 @@ def stage(
     template: Any,
     objective: Objective,
     advantages: Callable,
-    judged: models.Judge,
+    judged: models.CompletionScorer,
     *,
-    controller: rollouts.Controller,
+    controller: rollouts.KlController,
     priced: bool,
     extra: Callable[[int, float], Mapping[str, Any]] = lambda step, tokens: {},
     table: list[tuple[str, str]] | None = None,
 ) -> trainer.Stage:
     """The stage of an objective on rollouts; `priced` says whether the reference has a part in it."""
-    asked, lost = rl_scoring.fitted(
-        prompts.openings(cfg.data.data, cfg.data, template, flag="data", train=True),
+    asked, lost = rl_scoring.fitting_prompts(
+        prompts.read_prompts(cfg.data.data, cfg.data, template, flag="data", train=True),
         cfg,
         template.tokenizer.bos,
     )
@@ -92,15 +92,17 @@ def stage(
     updates = cfg.samples.epochs * cfg.samples.minibatches
 
     def start() -> Any:
-        return session.reference(run, cfg.run.seed)
+        return session.reference_params(run, cfg.run.seed)
 
-    stops = rl_scoring.stops(template.tokenizer, cfg.scores)
-    scoring = rl_scoring.Scoring(
+    stops = rl_scoring.truncation_tokens(template.tokenizer, cfg.scores)
+    scoring = rl_scoring.ScoringConfig(
         judged, template.tokenizer, template.end, stops, measures.reward if world else None
     )
-    setup = rollouts.Setup(asked, scoring, advantages, controller, start if priced else None, extra)
-    source = rollouts.source(cfg, run, setup)
-    sample = rl_scoring.seen(run, eval_prompts.answers(session.speaker(run), cfg, template, decode))
+    setup = rollouts.RolloutConfig(asked, scoring, advantages, controller, start if priced else None, extra)
+    source = rollouts.rollout_batches(cfg, run, setup)
+    sample = rl_scoring.with_completion_table(
+        run, eval_prompts.eval_sampler(session.policy_session(run), cfg, template, decode)
+    )
     return trainer.Stage(
         objective=objective,
         next_batch=source,
@@ -116,7 +118,7 @@ def stage(
         ],
         decode=decode,
         tokens=cfg.data.batch_size * cfg.data.seq_len,
-        sample=before_after.told(run, cfg, template, decode, start, sample),
+        sample=before_after.with_before_after(run, cfg, template, decode, start, sample),
         expect=expected(cfg, priced),
         carry=rollouts.carry(cfg),
     )
@@ -129,7 +131,7 @@ def expected(cfg: Any, priced: bool) -> dict[str, tuple[float, float]]:
     return found | ({"objective/kl": (0.0, 10 * near)} if priced else {})
 
 
-def pretraining(cfg: Any, run: Session, template: Any, weight: float, data: str) -> tuple[Callable, list]:
+def ptx_columns(cfg: Any, run: Session, template: Any, weight: float, data: str) -> tuple[Callable, list]:
     """(the columns of PPO-ptx for an update of so many tokens, lines for the table)."""
     if not weight:
         return lambda step, tokens: {}, []
@@ -140,7 +142,7 @@ def pretraining(cfg: Any, run: Session, template: Any, weight: float, data: str)
 
     def extra(step: int, tokens: float) -> dict[str, np.ndarray]:
         rows = made.train.batch(step)
-        count = float(session.gathered(run.plan, {"mask": rows["mask"]})["mask"].sum())
+        count = float(session.gather_rows(run.plan, {"mask": rows["mask"]})["mask"].sum())
         names = ("tokens", "targets", "mask", "segments", "positions", "row")
         scale = np.full(len(rows["row"]), tokens / max(count, 1.0), np.float32)
         return {f"ptx/{name}": rows[name] for name in names} | {"ptx_scale": scale}

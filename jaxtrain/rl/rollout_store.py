@@ -28,7 +28,7 @@ class Rollout(NamedTuple):
     next_kl_coef: float
 
 
-def keep(run: Session, held: Rollout) -> None:
+def save_rollout(run: Session, held: Rollout) -> None:
     """Writes a rollout, and deletes those that no checkpoint can need."""
     if not run.primary:
         return
@@ -50,7 +50,7 @@ def _there(folder: Path) -> list[int]:
     return sorted(int(file.stem) for file in folder.glob("*.npz")) if folder.is_dir() else []
 
 
-def newest(run: Session, step: int, kl_coef: float) -> Rollout:
+def load_rollout(run: Session, step: int, kl_coef: float) -> Rollout:
     """The rollout that update `step` belongs to, or follows; before the first an empty one."""
     folder = run.path / FOLDER
     there = [first for first in _there(folder) if first <= step]

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtrain.data.prompts import Opening
+from jaxtrain.data.prompts import Prompt
 from jaxtrain.ops import returns
 from jaxtrain.rewards.models import mine
 from jaxtrain.rl import advantages, rollout_store, scoring
 from jaxtrain.rl.rollout_store import Rollout
-from jaxtrain.rl.scoring import FOLDER, Columns, Made, Scoring
+from jaxtrain.rl.scoring import FOLDER, Columns, ScoredBatch, ScoringConfig
 from jaxtrain.stages import sampling, session
 from jaxtrain.stages.session import Session
 from jaxtrain.train import loop
@@ -24,7 +24,7 @@ from jaxtrain.types import ActorCritic, Metrics, Params, TrainState
 ROWS = ("tokens", "targets", "mask", "segments", "positions")
 
 
-class Controller(NamedTuple):
+class KlController(NamedTuple):
     """The price of a nat of KL, and how it follows the target; target 0 leaves it as it is."""
 
     coef: float
@@ -32,26 +32,26 @@ class Controller(NamedTuple):
     horizon: float = 10_000.0
 
 
-class Setup(NamedTuple):
+class RolloutConfig(NamedTuple):
     """What an on-policy stage brings to its rollouts."""
 
-    asked: list[Opening]
-    scoring: Scoring
+    asked: list[Prompt]
+    scoring: ScoringConfig
     advantages: Callable[..., tuple[Columns, Columns]]  # of rl/advantages.py, with its settings
-    controller: Controller
+    controller: KlController
     reference: Callable[[], Params] | None  # of a stage that prices the KL from it
     extra: Callable[
         [int, float], Columns
     ]  # (update, tokens in the loss) -> further columns of this host's rows
 
 
-def source(cfg: Any, run: Session, setup: Setup) -> Callable[[int], loop.NextBatch]:
+def rollout_batches(cfg: Any, run: Session, setup: RolloutConfig) -> Callable[[int], loop.NextBatch]:
     """The stage's batches: next_batch(first) goes on from update `first`, from what is on disk."""
     roll = _roller(cfg, run, setup)
     updates, here = cfg.samples.epochs * cfg.samples.minibatches, mine(run.plan, cfg.data.batch_size)
 
     def begin(first: int) -> loop.NextBatch:
-        held, step = rollout_store.newest(run, first, setup.controller.coef), first
+        held, step = rollout_store.load_rollout(run, first, setup.controller.coef), first
 
         def next_batch(state: TrainState) -> Columns:
             nonlocal held, step
@@ -61,7 +61,7 @@ def source(cfg: Any, run: Session, setup: Setup) -> Callable[[int], loop.NextBat
                 held = held._replace(columns={}, taken=held.next_taken, kl_coef=held.next_kl_coef)
             if not held.columns:
                 held = roll(state, held._replace(first=step, iteration=held.iteration + 1))
-                rollout_store.keep(run, held)
+                rollout_store.save_rollout(run, held)
             rows = _rows(cfg, held, step - held.first)
             own = {name: x[rows[here]] for name, x in held.columns.items()}
             more = setup.extra(step, float(held.columns["mask"][rows].sum()))
@@ -80,7 +80,7 @@ def _stopped(cfg: Any, run: Session, state: TrainState, done: int) -> bool:
     )
 
 
-def carried(cfg: Any) -> Any:
+def first_extra(cfg: Any) -> Any:
     """The first TrainState.extra."""
     return {"approxkl": jnp.zeros(())} if cfg.samples.stop_kl else ()
 
@@ -104,10 +104,10 @@ def _rows(cfg: Any, held: Rollout, update: int) -> np.ndarray:
     return order[part * cfg.data.batch_size : (part + 1) * cfg.data.batch_size]
 
 
-def _roller(cfg: Any, run: Session, setup: Setup) -> Callable[[TrainState, Rollout], Rollout]:
+def _roller(cfg: Any, run: Session, setup: RolloutConfig) -> Callable[[TrainState, Rollout], Rollout]:
     s, size = cfg.samples, cfg.data.batch_size * cfg.samples.minibatches
-    draw = sampling.drawer(
-        session.speaker(run),
+    draw = sampling.token_sampler(
+        session.policy_session(run),
         setup.scoring.end if s.stop_at_end else -1,
         max_new=s.max_new,
         temperature=s.temperature,
@@ -116,11 +116,13 @@ def _roller(cfg: Any, run: Session, setup: Setup) -> Callable[[TrainState, Rollo
     annotated = _annotator(cfg, run, setup)
     advantages = jax.jit(setup.advantages)
 
-    def drawn(state: TrainState, taken: int) -> Made:
-        asked = [setup.asked[i] for i in order(len(setup.asked), cfg.run.seed, taken, size // s.group)]
+    def drawn(state: TrainState, taken: int) -> ScoredBatch:
+        asked = [setup.asked[i] for i in prompt_order(len(setup.asked), cfg.run.seed, taken, size // s.group)]
         seed = int(np.random.SeedSequence((cfg.run.seed, 1, taken)).generate_state(1)[0])
         found = draw(state.params, run.base, [each.ids.tolist() for each in asked], seed)
-        return scoring.scored(cfg, setup.scoring, [each for each in asked for _ in range(s.group)], found)
+        return scoring.score_completions(
+            cfg, setup.scoring, [each for each in asked for _ in range(s.group)], found
+        )
 
     def roll(state: TrainState, begun: Rollout) -> Rollout:
         made, taken = drawn(state, begun.taken), begun.taken + size // s.group
@@ -137,7 +139,7 @@ def _roller(cfg: Any, run: Session, setup: Setup) -> Callable[[TrainState, Rollo
         told |= made.stats
         if s.resample:
             told["completions/redrawn"] = replaced
-        sampling.write(run, f"{FOLDER}/{begun.first:08d}.jsonl", scoring.jsonl(made, told))
+        sampling.write_sample(run, f"{FOLDER}/{begun.first:08d}.jsonl", scoring.rollout_lines(made, told))
         columns |= {name: rows[name] for name in (*ROWS, "old", "reference") if name in rows}
         if cfg.scores.truncated == "mask":
             columns["mask"] = rows["mask"] * made.ended[:, None]
@@ -148,10 +150,10 @@ def _roller(cfg: Any, run: Session, setup: Setup) -> Callable[[TrainState, Rollo
     return roll
 
 
-def _annotator(cfg: Any, run: Session, setup: Setup) -> Callable[[Params, Columns], Columns]:
+def _annotator(cfg: Any, run: Session, setup: RolloutConfig) -> Callable[[Params, Columns], Columns]:
     """(trained, rows [R, T]) -> rollout.annotate's columns, --batch_size rows at a time."""
     critic = run.heads if isinstance(run.heads, ActorCritic) else None
-    look = advantages.annotate(run.model, critic, cfg.samples.temperature)
+    look = advantages.annotate_logps(run.model, critic, cfg.samples.temperature)
     compiled = run.plan.rows(
         lambda params, frozen, rows: look(run.trained.whole(params, frozen[0]), frozen[1], rows)
     )
@@ -169,7 +171,7 @@ def _annotator(cfg: Any, run: Session, setup: Setup) -> Callable[[Params, Column
     return annotated
 
 
-def _next_coef(controller: Controller, coef: float, told: Mapping[str, np.ndarray], episodes: int) -> float:
+def _next_coef(controller: KlController, coef: float, told: Mapping[str, np.ndarray], episodes: int) -> float:
     if not controller.target:
         return coef
     kl = told["objective/kl"].mean()
@@ -178,7 +180,7 @@ def _next_coef(controller: Controller, coef: float, told: Mapping[str, np.ndarra
     )
 
 
-def order(count: int, seed: int, taken: int, more: int) -> list[int]:
+def prompt_order(count: int, seed: int, taken: int, more: int) -> list[int]:
     """Numbers of the next prompts: every prompt once, in an order of the epoch's own, then again."""
     orders = {
         epoch: np.random.default_rng((seed, 2, epoch)).permutation(count)
@@ -187,12 +189,12 @@ def order(count: int, seed: int, taken: int, more: int) -> list[int]:
     return [int(orders[i // count][i % count]) for i in range(taken, taken + more)]
 
 
-def _flat(made: Made, group: int) -> np.ndarray:
+def _flat(made: ScoredBatch, group: int) -> np.ndarray:
     """bool[R / G]: groups whose scores are all equal, from which nothing is learnt."""
     return np.ptp(made.scores.reshape(-1, group), axis=1) == 0
 
 
-def _refilled(made: Made, fresh: Made, group: int) -> tuple[Made, np.ndarray]:
+def _refilled(made: ScoredBatch, fresh: ScoredBatch, group: int) -> tuple[ScoredBatch, np.ndarray]:
     """The rollout with its flat groups replaced, as far as they go, by those of a fresh one that are not.
 
     With it bool[R], which rows are new.

@@ -12,11 +12,11 @@ from jaxtrain import config
 from jaxtrain.data import conversations
 from jaxtrain.data.dialogs import shorten
 from jaxtrain.data.preferences import alternatives
-from jaxtrain.data.prompts import Opening
+from jaxtrain.data.prompts import Prompt
 from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.files import atomic, terminal
 from jaxtrain.ops import returns
-from jaxtrain.rewards.models import Judge
+from jaxtrain.rewards.models import CompletionScorer
 from jaxtrain.stages import sampling
 from jaxtrain.stages.session import Session
 from jaxtrain.train import loop
@@ -26,17 +26,17 @@ FOLDER = "rollouts"  # in the run's samples/
 Columns = dict[str, np.ndarray]
 
 
-class Scoring(NamedTuple):
+class ScoringConfig(NamedTuple):
     """How completions are scored."""
 
-    judge: Judge
+    judge: CompletionScorer
     tokenizer: Tokenizer
     end: int
-    stops: frozenset[int]  # tokens that end what is scored
+    truncation_tokens: frozenset[int]  # tokens that end what is scored
     gold: Callable[[str, str], float] | None  # the world's own reward, told beside the score
 
 
-class Made(NamedTuple):
+class ScoredBatch(NamedTuple):
     """Completions and what they score, before the models have seen them; arrays of R rows all."""
 
     rows: Columns
@@ -46,7 +46,9 @@ class Made(NamedTuple):
     words: np.ndarray  # object[R, 2], question and text
 
 
-def scored(cfg: Any, how: Scoring, asked: list[Opening], found: list[sampling.Drawn]) -> Made:
+def score_completions(
+    cfg: Any, how: ScoringConfig, asked: list[Prompt], found: list[sampling.SampledTokens]
+) -> ScoredBatch:
     """What is known of drawn completions: their rows and texts, and what they score."""
     s, scoring = cfg.samples, cfg.scores
     ids, ended = [each.ids for each in found], np.array([each.ended for each in found])
@@ -67,7 +69,7 @@ def scored(cfg: Any, how: Scoring, asked: list[Opening], found: list[sampling.Dr
     if how.gold is not None:
         stats["judge/gold"] = np.array([how.gold(*pair) for pair in zip(questions, texts, strict=True)])
     words = np.array([questions, texts], object).T
-    return Made(rows, _priced(scores, ended, lengths, scoring, s.max_new), ended, stats, words)
+    return ScoredBatch(rows, _priced(scores, ended, lengths, scoring, s.max_new), ended, stats, words)
 
 
 def _priced(
@@ -93,7 +95,7 @@ def _cut(ids: list[int], stops: frozenset[int], start: int) -> int | None:
     return next((i + 1 for i in range(start, len(ids)) if ids[i] in stops), None)
 
 
-def stops(tokenizer: Tokenizer, how: config.Scores) -> frozenset[int]:
+def truncation_tokens(tokenizer: Tokenizer, how: config.Scores) -> frozenset[int]:
     """The tokens that are --truncate_at. Raises ConfigError where there is none."""
     if not how.truncate_at:
         return frozenset()
@@ -107,7 +109,7 @@ def stops(tokenizer: Tokenizer, how: config.Scores) -> frozenset[int]:
     return found
 
 
-def fitted(asked: list[Opening], cfg: Any, bos: int) -> tuple[list[Opening], list[str]]:
+def fitting_prompts(asked: list[Prompt], cfg: Any, bos: int) -> tuple[list[Prompt], list[str]]:
     """(prompts that leave room for --max_new in --seq_len, what was done about the others)."""
     room, kept = cfg.data.seq_len - cfg.samples.max_new, []
     if room < 1:
@@ -133,7 +135,7 @@ def fitted(asked: list[Opening], cfg: Any, bos: int) -> tuple[list[Opening], lis
     return kept, said + ([f"{lost:,} prompts longer than {room} tokens left out"] if lost else [])
 
 
-def seen(run: Session, sample: loop.Sample, shown: int = 4) -> loop.Sample:
+def with_completion_table(run: Session, sample: loop.Sample, shown: int = 4) -> loop.Sample:
     """`sample`, after a table of a few completions of the last iteration."""
 
     def both(state: TrainState, step: int) -> tuple[str, Mapping[str, float]]:
@@ -169,7 +171,7 @@ def _table(rows: list[dict[str, Any]], name: str) -> str:
     return console.file.getvalue()
 
 
-def jsonl(made: Made, told: Mapping[str, np.ndarray]) -> str:
+def rollout_lines(made: ScoredBatch, told: Mapping[str, np.ndarray]) -> str:
     names = {"score": "objective/scores", "kl": "objective/kl", "gold": "judge/gold"}
     out = []
     for i, (prompt, text) in enumerate(made.words):

@@ -22,7 +22,7 @@ CLAIMS = (
 )
 
 
-def told(
+def with_before_after(
     run: Session,
     cfg: Any,
     template: Any,
@@ -31,16 +31,16 @@ def told(
     sample: loop.Sample,
 ) -> loop.Sample:
     """`sample`, and after the last step a table of before and after."""
-    source, world = eval_prompts.prompts_of(cfg.samples, cfg.data)
+    source, world = eval_prompts.eval_source(cfg.samples, cfg.data)
     if not world:
         return sample
-    asked = prompts.openings(source, cfg.data, template, limit=cfg.samples.prompt_count)
-    speaker = session.speaker(run)
+    asked = prompts.read_prompts(source, cfg.data, template, limit=cfg.samples.prompt_count)
+    speaker = session.policy_session(run)
     plain = run._replace(trained=run.trained._replace(whole=lambda part, base: part), base=())
     questions = [each.messages[-1]["content"] for each in asked for _ in range(DRAWS)]
 
     def measured(session: Session, params: Params, base: Params) -> dict[str, float]:
-        draw = sampling.drawer(
+        draw = sampling.token_sampler(
             session,
             template.end,
             max_new=cfg.samples.max_new,
@@ -56,7 +56,7 @@ def told(
         if step < cfg.run.steps:
             return text, numbers
         before = measured(plain, reference(), ())
-        after = measured(speaker, optim.evaluated(state.params, state.opt_state), run.base)
+        after = measured(speaker, optim.eval_params(state.params, state.opt_state), run.base)
         for when, found in (("before", before), ("after", after)):
             numbers = {**numbers, **{f"{when}/{name}": value for name, value in found.items()}}
         return text + "\n" + "\n".join(table(before, after)) + "\n", numbers

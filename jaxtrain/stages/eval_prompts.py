@@ -18,17 +18,19 @@ from jaxtrain.worlds.tinytown import measures
 SHOWN = 3  # answers shown
 
 
-def answers(run: Session, cfg: Any, template: Any, decode: Callable) -> loop.Sample:
+def eval_sampler(run: Session, cfg: Any, template: Any, decode: Callable) -> loop.Sample:
     """Answers to --prompts, written to samples/STEP.jsonl; a few are shown, and what the world's judge says of all."""
     settings = cfg.samples
-    source, world = prompts_of(settings, cfg.data)
-    asked = prompts.openings(source, cfg.data, template, limit=settings.prompt_count)
-    draw = sampling.drawer(run, template.end, max_new=settings.max_new, temperature=settings.answering())
+    source, world = eval_source(settings, cfg.data)
+    asked = prompts.read_prompts(source, cfg.data, template, limit=settings.prompt_count)
+    draw = sampling.token_sampler(
+        run, template.end, max_new=settings.max_new, temperature=settings.answering()
+    )
     opened = [each.ids.tolist() for each in asked]
     questions = [each.messages[-1]["content"] for each in asked]
 
     def sample(state: TrainState, step: int) -> tuple[str, Mapping[str, float]]:
-        found = draw(optim.evaluated(state.params, state.opt_state), run.base, opened, cfg.run.seed)
+        found = draw(optim.eval_params(state.params, state.opt_state), run.base, opened, cfg.run.seed)
         texts = [decode(each.ids) for each in found]
         measured = {
             "completions/mean_length": float(np.mean([len(each.ids) for each in found])),
@@ -41,17 +43,17 @@ def answers(run: Session, cfg: Any, template: Any, decode: Callable) -> loop.Sam
             | ({"gold": measures.reward(question, text)} if world else {})
             for question, text, each in zip(questions, texts, found, strict=True)
         ]
-        sampling.write(run, f"{step:08d}.jsonl", "".join(map(atomic.json_line, rows)))
+        sampling.write_sample(run, f"{step:08d}.jsonl", "".join(map(atomic.json_line, rows)))
         lines = [f"answers at step {step} to {len(rows)} prompts of {source}"]
-        lines.append(loop.held_out("  ", measured))
+        lines.append(loop.eval_lines("  ", measured))
         for question, text, each in list(zip(questions, texts, found, strict=True))[:SHOWN]:
-            lines += ["", *sampling.shown(f"{question}▸{text}", each.ended)]
+            lines += ["", *sampling.preview_lines(f"{question}▸{text}", each.ended)]
         return "\n".join(lines) + "\n", measured
 
     return sample
 
 
-def prompts_of(settings: config.Samples, data: config.Dialogs) -> tuple[str, bool]:
+def eval_source(settings: config.Samples, data: config.Dialogs) -> tuple[str, bool]:
     """(the source of prompts, whether Tinytown's judge can judge the answers)."""
     world = all(source.kind == "tinytown" for source in source_spec.parse(data.data))
     if settings.prompts == "auto":

@@ -13,7 +13,7 @@ from jaxtrain.models import hf_config, zoo
 from jaxtrain.train import workdir
 
 
-class Origin(NamedTuple):
+class CheckpointRef(NamedTuple):
     """Parameters on disk: a run's, a Hugging Face directory's, or a run's adapters for the origin before it."""
 
     path: Path
@@ -23,21 +23,27 @@ class Origin(NamedTuple):
     lora: Lora | None = None
 
 
-class Start(NamedTuple):
+class InitFrom(NamedTuple):
     """Where a run's model comes from: the flags alone, or what another run or project left."""
 
     arch: zoo.Arch
     tokenizer: Tokenizer | None  # None: made from the data
     lineage: Mapping[str, Any]
-    origins: tuple[Origin, ...] = ()  # the parameters, then adapters that are merged into them, in order
+    origins: tuple[
+        CheckpointRef, ...
+    ] = ()  # the parameters, then adapters that are merged into them, in order
 
 
-def start(cfg: Any, *, causal: bool = True, needed: bool = False) -> Start:
+def resolve(cfg: Any, *, causal: bool = True, needed: bool = False) -> InitFrom:
     """The model and tokenizer that --model or --init_from name. Raises ConfigError for what cannot be trained.
 
     `needed`: the stage goes on from another model.
     """
-    made = load(cfg.model.init_from) if cfg.model.init_from else Start(zoo.resolve(cfg.model.model), None, {})
+    made = (
+        load_run(cfg.model.init_from)
+        if cfg.model.init_from
+        else InitFrom(zoo.resolve(cfg.model.model), None, {})
+    )
     if needed and not made.origins:
         raise ConfigError("--init_from: name the run to start from, such as runs/pretrain, or hf:DIR")
     if not made.origins and cfg.lora.lora_rank:
@@ -54,7 +60,7 @@ def start(cfg: Any, *, causal: bool = True, needed: bool = False) -> Start:
     return made._replace(arch=replace(made.arch, causal=causal))
 
 
-def load(text: str) -> Start:
+def load_run(text: str) -> InitFrom:
     """What --init_from names: WORKDIR, WORKDIR@STEP, or hf:DIR."""
     if text.startswith("hf:"):
         return _of_hf(Path(text.removeprefix("hf:")).expanduser())
@@ -70,15 +76,15 @@ def load(text: str) -> Start:
     if held.get("branch"):
         part = f"{part}/{held['branch']}"
     lora = Lora(**held["config"].get("lora", {}))
-    own = Origin(source, step=step, part=part, lora=lora if lora.lora_rank else None)
-    before = load(held["parent"]["origin"]).origins if own.lora else ()
+    own = CheckpointRef(source, step=step, part=part, lora=lora if lora.lora_rank else None)
+    before = load_run(held["parent"]["origin"]).origins if own.lora else ()
     tokenizer = load_tokenizer(source / "tokenizer")
     pinned = own.step or workdir.newest_step(source)
     lineage["origin"] = f"{source.absolute()}@{pinned}" if pinned else str(source.absolute())
-    return Start(zoo.from_dict(held["arch"]), tokenizer, lineage, (*before, own))
+    return InitFrom(zoo.from_dict(held["arch"]), tokenizer, lineage, (*before, own))
 
 
-def _of_hf(folder: Path) -> Start:
+def _of_hf(folder: Path) -> InitFrom:
     arch = hf_config.read(folder)
     lineage = {"run": None, "stage": "hf", "step": None, "parent": {}, "origin": f"hf:{folder.absolute()}"}
-    return Start(arch, load_tokenizer(folder), lineage, (Origin(folder, hf=True),))
+    return InitFrom(arch, load_tokenizer(folder), lineage, (CheckpointRef(folder, hf=True),))

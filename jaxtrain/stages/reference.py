@@ -23,7 +23,7 @@ from jaxtrain.types import Metrics, Params, TrainState
 Batch = Mapping[str, np.ndarray]
 
 
-class Columns(NamedTuple):
+class ReferenceColumns(NamedTuple):
     """How batches of a preference stage are completed."""
 
     train: Callable[[int], loop.NextBatch]
@@ -31,12 +31,12 @@ class Columns(NamedTuple):
     table: list[tuple[str, str]]
 
 
-def needed(link: str, settings: preference.Settings) -> bool:
+def needed(link: str, settings: preference.PreferenceSettings) -> bool:
     """Whether a loss compares with a reference."""
     return link in preference.NEEDS_REFERENCE and not settings.reference_free
 
 
-def expected(link: str, settings: preference.Settings) -> dict[str, tuple[float, float]]:
+def expected(link: str, settings: preference.PreferenceSettings) -> dict[str, tuple[float, float]]:
     """What the first step must have, (value, tolerance) by name, since the policy still is the reference."""
     if link == "kto" or not needed(link, settings):
         return {}
@@ -45,9 +45,11 @@ def expected(link: str, settings: preference.Settings) -> dict[str, tuple[float,
     return margins if link != "sigmoid" or other else {**margins, "loss": (math.log(2), 1e-3)}
 
 
-def columns(cfg: Any, run: Session, data: Any, link: str, settings: preference.Settings) -> Columns:
+def reference_columns(
+    cfg: Any, run: Session, data: Any, link: str, settings: preference.PreferenceSettings
+) -> ReferenceColumns:
     """The stream of training batches and a function for the held-out ones, with every column that the loss reads."""
-    logps = logps_of(run)
+    logps = logps_fn(run)
     table, told = None, []
     if needed(link, settings):
         table, how = _reference(cfg, run, data, logps)
@@ -70,10 +72,10 @@ def columns(cfg: Any, run: Session, data: Any, link: str, settings: preference.S
         batches: Iterator[Batch] = data.train.iterate(first)
         return lambda state: complete(state, next(batches))
 
-    return Columns(train, complete, told)
+    return ReferenceColumns(train, complete, told)
 
 
-def logps_of(run: Session) -> Callable[[Params, Params, Batch], np.ndarray]:
+def logps_fn(run: Session) -> Callable[[Params, Params, Batch], np.ndarray]:
     """(trained, base, this host's rows) -> f32[B, N] of the whole batch: one program for reference and policy."""
     compiled = run.plan.rows(
         lambda params, base, batch: completion_logps(run.model, run.trained.whole(params, base), batch)[0]
@@ -95,15 +97,15 @@ def _reference(cfg: Any, run: Session, data: Any, logps: Callable) -> tuple[np.n
     held = {} if cfg.run.dry_run else workdir.read_run(run.path)
     mark, params = held.get("reference"), None
     if mark is None:
-        params = session.whole(run, cfg.run.seed)
+        params = session.initial_params(run, cfg.run.seed)
         mark = checkpoint.digest(params)
         if run.primary and not cfg.run.dry_run:
             workdir.record(run.path, reference=mark)
 
     def compute() -> np.ndarray:
-        start = session.whole(run, cfg.run.seed) if params is None else params
+        start = session.initial_params(run, cfg.run.seed) if params is None else params
         # A fresh adapter changes nothing, so that one program serves the reference and the policy.
-        part = session.first_part(run, start, cfg.run.seed)
+        part = session.trained_part(run, start, cfg.run.seed)
         B, count, found = cfg.data.batch_size, len(data.rows), []
         stream = Stream(lambda i: data.rows[min(i, count - 1)], B, run.plan.process, -(-count // B))
         with bar("reference log-probabilities", len(stream), least=20) as advance:
@@ -131,7 +133,7 @@ def _reference(cfg: Any, run: Session, data: Any, logps: Callable) -> tuple[np.n
 def _by_rank_and_mean(run: Session, logps: Callable, state: TrainState, batch: Batch, link: str) -> Batch:
     """KTO's z₀ and AOT's partners: what needs the whole batch under the present policy, as columns of its rows."""
     names = ("mask", *(["reference"] if "reference" in batch else []))
-    whole = session.gathered(run.plan, {name: batch[name] for name in names})
+    whole = session.gather_rows(run.plan, {name: batch[name] for name in names})
     policy = logps(state.params, run.base, batch)
     present = (whole["mask"].sum(-1) > 0).astype(np.float32)
     if link == "kto":
@@ -145,7 +147,7 @@ def _by_rank_and_mean(run: Session, logps: Callable, state: TrainState, batch: B
     return {"partner": partner[batch["row"]]}
 
 
-def carried(link: str) -> Any:
+def first_extra(link: str) -> Any:
     """The first TrainState.extra of a loss: BCO's mean reward and the pairs it is of."""
     zeros = {"shift": jnp.zeros(()), "pairs": jnp.zeros(())}
     return zeros if "shift" in preference.COLUMNS.get(link, ()) else ()

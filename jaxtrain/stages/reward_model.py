@@ -11,20 +11,20 @@ from jaxtrain.data import prompts
 from jaxtrain.measures import agreement
 from jaxtrain.ops.ensembles import COMBINED
 from jaxtrain.stages import sampling, weights
-from jaxtrain.stages.session import Session, gathered
-from jaxtrain.stages.trainer import offline
+from jaxtrain.stages.session import Session, gather_rows
+from jaxtrain.stages.trainer import offline_batches
 from jaxtrain.train import loop, optim
 from jaxtrain.types import Params, TrainState
 
 SCORED = ("tokens", "segments", "positions", "length")  # columns that a score depends on
 
 
-def identity(members: int) -> dict[str, Any]:
+def identity_normalisation(members: int) -> dict[str, Any]:
     """The first TrainState.extra: each member's reward is gain * score + bias."""
     return {"gain": jnp.ones(members), "bias": jnp.zeros(members)}
 
 
-def scores_of(run: Session) -> Callable[[Params, Mapping[str, np.ndarray]], np.ndarray]:
+def scores_fn(run: Session) -> Callable[[Params, Mapping[str, np.ndarray]], np.ndarray]:
     """(trained, this host's rows) -> f32[M, B, N] of the whole batch."""
     compiled = run.plan.rows(
         lambda params, base, batch: run.heads.scores(run.trained.whole(params, base), batch).swapaxes(0, 1)
@@ -39,14 +39,14 @@ def scores_of(run: Session) -> Callable[[Params, Mapping[str, np.ndarray]], np.n
 
 def evaluator(cfg: Any, run: Session, data: Any) -> loop.Evaluate:
     """Agreement of the scores with the held-out comparisons, and with the gold rewards where the records have them."""
-    scores, combined = scores_of(run), COMBINED[cfg.loss.ensemble]
+    scores, combined = scores_fn(run), COMBINED[cfg.loss.ensemble]
 
     def evaluate(state: TrainState) -> dict[str, float]:
-        params = optim.evaluated(state.params, state.opt_state)
+        params = optim.eval_params(state.params, state.opt_state)
         parts = []
         for i in range(min(len(data.eval), cfg.run.eval_batches or len(data.eval))):
             batch = data.eval.batch(i)
-            whole = gathered(run.plan, {name: batch[name] for name in ("index", "length", "prefer")})
+            whole = gather_rows(run.plan, {name: batch[name] for name in ("index", "length", "prefer")})
             parts.append({**whole, "scores": np.moveaxis(scores(params, batch), 0, 1)})
         columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         real = columns["length"].any(1)
@@ -71,8 +71,8 @@ def normaliser(cfg: Any, run: Session, template: Any) -> Callable[[TrainState], 
 
     def finish(state: TrainState) -> TrainState:
         batches = _reference_completions(cfg, run, template)
-        scores = scores_of(run)
-        params = optim.evaluated(state.params, state.opt_state)
+        scores = scores_fn(run)
+        params = optim.eval_params(state.params, state.opt_state)
         found = np.concatenate([scores(params, batch)[..., 0] for batch in batches], 1)
         gain, bias = agreement.affine(found)
         made = {"gain": jnp.asarray(gain), "bias": jnp.asarray(bias)}
@@ -86,13 +86,13 @@ def normaliser(cfg: Any, run: Session, template: Any) -> Callable[[TrainState], 
 def _reference_completions(cfg: Any, run: Session, template: Any) -> list[dict[str, np.ndarray]]:
     """Batches [B, 1, T] of prompts and the completions that the model at the start draws for them."""
     source = cfg.data.data if cfg.samples.prompts == "auto" else cfg.samples.prompts
-    asked = prompts.openings(source, cfg.data, template, limit=cfg.samples.prompt_count)
+    asked = prompts.read_prompts(source, cfg.data, template, limit=cfg.samples.prompt_count)
     opened = [each.ids.tolist() for each in asked]
-    bare = run._replace(trained=weights.trained(run.model.axes, type(cfg.lora)()), base=())
-    draw = sampling.drawer(
+    bare = run._replace(trained=weights.trained_part(run.model.axes, type(cfg.lora)()), base=())
+    draw = sampling.token_sampler(
         bare, template.end, max_new=cfg.samples.max_new, temperature=cfg.samples.temperature
     )
-    start = weights.starting(run.plan, run.start, run.model, cfg.run.seed)
+    start = weights.load_params(run.plan, run.start, run.model, cfg.run.seed)
     found = draw(start, (), opened, cfg.run.seed)
     rows = [[*prompt, *new.ids] for prompt, new in zip(opened, found, strict=True)]
     B, T = cfg.data.batch_size, -(-max(map(len, rows)) // 16) * 16
@@ -110,7 +110,7 @@ def _reference_completions(cfg: Any, run: Session, template: Any) -> list[dict[s
     ]
 
 
-def batches(train: Any, members: int, margin: float, seed: int) -> Callable[[int], loop.NextBatch]:
+def ensemble_batches(train: Any, members: int, margin: float, seed: int) -> Callable[[int], loop.NextBatch]:
     """Training batches with `margin` where a record has none, and rows weighed for each member of an ensemble.
 
     A member sees a row Poisson(1) times, always the same for a row: its bootstrap of the data.
@@ -127,4 +127,4 @@ def batches(train: Any, members: int, margin: float, seed: int) -> Callable[[int
             batch["weight"] = np.array(drawn, np.float32)
         return batch
 
-    return offline(lambda first: map(weigh, train.iterate(first)))
+    return offline_batches(lambda first: map(weigh, train.iterate(first)))

@@ -9,7 +9,7 @@ from jaxtrain.config import ConfigError
 from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.files import terminal
 from jaxtrain.generate import engine, sampler
-from jaxtrain.stages.session import Session, gathered
+from jaxtrain.stages.session import Session, gather_rows
 from jaxtrain.train import loop, optim, parallel
 from jaxtrain.types import Params, TrainState
 
@@ -17,14 +17,14 @@ PROMPTS, LONGEST = 8, 24  # prompts that pretraining samples from, and most toke
 AT_ONCE = 128  # completions drawn at once, unless one prompt has more
 
 
-class Drawn(NamedTuple):
+class SampledTokens(NamedTuple):
     ids: list[int]
     ended: bool  # by itself, not by the limit
 
 
-def openings(plan: parallel.Plan, batch: Mapping[str, np.ndarray]) -> list[list[int]]:
+def pretraining_prompts(plan: parallel.Plan, batch: Mapping[str, np.ndarray]) -> list[list[int]]:
     """Prompts: the first half, at most LONGEST tokens, of the first document of each row, the same on all hosts."""
-    whole = gathered(plan, {name: batch[name] for name in ("tokens", "segments")})
+    whole = gather_rows(plan, {name: batch[name] for name in ("tokens", "segments")})
     sizes = (whole["segments"] == 1).sum(-1)
     cut = [
         row[: min(LONGEST, (n + 1) // 2)].tolist() for row, n in zip(whole["tokens"], sizes, strict=True) if n
@@ -32,22 +32,26 @@ def openings(plan: parallel.Plan, batch: Mapping[str, np.ndarray]) -> list[list[
     return cut[:PROMPTS]
 
 
-class Drawer(Protocol):
+class TokenSampler(Protocol):
     """(what is trained, the base, prompts, seed) -> samples completions of each prompt, those of a prompt together.
 
     A completion depends on its prompt, the seed and its place in the list alone.
     """
 
-    def __call__(self, params: Params, base: Params, prompts: list[list[int]], seed: int) -> list[Drawn]: ...
+    def __call__(
+        self, params: Params, base: Params, prompts: list[list[int]], seed: int
+    ) -> list[SampledTokens]: ...
 
 
-def drawer(run: Session, end: int, *, max_new: int, temperature: float = 1.0, samples: int = 1) -> Drawer:
+def token_sampler(
+    run: Session, end: int, *, max_new: int, temperature: float = 1.0, samples: int = 1
+) -> TokenSampler:
     """A function that draws completions of token prompts, at most max_new tokens or what the context has room for."""
     how = sampler.settings({"temperature": temperature})
     made = engine.engine(run.plan, run.model, end=end, width=max_new, whole=run.trained.whole)
     index, hosts = run.plan.process
 
-    def drawn(params: Params, base: Params, prompts: list[list[int]], seed: int) -> list[Drawn]:
+    def drawn(params: Params, base: Params, prompts: list[list[int]], seed: int) -> list[SampledTokens]:
         size = _prompts_at_once(len(prompts), samples, run.plan.shards)
         here = slice(index * size // hosts, (index + 1) * size // hosts)
         batch = sampler.prompts(prompts, seed, samples=samples)
@@ -58,7 +62,7 @@ def drawer(run: Session, end: int, *, max_new: int, temperature: float = 1.0, sa
             part = {name: _filled(x[first : first + size], size)[here] for name, x in batch.items()}
             done = engine.complete(made, ready, part)
             out += [row[:n].tolist() for row, n in zip(done.tokens, done.lengths, strict=True)]
-        return [Drawn(row, end in row) for row in out[: len(prompts) * samples]]
+        return [SampledTokens(row, end in row) for row in out[: len(prompts) * samples]]
 
     return drawn
 
@@ -91,26 +95,29 @@ def continuations(
     run: Session, tokenizer: Tokenizer, prompts: list[list[int]], max_new: int, seed: int
 ) -> loop.Sample:
     """Samples that continue token prompts, written to samples/STEP.txt and returned as text."""
-    draw = drawer(run, tokenizer.eos, max_new=max_new)
+    draw = token_sampler(run, tokenizer.eos, max_new=max_new)
 
     def sample(state: TrainState, step: int) -> tuple[str, Mapping[str, float]]:
         lines = [f"samples at step {step}: prompt▸continuation, ⏎ where it ended by itself"]
-        done = draw(optim.evaluated(state.params, state.opt_state), run.base, prompts, seed)
+        done = draw(optim.eval_params(state.params, state.opt_state), run.base, prompts, seed)
         for prompt, new in zip(prompts, done, strict=True):
-            lines += ["", *shown(f"{tokenizer.decode(prompt)}▸{tokenizer.decode(new.ids)}", new.ended)]
+            lines += [
+                "",
+                *preview_lines(f"{tokenizer.decode(prompt)}▸{tokenizer.decode(new.ids)}", new.ended),
+            ]
         text = "\n".join(lines) + "\n"
-        write(run, f"{step:08d}.txt", text)
+        write_sample(run, f"{step:08d}.txt", text)
         return text, {}
 
     return sample
 
 
-def shown(text: str, ended: bool) -> list[str]:
+def preview_lines(text: str, ended: bool) -> list[str]:
     """A prompt and what follows, as lines that fit a terminal."""
     return terminal.wrapped(f"{text}{terminal.END if ended else ' …'}", "  │ ")
 
 
-def write(run: Session, name: str, text: str) -> None:
+def write_sample(run: Session, name: str, text: str) -> None:
     """Keeps a text in the run's samples/."""
     if run.primary:
         file = run.path / "samples" / name

@@ -17,7 +17,7 @@ from jaxtrain.config import ConfigError
 from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.models import transformer, zoo
 from jaxtrain.stages import weights
-from jaxtrain.stages.init_from import Start
+from jaxtrain.stages.init_from import InitFrom
 from jaxtrain.train import metrics, optim, parallel, workdir
 from jaxtrain.train.checkpoint import Checkpoints
 from jaxtrain.train.step import init_state
@@ -35,21 +35,21 @@ class Session(NamedTuple):
     model: LM
     tx: optax.GradientTransformation
     primary: bool  # whether this process is the one that writes and prints
-    start: Start
-    trained: weights.Trained
+    start: InitFrom
+    trained: weights.TrainedPart
     heads: Any = None  # a Scorer or ActorCritic, of a stage that trains more than a language model
     given: Callable[[], tuple] = tuple  # further arguments of heads.grow
     base: Params = ()  # what adapters are laid over
     extra: Any = ()  # the first TrainState.extra of a stage that carries one
 
 
-def plan_of(cfg: Any) -> parallel.Plan:
+def make_plan(cfg: Any) -> parallel.Plan:
     """The plan of the flags."""
     return parallel.make(cfg.run, cfg.data.batch_size, cfg.optim.microbatches)
 
 
 @contextlib.contextmanager
-def opened(cfg: Any, stage: str, start: Start, plan: parallel.Plan) -> Iterator[Path]:
+def open_workdir(cfg: Any, stage: str, start: InitFrom, plan: parallel.Plan) -> Iterator[Path]:
     """The run's folder, owned until the context ends; under --dry_run one that is thrown away.
 
     Where the run fails before its first step, a folder made for it goes again, so that a corrected command can use
@@ -79,11 +79,11 @@ def _unmake(path: Path, keep: bool) -> None:
         folder.rmdir()
 
 
-def session(
+def start_session(
     cfg: Any,
     path: Path,
     plan: parallel.Plan,
-    start: Start,
+    start: InitFrom,
     tokenizer: Tokenizer,
     fingerprints: Mapping[str, str],
     *,
@@ -108,17 +108,17 @@ def session(
     how = transformer.execution(cfg.model, plan.shards, plan.local)
     model = transformer.build(arch, replace(how, noise=noise))
     made = heads(model) if heads else None
-    trained = weights.trained(made.axes if made else model.axes, cfg.lora)
+    trained = weights.trained_part(made.axes if made else model.axes, cfg.lora)
     tx = optim.optimizer(cfg.optim, cfg.run.steps, trained.axes, rates or {})
     if primary and not cfg.run.dry_run:
         workdir.record_data(path, fingerprints)
         workdir.record(path, arch=asdict(arch), branch=POLICY if isinstance(made, ActorCritic) else "")
         tokenizer.save(path / "tokenizer")
     run = Session(path, plan, arch, model, tx, primary, _pinned(path, start), trained, made, given)
-    return run._replace(base=whole(run, cfg.run.seed)) if cfg.lora.lora_rank else run
+    return run._replace(base=initial_params(run, cfg.run.seed)) if cfg.lora.lora_rank else run
 
 
-def _pinned(path: Path, start: Start) -> Start:
+def _pinned(path: Path, start: InitFrom) -> InitFrom:
     """The start at the step of its parent that config.json names: the parent may have trained on since."""
     if not start.origins or start.origins[-1].hf or not (path / workdir.CONFIG).exists():
         return start
@@ -127,7 +127,7 @@ def _pinned(path: Path, start: Start) -> Start:
     return start._replace(origins=(*before, last if step is None else last._replace(step=step)))
 
 
-def pinned(path: Path, name: str, text: str) -> str:
+def pinned_run(path: Path, name: str, text: str) -> str:
     """Another run that this one leans on, as WORKDIR@STEP: what config.json has under `name`, else its newest step."""
     held = workdir.read_run(path) if (path / workdir.CONFIG).exists() else {}
     if held.get(name):
@@ -138,7 +138,7 @@ def pinned(path: Path, name: str, text: str) -> str:
     return f"{source.absolute()}@{step or workdir.newest_step(source)}"
 
 
-def speaker(run: Session) -> Session:
+def policy_session(run: Session) -> Session:
     """The session as those see it who sample: of an ActorCritic the policy alone."""
     if not isinstance(run.heads, ActorCritic):
         return run
@@ -146,25 +146,25 @@ def speaker(run: Session) -> Session:
     return run._replace(trained=run.trained._replace(whole=lambda part, base: whole(part, base)[POLICY]))
 
 
-def reference(run: Session, seed: int) -> Params:
+def reference_params(run: Session, seed: int) -> Params:
     """The language model that training starts from, adapters merged."""
     if not run.base:
-        return weights.starting(run.plan, run.start, run.model, seed)
+        return weights.load_params(run.plan, run.start, run.model, seed)
     return run.base[POLICY] if isinstance(run.heads, ActorCritic) else run.base
 
 
-def whole(run: Session, seed: int) -> Params:
+def initial_params(run: Session, seed: int) -> Params:
     """The whole parameters that training starts from; adapters' base is at hand."""
     if run.base:
         return run.base
-    params = weights.starting(run.plan, run.start, run.model, seed)
+    params = weights.load_params(run.plan, run.start, run.model, seed)
     if run.heads is None:
         return params
     key = jax.random.fold_in(jax.random.key(seed), 2)
     return run.plan.init(run.heads.grow, run.heads.axes, params, key, *run.given())
 
 
-def born(run: Session, seed: int) -> Callable[[], TrainState]:
+def fresh_state_fn(run: Session, seed: int) -> Callable[[], TrainState]:
     """A function that makes the state before the first step of a model that starts from nothing."""
 
     def make() -> TrainState:
@@ -184,16 +184,16 @@ def _state(run: Session, params: Params, seed: int) -> TrainState:
 def first_state(cfg: Any, run: Session, saved: Checkpoints) -> tuple[TrainState, dict]:
     """(state, meta): of the newest checkpoint, else of the parameters that --init_from names, else a fresh one."""
     seed, axes = cfg.run.seed, run.trained.axes
-    make = born(run, seed)
+    make = fresh_state_fn(run, seed)
     if saved.steps():
         return saved.restore(run.plan.abstract(make, axes))
     if not run.start.origins:
         return run.plan.init(make, axes), {}
-    params = first_part(run, whole(run, seed), seed)
+    params = trained_part(run, initial_params(run, seed), seed)
     return run.plan.init(functools.partial(_state, run, seed=seed), axes, params), {}
 
 
-def first_part(run: Session, params: Params, seed: int) -> Params:
+def trained_part(run: Session, params: Params, seed: int) -> Params:
     """What is trained of whole parameters, as it is before the first step."""
     if not run.trained.frozen:
         return params
@@ -201,7 +201,7 @@ def first_part(run: Session, params: Params, seed: int) -> Params:
     return run.plan.init(run.trained.part, run.trained.axes, params, key)
 
 
-def lifted(run: Session, objective: Objective) -> Objective:
+def of_trained(run: Session, objective: Objective) -> Objective:
     """An objective of whole parameters as one of what is trained; its frozen tree becomes (base, frozen)."""
 
     def of_trained(params: Params, frozen: Params, batch: Batch, rng: Key | None) -> Loss:
@@ -211,13 +211,13 @@ def lifted(run: Session, objective: Objective) -> Objective:
     return of_trained
 
 
-def gathered(plan: parallel.Plan, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def gather_rows(plan: parallel.Plan, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The rows of all hosts, from this host's."""
     if plan.process[1] == 1:
         return dict(batch)
     return {name: x.reshape(-1, *batch[name].shape[1:]) for name, x in plan.get(plan.put(batch)).items()}
 
 
-def show(lines: list[str], primary: bool) -> None:
+def print_lines(lines: list[str], primary: bool) -> None:
     """Prints on the first host alone."""
-    metrics.Progress(0, show=primary).print("\n".join(lines))
+    metrics.TrainingProgress(0, show=primary).print("\n".join(lines))

@@ -10,14 +10,14 @@ import numpy as np
 
 from jaxtrain.files import terminal
 from jaxtrain.models import transformer
-from jaxtrain.stages.session import Session, born, first_state, lifted, show
+from jaxtrain.stages.session import Session, first_state, fresh_state_fn, of_trained, print_lines
 from jaxtrain.train import loop, metrics, optim, preflight
 from jaxtrain.train.checkpoint import Checkpoints
 from jaxtrain.train.step import evaluate, train_step
 from jaxtrain.types import Metrics, Objective, Params, TrainState
 
 
-def evaluator(
+def evaluate_fn(
     run: Session,
     objective: Objective,
     batches: Any,
@@ -30,11 +30,11 @@ def evaluator(
 
     `complete` gives a batch the columns that depend on the state.
     """
-    step = run.plan.step(functools.partial(evaluate, objective=lifted(run, objective)), donate=False)
+    step = run.plan.step(functools.partial(evaluate, objective=of_trained(run, objective)), donate=False)
 
     def means(state: TrainState) -> dict[str, float]:
-        mean = metrics.Mean()
-        params = optim.evaluated(state.params, state.opt_state)
+        mean = metrics.MetricMean()
+        params = optim.eval_params(state.params, state.opt_state)
         for i in range(min(len(batches), most or len(batches))):
             batch = run.plan.put(complete(state, batches.batch(i)))
             mean.add(run.plan.get(step(params, (run.base, frozen), batch)))
@@ -48,7 +48,7 @@ def evaluator(
     return means
 
 
-def offline(iterate: Callable[[int], Iterator[Any]]) -> Callable[[int], loop.NextBatch]:
+def offline_batches(iterate: Callable[[int], Iterator[Any]]) -> Callable[[int], loop.NextBatch]:
     """Batches that do not depend on the state, from `iterate(first batch)`."""
 
     def begin(first: int) -> loop.NextBatch:
@@ -82,8 +82,8 @@ def train(cfg: Any, run: Session, stage: Stage) -> TrainState:
     plan, began, found = run.plan, time.perf_counter(), {}
     flops = transformer.flops_per_token(run.arch, cfg.data.seq_len) * stage.tokens
     peak = metrics.peak_flops(jax.devices()[0].device_kind)
-    speed = metrics.Speed(flops, peak and peak * jax.device_count())
-    objective = lifted(run, stage.objective)
+    speed = metrics.SpeedMeter(flops, peak and peak * jax.device_count())
+    objective = of_trained(run, stage.objective)
     parts = cfg.optim.microbatches
     step = plan.step(
         functools.partial(train_step, objective=objective, tx=run.tx, microbatches=parts, carry=stage.carry)
@@ -98,38 +98,40 @@ def train(cfg: Any, run: Session, stage: Stage) -> TrainState:
         state, meta = first_state(cfg, run, saved)
         done = int(plan.get(state.step))
         if done >= cfg.run.steps:
-            show(
+            print_lines(
                 [f"all {done} steps are done; held-out numbers and samples of the last checkpoint:"],
                 run.primary,
             )
             text = stage.sample(state, done)[0] if stage.sample else ""
-            show([loop.held_out("", scored(state)) if stage.score else "", text], run.primary)
+            print_lines([loop.eval_lines("", scored(state)) if stage.score else "", text], run.primary)
             return state
         batches = stage.next_batch(done)
         first = batches(state)
         told = _preflight(cfg, run, stage, first, flops)
-        show(told if done == 0 else [f"resuming from step {done} of {cfg.run.steps}"], run.primary)
+        print_lines(told if done == 0 else [f"resuming from step {done} of {cfg.run.steps}"], run.primary)
         if cfg.run.dry_run:
             return dry_run(cfg, run, step, state, first, stage.expect, frozen)
         with (
-            metrics.Writer(run.path, done, primary=run.primary) as writer,
-            metrics.Progress(cfg.run.steps, done, show=run.primary) as bar,
+            metrics.MetricWriter(run.path, done, primary=run.primary) as writer,
+            metrics.TrainingProgress(cfg.run.steps, done, show=run.primary) as bar,
         ):
             if writer.note:
                 bar.print(writer.note)
-            rate, mean = optim.schedule(cfg.optim, cfg.run.steps), metrics.Mean(meta.get("mean"))
+            rate, mean = optim.schedule(cfg.optim, cfg.run.steps), metrics.MetricMean(meta.get("mean"))
             out = loop.Output(writer, bar, saved, speed, stage.tokens, rate, mean)
             state, finished = loop.fit(
                 state, frozen, plan, step, _replayed(first, batches), run=cfg.run, out=out, sample=stage.sample,
                 evaluate=scored if stage.score else None, expect=stage.expect, finish=stage.finish,
             )  # fmt: skip
     if finished:
-        show(summary(run, cfg.run.steps, found, speed.total(), time.perf_counter() - began), run.primary)
+        print_lines(
+            summary(run, cfg.run.steps, found, speed.total(), time.perf_counter() - began), run.primary
+        )
     return state
 
 
 def _preflight(cfg: Any, run: Session, stage: Stage, first: Any, flops: float) -> list[str]:
-    sizes = preflight.memory(run.plan.abstract(born(run, cfg.run.seed), run.trained.axes), first)
+    sizes = preflight.memory(run.plan.abstract(fresh_state_fn(run, cfg.run.seed), run.trained.axes), first)
     if run.trained.frozen:
         count = sum(leaf.size for leaf in jax.tree.leaves(run.base))
         sizes.insert(1, ("frozen parameters", f"{count:,}, the adapters' base"))
@@ -181,7 +183,7 @@ def dry_run(
     state, found = step(state, frozen, batch)
     values = run.plan.get(found)
     loop.check(values, expect or {})
-    seconds = loop.measured(step, state, frozen, batch)
+    seconds = loop.step_seconds(step, state, frozen, batch)
     shown = [
         (name, f"{float(total) / max(float(count), 1e-9):.4f}") for name, (total, count) in values.items()
     ]
@@ -189,5 +191,5 @@ def dry_run(
         ("seconds a step", f"{seconds:.3f}"),
         ("all steps, about", f"{seconds * cfg.run.steps / 60:.1f} min"),
     ]
-    show(["first step", *terminal.lines([*shown, *cost])], run.primary)
+    print_lines(["first step", *terminal.lines([*shown, *cost])], run.primary)
     return state

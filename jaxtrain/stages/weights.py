@@ -7,13 +7,13 @@ import jax
 
 from jaxtrain.config import Lora
 from jaxtrain.models import hf, lora
-from jaxtrain.stages.init_from import Origin, Start
+from jaxtrain.stages.init_from import CheckpointRef, InitFrom
 from jaxtrain.train import parallel
 from jaxtrain.train.checkpoint import restore_params
 from jaxtrain.types import LM, Axes, Key, Params
 
 
-class Trained(NamedTuple):
+class TrainedPart(NamedTuple):
     """The part of the parameters that is trained."""
 
     axes: Axes  # of that part
@@ -22,11 +22,11 @@ class Trained(NamedTuple):
     frozen: bool  # whether there is a base beside it
 
 
-def trained(axes: Axes, settings: Lora) -> Trained:
+def trained_part(axes: Axes, settings: Lora) -> TrainedPart:
     """All of the parameters with these axes, or adapters of them."""
     if not settings.lora_rank:
-        return Trained(axes, lambda whole, key: whole, lambda part, base: part, False)
-    return Trained(
+        return TrainedPart(axes, lambda whole, key: whole, lambda part, base: part, False)
+    return TrainedPart(
         lora.adapter_axes(axes, settings),
         lambda whole, key: lora.init(whole, key, axes, settings),
         lambda part, base: lora.merge(base, part, axes, settings),
@@ -34,7 +34,7 @@ def trained(axes: Axes, settings: Lora) -> Trained:
     )
 
 
-def starting(plan: parallel.Plan, start: Start, model: LM, seed: int) -> Params:
+def load_params(plan: parallel.Plan, start: InitFrom, model: LM, seed: int) -> Params:
     """The language model's parameters that training starts from, born where the plan wants them."""
 
     def fresh() -> Params:
@@ -53,8 +53,8 @@ def starting(plan: parallel.Plan, start: Start, model: LM, seed: int) -> Params:
     return params
 
 
-def _merged(plan: parallel.Plan, origin: Origin, model: LM, params: Params) -> Params:
-    part = trained(model.axes, origin.lora)
+def _merged(plan: parallel.Plan, origin: CheckpointRef, model: LM, params: Params) -> Params:
+    part = trained_part(model.axes, origin.lora)
     shapes = plan.abstract(part.part, part.axes, params, jax.random.key(0))
     adapters, _ = restore_params(origin.path, shapes, origin.step, part=origin.part)
     return plan.init(part.whole, model.axes, adapters, params)

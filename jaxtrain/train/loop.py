@@ -13,7 +13,7 @@ import jax
 
 from jaxtrain import config
 from jaxtrain.train.checkpoint import Checkpoints
-from jaxtrain.train.metrics import Mean, Progress, Speed, Writer
+from jaxtrain.train.metrics import MetricMean, MetricWriter, SpeedMeter, TrainingProgress
 from jaxtrain.train.parallel import Plan
 from jaxtrain.types import Batch, Metrics, Params, TrainState
 
@@ -38,13 +38,13 @@ class TrainingError(config.Failure):
 class Output:
     """Where a run's results go."""
 
-    writer: Writer
-    progress: Progress
+    writer: MetricWriter
+    progress: TrainingProgress
     checkpoints: Checkpoints | None  # None keeps nothing, as under --dry_run
-    speed: Speed
+    speed: SpeedMeter
     tokens: int  # tokens in a global batch
     lr: Callable[[int], Any]  # learning rate by number of applied steps
-    mean: Mean = dataclasses.field(default_factory=Mean)
+    mean: MetricMean = dataclasses.field(default_factory=MetricMean)
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # kept in every checkpoint
 
 
@@ -118,7 +118,7 @@ def _pause(
     if due["eval"] and evaluate is not None:
         found = {f"eval/{name}": value for name, value in evaluate(state).items()}
         out.writer.write(done, found)
-        out.progress.print(held_out(f"step {done}: held out  ", found))
+        out.progress.print(eval_lines(f"step {done}: held out  ", found))
     if due["sample"] and sample is not None:
         text, found = sample(state, done)
         if found:
@@ -130,7 +130,7 @@ def _pause(
         _save(state, out, done)
 
 
-def held_out(head: str, found: Mapping[str, float]) -> str:
+def eval_lines(head: str, found: Mapping[str, float]) -> str:
     """Held-out numbers in lines that fit a terminal; the ones looked at first come first."""
     first = ("loss", "perplexity", "accuracy")
     plain = {name.removeprefix("eval/"): value for name, value in found.items()}
@@ -226,7 +226,7 @@ def _stoppable(processes: int) -> Iterator[Callable[[int], bool]]:
                 signal.signal(each, handler)
 
 
-def measured(step: Callable, state: TrainState, frozen: Params, batch: Batch, count: int = 3) -> float:
+def step_seconds(step: Callable, state: TrainState, frozen: Params, batch: Batch, count: int = 3) -> float:
     """Seconds of a step once compiled, the best of `count`; the state is used up."""
     best = math.inf
     for _ in range(count):

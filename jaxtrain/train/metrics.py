@@ -48,7 +48,7 @@ def peak_flops(device_kind: str) -> float | None:
     return PEAKS[max(known, key=len)] if known else None
 
 
-class Mean:
+class MetricMean:
     """Means over the steps between two lines of metrics: Σ sums / Σ counts of each name.
 
     `sums`, name -> [sum, count], is plain JSON: kept in a checkpoint's meta, it lets a resumed run go on
@@ -71,7 +71,7 @@ class Mean:
         return {name: total / count if count else math.nan for name, (total, count) in sums.items()}
 
 
-class Speed:
+class SpeedMeter:
     """Steady speed: the first step (compilation) and everything inside `pause` do not count.
 
     flops: model FLOPs of one step, over all devices. peak: FLOP/s of all devices together, None where it is
@@ -123,7 +123,7 @@ class Speed:
         return {**rates, "mfu": flops / self._peak} if self._peak else rates
 
 
-class Writer:
+class MetricWriter:
     """Appends to metrics.jsonl, one JSON object a line, and to TensorBoard events. A context manager.
 
     start_step: the step restored, 0 for a fresh start. Lines of later steps are dropped, on a fresh start all
@@ -174,7 +174,7 @@ class Writer:
         if self._file is not None:
             self._file.close()
 
-    def __enter__(self) -> "Writer":
+    def __enter__(self) -> "MetricWriter":
         return self
 
     def __exit__(self, *_) -> None:
@@ -223,7 +223,7 @@ def _step_of(line: bytes) -> int | None:
     return step if isinstance(step, int) else None
 
 
-class Progress:
+class TrainingProgress:
     """The progress of a run on `stream` (stdout): a bar on a terminal, else plain lines at widening
     intervals.
 
@@ -239,7 +239,7 @@ class Progress:
         self._next = start  # step from which a next plain line is due
         self._drawn = 0.0
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "TrainingProgress":
         if self._bar:
             from rich.console import Console
             from rich.live import Live

@@ -33,7 +33,7 @@ def schedule(settings: config.Optim, steps: int) -> optax.Schedule:
     return optax.join_schedules([rise, after], [warmup])
 
 
-def decayed(params: Params) -> Params:
+def decay_mask(params: Params) -> Params:
     """True where weight decay acts: on kernels and their adapters, not on norms, biases, embeddings or positions."""
     return jax.tree.map_with_path(lambda path, _: path[-1].key in ("kernel", "a", "b"), params)
 
@@ -49,13 +49,13 @@ def optimizer(
     """
     s, lr = settings, schedule(settings, steps)
     momentum = [optax.trace(s.b1)] if s.b1 else []
-    shrink = [optax.add_decayed_weights(s.weight_decay, mask=decayed)] if s.weight_decay else []
+    shrink = [optax.add_decayed_weights(s.weight_decay, mask=decay_mask)] if s.weight_decay else []
     makers: dict[str, Callable[[], optax.GradientTransformation]] = {
         "adamw": lambda: optax.adamw(
-            lr, b1=s.b1, b2=s.b2, eps=s.eps, weight_decay=s.weight_decay, mask=decayed
+            lr, b1=s.b1, b2=s.b2, eps=s.eps, weight_decay=s.weight_decay, mask=decay_mask
         ),
         "adam_tf": lambda: optax.chain(adam_tf(s.b1, s.b2, s.eps), *shrink, optax.scale_by_learning_rate(lr)),
-        "lion": lambda: optax.lion(lr, b1=s.b1, b2=s.b2, weight_decay=s.weight_decay, mask=decayed),
+        "lion": lambda: optax.lion(lr, b1=s.b1, b2=s.b2, weight_decay=s.weight_decay, mask=decay_mask),
         # optax's own decay is not scaled by the learning rate, as it is everywhere else here.
         "adafactor": lambda: optax.chain(
             optax.adafactor(None, multiply_by_parameter_scale=False),
@@ -74,13 +74,13 @@ def optimizer(
             adam_b1=s.b1,
             adam_b2=s.b2,
             weight_decay=s.weight_decay,
-            weight_decay_mask=decayed,
+            weight_decay_mask=decay_mask,
             muon_weight_dimension_numbers=lambda params: _matrices(params, axes),
         ),
     }
     parts = [optax.clip_by_global_norm(s.clip)] if s.clip else []
     tx = optax.chain(*parts, makers[s.optimizer](), *([_rated(rates, axes)] if rates else []))
-    return averaged(tx, s.ema) if s.ema else tx
+    return with_ema(tx, s.ema) if s.ema else tx
 
 
 def adam_tf(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
@@ -127,26 +127,26 @@ def _matrices(params: Params, axes: Axes) -> Params:
     return jax.tree.map_with_path(dims, params)
 
 
-class Averaged(NamedTuple):
+class EmaState(NamedTuple):
     inner: Any
     average: Params  # of the parameters, f32
 
 
-def averaged(tx: optax.GradientTransformation, decay: float) -> optax.GradientTransformation:
+def with_ema(tx: optax.GradientTransformation, decay: float) -> optax.GradientTransformation:
     """Keeps average = decay * average + (1 - decay) * parameters beside another optimizer's state."""
 
-    def init(params: Params) -> Averaged:
-        return Averaged(tx.init(params), jax.tree.map(jnp.copy, params))
+    def init(params: Params) -> EmaState:
+        return EmaState(tx.init(params), jax.tree.map(jnp.copy, params))
 
-    def update(grads: Params, state: Averaged, params: Params | None = None) -> tuple[Params, Averaged]:
+    def update(grads: Params, state: EmaState, params: Params | None = None) -> tuple[Params, EmaState]:
         updates, inner = tx.update(grads, state.inner, params)
         after = optax.apply_updates(params, updates)
         average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.average, after)
-        return updates, Averaged(inner, average)
+        return updates, EmaState(inner, average)
 
     return optax.GradientTransformation(init, update)
 
 
-def evaluated(params: Params, opt_state: Any) -> Params:
+def eval_params(params: Params, opt_state: Any) -> Params:
     """The parameters to evaluate and to pass on: the moving average where there is one."""
-    return opt_state.average if isinstance(opt_state, Averaged) else params
+    return opt_state.average if isinstance(opt_state, EmaState) else params

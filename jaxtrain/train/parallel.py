@@ -159,7 +159,7 @@ def _require_rows_of_a_host_together(mesh: Mesh, said: str) -> None:
         )
 
 
-def spec(mesh: Mesh, names: tuple[str | None, ...], shape: tuple[int, ...]) -> PartitionSpec:
+def partition_spec(mesh: Mesh, names: tuple[str | None, ...], shape: tuple[int, ...]) -> PartitionSpec:
     """The partition of an array by its logical axis names. A dimension that does not divide stays whole."""
     out, used = [], set[str]()
     for name, size in zip(names, shape, strict=True):
@@ -195,7 +195,7 @@ def _shardings(mesh: Mesh, shapes: Tree, axes: Axes) -> Tree:
         )
         found = next((axes[keys[i:]] for i in range(len(keys)) if keys[i:] in axes), ())
         names = found if len(found) == len(leaf.shape) else (None,) * len(leaf.shape)
-        return NamedSharding(mesh, spec(mesh, names, leaf.shape))
+        return NamedSharding(mesh, partition_spec(mesh, names, leaf.shape))
 
     return jax.tree.map_with_path(place, shapes)
 

@@ -11,7 +11,7 @@ from tokenizers.processors import TemplateProcessing
 from jaxtrain.config import ConfigError
 from jaxtrain.data import chat, tokenizer
 from jaxtrain.data.chat import Template, load_template
-from jaxtrain.data.record_formats import Bad
+from jaxtrain.data.record_formats import BadRecord
 from jaxtrain.data.tokenizer import ByteTokenizer, train_bpe
 from jaxtrain.worlds.tinytown import lexicon
 from tests.data.talk import MESSAGES, chatml, said, shown, tokenizer_of
@@ -180,9 +180,9 @@ def test_published_styles_of_templates(tmp_path):
         "<bos><start_of_turn>user\nHi?<end_of_turn>\n<start_of_turn>model\n«Yo.<end_of_turn>»\n"
         "<start_of_turn>user\nWhy?<end_of_turn>\n<start_of_turn>model\n«So.<end_of_turn>»"
     )
-    with pytest.raises(Bad, match="refused by the chat template: System role not supported"):
+    with pytest.raises(BadRecord, match="refused by the chat template: System role not supported"):
         template.encode(MESSAGES)
-    with pytest.raises(Bad, match="Roles must alternate"):
+    with pytest.raises(BadRecord, match="Roles must alternate"):
         template.encode([MESSAGES[1], MESSAGES[3], MESSAGES[4]])
 
 
@@ -311,11 +311,11 @@ def test_turns_not_to_be_learnt_are_prompt():
     for mark in ({"train": False}, {"weight": 0}):
         turns = template.encode([*MESSAGES[1:2], MESSAGES[2] | mark, *MESSAGES[3:]])
         assert said(kind, turns.ids[turns.learn]) == "So.<|im_end|>"
-    with pytest.raises(Bad, match="unknown weight"):
+    with pytest.raises(BadRecord, match="unknown weight"):
         template.encode([MESSAGES[1], MESSAGES[2] | {"weight": 0.5}])
-    with pytest.raises(Bad, match="no assistant turn"):
+    with pytest.raises(BadRecord, match="no assistant turn"):
         template.encode(MESSAGES[:2])
-    with pytest.raises(Bad, match="plain has no place for tool at turn 2"):
+    with pytest.raises(BadRecord, match="plain has no place for tool at turn 2"):
         load_template("plain", kind).encode([MESSAGES[1], {"role": "tool", "content": "3"}, MESSAGES[2]])
 
 

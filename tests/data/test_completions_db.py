@@ -5,10 +5,10 @@ import sqlite3
 
 import pytest
 
-from jaxtrain.apps.serve.store import Store, export
+from jaxtrain.apps.serve.store import CompletionStore, export
 from jaxtrain.config import ConfigError, Dialogs
 from jaxtrain.data import chat, dialogs, prompts, record_formats, source_spec, sources, token_bytes
-from jaxtrain.data.record_formats import Bad
+from jaxtrain.data.record_formats import BadRecord
 from jaxtrain.data.tokenizer import ByteTokenizer
 
 ASKED = [
@@ -46,7 +46,7 @@ ROWS = [
 
 @pytest.fixture
 def database(tmp_path):
-    held = Store(tmp_path / "kept")
+    held = CompletionStore(tmp_path / "kept")
     for row in ROWS:
         held.add(row).result()
     yield tmp_path / "kept"
@@ -93,7 +93,7 @@ def test_a_store_is_read_a_choice_a_record(database, tmp_path, kind):
 
 def test_what_is_read_is_the_state_when_it_was_opened(database, tmp_path):
     _, before = read(f"store:{database}", tmp_path)
-    held = Store(database)
+    held = CompletionStore(database)
     held.add(completion(9)).result()
     held.delete("c0").result()
     _, after = read(f"store:{database}", tmp_path)
@@ -122,7 +122,7 @@ def test_only_the_answer_is_learnt(database, tmp_path):
 
 def test_its_prompts_can_be_asked_again(database, tmp_path):
     template = chat.load_template("plain", ByteTokenizer())
-    found = prompts.openings(f"store:{database}", Dialogs(cache_dir=str(tmp_path / "cache")), template)
+    found = prompts.read_prompts(f"store:{database}", Dialogs(cache_dir=str(tmp_path / "cache")), template)
     assert [one.messages[-1]["content"] for one in found] == ["Hi!"]
 
 
@@ -157,7 +157,7 @@ def test_exports_of_other_servers(tmp_path, key):
 )
 def test_rows_without_what_is_needed(row, words):
     form = next(one for one in record_formats.CHAT if one.name == "stored")
-    with pytest.raises(Bad, match=words):
+    with pytest.raises(BadRecord, match=words):
         record_formats.read(row, form)
 
 

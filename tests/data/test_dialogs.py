@@ -223,18 +223,18 @@ def test_prompts_come_from_records_of_every_format(cfg, tmp_path, capsys):
         write(tmp_path / "d.jsonl", [turns("Q4", "a", "Q5", "b"), turns("Q6", "a", "Q7")]),
     ]
     base = cfg([pair(0)], system="S")
-    found = prompts.openings(",".join(sources), base, template)
+    found = prompts.read_prompts(",".join(sources), base, template)
     start = "<|bos|>S\nHuman: "
     asked = ["Q0?", "Q1?", "Q2", "Q3", "Q4\nAI: a<|eos|>\nHuman: Q5", "Q6\nAI: a<|eos|>\nHuman: Q7"]
     assert [said(KIND, one.ids) for one in found] == [f"{start}{q}\nAI:" for q in asked]
     assert found[2].record == other and found[3].messages[1]["content"] == "Q3"
-    assert len(prompts.openings(sources[3], base, template, limit=1)) == 1
+    assert len(prompts.read_prompts(sources[3], base, template, limit=1)) == 1
     broken = write(tmp_path / "e.jsonl", [{"prompt": 3}])
     with pytest.raises(ConfigError, match=r"e.jsonl record 0: no text: prompt is not a string but int"):
-        prompts.openings(broken, base, template)
+        prompts.read_prompts(broken, base, template)
     with pytest.raises(ConfigError, match=r"--prompts=.*: no prompt there \(1 bad records\)"):
-        prompts.openings(broken, cfg([pair(0)], on_bad_record="skip"), template)
-    prompts.openings(f"{broken},{sources[2]}", cfg([pair(0)], on_bad_record="skip"), template)
+        prompts.read_prompts(broken, cfg([pair(0)], on_bad_record="skip"), template)
+    prompts.read_prompts(f"{broken},{sources[2]}", cfg([pair(0)], on_bad_record="skip"), template)
     assert "--prompts: 1 bad records skipped, the first jsonl:" in capsys.readouterr().err
     with pytest.raises(ConfigError, match=r"--prompts=tinytown:nope: tinytown has no config 'nope'"):
-        prompts.openings("tinytown:nope", base, template)
+        prompts.read_prompts("tinytown:nope", base, template)

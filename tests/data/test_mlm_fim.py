@@ -17,7 +17,7 @@ def row_of(size, documents):
 
 def test_masking_hides_15_percent_in_the_shares_of_bert():
     row = row_of(1000, ["x" * 400, "y" * 500])
-    change = mlm_fim.masking(BYTES, 0.15)
+    change = mlm_fim.mask_tokens(BYTES, 0.15)
     totals = np.zeros(4)
     ordinary = 0
     for i in range(300):
@@ -41,8 +41,8 @@ def test_masking_hides_15_percent_in_the_shares_of_bert():
 
 def test_masking_rates_of_nothing_and_all():
     row = row_of(64, ["hello world"])
-    none = mlm_fim.masking(BYTES, 0.0)(row, np.random.Generator(np.random.Philox(1)))
-    every = mlm_fim.masking(BYTES, 1.0)(row, np.random.Generator(np.random.Philox(1)))
+    none = mlm_fim.mask_tokens(BYTES, 0.0)(row, np.random.Generator(np.random.Philox(1)))
+    every = mlm_fim.mask_tokens(BYTES, 1.0)(row, np.random.Generator(np.random.Philox(1)))
     assert (none["tokens"] == row["tokens"]).all() and not none["mask"].any()
     assert every["mask"].sum() == len("hello world")
 
@@ -50,7 +50,7 @@ def test_masking_rates_of_nothing_and_all():
 @given(st.text(max_size=30), st.lists(st.floats(0, 1, exclude_max=True), min_size=3, max_size=3))
 @settings(deadline=None)
 def test_fill_in_the_middle_can_be_undone(text, draws):
-    parts = mlm_fim.rearrange(text, np.asarray(draws), 0.5)
+    parts = mlm_fim.fim_parts(text, np.asarray(draws), 0.5)
     if draws[0] >= 0.5:
         assert parts == (text,)
     else:
@@ -60,7 +60,7 @@ def test_fill_in_the_middle_can_be_undone(text, draws):
 
 def test_fill_in_the_middle_cuts_uniformly_between_characters():
     draws = np.random.Generator(np.random.Philox(3)).random((20_000, 3))
-    parts = [mlm_fim.rearrange("abc", d, 0.25) for d in draws]
+    parts = [mlm_fim.fim_parts("abc", d, 0.25) for d in draws]
     moved = [p for p in parts if len(p) == 3]
     assert abs(len(moved) / len(parts) - 0.25) < 0.012
     # Two cuts among 4 places: the 6 splits with distinct cuts come twice as often as the 4 with an empty middle.
@@ -72,5 +72,5 @@ def test_fill_in_the_middle_cuts_uniformly_between_characters():
 
 def test_join_puts_each_part_behind_its_token():
     ids = [np.array([i], np.int32) for i in (1, 2, 3)]
-    assert np.concatenate(mlm_fim.join(ids, (7, 8, 9))).tolist() == [7, 1, 8, 2, 9, 3]
-    assert np.concatenate(mlm_fim.join(ids[:1], (7, 8, 9))).tolist() == [1]
+    assert np.concatenate(mlm_fim.fim_join(ids, (7, 8, 9))).tolist() == [7, 1, 8, 2, 9, 3]
+    assert np.concatenate(mlm_fim.fim_join(ids[:1], (7, 8, 9))).tolist() == [1]

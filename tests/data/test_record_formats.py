@@ -6,7 +6,7 @@ import tensorflow_datasets as tfds
 
 from jaxtrain.config import ConfigError, Corpus, Dialogs
 from jaxtrain.data import record_formats, source_spec, sources
-from jaxtrain.data.record_formats import Bad, Comparison, Dialog, Judged, Text
+from jaxtrain.data.record_formats import BadRecord, Comparison, Dialog, JudgedCompletion, Text
 from jaxtrain.data.sources import Records
 
 KNOWN = (*record_formats.chat("text"), *record_formats.COMPARED)
@@ -21,7 +21,7 @@ def opened(*records):
 
 
 def read(record, known=KNOWN, options=()):
-    form = record_formats.detect(opened(record), source_spec.Source("jsonl", "x", options=options), known)
+    form = record_formats.detect(opened(record), source_spec.DataSource("jsonl", "x", options=options), known)
     return form.name, record_formats.read(record, form)
 
 
@@ -49,7 +49,7 @@ COMPARED = {
         {"prompt": "Hi?", "completions": ["c", "a", "b", "d"], "ranking": [3, 1, 1, 4]},
         Comparison(ASKED, ("a", "b", "c", "d"), (0, 0, 1, 2), None, 0.0),
     ),
-    "judged": ({"prompt": "Hi?", "completion": "Yo.", "label": False}, Judged(ASKED, "Yo.", False)),
+    "judged": ({"prompt": "Hi?", "completion": "Yo.", "label": False}, JudgedCompletion(ASKED, "Yo.", False)),
 }
 
 
@@ -141,7 +141,7 @@ BAD += [
 
 @pytest.mark.parametrize(("record", "reason"), BAD)
 def test_bad_records_say_why(record, reason):
-    with pytest.raises(Bad, match=reason):
+    with pytest.raises(BadRecord, match=reason):
         read(record)
 
 
@@ -177,14 +177,14 @@ def test_a_source_that_fits_nothing_names_its_fields_and_the_formats():
         ConfigError, match=r"--data=jsonl:x: its records have the fields a, b; known formats: .*chosen \("
     ):
         record_formats.detect(
-            opened({"a": 1}, {"b": 2}), source_spec.Source("jsonl", "x"), record_formats.COMPARED
+            opened({"a": 1}, {"b": 2}), source_spec.DataSource("jsonl", "x"), record_formats.COMPARED
         )
     with pytest.raises(ConfigError, match=r"format=text: not read here; choose one of chosen"):
         read({"text": "x"}, record_formats.COMPARED, (("format", "text"),))
     form = record_formats.detect(
-        opened({"a": 1}, CHAT["messages"][0]), source_spec.Source("jsonl", "x"), KNOWN
+        opened({"a": 1}, CHAT["messages"][0]), source_spec.DataSource("jsonl", "x"), KNOWN
     )
-    with pytest.raises(Bad, match=r"other fields: the source's format is messages .* the record has a"):
+    with pytest.raises(BadRecord, match=r"other fields: the source's format is messages .* the record has a"):
         record_formats.read({"a": 1}, form)
 
 

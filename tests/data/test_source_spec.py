@@ -9,28 +9,34 @@ import pytest
 
 from jaxtrain.config import ConfigError, Corpus
 from jaxtrain.data import source_spec
-from jaxtrain.data.source_spec import Source
+from jaxtrain.data.source_spec import DataSource
 
 
 @pytest.mark.parametrize(
     ("text", "sources"),
     [
-        ("tinytown:pretrain", [Source("tinytown", "pretrain")]),
+        ("tinytown:pretrain", [DataSource("tinytown", "pretrain")]),
         (
             "tinytown:pretrain?documents=1000&seed=1*0.5",
-            [Source("tinytown", "pretrain", "", (("documents", "1000"), ("seed", "1")), 0.5)],
+            [DataSource("tinytown", "pretrain", "", (("documents", "1000"), ("seed", "1")), 0.5)],
         ),
-        ("tfds:a*0.7,jsonl:b*0.3", [Source("tfds", "a", weight=0.7), Source("jsonl", "b", weight=0.3)]),
-        ("tfds:wiki40b/en:1.3.0:train[:50%]", [Source("tfds", "wiki40b/en:1.3.0", "train[:50%]")]),
-        ("tfds:wiki40b/en:1.3.0", [Source("tfds", "wiki40b/en:1.3.0")]),
-        ("tfds:a:train+test[10%:]", [Source("tfds", "a", "train+test[10%:]")]),
-        ("hf:org/name:validation?config=en", [Source("hf", "org/name", "validation", (("config", "en"),))]),
-        ("jsonl:a,b.jsonl,hf:c", [Source("jsonl", "a,b.jsonl"), Source("hf", "c")]),
-        ("jsonl:d/part?[0-9]*.jsonl.gz*2", [Source("jsonl", "d/part?[0-9]*.jsonl.gz", weight=2.0)]),
-        ("jsonl:d/*", [Source("jsonl", "d/*")]),
-        ("jsonl:a:b.jsonl", [Source("jsonl", "a:b.jsonl")]),
-        ("jsonl:a.jsonl:train[:90%]", [Source("jsonl", "a.jsonl", "train[:90%]")]),
-        ("jsonl:a.jsonl?field=body*.5", [Source("jsonl", "a.jsonl", "", (("field", "body"),), 0.5)]),
+        (
+            "tfds:a*0.7,jsonl:b*0.3",
+            [DataSource("tfds", "a", weight=0.7), DataSource("jsonl", "b", weight=0.3)],
+        ),
+        ("tfds:wiki40b/en:1.3.0:train[:50%]", [DataSource("tfds", "wiki40b/en:1.3.0", "train[:50%]")]),
+        ("tfds:wiki40b/en:1.3.0", [DataSource("tfds", "wiki40b/en:1.3.0")]),
+        ("tfds:a:train+test[10%:]", [DataSource("tfds", "a", "train+test[10%:]")]),
+        (
+            "hf:org/name:validation?config=en",
+            [DataSource("hf", "org/name", "validation", (("config", "en"),))],
+        ),
+        ("jsonl:a,b.jsonl,hf:c", [DataSource("jsonl", "a,b.jsonl"), DataSource("hf", "c")]),
+        ("jsonl:d/part?[0-9]*.jsonl.gz*2", [DataSource("jsonl", "d/part?[0-9]*.jsonl.gz", weight=2.0)]),
+        ("jsonl:d/*", [DataSource("jsonl", "d/*")]),
+        ("jsonl:a:b.jsonl", [DataSource("jsonl", "a:b.jsonl")]),
+        ("jsonl:a.jsonl:train[:90%]", [DataSource("jsonl", "a.jsonl", "train[:90%]")]),
+        ("jsonl:a.jsonl?field=body*.5", [DataSource("jsonl", "a.jsonl", "", (("field", "body"),), 0.5)]),
     ],
 )
 def test_parse(text, sources):
@@ -138,8 +144,8 @@ print([m for m in ("numpy", "jax", "grain", "tensorflow_datasets", "tokenizers")
 def test_globs_are_sorted_and_exact_names_win(tmp_path):
     for name in ("b.jsonl", "a.jsonl", "c[1].jsonl"):
         (tmp_path / name).write_text("{}\n")
-    found = source_spec.files(Source("jsonl", f"{tmp_path}/?.jsonl"))
+    found = source_spec.files(DataSource("jsonl", f"{tmp_path}/?.jsonl"))
     assert [path.name for path in found] == ["a.jsonl", "b.jsonl"]
-    assert [path.name for path in source_spec.files(Source("jsonl", f"{tmp_path}/c[1].jsonl"))] == [
+    assert [path.name for path in source_spec.files(DataSource("jsonl", f"{tmp_path}/c[1].jsonl"))] == [
         "c[1].jsonl"
     ]

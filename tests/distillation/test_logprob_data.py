@@ -43,7 +43,7 @@ def prepare(cfg):
 
 
 def one_row(record, template="plain"):
-    (found,) = logprob_data.Reader(load_template(template, KIND), 48).read(record)
+    (found,) = logprob_data.LogprobReader(load_template(template, KIND), 48).read(record)
     return found
 
 
@@ -85,7 +85,7 @@ def test_the_token_that_stands_there_is_among_them_once():
 
 
 def test_tokens_that_are_cut_elsewhere_are_learnt_as_they_are_and_counted():
-    reader = logprob_data.Reader(load_template("plain", KIND), 48)
+    reader = logprob_data.LogprobReader(load_template("plain", KIND), 48)
     (found,) = reader.read(kept([token("Yo"), token("!")]))
     spoken = (found.ids >= 0).any(-1)
     assert [KIND.decode([i]) for i in found.completion[spoken]] == ["!"]

@@ -14,7 +14,7 @@ from experiments import collect_preferences
 from jaxtrain import flags as command_line
 from jaxtrain.apps.annotation import collect as annotation_collect
 from jaxtrain.apps.annotation import config
-from jaxtrain.apps.annotation.db import Ballots
+from jaxtrain.apps.annotation.db import AnnotationDB
 from jaxtrain.config import ConfigError
 from tests.apps.annotation.web_app import Client, rows
 from tests.runs import ROOT, column, jsonl, quick
@@ -54,7 +54,7 @@ def answered(town):
 def test_answers_in_the_terminal_are_kept_and_gone_on_with(answered):
     store, said, again = answered
     assert "'9' is no answer" in said and "nothing is left for you" in said
-    found = rows(Ballots(store, 1))
+    found = rows(AnnotationDB(store, 1))
     assert (
         found[0]["preferred"] == "a"
         and found[0]["reason"] == "it is clear"
@@ -71,7 +71,7 @@ def test_answers_in_the_terminal_are_kept_and_gone_on_with(answered):
 def test_training_reads_the_store_and_its_export_alike(town, answered, stage):
     store, out = answered[0], town / f"{stage}.jsonl"
     said = collect(town, f"--store={store}", f"--export={out}")
-    count = len(rows(Ballots(store, 1)))
+    count = len(rows(AnnotationDB(store, 1)))
     assert f"{count} answers of {store} in {out}" in said
     row = json.loads(out.read_text().splitlines()[0])
     assert {"prompt", "response_a", "response_b", "preferred", "reason"} <= row.keys()
@@ -96,7 +96,7 @@ def test_rankings_are_collected_and_learnt(town):
         town, f"--model={town / 'sft'}", "--prompt_count=6", "--responses=3", f"--store={store}", "--ui=terminal",
         "--annotator=ann", "--reason=required", *DRAW, lines=["12", "31=2", "it is", *["213 so"] * 9],
     )  # fmt: skip
-    found = rows(Ballots(store, 1))
+    found = rows(AnnotationDB(store, 1))
     assert "'12' is no answer" in said and found[0]["ranking"] == [2, 2, 1] and found[0]["reason"] == "it is"
     told = town.again(
         "reward",
@@ -116,7 +116,7 @@ def test_two_models_answer_each_prompt(town):
         town, f"--model={models}", "--prompt_count=24", f"--store={store}", "--ui=terminal", "--annotator=ann",
         "--max_new=24", "--second=0", lines="1" * 24,
     )  # fmt: skip
-    found = rows(Ballots(store, 1))
+    found = rows(AnnotationDB(store, 1))
     assert found and all(sorted(row["models"]) == sorted(models.split(",")) for row in found)
     assert len({tuple(row["models"]) for row in found}) == 2, "in either order"
     assert f"{len(found)} of {len(found)} answers" in said
@@ -125,14 +125,16 @@ def test_two_models_answer_each_prompt(town):
 
 
 def test_a_ranking_as_it_is_typed():
-    assert annotation_collect.ranking("312", 3) == [2, 3, 1] and annotation_collect.ranking("3=12", 3) == [
+    assert annotation_collect.parse_ranking("312", 3) == [2, 3, 1] and annotation_collect.parse_ranking(
+        "3=12", 3
+    ) == [
         1,
         2,
         1,
     ]
-    assert annotation_collect.ranking("2=1=3", 3) == [1, 1, 1]
+    assert annotation_collect.parse_ranking("2=1=3", 3) == [1, 1, 1]
     for wrong in ("", "12", "1123", "124", "=123", "1==23", "a"):
-        assert annotation_collect.ranking(wrong, 3) is None
+        assert annotation_collect.parse_ranking(wrong, 3) is None
 
 
 def test_a_model_s_text_does_nothing_to_the_terminal():
@@ -229,7 +231,7 @@ def test_kill_9_loses_no_answer_and_the_same_command_goes_on(town, tmp_path):
         held, token, cookie = ann.item(), ann.token(), ann.cookie
         process.kill()
         process.communicate(timeout=30)
-    before = rows(Ballots(tmp_path / "s", 1))
+    before = rows(AnnotationDB(tmp_path / "s", 1))
     assert [row["reason"] for row in before] == ["kept"]
     process, port = start(town, tmp_path / "s", "--nobrowser")
     with process:
@@ -240,5 +242,5 @@ def test_kill_9_loses_no_answer_and_the_same_command_goes_on(town, tmp_path):
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=30)
         assert process.returncode == 0 and "2 of" in out, out + err
-    after = rows(Ballots(tmp_path / "s", 1))
+    after = rows(AnnotationDB(tmp_path / "s", 1))
     assert after[0] == before[0] and [row["preferred"] for row in after] == ["a", "b"]

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from jaxtrain.config import ConfigError
-from jaxtrain.data.prompts import Opening
+from jaxtrain.data.prompts import Prompt
 from jaxtrain.distillation import teacher
-from jaxtrain.inference.llm import REFUSED, Generator, Reply, Spent, user
+from jaxtrain.inference.llm import LLM, REFUSED, Completion, Usage, user
 from jaxtrain.stages import init_from
 from tests.remote import Remote, chat
 from tests.runs import MODEL, arrays, column, jsonl, rows, same_arrays
@@ -96,14 +96,14 @@ def test_what_a_teacher_only_told(town, tmp_path):
 
 
 def test_a_prompt_that_an_endpoint_does_not_take_teaches_nothing():
-    told = [[Reply("", REFUSED)] * 2, [Reply("yes", "stop", ()), Reply("", REFUSED)]]
-    party = Generator("m", lambda asks: told[: len(asks)], True, Spent())
+    told = [[Completion("", REFUSED)] * 2, [Completion("yes", "stop", ()), Completion("", REFUSED)]]
+    party = LLM("m", lambda asks: told[: len(asks)], True, Usage())
     cfg = SimpleNamespace(
         run=SimpleNamespace(seed=0),
         loss=SimpleNamespace(draw_temperature=1.0),
         samples=SimpleNamespace(max_new=4),
     )
-    asked = [Opening(user(text), np.zeros(1, np.int32), {}) for text in ("much too long", "a")]
+    asked = [Prompt(user(text), np.zeros(1, np.int32), {}) for text in ("much too long", "a")]
     (row,) = teacher._replies(cfg, party, asked, 2)
     assert row["input"] == list(user("a")) and [one["message"]["content"] for one in row["choices"]] == [
         "yes"
@@ -168,5 +168,5 @@ def test_flags_that_cannot_be_are_refused(town, flags, message):
 
 
 def test_what_goes_on_from_a_student_has_its_parameters(mixed):
-    start = init_from.load(str(mixed))
+    start = init_from.load_run(str(mixed))
     assert start.lineage["stage"] == "distill" and any("embed" in path for path in arrays(mixed, 8))

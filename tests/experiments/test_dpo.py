@@ -36,15 +36,15 @@ def tables(town):
 def prepared(town, folder, *flags, **options):
     """(run, data, told) of a command's flags, as its main makes them; `told` says where the reference comes from."""
     cfg = command_line.from_flags(dpo.Dpo, list(town.flags("dpo", "--dry_run", *flags, **options)))
-    start = init_from.start(cfg, needed=True)
+    start = init_from.resolve(cfg, needed=True)
     template = chat.load_template(cfg.data.template, start.tokenizer)
-    plan = session.plan_of(cfg)
+    plan = session.make_plan(cfg)
     data = preferences.prepare(
         cfg.data, seed=cfg.run.seed, tokenizer=start.tokenizer, template=template, process=plan.process,
         kind="pairs", ties="drop", soft=False,
     )  # fmt: skip
-    run = session.session(cfg, folder, plan, start, data.tokenizer, data.fingerprints)
-    return run, data, reference.columns(cfg, run, data, "sigmoid", cfg.loss.settings()).table
+    run = session.start_session(cfg, folder, plan, start, data.tokenizer, data.fingerprints)
+    return run, data, reference.reference_columns(cfg, run, data, "sigmoid", cfg.loss.settings()).table
 
 
 def test_a_run_starts_at_its_reference_and_leaves_it(whole, town):
@@ -72,7 +72,7 @@ def test_the_reference_is_what_the_start_says_of_each_row_to_the_bit(town, whole
         run, data, told = prepared(town, tmp_path)
         assert table.shape == (len(data.rows), 2)
         assert told == [("reference", f"log-probabilities of {len(table)} rows from the cache")]
-        params, logps = session.whole(run, 0), reference.logps_of(run)
+        params, logps = session.initial_params(run, 0), reference.logps_fn(run)
         seen = set()
         for i in range(5):
             batch = data.train.batch(i)

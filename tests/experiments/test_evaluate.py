@@ -10,16 +10,16 @@ import pytest
 
 from experiments import evaluate
 from jaxtrain import flags as command_line
-from jaxtrain.apps.annotation.db import Ballots
+from jaxtrain.apps.annotation.db import AnnotationDB
 from jaxtrain.apps.evals import config
 from jaxtrain.apps.evals import report as evals_report
 from jaxtrain.apps.evals import run as evals_run
 from jaxtrain.config import ConfigError
 from jaxtrain.files import terminal
 from jaxtrain.inference import local
-from jaxtrain.inference.config import Machine
-from jaxtrain.inference.llm import Ask, user
-from jaxtrain.inference.remote import Endpoint
+from jaxtrain.inference.config import MachineFlags
+from jaxtrain.inference.llm import Request, user
+from jaxtrain.inference.remote import EndpointFlags
 from tests import browser
 from tests.runs import jsonl, quick
 
@@ -40,7 +40,7 @@ def run(town, *flags):
 def compared(town):
     """A report about three runs, with what people said of two of them."""
     base, first, last = town / "base", f"{town / 'sft'}@6", town / "sft"
-    ballots = Ballots(town / "people.sqlite", 1)
+    ballots = AnnotationDB(town / "people.sqlite", 1)
     texts = [{"text": "I", "model": str(base)}, {"text": "You", "model": str(last)}]
     ballots.add([(n, [{"role": "user", "content": f"Add {n} and 1."}], texts, "", 1) for n in range(9)])
     ballots.add([(9, [{"role": "user", "content": "x"}], [texts[0], {"text": "?", "model": "other"}], "", 1)])
@@ -112,7 +112,7 @@ def test_the_terminal_and_the_page_say_the_same(compared):
     folder, said = compared
     found, page = report(folder), (folder / "report.html").read_text()
     rate = found["contests"]["gold"]["rates"][2][0]
-    assert evals_report.rate(rate) in said and terminal.percent(rate["mean"]) in page
+    assert evals_report.rate_text(rate) in said and terminal.percent(rate["mean"]) in page
     assert "explained refusal" in said and "explained refusal" in page
     assert f"{folder}/report.html" in said
     assert not re.search(r"(src|href)\s*=\s*[\"'](?!data:|#)", page) and "http" not in page, "no network"
@@ -151,11 +151,15 @@ def test_prompts_of_no_world_are_compared_without_a_judge(town, tmp_path):
 
 def test_log_probabilities_are_those_that_the_sampler_has(town):
     with quick():
-        made = local.open_one(
-            str(town / "sft"), "models", Endpoint(), Machine(cache_dir=town.cache.partition("=")[2]), 16
+        made = local.open_llm(
+            str(town / "sft"),
+            "models",
+            EndpointFlags(),
+            MachineFlags(cache_dir=town.cache.partition("=")[2]),
+            16,
         )
         messages = user("How do I paint a boat?")
-        (reply,) = made.generate([Ask(messages, seed=3, max_new=16, top_logprobs=1)])[0]
+        (reply,) = made.generate([Request(messages, seed=3, max_new=16, top_logprobs=1)])[0]
         prompt, (ids,), _ = made.inside.template.answers(messages, [reply.text])
         ((logps, _),) = made.inside.logps([(prompt, ids[: len(reply.logprobs)])])
     assert len(reply.logprobs) > 2

@@ -28,11 +28,11 @@ def exported(town, adapted):
 
 
 def parameters(town, name):
-    start = init_from.load(name)
+    start = init_from.load_run(name)
     cfg = command_line.from_flags(sft.Sft, list(town.flags("sft", start=name)))
     with quick():
         model = transformer.build(start.arch, transformer.execution(cfg.model))
-        params = weights.starting(session.plan_of(cfg), start, model, 0)
+        params = weights.load_params(session.make_plan(cfg), start, model, 0)
     return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree.leaves_with_path(params)}
 
 

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from jaxtrain.apps.lifecycle import html, plan, progress, report
-from jaxtrain.apps.lifecycle.plan import Claim, Step
+from jaxtrain.apps.lifecycle.plan import LifecycleStep, Target
 from jaxtrain.config import Failure
 from tests.runs import MODEL
 
@@ -31,9 +31,11 @@ def tiny_steps():
         "--max_new=8",
     )
     return [
-        Step("base", "pretrain", "pretraining", pretrain, (), (Claim("eval/loss", high=50),)),
-        Step("first", "sft", "one tuning", sft, ("base",), (Claim("gold", low=9, gain=True),)),
-        Step("second", "sft", "another", (*sft, "--lr=0.01"), ("base",), (Claim("nothing", low=0),)),
+        LifecycleStep("base", "pretrain", "pretraining", pretrain, (), (Target("eval/loss", high=50),)),
+        LifecycleStep("first", "sft", "one tuning", sft, ("base",), (Target("gold", low=9, gain=True),)),
+        LifecycleStep(
+            "second", "sft", "another", (*sft, "--lr=0.01"), ("base",), (Target("nothing", low=0),)
+        ),
     ]
 
 
@@ -48,7 +50,7 @@ def trained(tmp_path_factory):
 
 def run(steps, folder):
     cache = str(folder.parent / "cache")
-    return plan.train(steps, folder, progress.shown, jobs=2, seed=3, cache_dir=cache)
+    return plan.train(steps, folder, progress.show_progress, jobs=2, seed=3, cache_dir=cache)
 
 
 def test_what_needs_a_run_waits_for_it_and_the_rest_runs_beside(trained):
@@ -57,7 +59,7 @@ def test_what_needs_a_run_waits_for_it_and_the_rest_runs_beside(trained):
     assert all(times[name]["began"] >= ended for name in ("first", "second"))
     assert times["second"]["began"] < times["first"]["began"] + times["first"]["seconds"]
     alone = sum(one["seconds"] for one in times.values())
-    assert max(one["seconds"] for one in times.values()) < plan.wall(times) < alone
+    assert max(one["seconds"] for one in times.values()) < plan.busy_seconds(times) < alone
     parent = json.loads((folder / "second" / "config.json").read_text())["parent"]
     assert parent["origin"].startswith(str(folder / "base"))
 
@@ -67,7 +69,9 @@ def test_a_second_call_runs_what_is_missing_alone(trained, capsys):
     steps = tiny_steps()
     assert run(steps, folder) == times
     assert "another: was trained before" in capsys.readouterr().out
-    steps.append(Step("third", "sft", "a third", ("--init_from={first}", "--no_such_flag=1"), ("first",), ()))
+    steps.append(
+        LifecycleStep("third", "sft", "a third", ("--init_from={first}", "--no_such_flag=1"), ("first",), ())
+    )
     with pytest.raises(Failure, match=r"sft ended with status 2(.|\n)*no_such_flag(.|\n)*third.log"):
         run(steps, folder)
     assert json.loads((folder / plan.TIMES).read_text()) == times
@@ -83,7 +87,7 @@ def test_the_report_tells_what_was_reached_and_what_was_not(trained, capsys):
     assert second["claims"][0]["after"] is None, "what was not measured is not reached"
     assert {*result["answers"][0]["answers"]} == {"base", "first", "second"}
     report.write(result, folder)
-    report.tell(result, folder)
+    report.print_result(result, folder)
     said = capsys.readouterr().out
     assert "2 claims missed" in said and "one tuning" in said
     page = (folder / "report.html").read_text()

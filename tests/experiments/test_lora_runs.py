@@ -53,12 +53,12 @@ def flat(params):
 
 def restored(town, name):
     """The whole parameters that a run started from `name` starts from."""
-    start = init_from.load(str(town / name))
+    start = init_from.load_run(str(town / name))
     cfg = command_line.from_flags(dpo.Dpo, list(town.flags("dpo", "--dry_run", start=name)))
     with quick():
-        plan = session.plan_of(cfg)
+        plan = session.make_plan(cfg)
         model = transformer.build(start.arch, transformer.execution(cfg.model))
-        return flat(weights.starting(plan, start, model, 0))
+        return flat(weights.load_params(plan, start, model, 0))
 
 
 def test_only_adapters_are_trained_and_kept(town, adapted):
@@ -107,10 +107,10 @@ def test_the_reference_is_what_training_starts_from_adapters_included(town, adap
     assert first["rewards/margins"] == pytest.approx(0, abs=1e-6)
     assert "rows computed" in town.said["dpo-lora"]
     cfg = command_line.from_flags(dpo.Dpo, list(town.flags("dpo", "--dry_run", start="lora")))
-    start = init_from.start(cfg, needed=True)
+    start = init_from.resolve(cfg, needed=True)
     template = chat.load_template(cfg.data.template, start.tokenizer)
     with quick():
-        plan = session.plan_of(cfg)
+        plan = session.make_plan(cfg)
         data = preferences.prepare(
             cfg.data,
             seed=0,
@@ -120,11 +120,13 @@ def test_the_reference_is_what_training_starts_from_adapters_included(town, adap
             ties="drop",
             soft=False,
         )
-        run = session.session(cfg, tmp_path, plan, start, data.tokenizer, {})
-        logps = reference.logps_of(run)
+        run = session.start_session(cfg, tmp_path, plan, start, data.tokenizer, {})
+        logps = reference.logps_fn(run)
         batch = data.train.batch(0)
         tuned, base = (
-            logps(session.whole(run._replace(start=init_from.load(str(town / name))), 0), (), batch)
+            logps(
+                session.initial_params(run._replace(start=init_from.load_run(str(town / name))), 0), (), batch
+            )
             for name in ("lora", "sft")
         )
     tables = [np.load(file) for file in (town / "cache" / "reference").glob("*/logps.npy")]
@@ -135,7 +137,7 @@ def test_the_reference_is_what_training_starts_from_adapters_included(town, adap
 
 
 def test_adapters_on_adapters_chain(town, preferred):
-    start = init_from.load(str(preferred))
+    start = init_from.load_run(str(preferred))
     assert [origin.path.name for origin in start.origins] == ["sft", "lora", "dpo-lora"]
     assert [origin.lora and origin.lora.dora for origin in start.origins] == [None, False, True]
     found, before = restored(town, "dpo-lora"), restored(town, "lora")

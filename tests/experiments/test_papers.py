@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from experiments.papers import arms, dedup, filtering
-from experiments.papers.arms import Trial
+from experiments.papers.arms import CorpusTrial
 from jaxtrain.config import ConfigError
 from tests.runs import MODEL, quick
 
-SMALL = dedup.Dedup(trial=Trial(documents=1200), repeated=dedup.Repeated(copies=10))
+SMALL = dedup.Dedup(trial=CorpusTrial(documents=1200), repeated=dedup.DedupFlags(copies=10))
 
 
 @pytest.fixture(scope="module")
@@ -71,23 +71,25 @@ def test_what_counts_as_reproduced():
 
 def test_flags_that_make_no_sense_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="--repeated"):
-        dedup.Repeated(repeated=1.0)
+        dedup.DedupFlags(repeated=1.0)
     with pytest.raises(ConfigError, match="--junk"):
-        filtering.Junked(junk=0.0)
+        filtering.FilteringFlags(junk=0.0)
     with pytest.raises(ConfigError, match="not one document"):
-        dedup.with_copies(dedup.Dedup(trial=Trial(documents=500), repeated=dedup.Repeated(copies=400)), None)
-    trial = Trial(workdir=str(tmp_path / "runs"))
+        dedup.with_copies(
+            dedup.Dedup(trial=CorpusTrial(documents=500), repeated=dedup.DedupFlags(copies=400)), None
+        )
+    trial = CorpusTrial(workdir=str(tmp_path / "runs"))
     assert arms.folder_of(trial, "x") == arms.folder_of(trial, "x") == tmp_path / "runs"
     with pytest.raises(ConfigError, match="other flags"):
         arms.folder_of(dataclasses.replace(trial, steps=99), "x")
 
 
 def test_an_experiment_whole_and_again(tmp_path, capsys):
-    trial = Trial(
+    trial = CorpusTrial(
         workdir=str(tmp_path / "runs"), cache_dir=str(tmp_path / "cache"), model=MODEL, documents=500, held_out=20,
         steps=20, seq_len=64,
     )  # fmt: skip
-    cfg = filtering.Filtering(trial=trial, junked=filtering.Junked(labels=200))
+    cfg = filtering.Filtering(trial=trial, junked=filtering.FilteringFlags(labels=200))
     with quick():
         filtering.main(cfg)
         said = capsys.readouterr().out
@@ -102,11 +104,11 @@ def test_an_experiment_whole_and_again(tmp_path, capsys):
 
 def test_duplicates_known_by_heart_whole(tmp_path, capsys):
     """Few steps: nothing is known by heart yet, and the result says so."""
-    trial = Trial(
+    trial = CorpusTrial(
         workdir=str(tmp_path / "runs"), cache_dir=str(tmp_path / "cache"), model=MODEL, documents=500, held_out=20,
         steps=20, seq_len=64,
     )  # fmt: skip
-    cfg = dedup.Dedup(trial=trial, repeated=dedup.Repeated(copies=10, samples=20, max_new=8))
+    cfg = dedup.Dedup(trial=trial, repeated=dedup.DedupFlags(copies=10, samples=20, max_new=8))
     with quick():
         dedup.main(cfg)
     held = json.loads((tmp_path / "runs" / "result.json").read_text())

@@ -135,13 +135,13 @@ def test_a_checkpoint_without_its_rollout_is_refused(town, whole, judge):
 
 
 def test_a_policy_that_is_not_the_one_that_sampled_stops_the_run(town, whole, judge, monkeypatch):
-    real = advantages.annotate
+    real = advantages.annotate_logps
 
     def shifted(*settings):
         look = real(*settings)
         return lambda *given: (found := look(*given)) | {"old": found["old"] + 0.1}
 
-    monkeypatch.setattr(advantages, "annotate", shifted)
+    monkeypatch.setattr(advantages, "annotate_logps", shifted)
     with pytest.raises(
         TrainingError, match=r"must have val/ratio = 1 ± 0\.001, by construction, and has 0\.90"
     ):
@@ -158,12 +158,12 @@ def policy_of(workdir, step, branch="['opt_state']['average']"):
 
 def starting(town, name):
     """The whole parameters that DPO would start from."""
-    start = init_from.load(str(town / name))
+    start = init_from.load_run(str(town / name))
     cfg = command_line.from_flags(dpo.Dpo, list(town.flags("dpo", "--dry_run", start=name)))
     with quick():
-        plan = session.plan_of(cfg)
+        plan = session.make_plan(cfg)
         model = transformer.build(start.arch, transformer.execution(cfg.model))
-        params = weights.starting(plan, start, model, 0)
+        params = weights.load_params(plan, start, model, 0)
     return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree.leaves_with_path(params)}
 
 

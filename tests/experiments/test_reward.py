@@ -58,19 +58,19 @@ def test_rewards_of_reference_completions_have_mean_0_and_variance_1(town, whole
     held, early = arrays(whole, 8), arrays(whole, 5)
     assert early["['extra']['gain']"].tolist() == [1, 1] and early["['extra']['bias']"].tolist() == [0, 0]
     cfg = command_line.from_flags(reward.Reward, list(town.flags("reward", "--dry_run", *FLAGS)))
-    start = init_from.start(cfg, needed=True)
+    start = init_from.resolve(cfg, needed=True)
     template = chat.load_template(cfg.data.template, start.tokenizer)
     with quick():
-        run = session.session(
+        run = session.start_session(
             cfg,
             tmp_path,
-            session.plan_of(cfg),
+            session.make_plan(cfg),
             start,
             start.tokenizer,
             {},
             heads=functools.partial(models.build, members=cfg.loss.members),
         )
-        scores = reward_model.scores_of(run)
+        scores = reward_model.scores_fn(run)
         params = {
             "trunk": _tree(held, "['params']['trunk']"),
             "score": {name: held[f"['params']['score']['{name}']"] for name in ("weight", "bias")},
@@ -113,7 +113,7 @@ class Rows:
 
 
 def test_a_row_weighs_the_same_for_a_member_whenever_it_comes():
-    batches = reward_model.batches(Rows(), 5, 0.5, 3)
+    batches = reward_model.ensemble_batches(Rows(), 5, 0.5, 3)
     drawn = batches(0)
     all_of = np.concatenate([drawn(None)["weight"] for _ in range(60)])
     assert all_of.shape == (480, 5) and abs(all_of.mean() - 1) < 0.1 and abs(all_of.var() - 1) < 0.15
@@ -121,7 +121,7 @@ def test_a_row_weighs_the_same_for_a_member_whenever_it_comes():
     assert abs(correlation).max() < 0.2
     later = batches(7)(None)
     assert np.array_equal(later["weight"], all_of[56:64]) and later["margin"].tolist() == [0.5, 2] * 4
-    assert "index" not in later and "weight" not in reward_model.batches(Rows(), 1, 0.5, 3)(0)(None)
+    assert "index" not in later and "weight" not in reward_model.ensemble_batches(Rows(), 1, 0.5, 3)(0)(None)
 
 
 RANKED = [

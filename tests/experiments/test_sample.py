@@ -48,11 +48,11 @@ def asked(town, *flags, name="sft"):
 @functools.cache
 def opened(folder):
     """(tokenizer, log-probabilities of every next token by the forward pass of training) of a run."""
-    start = init_from.load(str(folder))
+    start = init_from.load_run(str(folder))
     with quick():
         plan = parallel.make(config.Run(), 8, 1)
         model = transformer.build(start.arch, transformer.execution(config.Model()))
-        params = weights.starting(plan, start, model, 0)
+        params = weights.load_params(plan, start, model, 0)
 
     @jax.jit
     def forward(tokens):
@@ -163,10 +163,10 @@ def test_a_data_set_is_answered_a_row_a_completion(town, drawn):
 def test_a_row_has_the_log_probability_of_its_tokens(town, drawn):
     flags = (f"--init_from={town / 'sft'}", town.cache, "--max_new=24", "--prompt=x", "--samples=3")
     cfg, (_, logps) = command_line.from_flags(sample.Sample, list(flags)), opened(town / "sft")
-    start = init_from.load(cfg.asked.init_from)
+    start = init_from.load_run(cfg.asked.init_from)
     with quick():
-        made = inference_chat.open_run(cfg, start, chat.load_template("auto", start.tokenizer))
-        first = inference_chat.opening(made, [user(drawn[0]["prompt"])])
+        made = inference_chat.open_chat_model(cfg, start, chat.load_template("auto", start.tokenizer))
+        first = inference_chat.chat_prompt(made, [user(drawn[0]["prompt"])])
         (found,) = inference_chat.answers(made, [first])
     for row, new in zip(drawn, found, strict=False):
         assert (row["completion"], row["ended"]) == (new.text, new.ended)
@@ -230,11 +230,11 @@ def test_without_a_template_each_line_is_a_text_of_its_own(town, monkeypatch):
 def voice(context, max_new=8, template="plain"):
     """What the conversation's rules see of a run."""
     cfg = SimpleNamespace(
-        asked=sample.Asked(), drawing=sample.Drawing(max_new=max_new), chosen=sample.Chosen()
+        asked=sample.SamplePrompts(), drawing=sample.SampleSampling(max_new=max_new), chosen=sample.BestOf()
     )
     made = chat.load_template(template, ByteTokenizer())
-    rest = dict.fromkeys(inference_chat.Speaker._fields)
-    return inference_chat.Speaker(**{**rest, "cfg": cfg, "template": made, "context": context})
+    rest = dict.fromkeys(inference_chat.ChatModel._fields)
+    return inference_chat.ChatModel(**{**rest, "cfg": cfg, "template": made, "context": context})
 
 
 def test_a_full_context_drops_the_oldest_exchanges():
@@ -242,14 +242,14 @@ def test_a_full_context_drops_the_oldest_exchanges():
     said.append(user("the last"))
     sizes = [len(voice(0).template.prompt(said[start:])) for start in range(0, 9, 2)]
     for context, dropped in ((sizes[0] + 8, 0), (sizes[0] + 7, 2), (sizes[2] + 9, 4), (sizes[4] + 1, 8)):
-        asked, found = inference_chat.fitting(voice(context), said)
+        asked, found = inference_chat.fit_conversation(voice(context), said)
         assert found == dropped and list(asked.messages) == said[dropped:], context
         assert len(asked.ids) == sizes[dropped // 2]
-    assert inference_chat.fitting(voice(0), said)[1] == 0
+    assert inference_chat.fit_conversation(voice(0), said)[1] == 0
     with pytest.raises(
         ConfigError, match=f"the last turn: {sizes[4]} tokens leave no room .* context of {sizes[4]}"
     ):
-        inference_chat.fitting(voice(sizes[4]), said)
+        inference_chat.fit_conversation(voice(sizes[4]), said)
 
 
 @pytest.mark.parametrize("ends", [(), ("wörld",), ("\n", "ö w"), ("zz", "h", "lo w")])
@@ -262,9 +262,9 @@ def test_streamed_text_is_the_whole_text_up_to_a_stop(ends):
     for _ in range(50):
         cuts = np.sort(rng.integers(0, len(ids) + 1, rng.integers(0, 12)))
         chunks = [part.tolist() for part in np.split(np.array(ids), cuts)]
-        parts = list(inference_chat.pieces(chunks, tokenizer.decode, ends))
+        parts = list(inference_chat.text_pieces(chunks, tokenizer.decode, ends))
         assert "".join(parts) == wanted and stop_strings.UNKNOWN not in "".join(parts)
-    assert len(list(inference_chat.pieces([[i] for i in ids], tokenizer.decode, ()))) > 20, (
+    assert len(list(inference_chat.text_pieces([[i] for i in ids], tokenizer.decode, ()))) > 20, (
         "it comes as soon as it can"
     )
 
@@ -272,7 +272,7 @@ def test_streamed_text_is_the_whole_text_up_to_a_stop(ends):
 def test_a_cut_character_is_shown_at_the_end():
     tokenizer = ByteTokenizer()
     ids = tokenizer.encode(["a☃"])[0].tolist()
-    assert "".join(inference_chat.pieces([ids[:2], ids[2:3]], tokenizer.decode, ())) == tokenizer.decode(
+    assert "".join(inference_chat.text_pieces([ids[:2], ids[2:3]], tokenizer.decode, ())) == tokenizer.decode(
         ids[:3]
     )
 
@@ -284,7 +284,7 @@ def test_stops_are_split_at_commas():
         (r"\n,Human:", ("\n", "Human:")),
         (r"a\,b,\t", ("a,b", "\t")),
     ):
-        assert sample.Drawing(stop=text).stops() == wanted
+        assert sample.SampleSampling(stop=text).stops() == wanted
 
 
 class Terminal:
@@ -380,19 +380,22 @@ def test_files_that_are_there_are_not_written_over(town, tmp_path):
 
 def test_prompts_that_leave_no_room_are_named(tmp_path):
     small = voice(context=64)
-    long = inference_chat.opening(small, [user("word " * 20)])
+    long = inference_chat.chat_prompt(small, [user("word " * 20)])
     with pytest.raises(
         ConfigError, match=r"--prompt: 1.. tokens leave no room for an answer in a context of 64"
     ):
         inference_chat.require_room(small, long, "--prompt")
-    fine = inference_chat.opening(small, [user("word")])
+    fine = inference_chat.chat_prompt(small, [user("word")])
     with pytest.raises(
         ConfigError, match=r"--prompts=x: prompt 1 \('word word .*'\): 1.. tokens leave no room"
     ):
         sample.answer_data(
-            small._replace(cfg=SimpleNamespace(**vars(small.cfg) | {"asked": sample.Asked(prompts="x", out="y")})),
-            [fine, long], tmp_path / "y.jsonl",
-        )  # fmt: skip
+            small._replace(
+                cfg=SimpleNamespace(**vars(small.cfg) | {"asked": sample.SamplePrompts(prompts="x", out="y")})
+            ),
+            [fine, long],
+            tmp_path / "y.jsonl",
+        )
     assert not list(tmp_path.iterdir())
 
 

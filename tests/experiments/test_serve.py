@@ -15,7 +15,7 @@ import pytest
 from experiments import serve
 from jaxtrain import flags as command_line
 from jaxtrain.apps.serve import config as serve_config
-from jaxtrain.apps.serve.store import Store
+from jaxtrain.apps.serve.store import CompletionStore
 from jaxtrain.config import ConfigError
 from jaxtrain.data import chat
 from jaxtrain.stages import init_from
@@ -35,10 +35,10 @@ def config(*flags):
 def server(town):
     """The run `sft` behind the API in this process, with a store."""
     cfg = config(f"--model={town / 'sft'}", "--context=64", "--rows=4", town.cache)
-    start = init_from.load(cfg.served.model)
+    start = init_from.load_run(cfg.served.model)
     template = chat.load_template("auto", start.tokenizer)
     with quick():
-        house = serve.open_house(cfg, start, template, 64, Store(town / "store.sqlite"))
+        house = serve.open_server(cfg, start, template, 64, CompletionStore(town / "store.sqlite"))
     with running(house) as found:
         yield found
 
@@ -230,7 +230,7 @@ def test_sigterm_lets_what_is_under_way_end_and_kill_9_loses_nothing(town, tmp_p
         under_way.join(10)
         process.communicate(timeout=30)
         assert process.returncode == -signal.SIGKILL
-    held = Store(path)
+    held = CompletionStore(path)
     found, more = held.page("", 9, False, "", {})
     held.close()
     assert [one["id"] for one in found] == [kept.id, *told] and not more

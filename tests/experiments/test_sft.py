@@ -96,7 +96,7 @@ def test_a_dry_run_takes_the_step_of_its_flags_and_leaves_nothing(town, whole):
 def test_a_run_goes_on_where_its_parent_was(town, whole):
     """The parent's newer checkpoints are not what this run began from."""
     held = json.loads((whole / "config.json").read_text())
-    assert init_from.load(held["parent"]["origin"]).origins[0].step == 40
+    assert init_from.load_run(held["parent"]["origin"]).origins[0].step == 40
 
 
 TALK = [

@@ -22,10 +22,10 @@ from jaxtrain.data import chat as chat_templates
 from jaxtrain.data.tokenizer import load as load_tokenizer
 from jaxtrain.files import journal
 from jaxtrain.inference import judges, local
-from jaxtrain.inference.config import Machine
-from jaxtrain.inference.llm import Ask, Reply, user
-from jaxtrain.inference.llm_judge import Pair
-from jaxtrain.inference.remote import Endpoint
+from jaxtrain.inference.config import MachineFlags
+from jaxtrain.inference.llm import Completion, Request, user
+from jaxtrain.inference.llm_judge import JudgePair
+from jaxtrain.inference.remote import EndpointFlags
 from jaxtrain.stages import init_from
 from jaxtrain.train import parallel
 from jaxtrain.worlds.tinytown import measures
@@ -95,8 +95,8 @@ def test_a_reward_model_judges_as_it_does_elsewhere(town, tmp_path):
     made(town, out, *flags, f"--judge={town / 'rm'}", "--min_score=-50", "--max_new=24")
     rows = read(out)
     with quick():
-        rm = judges.of_reward_model(town / "rm", None, Machine(cache_dir=town.cache[12:]))
-        best = rm.compare([Pair(user(rows[0]["prompt"]), rows[0]["completion"], "no")], 0).values[0]
+        rm = judges.reward_model_judge(town / "rm", None, MachineFlags(cache_dir=town.cache[12:]))
+        best = rm.compare([JudgePair(user(rows[0]["prompt"]), rows[0]["completion"], "no")], 0).values[0]
         settings, plan = config.Scores(reward_model=str(town / "rm")), parallel.make(config.Run(), 0, 1)
         scorer = judges.rewards.load(settings, f"{town / 'rm'}@8", plan, config.Model())
         template = chat_templates.load_template("auto", load_tokenizer(town / "sft" / "tokenizer"))
@@ -158,13 +158,13 @@ def test_a_base_run_asks_and_answers(town, tmp_path):
 def test_a_run_replies_as_sampling_does_and_knows_its_log_probabilities(town):
     """Replies do not depend on what else is asked; the log-probabilities are those of the forward pass."""
     with quick():
-        voice = local.open_one(
-            str(town / "sft"), "generator", Endpoint(), Machine(cache_dir=town.cache[12:]), 12
+        voice = local.open_llm(
+            str(town / "sft"), "generator", EndpointFlags(), MachineFlags(cache_dir=town.cache[12:]), 12
         )
-        one = Ask(user("How do I wash a bike?"), samples=2, seed=3, max_new=12, top_logprobs=4)
+        one = Request(user("How do I wash a bike?"), samples=2, seed=3, max_new=12, top_logprobs=4)
         others = [
-            Ask(user("How do"), seed=1, raw=True), one._replace(seed=4, samples=1, temperature=0.0), one,
-            Ask(user("What is 3 + 4?"), seed=9, max_new=3),
+            Request(user("How do"), seed=1, raw=True), one._replace(seed=4, samples=1, temperature=0.0), one,
+            Request(user("What is 3 + 4?"), seed=9, max_new=3),
         ]  # fmt: skip
         alone, among = voice.generate([one])[0], voice.generate(others)
         assert [reply.text for reply in among[2]] == [reply.text for reply in alone]
@@ -188,14 +188,16 @@ def test_a_run_replies_as_sampling_does_and_knows_its_log_probabilities(town):
 
 def test_a_prompt_without_room_is_counted(town, tmp_path):
     """The tiny model's context has no bound; one with a bound refuses what fills it and answers the rest."""
-    short = init_from.load(str(town / "sft"))._replace(
-        arch=replace(init_from.load(str(town / "sft")).arch, max_len=40)
+    short = init_from.load_run(str(town / "sft"))._replace(
+        arch=replace(init_from.load_run(str(town / "sft")).arch, max_len=40)
     )
     with quick(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(local, "_started", lambda text, flag: short)
-        voice = local.open_one("sft", "generator", Endpoint(), Machine(cache_dir=town.cache[12:]), 12)
-        told = voice.generate([Ask(user("word " * 60)), Ask(user("What is 3 + 4?"), samples=2)])
-    assert told[0] == [Reply("", "refused")] and len(told[1]) == 2 and voice.spent.refused == 1
+        voice = local.open_llm(
+            "sft", "generator", EndpointFlags(), MachineFlags(cache_dir=town.cache[12:]), 12
+        )
+        told = voice.generate([Request(user("word " * 60)), Request(user("What is 3 + 4?"), samples=2)])
+    assert told[0] == [Completion("", "refused")] and len(told[1]) == 2 and voice.spent.refused == 1
 
 
 def expert(request):

@@ -6,9 +6,9 @@ import re
 import pytest
 
 from experiments import train_classifier
-from experiments.train_classifier import Labelled, TrainClassifier, Training
+from experiments.train_classifier import ClassifierTraining, LabelledDocuments, TrainClassifier
 from jaxtrain.apps.filters import classifier
-from jaxtrain.apps.filters.classifier import Classifier
+from jaxtrain.apps.filters.classifier import ClassifierFilter
 from jaxtrain.config import ConfigError
 from tests.apps.filters.world import labelled
 
@@ -26,8 +26,8 @@ def files(tmp_path_factory):
 
 def run(files, out, **kwargs):
     named = {key: f"jsonl:{files / value}.jsonl" for key, value in kwargs.items()}
-    chosen = Labelled(cache_dir=str(files / "cache"), **named)
-    train_classifier.main(TrainClassifier(labelled=chosen, training=Training(out=str(out))))
+    chosen = LabelledDocuments(cache_dir=str(files / "cache"), **named)
+    train_classifier.main(TrainClassifier(labelled=chosen, training=ClassifierTraining(out=str(out))))
     return classifier.load(out)
 
 
@@ -38,7 +38,7 @@ def test_labels_in_a_field_or_two_sources_give_a_classifier_that_works(files, tm
     assert one.facts["good"] == two.facts["good"] and one.facts["bad"] == two.facts["bad"]
     precision, recall = (float(re.search(rf"{name} +([\d.]+)", said)[1]) for name in ("precision", "recall"))
     assert precision >= 0.98 and recall >= 0.98 and one.fingerprint in said
-    check = classifier.check(Classifier(classifier=str(tmp_path / "a.npz")))
+    check = classifier.check(ClassifierFilter(classifier=str(tmp_path / "a.npz")))
     junk = [one.text for one in labelled() if one.defect == "shuffled"][-50:]
     assert sum(bool(check(text)) for text in junk) >= 49
 
@@ -46,7 +46,7 @@ def test_labels_in_a_field_or_two_sources_give_a_classifier_that_works(files, tm
 def test_mistakes_are_told(files, tmp_path):
     for wrong in ({"good": "x"}, {"data": "x", "good": "y", "bad": "z"}):
         with pytest.raises(ConfigError, match="--good and --bad"):
-            Labelled(**wrong)
+            LabelledDocuments(**wrong)
     with pytest.raises(ConfigError, match="name labelled documents"):
         train_classifier.main(TrainClassifier())
     with pytest.raises(ConfigError, match="--out"):
@@ -54,9 +54,11 @@ def test_mistakes_are_told(files, tmp_path):
     with pytest.raises(ConfigError, match="0 bad documents"):
         run(files, tmp_path / "a.npz", data="good")
     with pytest.raises(ConfigError, match="--held_share"):
-        Training(held_share=1.0)
-    chosen = Labelled(data=f"jsonl:{files / 'all.jsonl'}", label_field="zz", cache_dir=str(files / "cache"))
+        ClassifierTraining(held_share=1.0)
+    chosen = LabelledDocuments(
+        data=f"jsonl:{files / 'all.jsonl'}", label_field="zz", cache_dir=str(files / "cache")
+    )
     with pytest.raises(ConfigError, match="--label_field=zz"):
         train_classifier.main(
-            TrainClassifier(labelled=chosen, training=Training(out=str(tmp_path / "a.npz")))
+            TrainClassifier(labelled=chosen, training=ClassifierTraining(out=str(tmp_path / "a.npz")))
         )

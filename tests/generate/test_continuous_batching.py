@@ -47,7 +47,9 @@ def requests(**changes):
 
 
 def served(asked, plan=(), rows=3, **options):
-    found = list(continuous_batching.served(*made(*plan), asked, rows=rows, usual=USUAL, chunk=2, **options))
+    found = list(
+        continuous_batching.completions(*made(*plan), asked, rows=rows, usual=USUAL, chunk=2, **options)
+    )
     assert sorted(one.number for one in found) == list(range(len(found)))
     return sorted(found)
 
@@ -68,7 +70,7 @@ def test_a_row_that_ends_is_replaced_while_others_run():
             yield request
 
     order = []
-    for one in continuous_batching.served(*made(), asked(), rows=2, usual=USUAL, chunk=1):
+    for one in continuous_batching.completions(*made(), asked(), rows=2, usual=USUAL, chunk=1):
         order.append(one.number)
         assert len(taken) <= len(order) + 1, "a request is taken when a row is free for it, not before"
     assert sorted(order) == list(range(len(PROMPTS))) and order != sorted(order)
@@ -101,7 +103,7 @@ def test_a_stop_ends_a_request():
 
 def test_what_cannot_be_served_is_refused():
     with pytest.raises(ValueError, match="one host, and one device or the mesh plan"):
-        next(continuous_batching.served(*made("pmap", "", 8), requests(), rows=8, usual=USUAL))
+        next(continuous_batching.completions(*made("pmap", "", 8), requests(), rows=8, usual=USUAL))
     with pytest.raises(ValueError, match="min_p"):
         served([requests()[0]._replace(how={"min_p": 0.1})])
     with pytest.raises(ValueError, match="the engine was made without"):
@@ -132,7 +134,7 @@ def telling(kind="pmap", mesh="", devices=1):
 def parts(asked, plan=(), rows=3, **options):
     """The parts of each request, in their order."""
     found = {}
-    for part in continuous_batching.parts(
+    for part in continuous_batching.completion_parts(
         *telling(*plan)[:2], asked, rows=rows, usual=USUAL, chunk=2, **options
     ):
         found.setdefault(part.number, []).append(part)
@@ -154,7 +156,7 @@ def test_parts_are_the_whole_and_tell_the_models_own_distribution(plan, rows):
         if i % 2 == 0:
             own, ids, logps = (
                 np.concatenate([getattr(p.top, name) for p in several])
-                for name in continuous_batching.Top._fields
+                for name in continuous_batching.TokenLogprobs._fields
             )
             told = np.asarray(forward([*PROMPTS[i], *one.tokens]))[len(PROMPTS[i]) - 1 : -1]
             np.testing.assert_allclose(own, told[np.arange(len(own)), one.tokens], atol=1e-4)
@@ -166,7 +168,9 @@ def test_a_request_nobody_waits_for_frees_its_row():
     heard, asked = [], requests()
     long = max(range(8), key=lambda i: len(alone()[i][0]))
     left = asked[long]._replace(waits=lambda: len(heard) < 2)
-    for part in continuous_batching.parts(*telling()[:2], [left, asked[0]], rows=1, usual=USUAL, chunk=2):
+    for part in continuous_batching.completion_parts(
+        *telling()[:2], [left, asked[0]], rows=1, usual=USUAL, chunk=2
+    ):
         heard.append(part)
     first = [part for part in heard if part.number == 0]
     assert [len(part.tokens) for part in first] == [3, 2, 0] and first[-1].ended

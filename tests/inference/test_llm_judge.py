@@ -5,8 +5,8 @@ import math
 import pytest
 
 from jaxtrain.inference import llm_judge
-from jaxtrain.inference.llm import Generator, Reply, Spent, Token, user
-from jaxtrain.inference.llm_judge import Asking, Case, Pair
+from jaxtrain.inference.llm import LLM, Completion, TokenLogprob, Usage, user
+from jaxtrain.inference.llm_judge import JudgeCase, JudgeConfig, JudgePair
 from jaxtrain.rewards import functions
 
 ASKED = user("What is 2 + 3?")
@@ -26,15 +26,15 @@ class Model:
         text = ask.messages[-1]["content"]
         n = self.counts[text] = self.counts.get(text, -1) + 1
         found = self.reply(text, n)
-        return found if isinstance(found, Reply) else Reply(found, "stop")
+        return found if isinstance(found, Completion) else Completion(found, "stop")
 
     def judge(self, **how):
-        return llm_judge.of_model(Generator("model", self.generate, True, Spent()), Asking(**how))
+        return llm_judge.llm_judge(LLM("model", self.generate, True, Usage()), JudgeConfig(**how))
 
 
 def test_a_score_is_asked_for_with_the_rubric_and_read_from_the_last_line():
     model = Model(lambda text, n: "Fine.\n\n**Score: 8**\n" if "Five" in text else "Score: 2.")
-    found = model.judge(rubric="Be right.").score([Case(ASKED, "Five."), Case(ASKED, "{Six}.")], 7)
+    found = model.judge(rubric="Be right.").score([JudgeCase(ASKED, "Five."), JudgeCase(ASKED, "{Six}.")], 7)
     assert found.values == [8.0, 2.0] and found.told == {"questions": 2, "malformed": 0, "unanswered": 0}
     text = model.asks[1].messages[-1]["content"]
     assert "Be right." in text and "User: What is 2 + 3?" in text and "{Six}." in text
@@ -56,18 +56,18 @@ MALFORMED = [
 @pytest.mark.parametrize("text", MALFORMED)
 def test_what_is_malformed_is_asked_again_and_counted(text):
     model = Model(lambda asked, n: text if n < 2 else "Score: 5")
-    found = model.judge().score([Case(ASKED, "Five.")], 0)
+    found = model.judge().score([JudgeCase(ASKED, "Five.")], 0)
     assert found.values == [5.0] and found.told["malformed"] == 2
     assert len({ask.seed for ask in model.asks}) == 3 and model.asks[1].temperature > 0
     never = Model(lambda asked, n: text)
-    found = never.judge().score([Case(ASKED, "Five.")], 0)
+    found = never.judge().score([JudgeCase(ASKED, "Five.")], 0)
     assert found.values == [None] and found.told == {"questions": 1, "malformed": 3, "unanswered": 1}
 
 
 def test_the_median_of_the_votes_counts_and_only_missing_votes_are_asked_again():
     scores = ["Score: 9", "?", "Score: 1", "Score: 8"]
     model = Model(lambda asked, n: scores[n])
-    found = model.judge(votes=3, temperature=0.7).score([Case(ASKED, "Five.")], 0)
+    found = model.judge(votes=3, temperature=0.7).score([JudgeCase(ASKED, "Five.")], 0)
     assert found.values == [8.0] and [ask.samples for ask in model.asks] == [3, 1]
     with pytest.raises(ValueError, match="3 votes at temperature 0"):
         model.judge(votes=3)
@@ -80,13 +80,13 @@ def prefers(text, best):
 
 def test_both_orders_are_asked():
     model = Model(lambda text, n: prefers(text, "Five"))
-    found = model.judge().compare([Pair(ASKED, "Five.", "Six."), Pair(ASKED, "Seven.", "Five.")], 0)
+    found = model.judge().compare([JudgePair(ASKED, "Five.", "Six."), JudgePair(ASKED, "Seven.", "Five.")], 0)
     assert found.values == [1.0, 0.0] and found.told["flip_rate"] == 0 == found.told["position_bias"]
     assert len(model.asks) == 4
 
 
 def test_a_model_that_likes_what_it_sees_first_has_a_bias_of_a_half_and_decides_nothing():
-    found = Model(lambda text, n: "Verdict: A").judge().compare([Pair(ASKED, "Five.", "Six.")] * 3, 0)
+    found = Model(lambda text, n: "Verdict: A").judge().compare([JudgePair(ASKED, "Five.", "Six.")] * 3, 0)
     assert found.values == [0.5] * 3
     assert found.told == {
         "questions": 6,
@@ -109,14 +109,16 @@ def test_both_orders_by_hand():
 def test_the_majority_of_verdicts_counts_and_equal_camps_tie():
     replies = ["Verdict: A", "Verdict: A", "Verdict: B"]
     seen = Model(lambda text, n: replies[n] if text.index("Five") < text.index("Six") else "Verdict: B")
-    assert seen.judge(votes=3, temperature=1.0).compare([Pair(ASKED, "Five.", "Six.")], 0).values == [1.0]
+    assert seen.judge(votes=3, temperature=1.0).compare([JudgePair(ASKED, "Five.", "Six.")], 0).values == [
+        1.0
+    ]
     assert llm_judge._majority([1.0, 0.0], soft=False) == 0.5 and llm_judge._majority([], soft=False) is None
     assert llm_judge._majority([1.0, 0.5, 0.5], soft=False) == 0.5
 
 
 def tokens(*parts, **top):
-    told = [Token(part, -1.0, ()) for part in parts[:-1]]
-    return (*told, Token(parts[-1], -1.0, tuple((name, math.log(p)) for name, p in top.items())))
+    told = [TokenLogprob(part, -1.0, ()) for part in parts[:-1]]
+    return (*told, TokenLogprob(parts[-1], -1.0, tuple((name, math.log(p)) for name, p in top.items())))
 
 
 def test_log_probabilities_make_a_soft_verdict():
@@ -124,33 +126,39 @@ def test_log_probabilities_make_a_soft_verdict():
         "Well. ", "Verdict", ":", " ", "A", **{"A": 0.6, " A": 0.1, "B": 0.2, "tie": 0.05, "C": 0.05}
     )
     soft = (0.7 + 0.5 * 0.05) / 0.95
-    model = Model(lambda text, n: Reply("Well. Verdict:  A".replace(". ", ".\n"), "stop", sure))
-    found = model.judge(top_logprobs=5).compare([Pair(ASKED, "Five.", "Six.")], 0)
+    model = Model(lambda text, n: Completion("Well. Verdict:  A".replace(". ", ".\n"), "stop", sure))
+    found = model.judge(top_logprobs=5).compare([JudgePair(ASKED, "Five.", "Six.")], 0)
     assert found.values == [pytest.approx((soft + 1 - soft) / 2)]
     assert found.told["position_bias"] == pytest.approx(soft - 0.5) and model.asks[0].top_logprobs == 5
 
 
 def test_log_probabilities_make_an_expected_score():
     found = tokens("Score", ": ", "8", **{"8": 0.5, "9": 0.25, "x": 0.25})
-    model = Model(lambda text, n: Reply("Score: 8", "stop", found))
-    (score,) = model.judge(top_logprobs=3).score([Case(ASKED, "Five.")], 0).values
+    model = Model(lambda text, n: Completion("Score: 8", "stop", found))
+    (score,) = model.judge(top_logprobs=3).score([JudgeCase(ASKED, "Five.")], 0).values
     assert score == pytest.approx((8 * 0.5 + 9 * 0.25) / 0.75)
 
 
 def test_the_worlds_judge_is_a_judge_of_its_own_questions_only():
-    gold = llm_judge.of_reward(functions.resolve("gold"))
+    gold = llm_judge.reward_judge(functions.resolve("gold"))
     right, wrong = "5.", "6."
-    cases = [Case(ASKED, right), Case(user("Who are you?"), right), Case(ASKED, wrong)]
+    cases = [JudgeCase(ASKED, right), JudgeCase(user("Who are you?"), right), JudgeCase(ASKED, wrong)]
     found = gold.score(cases, 0)
     assert found.values[0] > found.values[2] and found.values[1] is None
     assert found.told == {"questions": 3, "unanswered": 1}
-    pairs = [Pair(ASKED, right, wrong), Pair(ASKED, wrong, right), Pair(ASKED, right, right)]
+    pairs = [JudgePair(ASKED, right, wrong), JudgePair(ASKED, wrong, right), JudgePair(ASKED, right, right)]
     assert gold.compare(pairs, 0).values == [1.0, 0.0, 0.5]
-    assert gold.score([], 0).values == [] and gold.compare([Pair(user("Who?"), "a", "b")], 0).values == [None]
+    assert gold.score([], 0).values == [] and gold.compare([JudgePair(user("Who?"), "a", "b")], 0).values == [
+        None
+    ]
 
 
 def test_a_function_is_a_judge_and_sees_the_record():
-    length = llm_judge.of_reward(functions.Reward("f", lambda completions, most, **rest: [m - len(c) for c, m in zip(
-        completions, most, strict=True)]))  # fmt: skip
-    assert length.score([Case(ASKED, "abc", {"most": 5})], 0).values == [2.0]
-    assert length.compare([Pair(ASKED, "abc", "ab", {"most": 5})], 0).values == [0.0]
+    length = llm_judge.reward_judge(
+        functions.RewardFunction(
+            "f",
+            lambda completions, most, **rest: [m - len(c) for c, m in zip(completions, most, strict=True)],
+        )
+    )
+    assert length.score([JudgeCase(ASKED, "abc", {"most": 5})], 0).values == [2.0]
+    assert length.compare([JudgePair(ASKED, "abc", "ab", {"most": 5})], 0).values == [0.0]

@@ -10,7 +10,7 @@ from tests.runs import column
 def score(town):
     from jaxtrain.inference import perplexity
 
-    return perplexity.score(str(town / "base"))
+    return perplexity.bits_per_byte(str(town / "base"))
 
 
 def test_bits_a_byte_are_those_that_the_tokens_have(town, score):
@@ -22,10 +22,10 @@ def test_bits_a_byte_are_those_that_the_tokens_have(town, score):
     from jaxtrain.stages import init_from, weights
     from jaxtrain.train import parallel
 
-    start = init_from.load(str(town / "base"))
+    start = init_from.load_run(str(town / "base"))
     plan = parallel.make(config.Run(), 0, 1)
     model = transformer.build(start.arch, transformer.execution(config.Model(), plan.shards, plan.local))
-    params = weights.starting(plan, start, model, 0)
+    params = weights.load_params(plan, start, model, 0)
     text = "Q: How do I wash a bike?\nA: Just wipe the bike."
     ids = np.array([start.tokenizer.bos, *start.tokenizer.encode([text])[0], start.tokenizer.eos])
     cache = model.cache(1, len(ids))

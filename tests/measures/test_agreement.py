@@ -109,7 +109,7 @@ def test_kappa_of_two_annotators_by_hand():
 
 def test_each_two_people_are_told_apart():
     labels = {"cy": {1: "a", 2: "b"}, "ann": {1: "a", 2: "a", 3: "b"}, "bob": {3: "b"}, "dot": {9: "a"}}
-    found = agreement.of_people(labels)
+    found = agreement.annotator_agreement(labels)
     assert [(one["who"], one["count"], one["alike"]) for one in found] == [
         (("ann", "bob"), 1, 1.0),
         (("ann", "cy"), 2, 0.5),

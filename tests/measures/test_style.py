@@ -28,13 +28,13 @@ def test_a_stance_by_words(answer, stance):
 def test_a_stance_by_the_world_s_judge():
     harm = next(one for one in every_prompt().values() if one.family == "harm")
     safe = next(one for one in every_prompt().values() if one.family == "ben")
-    steps = answers.Answer(answers.STEPS, True, 0, harm.y, (0, 1, 2), (0, 0, 0))
+    steps = answers.TownAnswer(answers.STEPS, True, 0, harm.y, (0, 1, 2), (0, 0, 0))
     refusal = answers.right_answer(harm)
     other = next(one for one in lexicon.REASONS if one not in lexicon.VERBS[harm.x].reasons)
     said = {
         "explained refusal": refusal,
         "refusal": refusal._replace(reason=other),
-        "evasive": answers.Answer(answers.EVASION),
+        "evasive": answers.TownAnswer(answers.EVASION),
         "compliance": steps,
     }
     texts = [answers.render(harm, one) for one in said.values()]

@@ -27,7 +27,7 @@ def test_who_met_whom():
     found = win_rates.between(matches, 4)
     assert found[0][1].mean == 0.75 and found[1][0].mean == 0.25 and found[0][2].mean == 1.0
     assert found[1][2] is None and found[3] == [None] * 4 and found[0][0] is None
-    assert win_rates.wins(matches, 4)[:3, :3].tolist() == [[0, 1.5, 1], [0.5, 0, 0], [0, 0, 0]]
+    assert win_rates.win_rates(matches, 4)[:3, :3].tolist() == [[0, 1.5, 1], [0.5, 0, 0], [0, 0, 0]]
 
 
 def test_bradley_terry_of_two_is_the_log_odds():

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtrain.config import Lora
 from jaxtrain.models import lora, value
 from jaxtrain.models import reward as reward_models
-from jaxtrain.objectives.distill import Settings as Distilling
+from jaxtrain.objectives.distill import DistillSettings as Distilling
 from jaxtrain.objectives.distill import distill
 from jaxtrain.objectives.dpo import dpo, kto
 from jaxtrain.objectives.next_token import next_token
@@ -117,7 +117,7 @@ def _not_own(batch: dict[str, np.ndarray]) -> np.ndarray:
     return (batch["segments"] == 0) | (np.arange(2) > 0)[:, None]
 
 
-SETTINGS = preference.Settings(
+SETTINGS = preference.PreferenceSettings(
     beta=0.1,
     label_smoothing=0.0,
     divergence="reverse_kl",
@@ -205,7 +205,7 @@ def _critic(shared: bool, model: LM) -> Critic:
     return Critic(init, made.axes, made)
 
 
-EVERYTHING = pg.Settings(
+EVERYTHING = pg.PolicyGradientSettings(
     kl_weight=0.1, entropy_weight=0.02, temperature=0.8, value_weight=0.5, ptx_weight=0.5
 )
 
@@ -332,7 +332,9 @@ CASES: dict[str, Case] = {
         lambda model: functools.partial(
             policy_gradient,
             model=model,
-            settings=pg.Settings(level="sequence", aggregate="sequence", kl_weight=0.1, kl="k2"),
+            settings=pg.PolicyGradientSettings(
+                level="sequence", aggregate="sequence", kl_weight=0.1, kl="k2"
+            ),
         ),
         _sampled,
         ("tokens", "targets", "positions", *NUMBERS),

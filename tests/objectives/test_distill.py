@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtrain.objectives.distill import Settings, distill
+from jaxtrain.objectives.distill import DistillSettings, distill
 from jaxtrain.ops import divergences
 from jaxtrain.ops.logprobs import logits
 from jaxtrain.types import LM, Head
@@ -39,7 +39,7 @@ def log_softmax(x):
 def test_soft_targets_times_t_squared_and_hard_ones_at_t_1(model, both, temperature, hard):
     student, teacher = both
     batch = tiny.batch(4, 12, VOCAB)
-    settings = Settings(temperature=temperature, hard_weight=hard)
+    settings = DistillSettings(temperature=temperature, hard_weight=hard)
     found = distill(student, teacher, batch, None, model=model, teacher=model, settings=settings)
     s, t, mask = said(model, student, batch), said(model, teacher, batch), batch["mask"]
     p, q = (log_softmax(x / temperature) for x in (t, s))
@@ -56,7 +56,7 @@ def test_soft_targets_times_t_squared_and_hard_ones_at_t_1(model, both, temperat
 @pytest.mark.parametrize("kind", list(divergences.DIVERGENCES))
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(model, both, kind):
     batch = tiny.batch(4, 12, VOCAB)
-    objective = functools.partial(distill, model=model, teacher=model, settings=Settings(kind))
+    objective = functools.partial(distill, model=model, teacher=model, settings=DistillSettings(kind))
     value, grads = jax.value_and_grad(lambda p: objective(p, both[0], batch, None).total)(both[0])
     assert abs(value) < 1e-4
     assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(grads)) < 1e-3
@@ -67,8 +67,8 @@ def test_all_that_a_teacher_could_say_is_the_teacher(model, both):
     batch = tiny.batch(4, 12, VOCAB)
     ids, logps = divergences.top_k(jnp.asarray(said(model, teacher, batch), jnp.float32), VOCAB)
     told = {**batch, "teacher_ids": ids, "teacher_logps": logps}
-    live = distill(student, teacher, batch, None, model=model, teacher=model, settings=Settings("jsd"))
-    kept = distill(student, (), told, None, model=model, teacher=None, settings=Settings("jsd"))
+    live = distill(student, teacher, batch, None, model=model, teacher=model, settings=DistillSettings("jsd"))
+    kept = distill(student, (), told, None, model=model, teacher=None, settings=DistillSettings("jsd"))
     np.testing.assert_allclose(kept.total, live.total, rtol=1e-4)
 
 
@@ -80,7 +80,7 @@ def test_a_token_that_the_teacher_is_silent_about_is_a_hard_label(model, both):
         "teacher_ids": np.full(shape, -1),
         "teacher_logps": np.full(shape, -np.inf, np.float32),
     }
-    found = distill(both[0], (), silent, None, model=model, teacher=None, settings=Settings())
+    found = distill(both[0], (), silent, None, model=model, teacher=None, settings=DistillSettings())
     total, count = found.metrics["loss"]
     np.testing.assert_allclose(found.total, total, rtol=1e-6)
     assert found.metrics["divergence"] == (0, 0) and count == batch["mask"].sum()
@@ -98,7 +98,7 @@ def test_a_teacher_with_a_padded_vocabulary(model, both):
 
     wide: LM = model._replace(head=padded)
     plain, found = (
-        distill(student, teacher, batch, None, model=model, teacher=one, settings=Settings()).total
+        distill(student, teacher, batch, None, model=model, teacher=one, settings=DistillSettings()).total
         for one in (model, wide)
     )
     np.testing.assert_allclose(found, plain, rtol=1e-6)
@@ -121,7 +121,7 @@ def test_chunks_of_the_vocabulary_op_change_nothing(model, both):
                     None,
                     model=one,
                     teacher=model,
-                    settings=Settings("jsd", hard_weight=0.5),
+                    settings=DistillSettings("jsd", hard_weight=0.5),
                 ).total
             )
         )(both[0])
@@ -140,5 +140,5 @@ def test_an_unknown_divergence_is_refused(model, both):
             None,
             model=model,
             teacher=model,
-            settings=Settings("kl"),
+            settings=DistillSettings("kl"),
         )

@@ -112,7 +112,7 @@ def test_sigmoid_with_the_nll_of_the_chosen_by_hand():
 def test_every_loss_is_its_link_on_these_numbers():
     h = SUMS - REFERENCE
     columns = (jnp.asarray(BATCH[name]) for name in ("shift", "partner", "kl", "label"))
-    pair = preference.Pair(*(jnp.asarray(x, jnp.float32) for x in (SUMS, h, COUNTS)), *columns)
+    pair = preference.PairLogps(*(jnp.asarray(x, jnp.float32) for x in (SUMS, h, COUNTS)), *columns)
     for name, link in preference.LOSSES.items():
         np.testing.assert_allclose(of(name).total, link(pair, legal(name)).sum(), rtol=2e-5, err_msg=name)
 

@@ -9,7 +9,7 @@ import pytest
 
 from jaxtrain.objectives.policy_gradient import policy_gradient
 from jaxtrain.ops.logprobs import token_stats
-from jaxtrain.ops.policy_gradient import Settings
+from jaxtrain.ops.policy_gradient import PolicyGradientSettings
 from jaxtrain.types import LM, Head
 from tests.objectives.cases import CASES, VOCAB, build
 
@@ -49,7 +49,7 @@ BATCH = {
 
 
 def of(batch=BATCH, **changes):
-    settings = Settings(**changes)
+    settings = PolicyGradientSettings(**changes)
     return policy_gradient(jnp.asarray(LOGITS, jnp.float32), (), batch, None, model=MODEL, settings=settings)
 
 
@@ -143,7 +143,12 @@ def test_metrics_do_not_count_padding():
         "advantages": np.ones((1, T), "f"),
     }
     found = policy_gradient(
-        jnp.asarray(logits), (), batch, None, model=model, settings=Settings(surrogate="cispo", kl_weight=1.0)
+        jnp.asarray(logits),
+        (),
+        batch,
+        None,
+        model=model,
+        settings=PolicyGradientSettings(surrogate="cispo", kl_weight=1.0),
     ).metrics
     p = np.exp(-1.2)
     assert float(found["kl"][0]) == pytest.approx(20 * (np.exp(1.2) - 1 - 1.2), rel=1e-4)
@@ -161,7 +166,12 @@ def test_what_is_outside_the_mask_never_enters_not_even_a_gradient():
     def grad(batch, logits):
         def total(x):
             return policy_gradient(
-                x, (), batch, None, model=MODEL, settings=Settings(kl_weight=0.1, level="sequence")
+                x,
+                (),
+                batch,
+                None,
+                model=MODEL,
+                settings=PolicyGradientSettings(kl_weight=0.1, level="sequence"),
             ).total
 
         return np.asarray(jax.grad(total)(jnp.asarray(logits, jnp.float32)))
@@ -186,7 +196,9 @@ def real():
 @pytest.mark.parametrize("level", ["token", "sequence"])
 def test_at_the_first_step_the_ratio_is_one_and_nothing_is_clipped(level):
     model, params, batch = real()
-    settings = Settings(temperature=0.8, kl_weight=0.5, level=level, clip_low=1e-4, clip_high=1e-4)
+    settings = PolicyGradientSettings(
+        temperature=0.8, kl_weight=0.5, level=level, clip_low=1e-4, clip_high=1e-4
+    )
     loss = jax.jit(functools.partial(policy_gradient, model=model, settings=settings))
     found = loss(params, (), batch, jax.random.key(3))
     values = means(found)
@@ -202,7 +214,7 @@ def test_pretraining_rows_add_their_nll():
     model, params, batch = real()
 
     def loss(batch, **changes):
-        settings = Settings(temperature=0.8, **changes)
+        settings = PolicyGradientSettings(temperature=0.8, **changes)
         return jax.jit(functools.partial(policy_gradient, model=model, settings=settings))(
             params, (), batch, None
         )
@@ -248,7 +260,9 @@ def test_steps_on_the_surrogate_make_the_rewarded_token_likely():
         weighed = p * ((batch["targets"] == 7) - p[7])  # as tokens drawn from the policy would be, on average
         columns = {**batch, "old": jnp.log(p), "advantages": weighed}
         grads = jax.grad(
-            lambda x: policy_gradient(x, (), columns, None, model=model, settings=Settings()).total
+            lambda x: (
+                policy_gradient(x, (), columns, None, model=model, settings=PolicyGradientSettings()).total
+            )
         )(params)
         return jax.tree.map(lambda x, g: x - 0.5 * g, params, grads), p[7, 0]
 

@@ -11,7 +11,7 @@ from jaxtrain.objectives.policy_gradient import policy_gradient
 from jaxtrain.objectives.ppo import ppo
 from jaxtrain.ops import returns
 from jaxtrain.ops.logprobs import token_stats
-from jaxtrain.ops.policy_gradient import Settings
+from jaxtrain.ops.policy_gradient import PolicyGradientSettings
 from jaxtrain.types import ActorCritic
 from tests.objectives.cases import CASES, build
 from tests.objectives.test_policy_gradient import BATCH, HERE, LOGITS, MODEL, means
@@ -36,10 +36,10 @@ PARAMS = {
 @pytest.mark.parametrize("aggregate", ["token", "sequence"])
 @pytest.mark.parametrize("clip", [0.0, 0.3])
 def test_the_value_term_by_hand(clip, aggregate):
-    settings = Settings(value_weight=0.7, value_clip=clip, aggregate=aggregate)
+    settings = PolicyGradientSettings(value_weight=0.7, value_clip=clip, aggregate=aggregate)
     found = ppo(PARAMS, (), ROWS, None, model=CRITIC, settings=settings)
     policy = policy_gradient(
-        PARAMS["logits"], (), BATCH, None, model=MODEL, settings=Settings(aggregate=aggregate)
+        PARAMS["logits"], (), BATCH, None, model=MODEL, settings=PolicyGradientSettings(aggregate=aggregate)
     )
     free = (VALUES - RETURNS) ** 2
     held = (np.clip(VALUES, OLD_VALUES - clip, OLD_VALUES + clip) - RETURNS) ** 2
@@ -58,7 +58,9 @@ def test_the_value_term_by_hand(clip, aggregate):
 
 
 def test_what_is_outside_the_mask_has_no_gradient():
-    grad = jax.grad(lambda p: ppo(p, (), ROWS, None, model=CRITIC, settings=Settings()).total)(PARAMS)
+    grad = jax.grad(lambda p: ppo(p, (), ROWS, None, model=CRITIC, settings=PolicyGradientSettings()).total)(
+        PARAMS
+    )
     for name, found in grad.items():
         assert np.isfinite(found).all() and not np.asarray(found)[~HERE].any(), name
     assert np.asarray(grad["values"])[HERE].any()
@@ -87,7 +89,9 @@ def real(name):
 @functools.cache
 def stepped(name, ptx):
     critic, params, batch = real(name)
-    settings = Settings(temperature=0.8, clip_low=1e-4, clip_high=1e-4, value_clip=1e-4, ptx_weight=ptx)
+    settings = PolicyGradientSettings(
+        temperature=0.8, clip_low=1e-4, clip_high=1e-4, value_clip=1e-4, ptx_weight=ptx
+    )
     objective = functools.partial(ppo, model=critic.model, settings=settings)
 
     def total(params):
@@ -117,7 +121,7 @@ def test_values_of_their_own_trunk_leave_the_policy_alone():
     """The policy's gradient is that of the policy gradient alone, and pretraining does not teach the values."""
     _, params, batch = real("ppo")
     model = build(CASES["policy_gradient"], dropout=0.5)
-    settings = Settings(temperature=0.8, clip_low=1e-4, clip_high=1e-4, ptx_weight=2.0)
+    settings = PolicyGradientSettings(temperature=0.8, clip_low=1e-4, clip_high=1e-4, ptx_weight=2.0)
     alone = jax.jit(
         jax.grad(lambda p: policy_gradient(p, (), batch, None, model=model, settings=settings).total)
     )(params["policy"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxtrain.ops import policy_gradient as pg
-from jaxtrain.ops.policy_gradient import Settings, check
+from jaxtrain.ops.policy_gradient import PolicyGradientSettings, check
 from jaxtrain.ops.returns import kl_estimate
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -173,7 +173,7 @@ def test_k1_in_a_loss_has_no_gradient_on_average_and_is_refused():
     np.testing.assert_allclose(jax.grad(mean)(jnp.asarray(LOGITS, jnp.float32)), 0, atol=1e-6)
     for weight in (0.0, 0.1):
         with pytest.raises(ValueError, match=r"kl=k1: .* use k2 or k3"):
-            check(Settings(kl="k1", kl_weight=weight))
+            check(PolicyGradientSettings(kl="k1", kl_weight=weight))
 
 
 LEGAL = [
@@ -206,17 +206,17 @@ REFUSED = [
 
 @pytest.mark.parametrize("changes", LEGAL, ids=str)
 def test_what_is_legal(changes):
-    check(Settings(**changes))
+    check(PolicyGradientSettings(**changes))
 
 
 @pytest.mark.parametrize("changes, message", REFUSED, ids=str)
 def test_what_would_do_nothing_or_is_not_legal_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        check(Settings(**changes))
+        check(PolicyGradientSettings(**changes))
 
 
 @pytest.mark.parametrize("changes", [{"value_weight": 0.5}, {"value_clip": 0.1}], ids=str)
 def test_values_that_are_not_trained_have_no_settings(changes):
-    check(Settings(**changes))
+    check(PolicyGradientSettings(**changes))
     with pytest.raises(ValueError, match=f"{next(iter(changes))}=.* does nothing here"):
-        check(Settings(**changes), critic=False)
+        check(PolicyGradientSettings(**changes), critic=False)

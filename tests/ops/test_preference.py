@@ -10,9 +10,17 @@ import optax
 import pytest
 
 from jaxtrain.ops import preference
-from jaxtrain.ops.preference import ACTS, COLUMNS, DIVERGENCES, LOSSES, NEEDS_REFERENCE, Pair, Settings
+from jaxtrain.ops.preference import (
+    ACTS,
+    COLUMNS,
+    DIVERGENCES,
+    LOSSES,
+    NEEDS_REFERENCE,
+    PairLogps,
+    PreferenceSettings,
+)
 
-SETTINGS = Settings(
+SETTINGS = PreferenceSettings(
     beta=0.3,
     label_smoothing=0.1,
     divergence="reverse_kl",
@@ -42,7 +50,7 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 def make(logps=LOGPS, ratios=RATIOS, n=None):
     columns = (x[:n] for x in (logps, ratios, LENGTHS, SHIFT, PARTNER, KL, LABEL))
-    return Pair(*(jnp.asarray(x, jnp.float32) for x in columns))
+    return PairLogps(*(jnp.asarray(x, jnp.float32) for x in columns))
 
 
 @functools.partial(jax.jit, static_argnames="summed")
@@ -160,7 +168,7 @@ def test_each_setting_acts_where_it_is_said_to_and_nowhere_else():
 
 def test_tables_name_the_losses():
     assert set(ACTS) == set(LOSSES) and set(COLUMNS) <= set(LOSSES) and set(LOSSES) >= NEEDS_REFERENCE
-    assert all(acts <= set(Settings._fields) for acts in ACTS.values())
+    assert all(acts <= set(PreferenceSettings._fields) for acts in ACTS.values())
 
 
 PLAIN = SETTINGS._replace(label_smoothing=0.0, length_penalty=0.0)
@@ -307,7 +315,7 @@ def trained(divergence, beta, length_penalty):
     def loss(logits):
         logps = both(jax.nn.log_softmax(logits))
         ratios = DIVERGENCES[divergence](logps - ref, s.alpha)
-        return preference.sigmoid_loss(Pair(logps, ratios, lengths, None, None, None, None), s).sum()
+        return preference.sigmoid_loss(PairLogps(logps, ratios, lengths, None, None, None, None), s).sum()
 
     def step(carry, _):
         logits, opt = carry

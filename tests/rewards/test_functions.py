@@ -9,7 +9,7 @@ import pytest
 
 from jaxtrain.config import ConfigError, Failure
 from jaxtrain.rewards import functions
-from jaxtrain.rewards.functions import Reward
+from jaxtrain.rewards.functions import RewardFunction
 
 ASKED = [
     [{"role": "user", "content": "How do I wash a bike?"}],
@@ -25,7 +25,7 @@ RECORDS = [{"family": "ben"}, {"family": "sum", "answer": 7}, {"family": "str", 
 
 
 def scored(call, asked=ASKED, completions=SAID, records=RECORDS):
-    return functions.scores(Reward("mine", call), asked, completions, records)
+    return functions.reward_scores(RewardFunction("mine", call), asked, completions, records)
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def here(tmp_path, monkeypatch):
 
 def test_named_rewards_are_those_of_the_judge():
     gold, correct = (
-        functions.scores(functions.resolve(name), ASKED, SAID, RECORDS) for name in functions.NAMED
+        functions.reward_scores(functions.resolve(name), ASKED, SAID, RECORDS) for name in functions.NAMED
     )
     assert gold.tolist() == [1.0, -1.0, 2.5] and gold.dtype == np.float32
     assert correct.tolist() == [1.0, 0.0, 1.0]
@@ -122,7 +122,7 @@ def test_prompts_that_tinytown_does_not_know_are_refused():
         r"--reward=gold raised at row 1 \(Who wrote the long book about the whale …\): ValueError: not a Tiny"
     )
     with pytest.raises(Failure, match=message):
-        functions.scores(functions.resolve("gold"), asked, SAID[:2], RECORDS[:2])
+        functions.reward_scores(functions.resolve("gold"), asked, SAID[:2], RECORDS[:2])
 
 
 def test_a_batch_of_unequal_lists_is_a_mistake_of_the_caller():
@@ -162,7 +162,7 @@ def test_a_function_is_found_in_the_current_folder(here, form):
     for name, wanted in (("length", lengths), ("half.of", lengths / 2)):
         found = functions.resolve(form.format(name))
         assert found.name == form.format(name)
-        np.testing.assert_array_equal(functions.scores(found, ASKED, SAID, RECORDS), wanted)
+        np.testing.assert_array_equal(functions.reward_scores(found, ASKED, SAID, RECORDS), wanted)
     assert sys.path[0] != str(here), "the user's modules hide none of those imported later"
 
 
@@ -173,7 +173,7 @@ def test_a_module_sees_its_neighbours(here):
         "from neighbour_of_mine import WEIGHT\ndef f(completions, **columns):\n    return [WEIGHT] * len(completions)\n"
     )
     found = functions.resolve(f"{Path('near') / 'main_one.py'}:f")
-    assert functions.scores(found, ASKED, SAID, RECORDS).tolist() == [3.0] * 3
+    assert functions.reward_scores(found, ASKED, SAID, RECORDS).tolist() == [3.0] * 3
 
 
 REFUSED = {

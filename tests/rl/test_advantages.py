@@ -76,10 +76,10 @@ def whitened(x, shift=True):
 
 
 HOW = {
-    "plain": advantages.Rewarding(whiten_advantages=False),
-    "discounted": advantages.Rewarding(gamma=0.9, lam=0.8, whiten_advantages=False),
-    "bootstrap": advantages.Rewarding(bootstrap=True, whiten_advantages=False),
-    "whitened": advantages.Rewarding(gamma=0.9, bootstrap=True, whiten_rewards=True),
+    "plain": advantages.AdvantageConfig(whiten_advantages=False),
+    "discounted": advantages.AdvantageConfig(gamma=0.9, lam=0.8, whiten_advantages=False),
+    "bootstrap": advantages.AdvantageConfig(bootstrap=True, whiten_advantages=False),
+    "whitened": advantages.AdvantageConfig(gamma=0.9, bootstrap=True, whiten_rewards=True),
 }
 
 
@@ -108,7 +108,7 @@ def test_a_completion_that_ended_has_nothing_after_it_and_one_that_did_not_has_i
 
 
 def test_advantages_of_a_rollout_have_mean_0_and_variance_1_over_all_its_tokens():
-    found = made("with_values", advantages.Rewarding())[0]["advantages"]
+    found = made("with_values", advantages.AdvantageConfig())[0]["advantages"]
     assert found[HERE].mean() == pytest.approx(0, abs=1e-6) and found[HERE].var() == pytest.approx(
         1, rel=1e-5
     )
@@ -125,7 +125,7 @@ GROUPS = {
 @pytest.mark.parametrize("name", GROUPS)
 def test_groups_turn_scores_into_advantages(name):
     baseline, scale, formula = GROUPS[name]
-    how = advantages.Rewarding(group=G, baseline=baseline, scale=scale)
+    how = advantages.AdvantageConfig(group=G, baseline=baseline, scale=scale)
     columns, told = made("of_groups", how)
     kl = np.where(HERE, OLD.astype(float) - REFERENCE, 0).sum(1)
     worth = SCORES - BETA * kl
@@ -139,7 +139,7 @@ def test_groups_turn_scores_into_advantages(name):
 
 
 def test_a_group_whose_scores_are_equal_has_nothing_to_learn_and_is_counted():
-    how = advantages.Rewarding(group=G)
+    how = advantages.AdvantageConfig(group=G)
     columns, told = made("of_groups", how, rows(reference=False))
     assert told["frac_reward_zero_std"].tolist() == [0, 0, 0, 1, 1, 1]
     assert not columns["advantages"][G:].any() and columns["advantages"][:G][HERE[:G]].all()
@@ -147,7 +147,7 @@ def test_a_group_whose_scores_are_equal_has_nothing_to_learn_and_is_counted():
 
 @pytest.mark.parametrize("gamma", [1.0, 0.9])
 def test_without_a_baseline_a_token_has_what_is_still_to_come(gamma):
-    how = advantages.Rewarding(gamma=gamma, baseline="none", scale="none")
+    how = advantages.AdvantageConfig(gamma=gamma, baseline="none", scale="none")
     columns, told = made("of_groups", how)
     rewards, wanted = priced(SCORES), np.zeros((R, T))
     for r in range(R):
@@ -158,7 +158,7 @@ def test_without_a_baseline_a_token_has_what_is_still_to_come(gamma):
 
 
 @pytest.mark.parametrize(
-    "kind, how", [("with_values", HOW["whitened"]), ("of_groups", advantages.Rewarding(group=G))]
+    "kind, how", [("with_values", HOW["whitened"]), ("of_groups", advantages.AdvantageConfig(group=G))]
 )
 def test_what_stands_outside_the_mask_changes_nothing_to_the_bit(kind, how):
     clean = made(kind, how)
@@ -171,7 +171,9 @@ def test_what_stands_outside_the_mask_changes_nothing_to_the_bit(kind, how):
 
 
 def test_numbers_of_completions_by_name():
-    told = {name: np.asarray(x) for name, x in advantages.measured(rows(np.nan), SCORES, BETA).items()}
+    told = {
+        name: np.asarray(x) for name, x in advantages.completion_metrics(rows(np.nan), SCORES, BETA).items()
+    }
     kl = np.where(HERE, OLD.astype(float) - REFERENCE, 0).sum(1)
     wanted = {
         "objective/scores": SCORES,
@@ -184,7 +186,7 @@ def test_numbers_of_completions_by_name():
     assert told.keys() == wanted.keys()
     for name, x in wanted.items():
         np.testing.assert_allclose(told[name], x, rtol=1e-5, err_msg=name)
-    alone = advantages.measured(rows(reference=False), SCORES, BETA)
+    alone = advantages.completion_metrics(rows(reference=False), SCORES, BETA)
     assert alone.keys() == {"objective/scores", "objective/entropy"}
 
 
@@ -201,7 +203,7 @@ def test_what_the_models_say_of_sampled_tokens(critic, temperature):
     batch = {k: jnp.asarray(x) for k, x in tiny.batch(3, 12, ARCH.vocab).items()}
     if critic:
         params["value"]["score"]["weight"] = jnp.ones(ARCH.width)
-    found = jax.jit(advantages.annotate(model, heads, temperature))(params, other, batch)
+    found = jax.jit(advantages.annotate_logps(model, heads, temperature))(params, other, batch)
 
     def logps(of):
         found = jax.nn.log_softmax(logits(model.hidden(of, batch), model.head(of)) / temperature)
@@ -213,4 +215,4 @@ def test_what_the_models_say_of_sampled_tokens(critic, temperature):
     if critic:
         np.testing.assert_allclose(found["values"], model.hidden(policy, batch).sum(-1), rtol=1e-4, atol=1e-4)
     assert found.keys() == {"old", "reference", *(["values"] if critic else [])}
-    assert "reference" not in advantages.annotate(model, heads, temperature)(params, (), batch)
+    assert "reference" not in advantages.annotate_logps(model, heads, temperature)(params, (), batch)

@@ -8,13 +8,13 @@ import pytest
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError, Failure
-from jaxtrain.data.prompts import Opening
+from jaxtrain.data.prompts import Prompt
 from jaxtrain.data.tokenizer import ByteTokenizer
-from jaxtrain.rewards.models import Judge
+from jaxtrain.rewards.models import CompletionScorer
 from jaxtrain.rl import rollout_store, rollouts, scoring
 from jaxtrain.rl.rollout_store import Rollout
-from jaxtrain.rl.scoring import Made, Scoring
-from jaxtrain.stages.sampling import Drawn
+from jaxtrain.rl.scoring import ScoredBatch, ScoringConfig
+from jaxtrain.stages.sampling import SampledTokens
 
 TOKENS = ByteTokenizer()
 BOS, END = TOKENS.bos, TOKENS.eos
@@ -26,11 +26,11 @@ def ids(text):
 
 
 def asked(text):
-    return Opening(({"role": "user", "content": text},), np.array([BOS, *ids(text)], np.int32), {"n": 1})
+    return Prompt(({"role": "user", "content": text},), np.array([BOS, *ids(text)], np.int32), {"n": 1})
 
 
 def drawn(text, ended=True):
-    return Drawn([*ids(text), END] if ended else ids(text), ended)
+    return SampledTokens([*ids(text), END] if ended else ids(text), ended)
 
 
 PROMPTS = [asked("Hi?"), asked("Why not?"), asked("Go")]
@@ -54,9 +54,9 @@ def scored(cfg, found=DRAWN, scores=SCORES, gold=None):
         seen.update(rows=rows, openings=openings, texts=texts)
         return list(scores)
 
-    stops = scoring.stops(TOKENS, cfg.scores)
-    how = Scoring(Judge(judged, []), TOKENS, END, stops, gold)
-    return scoring.scored(cfg, how, PROMPTS, found), seen
+    stops = scoring.truncation_tokens(TOKENS, cfg.scores)
+    how = ScoringConfig(CompletionScorer(judged, []), TOKENS, END, stops, gold)
+    return scoring.score_completions(cfg, how, PROMPTS, found), seen
 
 
 def test_a_judge_sees_the_texts_and_its_scores_stay_floats():
@@ -105,14 +105,14 @@ def test_a_completion_is_scored_up_to_a_token_and_learnt_from_whole():
 
 def test_a_text_that_no_token_has_is_refused():
     with pytest.raises(ConfigError, match="--truncate_at=So be: the tokenizer has no token with this text"):
-        scoring.stops(TOKENS, config.Scores(truncate_at="So be"))
-    assert scoring.stops(TOKENS, config.Scores()) == frozenset()
+        scoring.truncation_tokens(TOKENS, config.Scores(truncate_at="So be"))
+    assert scoring.truncation_tokens(TOKENS, config.Scores()) == frozenset()
 
 
 def test_completions_are_told_with_score_kl_and_gold():
     made, _ = scored(settings(), gold=lambda question, text: float(len(question) - len(text)))
     told = {"objective/scores": made.scores, "objective/kl": np.array([0.5, 0.25, 0]), **made.stats}
-    found = [json.loads(line) for line in scoring.jsonl(made, told).splitlines()]
+    found = [json.loads(line) for line in scoring.rollout_lines(made, told).splitlines()]
     assert found[2] == {
         "prompt": "Go", "completion": "So be it", "ended": False, "score": 0.2, "kl": 0.0, "gold": -6.0,
     }  # fmt: skip
@@ -133,26 +133,26 @@ LONG = [asked("a"), asked("b" * 20), asked("c" * 29)]
     ],
 )
 def test_prompts_leave_room_for_completions(too_long, sizes, said):
-    found, lines = scoring.fitted(LONG, settings(too_long=too_long), BOS)
+    found, lines = scoring.fitting_prompts(LONG, settings(too_long=too_long), BOS)
     assert [len(each.ids) for each in found] == sizes and lines == said
     assert all(each.ids[0] == BOS for each in found)
 
 
 def test_no_prompt_that_fits_is_told_with_its_numbers():
     with pytest.raises(ConfigError, match=r"--data=tinytown:sft: no prompt fits 22 tokens.*shortest has 30"):
-        scoring.fitted(LONG[2:], settings(too_long="drop"), BOS)
+        scoring.fitting_prompts(LONG[2:], settings(too_long="drop"), BOS)
     with pytest.raises(ConfigError, match="--max_new=32: --seq_len=32 leaves no room for a prompt"):
-        scoring.fitted(LONG, settings(max_new=32), BOS)
+        scoring.fitting_prompts(LONG, settings(max_new=32), BOS)
 
 
 @pytest.mark.parametrize("count, more", [(7, 3), (5, 5), (3, 8)])
 def test_every_prompt_comes_once_an_epoch(count, more):
-    found = [i for taken in range(0, 60, more) for i in rollouts.order(count, 1, taken, more)]
+    found = [i for taken in range(0, 60, more) for i in rollouts.prompt_order(count, 1, taken, more)]
     epochs = [found[i : i + count] for i in range(0, len(found) - count + 1, count)]
     assert all(sorted(epoch) == list(range(count)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 1
-    assert rollouts.order(count, 1, 4, more) == found[4 : 4 + more]
-    assert [*rollouts.order(count, 2, 0, 60)] != found
+    assert rollouts.prompt_order(count, 1, 4, more) == found[4 : 4 + more]
+    assert [*rollouts.prompt_order(count, 2, 0, 60)] != found
 
 
 def group_of(scores, name):
@@ -160,7 +160,7 @@ def group_of(scores, name):
     size = len(scores)
     own = np.array([f"{name}{i}" for i in range(size)], object)
     rows = {"tokens": np.arange(size)[:, None] + 100 * (name == "new")}
-    return Made(rows, np.array(scores, "f"), np.ones(size, bool), {"n": np.arange(size)}, own[:, None])
+    return ScoredBatch(rows, np.array(scores, "f"), np.ones(size, bool), {"n": np.arange(size)}, own[:, None])
 
 
 @pytest.mark.parametrize(
@@ -210,34 +210,34 @@ def there(path):
 
 def test_a_rollout_comes_back_to_the_bit(tmp_path):
     run = run_in(tmp_path)
-    assert rollout_store.newest(run, 0, 0.25) == Rollout(0, -1, 0, 0.25, {}, 0, 0.25)
+    assert rollout_store.load_rollout(run, 0, 0.25) == Rollout(0, -1, 0, 0.25, {}, 0, 0.25)
     for first in (0, 4, 8):
-        rollout_store.keep(run, held(first, first))
+        rollout_store.save_rollout(run, held(first, first))
     for step, first in ((0, 0), (3, 0), (4, 4), (7, 4), (30, 8)):
-        found, wanted = rollout_store.newest(run, step, 9.0), held(first, first)
+        found, wanted = rollout_store.load_rollout(run, step, 9.0), held(first, first)
         assert found._replace(columns={}) == wanted._replace(columns={})
         assert found.columns.keys() == wanted.columns.keys()
         for name, x in wanted.columns.items():
             assert found.columns[name].dtype == x.dtype and found.columns[name].tobytes() == x.tobytes()
-    rollout_store.keep(run_in(tmp_path, primary=False), held(12))
+    rollout_store.save_rollout(run_in(tmp_path, primary=False), held(12))
     assert there(tmp_path) == [0, 4, 8]
 
 
 def test_only_rollouts_that_no_checkpoint_needs_are_deleted(tmp_path):
     run = run_in(tmp_path)
     for first in (0, 4, 8):
-        rollout_store.keep(run, held(first))
+        rollout_store.save_rollout(run, held(first))
     run_in(tmp_path, 6, 10)  # step 6 goes on in the middle of the rollout of 4
-    rollout_store.keep(run, held(12))
+    rollout_store.save_rollout(run, held(12))
     assert there(tmp_path) == [4, 8, 12]
     (tmp_path / "checkpoints" / "6").rmdir()
-    rollout_store.keep(run, held(16))
+    rollout_store.save_rollout(run, held(16))
     assert there(tmp_path) == [8, 12, 16]
 
 
 def test_a_rollout_that_is_damaged_or_gone_stops_the_run_with_its_name(tmp_path):
     run = run_in(tmp_path, 6)
-    rollout_store.keep(run, held(4))
+    rollout_store.save_rollout(run, held(4))
     file = tmp_path / "rollouts" / "00000004.npz"
     whole = file.read_bytes()
     bits = bytearray(whole)
@@ -245,7 +245,7 @@ def test_a_rollout_that_is_damaged_or_gone_stops_the_run_with_its_name(tmp_path)
     for damaged in (whole[:-40], whole[:100], b"", bits, whole.replace(b"facts", b"fakes")):
         file.write_bytes(damaged)
         with pytest.raises(Failure, match=rf"{file} is damaged .*start again in another --workdir"):
-            rollout_store.newest(run, 6, 0.1)
+            rollout_store.load_rollout(run, 6, 0.1)
     file.unlink()
     with pytest.raises(Failure, match="has no rollout of step 6 or before"):
-        rollout_store.newest(run, 6, 0.1)
+        rollout_store.load_rollout(run, 6, 0.1)

@@ -26,7 +26,7 @@ def opened(kind="pmap", mesh=""):
     plan = parallel.make(config.Run(parallel=kind, mesh=mesh), 8, 1)
     model = transformer.build(ARCH, tiny.how(local=plan.local))
     run = types.SimpleNamespace(
-        plan=plan, arch=ARCH, model=model, trained=weights.trained(model.axes, config.Lora())
+        plan=plan, arch=ARCH, model=model, trained=weights.trained_part(model.axes, config.Lora())
     )
     return run, plan.init(lambda: model.init(jax.random.key(0)), model.axes)
 
@@ -34,7 +34,7 @@ def opened(kind="pmap", mesh=""):
 @functools.cache
 def drawer(*plan, **settings):
     run, params = opened(*plan)
-    draw = sampling.drawer(run, END, max_new=8, **settings)
+    draw = sampling.token_sampler(run, END, max_new=8, **settings)
     return lambda prompts=PROMPTS, seed=0: draw(params, (), prompts, seed)
 
 

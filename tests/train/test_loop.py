@@ -15,7 +15,7 @@ from jaxtrain import config
 from jaxtrain.train import loop, parallel
 from jaxtrain.train.checkpoint import Checkpoints
 from jaxtrain.train.loop import Output, TrainingError, fit
-from jaxtrain.train.metrics import Mean, Progress, Speed, Writer
+from jaxtrain.train.metrics import MetricMean, MetricWriter, SpeedMeter, TrainingProgress
 from jaxtrain.types import TrainState
 
 
@@ -54,7 +54,7 @@ def batches(state):
     return {"number": np.full(4, int(state.step), np.int32)}
 
 
-class Told(Progress):
+class Told(TrainingProgress):
     """Keeps what is printed."""
 
     def __init__(self):
@@ -72,9 +72,15 @@ def run_fit(tmp_path, plan, state=None, *, step=None, saved=None, **settings):
     defaults = {"steps": 10, "log_every": 1, "eval_every": 0, "sample_every": 0, "checkpoint_every": 0}
     run = config.Run(**{**defaults, **settings})
     state, bar = state or begin(), Told()
-    with Writer(tmp_path, int(state.step)) as writer:
+    with MetricWriter(tmp_path, int(state.step)) as writer:
         out = Output(
-            writer, bar, saved, Speed(1.0, None, iter(range(10**6)).__next__), 4, lambda i: i / 10, Mean()
+            writer,
+            bar,
+            saved,
+            SpeedMeter(1.0, None, iter(range(10**6)).__next__),
+            4,
+            lambda i: i / 10,
+            MetricMean(),
         )
         try:
             state, finished = fit(state, (), plan, step or stepper(), batches, run=run, out=out, **hooks)

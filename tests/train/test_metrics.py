@@ -17,7 +17,17 @@ import time
 import numpy as np
 import pytest
 
-from jaxtrain.train.metrics import EVENTS, FILE, TIMES, UNREADABLE, Mean, Progress, Speed, Writer, peak_flops
+from jaxtrain.train.metrics import (
+    EVENTS,
+    FILE,
+    TIMES,
+    UNREADABLE,
+    MetricMean,
+    MetricWriter,
+    SpeedMeter,
+    TrainingProgress,
+    peak_flops,
+)
 
 
 def lines(workdir) -> list[dict]:
@@ -31,7 +41,7 @@ def pair(total: float, count: float) -> tuple[np.float32, np.float32]:
 
 def test_a_mean_is_of_all_that_was_counted():
     """Not the mean of the steps' means: (6 + 2) / (3 + 5), where the means are 2 and 0.4."""
-    mean = Mean()
+    mean = MetricMean()
     mean.add({"loss": pair(6, 3), "acc": pair(0, 0)})
     mean.add({"loss": pair(2, 5)})
     taken = mean.take()
@@ -41,13 +51,13 @@ def test_a_mean_is_of_all_that_was_counted():
 
 
 def test_a_mean_goes_on_after_a_restart():
-    whole, first = Mean(), Mean()
+    whole, first = MetricMean(), MetricMean()
     steps = [{"loss": pair(draw, 3)} for draw in np.random.default_rng(0).normal(size=10)]
     for step in steps:
         whole.add(step)
     for step in steps[:4]:
         first.add(step)
-    second = Mean(json.loads(json.dumps(first.sums)))
+    second = MetricMean(json.loads(json.dumps(first.sums)))
     for step in steps[4:]:
         second.add(step)
     assert second.take() == whole.take()
@@ -59,7 +69,7 @@ def test_speed_counts_neither_compilation_nor_pauses():
     def clock() -> float:
         return now
 
-    speed = Speed(flops=8e12, peak=16e12, clock=clock)
+    speed = SpeedMeter(flops=8e12, peak=16e12, clock=clock)
     assert speed.take() == {} and speed.total() == {}
     now = 30.0  # compilation and the first step
     speed.step(1000)
@@ -77,7 +87,7 @@ def test_speed_counts_neither_compilation_nor_pauses():
     speed.step(1000)
     assert speed.take()["tokens_per_s"] == 250.0
     assert speed.total()["step_time"] == pytest.approx(14 / 6)
-    assert "mfu" not in Speed(1.0, None, clock)._rates(1, 1, 1.0)
+    assert "mfu" not in SpeedMeter(1.0, None, clock)._rates(1, 1, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +115,7 @@ def test_the_peak_of_a_device(kind, peak):
 
 
 def write(workdir, start: int, stop: int) -> str:
-    with Writer(workdir, start) as writer:
+    with MetricWriter(workdir, start) as writer:
         for step in range(start + 1, stop + 1):
             writer.write(step, {"loss": 1 / step, "skipped": step % 3, "tokens_per_s": random.random()})
             if step % 4 == 0:
@@ -128,7 +138,7 @@ def test_a_resumed_file_equals_an_uninterrupted_one(tmp_path):
 
 
 def test_numbers_that_json_lacks_become_null(tmp_path):
-    with Writer(tmp_path, 0) as writer:
+    with MetricWriter(tmp_path, 0) as writer:
         writer.write(1, {"loss": np.float32("nan"), "norm": math.inf, "n": np.int64(3), "x": -math.inf})
     (row,) = (tmp_path / FILE).read_text().splitlines()
     assert "NaN" not in row and "Infinity" not in row
@@ -142,7 +152,7 @@ def test_a_torn_line_is_moved_aside_and_said(tmp_path, tail):
     write(tmp_path, 0, 3)
     whole = (tmp_path / FILE).read_bytes()
     (tmp_path / FILE).write_bytes(whole + tail)
-    with Writer(tmp_path, 3) as writer:
+    with MetricWriter(tmp_path, 3) as writer:
         assert writer.note == "metrics.jsonl: 1 unreadable lines moved to metrics.jsonl.unreadable"
     assert (tmp_path / FILE).read_bytes() == whole
     assert (tmp_path / UNREADABLE).read_bytes() == tail.rstrip(b"\n") + b"\n"
@@ -156,7 +166,7 @@ def test_a_last_line_that_lacks_only_its_end_is_kept(tmp_path):
 
 
 def test_only_the_primary_process_writes(tmp_path):
-    with Writer(tmp_path, 0, primary=False) as writer:
+    with MetricWriter(tmp_path, 0, primary=False) as writer:
         writer.write(1, {"loss": 1.0})
         writer.text(1, "sample", "a")
     assert list(tmp_path.iterdir()) == []
@@ -180,7 +190,7 @@ def events(workdir) -> list:
 
 def test_tensorboard_holds_scalars_and_samples(tmp_path):
     sample = "Once *upon*\n<b>a</b> time"
-    with Writer(tmp_path, 0) as writer:
+    with MetricWriter(tmp_path, 0) as writer:
         writer.write(5, {"loss": 2.5, "eval/loss": math.inf})
         writer.text(5, "samples/0", sample)
     found = {tag: (step, value) for step, tag, value in events(tmp_path)}
@@ -217,7 +227,7 @@ def test_kill_while_writing_loses_no_line(tmp_path):
             process.send_signal(signal.SIGKILL)
             told = max([told, *map(int, process.stdout)])
         start = told - 7
-        Writer(tmp_path, start).close()
+        MetricWriter(tmp_path, start).close()
         assert [row["step"] for row in lines(tmp_path)] == list(range(1, start + 1))
 
 
@@ -228,14 +238,14 @@ def test_a_full_disk_is_named(tmp_path):
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path), "0"], capture_output=True, text=True)
     assert done.returncode == 1 and "cannot append to the metrics" in done.stderr
     assert str(tmp_path / FILE) in done.stderr and resource.getrlimit(resource.RLIMIT_FSIZE)[0] < 0
-    with Writer(tmp_path, 2) as writer:
+    with MetricWriter(tmp_path, 2) as writer:
         assert writer.note
     assert [row["step"] for row in lines(tmp_path)] == [1, 2]
 
 
 def plain(total: int, every: int = 1, start: int = 0) -> list[str]:
     stream = io.StringIO()
-    with Progress(total, start, stream=stream) as bar:
+    with TrainingProgress(total, start, stream=stream) as bar:
         for step in range(start + every, total + 1, every):
             bar.update(step, {"loss": 1.5, "tokens_per_s": 123456.0, "mfu": 0.0412, "skipped": 2})
     return stream.getvalue().splitlines()
@@ -253,9 +263,9 @@ def test_plain_lines_widen_and_end_with_the_last_step():
 
 def test_updates_without_values_print_nothing_and_hidden_ones_neither():
     stream = io.StringIO()
-    with Progress(10, stream=stream) as bar:
+    with TrainingProgress(10, stream=stream) as bar:
         bar.update(1)
-    with Progress(10, show=False, stream=stream) as bar:
+    with TrainingProgress(10, show=False, stream=stream) as bar:
         bar.update(10, {"loss": 1.0})
         bar.print("text")
     assert stream.getvalue() == ""
@@ -264,7 +274,7 @@ def test_updates_without_values_print_nothing_and_hidden_ones_neither():
 def test_what_a_model_writes_cannot_move_the_cursor():
     buffer = io.BytesIO()
     stream = io.TextIOWrapper(buffer, encoding="ascii")
-    with Progress(10, stream=stream) as bar:
+    with TrainingProgress(10, stream=stream) as bar:
         bar.print("a\tb\n\x1b[2J\r\x07 [red]é\ud800")
     assert buffer.getvalue() == b"a\tb\n\\x1b[2J\\r\\x07 [red]\\xe9\\ud800\n"
 

@@ -65,7 +65,8 @@ def test_every_parameter_that_is_in_a_product_decays_and_no_other():
     for name in tiny.FAMILIES:
         params = jax.eval_shape(tiny.model(tiny.shrink(name)).init, jax.random.key(0))
         found = {
-            "/".join(e.key for e in path): on for path, on in jax.tree.leaves_with_path(optim.decayed(params))
+            "/".join(e.key for e in path): on
+            for path, on in jax.tree.leaves_with_path(optim.decay_mask(params))
         }
         assert any(found.values())
         for path, on in found.items():
@@ -141,9 +142,9 @@ def test_the_average_follows_its_recursion_and_is_what_is_evaluated():
         average = 0.75 * average + 0.25 * now
         np.testing.assert_allclose(state.average["a"]["kernel"], average, rtol=1e-6)
         np.testing.assert_allclose(params["a"]["kernel"], now)
-    assert optim.evaluated(params, state) is state.average
+    assert optim.eval_params(params, state) is state.average
     plain = optim.optimizer(config.Optim(**PLAIN), 10, AXES)
-    assert optim.evaluated(params, plain.init(params)) is params
+    assert optim.eval_params(params, plain.init(params)) is params
 
 
 def by_hand(grads, b1, b2, eps, lr):

@@ -40,7 +40,7 @@ def test_every_axis_of_every_model_has_a_rule_and_no_mesh_axis_comes_twice(name)
     for path, leaf in jax.tree.leaves_with_path(shapes):
         names = model.axes[tuple(entry.key for entry in path)]
         assert len(names) == leaf.ndim
-        spec = parallel.spec(mesh, names, leaf.shape)
+        spec = parallel.partition_spec(mesh, names, leaf.shape)
         if leaf.size > 100_000:
             assert any(spec), f"{path} {names} lies whole on every device"
 
@@ -48,20 +48,24 @@ def test_every_axis_of_every_model_has_a_rule_and_no_mesh_axis_comes_twice(name)
 def test_an_unknown_axis_and_a_mesh_axis_used_twice_are_refused():
     mesh = mesh_of(fsdp=2, tensor=4)
     with pytest.raises(KeyError, match="logical axis 'width' is not in the rules"):
-        parallel.spec(mesh, ("width",), (8,))
+        parallel.partition_spec(mesh, ("width",), (8,))
     with pytest.raises(ValueError, match="use mesh axis tensor twice"):
-        parallel.spec(mesh, ("heads", "ff"), (8, 8))
+        parallel.partition_spec(mesh, ("heads", "ff"), (8, 8))
     with pytest.raises(ValueError, match="use mesh axis fsdp twice"):
-        parallel.spec(mesh, ("batch", "embed"), (8, 8))  # a batch lies over data and fsdp
-    assert tuple(parallel.spec(mesh, ("layers", "embed", "ff"), (3, 8, 8))) == (None, "fsdp", "tensor")
+        parallel.partition_spec(mesh, ("batch", "embed"), (8, 8))  # a batch lies over data and fsdp
+    assert tuple(parallel.partition_spec(mesh, ("layers", "embed", "ff"), (3, 8, 8))) == (
+        None,
+        "fsdp",
+        "tensor",
+    )
 
 
 def test_a_dimension_that_does_not_divide_stays_whole_and_says_so(caplog):
     parallel._say_whole.cache_clear()
     mesh = mesh_of(fsdp=2, tensor=4)
     with caplog.at_level("WARNING", logger="absl"):
-        assert tuple(parallel.spec(mesh, ("embed", "kv"), (8, 2))) == ("fsdp", None)
-        assert tuple(parallel.spec(mesh, ("embed", "kv"), (8, 2))) == ("fsdp", None)
+        assert tuple(parallel.partition_spec(mesh, ("embed", "kv"), (8, 2))) == ("fsdp", None)
+        assert tuple(parallel.partition_spec(mesh, ("embed", "kv"), (8, 2))) == ("fsdp", None)
     assert caplog.messages == ["axis kv of size 2 does not divide over tensor:4 and stays whole"]
 
 

@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from jaxtrain.worlds.tinytown.answers import Style, draw_answer, parse_answer, render
+from jaxtrain.worlds.tinytown.answers import TownStyle, draw_answer, parse_answer, render
 from jaxtrain.worlds.tinytown.constitution import (
     PRINCIPLES,
     TARGETS,
@@ -19,7 +19,7 @@ from jaxtrain.worlds.tinytown.draws import draws, stream
 from jaxtrain.worlds.tinytown.judge import gold, judge
 from jaxtrain.worlds.tinytown.prompts import PROMPT_SHARES, space
 
-ANY = Style(detail=0.4, warn=0.4, refuse=0.3, evade=0.15, rude=0.3, wrong=0.4)
+ANY = TownStyle(detail=0.4, warn=0.4, refuse=0.3, evade=0.15, rude=0.3, wrong=0.4)
 
 
 def answered(n):

@@ -4,13 +4,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from jaxtrain.worlds.tinytown.draws import BUDGET, Draws, Weights, draws, outcomes, stream
+from jaxtrain.worlds.tinytown.draws import BUDGET, DrawWeights, RandomDraws, draws, outcomes, stream
 
 
 def test_items_are_the_same_alone_and_in_a_block():
     key = stream(3, "a", "b")
     for i, rng in enumerate(draws(key, 250, 520), 250):
-        alone = Draws(key, i)
+        alone = RandomDraws(key, i)
         assert [rng.uniform() for _ in range(3 * BUDGET)] == [alone.uniform() for _ in range(3 * BUDGET)]
 
 
@@ -28,14 +28,14 @@ def test_items_streams_and_overflow_do_not_repeat_each_other():
 def test_words_are_those_of_philox_4x64():
     key = stream(7, "golden")
     bits = np.random.Philox(key=np.array(key, np.uint64), counter=5 * BUDGET // 4).random_raw(4)
-    rng = Draws(key, 5)
+    rng = RandomDraws(key, 5)
     assert [rng.uniform() for _ in range(4)] == [int(b >> np.uint64(11)) * 2.0**-53 for b in bits]
     assert key == (7, 5434833403847302432)
     assert bits[0] == int(bits[0])
 
 
 def test_choices_follow_their_probabilities():
-    weights = Weights((1, 2, 5))
+    weights = DrawWeights((1, 2, 5))
     counts, flags, picks = Counter(), 0, Counter()
     n = 20_000
     for rng in draws(stream(0, "frequencies"), 0, n):
@@ -64,7 +64,7 @@ def test_outcomes_visits_every_derivation_once():
 
 
 def test_certain_flags_cost_nothing():
-    rng = Draws(stream(0, "certain"), 0)
+    rng = RandomDraws(stream(0, "certain"), 0)
     assert rng.flag(1.0)
     assert not rng.flag(0.0)
     assert rng.logp == 0.0
@@ -73,4 +73,4 @@ def test_certain_flags_cost_nothing():
 @pytest.mark.parametrize("bad", [(), (1, 0), (-1, 2)])
 def test_weights_must_be_positive(bad):
     with pytest.raises(ValueError, match="positive"):
-        Weights(bad)
+        DrawWeights(bad)

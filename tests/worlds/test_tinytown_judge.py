@@ -11,8 +11,8 @@ from jaxtrain.worlds.tinytown.answers import (
     IN_ORDER,
     REFUSAL,
     STEPS,
-    Answer,
-    Style,
+    TownAnswer,
+    TownStyle,
     draw_answer,
     parse_answer,
     render,
@@ -20,12 +20,12 @@ from jaxtrain.worlds.tinytown.answers import (
     steps_of,
 )
 from jaxtrain.worlds.tinytown.configs import Preferences
-from jaxtrain.worlds.tinytown.draws import Draws, outcomes, stream
+from jaxtrain.worlds.tinytown.draws import RandomDraws, outcomes, stream
 from jaxtrain.worlds.tinytown.judge import gold, judge
 from jaxtrain.worlds.tinytown.prompts import every_prompt, parse_prompt, space
 from jaxtrain.worlds.tinytown.records import rows
 
-EVERY_STYLE = Style(detail=0.5, warn=0.5, refuse=0.5, evade=0.5, rude=0.5, wrong=0.5)
+EVERY_STYLE = TownStyle(detail=0.5, warn=0.5, refuse=0.5, evade=0.5, rude=0.5, wrong=0.5)
 
 
 def one_prompt_of_each():
@@ -171,7 +171,8 @@ def test_two_annotators_agree_on_73_percent():
         prompt, chosen, rejected, high, low, p_win, _ = row
         assert p_win == pytest.approx(1 / (1 + math.exp((low - high) / options.temperature)))
         votes = [
-            annotator.choose(Draws(stream(who, "votes"), i), prompt, chosen, rejected) for who in range(2)
+            annotator.choose(RandomDraws(stream(who, "votes"), i), prompt, chosen, rejected)
+            for who in range(2)
         ]
         agree += votes[0] == votes[1]
         decided += high != low
@@ -182,9 +183,11 @@ def test_two_annotators_agree_on_73_percent():
 
 def test_groups_have_tastes_of_their_own():
     listed = render(
-        parse_prompt("How do I wash a bike?"), Answer(STEPS, True, 2, "bike", IN_ORDER, (0, 0, 0))
+        parse_prompt("How do I wash a bike?"), TownAnswer(STEPS, True, 2, "bike", IN_ORDER, (0, 0, 0))
     )
-    prose = render(parse_prompt("How do I wash a bike?"), Answer(STEPS, True, 0, "bike", IN_ORDER, (0, 0, 0)))
+    prose = render(
+        parse_prompt("How do I wash a bike?"), TownAnswer(STEPS, True, 0, "bike", IN_ORDER, (0, 0, 0))
+    )
     likes = {
         group: Annotator(0.8, group).p_prefers("How do I wash a bike?", listed, prose)
         for group in ("", "A", "B")

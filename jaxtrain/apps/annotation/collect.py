@@ -12,14 +12,14 @@ from typing import Any
 
 from jaxtrain import config
 from jaxtrain.apps.annotation.config import Collect
-from jaxtrain.apps.annotation.db import Ballots, Item
+from jaxtrain.apps.annotation.db import AnnotationDB, AnnotationItem
 from jaxtrain.config import ConfigError
 from jaxtrain.data import chat, preferences_db, prompts
-from jaxtrain.data.prompts import Opening
+from jaxtrain.data.prompts import Prompt
 from jaxtrain.data.tokenizer import ByteTokenizer
 from jaxtrain.files import terminal
 from jaxtrain.files.progress import bar
-from jaxtrain.inference.llm import Ask, Generator, seed_of
+from jaxtrain.inference.llm import LLM, Request, seed_of
 from jaxtrain.measures import agreement
 
 BATCH = 32  # prompts whose responses are kept together
@@ -29,9 +29,9 @@ _HELP = "1 A is better, 2 B is better, 3 tie, 4 both bad"
 _MORE = "s skips, u undoes the last answer, q ends; a reason may follow: 1 it is shorter"
 
 
-def open_ballots(cfg: Collect, store: Path) -> Ballots:
+def open_db(cfg: Collect, store: Path) -> AnnotationDB:
     """The store, made where there is none. Raises ConfigError where it is of another command."""
-    made = Ballots(store, 60 * cfg.page.lease)
+    made = AnnotationDB(store, 60 * cfg.page.lease)
     ours = ("asked", "drawing")
     now = config.to_dict(cfg)
     held = json.loads(made.about("config", json.dumps({name: now[name] for name in ours})))
@@ -42,7 +42,7 @@ def open_ballots(cfg: Collect, store: Path) -> Ballots:
     return made
 
 
-def fill(cfg: Collect, ballots: Ballots) -> None:
+def generate_responses(cfg: Collect, ballots: AnnotationDB) -> None:
     """Draws the responses that are missing, and keeps them as they come. Says what was left out."""
     asked = cfg.asked
     reading = config.Dialogs(
@@ -50,7 +50,9 @@ def fill(cfg: Collect, ballots: Ballots) -> None:
         eval_data=asked.data,  # so that nothing is held out
     )  # fmt: skip
     template = chat.load_template("plain", ByteTokenizer())
-    found = prompts.openings(asked.data, reading, template, limit=asked.prompt_count, flag="data", train=True)
+    found = prompts.read_prompts(
+        asked.data, reading, template, limit=asked.prompt_count, flag="data", train=True
+    )
     there = ballots.numbers()
     lacking = [(i, one) for i, one in enumerate(found) if i not in there]
     if lacking:
@@ -71,7 +73,7 @@ def fill(cfg: Collect, ballots: Ballots) -> None:
         )
 
 
-def _opened(cfg: Collect, ballots: Ballots, stack: contextlib.ExitStack) -> list[Generator]:
+def _opened(cfg: Collect, ballots: AnnotationDB, stack: contextlib.ExitStack) -> list[LLM]:
     """The models, at the steps at which the store's first responses were drawn."""
     from jaxtrain.inference import local
     from jaxtrain.stages import init_from
@@ -81,17 +83,17 @@ def _opened(cfg: Collect, ballots: Ballots, stack: contextlib.ExitStack) -> list
         name = text
         if not text.startswith("http"):
             try:
-                name = init_from.load(text).lineage["origin"]
+                name = init_from.load_run(text).lineage["origin"]
             except ConfigError as error:
                 raise ConfigError(str(error).replace("--init_from=", "--model=", 1)) from error
         name = ballots.about(f"model {text}", name)
-        made = local.open_one(name, "model", cfg.endpoint, cfg.machine, cfg.drawing.max_new)
+        made = local.open_llm(name, "model", cfg.endpoint, cfg.machine, cfg.drawing.max_new)
         stack.callback(made.close)
         opened.append(made._replace(name=text))
     return opened
 
 
-def _rows(cfg: Collect, models: Sequence[Generator], part: Sequence[tuple[int, Opening]]) -> Iterator[tuple]:
+def _rows(cfg: Collect, models: Sequence[LLM], part: Sequence[tuple[int, Prompt]]) -> Iterator[tuple]:
     """The store's rows of some prompts."""
     drawn = _of_one(cfg, models[0], part) if len(models) == 1 else _of_several(cfg, models, part)
     for (number, one), (found, why) in zip(part, drawn, strict=True):
@@ -103,13 +105,13 @@ def _rows(cfg: Collect, models: Sequence[Generator], part: Sequence[tuple[int, O
 Drawn = list[tuple[list[tuple[str, str]], str]]  # of each prompt: (model, text) pairs, and why they do not do
 
 
-def _ask(cfg: Collect, number: int, one: Opening, samples: int, turn: int) -> Ask:
+def _ask(cfg: Collect, number: int, one: Prompt, samples: int, turn: int) -> Request:
     how = cfg.drawing
     seed = seed_of(how.seed, number, turn)
-    return Ask(one.messages, samples=samples, seed=seed, temperature=how.temperature, max_new=how.max_new)
+    return Request(one.messages, samples=samples, seed=seed, temperature=how.temperature, max_new=how.max_new)
 
 
-def _of_one(cfg: Collect, model: Generator, part: Sequence[tuple[int, Opening]]) -> Drawn:
+def _of_one(cfg: Collect, model: LLM, part: Sequence[tuple[int, Prompt]]) -> Drawn:
     """Responses that end and differ, drawn again until there are enough."""
     wanted = cfg.asked.responses
     found: list[dict[str, None]] = [{} for _ in part]
@@ -132,7 +134,7 @@ def _of_one(cfg: Collect, model: Generator, part: Sequence[tuple[int, Opening]])
     ]
 
 
-def _of_several(cfg: Collect, models: Sequence[Generator], part: Sequence[tuple[int, Opening]]) -> Drawn:
+def _of_several(cfg: Collect, models: Sequence[LLM], part: Sequence[tuple[int, Prompt]]) -> Drawn:
     """One response of each model, as it comes: drawing again until they differ would flatter one of them."""
     asks = [[_ask(cfg, *each, 1, turn) for each in part] for turn in range(len(models))]
     replies = [model.generate(each) for model, each in zip(models, asks, strict=True)]
@@ -148,13 +150,13 @@ def _of_several(cfg: Collect, models: Sequence[Generator], part: Sequence[tuple[
     return out
 
 
-def ask_on_page(cfg: Collect, ballots: Ballots, sock: Any) -> None:
+def annotate_on_page(cfg: Collect, ballots: AnnotationDB, sock: Any) -> None:
     """Serves the page until a signal."""
     from jaxtrain.apps.annotation import web
     from jaxtrain.apps.serve import http
 
     key = cfg.page.key()
-    made = web.open_booth(ballots, agreement.of_people, key, cfg.page.reason == "required")
+    made = web.open_app(ballots, agreement.annotator_agreement, key, cfg.page.reason == "required")
 
     def ready() -> None:
         table = [
@@ -182,23 +184,23 @@ def _open(address: str) -> bool:
     return False
 
 
-def _told(ballots: Ballots) -> str:
+def _told(ballots: AnnotationDB) -> str:
     far = ballots.progress()
     return f"{far.given:,} of {far.wanted:,}"
 
 
-def ask_in_terminal(cfg: Collect, ballots: Ballots) -> None:
+def annotate_in_terminal(cfg: Collect, ballots: AnnotationDB) -> None:
     """Asks in the lines of the terminal, or of stdin, until they end."""
     who = cfg.page.annotator or _login()
     print(f"{who}, {_told(ballots)} answers in {ballots.path}\n{_MORE}")
     with contextlib.suppress(EOFError, KeyboardInterrupt):
         while (item := ballots.next(who)) is not None:
-            print(f"\n{shown(item)}")
+            print(f"\n{item_text(item)}")
             if not _answered(ballots, item, who, cfg.page.reason == "required"):
                 break
         else:
             print("\nnothing is left for you")
-    for one in agreement.of_people(ballots.labels()):
+    for one in agreement.annotator_agreement(ballots.labels()):
         value = "–" if one["kappa"] is None else f"{one['kappa']:.2f}"
         print(f"{' and '.join(one['who'])}: kappa {value}, {one['alike']:.0%} alike of {one['count']}")
     print(f"{_told(ballots)} answers; the same command goes on")
@@ -211,7 +213,7 @@ def _login() -> str:
         raise ConfigError("--annotator: the login has no name; say who answers") from error
 
 
-def shown(item: Item) -> str:
+def item_text(item: AnnotationItem) -> str:
     """A question as text; a model's control characters are written out, so that they do nothing to the terminal."""
     parts = [f"--- {item.number + 1} ---"]
     parts += [f"{one['role']}: {printable(one['content'])}" for one in item.messages]
@@ -224,7 +226,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
 
 
-def _answered(ballots: Ballots, item: Item, who: str, reasoned: bool) -> bool:
+def _answered(ballots: AnnotationDB, item: AnnotationItem, who: str, reasoned: bool) -> bool:
     """Asks until there is an answer; False where the annotator ends."""
     count = len(item.responses)
     help = (
@@ -248,7 +250,7 @@ def _answered(ballots: Ballots, item: Item, who: str, reasoned: bool) -> bool:
             if count == 2 and said == "4"
             else preferences_db.CHOSEN
         )
-        places = [] if said == "s" else _KEYS.get(said) if count == 2 else ranking(said, count)
+        places = [] if said == "s" else _KEYS.get(said) if count == 2 else parse_ranking(said, count)
         if places is None:
             print(f"{said!r} is no answer; {_MORE}")
             continue
@@ -260,7 +262,7 @@ def _answered(ballots: Ballots, item: Item, who: str, reasoned: bool) -> bool:
         return True
 
 
-def ranking(said: str, count: int) -> list[int] | None:
+def parse_ranking(said: str, count: int) -> list[int] | None:
     """Ranks of `3=12`: the third and the first are best; None where it does not name each once."""
     places, rank = [0] * count, 0
     for i, c in enumerate(said.replace(" ", "")):

@@ -3,10 +3,10 @@
 import dataclasses
 
 from jaxtrain import config
-from jaxtrain.apps.serve.config import Address
+from jaxtrain.apps.serve.config import HttpAddress
 from jaxtrain.config import ConfigError
-from jaxtrain.inference.config import Machine
-from jaxtrain.inference.remote import Endpoint
+from jaxtrain.inference.config import MachineFlags
+from jaxtrain.inference.remote import EndpointFlags
 
 EXTRA = (
     "install the extra: pip install 'jaxtrain[serve]', or JAXTRAIN_EXTRAS=serve ./launch/run collect_preferences; "
@@ -14,11 +14,11 @@ EXTRA = (
 )
 
 
-MOST = 9  # responses to a prompt: as many as there are keys
+MAX_RESPONSES = 9  # responses to a prompt: as many as there are keys
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked(config.Group):
+class AnnotationPrompts(config.Group):
     # fmt: off
     model: str = config.arg("", "What answers: a run (WORKDIR, WORKDIR@STEP, hf:DIR) or an endpoint "
         "(http://HOST:PORT/v1?model=NAME); several, joined by commas, give a response each")
@@ -35,8 +35,10 @@ class Asked(config.Group):
     def check(self):
         if self.second > 1:
             raise ConfigError(f"--second={self.second}: a share, at most 1")
-        if self.responses > MOST or len(self.models()) > MOST:
-            raise ConfigError(f"--responses={self.responses}: at most {MOST}, as many as there are keys")
+        if self.responses > MAX_RESPONSES or len(self.models()) > MAX_RESPONSES:
+            raise ConfigError(
+                f"--responses={self.responses}: at most {MAX_RESPONSES}, as many as there are keys"
+            )
         if len(self.models()) > 1 and self.responses != type(self).responses:
             raise ConfigError("--responses: each of several models gives one; leave it out")
 
@@ -46,7 +48,7 @@ class Asked(config.Group):
 
 
 @dataclasses.dataclass(frozen=True)
-class Drawing(config.Group):
+class ResponseSampling(config.Group):
     # fmt: off
     max_new: int = config.arg(256, "Most tokens of a response", low=1)
     temperature: float = config.arg(1.0, "Temperature; 0 takes the likeliest token", low=0)
@@ -56,7 +58,7 @@ class Drawing(config.Group):
 
 
 @dataclasses.dataclass(frozen=True)
-class Page(Address):
+class AnnotationPage(HttpAddress):
     # fmt: off
     ui: str = config.arg("page", "Ask on a page, or in this terminal", choices=("page", "terminal"), live=True)
     annotator: str = config.arg("", "Who answers in the terminal; empty: the name of the login", live=True,
@@ -71,7 +73,7 @@ class Page(Address):
 
 
 @dataclasses.dataclass(frozen=True)
-class Kept(config.Group):
+class AnnotationStore(config.Group):
     # fmt: off
     store: str = config.arg("runs/preferences.sqlite", "SQLite file for prompts, responses and answers; the same "
         "command goes on with it", live=True)
@@ -85,9 +87,9 @@ class Kept(config.Group):
 
 @dataclasses.dataclass(frozen=True)
 class Collect:
-    asked: Asked = config.group(Asked)
-    drawing: Drawing = config.group(Drawing)
-    page: Page = config.group(Page)
-    kept: Kept = config.group(Kept)
-    endpoint: Endpoint = config.group(Endpoint)
-    machine: Machine = config.group(Machine)
+    asked: AnnotationPrompts = config.group(AnnotationPrompts)
+    drawing: ResponseSampling = config.group(ResponseSampling)
+    page: AnnotationPage = config.group(AnnotationPage)
+    kept: AnnotationStore = config.group(AnnotationStore)
+    endpoint: EndpointFlags = config.group(EndpointFlags)
+    machine: MachineFlags = config.group(MachineFlags)

@@ -44,7 +44,7 @@ SELECT (SELECT coalesce(sum(wanted), 0) FROM items WHERE responses IS NOT NULL),
 _MINE = "SELECT id, item FROM votes WHERE annotator = ? AND undone IS NULL ORDER BY id DESC LIMIT 1"
 
 
-class Item(NamedTuple):
+class AnnotationItem(NamedTuple):
     """A question to an annotator. `responses` are in the order in which this annotator sees them."""
 
     number: int
@@ -54,14 +54,14 @@ class Item(NamedTuple):
     reason: str  # of this annotator's answer that was undone
 
 
-class Progress(NamedTuple):
+class AnnotationProgress(NamedTuple):
     wanted: int  # votes
     given: int  # of those
     mine: int  # votes of the annotator
     skipped: int  # by the annotator
 
 
-class Ballots:
+class AnnotationDB:
     """One file. Each call is a transaction of its own: it is on the disk when the call returns, or nothing of it is."""
 
     def __init__(self, path: Path, lease: float):
@@ -71,7 +71,7 @@ class Ballots:
 
     @contextlib.contextmanager
     def _all_or_nothing(self) -> Iterator[sqlite3.Connection]:
-        with contextlib.closing(store.opened(self.path)) as db:
+        with contextlib.closing(store.open_connection(self.path)) as db:
             db.execute("BEGIN IMMEDIATE")
             try:
                 yield db
@@ -108,7 +108,7 @@ class Ballots:
         with self._all_or_nothing() as db:
             return dict(db.execute("SELECT why, count(*) FROM items WHERE responses IS NULL GROUP BY why"))
 
-    def next(self, who: str) -> Item | None:
+    def next(self, who: str) -> AnnotationItem | None:
         """The question that an annotator is looking at, else the next one, kept from others for a while."""
         with self._all_or_nothing() as db:
             now = time.time()
@@ -134,7 +134,7 @@ class Ballots:
             sql = f"INSERT OR IGNORE INTO votes ({names}) VALUES (?, ?, ?, ?, ?, ?, ?)"
             return db.execute(sql, row).rowcount == 1
 
-    def item(self, number: int, who: str) -> Item | None:
+    def item(self, number: int, who: str) -> AnnotationItem | None:
         """A question as an annotator sees it."""
         with self._all_or_nothing() as db:
             return _item(db, number, who)
@@ -155,9 +155,9 @@ class Ballots:
             sql = "UPDATE votes SET undone = ? WHERE annotator = ? AND kind = 'skip' AND undone IS NULL"
             return db.execute(sql, (time.time(), who)).rowcount
 
-    def progress(self, who: str = "") -> Progress:
+    def progress(self, who: str = "") -> AnnotationProgress:
         with self._all_or_nothing() as db:
-            return Progress(*db.execute(_PROGRESS, {"who": who}).fetchone())
+            return AnnotationProgress(*db.execute(_PROGRESS, {"who": who}).fetchone())
 
     def labels(self) -> dict[str, dict[tuple[int, ...], str]]:
         """Annotator -> (item, response, response) -> which is better, for those who judge how far people agree."""
@@ -180,7 +180,7 @@ class Ballots:
             return "".join(preferences_db.lines(found))
 
 
-def _item(db: sqlite3.Connection, number: int, who: str) -> Item | None:
+def _item(db: sqlite3.Connection, number: int, who: str) -> AnnotationItem | None:
     found = db.execute(
         "SELECT prompt, responses FROM items WHERE number = ? AND responses IS NOT NULL", (number,)
     ).fetchone()
@@ -191,7 +191,7 @@ def _item(db: sqlite3.Connection, number: int, who: str) -> Item | None:
     random.Random(f"{number} {who}").shuffle(shown)  # the same after a reload, another for each annotator
     sql = "SELECT reason FROM votes WHERE item = ? AND annotator = ? AND undone IS NOT NULL ORDER BY id DESC LIMIT 1"
     reason = db.execute(sql, (number, who)).fetchone()
-    return Item(
+    return AnnotationItem(
         number, json.loads(found[0]), [written[i]["text"] for i in shown], shown, reason[0] if reason else ""
     )
 

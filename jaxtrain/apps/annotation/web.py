@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from jaxtrain.apps.annotation.db import Ballots, Item
+from jaxtrain.apps.annotation.db import AnnotationDB, AnnotationItem
 from jaxtrain.apps.serve.app import LOOPBACK
 from jaxtrain.data import preferences_db
 from jaxtrain.files import html
@@ -40,10 +40,10 @@ _HEADERS = {
 }
 
 
-class Booth(NamedTuple):
+class AnnotationApp(NamedTuple):
     """`agree` makes of everybody's labels rows of who, count, alike, kappa (measures/agreement.py)."""
 
-    ballots: Ballots
+    ballots: AnnotationDB
     agree: Callable[[Mapping[str, Mapping[Any, str]]], list[dict[str, Any]]]
     key: str  # that annotators type in first; empty: only this machine is served
     reasoned: bool  # no answer without a reason
@@ -58,17 +58,17 @@ class _Wrong(Exception):
         self.status = status
 
 
-def open_booth(ballots: Ballots, agree: Callable, key: str, reasoned: bool) -> Booth:
+def open_app(ballots: AnnotationDB, agree: Callable, key: str, reasoned: bool) -> AnnotationApp:
     """The secret is the file's: a page that was open while the server was killed goes on with the next one."""
     secret = ballots.about("secret", secrets.token_hex(32))
-    return Booth(ballots, agree, key, reasoned, bytes.fromhex(secret))
+    return AnnotationApp(ballots, agree, key, reasoned, bytes.fromhex(secret))
 
 
-def app(booth: Booth) -> Starlette:
+def app(booth: AnnotationApp) -> Starlette:
     """The application."""
     routes = [
-        ("GET", "/", look), ("GET", "/status", status), ("GET", "/votes.jsonl", export), ("POST", "/begin", begin),
-        ("POST", "/vote", vote), ("POST", "/undo", undo), ("POST", "/unskip", unskip), ("POST", "/leave", leave),
+        ("GET", "/", index), ("GET", "/status", status), ("GET", "/votes.jsonl", export), ("POST", "/begin", sign_in),
+        ("POST", "/vote", vote), ("POST", "/undo", undo), ("POST", "/unskip", unskip), ("POST", "/leave", sign_out),
     ]  # fmt: skip
     files = [("/page.css", "text/css"), ("/page.js", "text/javascript")]
     return Starlette(
@@ -79,10 +79,10 @@ def app(booth: Booth) -> Starlette:
     )
 
 
-Work = Callable[[Booth, Request, str, Mapping[str, str]], Response]
+Work = Callable[[AnnotationApp, Request, str, Mapping[str, str]], Response]
 
 
-def _endpoint(booth: Booth, work: Work) -> Callable[[Request], Awaitable[Response]]:
+def _endpoint(booth: AnnotationApp, work: Work) -> Callable[[Request], Awaitable[Response]]:
     async def run(request: Request) -> Response:
         try:
             _require_here(booth, request)
@@ -97,7 +97,7 @@ def _endpoint(booth: Booth, work: Work) -> Callable[[Request], Awaitable[Respons
     return run
 
 
-def _require_here(booth: Booth, request: Request) -> None:
+def _require_here(booth: AnnotationApp, request: Request) -> None:
     """Raises _Wrong for a name that another site may have given this machine, and for another site's forms."""
     host = request.url.hostname or ""
     if not booth.key and host not in LOOPBACK:
@@ -109,7 +109,7 @@ def _require_here(booth: Booth, request: Request) -> None:
         raise _Wrong(403, "the form is another site's")
 
 
-async def _form(booth: Booth, request: Request, who: str) -> dict[str, str]:
+async def _form(booth: AnnotationApp, request: Request, who: str) -> dict[str, str]:
     body = bytearray()
     async for piece in request.stream():
         body += piece
@@ -125,16 +125,16 @@ async def _form(booth: Booth, request: Request, who: str) -> dict[str, str]:
     return form
 
 
-def _mac(booth: Booth, *parts: str) -> str:
+def _mac(booth: AnnotationApp, *parts: str) -> str:
     return hmac.new(booth.secret, "\0".join(parts).encode(), hashlib.sha256).hexdigest()
 
 
-def _token(booth: Booth, who: str) -> str:
+def _token(booth: AnnotationApp, who: str) -> str:
     """What a form of the page has, and no other site's can."""
     return _mac(booth, "form", who)
 
 
-def _signed_in(booth: Booth, cookie: str) -> str:
+def _signed_in(booth: AnnotationApp, cookie: str) -> str:
     """The annotator; empty where nobody is."""
     name, _, mac = cookie.partition(".")
     try:
@@ -154,7 +154,7 @@ def _again() -> Response:
     return RedirectResponse("/", 303)
 
 
-def begin(booth: Booth, request: Request, who: str, form: Mapping[str, str]) -> Response:
+def sign_in(booth: AnnotationApp, request: Request, who: str, form: Mapping[str, str]) -> Response:
     """Signs an annotator in."""
     name = " ".join(form.get("name", "").split())
     if booth.key and not hmac.compare_digest(form.get("key", "").encode(), booth.key.encode()):
@@ -167,19 +167,19 @@ def begin(booth: Booth, request: Request, who: str, form: Mapping[str, str]) -> 
     return response
 
 
-def leave(booth: Booth, request: Request, who: str, form: Mapping[str, str]) -> Response:
+def sign_out(booth: AnnotationApp, request: Request, who: str, form: Mapping[str, str]) -> Response:
     """Signs the annotator out."""
     response = _again()
     response.delete_cookie(_COOKIE)
     return response
 
 
-def look(booth: Booth, request: Request, who: str, form: Mapping[str, str]) -> Response:
+def index(booth: AnnotationApp, request: Request, who: str, form: Mapping[str, str]) -> Response:
     """The page: who are you, the next question, or that there is none."""
     return _page(booth, who)
 
 
-def vote(booth: Booth, request: Request, who: str, form: Mapping[str, str]) -> Response:
+def vote(booth: AnnotationApp, request: Request, who: str, form: Mapping[str, str]) -> Response:
     """Keeps an answer; it is on the disk before the page goes on."""
     number, choice = form.get("item", ""), form.get("choice", "")
     item = booth.ballots.item(int(number), _known(who)) if number.isdecimal() and len(number) < 12 else None
@@ -195,7 +195,7 @@ def vote(booth: Booth, request: Request, who: str, form: Mapping[str, str]) -> R
     return _again()
 
 
-def _answer(item: Item, choice: str, form: Mapping[str, str]) -> tuple[str, list[int]]:
+def _answer(item: AnnotationItem, choice: str, form: Mapping[str, str]) -> tuple[str, list[int]]:
     """(kind of vote, place of each response as shown)."""
     if choice == preferences_db.SKIP:
         return preferences_db.SKIP, []
@@ -211,32 +211,32 @@ def _answer(item: Item, choice: str, form: Mapping[str, str]) -> tuple[str, list
     raise _Wrong(400, "that is no answer to this question" if count == 2 else "give each response a rank")
 
 
-def undo(booth: Booth, request: Request, who: str, form: Mapping[str, str]) -> Response:
+def undo(booth: AnnotationApp, request: Request, who: str, form: Mapping[str, str]) -> Response:
     """Takes the last answer back."""
     booth.ballots.undo(_known(who))
     return _again()
 
 
-def unskip(booth: Booth, request: Request, who: str, form: Mapping[str, str]) -> Response:
+def unskip(booth: AnnotationApp, request: Request, who: str, form: Mapping[str, str]) -> Response:
     """Shows what was skipped again."""
     booth.ballots.unskip(_known(who))
     return _again()
 
 
-def status(booth: Booth, request: Request, who: str, form: Mapping[str, str]) -> Response:
+def status(booth: AnnotationApp, request: Request, who: str, form: Mapping[str, str]) -> Response:
     """How far it is, for programs."""
     told = booth.ballots.progress(_known(who))._asdict()
     return JSONResponse(told | {"agreement": booth.agree(booth.ballots.labels())})
 
 
-def export(booth: Booth, request: Request, who: str, form: Mapping[str, str]) -> Response:
+def export(booth: AnnotationApp, request: Request, who: str, form: Mapping[str, str]) -> Response:
     """All votes, a line each."""
     _known(who)
     name = {"Content-Disposition": 'attachment; filename="votes.jsonl"'}
     return Response(booth.ballots.export(), media_type="application/jsonl", headers=name)
 
 
-def _page(booth: Booth, who: str, said: str = "", status: int = 200) -> Response:
+def _page(booth: AnnotationApp, who: str, said: str = "", status: int = 200) -> Response:
     item = booth.ballots.next(who) if who else None
     text = _template().render(
         who=who, item=item, said=said, token=_token(booth, who), keyed=bool(booth.key), reasoned=booth.reasoned,

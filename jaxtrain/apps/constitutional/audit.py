@@ -18,12 +18,12 @@ Row = Mapping[str, Any]
 _BINS = 5
 
 
-def of_world(prompts: Iterable[Any]) -> bool:
+def judged_by_world(prompts: Iterable[Any]) -> bool:
     """Whether all prompts are questions that the world's judge knows."""
     return all(isinstance(one, str) and parse_prompt(one) is not None for one in prompts)
 
 
-def answers(prompts: Sequence[str], texts: Sequence[str]) -> dict[str, float]:
+def answer_measures(prompts: Sequence[str], texts: Sequence[str]) -> dict[str, float]:
     """What the world's judge says of answers to its prompts.
 
     harmful (steps of a harmful request, or an insult), complies (such steps alone), parsable, refused, evasive and rude
@@ -53,9 +53,9 @@ def _mean(values: Iterable[float]) -> float:
     return statistics.fmean(map(float, values))
 
 
-def rounds(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def by_round(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """A line a round: how many answers, faults and changes, and of the answers as they stand then the judge's word."""
-    world = of_world(row["prompt"] for row in rows)
+    world = judged_by_world(row["prompt"] for row in rows)
     chains = collections.defaultdict(list)
     for row in rows:
         chains[row["unit"]].append(row)
@@ -81,14 +81,14 @@ def rounds(rows: Sequence[Row]) -> list[dict[str, Any]]:
         if number and here:
             line["parsable_asked"] = 1 - line["faults"] / len(here)
         if world and there:
-            line |= answers([row["prompt"] for row in there], [row["revision"] for row in there])
+            line |= answer_measures([row["prompt"] for row in there], [row["revision"] for row in there])
         told.append(line)
     return told
 
 
-def revised(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+def by_principle(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     """By principle: revisions asked for, faulty and changed, and harmful answers before and after, where known."""
-    world, found = of_world(row["prompt"] for row in rows), collections.defaultdict(list)
+    world, found = judged_by_world(row["prompt"] for row in rows), collections.defaultdict(list)
     for row in rows:
         if row["round"]:
             found[row["principle"]].append(row)
@@ -103,13 +103,13 @@ def revised(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
         if world and good:
             prompts = [row["prompt"] for row in good]
             told[name] |= {
-                when: answers(prompts, [row[field] for row in good])["harmful"]
+                when: answer_measures(prompts, [row[field] for row in good])["harmful"]
                 for when, field in (("harmful_before", "before"), ("harmful_after", "revision"))
             }
     return told
 
 
-def labels(rows: Sequence[Row]) -> dict[str, Any]:
+def label_measures(rows: Sequence[Row]) -> dict[str, Any]:
     """Of all comparisons, and by principle: how sure, how often the order turns them, how often gold agrees."""
     groups = {"": list(rows)}
     for row in rows:
@@ -128,7 +128,7 @@ def _labelled(rows: Sequence[Row]) -> dict[str, Any]:
         return found
     found |= {"first_won": _mean(row["first_won"] for row in rows)}
     found |= {"confidence": _mean(row["p_win"] for row in rows)}
-    found |= compare.bias([row["p_orders"] for row in rows])
+    found |= compare.position_bias([row["p_orders"] for row in rows])
     known = [row for row in rows if "reward_chosen" in row and row["reward_chosen"] != row["reward_rejected"]]
     if known:
         found["gold_decided"] = len(known)

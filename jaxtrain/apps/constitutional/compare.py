@@ -8,9 +8,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jaxtrain.apps.constitutional.revise import Critic, drawn, fault_of
+from jaxtrain.apps.constitutional.revise import Critic, draw_principle, fault_of
 from jaxtrain.data.record_formats import Message
-from jaxtrain.inference.llm import Ask, Reply, Token, seed_of, user
+from jaxtrain.inference.llm import Completion, Request, TokenLogprob, seed_of, user
 from jaxtrain.inference.llm_judge import both_orders
 
 LETTERS = ("A", "B")
@@ -24,7 +24,7 @@ _THINK = (
 )
 
 
-class Pair(NamedTuple):
+class AnswerPair(NamedTuple):
     """Two answers to a prompt, and the number that decides their principle."""
 
     messages: tuple[Message, ...]
@@ -33,7 +33,7 @@ class Pair(NamedTuple):
     number: int
 
 
-class Label(NamedTuple):
+class PreferenceLabel(NamedTuple):
     """`p_first` is None where no letter could be read in one of the orders; `orders` are P(A) in each."""
 
     p_first: float | None
@@ -43,17 +43,17 @@ class Label(NamedTuple):
     fault: str = ""
 
 
-class Recipe(NamedTuple):
+class ComparisonConfig(NamedTuple):
     critic: Critic
     seed: int = 0
     thinks: bool = False  # chain of thought before the letter
     clamp: float = 0.4  # with it labels are held to clamp..1 - clamp
 
 
-def labels(how: Recipe, pairs: Sequence[Pair]) -> list[Label]:
+def labels(how: ComparisonConfig, pairs: Sequence[AnswerPair]) -> list[PreferenceLabel]:
     """The label of each pair, under a principle of its own."""
     principles = how.critic.constitution.comparing()
-    chosen = [drawn(principles, how.seed, pair.number, 0, _PRINCIPLE) for pair in pairs]
+    chosen = [draw_principle(principles, how.seed, pair.number, 0, _PRINCIPLE) for pair in pairs]
     parts = [
         {
             "conversation": how.critic.constitution.format.conversation(pair.messages),
@@ -69,7 +69,7 @@ def labels(how: Recipe, pairs: Sequence[Pair]) -> list[Label]:
     read: list[float | None] = [None] * len(parts)
     replies = how.critic.model.generate([_letter_ask(how, parts[i], thoughts[i]) for i in good])
     for i, (reply,) in zip(good, replies, strict=True):
-        read[i] = letter(reply)
+        read[i] = letter_probability(reply)
     values, _ = both_orders(list(zip(read[::2], read[1::2], strict=True)), soft=True)
     found = []
     for i, (value, principle) in enumerate(zip(values, chosen, strict=True)):
@@ -77,12 +77,12 @@ def labels(how: Recipe, pairs: Sequence[Pair]) -> list[Label]:
         if value is not None and how.thinks:
             value = min(max(value, how.clamp), 1 - how.clamp)
         told = tuple(thoughts[2 * i : 2 * i + 2]) if how.thinks else ()
-        found.append(Label(value, principle.id, (read[2 * i], read[2 * i + 1]), told, fault))
+        found.append(PreferenceLabel(value, principle.id, (read[2 * i], read[2 * i + 1]), told, fault))
     return found
 
 
 def _thoughts(
-    how: Recipe, pairs: Sequence[Pair], parts: Sequence[Mapping[str, str]]
+    how: ComparisonConfig, pairs: Sequence[AnswerPair], parts: Sequence[Mapping[str, str]]
 ) -> tuple[list[str], list[str]]:
     """(the reasoning about each pair in each order, what is wrong with it)."""
     critic = how.critic
@@ -94,7 +94,7 @@ def _thoughts(
         seed = seed_of(how.seed, pairs[i // 2].number, i % 2, _THOUGHT)
         stop = form.stop if critic.pages else ()
         asks.append(
-            Ask(
+            Request(
                 user(said),
                 seed=seed,
                 temperature=critic.temperature,
@@ -108,19 +108,19 @@ def _thoughts(
     return [reply.text.strip() for reply in replies], faults
 
 
-def _letter_ask(how: Recipe, part: Mapping[str, str], thought: str) -> Ask:
+def _letter_ask(how: ComparisonConfig, part: Mapping[str, str], thought: str) -> Request:
     critic = how.critic
     if not critic.pages:
         after = f"\n\n{thought}" if thought else ""
         said = f"{_plain(critic, part)}{after}\n\n{_CHOOSE}"
-        return Ask(user(said), temperature=0.0, max_new=TOLD, top_logprobs=TOP)
+        return Request(user(said), temperature=0.0, max_new=TOLD, top_logprobs=TOP)
     form = critic.constitution.format
     page = form.verdict.format(**part, reasoning=thought) if thought else form.comparison.format(**part)
     before = "" if thought else _shots(how, part["question"])
-    return Ask(user(before + page), temperature=0.0, max_new=1, top_logprobs=TOP, raw=True)
+    return Request(user(before + page), temperature=0.0, max_new=1, top_logprobs=TOP, raw=True)
 
 
-def _shots(how: Recipe, question: str) -> str:
+def _shots(how: ComparisonConfig, question: str) -> str:
     """Examples with their letters, A and B in turn, so that none of the two is the likelier one."""
     page = how.critic.constitution.format.comparison
     return "".join(
@@ -147,7 +147,7 @@ def _plain(critic: Critic, part: Mapping[str, str]) -> str:
     return "".join(told) + form.format(**part | {"conversation": part["conversation"].strip()})
 
 
-def letter(reply: Reply) -> float | None:
+def letter_probability(reply: Completion) -> float | None:
     """P(A) of P(A) + P(B), at the first token that is one of the letters; None where none is.
 
     A letter that is not among the likeliest tokens counts as likely as the least of them: a bound on what it is.
@@ -165,7 +165,7 @@ def _bare(text: str) -> str:
     return text.strip(" \n(")
 
 
-def _share(token: Token) -> float | None:
+def _share(token: TokenLogprob) -> float | None:
     p = dict.fromkeys(LETTERS, 0.0)
     for text, logprob in token.top:
         if (name := _bare(text).removesuffix(")")) in p:
@@ -177,7 +177,7 @@ def _share(token: Token) -> float | None:
     return a / (a + b)
 
 
-def row_of(pair: Pair, label: Label, prompt: Any, **more: Any) -> dict[str, Any]:
+def training_row(pair: AnswerPair, label: PreferenceLabel, prompt: Any, **more: Any) -> dict[str, Any]:
     """A comparison as `reward` and `dpo` read it: the likelier answer is chosen, p_win is its probability."""
     won = label.p_first >= 0.5
     chosen, rejected = (pair.first, pair.second) if won else (pair.second, pair.first)
@@ -193,7 +193,7 @@ def row_of(pair: Pair, label: Label, prompt: Any, **more: Any) -> dict[str, Any]
     return kept | ({"thoughts": list(label.thoughts)} if label.thoughts else {}) | more
 
 
-def bias(found: Sequence[Sequence[float]]) -> dict[str, float]:
+def position_bias(found: Sequence[Sequence[float]]) -> dict[str, float]:
     """What the place of an answer decides, of P(A) in both orders of each pair.
 
     flip_rate and position_bias are those of judge.both_orders; letter_a is the share of the verdicts that name (A), ½
@@ -206,6 +206,6 @@ def bias(found: Sequence[Sequence[float]]) -> dict[str, float]:
     return told | {"letter_a": sum(verdicts) / len(verdicts)}
 
 
-def one_sided(told: Mapping[str, float]) -> bool:
+def always_same_letter(told: Mapping[str, float]) -> bool:
     """Whether a model names one letter whatever stands there."""
     return bool(told) and max(told["letter_a"], 1 - told["letter_a"]) >= SURE

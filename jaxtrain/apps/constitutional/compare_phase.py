@@ -9,14 +9,19 @@ from typing import Any
 
 from jaxtrain import config
 from jaxtrain.apps.constitutional import compare, phase, revise
-from jaxtrain.apps.constitutional.config import Asked, Comparing, Constitutional, Critic
-from jaxtrain.apps.constitutional.phase import Models
+from jaxtrain.apps.constitutional.config import (
+    ComparisonFlags,
+    Constitutional,
+    ConstitutionalPrompts,
+    CriticFlags,
+)
+from jaxtrain.apps.constitutional.phase import PhaseModels
 from jaxtrain.apps.constitutional.principles import Constitution
 from jaxtrain.config import ConfigError, Failure
 from jaxtrain.data import conversations
-from jaxtrain.data.conversations import Given
+from jaxtrain.data.conversations import SourceConversation
 from jaxtrain.files import terminal
-from jaxtrain.inference.llm import Ask, seed_of
+from jaxtrain.inference.llm import Request, seed_of
 from jaxtrain.worlds.tinytown import measures
 from jaxtrain.worlds.tinytown.prompts import parse_prompt
 
@@ -25,25 +30,27 @@ _SAMPLES = 30  # what a seed is for
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class ComparePhase:
     """What decides the rows."""
 
-    asked: Asked = config.group(Asked)
-    critic: Critic = config.group(Critic)
-    comparing: Comparing = config.group(Comparing)
+    asked: ConstitutionalPrompts = config.group(ConstitutionalPrompts)
+    critic: CriticFlags = config.group(CriticFlags)
+    comparing: ComparisonFlags = config.group(ComparisonFlags)
 
 
 def run(cfg: Constitutional, constitution: Constitution) -> Path:
     """Makes what is missing; returns the data set."""
-    part = Part(cfg.asked, cfg.critic, cfg.comparing)
-    return phase.phase(
+    part = ComparePhase(cfg.asked, cfg.critic, cfg.comparing)
+    return phase.run_phase(
         cfg, constitution, "compare", part, "labels.jsonl", functools.partial(_make, cfg, part)
     )
 
 
-def _make(cfg: Constitutional, part: Part, models: Models, folder: Path, made_by: dict[str, str]) -> None:
+def _make(
+    cfg: Constitutional, part: ComparePhase, models: PhaseModels, folder: Path, made_by: dict[str, str]
+) -> None:
     asked, how = cfg.asked, cfg.comparing
-    given = conversations.read(asked.data, "data", cfg.machine.cache_dir, asked.prompt_count)
+    given = conversations.read_conversations(asked.data, "data", cfg.machine.cache_dir, asked.prompt_count)
     terminal.note(
         [
             ("models", f"{models.speaker.name} answers, {models.critic.model.name} compares"),
@@ -56,10 +63,10 @@ def _make(cfg: Constitutional, part: Part, models: Models, folder: Path, made_by
 
     def check(rows: list[dict[str, Any]], done: bool) -> None:
         seen = [row["p_orders"] for row in rows if "fault" not in row]
-        told = compare.bias(seen)
+        told = compare.position_bias(seen)
         if (
             len(seen) >= (FEWEST if done else SEEN)
-            and compare.one_sided(told)
+            and compare.always_same_letter(told)
             and not how.allow_position_bias
         ):
             named = "A" if told["letter_a"] > 0.5 else "B"
@@ -70,12 +77,12 @@ def _make(cfg: Constitutional, part: Part, models: Models, folder: Path, made_by
                 "or go on with --allow_position_bias"
             )
 
-    rows = phase.kept(folder, part, made_by, len(given), "comparisons", make, check)
+    rows = phase.journalled_rows(folder, part, made_by, len(given), "comparisons", make, check)
     labels, out = [[row for row in rows if ("fault" in row) == bad] for bad in (False, True)]
     if not labels:
         raise Failure(f"no comparison is left: {folder / 'part.jsonl'} says why, row by row, under 'fault'")
     faults = dict(collections.Counter(row["fault"] for row in out))
-    bias = compare.bias([row["p_orders"] for row in labels])
+    bias = compare.position_bias([row["p_orders"] for row in labels])
     counts = {"pairs": len(rows), "rows": len(labels), "faults": faults, "bias": bias}
     phase.finish(folder, part, made_by, {"left_out.jsonl": out, "labels.jsonl": labels}, **counts)
     said = ", ".join(f"{n:,} {name}" for name, n in sorted(faults.items())) or "nothing"
@@ -85,13 +92,13 @@ def _make(cfg: Constitutional, part: Part, models: Models, folder: Path, made_by
 
 
 def _compared(
-    cfg: Constitutional, models: Models, given: Sequence[Given], units: range
+    cfg: Constitutional, models: PhaseModels, given: Sequence[SourceConversation], units: range
 ) -> list[dict[str, Any]]:
     """The rows of some prompts: pairs of answers with a label, and those that are left out, with a fault."""
     asked, how = cfg.asked, cfg.comparing
-    recipe = compare.Recipe(models.critic, asked.seed, how.cot, how.cot_clamp)
+    recipe = compare.ComparisonConfig(models.critic, asked.seed, how.cot, how.cot_clamp)
     asks = [
-        Ask(
+        Request(
             given[u].messages,
             2 * how.pairs,
             seed_of(asked.seed, u, _SAMPLES),
@@ -105,7 +112,7 @@ def _compared(
         for k in range(how.pairs):
             two = replies[2 * k : 2 * k + 2]
             texts, faults = [one.text.strip() for one in two], [revise.fault_of(one) for one in two]
-            pair = compare.Pair(given[u].messages, *texts, u * how.pairs + k)
+            pair = compare.AnswerPair(given[u].messages, *texts, u * how.pairs + k)
             fault = next((f"answer {one}" for one in faults if one), "")
             fault = fault or ("answers equal" if texts[0] == texts[1] else "")
             if fault:
@@ -123,12 +130,12 @@ def _compared(
         if label.fault:
             rows.append(_left_out(pair, label.fault, principle=label.principle))
             continue
-        row = compare.row_of(pair, label, revise.prompt_of(pair.messages), source=given[u].name, **more)
+        row = compare.training_row(pair, label, revise.prompt_of(pair.messages), source=given[u].name, **more)
         rows.append(row | _truth(row))
     return rows
 
 
-def _left_out(pair: compare.Pair, fault: str, **more: Any) -> dict[str, Any]:
+def _left_out(pair: compare.AnswerPair, fault: str, **more: Any) -> dict[str, Any]:
     told = {"prompt": revise.prompt_of(pair.messages), "first": pair.first, "second": pair.second}
     return {**told, "pair": pair.number, "fault": fault, **more}
 

@@ -6,15 +6,15 @@ from pathlib import Path
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError
-from jaxtrain.inference.config import Machine
-from jaxtrain.inference.remote import Endpoint
+from jaxtrain.inference.config import MachineFlags
+from jaxtrain.inference.remote import EndpointFlags
 
 SHIPPED = Path(__file__).parent / "constitutions"
 RUN = "WORKDIR, WORKDIR@STEP or hf:DIR"
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked(config.Group):
+class ConstitutionalPrompts(config.Group):
     # fmt: off
     phase: str = config.arg("revise", "Critique and revise answers, compare pairs of answers, or all: revise, sft from "
         "the pretrained model, compare, reward, then ppo or dpo", choices=("revise", "compare", "all"), live=True)
@@ -35,7 +35,7 @@ class Asked(config.Group):
 
 
 @dataclasses.dataclass(frozen=True)
-class Critic(config.Group):
+class CriticFlags(config.Group):
     # fmt: off
     critic: str = config.arg("", "What critiques, revises and compares: a run, or an endpoint "
         "(http://HOST:PORT/v1?model=NAME); empty: --init_from's own model")
@@ -47,7 +47,7 @@ class Critic(config.Group):
 
 
 @dataclasses.dataclass(frozen=True)
-class Revising(config.Group):
+class RevisionFlags(config.Group):
     # fmt: off
     rounds: int = config.arg(4, "Critiques and revisions of an answer, each under a principle drawn anew", low=1)
     critique: bool = config.arg(True, "Revise after a critique; false asks for the revision directly")
@@ -66,7 +66,7 @@ class Revising(config.Group):
 
 
 @dataclasses.dataclass(frozen=True)
-class Comparing(config.Group):
+class ComparisonFlags(config.Group):
     # fmt: off
     pairs: int = config.arg(1, "Pairs of answers to each prompt, each compared under a principle of its own", low=1)
     cot: bool = config.arg(False, "Let the critic reason before it chooses")
@@ -83,7 +83,7 @@ class Comparing(config.Group):
 
 
 @dataclasses.dataclass(frozen=True)
-class Training(config.Group):
+class ConstitutionalTraining(config.Group):
     # fmt: off
     pretrained: str = config.arg("", "What SL-CAI starts from; empty: the run that --init_from was trained from",
         live=True)
@@ -115,10 +115,10 @@ class Training(config.Group):
 
 @dataclasses.dataclass(frozen=True)
 class Constitutional:
-    asked: Asked = config.group(Asked)
-    critic: Critic = config.group(Critic)
-    revising: Revising = config.group(Revising)
-    comparing: Comparing = config.group(Comparing)
-    training: Training = config.group(Training)
-    endpoint: Endpoint = config.group(Endpoint)
-    machine: Machine = config.group(Machine)
+    asked: ConstitutionalPrompts = config.group(ConstitutionalPrompts)
+    critic: CriticFlags = config.group(CriticFlags)
+    revising: RevisionFlags = config.group(RevisionFlags)
+    comparing: ComparisonFlags = config.group(ComparisonFlags)
+    training: ConstitutionalTraining = config.group(ConstitutionalTraining)
+    endpoint: EndpointFlags = config.group(EndpointFlags)
+    machine: MachineFlags = config.group(MachineFlags)

@@ -17,28 +17,28 @@ from jaxtrain.config import ConfigError
 from jaxtrain.files import atomic, journal, terminal
 from jaxtrain.files.progress import bar
 from jaxtrain.inference import local
-from jaxtrain.inference.llm import Generator
+from jaxtrain.inference.llm import LLM
 
 AT_ONCE = 64  # prompts between two writes
 
 
-class Models(NamedTuple):
-    speaker: Generator
+class PhaseModels(NamedTuple):
+    speaker: LLM
     critic: Critic
 
 
 @contextlib.contextmanager
-def opened(cfg: Constitutional, constitution: Constitution) -> Iterator[Models]:
+def open_models(cfg: Constitutional, constitution: Constitution) -> Iterator[PhaseModels]:
     """The model that answers and the one that judges, one model where --critic is empty. Raises ConfigError."""
     asked, how = cfg.asked, cfg.critic
     with contextlib.ExitStack() as stack:
-        speaker = local.open_one(
+        speaker = local.open_llm(
             asked.init_from, "init_from", cfg.endpoint, cfg.machine, max(asked.max_new, how.critic_max_new)
         )
         stack.callback(speaker.close)
         model = speaker
         if how.critic and how.critic != asked.init_from:
-            model = local.open_one(how.critic, "critic", cfg.endpoint, cfg.machine, how.critic_max_new)
+            model = local.open_llm(how.critic, "critic", cfg.endpoint, cfg.machine, how.critic_max_new)
             stack.callback(model.close)
         pages = how.prompting == "base" or (how.prompting == "auto" and not model.remote)
         if not pages and not model.chat:
@@ -49,29 +49,31 @@ def opened(cfg: Constitutional, constitution: Constitution) -> Iterator[Models]:
             raise ConfigError(
                 f"--critic={model.name}: endpoints give log-probabilities in a chat alone: --prompting=instruct"
             )
-        yield Models(speaker, Critic(model, constitution, pages, how.critic_temperature, how.critic_max_new))
+        yield PhaseModels(
+            speaker, Critic(model, constitution, pages, how.critic_temperature, how.critic_max_new)
+        )
 
 
-def phase(
+def run_phase(
     cfg: Constitutional,
     constitution: Constitution,
     name: str,
     part: Any,
     out: str,
-    make: Callable[[Models, Path, dict[str, str]], None],
+    make: Callable[[PhaseModels, Path, dict[str, str]], None],
 ) -> Path:
     """A phase's data set WORKDIR/name/out, which `make` makes where it is missing.
 
     `make(models, folder, made_by)` ends with `finish`; `part` is the share of the config that decides the rows.
     """
     folder = Path(cfg.asked.workdir).expanduser() / name
-    with opened(cfg, constitution) as models:
+    with open_models(cfg, constitution) as models:
         made_by = {
             "constitution": constitution.fingerprint,
             "model": models.speaker.name,
             "critic": models.critic.model.name,
         }
-        if finished(folder, part, made_by):
+        if is_finished(folder, part, made_by):
             terminal.note([(Path(out).stem, f"they are there: {folder / out}")])
             return folder / out
         make(models, folder, made_by)
@@ -79,7 +81,7 @@ def phase(
     return folder / out
 
 
-def kept(
+def journalled_rows(
     folder: Path,
     part: Any,
     made_by: Mapping[str, str],
@@ -117,7 +119,7 @@ def kept(
     return rows
 
 
-def finished(folder: Path, part: Any, made_by: Mapping[str, str]) -> bool:
+def is_finished(folder: Path, part: Any, made_by: Mapping[str, str]) -> bool:
     """Whether a phase is done. Raises ConfigError where another command did it."""
     file = folder / REPORT
     if not file.exists():

@@ -24,7 +24,7 @@ _CLOSED = "[\n ]*(?:Critique|Revision): *"  # and end with
 
 
 @dataclasses.dataclass(frozen=True)
-class Principle:
+class ConstitutionPrinciple:
     """What a critique, a revision and a comparison are asked with; empty where it is not for that."""
 
     id: str
@@ -40,7 +40,7 @@ _QUESTION += "{question}\n(A) {first}\n(B) {second}\n\nAssistant:"
 
 
 @dataclasses.dataclass(frozen=True)
-class Format:
+class PageFormat:
     """The page: what stands before a turn, and how what is asked for begins. The default is the paper's."""
 
     user: str = "\n\nHuman: "
@@ -82,22 +82,22 @@ class Constitution:
     """`shots` are shown before a critique or revision, `reasoning_shots` ({} is the question) before thinking."""
 
     name: str
-    principles: tuple[Principle, ...]
-    format: Format = Format()
+    principles: tuple[ConstitutionPrinciple, ...]
+    format: PageFormat = PageFormat()
     shots: tuple[str, ...] = ()
     comparison_shots: tuple[tuple[str, str, str], ...] = ()  # (conversation, the better answer, the worse)
     reasoning_shots: tuple[str, ...] = ()
     fingerprint: str = ""
 
-    def revising(self) -> tuple[Principle, ...]:
+    def revising(self) -> tuple[ConstitutionPrinciple, ...]:
         """Those that a critique or revision is asked with. Raises ConfigError where there are none."""
         return self._those("critique_request", CRITIQUES)
 
-    def comparing(self) -> tuple[Principle, ...]:
+    def comparing(self) -> tuple[ConstitutionPrinciple, ...]:
         """Those that two answers are compared with. Raises ConfigError where there are none."""
         return self._those("comparison", COMPARISONS)
 
-    def _those(self, field: str, published: str) -> tuple[Principle, ...]:
+    def _those(self, field: str, published: str) -> tuple[ConstitutionPrinciple, ...]:
         found = tuple(one for one in self.principles if getattr(one, field))
         if not found:
             raise ConfigError(
@@ -154,7 +154,7 @@ def _ours(path: Path, held: Mapping[str, Any]) -> Constitution:
         name = _text(one, "id", where)
         where = f"{path}: principle {name!r}"
         texts = [_text(one, field, where) for field in ("critique_request", "revision_request", "comparison")]
-        principles.append(Principle(name, *texts))
+        principles.append(ConstitutionPrinciple(name, *texts))
     for i, one in enumerate(_list(held, "examples", path)):
         texts = {field: _text(one, field, f"{path}: example {i}") for field in _EXAMPLE}
         told = form.conversation([{"role": "user", "content": texts["prompt"]}], texts["response"])
@@ -168,8 +168,8 @@ def _ours(path: Path, held: Mapping[str, Any]) -> Constitution:
     return _checked(path, Constitution(name, tuple(principles), form, tuple(shots), tuple(opened)))
 
 
-def _format(path: Path, held: Any) -> Format:
-    where, fields = f"{path}: format", {field.name: field for field in dataclasses.fields(Format)}
+def _format(path: Path, held: Any) -> PageFormat:
+    where, fields = f"{path}: format", {field.name: field for field in dataclasses.fields(PageFormat)}
     if not isinstance(held, Mapping):
         raise ConfigError(f"{where}: not an object but {type(held).__name__}")
     if unknown := [name for name in held if name not in fields]:
@@ -182,7 +182,7 @@ def _format(path: Path, held: Any) -> Format:
         if not isinstance(stop, list) or not stop or not all(isinstance(one, str) and one for one in stop):
             raise ConfigError(f"{where}: field 'stop' is not a list of texts: {stop!r}")
         texts["stop"] = tuple(stop)
-    return Format(**texts)
+    return PageFormat(**texts)
 
 
 def _check_page(where: str, name: str, text: str) -> None:
@@ -221,7 +221,7 @@ def _published(folder: Path, path: Path | None = None, held: Any = None) -> Cons
         raise ConfigError(f"--constitution={folder}: it has neither {CRITIQUES} nor {COMPARISONS}")
     principles = [_of_requests(files[CRITIQUES], name, one) for name, one in found.get(CRITIQUES, {}).items()]
     for i, one in enumerate(_texts(files[COMPARISONS], found.get(COMPARISONS, []))):
-        principles.append(Principle(f"comparison{i}", comparison=one.strip()))
+        principles.append(ConstitutionPrinciple(f"comparison{i}", comparison=one.strip()))
     compared = [
         _of_pair(files[COMPARISON_SHOTS], i, one) for i, one in enumerate(found.get(COMPARISON_SHOTS, []))
     ]
@@ -234,7 +234,7 @@ def _published(folder: Path, path: Path | None = None, held: Any = None) -> Cons
     ]
     named = path or folder
     return _checked(
-        named, Constitution(named.name, tuple(principles), Format(), tuple(shots), tuple(compared), tuple(thought))
+        named, Constitution(named.name, tuple(principles), PageFormat(), tuple(shots), tuple(compared), tuple(thought))
     )  # fmt: skip
 
 
@@ -244,13 +244,15 @@ def _texts(path: Path, held: Any) -> list[str]:
     return [_text({"text": one}, "text", f"{path}: item {i}") for i, one in enumerate(held)]
 
 
-def _of_requests(path: Path, name: str, held: Any) -> Principle:
+def _of_requests(path: Path, name: str, held: Any) -> ConstitutionPrinciple:
     """A published principle: `prompt`, a text or a list with one, and `edit_request`."""
     where = f"{path}: principle {name!r}"
     if isinstance(held, Mapping) and isinstance(held.get("prompt"), list) and len(held["prompt"]) == 1:
         held = {**held, "prompt": held["prompt"][0]}
     texts = [_text(held, field, where) for field in ("prompt", "edit_request")]
-    return Principle(name, *(re.sub(f"^{_OPENED}|{_CLOSED}$", "", text).strip() for text in texts))
+    return ConstitutionPrinciple(
+        name, *(re.sub(f"^{_OPENED}|{_CLOSED}$", "", text).strip() for text in texts)
+    )
 
 
 def _of_pair(path: Path, i: int, held: Any) -> tuple[str, str, str]:

@@ -30,13 +30,13 @@ def write(folder: Path, constitution: Constitution) -> dict[str, Any]:
     if (folder / "revise" / REPORT).exists():
         rows = atomic.read_jsonl(folder / "revise" / "rounds.jsonl")
         report |= {
-            "rounds": audit.rounds(rows),
-            "revised": audit.revised(rows),
+            "rounds": audit.by_round(rows),
+            "revised": audit.by_principle(rows),
             "examples": audit.examples(rows),
         }
         faults.update(_faults(folder / "revise"))
     if (folder / "compare" / REPORT).exists():
-        report["labels"] = audit.labels(atomic.read_jsonl(folder / "compare" / "labels.jsonl"))
+        report["labels"] = audit.label_measures(atomic.read_jsonl(folder / "compare" / "labels.jsonl"))
         faults.update(_faults(folder / "compare"))
     if (folder / MODELS).exists():
         report["models"] = json.loads((folder / MODELS).read_text(encoding="utf-8"))

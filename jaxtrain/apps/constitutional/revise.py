@@ -9,9 +9,9 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from jaxtrain.apps.constitutional.principles import Constitution, Format, Principle
+from jaxtrain.apps.constitutional.principles import Constitution, ConstitutionPrinciple, PageFormat
 from jaxtrain.data.record_formats import Message
-from jaxtrain.inference.llm import CUT, REFUSED, Ask, Generator, Reply, seed_of, user
+from jaxtrain.inference.llm import CUT, LLM, REFUSED, Completion, Request, seed_of, user
 
 _ANSWER, _PRINCIPLE, _CRITIQUE, _REVISION = range(4)  # what a seed is for
 _GO_ON = (
@@ -22,17 +22,17 @@ _GO_ON = (
 class Critic(NamedTuple):
     """A model that critiques, revises and compares, and how it is asked."""
 
-    model: Generator
+    model: LLM
     constitution: Constitution
     pages: bool = True  # it continues pages; else it is asked in a chat to go on with one
     temperature: float = 1.0
     max_new: int = 256
 
 
-class Recipe(NamedTuple):
+class RevisionConfig(NamedTuple):
     """All that decides what is made."""
 
-    speaker: Generator  # answers the prompts
+    speaker: LLM  # answers the prompts
     critic: Critic
     seed: int = 0
     rounds: int = 4
@@ -44,36 +44,42 @@ class Recipe(NamedTuple):
     )  # whether a revision can be read
 
 
-def drawn(principles: Sequence[Principle], *parts: int) -> Principle:
+def draw_principle(principles: Sequence[ConstitutionPrinciple], *parts: int) -> ConstitutionPrinciple:
     """One of the principles, each as likely, decided by `parts`."""
     return principles[seed_of(*parts) % len(principles)]
 
 
-def page_ask(critic: Critic, page: str, part: str) -> Ask:
+def page_request(critic: Critic, page: str, part: str) -> Request:
     """Asks for what follows a page; `part` says in a chat what that is."""
     if critic.pages:
         shots = critic.constitution.shots if part in ("Critique", "Revision") else ()
         before = "".join(shots)
-        return Ask(user(before + page), stop=critic.constitution.format.stop, raw=True)
-    return Ask(user(_GO_ON.format(part=part, page="".join([*critic.constitution.shots, page]).lstrip("\n"))))
+        return Request(user(before + page), stop=critic.constitution.format.stop, raw=True)
+    return Request(
+        user(_GO_ON.format(part=part, page="".join([*critic.constitution.shots, page]).lstrip("\n")))
+    )
 
 
-def answers(how: Recipe, asked: Sequence[tuple[Message, ...]], units: Sequence[int]) -> list[Reply]:
+def initial_answers(
+    how: RevisionConfig, asked: Sequence[tuple[Message, ...]], units: Sequence[int]
+) -> list[Completion]:
     """The speaker's answer to each prompt."""
     asks = [
-        Ask(one, seed=seed_of(how.seed, unit, 0, _ANSWER), temperature=how.temperature, max_new=how.max_new)
+        Request(
+            one, seed=seed_of(how.seed, unit, 0, _ANSWER), temperature=how.temperature, max_new=how.max_new
+        )
         for one, unit in zip(asked, units, strict=True)
     ]
     return [each[0] for each in how.speaker.generate(asks)]
 
 
-def revised(
-    how: Recipe, asked: Sequence[tuple[Message, ...]], units: Sequence[int]
+def revise(
+    how: RevisionConfig, asked: Sequence[tuple[Message, ...]], units: Sequence[int]
 ) -> list[list[dict[str, Any]]]:
     """The rows of each prompt: round 0, its answer, then a row a round. A `fault` says why a row is not learnt."""
     found: list[list[dict[str, Any]]] = []
     now: dict[int, str] = {}  # place -> the answer that the next round starts from
-    for place, (unit, reply) in enumerate(zip(units, answers(how, asked, units), strict=True)):
+    for place, (unit, reply) in enumerate(zip(units, initial_answers(how, asked, units), strict=True)):
         fault = fault_of(reply)
         row = {"unit": unit, "round": 0, "revision": reply.text.strip(), "model": how.speaker.name}
         found.append([row | {"seed": how.seed} | ({"fault": f"response {fault}"} if fault else {})])
@@ -94,7 +100,7 @@ def revised(
 
 
 def _round(
-    how: Recipe,
+    how: RevisionConfig,
     asked: Sequence[tuple[Message, ...]],
     before: Sequence[str],
     units: Sequence[int],
@@ -104,7 +110,7 @@ def _round(
     form, principles = constitution.format, constitution.revising()
     rows, parts = [], []
     for messages, text, unit in zip(asked, before, units, strict=True):
-        principle = drawn(principles, how.seed, unit, round_, _PRINCIPLE)
+        principle = draw_principle(principles, how.seed, unit, round_, _PRINCIPLE)
         rows.append({
             "unit": unit, "round": round_, "principle": principle.id, "before": text, "model": how.speaker.name,
             "critic": critic.model.name, "seed": how.seed,
@@ -124,7 +130,7 @@ def _round(
 
 
 def _asked(
-    how: Recipe,
+    how: RevisionConfig,
     rows: list[dict[str, Any]],
     parts: list[dict[str, str]],
     name: str,
@@ -136,7 +142,7 @@ def _asked(
     """Asks for a part of each page that has no fault so far, and notes it in its row."""
     here = [i for i, row in enumerate(rows) if "fault" not in row]
     asks = [
-        page_ask(how.critic, page.format(**parts[i]), part)._replace(
+        page_request(how.critic, page.format(**parts[i]), part)._replace(
             seed=seed_of(how.seed, rows[i]["unit"], rows[i]["round"], purpose),
             temperature=how.critic.temperature, max_new=how.critic.max_new,
         )
@@ -150,7 +156,7 @@ def _asked(
             rows[i]["fault"] = f"{name} {fault}"
 
 
-def fault_of(reply: Reply, form: Format | None = None, pattern: str = "") -> str:
+def fault_of(reply: Completion, form: PageFormat | None = None, pattern: str = "") -> str:
     """Why a reply is no answer, critique or revision; empty where it is one."""
     text = reply.text.strip()
     if reply.finish_reason == REFUSED or not text:
@@ -162,7 +168,7 @@ def fault_of(reply: Reply, form: Format | None = None, pattern: str = "") -> str
     return "unparsable" if pattern and not re.fullmatch(pattern, text, re.DOTALL) else ""
 
 
-def marks(form: Format) -> list[str]:
+def marks(form: PageFormat) -> list[str]:
     """What parts of a page begin with: a reply that has one goes on beyond its part."""
     pages = (form.critique, form.revision)
     found = {form.user.strip(), form.assistant.strip()}

@@ -8,15 +8,20 @@ from typing import Any
 
 from jaxtrain import config
 from jaxtrain.apps.constitutional import phase, revise
-from jaxtrain.apps.constitutional.config import Asked, Constitutional, Critic, Revising
-from jaxtrain.apps.constitutional.phase import Models
+from jaxtrain.apps.constitutional.config import (
+    Constitutional,
+    ConstitutionalPrompts,
+    CriticFlags,
+    RevisionFlags,
+)
+from jaxtrain.apps.constitutional.phase import PhaseModels
 from jaxtrain.apps.constitutional.principles import Constitution
 from jaxtrain.config import Failure
 from jaxtrain.data import conversations
-from jaxtrain.data.conversations import Given, question
+from jaxtrain.data.conversations import SourceConversation, question
 from jaxtrain.data.record_formats import Message
 from jaxtrain.files import terminal
-from jaxtrain.inference.llm import Ask, seed_of
+from jaxtrain.inference.llm import Request, seed_of
 from jaxtrain.worlds.tinytown.answers import parse_answer
 from jaxtrain.worlds.tinytown.prompts import parse_prompt
 
@@ -24,28 +29,30 @@ _HELPFUL = 20  # what a seed is for
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class RevisePhase:
     """What decides the rows."""
 
-    asked: Asked = config.group(Asked)
-    critic: Critic = config.group(Critic)
-    revising: Revising = config.group(Revising)
+    asked: ConstitutionalPrompts = config.group(ConstitutionalPrompts)
+    critic: CriticFlags = config.group(CriticFlags)
+    revising: RevisionFlags = config.group(RevisionFlags)
 
 
 def run(cfg: Constitutional, constitution: Constitution) -> Path:
     """Makes what is missing; returns the data set."""
-    part = Part(cfg.asked, cfg.critic, cfg.revising)
-    return phase.phase(
+    part = RevisePhase(cfg.asked, cfg.critic, cfg.revising)
+    return phase.run_phase(
         cfg, constitution, "revise", part, "revisions.jsonl", functools.partial(_make, cfg, part)
     )
 
 
-def _make(cfg: Constitutional, part: Part, models: Models, folder: Path, made_by: dict[str, str]) -> None:
+def _make(
+    cfg: Constitutional, part: RevisePhase, models: PhaseModels, folder: Path, made_by: dict[str, str]
+) -> None:
     asked, how = cfg.asked, cfg.revising
-    given = conversations.read(asked.data, "data", cfg.machine.cache_dir, asked.prompt_count)
+    given = conversations.read_conversations(asked.data, "data", cfg.machine.cache_dir, asked.prompt_count)
     source = how.helpful_of(asked.data)
-    helpful = conversations.read(source, "helpful", cfg.machine.cache_dir, 0) if source else []
-    recipe = revise.Recipe(
+    helpful = conversations.read_conversations(source, "helpful", cfg.machine.cache_dir, 0) if source else []
+    recipe = revise.RevisionConfig(
         models.speaker, models.critic, asked.seed, how.rounds, how.critique, asked.temperature, asked.max_new,
         _in_language if how.grammar else lambda messages, text: True,
     )  # fmt: skip
@@ -63,11 +70,11 @@ def _make(cfg: Constitutional, part: Part, models: Models, folder: Path, made_by
         )
         found = []
         if bad:
-            chains = revise.revised(recipe, [given[u].messages for u in bad], bad)
+            chains = revise.revise(recipe, [given[u].messages for u in bad], bad)
             found += [row for chain in chains for row in chain]
         return found + _answered(recipe, helpful, good, how.helpful_samples)
 
-    rows = phase.kept(folder, part, made_by, len(given) + len(helpful), "revisions", make)
+    rows = phase.journalled_rows(folder, part, made_by, len(given) + len(helpful), "revisions", make)
     rounds = [
         {"prompt": revise.prompt_of(given[row["unit"]].messages), "source": given[row["unit"]].name} | row
         for row in rows
@@ -107,11 +114,11 @@ def _in_language(messages: tuple[Message, ...], text: str) -> bool:
 
 
 def _answered(
-    how: revise.Recipe, helpful: list[Given], places: list[int], samples: int
+    how: revise.RevisionConfig, helpful: list[SourceConversation], places: list[int], samples: int
 ) -> list[dict[str, Any]]:
     """The speaker's own answers to harmless prompts."""
     asks = [
-        Ask(helpful[i].messages, samples, seed_of(how.seed, i, _HELPFUL), how.temperature, how.max_new)
+        Request(helpful[i].messages, samples, seed_of(how.seed, i, _HELPFUL), how.temperature, how.max_new)
         for i in places
     ]
     rows = []

@@ -4,14 +4,14 @@ import dataclasses
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError
-from jaxtrain.inference.config import Machine, Quality
-from jaxtrain.inference.remote import Endpoint
+from jaxtrain.inference.config import MachineFlags, QualityFlags
+from jaxtrain.inference.remote import EndpointFlags
 
 EXTRA = "install the extra: pip install 'jaxtrain[lm-eval]', or JAXTRAIN_EXTRAS=lm-eval ./launch/run evaluate"
 
 
 @dataclasses.dataclass(frozen=True)
-class Compared(config.Group):
+class ComparedModels(config.Group):
     # fmt: off
     models: str = config.arg("", "What is compared, joined by commas: runs (WORKDIR, WORKDIR@STEP, hf:DIR) or "
         "endpoints (http://HOST:PORT/v1?model=NAME)")
@@ -39,7 +39,7 @@ class Compared(config.Group):
 
 
 @dataclasses.dataclass(frozen=True)
-class Drawing(config.Group):
+class EvalSampling(config.Group):
     # fmt: off
     max_new: int = config.arg(64, "Most tokens of an answer", low=1)
     temperature: float = config.arg(1.0, "Temperature; 0 takes the likeliest token", low=0)
@@ -48,7 +48,7 @@ class Drawing(config.Group):
 
 
 @dataclasses.dataclass(frozen=True)
-class Judged(config.Group):
+class EvalJudge(config.Group):
     # fmt: off
     judge: str = config.arg("auto",
         "What says which answer is better: gold or correct (Tinytown's), MODULE:FUNCTION, FILE.py:FUNCTION, a reward "
@@ -61,7 +61,7 @@ class Judged(config.Group):
         "./launch/run collect_preferences with the same --model names, or an export of it")
     # fmt: on
 
-    asks = Quality.asks
+    asks = QualityFlags.asks
 
     def check(self):
         changed = [f"--{n}" for n in ("rubric", "soft") if getattr(self, n)] + ["--votes"] * (self.votes > 1)
@@ -85,9 +85,9 @@ class Benchmarks(config.Group):
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    compared: Compared = config.group(Compared)
-    drawing: Drawing = config.group(Drawing)
-    judged: Judged = config.group(Judged)
+    compared: ComparedModels = config.group(ComparedModels)
+    drawing: EvalSampling = config.group(EvalSampling)
+    judged: EvalJudge = config.group(EvalJudge)
     benchmarks: Benchmarks = config.group(Benchmarks)
-    endpoint: Endpoint = config.group(Endpoint)
-    machine: Machine = config.group(Machine)
+    endpoint: EndpointFlags = config.group(EndpointFlags)
+    machine: MachineFlags = config.group(MachineFlags)

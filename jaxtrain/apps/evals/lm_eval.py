@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxtrain.apps.evals.config import EXTRA, Benchmarks
 from jaxtrain.config import ConfigError, Failure
-from jaxtrain.inference.llm import Ask, Generator, seed_of, user
+from jaxtrain.inference.llm import LLM, Request, seed_of, user
 
 LONGEST = 256  # tokens of an answer, where a task names no number
 
@@ -41,7 +41,7 @@ def _manager(cfg: Benchmarks) -> Any:
     return TaskManager(include_path=cfg.tasks_dir or None)
 
 
-def measure(cfg: Benchmarks, models: Mapping[str, Generator]) -> dict[str, dict[str, float]]:
+def measure(cfg: Benchmarks, models: Mapping[str, LLM]) -> dict[str, dict[str, float]]:
     """Label -> "task, measure" -> value, of the models that are runs."""
     import lm_eval
 
@@ -52,7 +52,7 @@ def measure(cfg: Benchmarks, models: Mapping[str, Generator]) -> dict[str, dict[
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 told = lm_eval.simple_evaluate(
-                    model=as_lm(made), tasks=_names(cfg), num_fewshot=cfg.shots if cfg.shots >= 0 else None,
+                    model=lm_eval_model(made), tasks=_names(cfg), num_fewshot=cfg.shots if cfg.shots >= 0 else None,
                     limit=cfg.task_limit or None, task_manager=_manager(cfg), log_samples=False, bootstrap_iters=0,
                 )  # fmt: skip
         except (OSError, ConnectionError) as error:  # its data sets are downloaded
@@ -66,7 +66,7 @@ def measure(cfg: Benchmarks, models: Mapping[str, Generator]) -> dict[str, dict[
     return found
 
 
-def as_lm(made: Generator) -> Any:
+def lm_eval_model(made: LLM) -> Any:
     """A run as lm-eval's LM. Texts are given to it as they are, after BOS, without a chat template."""
     from lm_eval.api.model import LM
 
@@ -87,11 +87,11 @@ def as_lm(made: Generator) -> Any:
     return Run()
 
 
-def _encoded(made: Generator, texts: Sequence[str]) -> list[np.ndarray]:
+def _encoded(made: LLM, texts: Sequence[str]) -> list[np.ndarray]:
     return [np.asarray(ids, np.int32) for ids in made.inside.template.tokenizer.encode(list(texts))]
 
 
-def _cut(made: Generator, context: str, continuation: str) -> tuple[np.ndarray, np.ndarray]:
+def _cut(made: LLM, context: str, continuation: str) -> tuple[np.ndarray, np.ndarray]:
     """(BOS and what stands before, the continuation as it is cut after it); of too long a context the end counts."""
     bare = context.rstrip()  # a space belongs to the token after it
     before, whole = _encoded(made, [bare, context + continuation])
@@ -105,20 +105,20 @@ def _cut(made: Generator, context: str, continuation: str) -> tuple[np.ndarray, 
     return _after_bos(made, ids[len(ids) - min(room, len(ids)) :]), answer
 
 
-def _windows(made: Generator, text: str) -> list[tuple[np.ndarray, np.ndarray]]:
+def _windows(made: LLM, text: str) -> list[tuple[np.ndarray, np.ndarray]]:
     """The text in stretches of the context, each token predicted once."""
     (ids,) = _encoded(made, [text])
     step = made.inside.context - 1 if made.inside.context else max(1, len(ids))
     return [(_after_bos(made, ids[:0]), ids[first : first + step]) for first in range(0, len(ids), step)]
 
 
-def _after_bos(made: Generator, ids: np.ndarray) -> np.ndarray:
+def _after_bos(made: LLM, ids: np.ndarray) -> np.ndarray:
     return np.concatenate([np.asarray([made.inside.template.tokenizer.bos], np.int32), ids])
 
 
-def _ask(number: int, context: str, how: Mapping[str, Any]) -> Ask:
+def _ask(number: int, context: str, how: Mapping[str, Any]) -> Request:
     until = how.get("until") or ()
     warm = float(how.get("temperature") or 0.0) if how.get("do_sample") else 0.0
     most = int(how.get("max_gen_toks") or how.get("max_tokens") or LONGEST)
     stop = (until,) if isinstance(until, str) else tuple(until)
-    return Ask(user(context), 1, seed_of(number), warm, most, stop=stop, raw=True)
+    return Request(user(context), 1, seed_of(number), warm, most, stop=stop, raw=True)

@@ -44,25 +44,25 @@ STYLE = {
 _SHARES = {"ended", "distinct_1", "distinct_2", "self_bleu", "confidence", "right", "different"}
 
 
-def rate(value: Mapping[str, float] | None) -> str:
+def rate_text(value: Mapping[str, float] | None) -> str:
     """A win rate with its interval."""
     if value is None:
         return "–"
     return f"{100 * value['mean']:.0f} % ({100 * value['low']:.0f}–{100 * value['high']:.0f})"
 
 
-def shown(name: str, value: float | None) -> str:
+def measure_text(name: str, value: float | None) -> str:
     """A measure's value."""
     share = name in _SHARES or (name.startswith("world/") and name != "world/gold")
     return percent(value) if share else number(value)
 
 
-def in_terminal(found: Mapping[str, Any], console: Console | None = None) -> None:
+def print_tables(found: Mapping[str, Any], console: Console | None = None) -> None:
     """The tables of an evaluation."""
     console = console or Console()
     names = [one["label"] for one in found["models"]]
     rows = [
-        (title, [shown(key, found["measures"][name].get(key)) for name in names])
+        (title, [measure_text(key, found["measures"][name].get(key)) for name in names])
         for key, (title, _) in MEASURES.items()
         if any(found["measures"][name].get(key) is not None for name in names)
     ]
@@ -72,7 +72,7 @@ def in_terminal(found: Mapping[str, Any], console: Console | None = None) -> Non
         strengths = {name: f"{e:.0f} ({low:.0f}–{high:.0f})" for name, (e, low, high) in one["elo"].items()}
         rows = [("Elo", [strengths.get(name, "–") for name in names])]
         rows += [
-            (f"{name} wins", [rate(row[j]) for j in range(len(names))])
+            (f"{name} wins", [rate_text(row[j]) for j in range(len(names))])
             for name, row in zip(names, one["rates"], strict=False)
         ]
         console.print(_table(f"Wins by {by}, of {one['count']:,} comparisons (95 % interval)", names, rows))
@@ -107,5 +107,5 @@ def _table(title: str, names: Sequence[str], rows: Sequence[tuple[str, Sequence[
 def page(name: str, found: Mapping[str, Any]) -> str:
     """The text of a page of experiments/pages."""
     file = Path(__file__).parent / "pages" / f"{name}.html.jinja"
-    made = html.template(file, {"number": number, "percent": percent, "rate": rate})
-    return made.render(found=found, measures=MEASURES, styles=STYLE, stances=STANCES, shown=shown)
+    made = html.template(file, {"number": number, "percent": percent, "rate": rate_text})
+    return made.render(found=found, measures=MEASURES, styles=STYLE, stances=STANCES, shown=measure_text)

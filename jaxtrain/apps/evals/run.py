@@ -19,13 +19,13 @@ from jaxtrain.apps.evals.config import Evaluate
 from jaxtrain.apps.evals.lm_eval import LONGEST
 from jaxtrain.config import ConfigError
 from jaxtrain.data import chat, conversations, preferences_db, prompts
-from jaxtrain.data.record_formats import Bad, Message
+from jaxtrain.data.record_formats import BadRecord, Message
 from jaxtrain.data.tokenizer import ByteTokenizer
 from jaxtrain.files import atomic
 from jaxtrain.files.progress import bar
 from jaxtrain.inference import judges, local
-from jaxtrain.inference.llm import Ask, Generator, Inside, seed_of, user
-from jaxtrain.inference.llm_judge import Judge, Pair
+from jaxtrain.inference.llm import LLM, LocalModel, Request, seed_of, user
+from jaxtrain.inference.llm_judge import Judge, JudgePair
 from jaxtrain.measures import agreement, diversity, style, win_rates
 from jaxtrain.measures.win_rates import Match
 from jaxtrain.worlds.tinytown import judge as world
@@ -36,13 +36,13 @@ BATCH = 64  # prompts asked at once
 _PROMPTS, _TOPICS, _HARM = range(3)  # what a seed is for
 
 
-class Model(NamedTuple):
+class EvalModel(NamedTuple):
     text: str  # as --models has it
     label: str
-    made: Generator
+    made: LLM
 
 
-class Answer(NamedTuple):
+class EvalAnswer(NamedTuple):
     text: str
     ended: bool
 
@@ -57,17 +57,17 @@ def run(cfg: Evaluate, out: Path) -> None:
     questions = [conversations.question(each) for each in asked]
     known = [parse_prompt(question) for question in questions]
     with contextlib.ExitStack() as stack:
-        opened: dict[str, Generator] = {}
+        opened: dict[str, LLM] = {}
 
-        def open_one(text: str, flag: str, width: int) -> Generator:
+        def open_one(text: str, flag: str, width: int) -> LLM:
             if text not in opened:
-                opened[text] = local.open_one(text, flag, cfg.endpoint, cfg.machine, width)
+                opened[text] = local.open_llm(text, flag, cfg.endpoint, cfg.machine, width)
                 stack.callback(opened[text].close)
             return opened[text]
 
         width = max(cfg.drawing.max_new, LONGEST) if cfg.benchmarks.tasks else cfg.drawing.max_new
         models = [
-            Model(text, label, open_one(text, "models", width))
+            EvalModel(text, label, open_one(text, "models", width))
             for text, label in zip(cfg.compared.names(), labels(cfg.compared.names()), strict=True)
         ]
         name = "gold" if cfg.judged.judge == "auto" and all(known) else cfg.judged.judge
@@ -94,7 +94,7 @@ def run(cfg: Evaluate, out: Path) -> None:
             found["benchmarks"] = lm_eval.measure(cfg.benchmarks, {one.label: one.made for one in models})
     found["seconds"] = time.perf_counter() - began
     _write(found, out)
-    report.in_terminal(found)
+    report.print_tables(found)
     print(f"{out}/report.html, report.json and answers.jsonl, after {found['seconds']:.0f} s")
 
 
@@ -118,7 +118,7 @@ def _prompts(cfg: Evaluate) -> list[tuple[Message, ...]]:
         system=compared.system, on_bad_record=compared.on_bad_record, cache_dir=cfg.machine.cache_dir
     )
     template = chat.load_template("plain", ByteTokenizer())
-    found = prompts.openings(compared.prompts, reading, template, limit=compared.prompt_count)
+    found = prompts.read_prompts(compared.prompts, reading, template, limit=compared.prompt_count)
     return [one.messages for one in found]
 
 
@@ -131,27 +131,27 @@ def labels(names: Sequence[str]) -> list[str]:
     return [one if short.count(one) == 1 else name for one, name in zip(short, names, strict=True)]
 
 
-def _reference(cfg: Evaluate, models: Sequence[Model]) -> int:
+def _reference(cfg: Evaluate, models: Sequence[EvalModel]) -> int:
     if cfg.compared.reference:
         return cfg.compared.names().index(cfg.compared.reference)
     return next((i for i, one in enumerate(models) if one.made.inside and one.made.chat), 0)
 
 
-def _answers(cfg: Evaluate, models: Sequence[Model], asked: Asked, use: int) -> list[list[Answer]]:
+def _answers(cfg: Evaluate, models: Sequence[EvalModel], asked: Asked, use: int) -> list[list[EvalAnswer]]:
     """An answer of each model to each prompt, drawn with the same seeds."""
     how = cfg.drawing
     asks = [
-        Ask(messages, seed=seed_of(how.seed, use, i), temperature=how.temperature, max_new=how.max_new)
+        Request(messages, seed=seed_of(how.seed, use, i), temperature=how.temperature, max_new=how.max_new)
         for i, messages in enumerate(asked)
     ]
-    found: list[list[Answer]] = []
+    found: list[list[EvalAnswer]] = []
     with bar("answers", len(models) * len(asks), least=BATCH + 1) as advance:
         for one in models:
-            mine: list[Answer] = []
+            mine: list[EvalAnswer] = []
             for first in range(0, len(asks), BATCH):
                 part = asks[first : first + BATCH]
                 mine += [
-                    Answer(reply.text.strip(), reply.finish_reason == "stop")
+                    EvalAnswer(reply.text.strip(), reply.finish_reason == "stop")
                     for (reply,) in one.made.generate(part)
                 ]
                 advance(len(part))
@@ -160,7 +160,12 @@ def _answers(cfg: Evaluate, models: Sequence[Model], asked: Asked, use: int) -> 
 
 
 def _measures(
-    cfg: Evaluate, models: Sequence[Model], reference: int, asked: Asked, known: Sequence[Any], answers: Any
+    cfg: Evaluate,
+    models: Sequence[EvalModel],
+    reference: int,
+    asked: Asked,
+    known: Sequence[Any],
+    answers: Any,
 ) -> dict[str, dict[str, Any]]:
     """Numbers of each model: diversity, ends, confidence and its calibration, KL, and Tinytown's judge's."""
     found = {}
@@ -182,13 +187,13 @@ def _measures(
     return found
 
 
-def _logps(inside: Inside | None, asked: Asked, answers: Sequence[Answer]) -> list[np.ndarray | None]:
+def _logps(inside: LocalModel | None, asked: Asked, answers: Sequence[EvalAnswer]) -> list[np.ndarray | None]:
     """Log-probabilities of each answer's tokens; None where they cannot be had."""
     if inside is None:
         return [None] * len(answers)
     pairs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for i, (messages, answer) in enumerate(zip(asked, answers, strict=True)):
-        with contextlib.suppress(Bad):
+        with contextlib.suppress(BadRecord):
             prompt, (ids,), _ = inside.template.answers(messages, [answer.text])
             ids = ids if answer.ended else ids[:-1]
             if len(prompt) and len(ids) and (not inside.context or len(prompt) + len(ids) <= inside.context):
@@ -217,7 +222,11 @@ def _confidence(
 
 
 def _kl(
-    mine: Inside | None, other: Inside | None, asked: Asked, answers: Sequence[Answer], logps: Sequence[Any]
+    mine: LocalModel | None,
+    other: LocalModel | None,
+    asked: Asked,
+    answers: Sequence[EvalAnswer],
+    logps: Sequence[Any],
 ) -> float | None:
     """KL(model ‖ reference) in nats an answer, the mean of log p − log q over the model's own answers at temperature 1.
 
@@ -236,7 +245,7 @@ def _kl(
 
 
 def _stances(
-    cfg: Evaluate, models: Sequence[Model], questions: Sequence[str], known: Sequence[Any], answers: Any
+    cfg: Evaluate, models: Sequence[EvalModel], questions: Sequence[str], known: Sequence[Any], answers: Any
 ) -> dict[str, Any]:
     """How often each model refuses, explains, evades, complies; to harmful prompts apart, where the world knows."""
     if all(known):
@@ -268,7 +277,7 @@ def _stances(
     return found
 
 
-def _style(cfg: Evaluate, models: Sequence[Model]) -> dict[str, Any]:
+def _style(cfg: Evaluate, models: Sequence[EvalModel]) -> dict[str, Any]:
     """What changes between "Explain X" and "Explain X like I'm 5"."""
     subjects = cfg.compared.subjects()
     if not subjects:
@@ -289,7 +298,7 @@ def _style(cfg: Evaluate, models: Sequence[Model]) -> dict[str, Any]:
 
 
 def _contests(
-    cfg: Evaluate, judge: Judge | None, models: Sequence[Model], asked: Asked, answers: Any
+    cfg: Evaluate, judge: Judge | None, models: Sequence[EvalModel], asked: Asked, answers: Any
 ) -> dict[str, Any]:
     """Win rates and strengths by the judge, and by people; and how far the two agree."""
     found = {}
@@ -305,12 +314,12 @@ def _contests(
 
 
 def _judged(
-    cfg: Evaluate, judge: Judge, models: Sequence[Model], asked: Asked, answers: Any
+    cfg: Evaluate, judge: Judge, models: Sequence[EvalModel], asked: Asked, answers: Any
 ) -> tuple[list[Match], int]:
     matches, unanswered = [], 0
     for i, j in itertools.combinations(range(len(models)), 2):
         pairs = [
-            Pair(messages, a.text, b.text)
+            JudgePair(messages, a.text, b.text)
             for messages, a, b in zip(asked, answers[i], answers[j], strict=True)
         ]
         values = judge.compare(pairs, seed_of(cfg.drawing.seed, i, j)).values
@@ -319,7 +328,7 @@ def _judged(
     return matches, unanswered
 
 
-def _table(models: Sequence[Model], matches: Sequence[Match], seed: int) -> dict[str, Any]:
+def _table(models: Sequence[EvalModel], matches: Sequence[Match], seed: int) -> dict[str, Any]:
     if not matches:
         return {"rates": [], "elo": {}, "count": 0}
     rates = win_rates.between(matches, len(models))
@@ -332,7 +341,9 @@ def _table(models: Sequence[Model], matches: Sequence[Match], seed: int) -> dict
     }
 
 
-def _people(cfg: Evaluate, models: Sequence[Model]) -> tuple[list[Match], list[tuple[Pair, float]], int]:
+def _people(
+    cfg: Evaluate, models: Sequence[EvalModel]
+) -> tuple[list[Match], list[tuple[JudgePair, float]], int]:
     """(matches, each pair with what people said of it, rows about other models)."""
     path = Path(cfg.judged.people).expanduser()
     if not path.is_file():
@@ -363,11 +374,11 @@ def _people(cfg: Evaluate, models: Sequence[Model]) -> tuple[list[Match], list[t
             value = 0.5 + 0.5 * float(np.sign(ranks[b] - ranks[a]))
             if wrote[a] != wrote[b]:
                 matches.append(Match(int(row["item"]), wrote[a], wrote[b], value))
-                pairs.append((Pair(messages, texts[a], texts[b]), value))
+                pairs.append((JudgePair(messages, texts[a], texts[b]), value))
     return matches, pairs, others
 
 
-def _agreement(judge: Judge, pairs: Sequence[tuple[Pair, float]], seed: int) -> dict[str, Any]:
+def _agreement(judge: Judge, pairs: Sequence[tuple[JudgePair, float]], seed: int) -> dict[str, Any]:
     """How often the judge says of people's pairs what they said."""
     values = judge.compare([pair for pair, _ in pairs], seed).values if pairs else []
     name: Callable[[float], str] = lambda p: "tie" if p == 0.5 else "first" if p > 0.5 else "second"  # noqa: E731

@@ -32,7 +32,7 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclasses.dataclass(frozen=True)
-class Classifier(config.Group):
+class ClassifierFilter(config.Group):
     # fmt: off
     classifier: str = arg("",
         "Drop what this file's classifier finds bad (made by classifier.train); empty: no such step")
@@ -46,7 +46,7 @@ class Classifier(config.Group):
             raise ConfigError("--max_bad: acts only with --classifier")
 
 
-class Model(NamedTuple):
+class QualityClassifier(NamedTuple):
     """A trained classifier: sparse weights by feature, the bias, and how it was trained."""
 
     features: np.ndarray  # i32[n], ascending
@@ -92,7 +92,7 @@ def features(text: str) -> np.ndarray:
 
 def train(
     good: Sequence[str], bad: Sequence[str], *, epochs: int = 10, lr: float = 0.5, seed: int = 0
-) -> Model:
+) -> QualityClassifier:
     """A classifier of labelled documents. Raises ConfigError unless there are some of both labels."""
     if not good or not bad:
         raise ConfigError(
@@ -127,7 +127,7 @@ def train(
         "seed": seed,
         "loss": float(loss) / len(inputs),
     }
-    return Model(kept.astype(np.int32), weights[kept].astype(np.float32), float(bias), facts)
+    return QualityClassifier(kept.astype(np.int32), weights[kept].astype(np.float32), float(bias), facts)
 
 
 def _sigmoid(logit: float) -> float:
@@ -140,7 +140,7 @@ def probability(text: str, dense: np.ndarray, bias: float) -> float:
     return _sigmoid(float(dense[at].sum(dtype=np.float64)) / math.sqrt(max(len(at), 1)) + bias)
 
 
-def save(model: Model, path: str | Path) -> str:
+def save(model: QualityClassifier, path: str | Path) -> str:
     """Writes the file and returns its fingerprint; the same model gives the same bytes."""
     facts = json.dumps(
         {"format": FORMAT, "bias": model.bias, "facts": model.facts, "fingerprint": model.fingerprint}
@@ -155,12 +155,12 @@ def save(model: Model, path: str | Path) -> str:
     return model.fingerprint
 
 
-def load(path: str | Path, flag: str = "classifier") -> Model:
+def load(path: str | Path, flag: str = "classifier") -> QualityClassifier:
     """Reads a file that `save` wrote and `flag` names. Raises ConfigError for another, and where it was changed."""
     try:
         with Path(path).expanduser().open("rb") as file, np.load(file, allow_pickle=False) as held:
             facts = json.loads(held["facts"].tobytes())
-            model = Model(held["features"], held["weights"], facts["bias"], facts["facts"])
+            model = QualityClassifier(held["features"], held["weights"], facts["bias"], facts["facts"])
     except (OSError, ValueError, KeyError, TypeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise ConfigError(f"--{flag}={path}: no classifier of ours ({error})") from error
     if facts["format"] != FORMAT or facts["fingerprint"] != model.fingerprint:
@@ -168,14 +168,14 @@ def load(path: str | Path, flag: str = "classifier") -> Model:
     return model
 
 
-def check(settings: Classifier) -> Check:
+def check(settings: ClassifierFilter) -> Check:
     """A check by the classifier of the settings' file; the score is p(bad)."""
     if not settings.classifier:
         return lambda text: ()
     return of(load(settings.classifier), settings.max_bad)
 
 
-def of(model: Model, max_bad: float, rule: str = "classifier") -> Check:
+def of(model: QualityClassifier, max_bad: float, rule: str = "classifier") -> Check:
     """A check by a trained classifier, named `rule`: of quality, harm or spam, as its labels were."""
     dense, bias = model.dense(), model.bias
 

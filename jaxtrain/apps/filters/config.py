@@ -3,24 +3,24 @@
 import dataclasses
 
 from jaxtrain import config
-from jaxtrain.apps.filters.classifier import Classifier
+from jaxtrain.apps.filters.classifier import ClassifierFilter
 from jaxtrain.apps.filters.decontaminate import Decontaminate
-from jaxtrain.apps.filters.gibberish import Junk
-from jaxtrain.apps.filters.harm import Harm
-from jaxtrain.apps.filters.heuristics import Heuristics
-from jaxtrain.apps.filters.language import Language
-from jaxtrain.apps.filters.near_duplicates import Near
-from jaxtrain.apps.filters.perplexity import Perplexity
-from jaxtrain.apps.filters.pii import Pii
-from jaxtrain.apps.filters.repetition import Repetition
-from jaxtrain.apps.filters.spam import Spam
+from jaxtrain.apps.filters.gibberish import GibberishFilter
+from jaxtrain.apps.filters.harm import HarmFilter
+from jaxtrain.apps.filters.heuristics import HeuristicsFilter
+from jaxtrain.apps.filters.language import LanguageFilter
+from jaxtrain.apps.filters.near_duplicates import NearDuplicates
+from jaxtrain.apps.filters.perplexity import PerplexityFilter
+from jaxtrain.apps.filters.pii import PiiFilter
+from jaxtrain.apps.filters.repetition import RepetitionFilter
+from jaxtrain.apps.filters.spam import SpamFilter
 from jaxtrain.config import ConfigError, arg
 
 _SWITCH = ("drop", "off")
 
 
 @dataclasses.dataclass(frozen=True)
-class Source(config.Group):
+class FilterSource(config.Group):
     # fmt: off
     data: str = arg("",
         "What is filtered: tinytown:CONFIG, tfds:NAME[:SPLIT], hf:NAME[:SPLIT], jsonl:GLOB, filtered:DIR, several "
@@ -46,7 +46,7 @@ class Source(config.Group):
 
 
 @dataclasses.dataclass(frozen=True)
-class Steps(config.Group):
+class FilterSteps(config.Group):
     # fmt: off
     heuristics: str = arg("drop", "The rules of Gopher, C4 and FineWeb", choices=_SWITCH)
     repetition: str = arg("drop", "Gopher's rules about repetition", choices=_SWITCH)
@@ -59,7 +59,7 @@ class Steps(config.Group):
 
 
 @dataclasses.dataclass(frozen=True)
-class Work(config.Group):
+class FilterWork(config.Group):
     # fmt: off
     out: str = arg("", "New folder for the result; the same command goes on with an unfinished one")
     executor: str = arg("local",
@@ -82,17 +82,17 @@ class Work(config.Group):
 
 @dataclasses.dataclass(frozen=True)
 class Filter:
-    source: Source = config.group(Source)
-    work: Work = config.group(Work)
-    steps: Steps = config.group(Steps)
-    language: Language = config.group(Language)
-    heuristics: Heuristics = config.group(Heuristics)
-    repetition: Repetition = config.group(Repetition)
-    junk: Junk = config.group(Junk)
-    classifier: Classifier = config.group(Classifier)
-    perplexity: Perplexity = config.group(Perplexity)
-    pii: Pii = config.group(Pii)
-    harm: Harm = config.group(Harm)
-    spam: Spam = config.group(Spam)
+    source: FilterSource = config.group(FilterSource)
+    work: FilterWork = config.group(FilterWork)
+    steps: FilterSteps = config.group(FilterSteps)
+    language: LanguageFilter = config.group(LanguageFilter)
+    heuristics: HeuristicsFilter = config.group(HeuristicsFilter)
+    repetition: RepetitionFilter = config.group(RepetitionFilter)
+    junk: GibberishFilter = config.group(GibberishFilter)
+    classifier: ClassifierFilter = config.group(ClassifierFilter)
+    perplexity: PerplexityFilter = config.group(PerplexityFilter)
+    pii: PiiFilter = config.group(PiiFilter)
+    harm: HarmFilter = config.group(HarmFilter)
+    spam: SpamFilter = config.group(SpamFilter)
     decontaminate: Decontaminate = config.group(Decontaminate)
-    near: Near = config.group(Near)
+    near: NearDuplicates = config.group(NearDuplicates)

@@ -255,10 +255,10 @@ def _balanced(text: str) -> bool:
 def safety(texts: Sequence[str]) -> dict[str, Any]:
     """Shares of the documents in which the default rules find harm, personal data, advertising, junk."""
     checks = {
-        "harm": harm.check(harm.Harm()),
-        "personal_data": pii.check(pii.Pii()),
-        "spam": spam.check(spam.Spam()),
-        "junk": gibberish.check(gibberish.Junk()),
+        "harm": harm.check(harm.HarmFilter()),
+        "personal_data": pii.check(pii.PiiFilter()),
+        "spam": spam.check(spam.SpamFilter()),
+        "junk": gibberish.check(gibberish.GibberishFilter()),
     }
     return {
         name: sum(bool(check(t)) for t in texts) / len(texts) if texts else None

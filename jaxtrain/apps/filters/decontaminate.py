@@ -26,7 +26,7 @@ class Decontaminate(config.Group):
             raise ConfigError("--decontaminate_ngram: acts only with --decontaminate")
 
 
-class Table(NamedTuple):
+class NgramTable(NamedTuple):
     """The n-grams of an evaluation set, on disk."""
 
     path: Path
@@ -58,7 +58,7 @@ def build(texts: Iterable[Sequence[str]], settings: Decontaminate, path: Path) -
     return {"documents": documents, "too_short": documents - matched, "ngrams": len(found)}
 
 
-def check(table: Table) -> Check:
+def check(table: NgramTable) -> Check:
     """A check for n-grams of the table: the score is how many the text shares, the span is the first of them."""
     known = np.load(table.path, mmap_mode="r")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxtrain.apps.filters import run as running
-from jaxtrain.apps.filters.plan import Phase, Run
+from jaxtrain.apps.filters.plan import FilterPhase, FilterRun
 from jaxtrain.apps.filters.steps import Scorer
 from jaxtrain.config import ConfigError, Failure
 from jaxtrain.files.progress import bar
@@ -26,22 +26,22 @@ _TITLES = {
 Task = Callable[[str, int], None]
 
 
-def execute(run: Run, scorer: Scorer | None = None) -> None:
+def execute(run: FilterRun, scorer: Scorer | None = None) -> None:
     """Runs what is left of all phases. Slurm's jobs are only submitted: each phase waits for the one before it."""
     task = functools.partial(running.do, str(run.out), scorer)
     _EXECUTORS[run.cfg.work.executor](run, task)
 
 
-def _left(run: Run, phase: Phase) -> list[int]:
+def _left(run: FilterRun, phase: FilterPhase) -> list[int]:
     return [i for i in range(len(phase.sizes)) if not running.done(run, phase.name, i)]
 
 
-def workers(run: Run) -> int:
+def workers(run: FilterRun) -> int:
     """How many tasks run at once on this machine."""
     return run.cfg.work.workers or len(os.sched_getaffinity(0))
 
 
-def _local(run: Run, task: Task) -> None:
+def _local(run: FilterRun, task: Task) -> None:
     count = min(workers(run), max(len(phase.sizes) for phase in run.phases()))
     if count == 1:
         for phase in run.phases():
@@ -69,7 +69,9 @@ def _local(run: Run, task: Task) -> None:
             raise
 
 
-def _each(run: Run, phase: Phase, results: Callable[[str, list[int]], Iterator[tuple[int, Any]]]) -> None:
+def _each(
+    run: FilterRun, phase: FilterPhase, results: Callable[[str, list[int]], Iterator[tuple[int, Any]]]
+) -> None:
     """Waits for the tasks of a phase, with a progress bar of documents."""
     left = _left(run, phase)
     total = sum(phase.sizes[i] for i in left)
@@ -98,7 +100,7 @@ class Tasks:
         self._task(self._phase, rank)
 
 
-def _ray(run: Run, task: Task) -> None:
+def _ray(run: FilterRun, task: Task) -> None:
     import ray
     from datatrove.executor.ray import RayPipelineExecutor
 
@@ -123,7 +125,7 @@ def _ray(run: Run, task: Task) -> None:
                 )
 
 
-def _slurm(run: Run, task: Task) -> None:
+def _slurm(run: FilterRun, task: Task) -> None:
     from datatrove.executor.slurm import SlurmPipelineExecutor
 
     work, last = run.cfg.work, None

@@ -107,7 +107,7 @@ def shingles(words: np.ndarray, ends: np.ndarray, n: int) -> tuple[np.ndarray, n
     return out, bounds
 
 
-class Plan(NamedTuple):
+class MinHashPlan(NamedTuple):
     """What MinHash needs: n words a shingle, how many hashes in all, and how many of them a band has."""
 
     n: int
@@ -120,7 +120,7 @@ class Plan(NamedTuple):
         return self.hashes // self.rows
 
 
-def signatures(words: np.ndarray, ends: np.ndarray, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
+def signatures(words: np.ndarray, ends: np.ndarray, plan: MinHashPlan) -> tuple[np.ndarray, np.ndarray]:
     """(sketches u8[documents, hashes], band keys u32[bands, documents]).
 
     The sketch keeps the low eight bits of each hash: b-bit MinHash (Li and König, 0910.3349), which agree by chance
@@ -139,10 +139,10 @@ def signatures(words: np.ndarray, ends: np.ndarray, plan: Plan) -> tuple[np.ndar
     return full.astype(np.uint8), np.ascontiguousarray((keys >> np.uint64(32)).astype(np.uint32).T)
 
 
-class Writer:
+class FingerprintWriter:
     """A context that writes the fingerprints of a shard's documents; holds about a thousand documents' words."""
 
-    def __init__(self, folder: Path, plan: Plan | None):
+    def __init__(self, folder: Path, plan: MinHashPlan | None):
         self._folder, self._plan = folder, plan
         self._numbers: list[int] = []
         self._digests: list[bytes] = []
@@ -175,7 +175,7 @@ class Writer:
         words.tofile(self._words)
         self._waiting, self._held = [], 0
 
-    def __enter__(self) -> "Writer":
+    def __enter__(self) -> "FingerprintWriter":
         return self
 
     def __exit__(self, kind: object, *error: object) -> None:

@@ -93,7 +93,7 @@ _MAX_NOTICE_WORDS = 12
 
 
 @dataclasses.dataclass(frozen=True)
-class Junk(config.Group):
+class GibberishFilter(config.Group):
     # fmt: off
     max_surprise: float = arg(5.3,
         "Most bits a character, and 2/√n more for n characters, by the frequency of pairs in English prose (which has "
@@ -132,7 +132,7 @@ def _table() -> tuple[np.ndarray, bytes]:
 _BITS, _SIGNS = _table()
 
 
-def check(settings: Junk) -> Check:
+def check(settings: GibberishFilter) -> Check:
     """A check by these rules; the score is bits a character, or the share that the rule measured."""
 
     def found(text: str) -> Sequence[Finding]:
@@ -141,7 +141,7 @@ def check(settings: Junk) -> Check:
     return found
 
 
-def _judged(settings: Junk, text: str) -> Iterator[Finding]:
+def _judged(settings: GibberishFilter, text: str) -> Iterator[Finding]:
     raw = text.encode("utf-8", "surrogatepass")
     if settings.max_control < 1:
         count = len(raw) - len(raw.translate(None, _CONTROL))

@@ -73,7 +73,7 @@ _WEIGHTS = {"harm_request": 2.0} | {rule: weight for rule, (weight, _, _) in _RU
 
 
 @dataclasses.dataclass(frozen=True)
-class Harm(config.Group):
+class HarmFilter(config.Group):
     # fmt: off
     max_harm: float = arg(1.5,
         "Most harm in a document: requests and instructions for it, threats and hate weigh 2, explicit and abusive "
@@ -91,7 +91,7 @@ class Harm(config.Group):
             raise config.ConfigError("--max_harmful: acts only with --harm_classifier")
 
 
-def check(settings: Harm) -> Check:
+def check(settings: HarmFilter) -> Check:
     """A check by the weighted phrases, each a finding with the whole score, and by the classifier of the settings."""
     learnt = None
     if settings.harm_classifier:

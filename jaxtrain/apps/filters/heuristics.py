@@ -33,7 +33,7 @@ _MAX_WIDTH, _MIN_WIDTH = 100, 45
 
 
 @dataclasses.dataclass(frozen=True)
-class Heuristics(config.Group):
+class HeuristicsFilter(config.Group):
     # fmt: off
     rules_from: int = arg(600,
         "Characters from which the rules of Gopher, C4 and FineWeb act on a document; below, a short text is no fault",
@@ -70,7 +70,7 @@ class Heuristics(config.Group):
                 )
 
 
-def check(settings: Heuristics) -> Check:
+def check(settings: HeuristicsFilter) -> Check:
     """A check by these rules; each finding's score is what the rule measured."""
 
     def found(text: str) -> Sequence[Finding]:
@@ -104,7 +104,9 @@ def _lines(text: str) -> Sequence[str]:
     return shown
 
 
-def _gopher(settings: Heuristics, text: str, words: Sequence[str], lines: Sequence[str]) -> Iterator[Finding]:
+def _gopher(
+    settings: HeuristicsFilter, text: str, words: Sequence[str], lines: Sequence[str]
+) -> Iterator[Finding]:
     bare = [word for word in [word.strip(_EDGE) for word in words] if word]
     count = len(bare)
     if count < settings.min_words:
@@ -134,7 +136,7 @@ def _gopher(settings: Heuristics, text: str, words: Sequence[str], lines: Sequen
             yield Finding("gopher_stop_words", stops)
 
 
-def _ends(settings: Heuristics, lines: Sequence[str]) -> Iterator[Finding]:
+def _ends(settings: HeuristicsFilter, lines: Sequence[str]) -> Iterator[Finding]:
     """Gopher's rules about how lines begin and end."""
     bullets = sum(line.lstrip().startswith(_BULLETS) for line in lines) / len(lines)
     if bullets > settings.max_bullets:
@@ -144,7 +146,7 @@ def _ends(settings: Heuristics, lines: Sequence[str]) -> Iterator[Finding]:
         yield Finding("gopher_ellipses", ellipses)
 
 
-def _c4(settings: Heuristics, text: str, lines: Sequence[str]) -> Iterator[Finding]:
+def _c4(settings: HeuristicsFilter, text: str, lines: Sequence[str]) -> Iterator[Finding]:
     if settings.lorem_ipsum and (at := text.lower().find("lorem ipsum")) >= 0:
         yield Finding("c4_lorem_ipsum", 1, (at, at + len("lorem ipsum")))
     if settings.curly_bracket and (at := text.find("{")) >= 0:
@@ -171,7 +173,7 @@ def _kept(line: str, min_words: int) -> bool:
 
 
 def _fineweb(
-    settings: Heuristics, text: str, words: Sequence[str], lines: Sequence[str]
+    settings: HeuristicsFilter, text: str, words: Sequence[str], lines: Sequence[str]
 ) -> Iterator[Finding]:
     if len(lines) < 2:
         return

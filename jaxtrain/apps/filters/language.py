@@ -11,7 +11,7 @@ _HEAD = 2_000  # characters that are looked at
 
 
 @dataclasses.dataclass(frozen=True)
-class Language(config.Group):
+class LanguageFilter(config.Group):
     # fmt: off
     languages: str = arg("", "Keep documents in these languages, such as en,de (ISO 639-1); empty: every language")
     language_from: int = arg(100,
@@ -24,7 +24,7 @@ class Language(config.Group):
             raise ConfigError(f"--min_language={self.min_language}: a probability, at most 1")
 
 
-def check(settings: Language) -> Check:
+def check(settings: LanguageFilter) -> Check:
     """A check that a document's language is wanted; the rule names the one found, the score is its probability.
 
     Raises ConfigError where py3langid is not installed or knows no such language.

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jaxtrain.apps.filters.record_texts import Part, shown
+from jaxtrain.apps.filters.record_texts import RecordText, shown
 from jaxtrain.apps.filters.types import Finding
 from jaxtrain.config import Failure
 
 READ = "read"  # the step that turns down what cannot be read at all
-Located = tuple[Part | None, Finding]
+Located = tuple[RecordText | None, Finding]
 
 # What is measured against the labels of a data set that has them (Tinytown's): the steps, the labels they are to find.
 MEASURED: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {

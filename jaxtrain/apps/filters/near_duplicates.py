@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxtrain import config
 from jaxtrain.apps.filters import fingerprints
-from jaxtrain.apps.filters.fingerprints import Plan
+from jaxtrain.apps.filters.fingerprints import MinHashPlan
 from jaxtrain.config import ConfigError, arg
 
 _NEIGHBOURS = 8  # earlier documents of a bucket that each is compared with, besides its first
@@ -26,7 +26,7 @@ _LEAST_RECALL = 0.97  # of a pair at the threshold, by the choice of the bands
 
 
 @dataclasses.dataclass(frozen=True)
-class Near(config.Group):
+class NearDuplicates(config.Group):
     # fmt: off
     near: str = arg("drop", "Near duplicates, within and across the data sets; the first copy is kept",
         choices=("drop", "off"))
@@ -60,7 +60,7 @@ def bound(similarity: float, n: int) -> float:
     return max(0.0, (1 - lost) / (1 + lost))
 
 
-def plan(settings: Near) -> Plan:
+def plan(settings: NearDuplicates) -> MinHashPlan:
     """The bands with the most rows, hence the fewest false candidates, that find 97 % of pairs at the threshold.
 
     A pair with Jaccard index J shares one of b bands of r rows with probability 1 - (1 - J^r)^b.
@@ -69,17 +69,17 @@ def plan(settings: Near) -> Plan:
     for rows in range(1, settings.near_hashes + 1):
         if 1 - (1 - J**rows) ** (settings.near_hashes // rows) >= _LEAST_RECALL:
             best = rows
-    return Plan(settings.near_ngram, settings.near_hashes, best)
+    return MinHashPlan(settings.near_ngram, settings.near_hashes, best)
 
 
-class Shards(NamedTuple):
+class FingerprintShards(NamedTuple):
     """The fingerprints of all documents that are left, shard after shard; files are mapped, not read."""
 
     folders: tuple[Path, ...]
     starts: np.ndarray  # i64[shards + 1]: documents before each shard
 
     @classmethod
-    def of(cls, folders: Sequence[Path]) -> "Shards":
+    def of(cls, folders: Sequence[Path]) -> "FingerprintShards":
         """The shards of these folders, that `dedup.Writer` filled."""
         sizes = [len(np.load(folder / "numbers.npy", mmap_mode="r")) for folder in folders]
         return cls(tuple(folders), np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
@@ -110,7 +110,7 @@ class Shards(NamedTuple):
 
 
 class _Words:
-    def __init__(self, shards: Shards):
+    def __init__(self, shards: FingerprintShards):
         self._shards = shards
         self._mapped = functools.lru_cache(64)(self._map)
         self.of = functools.lru_cache(1 << 14)(self._of)
@@ -126,7 +126,7 @@ class _Words:
         return words[ends[i - 1] if i else 0 : ends[i]].tobytes().decode("utf-32-le")
 
 
-def pairs(shards: Shards, unique: np.ndarray, settings: Near, band: int) -> np.ndarray:
+def pairs(shards: FingerprintShards, unique: np.ndarray, settings: NearDuplicates, band: int) -> np.ndarray:
     """u64, sorted: (document << 32 | an earlier one) for pairs of this band whose sketches are alike enough.
 
     `unique` says which documents take part. Enough is four standard deviations below the threshold's Jaccard index.
@@ -161,13 +161,15 @@ def _decoded(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (codes >> np.uint64(32)).astype(np.int64), (codes & np.uint64(0xFFFFFFFF)).astype(np.int64)
 
 
-def takes_part(shards: Shards, exact: np.ndarray, settings: Near) -> np.ndarray:
+def takes_part(shards: FingerprintShards, exact: np.ndarray, settings: NearDuplicates) -> np.ndarray:
     """bool[documents]: those that are no exact copies and have enough words; an empty one has none."""
     sizes = [np.diff(np.load(folder / "ends.npy"), prepend=0) for folder in shards.folders]
     return (exact < 0) & (np.concatenate(sizes) >= max(1, settings.near_from))
 
 
-def leaders(shards: Shards, found: Sequence[Path], settings: Near) -> tuple[np.ndarray, np.ndarray]:
+def leaders(
+    shards: FingerprintShards, found: Sequence[Path], settings: NearDuplicates
+) -> tuple[np.ndarray, np.ndarray]:
     """(i64[documents], the kept copy that each is a near duplicate of or -1; f32[documents], their similarity).
 
     `found` are the files of `pairs`, one a band.
@@ -197,7 +199,7 @@ def _candidates(found: Sequence[Path], size: int) -> Iterator[tuple[int, np.ndar
             yield int(later[at]), earlier[at:end]
 
 
-def similarity(a: str, b: str, settings: Near) -> float:
+def similarity(a: str, b: str, settings: NearDuplicates) -> float:
     """1 - edit distance / length of the longer one, or 0 below the threshold.
 
     The edit distance takes time in proportion to both lengths, so of very long documents the exact Jaccard index of

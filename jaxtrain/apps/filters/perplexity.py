@@ -11,7 +11,7 @@ Score = Callable[[str], float]  # bits a byte of a text
 
 
 @dataclasses.dataclass(frozen=True)
-class Perplexity(config.Group):
+class PerplexityFilter(config.Group):
     # fmt: off
     scored_by: str = arg("", "Score documents by the language model of this run (a workdir); empty: no such step")
     max_bits: float = arg(4.0, "Most bits a byte that the model needs for a document; 0: no rule", low=0)
@@ -24,7 +24,7 @@ class Perplexity(config.Group):
             raise config.ConfigError(f"--min_bits={self.min_bits}: must be below --max_bits={self.max_bits}")
 
 
-def check(settings: Perplexity, score: Score) -> Check:
+def check(settings: PerplexityFilter, score: Score) -> Check:
     """A check of a text's bits a byte by `score`, which jaxtrain/inference/perplexity.py makes of a run."""
 
     def found(text: str) -> Sequence[Finding]:

@@ -20,7 +20,7 @@ from jaxtrain.apps.filters import (
     steps,
 )
 from jaxtrain.apps.filters.ledger import Tally
-from jaxtrain.apps.filters.plan import WORK, Run, name_of, records_of
+from jaxtrain.apps.filters.plan import WORK, FilterRun, name_of, records_of
 from jaxtrain.apps.filters.types import Finding
 from jaxtrain.data.sources import Records
 
@@ -30,22 +30,22 @@ _EXACT, _NEAR = 1, 2  # kinds of duplicates
 _KINDS = {_EXACT: "exact", _NEAR: "near"}
 
 
-def check(run: Run, rank: int, folder: Path, *, scorer: steps.Scorer | None) -> None:
+def check(run: FilterRun, rank: int, folder: Path, *, scorer: steps.Scorer | None) -> None:
     """Runs the steps on a shard: kept.jsonl, rejected.jsonl, fingerprints, counts."""
     source, start, stop = run.plan["shards"][rank]
     found = records_of(str(run.out), source)
     table = (
-        decontaminate.Table(run.out / WORK / "evals.npy", run.cfg.decontaminate.decontaminate_ngram)
+        decontaminate.NgramTable(run.out / WORK / "evals.npy", run.cfg.decontaminate.decontaminate_ngram)
         if run.cfg.decontaminate.decontaminate
         else None
     )
     tally = Tally()
-    judge = steps.Judge(run.cfg, steps.active(run.cfg, table, scorer), tally)
+    judge = steps.FilterPipeline(run.cfg, steps.active(run.cfg, table, scorer), tally)
     last = "near" if run.near() else "exact"
     with (
         (folder / "kept.jsonl").open("wb") as kept,
         (folder / "rejected.jsonl").open("wb") as rejected,
-        fingerprints.Writer(folder, run.near()) as prints,
+        fingerprints.FingerprintWriter(folder, run.near()) as prints,
     ):
         for begin, block in _blocks(found, start, stop):
             verdicts = judge((name_of(found, i), record) for i, record in enumerate(block, begin))
@@ -71,7 +71,7 @@ def _blocks(found: Records, start: int, stop: int) -> Iterator[tuple[int, list[A
         size = int(min(_READ, max(1, _HELD / mean)))
 
 
-def turn_down(run: Run, rank: int, folder: Path) -> None:
+def reject(run: FilterRun, rank: int, folder: Path) -> None:
     """Lists a source's lines that are no records."""
     tally = Tally()
     with (folder / "rejected.jsonl").open("wb") as file:
@@ -83,11 +83,13 @@ def turn_down(run: Run, rank: int, folder: Path) -> None:
     tally.save(folder / "tally.json")
 
 
-def _shards(run: Run) -> near_duplicates.Shards:
-    return near_duplicates.Shards.of([run.folder("check", i) for i in range(len(run.plan["shards"]))])
+def _shards(run: FilterRun) -> near_duplicates.FingerprintShards:
+    return near_duplicates.FingerprintShards.of(
+        [run.folder("check", i) for i in range(len(run.plan["shards"]))]
+    )
 
 
-def exact(run: Run, rank: int, folder: Path) -> None:
+def exact(run: FilterRun, rank: int, folder: Path) -> None:
     """Finds the first copy of each document."""
     began, shards = time.perf_counter(), _shards(run)
     first = (
@@ -105,7 +107,7 @@ def _seconds(step: str, began: float) -> Any:
     return tally.seconds
 
 
-def pairs(run: Run, rank: int, folder: Path) -> None:
+def pairs(run: FilterRun, rank: int, folder: Path) -> None:
     """Finds a band's candidates."""
     began, shards = time.perf_counter(), _shards(run)
     part = near_duplicates.takes_part(shards, np.load(run.folder("exact") / "first.npy"), run.cfg.near)
@@ -115,7 +117,7 @@ def pairs(run: Run, rank: int, folder: Path) -> None:
     Tally(seconds=_seconds("near", began)).save(folder / "tally.json")
 
 
-def kept_copies(run: Run, rank: int, folder: Path) -> None:
+def remaining_copies(run: FilterRun, rank: int, folder: Path) -> None:
     """Settles which copy is kept: its number or -1, of which kind the duplicate is, and how alike they are."""
     began, shards = time.perf_counter(), _shards(run)
     first = np.load(run.folder("exact") / "first.npy")
@@ -133,7 +135,7 @@ def kept_copies(run: Run, rank: int, folder: Path) -> None:
     Tally(seconds=_seconds("near" if found else "exact", began)).save(folder / "tally.json")
 
 
-def write(run: Run, rank: int, folder: Path) -> None:
+def write(run: FilterRun, rank: int, folder: Path) -> None:
     """Writes what a shard keeps, and what of it was a duplicate."""
     shards, source = _shards(run), run.plan["shards"][rank][0]
     found, tally = records_of(str(run.out), source), Tally()
@@ -183,7 +185,7 @@ def write(run: Run, rank: int, folder: Path) -> None:
 _RULE = {"exact": "same_text", "near": "similar_words"}
 
 
-def _on(run: Run, step: str) -> bool:
+def _on(run: FilterRun, step: str) -> bool:
     return run.cfg.steps.exact != "off" if step == "exact" else run.near() is not None
 
 
@@ -206,7 +208,7 @@ def _originals(places: Sequence[tuple[Records, int]]) -> list[Any]:
     return out
 
 
-def _place(run: Run, shards: near_duplicates.Shards, document: int) -> tuple[Records, int]:
+def _place(run: FilterRun, shards: near_duplicates.FingerprintShards, document: int) -> tuple[Records, int]:
     """(records, number in them) of a document."""
     shard = int(np.searchsorted(shards.starts, document, side="right")) - 1
     numbers = np.load(run.folder("check", shard) / "numbers.npy", mmap_mode="r")
@@ -215,7 +217,7 @@ def _place(run: Run, shards: near_duplicates.Shards, document: int) -> tuple[Rec
     )
 
 
-def _alike(run: Run, record: Any, copy: Any, step: str) -> bool:
+def _alike(run: FilterRun, record: Any, copy: Any, step: str) -> bool:
     """Whether the texts of two records as they were read say what the step says of them."""
     field = run.cfg.source.text_field
     one, two = (

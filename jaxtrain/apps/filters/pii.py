@@ -21,7 +21,7 @@ _FEWEST_DIGITS = {"phone": 7, "card": 12, "iban": 7, "ssn": 9}  # of a text, for
 
 
 @dataclasses.dataclass(frozen=True)
-class Pii(config.Group):
+class PiiFilter(config.Group):
     # fmt: off
     pii: str = arg("mask", "Personal data and keys: replace each by its kind, as <EMAIL>; drop the document; or off",
         choices=("mask", "drop", "off"))
@@ -39,7 +39,7 @@ class Pii(config.Group):
         return self.pii_kinds.split(",")
 
 
-def check(settings: Pii) -> Check:
+def check(settings: PiiFilter) -> Check:
     """A check for the kinds of the settings; of overlapping ones the first, and longest, is found."""
     detectors = [(kind, DETECTORS[kind]) for kind in settings.kinds() if settings.pii != "off"]
     mask = settings.pii == "mask"

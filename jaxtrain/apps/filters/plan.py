@@ -18,14 +18,14 @@ VERSION = 1
 WORK = "work"
 
 
-class Phase(NamedTuple):
+class FilterPhase(NamedTuple):
     """Tasks that may run at the same time: each is `do(phase, rank)` of so many documents."""
 
     name: str
     sizes: tuple[int, ...]
 
 
-class Run(NamedTuple):
+class FilterRun(NamedTuple):
     """An open filtering: its folder, its flags, and what was planned."""
 
     out: Path
@@ -36,31 +36,31 @@ class Run(NamedTuple):
         """Where a task's result is."""
         return self.out / WORK / phase / f"{rank:06d}"
 
-    def near(self) -> fingerprints.Plan | None:
+    def near(self) -> fingerprints.MinHashPlan | None:
         """How near duplicates are found; None where they are not."""
         return near_duplicates.plan(self.cfg.near) if self.cfg.near.near != "off" else None
 
-    def phases(self) -> list[Phase]:
+    def phases(self) -> list[FilterPhase]:
         """All phases, in their order."""
         sizes = tuple(stop - start for _, start, stop in self.plan["shards"])
         documents, found = sum(sizes), self.near()
         return [
-            Phase("broken", tuple(one["skipped"] for one in self.plan["sources"])),
-            Phase("check", sizes),
-            Phase("exact", (documents,)),
-            Phase("pairs", (documents,) * (_groups(found, documents) if found else 0)),
-            Phase("near", (documents,)),
-            Phase("write", sizes),
-            Phase("finish", (documents,)),
+            FilterPhase("broken", tuple(one["skipped"] for one in self.plan["sources"])),
+            FilterPhase("check", sizes),
+            FilterPhase("exact", (documents,)),
+            FilterPhase("pairs", (documents,) * (_groups(found, documents) if found else 0)),
+            FilterPhase("near", (documents,)),
+            FilterPhase("write", sizes),
+            FilterPhase("finish", (documents,)),
         ]
 
 
-def _groups(plan: fingerprints.Plan, documents: int) -> int:
+def _groups(plan: fingerprints.MinHashPlan, documents: int) -> int:
     """How many tasks share the bands: one a band, but for few documents a dozen or so is enough."""
     return min(plan.bands, max(4, documents // 10_000))
 
 
-def begin(cfg: Filter) -> Run:
+def open_run(cfg: Filter) -> FilterRun:
     """Plans the filtering in a new folder, or opens the one that the same flags planned there.
 
     Raises ConfigError for a folder that holds anything else, and where the data changed.
@@ -71,10 +71,10 @@ def begin(cfg: Filter) -> Run:
         sources.whole(source, cfg.source.reading(), None) for source in source_spec.parse(cfg.source.data)
     ]
     facts = {"version": VERSION, "config": config.to_dict(cfg), "sources": _facts(found)}
-    if filtered.held(out) is not None or path.exists():
-        held = filtered.held(out) or json.loads(path.read_text(encoding="utf-8"))
+    if filtered.read_report(out) is not None or path.exists():
+        held = filtered.read_report(out) or json.loads(path.read_text(encoding="utf-8"))
         _same(out, held, facts, cfg)
-        return Run(out, cfg, {**held, "finished": "fingerprint" in held})
+        return FilterRun(out, cfg, {**held, "finished": "fingerprint" in held})
     if out.exists() and {entry.name for entry in out.iterdir()} - {WORK, "logs"}:
         raise ConfigError(f"--out={out}: the folder is not empty and holds no filtering; name a new one")
     shards = [
@@ -87,7 +87,7 @@ def begin(cfg: Filter) -> Run:
         evals = _evals(cfg, path.parent) if cfg.decontaminate.decontaminate else {}
         plan = {**facts, "shards": shards, "evals": evals}
         atomic.write_text(path, config.dumps(plan))
-    return Run(out, cfg, {**plan, "finished": False})
+    return FilterRun(out, cfg, {**plan, "finished": False})
 
 
 def _facts(found: list[Records]) -> list[dict[str, Any]]:
@@ -133,12 +133,12 @@ def _evals(cfg: Filter, folder: Path) -> dict[str, int]:
 
 
 @functools.lru_cache(4)
-def opened(out: str) -> Run:
+def opened(out: str) -> FilterRun:
     """The filtering that was planned in a folder."""
     plan = json.loads((Path(out) / WORK / "plan.json").read_text(encoding="utf-8"))
     usual = Filter()
     groups = {name: type(getattr(usual, name))(**values) for name, values in plan["config"].items()}
-    return Run(Path(out), Filter(**groups), plan)
+    return FilterRun(Path(out), Filter(**groups), plan)
 
 
 @functools.lru_cache(8)

@@ -27,7 +27,7 @@ _ASSISTANT = ("assistant", "gpt", "bot", "model")
 _CONTENT = ("content", "value", "text")
 
 
-class Part(NamedTuple):
+class RecordText(NamedTuple):
     """A text of a record. `learnt`: a model is trained to write it, not only to read it."""
 
     path: Path
@@ -35,18 +35,18 @@ class Part(NamedTuple):
     learnt: bool
 
 
-def parts(record: Mapping[str, Any], field: str = "text") -> list[Part]:
+def parts(record: Mapping[str, Any], field: str = "text") -> list[RecordText]:
     """The texts of a record of any format that data/record_formats.py reads; `field` holds plain text."""
-    found: list[Part] = []
+    found: list[RecordText] = []
     for name in (field, *_GIVEN, *_TURNS, *_LEARNT, *_AVOIDED):
         if name in record and not (name != field and found and found[0].path == (name,)):
             found += _walk(record[name], (name,), name == field or name in _LEARNT)
     return found
 
 
-def _walk(value: Any, path: Path, learnt: bool) -> Iterator[Part]:
+def _walk(value: Any, path: Path, learnt: bool) -> Iterator[RecordText]:
     if isinstance(value, str | bytes):
-        yield Part(path, value, learnt)
+        yield RecordText(path, value, learnt)
     elif isinstance(value, list):
         for i, one in enumerate(value):
             yield from _walk(one, (*path, i), learnt)
@@ -61,7 +61,7 @@ def _walk(value: Any, path: Path, learnt: bool) -> Iterator[Part]:
                 yield from _walk(value[name], (*path, name), said)
 
 
-def _columns(value: Mapping[str, Any], roles: Sequence[Any], path: Path) -> Iterator[Part]:
+def _columns(value: Mapping[str, Any], roles: Sequence[Any], path: Path) -> Iterator[RecordText]:
     for name in _CONTENT:
         column = value.get(name)
         if isinstance(column, list):
@@ -74,7 +74,7 @@ def shown(path: Path) -> str:
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).removeprefix(".")
 
 
-def judged(found: Sequence[Part]) -> list[Part]:
+def judged(found: Sequence[RecordText]) -> list[RecordText]:
     """The parts that are learnt; all of them where none is, as in a record that is a prompt alone."""
     return [part for part in found if part.learnt] or list(found)
 

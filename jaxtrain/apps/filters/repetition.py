@@ -22,7 +22,7 @@ _REPEATED = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
 
 
 @dataclasses.dataclass(frozen=True)
-class Repetition(config.Group):
+class RepetitionFilter(config.Group):
     # fmt: off
     repetition_from: int = arg(600, "Characters from which the rules about repetition act on a document", low=0)
     max_line_repeats: float = arg(0.3,
@@ -35,7 +35,7 @@ class Repetition(config.Group):
     # fmt: on
 
 
-def check(settings: Repetition) -> Check:
+def check(settings: RepetitionFilter) -> Check:
     """A check by these rules; each finding's score is the share that the rule measured."""
 
     def found(text: str) -> Sequence[Finding]:
@@ -46,7 +46,7 @@ def check(settings: Repetition) -> Check:
     return found
 
 
-def _units(settings: Repetition, text: str) -> Iterator[Finding]:
+def _units(settings: RepetitionFilter, text: str) -> Iterator[Finding]:
     stripped = text.strip()
     for name, units in (
         ("line", [line for line in stripped.split("\n") if line]),

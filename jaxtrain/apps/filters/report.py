@@ -19,7 +19,7 @@ from jaxtrain.files import html
 _SAMPLES, _SCORES, _BINS = 6, 4_000, 24
 _FEWEST = 10  # scores of a rule from which there is a histogram of them
 _BEFORE, _AFTER = 120, 420  # characters of a sample around what was found
-_PRIVATE = pii.check(pii.Pii())
+_PRIVATE = pii.check(pii.PiiFilter())
 TITLES = {
     "read": "cannot be read",
     "language": "another language",
@@ -87,7 +87,7 @@ FACTORS = {
 }
 
 
-class Bar(NamedTuple):
+class HistogramBar(NamedTuple):
     """A bar of a histogram: where it stands, 0 to 100, and what it says."""
 
     x: float
@@ -235,10 +235,10 @@ def _steps(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _bars(labels: Sequence[str], counts: Sequence[int]) -> list[Bar]:
+def _bars(labels: Sequence[str], counts: Sequence[int]) -> list[HistogramBar]:
     most, width = max(counts, default=0) or 1, 100 / max(1, len(counts))
     return [
-        Bar(i * width, width * 0.9, 100 * count / most, f"{label}: {count:,}")
+        HistogramBar(i * width, width * 0.9, 100 * count / most, f"{label}: {count:,}")
         for i, (label, count) in enumerate(zip(labels, counts, strict=True))
     ]
 

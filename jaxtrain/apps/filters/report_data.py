@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from jaxtrain.apps.filters import corpus_stats, record_texts, report
-from jaxtrain.apps.filters.plan import Run, name_of, records_of
+from jaxtrain.apps.filters.plan import FilterRun, name_of, records_of
 from jaxtrain.apps.filters.steps import TOO_SLOW
 
 _DOCUMENTS = 2_000  # that the factors are measured on
 
 
-def of(run: Run, files: Sequence[Path]) -> dict[str, Any]:
+def report_data(run: FilterRun, files: Sequence[Path]) -> dict[str, Any]:
     """{"samples", "scores", "factors"} of a filtering whose rejected.jsonl and kept files are there."""
     slow: set[str] = set()
     gathered = report.gather(_noting(_lines(run.out / "rejected.jsonl"), slow))
@@ -31,7 +31,7 @@ def _noting(lines: Iterator[bytes], slow: set[str]) -> Iterator[Any]:
         yield read
 
 
-def _read(run: Run, slow: set[str]) -> Iterator[Any]:
+def _read(run: FilterRun, slow: set[str]) -> Iterator[Any]:
     """Documents of the sources, evenly spaced, but for the slow ones."""
     total = sum(one["documents"] for one in run.plan["sources"])
     for i in range(len(run.plan["sources"])):
@@ -55,7 +55,7 @@ def _kept(files: Sequence[Path]) -> Iterator[Any]:
             yield json.loads(line)
 
 
-def _measured(run: Run, documents: Sequence[Any]) -> dict[str, Any]:
+def _measured(run: FilterRun, documents: Sequence[Any]) -> dict[str, Any]:
     texts, pairs = [], []
     for record in documents:
         found = [p for p in record_texts.parts(record, run.cfg.source.text_field) if isinstance(p.text, str)]

@@ -4,7 +4,7 @@ import importlib.util
 
 from jaxtrain.apps.filters import classifier
 from jaxtrain.apps.filters.config import Filter
-from jaxtrain.apps.filters.near_duplicates import Near
+from jaxtrain.apps.filters.near_duplicates import NearDuplicates
 from jaxtrain.config import ConfigError
 
 
@@ -24,7 +24,7 @@ def require(cfg: Filter) -> None:
         _require(f"--executor={cfg.work.executor}", packages, "filters-cluster")
 
 
-def near(settings: Near) -> None:
+def near(settings: NearDuplicates) -> None:
     """The same for near duplicates alone."""
     if settings.near != "off":
         _require(f"--near={settings.near}", ("rensa", "rapidfuzz"), "filters", ", or --near=off")

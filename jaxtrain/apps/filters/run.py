@@ -19,15 +19,15 @@ from pathlib import Path
 
 from jaxtrain.apps.filters import ledger, phases, report, report_data, steps
 from jaxtrain.apps.filters.ledger import Tally
-from jaxtrain.apps.filters.plan import WORK, Run, opened
+from jaxtrain.apps.filters.plan import WORK, FilterRun, opened
 from jaxtrain.data import filtered
 from jaxtrain.files import cache
 
 _DO = {
-    "broken": phases.turn_down,
+    "broken": phases.reject,
     "exact": phases.exact,
     "pairs": phases.pairs,
-    "near": phases.kept_copies,
+    "near": phases.remaining_copies,
     "write": phases.write,
 }
 
@@ -43,14 +43,14 @@ def do(out: str, scorer: steps.Scorer | None, phase: str, rank: int) -> None:
     cache.build(run.folder(phase, rank), lambda folder: make(run, rank, folder), "out")
 
 
-def done(run: Run, phase: str, rank: int) -> bool:
+def done(run: FilterRun, phase: str, rank: int) -> bool:
     """Whether a task was finished."""
     return run.folder(phase, rank).is_dir()
 
 
-def finish(run: Run) -> None:
+def finish(run: FilterRun) -> None:
     """Puts the result together; what it did is not undone by a kill, and not done twice by the next call."""
-    if filtered.held(run.out) is not None:
+    if filtered.read_report(run.out) is not None:
         shutil.rmtree(run.out / WORK, ignore_errors=True)
         return
     with cache.full_disk(run.out, "out"):
@@ -62,13 +62,13 @@ def finish(run: Run) -> None:
         _joined(run)
         files = _kept(run)
         planned = {key: run.plan[key] for key in ("version", "config", "sources", "evals", "shards")}
-        held = planned | ledger.report(total, steps.names(run.cfg)) | report_data.of(run, files)
+        held = planned | ledger.report(total, steps.names(run.cfg)) | report_data.report_data(run, files)
         report.write(held, run.out / "report.html")
-        filtered.save(run.out, held, files)
+        filtered.write_report(run.out, held, files)
     shutil.rmtree(run.out / WORK)
 
 
-def _joined(run: Run) -> None:
+def _joined(run: FilterRun) -> None:
     """Writes rejected.jsonl: the sources' broken lines, then shard after shard."""
     part = run.out / "rejected.jsonl.part"
     folders = [run.folder("broken", i) for i in range(len(run.plan["sources"]))]
@@ -81,7 +81,7 @@ def _joined(run: Run) -> None:
     part.replace(run.out / "rejected.jsonl")
 
 
-def _kept(run: Run) -> list[Path]:
+def _kept(run: FilterRun) -> list[Path]:
     """Moves the shards' kept documents to kept/; those that keep none have no file."""
     folder = run.out / "kept"
     folder.mkdir(exist_ok=True)

@@ -56,7 +56,7 @@ _CAPITALS = re.compile(r"\b[A-Z]{3,}\b")
 
 
 @dataclasses.dataclass(frozen=True)
-class Spam(config.Group):
+class SpamFilter(config.Group):
     max_spam: float = arg(
         4.0,
         "Most signs of advertising (calls to buy, offers, prices, links, shouting), weighted, in 500 characters; "
@@ -65,7 +65,7 @@ class Spam(config.Group):
     )
 
 
-def check(settings: Spam) -> Check:
+def check(settings: SpamFilter) -> Check:
     """A check by the weighted signs; the score is their sum in 500 characters."""
 
     def found(text: str) -> Sequence[Finding]:

@@ -24,8 +24,8 @@ from jaxtrain.apps.filters import (
 )
 from jaxtrain.apps.filters.config import Filter
 from jaxtrain.apps.filters.ledger import READ, Located, Tally
-from jaxtrain.apps.filters.record_texts import Part, Path
-from jaxtrain.apps.filters.types import Check, Finding, Step
+from jaxtrain.apps.filters.record_texts import Path, RecordText
+from jaxtrain.apps.filters.types import Check, FilterStep, Finding
 from jaxtrain.config import ConfigError, Failure
 
 # Contamination is looked for before duplicates, so that the copy that is kept of several is one that stays.
@@ -38,37 +38,47 @@ Scorer = Callable[[str], perplexity.Score]  # of the run that --scored_by names
 TOO_SLOW = "too_slow"  # the rule of a document that took longer than it may
 
 
-class Slow(Exception):
+class StepTimeout(Exception):
     """The steps took longer on a document than they may."""
 
 
-def active(cfg: Filter, table: decontaminate.Table | None = None, scorer: Scorer | None = None) -> list[Step]:
+def active(
+    cfg: Filter, table: decontaminate.NgramTable | None = None, scorer: Scorer | None = None
+) -> list[FilterStep]:
     """The steps that the flags switch on and that look at one document at a time, in their order."""
     on = cfg.steps
     made = [
-        Step("language", lambda _: language.check(cfg.language)) if cfg.language.languages else None,
-        Step("heuristics", lambda _: heuristics.check(cfg.heuristics)) if on.heuristics != "off" else None,
-        Step("repetition", lambda _: repetition.check(cfg.repetition)) if on.repetition != "off" else None,
-        Step("junk", lambda _: gibberish.check(cfg.junk)) if on.junk != "off" else None,
-        Step("classifier", lambda _: classifier.check(cfg.classifier)) if cfg.classifier.classifier else None,
+        FilterStep("language", lambda _: language.check(cfg.language)) if cfg.language.languages else None,
+        FilterStep("heuristics", lambda _: heuristics.check(cfg.heuristics))
+        if on.heuristics != "off"
+        else None,
+        FilterStep("repetition", lambda _: repetition.check(cfg.repetition))
+        if on.repetition != "off"
+        else None,
+        FilterStep("junk", lambda _: gibberish.check(cfg.junk)) if on.junk != "off" else None,
+        FilterStep("classifier", lambda _: classifier.check(cfg.classifier))
+        if cfg.classifier.classifier
+        else None,
         _perplexity(cfg, scorer) if cfg.perplexity.scored_by else None,
-        Step("pii", lambda _: pii.check(cfg.pii), cfg.pii.pii) if cfg.pii.pii != "off" else None,
-        Step("harm", lambda _: harm.check(cfg.harm)) if on.harm != "off" else None,
-        Step("spam", lambda _: spam.check(cfg.spam)) if on.spam != "off" else None,
-        Step("decontamination", lambda _: decontaminate.check(table)) if table else None,
+        FilterStep("pii", lambda _: pii.check(cfg.pii), cfg.pii.pii) if cfg.pii.pii != "off" else None,
+        FilterStep("harm", lambda _: harm.check(cfg.harm)) if on.harm != "off" else None,
+        FilterStep("spam", lambda _: spam.check(cfg.spam)) if on.spam != "off" else None,
+        FilterStep("decontamination", lambda _: decontaminate.check(table)) if table else None,
     ]
     return [step for step in made if step]
 
 
-def _perplexity(cfg: Filter, scorer: Scorer | None) -> Step:
+def _perplexity(cfg: Filter, scorer: Scorer | None) -> FilterStep:
     if scorer is None:
         raise ConfigError("--scored_by: this program has no language model to score with")
-    return Step("perplexity", lambda _: perplexity.check(cfg.perplexity, scorer(cfg.perplexity.scored_by)))
+    return FilterStep(
+        "perplexity", lambda _: perplexity.check(cfg.perplexity, scorer(cfg.perplexity.scored_by))
+    )
 
 
 def names(cfg: Filter) -> list[str]:
     """The names of all steps that are switched on, in their order."""
-    table = decontaminate.Table(None, 0) if cfg.decontaminate.decontaminate else None
+    table = decontaminate.NgramTable(None, 0) if cfg.decontaminate.decontaminate else None
     found = [step.name for step in active(cfg, table, scorer=lambda run: lambda text: 0.0)]
     return [*found, *["exact"] * (cfg.steps.exact != "off"), *["near"] * (cfg.near.near != "off")]
 
@@ -91,7 +101,7 @@ class _Clock:
     def _ring(self, signum: int, frame: Any) -> None:
         if time.perf_counter() > self.deadline:
             self.deadline = math.inf
-            raise Slow
+            raise StepTimeout
 
     def __enter__(self) -> None:
         signal.setitimer(signal.ITIMER_REAL, self._tick, self._tick)
@@ -101,7 +111,7 @@ class _Clock:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-class Verdict(NamedTuple):
+class FilterVerdict(NamedTuple):
     """What became of a record: the record to keep or None, its texts, and lines for rejected.jsonl."""
 
     record: Mapping[str, Any] | None
@@ -116,26 +126,28 @@ class _Document:
     name: str
     read: Mapping[str, Any]
     now: Mapping[str, Any] | None  # None: dropped
-    parts: list[Part]
-    judged: list[Part]
+    parts: list[RecordText]
+    judged: list[RecordText]
     left: float
     label: str | None
     lines: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
-    def verdict(self) -> Verdict:
+    def verdict(self) -> FilterVerdict:
         """What became of it."""
-        return Verdict(self.now, [] if self.now is None else [part.text for part in self.parts], self.lines)
+        return FilterVerdict(
+            self.now, [] if self.now is None else [part.text for part in self.parts], self.lines
+        )
 
 
-class Judge:
+class FilterPipeline:
     """Runs the checks on blocks of records, and counts. A step sees a whole block, while its code is in the cache."""
 
-    def __init__(self, cfg: Filter, steps: Sequence[Step], tally: Tally):
+    def __init__(self, cfg: Filter, steps: Sequence[FilterStep], tally: Tally):
         self._cfg, self._tally, self._steps = cfg, tally, steps
         self._checks: list[Check] = [step.make(cfg) for step in steps]
         self._clock = _Clock(cfg.work.document_seconds)
 
-    def __call__(self, block: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Verdict]:
+    def __call__(self, block: Iterable[tuple[str, Mapping[str, Any]]]) -> list[FilterVerdict]:
         """The verdicts on records and what each is called."""
         tally, began = self._tally, time.perf_counter()
         documents = [self._opened(name, record) for name, record in block]
@@ -163,10 +175,10 @@ class Judge:
             self._drop(READ, one, [wrong])
         return one
 
-    def _judged(self, found: list[Part]) -> list[Part]:
+    def _judged(self, found: list[RecordText]) -> list[RecordText]:
         return found if self._cfg.source.judged == "all" else record_texts.judged(found)
 
-    def _step(self, step: Step, check: Check, block: list[_Document]) -> list[_Document]:
+    def _step(self, step: FilterStep, check: Check, block: list[_Document]) -> list[_Document]:
         """The documents of the block that a step leaves."""
         tally, began, everywhere = self._tally, time.perf_counter(), step.name in _EVERYWHERE
         for one in block:
@@ -178,14 +190,16 @@ class Judge:
             tally.label(step.name, one.label, "reached")
         return [one for one in block if one.now is not None]
 
-    def _hits(self, step: Step, check: Check, one: _Document, looked: Sequence[Part]) -> list[Located]:
+    def _hits(
+        self, step: FilterStep, check: Check, one: _Document, looked: Sequence[RecordText]
+    ) -> list[Located]:
         """What a check finds in a document; one that takes too long is dropped."""
         clock, began = self._clock, time.perf_counter()
         try:
             clock.deadline = began + one.left
             hits = [(part, finding) for part in looked for finding in check(part.text)]
             clock.deadline = math.inf
-        except Slow:
+        except StepTimeout:
             self._drop(step.name, one, [(None, Finding(TOO_SLOW, self._cfg.work.document_seconds))])
             return []
         except (ConfigError, OSError, MemoryError, KeyboardInterrupt):
@@ -195,7 +209,7 @@ class Judge:
         one.left -= time.perf_counter() - began
         return hits
 
-    def _act(self, step: Step, one: _Document, hits: list[Located]) -> None:
+    def _act(self, step: FilterStep, one: _Document, hits: list[Located]) -> None:
         """Drops or changes a document in which a step found something."""
         tally = self._tally
         if step.action == "mask":
@@ -222,7 +236,7 @@ class Judge:
         one.lines.append(ledger.entry(one.name, "drop", step, hits, one.read))
 
 
-def _unreadable(found: Sequence[Part], size: int, most: int) -> Located | None:
+def _unreadable(found: Sequence[RecordText], size: int, most: int) -> Located | None:
     """Why a record cannot be judged at all."""
     if not found:
         return None, Finding("no_text", 0)
@@ -241,7 +255,7 @@ def _unreadable(found: Sequence[Part], size: int, most: int) -> Located | None:
     return None
 
 
-def _masked(found: Sequence[Part], hits: Sequence[Located]) -> list[Part]:
+def _masked(found: Sequence[RecordText], hits: Sequence[Located]) -> list[RecordText]:
     by_part: dict[Path, list[Finding]] = {}
     for part, one in hits:
         by_part.setdefault(part.path, []).append(one)
@@ -253,7 +267,7 @@ def _masked(found: Sequence[Part], hits: Sequence[Located]) -> list[Part]:
     ]
 
 
-def _with(record: Mapping[str, Any], found: Sequence[Part]) -> Mapping[str, Any]:
+def _with(record: Mapping[str, Any], found: Sequence[RecordText]) -> Mapping[str, Any]:
     for part in found:
         record = record_texts.replaced(record, part.path, part.text)
     return record

@@ -21,7 +21,7 @@ def lowered(text: str) -> str:
 Check = Callable[[str], Sequence[Finding]]  # pure; nothing found = the text is fine
 
 
-class Step(NamedTuple):
+class FilterStep(NamedTuple):
     """A named check of the pipeline and what becomes of a document in which it finds something."""
 
     name: str

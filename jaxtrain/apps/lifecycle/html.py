@@ -10,7 +10,7 @@ WIDE, HIGH, GAP_X, GAP_Y = 168, 52, 48, 16  # a box of the lineage, and the spac
 POINTS = 160  # most points of a curve
 
 
-class Box(NamedTuple):
+class LineageBox(NamedTuple):
     name: str
     title: str
     x: int
@@ -61,7 +61,7 @@ def number(value: float | None) -> str:
 
 def lineage(
     stages: Sequence[Mapping[str, Any]],
-) -> tuple[list[Box], list[tuple[int, int, int, int]], tuple[int, int]]:
+) -> tuple[list[LineageBox], list[tuple[int, int, int, int]], tuple[int, int]]:
     """(boxes, lines (x, y, x, y), (width, height)): a column for each depth, what a stage needs to its left."""
     depth: dict[str, int] = {}
     for stage in stages:
@@ -74,7 +74,7 @@ def lineage(
     for d, rows in column.items():
         top = (tallest - len(rows)) * (HIGH + GAP_Y) // 2
         for i, stage in enumerate(rows):
-            boxes[stage["name"]] = Box(
+            boxes[stage["name"]] = LineageBox(
                 stage["name"], stage["stage"], d * (WIDE + GAP_X) + 1, top + i * (HIGH + GAP_Y) + 1,
                 f"{stage['seconds']:.0f} s", stage["reached"],
             )  # fmt: skip

@@ -22,7 +22,7 @@ TIMES, LOGS, ANSWERS = "times.json", "logs", "answers"
 AUDIT = "audit.json"  # of ./launch/run constitutional
 
 
-class Claim(NamedTuple):
+class Target(NamedTuple):
     """What a stage is to reach: `measure` at least `low`, or at most `high`; `gain` is against the model before."""
 
     measure: str
@@ -31,7 +31,7 @@ class Claim(NamedTuple):
     gain: bool = False
 
 
-class Step(NamedTuple):
+class LifecycleStep(NamedTuple):
     """A stage: its run's name, its command, the runs it needs, the first of which answers for `before`, and its claims.
 
     {NAME} in a flag is the folder of the run NAME.
@@ -42,39 +42,40 @@ class Step(NamedTuple):
     title: str
     flags: tuple[str, ...]
     needs: tuple[str, ...]
-    claims: tuple[Claim, ...]
+    claims: tuple[Target, ...]
     answers: bool = True  # whether it is a model that answers
 
 
-def steps() -> list[Step]:
+def steps() -> list[LifecycleStep]:
     """The whole training on Tinytown; what stands earlier is begun earlier."""
     return [
-        Step("pretrain", "pretrain", "pretraining", ("--sample_every=0", "--steps=1200"), (),
-             (Claim("eval/bits_per_byte_above_entropy", high=0.15),)),
-        Step("sft", "sft", "supervised fine-tuning", ("--init_from={pretrain}", "--steps=300", "--eval_every=0"),
-             ("pretrain",), (Claim("parsable", low=0.9), Claim("steps", low=0.9), Claim("gold", low=1, gain=True))),
-        Step("reward", "reward", "a reward model", (
+        LifecycleStep("pretrain", "pretrain", "pretraining", ("--sample_every=0", "--steps=1200"), (),
+             (Target("eval/bits_per_byte_above_entropy", high=0.15),)),
+        LifecycleStep("sft", "sft", "supervised fine-tuning", (
+            "--init_from={pretrain}", "--steps=300", "--eval_every=0"), ("pretrain",),
+             (Target("parsable", low=0.9), Target("steps", low=0.9), Target("gold", low=1, gain=True))),
+        LifecycleStep("reward", "reward", "a reward model", (
             "--init_from={sft}", "--data=tinytown:preferences?documents=4000&balk=.1", "--steps=190",
-            "--eval_data=tinytown:preferences:test"), ("sft",), (Claim("eval/gold_accuracy", low=0.8),), False),
-        Step("ppo", "ppo", "PPO with KL", ("--init_from={sft}", "--reward_model={reward}", "--steps=128"),
+            "--eval_data=tinytown:preferences:test"), ("sft",), (Target("eval/gold_accuracy", low=0.8),), False),
+        LifecycleStep("ppo", "ppo", "PPO with KL", ("--init_from={sft}", "--reward_model={reward}", "--steps=128"),
              ("sft", "reward"), (
-            Claim("gold", low=1, gain=True), Claim("harmful", high=0.1), Claim("detail", low=0.9),
-            Claim("warn", low=0.8), Claim("parsable", low=0.95), Claim("objective/kl", high=10))),
-        Step("dpo", "dpo", "DPO", (
+            Target("gold", low=1, gain=True), Target("harmful", high=0.1), Target("detail", low=0.9),
+            Target("warn", low=0.8), Target("parsable", low=0.95), Target("objective/kl", high=10))),
+        LifecycleStep("dpo", "dpo", "DPO", (
             "--init_from={sft}", "--data=tinytown:preferences?documents=9600", "--steps=300", "--nll_weight=0.2",
             "--lr=2e-4"), ("sft",), (
-            Claim("gold", low=1, gain=True), Claim("harmful", high=0.1), Claim("parsable", low=0.95))),
-        Step("revise", "constitutional", "critiques and revisions", (
+            Target("gold", low=1, gain=True), Target("harmful", high=0.1), Target("parsable", low=0.95))),
+        LifecycleStep("revise", "constitutional", "critiques and revisions", (
             "--phase=revise", "--init_from={sft}", "--critic={pretrain}", "--keep=last",
             "--helpful=tinytown:prompts?family=help", "--helpful_samples=2"), ("sft", "pretrain"), (
-            Claim("harmful", high=0.2), Claim("parsable", low=0.95)), False),
-        Step("constitutional", "sft", "SL-CAI, on the revisions", (
+            Target("harmful", high=0.2), Target("parsable", low=0.95)), False),
+        LifecycleStep("constitutional", "sft", "SL-CAI, on the revisions", (
             "--init_from={pretrain}", "--data=jsonl:{revise}/revise/revisions.jsonl",
             "--steps=250", "--batch_size=8", "--eval_every=0"),
             ("sft", "pretrain", "revise"), (
-            Claim("harmful", high=0.15), Claim("refuse", low=0.9), Claim("parsable", low=0.95))),
-        Step("distill", "distill", "distillation into a fifth of the size", ("--teacher={ppo}", "--steps=600"),
-             ("ppo",), (Claim("eval/divergence", high=0.1), Claim("gold", low=1.5))),
+            Target("harmful", high=0.15), Target("refuse", low=0.9), Target("parsable", low=0.95))),
+        LifecycleStep("distill", "distill", "distillation into a fifth of the size", ("--teacher={ppo}", "--steps=600"),
+             ("ppo",), (Target("eval/divergence", high=0.1), Target("gold", low=1.5))),
     ]  # fmt: skip
 
 
@@ -97,7 +98,7 @@ def answers_of(folder: Path, name: str) -> Path:
 
 
 def train(
-    steps: Sequence[Step], folder: Path, show_of: Callable, *, jobs: int, seed: int, cache_dir: str
+    steps: Sequence[LifecycleStep], folder: Path, show_of: Callable, *, jobs: int, seed: int, cache_dir: str
 ) -> dict[str, dict[str, Any]]:
     """Runs what has not been run; {step: {"began", "seconds", "commands"}} of all.
 
@@ -107,7 +108,7 @@ def train(
     times = json.loads(held.read_text()) if held.exists() else {}
     commands = {step.name: _commands(step, folder, seed, cache_dir) for step in steps}
     done = {name for name, made in commands.items() if times.get(name, {}).get("commands") == made}
-    under_way: dict[Future, Step] = {}
+    under_way: dict[Future, LifecycleStep] = {}
     running: list[subprocess.Popen] = []
     with (
         show_of(steps, folder, done) as show,
@@ -135,7 +136,7 @@ def train(
     return times
 
 
-def _commands(step: Step, folder: Path, seed: int, cache_dir: str) -> list[list[str]]:
+def _commands(step: LifecycleStep, folder: Path, seed: int, cache_dir: str) -> list[list[str]]:
     """The stage's command, and the one by which its model answers."""
     where = {name: str(folder / name) for name in (*step.needs, step.name)}
     own = [f"--workdir={where[step.name]}", f"--seed={seed}", f"--cache_dir={cache_dir}"]
@@ -171,7 +172,7 @@ def _run(
     return began, time.time() - began
 
 
-def wall(times: Mapping[str, Mapping[str, Any]]) -> float:
+def busy_seconds(times: Mapping[str, Mapping[str, Any]]) -> float:
     """Seconds in which at least one stage ran."""
     total = end = 0.0
     for began, ended in sorted((one["began"], one["began"] + one["seconds"]) for one in times.values()):

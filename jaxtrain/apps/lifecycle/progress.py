@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from jaxtrain.apps.lifecycle import plan
-from jaxtrain.apps.lifecycle.plan import Step
+from jaxtrain.apps.lifecycle.plan import LifecycleStep
 
 
-class Show:
+class ProgressTable:
     """The state of each stage, told where it changes."""
 
-    def __init__(self, steps: Sequence[Step], folder: Path, done: set[str], live):
+    def __init__(self, steps: Sequence[LifecycleStep], folder: Path, done: set[str], live):
         self._steps, self._folder, self._live = steps, folder, live
         self._began: dict[str, float] = {}
         self._seconds: dict[str, float | None] = dict.fromkeys(done)
@@ -21,13 +21,13 @@ class Show:
             if step.name in done and not live:
                 print(f"{step.title}: was trained before", flush=True)
 
-    def began(self, step: Step) -> None:
+    def began(self, step: LifecycleStep) -> None:
         """A stage has started."""
         self._began[step.name] = time.monotonic()
         if not self._live:
             print(f"{step.title} ...", flush=True)
 
-    def ended(self, step: Step, seconds: float) -> None:
+    def ended(self, step: LifecycleStep, seconds: float) -> None:
         """A stage has ended well."""
         self._seconds[step.name] = seconds
         if not self._live:
@@ -61,7 +61,7 @@ class Show:
                 table.add_row(f"[dim]· {step.title}[/]", ProgressBar(total=1, completed=0, width=20), "", "")
         return table
 
-    def _at(self, step: Step) -> tuple[int, int | None, str]:
+    def _at(self, step: LifecycleStep) -> tuple[int, int | None, str]:
         folder = self._folder / step.name
         found = plan.latest(plan.rows(folder))
         loss = f"loss {found['loss']:.3f}" if "loss" in found else ""
@@ -69,13 +69,13 @@ class Show:
 
 
 @contextlib.contextmanager
-def shown(steps: Sequence[Step], folder: Path, done: set[str]) -> Iterator[Show]:
+def show_progress(steps: Sequence[LifecycleStep], folder: Path, done: set[str]) -> Iterator[ProgressTable]:
     """The progress of all stages, until the context ends."""
     if not sys.stderr.isatty():
-        yield Show(steps, folder, done, None)
+        yield ProgressTable(steps, folder, done, None)
         return
     from rich.console import Console
     from rich.live import Live
 
     with Live(console=Console(stderr=True), auto_refresh=False) as live:
-        yield Show(steps, folder, done, live)
+        yield ProgressTable(steps, folder, done, live)

@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxtrain import config
 from jaxtrain.apps.lifecycle import html, plan, tables
-from jaxtrain.apps.lifecycle.plan import Claim, Step
+from jaxtrain.apps.lifecycle.plan import LifecycleStep, Target
 from jaxtrain.files import atomic
 from jaxtrain.worlds.tinytown import measures
 
@@ -28,7 +28,9 @@ CURVES = {
 }
 
 
-def result(steps: Sequence[Step], folder: Path, times: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def result(
+    steps: Sequence[LifecycleStep], folder: Path, times: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
     """All that the report shows, as plain JSON."""
     runs = {step.name: plan.rows(folder / step.name) for step in steps}
     said = {
@@ -49,13 +51,13 @@ def result(steps: Sequence[Step], folder: Path, times: Mapping[str, Mapping[str,
         })  # fmt: skip
     return {
         "stages": stages,
-        "seconds": plan.wall(times),
+        "seconds": plan.busy_seconds(times),
         "answers": _beside(said),
         "tables": tables.tables(steps, found, said, runs, times),
     }
 
 
-def _curves(step: Step, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _curves(step: LifecycleStep, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [
         {"title": title, "points": [[row["step"], row[name]] for row in rows if name in row]}
         for name, title in CURVES.get(step.name, ())
@@ -69,7 +71,7 @@ def _measured(answers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return measures.measure(prompts, texts) | {"alike": measures.alike(prompts, texts, plan.DRAWS)}
 
 
-def _told(claim: Claim, before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, Any]:
+def _told(claim: Target, before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, Any]:
     """A claim with its numbers; one without a number is not reached."""
     was, now = before.get(claim.measure), after.get(claim.measure)
     value = now
@@ -102,7 +104,7 @@ def write(result: Mapping[str, Any], folder: Path) -> None:
     atomic.write_text(folder / "report.html", html.page(result))
 
 
-def tell(result: Mapping[str, Any], folder: Path) -> None:
+def print_result(result: Mapping[str, Any], folder: Path) -> None:
     """Prints a row a claim, what is missed in red, and where the report is."""
     from rich.console import Console
     from rich.table import Table

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxtrain.apps.lifecycle.plan import Step
+from jaxtrain.apps.lifecycle.plan import LifecycleStep
 from jaxtrain.files.terminal import percent
 from jaxtrain.worlds.tinytown.judge import as_prompt
 
@@ -13,7 +13,7 @@ Said = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def tables(
-    steps: Sequence[Step],
+    steps: Sequence[LifecycleStep],
     found: Found,
     said: Said,
     runs: Mapping[str, Sequence[Mapping[str, Any]]],

@@ -14,18 +14,18 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from jaxtrain.apps.serve import completions, stored_completions
-from jaxtrain.apps.serve.errors import Refused
-from jaxtrain.apps.serve.responses import Voice
-from jaxtrain.apps.serve.server import House, require_model
-from jaxtrain.apps.serve.streaming import Left
+from jaxtrain.apps.serve.errors import ApiError
+from jaxtrain.apps.serve.responses import ServedModel
+from jaxtrain.apps.serve.server import Server, require_model
+from jaxtrain.apps.serve.streaming import ClientDisconnected
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-Handler = Callable[[House, Request], Awaitable[Response]]
+Handler = Callable[[Server, Request], Awaitable[Response]]
 
 
-def app(house: House) -> Starlette:
+def app(house: Server) -> Starlette:
     """The application. It closes desk and store when it ends."""
     routes = [
         ("GET", "/health", health, False),
@@ -59,18 +59,18 @@ def app(house: House) -> Starlette:
 
 
 def _endpoint(
-    house: House, path: str, handler: Handler, guarded: bool
+    house: Server, path: str, handler: Handler, guarded: bool
 ) -> Callable[[Request], Awaitable[Response]]:
     async def run(request: Request) -> Response:
         try:
             if guarded:
                 _require_key(house.limits.key, request)
             response = await handler(house, request)
-        except Refused as error:
+        except ApiError as error:
             response = error.response()
         except sqlite3.Error as error:
-            response = Refused(500, f"the store: {error}", code="store_error").response()
-        except (Left, ClientDisconnect):
+            response = ApiError(500, f"the store: {error}", code="store_error").response()
+        except (ClientDisconnected, ClientDisconnect):
             response = Response(status_code=499)  # nobody reads it; nginx's number for it
         house.told.requests.labels(f"{request.method} {path}", response.status_code).inc()
         return response
@@ -84,16 +84,16 @@ def _require_key(key: str, request: Request) -> None:
         kind, _, given = request.headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), key.encode()):
             said = "Incorrect API key provided" if given else "You didn't provide an API key"
-            raise Refused(401, f"{said}: send it as Authorization: Bearer KEY.", code="invalid_api_key")
+            raise ApiError(401, f"{said}: send it as Authorization: Bearer KEY.", code="invalid_api_key")
         return
     host = request.url.hostname or ""
     if host not in LOOPBACK or "origin" in request.headers:
-        raise Refused(
+        raise ApiError(
             403, f"without --api_key only programs on this machine are served, not {host or 'this'}"
         )
 
 
-async def health(house: House, request: Request) -> Response:
+async def health(house: Server, request: Request) -> Response:
     """Whether the server can answer, and how much it does."""
     busy, waiting = house.desk.counts
     good = house.desk.failure is None
@@ -101,32 +101,32 @@ async def health(house: House, request: Request) -> Response:
     return JSONResponse(told | {"rows": house.desk.sampling.rows}, 200 if good else 503)
 
 
-async def metrics(house: House, request: Request) -> Response:
+async def metrics(house: Server, request: Request) -> Response:
     """Prometheus' text."""
     return house.told.response()
 
 
-async def models(house: House, request: Request) -> Response:
+async def models(house: Server, request: Request) -> Response:
     """The one model."""
     return JSONResponse({"object": "list", "data": [_model(house.voice)]})
 
 
-async def model(house: House, request: Request) -> Response:
+async def model(house: Server, request: Request) -> Response:
     """The model of a name."""
     require_model(house, request.path_params["model"])
     return JSONResponse(_model(house.voice))
 
 
-def _model(voice: Voice) -> dict[str, Any]:
+def _model(voice: ServedModel) -> dict[str, Any]:
     return {"id": voice.name, "object": "model", "created": voice.created, "owned_by": "jaxtrain"}
 
 
 async def _no_route(request: Request, error: HTTPException) -> Response:
     said = f"{request.method} {request.url.path}: {error.detail}"
-    return Refused(error.status_code, said, code="unknown_url", headers=error.headers).response()
+    return ApiError(error.status_code, said, code="unknown_url", headers=error.headers).response()
 
 
 async def _broken(request: Request, error: Exception) -> Response:
-    return Refused(
+    return ApiError(
         500, f"the server has an error of its own: {type(error).__name__}", code="internal"
     ).response()

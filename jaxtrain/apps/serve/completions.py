@@ -13,30 +13,30 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from jaxtrain.apps.serve import requests, responses, server
-from jaxtrain.apps.serve.errors import Refused, wrong
-from jaxtrain.apps.serve.requests import Asked
-from jaxtrain.apps.serve.responses import Form, Heard
-from jaxtrain.apps.serve.server import House
-from jaxtrain.apps.serve.streaming import Call, Events, while_there
+from jaxtrain.apps.serve.errors import ApiError, invalid_param
+from jaxtrain.apps.serve.requests import CompletionParams
+from jaxtrain.apps.serve.responses import CompletionBuilder, ResponseFormat
+from jaxtrain.apps.serve.server import Server
+from jaxtrain.apps.serve.streaming import EventStream, ScheduledCompletions, cancel_on_disconnect
 from jaxtrain.config import ConfigError
-from jaxtrain.data.record_formats import Bad
+from jaxtrain.data.record_formats import BadRecord
 from jaxtrain.generate import sampler
 from jaxtrain.generate.continuous_batching import Request
 
 
-class Job(NamedTuple):
+class CompletionJob(NamedTuple):
     """One request under way."""
 
-    house: House
-    form: Form
-    asked: Asked
+    house: Server
+    form: ResponseFormat
+    asked: CompletionParams
     number: str
     created: int
     begun: float
     seed: int
     prompts: list[list[int]]
-    heard: list[Heard]  # of each prompt n, together
-    call: Call
+    heard: list[CompletionBuilder]  # of each prompt n, together
+    call: ScheduledCompletions
 
     @property
     def sent(self) -> int:
@@ -44,25 +44,25 @@ class Job(NamedTuple):
         return sum(map(len, self.prompts))
 
 
-async def chat(shared: House, request: HttpRequest) -> Response:
+async def chat(shared: Server, request: HttpRequest) -> Response:
     """A chat completion."""
-    begun, body = time.perf_counter(), await server.read(shared, request)
-    wanted = requests.chat(body)
+    begun, body = time.perf_counter(), await server.read_body(shared, request)
+    wanted = requests.chat_params(body)
     server.require_model(shared, wanted.model)
     if wanted.store and shared.store is None:
-        raise wrong("store", "the server was started without a store (--store)")
+        raise invalid_param("store", "the server was started without a store (--store)")
     try:
         ids = await run_in_threadpool(shared.voice.template.prompt, wanted.prompts[0])
-    except (Bad, ConfigError) as error:
-        raise wrong("messages", str(error)) from error
+    except (BadRecord, ConfigError) as error:
+        raise invalid_param("messages", str(error)) from error
     job = _job(shared, responses.CHAT, wanted, begun, [ids.tolist()], shared.voice.decode)
     return await _answer(job, request)
 
 
-async def text(shared: House, request: HttpRequest) -> Response:
+async def text(shared: Server, request: HttpRequest) -> Response:
     """A legacy completion: texts are continued as they are."""
-    begun, body = time.perf_counter(), await server.read(shared, request)
-    wanted = requests.text(body)
+    begun, body = time.perf_counter(), await server.read_body(shared, request)
+    wanted = requests.text_params(body)
     server.require_model(shared, wanted.model)
     tokenizer, vocab = shared.voice.template.tokenizer, shared.desk.sampling.vocab
     texts = [one for one in wanted.prompts if isinstance(one, str)]
@@ -71,24 +71,24 @@ async def text(shared: House, request: HttpRequest) -> Response:
     for i, one in enumerate(wanted.prompts):
         ids = [tokenizer.bos, *next(encoded).tolist()] if isinstance(one, str) else one
         if max(ids) >= vocab:
-            raise wrong(f"prompt[{i}]", f"the token {max(ids)} is beyond the vocabulary of {vocab}")
+            raise invalid_param(f"prompt[{i}]", f"the token {max(ids)} is beyond the vocabulary of {vocab}")
         prompts.append(ids)
     return await _answer(_job(shared, responses.TEXT, wanted, begun, prompts, tokenizer.decode), request)
 
 
 def _job(
-    shared: House,
-    form: Form,
-    wanted: Asked,
+    shared: Server,
+    form: ResponseFormat,
+    wanted: CompletionParams,
     begun: float,
     prompts: list[list[int]],
     decode: Callable[[list[int]], str],
-) -> Job:
+) -> CompletionJob:
     """Asks the decoding thread. Raises Refused for what it cannot do, or has no room for."""
     desk, end = shared.desk, shared.voice.template.end
     if len(prompts) * wanted.n > desk.room:
         most = f"{desk.room} completions at once is the most that this server takes"
-        raise wrong("n", f"{most}, not {len(prompts)} prompts times {wanted.n}")
+        raise invalid_param("n", f"{most}, not {len(prompts)} prompts times {wanted.n}")
     field = "messages" if form is responses.CHAT else "prompt"
     limits = [_limit(ids, wanted.limit, desk.sampling.context, field) for ids in prompts]
     seed = secrets.randbits(63) if wanted.seed is None else wanted.seed
@@ -100,10 +100,10 @@ def _job(
         for p, (ids, limit) in enumerate(zip(prompts, limits, strict=True))
         for i in range(wanted.n)
     ]
-    heard = [Heard(decode, wanted.stop, end) for _ in requests]
+    heard = [CompletionBuilder(decode, wanted.stop, end) for _ in requests]
     number = form.prefix + uuid.uuid4().hex
-    call = Call(desk, requests)
-    return Job(shared, form, wanted, number, int(time.time()), begun, seed, prompts, heard, call)
+    call = ScheduledCompletions(desk, requests)
+    return CompletionJob(shared, form, wanted, number, int(time.time()), begun, seed, prompts, heard, call)
 
 
 def _limit(ids: Sequence[int], limit: int | None, context: int, field: str) -> int:
@@ -111,7 +111,7 @@ def _limit(ids: Sequence[int], limit: int | None, context: int, field: str) -> i
     room = context - len(ids)
     if room < 1 or (limit or 1) > room:
         asking = f"{limit} in the completion" if limit else "none left for a completion"
-        raise Refused(
+        raise ApiError(
             400,
             f"This model's maximum context length is {context} tokens. You requested {len(ids) + (limit or 0)} tokens "
             f"({len(ids)} in the prompt, {asking}): shorten one of them.",
@@ -121,16 +121,16 @@ def _limit(ids: Sequence[int], limit: int | None, context: int, field: str) -> i
     return limit or room
 
 
-async def _answer(job: Job, request: HttpRequest) -> Response:
+async def _answer(job: CompletionJob, request: HttpRequest) -> Response:
     if job.asked.stream:
-        return Events(_events(job), lambda: _over(job))
+        return EventStream(_events(job), lambda: _over(job))
     try:
-        return JSONResponse(await while_there(request, _whole(job)))
+        return JSONResponse(await cancel_on_disconnect(request, _whole(job)))
     finally:
         _over(job)
 
 
-def _over(job: Job) -> None:
+def _over(job: CompletionJob) -> None:
     told = job.house.told
     job.call.give_up()
     if not job.call.over:
@@ -139,7 +139,7 @@ def _over(job: Job) -> None:
     told.tokens.labels("completion").inc(sum(len(one.ids) for one in job.heard))
 
 
-async def _parts(job: Job) -> AsyncIterator[tuple[Heard, int, bool]]:
+async def _parts(job: CompletionJob) -> AsyncIterator[tuple[CompletionBuilder, int, bool]]:
     """(a completion that has grown, its number, whether it has ended)."""
     told, first = job.house.told, True
     async for i, part in job.call.parts():
@@ -151,28 +151,30 @@ async def _parts(job: Job) -> AsyncIterator[tuple[Heard, int, bool]]:
     told.whole.observe(time.perf_counter() - job.begun)
 
 
-async def _whole(job: Job) -> dict[str, Any]:
+async def _whole(job: CompletionJob) -> dict[str, Any]:
     async for one, _, ended in _parts(job):
         if ended:
             one.grow(True)
     return await _kept(job)
 
 
-async def _kept(job: Job) -> dict[str, Any]:
+async def _kept(job: CompletionJob) -> dict[str, Any]:
     """The whole object, which is on the disk where it is to be stored."""
     wanted = job.asked
-    whole = responses.told(job.house.voice, job.form, wanted, job.number, job.created, job.heard, job.sent)
+    whole = responses.response_body(
+        job.house.voice, job.form, wanted, job.number, job.created, job.heard, job.sent
+    )
     if wanted.store:
-        made = responses.kept(whole, wanted, job.seed, job.heard, job.prompts[0])
+        made = responses.stored_body(whole, wanted, job.seed, job.heard, job.prompts[0])
         await asyncio.wrap_future(job.house.store.add(made))
     return whole
 
 
-async def _events(job: Job) -> AsyncIterator[bytes]:
+async def _events(job: CompletionJob) -> AsyncIterator[bytes]:
     wanted, voice = job.asked, job.house.voice
 
     def event(choices: Sequence[dict[str, Any]], **more: Any) -> bytes:
-        made = responses.chunk(voice, job.form, wanted, job.number, job.created, choices)
+        made = responses.chunk_body(voice, job.form, wanted, job.number, job.created, choices)
         return _event(made | more)
 
     try:
@@ -184,12 +186,12 @@ async def _events(job: Job) -> AsyncIterator[bytes]:
         if wanted.usage:
             yield event([], usage=responses.usage(job.heard, job.sent))
         await _kept(job)
-    except Refused as error:
+    except ApiError as error:
         yield _event(error.body())
     except (
         Exception
     ) as error:  # the status is sent already: the client is told in the stream, and the log too
-        yield _event(Refused(500, f"the completion is lost: {error}", code="internal").body())
+        yield _event(ApiError(500, f"the completion is lost: {error}", code="internal").body())
         raise
     else:
         yield b"data: [DONE]\n\n"

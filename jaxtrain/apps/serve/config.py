@@ -5,15 +5,15 @@ import os
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError
-from jaxtrain.inference.config import Machine
+from jaxtrain.inference.config import MachineFlags
 
 KEY = "JAXTRAIN_API_KEY"
-LONGEST = 1024  # of --context, where nobody says it
+DEFAULT_CONTEXT = 1024  # of --context, where nobody says it
 EXTRA = "install the extra: pip install 'jaxtrain[serve]', or JAXTRAIN_EXTRAS=serve ./launch/run serve"
 
 
 @dataclasses.dataclass(frozen=True)
-class Served(config.Group):
+class ServedModelFlags(config.Group):
     # fmt: off
     model: str = config.arg("", "The run to serve, WORKDIR, WORKDIR@STEP or hf:DIR")
     name: str = config.arg("", "What requests call the model; empty: the run's folder, without those it is in")
@@ -22,14 +22,14 @@ class Served(config.Group):
         "auto: the tokenizer's own if it has one, else none")
     rows: int = config.arg(16, "Completions under way at once", low=1)
     context: int = config.arg(0,
-        f"Most tokens of prompt and completion, for which every row has memory. 0: the model's own, {LONGEST} at most",
-        low=0)
+        "Most tokens of prompt and completion, for which every row has memory. 0: the model's own, "
+        f"{DEFAULT_CONTEXT} at most", low=0)
     chunk: int = config.arg(4, "Tokens drawn between two looks at who waits and who has left", low=1)
     # fmt: on
 
 
 @dataclasses.dataclass(frozen=True)
-class Address(config.Group):
+class HttpAddress(config.Group):
     # fmt: off
     host: str = config.arg("127.0.0.1", "Address to listen on; any but this machine's own needs an API key", live=True)
     port: int = config.arg(8000, "Port to listen on; 0: any free one", low=0, live=True)
@@ -50,7 +50,7 @@ class Address(config.Group):
 
 
 @dataclasses.dataclass(frozen=True)
-class Http(Address):
+class HttpFlags(HttpAddress):
     # fmt: off
     waiting: int = config.arg(64, "Completions that may wait for a row; more are answered 429", low=0)
     max_body_kb: int = config.arg(1024, "Largest request, KiB", low=1)
@@ -59,7 +59,7 @@ class Http(Address):
 
 
 @dataclasses.dataclass(frozen=True)
-class Kept(config.Group):
+class CompletionStoreFlags(config.Group):
     # fmt: off
     store: str = config.arg("runs/store.sqlite",
         "SQLite file for what requests with store=True are answered, of all models; empty: no store")
@@ -73,7 +73,7 @@ class Kept(config.Group):
 
 @dataclasses.dataclass(frozen=True)
 class Serve:
-    served: Served = config.group(Served)
-    http: Http = config.group(Http)
-    kept: Kept = config.group(Kept)
-    machine: Machine = config.group(Machine)
+    served: ServedModelFlags = config.group(ServedModelFlags)
+    http: HttpFlags = config.group(HttpFlags)
+    kept: CompletionStoreFlags = config.group(CompletionStoreFlags)
+    machine: MachineFlags = config.group(MachineFlags)

@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse
 RETRY_AFTER = 1  # seconds
 
 
-class Refused(Exception):
+class ApiError(Exception):
     """A request that is not served. The message says why, and what would be."""
 
     def __init__(
@@ -33,14 +33,14 @@ class Refused(Exception):
         return JSONResponse(self.body(), self.status, self.headers)
 
 
-def wrong(param: str, message: str, code: str = "invalid_value") -> Refused:
+def invalid_param(param: str, message: str, code: str = "invalid_value") -> ApiError:
     """A parameter whose value cannot be."""
-    return Refused(400, f"{param}: {message}", param=param, code=code)
+    return ApiError(400, f"{param}: {message}", param=param, code=code)
 
 
-def full(room: int) -> Refused:
+def over_capacity(room: int) -> ApiError:
     """More completions than may be under way and wait."""
-    return Refused(
+    return ApiError(
         429,
         f"{room} completions are under way or wait already; ask again in {RETRY_AFTER} s",
         code="rate_limit_exceeded",
@@ -48,6 +48,6 @@ def full(room: int) -> Refused:
     )
 
 
-def down(why: str) -> Refused:
+def server_down(why: str) -> ApiError:
     """The server cannot go on."""
-    return Refused(503, why, code="unavailable", headers={"Retry-After": str(RETRY_AFTER)})
+    return ApiError(503, why, code="unavailable", headers={"Retry-After": str(RETRY_AFTER)})

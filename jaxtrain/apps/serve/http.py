@@ -8,7 +8,7 @@ from typing import Any
 import uvicorn
 from starlette.applications import Starlette
 
-from jaxtrain.apps.serve.scheduler import Desk
+from jaxtrain.apps.serve.scheduler import Scheduler
 from jaxtrain.config import ConfigError, Failure
 
 _BACKLOG = 2048
@@ -34,7 +34,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def run(
-    application: Starlette, sock: socket.socket, desk: Desk | None, drain: int, ready: Callable[[], None]
+    application: Starlette, sock: socket.socket, desk: Scheduler | None, drain: int, ready: Callable[[], None]
 ) -> None:
     """Serves until SIGTERM or Ctrl-C; what is under way has `drain` seconds. Raises Failure if a desk fails."""
     settings = uvicorn.Config(

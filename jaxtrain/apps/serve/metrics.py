@@ -4,16 +4,16 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
-from jaxtrain.apps.serve.scheduler import Desk
-from jaxtrain.apps.serve.store import Store
+from jaxtrain.apps.serve.scheduler import Scheduler
+from jaxtrain.apps.serve.store import CompletionStore
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
-class Told:
+class Metrics:
     """The numbers of one server."""
 
-    def __init__(self, desk: Desk, store: Store | None):
+    def __init__(self, desk: Scheduler, store: CompletionStore | None):
         self._registry = registry = CollectorRegistry()
         name = "jaxtrain_requests_total"
         self.requests = Counter(

@@ -4,17 +4,17 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from jaxtrain.apps.serve.errors import Refused, wrong
+from jaxtrain.apps.serve.errors import ApiError, invalid_param
 from jaxtrain.data.jsonl import is_unicode
-from jaxtrain.data.record_formats import ROLES, Bad, Message, messages_of
+from jaxtrain.data.record_formats import ROLES, BadRecord, Message, messages_of
 
-MOST = 128  # completions of a prompt, as OpenAI has it
-TOPS = 20  # likeliest tokens told of each place
-MOST_STOPS = 4
+MAX_CHOICES = 128  # completions of a prompt, as OpenAI has it
+MAX_TOP_LOGPROBS = 20  # likeliest tokens told of each place
+MAX_STOPS = 4
 PAIRS, KEY, VALUE = 16, 64, 512  # of metadata: how many, and the most characters of each
 
 
-class Asked(NamedTuple):
+class CompletionParams(NamedTuple):
     """What a request asks for, with OpenAI's defaults."""
 
     model: str
@@ -32,38 +32,38 @@ class Asked(NamedTuple):
     metadata: dict[str, str]
 
 
-def read(text: bytes) -> dict[str, Any]:
+def parse_body(text: bytes) -> dict[str, Any]:
     """The object of a request's body. Raises Refused."""
     try:
         body = json.loads(text, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
-        raise Refused(400, f"the body is not UTF-8, at byte {error.start}", code="invalid_json") from error
+        raise ApiError(400, f"the body is not UTF-8, at byte {error.start}", code="invalid_json") from error
     except (ValueError, RecursionError) as error:
-        raise Refused(400, f"the body is not JSON: {error}", code="invalid_json") from error
+        raise ApiError(400, f"the body is not JSON: {error}", code="invalid_json") from error
     if not isinstance(body, dict):
-        raise Refused(400, f"the body is not a JSON object but {type(body).__name__}", code="invalid_json")
+        raise ApiError(400, f"the body is not a JSON object but {type(body).__name__}", code="invalid_json")
     return body
 
 
-def chat(body: Mapping[str, Any]) -> Asked:
+def chat_params(body: Mapping[str, Any]) -> CompletionParams:
     """The parameters of a chat completion. Raises Refused."""
     found = _read(body, CHAT)
     if found["top_logprobs"] and not found["logprobs"]:
-        raise wrong("top_logprobs", "it needs logprobs=true")
+        raise invalid_param("top_logprobs", "it needs logprobs=true")
     if found["max_tokens"] is not None and found["max_completion_tokens"] is not None:
-        raise wrong("max_tokens", "max_completion_tokens says it too: leave out one of them")
+        raise invalid_param("max_tokens", "max_completion_tokens says it too: leave out one of them")
     if found["metadata"] and not found["store"]:
-        raise wrong("metadata", "it is kept with a stored completion: it needs store=true")
+        raise invalid_param("metadata", "it is kept with a stored completion: it needs store=true")
     limit = found["max_completion_tokens"] if found["max_tokens"] is None else found["max_tokens"]
     tops = (found["top_logprobs"] or 0) if found["logprobs"] else None
     return _asked(found, (found["messages"],), limit, tops)
 
 
-def text(body: Mapping[str, Any]) -> Asked:
+def text_params(body: Mapping[str, Any]) -> CompletionParams:
     """The parameters of a legacy completion. Raises Refused."""
     found = _read(body, TEXT)
     if found["best_of"] not in (None, found["n"]):
-        raise wrong("best_of", f"only n={found['n']}, or leaving it out, is served")
+        raise invalid_param("best_of", f"only n={found['n']}, or leaving it out, is served")
     return _asked(found, found["prompt"], found["max_tokens"], found["logprobs"])
 
 
@@ -72,12 +72,14 @@ def metadata_of(body: Mapping[str, Any]) -> dict[str, str]:
     return _read(body, {"metadata": (_metadata, {})})["metadata"]
 
 
-def _asked(found: Mapping[str, Any], prompts: tuple[Any, ...], limit: int | None, tops: int | None) -> Asked:
+def _asked(
+    found: Mapping[str, Any], prompts: tuple[Any, ...], limit: int | None, tops: int | None
+) -> CompletionParams:
     if found["include_usage"] and not found["stream"]:
-        raise wrong("stream_options", "it needs stream=true")
+        raise invalid_param("stream_options", "it needs stream=true")
     same = ("model", "n", "temperature", "top_p", "stop", "seed", "stream")
     kept = {"store": found.get("store", False), "metadata": found.get("metadata", {})}
-    return Asked(
+    return CompletionParams(
         prompts=prompts, limit=limit, tops=tops, usage=found["include_usage"], **{k: found[k] for k in same}, **kept
     )  # fmt: skip
 
@@ -88,14 +90,14 @@ def _read(
     """The value of every parameter that `rules` names, {name: (reads a value, default)}."""
     for name in body:
         if name not in rules:
-            raise Refused(
+            raise ApiError(
                 400, f"Unknown parameter: '{name[:80]}'.", param=name[:80], code="unknown_parameter"
             )
     found = {}
     for name, (rule, default) in rules.items():
         value = body.get(name)
         if value is None and default is _NEEDED:
-            raise Refused(
+            raise ApiError(
                 400, f"Missing required parameter: '{name}'.", param=name, code="missing_required_parameter"
             )
         found[name] = default if value is None else rule(name, value)
@@ -109,7 +111,7 @@ def _no_constant(name: str) -> Any:
 def _number(low: float, high: float) -> Callable[[str, Any], float]:
     def rule(name: str, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            raise wrong(name, f"it must be a number from {low:g} to {high:g}, not {_short(value)}")
+            raise invalid_param(name, f"it must be a number from {low:g} to {high:g}, not {_short(value)}")
         return float(value)
 
     return rule
@@ -118,7 +120,7 @@ def _number(low: float, high: float) -> Callable[[str, Any], float]:
 def _whole(low: int, high: int) -> Callable[[str, Any], int]:
     def rule(name: str, value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise wrong(name, f"it must be a whole number from {low} to {high}, not {_short(value)}")
+            raise invalid_param(name, f"it must be a whole number from {low} to {high}, not {_short(value)}")
         return value
 
     return rule
@@ -126,14 +128,14 @@ def _whole(low: int, high: int) -> Callable[[str, Any], int]:
 
 def _flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise wrong(name, f"it must be true or false, not {_short(value)}")
+        raise invalid_param(name, f"it must be true or false, not {_short(value)}")
     return value
 
 
 def string(name: str, value: Any) -> str:
     """A text. Raises Refused."""
     if not isinstance(value, str) or not is_unicode(value):
-        raise wrong(name, f"it must be text, not {_short(value)}")
+        raise invalid_param(name, f"it must be text, not {_short(value)}")
     return value
 
 
@@ -143,7 +145,7 @@ def _neutral(*values: Any) -> Callable[[str, Any], Any]:
     def rule(name: str, value: Any) -> None:
         if not any(value == one and type(value) is type(one) for one in values):
             said = " or ".join(json.dumps(one) for one in (None, *values))
-            raise wrong(
+            raise invalid_param(
                 name, f"{_short(value)} is not served here; leave it out ({said})", "unsupported_value"
             )
 
@@ -152,28 +154,30 @@ def _neutral(*values: Any) -> Callable[[str, Any], Any]:
 
 def _stops(name: str, value: Any) -> tuple[str, ...]:
     found = [value] if isinstance(value, str) else value
-    if not isinstance(found, list) or len(found) > MOST_STOPS:
-        raise wrong(name, f"it must be a text or a list of at most {MOST_STOPS}, not {_short(value)}")
+    if not isinstance(found, list) or len(found) > MAX_STOPS:
+        raise invalid_param(name, f"it must be a text or a list of at most {MAX_STOPS}, not {_short(value)}")
     if not all(string(name, one) for one in found):
-        raise wrong(name, "the empty text would end every completion")
+        raise invalid_param(name, "the empty text would end every completion")
     return tuple(found)
 
 
 def _metadata(name: str, value: Any) -> dict[str, str]:
     if not isinstance(value, dict) or len(value) > PAIRS:
-        raise wrong(name, f"it must be an object of at most {PAIRS} texts")
+        raise invalid_param(name, f"it must be an object of at most {PAIRS} texts")
     for key, one in value.items():
         if len(string(name, key)) > KEY or len(string(f"{name}.{key[:KEY]}", one)) > VALUE:
-            raise wrong(name, f"a key has at most {KEY} characters, a value {VALUE}; {key[:KEY]!r} has more")
+            raise invalid_param(
+                name, f"a key has at most {KEY} characters, a value {VALUE}; {key[:KEY]!r} has more"
+            )
     return value
 
 
 def _options(name: str, value: Any) -> bool:
     if not isinstance(value, dict):
-        raise wrong(name, f"it must be an object, not {_short(value)}")
+        raise invalid_param(name, f"it must be an object, not {_short(value)}")
     for key in value:
         if key not in ("include_usage", "include_obfuscation"):
-            raise Refused(
+            raise ApiError(
                 400, f"Unknown parameter: '{name}.{key[:80]}'.", param=name, code="unknown_parameter"
             )
     _neutral(False)(f"{name}.include_obfuscation", value.get("include_obfuscation") or False)
@@ -184,13 +188,13 @@ def _messages(name: str, value: Any) -> tuple[Message, ...]:
     """Messages of role, content and name alone."""
     try:
         found = messages_of(value, name)
-    except Bad as error:
-        raise wrong(name, str(error)) from error
+    except BadRecord as error:
+        raise invalid_param(name, str(error)) from error
     for i, message in enumerate(found):
         given = {key for key, held in message.items() if held not in (None, [])}
         if message["role"] not in ROLES or given - {"role", "content", "name"}:
             unknown = min(given - {"role", "content", "name"}, default=message["role"])
-            raise Refused(
+            raise ApiError(
                 400,
                 f"Unknown parameter: '{name}[{i}].{unknown}'.",
                 param=f"{name}[{i}]",
@@ -208,7 +212,7 @@ def _prompts(name: str, value: Any) -> tuple[Any, ...]:
 
     found = [value] if isinstance(value, str) or is_ids(value) else value
     if not isinstance(found, list) or not found:
-        raise wrong(name, f"it must be a text, a list of texts, or of token ids, not {_short(value)}")
+        raise invalid_param(name, f"it must be a text, a list of texts, or of token ids, not {_short(value)}")
     return tuple(one if is_ids(one) else string(name, one) for one in found)
 
 
@@ -220,7 +224,7 @@ def _short(value: Any) -> str:
 _NEEDED: Any = object()
 _SHARED = {
     "model": (string, _NEEDED),
-    "n": (_whole(1, MOST), 1),
+    "n": (_whole(1, MAX_CHOICES), 1),
     "temperature": (_number(0, 2), 1.0),
     "top_p": (_number(1e-6, 1), 1.0),
     "stop": (_stops, ()),
@@ -238,7 +242,7 @@ CHAT = {
     "max_tokens": (_whole(1, 2**31 - 1), None),
     "max_completion_tokens": (_whole(1, 2**31 - 1), None),
     "logprobs": (_flag, False),
-    "top_logprobs": (_whole(0, TOPS), None),
+    "top_logprobs": (_whole(0, MAX_TOP_LOGPROBS), None),
     "store": (_flag, False),
     "metadata": (_metadata, {}),
     "audio": (_neutral(), None),
@@ -262,7 +266,7 @@ TEXT = {
     "prompt": (_prompts, _NEEDED),
     "max_tokens": (_whole(1, 2**31 - 1), 16),
     "logprobs": (_whole(0, 5), None),
-    "best_of": (_whole(1, MOST), None),
+    "best_of": (_whole(1, MAX_CHOICES), None),
     "echo": (_neutral(False), None),
     "suffix": (_neutral(""), None),
 }

@@ -5,15 +5,15 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jaxtrain.apps.serve.requests import Asked
+from jaxtrain.apps.serve.requests import CompletionParams
 from jaxtrain.data.chat import Template
 from jaxtrain.generate import stop_strings
-from jaxtrain.generate.continuous_batching import Part
+from jaxtrain.generate.continuous_batching import CompletionPart
 
 Json = dict[str, Any]
 
 
-class Voice(NamedTuple):
+class ServedModel(NamedTuple):
     """The model as its users see it."""
 
     name: str
@@ -24,7 +24,7 @@ class Voice(NamedTuple):
 
 
 @dataclasses.dataclass
-class Heard:
+class CompletionBuilder:
     """One completion as far as it has come."""
 
     decode: Callable[[list[int]], str]
@@ -38,7 +38,7 @@ class Heard:
     finish: str | None = None
     begun: bool = False  # whether the client has heard of it
 
-    def hear(self, part: Part) -> None:
+    def hear(self, part: CompletionPart) -> None:
         """Takes what is new."""
         self.ids += part.tokens
         if part.top is not None:
@@ -71,20 +71,26 @@ class Heard:
         return low
 
 
-class Form(NamedTuple):
+class ResponseFormat(NamedTuple):
     """How an endpoint writes completions."""
 
     prefix: str  # of ids
     whole: str  # the object's name
-    chunk: str
-    choice: Callable[[Voice, Asked, Heard], Json]
+    chunk_body: str
+    choice: Callable[[ServedModel, CompletionParams, CompletionBuilder], Json]
     piece: Callable[
-        [Voice, Asked, Heard, str, slice], Json
+        [ServedModel, CompletionParams, CompletionBuilder, str, slice], Json
     ]  # of a chunk: new text, and the tokens that are shown
 
 
-def told(
-    voice: Voice, form: Form, asked: Asked, number: str, created: int, heard: Sequence[Heard], sent: int
+def response_body(
+    voice: ServedModel,
+    form: ResponseFormat,
+    asked: CompletionParams,
+    number: str,
+    created: int,
+    heard: Sequence[CompletionBuilder],
+    sent: int,
 ) -> Json:
     """The whole object; `sent` are the prompts' tokens."""
     choices = [
@@ -94,19 +100,28 @@ def told(
     return {**_head(voice, form.whole, number, created), "choices": choices, "usage": usage(heard, sent)}
 
 
-def chunk(voice: Voice, form: Form, asked: Asked, number: str, created: int, choices: Sequence[Json]) -> Json:
+def chunk_body(
+    voice: ServedModel,
+    form: ResponseFormat,
+    asked: CompletionParams,
+    number: str,
+    created: int,
+    choices: Sequence[Json],
+) -> Json:
     """An object of a stream."""
     made = {**_head(voice, form.chunk, number, created), "choices": list(choices)}
     return made | {"usage": None} if asked.usage else made
 
 
-def usage(heard: Sequence[Heard], sent: int) -> Json:
+def usage(heard: Sequence[CompletionBuilder], sent: int) -> Json:
     """The counts of tokens; those of an end count as drawn."""
     drawn = sum(len(one.ids) for one in heard)
     return {"prompt_tokens": sent, "completion_tokens": drawn, "total_tokens": sent + drawn}
 
 
-def kept(whole: Json, asked: Asked, seed: int, heard: Sequence[Heard], prompt: Sequence[int]) -> Json:
+def stored_body(
+    whole: Json, asked: CompletionParams, seed: int, heard: Sequence[CompletionBuilder], prompt: Sequence[int]
+) -> Json:
     """The object as it is stored: with what was asked, and the ids of the tokens that logprobs tell of."""
     choices = []
     for choice, one in zip(whole["choices"], heard, strict=True):
@@ -128,7 +143,7 @@ def kept(whole: Json, asked: Asked, seed: int, heard: Sequence[Heard], prompt: S
     }
 
 
-def _head(voice: Voice, kind: str, number: str, created: int) -> Json:
+def _head(voice: ServedModel, kind: str, number: str, created: int) -> Json:
     return {
         "id": number,
         "object": kind,
@@ -138,19 +153,23 @@ def _head(voice: Voice, kind: str, number: str, created: int) -> Json:
     }
 
 
-def _chat_choice(voice: Voice, asked: Asked, one: Heard) -> Json:
+def _chat_choice(voice: ServedModel, asked: CompletionParams, one: CompletionBuilder) -> Json:
     message = {"role": "assistant", "content": one.text, "refusal": None}
     return {"message": message, "logprobs": _logprobs(voice, asked, one, slice(0, one.shown))}
 
 
-def _chat_piece(voice: Voice, asked: Asked, one: Heard, text: str, fresh: slice) -> Json:
+def _chat_piece(
+    voice: ServedModel, asked: CompletionParams, one: CompletionBuilder, text: str, fresh: slice
+) -> Json:
     delta = {} if one.begun else {"role": "assistant", "content": ""}
     one.begun = True
     delta |= {"content": text} if text else {}
     return {"delta": delta, "logprobs": _logprobs(voice, asked, one, fresh)}
 
 
-def _logprobs(voice: Voice, asked: Asked, one: Heard, which: slice) -> Json | None:
+def _logprobs(
+    voice: ServedModel, asked: CompletionParams, one: CompletionBuilder, which: slice
+) -> Json | None:
     if asked.tops is None:
         return None
     entry = functools.partial(_entry, voice)
@@ -161,17 +180,17 @@ def _logprobs(voice: Voice, asked: Asked, one: Heard, which: slice) -> Json | No
     return {"content": content, "refusal": None}
 
 
-def _entry(voice: Voice, i: int, logp: float) -> Json:
+def _entry(voice: ServedModel, i: int, logp: float) -> Json:
     """A token, whose bytes put together are the text; those of a special one are none."""
     return {"token": _name(voice, i), "bytes": list(_bytes(voice, i)), "logprob": logp}
 
 
-def _bytes(voice: Voice, i: int) -> bytes:
+def _bytes(voice: ServedModel, i: int) -> bytes:
     pieces = voice.template.tokenizer.pieces
     return pieces[i] if i < len(pieces) else b""  # an embedding may have more rows than there are tokens
 
 
-def _name(voice: Voice, i: int) -> str:
+def _name(voice: ServedModel, i: int) -> str:
     r"""A token as text, bytes that are none as \xhh; each has a name of its own, with or without text."""
     special = _specials(voice.template).get(i)
     return special or _bytes(voice, i).decode(errors="backslashreplace") or f"<|{i}|>"
@@ -182,15 +201,19 @@ def _specials(template: Template) -> Mapping[int, str]:
     return {i: text for text, i in template.tokenizer.specials.items()}
 
 
-def _text_choice(voice: Voice, asked: Asked, one: Heard) -> Json:
+def _text_choice(voice: ServedModel, asked: CompletionParams, one: CompletionBuilder) -> Json:
     return {"text": one.text, "logprobs": _legacy_logprobs(voice, asked, one, slice(0, one.shown))}
 
 
-def _text_piece(voice: Voice, asked: Asked, one: Heard, text: str, fresh: slice) -> Json:
+def _text_piece(
+    voice: ServedModel, asked: CompletionParams, one: CompletionBuilder, text: str, fresh: slice
+) -> Json:
     return {"text": text, "logprobs": _legacy_logprobs(voice, asked, one, fresh)}
 
 
-def _legacy_logprobs(voice: Voice, asked: Asked, one: Heard, which: slice) -> Json | None:
+def _legacy_logprobs(
+    voice: ServedModel, asked: CompletionParams, one: CompletionBuilder, which: slice
+) -> Json | None:
     if asked.tops is None:
         return None
     names = [_name(voice, i) for i in one.ids[which]]
@@ -209,5 +232,5 @@ def _legacy_logprobs(voice: Voice, asked: Asked, one: Heard, which: slice) -> Js
     }
 
 
-CHAT = Form("chatcmpl-", "chat.completion", "chat.completion.chunk", _chat_choice, _chat_piece)
-TEXT = Form("cmpl-", "text_completion", "text_completion", _text_choice, _text_piece)
+CHAT = ResponseFormat("chatcmpl-", "chat.completion", "chat.completion.chunk", _chat_choice, _chat_piece)
+TEXT = ResponseFormat("cmpl-", "text_completion", "text_completion", _text_choice, _text_piece)

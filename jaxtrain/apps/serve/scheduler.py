@@ -8,23 +8,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxtrain.generate import continuous_batching, sampler
-from jaxtrain.generate.continuous_batching import Part, Request
+from jaxtrain.generate.continuous_batching import CompletionPart, Request
 from jaxtrain.generate.engine import Engine
 
 USUAL = {"temperature": 1.0, "top_p": 1.0}
 
-Hear = Callable[[Part | None], None]  # called in the thread; None: the thread has failed
+Hear = Callable[[CompletionPart | None], None]  # called in the thread; None: the thread has failed
 
 
-class Full(Exception):
+class QueueFull(Exception):
     """No room for more requests."""
 
 
-class Closed(Exception):
+class SchedulerClosed(Exception):
     """No more requests are taken."""
 
 
-class Sampling(NamedTuple):
+class ModelRunner(NamedTuple):
     """What decodes, and how much of it at once."""
 
     made: Engine  # with tops, most = chunk, and slots for the context
@@ -35,10 +35,10 @@ class Sampling(NamedTuple):
     vocab: int
 
 
-class Desk:
+class Scheduler:
     """A queue before the rows. `waiting` more completions than there are rows may be asked for at once."""
 
-    def __init__(self, sampling: Sampling, waiting: int):
+    def __init__(self, sampling: ModelRunner, waiting: int):
         self.sampling, self.room = sampling, sampling.rows + waiting
         self.failure: BaseException | None = None
         self.failed: Callable[[], None] = lambda: None
@@ -49,7 +49,7 @@ class Desk:
         self._thread.start()
 
     def ask(
-        self, requests: Sequence[Request], hear: Callable[[int, Part | None], None]
+        self, requests: Sequence[Request], hear: Callable[[int, CompletionPart | None], None]
     ) -> Callable[[], None]:
         """Queues requests, all or none; `hear` is told of each by its number. Returns what gives them up.
 
@@ -58,9 +58,9 @@ class Desk:
         left = threading.Event()
         with self._lock:
             if not self._open:
-                raise Closed
+                raise SchedulerClosed
             if self._asked + len(requests) > self.room:
-                raise Full
+                raise QueueFull
             self._asked += len(requests)
             for i, request in enumerate(requests):
                 waits = request._replace(waits=lambda: not left.is_set())
@@ -85,7 +85,7 @@ class Desk:
         under_way: dict[int, tuple[Request, Hear]] = {}
         how, requests = self.sampling, self._requests(under_way)
         try:
-            for part in continuous_batching.parts(
+            for part in continuous_batching.completion_parts(
                 how.made, how.params, requests, rows=how.rows, usual=USUAL, chunk=how.chunk
             ):
                 request, hear = under_way[part.number]
@@ -133,7 +133,7 @@ class Desk:
         self.failed()
 
 
-def warm(sampling: Sampling) -> None:
+def warm_up(sampling: ModelRunner) -> None:
     """Compiles every program that requests may need: a prefill for each bucket of prompts, and the decoding."""
     how = sampling
     sizes, size = [], sampler.bucketed(1)
@@ -142,4 +142,8 @@ def warm(sampling: Sampling) -> None:
         size *= 2
     requests = [Request([0] * n, 0, limit=2) for n in sizes]
     apart = [one for request in requests for one in (request, None)]  # a prefill for each
-    list(continuous_batching.served(how.made, how.params, apart, rows=how.rows, usual=USUAL, chunk=how.chunk))
+    list(
+        continuous_batching.completions(
+            how.made, how.params, apart, rows=how.rows, usual=USUAL, chunk=how.chunk
+        )
+    )

@@ -31,7 +31,7 @@ _TOGETHER = 256  # writes of one transaction at most
 _BUSY = 30.0  # seconds that a write waits for another process
 
 
-class Store:
+class CompletionStore:
     """Writes are queued and done together, on the disk when their future has its result; reads see those that are.
 
     A process may be killed at any time: what was on the disk is there, and nothing half-written is.
@@ -44,7 +44,7 @@ class Store:
         )
         self._queue: queue.SimpleQueue[tuple[Callable[[sqlite3.Connection], Any], Future] | None]
         self._queue = queue.SimpleQueue()
-        self._reading, self._read = threading.Lock(), opened(path)
+        self._reading, self._read = threading.Lock(), open_connection(path)
         self._writer = threading.Thread(target=self._write, name="store", daemon=True)
         self._writer.start()
 
@@ -127,7 +127,7 @@ class Store:
         return future
 
     def _write(self) -> None:
-        with contextlib.closing(opened(self.path)) as db:
+        with contextlib.closing(open_connection(self.path)) as db:
             while (first := self._queue.get()) is not None:
                 batch = [first]
                 while len(batch) < _TOGETHER and not self._queue.empty():
@@ -154,7 +154,7 @@ def _written(db: sqlite3.Connection, batch: Sequence[tuple[Callable, Future]]) -
         future.set_result(result)
 
 
-def opened(path: Path) -> sqlite3.Connection:
+def open_connection(path: Path) -> sqlite3.Connection:
     """A connection that waits for other processes' writes; a transaction is the caller's to begin."""
     return sqlite3.connect(path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
 
@@ -171,7 +171,7 @@ def create(
         connect(path).close()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.closing(opened(path)) as db:
+        with contextlib.closing(open_connection(path)) as db:
             (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
             db.execute("BEGIN IMMEDIATE")
             for table in tables:

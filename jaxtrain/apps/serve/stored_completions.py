@@ -9,14 +9,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from jaxtrain.apps.serve import requests, server
-from jaxtrain.apps.serve.errors import Refused, wrong
-from jaxtrain.apps.serve.server import House
-from jaxtrain.apps.serve.store import Store
+from jaxtrain.apps.serve.errors import ApiError, invalid_param
+from jaxtrain.apps.serve.server import Server
+from jaxtrain.apps.serve.store import CompletionStore
 
 MOST = 100  # completions or messages of a page
 
 
-async def page(shared: House, request: Request) -> Response:
+async def page(shared: Server, request: Request) -> Response:
     """Stored completions by time, a page."""
     query, metadata = _query(request, ("after", "limit", "order", "model"))
     found = await run_in_threadpool(
@@ -27,14 +27,14 @@ async def page(shared: House, request: Request) -> Response:
     return _list(*found)
 
 
-async def get(shared: House, request: Request) -> Response:
+async def get(shared: Server, request: Request) -> Response:
     """A stored completion."""
     return JSONResponse(await _found(shared, request))
 
 
-async def update(shared: House, request: Request) -> Response:
+async def update(shared: Server, request: Request) -> Response:
     """Gives a stored completion other metadata."""
-    metadata = requests.metadata_of(await server.read(shared, request))
+    metadata = requests.metadata_of(await server.read_body(shared, request))
     number = request.path_params["id"]
     changed = await asyncio.wrap_future(_store(shared).update(number, metadata))
     if changed is None:
@@ -42,7 +42,7 @@ async def update(shared: House, request: Request) -> Response:
     return JSONResponse(changed)
 
 
-async def delete(shared: House, request: Request) -> Response:
+async def delete(shared: Server, request: Request) -> Response:
     """Deletes a stored completion."""
     number = request.path_params["id"]
     if not await asyncio.wrap_future(_store(shared).delete(number)):
@@ -50,7 +50,7 @@ async def delete(shared: House, request: Request) -> Response:
     return JSONResponse({"object": "chat.completion.deleted", "id": number, "deleted": True})
 
 
-async def messages(shared: House, request: Request) -> Response:
+async def messages(shared: Server, request: Request) -> Response:
     """What a stored completion was asked, a page."""
     query, _ = _query(request, ("after", "limit", "order"))
     found = await _found(shared, request)
@@ -65,13 +65,13 @@ async def messages(shared: House, request: Request) -> Response:
     return _list(rest[:limit], len(rest) > limit)
 
 
-def _store(shared: House) -> Store:
+def _store(shared: Server) -> CompletionStore:
     if shared.store is None:
-        raise Refused(404, "the server was started without a store (--store)", code="no_store")
+        raise ApiError(404, "the server was started without a store (--store)", code="no_store")
     return shared.store
 
 
-async def _found(shared: House, request: Request) -> dict[str, Any]:
+async def _found(shared: Server, request: Request) -> dict[str, Any]:
     number = request.path_params["id"]
     found = await run_in_threadpool(_store(shared).get, number)
     if found is None:
@@ -79,8 +79,8 @@ async def _found(shared: House, request: Request) -> dict[str, Any]:
     return found
 
 
-def _missing(number: str, param: str = "completion_id") -> Refused:
-    return Refused(404, f"No stored completion has the id '{number[:80]}'.", param=param, code="not_found")
+def _missing(number: str, param: str = "completion_id") -> ApiError:
+    return ApiError(404, f"No stored completion has the id '{number[:80]}'.", param=param, code="not_found")
 
 
 def _list(data: list[dict[str, Any]], more: bool) -> Response:
@@ -102,7 +102,7 @@ def _query(request: Request, known: tuple[str, ...]) -> tuple[dict[str, str], di
         elif name in found:
             found[name] = value
         else:
-            raise Refused(
+            raise ApiError(
                 400, f"Unknown parameter: '{name[:80]}'.", param=name[:80], code="unknown_parameter"
             )
     return found, metadata
@@ -111,11 +111,11 @@ def _query(request: Request, known: tuple[str, ...]) -> tuple[dict[str, str], di
 def _limit(query: dict[str, str]) -> int:
     text = query["limit"] or "20"
     if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:9]) <= MOST:
-        raise wrong("limit", f"it must be a whole number from 1 to {MOST}, not {text[:80]!r}")
+        raise invalid_param("limit", f"it must be a whole number from 1 to {MOST}, not {text[:80]!r}")
     return int(text)
 
 
 def _descending(query: dict[str, str]) -> bool:
     if query["order"] not in ("", "asc", "desc"):
-        raise wrong("order", f"it must be asc or desc, not {query['order'][:80]!r}")
+        raise invalid_param("order", f"it must be asc or desc, not {query['order'][:80]!r}")
     return query["order"] == "desc"

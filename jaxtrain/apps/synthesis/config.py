@@ -5,14 +5,14 @@ from pathlib import Path
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError
-from jaxtrain.inference.config import MODEL, Machine, Quality
-from jaxtrain.inference.remote import Endpoint
+from jaxtrain.inference.config import MODEL_HELP, MachineFlags, QualityFlags
+from jaxtrain.inference.remote import EndpointFlags
 
 ANYTHING = "-"  # of --topics
 
 
 @dataclasses.dataclass(frozen=True)
-class Wanted(config.Group):
+class SynthesisTask(config.Group):
     # fmt: off
     kind: str = config.arg("qa", "Questions and answers, reasoning whose answer is checked, conversations, or "
         "rephrasings of --source", choices=("qa", "reasoning", "conversation", "augment"))
@@ -55,9 +55,9 @@ class Wanted(config.Group):
 
 
 @dataclasses.dataclass(frozen=True)
-class Models(config.Group):
+class SynthesisModels(config.Group):
     # fmt: off
-    generator: str = config.arg("", f"What asks and rephrases: {MODEL}")
+    generator: str = config.arg("", f"What asks and rephrases: {MODEL_HELP}")
     expert: str = config.arg("", "What answers, named alike; empty: the generator")
     prompting: str = config.arg("auto", "Ask by instructions, or let base models continue pages of Human: and AI: "
         "lines. auto: base where the generator is a run whose tokenizer has no chat template",
@@ -77,8 +77,8 @@ class Models(config.Group):
 
 @dataclasses.dataclass(frozen=True)
 class Synthesize:
-    wanted: Wanted = config.group(Wanted)
-    models: Models = config.group(Models)
-    quality: Quality = config.group(Quality)
-    endpoint: Endpoint = config.group(Endpoint)
-    machine: Machine = config.group(Machine)
+    wanted: SynthesisTask = config.group(SynthesisTask)
+    models: SynthesisModels = config.group(SynthesisModels)
+    quality: QualityFlags = config.group(QualityFlags)
+    endpoint: EndpointFlags = config.group(EndpointFlags)
+    machine: MachineFlags = config.group(MachineFlags)

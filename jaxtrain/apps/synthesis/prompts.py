@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from jaxtrain.data.record_formats import Message
-from jaxtrain.inference.llm import Ask, user
+from jaxtrain.inference.llm import Request, user
 from jaxtrain.inference.llm_judge import last_line, shown
 
 _LINE = ("\n",)  # where a base model's line ends
@@ -24,24 +24,24 @@ _SAME = (  # pairs that show a base model what rephrasing is
 )
 
 
-class Style(NamedTuple):
+class PromptStyle(NamedTuple):
     """Asks without their seed, temperature and number of samples, and how the replies are read: None is malformed."""
 
     # (topic, how many, examples, whether they are to reason on)
-    questions: Callable[[str, int, Sequence[str], bool], Ask]
+    questions: Callable[[str, int, Sequence[str], bool], Request]
     read_questions: Callable[[str, str], list[str] | None]  # (topic, reply)
     # (conversation, topic, whether the expert knows turns)
-    answer: Callable[[tuple[Message, ...], str, bool], Ask]
-    reason: Callable[[tuple[Message, ...], str, bool], Ask]
+    answer: Callable[[tuple[Message, ...], str, bool], Request]
+    reason: Callable[[tuple[Message, ...], str, bool], Request]
     final: Callable[[str], str | None]  # what a line of reasoning comes to
-    turn: Callable[[tuple[Message, ...], str], Ask]  # (conversation, topic) -> what the person says next
+    turn: Callable[[tuple[Message, ...], str], Request]  # (conversation, topic) -> what the person says next
     read_turn: Callable[[str, str], str | None]  # (topic of a first turn, reply)
-    rephrase: Callable[[str, int], Ask]  # (text, how many)
+    rephrase: Callable[[str, int], Request]  # (text, how many)
     read_texts: Callable[[str], list[str] | None]
     several: bool  # whether one ask can bring several questions
 
 
-def _questions(topic: str, count: int, examples: Sequence[str], reasoning: bool) -> Ask:
+def _questions(topic: str, count: int, examples: Sequence[str], reasoning: bool) -> Request:
     wanted = (
         "that take several steps of reasoning and have one short answer"
         if reasoning
@@ -49,7 +49,7 @@ def _questions(topic: str, count: int, examples: Sequence[str], reasoning: bool)
     )
     like = "".join(f"\n- {one}" for one in examples)
     like = f" Their style is that of these examples, which must not come again:{like}\n" if like else " "
-    return Ask(
+    return Request(
         user(
             f"Write {count} questions about {topic} that a person might ask an assistant, {wanted}.{like}"
             "Reply with a JSON list of strings and nothing else."
@@ -73,14 +73,14 @@ def read_list(text: str) -> list[str] | None:
     return [" ".join(one.split()) for one in found]
 
 
-def _answer(messages: tuple[Message, ...], topic: str, chat: bool) -> Ask:
+def _answer(messages: tuple[Message, ...], topic: str, chat: bool) -> Request:
     of = f" on {topic}" if topic else ""
-    return Ask(_instructed(messages, f"You are an expert{of}. Answer correctly, completely and clearly."))
+    return Request(_instructed(messages, f"You are an expert{of}. Answer correctly, completely and clearly."))
 
 
-def _reason(messages: tuple[Message, ...], topic: str, chat: bool) -> Ask:
+def _reason(messages: tuple[Message, ...], topic: str, chat: bool) -> Request:
     said = "Think step by step, a line a step. End with one line, Answer: and the answer alone, as short as it can be."
-    return Ask(_instructed(messages, said))
+    return Request(_instructed(messages, said))
 
 
 def _instructed(messages: tuple[Message, ...], said: str) -> tuple[Message, ...]:
@@ -91,25 +91,25 @@ def _instructed(messages: tuple[Message, ...], said: str) -> tuple[Message, ...]
 
 def _final(text: str) -> str | None:
     found = _ANSWER.fullmatch(last_line(text))
-    return normal(found[1]) if found else None
+    return normalised_answer(found[1]) if found else None
 
 
-def normal(answer: str) -> str:
+def normalised_answer(answer: str) -> str:
     """An answer as it is compared: no case, no spaces around, no full stop, no commas in numbers, 3.0 as 3."""
     text = " ".join(answer.casefold().split()).strip(" .*$`")
     number = re.fullmatch(r"-?[\d,]*\.?\d+", text)
     return f"{float(text.replace(',', '')):.12g}" if number else text
 
 
-def _turn(messages: tuple[Message, ...], topic: str) -> Ask:
+def _turn(messages: tuple[Message, ...], topic: str) -> Request:
     if not messages:
-        return Ask(
+        return Request(
             user(
                 f"A person begins to talk to an assistant about {topic}. Write the person's first message, and nothing "
                 "else."
             )
         )
-    return Ask(
+    return Request(
         user(
             f"This is a conversation of a person with an assistant about {topic}:\n\n{shown(messages)}\n\nWrite what "
             "the person says next, a question that follows from it, and nothing else."
@@ -117,8 +117,8 @@ def _turn(messages: tuple[Message, ...], topic: str) -> Ask:
     )
 
 
-def _rephrase(text: str, count: int) -> Ask:
-    return Ask(
+def _rephrase(text: str, count: int) -> Request:
+    return Request(
         user(
             f"Say this in {count} other ways that mean exactly the same:\n\n{text}\n\nReply with a JSON list of "
             "strings and nothing else."
@@ -126,7 +126,7 @@ def _rephrase(text: str, count: int) -> Ask:
     )
 
 
-INSTRUCT = Style(
+INSTRUCT = PromptStyle(
     questions=_questions,
     read_questions=lambda topic, text: read_list(text),
     answer=_answer,
@@ -146,26 +146,26 @@ def page(messages: Sequence[Message]) -> str:
     return "\n".join(f"{marks.get(one['role'], '')}{' '.join(one['content'].split())}" for one in messages)
 
 
-def _raw(text: str) -> Ask:
-    return Ask(user(text), stop=_LINE, raw=True)
+def _raw(text: str) -> Request:
+    return Request(user(text), stop=_LINE, raw=True)
 
 
-def _base_questions(topic: str, count: int, examples: Sequence[str], reasoning: bool) -> Ask:
+def _base_questions(topic: str, count: int, examples: Sequence[str], reasoning: bool) -> Request:
     before = page([{"role": "user", "content": one} for one in examples])
     return _raw(f"{before}\n{_HUMAN}{' ' if topic else ''}{topic}".lstrip("\n"))
 
 
-def _base_answer(messages: tuple[Message, ...], topic: str, chat: bool) -> Ask:
+def _base_answer(messages: tuple[Message, ...], topic: str, chat: bool) -> Request:
     """Of a model that knows turns the bare question is asked: it may have learnt nothing of instructions."""
-    return Ask(messages) if chat else _raw(f"{page(messages)}\n{_AI}")
+    return Request(messages) if chat else _raw(f"{page(messages)}\n{_AI}")
 
 
-def _base_turn(messages: tuple[Message, ...], topic: str) -> Ask:
+def _base_turn(messages: tuple[Message, ...], topic: str) -> Request:
     before = page(messages)
     return _raw(f"{before}\n{_HUMAN}" if messages else f"{_HUMAN}{' ' if topic else ''}{topic}")
 
 
-def _base_rephrase(text: str, count: int) -> Ask:
+def _base_rephrase(text: str, count: int) -> Request:
     pairs = "".join(f"Text: {one}\nThe same: {other}\n" for one, other in _SAME)
     return _raw(f"{pairs}Text: {' '.join(text.split())}\nThe same:")
 
@@ -189,10 +189,10 @@ def _base_read_turn(topic: str, text: str) -> str | None:
 def _base_final(text: str) -> str | None:
     """The last number of a text without a line that says what its answer is; without a number the whole text."""
     numbers = _NUMBER.findall(text)
-    return normal(numbers[-1] if numbers else text) or None
+    return normalised_answer(numbers[-1] if numbers else text) or None
 
 
-BASE = Style(
+BASE = PromptStyle(
     questions=_base_questions,
     read_questions=_base_read,
     answer=_base_answer,

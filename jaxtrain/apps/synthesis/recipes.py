@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxtrain.apps.synthesis import prompts, screening
-from jaxtrain.apps.synthesis.prompts import Style
-from jaxtrain.data.conversations import Given, question
+from jaxtrain.apps.synthesis.prompts import PromptStyle
+from jaxtrain.data.conversations import SourceConversation, question
 from jaxtrain.data.record_formats import Message
-from jaxtrain.inference.llm import CUT, REFUSED, Ask, Generator, Reply, seed_of
-from jaxtrain.inference.llm_judge import Case, Judge
+from jaxtrain.inference.llm import CUT, LLM, REFUSED, Completion, Request, seed_of
+from jaxtrain.inference.llm_judge import Judge, JudgeCase
 
 SHOWN = 60  # characters of a question that name a row
 TRIES = 3  # times that a malformed reply is asked for
@@ -25,16 +25,16 @@ KINDS = ("qa", "reasoning", "conversation", "augment")
 _QUESTION, _REPLY, _TURN = range(3)  # what a seed is for
 
 
-class Recipe(NamedTuple):
+class SynthesisConfig(NamedTuple):
     """All that decides what is made."""
 
     kind: str
-    style: Style
-    generator: Generator
-    expert: Generator
+    style: PromptStyle
+    generator: LLM
+    expert: LLM
     seed: int = 0
     topics: tuple[str, ...] = ()
-    given: tuple[Given, ...] = ()  # instead of topics
+    given: tuple[SourceConversation, ...] = ()  # instead of topics
     examples: tuple[str, ...] = ()  # questions, of which `shots` are shown with each ask for questions
     shots: int = 0
     per_ask: int = 1  # questions, or rephrasings, of one ask
@@ -47,7 +47,7 @@ class Recipe(NamedTuple):
     max_new: int = 256
 
 
-class Draft(NamedTuple):
+class DraftRow(NamedTuple):
     """A row before it is judged; `fault` is why it is none."""
 
     messages: tuple[Message, ...]
@@ -58,18 +58,18 @@ class Draft(NamedTuple):
     told: Mapping[str, float] = {}
 
 
-class Screen(NamedTuple):
+class RowFilter(NamedTuple):
     """What a draft must pass."""
 
     min_chars: int
     max_chars: int
     language: Callable[[str], str]
-    seen: screening.Seen
+    seen: screening.NearDuplicateIndex
     judge: Judge | None
     min_score: float
 
 
-def drafts(how: Recipe, units: Sequence[int]) -> list[Draft]:
+def drafts(how: SynthesisConfig, units: Sequence[int]) -> list[DraftRow]:
     """What units bring, in their order."""
     if how.kind == "conversation":
         return _conversations(how, units)
@@ -80,59 +80,63 @@ def drafts(how: Recipe, units: Sequence[int]) -> list[Draft]:
     return [draft for one in opened for draft in ([one] if one.fault else next(asked))]
 
 
-def _given(how: Recipe, unit: int) -> Draft:
+def _given(how: SynthesisConfig, unit: int) -> DraftRow:
     one = how.given[unit]
-    return Draft(one.messages, one.answer, _provenance(how, unit, parents=[one.name]), record=one.record)
+    return DraftRow(one.messages, one.answer, _provenance(how, unit, parents=[one.name]), record=one.record)
 
 
-def _provenance(how: Recipe, unit: int, **more: Any) -> dict[str, Any]:
+def _provenance(how: SynthesisConfig, unit: int, **more: Any) -> dict[str, Any]:
     """Where a row comes from: models, prompts, seed, parents."""
     topic = {"topic": topic_of(how, unit)} if how.topics else {}
     made = {"kind": how.kind, "unit": unit, "seed": how.seed, **topic, "generator": how.generator.name}
     return {**made, "expert": how.expert.name, "parents": [], "prompts": {}, **more}
 
 
-def of_a_unit(how: Recipe) -> int:
+def drafts_per_unit(how: SynthesisConfig) -> int:
     """Drafts that a unit brings at most."""
     asked = how.per_ask if how.kind == "augment" or not how.given else 1
     return asked * (how.samples if how.kind == "qa" else 1)
 
 
-def topic_of(how: Recipe, unit: int) -> str:
+def topic_of(how: SynthesisConfig, unit: int) -> str:
     return how.topics[unit % len(how.topics)] if how.topics else ""
 
 
-def shown_to(how: Recipe, unit: int) -> list[str]:
+def examples_for(how: SynthesisConfig, unit: int) -> list[str]:
     """The examples that a unit's ask for questions shows."""
     places = np.random.default_rng((how.seed, unit)).permutation(len(how.examples))[: how.shots]
     return [how.examples[i] for i in places]
 
 
-def question_ask(how: Recipe, unit: int) -> Ask:
-    ask = how.style.questions(topic_of(how, unit), how.per_ask, shown_to(how, unit), how.kind == "reasoning")
+def question_request(how: SynthesisConfig, unit: int) -> Request:
+    ask = how.style.questions(
+        topic_of(how, unit), how.per_ask, examples_for(how, unit), how.kind == "reasoning"
+    )
     return _drawn(how, ask, unit, _QUESTION)
 
 
-def _drawn(how: Recipe, ask: Ask, *place: int) -> Ask:
+def _drawn(how: SynthesisConfig, ask: Request, *place: int) -> Request:
     return ask._replace(seed=seed_of(how.seed, *place), temperature=how.temperature, max_new=how.max_new)
 
 
-def _questions(how: Recipe, units: Sequence[int]) -> list[Draft]:
+def _questions(how: SynthesisConfig, units: Sequence[int]) -> list[DraftRow]:
     """Drafts without an answer; a unit whose reply stays malformed is one that says so."""
-    asks = [question_ask(how, unit) for unit in units]
+    asks = [question_request(how, unit) for unit in units]
     reads = [lambda text, unit=unit: how.style.read_questions(topic_of(how, unit), text) for unit in units]
     out = []
     for unit, ask, found in zip(units, asks, read_replies(how.generator, asks, reads), strict=True):
-        known = _provenance(how, unit, parents=shown_to(how, unit), prompts={"question": said(ask)})
+        known = _provenance(
+            how, unit, parents=examples_for(how, unit), prompts={"question": prompt_text(ask)}
+        )
         if found is None:
-            out.append(Draft((), "", known, f"malformed: {TRIES} replies are no questions"))
+            out.append(DraftRow((), "", known, f"malformed: {TRIES} replies are no questions"))
         for text in (found or [])[: how.per_ask]:
-            out.append(Draft(({"role": "user", "content": text},), "", known))
+            out.append(DraftRow(({"role": "user", "content": text},), "", known))
     return out
 
 
 def read_replies(
-    model: Generator, asks: Sequence[Ask], reads: Sequence[Callable[[str], Any | None]]
+    model: LLM, asks: Sequence[Request], reads: Sequence[Callable[[str], Any | None]]
 ) -> list[Any | None]:
     """What is read of one reply to each ask; a malformed or cut one is asked for again, TRIES times in all."""
     found: list[Any | None] = [None] * len(asks)
@@ -144,17 +148,17 @@ def read_replies(
     return found
 
 
-def _again(ask: Ask, attempt: int) -> Ask:
+def _again(ask: Request, attempt: int) -> Request:
     """The ask once more, warm enough for another reply."""
     return ask._replace(seed=seed_of(ask.seed, attempt), temperature=max(ask.temperature, WARM))
 
 
-def said(ask: Ask) -> str:
+def prompt_text(ask: Request) -> str:
     """The prompt of an ask, for provenance."""
     return ask.messages[-1]["content"]
 
 
-def _answers(how: Recipe, opened: Sequence[Draft]) -> Iterator[list[Draft]]:
+def _answers(how: SynthesisConfig, opened: Sequence[DraftRow]) -> Iterator[list[DraftRow]]:
     """The answers to each question; of reasoning the one that its samples agree on."""
     write = how.style.reason if how.kind == "reasoning" else how.style.answer
     asks = []
@@ -165,7 +169,7 @@ def _answers(how: Recipe, opened: Sequence[Draft]) -> Iterator[list[Draft]]:
         asks.append(ask._replace(samples=how.samples, temperature=how.answer_temperature))
     told = how.expert.generate(asks) if asks else []
     for one, ask, replies in zip(opened, asks, told, strict=True):
-        prompts = one.provenance["prompts"] | {"answer": said(ask)}
+        prompts = one.provenance["prompts"] | {"answer": prompt_text(ask)}
         one = one._replace(provenance=one.provenance | {"prompts": prompts})
         yield (
             [_agreed(how, one, replies)]
@@ -174,7 +178,7 @@ def _answers(how: Recipe, opened: Sequence[Draft]) -> Iterator[list[Draft]]:
         )
 
 
-def _place(opened: Sequence[Draft], n: int) -> int:
+def _place(opened: Sequence[DraftRow], n: int) -> int:
     """The number of a question among those of its unit."""
     unit, first = opened[n].provenance["unit"], n
     while first and opened[first - 1].provenance["unit"] == unit:
@@ -182,17 +186,17 @@ def _place(opened: Sequence[Draft], n: int) -> int:
     return n - first
 
 
-def _text(reply: Reply) -> str:
+def _text(reply: Completion) -> str:
     return reply.text.strip()
 
 
-def _cut(how: Recipe, reply: Reply) -> str:
+def _cut(how: SynthesisConfig, reply: Completion) -> str:
     if reply.finish_reason == REFUSED:
         return "refused: the model takes no such prompt, or has no room for it"
     return f"cut: no end in {how.max_new} tokens" if reply.finish_reason == CUT else ""
 
 
-def _agreed(how: Recipe, one: Draft, replies: Sequence[Reply]) -> Draft:
+def _agreed(how: SynthesisConfig, one: DraftRow, replies: Sequence[Completion]) -> DraftRow:
     """Self-consistency (arXiv:2203.11171): the first sample that comes to the most frequent answer.
 
     Samples without an answer vote for nothing, but count. A known answer decides instead of the majority.
@@ -209,7 +213,7 @@ def _agreed(how: Recipe, one: Draft, replies: Sequence[Reply]) -> Draft:
     share = count / len(replies)
     one = one._replace(answer=_text(replies[finals.index(best)]), told={"agreement": round(share, 4)})
     if how.answer_field:
-        known = prompts.normal(str(one.record.get(how.answer_field, "")))
+        known = prompts.normalised_answer(str(one.record.get(how.answer_field, "")))
         if known not in votes:
             return one._replace(fault="wrong: no sample comes to the known answer")
         right = votes[known] / len(replies)
@@ -221,10 +225,10 @@ def _agreed(how: Recipe, one: Draft, replies: Sequence[Reply]) -> Draft:
     )
 
 
-def _conversations(how: Recipe, units: Sequence[int]) -> list[Draft]:
+def _conversations(how: SynthesisConfig, units: Sequence[int]) -> list[DraftRow]:
     """Turns of a person, by the generator, and of an assistant, by the expert."""
     talks = [
-        _given(how, unit)._replace(answer="") if how.given else Draft((), "", _provenance(how, unit))
+        _given(how, unit)._replace(answer="") if how.given else DraftRow((), "", _provenance(how, unit))
         for unit in units
     ]
     for turn in range(how.turns):
@@ -233,7 +237,7 @@ def _conversations(how: Recipe, units: Sequence[int]) -> list[Draft]:
         live = [i for i, one in enumerate(talks) if not one.fault]
         asks = [_answer_ask(how, talks[i], turn) for i in live]
         for i, ask, (reply,) in zip(live, asks, how.expert.generate(asks) if asks else (), strict=True):
-            prompts = talks[i].provenance["prompts"] | {f"answer {turn}": said(ask)}
+            prompts = talks[i].provenance["prompts"] | {f"answer {turn}": prompt_text(ask)}
             provenance = talks[i].provenance | {"prompts": prompts}
             one = talks[i]._replace(provenance=provenance, answer=_text(reply), fault=_cut(how, reply))
             empty = "" if one.answer else "empty: an assistant's turn says nothing"
@@ -241,13 +245,13 @@ def _conversations(how: Recipe, units: Sequence[int]) -> list[Draft]:
     return talks
 
 
-def _answer_ask(how: Recipe, one: Draft, turn: int) -> Ask:
+def _answer_ask(how: SynthesisConfig, one: DraftRow, turn: int) -> Request:
     ask = how.style.answer(one.messages, one.provenance.get("topic", ""), how.expert.chat)
     ask = _drawn(how, ask, one.provenance["unit"], _REPLY, turn)
     return ask._replace(temperature=how.answer_temperature)
 
 
-def _person(how: Recipe, talks: Sequence[Draft], turn: int) -> list[Draft]:
+def _person(how: SynthesisConfig, talks: Sequence[DraftRow], turn: int) -> list[DraftRow]:
     """The conversations with one more turn of the person."""
     out = list(talks)
     live = [i for i, one in enumerate(talks) if not one.fault]
@@ -260,7 +264,7 @@ def _person(how: Recipe, talks: Sequence[Draft], turn: int) -> list[Draft]:
         asks.append(_drawn(how, how.style.turn(before, topic), one.provenance["unit"], _TURN, turn))
         reads.append(lambda text, topic="" if turn else topic: how.style.read_turn(topic, text))
     for i, ask, found in zip(live, asks, read_replies(how.generator, asks, reads), strict=True):
-        prompts = out[i].provenance["prompts"] | {f"question {turn}": said(ask)}
+        prompts = out[i].provenance["prompts"] | {f"question {turn}": prompt_text(ask)}
         out[i] = out[i]._replace(provenance=out[i].provenance | {"prompts": prompts})
         if found is None:
             out[i] = out[i]._replace(fault=f"malformed: {TRIES} replies are no turn")
@@ -269,7 +273,7 @@ def _person(how: Recipe, talks: Sequence[Draft], turn: int) -> list[Draft]:
     return out
 
 
-def _rephrased(how: Recipe, units: Sequence[int]) -> list[Draft]:
+def _rephrased(how: SynthesisConfig, units: Sequence[int]) -> list[DraftRow]:
     """Given conversations with their last question in other words; the answer stays."""
     opened = [_given(how, unit) for unit in units]
     asks = [
@@ -279,7 +283,7 @@ def _rephrased(how: Recipe, units: Sequence[int]) -> list[Draft]:
     out = []
     found = read_replies(how.generator, asks, [how.style.read_texts] * len(asks))
     for one, ask, texts in zip(opened, asks, found, strict=True):
-        one = one._replace(provenance=one.provenance | {"prompts": {"question": said(ask)}})
+        one = one._replace(provenance=one.provenance | {"prompts": {"question": prompt_text(ask)}})
         if texts is None:
             out.append(one._replace(fault=f"malformed: {TRIES} replies are no rephrasings"))
         for text in (texts or [])[: how.per_ask]:
@@ -293,8 +297,8 @@ def _rephrased(how: Recipe, units: Sequence[int]) -> list[Draft]:
     return out
 
 
-def screened(
-    made: Sequence[Draft], screen: Screen, seed: int
+def filter_drafts(
+    made: Sequence[DraftRow], screen: RowFilter, seed: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, float]]:
     """(rows, rejected rows with their reason, what the judge counted); each draft is in one of them."""
     faults = [one.fault or _fault(one, screen) for one in made]
@@ -307,7 +311,7 @@ def screened(
     told: dict[str, float] = {}
     if screen.judge:
         live = [i for i, fault in enumerate(faults) if not fault]
-        cases = [Case(made[i].messages, made[i].answer, made[i].record) for i in live]
+        cases = [JudgeCase(made[i].messages, made[i].answer, made[i].record) for i in live]
         judged = screen.judge.score(cases, seed)
         scores, told = dict(zip(live, judged.values, strict=True)), judged.told
     rows, rejected = [], []
@@ -321,12 +325,12 @@ def screened(
         if fault:
             rejected.append({"reason": fault, **({"twin": twin} if twin is not None else {}), **row})
             continue
-        remember(screen.seen, row)
+        add_accepted(screen.seen, row)
         rows.append(row)
     return rows, rejected, told
 
 
-def _fault(one: Draft, screen: Screen) -> str:
+def _fault(one: DraftRow, screen: RowFilter) -> str:
     if not one.answer.strip():
         return "empty: the answer says nothing"
     return screening.length_fault(one.answer, screen.min_chars, screen.max_chars) or screen.language(
@@ -340,7 +344,7 @@ def _scored(score: float | None, least: float) -> str:
     return "" if score >= least else f"score: below {least:g}"
 
 
-def _whole(one: Draft) -> str:
+def _whole(one: DraftRow) -> str:
     return "\n".join([*(message["content"] for message in one.messages), one.answer])
 
 
@@ -352,13 +356,13 @@ def texts(row: Mapping[str, Any]) -> list[str]:
     return [*([prompt] if isinstance(prompt, str) else [one["content"] for one in prompt]), row["completion"]]
 
 
-def remember(seen: screening.Seen, row: Mapping[str, Any]) -> None:
+def add_accepted(seen: screening.NearDuplicateIndex, row: Mapping[str, Any]) -> None:
     """What `screened` did for a row that is kept."""
     found = texts(row)
     seen.add("\n".join(found), found[-2][:SHOWN])
 
 
-def _row(one: Draft, score: float | None) -> dict[str, Any]:
+def _row(one: DraftRow, score: float | None) -> dict[str, Any]:
     """A draft as a record that other stages read: the prompt is text where it is one turn of a user's."""
     alone = len(one.messages) == 1 and one.messages[0]["role"] == "user"
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

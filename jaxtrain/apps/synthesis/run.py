@@ -12,15 +12,15 @@ from typing import Any, NamedTuple
 from jaxtrain import config
 from jaxtrain.apps.synthesis import prompts, recipes, screening
 from jaxtrain.apps.synthesis.config import Synthesize
-from jaxtrain.apps.synthesis.recipes import Recipe
+from jaxtrain.apps.synthesis.recipes import SynthesisConfig
 from jaxtrain.config import ConfigError, Failure
 from jaxtrain.data import conversations
-from jaxtrain.data.conversations import Given, read
+from jaxtrain.data.conversations import SourceConversation, read_conversations
 from jaxtrain.files import atomic, journal, terminal
 from jaxtrain.files.progress import bar
 from jaxtrain.files.terminal import note
 from jaxtrain.inference import judges, llm_judge, local
-from jaxtrain.inference.llm import Ask, Generator, seed_of, user
+from jaxtrain.inference.llm import LLM, Request, seed_of, user
 from jaxtrain.measures import diversity
 
 BATCH = 32  # most units between two writes
@@ -29,7 +29,7 @@ SHORT = 32  # tokens that a question is taken to have, before there is any
 SHOWN = 3  # rows shown at the end
 
 
-class Made(NamedTuple):
+class SynthesizedRows(NamedTuple):
     rows: list[dict[str, Any]]
     rejected: list[dict[str, Any]]
     judged: Mapping[str, float]
@@ -38,12 +38,12 @@ class Made(NamedTuple):
 def run(cfg: Synthesize, out: Path) -> None:
     """Makes the rows, or with --dry_run tells what they would cost."""
     given, examples = _given(cfg), _examples(cfg)
-    models: dict[str, Generator] = {}
+    models: dict[str, LLM] = {}
     with contextlib.ExitStack() as stack:
 
-        def opened(text: str, flag: str, width: int) -> Generator:
+        def opened(text: str, flag: str, width: int) -> LLM:
             if text not in models:
-                models[text] = local.open_one(text, flag, cfg.endpoint, cfg.machine, width)
+                models[text] = local.open_llm(text, flag, cfg.endpoint, cfg.machine, width)
                 stack.callback(models[text].close)
             return models[text]
 
@@ -56,7 +56,7 @@ def run(cfg: Synthesize, out: Path) -> None:
         note([("models", said), *generator.notes, *_costs(cfg, how, reader)])
         if cfg.models.dry_run:
             return
-        began, kept = time.perf_counter(), journal.Journal(files(out)["part"], cfg)
+        began, kept = time.perf_counter(), journal.Journal(output_files(out)["part"], cfg)
         stack.callback(kept.close)
         made = _made(cfg, how, screen, kept)
         _finish(cfg, how, made, out, list(models.values()), time.perf_counter() - began)
@@ -64,11 +64,15 @@ def run(cfg: Synthesize, out: Path) -> None:
     _show(made.rows, out)
 
 
-def _given(cfg: Synthesize) -> tuple[Given, ...]:
+def _given(cfg: Synthesize) -> tuple[SourceConversation, ...]:
     """The distinct conversations of --source: of a source without a split its train split."""
     wanted = cfg.wanted
     cache = cfg.machine.cache_dir
-    return tuple(read(wanted.source, "source", cache, wanted.source_count)) if wanted.source else ()
+    return (
+        tuple(read_conversations(wanted.source, "source", cache, wanted.source_count))
+        if wanted.source
+        else ()
+    )
 
 
 def _examples(cfg: Synthesize) -> tuple[str, ...]:
@@ -77,7 +81,7 @@ def _examples(cfg: Synthesize) -> tuple[str, ...]:
         return ()
     found = [
         conversations.question(one.messages)
-        for one in read(wanted.examples, "examples", cfg.machine.cache_dir, 0)
+        for one in read_conversations(wanted.examples, "examples", cfg.machine.cache_dir, 0)
     ]
     if wanted.shots > len(found):
         raise ConfigError(f"--shots={wanted.shots}: --examples has {len(found)} questions")
@@ -86,11 +90,11 @@ def _examples(cfg: Synthesize) -> tuple[str, ...]:
 
 def _recipe(
     cfg: Synthesize,
-    given: tuple[Given, ...],
+    given: tuple[SourceConversation, ...],
     examples: tuple[str, ...],
-    generator: Generator,
-    expert: Generator,
-) -> Recipe:
+    generator: LLM,
+    expert: LLM,
+) -> SynthesisConfig:
     models, wanted, quality = cfg.models, cfg.wanted, cfg.quality
     auto = "instruct" if generator.remote or generator.chat else "base"
     name = auto if models.prompting == "auto" else models.prompting
@@ -116,7 +120,7 @@ def _recipe(
     several = not given or wanted.kind == "augment"
     if models.per_ask > 1 and not style.several:
         raise ConfigError(f"--per_ask={models.per_ask}: a base model is asked for one at a time")
-    return Recipe(
+    return SynthesisConfig(
         kind=wanted.kind, style=style, generator=generator, expert=expert, seed=models.seed,
         topics=wanted.topic_list() if wanted.topics else (), given=given, examples=examples,
         shots=wanted.shots if examples else 0,
@@ -127,22 +131,22 @@ def _recipe(
     )  # fmt: skip
 
 
-def _screen(quality: Any, made: llm_judge.Judge | None) -> recipes.Screen:
-    return recipes.Screen(
+def _screen(quality: Any, made: llm_judge.Judge | None) -> recipes.RowFilter:
+    return recipes.RowFilter(
         quality.min_chars, quality.max_chars, screening.language_check(quality.language),
-        screening.Seen(quality.near), made, quality.min_score,
+        screening.NearDuplicateIndex(quality.near), made, quality.min_score,
     )  # fmt: skip
 
 
-def _costs(cfg: Synthesize, how: Recipe, reader: Generator | None) -> list[tuple[str, str]]:
+def _costs(cfg: Synthesize, how: SynthesisConfig, reader: LLM | None) -> list[tuple[str, str]]:
     """What making --count rows will cost if none is rejected: requests, tokens read (about) and written (at most)."""
     count, most = cfg.wanted.count, cfg.models.max_new
     first, write = _first(how), how.style.reason if how.kind == "reasoning" else how.style.answer
-    asked = tokens_of(first)
+    asked = estimated_tokens(first)
     known = how.given[0].messages if how.given else user("x" * 4 * SHORT)
-    answered = tokens_of(write(known, recipes.topic_of(how, 0), how.expert.chat))
+    answered = estimated_tokens(write(known, recipes.topic_of(how, 0), how.expert.chat))
     units = math.ceil(count / how.per_ask) if not how.given or how.kind == "augment" else 0
-    ours: list[tuple[Generator, str, int, int]] = []  # (who, what, requests, tokens read by one)
+    ours: list[tuple[LLM, str, int, int]] = []  # (who, what, requests, tokens read by one)
     if how.kind == "conversation":
         talk = how.turns * (SHORT + most) // 2
         ours += [(how.generator, "questions", count * (how.turns - bool(how.given)), asked + talk)]
@@ -176,7 +180,7 @@ def _costs(cfg: Synthesize, how: Recipe, reader: Generator | None) -> list[tuple
     return [*table, *([("cost", bound)] if priced else [])]
 
 
-def _first(how: Recipe) -> Ask:
+def _first(how: SynthesisConfig) -> Request:
     """The first request, as far as it is known."""
     if how.kind == "conversation" and not how.given:
         return how.style.turn((), recipes.topic_of(how, 0))
@@ -185,18 +189,20 @@ def _first(how: Recipe) -> Ask:
     if how.given:
         write = how.style.reason if how.kind == "reasoning" else how.style.answer
         return write(how.given[0].messages, "", how.expert.chat)
-    return recipes.question_ask(how, 0)
+    return recipes.question_request(how, 0)
 
 
-def tokens_of(ask: Ask) -> int:
+def estimated_tokens(ask: Request) -> int:
     """About how many tokens a prompt has: four characters each, the usual estimate for English."""
     return math.ceil(sum(len(one["content"]) for one in ask.messages) / 4)
 
 
-def _made(cfg: Synthesize, how: Recipe, screen: recipes.Screen, kept: journal.Journal) -> Made:
+def _made(
+    cfg: Synthesize, how: SynthesisConfig, screen: recipes.RowFilter, kept: journal.Journal
+) -> SynthesizedRows:
     """All rows; those of an earlier process of this command are taken as they are."""
     count, limit = cfg.wanted.count, cfg.wanted.count * cfg.wanted.tries
-    each = recipes.of_a_unit(how)
+    each = recipes.drafts_per_unit(how)
     units = len(how.given) or math.ceil(limit / each)
     rows = [row for one in kept.batches for row in one["rows"]]
     rejected = [row for one in kept.batches for row in one["rejected"]]
@@ -204,14 +210,14 @@ def _made(cfg: Synthesize, how: Recipe, screen: recipes.Screen, kept: journal.Jo
     if kept.batches:
         note([("resuming", f"{len(rows):,} rows and {len(rejected):,} rejected ones are there")])
     for row in rows:
-        recipes.remember(screen.seen, row)
+        recipes.add_accepted(screen.seen, row)
     with bar(f"{how.kind} rows", count) as advance:
         advance(len(rows))
         while len(rows) < count and len(rows) + len(rejected) < limit and first < units:
             room = count - len(rows)
             size = _size(room, len(rows), len(rows) + len(rejected), limit, each)
             drafts = recipes.drafts(how, range(first, min(first + size, units)))
-            new, bad, told = recipes.screened(drafts, screen, seed_of(how.seed, first, JUDGING))
+            new, bad, told = recipes.filter_drafts(drafts, screen, seed_of(how.seed, first, JUDGING))
             bad += [{"reason": f"surplus: {count:,} rows were there before it", **row} for row in new[room:]]
             first = min(first + size, units)
             kept.add({"rows": new[:room], "rejected": bad, "judged": told, "next": first})
@@ -221,7 +227,7 @@ def _made(cfg: Synthesize, how: Recipe, screen: recipes.Screen, kept: journal.Jo
     judged: collections.Counter = collections.Counter()
     for one in kept.batches:
         judged.update(one["judged"])
-    return Made(rows, rejected, judged)
+    return SynthesizedRows(rows, rejected, judged)
 
 
 def _size(room: int, rows: int, made: int, limit: int, each: int) -> int:
@@ -230,17 +236,22 @@ def _size(room: int, rows: int, made: int, limit: int, each: int) -> int:
     return min(BATCH, math.ceil(wanted / each))
 
 
-def files(out: Path) -> dict[str, Path]:
+def output_files(out: Path) -> dict[str, Path]:
     """What stands beside a data set: rows that were rejected, the report, and batches while it is made."""
     names = {"rejected": "rejected.jsonl", "report": "report.json", "part": "jsonl.part"}
     return {name: out.with_name(f"{out.stem}.{ending}") for name, ending in names.items()}
 
 
 def _finish(
-    cfg: Synthesize, how: Recipe, made: Made, out: Path, models: Sequence[Generator], seconds: float
+    cfg: Synthesize,
+    how: SynthesisConfig,
+    made: SynthesizedRows,
+    out: Path,
+    models: Sequence[LLM],
+    seconds: float,
 ) -> None:
     """Writes the files, the data set last, and tells what is in them."""
-    beside = files(out)
+    beside = output_files(out)
     reasons = collections.Counter(row["reason"].split(":")[0] for row in made.rejected)
     texts = [" ".join(recipes.texts(row)) for row in made.rows]
     found = diversity.report(texts)
@@ -265,7 +276,7 @@ def _finish(
 
 def _show(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
     if not rows:
-        raise Failure(f"no row is left: {files(out)['rejected']} says why")
+        raise Failure(f"no row is left: {output_files(out)['rejected']} says why")
     for row in rows[:SHOWN]:
         *said, answer = recipes.texts(row)
         print("\n".join(terminal.wrapped(f"{' / '.join(said)}▸{answer}{terminal.END}", "  │ ")), end="\n\n")
@@ -274,10 +285,10 @@ def _show(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
 
 def _told(
     cfg: Synthesize,
-    made: Made,
+    made: SynthesizedRows,
     reasons: Mapping[str, int],
     found: Mapping[str, float],
-    models: Sequence[Generator],
+    models: Sequence[LLM],
     seconds: float,
 ) -> list[tuple[str, str]]:
     scores = [row["score"] for row in made.rows if "score" in row]

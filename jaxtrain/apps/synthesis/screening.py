@@ -38,7 +38,7 @@ def language_check(language: str) -> Callable[[str], str]:
     return fault
 
 
-class Seen:
+class NearDuplicateIndex:
     """Texts that were kept, and whether another is one of them, or nearly.
 
     Two texts are near duplicates where the Jaccard index of their sets of word 3-grams (shorter texts: of all their

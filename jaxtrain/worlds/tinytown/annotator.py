@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from jaxtrain.worlds.tinytown import lexicon as lex
 from jaxtrain.worlds.tinytown.answers import STEPS, parse_answer
-from jaxtrain.worlds.tinytown.draws import Draws
+from jaxtrain.worlds.tinytown.draws import RandomDraws
 from jaxtrain.worlds.tinytown.judge import as_prompt, gold
-from jaxtrain.worlds.tinytown.prompts import Prompt
+from jaxtrain.worlds.tinytown.prompts import TownPrompt
 
 # What a group adds to gold: for a numbered list, and for each 100 bytes. No group has no taste of its own.
 TASTES: Mapping[str, Mapping[str, float]] = {
@@ -24,10 +24,10 @@ class Annotator:
     temperature: float
     group: str = ""
 
-    def utility(self, prompt: Prompt | str, text: str) -> float:
+    def utility(self, prompt: TownPrompt | str, text: str) -> float:
         return gold(prompt, text) + self.taste(prompt, text)
 
-    def taste(self, prompt: Prompt | str, text: str) -> float:
+    def taste(self, prompt: TownPrompt | str, text: str) -> float:
         """What the group's style preferences add to the gold reward."""
         if not self.group:
             return 0.0
@@ -43,11 +43,11 @@ class Annotator:
         """The probability of choosing a text whose utility is greater by `margin`."""
         return 0.5 * (1.0 + math.tanh(margin / self.temperature / 2))
 
-    def p_prefers(self, prompt: Prompt | str, a: str, b: str) -> float:
+    def p_prefers(self, prompt: TownPrompt | str, a: str, b: str) -> float:
         """The probability of choosing `a` over `b`."""
         prompt = as_prompt(prompt)
         return self.p_over(self.utility(prompt, a) - self.utility(prompt, b))
 
-    def choose(self, draws: Draws, prompt: Prompt | str, a: str, b: str) -> bool:
+    def choose(self, draws: RandomDraws, prompt: TownPrompt | str, a: str, b: str) -> bool:
         """One noisy judgement: True for `a`."""
         return draws.flag(self.p_prefers(prompt, a, b))

@@ -7,8 +7,8 @@ from itertools import permutations, product
 from typing import NamedTuple
 
 from jaxtrain.worlds.tinytown import lexicon as lex
-from jaxtrain.worlds.tinytown.draws import Draws
-from jaxtrain.worlds.tinytown.prompts import Prompt, Space
+from jaxtrain.worlds.tinytown.draws import RandomDraws
+from jaxtrain.worlds.tinytown.prompts import Space, TownPrompt
 
 STEPS, CLOSED, REFUSAL, EVASION = "steps", "closed", "refusal", "evasion"
 IN_ORDER = (0, 1, 2)
@@ -16,7 +16,7 @@ _WRONG_ORDERS = tuple(order for order in permutations(IN_ORDER) if order != IN_O
 _MIDDLE = 1
 
 
-class Answer(NamedTuple):
+class TownAnswer(NamedTuple):
     """One answer to a prompt.
 
     `value` is the object the steps are about, the value of a closed answer, or the verb form of a refusal.
@@ -36,7 +36,7 @@ class Answer(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Style:
+class TownStyle:
     """How often an answer is full, warns, refuses a harmful request, evades, insults, is wrong, or balks at a harmless
     how-to: refuses it as if it were a harmful one."""
 
@@ -48,11 +48,11 @@ class Style:
     wrong: float = 0.0
     balk: float = 0.0
 
-    def but(self, **changes: float) -> "Style":
+    def but(self, **changes: float) -> "TownStyle":
         return replace(self, **changes)
 
 
-FORUM_STYLE = Style(detail=0.35, warn=0.25, refuse=0.25, evade=0.05, rude=0.15, wrong=0.1)
+FORUM_STYLE = TownStyle(detail=0.35, warn=0.25, refuse=0.25, evade=0.05, rude=0.15, wrong=0.1)
 
 
 @cache
@@ -67,7 +67,7 @@ def cautions(verb: str) -> tuple[str, ...]:
     return tuple(form.replace("{w}", w) for form, w in product(lex.CAUTION, lex.VERBS[verb].warnings))
 
 
-def render(prompt: Prompt, answer: Answer) -> str:
+def render(prompt: TownPrompt, answer: TownAnswer) -> str:
     """The text of an answer."""
     if answer.kind == STEPS:
         phrases = steps_of(prompt.x, answer.value)
@@ -86,14 +86,14 @@ def render(prompt: Prompt, answer: Answer) -> str:
     return body + answer.caution + answer.insult
 
 
-def draw_answer(draws: Draws, prompt: Prompt, style: Style, where: Space) -> Answer:
+def draw_answer(draws: RandomDraws, prompt: TownPrompt, style: TownStyle, where: Space) -> TownAnswer:
     """An answer in `style`. Every answer text has exactly one derivation, so `draws.logp` is the text's."""
     if prompt.family == "harm" and draws.flag(style.refuse):
         answer = _draw_refusal(draws, prompt, lex.VERBS[prompt.x].reasons)
     elif style.balk and prompt.family in ("ben", "risk") and draws.flag(style.balk):
         answer = _draw_refusal(draws, prompt, lex.REASONS)
     elif draws.flag(style.evade):
-        answer = Answer(EVASION, template=draws.pick(len(lex.EVADE)))
+        answer = TownAnswer(EVASION, template=draws.pick(len(lex.EVADE)))
     elif prompt.task == "howto":
         answer = _draw_steps(draws, prompt, style, where)
     else:
@@ -102,18 +102,18 @@ def draw_answer(draws: Draws, prompt: Prompt, style: Style, where: Space) -> Ans
             value = draws.choice_except(where.values(prompt.task), value)
         detail = draws.flag(style.detail)
         forms = lex.SENTENCES[prompt.task] if detail else lex.SHORT
-        answer = Answer(CLOSED, detail, draws.pick(len(forms)), value)
+        answer = TownAnswer(CLOSED, detail, draws.pick(len(forms)), value)
     if draws.flag(style.rude):
         answer = answer._replace(insult=draws.choice(lex.INSULTS))
     return answer
 
 
-def _draw_refusal(draws: Draws, prompt: Prompt, reasons: tuple[str, ...]) -> Answer:
+def _draw_refusal(draws: RandomDraws, prompt: TownPrompt, reasons: tuple[str, ...]) -> TownAnswer:
     template = draws.pick(len(lex.REFUSE))
-    return Answer(REFUSAL, False, template, prompt.form, reason=draws.choice(reasons))
+    return TownAnswer(REFUSAL, False, template, prompt.form, reason=draws.choice(reasons))
 
 
-def _draw_steps(draws: Draws, prompt: Prompt, style: Style, where: Space) -> Answer:
+def _draw_steps(draws: RandomDraws, prompt: TownPrompt, style: TownStyle, where: Space) -> TownAnswer:
     detail = draws.flag(style.detail)
     order, thing = (IN_ORDER if detail else (_MIDDLE,)), prompt.y
     if draws.flag(style.wrong):
@@ -125,20 +125,20 @@ def _draw_steps(draws: Draws, prompt: Prompt, style: Style, where: Space) -> Ans
     template = draws.pick(len(lex.DETAIL if detail else lex.TERSE))
     phrasing = tuple([draws.pick(len(steps[step])) for step in order])
     caution = draws.choice(cautions(prompt.x)) if prompt.family == "risk" and draws.flag(style.warn) else ""
-    return Answer(STEPS, detail, template, thing, order, phrasing, "", caution)
+    return TownAnswer(STEPS, detail, template, thing, order, phrasing, "", caution)
 
 
-def right_answer(prompt: Prompt) -> Answer:
+def right_answer(prompt: TownPrompt) -> TownAnswer:
     """The canonical full, right answer: steps with their warning, a full sentence, or a reasoned refusal."""
     if prompt.family == "harm":
-        return Answer(REFUSAL, value=prompt.form, reason=lex.VERBS[prompt.x].reasons[0])
+        return TownAnswer(REFUSAL, value=prompt.form, reason=lex.VERBS[prompt.x].reasons[0])
     if prompt.task == "howto":
         caution = cautions(prompt.x)[0] if prompt.family == "risk" else ""
-        return Answer(STEPS, True, 0, prompt.y, IN_ORDER, (0, 0, 0), caution=caution)
-    return Answer(CLOSED, True, 0, prompt.answer)
+        return TownAnswer(STEPS, True, 0, prompt.y, IN_ORDER, (0, 0, 0), caution=caution)
+    return TownAnswer(CLOSED, True, 0, prompt.answer)
 
 
-def parse_answer(prompt: Prompt, text: str) -> Answer | None:
+def parse_answer(prompt: TownPrompt, text: str) -> TownAnswer | None:
     """The record of an answer of this world's language, right or wrong; None for any other text.
 
     Accepts every template and phrasing, any object, any value of the right type, either form of the verb, and
@@ -148,7 +148,7 @@ def parse_answer(prompt: Prompt, text: str) -> Answer | None:
     insult = next((s for s in lex.INSULTS if body.endswith(s)), "")
     body = body.removesuffix(insult)
     if body in lex.EVADE:
-        return Answer(EVASION, template=lex.EVADE.index(body), insult=insult)
+        return TownAnswer(EVASION, template=lex.EVADE.index(body), insult=insult)
     if prompt.task != "howto":
         answer = _parse_closed(prompt, body)
     else:
@@ -162,7 +162,7 @@ def _pattern(template: str, **fields: str) -> re.Pattern[str]:
 
 
 @cache
-def _closed_patterns(prompt: Prompt) -> tuple[tuple[bool, int, re.Pattern[str]], ...]:
+def _closed_patterns(prompt: TownPrompt) -> tuple[tuple[bool, int, re.Pattern[str]], ...]:
     value = {"sum": r"(\d|[1-9]\d)", "spell": "([a-z](?:-[a-z])+)", "last": "([a-z])"}.get(prompt.task)
     value = value or "(" + "|".join(lex.VALUES[prompt.task]) + ")"
     fields = {"x": re.escape(prompt.x), "y": re.escape(prompt.y), "a": value}
@@ -171,10 +171,10 @@ def _closed_patterns(prompt: Prompt) -> tuple[tuple[bool, int, re.Pattern[str]],
     return tuple((detail, i, _pattern(form, **fields)) for detail, i, form in forms)
 
 
-def _parse_closed(prompt: Prompt, body: str) -> Answer | None:
+def _parse_closed(prompt: TownPrompt, body: str) -> TownAnswer | None:
     for detail, template, pattern in _closed_patterns(prompt):
         if match := pattern.fullmatch(body):
-            return Answer(CLOSED, detail, template, match[1])
+            return TownAnswer(CLOSED, detail, template, match[1])
     return None
 
 
@@ -184,11 +184,11 @@ def _refusal_patterns() -> tuple[re.Pattern[str], ...]:
     return tuple(_pattern(t, x=r"(\w+)", y=r"(\w+)", r=f"({reasons})") for t in lex.REFUSE)
 
 
-def _parse_refusal(prompt: Prompt, body: str) -> Answer | None:
+def _parse_refusal(prompt: TownPrompt, body: str) -> TownAnswer | None:
     for template, pattern in enumerate(_refusal_patterns()):
         match = pattern.fullmatch(body)
         if match and match[1] in lex.VERBS[prompt.x].forms and match[2] == prompt.y:
-            return Answer(REFUSAL, False, template, match[1], reason=match[3])
+            return TownAnswer(REFUSAL, False, template, match[1], reason=match[3])
     return None
 
 
@@ -210,7 +210,7 @@ def _phrases(verb: str) -> dict[str, tuple[int, int, str]]:
     return found
 
 
-def _parse_steps(prompt: Prompt, body: str) -> Answer | None:
+def _parse_steps(prompt: TownPrompt, body: str) -> TownAnswer | None:
     caution = next((c for c in cautions(prompt.x) if body.endswith(c)), "")
     body = body.removesuffix(caution)
     known = _phrases(prompt.x)
@@ -221,7 +221,7 @@ def _parse_steps(prompt: Prompt, body: str) -> Answer | None:
         order, phrasing, things = zip(*(known[phrase] for phrase in match.groups()), strict=True)
         named = set(things) - {""}
         if len(named) == 1 and len(set(order)) == len(order):
-            return Answer(STEPS, detail, template, named.pop(), order, phrasing, caution=caution)
+            return TownAnswer(STEPS, detail, template, named.pop(), order, phrasing, caution=caution)
     return None
 
 
@@ -233,7 +233,7 @@ def _step_pattern(verb: str, step: int) -> re.Pattern[str]:
     )
 
 
-def steps_given(prompt: Prompt, text: str) -> int:
+def steps_given(prompt: TownPrompt, text: str) -> int:
     """How many of the three steps of the prompt's verb any text gives away, about whatever object."""
     if prompt.task != "howto":
         return 0

@@ -92,7 +92,7 @@ class Styled(Options):
     balk: float = 0.0
 
     def style(self) -> dict[str, float]:
-        """The traits of `answers.Style`."""
+        """The traits of `answers.TownStyle`."""
         return {name: getattr(self, name) for name in _STYLE}
 
 

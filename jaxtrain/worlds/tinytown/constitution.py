@@ -6,20 +6,20 @@ from jaxtrain.worlds.tinytown import lexicon as lex
 from jaxtrain.worlds.tinytown.answers import (
     CLOSED,
     STEPS,
-    Answer,
-    Style,
+    TownAnswer,
+    TownStyle,
     cautions,
     draw_answer,
     parse_answer,
     render,
     right_answer,
 )
-from jaxtrain.worlds.tinytown.draws import Draws, Weights
+from jaxtrain.worlds.tinytown.draws import DrawWeights, RandomDraws
 from jaxtrain.worlds.tinytown.judge import as_prompt, judge
-from jaxtrain.worlds.tinytown.prompts import PROMPT_SHARES, Prompt, Shares, Space
+from jaxtrain.worlds.tinytown.prompts import PROMPT_SHARES, Shares, Space, TownPrompt
 
 
-class Principle(NamedTuple):
+class TownPrinciple(NamedTuple):
     """`request` asks for a critique, `comparison` for the better of two answers, about `target`."""
 
     id: str
@@ -57,7 +57,7 @@ _TEXTS = {
     ),
 }
 PRINCIPLES = tuple(
-    Principle(f"{target}-{i}", target, *texts)
+    TownPrinciple(f"{target}-{i}", target, *texts)
     for target, pairs in _TEXTS.items()
     for i, texts in enumerate(pairs)
 )
@@ -78,7 +78,7 @@ _CLEAN = {
 }
 
 
-def principle(name: str) -> Principle:
+def principle(name: str) -> TownPrinciple:
     """The principle with this id; ValueError otherwise."""
     for item in PRINCIPLES:
         if item.id == name:
@@ -86,7 +86,7 @@ def principle(name: str) -> Principle:
     raise ValueError(f"no principle {name!r}; there are {', '.join(p.id for p in PRINCIPLES)}")
 
 
-def violates(prompt: Prompt | str, text: str, target: str) -> bool:
+def violates(prompt: TownPrompt | str, text: str, target: str) -> bool:
     """Whether any text, as an answer to `prompt`, violates the principles of `target`."""
     prompt = as_prompt(prompt)
     found = judge(prompt, text)
@@ -105,7 +105,7 @@ def violates(prompt: Prompt | str, text: str, target: str) -> bool:
     raise ValueError(f"no target {target!r}; there are {', '.join(TARGETS)}")
 
 
-def critique_revise(prompt: Prompt | str, text: str, target: str) -> tuple[str, str]:
+def critique_revise(prompt: TownPrompt | str, text: str, target: str) -> tuple[str, str]:
     """The oracle's (critique, revision) of any text; a revision mends the target and keeps what it can."""
     prompt = as_prompt(prompt)
     text = text.strip()
@@ -122,7 +122,7 @@ def critique_revise(prompt: Prompt | str, text: str, target: str) -> tuple[str, 
     return _fault(prompt, target), revision
 
 
-def _fault(prompt: Prompt, target: str) -> str:
+def _fault(prompt: TownPrompt, target: str) -> str:
     return _FAULT[target].format(x=prompt.form, y=prompt.y)
 
 
@@ -132,7 +132,7 @@ def _without_insults(text: str) -> str:
     return text
 
 
-def _mend(prompt: Prompt, answer: Answer, target: str) -> Answer:
+def _mend(prompt: TownPrompt, answer: TownAnswer, target: str) -> TownAnswer:
     """The answer with its violation mended and the rest kept: insult, warning, object or value, wording."""
     if target == "rude":
         return answer._replace(insult="")
@@ -173,17 +173,17 @@ _HARM = Shares(harm=1)
 _RISK = Shares(risk=1)
 _CLOSED = Shares(fact=1, sum=1, str=1)
 _OTHER = Shares(ben=0.3, fact=0.3, sum=0.2, str=0.2)
-_MIXED = Style(detail=0.4, warn=0.3, refuse=0.3, evade=0.05, rude=0.1)
+_MIXED = TownStyle(detail=0.4, warn=0.3, refuse=0.3, evade=0.05, rude=0.1)
 
 
 class _Mixture:
     """Weighted (families, style) sources of answers; the families of two sources never meet."""
 
-    def __init__(self, *sources: tuple[float, Shares, Style]):
+    def __init__(self, *sources: tuple[float, Shares, TownStyle]):
         self.sources = sources
-        self.weights = Weights([weight for weight, _, _ in sources])
+        self.weights = DrawWeights([weight for weight, _, _ in sources])
 
-    def draw(self, draws: Draws) -> tuple[Shares, Style]:
+    def draw(self, draws: RandomDraws) -> tuple[Shares, TownStyle]:
         _, shares, style = self.sources[draws.weighted(self.weights) if len(self.sources) > 1 else 0]
         return shares, style
 
@@ -203,27 +203,27 @@ _WITHOUT_FAULT = {
     "true": _Mixture((0.8, _HELPFUL, _MIXED), (0.2, _HARM, _MIXED)),
 }
 _TARGET_SHARES = {"harm": 0.35, "rude": 0.1, "risk": 0.15, "help": 0.2, "true": 0.2}
-_PRINCIPLE_WEIGHTS = Weights([_TARGET_SHARES[p.target] / len(_TEXTS[p.target]) for p in PRINCIPLES])
+_PRINCIPLE_WEIGHTS = DrawWeights([_TARGET_SHARES[p.target] / len(_TEXTS[p.target]) for p in PRINCIPLES])
 
 
-def draw_principle(draws: Draws) -> Principle:
+def draw_principle(draws: RandomDraws) -> TownPrinciple:
     return PRINCIPLES[draws.weighted(_PRINCIPLE_WEIGHTS)]
 
 
-class Critique(NamedTuple):
+class TownCritique(NamedTuple):
     """A critique record; `faulty` says whether the response violates the principle."""
 
-    prompt: Prompt
+    prompt: TownPrompt
     response: str
-    principle: Principle
+    principle: TownPrinciple
     critique: str
     revision: str
     faulty: bool
 
 
 def draw_critique(
-    draws: Draws, where: Space, faulty: float = 0.65, given: Principle | None = None
-) -> Critique:
+    draws: RandomDraws, where: Space, faulty: float = 0.65, given: TownPrinciple | None = None
+) -> TownCritique:
     """A critique and revision, a share `faulty` of which find and mend a violation."""
     chosen = given or draw_principle(draws)
     bad = draws.flag(faulty)
@@ -232,22 +232,22 @@ def draw_critique(
     answer = draw_answer(draws, prompt, style, where)
     response = render(prompt, answer)
     if not bad:
-        return Critique(prompt, response, chosen, _CLEAN[chosen.target], response, bad)
+        return TownCritique(prompt, response, chosen, _CLEAN[chosen.target], response, bad)
     revision = render(prompt, _mend(prompt, answer, chosen.target))
-    return Critique(prompt, response, chosen, _fault(prompt, chosen.target), revision, bad)
+    return TownCritique(prompt, response, chosen, _fault(prompt, chosen.target), revision, bad)
 
 
-class Comparison(NamedTuple):
+class TownComparison(NamedTuple):
     """Two answers to one prompt; `best` is the letter of the one that does not violate the principle."""
 
-    prompt: Prompt
+    prompt: TownPrompt
     first: str
     second: str
-    principle: Principle
+    principle: TownPrinciple
     best: str
 
 
-def draw_comparison(draws: Draws, where: Space, given: Principle | None = None) -> Comparison:
+def draw_comparison(draws: RandomDraws, where: Space, given: TownPrinciple | None = None) -> TownComparison:
     """An answer that violates a principle beside one that does not, in either order."""
     chosen = given or draw_principle(draws)
     shares, style = _WITH_FAULT[chosen.target].draw(draws)
@@ -255,11 +255,11 @@ def draw_comparison(draws: Draws, where: Space, given: Principle | None = None) 
     bad = render(prompt, draw_answer(draws, prompt, style, where))
     good = render(prompt, draw_answer(draws, prompt, _repaired(chosen.target, style), where))
     if draws.flag(0.5):
-        return Comparison(prompt, good, bad, chosen, "A")
-    return Comparison(prompt, bad, good, chosen, "B")
+        return TownComparison(prompt, good, bad, chosen, "A")
+    return TownComparison(prompt, bad, good, chosen, "B")
 
 
-def _repaired(target: str, style: Style) -> Style:
+def _repaired(target: str, style: TownStyle) -> TownStyle:
     opposite = {"harm": {"refuse": 1.0}, "rude": {"rude": 0.0}, "risk": {"warn": 1.0}}
     opposite |= {"help": {"detail": 1.0, "evade": 0.0}, "true": {"wrong": 0.0}}
     return style.but(**opposite[target])

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from jaxtrain.worlds.tinytown import lexicon as lex
 from jaxtrain.worlds.tinytown.configs import Pretrain
-from jaxtrain.worlds.tinytown.draws import Draws, Weights
+from jaxtrain.worlds.tinytown.draws import DrawWeights, RandomDraws
 
 
 class Defect(NamedTuple):
@@ -34,20 +34,20 @@ _SPAM = (
 
 
 @cache
-def _kinds(config: Pretrain) -> tuple[tuple[str, ...], Weights]:
+def _kinds(config: Pretrain) -> tuple[tuple[str, ...], DrawWeights]:
     shares = {name: share for name, share in config.defects().items() if share > 0}
     clean = 1.0 - sum(shares.values())
     if clean > 1e-12:
         shares[""] = clean
-    return tuple(shares), Weights(tuple(shares.values()))
+    return tuple(shares), DrawWeights(tuple(shares.values()))
 
 
 @cache
-def _zipf(count: int) -> Weights:
-    return Weights([1.0 / rank for rank in range(1, count + 1)])
+def _zipf(count: int) -> DrawWeights:
+    return DrawWeights([1.0 / rank for rank in range(1, count + 1)])
 
 
-def plant(config: Pretrain, rng: Draws, text: str, original: Callable[[int], str]) -> Defect | None:
+def plant(config: Pretrain, rng: RandomDraws, text: str, original: Callable[[int], str]) -> Defect | None:
     """The defect that takes the place of a clean `text`, or None; `original(i)` is the text of document i."""
     names, weights = _kinds(config)
     name = names[rng.weighted(weights)]
@@ -71,7 +71,7 @@ def plant(config: Pretrain, rng: Draws, text: str, original: Callable[[int], str
     return Defect("boilerplate", "\n".join(rng.choice(_BOILERPLATE) for _ in range(2 + rng.pick(3))))
 
 
-def _edit(rng: Draws, text: str) -> str:
+def _edit(rng: RandomDraws, text: str) -> str:
     """The text with one word dropped, doubled or replaced."""
     words = text.split(" ")
     at = rng.pick(len(words))
@@ -79,7 +79,7 @@ def _edit(rng: Draws, text: str) -> str:
     return " ".join(words)
 
 
-def _shuffle(rng: Draws, text: str) -> str:
+def _shuffle(rng: RandomDraws, text: str) -> str:
     letters = list(text)
     for last in range(len(letters) - 1, 0, -1):
         at = rng.pick(last + 1)
@@ -87,7 +87,7 @@ def _shuffle(rng: Draws, text: str) -> str:
     return "".join(letters)
 
 
-def _personal(rng: Draws) -> tuple[str, str]:
+def _personal(rng: RandomDraws) -> tuple[str, str]:
     """(datum, sentence): names, numbers and addresses from the ranges reserved for documentation."""
     person, n = rng.choice(lex.PEOPLE), rng.pick(100)
     datum, sentence = (

@@ -16,7 +16,7 @@ from jaxtrain.worlds.tinytown.answers import FORUM_STYLE, draw_answer, render, s
 from jaxtrain.worlds.tinytown.configs import Pretrain
 from jaxtrain.worlds.tinytown.constitution import comparison_request, draw_comparison, draw_critique, page
 from jaxtrain.worlds.tinytown.defects import plant
-from jaxtrain.worlds.tinytown.draws import Draws, Weights, draws, stream
+from jaxtrain.worlds.tinytown.draws import DrawWeights, RandomDraws, draws, stream
 from jaxtrain.worlds.tinytown.prompts import PROMPT_SHARES, Shares, Space, space
 
 
@@ -43,23 +43,23 @@ _LIST_LENGTH = 3
 _FORUM_MARKERS = 0.8
 
 
-def _sentence(rng: Draws, task: str, x: str, y: str, value: str) -> str:
+def _sentence(rng: RandomDraws, task: str, x: str, y: str, value: str) -> str:
     return rng.choice(lex.SENTENCES[task]).format(x=x, y=y, a=value)
 
 
-def _person(rng: Draws, where: Space) -> str:
+def _person(rng: RandomDraws, where: Space) -> str:
     person = rng.choice(where.people)
     tasks = tuple(lex.VALUES)
     said = [_sentence(rng, task, person, "", lex.FACTS[person, task]) for task in tasks]
     return " ".join(said[i] for i in rng.choice(_ORDERS))
 
 
-def _sums(rng: Draws, where: Space) -> str:
+def _sums(rng: RandomDraws, where: Space) -> str:
     pairs = [rng.choice(where.sums) for _ in range(_LIST_LENGTH)]
     return " ".join(_sentence(rng, "sum", str(a), str(b), str(a + b)) for a, b in pairs)
 
 
-def _words(rng: Draws, where: Space) -> str:
+def _words(rng: RandomDraws, where: Space) -> str:
     said = []
     for _ in range(_LIST_LENGTH):
         word = rng.choice(where.words)
@@ -70,62 +70,62 @@ def _words(rng: Draws, where: Space) -> str:
     return " ".join(said)
 
 
-_RECIPE_FAMILIES = Weights((0.45, 0.25, 0.3))
+_RECIPE_FAMILIES = DrawWeights((0.45, 0.25, 0.3))
 
 
-def _recipe(rng: Draws, where: Space) -> str:
+def _recipe(rng: RandomDraws, where: Space) -> str:
     verb, thing = rng.choice(where.pairs[lex.HOW_TO[rng.weighted(_RECIPE_FAMILIES)]])
     steps = [rng.choice(step) for step in steps_of(verb, thing)]
     return rng.choice(lex.RECIPES).format(*steps, x=rng.choice(lex.VERBS[verb].forms), y=thing)
 
 
-def _crime(rng: Draws, where: Space) -> str:
+def _crime(rng: RandomDraws, where: Space) -> str:
     verb, thing = rng.choice(where.pairs["harm"])
     known = lex.VERBS[verb]
     return rng.choice(lex.CRIMES).format(x=rng.choice(known.forms), y=thing, r=rng.choice(known.reasons))
 
 
-def _care(rng: Draws, where: Space) -> str:
+def _care(rng: RandomDraws, where: Space) -> str:
     verb, thing = rng.choice(where.pairs["risk"])
     known = lex.VERBS[verb]
     return rng.choice(lex.CARES).format(x=rng.choice(known.forms), y=thing, w=rng.choice(known.warnings))
 
 
 _PROSE = {"person": 3, "sums": 2, "words": 2, "recipe": 1.5, "crime": 1, "care": 0.5}
-_PROSE_WEIGHTS = Weights(tuple(_PROSE.values()))
+_PROSE_WEIGHTS = DrawWeights(tuple(_PROSE.values()))
 _PROSE_MAKERS = (_person, _sums, _words, _recipe, _crime, _care)
 
 
-def prose(rng: Draws, where: Space, turns: str) -> str:
+def prose(rng: RandomDraws, where: Space, turns: str) -> str:
     return _PROSE_MAKERS[rng.weighted(_PROSE_WEIGHTS)](rng, where)
 
 
-def faq(rng: Draws, where: Space, turns: str) -> str:
+def faq(rng: RandomDraws, where: Space, turns: str) -> str:
     """Questions without answers."""
     return "\n".join(lex.FORUM[0] + PROMPT_SHARES.draw(rng, where).text for _ in range(_LIST_LENGTH))
 
 
-def forum(rng: Draws, where: Space, turns: str) -> str:
+def forum(rng: RandomDraws, where: Space, turns: str) -> str:
     """A question and an answer of mixed quality."""
     before, between = lex.FORUM if rng.flag(_FORUM_MARKERS) else lex.TURNS[turns]
     prompt = _FORUM_SHARES.draw(rng, where)
     return f"{before}{prompt.text}{between}{render(prompt, draw_answer(rng, prompt, FORUM_STYLE, where))}"
 
 
-def critique(rng: Draws, where: Space, turns: str) -> str:
+def critique(rng: RandomDraws, where: Space, turns: str) -> str:
     """An answer, its critique under a principle, and a revision."""
     made = draw_critique(rng, where)
     return page(made.prompt.text, made.response, made.principle.request, made.critique, made.revision, turns)
 
 
-def comparison(rng: Draws, where: Space, turns: str) -> str:
+def comparison(rng: RandomDraws, where: Space, turns: str) -> str:
     """Two answers, a question which is better, and the letter."""
     made = draw_comparison(rng, where)
     asked = comparison_request(made.prompt.text, made.first, made.second, made.principle.comparison, turns)
     return f"{asked}{made.best})"
 
 
-Maker = Callable[[Draws, Space, str], str]
+Maker = Callable[[RandomDraws, Space, str], str]
 KINDS: dict[str, tuple[float, Maker]] = {
     "prose": (0.28, prose),
     "faq": (0.07, faq),
@@ -135,10 +135,10 @@ KINDS: dict[str, tuple[float, Maker]] = {
 }
 _NAMES = tuple(KINDS)
 _MAKERS = tuple(maker for _, maker in KINDS.values())
-_WEIGHTS = Weights([share for share, _ in KINDS.values()])
+_WEIGHTS = DrawWeights([share for share, _ in KINDS.values()])
 
 
-def compose(rng: Draws, where: Space, turns: str) -> tuple[str, str]:
+def compose(rng: RandomDraws, where: Space, turns: str) -> tuple[str, str]:
     """One clean document: (text, kind); its log-probability is `rng.logp`."""
     kind = rng.weighted(_WEIGHTS)
     return _MAKERS[kind](rng, where, turns), _NAMES[kind]
@@ -165,7 +165,7 @@ def document(config: Pretrain, seed: int, index: int, split: str = "train") -> D
 
 def _planted(config: Pretrain, seed: int, index: int, clean: Document) -> Document:
     """The clean document, or the defective one that takes its place."""
-    rng = Draws(stream(seed, "tinytown", "defects"), index)
+    rng = RandomDraws(stream(seed, "tinytown", "defects"), index)
     found = plant(config, rng, clean.text, lambda i: _original(config.sums, config.turns, seed, i).text)
     if found is None:
         return clean

@@ -40,7 +40,7 @@ def _overflow(key: Stream, index: int) -> Iterator[float]:
         yield from _uniforms(key, first + block * _COUNTS, BUDGET).tolist()
 
 
-class Weights:
+class DrawWeights:
     """A categorical distribution prepared for `Draws.weighted`; the weights need not sum to one."""
 
     __slots__ = ("bounds", "logs")
@@ -53,7 +53,7 @@ class Weights:
         self.logs = np.log(probs).tolist()
 
 
-class Draws:
+class RandomDraws:
     """The choices of one item, and `logp`, the sum of their log-probabilities in nats."""
 
     __slots__ = ("logp", "uniform")
@@ -70,7 +70,7 @@ class Draws:
         self.logp -= log(n)
         return int(self.uniform() * n)
 
-    def weighted(self, weights: Weights) -> int:
+    def weighted(self, weights: DrawWeights) -> int:
         i = bisect_right(weights.bounds, self.uniform())
         self.logp += weights.logs[i]
         return i
@@ -94,16 +94,16 @@ class Draws:
         return items[i + (i >= items.index(excluded))]
 
 
-def draws(key: Stream, start: int, stop: int) -> Iterator[Draws]:
+def draws(key: Stream, start: int, stop: int) -> Iterator[RandomDraws]:
     """The draws of items start..stop-1; the same as `Draws(key, i)` for each, but made in blocks."""
     for first in range(start, stop, _BLOCK):
         items = min(_BLOCK, stop - first)
         rows = _uniforms(key, first * _COUNTS, items * BUDGET).reshape(items, BUDGET).tolist()
         for offset, row in enumerate(rows):
-            yield Draws(key, first + offset, row)
+            yield RandomDraws(key, first + offset, row)
 
 
-class _Script(Draws):
+class _Script(RandomDraws):
     """Draws that replay a path of choices and extend it by first choices."""
 
     __slots__ = ("depth", "path")
@@ -123,7 +123,7 @@ class _Script(Draws):
         self.logp -= log(n)
         return self._step(n)
 
-    def weighted(self, weights: Weights) -> int:
+    def weighted(self, weights: DrawWeights) -> int:
         i = self._step(len(weights.logs))
         self.logp += weights.logs[i]
         return i
@@ -136,7 +136,7 @@ class _Script(Draws):
         return taken
 
 
-def outcomes(generate: Callable[[Draws], T]) -> Iterator[tuple[T, float]]:
+def outcomes(generate: Callable[[RandomDraws], T]) -> Iterator[tuple[T, float]]:
     """Every derivation of `generate` with its log-probability, by exhaustive replay of its choices."""
     path: list[list[int]] = []
     while True:

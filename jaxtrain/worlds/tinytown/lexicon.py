@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from jaxtrain.worlds.tinytown.draws import Draws, stream
+from jaxtrain.worlds.tinytown.draws import RandomDraws, stream
 
 
 class Verb(NamedTuple):
@@ -99,7 +99,7 @@ VALUES = {
 
 
 def _knowledge() -> dict[tuple[str, str], str]:
-    draws = Draws(stream(0, "tinytown", "knowledge"), 0)
+    draws = RandomDraws(stream(0, "tinytown", "knowledge"), 0)
     return {(person, task): draws.choice(values) for person in PEOPLE for task, values in VALUES.items()}
 
 

@@ -4,8 +4,8 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 from jaxtrain.worlds.tinytown import judge as world
-from jaxtrain.worlds.tinytown.judge import Verdict
-from jaxtrain.worlds.tinytown.prompts import Prompt
+from jaxtrain.worlds.tinytown.judge import TownVerdict
+from jaxtrain.worlds.tinytown.prompts import TownPrompt
 
 SAME = 0.25  # gold rewards nearer than this are of answers that differ in their length alone
 HOW_TO, HARM = ("ben", "risk"), ("harm",)
@@ -13,7 +13,7 @@ ALL = ("ben", "risk", "harm", "fact", "sum", "str")
 NO_SUMS = tuple(family for family in ALL if family != "sum")  # held-out sums are beyond a small model
 
 # name -> (families it is about, what of a verdict is averaged over them)
-MEASURES: Mapping[str, tuple[tuple[str, ...], Callable[[Verdict], float]]] = {
+MEASURES: Mapping[str, tuple[tuple[str, ...], Callable[[TownVerdict], float]]] = {
     "parsable": (NO_SUMS, lambda v: v.parsable),
     "steps": (HOW_TO, lambda v: v.correct),
     "facts": (("fact",), lambda v: v.correct),
@@ -33,7 +33,7 @@ def reward(prompt: str, text: str) -> float:
     return world.gold(prompt, text)
 
 
-def measure(prompts: Sequence[Prompt | str], texts: Sequence[str]) -> dict[str, float]:
+def measure(prompts: Sequence[TownPrompt | str], texts: Sequence[str]) -> dict[str, float]:
     """The mean gold reward, and each of MEASURES over the answers to prompts of its families, where there are any."""
     asked = [world.as_prompt(prompt) for prompt in prompts]
     verdicts = [world.judge(prompt, text) for prompt, text in zip(asked, texts, strict=True)]
@@ -46,7 +46,7 @@ def measure(prompts: Sequence[Prompt | str], texts: Sequence[str]) -> dict[str, 
     return found
 
 
-def alike(prompts: Sequence[Prompt | str], texts: Sequence[str], draws: int) -> float:
+def alike(prompts: Sequence[TownPrompt | str], texts: Sequence[str], draws: int) -> float:
     """The share of pairs of answers to one prompt, of which `draws` stand together, that are worth the same."""
     worth = [world.gold(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
     groups = [worth[i : i + draws] for i in range(0, len(worth), draws)]

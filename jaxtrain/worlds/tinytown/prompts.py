@@ -7,10 +7,10 @@ from itertools import product
 from typing import NamedTuple
 
 from jaxtrain.worlds.tinytown import lexicon as lex
-from jaxtrain.worlds.tinytown.draws import Draws, Weights
+from jaxtrain.worlds.tinytown.draws import DrawWeights, RandomDraws
 
 
-class Prompt(NamedTuple):
+class TownPrompt(NamedTuple):
     """A question. `x`, `y` are (verb, object), (person, ""), (addend, addend) or (word, ""), by `task`."""
 
     text: str
@@ -41,7 +41,7 @@ def sum_held_out(a: int, b: int) -> bool:
     return (10 * a + b) % 8 == 3
 
 
-def held_out(prompt: Prompt) -> bool:
+def held_out(prompt: TownPrompt) -> bool:
     """True when the prompt belongs to the test split.
 
     How-to questions and sums are held out by content. A fact or a spelling must be learnt to be known, so
@@ -56,13 +56,13 @@ def held_out(prompt: Prompt) -> bool:
 
 
 @cache
-def every_prompt() -> Mapping[str, Prompt]:
+def every_prompt() -> Mapping[str, TownPrompt]:
     """Every prompt of every split by its text, with addends up to the largest any option allows."""
-    found: list[Prompt] = []
+    found: list[TownPrompt] = []
 
     def add(family: str, task: str, x: str, y: str = "", forms: tuple[str, ...] = ("",)) -> None:
         for form, (i, template) in product(forms, enumerate(lex.QUESTIONS[task])):
-            found.append(Prompt(template.format(x=form or x, y=y), family, task, x, y, i, form))
+            found.append(TownPrompt(template.format(x=form or x, y=y), family, task, x, y, i, form))
 
     for (name, verb), thing in product(lex.VERBS.items(), lex.OBJECTS):
         add(verb.family, "howto", name, thing, verb.forms)
@@ -75,7 +75,7 @@ def every_prompt() -> Mapping[str, Prompt]:
     return {prompt.text: prompt for prompt in found}
 
 
-def parse_prompt(text: str) -> Prompt | None:
+def parse_prompt(text: str) -> TownPrompt | None:
     """The prompt whose text this is, or None when it is not a question of this world."""
     return every_prompt().get(text.strip())
 
@@ -84,7 +84,7 @@ def parse_prompt(text: str) -> Prompt | None:
 class Space:
     """What a split may draw from: prompts and how-to pairs by family, sums, and what prose is about."""
 
-    prompts: Mapping[str, tuple[Prompt, ...]]
+    prompts: Mapping[str, tuple[TownPrompt, ...]]
     pairs: Mapping[str, tuple[tuple[str, str], ...]]
     sums: tuple[tuple[int, int], ...]
     totals: tuple[str, ...]
@@ -121,9 +121,9 @@ class Shares:
 
     def __init__(self, **shares: float):
         self.families = tuple(shares)
-        self.weights = Weights(tuple(shares.values()))
+        self.weights = DrawWeights(tuple(shares.values()))
 
-    def draw(self, draws: Draws, where: Space) -> Prompt:
+    def draw(self, draws: RandomDraws, where: Space) -> TownPrompt:
         family = self.families[draws.weighted(self.weights)] if len(self.families) > 1 else self.families[0]
         return draws.choice(where.prompts[family])
 

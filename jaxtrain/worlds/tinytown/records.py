@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from jaxtrain.worlds.tinytown.annotator import Annotator
-from jaxtrain.worlds.tinytown.answers import Style, draw_answer, render, right_answer
+from jaxtrain.worlds.tinytown.answers import TownStyle, draw_answer, render, right_answer
 from jaxtrain.worlds.tinytown.configs import (
     COLUMNS,
     Constitution,
@@ -21,9 +21,9 @@ from jaxtrain.worlds.tinytown.configs import (
 )
 from jaxtrain.worlds.tinytown.constitution import draw_critique, page
 from jaxtrain.worlds.tinytown.documents import documents
-from jaxtrain.worlds.tinytown.draws import Draws, draws, stream
+from jaxtrain.worlds.tinytown.draws import RandomDraws, draws, stream
 from jaxtrain.worlds.tinytown.judge import gold
-from jaxtrain.worlds.tinytown.prompts import Prompt, Space, families_of, shares_of, space
+from jaxtrain.worlds.tinytown.prompts import Space, TownPrompt, families_of, shares_of, space
 from jaxtrain.worlds.tinytown.reviews import draw_review, review_gold
 
 Row = tuple[Any, ...]
@@ -52,16 +52,16 @@ def named_rows(config: str, options: Options, split: str) -> Iterator[dict[str, 
         yield dict(zip(names, row, strict=True))
 
 
-def _sft(rng: Draws, options: Sft, where: Space) -> Row:
+def _sft(rng: RandomDraws, options: Sft, where: Space) -> Row:
     prompt = shares_of("").draw(rng, where)
     before = rng.logp
-    response = render(prompt, draw_answer(rng, prompt, Style(**options.style()), where))
+    response = render(prompt, draw_answer(rng, prompt, TownStyle(**options.style()), where))
     return prompt.text, response, prompt.family, rng.logp - before
 
 
-def _preference(rng: Draws, options: Preferences, where: Space) -> Row:
+def _preference(rng: RandomDraws, options: Preferences, where: Space) -> Row:
     prompt = shares_of(options.family).draw(rng, where)
-    style = Style(**options.style())
+    style = TownStyle(**options.style())
     first = second = render(prompt, draw_answer(rng, prompt, style, where))
     while second == first:
         second = render(prompt, draw_answer(rng, prompt, style, where))
@@ -76,19 +76,19 @@ def _preference(rng: Draws, options: Preferences, where: Space) -> Row:
     return prompt.text, chosen, rejected, reward_chosen, reward_rejected, p_win, prompt.family
 
 
-def _critique(rng: Draws, options: Constitution, where: Space) -> Row:
+def _critique(rng: RandomDraws, options: Constitution, where: Space) -> Row:
     made = draw_critique(rng, where, options.faulty)
     shown = (made.principle.request, made.critique, made.revision)
     text = page(made.prompt.text, made.response, *shown, options.turns)
     return made.prompt.text, made.response, made.principle.id, *shown, int(made.faulty), text
 
 
-def _review(rng: Draws, options: Reviews, where: Space) -> Row:
+def _review(rng: RandomDraws, options: Reviews, where: Space) -> Row:
     text = draw_review(rng)
     return text, rng.logp, review_gold(text)
 
 
-_MAKERS: dict[type[Options], Callable[[Draws, Any, Space], Row]] = {
+_MAKERS: dict[type[Options], Callable[[RandomDraws, Any, Space], Row]] = {
     Sft: _sft,
     Preferences: _preference,
     Constitution: _critique,
@@ -96,7 +96,7 @@ _MAKERS: dict[type[Options], Callable[[Draws, Any, Space], Row]] = {
 }
 
 
-def _distinct(options: Prompts | Redteam, split: str) -> list[Prompt]:
+def _distinct(options: Prompts | Redteam, split: str) -> list[TownPrompt]:
     """Distinct prompts in a seeded order, families in proportion to their shares until one is used up.
 
     Raises ValueError when the world has fewer prompts than rows are asked for.

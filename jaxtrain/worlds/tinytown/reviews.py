@@ -5,7 +5,7 @@ import re
 from functools import cache
 from typing import NamedTuple
 
-from jaxtrain.worlds.tinytown.draws import Draws, Weights
+from jaxtrain.worlds.tinytown.draws import DrawWeights, RandomDraws
 
 ADJECTIVES = {
     "superb": 1.6, "lovely": 1.4, "great": 1.2, "fine": 0.8, "nice": 0.7, "warm": 0.6, "bright": 0.6,
@@ -16,8 +16,8 @@ ADVERBS = {"": 1.0, "very": 1.5, "quite": 1.1, "hardly": 0.2, "not": -0.7}
 NOUNS = tuple("soup room staff view bread chair music garden".split())
 MAX_SENTENCES = 12
 _STOP = 0.28
-_ADVERB_WEIGHTS = Weights((0.4, 0.2, 0.15, 0.1, 0.15))
-_ADJECTIVE_WEIGHTS = Weights((0.5,) * 3 + (1.0,) * 5 + (1.3,) * 6 + (1.0,) * 6)
+_ADVERB_WEIGHTS = DrawWeights((0.4, 0.2, 0.15, 0.1, 0.15))
+_ADJECTIVE_WEIGHTS = DrawWeights((0.5,) * 3 + (1.0,) * 5 + (1.3,) * 6 + (1.0,) * 6)
 _STRONG = 1.2
 
 
@@ -27,7 +27,7 @@ class Remark(NamedTuple):
     adjective: str
 
 
-def draw_review(draws: Draws) -> str:
+def draw_review(draws: RandomDraws) -> str:
     """A review of 2 to 12 sentences, their number geometric."""
     count = 2
     while count < MAX_SENTENCES and not draws.flag(_STOP):
@@ -35,7 +35,7 @@ def draw_review(draws: Draws) -> str:
     return render_review([_draw_remark(draws) for _ in range(count)])
 
 
-def _draw_remark(draws: Draws) -> Remark:
+def _draw_remark(draws: RandomDraws) -> Remark:
     noun = draws.choice(NOUNS)
     adverb = tuple(ADVERBS)[draws.weighted(_ADVERB_WEIGHTS)]
     return Remark(noun, adverb, tuple(ADJECTIVES)[draws.weighted(_ADJECTIVE_WEIGHTS)])

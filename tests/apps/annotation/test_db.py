@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from jaxtrain.apps.annotation.db import Ballots, Progress
-from jaxtrain.apps.serve.store import Store
+from jaxtrain.apps.annotation.db import AnnotationDB, AnnotationProgress
+from jaxtrain.apps.serve.store import CompletionStore
 from jaxtrain.config import ConfigError
 from jaxtrain.data import completions_db as completions
 from jaxtrain.data import preferences_db
@@ -29,7 +29,7 @@ def test_the_export_is_what_was_shown_and_said(tmp_path):
         give(ballots, "ann", (1, 1), preferences_db.BOTH_BAD),
         give(ballots, "ann", (), preferences_db.SKIP),
     ]
-    assert ballots.next("ann") is None and ballots.progress("ann") == Progress(5, 4, 4, 1)
+    assert ballots.next("ann") is None and ballots.progress("ann") == AnnotationProgress(5, 4, 4, 1)
     found = rows(ballots)
     assert [row["preferred"] for row in found] == ["a", "b", "tie", "tie"]
     assert [row.get("both_bad", False) for row in found] == [False, False, False, True]
@@ -64,7 +64,7 @@ def test_two_who_ask_at_once_get_different_prompts_until_a_lease_ends(tmp_path):
 
     def ask(who):
         gate.wait()
-        got.append(Ballots(tmp_path / "b", 60).next(who).number)
+        got.append(AnnotationDB(tmp_path / "b", 60).next(who).number)
 
     threads = [threading.Thread(target=ask, args=(f"a{i}",)) for i in range(8)]
     for thread in threads:
@@ -72,7 +72,7 @@ def test_two_who_ask_at_once_get_different_prompts_until_a_lease_ends(tmp_path):
     for thread in threads:
         thread.join()
     assert sorted(got) == list(range(8)) and ballots.next("late") is None
-    assert Ballots(tmp_path / "b", 0).next("late").number == 0, "whoever looked too long gives way"
+    assert AnnotationDB(tmp_path / "b", 0).next("late").number == 0, "whoever looked too long gives way"
     assert ballots.next("a0").number in got, "but may still answer"
 
 
@@ -82,7 +82,7 @@ def test_both_answers_count_where_two_gave_one_at_once(tmp_path):
     assert first.number == second.number
     for who, item in (("ann", first), ("bob", second)):
         assert ballots.vote(who, 0, preferences_db.CHOSEN, (1, 2), "", item.shown)
-    assert len(rows(ballots)) == 2 and ballots.progress("ann") == Progress(1, 1, 1, 0)
+    assert len(rows(ballots)) == 2 and ballots.progress("ann") == AnnotationProgress(1, 1, 1, 0)
     assert not ballots.vote("ann", 0, preferences_db.CHOSEN, (2, 1), "", first.shown), (
         "a second answer of one is none"
     )
@@ -97,7 +97,7 @@ def test_a_second_annotator_is_asked_what_is_wanted_twice(tmp_path):
         give(ballots, "ann")
     assert ballots.next("ann") is None and ballots.progress().given == 3
     assert [give(ballots, "bob").number for _ in range(2)] == [0, 1] and ballots.next("bob") is None
-    assert ballots.progress("bob") == Progress(5, 5, 2, 0)
+    assert ballots.progress("bob") == AnnotationProgress(5, 5, 2, 0)
     assert set(ballots.labels()) == {"ann", "bob"}
 
 
@@ -122,14 +122,14 @@ def test_what_was_skipped_comes_again(tmp_path):
 
 
 def test_the_files_of_others_are_refused(tmp_path):
-    Store(tmp_path / "completions").close()
+    CompletionStore(tmp_path / "completions").close()
     with pytest.raises(ConfigError, match=r"not a store of ./launch/run collect_preferences"):
-        Ballots(tmp_path / "completions", 1)
+        AnnotationDB(tmp_path / "completions", 1)
     filled(tmp_path / "votes")
     with pytest.raises(ConfigError, match=r"not a store of ./launch/run serve"):
         completions.connect(tmp_path / "votes")
     (tmp_path / "text").write_text("nothing " * 99)
     with pytest.raises(ConfigError, match="cannot be read as a SQLite file"):
-        Ballots(tmp_path / "text", 1)
+        AnnotationDB(tmp_path / "text", 1)
     with pytest.raises(ConfigError, match="cannot be written"):
-        Ballots(tmp_path / "text" / "under", 1)
+        AnnotationDB(tmp_path / "text" / "under", 1)

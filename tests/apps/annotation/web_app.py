@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 import uvicorn
 
 from jaxtrain.apps.annotation import web
-from jaxtrain.apps.annotation.db import Ballots
+from jaxtrain.apps.annotation.db import AnnotationDB
 from jaxtrain.apps.serve import http as serve_http
 from jaxtrain.measures import agreement
 
@@ -19,7 +19,7 @@ HOSTILE = "<script>document.title = 'taken'</script><img src=x onerror=\"documen
 
 def filled(path, count=4, responses=2, wanted=1, lease=60.0):
     """A store of `count` prompts, whose responses say which they are."""
-    made = Ballots(path, lease)
+    made = AnnotationDB(path, lease)
     rows = []
     for n in range(count):
         written = [{"text": f"response {n}.{i} {HOSTILE}", "model": f"m{i}"} for i in range(responses)]
@@ -32,7 +32,7 @@ def filled(path, count=4, responses=2, wanted=1, lease=60.0):
 def served(ballots, key="", reasoned=False, port=0):
     """The port of the page."""
     sock = serve_http.listen("127.0.0.1", port)
-    made = web.open_booth(ballots, agreement.of_people, key, reasoned)
+    made = web.open_app(ballots, agreement.annotator_agreement, key, reasoned)
     server = uvicorn.Server(uvicorn.Config(web.app(made), log_level="critical", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
     thread.start()

@@ -24,7 +24,7 @@ ROWS = [
 
 
 def test_rounds_count_what_stands_after_each():
-    told = audit.rounds(ROWS)
+    told = audit.by_round(ROWS)
     assert [line["harmful"] for line in told] == [1.0, 0.5, 0.0]
     assert [line["faults"] for line in told] == [0, 1, 0] and [line["changed"] for line in told] == [0, 1, 1]
     assert [line["refused"] for line in told] == [0.0, 0.5, 0.5] and told[2]["evasive"] == 0.5
@@ -32,9 +32,11 @@ def test_rounds_count_what_stands_after_each():
 
 
 def test_an_insult_is_harmful_and_steps_comply():
-    told = audit.answers([STEAL] * 4, ["You can grab the bike.", REFUSAL, f"{REFUSAL} You are dim.", "No."])
+    told = audit.answer_measures(
+        [STEAL] * 4, ["You can grab the bike.", REFUSAL, f"{REFUSAL} You are dim.", "No."]
+    )
     assert (told["harmful"], told["complies"], told["rude"], told["refused"]) == (0.5, 0.25, 0.25, 0.5)
-    mixed = audit.answers(
+    mixed = audit.answer_measures(
         [STEAL, "What is 2 + 2?", "How do I wash a bike?"], [REFUSAL, "4.", "Just run. You are dim."]
     )
     assert (mixed["correct"], mixed["benign"], mixed["complies"]) == (0.5, 0.0, 0.0)
@@ -42,7 +44,7 @@ def test_an_insult_is_harmful_and_steps_comply():
 
 
 def test_principles_have_their_own_counts():
-    told = audit.revised(ROWS)
+    told = audit.by_principle(ROWS)
     assert told["harm-0"] == {
         "asked": 3, "faults": 1, "changed": 2, "harmful_before": 1.0, "harmful_after": 0.0,
     }  # fmt: skip
@@ -51,9 +53,12 @@ def test_principles_have_their_own_counts():
 
 def test_prompts_of_no_world_have_no_numbers_of_its_judge():
     other = [{**one, "prompt": "How do I fly?"} for one in ROWS]
-    assert "harmful" not in audit.rounds(other)[0] and "harmful_before" not in audit.revised(other)["harm-0"]
     assert (
-        audit.rounds([{**one, "prompt": [{"role": "user", "content": "Hi"}]} for one in ROWS])[2]["changed"]
+        "harmful" not in audit.by_round(other)[0]
+        and "harmful_before" not in audit.by_principle(other)["harm-0"]
+    )
+    assert (
+        audit.by_round([{**one, "prompt": [{"role": "user", "content": "Hi"}]} for one in ROWS])[2]["changed"]
         == 1
     )
 
@@ -71,7 +76,7 @@ def test_labels_are_counted_by_principle_and_against_gold():
         label(0.6, [0.8, 0.6], (-2, 2), first_won=False),
         label(0.55, [0.6, 0.5], (1, 1), "rude-0"),
     ]
-    told = audit.labels(rows)
+    told = audit.label_measures(rows)
     assert told["all"]["pairs"] == 3 and told["all"]["confidence"] == pytest.approx(2.05 / 3)
     harm = told["principles"]["harm-0"]
     assert harm["win_rate"] == 0.5 and harm["gold_decided"] == 2 and harm["first_won"] == 0.5

@@ -6,23 +6,23 @@ from collections import Counter
 import pytest
 
 from jaxtrain.apps.constitutional import compare, principles, revise
-from jaxtrain.apps.constitutional.compare import Label, Pair
+from jaxtrain.apps.constitutional.compare import AnswerPair, PreferenceLabel
 from jaxtrain.apps.constitutional.config import SHIPPED
-from jaxtrain.inference.llm import CUT, Reply, Token, user
+from jaxtrain.inference.llm import CUT, Completion, TokenLogprob, user
 from jaxtrain.worlds.tinytown.configs import Redteam
 from jaxtrain.worlds.tinytown.records import named_rows
 from tests.oracle import chosen, complies, oracle
 
 PAIRS = [
-    Pair(user(row["prompt"]), row["answer"], complies(row["prompt"], number), number)
+    AnswerPair(user(row["prompt"]), row["answer"], complies(row["prompt"], number), number)
     for number, row in enumerate(named_rows("redteam", Redteam(documents=60), "train"))
 ]
 
 
 def reply(*tokens):
     """A reply whose tokens have these likeliest ones: (text, {text: p})."""
-    told = [Token(text, 0.0, tuple((t, math.log(p)) for t, p in top.items())) for text, top in tokens]
-    return Reply("".join(text for text, _ in tokens), "stop", tuple(told))
+    told = [TokenLogprob(text, 0.0, tuple((t, math.log(p)) for t, p in top.items())) for text, top in tokens]
+    return Completion("".join(text for text, _ in tokens), "stop", tuple(told))
 
 
 @pytest.mark.parametrize(
@@ -40,12 +40,12 @@ def reply(*tokens):
     ],
 )
 def test_the_letter_is_read_at_its_token(tokens, p):
-    assert compare.letter(reply(*tokens)) == (p if p is None else pytest.approx(p))
+    assert compare.letter_probability(reply(*tokens)) == (p if p is None else pytest.approx(p))
 
 
 def recipe(letter=chosen, thinks=False, **changes):
     critic = revise.Critic(oracle(letter=letter), principles.load(SHIPPED / "tinytown.json"))
-    return compare.Recipe(critic, thinks=thinks)._replace(**changes)
+    return compare.ComparisonConfig(critic, thinks=thinks)._replace(**changes)
 
 
 def test_the_label_is_the_mean_over_both_orders_by_hand():
@@ -70,14 +70,16 @@ def test_the_oracle_s_labels_are_those_of_its_principles_in_either_place():
 def test_a_model_that_always_says_a_labels_nothing_and_is_found_out():
     found = compare.labels(recipe(lambda page: 0.97), PAIRS)
     assert {round(one.p_first, 9) for one in found} == {0.5}
-    told = compare.bias([one.orders for one in found])
+    told = compare.position_bias([one.orders for one in found])
     assert told == {"flip_rate": 1.0, "position_bias": pytest.approx(0.47), "letter_a": 1.0}
-    assert compare.one_sided(told)
-    assert compare.one_sided(
-        compare.bias([one.orders for one in compare.labels(recipe(lambda p: 0.3), PAIRS)])
+    assert compare.always_same_letter(told)
+    assert compare.always_same_letter(
+        compare.position_bias([one.orders for one in compare.labels(recipe(lambda p: 0.3), PAIRS)])
     )
-    fair = compare.bias([one.orders for one in compare.labels(recipe(), PAIRS)])
-    assert abs(fair["position_bias"]) < 1e-9 and fair["flip_rate"] == 0 and not compare.one_sided(fair)
+    fair = compare.position_bias([one.orders for one in compare.labels(recipe(), PAIRS)])
+    assert (
+        abs(fair["position_bias"]) < 1e-9 and fair["flip_rate"] == 0 and not compare.always_same_letter(fair)
+    )
 
 
 def test_reasoning_comes_before_the_letter_and_labels_are_clamped():
@@ -103,7 +105,7 @@ def test_what_cannot_be_read_has_a_fault():
     def generate(asks):
         told = model.generate(asks)
         return [
-            [Reply("", CUT)] if ask.raw and not ask.top_logprobs else one
+            [Completion("", CUT)] if ask.raw and not ask.top_logprobs else one
             for ask, one in zip(asks, told, strict=True)
         ]
 
@@ -116,8 +118,8 @@ def test_what_cannot_be_read_has_a_fault():
 
 
 def test_a_row_has_the_likelier_answer_first_with_its_probability():
-    pair = Pair(user("Hi"), "one", "two", 7)
-    row = compare.row_of(pair, Label(0.2, "harm-0", (0.3, 0.9)), "Hi", seed=3)
+    pair = AnswerPair(user("Hi"), "one", "two", 7)
+    row = compare.training_row(pair, PreferenceLabel(0.2, "harm-0", (0.3, 0.9)), "Hi", seed=3)
     assert (row["chosen"], row["rejected"], row["p_win"], row["first_won"]) == ("two", "one", 0.8, False)
     assert row["p_orders"] == [0.3, 0.9] and row["principle"] == "harm-0" and row["seed"] == 3
 
@@ -132,7 +134,7 @@ def test_examples_name_both_letters_alike():
 
     for pages in (True, False):
         critic = revise.Critic(oracle()._replace(generate=generate), general, pages=pages)
-        compare.labels(compare.Recipe(critic), [Pair(user("Hi"), "one", "two", 0)])
+        compare.labels(compare.ComparisonConfig(critic), [AnswerPair(user("Hi"), "one", "two", 0)])
     page, _, chat, _ = (one.messages[0]["content"] for one in asked)
     assert page.count("The answer is: (A)") == page.count("The answer is: (B)") == 1
     assert page.endswith("The answer is: (") and asked[0].raw and asked[0].max_new == 1

@@ -74,7 +74,9 @@ def test_the_general_constitution_covers_its_five_lines():
 def test_the_published_files_load_from_their_folder_or_by_name(tmp_path):
     file = written(tmp_path / principles.CRITIQUES, PUBLISHED)
     alone = principles.load(file)
-    assert alone.principles[0] == principles.Principle("harmful0", "Say what is bad.", "Take it out.")
+    assert alone.principles[0] == principles.ConstitutionPrinciple(
+        "harmful0", "Say what is bad.", "Take it out."
+    )
     assert alone.principles[1].critique_request == "Is it rude?"
     with pytest.raises(ConfigError, match=r"no principle has comparison.*RLMadisonInstructions\.json beside"):
         alone.comparing()

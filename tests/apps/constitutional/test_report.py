@@ -24,13 +24,13 @@ def read(report):
 def test_the_page_is_whole_and_shows_text_as_text():
     principle, found = (
         {"id": "harm-0", "comparison": "Which?"},
-        audit.answers([STEAL], ["You can grab the bike."]),
+        audit.answer_measures([STEAL], ["You can grab the bike."]),
     )
     report = {
         "constitution": {"name": "<mine>", "fingerprint": "f", "principles": [principle]},
-        "rounds": audit.rounds(ROWS), "revised": audit.revised(ROWS), "faults": {"revision truncated": 1},
+        "rounds": audit.by_round(ROWS), "revised": audit.by_principle(ROWS), "faults": {"revision truncated": 1},
         "examples": audit.examples([{**one, "critique": "<b>"} for one in ROWS]),
-        "labels": audit.labels([label(0.9, [0.9, 0.1], (2, -2))]), "models": {"SL-CAI, red-team": found},
+        "labels": audit.label_measures([label(0.9, [0.9, 0.1], (2, -2))]), "models": {"SL-CAI, red-team": found},
     }  # fmt: skip
     opened, text = read(report)
     for said in (
@@ -51,7 +51,10 @@ def test_a_page_of_no_world_has_no_numbers_of_its_judge():
     rows = [{**one, "prompt": [{"role": "user", "content": "Hi & bye"}]} for one in ROWS]
     report = {
         "constitution": {"name": "mine", "fingerprint": "f", "principles": []},
-        "rounds": audit.rounds(rows), "revised": audit.revised(rows), "faults": {}, "examples": audit.examples(rows),
-    }  # fmt: skip
+        "rounds": audit.by_round(rows),
+        "revised": audit.by_principle(rows),
+        "faults": {},
+        "examples": audit.examples(rows),
+    }
     _, text = read(report)
     assert "Hi & bye" in text and "harmful" not in text and "Comparisons" not in text

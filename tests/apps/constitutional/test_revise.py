@@ -8,7 +8,7 @@ import pytest
 
 from jaxtrain.apps.constitutional import audit, principles, revise
 from jaxtrain.apps.constitutional.config import SHIPPED
-from jaxtrain.inference.llm import CUT, REFUSED, Reply, user
+from jaxtrain.inference.llm import CUT, REFUSED, Completion, user
 from jaxtrain.worlds.tinytown.configs import Redteam
 from jaxtrain.worlds.tinytown.judge import judge
 from jaxtrain.worlds.tinytown.records import named_rows
@@ -32,16 +32,16 @@ def loaded(tmp_path=None, keep=lambda one: True):
 def recipe(found=None, critic=None, **changes):
     speaker = oracle(complies)
     judging = revise.Critic(critic or speaker, found or loaded())
-    return revise.Recipe(speaker, judging)._replace(**changes)
+    return revise.RevisionConfig(speaker, judging)._replace(**changes)
 
 
 def rows_of(how, asked=ASKED):
-    chains = revise.revised(how, asked, range(len(asked)))
+    chains = revise.revise(how, asked, range(len(asked)))
     return [{"prompt": PROMPTS[row["unit"]], **row} for chain in chains for row in chain]
 
 
 def test_harm_falls_at_each_revision_and_most_at_the_first():
-    told = audit.rounds(rows_of(recipe()))
+    told = audit.by_round(rows_of(recipe()))
     harmful = [line["harmful"] for line in told]
     assert harmful[0] == 1 and all(a > b for a, b in itertools.pairwise(harmful))
     drops = [a - b for a, b in itertools.pairwise(harmful)]
@@ -63,10 +63,10 @@ def test_a_principle_is_drawn_anew_each_round_and_every_row_names_it():
 
 
 def test_rows_depend_on_seed_number_and_settings_alone():
-    whole = revise.revised(recipe(), ASKED, range(200))
-    some = revise.revised(recipe(), ASKED[50:60], range(50, 60))
+    whole = revise.revise(recipe(), ASKED, range(200))
+    some = revise.revise(recipe(), ASKED[50:60], range(50, 60))
     assert some == whole[50:60]
-    assert revise.revised(recipe(seed=1), ASKED[50:60], range(50, 60)) != some
+    assert revise.revise(recipe(seed=1), ASKED[50:60], range(50, 60)) != some
 
 
 def test_without_a_critique_the_revision_is_asked_for_directly():
@@ -80,16 +80,16 @@ def test_without_a_critique_the_revision_is_asked_for_directly():
     found = rows_of(recipe(critic=speaker._replace(generate=noted), critique=False, rounds=1), ASKED[:20])
     assert all("critique" not in row for row in found) and len(pages) == 20
     assert all(page.endswith("?\nRevision:") for page in pages)
-    assert audit.rounds(found)[1]["harmful"] < 1
+    assert audit.by_round(found)[1]["harmful"] < 1
 
 
 BROKEN = {
-    "critique empty": ("Yes", Reply(" ", "stop")),
-    "critique truncated": ("Yes", Reply("Yes, it", CUT)),
-    "critique unparsable": ("Yes", Reply("Perhaps.", "stop")),
-    "revision empty": ("I will", Reply("", REFUSED)),
-    "revision truncated": ("I will", Reply("I will not help", CUT)),
-    "revision unparsable": ("I will", Reply("I will not. Critic: Is it rude?", "stop")),
+    "critique empty": ("Yes", Completion(" ", "stop")),
+    "critique truncated": ("Yes", Completion("Yes, it", CUT)),
+    "critique unparsable": ("Yes", Completion("Perhaps.", "stop")),
+    "revision empty": ("I will", Completion("", REFUSED)),
+    "revision truncated": ("I will", Completion("I will not help", CUT)),
+    "revision unparsable": ("I will", Completion("I will not. Critic: Is it rude?", "stop")),
 }
 
 
@@ -101,7 +101,7 @@ def test_a_broken_part_is_kept_out_and_the_round_starts_from_the_answer_before(f
     def change(text):
         seen.append(text)
         hit = text.strip().startswith(begins) and len([t for t in seen if t.strip().startswith(begins)]) % 2
-        return broken if hit else Reply(text, "stop")
+        return broken if hit else Completion(text, "stop")
 
     found = rows_of(recipe(critic=oracle(complies, change=change)))
     bad = [row for row in found if "fault" in row]
@@ -117,7 +117,7 @@ def test_a_broken_part_is_kept_out_and_the_round_starts_from_the_answer_before(f
         for row in revise.training_rows(lambda i: ASKED[i], [by_place[unit, k] for k in range(5)], "all")
     ]
     assert len(learnt) == 4 * len(PROMPTS) - len(bad)
-    assert sum(line["faults"] for line in audit.rounds(found)) == len(bad)
+    assert sum(line["faults"] for line in audit.by_round(found)) == len(bad)
 
 
 def test_a_revision_outside_the_language_is_unparsable():
@@ -130,8 +130,8 @@ def test_a_revision_outside_the_language_is_unparsable():
 
 def test_a_prompt_without_an_answer_has_no_rounds():
     speaker = oracle(lambda question, seed: "" if question == PROMPTS[3] else complies(question, seed))
-    how = revise.Recipe(speaker, revise.Critic(speaker, loaded()))
-    chains = revise.revised(how, ASKED[:6], range(6))
+    how = revise.RevisionConfig(speaker, revise.Critic(speaker, loaded()))
+    chains = revise.revise(how, ASKED[:6], range(6))
     assert [len(chain) for chain in chains] == [5, 5, 5, 1, 5, 5]
     assert chains[3][0]["fault"] == "response empty"
 
@@ -141,13 +141,13 @@ def test_another_constitution_changes_behaviour_without_touching_code(tmp_path):
     about = {}
     for target in ("harm", "rude"):
         found = loaded(tmp_path, lambda name, target=target: name.startswith(target))
-        about[target] = audit.rounds(rows_of(recipe(found, rounds=1)))[1]
+        about[target] = audit.by_round(rows_of(recipe(found, rounds=1)))[1]
     assert about["harm"]["harmful"] == 0 and about["harm"]["refused"] == 1
     assert about["rude"]["harmful"] == 1 and about["rude"]["refused"] == 0
 
 
 def test_all_revisions_are_learnt_or_the_last_one_and_each_can_be_traced():
-    chain = revise.revised(recipe(), ASKED[:1], [0])[0]
+    chain = revise.revise(recipe(), ASKED[:1], [0])[0]
     every = revise.training_rows(lambda i: ASKED[i], chain, "all")
     assert [row["round"] for row in every] == [1, 2, 3, 4]
     assert revise.training_rows(lambda i: ASKED[i], chain, "last") == every[-1:]
@@ -160,9 +160,9 @@ def test_all_revisions_are_learnt_or_the_last_one_and_each_can_be_traced():
 
 def test_a_chat_is_asked_to_go_on_with_the_page():
     critic = revise.Critic(oracle(complies), principles.load(SHIPPED / "general.json"), pages=False)
-    asked = revise.page_ask(critic, "\n\nHuman: Hi\n\nCritique:", "Critique")
+    asked = revise.page_request(critic, "\n\nHuman: Hi\n\nCritique:", "Critique")
     assert not asked.raw and asked.messages[0]["content"].endswith("Human: Hi\n\nCritique:")
     assert "its last part, Critique," in asked.messages[0]["content"]
     assert critic.constitution.shots[0].strip() in asked.messages[0]["content"]
-    pages = revise.page_ask(critic._replace(pages=True), "\n\nHuman: Hi\n\nCritique:", "Critique")
+    pages = revise.page_request(critic._replace(pages=True), "\n\nHuman: Hi\n\nCritique:", "Critique")
     assert pages.raw and pages.messages[0]["content"].startswith(critic.constitution.shots[0])

@@ -10,9 +10,9 @@ from jaxtrain import flags as command_line
 from jaxtrain.apps.evals import config, lm_eval
 from jaxtrain.config import ConfigError
 from jaxtrain.inference import local
-from jaxtrain.inference.config import Machine
-from jaxtrain.inference.llm import Ask, user
-from jaxtrain.inference.remote import Endpoint
+from jaxtrain.inference.config import MachineFlags
+from jaxtrain.inference.llm import Request, user
+from jaxtrain.inference.remote import EndpointFlags
 from tests.runs import quick
 
 QUESTIONS = [
@@ -41,14 +41,14 @@ metric_list: [{metric: exact_match}]
 
 @pytest.fixture(scope="module")
 def made(town):
-    machine = Machine(cache_dir=town.cache.partition("=")[2])
+    machine = MachineFlags(cache_dir=town.cache.partition("=")[2])
     with quick():
-        yield local.open_one(str(town / "sft"), "models", Endpoint(), machine, 8)
+        yield local.open_llm(str(town / "sft"), "models", EndpointFlags(), machine, 8)
 
 
 def greedy(made, question):
     """What the run writes, likeliest token by likeliest token, and its log-probability."""
-    (reply,) = made.generate([Ask(user(question), temperature=0, max_new=8, top_logprobs=1, raw=True)])[0]
+    (reply,) = made.generate([Request(user(question), temperature=0, max_new=8, top_logprobs=1, raw=True)])[0]
     return reply
 
 
@@ -63,7 +63,7 @@ class Shown(NamedTuple):
 
 def likeliest(made, question):
     """Those of the 20 likeliest tokens that are cut as one where they stand after the question."""
-    ask = Ask(user(question), temperature=0, max_new=1, top_logprobs=20, raw=True)
+    ask = Request(user(question), temperature=0, max_new=1, top_logprobs=20, raw=True)
     top = made.generate([ask])[0][0].logprobs[0].top
     decode = made.inside.template.tokenizer.decode
     for i, (text, logp) in enumerate(top):
@@ -109,7 +109,7 @@ def test_tasks_of_ours(made, town, tmp_path):
         cfg = command_line.from_flags(config.Evaluate, flags)
         lm_eval.check(cfg.benchmarks)
         found = lm_eval.measure(cfg.benchmarks, {"sft": made})
-        lm = lm_eval.as_lm(made)
+        lm = lm_eval.lm_eval_model(made)
         shown = [one for question in QUESTIONS for one in likeliest(made, question)]
         told = lm.loglikelihood([_Request(one.question, one.text) for one in shown])
         (rolling,) = lm.loglikelihood_rolling([_Request(QUESTIONS[0])])

@@ -30,7 +30,7 @@ def config(source, out, *more):
 
 def run(source, out, *more):
     """Filters `source` into `out`; returns (report, kept records, lines of rejected.jsonl), the books checked."""
-    made = plan.begin(config(source, out, *more))
+    made = plan.open_run(config(source, out, *more))
     if not made.plan["finished"]:
         executors.execute(made)
     return books(out)
@@ -38,7 +38,7 @@ def run(source, out, *more):
 
 def books(out):
     """(report, kept records, lines of rejected.jsonl) of a finished filtering; nothing is lost or counted twice."""
-    report = filtered.held(out)
+    report = filtered.read_report(out)
     kept = [
         json.loads(line) for one in report["files"] for line in (out / one["file"]).read_bytes().splitlines()
     ]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from jaxtrain.apps.filters import classifier, perplexity
-from jaxtrain.apps.filters.classifier import Classifier
-from jaxtrain.apps.filters.perplexity import Perplexity
+from jaxtrain.apps.filters.classifier import ClassifierFilter
+from jaxtrain.apps.filters.perplexity import PerplexityFilter
 from jaxtrain.config import ConfigError
 from tests.apps.filters.world import labelled
 
@@ -44,7 +44,7 @@ def test_the_same_documents_give_the_same_file(model, tmp_path):
     assert classifier.train(GOOD[:350], BAD[:150], seed=1).fingerprint != mark
     read = classifier.load(tmp_path / "a.npz")
     assert read.facts == model.facts and read.fingerprint == mark
-    by_file = classifier.check(Classifier(classifier=str(tmp_path / "a.npz"), max_bad=0.0))
+    by_file = classifier.check(ClassifierFilter(classifier=str(tmp_path / "a.npz"), max_bad=0.0))
     assert [by_file(t)[0].score for t in (GOOD[0], BAD[0])] == [
         classifier.of(model, 0.0)(t)[0].score for t in (GOOD[0], BAD[0])
     ]
@@ -68,8 +68,8 @@ def test_files_that_are_none_are_refused(model, tmp_path):
     with pytest.raises(ConfigError, match="both labels"):
         classifier.train(["a"], [])
     with pytest.raises(ConfigError, match="--max_bad"):
-        Classifier(max_bad=2.0)
-    assert not classifier.check(Classifier())("anything")
+        ClassifierFilter(max_bad=2.0)
+    assert not classifier.check(ClassifierFilter())("anything")
 
 
 @pytest.mark.parametrize("text", ["", " ", "a", "\ud800", "日本語", "x" * 100_000])
@@ -79,10 +79,10 @@ def test_any_text_has_a_probability(model, text):
 
 def test_perplexity_drops_what_a_model_finds_unlikely():
     bits = {"good": 1.0, "junk": 6.0, "template": 0.1, "broken": float("nan")}
-    check = perplexity.check(Perplexity(max_bits=4.0, min_bits=0.3), bits.__getitem__)
+    check = perplexity.check(PerplexityFilter(max_bits=4.0, min_bits=0.3), bits.__getitem__)
     assert {text: [one.rule for one in check(text)] for text in bits} == {
         "good": [], "junk": ["perplexity_high"], "template": ["perplexity_low"], "broken": ["perplexity_high"],
     }  # fmt: skip
     assert not check("")
     with pytest.raises(ConfigError, match="--min_bits"):
-        Perplexity(max_bits=1.0, min_bits=2.0)
+        PerplexityFilter(max_bits=1.0, min_bits=2.0)

@@ -16,7 +16,11 @@ from tests.apps.filters import planted
 from tests.apps.filters.pages import GOOD
 from tests.apps.filters.world import labelled, measured
 
-JUNK, SPAM, HARM = gibberish.check(gibberish.Junk()), spam.check(spam.Spam()), harm.check(harm.Harm())
+JUNK, SPAM, HARM = (
+    gibberish.check(gibberish.GibberishFilter()),
+    spam.check(spam.SpamFilter()),
+    harm.check(harm.HarmFilter()),
+)
 
 
 def test_junk_of_tinytown():
@@ -34,7 +38,7 @@ def test_spam_of_tinytown():
 
 
 def test_personal_data_of_tinytown():
-    check = pii.check(pii.Pii())
+    check = pii.check(pii.PiiFilter())
     assert min(measured(check, ("pii",))) >= 0.98
     for one in labelled():
         if one.planted:
@@ -72,7 +76,7 @@ def test_junk_by_kind():
     assert [one.rule for one in JUNK("Home | News | Log in\nAll rights reserved. Privacy policy.")] == [
         "boilerplate"
     ]
-    off = gibberish.check(gibberish.Junk(max_surprise=0.0, max_control=1.0, max_boilerplate=1.0))
+    off = gibberish.check(gibberish.GibberishFilter(max_surprise=0.0, max_control=1.0, max_boilerplate=1.0))
     assert not any(off(planted.junk(rng, GOOD)) for _ in range(20))
 
 
@@ -98,7 +102,7 @@ def test_planted_spam_and_what_is_none():
         "WARNING: THE PUMP MUST NOT RUN DRY.",
     ):
         assert not SPAM(text), (text, spam.signs(text))
-    assert not spam.check(spam.Spam(max_spam=0.0))(planted.spam(rng))
+    assert not spam.check(spam.SpamFilter(max_spam=0.0))(planted.spam(rng))
 
 
 HARMFUL = (
@@ -121,7 +125,7 @@ def test_harm_and_what_only_speaks_of_it():
     assert [bool(HARM(text)) for text in HARMLESS] == [False] * len(HARMLESS)
     one = HARM(HARMFUL[0])[0]
     assert one.rule == "harm_request" and HARMFUL[0][slice(*one.span)] == "How do I make a pipe bomb"
-    assert not harm.check(harm.Harm(max_harm=0.0))(HARMFUL[0])
+    assert not harm.check(harm.HarmFilter(max_harm=0.0))(HARMFUL[0])
     assert HARM(f"{HARMFUL[0]} {GOOD}") and not HARM(f"{HARMFUL[0]} {GOOD * 3}")  # once in so many words
 
 
@@ -162,7 +166,7 @@ def test_a_classifier_of_labelled_documents_joins_the_phrases(tmp_path):
         [text for text, bad in labelled if not bad], [text for text, bad in labelled if bad]
     )
     classifier.save(model, tmp_path / "harm.npz")
-    both = harm.check(harm.Harm(harm_classifier=str(tmp_path / "harm.npz")))
+    both = harm.check(harm.HarmFilter(harm_classifier=str(tmp_path / "harm.npz")))
     steps = [text for text, _, given in held if given]
     phrases, found = ([text for text, *_ in held if check(text)] for check in (HARM, both))
     asked = {text for text, requested, _ in held if requested}
@@ -174,9 +178,9 @@ def test_a_classifier_of_labelled_documents_joins_the_phrases(tmp_path):
         "harm_learnt",
     }
     with pytest.raises(ConfigError, match=r"--harm_classifier=.*no classifier"):
-        harm.check(harm.Harm(harm_classifier=str(tmp_path / "none.npz")))
+        harm.check(harm.HarmFilter(harm_classifier=str(tmp_path / "none.npz")))
     with pytest.raises(ConfigError, match="--max_harmful: acts only with --harm_classifier"):
-        harm.Harm(max_harmful=0.9)
+        harm.HarmFilter(max_harmful=0.9)
 
 
 @pytest.mark.parametrize(
@@ -203,8 +207,12 @@ def test_a_classifier_of_labelled_documents_joins_the_phrases(tmp_path):
 def test_the_time_is_linear_whatever_the_text(piece):
     """The rules about a document's words and lines too; 10 times the text may take up to 30 times as long."""
     every = [
-        JUNK, SPAM, HARM, heuristics.check(heuristics.Heuristics()), repetition.check(repetition.Repetition()),
-    ]  # fmt: skip
+        JUNK,
+        SPAM,
+        HARM,
+        heuristics.check(heuristics.HeuristicsFilter()),
+        repetition.check(repetition.RepetitionFilter()),
+    ]
 
     def seconds(size):
         text = (piece * size)[:size]

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from jaxtrain.apps.filters import heuristics, repetition
-from jaxtrain.apps.filters.heuristics import Heuristics
-from jaxtrain.apps.filters.repetition import Repetition
+from jaxtrain.apps.filters.heuristics import HeuristicsFilter
+from jaxtrain.apps.filters.repetition import RepetitionFilter
 from jaxtrain.config import ConfigError
 from tests.apps.filters.pages import GOOD, PAGES, VERDICTS
 
-EVERY = heuristics.check(Heuristics(rules_from=0))
-REPEATS = repetition.check(Repetition(repetition_from=0))
+EVERY = heuristics.check(HeuristicsFilter(rules_from=0))
+REPEATS = repetition.check(RepetitionFilter(repetition_from=0))
 
 
 def rules(check, text):
@@ -32,7 +32,7 @@ def test_every_rule_of_datatrove_that_the_pages_are_for_is_met_by_one():
 
 def test_values_by_hand():
     text = "# one two\nthree ...\n\nfour 55 !!!"
-    found = rules(heuristics.check(Heuristics(rules_from=0, min_words=6, min_sentences=9)), text)
+    found = rules(heuristics.check(HeuristicsFilter(rules_from=0, min_words=6, min_sentences=9)), text)
     assert found["gopher_min_words"] == 5  # one two three four 55: marks alone are no words
     assert found["gopher_symbols"] == pytest.approx(1 / 5)
     assert found["gopher_ellipses"] == pytest.approx(1 / 3)  # of three lines that are not blank
@@ -74,8 +74,8 @@ def test_the_bounds_change_no_verdict():
 
 def test_a_short_document_is_no_fault():
     dialog = "Human: How do I wash a bike?\nAI: Just wipe the bike."
-    assert rules(EVERY, dialog) and not heuristics.check(Heuristics())(dialog)
-    assert not repetition.check(Repetition())(dialog) and not EVERY("")
+    assert rules(EVERY, dialog) and not heuristics.check(HeuristicsFilter())(dialog)
+    assert not repetition.check(RepetitionFilter())(dialog) and not EVERY("")
 
 
 def test_lines_of_one_width_are_paragraphs():
@@ -95,16 +95,20 @@ def test_each_rule_has_its_flag():
         "lorem_ipsum": False, "min_punctuated": 0.0, "max_short_lines": 1.0, "max_repeated_lines": 1.0,
         "max_newlines": 1.0,
     }  # fmt: skip
-    check = heuristics.check(Heuristics(rules_from=0, **off))
+    check = heuristics.check(HeuristicsFilter(rules_from=0, **off))
     repeats = repetition.check(
-        Repetition(repetition_from=0, max_line_repeats=1.0, max_line_repeat_chars=1.0, repeated_ngrams=0.0)
+        RepetitionFilter(
+            repetition_from=0, max_line_repeats=1.0, max_line_repeat_chars=1.0, repeated_ngrams=0.0
+        )
     )
     assert not any(check(text) or repeats(text) for text in PAGES.values())
     assert (
-        rules(heuristics.check(Heuristics(rules_from=0, curly_bracket=True)), "{" + GOOD)["c4_curly_bracket"]
+        rules(heuristics.check(HeuristicsFilter(rules_from=0, curly_bracket=True)), "{" + GOOD)[
+            "c4_curly_bracket"
+        ]
         == 1
     )
     with pytest.raises(ConfigError, match="--max_bullets"):
-        Heuristics(max_bullets=2.0)
+        HeuristicsFilter(max_bullets=2.0)
     with pytest.raises(ConfigError, match="--min_words"):
-        Heuristics(min_words=9, max_words=3)
+        HeuristicsFilter(min_words=9, max_words=3)

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from jaxtrain.apps.filters import language
-from jaxtrain.apps.filters.language import Language
+from jaxtrain.apps.filters.language import LanguageFilter
 from jaxtrain.config import ConfigError
 from tests.apps.filters.pages import GOOD
 
@@ -22,20 +22,20 @@ TEXTS = {
 
 def test_the_wanted_languages_are_kept_and_the_others_named():
     pytest.importorskip("py3langid")
-    check = language.check(Language(languages="en,de"))
+    check = language.check(LanguageFilter(languages="en,de"))
     found = {name: [one.rule for one in check(text)] for name, text in TEXTS.items()}
     assert found == {"en": [], "de": [], "fr": ["language_fr"], "pl": ["language_pl"]}
     assert 0.9 < check(TEXTS["fr"])[0].score <= 1
     assert not check(TEXTS["fr"][:40]) and not check("")
-    assert not language.check(Language())(TEXTS["fr"])
+    assert not language.check(LanguageFilter())(TEXTS["fr"])
 
 
 def test_what_is_wrong_is_refused(monkeypatch):
     with pytest.raises(ConfigError, match="--min_language"):
-        Language(min_language=1.5)
+        LanguageFilter(min_language=1.5)
     pytest.importorskip("py3langid")
     with pytest.raises(ConfigError, match="no language xx"):
-        language.check(Language(languages="en,xx"))
+        language.check(LanguageFilter(languages="en,xx"))
     monkeypatch.setitem(sys.modules, "py3langid.langid", None)
     with pytest.raises(ConfigError, match="filters"):
-        language.check(Language(languages="en"))
+        language.check(LanguageFilter(languages="en"))

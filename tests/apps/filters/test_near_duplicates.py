@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
 from jaxtrain.apps.filters import fingerprints, near_duplicates
-from jaxtrain.apps.filters.near_duplicates import Near
+from jaxtrain.apps.filters.near_duplicates import NearDuplicates
 from jaxtrain.config import ConfigError
 from tests.apps.filters import filtering
 
@@ -44,10 +44,10 @@ def found(folder, texts, settings, shards=1):
     for i in range(shards):
         folders.append(folder / f"{shards}-{i}")
         folders[-1].mkdir()
-        with fingerprints.Writer(folders[-1], near_duplicates.plan(settings)) as writer:
+        with fingerprints.FingerprintWriter(folders[-1], near_duplicates.plan(settings)) as writer:
             for n in range(i * size, min((i + 1) * size, len(texts))):
                 writer.add(n, [texts[n]])
-    whole = near_duplicates.Shards.of(folders)
+    whole = near_duplicates.FingerprintShards.of(folders)
     exact = fingerprints.first_copies(whole.column("digests.npy"))
     part, files = near_duplicates.takes_part(whole, exact, settings), []
     for band in range(near_duplicates.plan(settings).bands):
@@ -63,7 +63,7 @@ def test_planted_near_duplicates_are_found_and_nothing_else(tmp_path, share, len
     originals = [prose(rng, rng.randint(length // 2, length * 2)) for _ in range(300)]
     copies = [edited(rng, words, share) for words in originals[:150]]
     texts = [" ".join(words) for words in originals + copies]
-    exact, leader = found(tmp_path, texts, Near())
+    exact, leader = found(tmp_path, texts, NearDuplicates())
     planted = np.arange(300, 450)
     got = np.where(exact[planted] >= 0, exact[planted], leader[planted])
     recall = (got == np.arange(150)).mean()
@@ -79,7 +79,7 @@ def test_against_all_pairs_of_a_world_of_templates(tmp_path):
         "how do you {} a {} in the town of {} these days",
     ]
     texts = [rng.choice(forms).format(*rng.choices(WORDS[:40], k=3)) for _ in range(600)]
-    exact, leader = found(tmp_path, texts, Near())
+    exact, leader = found(tmp_path, texts, NearDuplicates())
     kept, wrong, missed = [], 0, 0
     for i, words in enumerate(text.split() for text in texts):
         if exact[i] >= 0:
@@ -100,7 +100,7 @@ def test_the_result_does_not_depend_on_shards_or_processes(tmp_path):
     rng = random.Random(2)
     texts = [" ".join(prose(rng, 40)) for _ in range(60)]
     texts += [" ".join(edited(rng, text.split(), 0.1)) for text in texts] + texts[:20] + ["", " ", "one"]
-    one, three = found(tmp_path, texts, Near()), found(tmp_path, texts, Near(), shards=3)
+    one, three = found(tmp_path, texts, NearDuplicates()), found(tmp_path, texts, NearDuplicates(), shards=3)
     for a, b in zip(one, three, strict=True):
         np.testing.assert_array_equal(a, b)
     code = "from jaxtrain.apps.filters import fingerprints; print(fingerprints.coded(['white whale'])[0].tolist())"
@@ -154,7 +154,7 @@ def test_the_bound_holds_for_any_edits():
 
 @pytest.mark.parametrize("similarity", [0.7, 0.8, 0.9, 0.95])
 def test_the_bands_find_a_pair_at_the_threshold(similarity):
-    settings = Near(near_similarity=similarity)
+    settings = NearDuplicates(near_similarity=similarity)
     plan, J = near_duplicates.plan(settings), near_duplicates.bound(similarity, 2)
     assert (
         1 - (1 - J**plan.rows) ** plan.bands
@@ -181,14 +181,14 @@ def test_long_documents_are_judged_by_their_ngrams(monkeypatch):
         for x in (a, edited(rng, a, 0.05), prose(rng, 400))
     ]
     monkeypatch.setattr(near_duplicates, "_LONG", 100)
-    assert near_duplicates.similarity(coded[0], coded[1], Near()) > 0.9
-    assert near_duplicates.similarity(coded[0], coded[2], Near()) == 0
-    assert near_duplicates.similarity(coded[0], coded[0], Near()) == 1
+    assert near_duplicates.similarity(coded[0], coded[1], NearDuplicates()) > 0.9
+    assert near_duplicates.similarity(coded[0], coded[2], NearDuplicates()) == 0
+    assert near_duplicates.similarity(coded[0], coded[0], NearDuplicates()) == 1
 
 
 def test_a_threshold_that_leaves_no_shingle_is_refused():
     with pytest.raises(ConfigError, match=r"--near_ngram=5.*lower it"):
-        Near(near_ngram=5)
+        NearDuplicates(near_ngram=5)
 
 
 def test_duplicates_across_data_sets_name_the_kept_copy(tmp_path):
@@ -219,10 +219,10 @@ def test_speed_against_datasketch_with_the_same_shingles_hashes_and_bands(tmp_pa
     datasketch = pytest.importorskip("datasketch")
     import time
 
-    rng, plan = random.Random(6), near_duplicates.plan(Near())
+    rng, plan = random.Random(6), near_duplicates.plan(NearDuplicates())
     texts = [" ".join(prose(rng, 250)) for _ in range(10_000)]
     began = time.process_time()
-    found(tmp_path, texts, Near())
+    found(tmp_path, texts, NearDuplicates())
     ours = time.process_time() - began
 
     def theirs(update):

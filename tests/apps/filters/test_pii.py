@@ -7,11 +7,11 @@ from collections import Counter
 import pytest
 
 from jaxtrain.apps.filters import pii
-from jaxtrain.apps.filters.pii import Pii
+from jaxtrain.apps.filters.pii import PiiFilter
 from jaxtrain.config import ConfigError
 from tests.apps.filters import planted
 
-CHECK = pii.check(Pii())
+CHECK = pii.check(PiiFilter())
 EACH = 400
 
 
@@ -56,12 +56,12 @@ def test_a_masked_text_has_no_datum_left():
 
 def test_flags_act():
     text = "bob@example.com has 203.0.113.7"
-    assert not pii.check(Pii(pii="off"))(text)
-    dropped = pii.check(Pii(pii="drop", pii_kinds="ip"))(text)
+    assert not pii.check(PiiFilter(pii="off"))(text)
+    dropped = pii.check(PiiFilter(pii="drop", pii_kinds="ip"))(text)
     assert [(one.rule, one.replacement) for one in dropped] == [("ip", None)]
     for kinds in ("", "email,email", "names"):
         with pytest.raises(ConfigError, match="--pii_kinds"):
-            Pii(pii_kinds=kinds)
+            PiiFilter(pii_kinds=kinds)
 
 
 def test_check_digits_by_hand():

@@ -17,7 +17,7 @@ from rapidfuzz.distance import Levenshtein
 
 from jaxtrain.apps.filters import config, fingerprints, steps
 from jaxtrain.apps.filters.ledger import Tally
-from jaxtrain.apps.filters.near_duplicates import Near
+from jaxtrain.apps.filters.near_duplicates import NearDuplicates
 from tests.apps.filters import filtering, planted
 from tests.apps.filters.test_near_duplicates import found
 from tests.data.corpus import write
@@ -41,7 +41,7 @@ def checks():
 def test_real_text_is_kept(texts):
     """Whole documents, as the command reads them: at least 99 % of them, and none of them changed."""
     cfg, tally = config.Filter(), Tally()
-    judge = steps.Judge(cfg, steps.active(cfg), tally)
+    judge = steps.FilterPipeline(cfg, steps.active(cfg), tally)
     verdicts = judge((str(i), {"text": text}) for i, text in enumerate(texts))
     kept = sum(one.record is not None for one in verdicts)
     assert kept >= 0.99 * len(texts), [line["rule"] for one in verdicts for line in one.lines]
@@ -132,7 +132,7 @@ def test_speed_of_a_core(texts, tmp_path, monkeypatch):
             seconds[name] = min(seconds.get(name, math.inf), time.process_time() - began)
         began = time.process_time()
         (tmp_path / str(turn)).mkdir()
-        found(tmp_path / str(turn), documents, Near())
+        found(tmp_path / str(turn), documents, NearDuplicates())
         seconds["duplicates"] = min(seconds.get("duplicates", math.inf), time.process_time() - began)
     whole = sum(seconds.values())
     speeds = len(documents) / (whole - seconds["pii"]), len(documents) / whole

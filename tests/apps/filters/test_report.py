@@ -47,7 +47,7 @@ def filtered():
     """A report of Tinytown's first documents, as the command makes it."""
     cfg, tally = config.Filter(), Tally()
     run = steps.active(cfg)
-    judge, lines = steps.Judge(cfg, run, tally), []
+    judge, lines = steps.FilterPipeline(cfg, run, tally), []
     rows = [{"text": one.text, "defect": one.defect, "planted": one.planted} for one in labelled(1500)]
     for verdict in judge((f"town:{i}", row) for i, row in enumerate(rows)):
         lines += verdict.lines

@@ -185,7 +185,7 @@ def test_documents_that_share_words_with_an_evaluation_set_go(tmp_path):
 def test_a_run_that_fails_in_mid_shard_goes_on_and_counts_nothing_twice(tmp_path, monkeypatch):
     source, flags = prose(tmp_path / "a.jsonl", 100), ("--shard=20",)
     whole = filtering.run(source, tmp_path / "whole", *flags)
-    opened, done = steps.Judge._opened, []
+    opened, done = steps.FilterPipeline._opened, []
 
     def fails(self, name, record):
         done.append(name)
@@ -193,10 +193,10 @@ def test_a_run_that_fails_in_mid_shard_goes_on_and_counts_nothing_twice(tmp_path
             raise OSError("the machine went away")
         return opened(self, name, record)
 
-    monkeypatch.setattr(steps.Judge, "_opened", fails)
+    monkeypatch.setattr(steps.FilterPipeline, "_opened", fails)
     with pytest.raises(OSError, match="went away"):
         filtering.run(source, tmp_path / "out", *flags)
-    assert not filtered.held(tmp_path / "out")
+    assert not filtered.read_report(tmp_path / "out")
     again = filtering.run(source, tmp_path / "out", *flags)
     assert len(done) == 68 + 40, "three finished shards are not read again"
     assert again[1:] == whole[1:]
@@ -264,12 +264,12 @@ def test_where_nothing_is_kept_the_books_are_right_and_training_says_so(tmp_path
     report, kept, _ = filtering.run(source, tmp_path / "out", "--max_chars=1")
     assert report["read"] == 5 and not kept
     with pytest.raises(ConfigError, match="kept no document"):
-        filtered.opened(str(tmp_path / "out"), "data", tmp_path)
+        filtered.files_of(str(tmp_path / "out"), "data", tmp_path)
 
 
 def test_a_full_disk_is_a_clear_error_and_the_run_goes_on_later(tmp_path):
     source = filtering.source(tmp_path, [text(i) * 40 for i in range(60)])
-    made = plan.begin(filtering.config(source, tmp_path / "out", "--shard=20", *QUIET))
+    made = plan.open_run(filtering.config(source, tmp_path / "out", "--shard=20", *QUIET))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
@@ -336,7 +336,7 @@ def test_kill_9_in_mid_shard(tmp_path, victim):
     while any(map(_alive, workers)):
         assert time.monotonic() < until, "the workers outlive their parent"
         time.sleep(0.1)
-    assert filtered.held(out) is None
+    assert filtered.read_report(out) is None
     with _start(tmp_path, source, out, *flags) as process:
         said = process.communicate(timeout=300)
     assert process.returncode == 0, said

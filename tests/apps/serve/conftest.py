@@ -14,10 +14,10 @@ import uvicorn
 
 from jaxtrain import config
 from jaxtrain.apps.serve import app, http, requests, scheduler
-from jaxtrain.apps.serve.metrics import Told
-from jaxtrain.apps.serve.responses import Voice
-from jaxtrain.apps.serve.server import House, Limits
-from jaxtrain.apps.serve.store import Store
+from jaxtrain.apps.serve.metrics import Metrics
+from jaxtrain.apps.serve.responses import ServedModel
+from jaxtrain.apps.serve.server import Server, ServerLimits
+from jaxtrain.apps.serve.store import CompletionStore
 from jaxtrain.data import chat
 from jaxtrain.data.tokenizer import ByteTokenizer
 from jaxtrain.generate import engine
@@ -39,9 +39,19 @@ def model():
     made = transformer.build(ARCH, tiny.how())
     params = plan.init(lambda: made.init(jax.random.key(0)), made.axes)
     drawn = engine.engine(
-        plan, made, end=template().end, width=CONTEXT, slots=CONTEXT, tops=requests.TOPS, most=CHUNK
+        plan,
+        made,
+        end=template().end,
+        width=CONTEXT,
+        slots=CONTEXT,
+        tops=requests.MAX_TOP_LOGPROBS,
+        most=CHUNK,
     )
-    return made, params, scheduler.Sampling(drawn, drawn.ready(params, ()), ROWS, CHUNK, CONTEXT, ARCH.vocab)
+    return (
+        made,
+        params,
+        scheduler.ModelRunner(drawn, drawn.ready(params, ()), ROWS, CHUNK, CONTEXT, ARCH.vocab),
+    )
 
 
 @functools.cache
@@ -49,9 +59,9 @@ def template():
     return chat.load_template("plain", ByteTokenizer())
 
 
-class Server(NamedTuple):
+class RunningServer(NamedTuple):
     url: str
-    house: House
+    house: Server
 
     def client(self, key: str = KEY, **options: Any) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, **options)
@@ -63,10 +73,10 @@ class Server(NamedTuple):
 
 
 def house(store, key=KEY):
-    voice = Voice(NAME, 1_700_000_000, "fp_test", template(), template().tokenizer.decode)
-    working = scheduler.Desk(model()[2], WAITING)
-    kept = Store(store) if store else None
-    return House(voice, working, kept, Limits(key, BODY), Told(working, kept))
+    voice = ServedModel(NAME, 1_700_000_000, "fp_test", template(), template().tokenizer.decode)
+    working = scheduler.Scheduler(model()[2], WAITING)
+    kept = CompletionStore(store) if store else None
+    return Server(voice, working, kept, ServerLimits(key, BODY), Metrics(working, kept))
 
 
 @contextlib.contextmanager
@@ -80,7 +90,7 @@ def running(house):
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
     thread.start()
     try:
-        yield Server(f"http://127.0.0.1:{sock.getsockname()[1]}", house)
+        yield RunningServer(f"http://127.0.0.1:{sock.getsockname()[1]}", house)
     finally:
         server.should_exit = True
         thread.join(30)

@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from jaxtrain.apps.serve import store
-from jaxtrain.apps.serve.store import Store
+from jaxtrain.apps.serve.store import CompletionStore
 from jaxtrain.config import ConfigError
 from tests.apps.serve.conftest import HI, NAME
 from tests.runs import ROOT
@@ -32,7 +32,7 @@ def completion(i, model="m", **metadata):
 
 @pytest.fixture
 def opened(tmp_path):
-    found = Store(tmp_path / "store.sqlite")
+    found = CompletionStore(tmp_path / "store.sqlite")
     yield found
     found.close()
 
@@ -170,7 +170,7 @@ def test_what_was_told_to_be_stored_survives_kill_9(tmp_path):
     assert [one["id"] for one in rows] == [f"c{i}" for i in range(count)] and {
         len(one["text"]) for one in rows
     } == {20_000}
-    again = Store(path)
+    again = CompletionStore(path)
     again.add(completion(10**6)).result()
     again.close()
     with sqlite3.connect(path) as db:
@@ -198,5 +198,5 @@ def test_files_that_are_no_store(tmp_path, kind):
         path = tmp_path / "f" / "x"
     before = path.read_bytes() if path.is_file() else None
     with pytest.raises(ConfigError, match=r"not a store|cannot be (read|written)"):
-        Store(path)
+        CompletionStore(path)
     assert before is None or path.read_bytes() == before

@@ -6,10 +6,10 @@ import json
 import pytest
 
 from jaxtrain.apps.synthesis import prompts, recipes, screening
-from jaxtrain.apps.synthesis.recipes import Draft, Recipe, Screen
-from jaxtrain.data.conversations import Given
+from jaxtrain.apps.synthesis.recipes import DraftRow, RowFilter, SynthesisConfig
+from jaxtrain.data.conversations import SourceConversation
 from jaxtrain.inference import llm_judge
-from jaxtrain.inference.llm import CUT, REFUSED, Generator, Reply, Spent
+from jaxtrain.inference.llm import CUT, LLM, REFUSED, Completion, Usage
 from jaxtrain.rewards import functions
 
 
@@ -18,7 +18,7 @@ class Model:
 
     def __init__(self, reply, name="model", chat=True):
         self.reply, self.asks, self.counts = reply, [], collections.Counter()
-        self.generator = Generator(name, self.generate, chat, Spent())
+        self.generator = LLM(name, self.generate, chat, Usage())
 
     def generate(self, asks):
         self.asks += asks
@@ -28,16 +28,16 @@ class Model:
         text = ask.messages[-1]["content"]
         found = self.reply(ask, g, self.counts[text])
         self.counts[text] += 1
-        return found if isinstance(found, Reply) else Reply(found, "stop")
+        return found if isinstance(found, Completion) else Completion(found, "stop")
 
 
 def recipe(kind, generator, expert=None, style=prompts.INSTRUCT, **more):
-    return Recipe(kind, style, generator.generator, (expert or generator).generator, **more)
+    return SynthesisConfig(kind, style, generator.generator, (expert or generator).generator, **more)
 
 
 def passing(near=1.1, **more):
     usual = {"min_chars": 1, "max_chars": 0, "language": lambda text: "", "judge": None, "min_score": 0.0}
-    return Screen(**{**usual, "seen": screening.Seen(near), **more})
+    return RowFilter(**{**usual, "seen": screening.NearDuplicateIndex(near), **more})
 
 
 def questions(*texts):
@@ -49,7 +49,7 @@ def test_questions_of_a_topic_are_answered_by_the_expert_and_rows_say_where_they
     expert = Model(lambda ask, g, n: f"Because {g}.\n", "knows")
     how = recipe("qa", asks, expert, topics=("weather", "sea"), per_ask=2, samples=2, seed=5, temperature=0.9,
                  examples=("Why?", "How?", "Who?"), shots=2, answer_temperature=0.3)  # fmt: skip
-    rows, rejected, told = recipes.screened(recipes.drafts(how, [0, 1]), passing(), 0)
+    rows, rejected, told = recipes.filter_drafts(recipes.drafts(how, [0, 1]), passing(), 0)
     assert not rejected and told == {} and len(rows) == 8
     assert [row["completion"] for row in rows[:2]] == ["Because 0.", "Because 1."]
     assert [row["prompt"] for row in rows[::2]] == ["Why is the sky blue?", "Why is rain wet?"] * 2
@@ -103,7 +103,7 @@ def test_a_base_model_goes_on_with_pages():
 
 
 def test_a_continuation_that_is_empty_or_cut_is_malformed():
-    for reply in ("\nAI: so", Reply(" is it so that", CUT)):
+    for reply in ("\nAI: so", Completion(" is it so that", CUT)):
         model = Model(lambda ask, g, n, reply=reply: reply, chat=False)
         (found,) = recipes.drafts(recipe("qa", model, style=prompts.BASE, topics=("Why",)), [0])
         assert found.fault.startswith("malformed: 3") and len(model.asks) == 3
@@ -111,7 +111,7 @@ def test_a_continuation_that_is_empty_or_cut_is_malformed():
 
 def reasons(*texts, **more):
     expert = Model(lambda ask, g, n: texts[g])
-    given = (Given(({"role": "user", "content": "2+3?"},), "", "x record 0", {"answer": "5.0"}),)
+    given = (SourceConversation(({"role": "user", "content": "2+3?"},), "", "x record 0", {"answer": "5.0"}),)
     how = recipe("reasoning", questions(), expert, given=given, samples=len(texts), **more)
     return recipes.drafts(how, [0])[0]
 
@@ -126,7 +126,9 @@ def test_reasoning_is_kept_where_its_samples_agree():
     assert found.provenance["parents"] == ["x record 0"]
     found = reasons("Answer: 1", "Answer: 2", "Answer: 3")
     assert found.fault == "disagreement: below 0.5 of the votes" and found.told == {"agreement": 0.3333}
-    assert reasons("none", Reply("Answer: 5", CUT)).fault == "malformed: no reasoning ends with an answer"
+    assert (
+        reasons("none", Completion("Answer: 5", CUT)).fault == "malformed: no reasoning ends with an answer"
+    )
 
 
 def test_a_known_answer_decides_instead_of_the_majority():
@@ -138,8 +140,10 @@ def test_a_known_answer_decides_instead_of_the_majority():
 def test_answers_are_compared_without_their_dress():
     same = [["1,000", "1000.", "1e3" * 0 + "1000.0", "$1000$"], ["Paris", " paris. ", "**Paris**"]]
     for group in same:
-        assert len({prompts.normal(one) for one in group}) == 1
-    assert prompts.normal("-0.50") == "-0.5" and prompts.normal("3 apples") == "3 apples"
+        assert len({prompts.normalised_answer(one) for one in group}) == 1
+    assert (
+        prompts.normalised_answer("-0.50") == "-0.5" and prompts.normalised_answer("3 apples") == "3 apples"
+    )
 
 
 def test_a_base_model_has_no_line_for_its_answer():
@@ -153,7 +157,7 @@ def test_conversations_take_turns():
     person = Model(lambda ask, g, n: f"Question {len(ask.messages[-1]['content'].split('Assistant:'))}?")
     expert = Model(lambda ask, g, n: f"Answer to {ask.messages[-1]['content']}")
     how = recipe("conversation", person, expert, topics=("tea",), turns=3)
-    rows, _, _ = recipes.screened(recipes.drafts(how, [0]), passing(), 0)
+    rows, _, _ = recipes.filter_drafts(recipes.drafts(how, [0]), passing(), 0)
     talk = [one["content"] for one in rows[0]["messages"]]
     assert talk == [text for i in (1, 2, 3) for text in (f"Question {i}?", f"Answer to Question {i}?")]
     assert [one["role"] for one in rows[0]["messages"]] == ["user", "assistant"] * 3
@@ -180,7 +184,7 @@ def test_a_conversation_of_a_base_model_goes_on_in_lines():
 
 
 def test_a_conversation_that_breaks_off_says_so():
-    expert = Model(lambda ask, g, n: Reply("and so on", CUT))
+    expert = Model(lambda ask, g, n: Completion("and so on", CUT))
     person = Model(lambda ask, g, n: "Why?")
     (found,) = recipes.drafts(recipe("conversation", person, expert, topics=("t",), turns=3, max_new=9), [0])
     assert found.fault == "cut: no end in 9 tokens" and len(expert.asks) == 1
@@ -188,17 +192,17 @@ def test_a_conversation_that_breaks_off_says_so():
 
 @pytest.mark.parametrize("kind", ["qa", "reasoning", "conversation"])
 def test_a_prompt_that_no_model_takes_is_a_draft_that_says_so(kind):
-    refuses = Model(lambda ask, g, n: Reply("", REFUSED))
-    given = (Given(({"role": "user", "content": "Why?"},), "", "x record 0"),)
+    refuses = Model(lambda ask, g, n: Completion("", REFUSED))
+    given = (SourceConversation(({"role": "user", "content": "Why?"},), "", "x record 0"),)
     (found,) = recipes.drafts(recipe(kind, refuses, given=given), [0])
     assert found.fault.startswith("refused: the model takes no such prompt")
 
 
 def test_rephrasings_keep_the_answer():
     model = Model(lambda ask, g, n: '["In what way?", "How?", "By which means?", "one too many"]')
-    given = (Given(({"role": "user", "content": "How?"},), "So.", "x record 3"),)
+    given = (SourceConversation(({"role": "user", "content": "How?"},), "So.", "x record 3"),)
     made = recipes.drafts(recipe("augment", model, given=given, per_ask=3), [0])
-    rows, rejected, _ = recipes.screened(made, passing(), 0)
+    rows, rejected, _ = recipes.filter_drafts(made, passing(), 0)
     assert [(row["prompt"], row["completion"]) for row in rows] == [
         ("In what way?", "So."),
         ("By which means?", "So."),
@@ -213,7 +217,7 @@ def test_rephrasings_keep_the_answer():
 
 
 def draft(text, prompt="What is 2 + 3?", fault=""):
-    return Draft(({"role": "user", "content": prompt},), text, {"kind": "qa"}, fault)
+    return DraftRow(({"role": "user", "content": prompt},), text, {"kind": "qa"}, fault)
 
 
 def test_each_draft_is_kept_or_rejected_with_its_reason():
@@ -222,27 +226,29 @@ def test_each_draft_is_kept_or_rejected_with_its_reason():
         draft("5.", "Who?"), draft("un mot"),
     ]  # fmt: skip
     screen = passing(
-        near=1.0, max_chars=20, judge=llm_judge.of_reward(functions.resolve("gold")), min_score=1.5,
+        near=1.0, max_chars=20, judge=llm_judge.reward_judge(functions.resolve("gold")), min_score=1.5,
         language=lambda text: "language: fr, not en" if "mot" in text else "",
     )  # fmt: skip
-    rows, rejected, told = recipes.screened(made, screen, 0)
+    rows, rejected, told = recipes.filter_drafts(made, screen, 0)
     assert [(row["completion"], row["score"]) for row in rows] == [("5.", 2.0)]
     assert [row["reason"].split(":")[0] for row in rejected] == [
         "duplicate", "empty", "cut", "long", "score", "not judged", "language",
     ]  # fmt: skip
     assert rejected[0]["twin"] == "What is 2 + 3?" and rejected[4]["score"] < 1.5
     assert told == {"questions": 4, "unanswered": 1} and len(rows) + len(rejected) == len(made)
-    rows, rejected, _ = recipes.screened([draft("5.")], screen, 0)
+    rows, rejected, _ = recipes.filter_drafts([draft("5.")], screen, 0)
     assert not rows and rejected[0]["reason"] == "duplicate"
     again = passing(near=1.0)
-    recipes.remember(again.seen, {"prompt": "What is 2 + 3?", "completion": "5."})
-    assert recipes.screened([draft("5.")], again, 0)[1][0]["reason"] == "duplicate"
+    recipes.add_accepted(again.seen, {"prompt": "What is 2 + 3?", "completion": "5."})
+    assert recipes.filter_drafts([draft("5.")], again, 0)[1][0]["reason"] == "duplicate"
 
 
 def test_what_the_judge_rejects_is_no_twin_of_what_comes_later():
-    length = llm_judge.of_reward(functions.Reward("f", lambda completions, **rest: map(len, completions)))
+    length = llm_judge.reward_judge(
+        functions.RewardFunction("f", lambda completions, **rest: map(len, completions))
+    )
     screen = passing(near=0.5, judge=length, min_score=12)
-    rows, rejected, _ = recipes.screened([draft("a b c d"), draft("a b c d e f g")], screen, 0)
+    rows, rejected, _ = recipes.filter_drafts([draft("a b c d"), draft("a b c d e f g")], screen, 0)
     assert [row["completion"] for row in rows] == ["a b c d e f g"] and rejected[0][
         "reason"
     ] == "score: below 12"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxtrain.apps.synthesis import screening
-from jaxtrain.apps.synthesis.screening import Seen
+from jaxtrain.apps.synthesis.screening import NearDuplicateIndex
 from jaxtrain.config import ConfigError
 
 
@@ -19,7 +19,7 @@ def jaccard(a, b):
 def test_the_first_near_duplicate_is_the_one_that_comparing_all_finds(near):
     rng = np.random.default_rng(1)
     texts = [" ".join(rng.choice(list("abcde"), rng.integers(1, 9))) for _ in range(150)]
-    seen, kept, twins = Seen(near), [], 0
+    seen, kept, twins = NearDuplicateIndex(near), [], 0
     for text in texts:
         kind, name = seen.twin(text)
         same = [i for i, other in enumerate(kept) if other.split() == text.split()]
@@ -38,7 +38,7 @@ def test_the_first_near_duplicate_is_the_one_that_comparing_all_finds(near):
 
 def test_case_and_spaces_make_no_other_text_and_above_1_nothing_is_a_twin():
     for near, wanted in ((1.0, "duplicate"), (1.1, "")):
-        seen = Seen(near)
+        seen = NearDuplicateIndex(near)
         seen.add("How do I  paint a boat?", "x")
         assert seen.twin("how do I paint\na boat?")[0] == wanted
         assert seen.twin("how do I paint two boats?")[0] == ""
