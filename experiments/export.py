@@ -40,7 +40,7 @@ def main(cfg: Export) -> None:
     from jaxtrain.train import parallel
 
     folder = Path(cfg.target.to.removeprefix("hf:")).expanduser()
-    plan = parallel.make(config.Run(parallel="mesh", mesh="fsdp:-1"), 1 << 20, 1)
+    plan = parallel.make(config.Run(parallel="mesh", mesh="fsdp:-1"))
     model = transformer.build(start.arch, transformer.execution(config.Model()))
     params = weights.load_params(plan, start, model, 0)
     ids = {name: getattr(start.tokenizer, name) for name in ("bos", "eos", "pad")}

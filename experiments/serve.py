@@ -95,7 +95,7 @@ def open_server(cfg: Serve, start: Any, template: Any, context: int, store: Any)
     """The model behind its decoding thread, every program compiled."""
     import jax
 
-    from jaxtrain.apps.serve import requests, scheduler
+    from jaxtrain.apps.serve import request_params, scheduler
     from jaxtrain.apps.serve.metrics import Metrics
     from jaxtrain.apps.serve.responses import ServedModel
     from jaxtrain.apps.serve.server import Server, ServerLimits
@@ -110,7 +110,7 @@ def open_server(cfg: Serve, start: Any, template: Any, context: int, store: Any)
     if jax.process_count() > 1:
         raise ConfigError("serve takes one process; --mesh spreads the model over its devices")
     kind = "mesh" if jax.device_count() > 1 else "auto"
-    plan = parallel.make(config.Run(mesh=cfg.machine.mesh, parallel=kind), 0, 1)
+    plan = parallel.make(config.Run(mesh=cfg.machine.mesh, parallel=kind))
     if cfg.served.rows % plan.shards:
         raise ConfigError(
             f"--rows={cfg.served.rows}: use a multiple of the {plan.shards} devices they lie on"
@@ -118,7 +118,7 @@ def open_server(cfg: Serve, start: Any, template: Any, context: int, store: Any)
     how = transformer.execution(config.Model(dtype=cfg.machine.dtype), plan.shards, plan.local)
     model = transformer.build(start.arch, how)
     made = engine.engine(
-        plan, model, end=template.end, width=context, slots=sampler.bucketed(context), tops=requests.MAX_TOP_LOGPROBS,
+        plan, model, end=template.end, width=context, slots=sampler.bucketed(context), tops=request_params.MAX_TOP_LOGPROBS,
         most=cfg.served.chunk,
     )  # fmt: skip
     params = made.ready(weights.load_params(plan, start, model, 0), ())

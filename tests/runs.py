@@ -112,7 +112,7 @@ def quick():
     before = {"jax_disable_most_optimizations": False} | {name: getattr(jax.config, name) for name in kept}
     make = parallel.make
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parallel, "make", lambda run, rows, parts: make(run, rows, parts, jax.devices()[:1]))
+        patch.setattr(parallel, "make", lambda run: make(run, jax.devices()[:1]))
         for name, value in changed.items():
             jax.config.update(name, value)
         compilation_cache.reset_cache()  # jax decides at its first program whether it keeps any

@@ -16,7 +16,6 @@ from jaxtrain.distillation import logprob_data
 from jaxtrain.distillation import teacher as distillation_teacher
 from jaxtrain.distillation.teacher import COLUMNS, Teacher
 from jaxtrain.models import transformer
-from jaxtrain.rewards.models import mine
 from jaxtrain.rl import rollouts, scoring
 from jaxtrain.stages import sampling
 from jaxtrain.stages.session import Session
@@ -93,7 +92,7 @@ def batches(
     """Batches of the data, and with --on_policy those that the student writes, which batch is told by its number."""
     extra = () if lesson.live else ("teacher_ids", "teacher_logps")
     B, share = cfg.data.batch_size, cfg.loss.on_policy
-    here = mine(run.plan, B)
+    here = run.plan.local_slice(B)
     written = _own(cfg, run, lesson, template) if share else None
 
     def on_policy(step: int) -> bool:

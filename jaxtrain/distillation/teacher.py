@@ -81,7 +81,7 @@ def load(cfg: Any, origin: InitFrom | None, plan: parallel.Plan, path: Path) -> 
     if origin is None:
         return None
     text = session.pinned_run(path, "teacher", cfg.loss.teacher)
-    if not cfg.run.dry_run and plan.process[0] == 0:
+    if not cfg.run.dry_run and plan.primary:
         workdir.record(path, teacher=text)
     origin = init_from.load_run(text)
     model = transformer.build(origin.arch, transformer.execution(cfg.model, plan.shards, plan.local))
@@ -146,7 +146,7 @@ def _speaker(
 ) -> Callable[[list[Prompt], int, int], list[dict[str, Any]]]:
     """(prompts, completions of each, a number of the seed) -> records with what the teacher drew."""
     alone = Session(
-        path, plan, teacher.start.arch, teacher.model, None, plan.process[0] == 0, teacher.start,
+        path, plan, teacher.start.arch, teacher.model, None, plan.primary, teacher.start,
         weights.trained_part(teacher.model.axes, config.Lora()),
     )  # fmt: skip
 
@@ -252,7 +252,7 @@ def _stored(model: str, ask: llm.Request, replies: Sequence[llm.Completion]) -> 
 
 
 def _write(file: Path, rows: Sequence[Mapping[str, Any]], plan: parallel.Plan) -> None:
-    if plan.process[0]:
+    if not plan.primary:
         return
     file.parent.mkdir(exist_ok=True)
     atomic.write_jsonl(file, rows)

@@ -49,7 +49,7 @@ class ChatModel(NamedTuple):
 def open_chat_model(cfg: Any, start: InitFrom, template: Template) -> ChatModel:
     """Loads what the flags name. Raises ConfigError where the reward does not fit the run."""
     parallel.initialize(Path(cfg.machine.cache_dir).expanduser() / "compiled")
-    plan = parallel.make(config.Run(mesh=cfg.machine.mesh), 0, 1)
+    plan = parallel.make(config.Run(mesh=cfg.machine.mesh))
     settings = config.Model(dtype=cfg.machine.dtype)
     judge, size, context = _judge(cfg, start, plan, settings)
     model = transformer.build(start.arch, transformer.execution(settings, plan.shards, plan.local))

@@ -64,7 +64,7 @@ def reward_model_judge(source: Path, step: int | None, machine: Any) -> Judge:
     tokenizer = load_tokenizer(source / "tokenizer")
     models.check(scores, tokenizer, 0)
     parallel.initialize(Path(machine.cache_dir).expanduser() / "compiled")
-    plan = parallel.make(config.Run(mesh=machine.mesh), 0, 1)
+    plan = parallel.make(config.Run(mesh=machine.mesh))
     name = f"{source.absolute()}@{step or workdir.newest_step(source)}"
     model = models.load(scores, name, plan, config.Model(dtype=machine.dtype))
     size = -(-AT_ONCE // plan.shards) * plan.shards

@@ -49,7 +49,7 @@ def open_llm(text: str, flag: str, settings: remote.EndpointFlags, machine: Any,
 def _of_run(text: str, flag: str, machine: Any, width: int) -> LLM:
     start = _started(text, flag)
     parallel.initialize(Path(machine.cache_dir).expanduser() / "compiled")
-    plan = parallel.make(config.Run(mesh=machine.mesh), 0, 1)
+    plan = parallel.make(config.Run(mesh=machine.mesh))
     if plan.process[1] > 1:
         raise ConfigError(
             f"--{flag}={text}: a run replies in one process; serve it, and name the server's URL"

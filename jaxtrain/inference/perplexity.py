@@ -30,7 +30,7 @@ def bits_per_byte(run: str) -> Callable[[str], float]:
     start = init_from.load_run(run)
     if not start.arch.causal:
         raise ConfigError(f"--scored_by={run}: it fills masks, it gives a text no probability")
-    plan = parallel.make(config.Run(), 0, 1)
+    plan = parallel.make(config.Run())
     settings = config.Model()
     model = transformer.build(start.arch, transformer.execution(settings, plan.shards, plan.local))
     params = weights.load_params(plan, start, model, 0)

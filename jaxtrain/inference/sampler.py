@@ -76,7 +76,6 @@ def _batch(
     plan: parallel.Plan, wanted: Sequence[SampleRequest], width: int, context: int
 ) -> dict[str, np.ndarray]:
     """This host's rows of a batch for the sampler, filled up so that few shapes are compiled."""
-    index, hosts = plan.process
     size = -(-(1 << (len(wanted) - 1).bit_length()) // plan.shards) * plan.shards
     batch = sampler.prompts([one.ids for one in wanted], 0)
     limits = np.minimum([one.limit for one in wanted], width)
@@ -90,7 +89,7 @@ def _batch(
     for i, one in enumerate(wanted):
         for name, value in one.how.items():
             columns[name][i] = value
-    here = slice(index * size // hosts, (index + 1) * size // hosts)
+    here = plan.local_slice(size)
     return {name: x[here] for name, x in (batch | columns).items()}
 
 

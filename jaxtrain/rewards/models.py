@@ -109,7 +109,7 @@ def load(settings: config.Scores, text: str, plan: parallel.Plan, model: config.
 def model_scorer(made: RewardModel, plan: parallel.Plan, size: int) -> CompletionScorer:
     """Scores of rows, `size` at a time."""
     compiled = plan.rows(lambda params, frozen, batch: made.scorer.scores(params, batch).swapaxes(0, 1))
-    combined, here = COMBINED[made.ensemble], mine(plan, size)
+    combined, here = COMBINED[made.ensemble], plan.local_slice(size)
 
     def scores(rows: Batch, asked: Sequence[Prompt], texts: Sequence[str]) -> np.ndarray:
         parts = []
@@ -127,16 +127,10 @@ def function_scorer(text: str, plan: parallel.Plan) -> CompletionScorer:
     found = functions.resolve(text)
 
     def scores(rows: Batch, asked: Sequence[Prompt], texts: Sequence[str]) -> np.ndarray:
-        here = mine(plan, len(texts))
+        here = plan.local_slice(len(texts))
         own = functions.reward_scores(
             found, [each.messages for each in asked[here]], texts[here], [each.record for each in asked[here]]
         )
         return gather_rows(plan, {"scores": own})["scores"]
 
     return CompletionScorer(scores, [("reward", text)])
-
-
-def mine(plan: parallel.Plan, rows: int) -> slice:
-    """This host's part of so many rows."""
-    index, hosts = plan.process
-    return slice(index * rows // hosts, (index + 1) * rows // hosts)

@@ -61,7 +61,7 @@ def open_scorer(cfg: Any, plan: Any, path: Path) -> tuple[models.CompletionScore
     if cfg.scores.reward:
         return models.function_scorer(cfg.scores.reward, plan), None
     text = session.pinned_run(path, "reward_model", cfg.scores.reward_model)
-    if not cfg.run.dry_run and plan.process[0] == 0:
+    if not cfg.run.dry_run and plan.primary:
         workdir.record(path, reward_model=text)
     found = models.load(cfg.scores, text, plan, cfg.model)
     return models.model_scorer(found, plan, cfg.data.batch_size), found

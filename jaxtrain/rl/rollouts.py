@@ -12,7 +12,6 @@ import numpy as np
 
 from jaxtrain.data.prompts import Prompt
 from jaxtrain.ops import returns
-from jaxtrain.rewards.models import mine
 from jaxtrain.rl import advantages, rollout_store, scoring
 from jaxtrain.rl.rollout_store import Rollout
 from jaxtrain.rl.scoring import FOLDER, Columns, ScoredBatch, ScoringConfig
@@ -48,7 +47,7 @@ class RolloutConfig(NamedTuple):
 def rollout_batches(cfg: Any, run: Session, setup: RolloutConfig) -> Callable[[int], loop.NextBatch]:
     """The stage's batches: next_batch(first) goes on from update `first`, from what is on disk."""
     roll = _roller(cfg, run, setup)
-    updates, here = cfg.samples.epochs * cfg.samples.minibatches, mine(run.plan, cfg.data.batch_size)
+    updates, here = cfg.samples.epochs * cfg.samples.minibatches, run.plan.local_slice(cfg.data.batch_size)
 
     def begin(first: int) -> loop.NextBatch:
         held, step = rollout_store.load_rollout(run, first, setup.controller.coef), first
@@ -158,7 +157,7 @@ def _annotator(cfg: Any, run: Session, setup: RolloutConfig) -> Callable[[Params
         lambda params, frozen, rows: look(run.trained.whole(params, frozen[0]), frozen[1], rows)
     )
     reference = setup.reference() if setup.reference else ()
-    B, here = cfg.data.batch_size, mine(run.plan, cfg.data.batch_size)
+    B, here = cfg.data.batch_size, run.plan.local_slice(cfg.data.batch_size)
 
     def annotated(params: Params, rows: Columns) -> Columns:
         parts = []

@@ -103,8 +103,7 @@ def _reference_completions(cfg: Any, run: Session, template: Any) -> list[dict[s
         columns["tokens"][i, 0, : len(row)] = row
         columns["segments"][i, 0, : len(row)] = 1
         columns["positions"][i, 0] = np.arange(T)
-    index, hosts = run.plan.process
-    here = slice(index * B // hosts, (index + 1) * B // hosts)
+    here = run.plan.local_slice(B)
     return [
         {name: x[first : first + B][here] for name, x in columns.items()} for first in range(0, len(rows), B)
     ]

@@ -49,11 +49,10 @@ def token_sampler(
     """A function that draws completions of token prompts, at most max_new tokens or what the context has room for."""
     how = sampler.settings({"temperature": temperature})
     made = engine.engine(run.plan, run.model, end=end, width=max_new, whole=run.trained.whole)
-    index, hosts = run.plan.process
 
     def drawn(params: Params, base: Params, prompts: list[list[int]], seed: int) -> list[SampledTokens]:
         size = _prompts_at_once(len(prompts), samples, run.plan.shards)
-        here = slice(index * size // hosts, (index + 1) * size // hosts)
+        here = run.plan.local_slice(size)
         batch = sampler.prompts(prompts, seed, samples=samples)
         batch["limit"] = _room(run.arch.max_len, prompts, max_new)
         batch |= sampler.columns(len(prompts), how)

@@ -45,7 +45,9 @@ class Session(NamedTuple):
 
 def make_plan(cfg: Any) -> parallel.Plan:
     """The plan of the flags."""
-    return parallel.make(cfg.run, cfg.data.batch_size, cfg.optim.microbatches)
+    plan = parallel.make(cfg.run)
+    plan.check_batch(cfg.data.batch_size, cfg.optim.microbatches)
+    return plan
 
 
 @contextlib.contextmanager
@@ -59,7 +61,7 @@ def open_workdir(cfg: Any, stage: str, start: InitFrom, plan: parallel.Plan) -> 
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
         return
-    folder, primary = config.workdir(cfg, stage).expanduser().absolute(), plan.process[0] == 0
+    folder, primary = config.workdir(cfg, stage).expanduser().absolute(), plan.primary
     existed, fresh = folder.exists(), not (folder / workdir.CONFIG).exists()
     with workdir.open_workdir(folder, cfg, stage, lineage=start.lineage, primary=primary) as path:
         try:
@@ -104,7 +106,7 @@ def start_session(
             f"--tokenizer: {tokenizer.vocab_size} tokens, but the model's embedding has {vocab}: "
             "choose a model without a fixed vocabulary, or its own tokenizer"
         )
-    arch, primary = replace(start.arch, vocab=vocab), plan.process[0] == 0
+    arch, primary = replace(start.arch, vocab=vocab), plan.primary
     how = transformer.execution(cfg.model, plan.shards, plan.local)
     model = transformer.build(arch, replace(how, noise=noise))
     made = heads(model) if heads else None

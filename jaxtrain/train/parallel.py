@@ -48,31 +48,47 @@ RULES: dict[str, tuple[str, ...] | str | None] = {
 
 
 class Plan(NamedTuple):
+    """How a run uses its devices: functions that compile, place and fetch, the same for both runtimes."""
+
     name: str
     shards: int  # devices that the rows of a global batch lie on, over all hosts
     process: tuple[int, int]  # (index of this host, number of hosts)
     init: Callable[..., Tree]  # (f, axes, *args) -> f(*args), born sharded
     abstract: Callable[..., Tree]  # the same as shapes with shardings, nothing computed
-    step: Callable[
-        ..., Callable
-    ]  # f(tree, frozen, batch, axis_name=) -> replicated or state-like trees, compiled
+    # f(tree, frozen, batch, axis_name=) -> replicated or state-like trees, compiled
+    step: Callable[..., Callable]
     rows: Callable[[Callable], Callable]  # f(tree, frozen, batch) -> arrays [B, ...], compiled
     ready: Callable[[Callable], Callable]  # f(tree, frozen) -> a tree of parameters, compiled
-    carry: Callable[
-        [Callable], Callable
-    ]  # f(tree, state, shared, batch) -> state, compiled; the state's rows stay
-    # on their devices between calls, donated
+    # f(tree, state, shared, batch) -> state, compiled; the state's rows stay on their devices between calls, donated
+    carry: Callable[[Callable], Callable]
     blocks: int  # parts of the rows, of which a function of `carry` sees one
-    fetch: Callable[
-        [Tree], Tree
-    ]  # a tree of arrays by row, from such a state, to numpy, whole, on every host
+    fetch: Callable[[Tree], Tree]  # a tree of arrays by row, from such a state, to numpy, whole, on every host
     put: Callable[[Mapping[str, np.ndarray]], Batch]  # this host's rows -> the global batch on the devices
     get: Callable[[Tree], Tree]  # to numpy, whole, on every host
     local: Callable[[Callable], Callable] | None  # runs f(q, k, v, segments) on each shard of rows and heads
 
+    @property
+    def primary(self) -> bool:
+        """Whether this process is the one that writes and prints."""
+        return self.process[0] == 0
+
     def one_program(self) -> bool:
         """Whether a function sees all rows of a batch at once; under pmap each device's has its own."""
         return self.name != "pmap" or self.shards == 1
+
+    def local_slice(self, rows: int) -> slice:
+        """This host's part of the rows of a global batch."""
+        index, hosts = self.process
+        return slice(index * rows // hosts, (index + 1) * rows // hosts)
+
+    def check_batch(self, batch_size: int, microbatches: int = 1) -> None:
+        """Raises ConfigError unless a global batch splits over the devices and the microbatches."""
+        parts = self.shards * microbatches
+        if batch_size % parts:
+            raise ConfigError(
+                f"--batch_size={batch_size} does not split over {self.shards} devices x "
+                f"--microbatches={microbatches}: use a multiple of {parts}"
+            )
 
 
 def initialize(compiled: Path | None = None) -> None:
@@ -115,7 +131,7 @@ def _leave(kind: type[BaseException], error: BaseException, trace: Any) -> None:
     os._exit(1)
 
 
-def make(run: config.Run, batch_size: int, microbatches: int, devices: Sequence[Any] = ()) -> Plan:
+def make(run: config.Run, devices: Sequence[Any] = ()) -> Plan:
     """The plan that the flags name, for these devices, or all there are."""
     sizes = config.parse_mesh(run.mesh)
     sharded = any(sizes.get(axis, 1) != 1 for axis in ("fsdp", "tensor"))
@@ -124,14 +140,7 @@ def make(run: config.Run, batch_size: int, microbatches: int, devices: Sequence[
         raise ConfigError("--parallel=pmap is for one process with a replicated model: use --parallel=mesh")
     mesh = _mesh(sizes or {"data": -1}, devices or jax.devices())
     _require_rows_of_a_host_together(mesh, run.mesh)
-    plan = _pmap(list(mesh.devices.flat)) if replicated and run.parallel != "mesh" else _sharded(mesh)
-    parts = plan.shards * microbatches
-    if batch_size % parts:
-        raise ConfigError(
-            f"--batch_size={batch_size} does not split over {plan.shards} devices x --microbatches={microbatches}: "
-            f"use a multiple of {parts}"
-        )
-    return plan
+    return _pmap(list(mesh.devices.flat)) if replicated and run.parallel != "mesh" else _sharded(mesh)
 
 
 def _mesh(sizes: dict[str, int], devices: Sequence[Any]) -> Mesh:
@@ -265,20 +274,20 @@ def _sharded(mesh: Mesh) -> Plan:
         )
 
     return Plan(
-        "mesh",
-        mesh.shape["data"] * mesh.shape["fsdp"],
-        (jax.process_index(), jax.process_count()),
-        init,
-        functools.partial(_abstract, mesh),
-        step,
-        rows,
-        functools.partial(_within, active),
-        functools.partial(_carried, active),
-        1,
-        _get,
-        put,
-        _get,
-        local,
+        name="mesh",
+        shards=mesh.shape["data"] * mesh.shape["fsdp"],
+        process=(jax.process_index(), jax.process_count()),
+        init=init,
+        abstract=functools.partial(_abstract, mesh),
+        step=step,
+        rows=rows,
+        ready=functools.partial(_within, active),
+        carry=functools.partial(_carried, active),
+        blocks=1,
+        fetch=_get,
+        put=put,
+        get=_get,
+        local=local,
     )
 
 
@@ -343,18 +352,18 @@ def _pmap(devices: list[Any]) -> Plan:
         }
 
     return Plan(
-        "pmap",
-        count,
-        (0, 1),
-        init,
-        lambda fn, axes, *args: _abstract(mesh, fn, {}, *args),
-        step,
-        rows,
-        lambda f: jax.jit(f, out_shardings=NamedSharding(mesh, PartitionSpec())),
-        carry,
-        count,
-        fetch,
-        put,
-        _get,
-        None,
+        name="pmap",
+        shards=count,
+        process=(0, 1),
+        init=init,
+        abstract=lambda fn, axes, *args: _abstract(mesh, fn, {}, *args),
+        step=step,
+        rows=rows,
+        ready=lambda f: jax.jit(f, out_shardings=NamedSharding(mesh, PartitionSpec())),
+        carry=carry,
+        blocks=count,
+        fetch=fetch,
+        put=put,
+        get=_get,
+        local=None,
     )

@@ -248,7 +248,7 @@ def test_every_plan_learns_the_same(town, whole, judge):
     flags = town.flags("ppo", f"--workdir={town / 'ppo-mesh'}", judge, "--steps=3", *FLAGS[1:])
     # Undone before quick()'s own patch is, or that one would stay.
     with quick(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parallel, "make", lambda run, rows, parts: make(run, rows, parts, jax.devices()[:2]))
+        patch.setattr(parallel, "make", lambda run: make(run, jax.devices()[:2]))
         call("ppo", *flags, "--parallel=mesh", "--mesh=fsdp:2")
     wanted, found = updates(whole)[:3], updates(town / "ppo-mesh")
     for one, other in zip(wanted, found, strict=True):

@@ -50,7 +50,7 @@ def opened(folder):
     """(tokenizer, log-probabilities of every next token by the forward pass of training) of a run."""
     start = init_from.load_run(str(folder))
     with quick():
-        plan = parallel.make(config.Run(), 8, 1)
+        plan = parallel.make(config.Run())
         model = transformer.build(start.arch, transformer.execution(config.Model()))
         params = weights.load_params(plan, start, model, 0)
 

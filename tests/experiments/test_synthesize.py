@@ -97,7 +97,7 @@ def test_a_reward_model_judges_as_it_does_elsewhere(town, tmp_path):
     with quick():
         rm = judges.reward_model_judge(town / "rm", None, MachineFlags(cache_dir=town.cache[12:]))
         best = rm.compare([JudgePair(user(rows[0]["prompt"]), rows[0]["completion"], "no")], 0).values[0]
-        settings, plan = config.Scores(reward_model=str(town / "rm")), parallel.make(config.Run(), 0, 1)
+        settings, plan = config.Scores(reward_model=str(town / "rm")), parallel.make(config.Run())
         scorer = judges.rewards.load(settings, f"{town / 'rm'}@8", plan, config.Model())
         template = chat_templates.load_template("auto", load_tokenizer(town / "sft" / "tokenizer"))
         for row in rows[:2]:

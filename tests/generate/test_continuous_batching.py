@@ -24,7 +24,7 @@ ROOM = 16 + NEW  # slots of the cache: the prompts' bucket and the completion
 @functools.cache
 def made(kind="pmap", mesh="", devices=1):
     """An engine and its parameters."""
-    plan = parallel.make(config.Run(parallel=kind, mesh=mesh), 8, 1, jax.devices()[:devices])
+    plan = parallel.make(config.Run(parallel=kind, mesh=mesh), jax.devices()[:devices])
     model = transformer.build(ARCH, tiny.how(local=plan.local))
     made = engine.engine(plan, model, end=END, width=NEW, slots=ROOM)
     return made, made.ready(plan.init(lambda: model.init(jax.random.key(0)), model.axes), ())
@@ -116,7 +116,7 @@ TOPS = 5
 @functools.cache
 def telling(kind="pmap", mesh="", devices=1):
     """An engine that tells the likeliest tokens, its parameters, and the model's own log-probabilities f32[T, V]."""
-    plan = parallel.make(config.Run(parallel=kind, mesh=mesh), 8, 1, jax.devices()[:devices])
+    plan = parallel.make(config.Run(parallel=kind, mesh=mesh), jax.devices()[:devices])
     model = transformer.build(ARCH, tiny.how(local=plan.local))
     told = engine.engine(plan, model, end=END, width=NEW, slots=ROOM, tops=TOPS, most=2)
     params = plan.init(lambda: model.init(jax.random.key(0)), model.axes)

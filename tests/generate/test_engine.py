@@ -23,7 +23,7 @@ PLANS = [("pmap", ""), ("mesh", "fsdp:4,tensor:2")]
 @functools.cache
 def made(kind="pmap", mesh="", scan=False, slots=0):
     """An engine and its parameters."""
-    plan = parallel.make(config.Run(parallel=kind, mesh=mesh), 8, 1)
+    plan = parallel.make(config.Run(parallel=kind, mesh=mesh))
     model = transformer.build(ARCH, tiny.how(local=plan.local, scan=scan))
     made = engine.engine(plan, model, end=END, width=NEW, slots=slots)
     return made, made.ready(plan.init(lambda: model.init(jax.random.key(0)), model.axes), ())

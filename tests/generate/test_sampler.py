@@ -109,7 +109,7 @@ def test_an_empty_row_stays_empty():
 
 @pytest.mark.parametrize(("kind", "mesh"), [("pmap", ""), ("mesh", "fsdp:4,tensor:2")])
 def test_every_plan_draws_the_same_tokens(kind, mesh):
-    plan = parallel.make(config.Run(parallel=kind, mesh=mesh), 8, 1)
+    plan = parallel.make(config.Run(parallel=kind, mesh=mesh))
     model = transformer.build(ARCH, tiny.how(local=plan.local))
     params = plan.init(lambda: model.init(jax.random.key(0)), model.axes)
     draw = plan.rows(sampler.sampler(model, max_new=NEW, end=END))

@@ -116,7 +116,7 @@ def test_parameters_are_born_sharded(name, mesh, tmp_path):
     arch, params = ARCHS[name], random_params(ARCHS[name])
     hf.write(tmp_path / "hf", params, arch, shard_bytes=20_000)
     model = tiny.model(arch)
-    plan = parallel.make(config.Run(mesh=mesh), 8, 1)
+    plan = parallel.make(config.Run(mesh=mesh))
     structs = plan.abstract(lambda: model.init(jax.random.key(0)), model.axes)
     made = hf.read(tmp_path / "hf", arch, structs)
     assert jax.tree.map(lambda x: x.sharding, made) == jax.tree.map(lambda x: x.sharding, structs)

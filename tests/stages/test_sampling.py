@@ -23,7 +23,7 @@ PROMPTS = [[1, 5, 9, 2], [3], [4, 4, 6, 1, 2, 3, 9, 30, 11], [8, 2], [1] * 20]
 @functools.cache
 def opened(kind="pmap", mesh=""):
     """What of a session a drawer needs, and parameters."""
-    plan = parallel.make(config.Run(parallel=kind, mesh=mesh), 8, 1)
+    plan = parallel.make(config.Run(parallel=kind, mesh=mesh))
     model = transformer.build(ARCH, tiny.how(local=plan.local))
     run = types.SimpleNamespace(
         plan=plan, arch=ARCH, model=model, trained=weights.trained_part(model.axes, config.Lora())

@@ -21,7 +21,7 @@ from jaxtrain.types import TrainState
 
 @pytest.fixture(scope="module")
 def plan():
-    return parallel.make(config.Run(), 4, 1, jax.devices()[:1])
+    return parallel.make(config.Run(), jax.devices()[:1])
 
 
 def begin(step=0):
@@ -238,7 +238,7 @@ def step(state, frozen, batch):
     print("step", flush=True)
     time.sleep(30)
     return inner(state, frozen, batch)
-run_fit(Path(sys.argv[1]), parallel.make(config.Run(), 4, 1), step=step)
+run_fit(Path(sys.argv[1]), parallel.make(config.Run()), step=step)
 """
 
 

@@ -23,7 +23,9 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 def plan_of(mesh="", kind="auto", rows=16, microbatches=1, devices=8):
-    return parallel.make(config.Run(mesh=mesh, parallel=kind), rows, microbatches, jax.devices()[:devices])
+    plan = parallel.make(config.Run(mesh=mesh, parallel=kind), jax.devices()[:devices])
+    plan.check_batch(rows, microbatches)
+    return plan
 
 
 def mesh_of(**sizes):

@@ -60,7 +60,7 @@ def test_tables_fit_a_terminal():
 def test_sizes_by_hand():
     import optax
 
-    plan = parallel.make(config.Run(parallel="mesh", mesh="fsdp:8"), 8, 1)
+    plan = parallel.make(config.Run(parallel="mesh", mesh="fsdp:8"))
     tx = optax.adam(1e-3)
 
     def make():

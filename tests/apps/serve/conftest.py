@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 
 from jaxtrain import config
-from jaxtrain.apps.serve import app, http, requests, scheduler
+from jaxtrain.apps.serve import app, http, request_params, scheduler
 from jaxtrain.apps.serve.metrics import Metrics
 from jaxtrain.apps.serve.responses import ServedModel
 from jaxtrain.apps.serve.server import Server, ServerLimits
@@ -35,7 +35,7 @@ HI = [{"role": "user", "content": "Hi?"}]
 @functools.cache
 def model():
     """(the model, its parameters, what decodes them)."""
-    plan = parallel.make(config.Run(), 0, 1, jax.devices()[:1])
+    plan = parallel.make(config.Run(), jax.devices()[:1])
     made = transformer.build(ARCH, tiny.how())
     params = plan.init(lambda: made.init(jax.random.key(0)), made.axes)
     drawn = engine.engine(
@@ -44,7 +44,7 @@ def model():
         end=template().end,
         width=CONTEXT,
         slots=CONTEXT,
-        tops=requests.MAX_TOP_LOGPROBS,
+        tops=request_params.MAX_TOP_LOGPROBS,
         most=CHUNK,
     )
     return (
