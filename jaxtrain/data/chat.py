@@ -34,7 +34,7 @@ class EncodedDialog(NamedTuple):
     """A conversation up to the end of its last assistant turn."""
 
     ids: np.ndarray  # i32[n]
-    learn: np.ndarray  # bool[n], whether the id is in the loss, as a target
+    loss_mask: np.ndarray  # bool[n], whether the id is in the loss, as a target
     starts: tuple[int, ...]  # where each assistant turn's words begin
     ends: tuple[int, ...]  # one past each assistant turn's end token
     added: tuple[bool, ...]  # whether each end token is not the template's but EOS, put there
@@ -85,7 +85,7 @@ class Template:
         if not stretches:
             raise BadRecord("no assistant turn: there is nothing to learn")
         encoded = self._ids([text for before, answer, _ in stretches for text in (before, answer)], guard)
-        ids, learn, starts, ends = [], [], [], []
+        ids, loss_mask, starts, ends = [], [], [], []
         size = 0
         answers = (message for message in messages if message["role"] == "assistant")
         for message, (_, _, ended), before, answer in zip(
@@ -94,12 +94,14 @@ class Template:
             if not ended:
                 answer = np.append(answer, np.int32(self.tokenizer.eos))
             ids += [before, answer]
-            learn += [np.zeros(len(before), bool), np.full(len(answer), in_loss(message))]
+            loss_mask += [np.zeros(len(before), bool), np.full(len(answer), in_loss(message))]
             starts.append(size + len(before))
             size += len(before) + len(answer)
             ends.append(size)
         added = tuple(not ended for _, _, ended in stretches)
-        return EncodedDialog(np.concatenate(ids), np.concatenate(learn), tuple(starts), tuple(ends), added)
+        return EncodedDialog(
+            np.concatenate(ids), np.concatenate(loss_mask), tuple(starts), tuple(ends), added
+        )
 
     def prompt(self, messages: Sequence[Message]) -> np.ndarray:
         """i32[n], the conversation so far up to where an assistant's words begin. Raises Bad."""

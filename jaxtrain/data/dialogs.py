@@ -156,7 +156,7 @@ def fit_dialog(
     if turns.starts[0] >= limit:
         counts["filled"] += 1
     if turns.ends[-1] <= limit:
-        return turns.ids, turns.learn
+        return turns.ids, turns.loss_mask
     kept = sum(end <= limit for end in turns.ends)
     start, end = turns.starts[0], turns.ends[0]
     prompt = None
@@ -170,10 +170,10 @@ def fit_dialog(
         counts["turns_cut"] += len(turns.ends) - max(kept, 1)
     if kept:
         end = turns.ends[kept - 1]
-        return turns.ids[:end], turns.learn[:end]
+        return turns.ids[:end], turns.loss_mask[:end]
     counts["shortened"] += 1
-    learn = np.concatenate([np.zeros(len(prompt), bool), turns.learn[start:end]])
-    return np.concatenate([prompt, turns.ids[start:end]]), learn
+    loss_mask = np.concatenate([np.zeros(len(prompt), bool), turns.loss_mask[start:end]])
+    return np.concatenate([prompt, turns.ids[start:end]]), loss_mask
 
 
 def _rows(
@@ -214,7 +214,7 @@ def _rows(
         skipped=counts["bad"],
         listed=str(path / "skipped.jsonl"),
         fingerprint=name,
-        learn=np.load(path / "learn.npy", mmap_mode="r").view(np.ndarray),
+        loss_mask=np.load(path / "learn.npy", mmap_mode="r").view(np.ndarray),
     )
     return PackedRows(documents, tokenizer, cfg.seq_len), counts | {"format": form.name}
 
@@ -222,7 +222,7 @@ def _rows(
 def _fill(work: Path, records: Records, form: RecordFormat, cfg: Dialogs, template: Template) -> None:
     skips, counts = Skips(cfg.on_bad_record), Counter(read=len(records), kept=0, turns=0, loss=0, bytes=0)
     dtype = np.uint16 if template.tokenizer.vocab_size <= 1 << 16 else np.uint32
-    ids, learn = [], []
+    ids, loss_mask = [], []
 
     def make(item: Any) -> tuple[Any, Any] | None:
         return _text(item, template.tokenizer, counts) if isinstance(item, Text) else _dialog(item.messages)
@@ -245,16 +245,16 @@ def _fill(work: Path, records: Records, form: RecordFormat, cfg: Dialogs, templa
         for _, made in record_formats.each(records, form, skips, make, advance):
             if made is not None:
                 ids.append(made[0].astype(dtype))
-                learn.append(made[1].astype(np.uint8))
+                loss_mask.append(made[1].astype(np.uint8))
     lengths = template.tokenizer.byte_lengths
     counts.update(
         kept=len(ids),
-        loss=sum(int(one[1:].sum()) for one in learn),
+        loss=sum(int(one[1:].sum()) for one in loss_mask),
         bytes=sum(int(lengths[one].sum()) for one in ids),
         bad=len(skips.lines),
     )
     np.save(work / "ids.npy", np.concatenate(ids) if ids else np.zeros(0, dtype))
-    np.save(work / "learn.npy", np.concatenate(learn) if learn else np.zeros(0, np.uint8))
+    np.save(work / "learn.npy", np.concatenate(loss_mask) if loss_mask else np.zeros(0, np.uint8))
     np.save(work / "offsets.npy", np.cumsum([0, *map(len, ids)], dtype=np.int64))
     (work / "counts.json").write_text(json.dumps(counts, indent=1) + "\n")
     skips.save(work)

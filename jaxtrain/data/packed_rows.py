@@ -36,9 +36,12 @@ class PackedRows:
         at = self._plan.order[self._plan.bounds[r] : self._plan.bounds[r + 1]]
         document, start, length = (column[at] for column in self._pieces)
         first = self.documents.offsets[document] + start
-        ids, learn = self.documents.ids, self.documents.learn
+        ids, loss_mask = self.documents.ids, self.documents.loss_mask
         pieces = [
-            (ids[a : a + n + 1], np.ones(n, np.float32) if learn is None else learn[a + 1 : a + n + 1])
+            (
+                ids[a : a + n + 1],
+                np.ones(n, np.float32) if loss_mask is None else loss_mask[a + 1 : a + n + 1],
+            )
             for a, n in zip(first.tolist(), length.tolist(), strict=True)
         ]
         row = packing.assemble(pieces, self._size, self._pad)

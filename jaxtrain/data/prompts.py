@@ -1,23 +1,30 @@
-"""Prompts to answer, from records of any format."""
+"""Prompts from records of any format: conversations up to where a completion is wanted."""
 
+import json
 import sys
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxtrain import config
 from jaxtrain.config import ConfigError, Dialogs
 from jaxtrain.data import dialogs, record_formats, source_spec, sources
 from jaxtrain.data.chat import Template
 from jaxtrain.data.jsonl import Skips
 from jaxtrain.data.record_formats import BadRecord, Dialog, Message
+from jaxtrain.data.source_spec import DataSource
+from jaxtrain.data.sources import Records
 
 
 class Prompt(NamedTuple):
-    """A conversation up to where an answer is wanted."""
+    """A conversation up to where a completion is wanted, and the record that it is from."""
 
     messages: tuple[Message, ...]
-    ids: np.ndarray  # i32[n], as training has them
-    record: dict[str, Any]
+    ids: np.ndarray | None = None  # i32[n], the tokens of the prompt; None where no template was given
+    record: Mapping[str, Any] = {}
+    answer: str = ""  # the record's own completion, read by `read_conversations` alone
+    name: str = ""  # of the record, as provenance has it
 
 
 def read_prompts(
@@ -29,33 +36,27 @@ def read_prompts(
     flag: str = "prompts",
     train: bool = False,
 ) -> list[Prompt]:
-    """Distinct prompts of the sources that `text` names, in their order: `limit` of them at most, 0 is all.
+    """The distinct tokenised prompts of the sources that `text` names, in order: at most `limit`, 0 is all.
 
     A source's split is the one it names, else its validation or test split, else all of it; with `train`, what
     training would read of it. Of a conversation the part before its last answer counts. Bad records that are skipped
     are counted on stderr. Raises ConfigError, naming `flag`, where there is no prompt, or a bad record is not to be
     skipped.
     """
-    found: dict[bytes, Prompt] = {}
     skips = Skips(cfg.on_bad_record)
 
-    def ask(item: Any) -> tuple[tuple[Message, ...], np.ndarray]:
-        messages = dialogs.with_system(_asked(item), cfg.system)
-        return messages, template.prompt(messages)
-
-    source_spec.check_sources(text, cfg, flag)
-    for source in source_spec.parse(text, flag):
-        if limit and len(found) >= limit:
-            break
-        records = (
+    def records_of(source: DataSource) -> Records:
+        return (
             sources.train_and_held_out(source, cfg, None)[0] if train else sources.all_of(source, cfg, None)
         )
-        form = record_formats.detect(records, source, record_formats.OPENING, flag)
-        for number, (messages, ids) in record_formats.each(records, form, skips, ask, lambda done: None):
-            found.setdefault(ids.tobytes(), Prompt(messages, ids, records[number]))
-            if limit and len(found) >= limit:
-                break
-    if not found:
+
+    def tokenised(item: Any) -> tuple[Hashable, Prompt]:
+        messages = dialogs.with_system(_before_answer(item), cfg.system)
+        ids = template.prompt(messages)
+        return ids.tobytes(), Prompt(messages, ids)
+
+    prompts = _distinct(text, cfg, flag, limit, skips, records_of, tokenised)
+    if not prompts:
         raise ConfigError(f"--{flag}={text}: no prompt there ({len(skips.lines)} bad records)")
     if skips.lines:
         first = skips.lines[0]
@@ -63,10 +64,63 @@ def read_prompts(
             f"--{flag}: {len(skips.lines)} bad records skipped, the first {first['where']}: {first['reason']}",
             file=sys.stderr,
         )
-    return list(found.values())
+    return prompts
 
 
-def _asked(item: Any) -> tuple[Message, ...]:
+def read_conversations(text: str, flag: str, cache_dir: str, limit: int) -> list[Prompt]:
+    """The distinct prompts of the sources that `text` names as messages alone: at most `limit`, 0 is all.
+
+    They are what training would read of the sources; messages have role and content, nothing else. Raises ConfigError,
+    naming `flag`, where there is none, and for a bad record.
+    """
+    cfg = config.Dialogs(eval_data=text, cache_dir=cache_dir)  # so that nothing is held out
+
+    def records_of(source: DataSource) -> Records:
+        return sources.train_and_held_out(source, cfg, None)[0]
+
+    def plain(item: Any) -> tuple[Hashable, Prompt]:
+        messages, answer = _split_answer(item)
+        return json.dumps(messages, sort_keys=True), Prompt(messages, answer=answer)
+
+    prompts = _distinct(text, cfg, flag, limit, Skips("raise"), records_of, plain)
+    if not prompts:
+        raise ConfigError(f"--{flag}={text}: no conversation there")
+    return prompts
+
+
+def question(messages: Sequence[Mapping[str, Any]]) -> str:
+    """The text of the last user turn; empty where there is none."""
+    return next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
+
+
+def _distinct(
+    text: str,
+    cfg: Dialogs,
+    flag: str,
+    limit: int,
+    skips: Skips,
+    records_of: Callable[[DataSource], Records],
+    make: Callable[[Any], tuple[Hashable, Prompt]],
+) -> list[Prompt]:
+    """The prompts that `make` returns of each record, with a key; of those with the same key the first."""
+    prompts: dict[Hashable, Prompt] = {}
+    source_spec.check_sources(text, cfg, flag)
+    for source in source_spec.parse(text, flag):
+        if limit and len(prompts) >= limit:
+            break
+        records = records_of(source)
+        form = record_formats.detect(records, source, record_formats.OPENING, flag)
+        for number, (key, prompt) in record_formats.each(records, form, skips, make, lambda done: None):
+            if key not in prompts:
+                name = f"{source.label} record {records.source_number(number)}"
+                prompts[key] = prompt._replace(record=records[number], name=name)
+            if limit and len(prompts) >= limit:
+                break
+    return list(prompts.values())
+
+
+def _before_answer(item: Any) -> tuple[Message, ...]:
+    """The messages before the last answer; all of them where the last is a user's."""
     if not isinstance(item, Dialog):
         return item.prompt
     answers = [i for i, message in enumerate(item.messages) if message["role"] == "assistant"]
@@ -75,3 +129,14 @@ def _asked(item: Any) -> tuple[Message, ...]:
     if not answers:
         raise BadRecord("no question: the conversation has no turn to answer")
     return item.messages[: answers[-1]]
+
+
+def _split_answer(item: Any) -> tuple[tuple[Message, ...], str]:
+    """(the messages before a final answer, the answer or an empty string)."""
+    messages, answer = (item.messages if isinstance(item, Dialog) else item.prompt), ""
+    if messages[-1]["role"] == "assistant":
+        messages, answer = messages[:-1], messages[-1]["content"]
+    plain = tuple({"role": one["role"], "content": one["content"]} for one in messages)
+    if not any(one["role"] == "user" for one in plain):
+        raise BadRecord("no question: the conversation has no turn of a user")
+    return plain, answer

@@ -45,7 +45,7 @@ class Documents:
     skipped: int  # records that were dropped since they hold no text
     listed: str  # the file that lists those
     fingerprint: str
-    learn: np.ndarray | None = None  # u8, as `ids`: whether an id is in the loss; None: all are
+    loss_mask: np.ndarray | None = None  # u8, as `ids`: whether an id is in the loss; None: all are
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxtrain.data import conversations
+from jaxtrain.data.prompts import question
 from jaxtrain.data.record_formats import Message
-from jaxtrain.inference.llm import LLM, Completion, Request, seed_of, user
+from jaxtrain.inference.llm import LLM, Completion, Request, derive_seed, user_messages
 from jaxtrain.rewards import functions
 from jaxtrain.worlds.tinytown.prompts import parse_prompt
 
@@ -119,7 +119,7 @@ def reward_judge(reward: functions.RewardFunction) -> Judge:
     world = reward.name in functions.NAMED
 
     def scores(cases: Sequence[JudgeCase]) -> list[float | None]:
-        known = [not world or parse_prompt(conversations.question(one.messages)) is not None for one in cases]
+        known = [not world or parse_prompt(question(one.messages)) is not None for one in cases]
         mine = [one for one, there in zip(cases, known, strict=True) if there]
         if not mine:
             return [None] * len(cases)
@@ -212,7 +212,7 @@ def _votes(
         )  # or it would say the same
         asks = [
             Request(
-                user(asked[i]), how.votes - len(votes[i]), seed_of(seed, i, attempt), temperature, MAX_NEW,
+                user_messages(asked[i]), how.votes - len(votes[i]), derive_seed(seed, i, attempt), temperature, MAX_NEW,
                 how.top_logprobs,
             )
             for i in missing

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxtrain.config import ConfigError, Failure
-from jaxtrain.data.conversations import question
+from jaxtrain.data.prompts import question
 from jaxtrain.worlds.tinytown import judge
 
 LARGEST = float(np.finfo(np.float32).max)

@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtrain import config
-from jaxtrain.data import conversations
 from jaxtrain.data.dialogs import shorten
 from jaxtrain.data.preferences import alternatives
-from jaxtrain.data.prompts import Prompt
+from jaxtrain.data.prompts import Prompt, question
 from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.files import atomic, terminal
 from jaxtrain.ops import returns
@@ -63,7 +62,7 @@ def score_completions(
     scores = np.asarray(how.judge.scores({**rows, "length": judged}, asked, texts), np.float32)
     lengths = rows["mask"].sum(1)
     stats = {"completions/mean_length": lengths, "completions/clipped_ratio": 1.0 - ended}
-    questions = [conversations.question(each.messages) for each in asked]
+    questions = [question(each.messages) for each in asked]
     if cap := scoring.cap():
         stats["objective/scores_capped"] = (scores > cap).astype(np.float32)
     if how.gold is not None:
@@ -135,12 +134,12 @@ def fitting_prompts(asked: list[Prompt], cfg: Any, bos: int) -> tuple[list[Promp
     return kept, said + ([f"{lost:,} prompts longer than {room} tokens left out"] if lost else [])
 
 
-def with_completion_table(run: Session, sample: loop.Sample, shown: int = 4) -> loop.Sample:
+def with_completion_table(session: Session, sample: loop.Sample, shown: int = 4) -> loop.Sample:
     """`sample`, after a table of a few completions of the last iteration."""
 
     def both(state: TrainState, step: int) -> tuple[str, Mapping[str, float]]:
         text, numbers = sample(state, step)
-        files = sorted((run.path / "samples" / FOLDER).glob("*.jsonl")) if run.primary else []
+        files = sorted((session.path / "samples" / FOLDER).glob("*.jsonl")) if session.primary else []
         if not files:
             return text, numbers
         with open(files[-1], encoding="utf-8") as file:

@@ -64,7 +64,7 @@ def test_named_templates_write_this_and_learn_that(name):
     kind = tokenizer_of(*specials, bos=bos, eos=eos)
     template = load_template(name, kind)
     turns = template.encode(MESSAGES)
-    assert shown(kind, turns.ids, turns.learn) == wanted
+    assert shown(kind, turns.ids, turns.loss_mask) == wanted
     assert template.end == turns.ids[-1] and template.notes == () and turns.added == (False, False)
     assert [
         said(kind, turns.ids[a:b]).strip()[:3] for a, b in zip(turns.starts, turns.ends, strict=True)
@@ -157,7 +157,7 @@ def test_published_styles_of_templates(tmp_path):
     llama = tokenizer_of(*HEADERS, bos="<|begin_of_text|>", eos="<|end_of_text|>")
     llama.chat_template = LLAMA3
     turns = load_template("auto", llama).encode(MESSAGES[:3])
-    assert shown(llama, turns.ids, turns.learn) == (
+    assert shown(llama, turns.ids, turns.loss_mask) == (
         "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nToday: 26 Jul 2024\n\nBe kind.<|eot_id|>"
         "<|start_header_id|>user<|end_header_id|>\n\nHi?<|eot_id|>"
         "<|start_header_id|>assistant<|end_header_id|>\n\n«Yo.<|eot_id|>»"
@@ -166,7 +166,7 @@ def test_published_styles_of_templates(tmp_path):
     call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "<b>'"}}]}
     asked = [MESSAGES[1], call, {"role": "tool", "content": "3"}, MESSAGES[2]]
     turns = Template("qwen", QWEN, qwen).encode(asked)
-    assert shown(qwen, turns.ids, turns.learn) == (
+    assert shown(qwen, turns.ids, turns.loss_mask) == (
         "<|im_start|>system\nYou are a help.<|im_end|>\n<|im_start|>user\nHi?<|im_end|>\n<|im_start|>assistant\n"
         '«<tool_call>{"name": "<b>\'"}</tool_call><|im_end|>»\n<|im_start|>tool\n3<|im_end|>\n'
         "<|im_start|>assistant\n«Yo.<|im_end|>»"
@@ -176,7 +176,7 @@ def test_published_styles_of_templates(tmp_path):
     gemma = tokenizer_of("<start_of_turn>", "<end_of_turn>", bos="<bos>", eos="<eos>")
     template = load_template(str(path), gemma)
     turns = template.encode(MESSAGES[1:])
-    assert shown(gemma, turns.ids, turns.learn) == (
+    assert shown(gemma, turns.ids, turns.loss_mask) == (
         "<bos><start_of_turn>user\nHi?<end_of_turn>\n<start_of_turn>model\n«Yo.<end_of_turn>»\n"
         "<start_of_turn>user\nWhy?<end_of_turn>\n<start_of_turn>model\n«So.<end_of_turn>»"
     )
@@ -212,7 +212,7 @@ def test_special_tokens_in_messages_are_text(text):
     words = plain_ids(kind, text)
     asked = [ends[0], *plain_ids(kind, "user\n"), *words, ends[1], *plain_ids(kind, "\n")]
     assert turns.ids.tolist() == [*asked, *header, *words, ends[1]]
-    assert turns.learn.sum() == len(words) + 1
+    assert turns.loss_mask.sum() == len(words) + 1
     assert not set(words) & set(kind.specials.values())
 
 
@@ -267,7 +267,7 @@ THINKING = """{% for m in messages %}<|im_start|>{{ m.role }}
 def test_a_template_that_rewrites_earlier_turns_is_refused():
     template = Template("thinking", THINKING, chatml())
     thought = {"role": "assistant", "content": "<think>hm</think>Yo."}
-    assert template.encode([MESSAGES[1], thought]).learn.any()
+    assert template.encode([MESSAGES[1], thought]).loss_mask.any()
     with pytest.raises(
         ConfigError, match=r"--template=thinking: the template is not prefix-stable.*thinking templates"
     ):
@@ -299,7 +299,7 @@ def test_an_end_token_that_the_template_lacks_is_eos_and_counted():
     bare += "{% if add_generation_prompt %}a:{% endif %}"
     template = Template("bare", bare, kind)
     turns = template.encode(MESSAGES[1:])
-    assert shown(kind, turns.ids, turns.learn) == "u:Hi?\na:«Yo.\n<|eos|>»u:Why?\na:«So.\n<|eos|>»"
+    assert shown(kind, turns.ids, turns.loss_mask) == "u:Hi?\na:«Yo.\n<|eos|>»u:Why?\na:«So.\n<|eos|>»"
     assert turns.added == (True, True) and template.end == kind.eos
     assert len(load_template("chatml", kind).notes) == 2
     assert "no token for" in load_template("chatml", kind).notes[0]
@@ -310,7 +310,7 @@ def test_turns_not_to_be_learnt_are_prompt():
     template = load_template("chatml", kind)
     for mark in ({"train": False}, {"weight": 0}):
         turns = template.encode([*MESSAGES[1:2], MESSAGES[2] | mark, *MESSAGES[3:]])
-        assert said(kind, turns.ids[turns.learn]) == "So.<|im_end|>"
+        assert said(kind, turns.ids[turns.loss_mask]) == "So.<|im_end|>"
     with pytest.raises(BadRecord, match="unknown weight"):
         template.encode([MESSAGES[1], MESSAGES[2] | {"weight": 0.5}])
     with pytest.raises(BadRecord, match="no assistant turn"):

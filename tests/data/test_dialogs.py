@@ -189,11 +189,11 @@ def test_processes_share_batches_and_a_resumed_stream_goes_on(cfg):
 SCRIPT = """
 import hashlib, sys
 from jaxtrain.config import Dialogs
-from jaxtrain.data import chat, comparisons, dialogs, tokenizer
+from jaxtrain.data import chat, dialogs, preferences, tokenizer
 kind = tokenizer.ByteTokenizer()
 given = dict(seed=0, tokenizer=kind, template=chat.load_template("plain", kind))
 found = []
-for make, data in ((dialogs, "sft"), (comparisons, "preferences")):
+for make, data in ((dialogs, "sft"), (preferences, "preferences")):
     data = f"tinytown:{data}?documents=60&held_out=8"
     made = make.prepare(Dialogs(data=data, batch_size=4, cache_dir=sys.argv[1]), **given)
     batches = [made.train.batch(7), made.eval.batch(0)]

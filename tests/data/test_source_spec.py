@@ -114,10 +114,10 @@ import importlib.util as util
 real = util.find_spec
 util.find_spec = lambda name, *rest: None if name in ("datasets", "sentencepiece") else real(name, *rest)
 from jaxtrain.config import ConfigError, Corpus
-from jaxtrain.data import spec
+from jaxtrain.data import source_spec
 for changes in ({{"data": "hf:wikitext"}}, {{"tokenizer": {str(tmp_path / "m.model")!r}}}):
     try:
-        spec.check(Corpus(**changes))
+        source_spec.check(Corpus(**changes))
     except ConfigError as error:
         print(error)
 """
@@ -133,8 +133,8 @@ def test_checking_imports_nothing_heavy():
     code = """
 import sys
 from jaxtrain.config import Corpus
-from jaxtrain.data import spec
-spec.check(Corpus())
+from jaxtrain.data import source_spec
+source_spec.check(Corpus())
 print([m for m in ("numpy", "jax", "grain", "tensorflow_datasets", "tokenizers") if m in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

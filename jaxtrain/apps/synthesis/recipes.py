@@ -13,9 +13,9 @@ import numpy as np
 
 from jaxtrain.apps.synthesis import prompts, screening
 from jaxtrain.apps.synthesis.prompts import PromptStyle
-from jaxtrain.data.conversations import SourceConversation, question
+from jaxtrain.data.prompts import Prompt, question
 from jaxtrain.data.record_formats import Message
-from jaxtrain.inference.llm import CUT, LLM, REFUSED, Completion, Request, seed_of
+from jaxtrain.inference.llm import CUT_OFF, LLM, REFUSED, Completion, Request, derive_seed
 from jaxtrain.inference.llm_judge import Judge, JudgeCase
 
 SHOWN = 60  # characters of a question that name a row
@@ -34,7 +34,7 @@ class SynthesisConfig(NamedTuple):
     expert: LLM
     seed: int = 0
     topics: tuple[str, ...] = ()
-    given: tuple[SourceConversation, ...] = ()  # instead of topics
+    given: tuple[Prompt, ...] = ()  # instead of topics
     examples: tuple[str, ...] = ()  # questions, of which `shots` are shown with each ask for questions
     shots: int = 0
     per_ask: int = 1  # questions, or rephrasings, of one ask
@@ -116,7 +116,7 @@ def question_request(how: SynthesisConfig, unit: int) -> Request:
 
 
 def _drawn(how: SynthesisConfig, ask: Request, *place: int) -> Request:
-    return ask._replace(seed=seed_of(how.seed, *place), temperature=how.temperature, max_new=how.max_new)
+    return ask._replace(seed=derive_seed(how.seed, *place), temperature=how.temperature, max_new=how.max_new)
 
 
 def _questions(how: SynthesisConfig, units: Sequence[int]) -> list[DraftRow]:
@@ -144,13 +144,15 @@ def read_replies(
         missing = [i for i, one in enumerate(found) if one is None]
         again = [_again(asks[i], attempt) if attempt else asks[i] for i in missing]
         for i, replies in zip(missing, model.generate(again) if again else (), strict=True):
-            found[i] = reads[i](replies[0].text) if replies[0].finish_reason not in (CUT, REFUSED) else None
+            found[i] = (
+                reads[i](replies[0].text) if replies[0].finish_reason not in (CUT_OFF, REFUSED) else None
+            )
     return found
 
 
 def _again(ask: Request, attempt: int) -> Request:
     """The ask once more, warm enough for another reply."""
-    return ask._replace(seed=seed_of(ask.seed, attempt), temperature=max(ask.temperature, WARM))
+    return ask._replace(seed=derive_seed(ask.seed, attempt), temperature=max(ask.temperature, WARM))
 
 
 def prompt_text(ask: Request) -> str:
@@ -193,7 +195,7 @@ def _text(reply: Completion) -> str:
 def _cut(how: SynthesisConfig, reply: Completion) -> str:
     if reply.finish_reason == REFUSED:
         return "refused: the model takes no such prompt, or has no room for it"
-    return f"cut: no end in {how.max_new} tokens" if reply.finish_reason == CUT else ""
+    return f"cut: no end in {how.max_new} tokens" if reply.finish_reason == CUT_OFF else ""
 
 
 def _agreed(how: SynthesisConfig, one: DraftRow, replies: Sequence[Completion]) -> DraftRow:
@@ -202,7 +204,7 @@ def _agreed(how: SynthesisConfig, one: DraftRow, replies: Sequence[Completion]) 
     Samples without an answer vote for nothing, but count. A known answer decides instead of the majority.
     """
     finals = [
-        how.style.final(reply.text) if reply.finish_reason not in (CUT, REFUSED) else None
+        how.style.final(reply.text) if reply.finish_reason not in (CUT_OFF, REFUSED) else None
         for reply in replies
     ]
     votes = collections.Counter(final for final in finals if final is not None)

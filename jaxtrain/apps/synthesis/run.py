@@ -14,13 +14,12 @@ from jaxtrain.apps.synthesis import prompts, recipes, screening
 from jaxtrain.apps.synthesis.config import Synthesize
 from jaxtrain.apps.synthesis.recipes import SynthesisConfig
 from jaxtrain.config import ConfigError, Failure
-from jaxtrain.data import conversations
-from jaxtrain.data.conversations import SourceConversation, read_conversations
+from jaxtrain.data.prompts import Prompt, question, read_conversations
 from jaxtrain.files import atomic, journal, terminal
 from jaxtrain.files.progress import bar
 from jaxtrain.files.terminal import note
 from jaxtrain.inference import judges, llm_judge, local
-from jaxtrain.inference.llm import LLM, Request, seed_of, user
+from jaxtrain.inference.llm import LLM, Request, derive_seed, user_messages
 from jaxtrain.measures import diversity
 
 BATCH = 32  # most units between two writes
@@ -64,7 +63,7 @@ def run(cfg: Synthesize, out: Path) -> None:
     _show(made.rows, out)
 
 
-def _given(cfg: Synthesize) -> tuple[SourceConversation, ...]:
+def _given(cfg: Synthesize) -> tuple[Prompt, ...]:
     """The distinct conversations of --source: of a source without a split its train split."""
     wanted = cfg.wanted
     cache = cfg.machine.cache_dir
@@ -80,7 +79,7 @@ def _examples(cfg: Synthesize) -> tuple[str, ...]:
     if not wanted.examples:
         return ()
     found = [
-        conversations.question(one.messages)
+        question(one.messages)
         for one in read_conversations(wanted.examples, "examples", cfg.machine.cache_dir, 0)
     ]
     if wanted.shots > len(found):
@@ -90,7 +89,7 @@ def _examples(cfg: Synthesize) -> tuple[str, ...]:
 
 def _recipe(
     cfg: Synthesize,
-    given: tuple[SourceConversation, ...],
+    given: tuple[Prompt, ...],
     examples: tuple[str, ...],
     generator: LLM,
     expert: LLM,
@@ -143,7 +142,7 @@ def _costs(cfg: Synthesize, how: SynthesisConfig, reader: LLM | None) -> list[tu
     count, most = cfg.wanted.count, cfg.models.max_new
     first, write = _first(how), how.style.reason if how.kind == "reasoning" else how.style.answer
     asked = estimated_tokens(first)
-    known = how.given[0].messages if how.given else user("x" * 4 * SHORT)
+    known = how.given[0].messages if how.given else user_messages("x" * 4 * SHORT)
     answered = estimated_tokens(write(known, recipes.topic_of(how, 0), how.expert.chat))
     units = math.ceil(count / how.per_ask) if not how.given or how.kind == "augment" else 0
     ours: list[tuple[LLM, str, int, int]] = []  # (who, what, requests, tokens read by one)
@@ -185,7 +184,7 @@ def _first(how: SynthesisConfig) -> Request:
     if how.kind == "conversation" and not how.given:
         return how.style.turn((), recipes.topic_of(how, 0))
     if how.kind == "augment":
-        return how.style.rephrase(conversations.question(how.given[0].messages), how.per_ask)
+        return how.style.rephrase(question(how.given[0].messages), how.per_ask)
     if how.given:
         write = how.style.reason if how.kind == "reasoning" else how.style.answer
         return write(how.given[0].messages, "", how.expert.chat)
@@ -217,7 +216,7 @@ def _made(
             room = count - len(rows)
             size = _size(room, len(rows), len(rows) + len(rejected), limit, each)
             drafts = recipes.drafts(how, range(first, min(first + size, units)))
-            new, bad, told = recipes.filter_drafts(drafts, screen, seed_of(how.seed, first, JUDGING))
+            new, bad, told = recipes.filter_drafts(drafts, screen, derive_seed(how.seed, first, JUDGING))
             bad += [{"reason": f"surplus: {count:,} rows were there before it", **row} for row in new[room:]]
             first = min(first + size, units)
             kept.add({"rows": new[:room], "rejected": bad, "judged": told, "next": first})
@@ -254,10 +253,10 @@ def _finish(
     beside = output_files(out)
     reasons = collections.Counter(row["reason"].split(":")[0] for row in made.rejected)
     texts = [" ".join(recipes.texts(row)) for row in made.rows]
-    found = diversity.report(texts)
+    found = diversity.diversity_metrics(texts)
     embed = how.generator.embed or how.expert.embed
     if embed and len(texts) > 1:
-        found["embedding_spread"] = diversity.spread(embed(texts))
+        found["embedding_spread"] = diversity.mean_cosine_distance(embed(texts))
     spent = {one.name: {k: v for k, v in vars(one.spent).items() if k != "lock"} for one in models}
     counts = {"made": len(made.rows) + len(made.rejected), "kept": len(made.rows), "rejected": dict(reasons)}
     report = {

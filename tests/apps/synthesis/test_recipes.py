@@ -7,9 +7,9 @@ import pytest
 
 from jaxtrain.apps.synthesis import prompts, recipes, screening
 from jaxtrain.apps.synthesis.recipes import DraftRow, RowFilter, SynthesisConfig
-from jaxtrain.data.conversations import SourceConversation
+from jaxtrain.data.prompts import Prompt
 from jaxtrain.inference import llm_judge
-from jaxtrain.inference.llm import CUT, LLM, REFUSED, Completion, Usage
+from jaxtrain.inference.llm import CUT_OFF, LLM, REFUSED, Completion, Usage
 from jaxtrain.rewards import functions
 
 
@@ -103,7 +103,7 @@ def test_a_base_model_goes_on_with_pages():
 
 
 def test_a_continuation_that_is_empty_or_cut_is_malformed():
-    for reply in ("\nAI: so", Completion(" is it so that", CUT)):
+    for reply in ("\nAI: so", Completion(" is it so that", CUT_OFF)):
         model = Model(lambda ask, g, n, reply=reply: reply, chat=False)
         (found,) = recipes.drafts(recipe("qa", model, style=prompts.BASE, topics=("Why",)), [0])
         assert found.fault.startswith("malformed: 3") and len(model.asks) == 3
@@ -111,7 +111,7 @@ def test_a_continuation_that_is_empty_or_cut_is_malformed():
 
 def reasons(*texts, **more):
     expert = Model(lambda ask, g, n: texts[g])
-    given = (SourceConversation(({"role": "user", "content": "2+3?"},), "", "x record 0", {"answer": "5.0"}),)
+    given = (Prompt(({"role": "user", "content": "2+3?"},), record={"answer": "5.0"}, name="x record 0"),)
     how = recipe("reasoning", questions(), expert, given=given, samples=len(texts), **more)
     return recipes.drafts(how, [0])[0]
 
@@ -127,7 +127,8 @@ def test_reasoning_is_kept_where_its_samples_agree():
     found = reasons("Answer: 1", "Answer: 2", "Answer: 3")
     assert found.fault == "disagreement: below 0.5 of the votes" and found.told == {"agreement": 0.3333}
     assert (
-        reasons("none", Completion("Answer: 5", CUT)).fault == "malformed: no reasoning ends with an answer"
+        reasons("none", Completion("Answer: 5", CUT_OFF)).fault
+        == "malformed: no reasoning ends with an answer"
     )
 
 
@@ -184,7 +185,7 @@ def test_a_conversation_of_a_base_model_goes_on_in_lines():
 
 
 def test_a_conversation_that_breaks_off_says_so():
-    expert = Model(lambda ask, g, n: Completion("and so on", CUT))
+    expert = Model(lambda ask, g, n: Completion("and so on", CUT_OFF))
     person = Model(lambda ask, g, n: "Why?")
     (found,) = recipes.drafts(recipe("conversation", person, expert, topics=("t",), turns=3, max_new=9), [0])
     assert found.fault == "cut: no end in 9 tokens" and len(expert.asks) == 1
@@ -193,14 +194,14 @@ def test_a_conversation_that_breaks_off_says_so():
 @pytest.mark.parametrize("kind", ["qa", "reasoning", "conversation"])
 def test_a_prompt_that_no_model_takes_is_a_draft_that_says_so(kind):
     refuses = Model(lambda ask, g, n: Completion("", REFUSED))
-    given = (SourceConversation(({"role": "user", "content": "Why?"},), "", "x record 0"),)
+    given = (Prompt(({"role": "user", "content": "Why?"},), name="x record 0"),)
     (found,) = recipes.drafts(recipe(kind, refuses, given=given), [0])
     assert found.fault.startswith("refused: the model takes no such prompt")
 
 
 def test_rephrasings_keep_the_answer():
     model = Model(lambda ask, g, n: '["In what way?", "How?", "By which means?", "one too many"]')
-    given = (SourceConversation(({"role": "user", "content": "How?"},), "So.", "x record 3"),)
+    given = (Prompt(({"role": "user", "content": "How?"},), answer="So.", name="x record 3"),)
     made = recipes.drafts(recipe("augment", model, given=given, per_ask=3), [0])
     rows, rejected, _ = recipes.filter_drafts(made, passing(), 0)
     assert [(row["prompt"], row["completion"]) for row in rows] == [
