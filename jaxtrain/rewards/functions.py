@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxtrain import worlds
 from jaxtrain.config import ConfigError, Failure
 from jaxtrain.data.prompts import question
-from jaxtrain.worlds.tinytown import judge
 
 LARGEST = float(np.finfo(np.float32).max)
 SHOWN = 40  # characters of a prompt that a message quotes
@@ -30,12 +30,12 @@ class RewardFunction(NamedTuple):
 
 
 def _gold(prompts: list[str], completions: list[str], **columns: list) -> list[float]:
-    return [judge.gold(prompt, text) for prompt, text in zip(prompts, completions, strict=True)]
+    return [worlds.get().gold(prompt, text) for prompt, text in zip(prompts, completions, strict=True)]
 
 
 def _correct(prompts: list[str], completions: list[str], **columns: list) -> list[float]:
     pairs = zip(prompts, completions, strict=True)
-    return [float(judge.judge(prompt, text).correct) for prompt, text in pairs]
+    return [float(worlds.get().judge(prompt, text).correct) for prompt, text in pairs]
 
 
 NAMED: Mapping[str, Callable[..., list[float]]] = {

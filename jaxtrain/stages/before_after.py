@@ -4,15 +4,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxtrain.data import prompts
-from jaxtrain.stages import eval_prompts, sampling, session
-from jaxtrain.stages.session import Session
+from jaxtrain.stages import eval_prompts, sampling
+from jaxtrain.stages.session import Session, policy_session
 from jaxtrain.train import loop, optim
 from jaxtrain.types import Params, TrainState
-from jaxtrain.worlds.tinytown import measures
 
 DRAWS = 2  # answers to a prompt, whose difference tells how consistent they are
 
-# What is said of RLHF, and the measures of worlds/tinytown/measures.py that show it.
+# What is said of RLHF, and the world's measures that show it.
 CLAIMS = (
     ("harmful → refuses", ("harmful", "refuse")),
     ("terse → detailed", ("detail",)),
@@ -23,7 +22,7 @@ CLAIMS = (
 
 
 def with_before_after(
-    run: Session,
+    session: Session,
     cfg: Any,
     template: Any,
     decode: Callable,
@@ -35,8 +34,8 @@ def with_before_after(
     if not world:
         return sample
     asked = prompts.read_prompts(source, cfg.data, template, limit=cfg.samples.prompt_count)
-    speaker = session.policy_session(run)
-    plain = run._replace(trained=run.trained._replace(whole=lambda part, base: part), base=())
+    speaker = policy_session(session)
+    plain = session._replace(trained=session.trained._replace(whole=lambda part, base: part), base=())
     questions = [each.messages[-1]["content"] for each in asked for _ in range(DRAWS)]
 
     def measured(session: Session, params: Params, base: Params) -> dict[str, float]:
@@ -49,14 +48,14 @@ def with_before_after(
         )
         found = draw(params, base, [each.ids.tolist() for each in asked], cfg.run.seed)
         texts = [decode(each.ids) for each in found]
-        return measures.measure(questions, texts) | {"alike": measures.alike(questions, texts, DRAWS)}
+        return world.measure(questions, texts) | {"alike": world.consistency(questions, texts, DRAWS)}
 
     def both(state: TrainState, step: int) -> tuple[str, Mapping[str, float]]:
         text, numbers = sample(state, step)
         if step < cfg.run.steps:
             return text, numbers
         before = measured(plain, reference(), ())
-        after = measured(speaker, optim.eval_params(state.params, state.opt_state), run.base)
+        after = measured(speaker, optim.eval_params(state.params, state.opt_state), session.base)
         for when, found in (("before", before), ("after", after)):
             numbers = {**numbers, **{f"{when}/{name}": value for name, value in found.items()}}
         return text + "\n" + "\n".join(table(before, after)) + "\n", numbers

@@ -1,11 +1,11 @@
-"""Answers to prompts while a run trains, measured by the world's judge where the prompts are Tinytown's."""
+"""Answers to prompts while a run trains, measured by a world's judge where the prompts are of one."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from jaxtrain import config
+from jaxtrain import config, worlds
 from jaxtrain.config import ConfigError
 from jaxtrain.data import prompts, source_spec
 from jaxtrain.files import atomic
@@ -13,37 +13,37 @@ from jaxtrain.stages import sampling
 from jaxtrain.stages.session import Session
 from jaxtrain.train import loop, optim
 from jaxtrain.types import TrainState
-from jaxtrain.worlds.tinytown import measures
+from jaxtrain.worlds import World
 
 SHOWN = 3  # answers shown
 
 
-def eval_sampler(run: Session, cfg: Any, template: Any, decode: Callable) -> loop.Sample:
+def eval_sampler(session: Session, cfg: Any, template: Any, decode: Callable) -> loop.Sample:
     """Answers to --prompts, written to samples/STEP.jsonl; a few are shown, and what the world's judge says of all."""
     settings = cfg.samples
     source, world = eval_source(settings, cfg.data)
     asked = prompts.read_prompts(source, cfg.data, template, limit=settings.prompt_count)
     draw = sampling.token_sampler(
-        run, template.end, max_new=settings.max_new, temperature=settings.answering()
+        session, template.end, max_new=settings.max_new, temperature=settings.answering()
     )
     opened = [each.ids.tolist() for each in asked]
     questions = [each.messages[-1]["content"] for each in asked]
 
     def sample(state: TrainState, step: int) -> tuple[str, Mapping[str, float]]:
-        found = draw(optim.eval_params(state.params, state.opt_state), run.base, opened, cfg.run.seed)
+        found = draw(optim.eval_params(state.params, state.opt_state), session.base, opened, cfg.run.seed)
         texts = [decode(each.ids) for each in found]
         measured = {
             "completions/mean_length": float(np.mean([len(each.ids) for each in found])),
             "completions/clipped_ratio": float(np.mean([not each.ended for each in found])),
         }
         if world:
-            measured |= {f"judge/{name}": value for name, value in measures.measure(questions, texts).items()}
+            measured |= {f"judge/{name}": value for name, value in world.measure(questions, texts).items()}
         rows = [
             {"prompt": question, "completion": text, "ended": each.ended}
-            | ({"gold": measures.reward(question, text)} if world else {})
+            | ({"gold": world.gold(question, text)} if world else {})
             for question, text, each in zip(questions, texts, found, strict=True)
         ]
-        sampling.write_sample(run, f"{step:08d}.jsonl", "".join(map(atomic.json_line, rows)))
+        sampling.write_sample(session, f"{step:08d}.jsonl", "".join(map(atomic.json_line, rows)))
         lines = [f"answers at step {step} to {len(rows)} prompts of {source}"]
         lines.append(loop.eval_lines("  ", measured))
         for question, text, each in list(zip(questions, texts, found, strict=True))[:SHOWN]:
@@ -53,12 +53,12 @@ def eval_sampler(run: Session, cfg: Any, template: Any, decode: Callable) -> loo
     return sample
 
 
-def eval_source(settings: config.Samples, data: config.Dialogs) -> tuple[str, bool]:
-    """(the source of prompts, whether Tinytown's judge can judge the answers)."""
-    world = all(source.kind == "tinytown" for source in source_spec.parse(data.data))
+def eval_source(settings: config.Samples, data: config.Dialogs) -> tuple[str, World | None]:
+    """(the source of prompts, the world whose judge can judge the answers)."""
+    world = worlds.world_of(source.kind for source in source_spec.parse(data.data))
     if settings.prompts == "auto":
-        return ("tinytown:prompts:test", True) if world else (data.eval_data or data.data, False)
+        return (world.eval_prompts, world) if world else (data.eval_data or data.data, None)
     found = source_spec.parse(settings.prompts, "prompts")
     if len(found) != 1:
         raise ConfigError(f"--prompts={settings.prompts}: name one source")
-    return settings.prompts, found[0].kind == "tinytown"
+    return settings.prompts, worlds.world_of([found[0].kind])
