@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from jaxtrain import config, flags
+from jaxtrain import config, flags, stages
 from jaxtrain.inference.remote import EndpointFlags, is_url
 
 DATA = "data"  # --teacher, where the data has what it said
@@ -89,10 +89,9 @@ def main(cfg: Distill) -> None:
     """Checks the flags, loads teacher and student, trains, and ends with the held-out divergence and answers."""
     # Imported here, so that a mistake in the flags is answered before jax is loaded.
     from jaxtrain.stages import init_from
-    from jaxtrain.train import host
 
     if not cfg.loss.teacher:
-        raise config.ConfigError("--teacher: name who is learnt from, such as runs/ppo, hf:DIR, or data")
+        raise config.ConfigError("--teacher: name the model to learn from, such as runs/ppo, hf:DIR, or data")
     if not cfg.loss.remote() and cfg.endpoint != EndpointFlags():
         changed = [
             f"--{name}" for name, value in vars(cfg.endpoint).items() if value != getattr(EndpointFlags, name)
@@ -100,49 +99,42 @@ def main(cfg: Distill) -> None:
         raise config.ConfigError(
             f"{', '.join(changed)}: acts only with an endpoint as --teacher; leave it out"
         )
-    host.keep_freed_memory()
     start = init_from.resolve(cfg)
 
     import functools
-    from pathlib import Path
 
-    from jaxtrain.data import chat
     from jaxtrain.distillation import data
     from jaxtrain.distillation import teacher as distillation_teacher
     from jaxtrain.objectives.distill import DistillSettings, distill
-    from jaxtrain.stages import eval_prompts, session, trainer
-    from jaxtrain.train import parallel
+    from jaxtrain.stages import eval_prompts, trainer
 
     start, origin = distillation_teacher.student_init(cfg, start)
-    template = chat.load_template(cfg.data.template, start.tokenizer)
-    parallel.initialize(Path(cfg.data.cache_dir).expanduser() / "compiled")
-    plan = session.make_plan(cfg)
-    with session.open_workdir(cfg, "distill", start, plan) as path:
-        teacher = distillation_teacher.load(cfg, origin, plan, path)
-        lesson = data.prepare(cfg, teacher, template, plan, path)
-        run = session.start_session(cfg, path, plan, start, lesson.data.tokenizer, lesson.data.fingerprints)
+    with stages.open(cfg, "distill", start=start) as stage:
+        teacher = distillation_teacher.load(cfg, origin, stage.plan, stage.path)
+        lesson = data.prepare(cfg, teacher, stage.template, stage.plan, stage.path)
+        session = stage.session(lesson.data.tokenizer, lesson.data.fingerprints)
         settings = DistillSettings(
             cfg.loss.divergence, cfg.loss.jsd_beta, cfg.loss.soft_temperature, cfg.loss.hard_weight
         )
         beside = teacher if lesson.live else None
-        objective = functools.partial(distill, model=run.model, teacher=beside and beside.model)
+        objective = functools.partial(distill, model=session.model, teacher=beside and beside.model)
         frozen = beside.params if beside else ()
-        stage = trainer.Stage(
+        training = trainer.Stage(
             objective=functools.partial(objective, settings=settings),
-            next_batch=data.batches(cfg, run, lesson, template),
+            next_batch=data.batches(cfg, session, lesson, stage.template),
             table=lesson.table,
             decode=lesson.data.tokenizer.decode,
             tokens=cfg.data.batch_size * cfg.data.seq_len,
             # Whatever is trained on, runs compare by KL(teacher ‖ student) at temperature 1.
             score=trainer.evaluate_fn(
-                run, functools.partial(objective, settings=DistillSettings()), lesson.data.eval, cfg.run.eval_batches,
-                frozen=frozen,
+                session, functools.partial(objective, settings=DistillSettings()), lesson.data.eval,
+                cfg.run.eval_batches, frozen=frozen,
             ),
-            sample=eval_prompts.eval_sampler(run, cfg, template, lesson.data.tokenizer.decode),
+            sample=eval_prompts.eval_sampler(session, cfg, stage.template, lesson.data.tokenizer.decode),
             expect=distillation_teacher.expected_at_start(start, origin, cfg),
             frozen=frozen,
         )  # fmt: skip
-        trainer.train(cfg, run, stage)
+        trainer.train(cfg, session, training)
 
 
 if __name__ == "__main__":

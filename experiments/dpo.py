@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from jaxtrain import config, flags
+from jaxtrain import config, flags, stages
 
 LOSSES = (
     "sigmoid", "hinge", "ipo", "robust", "exo_pair", "nca_pair", "bco_pair", "sppo_hard", "apo_zero", "apo_down", "aot",
@@ -77,52 +77,40 @@ class Dpo:
 
 
 def main(cfg: Dpo) -> None:
-    """Checks the flags, reads the comparisons, finds the reference's log-probabilities, trains, and tells."""
-    # Imported here, so that a mistake in the flags is answered before jax is loaded.
-    from jaxtrain.data import chat
-    from jaxtrain.stages import init_from
-    from jaxtrain.train import host
+    """Checks the flags, reads the comparisons, annotates them with the reference's log-probabilities, and trains."""
+    settings, link = cfg.loss.settings(), cfg.loss.link()
+    with stages.open(cfg, "dpo", needed=True) as stage:
+        # Imported here, so that a mistake in the flags is answered before jax is loaded.
+        import functools
 
-    host.keep_freed_memory()
-    start = init_from.resolve(cfg, needed=True)
-    template = chat.load_template(cfg.data.template, start.tokenizer)
-    settings = cfg.loss.settings()
+        from jaxtrain.data import preferences
+        from jaxtrain.objectives.dpo import dpo, kto
+        from jaxtrain.stages import eval_prompts, reference, trainer
 
-    import functools
-    from pathlib import Path
-
-    from jaxtrain.data import preferences
-    from jaxtrain.objectives.dpo import dpo, kto
-    from jaxtrain.stages import eval_prompts, reference, session, trainer
-    from jaxtrain.train import parallel
-
-    parallel.initialize(Path(cfg.data.cache_dir).expanduser() / "compiled")
-    plan, link = session.make_plan(cfg), cfg.loss.link()
-    with session.open_workdir(cfg, "dpo", start, plan) as path:
-        data = preferences.prepare(
-            cfg.data, seed=cfg.run.seed, tokenizer=start.tokenizer, template=template, process=plan.process,
-            kind="unpaired" if link == "kto" else "pairs", ties="drop", soft=cfg.loss.soft_labels,
-        )  # fmt: skip
-        run = session.start_session(cfg, path, plan, start, data.tokenizer, data.fingerprints)
-        run = run._replace(extra=reference.first_extra(link))
-        objective = functools.partial(
-            kto if link == "kto" else functools.partial(dpo, loss=link), model=run.model, settings=settings
+        data = stage.prepare(
+            preferences.prepare,
+            kind="unpaired" if link == "kto" else "pairs",
+            ties="drop",
+            soft=cfg.loss.soft_labels,
         )
-        columns = reference.reference_columns(cfg, run, data, link, settings)
-        stage = trainer.Stage(
+        session = stage.session(data.tokenizer, data.fingerprints)._replace(extra=reference.first_extra(link))
+        loss = kto if link == "kto" else functools.partial(dpo, loss=link)
+        objective = functools.partial(loss, model=session.model, settings=settings)
+        columns = reference.reference_columns(cfg, session, data, link, settings)
+        training = trainer.Stage(
             objective=objective,
             next_batch=columns.train,
             table=[*data.table, *columns.table],
             decode=data.tokenizer.decode,
             tokens=2 * cfg.data.batch_size * cfg.data.seq_len,
             score=trainer.evaluate_fn(
-                run, objective, data.eval, cfg.run.eval_batches, complete=columns.held_out
+                session, objective, data.eval, cfg.run.eval_batches, complete=columns.held_out
             ),
-            sample=eval_prompts.eval_sampler(run, cfg, template, data.tokenizer.decode),
+            sample=eval_prompts.eval_sampler(session, cfg, stage.template, data.tokenizer.decode),
             expect=reference.expected(link, settings),
             carry=reference.carry(link),
         )
-        trainer.train(cfg, run, stage)
+        trainer.train(cfg, session, training)
 
 
 if __name__ == "__main__":

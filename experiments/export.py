@@ -35,14 +35,13 @@ def main(cfg: Export) -> None:
         raise config.ConfigError("--init_from and --to: name the run, and hf:DIR to write")
     start = init_from.load_run(cfg.target.init_from)
 
-    from jaxtrain.models import hf, transformer
-    from jaxtrain.stages import weights
+    from jaxtrain.models import hf
+    from jaxtrain.stages.load_model import load_model
     from jaxtrain.train import parallel
 
     folder = Path(cfg.target.to.removeprefix("hf:")).expanduser()
     plan = parallel.make(config.Run(parallel="mesh", mesh="fsdp:-1"))
-    model = transformer.build(start.arch, transformer.execution(config.Model()))
-    params = weights.load_params(plan, start, model, 0)
+    params = load_model(start, plan).params
     ids = {name: getattr(start.tokenizer, name) for name in ("bos", "eos", "pad")}
     hf.write(
         folder, params, start.arch, dtype=cfg.target.dtype, shard_bytes=cfg.target.shard_gb * 1e9, ids=ids,

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from jaxtrain import config, flags
+from jaxtrain import config, flags, stages
 
 # What an algorithm is defined with; a flag that is given goes before it.
 #   baseline  of a completion's score: its group's mean, that of the others, or none (returns by token)
@@ -84,24 +84,18 @@ class Grpo:
 
 
 def main(cfg: Grpo) -> None:
-    """Checks the flags, loads policy and reference, trains on groups of completions, and tells what changed."""
+    """Checks the flags, loads policy and reference, and trains on groups of completions."""
     # Imported here, so that a mistake in the flags is answered before jax is loaded.
-    from jaxtrain.data import chat
     from jaxtrain.stages import init_from
-    from jaxtrain.train import host
 
     cfg.scores.require()
-    host.keep_freed_memory()
     start = init_from.resolve(cfg, needed=True)
-    template = chat.load_template(cfg.data.template, start.tokenizer)
 
     import functools
-    from pathlib import Path
 
     from jaxtrain.objectives.policy_gradient import policy_gradient
     from jaxtrain.rl import advantages, on_policy, rollouts
-    from jaxtrain.stages import session, trainer
-    from jaxtrain.train import parallel
+    from jaxtrain.stages import trainer
 
     on_policy.check(cfg, start.tokenizer)
     loss = cfg.loss.resolved()
@@ -116,24 +110,21 @@ def main(cfg: Grpo) -> None:
         limit=cfg.samples.max_new if loss["aggregate"] == "fixed" else 0,
         kl_weight=loss["kl_weight"], kl=cfg.loss.kl, entropy_weight=cfg.loss.entropy_coef,
     )  # fmt: skip
-    parallel.initialize(Path(cfg.data.cache_dir).expanduser() / "compiled")
-    plan = session.make_plan(cfg)
-    with session.open_workdir(cfg, "grpo", start, plan) as path:
-        judge, _ = on_policy.open_scorer(cfg, plan, path)
-        run = session.start_session(
-            cfg, path, plan, start, template.tokenizer, on_policy.fingerprints(cfg, template)
-        )
-        run = run._replace(extra=rollouts.first_extra(cfg))
+    with stages.open(cfg, "grpo", start=start) as stage:
+        template = stage.template
+        scorer, _ = on_policy.open_scorer(cfg, stage.plan, stage.path)
+        session = stage.session(template.tokenizer, on_policy.fingerprints(cfg, template))
+        session = session._replace(extra=rollouts.first_extra(cfg))
         how = advantages.AdvantageConfig(
             group=cfg.samples.group, baseline=loss["baseline"], scale=loss["scale"]
         )
-        stage = on_policy.stage(
-            cfg, run, template, functools.partial(policy_gradient, model=run.model, settings=settings),
-            functools.partial(advantages.group_advantages, how=how), judge,
+        training = on_policy.stage(
+            cfg, session, template, functools.partial(policy_gradient, model=session.model, settings=settings),
+            functools.partial(advantages.group_advantages, how=how), scorer,
             controller=rollouts.KlController(loss["kl_coef"], cfg.loss.kl_target, cfg.loss.kl_horizon),
             priced=bool(loss["kl_coef"] or loss["kl_weight"]),
         )  # fmt: skip
-        trainer.train(cfg, run, stage)
+        trainer.train(cfg, session, training)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from jaxtrain import config, flags
+from jaxtrain import config, flags, stages
 from jaxtrain.data import source_spec
 
 
@@ -73,61 +73,49 @@ class Ppo:
 
 
 def main(cfg: Ppo) -> None:
-    """Checks the flags, loads policy, reference and reward model, trains on rollouts, and tells what changed."""
+    """Checks the flags, loads policy, reference and reward model, and trains on rollouts."""
     # Imported here, so that a mistake in the flags is answered before jax is loaded.
-    from jaxtrain.data import chat
     from jaxtrain.stages import init_from
-    from jaxtrain.train import host
 
     cfg.scores.require()
-    host.keep_freed_memory()
     start = init_from.resolve(cfg, needed=True)
-    template = chat.load_template(cfg.data.template, start.tokenizer)
 
     import functools
-    from pathlib import Path
 
     from jaxtrain.models import value
     from jaxtrain.objectives.ppo import ppo
     from jaxtrain.rl import advantages, on_policy, rollouts
-    from jaxtrain.stages import session, trainer
-    from jaxtrain.train import parallel
+    from jaxtrain.stages import trainer
 
     on_policy.check(cfg, start.tokenizer)
-    parallel.initialize(Path(cfg.data.cache_dir).expanduser() / "compiled")
-    plan = session.make_plan(cfg)
-    with session.open_workdir(cfg, "ppo", start, plan) as path:
-        judge, model = on_policy.open_scorer(cfg, plan, path)
-        kind = cfg.loss.value_from(model is not None)
-        rate = cfg.loss.value_lr / cfg.optim.lr if cfg.loss.value_lr and kind != "head" else 1.0
-        run = session.start_session(
-            cfg, path, plan, start, template.tokenizer, on_policy.fingerprints(cfg, template),
+    with stages.open(cfg, "ppo", start=start) as stage:
+        template, loss = stage.template, cfg.loss
+        scorer, reward_model = on_policy.open_scorer(cfg, stage.plan, stage.path)
+        kind = loss.value_from(reward_model is not None)
+        rate = loss.value_lr / cfg.optim.lr if loss.value_lr and kind != "head" else 1.0
+        session = stage.session(
+            template.tokenizer, on_policy.fingerprints(cfg, template),
             heads=functools.partial(value.build, shared=kind == "head"),
-            given=lambda: (model.member(),) if kind == "reward" else (),
+            given=lambda: (reward_model.member(),) if kind == "reward" else (),
             rates={"value": rate},
-        )  # fmt: skip
-        run = run._replace(extra=rollouts.first_extra(cfg))
-        weight = cfg.loss.pretraining(cfg.data.data)
+        )._replace(extra=rollouts.first_extra(cfg))  # fmt: skip
+        weight = loss.pretraining(cfg.data.data)
         settings = on_policy.settings(
-            cfg, critic=True, clip_low=cfg.loss.clip_ratio, clip_high=cfg.loss.clip_ratio,
-            entropy_weight=cfg.loss.entropy_coef, value_weight=cfg.loss.value_coef, value_clip=cfg.loss.value_clip,
-            ptx_weight=weight,
+            cfg, critic=True, clip_low=loss.clip_ratio, clip_high=loss.clip_ratio, entropy_weight=loss.entropy_coef,
+            value_weight=loss.value_coef, value_clip=loss.value_clip, ptx_weight=weight,
         )  # fmt: skip
         how = advantages.AdvantageConfig(
-            cfg.loss.gamma,
-            cfg.loss.lam,
-            cfg.loss.bootstrap,
-            cfg.loss.whiten_rewards,
-            cfg.loss.whiten_advantages,
-        )
-        extra, table = on_policy.ptx_columns(cfg, run, template, weight, cfg.loss.ptx_data)
-        stage = on_policy.stage(
-            cfg, run, template, functools.partial(ppo, model=run.heads, settings=settings),
-            functools.partial(advantages.gae_advantages, how=how), judge,
-            controller=rollouts.KlController(cfg.loss.kl_coef, cfg.loss.kl_target, cfg.loss.kl_horizon),
-            priced=cfg.loss.kl_coef > 0, extra=extra, table=table,
+            gamma=loss.gamma, lam=loss.lam, bootstrap=loss.bootstrap, whiten_rewards=loss.whiten_rewards,
+            whiten_advantages=loss.whiten_advantages,
         )  # fmt: skip
-        trainer.train(cfg, run, stage)
+        extra, table = on_policy.ptx_columns(cfg, session, template, weight, loss.ptx_data)
+        training = on_policy.stage(
+            cfg, session, template, functools.partial(ppo, model=session.heads, settings=settings),
+            functools.partial(advantages.gae_advantages, how=how), scorer,
+            controller=rollouts.KlController(loss.kl_coef, loss.kl_target, loss.kl_horizon),
+            priced=loss.kl_coef > 0, extra=extra, table=table,
+        )  # fmt: skip
+        trainer.train(cfg, session, training)
 
 
 if __name__ == "__main__":

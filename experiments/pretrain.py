@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from jaxtrain import config, flags
+from jaxtrain import config, flags, stages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,39 +24,32 @@ class Pretrain:
 
 def main(cfg: Pretrain) -> None:
     """Checks the flags, prepares the data, trains, and ends with held-out numbers and samples."""
-    # Imported here, so that a mistake in the flags is answered before jax is loaded.
-    from jaxtrain.stages import init_from
-    from jaxtrain.train import host
-
-    host.keep_freed_memory()
     causal = cfg.data.objective != "masked"
-    start = init_from.resolve(cfg, causal=causal)
+    with stages.open(cfg, "pretrain", causal=causal) as stage:
+        # Imported here, so that a mistake in the flags is answered before jax is loaded.
+        import functools
 
-    import functools
-    from pathlib import Path
+        from jaxtrain.data import pipeline
+        from jaxtrain.objectives.next_token import next_token
+        from jaxtrain.stages import sampling, trainer
 
-    from jaxtrain.data import pipeline
-    from jaxtrain.objectives.next_token import next_token
-    from jaxtrain.stages import sampling, session, trainer
-    from jaxtrain.train import parallel
-
-    parallel.initialize(Path(cfg.data.cache_dir).expanduser() / "compiled")
-    plan = session.make_plan(cfg)
-    with session.open_workdir(cfg, "pretrain", start, plan) as path:
-        data = pipeline.prepare(cfg.data, seed=cfg.run.seed, tokenizer=start.tokenizer, process=plan.process)
-        run = session.start_session(cfg, path, plan, start, data.tokenizer, data.fingerprints)
-        prompts = sampling.pretraining_prompts(plan, data.eval.batch(0)) if causal else []
-        objective = functools.partial(next_token, model=run.model, z_loss=cfg.loss.z_loss)
-        stage = trainer.Stage(
+        data = stage.prepare(pipeline.prepare)
+        session = stage.session(data.tokenizer, data.fingerprints)
+        prompts = sampling.pretraining_prompts(stage.plan, data.eval.batch(0)) if causal else []
+        objective = functools.partial(next_token, model=session.model, z_loss=cfg.loss.z_loss)
+        samples = (
+            sampling.continuations(session, data.tokenizer, prompts, 48, cfg.run.seed) if causal else None
+        )
+        training = trainer.Stage(
             objective=objective,
             next_batch=trainer.offline_batches(data.train.iterate),
             table=data.table,
             decode=data.tokenizer.decode,
             tokens=cfg.data.batch_size * cfg.data.seq_len,
-            score=trainer.evaluate_fn(run, objective, data.eval, cfg.run.eval_batches),
-            sample=sampling.continuations(run, data.tokenizer, prompts, 48, cfg.run.seed) if causal else None,
+            score=trainer.evaluate_fn(session, objective, data.eval, cfg.run.eval_batches),
+            sample=samples,
         )
-        trainer.train(cfg, run, stage)
+        trainer.train(cfg, session, training)
 
 
 if __name__ == "__main__":

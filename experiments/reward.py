@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from jaxtrain import config, flags
+from jaxtrain import config, flags, stages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,54 +44,42 @@ class Reward:
 
 
 def main(cfg: Reward) -> None:
-    """Checks the flags, reads the comparisons, trains, normalises, and tells how well the scores agree."""
-    # Imported here, so that a mistake in the flags is answered before jax is loaded.
-    from jaxtrain.data import chat
-    from jaxtrain.stages import init_from
-    from jaxtrain.train import host
-
+    """Checks the flags, reads the comparisons, trains, normalises, and reports how well the scores agree."""
     if cfg.run.sample_every:
-        raise config.ConfigError("--sample_every: a reward model writes nothing; leave it out")
-    host.keep_freed_memory()
-    start = init_from.resolve(cfg, needed=True)
-    template = chat.load_template(cfg.data.template, start.tokenizer)
+        raise config.ConfigError("--sample_every: a reward model generates nothing; leave it out")
+    with stages.open(cfg, "reward", needed=True) as stage:
+        # Imported here, so that a mistake in the flags is answered before jax is loaded.
+        import functools
 
-    import functools
-    from pathlib import Path
+        from jaxtrain.data import preferences
+        from jaxtrain.models import reward as models
+        from jaxtrain.objectives.reward import reward
+        from jaxtrain.stages import reward_model, trainer
 
-    from jaxtrain.data import preferences
-    from jaxtrain.models import reward as models
-    from jaxtrain.objectives.reward import reward
-    from jaxtrain.stages import reward_model, session, trainer
-    from jaxtrain.train import parallel
-
-    parallel.initialize(Path(cfg.data.cache_dir).expanduser() / "compiled")
-    plan = session.make_plan(cfg)
-    with session.open_workdir(cfg, "reward", start, plan) as path:
-        data = preferences.prepare(
-            cfg.data, seed=cfg.run.seed, tokenizer=start.tokenizer, template=template, process=plan.process,
-            kind="ranked", ties=cfg.loss.ties, flat=cfg.loss.flat, soft=cfg.loss.soft_labels,
-        )  # fmt: skip
-        run = session.start_session(
-            cfg, path, plan, start, data.tokenizer, data.fingerprints,
-            heads=functools.partial(models.build, members=cfg.loss.members),
-        )  # fmt: skip
-        run = run._replace(extra=reward_model.identity_normalisation(cfg.loss.members))
-        objective = functools.partial(
-            reward, scores=run.heads.scores, loss=cfg.loss.loss, centering=cfg.loss.centering
+        data = stage.prepare(
+            preferences.prepare,
+            kind="ranked",
+            ties=cfg.loss.ties,
+            flat=cfg.loss.flat,
+            soft=cfg.loss.soft_labels,
         )
-        stage = trainer.Stage(
+        members = cfg.loss.members
+        heads = functools.partial(models.build, members=members)
+        session = stage.session(data.tokenizer, data.fingerprints, heads=heads)
+        session = session._replace(extra=reward_model.identity_normalisation(members))
+        objective = functools.partial(
+            reward, scores=session.heads.scores, loss=cfg.loss.loss, centering=cfg.loss.centering
+        )
+        training = trainer.Stage(
             objective=objective,
-            next_batch=reward_model.ensemble_batches(
-                data.train, cfg.loss.members, cfg.loss.margin, cfg.run.seed
-            ),
+            next_batch=reward_model.ensemble_batches(data.train, members, cfg.loss.margin, cfg.run.seed),
             table=data.table,
             decode=data.tokenizer.decode,
-            tokens=data.rows[0]["tokens"].size * cfg.data.batch_size * cfg.loss.members,
-            score=reward_model.evaluator(cfg, run, data),
-            finish=reward_model.normaliser(cfg, run, template),
+            tokens=data.rows[0]["tokens"].size * cfg.data.batch_size * members,
+            score=reward_model.evaluator(cfg, session, data),
+            finish=reward_model.normaliser(cfg, session, stage.template),
         )
-        trainer.train(cfg, run, stage)
+        trainer.train(cfg, session, training)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from jaxtrain import config, flags
+from jaxtrain import config, flags, stages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,45 +33,29 @@ class Sft:
 
 def main(cfg: Sft) -> None:
     """Checks the flags, reads the dialogs, trains, and ends with held-out numbers and answers."""
-    # Imported here, so that a mistake in the flags is answered before jax is loaded.
-    from jaxtrain.data import chat
-    from jaxtrain.stages import init_from
-    from jaxtrain.train import host
+    with stages.open(cfg, "sft", needed=True) as stage:
+        # Imported here, so that a mistake in the flags is answered before jax is loaded.
+        import functools
 
-    host.keep_freed_memory()
-    start = init_from.resolve(cfg, needed=True)
-    template = chat.load_template(cfg.data.template, start.tokenizer)
+        from jaxtrain.data import dialogs
+        from jaxtrain.objectives.sft import sft
+        from jaxtrain.stages import eval_prompts, trainer
 
-    import functools
-    from pathlib import Path
-
-    from jaxtrain.data import dialogs
-    from jaxtrain.objectives.sft import sft
-    from jaxtrain.stages import eval_prompts, session, trainer
-    from jaxtrain.train import parallel
-
-    parallel.initialize(Path(cfg.data.cache_dir).expanduser() / "compiled")
-    plan = session.make_plan(cfg)
-    with session.open_workdir(cfg, "sft", start, plan) as path:
-        data = dialogs.prepare(
-            cfg.data, seed=cfg.run.seed, tokenizer=start.tokenizer, template=template, process=plan.process
-        )
-        run = session.start_session(
-            cfg, path, plan, start, data.tokenizer, data.fingerprints, noise=cfg.loss.neftune
-        )
+        data = stage.prepare(dialogs.prepare)
+        session = stage.session(data.tokenizer, data.fingerprints, noise=cfg.loss.neftune)
         settings = dataclasses.asdict(cfg.loss)
         del settings["neftune"]
-        objective = functools.partial(sft, model=run.model, **settings)
-        stage = trainer.Stage(
+        objective = functools.partial(sft, model=session.model, **settings)
+        training = trainer.Stage(
             objective=objective,
             next_batch=trainer.offline_batches(data.train.iterate),
             table=data.table,
             decode=data.tokenizer.decode,
             tokens=cfg.data.batch_size * cfg.data.seq_len,
-            score=trainer.evaluate_fn(run, objective, data.eval, cfg.run.eval_batches),
-            sample=eval_prompts.eval_sampler(run, cfg, template, data.tokenizer.decode),
+            score=trainer.evaluate_fn(session, objective, data.eval, cfg.run.eval_batches),
+            sample=eval_prompts.eval_sampler(session, cfg, stage.template, data.tokenizer.decode),
         )
-        trainer.train(cfg, run, stage)
+        trainer.train(cfg, session, training)
 
 
 if __name__ == "__main__":

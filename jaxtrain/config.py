@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 ConfigT = Any  # an instance of a stage's frozen dataclass
 
@@ -317,6 +317,16 @@ class Run(Group):
                 f"--parallel=pmap replicates the model, --mesh={self.mesh} shards it: "
                 "use --parallel=mesh, or only the data axis"
             )
+
+
+class StageConfig(Protocol):
+    """What the config of every training command has; a command's own groups stand beside these."""
+
+    model: Model
+    data: Data
+    optim: Optim
+    lora: Lora
+    run: Run
 
 
 MESH_AXES = ("data", "fsdp", "tensor")

@@ -87,13 +87,13 @@ def _prompts_alone(data: config.Dialogs) -> bool:
 
 
 def batches(
-    cfg: Any, run: Session, lesson: DistillationBatches, template: Template
+    cfg: Any, session: Session, lesson: DistillationBatches, template: Template
 ) -> Callable[[int], loop.NextBatch]:
     """Batches of the data, and with --on_policy those that the student writes, which batch is told by its number."""
     extra = () if lesson.live else ("teacher_ids", "teacher_logps")
     B, share = cfg.data.batch_size, cfg.loss.on_policy
-    here = run.plan.local_slice(B)
-    written = _own(cfg, run, lesson, template) if share else None
+    here = session.plan.local_slice(B)
+    written = _own(cfg, session, lesson, template) if share else None
 
     def on_policy(step: int) -> bool:
         return np.random.default_rng((cfg.run.seed, 4, step)).random() < share
@@ -119,18 +119,18 @@ def batches(
 
 
 def _own(
-    cfg: Any, run: Session, lesson: DistillationBatches, template: Template
+    cfg: Any, session: Session, lesson: DistillationBatches, template: Template
 ) -> Callable[[TrainState, int], Mapping[str, np.ndarray]]:
     """(state, step) -> rows [B, T] of the student's completions; a step takes the next prompts."""
     B, T = cfg.data.batch_size, cfg.data.seq_len
     draw = sampling.token_sampler(
-        run, template.end, max_new=cfg.samples.max_new, temperature=cfg.loss.draw_temperature
+        session, template.end, max_new=cfg.samples.max_new, temperature=cfg.loss.draw_temperature
     )
 
     def written(state: TrainState, step: int) -> Mapping[str, np.ndarray]:
         asked = [lesson.asked[i] for i in rollouts.prompt_order(len(lesson.asked), cfg.run.seed, step * B, B)]
         seed = int(np.random.SeedSequence((cfg.run.seed, 5, step)).generate_state(1)[0])
-        found = draw(state.params, run.base, [one.ids.tolist() for one in asked], seed)
+        found = draw(state.params, session.base, [one.ids.tolist() for one in asked], seed)
         pairs = [(one.ids, np.array(new.ids, np.int32)) for one, new in zip(asked, found, strict=True)]
         return alternatives(pairs, B, T, template.tokenizer.pad)
 

@@ -26,9 +26,10 @@ from jaxtrain.models import transformer
 from jaxtrain.ops.divergences import top_k
 from jaxtrain.ops.logprobs import logits
 from jaxtrain.rl import scoring
-from jaxtrain.stages import init_from, sampling, session, weights
+from jaxtrain.stages import init_from, sampling, weights
 from jaxtrain.stages.init_from import InitFrom
-from jaxtrain.stages.session import Session
+from jaxtrain.stages.load_model import load_model
+from jaxtrain.stages.session import Session, pinned_run
 from jaxtrain.train import checkpoint, parallel, workdir
 from jaxtrain.types import LM, Params
 
@@ -57,9 +58,7 @@ def student_init(cfg: Any, start: InitFrom) -> tuple[InitFrom, InitFrom | None]:
                 "--init_from: stored completions bring no tokenizer; name the run that the student starts from"
             )
         return start, None
-    origin = init_from.load_run(cfg.loss.teacher)
-    if not origin.arch.causal:
-        raise ConfigError(f"--teacher={cfg.loss.teacher}: it fills masks, it does not continue text")
+    origin = init_from.load_run(cfg.loss.teacher, "teacher", causal=True)
     if start.tokenizer is None:
         start = start._replace(tokenizer=origin.tokenizer)
     if start.tokenizer.fingerprint != origin.tokenizer.fingerprint:
@@ -80,12 +79,11 @@ def load(cfg: Any, origin: InitFrom | None, plan: parallel.Plan, path: Path) -> 
     """The teacher's model and parameters; None where it is not a model here."""
     if origin is None:
         return None
-    text = session.pinned_run(path, "teacher", cfg.loss.teacher)
+    text = pinned_run(path, "teacher", cfg.loss.teacher)
     if not cfg.run.dry_run and plan.primary:
         workdir.record(path, teacher=text)
-    origin = init_from.load_run(text)
-    model = transformer.build(origin.arch, transformer.execution(cfg.model, plan.shards, plan.local))
-    return Teacher(model, weights.load_params(plan, origin, model, 0), origin, text)
+    model, params, _, origin = load_model(init_from.load_run(text, "teacher"), plan, cfg.model)
+    return Teacher(model, params, origin, text)
 
 
 def expected_at_start(
@@ -211,7 +209,7 @@ def _replies(cfg: Any, made: llm.LLM, asked: list[Prompt], draws: int) -> list[d
     """Stored completions of an endpoint's replies."""
     asks = [
         llm.Request(
-            one.messages, draws, llm.seed_of(cfg.run.seed, 6, i), cfg.loss.draw_temperature, cfg.samples.max_new,
+            one.messages, draws, llm.derive_seed(cfg.run.seed, 6, i), cfg.loss.draw_temperature, cfg.samples.max_new,
             top_logprobs=remote.MOST_LOGPROBS,
         )
         for i, one in enumerate(asked)

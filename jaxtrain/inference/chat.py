@@ -1,7 +1,6 @@
 """A run that answers: prompts in, scored completions out. What ./launch/run sample does with a model."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,11 +16,10 @@ from jaxtrain.files import terminal
 from jaxtrain.generate import sampler, stop_strings
 from jaxtrain.inference import best_of
 from jaxtrain.inference.sampler import SampledText, SampleRequest, decoder, text_sampler
-from jaxtrain.models import transformer
 from jaxtrain.ops.sampling import HOW
 from jaxtrain.rewards import models
-from jaxtrain.stages import weights
 from jaxtrain.stages.init_from import InitFrom
+from jaxtrain.stages.load_model import inference_plan, load_model
 from jaxtrain.train import parallel, workdir
 from jaxtrain.types import LM, Params
 
@@ -48,13 +46,11 @@ class ChatModel(NamedTuple):
 
 def open_chat_model(cfg: Any, start: InitFrom, template: Template) -> ChatModel:
     """Loads what the flags name. Raises ConfigError where the reward does not fit the run."""
-    parallel.initialize(Path(cfg.machine.cache_dir).expanduser() / "compiled")
-    plan = parallel.make(config.Run(mesh=cfg.machine.mesh))
+    plan = inference_plan(config.Run(mesh=cfg.machine.mesh), cfg.machine.cache_dir)
     settings = config.Model(dtype=cfg.machine.dtype)
     judge, size, context = _judge(cfg, start, plan, settings)
-    model = transformer.build(start.arch, transformer.execution(settings, plan.shards, plan.local))
-    params = weights.load_params(plan, start, model, 0)
-    draw, stream = _drawn(cfg, plan, model, params, template, context)
+    loaded = load_model(start, plan, settings)
+    draw, stream = _drawn(cfg, plan, loaded.model, loaded.params, template, context)
     return ChatModel(
         cfg=cfg, template=template, decode=decoder(template), context=context, draw=draw, stream=stream,
         judge=judge, judged=size, process=plan.process, notes=_notes(cfg, template, judge),
@@ -66,7 +62,7 @@ def _drawn(
 ) -> tuple[Callable, Callable]:
     """Speaker's draw and stream."""
     settings = cfg.drawing
-    how = sampler.settings({name: getattr(settings, name) for name in HOW})
+    how = sampler.active_params({name: getattr(settings, name) for name in HOW})
     made = text_sampler(plan, model, params, template, settings.max_new, context)
 
     def want(prompt: np.ndarray, seeds: Sequence[int]) -> SampleRequest:
@@ -128,7 +124,9 @@ def answers(voice: ChatModel, asked: Sequence[Prompt], place: int = 0) -> list[l
     """--samples answers to each prompt, or the best of --best_of; `place` is the number of the first prompt."""
     chosen, drawing = voice.cfg.chosen, voice.cfg.drawing
     each = chosen.best_of * drawing.samples
-    seeds = [[sampler.seed_of(drawing.seed, place + i, g) for g in range(each)] for i in range(len(asked))]
+    seeds = [
+        [sampler.completion_seed(drawing.seed, place + i, g) for g in range(each)] for i in range(len(asked))
+    ]
     found = voice.draw([one.ids for one in asked], seeds)
     if voice.judge:
         rows = [one for one in asked for _ in range(each)]
@@ -156,7 +154,7 @@ def stream_answer(voice: ChatModel, asked: Prompt, place: int, write: Callable[[
     ids: list[int] = []
 
     def noted() -> Iterator[list[int]]:
-        for chunk in voice.stream(asked.ids, sampler.seed_of(voice.cfg.drawing.seed, place, 0)):
+        for chunk in voice.stream(asked.ids, sampler.completion_seed(voice.cfg.drawing.seed, place, 0)):
             ids.extend(chunk)
             yield chunk
 
@@ -166,7 +164,7 @@ def stream_answer(voice: ChatModel, asked: Prompt, place: int, write: Callable[[
         text += piece
     ended = (
         ids[-1:] == [voice.template.end]
-        or stop_strings.first(voice.decode(ids), voice.cfg.drawing.stops()) is not None
+        or stop_strings.find_stop(voice.decode(ids), voice.cfg.drawing.stops()) is not None
     )
     write(terminal.END if ended else " …")
     return text
@@ -211,7 +209,7 @@ def text_pieces(
     for chunk in chunks:
         ids += chunk
         text = decode(ids)
-        sure, stopped = stop_strings.settled(text, ends)
+        sure, stopped = stop_strings.stable_text(text, ends)
         if stopped:
             yield sure[told:]
             return

@@ -18,7 +18,8 @@ from jaxtrain.inference.llm import LLM
 from jaxtrain.inference.llm_judge import Judge, JudgeCase
 from jaxtrain.inference.remote import is_url
 from jaxtrain.rewards import functions, models
-from jaxtrain.train import parallel, workdir
+from jaxtrain.stages.load_model import inference_plan
+from jaxtrain.train import workdir
 
 AT_ONCE = 64  # answers that a reward model scores at once
 WIDTH = 16  # its rows have a multiple of this many tokens
@@ -63,8 +64,7 @@ def reward_model_judge(source: Path, step: int | None, machine: Any) -> Judge:
     scores = config.Scores(reward_model=str(source))
     tokenizer = load_tokenizer(source / "tokenizer")
     models.check(scores, tokenizer, 0)
-    parallel.initialize(Path(machine.cache_dir).expanduser() / "compiled")
-    plan = parallel.make(config.Run(mesh=machine.mesh))
+    plan = inference_plan(config.Run(mesh=machine.mesh), machine.cache_dir)
     name = f"{source.absolute()}@{step or workdir.newest_step(source)}"
     model = models.load(scores, name, plan, config.Model(dtype=machine.dtype))
     size = -(-AT_ONCE // plan.shards) * plan.shards

@@ -16,7 +16,7 @@ from jaxtrain.data.chat import Template
 from jaxtrain.data.record_formats import BadRecord
 from jaxtrain.inference import remote, sampler
 from jaxtrain.inference.llm import (
-    CUT,
+    CUT_OFF,
     LLM,
     REFUSED,
     Completion,
@@ -24,12 +24,12 @@ from jaxtrain.inference.llm import (
     Request,
     TokenLogprob,
     Usage,
-    seed_of,
+    derive_seed,
 )
 from jaxtrain.inference.sampler import SampleRequest
-from jaxtrain.models import transformer
 from jaxtrain.ops.logprobs import logits
-from jaxtrain.stages import init_from, weights
+from jaxtrain.stages import init_from
+from jaxtrain.stages.load_model import inference_plan, load_model
 from jaxtrain.train import parallel
 from jaxtrain.types import LM, Params
 
@@ -47,16 +47,13 @@ def open_llm(text: str, flag: str, settings: remote.EndpointFlags, machine: Any,
 
 
 def _of_run(text: str, flag: str, machine: Any, width: int) -> LLM:
-    start = _started(text, flag)
-    parallel.initialize(Path(machine.cache_dir).expanduser() / "compiled")
-    plan = parallel.make(config.Run(mesh=machine.mesh))
+    start = init_from.load_run(text, flag, causal=True)
+    plan = inference_plan(config.Run(mesh=machine.mesh), machine.cache_dir)
     if plan.process[1] > 1:
         raise ConfigError(
             f"--{flag}={text}: a run replies in one process; serve it, and name the server's URL"
         )
-    settings = config.Model(dtype=machine.dtype)
-    model = transformer.build(start.arch, transformer.execution(settings, plan.shards, plan.local))
-    params = weights.load_params(plan, start, model, 0)
+    model, params, *_ = load_model(start, plan, config.Model(dtype=machine.dtype))
     chats = bool(start.tokenizer.chat_template)
     templates = {True: chat.load_template("none", start.tokenizer)}
     templates[False] = chat.load_template("auto", start.tokenizer) if chats else templates[True]
@@ -96,16 +93,6 @@ def _of_run(text: str, flag: str, machine: Any, width: int) -> LLM:
     )  # fmt: skip
 
 
-def _started(text: str, flag: str) -> init_from.InitFrom:
-    try:
-        start = init_from.load_run(text)
-    except ConfigError as error:
-        raise ConfigError(str(error).replace("--init_from=", f"--{flag}=", 1)) from error
-    if not start.arch.causal:
-        raise ConfigError(f"--{flag}={text}: it fills masks, it does not continue text")
-    return start
-
-
 def _alike(asks: Sequence[Request], without: Set[int]) -> list[list[int]]:
     """The places of asks in groups that one call can draw."""
     groups: dict[tuple, list[int]] = {}
@@ -128,12 +115,12 @@ def _opened(template: Template, ask: Request, flag: str) -> np.ndarray:
 
 
 def _want(ask: Request, ids: np.ndarray) -> SampleRequest:
-    seeds = [seed_of(ask.seed, g) for g in range(ask.samples)]
+    seeds = [derive_seed(ask.seed, g) for g in range(ask.samples)]
     return SampleRequest(ids, seeds, ask.max_new, {"temperature": ask.temperature}, ask.stop)
 
 
 def _reply(answer: sampler.SampledText, tops: tuple[TokenLogprob, ...] | None) -> Completion:
-    return Completion(answer.text, "stop" if answer.ended else CUT, tops)
+    return Completion(answer.text, "stop" if answer.ended else CUT_OFF, tops)
 
 
 def forward(plan: parallel.Plan, model: LM, params: Params) -> Callable:

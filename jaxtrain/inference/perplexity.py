@@ -7,11 +7,10 @@ import jax
 import numpy as np
 
 from jaxtrain import config
-from jaxtrain.config import ConfigError
 from jaxtrain.data import packing
-from jaxtrain.models import transformer
 from jaxtrain.objectives.tokens import masked_stats
-from jaxtrain.stages import init_from, weights
+from jaxtrain.stages import init_from
+from jaxtrain.stages.load_model import load_model
 from jaxtrain.train import parallel
 from jaxtrain.types import Batch, Params
 
@@ -27,13 +26,8 @@ def bits_per_byte(run: str) -> Callable[[str], float]:
     A text of more than 512 tokens, or than the model's context, is read in parts. Raises ConfigError for a run that
     does not predict the next token.
     """
-    start = init_from.load_run(run)
-    if not start.arch.causal:
-        raise ConfigError(f"--scored_by={run}: it fills masks, it gives a text no probability")
-    plan = parallel.make(config.Run())
-    settings = config.Model()
-    model = transformer.build(start.arch, transformer.execution(settings, plan.shards, plan.local))
-    params = weights.load_params(plan, start, model, 0)
+    start = init_from.load_run(run, "scored_by", causal=True)
+    model, params, plan, _ = load_model(start, parallel.make(config.Run()))
     longest = min(_LONGEST, start.arch.max_len or _LONGEST)
     tokenizer = start.tokenizer
 

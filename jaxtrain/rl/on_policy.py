@@ -17,8 +17,8 @@ from jaxtrain.ops import policy_gradient
 from jaxtrain.rewards import models
 from jaxtrain.rl import rollouts
 from jaxtrain.rl import scoring as rl_scoring
-from jaxtrain.stages import before_after, eval_prompts, session, trainer
-from jaxtrain.stages.session import Session
+from jaxtrain.stages import before_after, eval_prompts, trainer
+from jaxtrain.stages.session import Session, gather_rows, pinned_run, policy_session, reference_params
 from jaxtrain.train import workdir
 from jaxtrain.types import Objective
 from jaxtrain.worlds.tinytown import measures
@@ -60,7 +60,7 @@ def open_scorer(cfg: Any, plan: Any, path: Path) -> tuple[models.CompletionScore
     """What --reward_model or --reward names, the model with it where it is one."""
     if cfg.scores.reward:
         return models.function_scorer(cfg.scores.reward, plan), None
-    text = session.pinned_run(path, "reward_model", cfg.scores.reward_model)
+    text = pinned_run(path, "reward_model", cfg.scores.reward_model)
     if not cfg.run.dry_run and plan.primary:
         workdir.record(path, reward_model=text)
     found = models.load(cfg.scores, text, plan, cfg.model)
@@ -69,7 +69,7 @@ def open_scorer(cfg: Any, plan: Any, path: Path) -> tuple[models.CompletionScore
 
 def stage(
     cfg: Any,
-    run: Session,
+    session: Session,
     template: Any,
     objective: Objective,
     advantages: Callable,
@@ -92,16 +92,16 @@ def stage(
     updates = cfg.samples.epochs * cfg.samples.minibatches
 
     def start() -> Any:
-        return session.reference_params(run, cfg.run.seed)
+        return reference_params(session, cfg.run.seed)
 
     stops = rl_scoring.truncation_tokens(template.tokenizer, cfg.scores)
     scoring = rl_scoring.ScoringConfig(
         judged, template.tokenizer, template.end, stops, measures.reward if world else None
     )
     setup = rollouts.RolloutConfig(asked, scoring, advantages, controller, start if priced else None, extra)
-    source = rollouts.rollout_batches(cfg, run, setup)
+    source = rollouts.rollout_batches(cfg, session, setup)
     sample = rl_scoring.with_completion_table(
-        run, eval_prompts.eval_sampler(session.policy_session(run), cfg, template, decode)
+        session, eval_prompts.eval_sampler(policy_session(session), cfg, template, decode)
     )
     return trainer.Stage(
         objective=objective,
@@ -118,7 +118,7 @@ def stage(
         ],
         decode=decode,
         tokens=cfg.data.batch_size * cfg.data.seq_len,
-        sample=before_after.with_before_after(run, cfg, template, decode, start, sample),
+        sample=before_after.with_before_after(session, cfg, template, decode, start, sample),
         expect=expected(cfg, priced),
         carry=rollouts.carry(cfg),
     )
@@ -131,18 +131,18 @@ def expected(cfg: Any, priced: bool) -> dict[str, tuple[float, float]]:
     return found | ({"objective/kl": (0.0, 10 * near)} if priced else {})
 
 
-def ptx_columns(cfg: Any, run: Session, template: Any, weight: float, data: str) -> tuple[Callable, list]:
+def ptx_columns(cfg: Any, session: Session, template: Any, weight: float, data: str) -> tuple[Callable, list]:
     """(the columns of PPO-ptx for an update of so many tokens, lines for the table)."""
     if not weight:
         return lambda step, tokens: {}, []
     made = dialogs.prepare(
         dataclasses.replace(cfg.data, data=data, eval_data=""), seed=cfg.run.seed,
-        tokenizer=template.tokenizer, template=template, process=run.plan.process,
+        tokenizer=template.tokenizer, template=template, process=session.plan.process,
     )  # fmt: skip
 
     def extra(step: int, tokens: float) -> dict[str, np.ndarray]:
         rows = made.train.batch(step)
-        count = float(session.gather_rows(run.plan, {"mask": rows["mask"]})["mask"].sum())
+        count = float(gather_rows(session.plan, {"mask": rows["mask"]})["mask"].sum())
         names = ("tokens", "targets", "mask", "segments", "positions", "row")
         scale = np.full(len(rows["row"]), tokens / max(count, 1.0), np.float32)
         return {f"ptx/{name}": rows[name] for name in names} | {"ptx_scale": scale}

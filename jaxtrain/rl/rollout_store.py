@@ -28,17 +28,17 @@ class Rollout(NamedTuple):
     next_kl_coef: float
 
 
-def save_rollout(run: Session, held: Rollout) -> None:
+def save_rollout(session: Session, held: Rollout) -> None:
     """Writes a rollout, and deletes those that no checkpoint can need."""
-    if not run.primary:
+    if not session.primary:
         return
-    folder = run.path / FOLDER
+    folder = session.path / FOLDER
     folder.mkdir(exist_ok=True)
     facts = {name: value for name, value in held._asdict().items() if name != "columns"}
     with atomic.replacing(folder / f"{held.first:08d}.npz") as file:
         np.savez(file, facts=np.array(json.dumps(facts)), **held.columns)
     there = _there(folder)
-    saved = workdir.saved_steps(run.path / workdir.CHECKPOINTS)
+    saved = workdir.saved_steps(session.path / workdir.CHECKPOINTS)
     # A checkpoint may still be on its way to the disk: without any, the last few rollouts stay.
     oldest = max((first for first in there if first <= saved[0]), default=0) if saved else there[-4:][0]
     for first in there:
@@ -50,9 +50,9 @@ def _there(folder: Path) -> list[int]:
     return sorted(int(file.stem) for file in folder.glob("*.npz")) if folder.is_dir() else []
 
 
-def load_rollout(run: Session, step: int, kl_coef: float) -> Rollout:
+def load_rollout(session: Session, step: int, kl_coef: float) -> Rollout:
     """The rollout that update `step` belongs to, or follows; before the first an empty one."""
-    folder = run.path / FOLDER
+    folder = session.path / FOLDER
     there = [first for first in _there(folder) if first <= step]
     if not there:
         if step:

@@ -15,8 +15,8 @@ from jaxtrain.ops import returns
 from jaxtrain.rl import advantages, rollout_store, scoring
 from jaxtrain.rl.rollout_store import Rollout
 from jaxtrain.rl.scoring import FOLDER, Columns, ScoredBatch, ScoringConfig
-from jaxtrain.stages import sampling, session
-from jaxtrain.stages.session import Session
+from jaxtrain.stages import sampling
+from jaxtrain.stages.session import Session, policy_session
 from jaxtrain.train import loop
 from jaxtrain.types import ActorCritic, Metrics, Params, TrainState
 
@@ -44,23 +44,26 @@ class RolloutConfig(NamedTuple):
     ]  # (update, tokens in the loss) -> further columns of this host's rows
 
 
-def rollout_batches(cfg: Any, run: Session, setup: RolloutConfig) -> Callable[[int], loop.NextBatch]:
+def rollout_batches(cfg: Any, session: Session, setup: RolloutConfig) -> Callable[[int], loop.NextBatch]:
     """The stage's batches: next_batch(first) goes on from update `first`, from what is on disk."""
-    roll = _roller(cfg, run, setup)
-    updates, here = cfg.samples.epochs * cfg.samples.minibatches, run.plan.local_slice(cfg.data.batch_size)
+    roll = _roller(cfg, session, setup)
+    updates, here = (
+        cfg.samples.epochs * cfg.samples.minibatches,
+        session.plan.local_slice(cfg.data.batch_size),
+    )
 
     def begin(first: int) -> loop.NextBatch:
-        held, step = rollout_store.load_rollout(run, first, setup.controller.coef), first
+        held, step = rollout_store.load_rollout(session, first, setup.controller.coef), first
 
         def next_batch(state: TrainState) -> Columns:
             nonlocal held, step
             if held.columns and (
-                step - held.first >= updates or _stopped(cfg, run, state, step - held.first)
+                step - held.first >= updates or _stopped(cfg, session, state, step - held.first)
             ):
                 held = held._replace(columns={}, taken=held.next_taken, kl_coef=held.next_kl_coef)
             if not held.columns:
                 held = roll(state, held._replace(first=step, iteration=held.iteration + 1))
-                rollout_store.save_rollout(run, held)
+                rollout_store.save_rollout(session, held)
             rows = _rows(cfg, held, step - held.first)
             own = {name: x[rows[here]] for name, x in held.columns.items()}
             more = setup.extra(step, float(held.columns["mask"][rows].sum()))
@@ -72,10 +75,12 @@ def rollout_batches(cfg: Any, run: Session, setup: RolloutConfig) -> Callable[[i
     return begin
 
 
-def _stopped(cfg: Any, run: Session, state: TrainState, done: int) -> bool:
+def _stopped(cfg: Any, session: Session, state: TrainState, done: int) -> bool:
     """Whether the last update went further than --stop_kl allows."""
     return bool(
-        cfg.samples.stop_kl and done and float(run.plan.get(state.extra["approxkl"])) > cfg.samples.stop_kl
+        cfg.samples.stop_kl
+        and done
+        and float(session.plan.get(state.extra["approxkl"])) > cfg.samples.stop_kl
     )
 
 
@@ -103,22 +108,22 @@ def _rows(cfg: Any, held: Rollout, update: int) -> np.ndarray:
     return order[part * cfg.data.batch_size : (part + 1) * cfg.data.batch_size]
 
 
-def _roller(cfg: Any, run: Session, setup: RolloutConfig) -> Callable[[TrainState, Rollout], Rollout]:
+def _roller(cfg: Any, session: Session, setup: RolloutConfig) -> Callable[[TrainState, Rollout], Rollout]:
     s, size = cfg.samples, cfg.data.batch_size * cfg.samples.minibatches
     draw = sampling.token_sampler(
-        session.policy_session(run),
+        policy_session(session),
         setup.scoring.end if s.stop_at_end else -1,
         max_new=s.max_new,
         temperature=s.temperature,
         samples=s.group,
     )
-    annotated = _annotator(cfg, run, setup)
+    annotated = _annotator(cfg, session, setup)
     advantages = jax.jit(setup.advantages)
 
     def drawn(state: TrainState, taken: int) -> ScoredBatch:
         asked = [setup.asked[i] for i in prompt_order(len(setup.asked), cfg.run.seed, taken, size // s.group)]
         seed = int(np.random.SeedSequence((cfg.run.seed, 1, taken)).generate_state(1)[0])
-        found = draw(state.params, run.base, [each.ids.tolist() for each in asked], seed)
+        found = draw(state.params, session.base, [each.ids.tolist() for each in asked], seed)
         return scoring.score_completions(
             cfg, setup.scoring, [each for each in asked for _ in range(s.group)], found
         )
@@ -138,7 +143,7 @@ def _roller(cfg: Any, run: Session, setup: RolloutConfig) -> Callable[[TrainStat
         told |= made.stats
         if s.resample:
             told["completions/redrawn"] = replaced
-        sampling.write_sample(run, f"{FOLDER}/{begun.first:08d}.jsonl", scoring.rollout_lines(made, told))
+        sampling.write_sample(session, f"{FOLDER}/{begun.first:08d}.jsonl", scoring.rollout_lines(made, told))
         columns |= {name: rows[name] for name in (*ROWS, "old", "reference") if name in rows}
         if cfg.scores.truncated == "mask":
             columns["mask"] = rows["mask"] * made.ended[:, None]
@@ -149,22 +154,22 @@ def _roller(cfg: Any, run: Session, setup: RolloutConfig) -> Callable[[TrainStat
     return roll
 
 
-def _annotator(cfg: Any, run: Session, setup: RolloutConfig) -> Callable[[Params, Columns], Columns]:
+def _annotator(cfg: Any, session: Session, setup: RolloutConfig) -> Callable[[Params, Columns], Columns]:
     """(trained, rows [R, T]) -> rollout.annotate's columns, --batch_size rows at a time."""
-    critic = run.heads if isinstance(run.heads, ActorCritic) else None
-    look = advantages.annotate_logps(run.model, critic, cfg.samples.temperature)
-    compiled = run.plan.rows(
-        lambda params, frozen, rows: look(run.trained.whole(params, frozen[0]), frozen[1], rows)
+    critic = session.heads if isinstance(session.heads, ActorCritic) else None
+    look = advantages.annotate_logps(session.model, critic, cfg.samples.temperature)
+    compiled = session.plan.rows(
+        lambda params, frozen, rows: look(session.trained.whole(params, frozen[0]), frozen[1], rows)
     )
     reference = setup.reference() if setup.reference else ()
-    B, here = cfg.data.batch_size, run.plan.local_slice(cfg.data.batch_size)
+    B, here = cfg.data.batch_size, session.plan.local_slice(cfg.data.batch_size)
 
     def annotated(params: Params, rows: Columns) -> Columns:
         parts = []
         for first in range(0, len(rows["tokens"]), B):
-            part = run.plan.put({name: rows[name][first : first + B][here] for name in ROWS})
-            parts.append(compiled(params, (run.base, reference), part))
-        parts = [run.plan.get(part) for part in parts]
+            part = session.plan.put({name: rows[name][first : first + B][here] for name in ROWS})
+            parts.append(compiled(params, (session.base, reference), part))
+        parts = [session.plan.get(part) for part in parts]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     return annotated

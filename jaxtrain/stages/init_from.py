@@ -60,16 +60,24 @@ def resolve(cfg: Any, *, causal: bool = True, needed: bool = False) -> InitFrom:
     return made._replace(arch=replace(made.arch, causal=causal))
 
 
-def load_run(text: str) -> InitFrom:
-    """What --init_from names: WORKDIR, WORKDIR@STEP, or hf:DIR."""
-    if text.startswith("hf:"):
-        return _of_hf(Path(text.removeprefix("hf:")).expanduser())
+def load_run(text: str, flag: str = "init_from", *, causal: bool = False) -> InitFrom:
+    """The model, tokenizer and checkpoints of WORKDIR, WORKDIR@STEP or hf:DIR, which --`flag` names.
+
+    Raises ConfigError for what is no language model; `causal`: for one that does not predict the next token.
+    """
+    found = _of_hf(text) if text.startswith("hf:") else _of_run(text, flag)
+    if causal and not found.arch.causal:
+        raise ConfigError(f"--{flag}={text}: not a causal language model (trained on masked tokens)")
+    return found
+
+
+def _of_run(text: str, flag: str) -> InitFrom:
     source, step = workdir.split_step(text)
-    held = workdir.read_run(source)
+    held = workdir.read_run(source, f"--{flag}")
     if "arch" not in held:
-        raise ConfigError(f"--init_from={source}: the run ended before it had a model")
+        raise ConfigError(f"--{flag}={source}: the run ended before it had a model")
     if held["stage"] == "reward":
-        raise ConfigError(f"--init_from={source}: a reward model; name the run of a language model")
+        raise ConfigError(f"--{flag}={source}: a reward model; name the run of a language model")
     lineage = {"run": str(source.absolute()), "stage": held["stage"], "step": step, "parent": held["parent"]}
     # An average of the parameters is what that run was evaluated with.
     part = "opt_state/average" if held["config"]["optim"]["ema"] else "params"
@@ -77,14 +85,15 @@ def load_run(text: str) -> InitFrom:
         part = f"{part}/{held['branch']}"
     lora = Lora(**held["config"].get("lora", {}))
     own = CheckpointRef(source, step=step, part=part, lora=lora if lora.lora_rank else None)
-    before = load_run(held["parent"]["origin"]).origins if own.lora else ()
+    before = load_run(held["parent"]["origin"], flag).origins if own.lora else ()
     tokenizer = load_tokenizer(source / "tokenizer")
     pinned = own.step or workdir.newest_step(source)
     lineage["origin"] = f"{source.absolute()}@{pinned}" if pinned else str(source.absolute())
     return InitFrom(zoo.from_dict(held["arch"]), tokenizer, lineage, (*before, own))
 
 
-def _of_hf(folder: Path) -> InitFrom:
+def _of_hf(text: str) -> InitFrom:
+    folder = Path(text.removeprefix("hf:")).expanduser()
     arch = hf_config.read(folder)
     lineage = {"run": None, "stage": "hf", "step": None, "parent": {}, "origin": f"hf:{folder.absolute()}"}
     return InitFrom(arch, load_tokenizer(folder), lineage, (CheckpointRef(folder, hf=True),))

@@ -15,8 +15,7 @@ from jaxtrain.files import cache
 from jaxtrain.files.progress import bar
 from jaxtrain.ops import preference
 from jaxtrain.ops.logprobs import COMPLETIONS, completion_logps
-from jaxtrain.stages import session
-from jaxtrain.stages.session import Session
+from jaxtrain.stages.session import Session, gather_rows, initial_params, trained_part
 from jaxtrain.train import checkpoint, loop, workdir
 from jaxtrain.types import Metrics, Params, TrainState
 
@@ -46,13 +45,13 @@ def expected(link: str, settings: preference.PreferenceSettings) -> dict[str, tu
 
 
 def reference_columns(
-    cfg: Any, run: Session, data: Any, link: str, settings: preference.PreferenceSettings
+    cfg: Any, session: Session, data: Any, link: str, settings: preference.PreferenceSettings
 ) -> ReferenceColumns:
     """The stream of training batches and a function for the held-out ones, with every column that the loss reads."""
-    logps = logps_fn(run)
+    logps = logps_fn(session)
     table, told = None, []
     if needed(link, settings):
-        table, how = _reference(cfg, run, data, logps)
+        table, how = _reference(cfg, session, data, logps)
         told = [("reference", f"log-probabilities of {len(table):,} rows {how}")]
     extra = preference.COLUMNS.get(link, ())
 
@@ -62,10 +61,10 @@ def reference_columns(
         if table is not None:
             batch["reference"] = table[index]
         if "shift" in extra:
-            shift = float(run.plan.get(state.extra["shift"]))
+            shift = float(session.plan.get(state.extra["shift"]))
             batch["shift"] = np.full(len(index), shift, np.float32)
         if {"kl", "partner"} & set(extra):
-            batch |= _by_rank_and_mean(run, logps, state, batch, link)
+            batch |= _by_rank_and_mean(session, logps, state, batch, link)
         return batch
 
     def train(first: int) -> loop.NextBatch:
@@ -75,53 +74,55 @@ def reference_columns(
     return ReferenceColumns(train, complete, told)
 
 
-def logps_fn(run: Session) -> Callable[[Params, Params, Batch], np.ndarray]:
+def logps_fn(session: Session) -> Callable[[Params, Params, Batch], np.ndarray]:
     """(trained, base, this host's rows) -> f32[B, N] of the whole batch: one program for reference and policy."""
-    compiled = run.plan.rows(
-        lambda params, base, batch: completion_logps(run.model, run.trained.whole(params, base), batch)[0]
+    compiled = session.plan.rows(
+        lambda params, base, batch: completion_logps(
+            session.model, session.trained.whole(params, base), batch
+        )[0]
     )
 
     def found(params: Params, base: Params, batch: Batch) -> np.ndarray:
-        put = run.plan.put({name: batch[name] for name in COMPLETIONS})
-        return run.plan.get(compiled(params, base, put))
+        put = session.plan.put({name: batch[name] for name in COMPLETIONS})
+        return session.plan.get(compiled(params, base, put))
 
     return found
 
 
-def _reference(cfg: Any, run: Session, data: Any, logps: Callable) -> tuple[np.ndarray, str]:
+def _reference(cfg: Any, session: Session, data: Any, logps: Callable) -> tuple[np.ndarray, str]:
     """(log-probabilities f32[rows, N] under the reference, how they came about), from the cache where they are there.
 
     The reference is what training starts from, adapters merged. Its digest is kept in config.json, so that a resumed
     run finds its table without loading it.
     """
-    held = {} if cfg.run.dry_run else workdir.read_run(run.path)
+    held = {} if cfg.run.dry_run else workdir.read_run(session.path)
     mark, params = held.get("reference"), None
     if mark is None:
-        params = session.initial_params(run, cfg.run.seed)
+        params = initial_params(session, cfg.run.seed)
         mark = checkpoint.digest(params)
-        if run.primary and not cfg.run.dry_run:
-            workdir.record(run.path, reference=mark)
+        if session.primary and not cfg.run.dry_run:
+            workdir.record(session.path, reference=mark)
 
     def compute() -> np.ndarray:
-        start = session.initial_params(run, cfg.run.seed) if params is None else params
+        start = initial_params(session, cfg.run.seed) if params is None else params
         # A fresh adapter changes nothing, so that one program serves the reference and the policy.
-        part = session.trained_part(run, start, cfg.run.seed)
+        part = trained_part(session, start, cfg.run.seed)
         B, count, found = cfg.data.batch_size, len(data.rows), []
-        stream = Stream(lambda i: data.rows[min(i, count - 1)], B, run.plan.process, -(-count // B))
+        stream = Stream(lambda i: data.rows[min(i, count - 1)], B, session.plan.process, -(-count // B))
         with bar("reference log-probabilities", len(stream), least=20) as advance:
             for i in range(len(stream)):
-                found.append(logps(part, run.base, stream.batch(i)))
+                found.append(logps(part, session.base, stream.batch(i)))
                 advance(1)
         return np.concatenate(found)[:count]
 
-    if run.plan.process[1] > 1:  # each host's disk may be its own, and the computation is everybody's
+    if session.plan.process[1] > 1:  # each host's disk may be its own, and the computation is everybody's
         return compute(), "computed"
     how = (
         mark,
         data.fingerprints,
         cfg.data.seq_len,
         cfg.data.batch_size,
-        run.plan.name,
+        session.plan.name,
         dataclasses.asdict(cfg.model),
     )
     folder = Path(cfg.data.cache_dir).expanduser() / "reference" / cache.digest(1, *how)
@@ -130,11 +131,11 @@ def _reference(cfg: Any, run: Session, data: Any, logps: Callable) -> tuple[np.n
     return np.load(folder / "logps.npy"), "from the cache" if reused else "computed"
 
 
-def _by_rank_and_mean(run: Session, logps: Callable, state: TrainState, batch: Batch, link: str) -> Batch:
+def _by_rank_and_mean(session: Session, logps: Callable, state: TrainState, batch: Batch, link: str) -> Batch:
     """KTO's z₀ and AOT's partners: what needs the whole batch under the present policy, as columns of its rows."""
     names = ("mask", *(["reference"] if "reference" in batch else []))
-    whole = session.gather_rows(run.plan, {name: batch[name] for name in names})
-    policy = logps(state.params, run.base, batch)
+    whole = gather_rows(session.plan, {name: batch[name] for name in names})
+    policy = logps(state.params, session.base, batch)
     present = (whole["mask"].sum(-1) > 0).astype(np.float32)
     if link == "kto":
         ratios = policy[:, 1] - whole["reference"][:, 1]

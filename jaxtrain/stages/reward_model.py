@@ -24,29 +24,31 @@ def identity_normalisation(members: int) -> dict[str, Any]:
     return {"gain": jnp.ones(members), "bias": jnp.zeros(members)}
 
 
-def scores_fn(run: Session) -> Callable[[Params, Mapping[str, np.ndarray]], np.ndarray]:
+def scores_fn(session: Session) -> Callable[[Params, Mapping[str, np.ndarray]], np.ndarray]:
     """(trained, this host's rows) -> f32[M, B, N] of the whole batch."""
-    compiled = run.plan.rows(
-        lambda params, base, batch: run.heads.scores(run.trained.whole(params, base), batch).swapaxes(0, 1)
+    compiled = session.plan.rows(
+        lambda params, base, batch: session.heads.scores(session.trained.whole(params, base), batch).swapaxes(
+            0, 1
+        )
     )
 
     def found(params: Params, batch: Mapping[str, np.ndarray]) -> np.ndarray:
-        put = run.plan.put({name: batch[name] for name in SCORED})
-        return run.plan.get(compiled(params, run.base, put)).swapaxes(0, 1)
+        put = session.plan.put({name: batch[name] for name in SCORED})
+        return session.plan.get(compiled(params, session.base, put)).swapaxes(0, 1)
 
     return found
 
 
-def evaluator(cfg: Any, run: Session, data: Any) -> loop.Evaluate:
+def evaluator(cfg: Any, session: Session, data: Any) -> loop.Evaluate:
     """Agreement of the scores with the held-out comparisons, and with the gold rewards where the records have them."""
-    scores, combined = scores_fn(run), COMBINED[cfg.loss.ensemble]
+    scores, combined = scores_fn(session), COMBINED[cfg.loss.ensemble]
 
     def evaluate(state: TrainState) -> dict[str, float]:
         params = optim.eval_params(state.params, state.opt_state)
         parts = []
         for i in range(min(len(data.eval), cfg.run.eval_batches or len(data.eval))):
             batch = data.eval.batch(i)
-            whole = gather_rows(run.plan, {name: batch[name] for name in ("index", "length", "prefer")})
+            whole = gather_rows(session.plan, {name: batch[name] for name in ("index", "length", "prefer")})
             parts.append({**whole, "scores": np.moveaxis(scores(params, batch), 0, 1)})
         columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         real = columns["length"].any(1)
@@ -54,27 +56,27 @@ def evaluator(cfg: Any, run: Session, data: Any) -> loop.Evaluate:
         score = np.asarray(combined(jnp.asarray(columns["scores"].swapaxes(0, 1)), cfg.loss.price))
         records = [data.fields(int(i)) for i in columns["index"]]
         groups = [record["family"] for record in records] if "family" in records[0] else ()
-        found = agreement.report(score, columns["prefer"], columns["length"], groups)
+        found = agreement.comparison_metrics(score, columns["prefer"], columns["length"], groups)
         if {"reward_chosen", "reward_rejected"} <= records[0].keys():
             gold = np.array([[r["reward_chosen"], r["reward_rejected"]] for r in records])
-            found |= agreement.against_gold(score, gold, groups)
+            found |= agreement.gold_accuracy(score, gold, groups)
         return found
 
     return evaluate
 
 
-def normaliser(cfg: Any, run: Session, template: Any) -> Callable[[TrainState], TrainState]:
+def normaliser(cfg: Any, session: Session, template: Any) -> Callable[[TrainState], TrainState]:
     """A function that sets gain and bias so that the rewards of reference completions have mean 0 and variance 1.
 
     Reference completions are what the model that training starts from says to --prompts, by default those of --data.
     """
 
     def finish(state: TrainState) -> TrainState:
-        batches = _reference_completions(cfg, run, template)
-        scores = scores_fn(run)
+        batches = _reference_completions(cfg, session, template)
+        scores = scores_fn(session)
         params = optim.eval_params(state.params, state.opt_state)
         found = np.concatenate([scores(params, batch)[..., 0] for batch in batches], 1)
-        gain, bias = agreement.affine(found)
+        gain, bias = agreement.score_normalisation(found)
         made = {"gain": jnp.asarray(gain), "bias": jnp.asarray(bias)}
         return state._replace(
             extra=jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), made, state.extra)
@@ -83,16 +85,16 @@ def normaliser(cfg: Any, run: Session, template: Any) -> Callable[[TrainState], 
     return finish
 
 
-def _reference_completions(cfg: Any, run: Session, template: Any) -> list[dict[str, np.ndarray]]:
+def _reference_completions(cfg: Any, session: Session, template: Any) -> list[dict[str, np.ndarray]]:
     """Batches [B, 1, T] of prompts and the completions that the model at the start draws for them."""
     source = cfg.data.data if cfg.samples.prompts == "auto" else cfg.samples.prompts
     asked = prompts.read_prompts(source, cfg.data, template, limit=cfg.samples.prompt_count)
     opened = [each.ids.tolist() for each in asked]
-    bare = run._replace(trained=weights.trained_part(run.model.axes, type(cfg.lora)()), base=())
+    bare = session._replace(trained=weights.trained_part(session.model.axes, type(cfg.lora)()), base=())
     draw = sampling.token_sampler(
         bare, template.end, max_new=cfg.samples.max_new, temperature=cfg.samples.temperature
     )
-    start = weights.load_params(run.plan, run.start, run.model, cfg.run.seed)
+    start = weights.load_params(session.plan, session.start, session.model, cfg.run.seed)
     found = draw(start, (), opened, cfg.run.seed)
     rows = [[*prompt, *new.ids] for prompt, new in zip(opened, found, strict=True)]
     B, T = cfg.data.batch_size, -(-max(map(len, rows)) // 16) * 16
@@ -103,7 +105,7 @@ def _reference_completions(cfg: Any, run: Session, template: Any) -> list[dict[s
         columns["tokens"][i, 0, : len(row)] = row
         columns["segments"][i, 0, : len(row)] = 1
         columns["positions"][i, 0] = np.arange(T)
-    here = run.plan.local_slice(B)
+    here = session.plan.local_slice(B)
     return [
         {name: x[first : first + B][here] for name, x in columns.items()} for first in range(0, len(rows), B)
     ]

@@ -44,18 +44,20 @@ class TokenSampler(Protocol):
 
 
 def token_sampler(
-    run: Session, end: int, *, max_new: int, temperature: float = 1.0, samples: int = 1
+    session: Session, end: int, *, max_new: int, temperature: float = 1.0, samples: int = 1
 ) -> TokenSampler:
     """A function that draws completions of token prompts, at most max_new tokens or what the context has room for."""
-    how = sampler.settings({"temperature": temperature})
-    made = engine.engine(run.plan, run.model, end=end, width=max_new, whole=run.trained.whole)
+    how = sampler.active_params({"temperature": temperature})
+    made = engine.build_engine(
+        session.plan, session.model, end=end, width=max_new, whole=session.trained.whole
+    )
 
     def drawn(params: Params, base: Params, prompts: list[list[int]], seed: int) -> list[SampledTokens]:
-        size = _prompts_at_once(len(prompts), samples, run.plan.shards)
-        here = run.plan.local_slice(size)
-        batch = sampler.prompts(prompts, seed, samples=samples)
-        batch["limit"] = _room(run.arch.max_len, prompts, max_new)
-        batch |= sampler.columns(len(prompts), how)
+        size = _prompts_at_once(len(prompts), samples, session.plan.shards)
+        here = session.plan.local_slice(size)
+        batch = sampler.prompt_batch(prompts, seed, samples=samples)
+        batch["limit"] = _room(session.arch.max_len, prompts, max_new)
+        batch |= sampler.sampling_columns(len(prompts), how)
         ready, out = made.ready(params, base), []
         for first in range(0, len(prompts), size):
             part = {name: _filled(x[first : first + size], size)[here] for name, x in batch.items()}
@@ -91,21 +93,21 @@ def _filled(x: np.ndarray, rows: int) -> np.ndarray:
 
 
 def continuations(
-    run: Session, tokenizer: Tokenizer, prompts: list[list[int]], max_new: int, seed: int
+    session: Session, tokenizer: Tokenizer, prompts: list[list[int]], max_new: int, seed: int
 ) -> loop.Sample:
     """Samples that continue token prompts, written to samples/STEP.txt and returned as text."""
-    draw = token_sampler(run, tokenizer.eos, max_new=max_new)
+    draw = token_sampler(session, tokenizer.eos, max_new=max_new)
 
     def sample(state: TrainState, step: int) -> tuple[str, Mapping[str, float]]:
         lines = [f"samples at step {step}: prompt▸continuation, ⏎ where it ended by itself"]
-        done = draw(optim.eval_params(state.params, state.opt_state), run.base, prompts, seed)
+        done = draw(optim.eval_params(state.params, state.opt_state), session.base, prompts, seed)
         for prompt, new in zip(prompts, done, strict=True):
             lines += [
                 "",
                 *preview_lines(f"{tokenizer.decode(prompt)}▸{tokenizer.decode(new.ids)}", new.ended),
             ]
         text = "\n".join(lines) + "\n"
-        write_sample(run, f"{step:08d}.txt", text)
+        write_sample(session, f"{step:08d}.txt", text)
         return text, {}
 
     return sample
@@ -116,9 +118,9 @@ def preview_lines(text: str, ended: bool) -> list[str]:
     return terminal.wrapped(f"{text}{terminal.END if ended else ' …'}", "  │ ")
 
 
-def write_sample(run: Session, name: str, text: str) -> None:
+def write_sample(session: Session, name: str, text: str) -> None:
     """Keeps a text in the run's samples/."""
-    if run.primary:
-        file = run.path / "samples" / name
+    if session.primary:
+        file = session.path / "samples" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")

@@ -140,75 +140,77 @@ def pinned_run(path: Path, name: str, text: str) -> str:
     return f"{source.absolute()}@{step or workdir.newest_step(source)}"
 
 
-def policy_session(run: Session) -> Session:
+def policy_session(session: Session) -> Session:
     """The session as those see it who sample: of an ActorCritic the policy alone."""
-    if not isinstance(run.heads, ActorCritic):
-        return run
-    whole = run.trained.whole
-    return run._replace(trained=run.trained._replace(whole=lambda part, base: whole(part, base)[POLICY]))
+    if not isinstance(session.heads, ActorCritic):
+        return session
+    whole = session.trained.whole
+    return session._replace(
+        trained=session.trained._replace(whole=lambda part, base: whole(part, base)[POLICY])
+    )
 
 
-def reference_params(run: Session, seed: int) -> Params:
+def reference_params(session: Session, seed: int) -> Params:
     """The language model that training starts from, adapters merged."""
-    if not run.base:
-        return weights.load_params(run.plan, run.start, run.model, seed)
-    return run.base[POLICY] if isinstance(run.heads, ActorCritic) else run.base
+    if not session.base:
+        return weights.load_params(session.plan, session.start, session.model, seed)
+    return session.base[POLICY] if isinstance(session.heads, ActorCritic) else session.base
 
 
-def initial_params(run: Session, seed: int) -> Params:
+def initial_params(session: Session, seed: int) -> Params:
     """The whole parameters that training starts from; adapters' base is at hand."""
-    if run.base:
-        return run.base
-    params = weights.load_params(run.plan, run.start, run.model, seed)
-    if run.heads is None:
+    if session.base:
+        return session.base
+    params = weights.load_params(session.plan, session.start, session.model, seed)
+    if session.heads is None:
         return params
     key = jax.random.fold_in(jax.random.key(seed), 2)
-    return run.plan.init(run.heads.grow, run.heads.axes, params, key, *run.given())
+    return session.plan.init(session.heads.grow, session.heads.axes, params, key, *session.given())
 
 
-def fresh_state_fn(run: Session, seed: int) -> Callable[[], TrainState]:
+def fresh_state_fn(session: Session, seed: int) -> Callable[[], TrainState]:
     """A function that makes the state before the first step of a model that starts from nothing."""
 
     def make() -> TrainState:
         key = jax.random.key(seed)
-        params = run.model.init(key)
-        if run.heads is not None:
-            params = run.heads.grow(params, jax.random.fold_in(key, 2))
-        return _state(run, run.trained.part(params, jax.random.fold_in(key, 3)), seed)
+        params = session.model.init(key)
+        if session.heads is not None:
+            params = session.heads.grow(params, jax.random.fold_in(key, 2))
+        return _state(session, session.trained.part(params, jax.random.fold_in(key, 3)), seed)
 
     return make
 
 
-def _state(run: Session, params: Params, seed: int) -> TrainState:
-    return init_state(params, run.tx, jax.random.fold_in(jax.random.key(seed), 1), run.extra)
+def _state(session: Session, params: Params, seed: int) -> TrainState:
+    return init_state(params, session.tx, jax.random.fold_in(jax.random.key(seed), 1), session.extra)
 
 
-def first_state(cfg: Any, run: Session, saved: Checkpoints) -> tuple[TrainState, dict]:
+def first_state(cfg: Any, session: Session, saved: Checkpoints) -> tuple[TrainState, dict]:
     """(state, meta): of the newest checkpoint, else of the parameters that --init_from names, else a fresh one."""
-    seed, axes = cfg.run.seed, run.trained.axes
-    make = fresh_state_fn(run, seed)
+    seed, axes = cfg.run.seed, session.trained.axes
+    make = fresh_state_fn(session, seed)
     if saved.steps():
-        return saved.restore(run.plan.abstract(make, axes))
-    if not run.start.origins:
-        return run.plan.init(make, axes), {}
-    params = trained_part(run, initial_params(run, seed), seed)
-    return run.plan.init(functools.partial(_state, run, seed=seed), axes, params), {}
+        return saved.restore(session.plan.abstract(make, axes))
+    if not session.start.origins:
+        return session.plan.init(make, axes), {}
+    params = trained_part(session, initial_params(session, seed), seed)
+    return session.plan.init(functools.partial(_state, session, seed=seed), axes, params), {}
 
 
-def trained_part(run: Session, params: Params, seed: int) -> Params:
+def trained_part(session: Session, params: Params, seed: int) -> Params:
     """What is trained of whole parameters, as it is before the first step."""
-    if not run.trained.frozen:
+    if not session.trained.frozen:
         return params
     key = jax.random.fold_in(jax.random.key(seed), 3)
-    return run.plan.init(run.trained.part, run.trained.axes, params, key)
+    return session.plan.init(session.trained.part, session.trained.axes, params, key)
 
 
-def of_trained(run: Session, objective: Objective) -> Objective:
+def of_trained(session: Session, objective: Objective) -> Objective:
     """An objective of whole parameters as one of what is trained; its frozen tree becomes (base, frozen)."""
 
     def of_trained(params: Params, frozen: Params, batch: Batch, rng: Key | None) -> Loss:
         base, rest = frozen
-        return objective(run.trained.whole(params, base), rest, batch, rng)
+        return objective(session.trained.whole(params, base), rest, batch, rng)
 
     return of_trained
 

@@ -18,7 +18,7 @@ from jaxtrain.types import Metrics, Objective, Params, TrainState
 
 
 def evaluate_fn(
-    run: Session,
+    session: Session,
     objective: Objective,
     batches: Any,
     most: int,
@@ -30,14 +30,16 @@ def evaluate_fn(
 
     `complete` gives a batch the columns that depend on the state.
     """
-    step = run.plan.step(functools.partial(evaluate, objective=of_trained(run, objective)), donate=False)
+    step = session.plan.step(
+        functools.partial(evaluate, objective=of_trained(session, objective)), donate=False
+    )
 
     def means(state: TrainState) -> dict[str, float]:
         mean = metrics.MetricMean()
         params = optim.eval_params(state.params, state.opt_state)
         for i in range(min(len(batches), most or len(batches))):
-            batch = run.plan.put(complete(state, batches.batch(i)))
-            mean.add(run.plan.get(step(params, (run.base, frozen), batch)))
+            batch = session.plan.put(complete(state, batches.batch(i)))
+            mean.add(session.plan.get(step(params, (session.base, frozen), batch)))
         # What nothing was counted for is not told, as the entropy where no row's documents are whole.
         counted = {name for name, (_, count) in mean.sums.items() if count}
         found = {name: value for name, value in mean.take().items() if name in counted}
@@ -74,46 +76,48 @@ class Stage(NamedTuple):
     finish: Callable[[TrainState], TrainState] | None = None
 
 
-def train(cfg: Any, run: Session, stage: Stage) -> TrainState:
+def train(cfg: Any, session: Session, stage: Stage) -> TrainState:
     """Preflight, then training from the newest checkpoint or the start.
 
     A run that is already finished is evaluated and sampled from again.
     """
-    plan, began, found = run.plan, time.perf_counter(), {}
-    flops = transformer.flops_per_token(run.arch, cfg.data.seq_len) * stage.tokens
+    plan, began, found = session.plan, time.perf_counter(), {}
+    flops = transformer.flops_per_token(session.arch, cfg.data.seq_len) * stage.tokens
     peak = metrics.peak_flops(jax.devices()[0].device_kind)
     speed = metrics.SpeedMeter(flops, peak and peak * jax.device_count())
-    objective = of_trained(run, stage.objective)
+    objective = of_trained(session, stage.objective)
     parts = cfg.optim.microbatches
     step = plan.step(
-        functools.partial(train_step, objective=objective, tx=run.tx, microbatches=parts, carry=stage.carry)
+        functools.partial(
+            train_step, objective=objective, tx=session.tx, microbatches=parts, carry=stage.carry
+        )
     )
-    frozen = (run.base, stage.frozen)
+    frozen = (session.base, stage.frozen)
 
     def scored(state: TrainState) -> Mapping[str, float]:
         found.update(stage.score(state))
         return found
 
-    with Checkpoints(run.path, cfg.run.keep) as saved:
-        state, meta = first_state(cfg, run, saved)
+    with Checkpoints(session.path, cfg.run.keep) as saved:
+        state, meta = first_state(cfg, session, saved)
         done = int(plan.get(state.step))
         if done >= cfg.run.steps:
             print_lines(
                 [f"all {done} steps are done; held-out numbers and samples of the last checkpoint:"],
-                run.primary,
+                session.primary,
             )
             text = stage.sample(state, done)[0] if stage.sample else ""
-            print_lines([loop.eval_lines("", scored(state)) if stage.score else "", text], run.primary)
+            print_lines([loop.eval_lines("", scored(state)) if stage.score else "", text], session.primary)
             return state
         batches = stage.next_batch(done)
         first = batches(state)
-        told = _preflight(cfg, run, stage, first, flops)
-        print_lines(told if done == 0 else [f"resuming from step {done} of {cfg.run.steps}"], run.primary)
+        told = _preflight(cfg, session, stage, first, flops)
+        print_lines(told if done == 0 else [f"resuming from step {done} of {cfg.run.steps}"], session.primary)
         if cfg.run.dry_run:
-            return dry_run(cfg, run, step, state, first, stage.expect, frozen)
+            return dry_run(cfg, session, step, state, first, stage.expect, frozen)
         with (
-            metrics.MetricWriter(run.path, done, primary=run.primary) as writer,
-            metrics.TrainingProgress(cfg.run.steps, done, show=run.primary) as bar,
+            metrics.MetricWriter(session.path, done, primary=session.primary) as writer,
+            metrics.TrainingProgress(cfg.run.steps, done, show=session.primary) as bar,
         ):
             if writer.note:
                 bar.print(writer.note)
@@ -125,17 +129,20 @@ def train(cfg: Any, run: Session, stage: Stage) -> TrainState:
             )  # fmt: skip
     if finished:
         print_lines(
-            summary(run, cfg.run.steps, found, speed.total(), time.perf_counter() - began), run.primary
+            summary(session, cfg.run.steps, found, speed.total(), time.perf_counter() - began),
+            session.primary,
         )
     return state
 
 
-def _preflight(cfg: Any, run: Session, stage: Stage, first: Any, flops: float) -> list[str]:
-    sizes = preflight.memory(run.plan.abstract(fresh_state_fn(run, cfg.run.seed), run.trained.axes), first)
-    if run.trained.frozen:
-        count = sum(leaf.size for leaf in jax.tree.leaves(run.base))
+def _preflight(cfg: Any, session: Session, stage: Stage, first: Any, flops: float) -> list[str]:
+    sizes = preflight.memory(
+        session.plan.abstract(fresh_state_fn(session, cfg.run.seed), session.trained.axes), first
+    )
+    if session.trained.frozen:
+        count = sum(leaf.size for leaf in jax.tree.leaves(session.base))
         sizes.insert(1, ("frozen parameters", f"{count:,}, the adapters' base"))
-    where = f"{run.plan.name}, {jax.device_count()} x {jax.devices()[0].device_kind}"
+    where = f"{session.plan.name}, {jax.device_count()} x {jax.devices()[0].device_kind}"
     rest = [("model FLOPs of a step", f"{flops:.3g}"), ("plan", where)]
     head = "targets of the first rows (⟨not in the loss⟩, ⏎ ends a document)"
     rows = preflight.first_rows(first, stage.decode)
@@ -143,7 +150,7 @@ def _preflight(cfg: Any, run: Session, stage: Stage, first: Any, flops: float) -
 
 
 def summary(
-    run: Session, steps: int, found: Mapping[str, float], speed: Mapping[str, float], seconds: float
+    session: Session, steps: int, found: Mapping[str, float], speed: Mapping[str, float], seconds: float
 ) -> list[str]:
     """What a finished run came to, in a few lines."""
     said = {
@@ -158,7 +165,7 @@ def summary(
     table = [
         *((name, text.format(**found)) for name, (text, needs) in said.items() if needs in found),
         ("time", f"{seconds / 60:.1f} min{fast}"),
-        ("checkpoint", str(run.path / "checkpoints" / str(steps))),
+        ("checkpoint", str(session.path / "checkpoints" / str(steps))),
     ]
     return [f"finished {steps} steps", *terminal.lines(table)]
 
@@ -171,7 +178,7 @@ def _replayed(first: Any, batches: loop.NextBatch) -> loop.NextBatch:
 
 def dry_run(
     cfg: Any,
-    run: Session,
+    session: Session,
     step: Callable,
     state: TrainState,
     first: Any,
@@ -179,9 +186,9 @@ def dry_run(
     frozen: Params = (),
 ) -> TrainState:
     """One step checked against what must hold, and its cost; nothing is kept."""
-    batch = run.plan.put(first)
+    batch = session.plan.put(first)
     state, found = step(state, frozen, batch)
-    values = run.plan.get(found)
+    values = session.plan.get(found)
     loop.check(values, expect or {})
     seconds = loop.step_seconds(step, state, frozen, batch)
     shown = [
@@ -191,5 +198,5 @@ def dry_run(
         ("seconds a step", f"{seconds:.3f}"),
         ("all steps, about", f"{seconds * cfg.run.steps / 60:.1f} min"),
     ]
-    print_lines(["first step", *terminal.lines([*shown, *cost])], run.primary)
+    print_lines(["first step", *terminal.lines([*shown, *cost])], session.primary)
     return state

@@ -1,0 +1,33 @@
+"""Loads a trained model for inference, whatever its origin: a run, a run's adapters, a Hugging Face directory."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxtrain import config
+from jaxtrain.models import transformer
+from jaxtrain.stages import weights
+from jaxtrain.stages.init_from import InitFrom
+from jaxtrain.train import parallel
+from jaxtrain.types import LM, Params
+
+
+class LoadedModel(NamedTuple):
+    """A trained language model: pure functions, and parameters that lie as the plan wants them."""
+
+    model: LM
+    params: Params
+    plan: parallel.Plan
+    source: InitFrom  # its architecture, tokenizer and lineage
+
+
+def inference_plan(run: config.Run, cache_dir: str = "") -> parallel.Plan:
+    """The plan of --mesh and --parallel, after joining the run's other processes; --cache_dir keeps programs."""
+    parallel.initialize(Path(cache_dir).expanduser() / "compiled" if cache_dir else None)
+    return parallel.make(run)
+
+
+def load_model(source: InitFrom, plan: parallel.Plan, settings: config.Model | None = None) -> LoadedModel:
+    """The model that `init_from.load_run` describes, its adapters merged; `settings` are --dtype, --attention, ..."""
+    execution = transformer.execution(settings or config.Model(), plan.shards, plan.local)
+    model = transformer.build(source.arch, execution)
+    return LoadedModel(model, weights.load_params(plan, source, model, 0), plan, source)
