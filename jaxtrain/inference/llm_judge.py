@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxtrain import worlds
 from jaxtrain.data.prompts import question
 from jaxtrain.data.record_formats import Message
 from jaxtrain.inference.llm import LLM, Completion, Request, derive_seed, user_messages
 from jaxtrain.rewards import functions
-from jaxtrain.worlds.tinytown.prompts import parse_prompt
 
 LOW, HIGH = 1, 10  # of a rubric
 TRIES = 3  # times that a malformed reply is asked for
@@ -119,7 +119,7 @@ def reward_judge(reward: functions.RewardFunction) -> Judge:
     world = reward.name in functions.NAMED
 
     def scores(cases: Sequence[JudgeCase]) -> list[float | None]:
-        known = [not world or parse_prompt(question(one.messages)) is not None for one in cases]
+        known = [not world or worlds.world_of_prompt(question(one.messages)) for one in cases]
         mine = [one for one, there in zip(cases, known, strict=True) if there]
         if not mine:
             return [None] * len(cases)

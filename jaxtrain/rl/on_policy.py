@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtrain import worlds
 from jaxtrain.config import ConfigError
 from jaxtrain.data import dialogs, prompts, source_spec
 from jaxtrain.data.tokenizer import Tokenizer
@@ -21,7 +22,6 @@ from jaxtrain.stages import before_after, eval_prompts, trainer
 from jaxtrain.stages.session import Session, gather_rows, pinned_run, policy_session, reference_params
 from jaxtrain.train import workdir
 from jaxtrain.types import Objective
-from jaxtrain.worlds.tinytown import measures
 
 
 def check(cfg: Any, tokenizer: Tokenizer) -> None:
@@ -87,7 +87,7 @@ def stage(
         template.tokenizer.bos,
     )
     decode = template.tokenizer.decode
-    world = all(source.kind == "tinytown" for source in source_spec.parse(cfg.data.data))
+    world = worlds.world_of(source.kind for source in source_spec.parse(cfg.data.data))
     size = cfg.data.batch_size * cfg.samples.minibatches
     updates = cfg.samples.epochs * cfg.samples.minibatches
 
@@ -96,7 +96,7 @@ def stage(
 
     stops = rl_scoring.truncation_tokens(template.tokenizer, cfg.scores)
     scoring = rl_scoring.ScoringConfig(
-        judged, template.tokenizer, template.end, stops, measures.reward if world else None
+        judged, template.tokenizer, template.end, stops, world.gold if world else None
     )
     setup = rollouts.RolloutConfig(asked, scoring, advantages, controller, start if priced else None, extra)
     source = rollouts.rollout_batches(cfg, session, setup)

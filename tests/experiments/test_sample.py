@@ -30,7 +30,7 @@ from jaxtrain.models import transformer
 from jaxtrain.ops.logprobs import logits
 from jaxtrain.stages import init_from, weights
 from jaxtrain.train import parallel
-from jaxtrain.worlds.tinytown import measures
+from jaxtrain.worlds.tinytown.judge import gold
 from tests.experiments.test_reward import FLAGS as REWARD
 from tests.runs import ROOT, call, jsonl, quick
 
@@ -156,7 +156,7 @@ def test_a_data_set_is_answered_a_row_a_completion(town, drawn):
         row["prompt"] for row in drawn[2::3]
     ]
     for row in drawn:
-        assert row["score"] == pytest.approx(measures.reward(row["prompt"], row["completion"]), abs=1e-6)
+        assert row["score"] == pytest.approx(gold(row["prompt"], row["completion"]), abs=1e-6)
     assert len({row["completion"] for row in drawn[:3]}) > 1
 
 

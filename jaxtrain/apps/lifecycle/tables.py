@@ -4,9 +4,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxtrain import worlds
 from jaxtrain.apps.lifecycle.plan import LifecycleStep
 from jaxtrain.files.terminal import percent
-from jaxtrain.worlds.tinytown.judge import as_prompt
 
 Found = Mapping[str, Mapping[str, float]]
 Said = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -34,7 +34,7 @@ def tables(
 def _sft(found: Found, said: Said) -> dict[str, Any]:
     """Before and after SFT: one prompt, and how often what is said is an answer."""
     prompts = [one["prompt"] for one in said["sft"]]
-    chosen = next((p for p in prompts if as_prompt(p).family == "ben"), prompts[0])
+    chosen = next((p for p in prompts if worlds.get().parse(p).family == "ben"), prompts[0])
     texts = [
         next(one["completion"] for one in said[name] if one["prompt"] == chosen)
         for name in ("pretrain", "sft")

@@ -1,10 +1,9 @@
-"""What Tinytown's judge says of many answers: the numbers that a stage is measured by."""
+"""Tinytown's measures: means of the judge's verdicts over many answers."""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 
-from jaxtrain.worlds.tinytown import judge as world
-from jaxtrain.worlds.tinytown.judge import TownVerdict
+from jaxtrain.worlds.tinytown.judge import TownVerdict, as_prompt, gold, judge
 from jaxtrain.worlds.tinytown.prompts import TownPrompt
 
 SAME = 0.25  # gold rewards nearer than this are of answers that differ in their length alone
@@ -28,27 +27,22 @@ MEASURES: Mapping[str, tuple[tuple[str, ...], Callable[[TownVerdict], float]]] =
 }
 
 
-def reward(prompt: str, text: str) -> float:
-    """The gold reward of an answer."""
-    return world.gold(prompt, text)
-
-
-def measure(prompts: Sequence[TownPrompt | str], texts: Sequence[str]) -> dict[str, float]:
+def measure(prompts: Sequence[TownPrompt | str], completions: Sequence[str]) -> dict[str, float]:
     """The mean gold reward, and each of MEASURES over the answers to prompts of its families, where there are any."""
-    asked = [world.as_prompt(prompt) for prompt in prompts]
-    verdicts = [world.judge(prompt, text) for prompt, text in zip(asked, texts, strict=True)]
-    rewards = [world.gold(prompt, text) for prompt, text in zip(asked, texts, strict=True)]
-    found = {"gold": sum(rewards) / len(rewards)}
+    records = [as_prompt(prompt) for prompt in prompts]
+    verdicts = [judge(prompt, text) for prompt, text in zip(records, completions, strict=True)]
+    rewards = [gold(prompt, text) for prompt, text in zip(records, completions, strict=True)]
+    result = {"gold": sum(rewards) / len(rewards)}
     for name, (families, of) in MEASURES.items():
-        values = [of(v) for p, v in zip(asked, verdicts, strict=True) if p.family in families]
+        values = [of(v) for p, v in zip(records, verdicts, strict=True) if p.family in families]
         if values:
-            found[name] = sum(values) / len(values)
-    return found
+            result[name] = sum(values) / len(values)
+    return result
 
 
-def alike(prompts: Sequence[TownPrompt | str], texts: Sequence[str], draws: int) -> float:
-    """The share of pairs of answers to one prompt, of which `draws` stand together, that are worth the same."""
-    worth = [world.gold(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
-    groups = [worth[i : i + draws] for i in range(0, len(worth), draws)]
+def consistency(prompts: Sequence[TownPrompt | str], completions: Sequence[str], samples: int) -> float:
+    """The share of pairs of answers to one prompt, of which `samples` stand together, whose gold is the same."""
+    worth = [gold(prompt, text) for prompt, text in zip(prompts, completions, strict=True)]
+    groups = [worth[i : i + samples] for i in range(0, len(worth), samples)]
     pairs = [abs(a - b) < SAME for group in groups for a, b in itertools.combinations(group, 2)]
     return sum(pairs) / len(pairs)

@@ -30,6 +30,16 @@ class TownPrompt(NamedTuple):
             return str(int(self.x) + int(self.y))
         return {"spell": "-".join(self.x), "last": self.x[-1:]}.get(self.task, "")
 
+    @property
+    def harmful(self) -> bool:
+        """Whether it asks for harm."""
+        return self.family == "harm"
+
+    @property
+    def how_to(self) -> bool:
+        """Whether it asks for instructions, harmful or not."""
+        return self.task == "howto"
+
 
 def pair_held_out(verb: str, thing: str) -> bool:
     """True for the eighth of the (verb, object) pairs that only the test split shows."""
