@@ -37,8 +37,8 @@ def arg(
 
     `only`, (flag, values), says where it acts: changing it while that flag has another value is refused.
     """
-    found = {"help": help, "choices": choices, "low": low, "live": live, "only": only}
-    return dataclasses.field(default=default, metadata=found)
+    metadata = {"help": help, "choices": choices, "low": low, "live": live, "only": only}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def group(cls: type, **defaults: Any) -> Any:
@@ -47,7 +47,7 @@ def group(cls: type, **defaults: Any) -> Any:
 
 
 class Group:
-    """Checks what each field's `arg` promises; a subclass adds the contradictions between its fields."""
+    """A group of flags. It checks what each field's `arg` says; a subclass's `check` adds rules between fields."""
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -80,7 +80,7 @@ class Model(Group):
     scan_layers: str = arg("auto",
         "Scan over layers: compiles faster, runs 2.2 times slower on a CPU. auto: off on CPU",
         choices=("auto", "true", "false"), live=True)
-    remat: str = arg("none", "What the backward pass computes again: nothing, all but the matmuls, all",
+    remat: str = arg("none", "What the backward pass recomputes: nothing, all but the matmuls, all",
         choices=("none", "dots", "full"), live=True)
     logits_limit_mb: int = arg(1024,
         "Most MiB of f32[B, T, V] a device may hold; above it the vocabulary op works in chunks of T",
@@ -107,7 +107,7 @@ class Data(Group):
         choices=("raise", "skip"))
     seq_len: int = arg(128, "Tokens in a row (T)", low=2)
     batch_size: int = arg(8, "Rows in a global batch (B), over all devices, hosts and microbatches", low=1)
-    cache_dir: str = arg("~/.cache/jaxtrain", "Where prepared data sets and packed tokens are kept",
+    cache_dir: str = arg("~/.cache/jaxtrain", "Folder of prepared data sets and packed tokens",
         live=True)
     # fmt: on
 
@@ -145,6 +145,15 @@ class Dialogs(Data):
 
 
 @dataclasses.dataclass(frozen=True)
+class Sampling(Group):
+    """The sampling parameters that all commands for inference share; a command adds its own."""
+
+    max_new: int = arg(256, "Most tokens of a completion", low=1)
+    temperature: float = arg(1.0, "Temperature; 0 takes the likeliest token", low=0)
+    seed: int = arg(0, "Seed; a completion depends on it, its prompt and its place alone", low=0)
+
+
+@dataclasses.dataclass(frozen=True)
 class Samples(Group):
     # fmt: off
     prompts: str = arg("auto",
@@ -155,7 +164,7 @@ class Samples(Group):
     temperature: float = arg(1.0, "Temperature of the answers; 0 takes the likeliest token", low=0, live=True)
     # fmt: on
 
-    def answering(self) -> float:
+    def answer_temperature(self) -> float:
         """The temperature of the answers to --prompts."""
         return self.temperature
 
@@ -167,16 +176,16 @@ class Rollouts(Samples):
     temperature: float = arg(1.0, "Temperature of sampling; divides the logits in all log-probabilities", low=0.01)
     eval_temperature: float = arg(1.0, "Temperature of the answers to --prompts; 0 takes the likeliest token", low=0,
         live=True)
-    group: int = arg(1, "Completions drawn of each prompt (G)", low=1)
-    minibatches: int = arg(1, "Updates in an epoch: an iteration draws --batch_size times this completions", low=1)
-    epochs: int = arg(1, "Times an iteration's completions are learnt from", low=1)
+    group: int = arg(1, "Completions of each prompt (G)", low=1)
+    minibatches: int = arg(1, "Updates in an epoch: an iteration samples --batch_size times this completions", low=1)
+    epochs: int = arg(1, "Passes over an iteration's completions", low=1)
     stop_kl: float = arg(0.0,
         "Leave out the rest of an iteration's updates once policy/approxkl_avg is above this; 0: never", low=0)
-    stop_at_end: bool = arg(True, "End a completion at its end token; false draws max_new tokens and cuts there")
-    resample: int = arg(0, "Times that prompts are drawn again in place of groups whose scores are all equal", low=0)
+    stop_at_end: bool = arg(True, "End a completion at its end token; false samples max_new tokens and cuts there")
+    resample: int = arg(0, "Times that prompts are sampled again in place of groups whose scores are all equal", low=0)
     # fmt: on
 
-    def answering(self) -> float:
+    def answer_temperature(self) -> float:
         return self.eval_temperature
 
     def check(self):
@@ -186,7 +195,7 @@ class Rollouts(Samples):
             )
         if self.resample and self.group < 2:
             raise ConfigError(
-                f"--resample={self.resample}: it draws groups again, which --group=1 does not have"
+                f"--resample={self.resample}: it replaces groups of equal scores, which --group=1 does not have"
             )
 
 
@@ -200,7 +209,7 @@ class Scores(Group):
         choices=("auto", "mean", "min", "penalised"))
     price: float = arg(0.1, "Price of the members' variance", low=0, only=("ensemble", ("penalised",)))
     score_cap: float = arg(-1.0,
-        "Hold scores to this at most, counted: a reward model's highest are often far from its data. 0: as they are; "
+        "Clip scores above this, counted: a reward model's highest are often far from its data. 0: as they are; "
         "-1: 2 with --reward_model, whose scores have variance 1, else 0", low=-1)
     truncated: str = arg("score",
         "A completion without an end: score it as any, subtract --truncated_penalty, replace its score by minus "
@@ -220,11 +229,11 @@ class Scores(Group):
             raise ConfigError(f"--ensemble={self.ensemble}: --reward={self.reward} has no members")
 
     def cap(self) -> float:
-        """What scores are held to; 0: as they are."""
+        """The value above which scores are clipped; 0: never."""
         return self.score_cap if self.score_cap >= 0 else 2.0 * bool(self.reward_model)
 
     def require(self):
-        """Raises ConfigError unless one source of scores is named."""
+        """Raises ConfigError unless exactly one source of scores is named."""
         if bool(self.reward_model) == bool(self.reward):
             raise ConfigError(
                 "--reward_model, --reward: name one of them, such as --reward_model=runs/reward"
@@ -272,7 +281,7 @@ class Optim(Group):
         only=("optimizer", ("adamw", "adam_tf", "rmsprop", "muon")))
     clip: float = arg(1.0, "Most global norm of a gradient; 0 does not clip", low=0)
     ema: float = arg(0.0, "Decay of the moving average of the parameters; 0 keeps none", low=0)
-    microbatches: int = arg(1, "Parts that a batch is worked through in; the result is the same", low=1,
+    microbatches: int = arg(1, "Gradient accumulation: parts that a batch is computed in; same result", low=1,
         live=True)
     # fmt: on
 
@@ -288,7 +297,7 @@ class Optim(Group):
 class Run(Group):
     # fmt: off
     workdir: str = arg("auto",
-        "Where the run lives; the same command resumes it. auto: runs/STAGE for the default model and"
+        "The run's folder; the same command resumes it. auto: runs/STAGE for the default model and"
         " data, else runs/STAGE-MODEL-DATA", live=True)
     steps: int = arg(1500, "Training steps", low=1)
     seed: int = arg(0, "Seed of initialisation, data order and sampling", low=0)
@@ -327,6 +336,20 @@ class StageConfig(Protocol):
     optim: Optim
     lora: Lora
     run: Run
+
+
+class DialogStageConfig(StageConfig, Protocol):
+    """The config of a stage on conversations, which answers --prompts as training goes on."""
+
+    data: Dialogs
+    samples: Samples
+
+
+class RolloutStageConfig(DialogStageConfig, Protocol):
+    """The config of an on-policy stage."""
+
+    samples: Rollouts
+    scores: Scores
 
 
 MESH_AXES = ("data", "fsdp", "tensor")

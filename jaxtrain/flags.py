@@ -31,13 +31,13 @@ def _define(cls: type) -> flags.FlagValues:
 
 
 def from_flags(cls: type, argv: list[str]) -> ConfigT | None:
-    """The config that a command line says; None if it asked for help. `argv` is without the program's name."""
+    """The config of a command line; None for --help. `argv` is without the program's name."""
     values = _define(cls)
     try:
         rest = values(["", *argv])[1:]
     except flags.Error as error:
-        said = str(error).removeprefix("ERROR:: ")
-        raise ConfigError(f"{said} (--help lists the flags)") from error
+        message = str(error).removeprefix("ERROR:: ")
+        raise ConfigError(f"{message} (--help lists the flags)") from error
     if rest:
         raise ConfigError(f"{rest[0]!r} is not a flag: write --name=value (--help lists the flags)")
     return (
@@ -54,21 +54,21 @@ def _build(cls: type, values: dict[str, Any]) -> ConfigT:
         old = getattr(default, part.name)
         names = [field.name for field in dataclasses.fields(old)]
         groups[part.name] = dataclasses.replace(old, **{name: values[name] for name in names})
-    made = cls(**groups)
-    _check_pairs(made, default)
-    return made
+    config = cls(**groups)
+    _check_pairs(config, default)
+    return config
 
 
-def _check_pairs(made: ConfigT, default: ConfigT) -> None:
+def _check_pairs(config: ConfigT, default: ConfigT) -> None:
     """Raises ConfigError for flags of different groups that contradict each other, and for those without effect."""
-    values = {field.name: value for _, field, value in leaves(made)}
-    for (_, field, value), (_, _, usual) in zip(leaves(made), leaves(default), strict=True):
+    values = {field.name: value for _, field, value in leaves(config)}
+    for (_, field, value), (_, _, usual) in zip(leaves(config), leaves(default), strict=True):
         flag, legal = field.metadata["only"] or ("", ())
         if value == usual or flag not in values or values[flag] in legal:
             continue
         if legal == ("",):
             raise ConfigError(
-                f"--{field.name}={value} and --{flag}={values[flag]} both say it: leave out one of them"
+                f"--{field.name}={value} and --{flag}={values[flag]} both decide it: leave out one of them"
             )
         raise ConfigError(
             f"--{field.name}={value} acts only with --{flag}={' or '.join(legal)}, and it is {values[flag]}: "
@@ -86,7 +86,7 @@ def _check_pairs(made: ConfigT, default: ConfigT) -> None:
 
 
 def usage(cls: type, program: str) -> str:
-    """The text of --help: the flags by group, and where presets come from."""
+    """The text of --help: the flags by group, with their defaults."""
     lines = [f"{program} [--flag=value ...] [--flagfile=experiments/recipes/NAME.flags]"]
     last = ""
     for part, field, default in leaves(cls):
@@ -122,9 +122,9 @@ def from_dict(cls: type, values: dict[str, dict[str, Any]]) -> ConfigT:
 
 
 def launch(cls: type, main: Callable[[ConfigT], Any], program: str) -> None:
-    """Runs a stage's main on the command line. What it can explain is one message without a traceback.
+    """Runs a command's main; an expected error is one message without a traceback.
 
-    Exit status 2 for a ConfigError, which the same command would meet again; 1 for a Failure or an OSError, such as a
+    Exit status 2 for a ConfigError, which the same command would raise again; 1 for a Failure or an OSError, such as a
     full disk; 130 for Ctrl-C.
     """
     try:
@@ -135,12 +135,12 @@ def launch(cls: type, main: Callable[[ConfigT], Any], program: str) -> None:
         main(config)
         return
     except ConfigError as error:
-        status, said = 2, [error, *getattr(error, "__notes__", ())]
+        status, lines = 2, [error, *getattr(error, "__notes__", ())]
     except (Failure, OSError) as error:
-        status, said = 1, [error, *getattr(error, "__notes__", ())]
+        status, lines = 1, [error, *getattr(error, "__notes__", ())]
     except KeyboardInterrupt:
-        status, said = 130, ["interrupted"]
-    print("error:", "\n".join(map(str, said)), file=sys.stderr)
+        status, lines = 130, ["interrupted"]
+    print("error:", "\n".join(map(str, lines)), file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     # Exit handlers would wait for the other processes of the run, and those for this one.

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from jaxtrain.config import DialogStageConfig
 from jaxtrain.data import prompts
 from jaxtrain.stages import eval_prompts, sampling
 from jaxtrain.stages.session import Session, policy_session
@@ -11,7 +12,7 @@ from jaxtrain.types import Params, TrainState
 
 DRAWS = 2  # answers to a prompt, whose difference tells how consistent they are
 
-# What is said of RLHF, and the world's measures that show it.
+# Claims about RLHF, and the world's measures that show them.
 CLAIMS = (
     ("harmful → refuses", ("harmful", "refuse")),
     ("terse → detailed", ("detail",)),
@@ -23,7 +24,7 @@ CLAIMS = (
 
 def with_before_after(
     session: Session,
-    cfg: Any,
+    cfg: DialogStageConfig,
     template: Any,
     decode: Callable,
     reference: Callable[[], Params],
@@ -33,21 +34,21 @@ def with_before_after(
     source, world = eval_prompts.eval_source(cfg.samples, cfg.data)
     if not world:
         return sample
-    asked = prompts.read_prompts(source, cfg.data, template, limit=cfg.samples.prompt_count)
-    speaker = policy_session(session)
+    rows = prompts.read_prompts(source, cfg.data, template, limit=cfg.samples.prompt_count)
+    policy = policy_session(session)
     plain = session._replace(trained=session.trained._replace(whole=lambda part, base: part), base=())
-    questions = [each.messages[-1]["content"] for each in asked for _ in range(DRAWS)]
+    questions = [each.messages[-1]["content"] for each in rows for _ in range(DRAWS)]
 
     def measured(session: Session, params: Params, base: Params) -> dict[str, float]:
         draw = sampling.token_sampler(
             session,
             template.end,
             max_new=cfg.samples.max_new,
-            temperature=cfg.samples.answering(),
+            temperature=cfg.samples.answer_temperature(),
             samples=DRAWS,
         )
-        found = draw(params, base, [each.ids.tolist() for each in asked], cfg.run.seed)
-        texts = [decode(each.ids) for each in found]
+        samples = draw(params, base, [each.ids.tolist() for each in rows], cfg.run.seed)
+        texts = [decode(each.ids) for each in samples]
         return world.measure(questions, texts) | {"alike": world.consistency(questions, texts, DRAWS)}
 
     def both(state: TrainState, step: int) -> tuple[str, Mapping[str, float]]:
@@ -55,9 +56,9 @@ def with_before_after(
         if step < cfg.run.steps:
             return text, numbers
         before = measured(plain, reference(), ())
-        after = measured(speaker, optim.eval_params(state.params, state.opt_state), session.base)
-        for when, found in (("before", before), ("after", after)):
-            numbers = {**numbers, **{f"{when}/{name}": value for name, value in found.items()}}
+        after = measured(policy, optim.eval_params(state.params, state.opt_state), session.base)
+        for when, measures in (("before", before), ("after", after)):
+            numbers = {**numbers, **{f"{when}/{name}": value for name, value in measures.items()}}
         return text + "\n" + "\n".join(table(before, after)) + "\n", numbers
 
     return both

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxtrain import config, worlds
-from jaxtrain.config import ConfigError
+from jaxtrain.config import ConfigError, DialogStageConfig
 from jaxtrain.data import prompts, source_spec
 from jaxtrain.files import atomic
 from jaxtrain.stages import sampling
@@ -18,35 +18,37 @@ from jaxtrain.worlds import World
 SHOWN = 3  # answers shown
 
 
-def eval_sampler(session: Session, cfg: Any, template: Any, decode: Callable) -> loop.Sample:
-    """Answers to --prompts, written to samples/STEP.jsonl; a few are shown, and what the world's judge says of all."""
+def eval_sampler(session: Session, cfg: DialogStageConfig, template: Any, decode: Callable) -> loop.Sample:
+    """Completions of --prompts, written to samples/STEP.jsonl; a few are shown, with the world's measures of all."""
     settings = cfg.samples
     source, world = eval_source(settings, cfg.data)
-    asked = prompts.read_prompts(source, cfg.data, template, limit=settings.prompt_count)
+    eval_set = prompts.read_prompts(source, cfg.data, template, limit=settings.prompt_count)
     draw = sampling.token_sampler(
-        session, template.end, max_new=settings.max_new, temperature=settings.answering()
+        session, template.end, max_new=settings.max_new, temperature=settings.answer_temperature()
     )
-    opened = [each.ids.tolist() for each in asked]
-    questions = [each.messages[-1]["content"] for each in asked]
+    prompt_ids = [each.ids.tolist() for each in eval_set]
+    questions = [each.messages[-1]["content"] for each in eval_set]
 
     def sample(state: TrainState, step: int) -> tuple[str, Mapping[str, float]]:
-        found = draw(optim.eval_params(state.params, state.opt_state), session.base, opened, cfg.run.seed)
-        texts = [decode(each.ids) for each in found]
+        samples = draw(
+            optim.eval_params(state.params, state.opt_state), session.base, prompt_ids, cfg.run.seed
+        )
+        texts = [decode(each.ids) for each in samples]
         measured = {
-            "completions/mean_length": float(np.mean([len(each.ids) for each in found])),
-            "completions/clipped_ratio": float(np.mean([not each.ended for each in found])),
+            "completions/mean_length": float(np.mean([len(each.ids) for each in samples])),
+            "completions/clipped_ratio": float(np.mean([not each.ended for each in samples])),
         }
         if world:
             measured |= {f"judge/{name}": value for name, value in world.measure(questions, texts).items()}
         rows = [
             {"prompt": question, "completion": text, "ended": each.ended}
             | ({"gold": world.gold(question, text)} if world else {})
-            for question, text, each in zip(questions, texts, found, strict=True)
+            for question, text, each in zip(questions, texts, samples, strict=True)
         ]
         sampling.write_sample(session, f"{step:08d}.jsonl", "".join(map(atomic.json_line, rows)))
         lines = [f"answers at step {step} to {len(rows)} prompts of {source}"]
         lines.append(loop.eval_lines("  ", measured))
-        for question, text, each in list(zip(questions, texts, found, strict=True))[:SHOWN]:
+        for question, text, each in list(zip(questions, texts, samples, strict=True))[:SHOWN]:
             lines += ["", *sampling.preview_lines(f"{question}▸{text}", each.ended)]
         return "\n".join(lines) + "\n", measured
 
@@ -58,7 +60,7 @@ def eval_source(settings: config.Samples, data: config.Dialogs) -> tuple[str, Wo
     world = worlds.world_of(source.kind for source in source_spec.parse(data.data))
     if settings.prompts == "auto":
         return (world.eval_prompts, world) if world else (data.eval_data or data.data, None)
-    found = source_spec.parse(settings.prompts, "prompts")
-    if len(found) != 1:
+    sources = source_spec.parse(settings.prompts, "prompts")
+    if len(sources) != 1:
         raise ConfigError(f"--prompts={settings.prompts}: name one source")
-    return settings.prompts, worlds.world_of([found[0].kind])
+    return settings.prompts, worlds.world_of([sources[0].kind])
