@@ -12,8 +12,8 @@ import numpy as np
 
 from jaxtrain.config import ConfigError, Dialogs
 from jaxtrain.data import packing, pipeline, record_formats, source_spec, sources, summary
+from jaxtrain.data.bad_records import Skips
 from jaxtrain.data.chat import EncodedDialog, Template
-from jaxtrain.data.jsonl import Skips
 from jaxtrain.data.mlm_fim import Row
 from jaxtrain.data.packed_rows import PackedRows, WithColumns
 from jaxtrain.data.pipeline import DataPipeline, Stream

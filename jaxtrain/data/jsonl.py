@@ -16,7 +16,8 @@ import zstandard
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from jaxtrain.config import ConfigError
-from jaxtrain.files import atomic, cache
+from jaxtrain.data.bad_records import Skips, is_unicode
+from jaxtrain.files import cache
 from jaxtrain.files.progress import bar
 from jaxtrain.files.tf_example import encoder
 
@@ -24,36 +25,6 @@ _VERSION = "1.0.0"
 _SHARD = 8_192  # records in a file: reading one takes time in proportion to its file's records
 _BROKEN = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, zstandard.ZstdError)
 _KINDS = {str: "a string", list: "a list", dict: "an object"}
-
-
-class Skips:
-    """Records that cannot be used: the first one raises ConfigError under `raise`, each is kept under
-    `skip`.
-    """
-
-    def __init__(self, policy: str):
-        self._policy = policy
-        self.lines: list[dict[str, str]] = []
-
-    def bad(self, where: str, reason: str) -> None:
-        """Notes the record at `where`, or raises."""
-        if self._policy == "raise":
-            raise ConfigError(
-                f"{where}: {reason}; mend it, or skip and count such records: --on_bad_record=skip"
-            )
-        self.lines.append({"where": where, "reason": reason})
-
-    def save(self, folder: Path) -> None:
-        """Lists them in `skipped.jsonl`, one a line; an empty file says there were none."""
-        with (folder / "skipped.jsonl").open("w", encoding="utf-8") as file:
-            for line in self.lines:
-                file.write(atomic.json_line(line))
-
-
-def skipped(folder: Path) -> int:
-    """How many records the cached folder left out."""
-    with (folder / "skipped.jsonl").open("rb") as file:
-        return sum(1 for _ in file)
 
 
 class _Zst(io.RawIOBase):
@@ -109,15 +80,6 @@ def lines(path: Path, advance: Callable[[int], None] = lambda done: None) -> Ite
                 f"{path}:{number + 1}: broken {path.suffix} data ({reason}); fetch the file again"
             ) from error
         advance(raw.tell() - seen)
-
-
-def is_unicode(text: str) -> bool:
-    """Whether UTF-8 can write the text; JSON's escapes can name half a surrogate pair, which it cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _parse(line: bytes, fields: Mapping[str, type]) -> tuple[str, str]:

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtrain import config
 from jaxtrain.config import ConfigError, Dialogs
 from jaxtrain.data import dialogs, record_formats, source_spec, sources
+from jaxtrain.data.bad_records import Skips
 from jaxtrain.data.chat import Template
-from jaxtrain.data.jsonl import Skips
 from jaxtrain.data.record_formats import BadRecord, Dialog, Message
 from jaxtrain.data.source_spec import DataSource
 from jaxtrain.data.sources import Records

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from jaxtrain.config import ConfigError
 from jaxtrain.data import completions_db
-from jaxtrain.data.jsonl import Skips, is_unicode
+from jaxtrain.data.bad_records import Skips, is_unicode
 from jaxtrain.data.source_spec import DataSource
 from jaxtrain.data.sources import Records
 

@@ -254,7 +254,7 @@ def _open_files(
 ) -> _Opened:
     import tensorflow_datasets as tfds
 
-    from jaxtrain.data import jsonl
+    from jaxtrain.data import bad_records, jsonl
 
     folder = jsonl.prepare(paths, wanted or {}, data.on_bad_record, cache_dir(data))
 
@@ -266,7 +266,7 @@ def _open_files(
         def read(numbers: Sequence[int]) -> list[dict[str, Any]]:
             return [json.loads(record["json"]) for record in raw(numbers)]
 
-        skips = jsonl.skipped(folder)
+        skips = bad_records.skipped(folder)
         return Records(
             f"{source.kind}:{source.name}", mark, read, len(found), None, skips, str(folder / "skipped.jsonl")
         )

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxtrain.config import ConfigError
 from jaxtrain.data import mlm_fim
-from jaxtrain.data.jsonl import Skips, is_unicode
+from jaxtrain.data.bad_records import Skips, is_unicode
 from jaxtrain.data.sources import Records
 from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.files import cache

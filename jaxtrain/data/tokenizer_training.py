@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jaxtrain.config import Corpus
 from jaxtrain.data import sources, token_cache, tokenizer
-from jaxtrain.data.jsonl import Skips
+from jaxtrain.data.bad_records import Skips
 from jaxtrain.data.source_spec import DataSource
 from jaxtrain.data.sources import Records
 from jaxtrain.data.tokenizer import Tokenizer

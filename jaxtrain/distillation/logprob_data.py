@@ -14,7 +14,7 @@ import numpy as np
 from jaxtrain.config import ConfigError, Dialogs
 from jaxtrain.data import completions_db, dialogs, pipeline, source_spec, summary
 from jaxtrain.data.chat import Template
-from jaxtrain.data.jsonl import Skips
+from jaxtrain.data.bad_records import Skips
 from jaxtrain.data.mlm_fim import Row
 from jaxtrain.data.pipeline import DataPipeline, Stream
 from jaxtrain.data.preferences import alternatives
