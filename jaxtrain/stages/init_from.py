@@ -1,11 +1,11 @@
-"""What can be refused before jax is loaded, and where a run's model comes from."""
+"""--init_from: which architecture, tokenizer and checkpoints a model comes from. jax is not imported."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxtrain.config import ConfigError, Lora
+from jaxtrain.config import ConfigError, Lora, StageConfig
 from jaxtrain.data import source_spec
 from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.data.tokenizer import load as load_tokenizer
@@ -14,7 +14,7 @@ from jaxtrain.train import workdir
 
 
 class CheckpointRef(NamedTuple):
-    """Parameters on disk: a run's, a Hugging Face directory's, or a run's adapters for the origin before it."""
+    """A checkpoint on disk: a run's, a Hugging Face directory's, or a run's adapters for the one before it."""
 
     path: Path
     hf: bool = False
@@ -24,7 +24,7 @@ class CheckpointRef(NamedTuple):
 
 
 class InitFrom(NamedTuple):
-    """Where a run's model comes from: the flags alone, or what another run or project left."""
+    """The origin of a model: --model alone, or another run's or project's checkpoints."""
 
     arch: zoo.Arch
     tokenizer: Tokenizer | None  # None: made from the data
@@ -34,30 +34,30 @@ class InitFrom(NamedTuple):
     ] = ()  # the parameters, then adapters that are merged into them, in order
 
 
-def resolve(cfg: Any, *, causal: bool = True, needed: bool = False) -> InitFrom:
+def resolve(cfg: StageConfig, *, causal: bool = True, needed: bool = False) -> InitFrom:
     """The model and tokenizer that --model or --init_from name. Raises ConfigError for what cannot be trained.
 
     `needed`: the stage goes on from another model.
     """
-    made = (
+    result = (
         load_run(cfg.model.init_from)
         if cfg.model.init_from
         else InitFrom(zoo.resolve(cfg.model.model), None, {})
     )
-    if needed and not made.origins:
+    if needed and not result.origins:
         raise ConfigError("--init_from: name the run to start from, such as runs/pretrain, or hf:DIR")
-    if not made.origins and cfg.lora.lora_rank:
+    if not result.origins and cfg.lora.lora_rank:
         raise ConfigError("--lora_rank: adapters change a trained model; name it with --init_from")
-    if causal and not made.arch.causal and not made.origins:
+    if causal and not result.arch.causal and not result.origins:
         raise ConfigError(
             f"--model={cfg.model.model}: with causal=false a position sees the token that it is to predict: "
             "use --objective=masked, or leave it out"
         )
-    if made.arch.max_len and cfg.data.seq_len > made.arch.max_len:
-        name = f"--init_from={cfg.model.init_from}" if made.origins else f"--model={cfg.model.model}"
-        raise ConfigError(f"--seq_len={cfg.data.seq_len}: the context of {name} is {made.arch.max_len}")
+    if result.arch.max_len and cfg.data.seq_len > result.arch.max_len:
+        name = f"--init_from={cfg.model.init_from}" if result.origins else f"--model={cfg.model.model}"
+        raise ConfigError(f"--seq_len={cfg.data.seq_len}: the context of {name} is {result.arch.max_len}")
     source_spec.check(cfg.data)
-    return made._replace(arch=replace(made.arch, causal=causal))
+    return result._replace(arch=replace(result.arch, causal=causal))
 
 
 def load_run(text: str, flag: str = "init_from", *, causal: bool = False) -> InitFrom:
@@ -65,31 +65,36 @@ def load_run(text: str, flag: str = "init_from", *, causal: bool = False) -> Ini
 
     Raises ConfigError for what is no language model; `causal`: for one that does not predict the next token.
     """
-    found = _of_hf(text) if text.startswith("hf:") else _of_run(text, flag)
-    if causal and not found.arch.causal:
+    result = _of_hf(text) if text.startswith("hf:") else _of_run(text, flag)
+    if causal and not result.arch.causal:
         raise ConfigError(f"--{flag}={text}: not a causal language model (trained on masked tokens)")
-    return found
+    return result
 
 
 def _of_run(text: str, flag: str) -> InitFrom:
     source, step = workdir.split_step(text)
-    held = workdir.read_run(source, f"--{flag}")
-    if "arch" not in held:
+    record = workdir.read_run(source, f"--{flag}")
+    if "arch" not in record:
         raise ConfigError(f"--{flag}={source}: the run ended before it had a model")
-    if held["stage"] == "reward":
+    if record["stage"] == "reward":
         raise ConfigError(f"--{flag}={source}: a reward model; name the run of a language model")
-    lineage = {"run": str(source.absolute()), "stage": held["stage"], "step": step, "parent": held["parent"]}
+    lineage = {
+        "run": str(source.absolute()),
+        "stage": record["stage"],
+        "step": step,
+        "parent": record["parent"],
+    }
     # An average of the parameters is what that run was evaluated with.
-    part = "opt_state/average" if held["config"]["optim"]["ema"] else "params"
-    if held.get("branch"):
-        part = f"{part}/{held['branch']}"
-    lora = Lora(**held["config"].get("lora", {}))
+    part = "opt_state/average" if record["config"]["optim"]["ema"] else "params"
+    if record.get("branch"):
+        part = f"{part}/{record['branch']}"
+    lora = Lora(**record["config"].get("lora", {}))
     own = CheckpointRef(source, step=step, part=part, lora=lora if lora.lora_rank else None)
-    before = load_run(held["parent"]["origin"], flag).origins if own.lora else ()
+    before = load_run(record["parent"]["origin"], flag).origins if own.lora else ()
     tokenizer = load_tokenizer(source / "tokenizer")
     pinned = own.step or workdir.newest_step(source)
     lineage["origin"] = f"{source.absolute()}@{pinned}" if pinned else str(source.absolute())
-    return InitFrom(zoo.from_dict(held["arch"]), tokenizer, lineage, (*before, own))
+    return InitFrom(zoo.from_dict(record["arch"]), tokenizer, lineage, (*before, own))
 
 
 def _of_hf(text: str) -> InitFrom:

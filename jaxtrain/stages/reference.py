@@ -1,4 +1,4 @@
-"""Columns of a preference batch that come from models: the reference's log-probabilities, found once and kept, and what
+"""Columns of a preference batch that come from models: the reference model's log-probabilities, computed once, and what
 the policy itself says at a step, where a loss compares completions of different rows."""
 
 import dataclasses
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtrain.config import DialogStageConfig
 from jaxtrain.data.pipeline import Stream
 from jaxtrain.files import cache
 from jaxtrain.files.progress import bar
@@ -45,14 +46,14 @@ def expected(link: str, settings: preference.PreferenceSettings) -> dict[str, tu
 
 
 def reference_columns(
-    cfg: Any, session: Session, data: Any, link: str, settings: preference.PreferenceSettings
+    cfg: DialogStageConfig, session: Session, data: Any, link: str, settings: preference.PreferenceSettings
 ) -> ReferenceColumns:
     """The stream of training batches and a function for the held-out ones, with every column that the loss reads."""
     logps = logps_fn(session)
-    table, told = None, []
+    table, lines = None, []
     if needed(link, settings):
         table, how = _reference(cfg, session, data, logps)
-        told = [("reference", f"log-probabilities of {len(table):,} rows {how}")]
+        lines = [("reference", f"log-probabilities of {len(table):,} rows {how}")]
     extra = preference.COLUMNS.get(link, ())
 
     def complete(state: TrainState, batch: Batch) -> Batch:
@@ -71,7 +72,7 @@ def reference_columns(
         batches: Iterator[Batch] = data.train.iterate(first)
         return lambda state: complete(state, next(batches))
 
-    return ReferenceColumns(train, complete, told)
+    return ReferenceColumns(train, complete, lines)
 
 
 def logps_fn(session: Session) -> Callable[[Params, Params, Batch], np.ndarray]:
@@ -82,43 +83,45 @@ def logps_fn(session: Session) -> Callable[[Params, Params, Batch], np.ndarray]:
         )[0]
     )
 
-    def found(params: Params, base: Params, batch: Batch) -> np.ndarray:
+    def parts(params: Params, base: Params, batch: Batch) -> np.ndarray:
         put = session.plan.put({name: batch[name] for name in COMPLETIONS})
         return session.plan.get(compiled(params, base, put))
 
-    return found
+    return parts
 
 
-def _reference(cfg: Any, session: Session, data: Any, logps: Callable) -> tuple[np.ndarray, str]:
+def _reference(
+    cfg: DialogStageConfig, session: Session, data: Any, logps: Callable
+) -> tuple[np.ndarray, str]:
     """(log-probabilities f32[rows, N] under the reference, how they came about), from the cache where they are there.
 
-    The reference is what training starts from, adapters merged. Its digest is kept in config.json, so that a resumed
+    The reference is what training starts from, adapters merged. Its digest is stored in config.json, so that a resumed
     run finds its table without loading it.
     """
-    held = {} if cfg.run.dry_run else workdir.read_run(session.path)
-    mark, params = held.get("reference"), None
-    if mark is None:
+    record = {} if cfg.run.dry_run else workdir.read_run(session.path)
+    params_digest, params = record.get("reference"), None
+    if params_digest is None:
         params = initial_params(session, cfg.run.seed)
-        mark = checkpoint.digest(params)
+        params_digest = checkpoint.digest(params)
         if session.primary and not cfg.run.dry_run:
-            workdir.record(session.path, reference=mark)
+            workdir.record(session.path, reference=params_digest)
 
     def compute() -> np.ndarray:
         start = initial_params(session, cfg.run.seed) if params is None else params
         # A fresh adapter changes nothing, so that one program serves the reference and the policy.
         part = trained_part(session, start, cfg.run.seed)
-        B, count, found = cfg.data.batch_size, len(data.rows), []
+        B, count, parts = cfg.data.batch_size, len(data.rows), []
         stream = Stream(lambda i: data.rows[min(i, count - 1)], B, session.plan.process, -(-count // B))
         with bar("reference log-probabilities", len(stream), least=20) as advance:
             for i in range(len(stream)):
-                found.append(logps(part, session.base, stream.batch(i)))
+                parts.append(logps(part, session.base, stream.batch(i)))
                 advance(1)
-        return np.concatenate(found)[:count]
+        return np.concatenate(parts)[:count]
 
     if session.plan.process[1] > 1:  # each host's disk may be its own, and the computation is everybody's
         return compute(), "computed"
     how = (
-        mark,
+        params_digest,
         data.fingerprints,
         cfg.data.seq_len,
         cfg.data.batch_size,
@@ -134,14 +137,14 @@ def _reference(cfg: Any, session: Session, data: Any, logps: Callable) -> tuple[
 def _by_rank_and_mean(session: Session, logps: Callable, state: TrainState, batch: Batch, link: str) -> Batch:
     """KTO's z₀ and AOT's partners: what needs the whole batch under the present policy, as columns of its rows."""
     names = ("mask", *(["reference"] if "reference" in batch else []))
-    whole = gather_rows(session.plan, {name: batch[name] for name in names})
+    all_rows = gather_rows(session.plan, {name: batch[name] for name in names})
     policy = logps(state.params, session.base, batch)
-    present = (whole["mask"].sum(-1) > 0).astype(np.float32)
+    present = (all_rows["mask"].sum(-1) > 0).astype(np.float32)
     if link == "kto":
-        ratios = policy[:, 1] - whole["reference"][:, 1]
+        ratios = policy[:, 1] - all_rows["reference"][:, 1]
         shift = float(preference.kl_shift(jnp.asarray(ratios), jnp.asarray(present[:, 1])))
         return {"kl": np.full(len(batch["mask"]), shift, np.float32)}
-    policy, base = (x[:, 0] - x[:, 1] for x in (policy, whole["reference"]))
+    policy, base = (x[:, 0] - x[:, 1] for x in (policy, all_rows["reference"]))
     partner = np.asarray(
         preference.matched(jnp.asarray(policy), jnp.asarray(base), jnp.asarray(present.min(-1)))
     )

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtrain.config import DialogStageConfig
 from jaxtrain.data import prompts
 from jaxtrain.measures import agreement
 from jaxtrain.ops.ensembles import COMBINED
@@ -32,14 +33,14 @@ def scores_fn(session: Session) -> Callable[[Params, Mapping[str, np.ndarray]], 
         )
     )
 
-    def found(params: Params, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+    def scored(params: Params, batch: Mapping[str, np.ndarray]) -> np.ndarray:
         put = session.plan.put({name: batch[name] for name in SCORED})
         return session.plan.get(compiled(params, session.base, put)).swapaxes(0, 1)
 
-    return found
+    return scored
 
 
-def evaluator(cfg: Any, session: Session, data: Any) -> loop.Evaluate:
+def evaluator(cfg: DialogStageConfig, session: Session, data: Any) -> loop.Evaluate:
     """Agreement of the scores with the held-out comparisons, and with the gold rewards where the records have them."""
     scores, combined = scores_fn(session), COMBINED[cfg.loss.ensemble]
 
@@ -48,24 +49,26 @@ def evaluator(cfg: Any, session: Session, data: Any) -> loop.Evaluate:
         parts = []
         for i in range(min(len(data.eval), cfg.run.eval_batches or len(data.eval))):
             batch = data.eval.batch(i)
-            whole = gather_rows(session.plan, {name: batch[name] for name in ("index", "length", "prefer")})
-            parts.append({**whole, "scores": np.moveaxis(scores(params, batch), 0, 1)})
+            all_rows = gather_rows(
+                session.plan, {name: batch[name] for name in ("index", "length", "prefer")}
+            )
+            parts.append({**all_rows, "scores": np.moveaxis(scores(params, batch), 0, 1)})
         columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         real = columns["length"].any(1)
         columns = {name: x[real] for name, x in columns.items()}
         score = np.asarray(combined(jnp.asarray(columns["scores"].swapaxes(0, 1)), cfg.loss.price))
         records = [data.fields(int(i)) for i in columns["index"]]
         groups = [record["family"] for record in records] if "family" in records[0] else ()
-        found = agreement.comparison_metrics(score, columns["prefer"], columns["length"], groups)
+        scored = agreement.comparison_metrics(score, columns["prefer"], columns["length"], groups)
         if {"reward_chosen", "reward_rejected"} <= records[0].keys():
             gold = np.array([[r["reward_chosen"], r["reward_rejected"]] for r in records])
-            found |= agreement.gold_accuracy(score, gold, groups)
-        return found
+            scored |= agreement.gold_accuracy(score, gold, groups)
+        return scored
 
     return evaluate
 
 
-def normaliser(cfg: Any, session: Session, template: Any) -> Callable[[TrainState], TrainState]:
+def normaliser(cfg: DialogStageConfig, session: Session, template: Any) -> Callable[[TrainState], TrainState]:
     """A function that sets gain and bias so that the rewards of reference completions have mean 0 and variance 1.
 
     Reference completions are what the model that training starts from says to --prompts, by default those of --data.
@@ -75,28 +78,30 @@ def normaliser(cfg: Any, session: Session, template: Any) -> Callable[[TrainStat
         batches = _reference_completions(cfg, session, template)
         scores = scores_fn(session)
         params = optim.eval_params(state.params, state.opt_state)
-        found = np.concatenate([scores(params, batch)[..., 0] for batch in batches], 1)
-        gain, bias = agreement.score_normalisation(found)
-        made = {"gain": jnp.asarray(gain), "bias": jnp.asarray(bias)}
+        scored = np.concatenate([scores(params, batch)[..., 0] for batch in batches], 1)
+        gain, bias = agreement.score_normalisation(scored)
+        normalisation = {"gain": jnp.asarray(gain), "bias": jnp.asarray(bias)}
         return state._replace(
-            extra=jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), made, state.extra)
+            extra=jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), normalisation, state.extra)
         )
 
     return finish
 
 
-def _reference_completions(cfg: Any, session: Session, template: Any) -> list[dict[str, np.ndarray]]:
+def _reference_completions(
+    cfg: DialogStageConfig, session: Session, template: Any
+) -> list[dict[str, np.ndarray]]:
     """Batches [B, 1, T] of prompts and the completions that the model at the start draws for them."""
     source = cfg.data.data if cfg.samples.prompts == "auto" else cfg.samples.prompts
-    asked = prompts.read_prompts(source, cfg.data, template, limit=cfg.samples.prompt_count)
-    opened = [each.ids.tolist() for each in asked]
+    prompt_rows = prompts.read_prompts(source, cfg.data, template, limit=cfg.samples.prompt_count)
+    prompt_ids = [each.ids.tolist() for each in prompt_rows]
     bare = session._replace(trained=weights.trained_part(session.model.axes, type(cfg.lora)()), base=())
     draw = sampling.token_sampler(
         bare, template.end, max_new=cfg.samples.max_new, temperature=cfg.samples.temperature
     )
     start = weights.load_params(session.plan, session.start, session.model, cfg.run.seed)
-    found = draw(start, (), opened, cfg.run.seed)
-    rows = [[*prompt, *new.ids] for prompt, new in zip(opened, found, strict=True)]
+    scored = draw(start, (), prompt_ids, cfg.run.seed)
+    rows = [[*prompt, *new.ids] for prompt, new in zip(prompt_ids, scored, strict=True)]
     B, T = cfg.data.batch_size, -(-max(map(len, rows)) // 16) * 16
     rows = [rows[i % len(rows)] for i in range(-(-len(rows) // B) * B)]
     columns = {name: np.zeros((len(rows), 1, T), np.int32) for name in ("tokens", "segments", "positions")}
@@ -122,10 +127,10 @@ def ensemble_batches(train: Any, members: int, margin: float, seed: int) -> Call
         index = batch.pop("index")
         batch["margin"] = np.where(batch["margin"] == 0, np.float32(margin), batch["margin"])
         if members > 1:
-            drawn = [
+            draws = [
                 np.random.Generator(np.random.Philox(key=(seed, int(i)))).poisson(1.0, members) for i in index
             ]
-            batch["weight"] = np.array(drawn, np.float32)
+            batch["weight"] = np.array(draws, np.float32)
         return batch
 
     return offline_batches(lambda first: map(weigh, train.iterate(first)))

@@ -1,4 +1,4 @@
-"""What every stage does around its objective: open, build, train, tell. Imported once the flags are checked."""
+"""A training session: workdir, device plan, model and optimizer, and the parameters that training starts from."""
 
 import contextlib
 import functools
@@ -27,7 +27,7 @@ POLICY = "policy"  # branch of an ActorCritic's parameters
 
 
 class Session(NamedTuple):
-    """An open run: its folder, plan, model and optimizer, and what of the model it trains."""
+    """A run that is set up: its workdir, plan, model and optimizer, and which of the parameters it trains."""
 
     path: Path
     plan: parallel.Plan
@@ -39,22 +39,22 @@ class Session(NamedTuple):
     trained: weights.TrainedPart
     heads: Any = None  # a Scorer or ActorCritic, of a stage that trains more than a language model
     given: Callable[[], tuple] = tuple  # further arguments of heads.grow
-    base: Params = ()  # what adapters are laid over
-    extra: Any = ()  # the first TrainState.extra of a stage that carries one
+    base: Params = ()  # the frozen parameters under adapters
+    extra: Any = ()  # the initial TrainState.extra of a stage that has one
 
 
-def make_plan(cfg: Any) -> parallel.Plan:
-    """The plan of the flags."""
+def make_plan(cfg: config.StageConfig) -> parallel.Plan:
+    """The device plan of --parallel and --mesh. Raises ConfigError unless a batch splits over it."""
     plan = parallel.make(cfg.run)
     plan.check_batch(cfg.data.batch_size, cfg.optim.microbatches)
     return plan
 
 
 @contextlib.contextmanager
-def open_workdir(cfg: Any, stage: str, start: InitFrom, plan: parallel.Plan) -> Iterator[Path]:
-    """The run's folder, owned until the context ends; under --dry_run one that is thrown away.
+def open_workdir(cfg: config.StageConfig, stage: str, start: InitFrom, plan: parallel.Plan) -> Iterator[Path]:
+    """The run's workdir, locked until the context ends; under --dry_run a temporary folder.
 
-    Where the run fails before its first step, a folder made for it goes again, so that a corrected command can use
+    Where the run fails before its first step, a workdir made for it is removed, so that a corrected command can use
     the name.
     """
     if cfg.run.dry_run:
@@ -82,7 +82,7 @@ def _unmake(path: Path, keep: bool) -> None:
 
 
 def start_session(
-    cfg: Any,
+    cfg: config.StageConfig,
     path: Path,
     plan: parallel.Plan,
     start: InitFrom,
@@ -94,7 +94,7 @@ def start_session(
     rates: Mapping[str, float] | None = None,
     noise: float = 0.0,
 ) -> Session:
-    """Builds model and optimizer, and keeps arch, tokenizer and the data's fingerprints in the run's folder.
+    """A session: builds model and optimizer, and writes arch, tokenizer and the data's fingerprints to the workdir.
 
     `heads` makes a Scorer or an ActorCritic of the model, which is trained instead; `given()` are arguments of its
     `grow` after the model's parameters and a key. `rates` are the optimizer's, `noise` is that of
@@ -109,19 +109,19 @@ def start_session(
     arch, primary = replace(start.arch, vocab=vocab), plan.primary
     how = transformer.execution(cfg.model, plan.shards, plan.local)
     model = transformer.build(arch, replace(how, noise=noise))
-    made = heads(model) if heads else None
-    trained = weights.trained_part(made.axes if made else model.axes, cfg.lora)
+    head_model = heads(model) if heads else None
+    trained = weights.trained_part(head_model.axes if head_model else model.axes, cfg.lora)
     tx = optim.optimizer(cfg.optim, cfg.run.steps, trained.axes, rates or {})
     if primary and not cfg.run.dry_run:
         workdir.record_data(path, fingerprints)
-        workdir.record(path, arch=asdict(arch), branch=POLICY if isinstance(made, ActorCritic) else "")
+        workdir.record(path, arch=asdict(arch), branch=POLICY if isinstance(head_model, ActorCritic) else "")
         tokenizer.save(path / "tokenizer")
-    run = Session(path, plan, arch, model, tx, primary, _pinned(path, start), trained, made, given)
-    return run._replace(base=initial_params(run, cfg.run.seed)) if cfg.lora.lora_rank else run
+    session = Session(path, plan, arch, model, tx, primary, _pinned(path, start), trained, head_model, given)
+    return session._replace(base=initial_params(session, cfg.run.seed)) if cfg.lora.lora_rank else session
 
 
 def _pinned(path: Path, start: InitFrom) -> InitFrom:
-    """The start at the step of its parent that config.json names: the parent may have trained on since."""
+    """The InitFrom pinned to the parent's step in config.json: the parent may have trained on since."""
     if not start.origins or start.origins[-1].hf or not (path / workdir.CONFIG).exists():
         return start
     *before, last = start.origins
@@ -130,10 +130,10 @@ def _pinned(path: Path, start: InitFrom) -> InitFrom:
 
 
 def pinned_run(path: Path, name: str, text: str) -> str:
-    """Another run that this one leans on, as WORKDIR@STEP: what config.json has under `name`, else its newest step."""
-    held = workdir.read_run(path) if (path / workdir.CONFIG).exists() else {}
-    if held.get(name):
-        return held[name]
+    """A run that this one depends on, as WORKDIR@STEP: what config.json has under `name`, else its newest step."""
+    record = workdir.read_run(path) if (path / workdir.CONFIG).exists() else {}
+    if record.get(name):
+        return record[name]
     if text.startswith("hf:"):
         return text
     source, step = workdir.split_step(text)
@@ -141,24 +141,24 @@ def pinned_run(path: Path, name: str, text: str) -> str:
 
 
 def policy_session(session: Session) -> Session:
-    """The session as those see it who sample: of an ActorCritic the policy alone."""
+    """The session for sampling: of an ActorCritic the policy alone."""
     if not isinstance(session.heads, ActorCritic):
         return session
-    whole = session.trained.whole
+    merge = session.trained.whole
     return session._replace(
-        trained=session.trained._replace(whole=lambda part, base: whole(part, base)[POLICY])
+        trained=session.trained._replace(whole=lambda part, base: merge(part, base)[POLICY])
     )
 
 
 def reference_params(session: Session, seed: int) -> Params:
-    """The language model that training starts from, adapters merged."""
+    """The reference model's parameters: those of the language model that training starts from, adapters merged."""
     if not session.base:
         return weights.load_params(session.plan, session.start, session.model, seed)
     return session.base[POLICY] if isinstance(session.heads, ActorCritic) else session.base
 
 
 def initial_params(session: Session, seed: int) -> Params:
-    """The whole parameters that training starts from; adapters' base is at hand."""
+    """All parameters that training starts from, of heads too. With adapters they are the session's base."""
     if session.base:
         return session.base
     params = weights.load_params(session.plan, session.start, session.model, seed)
@@ -169,7 +169,7 @@ def initial_params(session: Session, seed: int) -> Params:
 
 
 def fresh_state_fn(session: Session, seed: int) -> Callable[[], TrainState]:
-    """A function that makes the state before the first step of a model that starts from nothing."""
+    """A function that makes the initial TrainState of a model with random weights."""
 
     def make() -> TrainState:
         key = jax.random.key(seed)
@@ -185,7 +185,7 @@ def _state(session: Session, params: Params, seed: int) -> TrainState:
     return init_state(params, session.tx, jax.random.fold_in(jax.random.key(seed), 1), session.extra)
 
 
-def first_state(cfg: Any, session: Session, saved: Checkpoints) -> tuple[TrainState, dict]:
+def first_state(cfg: config.StageConfig, session: Session, saved: Checkpoints) -> tuple[TrainState, dict]:
     """(state, meta): of the newest checkpoint, else of the parameters that --init_from names, else a fresh one."""
     seed, axes = cfg.run.seed, session.trained.axes
     make = fresh_state_fn(session, seed)
@@ -198,7 +198,7 @@ def first_state(cfg: Any, session: Session, saved: Checkpoints) -> tuple[TrainSt
 
 
 def trained_part(session: Session, params: Params, seed: int) -> Params:
-    """What is trained of whole parameters, as it is before the first step."""
+    """The trained part of all parameters before the first step: themselves, or fresh adapters."""
     if not session.trained.frozen:
         return params
     key = jax.random.fold_in(jax.random.key(seed), 3)
@@ -206,7 +206,7 @@ def trained_part(session: Session, params: Params, seed: int) -> Params:
 
 
 def of_trained(session: Session, objective: Objective) -> Objective:
-    """An objective of whole parameters as one of what is trained; its frozen tree becomes (base, frozen)."""
+    """An objective of all parameters as one of the trained part; its frozen tree becomes (base, frozen)."""
 
     def of_trained(params: Params, frozen: Params, batch: Batch, rng: Key | None) -> Loss:
         base, rest = frozen
@@ -216,7 +216,7 @@ def of_trained(session: Session, objective: Objective) -> Objective:
 
 
 def gather_rows(plan: parallel.Plan, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The rows of all hosts, from this host's."""
+    """The global batch's rows, gathered from all hosts, in numpy."""
     if plan.process[1] == 1:
         return dict(batch)
     return {name: x.reshape(-1, *batch[name].shape[1:]) for name, x in plan.get(plan.put(batch)).items()}

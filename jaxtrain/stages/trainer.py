@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxtrain.config import StageConfig
 from jaxtrain.files import terminal
 from jaxtrain.models import transformer
 from jaxtrain.stages.session import Session, first_state, fresh_state_fn, of_trained, print_lines
@@ -26,7 +27,7 @@ def evaluate_fn(
     frozen: Params = (),
     complete: Callable[[TrainState, Any], Any] = lambda state, batch: batch,
 ) -> loop.Evaluate:
-    """Means of the objective's metrics over held-out batches, and where it counts tokens the perplexity.
+    """An evaluation: means of the objective's metrics over held-out batches, and of token losses the perplexity.
 
     `complete` gives a batch the columns that depend on the state.
     """
@@ -40,12 +41,12 @@ def evaluate_fn(
         for i in range(min(len(batches), most or len(batches))):
             batch = session.plan.put(complete(state, batches.batch(i)))
             mean.add(session.plan.get(step(params, (session.base, frozen), batch)))
-        # What nothing was counted for is not told, as the entropy where no row's documents are whole.
+        # A metric with count 0 is left out, such as the entropy where no row's documents are complete.
         counted = {name for name, (_, count) in mean.sums.items() if count}
-        found = {name: value for name, value in mean.take().items() if name in counted}
+        numbers = {name: value for name, value in mean.take().items() if name in counted}
         with np.errstate(over="ignore"):  # infinite, once the loss is above 709
-            per_token = {"loss", "accuracy"} <= found.keys()
-            return {**found, "perplexity": float(np.exp(found["loss"]))} if per_token else found
+            per_token = {"loss", "accuracy"} <= numbers.keys()
+            return {**numbers, "perplexity": float(np.exp(numbers["loss"]))} if per_token else numbers
 
     return means
 
@@ -53,17 +54,17 @@ def evaluate_fn(
 def offline_batches(iterate: Callable[[int], Iterator[Any]]) -> Callable[[int], loop.NextBatch]:
     """Batches that do not depend on the state, from `iterate(first batch)`."""
 
-    def begin(first: int) -> loop.NextBatch:
+    def from_batch(first: int) -> loop.NextBatch:
         batches = iterate(first)
         return lambda state: next(batches)
 
-    return begin
+    return from_batch
 
 
 class Stage(NamedTuple):
-    """What a stage brings to the training that all share."""
+    """What a stage passes to the shared training."""
 
-    objective: Objective  # of whole parameters
+    objective: Objective  # of all parameters
     next_batch: Callable[[int], loop.NextBatch]  # next_batch(i) yields from batch i on
     table: list[tuple[str, str]]  # what was read, for people
     decode: Callable[..., str]
@@ -76,12 +77,12 @@ class Stage(NamedTuple):
     finish: Callable[[TrainState], TrainState] | None = None
 
 
-def train(cfg: Any, session: Session, stage: Stage) -> TrainState:
+def train(cfg: StageConfig, session: Session, stage: Stage) -> TrainState:
     """Preflight, then training from the newest checkpoint or the start.
 
     A run that is already finished is evaluated and sampled from again.
     """
-    plan, began, found = session.plan, time.perf_counter(), {}
+    plan, started, numbers = session.plan, time.perf_counter(), {}
     flops = transformer.flops_per_token(session.arch, cfg.data.seq_len) * stage.tokens
     peak = metrics.peak_flops(jax.devices()[0].device_kind)
     speed = metrics.SpeedMeter(flops, peak and peak * jax.device_count())
@@ -95,8 +96,8 @@ def train(cfg: Any, session: Session, stage: Stage) -> TrainState:
     frozen = (session.base, stage.frozen)
 
     def scored(state: TrainState) -> Mapping[str, float]:
-        found.update(stage.score(state))
-        return found
+        numbers.update(stage.score(state))
+        return numbers
 
     with Checkpoints(session.path, cfg.run.keep) as saved:
         state, meta = first_state(cfg, session, saved)
@@ -111,8 +112,10 @@ def train(cfg: Any, session: Session, stage: Stage) -> TrainState:
             return state
         batches = stage.next_batch(done)
         first = batches(state)
-        told = _preflight(cfg, session, stage, first, flops)
-        print_lines(told if done == 0 else [f"resuming from step {done} of {cfg.run.steps}"], session.primary)
+        lines = _preflight(cfg, session, stage, first, flops)
+        print_lines(
+            lines if done == 0 else [f"resuming from step {done} of {cfg.run.steps}"], session.primary
+        )
         if cfg.run.dry_run:
             return dry_run(cfg, session, step, state, first, stage.expect, frozen)
         with (
@@ -129,13 +132,13 @@ def train(cfg: Any, session: Session, stage: Stage) -> TrainState:
             )  # fmt: skip
     if finished:
         print_lines(
-            summary(session, cfg.run.steps, found, speed.total(), time.perf_counter() - began),
+            summary(session, cfg.run.steps, numbers, speed.total(), time.perf_counter() - started),
             session.primary,
         )
     return state
 
 
-def _preflight(cfg: Any, session: Session, stage: Stage, first: Any, flops: float) -> list[str]:
+def _preflight(cfg: StageConfig, session: Session, stage: Stage, first: Any, flops: float) -> list[str]:
     sizes = preflight.memory(
         session.plan.abstract(fresh_state_fn(session, cfg.run.seed), session.trained.axes), first
     )
@@ -150,11 +153,11 @@ def _preflight(cfg: Any, session: Session, stage: Stage, first: Any, flops: floa
 
 
 def summary(
-    session: Session, steps: int, found: Mapping[str, float], speed: Mapping[str, float], seconds: float
+    session: Session, steps: int, numbers: Mapping[str, float], speed: Mapping[str, float], seconds: float
 ) -> list[str]:
-    """What a finished run came to, in a few lines."""
-    said = {
-        "held-out loss": ("{loss:.4f}" + ", perplexity {perplexity:.2f}" * ("perplexity" in found), "loss"),
+    """The summary of a finished run, in a few lines."""
+    formats = {
+        "held-out loss": ("{loss:.4f}" + ", perplexity {perplexity:.2f}" * ("perplexity" in numbers), "loss"),
         "accuracy": ("{rewards/accuracies:.4f}", "rewards/accuracies"),
         "agreement": ("{accuracy:.4f} with the labels, calibration error {ece:.4f}", "ece"),
         "with gold": ("{gold_accuracy:.4f}", "gold_accuracy"),
@@ -163,7 +166,7 @@ def summary(
     }
     fast = f", {speed['tokens_per_s']:,.0f} tokens/s" if speed else ""
     table = [
-        *((name, text.format(**found)) for name, (text, needs) in said.items() if needs in found),
+        *((name, text.format(**numbers)) for name, (text, needs) in formats.items() if needs in numbers),
         ("time", f"{seconds / 60:.1f} min{fast}"),
         ("checkpoint", str(session.path / "checkpoints" / str(steps))),
     ]
@@ -177,7 +180,7 @@ def _replayed(first: Any, batches: loop.NextBatch) -> loop.NextBatch:
 
 
 def dry_run(
-    cfg: Any,
+    cfg: StageConfig,
     session: Session,
     step: Callable,
     state: TrainState,
@@ -185,10 +188,10 @@ def dry_run(
     expect: Mapping[str, tuple[float, float]] | None,
     frozen: Params = (),
 ) -> TrainState:
-    """One step checked against what must hold, and its cost; nothing is kept."""
+    """Runs one step, checks what must hold by construction, and prints its cost; nothing is saved."""
     batch = session.plan.put(first)
-    state, found = step(state, frozen, batch)
-    values = session.plan.get(found)
+    state, numbers = step(state, frozen, batch)
+    values = session.plan.get(numbers)
     loop.check(values, expect or {})
     seconds = loop.step_seconds(step, state, frozen, batch)
     shown = [

@@ -1,4 +1,4 @@
-"""What a run trains, whole parameters or adapters, and where they start from."""
+"""Trained parameters: all of them or adapters, and the checkpoints that they are loaded from."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,11 +14,11 @@ from jaxtrain.types import LM, Axes, Key, Params
 
 
 class TrainedPart(NamedTuple):
-    """The part of the parameters that is trained."""
+    """Which part of the parameters is trained, and how it becomes the model's again."""
 
     axes: Axes  # of that part
-    part: Callable[[Params, Key], Params]  # whole parameters -> that part, at the start
-    whole: Callable[[Params, Params], Params]  # (that part, the base) -> what the model sees
+    part: Callable[[Params, Key], Params]  # all parameters -> the trained part, at the start
+    whole: Callable[[Params, Params], Params]  # (trained part, base) -> the model's parameters
     frozen: bool  # whether there is a base beside it
 
 
@@ -35,7 +35,7 @@ def trained_part(axes: Axes, settings: Lora) -> TrainedPart:
 
 
 def load_params(plan: parallel.Plan, start: InitFrom, model: LM, seed: int) -> Params:
-    """The language model's parameters that training starts from, born where the plan wants them."""
+    """The language model's parameters from a checkpoint or at random, sharded as the plan says from the start."""
 
     def fresh() -> Params:
         return model.init(jax.random.key(seed))

@@ -212,13 +212,13 @@ def _read(step: Path, abstract: Any, prefix: str, source: str) -> tuple[Any, dic
     try:
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
             body = reader.restore(step / "meta")
-        told = body.pop("sha256")
+        stored_sum = body.pop("sha256")
     except (ValueError, LookupError, AttributeError, TypeError, OSError) as error:
         raise _Damaged(f"{step / 'meta'}: {_reason(error)}") from error
-    if told != _sha256(body):
+    if stored_sum != _sha256(body):
         raise _Damaged(f"{step / 'meta'} differs from what was written (SHA-256)")
-    held = {path: row for path, row in body["leaves"].items() if path.startswith(prefix)}
-    _require_same_tree(held, abstract, prefix, f"{source} (step {step.name})")
+    stored = {path: row for path, row in body["leaves"].items() if path.startswith(prefix)}
+    _require_same_tree(stored, abstract, prefix, f"{source} (step {step.name})")
 
     tree, parts = jax.tree.map(_abstract_data, abstract), prefix.split("/")[:-1]
     for name in reversed(parts):
@@ -238,23 +238,23 @@ def _read(step: Path, abstract: Any, prefix: str, source: str) -> tuple[Any, dic
     except Exception as error:  # Orbax raises nearly every type on damaged files, this base type too
         raise _Damaged(f"{step / 'state'}: {_reason(error)}") from error
     for path, (_, _, digest) in _table(state, prefix).items():
-        if digest != held[path][2]:
-            raise _Damaged(f"{path} differs from what was written (digest {digest}, was {held[path][2]})")
+        if digest != stored[path][2]:
+            raise _Damaged(f"{path} differs from what was written (digest {digest}, was {stored[path][2]})")
     return state, body["meta"]
 
 
-def _require_same_tree(held: dict, abstract: Any, prefix: str, source: str) -> None:
+def _require_same_tree(stored: dict, abstract: Any, prefix: str, source: str) -> None:
     """Raises ConfigError that names the first leaf in which a checkpoint and the tree wanted differ."""
     wanted = {path: list(_shape(leaf)) for path, leaf in _named(abstract, prefix)}
     for path, (shape, dtype) in wanted.items():
-        if path not in held:
+        if path not in stored:
             raise ConfigError(f"{source} lacks {path} {dtype}{shape}: it is of another model or optimizer")
-        if held[path][:2] != [shape, dtype]:
+        if stored[path][:2] != [shape, dtype]:
             raise ConfigError(
-                f"{source} holds {path} as {held[path][1]}{held[path][0]}, wanted is {dtype}{shape}: "
+                f"{source} holds {path} as {stored[path][1]}{stored[path][0]}, wanted is {dtype}{shape}: "
                 "it is of another model or optimizer"
             )
-    for path in held:
+    for path in stored:
         if path not in wanted:
             raise ConfigError(
                 f"{source} holds {path}, which is not wanted here: it is of another model or optimizer"

@@ -116,27 +116,27 @@ def _pause(
     sample: Sample | None,
 ) -> None:
     if due["eval"] and evaluate is not None:
-        found = {f"eval/{name}": value for name, value in evaluate(state).items()}
-        out.writer.write(done, found)
-        out.progress.print(eval_lines(f"step {done}: held out  ", found))
+        values = {f"eval/{name}": value for name, value in evaluate(state).items()}
+        out.writer.write(done, values)
+        out.progress.print(eval_lines(f"step {done}: held out  ", values))
     if due["sample"] and sample is not None:
-        text, found = sample(state, done)
-        if found:
-            out.writer.write(done, found)
-        if plan.process[0] == 0:
+        text, values = sample(state, done)
+        if values:
+            out.writer.write(done, values)
+        if plan.primary:
             out.writer.text(done, "samples", text)
             out.progress.print(text)
     if due["checkpoint"] and out.checkpoints is not None:
         _save(state, out, done)
 
 
-def eval_lines(head: str, found: Mapping[str, float]) -> str:
+def eval_lines(head: str, values: Mapping[str, float]) -> str:
     """Held-out numbers in lines that fit a terminal; the ones looked at first come first."""
     first = ("loss", "perplexity", "accuracy")
-    plain = {name.removeprefix("eval/"): value for name, value in found.items()}
+    plain = {name.removeprefix("eval/"): value for name, value in values.items()}
     names = [*(name for name in first if name in plain), *(name for name in plain if name not in first)]
-    held = "  ".join(f"{name}\N{NO-BREAK SPACE}{plain[name]:.4f}" for name in names)
-    lines = textwrap.wrap(head + held, 78, subsequent_indent=" " * len(head), break_on_hyphens=False)
+    text = "  ".join(f"{name}\N{NO-BREAK SPACE}{plain[name]:.4f}" for name in names)
+    lines = textwrap.wrap(head + text, 78, subsequent_indent=" " * len(head), break_on_hyphens=False)
     return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")
 
 
@@ -164,13 +164,13 @@ def _report(
     if step % run.log_every and step != run.steps:
         out.progress.update(step)
         return
-    found = out.mean.take()
+    means = out.mean.take()
     skipped = int(values["skipped"][0])
-    found["skipped"] = skipped
-    found["lr"] = float(out.lr(step - skipped - 1))
-    found |= out.speed.take()
-    out.writer.write(step, found)
-    out.progress.update(step, {name: found[name] for name in SHOWN if name in found})
+    means["skipped"] = skipped
+    means["lr"] = float(out.lr(step - skipped - 1))
+    means |= out.speed.take()
+    out.writer.write(step, means)
+    out.progress.update(step, {name: means[name] for name in SHOWN if name in means})
 
 
 def _skipped(step: int, in_row: int, run: config.Run, out: Output) -> None:
@@ -187,10 +187,10 @@ def check(values: Mapping[str, Any], expect: Mapping[str, tuple[float, float]]) 
     """Raises TrainingError where a first step does not have what it must have by construction."""
     for name, (wanted, tolerance) in expect.items():
         total, count = values[name]
-        found = float(total) / float(count) if count else math.nan
-        if not abs(found - wanted) <= tolerance:
+        mean = float(total) / float(count) if count else math.nan
+        if not abs(mean - wanted) <= tolerance:
             raise TrainingError(
-                f"the first step must have {name} = {wanted:g} ± {tolerance:g}, by construction, and has {found:g}: "
+                f"the first step must have {name} = {wanted:g} ± {tolerance:g}, by construction, and has {mean:g}: "
                 "data, masks or parameters are not what the objective takes them for"
             )
 
@@ -206,11 +206,11 @@ def _stoppable(processes: int) -> Iterator[Callable[[int], bool]]:
 
         yield lambda step: multihost_utils.reached_preemption_sync_point(step)
         return
-    asked: list[int] = []
+    signals: list[int] = []
     before = {}
 
     def ask(number: int, frame: Any) -> None:
-        asked.append(number)
+        signals.append(number)
         for each, handler in before.items():
             signal.signal(each, handler)
 
@@ -219,9 +219,9 @@ def _stoppable(processes: int) -> Iterator[Callable[[int], bool]]:
     except ValueError:  # not the main thread: signals are the caller's
         before = {}
     try:
-        yield lambda step: bool(asked)
+        yield lambda step: bool(signals)
     finally:
-        if not asked:
+        if not signals:
             for each, handler in before.items():
                 signal.signal(each, handler)
 

@@ -1,4 +1,4 @@
-"""What a run tells while it trains: means, speed, metrics.jsonl, TensorBoard events and the progress bar.
+"""Metrics of a run while it trains: means, speed, metrics.jsonl, TensorBoard events and the progress bar.
 
 rich and tensorboardX are imported when first needed, so that nothing here delays the first step.
 """
@@ -209,9 +209,9 @@ def _rewind(file: Path, step: int) -> str:
                 later += 1
             else:
                 out.write(line.rstrip(b"\n") + b"\n")
-    said = [f"{later} lines after step {step} dropped, these steps run again"] if later else []
-    said += [f"{torn} unreadable lines moved to {UNREADABLE}"] if torn else []
-    return f"{FILE}: {'; '.join(said)}" if said else ""
+    notes = [f"{later} lines after step {step} dropped, these steps run again"] if later else []
+    notes += [f"{torn} unreadable lines moved to {UNREADABLE}"] if torn else []
+    return f"{FILE}: {'; '.join(notes)}" if notes else ""
 
 
 def _step_of(line: bytes) -> int | None:

@@ -62,7 +62,9 @@ class Plan(NamedTuple):
     # f(tree, state, shared, batch) -> state, compiled; the state's rows stay on their devices between calls, donated
     carry: Callable[[Callable], Callable]
     blocks: int  # parts of the rows, of which a function of `carry` sees one
-    fetch: Callable[[Tree], Tree]  # a tree of arrays by row, from such a state, to numpy, whole, on every host
+    fetch: Callable[
+        [Tree], Tree
+    ]  # a tree of arrays by row, from such a state, to numpy, whole, on every host
     put: Callable[[Mapping[str, np.ndarray]], Batch]  # this host's rows -> the global batch on the devices
     get: Callable[[Tree], Tree]  # to numpy, whole, on every host
     local: Callable[[Callable], Callable] | None  # runs f(q, k, v, segments) on each shard of rows and heads
@@ -145,25 +147,25 @@ def make(run: config.Run, devices: Sequence[Any] = ()) -> Plan:
 
 def _mesh(sizes: dict[str, int], devices: Sequence[Any]) -> Mesh:
     count = len(devices)
-    said = ",".join(f"{axis}:{size}" for axis, size in sizes.items())
+    flag = ",".join(f"{axis}:{size}" for axis, size in sizes.items())
     known = math.prod(size for size in sizes.values() if size != -1)
     sizes = {axis: count // known if size == -1 else size for axis, size in sizes.items()}
     if math.prod(sizes.values()) != count:
         raise ConfigError(
-            f"--mesh={said} takes {'a multiple of ' * ('-1' in said)}{known} devices, there are {count}"
+            f"--mesh={flag} takes {'a multiple of ' * ('-1' in flag)}{known} devices, there are {count}"
         )
     shape = [sizes.get(axis, 1) for axis in config.MESH_AXES]
     return jax.make_mesh(shape, config.MESH_AXES, axis_types=(AxisType.Auto,) * len(shape), devices=devices)
 
 
-def _require_rows_of_a_host_together(mesh: Mesh, said: str) -> None:
+def _require_rows_of_a_host_together(mesh: Mesh, flag: str) -> None:
     """Raises ConfigError unless host i has block i of the global batch's rows, which is what a stream gives it."""
     hosts = np.vectorize(lambda device: device.process_index)(mesh.devices).reshape(-1, mesh.shape["tensor"])
     count = jax.process_count()
     wanted = np.arange(len(hosts))[:, None] * count // len(hosts)
     if len(hosts) % count or (hosts != wanted).any():
         raise ConfigError(
-            f"--mesh={said}: the {len(hosts)} parts of a batch (data x fsdp) must divide over {count} hosts, "
+            f"--mesh={flag}: the {len(hosts)} parts of a batch (data x fsdp) must divide over {count} hosts, "
             "with the tensor axis inside a host: lower tensor, raise data or fsdp"
         )
 
@@ -202,8 +204,8 @@ def _shardings(mesh: Mesh, shapes: Tree, axes: Axes) -> Tree:
         keys = tuple(
             getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", None))) for entry in path
         )
-        found = next((axes[keys[i:]] for i in range(len(keys)) if keys[i:] in axes), ())
-        names = found if len(found) == len(leaf.shape) else (None,) * len(leaf.shape)
+        axis_names = next((axes[keys[i:]] for i in range(len(keys)) if keys[i:] in axes), ())
+        names = axis_names if len(axis_names) == len(leaf.shape) else (None,) * len(leaf.shape)
         return NamedSharding(mesh, partition_spec(mesh, names, leaf.shape))
 
     return jax.tree.map_with_path(place, shapes)

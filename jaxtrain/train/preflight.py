@@ -1,4 +1,4 @@
-"""What a run is about to do, shown before it does it: the data as the loss sees it, sizes, memory, cost."""
+"""The preflight of a run: the data as the loss sees it, sizes, memory, cost."""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence

@@ -44,9 +44,9 @@ def train_step(
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     extra = state.extra if carry is None else carry(state.extra, loss.metrics)
-    kept = (state.params, state.opt_state, state.extra)
+    before = (state.params, state.opt_state, state.extra)
     params, opt_state, extra = jax.tree.map(
-        lambda new, old: jnp.where(good, new, old), (params, opt_state, extra), kept
+        lambda new, old: jnp.where(good, new, old), (params, opt_state, extra), before
     )
     bad = jnp.logical_not(good).astype(jnp.int32)
     after = TrainState(

@@ -61,8 +61,8 @@ def open_workdir(
         if (path / CONFIG).exists():
             _resume(path, config, stage, start)
         else:
-            held = {"stage": stage, "config": to_dict(config), **start, "parent": dict(lineage or {})}
-            _write(path / CONFIG, {**held, "data": None, "resumed": []})
+            record = {"stage": stage, "config": to_dict(config), **start, "parent": dict(lineage or {})}
+            _write(path / CONFIG, {**record, "data": None, "resumed": []})
         if data is not None:
             record_data(path, data)
         yield path
@@ -70,11 +70,11 @@ def open_workdir(
 
 def record_data(workdir: Path, data: Mapping[str, str]) -> None:
     """Writes the data's fingerprints into config.json, or compares. Raises ConfigError when they changed."""
-    held = read_run(workdir, "--workdir")
-    if held["data"] is None:
-        _write(workdir / CONFIG, {**held, "data": dict(data)})
-    elif held["data"] != dict(data):
-        changed = _changes(held["data"], data)
+    record = read_run(workdir, "--workdir")
+    if record["data"] is None:
+        _write(workdir / CONFIG, {**record, "data": dict(data)})
+    elif record["data"] != dict(data):
+        changed = _changes(record["data"], data)
         raise ConfigError(
             f"--workdir={workdir}: the data changed since the run began:\n  "
             + "\n  ".join(changed)
@@ -84,25 +84,25 @@ def record_data(workdir: Path, data: Mapping[str, str]) -> None:
 
 def record(workdir: Path, **facts: Any) -> None:
     """Adds what was settled after the start, such as the model's shape, to config.json."""
-    held = read_run(workdir, "--workdir")
-    if any(held.get(name) != value for name, value in facts.items()):
-        _write(workdir / CONFIG, {**held, **facts})
+    record = read_run(workdir, "--workdir")
+    if any(record.get(name) != value for name, value in facts.items()):
+        _write(workdir / CONFIG, {**record, **facts})
 
 
 def read_run(workdir: Path, flag: str = "--init_from") -> dict[str, Any]:
     """config.json of a run. Raises ConfigError, naming `flag`, when `workdir` is not one."""
     file = workdir / CONFIG
     try:
-        held = json.loads(file.read_text(encoding="utf-8"))
+        record = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         why = f"it has no {CONFIG}" if workdir.is_dir() else "there is no such folder"
         raise ConfigError(f"{flag}={workdir} is not a run: {why}") from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"{flag}={workdir}: {file} cannot be read: {error}") from error
-    lacking = [key for key in ("stage", "config", "data", "resumed") if key not in dict(held)]
+    lacking = [key for key in ("stage", "config", "data", "resumed") if key not in dict(record)]
     if lacking:
         raise ConfigError(f"{flag}={workdir}: {file} lacks {', '.join(lacking)}: it was not written by a run")
-    return held
+    return record
 
 
 def split_step(text: str) -> tuple[Path, int | None]:
@@ -126,18 +126,18 @@ def newest_step(workdir: Path) -> int | None:
 
 
 def _resume(path: Path, config: ConfigT, stage: str, start: dict[str, Any]) -> None:
-    held = read_run(path, "--workdir")
-    changed = [] if held["stage"] == stage else [f"stage: {held['stage']} -> {stage}"]
-    changed += difference(held["config"], config)
+    record = read_run(path, "--workdir")
+    changed = [] if record["stage"] == stage else [f"stage: {record['stage']} -> {stage}"]
+    changed += difference(record["config"], config)
     if changed:
         raise ConfigError(
             f"--workdir={path} holds a run of another config:\n  "
             + "\n  ".join(changed)
             + "\nName another --workdir, or delete this folder to start again"
         )
-    last = [held, *held["resumed"]][-1]
+    last = [record, *record["resumed"]][-1]
     if any(last[key] != start[key] for key in ("command", "versions", "git")):
-        _write(path / CONFIG, {**held, "resumed": [*held["resumed"], start]})
+        _write(path / CONFIG, {**record, "resumed": [*record["resumed"], start]})
 
 
 @contextlib.contextmanager
@@ -197,11 +197,11 @@ def _write(file: Path, value: dict[str, Any]) -> None:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def _git(folder: Path) -> dict[str, Any] | None:
