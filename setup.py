@@ -17,6 +17,7 @@ setup(
         "jaxtrain.apps.filters": ["pages/*.jinja"],
         "jaxtrain.apps.lifecycle": ["pages/*.jinja"],
         "jaxtrain.data": ["templates/*.jinja"],
+        "jaxtrain.files": ["pages/*.jinja"],
     },
     # Tested on 3.11, 3.12 and 3.13. The newest jax for 3.11 is 0.10, the newest flax 0.12.8.
     python_requires=">=3.11",

@@ -18,7 +18,7 @@ from jaxtrain.config import ConfigError
 from jaxtrain.files import terminal
 from jaxtrain.inference import local
 from jaxtrain.inference.config import MachineFlags
-from jaxtrain.inference.llm import Request, user
+from jaxtrain.inference.llm import Request, user_messages
 from jaxtrain.inference.remote import EndpointFlags
 from tests import browser
 from tests.runs import jsonl, quick
@@ -38,19 +38,19 @@ def run(town, *flags):
 
 @pytest.fixture(scope="module")
 def compared(town):
-    """A report about three runs, with what people said of two of them."""
+    """A report about three runs, and human preferences between two of them."""
     base, first, last = town / "base", f"{town / 'sft'}@6", town / "sft"
-    ballots = AnnotationDB(town / "people.sqlite", 1)
+    db = AnnotationDB(town / "people.sqlite", 1)
     texts = [{"text": "I", "model": str(base)}, {"text": "You", "model": str(last)}]
-    ballots.add([(n, [{"role": "user", "content": f"Add {n} and 1."}], texts, "", 1) for n in range(9)])
-    ballots.add([(9, [{"role": "user", "content": "x"}], [texts[0], {"text": "?", "model": "other"}], "", 1)])
-    while item := ballots.next("ann"):
+    db.add([(n, [{"role": "user", "content": f"Add {n} and 1."}], texts, "", 1) for n in range(9)])
+    db.add([(9, [{"role": "user", "content": "x"}], [texts[0], {"text": "?", "model": "other"}], "", 1)])
+    while item := db.next("ann"):
         places = [1, 1] if item.number == 8 else [1 + (i == 0) for i in item.shown]
-        ballots.vote("ann", item.number, "chosen", places, "", item.shown)
-    said = run(
+        db.vote("ann", item.number, "chosen", places, "", item.shown)
+    printed = run(
         town, f"--models={base},{first},{last}", f"--people={town / 'people.sqlite'}", *FEW, f"--out={town / 'told'}"
     )  # fmt: skip
-    return town / "told", said
+    return town / "evaluation", printed
 
 
 def report(folder):
@@ -58,11 +58,11 @@ def report(folder):
 
 
 def test_the_report_has_every_part(compared, town):
-    found = report(compared[0])
-    names = [one["label"] for one in found["models"]]
-    assert names == ["base", "sft@6", "sft"] and found["reference"] == "sft@6" and found["judge"] == "gold"
+    result = report(compared[0])
+    names = [one["label"] for one in result["models"]]
+    assert names == ["base", "sft@6", "sft"] and result["reference"] == "sft@6" and result["judge"] == "gold"
     for name in names:
-        numbers = found["measures"][name]
+        numbers = result["measures"][name]
         assert {
             "world/gold",
             "distinct_1",
@@ -72,14 +72,14 @@ def test_the_report_has_every_part(compared, town):
             "right",
         } <= numbers.keys()
         assert 0 < numbers["confidence"] < 1 and 0 <= numbers["calibration_error"] <= 1
-        for shares in found["stances"]["groups"].values():
+        for shares in result["stances"]["groups"].values():
             assert sum(shares[name].values()) == pytest.approx(1)
-        assert found["style"]["models"][name]["plain"]["words"] > 0
-    assert set(found["stances"]["groups"]) == {"harmful prompts", "harmless prompts"}
-    assert found["measures"]["sft"]["kl"] > 0 and found["measures"]["base"]["kl"] is None, (
+        assert result["style"]["models"][name]["plain"]["words"] > 0
+    assert set(result["stances"]["groups"]) == {"harmful prompts", "harmless prompts"}
+    assert result["measures"]["sft"]["kl"] > 0 and result["measures"]["base"]["kl"] is None, (
         "it sees other tokens"
     )
-    assert "kl" not in found["measures"]["sft@6"]
+    assert "kl" not in result["measures"]["sft@6"]
     lines = [json.loads(line) for line in (compared[0] / "answers.jsonl").read_text().splitlines()]
     assert len(lines) == 24 and all(set(line["answers"]) == set(names) for line in lines)
 
@@ -87,21 +87,21 @@ def test_the_report_has_every_part(compared, town):
 def test_wins_are_those_of_the_answers(compared):
     from jaxtrain.worlds.tinytown import judge
 
-    found = report(compared[0])
+    result = report(compared[0])
     lines = [json.loads(line) for line in (compared[0] / "answers.jsonl").read_text().splitlines()]
     gold = {
         name: [judge.gold(line["prompt"], line["answers"][name]) for line in lines]
         for name in ("base", "sft")
     }
     wins = np.mean([0.5 + 0.5 * np.sign(a - b) for a, b in zip(gold["sft"], gold["base"], strict=True)])
-    rates = found["contests"]["gold"]["rates"]
+    rates = result["contests"]["gold"]["rates"]
     assert rates[2][0]["mean"] == pytest.approx(wins) and rates[0][2]["mean"] == pytest.approx(1 - wins)
     assert rates[2][0]["low"] <= wins <= rates[2][0]["high"] and rates[0][0] is None
-    assert sum(one[0] for one in found["contests"]["gold"]["elo"].values()) == pytest.approx(3000)
-    assert found["measures"]["sft"]["world/gold"] == pytest.approx(np.mean(gold["sft"]))
+    assert sum(one[0] for one in result["contests"]["gold"]["elo"].values()) == pytest.approx(3000)
+    assert result["measures"]["sft"]["world/gold"] == pytest.approx(np.mean(gold["sft"]))
 
 
-def test_what_people_said_is_counted(compared):
+def test_human_preferences_are_counted(compared):
     people = report(compared[0])["contests"]["people"]
     assert people["count"] == 9 and people["others"] == 1
     assert people["rates"][2][0]["mean"] == pytest.approx(8.5 / 9) and people["rates"][1] == [None] * 3
@@ -109,12 +109,12 @@ def test_what_people_said_is_counted(compared):
 
 
 def test_the_terminal_and_the_page_say_the_same(compared):
-    folder, said = compared
-    found, page = report(folder), (folder / "report.html").read_text()
-    rate = found["contests"]["gold"]["rates"][2][0]
-    assert evals_report.rate_text(rate) in said and terminal.percent(rate["mean"]) in page
-    assert "explained refusal" in said and "explained refusal" in page
-    assert f"{folder}/report.html" in said
+    folder, printed = compared
+    result, page = report(folder), (folder / "report.html").read_text()
+    rate = result["contests"]["gold"]["rates"][2][0]
+    assert evals_report.rate_text(rate) in printed and terminal.percent(rate["mean"]) in page
+    assert "explained refusal" in printed and "explained refusal" in page
+    assert f"{folder}/report.html" in printed
     assert not re.search(r"(src|href)\s*=\s*[\"'](?!data:|#)", page) and "http" not in page, "no network"
 
 
@@ -123,12 +123,12 @@ def test_the_page_opens_from_the_disk_on_a_phone_and_in_the_dark(compared, tmp_p
     with browser.opened(tmp_path / "profile") as chromium:
         page = chromium.page()
         for width, dark in ((1200, False), (390, True)):
-            page.look(width, 800, dark)
+            page.emulate(width, 800, dark)
             page.go(f"file://{compared[0]}/report.html")
             assert page.js("document.documentElement.scrollWidth <= innerWidth")
-            assert "Who wins, by gold" in page.text() and "Side by side" in page.text()
+            assert "Win rates, by gold" in page.text() and "Side by side" in page.text()
         assert page.js("getComputedStyle(document.body).backgroundColor") == "rgb(18, 22, 29)"
-        assert chromium.complaints() == []
+        assert chromium.errors() == []
 
 
 def test_prompts_of_no_world_are_compared_without_a_judge(town, tmp_path):
@@ -141,27 +141,29 @@ def test_prompts_of_no_world_are_compared_without_a_judge(town, tmp_path):
         f"--out={tmp_path / 'out'}",
         "--temperature=0",
     )
-    found = report(tmp_path / "out")
+    result = report(tmp_path / "out")
     assert (
-        found["contests"] == {} and found["judge"] is None and set(found["stances"]["groups"]) == {"prompts"}
+        result["contests"] == {}
+        and result["judge"] is None
+        and set(result["stances"]["groups"]) == {"prompts"}
     )
-    assert "world/gold" not in found["measures"]["sft"] and "confidence" not in found["measures"]["sft"]
+    assert "world/gold" not in result["measures"]["sft"] and "confidence" not in result["measures"]["sft"]
     assert "&lt;b&gt;Hi&lt;/b&gt;" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_log_probabilities_are_those_that_the_sampler_has(town):
     with quick():
-        made = local.open_llm(
+        llm = local.open_llm(
             str(town / "sft"),
             "models",
             EndpointFlags(),
             MachineFlags(cache_dir=town.cache.partition("=")[2]),
             16,
         )
-        messages = user("How do I paint a boat?")
-        (reply,) = made.generate([Request(messages, seed=3, max_new=16, top_logprobs=1)])[0]
-        prompt, (ids,), _ = made.inside.template.answers(messages, [reply.text])
-        ((logps, _),) = made.inside.logps([(prompt, ids[: len(reply.logprobs)])])
+        messages = user_messages("How do I paint a boat?")
+        (reply,) = llm.generate([Request(messages, seed=3, max_new=16, top_logprobs=1)])[0]
+        prompt, (ids,), _ = llm.inside.template.answers(messages, [reply.text])
+        ((logps, _),) = llm.inside.logps([(prompt, ids[: len(reply.logprobs)])])
     assert len(reply.logprobs) > 2
     assert np.allclose(logps, [one.logprob for one in reply.logprobs], atol=1e-4)
 
@@ -174,24 +176,24 @@ def test_short_names():
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ((), "--models: name what is compared"),
+        ((), "--models: name the models to compare"),
         (("--models=nowhere",), "--models=nowhere"),
-        (("--models={sft},{sft}",), "stands there twice"),
-        (("--models={sft}", "--reference=x"), "none of --models"),
+        (("--models={sft},{sft}",), "is named twice"),
+        (("--models={sft}", "--reference=x"), "not one of --models"),
         (("--models={sft}", "--rubric=be kind"), "acts only where a model is the --judge"),
         (("--models={sft}", "--shots=2"), "act only with --tasks"),
         (("--models={sft}", "--people=nothing.jsonl"), "--people=nothing.jsonl: no such file"),
         (("--models={sft}", "--people={words}"), "words.jsonl:1: not a row of"),
-        (("--models={sft}", "--out={full}"), "is there already"),
+        (("--models={sft}", "--out={full}"), "exists already"),
         (("--models={sft}", "--prompts=tinytown:nowhere"), "tinytown:nowhere"),
     ],
 )
-def test_what_cannot_be_is_told(town, tmp_path, flags, words):
+def test_a_mistake_in_the_command_is_named(town, tmp_path, flags, words):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
     there = {"sft": town / "sft", "full": tmp_path / "full"}
     there["words"] = jsonl(tmp_path / "words.jsonl", [{"words": 1}]).removeprefix("jsonl:")
-    made = [f"--out={tmp_path / 'out'}", "--prompt_count=2", "--max_new=4", "--topics=", "--harmful="]
+    arguments = [f"--out={tmp_path / 'out'}", "--prompt_count=2", "--max_new=4", "--topics=", "--harmful="]
     with pytest.raises(ConfigError, match=words):
-        run(town, *made, *(flag.format(**there) for flag in flags))
+        run(town, *arguments, *(flag.format(**there) for flag in flags))
     assert not (tmp_path / "out").exists()

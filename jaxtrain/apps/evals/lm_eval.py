@@ -1,4 +1,4 @@
-"""Our sampler and log-probabilities as a model of EleutherAI's lm-eval, and its tasks measured with them."""
+"""Benchmarks of EleutherAI's lm-eval on our models."""
 
 import contextlib
 import difflib
@@ -11,9 +11,9 @@ import numpy as np
 
 from jaxtrain.apps.evals.config import EXTRA, Benchmarks
 from jaxtrain.config import ConfigError, Failure
-from jaxtrain.inference.llm import LLM, Request, seed_of, user
+from jaxtrain.inference.llm import LLM, Request, derive_seed, user_messages
 
-LONGEST = 256  # tokens of an answer, where a task names no number
+LONGEST = 256  # tokens of a completion, where a task sets no limit
 
 
 def check(cfg: Benchmarks) -> None:
@@ -42,83 +42,83 @@ def _manager(cfg: Benchmarks) -> Any:
 
 
 def measure(cfg: Benchmarks, models: Mapping[str, LLM]) -> dict[str, dict[str, float]]:
-    """Label -> "task, measure" -> value, of the models that are runs."""
+    """{label: {"task, measure": value}} of the models that are runs."""
     import lm_eval
 
-    found = {}
-    for label, made in models.items():
-        if made.inside is None:
+    results = {}
+    for label, llm in models.items():
+        if llm.inside is None:
             continue
         try:
             with contextlib.redirect_stdout(io.StringIO()):
-                told = lm_eval.simple_evaluate(
-                    model=lm_eval_model(made), tasks=_names(cfg), num_fewshot=cfg.shots if cfg.shots >= 0 else None,
+                scores = lm_eval.simple_evaluate(
+                    model=lm_eval_model(llm), tasks=_names(cfg), num_fewshot=cfg.shots if cfg.shots >= 0 else None,
                     limit=cfg.task_limit or None, task_manager=_manager(cfg), log_samples=False, bootstrap_iters=0,
                 )  # fmt: skip
         except (OSError, ConnectionError) as error:  # its data sets are downloaded
             raise Failure(f"--tasks={cfg.tasks}: {error}") from error
-        found[label] = {
+        results[label] = {
             f"{task}, {name.partition(',')[0]}": float(value)
-            for task, values in told["results"].items()
+            for task, values in scores["results"].items()
             for name, value in values.items()
             if isinstance(value, int | float) and "stderr" not in name and name != "sample_len"
         }
-    return found
+    return results
 
 
-def lm_eval_model(made: LLM) -> Any:
-    """A run as lm-eval's LM. Texts are given to it as they are, after BOS, without a chat template."""
+def lm_eval_model(llm: LLM) -> Any:
+    """A run as lm-eval's LM: texts follow BOS as they are, without a chat template."""
     from lm_eval.api.model import LM
 
-    class Run(LM):
+    class _LocalLM(LM):
         def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-            told = made.inside.logps([_cut(made, *one.args) for one in requests])
-            return [(float(logps.sum()), bool(best.all())) for logps, best in told]
+            pairs = llm.inside.logps([_tokenize_pair(llm, *one.args) for one in requests])
+            return [(float(logps.sum()), bool(greedy.all())) for logps, greedy in pairs]
 
         def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-            windows = [_windows(made, one.args[0]) for one in requests]
-            told = iter(made.inside.logps([pair for each in windows for pair in each]))
-            return [sum(float(next(told)[0].sum()) for _ in each) for each in windows]
+            windows = [_windows(llm, one.args[0]) for one in requests]
+            pairs = iter(llm.inside.logps([pair for each in windows for pair in each]))
+            return [sum(float(next(pairs)[0].sum()) for _ in each) for each in windows]
 
         def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-            asks = [_ask(i, *one.args) for i, one in enumerate(requests)]
-            return [reply.text for (reply,) in made.generate(asks)]
+            own = [_generation_request(i, *one.args) for i, one in enumerate(requests)]
+            return [completion.text for (completion,) in llm.generate(own)]
 
-    return Run()
-
-
-def _encoded(made: LLM, texts: Sequence[str]) -> list[np.ndarray]:
-    return [np.asarray(ids, np.int32) for ids in made.inside.template.tokenizer.encode(list(texts))]
+    return _LocalLM()
 
 
-def _cut(made: LLM, context: str, continuation: str) -> tuple[np.ndarray, np.ndarray]:
-    """(BOS and what stands before, the continuation as it is cut after it); of too long a context the end counts."""
+def _encode(llm: LLM, texts: Sequence[str]) -> list[np.ndarray]:
+    return [np.asarray(ids, np.int32) for ids in llm.inside.template.tokenizer.encode(list(texts))]
+
+
+def _tokenize_pair(llm: LLM, context: str, continuation: str) -> tuple[np.ndarray, np.ndarray]:
+    """(i32[n] of BOS and the context, i32[m] of the continuation); a context that is too long loses its beginning."""
     bare = context.rstrip()  # a space belongs to the token after it
-    before, whole = _encoded(made, [bare, context + continuation])
+    before, whole = _encode(llm, [bare, context + continuation])
     same = int(np.cumprod(before[: len(whole)] == whole[: len(before)]).sum())
     ids, answer = whole[:same], whole[same:]
-    room = made.inside.context - len(answer) - 1 if made.inside.context else len(ids)
+    room = llm.inside.context - len(answer) - 1 if llm.inside.context else len(ids)
     if room < 0:
         raise Failure(
-            f"--tasks: an answer of {len(answer)} tokens does not fit a context of {made.inside.context}"
+            f"--tasks: an answer of {len(answer)} tokens does not fit a context of {llm.inside.context}"
         )
-    return _after_bos(made, ids[len(ids) - min(room, len(ids)) :]), answer
+    return _after_bos(llm, ids[len(ids) - min(room, len(ids)) :]), answer
 
 
-def _windows(made: LLM, text: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The text in stretches of the context, each token predicted once."""
-    (ids,) = _encoded(made, [text])
-    step = made.inside.context - 1 if made.inside.context else max(1, len(ids))
-    return [(_after_bos(made, ids[:0]), ids[first : first + step]) for first in range(0, len(ids), step)]
+def _windows(llm: LLM, text: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(context, continuation) ids of the text in windows of the model's context, each token predicted once."""
+    (ids,) = _encode(llm, [text])
+    step = llm.inside.context - 1 if llm.inside.context else max(1, len(ids))
+    return [(_after_bos(llm, ids[:0]), ids[first : first + step]) for first in range(0, len(ids), step)]
 
 
-def _after_bos(made: LLM, ids: np.ndarray) -> np.ndarray:
-    return np.concatenate([np.asarray([made.inside.template.tokenizer.bos], np.int32), ids])
+def _after_bos(llm: LLM, ids: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.asarray([llm.inside.template.tokenizer.bos], np.int32), ids])
 
 
-def _ask(number: int, context: str, how: Mapping[str, Any]) -> Request:
-    until = how.get("until") or ()
-    warm = float(how.get("temperature") or 0.0) if how.get("do_sample") else 0.0
-    most = int(how.get("max_gen_toks") or how.get("max_tokens") or LONGEST)
+def _generation_request(number: int, context: str, options: Mapping[str, Any]) -> Request:
+    until = options.get("until") or ()
+    temperature = float(options.get("temperature") or 0.0) if options.get("do_sample") else 0.0
+    max_new = int(options.get("max_gen_toks") or options.get("max_tokens") or LONGEST)
     stop = (until,) if isinstance(until, str) else tuple(until)
-    return Request(user(context), 1, seed_of(number), warm, most, stop=stop, raw=True)
+    return Request(user_messages(context), 1, derive_seed(number), temperature, max_new, stop=stop, raw=True)

@@ -1,4 +1,4 @@
-"""Reports: tables for a terminal, and pages that open from a disk, in light and dark, without a network."""
+"""The report of ./launch/run evaluate: tables for a terminal, and an HTML page."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +11,8 @@ from jaxtrain.files import html
 from jaxtrain.files.terminal import number, percent
 from jaxtrain.measures.style import STANCES
 
-# measure -> (title, what it means)
+_PAGE = Path(__file__).parent / "pages" / "evaluation.html.jinja"
+# measure -> (title, explanation)
 MEASURES = {
     "world/gold": ("gold reward", "Tinytown's true reward, mean over the prompts"),
     "world/parsable": ("parsable", "share of answers in the world's language, sums left out"),
@@ -45,30 +46,30 @@ _SHARES = {"ended", "distinct_1", "distinct_2", "self_bleu", "confidence", "righ
 
 
 def rate_text(value: Mapping[str, float] | None) -> str:
-    """A win rate with its interval."""
+    """A win rate with its interval, as text."""
     if value is None:
         return "–"
     return f"{100 * value['mean']:.0f} % ({100 * value['low']:.0f}–{100 * value['high']:.0f})"
 
 
 def measure_text(name: str, value: float | None) -> str:
-    """A measure's value."""
+    """A measure's value as text."""
     share = name in _SHARES or (name.startswith("world/") and name != "world/gold")
     return percent(value) if share else number(value)
 
 
-def print_tables(found: Mapping[str, Any], console: Console | None = None) -> None:
-    """The tables of an evaluation."""
+def print_tables(result: Mapping[str, Any], console: Console | None = None) -> None:
+    """Prints the tables of an evaluation."""
     console = console or Console()
-    names = [one["label"] for one in found["models"]]
+    names = [one["label"] for one in result["models"]]
     rows = [
-        (title, [measure_text(key, found["measures"][name].get(key)) for name in names])
+        (title, [measure_text(key, result["measures"][name].get(key)) for name in names])
         for key, (title, _) in MEASURES.items()
-        if any(found["measures"][name].get(key) is not None for name in names)
+        if any(result["measures"][name].get(key) is not None for name in names)
     ]
-    about = f"{found['prompts']['count']:,} prompts of {found['prompts']['source']}"
+    about = f"{result['prompts']['count']:,} prompts of {result['prompts']['source']}"
     console.print(_table(f"Answers to {about}", names, rows))
-    for by, one in found["contests"].items():
+    for by, one in result["contests"].items():
         strengths = {name: f"{e:.0f} ({low:.0f}–{high:.0f})" for name, (e, low, high) in one["elo"].items()}
         rows = [("Elo", [strengths.get(name, "–") for name in names])]
         rows += [
@@ -76,36 +77,40 @@ def print_tables(found: Mapping[str, Any], console: Console | None = None) -> No
             for name, row in zip(names, one["rates"], strict=False)
         ]
         console.print(_table(f"Wins by {by}, of {one['count']:,} comparisons (95 % interval)", names, rows))
-    for group, shares in found["stances"]["groups"].items():
+    for group, shares in result["stances"]["groups"].items():
         rows = [(stance, [percent(shares[name][stance]) for name in names]) for stance in STANCES]
-        console.print(_table(f"To {found['stances']['counts'][group]:,} {group}", names, rows))
-    if found["style"]:
-        told = found["style"]["models"]
+        console.print(_table(f"To {result['stances']['counts'][group]:,} {group}", names, rows))
+    if result["style"]:
+        models = result["style"]["models"]
         rows = [
-            (title, [f"{number(told[n]['plain'][key])} → {number(told[n]['simply'][key])}" for n in names])
+            (
+                title,
+                [f"{number(models[n]['plain'][key])} → {number(models[n]['simply'][key])}" for n in names],
+            )
             for key, title in STYLE.items()
         ]
-        console.print(_table(" → ".join(found["style"]["asked"][0]), names, rows))
-    if found.get("benchmarks"):
+        console.print(_table(" → ".join(result["style"]["asked"][0]), names, rows))
+    if result.get("benchmarks"):
         rows = [
-            (task, [number(found["benchmarks"].get(name, {}).get(task)) for name in names])
-            for task in sorted({task for one in found["benchmarks"].values() for task in one})
+            (task, [number(result["benchmarks"].get(name, {}).get(task)) for name in names])
+            for task in sorted({task for one in result["benchmarks"].values() for task in one})
         ]
         console.print(_table("Benchmarks (lm-eval)", names, rows))
 
 
 def _table(title: str, names: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> Table:
-    made = Table(title=title, title_justify="left", title_style="bold")
-    made.add_column("")
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("")
     for name in names:
-        made.add_column(name, justify="right")
+        table.add_column(name, justify="right")
     for head, cells in rows:
-        made.add_row(head, *cells)
-    return made
+        table.add_row(head, *cells)
+    return table
 
 
-def page(name: str, found: Mapping[str, Any]) -> str:
-    """The text of a page of experiments/pages."""
-    file = Path(__file__).parent / "pages" / f"{name}.html.jinja"
-    made = html.template(file, {"number": number, "percent": percent, "rate": rate_text})
-    return made.render(found=found, measures=MEASURES, styles=STYLE, stances=STANCES, shown=measure_text)
+def page(result: Mapping[str, Any]) -> str:
+    """An evaluation as an HTML page."""
+    template = html.template(_PAGE, {"number": number, "percent": percent, "rate": rate_text})
+    return template.render(
+        result=result, measures=MEASURES, styles=STYLE, stances=STANCES, value_text=measure_text
+    )

@@ -11,7 +11,7 @@ from jaxtrain.apps.evals import config, lm_eval
 from jaxtrain.config import ConfigError
 from jaxtrain.inference import local
 from jaxtrain.inference.config import MachineFlags
-from jaxtrain.inference.llm import Request, user
+from jaxtrain.inference.llm import Request, user_messages
 from jaxtrain.inference.remote import EndpointFlags
 from tests.runs import quick
 
@@ -40,15 +40,17 @@ metric_list: [{metric: exact_match}]
 
 
 @pytest.fixture(scope="module")
-def made(town):
+def llm(town):
     machine = MachineFlags(cache_dir=town.cache.partition("=")[2])
     with quick():
         yield local.open_llm(str(town / "sft"), "models", EndpointFlags(), machine, 8)
 
 
-def greedy(made, question):
+def greedy(llm, question):
     """What the run writes, likeliest token by likeliest token, and its log-probability."""
-    (reply,) = made.generate([Request(user(question), temperature=0, max_new=8, top_logprobs=1, raw=True)])[0]
+    (reply,) = llm.generate(
+        [Request(user_messages(question), temperature=0, max_new=8, top_logprobs=1, raw=True)]
+    )[0]
     return reply
 
 
@@ -61,13 +63,13 @@ class Shown(NamedTuple):
     first: bool
 
 
-def likeliest(made, question):
+def likeliest(llm, question):
     """Those of the 20 likeliest tokens that are cut as one where they stand after the question."""
-    ask = Request(user(question), temperature=0, max_new=1, top_logprobs=20, raw=True)
-    top = made.generate([ask])[0][0].logprobs[0].top
-    decode = made.inside.template.tokenizer.decode
+    ask = Request(user_messages(question), temperature=0, max_new=1, top_logprobs=20, raw=True)
+    top = llm.generate([ask])[0][0].logprobs[0].top
+    decode = llm.inside.template.tokenizer.decode
     for i, (text, logp) in enumerate(top):
-        ids = lm_eval._cut(made, question, text)[1].tolist()
+        ids = lm_eval._tokenize_pair(llm, question, text)[1].tolist()
         if len(ids) == 1 and decode(ids) == text:
             yield Shown(question, text, logp, i == 0)
 
@@ -79,19 +81,19 @@ def test_without_the_package_the_remedy_is_told(monkeypatch):
         lm_eval.check(cfg.benchmarks)
 
 
-def test_a_continuation_is_cut_after_its_context(made):
-    prompt, answer = lm_eval._cut(made, "Human: How do I ", "paint a boat?")
-    tokenizer = made.inside.template.tokenizer
+def test_a_continuation_is_cut_after_its_context(llm):
+    prompt, answer = lm_eval._tokenize_pair(llm, "Human: How do I ", "paint a boat?")
+    tokenizer = llm.inside.template.tokenizer
     assert prompt[0] == tokenizer.bos and tokenizer.decode(answer.tolist()).startswith(" paint")
     assert tokenizer.decode([*prompt[1:].tolist(), *answer.tolist()]) == "Human: How do I paint a boat?"
-    prompt, answer = lm_eval._cut(made, "", "Hi")
+    prompt, answer = lm_eval._tokenize_pair(llm, "", "Hi")
     assert prompt.tolist() == [tokenizer.bos] and tokenizer.decode(answer.tolist()) == "Hi"
 
 
-def test_tasks_of_ours(made, town, tmp_path):
+def test_tasks_of_ours(llm, town, tmp_path):
     pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
     with quick():
-        written = [greedy(made, question) for question in QUESTIONS]
+        written = [greedy(llm, question) for question in QUESTIONS]
         texts = [reply.text.split("\n")[0] for reply in written]
         assert all(texts)
         rows = [
@@ -108,18 +110,18 @@ def test_tasks_of_ours(made, town, tmp_path):
         flags = ["--tasks=chosen,written", f"--tasks_dir={tmp_path}"]
         cfg = command_line.from_flags(config.Evaluate, flags)
         lm_eval.check(cfg.benchmarks)
-        found = lm_eval.measure(cfg.benchmarks, {"sft": made})
-        lm = lm_eval.lm_eval_model(made)
-        shown = [one for question in QUESTIONS for one in likeliest(made, question)]
-        told = lm.loglikelihood([_Request(one.question, one.text) for one in shown])
+        result = lm_eval.measure(cfg.benchmarks, {"sft": llm})
+        lm = lm_eval.lm_eval_model(llm)
+        shown = [one for question in QUESTIONS for one in likeliest(llm, question)]
+        pairs = lm.loglikelihood([_Request(one.question, one.text) for one in shown])
         (rolling,) = lm.loglikelihood_rolling([_Request(QUESTIONS[0])])
         (whole,) = lm.loglikelihood([_Request("", QUESTIONS[0])])
-    assert found["sft"]["chosen, acc"] == pytest.approx(4 / 5), "the third is said to be the other one"
-    assert found["sft"]["written, exact_match"] == 1.0
-    assert len(shown) > 9 and [logp for logp, _ in told] == pytest.approx(
+    assert result["sft"]["chosen, acc"] == pytest.approx(4 / 5), "the third is said to be the other one"
+    assert result["sft"]["written, exact_match"] == 1.0
+    assert len(shown) > 9 and [logp for logp, _ in pairs] == pytest.approx(
         [one.logp for one in shown], abs=1e-3
     )
-    assert [best for _, best in told] == [one.first for one in shown], "what the sampler has"
+    assert [best for _, best in pairs] == [one.first for one in shown], "what the sampler has"
     assert rolling == pytest.approx(whole[0], abs=1e-3) and np.isfinite(rolling)
     unknown = command_line.from_flags(config.Evaluate, ["--tasks=chozen", f"--tasks_dir={tmp_path}"])
     with pytest.raises(ConfigError, match=r"no task chozen; did you mean chosen"):
