@@ -8,28 +8,28 @@ from jaxtrain.config import ConfigError
 
 
 def main(cfg: Constitutional) -> None:
-    """Checks the flags and the constitution, then goes through the phases; what is done is not done again."""
+    """Checks the flags and the constitution, then runs the phases that are not done."""
     from jaxtrain.apps.constitutional import principles
 
     if not cfg.asked.init_from:
-        raise ConfigError(f"--init_from: name the run whose answers are meant, {RUN}")
-    loaded = principles.load(cfg.asked.path())
+        raise ConfigError(f"--init_from: name the run whose answers are revised or compared, {RUN}")
+    constitution = principles.load(cfg.asked.path())
     if cfg.asked.phase != "compare":
-        loaded.revising()
+        constitution.revising()
     if cfg.asked.phase != "revise":
-        loaded.comparing()
+        constitution.comparing()
 
-    # Imported here, so that a mistake in the flags is answered before jax is loaded.
+    # Imported here, so that a mistake in the flags is reported before jax is loaded.
     from experiments import constitutional_pipeline
     from jaxtrain.apps.constitutional import compare_phase, revise_phase
 
     Path(cfg.asked.workdir).expanduser().mkdir(parents=True, exist_ok=True)
     if cfg.asked.phase == "revise":
-        revise_phase.run(cfg, loaded)
+        revise_phase.run(cfg, constitution)
     elif cfg.asked.phase == "compare":
-        compare_phase.run(cfg, loaded)
+        compare_phase.run(cfg, constitution)
     else:
-        constitutional_pipeline.run(cfg, loaded)
+        constitutional_pipeline.run(cfg, constitution)
 
 
 if __name__ == "__main__":

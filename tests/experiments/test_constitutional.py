@@ -113,7 +113,7 @@ def test_the_rows_are_read_by_sft(town, revised):
 def test_a_finished_phase_is_not_done_again_and_another_command_is_refused(town, revised):
     folder, _, flags = revised
     before = (folder / "revise" / "revisions.jsonl").read_bytes()
-    assert "they are there" in asked(town, folder, *flags)  # though the endpoint is gone
+    assert "already there" in asked(town, folder, *flags)  # though the endpoint is gone
     assert (folder / "revise" / "revisions.jsonl").read_bytes() == before
     with pytest.raises(ConfigError, match=r"revise is of another command.*\n.*--rounds: 2 -> 3"):
         asked(town, folder, *flags, "--rounds=3")
@@ -121,7 +121,7 @@ def test_a_finished_phase_is_not_done_again_and_another_command_is_refused(town,
 
 def test_a_killed_command_goes_on_with_the_same_rows(town, tmp_path, monkeypatch):
     """The run is its own critic; in small batches, cut in the middle of a line."""
-    monkeypatch.setattr(phase, "AT_ONCE", 6)
+    monkeypatch.setattr(phase, "BATCH", 6)
     flags = ("--grammar=false", "--critic_temperature=1")
     asked(town, tmp_path / "whole", *flags)
     with killed_in_the_second_batch():
@@ -242,7 +242,7 @@ def test_a_stage_that_is_stopped_stops_the_rest(town, tmp_path, monkeypatch):
         constitutional_pipeline._STAGES, "sft", (constitutional_pipeline.sft.Sft, lambda asked: None)
     )
     with pytest.raises(
-        constitutional_pipeline.Failure, match="sft stopped at step 0 of 5; the same command goes on"
+        constitutional_pipeline.Failure, match="sft stopped at step 0 of 5; the same command resumes it"
     ):
         constitutional_pipeline.stage(
             cfg, "sft", "sl", "--steps=5 --warmup=1", init_from="x", data="tinytown:sft"
@@ -252,7 +252,7 @@ def test_a_stage_that_is_stopped_stops_the_rest(town, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--init_from="], "--init_from: name the run whose answers are meant"),
+        (["--init_from="], "--init_from: name the run whose answers are revised or compared"),
         (["--constitution=nowhere.json"], "--constitution=nowhere.json: no such file"),
         (["--cot_clamp=.7", "--cot"], "--cot_clamp=0.7: a probability of at most 0.5"),
         (["--cot_clamp=.1"], "--cot_clamp: acts only with --cot"),

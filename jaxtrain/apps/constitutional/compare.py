@@ -1,4 +1,4 @@
-"""Labels of pairs of answers by a model that chooses (A) or (B) under a principle (arXiv:2212.08073, section 4.1).
+"""AI preference labels: a critic chooses (A) or (B) of two answers under a principle (arXiv:2212.08073, section 4.1).
 
 The label is the softmax over the log-probabilities of the two letters, averaged over both orders of the answers:
 p = ½ [p(A | first, second) + p(B | second, first)], the probability that the first is the better one.
@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 from jaxtrain.apps.constitutional.revise import Critic, draw_principle, fault_of
 from jaxtrain.data.record_formats import Message
-from jaxtrain.inference.llm import Completion, Request, TokenLogprob, seed_of, user
+from jaxtrain.inference.llm import Completion, Request, TokenLogprob, derive_seed, user_messages
 from jaxtrain.inference.llm_judge import both_orders
 
 LETTERS = ("A", "B")
-TOP = 20  # likeliest tokens that the letters are looked for among
-TOLD = 8  # tokens of a chat's reply in which its letter may stand
-SURE = 0.9  # share of the verdicts on one letter from which on it is the place that is chosen, not the answer
-_PRINCIPLE, _THOUGHT = 10, 11  # what a seed is for
+TOP = 20  # likeliest tokens among which the letters are searched
+CHAT_MAX_NEW = 8  # tokens of a chat's reply in which its letter may stand
+BIASED = 0.9  # share of the verdicts on one letter from which on the place decides, not the answer
+_PRINCIPLE, _REASONING = 10, 11  # what a seed is for
 _CHOOSE = "Reply with one letter, A or B, and nothing else."
 _THINK = (
     "Think step by step about which of the two is the better one, in a few sentences. Do not conclude yet."
@@ -25,7 +25,7 @@ _THINK = (
 
 
 class AnswerPair(NamedTuple):
-    """Two answers to a prompt, and the number that decides their principle."""
+    """Two completions of a prompt, and the number that seeds their principle."""
 
     messages: tuple[Message, ...]
     first: str
@@ -34,141 +34,143 @@ class AnswerPair(NamedTuple):
 
 
 class PreferenceLabel(NamedTuple):
-    """`p_first` is None where no letter could be read in one of the orders; `orders` are P(A) in each."""
+    """P(the first answer is better), None where no letter could be read in one order; `orders` are P(A) in each."""
 
     p_first: float | None
     principle: str
     orders: tuple[float | None, float | None]
-    thoughts: tuple[str, ...] = ()
+    reasoning: tuple[str, ...] = ()
     fault: str = ""
 
 
 class ComparisonConfig(NamedTuple):
+    """The critic that labels, and how."""
+
     critic: Critic
     seed: int = 0
-    thinks: bool = False  # chain of thought before the letter
-    clamp: float = 0.4  # with it labels are held to clamp..1 - clamp
+    reasons: bool = False  # chain of thought before the letter
+    clamp: float = 0.4  # with it labels are clamped to clamp..1 - clamp
 
 
-def labels(how: ComparisonConfig, pairs: Sequence[AnswerPair]) -> list[PreferenceLabel]:
-    """The label of each pair, under a principle of its own."""
-    principles = how.critic.constitution.comparing()
-    chosen = [draw_principle(principles, how.seed, pair.number, 0, _PRINCIPLE) for pair in pairs]
+def labels(cfg: ComparisonConfig, pairs: Sequence[AnswerPair]) -> list[PreferenceLabel]:
+    """The label of each pair, each under a sampled principle."""
+    principles = cfg.critic.constitution.comparing()
+    sampled = [draw_principle(principles, cfg.seed, pair.number, 0, _PRINCIPLE) for pair in pairs]
     parts = [
         {
-            "conversation": how.critic.constitution.format.conversation(pair.messages),
+            "conversation": cfg.critic.constitution.format.conversation(pair.messages),
             "question": principle.comparison,
-            "first": one,
-            "second": other,
+            "first": first,
+            "second": second,
         }
-        for pair, principle in zip(pairs, chosen, strict=True)
-        for one, other in ((pair.first, pair.second), (pair.second, pair.first))
+        for pair, principle in zip(pairs, sampled, strict=True)
+        for first, second in ((pair.first, pair.second), (pair.second, pair.first))
     ]
-    thoughts, faults = _thoughts(how, pairs, parts) if how.thinks else ([""] * len(parts), [""] * len(parts))
+    reasoning, faults = [""] * len(parts), [""] * len(parts)
+    if cfg.reasons:
+        reasoning, faults = _reasoning(cfg, pairs, parts)
     good = [i for i, fault in enumerate(faults) if not fault]
-    read: list[float | None] = [None] * len(parts)
-    replies = how.critic.model.generate([_letter_ask(how, parts[i], thoughts[i]) for i in good])
+    p_a: list[float | None] = [None] * len(parts)
+    replies = cfg.critic.model.generate([_letter_request(cfg, parts[i], reasoning[i]) for i in good])
     for i, (reply,) in zip(good, replies, strict=True):
-        read[i] = letter_probability(reply)
-    values, _ = both_orders(list(zip(read[::2], read[1::2], strict=True)), soft=True)
-    found = []
-    for i, (value, principle) in enumerate(zip(values, chosen, strict=True)):
+        p_a[i] = letter_probability(reply)
+    values, _ = both_orders(list(zip(p_a[::2], p_a[1::2], strict=True)), soft=True)
+    result = []
+    for i, (value, principle) in enumerate(zip(values, sampled, strict=True)):
         fault = faults[2 * i] or faults[2 * i + 1] or ("label unparsable" if value is None else "")
-        if value is not None and how.thinks:
-            value = min(max(value, how.clamp), 1 - how.clamp)
-        told = tuple(thoughts[2 * i : 2 * i + 2]) if how.thinks else ()
-        found.append(PreferenceLabel(value, principle.id, (read[2 * i], read[2 * i + 1]), told, fault))
-    return found
+        if value is not None and cfg.reasons:
+            value = min(max(value, cfg.clamp), 1 - cfg.clamp)
+        texts = tuple(reasoning[2 * i : 2 * i + 2]) if cfg.reasons else ()
+        result.append(PreferenceLabel(value, principle.id, (p_a[2 * i], p_a[2 * i + 1]), texts, fault))
+    return result
 
 
-def _thoughts(
-    how: ComparisonConfig, pairs: Sequence[AnswerPair], parts: Sequence[Mapping[str, str]]
+def _reasoning(
+    cfg: ComparisonConfig, pairs: Sequence[AnswerPair], parts: Sequence[Mapping[str, str]]
 ) -> tuple[list[str], list[str]]:
-    """(the reasoning about each pair in each order, what is wrong with it)."""
-    critic = how.critic
+    """(the reasoning about each pair in each order, its fault or an empty text)."""
+    critic = cfg.critic
     form, shots = critic.constitution.format, critic.constitution.reasoning_shots
-    asks = []
+    requests = []
     for i, part in enumerate(parts):
-        page = "".join(one.replace("{}", part["question"]) for one in shots) + form.reasoning.format(**part)
-        said = page if critic.pages else f"{_plain(critic, part)}\n\n{_THINK}"
-        seed = seed_of(how.seed, pairs[i // 2].number, i % 2, _THOUGHT)
-        stop = form.stop if critic.pages else ()
-        asks.append(
+        page = "".join(shot.replace("{}", part["question"]) for shot in shots) + form.reasoning.format(**part)
+        text = page if critic.pages else f"{_chat_question(critic, part)}\n\n{_THINK}"
+        requests.append(
             Request(
-                user(said),
-                seed=seed,
-                temperature=critic.temperature,
-                max_new=critic.max_new,
-                stop=stop,
+                user_messages(text), seed=derive_seed(cfg.seed, pairs[i // 2].number, i % 2, _REASONING),
+                temperature=critic.temperature, max_new=critic.max_new, stop=form.stop if critic.pages else (),
                 raw=critic.pages,
             )
-        )
-    replies = [each[0] for each in critic.model.generate(asks)]
+        )  # fmt: skip
+    replies = [completions[0] for completions in critic.model.generate(requests)]
     faults = [fault and f"reasoning {fault}" for fault in map(fault_of, replies)]
     return [reply.text.strip() for reply in replies], faults
 
 
-def _letter_ask(how: ComparisonConfig, part: Mapping[str, str], thought: str) -> Request:
-    critic = how.critic
+def _letter_request(cfg: ComparisonConfig, part: Mapping[str, str], reasoning: str) -> Request:
+    critic = cfg.critic
     if not critic.pages:
-        after = f"\n\n{thought}" if thought else ""
-        said = f"{_plain(critic, part)}{after}\n\n{_CHOOSE}"
-        return Request(user(said), temperature=0.0, max_new=TOLD, top_logprobs=TOP)
+        after = f"\n\n{reasoning}" if reasoning else ""
+        text = f"{_chat_question(critic, part)}{after}\n\n{_CHOOSE}"
+        return Request(user_messages(text), temperature=0.0, max_new=CHAT_MAX_NEW, top_logprobs=TOP)
     form = critic.constitution.format
-    page = form.verdict.format(**part, reasoning=thought) if thought else form.comparison.format(**part)
-    before = "" if thought else _shots(how, part["question"])
-    return Request(user(before + page), temperature=0.0, max_new=1, top_logprobs=TOP, raw=True)
+    page = form.verdict.format(**part, reasoning=reasoning) if reasoning else form.comparison.format(**part)
+    before = "" if reasoning else _page_shots(critic, part["question"])
+    return Request(user_messages(before + page), temperature=0.0, max_new=1, top_logprobs=TOP, raw=True)
 
 
-def _shots(how: ComparisonConfig, question: str) -> str:
-    """Examples with their letters, A and B in turn, so that none of the two is the likelier one."""
-    page = how.critic.constitution.format.comparison
-    return "".join(
-        f"{page.format(conversation=said, question=question, first=first, second=second)}{letter})"
-        for said, first, second, letter in _in_turn(how.critic)
-    )
+def _shots(critic: Critic) -> Iterator[tuple[str, str, str, str]]:
+    """(conversation, first answer, second answer, letter of the better one) of the few-shot examples.
 
-
-def _in_turn(critic: Critic) -> Iterator[tuple[str, str, str, str]]:
-    """(conversation, first answer, second answer, letter of the better one) of the examples."""
+    The letters alternate, so that neither is the likelier one.
+    """
     for i, (conversation, better, worse) in enumerate(critic.constitution.comparison_shots):
         yield conversation, *((better, worse) if i % 2 == 0 else (worse, better)), LETTERS[i % 2]
 
 
-def _plain(critic: Critic, part: Mapping[str, str]) -> str:
-    """The question for a chat, its examples before it."""
+def _page_shots(critic: Critic, question: str) -> str:
+    """The few-shot examples as pages, each with its letter."""
+    page = critic.constitution.format.comparison
+    return "".join(
+        f"{page.format(conversation=conversation, question=question, first=first, second=second)}{letter})"
+        for conversation, first, second, letter in _shots(critic)
+    )
+
+
+def _chat_question(critic: Critic, part: Mapping[str, str]) -> str:
+    """The question for a chat model, after the few-shot examples."""
     form = "Consider this conversation:\n\n{conversation}\n\n{question}\n(A) {first}\n(B) {second}"
-    told = []
-    for conversation, first, second, letter in _in_turn(critic):
-        shown = form.format(
+    shots = []
+    for conversation, first, second, letter in _shots(critic):
+        shot = form.format(
             conversation=conversation.strip(), question=part["question"], first=first, second=second
         )
-        told.append(f"{shown}\nThe better one is {letter}.\n\n")
-    return "".join(told) + form.format(**part | {"conversation": part["conversation"].strip()})
+        shots.append(f"{shot}\nThe better one is {letter}.\n\n")
+    return "".join(shots) + form.format(**part | {"conversation": part["conversation"].strip()})
 
 
 def letter_probability(reply: Completion) -> float | None:
-    """P(A) of P(A) + P(B), at the first token that is one of the letters; None where none is.
+    """P(A) / [P(A) + P(B)] at the first token that is one of the letters; None where none is.
 
-    A letter that is not among the likeliest tokens counts as likely as the least of them: a bound on what it is.
+    A letter that is not among the likeliest tokens is taken to be as likely as the least of them, an upper bound.
     """
     for token in reply.logprobs or ():
-        if _bare(token.token) in LETTERS:
-            return _share(token)
-        if _bare(token.token):
+        if _stripped(token.token) in LETTERS:
+            return _share_of_a(token)
+        if _stripped(token.token):
             break
     first = reply.logprobs[0] if reply.logprobs else None
-    return _share(first) if first is not None and first.top else None
+    return _share_of_a(first) if first is not None and first.top else None
 
 
-def _bare(text: str) -> str:
+def _stripped(text: str) -> str:
     return text.strip(" \n(")
 
 
-def _share(token: TokenLogprob) -> float | None:
+def _share_of_a(token: TokenLogprob) -> float | None:
     p = dict.fromkeys(LETTERS, 0.0)
     for text, logprob in token.top:
-        if (name := _bare(text).removesuffix(")")) in p:
+        if (name := _stripped(text).removesuffix(")")) in p:
             p[name] += math.exp(logprob)
     if not any(p.values()):
         return None
@@ -178,34 +180,34 @@ def _share(token: TokenLogprob) -> float | None:
 
 
 def training_row(pair: AnswerPair, label: PreferenceLabel, prompt: Any, **more: Any) -> dict[str, Any]:
-    """A comparison as `reward` and `dpo` read it: the likelier answer is chosen, p_win is its probability."""
+    """A preference record for `reward` and `dpo`: the likelier answer is chosen, p_win is its probability."""
     won = label.p_first >= 0.5
     chosen, rejected = (pair.first, pair.second) if won else (pair.second, pair.first)
     p = label.p_first if won else 1 - label.p_first
-    kept = {
+    record = {
         "prompt": prompt,
         "chosen": chosen,
         "rejected": rejected,
         "p_win": round(p, 6),
         "principle": label.principle,
     }
-    kept |= {"p_orders": [round(one, 6) for one in label.orders], "first_won": won, "pair": pair.number}
-    return kept | ({"thoughts": list(label.thoughts)} if label.thoughts else {}) | more
+    record |= {"p_orders": [round(one, 6) for one in label.orders], "first_won": won, "pair": pair.number}
+    return record | ({"thoughts": list(label.reasoning)} if label.reasoning else {}) | more
 
 
-def position_bias(found: Sequence[Sequence[float]]) -> dict[str, float]:
-    """What the place of an answer decides, of P(A) in both orders of each pair.
+def position_bias(orders: Sequence[Sequence[float]]) -> dict[str, float]:
+    """The influence of an answer's place, of P(A) in both orders of each pair; empty of no pair.
 
-    flip_rate and position_bias are those of judge.both_orders; letter_a is the share of the verdicts that name (A), ½
+    flip_rate and position_bias are those of both_orders; letter_a is the share of the verdicts that name (A), ½
     where the answers alone decide.
     """
-    if not found:
+    if not orders:
         return {}
-    _, told = both_orders([tuple(one) for one in found], soft=True)
-    verdicts = [1.0 if p > 0.5 else 0.5 * (p == 0.5) for one in found for p in one]
-    return told | {"letter_a": sum(verdicts) / len(verdicts)}
+    _, measures = both_orders([tuple(pair) for pair in orders], soft=True)
+    verdicts = [1.0 if p > 0.5 else 0.5 * (p == 0.5) for pair in orders for p in pair]
+    return measures | {"letter_a": sum(verdicts) / len(verdicts)}
 
 
-def always_same_letter(told: Mapping[str, float]) -> bool:
-    """Whether a model names one letter whatever stands there."""
-    return bool(told) and max(told["letter_a"], 1 - told["letter_a"]) >= SURE
+def always_same_letter(bias: Mapping[str, float]) -> bool:
+    """Whether a model names (nearly) always the same letter."""
+    return bool(bias) and max(bias["letter_a"], 1 - bias["letter_a"]) >= BIASED

@@ -1,13 +1,11 @@
-"""The second phase of ./launch/run constitutional: pairs of answers, and the labels that an AI gives them."""
+"""The compare phase of ./launch/run constitutional: pairs of completions, and their AI preference labels."""
 
-import collections
 import dataclasses
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxtrain import config
+from jaxtrain import config, worlds
 from jaxtrain.apps.constitutional import compare, phase, revise
 from jaxtrain.apps.constitutional.config import (
     ComparisonFlags,
@@ -15,23 +13,22 @@ from jaxtrain.apps.constitutional.config import (
     ConstitutionalPrompts,
     CriticFlags,
 )
-from jaxtrain.apps.constitutional.phase import PhaseModels
+from jaxtrain.apps.constitutional.phase import PhaseRun
 from jaxtrain.apps.constitutional.principles import Constitution
 from jaxtrain.config import ConfigError, Failure
-from jaxtrain.data import conversations
-from jaxtrain.data.conversations import SourceConversation
+from jaxtrain.data.preferences_db import prompt_field
+from jaxtrain.data.prompts import Prompt, read_conversations
 from jaxtrain.files import terminal
-from jaxtrain.inference.llm import Request, seed_of
-from jaxtrain.worlds.tinytown import measures
-from jaxtrain.worlds.tinytown.prompts import parse_prompt
+from jaxtrain.inference.llm import Request, derive_seed
 
-SEEN, FEWEST = 64, 8  # pairs after which a critic that names one letter is stopped, midway and at the end
+# Pairs after which a critic that names one letter stops the run, midway and at the end.
+BIAS_CHECK, BIAS_CHECK_AT_END = 64, 8
 _SAMPLES = 30  # what a seed is for
 
 
 @dataclasses.dataclass(frozen=True)
 class ComparePhase:
-    """What decides the rows."""
+    """The groups of the config that decide the rows."""
 
     asked: ConstitutionalPrompts = config.group(ConstitutionalPrompts)
     critic: CriticFlags = config.group(CriticFlags)
@@ -39,112 +36,104 @@ class ComparePhase:
 
 
 def run(cfg: Constitutional, constitution: Constitution) -> Path:
-    """Makes what is missing; returns the data set."""
-    part = ComparePhase(cfg.asked, cfg.critic, cfg.comparing)
-    return phase.run_phase(
-        cfg, constitution, "compare", part, "labels.jsonl", functools.partial(_make, cfg, part)
-    )
+    """The path of the data set, written where it is missing."""
+    settings = ComparePhase(cfg.asked, cfg.critic, cfg.comparing)
+    return phase.run_phase(cfg, constitution, "compare", settings, "labels.jsonl", _generate)
 
 
-def _make(
-    cfg: Constitutional, part: ComparePhase, models: PhaseModels, folder: Path, made_by: dict[str, str]
-) -> None:
-    asked, how = cfg.asked, cfg.comparing
-    given = conversations.read_conversations(asked.data, "data", cfg.machine.cache_dir, asked.prompt_count)
-    terminal.note(
-        [
-            ("models", f"{models.speaker.name} answers, {models.critic.model.name} compares"),
-            ("pairs", f"{how.pairs} of each of {len(given):,} prompts of {asked.data}"),
-        ]
-    )
-
-    def make(units: range) -> list[dict[str, Any]]:
-        return _compared(cfg, models, given, units)
+def _generate(cfg: Constitutional, run: PhaseRun) -> None:
+    task, options = cfg.asked, cfg.comparing
+    prompts = read_conversations(task.data, "data", cfg.machine.cache_dir, task.prompt_count)
+    terminal.note([
+        ("models", f"{run.policy.name} answers, {run.critic.model.name} compares"),
+        ("pairs", f"{options.pairs} of each of {len(prompts):,} prompts of {task.data}"),
+    ])  # fmt: skip
 
     def check(rows: list[dict[str, Any]], done: bool) -> None:
-        seen = [row["p_orders"] for row in rows if "fault" not in row]
-        told = compare.position_bias(seen)
-        if (
-            len(seen) >= (FEWEST if done else SEEN)
-            and compare.always_same_letter(told)
-            and not how.allow_position_bias
-        ):
-            named = "A" if told["letter_a"] > 0.5 else "B"
-            share = max(told["letter_a"], 1 - told["letter_a"])
-            raise ConfigError(
-                f"--critic={models.critic.model.name}: position bias: it names ({named}) in {share:.0%} of "
-                f"{2 * len(seen):,} verdicts, whatever stands there, so its labels say nothing: name another critic, "
-                "or go on with --allow_position_bias"
-            )
+        orders = [row["p_orders"] for row in rows if "fault" not in row]
+        if not options.allow_position_bias and len(orders) >= (BIAS_CHECK_AT_END if done else BIAS_CHECK):
+            _check_position_bias(run.critic.model.name, orders)
 
-    rows = phase.journalled_rows(folder, part, made_by, len(given), "comparisons", make, check)
-    labels, out = [[row for row in rows if ("fault" in row) == bad] for bad in (False, True)]
+    rows = phase.journalled_rows(
+        run, len(prompts), "comparisons", lambda units: _compare(cfg, run, prompts, units), check
+    )
+    labels, left_out = [[row for row in rows if ("fault" in row) == faulty] for faulty in (False, True)]
     if not labels:
-        raise Failure(f"no comparison is left: {folder / 'part.jsonl'} says why, row by row, under 'fault'")
-    faults = dict(collections.Counter(row["fault"] for row in out))
+        raise Failure(
+            f"no comparison is left: {run.folder / phase.JOURNAL} has the reason of each under 'fault'"
+        )
+    faults = phase.fault_counts(left_out)
     bias = compare.position_bias([row["p_orders"] for row in labels])
-    counts = {"pairs": len(rows), "rows": len(labels), "faults": faults, "bias": bias}
-    phase.finish(folder, part, made_by, {"left_out.jsonl": out, "labels.jsonl": labels}, **counts)
-    said = ", ".join(f"{n:,} {name}" for name, n in sorted(faults.items())) or "nothing"
-    order = ", ".join(f"{name} {value:.3f}" for name, value in bias.items())
-    table = [("rows", f"{len(labels):,} in {folder / 'labels.jsonl'}"), ("left out", said), ("order", order)]
-    terminal.note(table)
+    files = {"left_out.jsonl": left_out, "labels.jsonl": labels}
+    phase.finish(run, files, pairs=len(rows), rows=len(labels), faults=faults, bias=bias)
+    terminal.note([
+        ("rows", f"{len(labels):,} in {run.folder / 'labels.jsonl'}"),
+        ("left out", phase.fault_text(faults)),
+        ("order", ", ".join(f"{name} {value:.3f}" for name, value in bias.items())),
+    ])  # fmt: skip
 
 
-def _compared(
-    cfg: Constitutional, models: PhaseModels, given: Sequence[SourceConversation], units: range
+def _check_position_bias(critic: str, orders: Sequence[Sequence[float]]) -> None:
+    """Raises ConfigError where nearly all verdicts name one letter, whichever answer it stands for."""
+    bias = compare.position_bias(orders)
+    if not compare.always_same_letter(bias):
+        return
+    letter = "A" if bias["letter_a"] > 0.5 else "B"
+    share = max(bias["letter_a"], 1 - bias["letter_a"])
+    raise ConfigError(
+        f"--critic={critic}: position bias: it names ({letter}) in {share:.0%} of {2 * len(orders):,} verdicts, "
+        "whatever stands there, so its labels are meaningless: name another critic, or continue with "
+        "--allow_position_bias"
+    )
+
+
+def _compare(
+    cfg: Constitutional, run: PhaseRun, prompts: Sequence[Prompt], units: range
 ) -> list[dict[str, Any]]:
-    """The rows of some prompts: pairs of answers with a label, and those that are left out, with a fault."""
-    asked, how = cfg.asked, cfg.comparing
-    recipe = compare.ComparisonConfig(models.critic, asked.seed, how.cot, how.cot_clamp)
-    asks = [
+    """The rows of some prompts: labelled pairs of completions, and those with a fault, which are left out."""
+    task, options = cfg.asked, cfg.comparing
+    requests = [
         Request(
-            given[u].messages,
-            2 * how.pairs,
-            seed_of(asked.seed, u, _SAMPLES),
-            asked.temperature,
-            asked.max_new,
+            prompts[u].messages, 2 * options.pairs, derive_seed(task.seed, u, _SAMPLES), task.temperature,
+            task.max_new,
         )
         for u in units
-    ]
+    ]  # fmt: skip
     rows, pairs = [], []
-    for u, replies in zip(units, models.speaker.generate(asks), strict=True):
-        for k in range(how.pairs):
+    for u, replies in zip(units, run.policy.generate(requests), strict=True):
+        for k in range(options.pairs):
             two = replies[2 * k : 2 * k + 2]
             texts, faults = [one.text.strip() for one in two], [revise.fault_of(one) for one in two]
-            pair = compare.AnswerPair(given[u].messages, *texts, u * how.pairs + k)
+            pair = compare.AnswerPair(prompts[u].messages, *texts, u * options.pairs + k)
             fault = next((f"answer {one}" for one in faults if one), "")
             fault = fault or ("answers equal" if texts[0] == texts[1] else "")
             if fault:
                 rows.append(_left_out(pair, fault))
             else:
                 pairs.append((u, pair))
-    found = compare.labels(recipe, [pair for _, pair in pairs])
-    more = {
-        "kind": "ai",
-        "model": models.speaker.name,
-        "critic": models.critic.model.name,
-        "seed": asked.seed,
-    }
-    for (u, pair), label in zip(pairs, found, strict=True):
+    comparison = compare.ComparisonConfig(run.critic, task.seed, options.cot, options.cot_clamp)
+    labels = compare.labels(comparison, [pair for _, pair in pairs])
+    provenance = {"kind": "ai", "model": run.policy.name, "critic": run.critic.model.name, "seed": task.seed}
+    for (u, pair), label in zip(pairs, labels, strict=True):
         if label.fault:
             rows.append(_left_out(pair, label.fault, principle=label.principle))
             continue
-        row = compare.training_row(pair, label, revise.prompt_of(pair.messages), source=given[u].name, **more)
-        rows.append(row | _truth(row))
+        prompt = prompt_field(list(pair.messages))
+        row = compare.training_row(pair, label, prompt, source=prompts[u].name, **provenance)
+        rows.append(row | _gold_rewards(row))
     return rows
 
 
 def _left_out(pair: compare.AnswerPair, fault: str, **more: Any) -> dict[str, Any]:
-    told = {"prompt": revise.prompt_of(pair.messages), "first": pair.first, "second": pair.second}
-    return {**told, "pair": pair.number, "fault": fault, **more}
+    texts = {"prompt": prompt_field(list(pair.messages)), "first": pair.first, "second": pair.second}
+    return {**texts, "pair": pair.number, "fault": fault, **more}
 
 
-def _truth(row: dict[str, Any]) -> dict[str, Any]:
-    """What the world knows of a pair, to measure labels by; nothing where the prompt is not the world's."""
+def _gold_rewards(row: dict[str, Any]) -> dict[str, Any]:
+    """The gold rewards of a pair, to measure labels by; nothing where no world knows the prompt."""
     prompt = row["prompt"]
-    known = parse_prompt(prompt) if isinstance(prompt, str) else None
-    if known is None:
+    world = worlds.world_of_prompt(prompt) if isinstance(prompt, str) else None
+    if world is None:
         return {}
-    rewards = {f"reward_{side}": measures.reward(prompt, row[side]) for side in ("chosen", "rejected")}
-    return rewards | {"family": known.family}
+    rewards = {f"reward_{side}": world.gold(prompt, row[side]) for side in ("chosen", "rejected")}
+    return rewards | {"family": world.parse(prompt).family}

@@ -22,10 +22,10 @@ class ConstitutionalPrompts(config.Group):
     data: str = config.arg("tinytown:redteam", "Prompts whose answers are revised or compared")
     prompt_count: int = config.arg(0, "Most of them; 0: all", low=0)
     constitution: str = config.arg("tinytown", "tinytown, general, a .json file, or the published prompts/ folder")
-    workdir: str = config.arg("runs/constitutional", "Where all of it lives; the same command resumes it", live=True)
+    workdir: str = config.arg("runs/constitutional", "Folder of all phases; the same command resumes them", live=True)
     temperature: float = config.arg(1.0, "Temperature of the answers", low=0)
     max_new: int = config.arg(64, "Most tokens of an answer; one that is cut there is left out", low=1)
-    seed: int = config.arg(0, "Seed of all that is drawn, and of the runs of --phase=all", low=0)
+    seed: int = config.arg(0, "Seed of sampling, and of the runs of --phase=all", low=0)
     # fmt: on
 
     def path(self) -> Path:
@@ -39,8 +39,8 @@ class CriticFlags(config.Group):
     # fmt: off
     critic: str = config.arg("", "What critiques, revises and compares: a run, or an endpoint "
         "(http://HOST:PORT/v1?model=NAME); empty: --init_from's own model")
-    prompting: str = config.arg("auto", "Let it continue pages, as the paper does, or ask it in a chat. auto: base for "
-        "a run, instruct for an endpoint", choices=("auto", "instruct", "base"))
+    prompting: str = config.arg("auto", "base: continues pages, as in the paper; instruct: is prompted in a chat. "
+        "auto: base for a run, instruct for an endpoint", choices=("auto", "instruct", "base"))
     critic_temperature: float = config.arg(0.5, "Temperature of critiques, revisions and reasoning", low=0)
     critic_max_new: int = config.arg(64, "Most tokens of one; what is cut there is left out", low=1)
     # fmt: on
@@ -49,17 +49,18 @@ class CriticFlags(config.Group):
 @dataclasses.dataclass(frozen=True)
 class RevisionFlags(config.Group):
     # fmt: off
-    rounds: int = config.arg(4, "Critiques and revisions of an answer, each under a principle drawn anew", low=1)
-    critique: bool = config.arg(True, "Revise after a critique; false asks for the revision directly")
-    keep: str = config.arg("all", "Revisions that are learnt: of all rounds, or each prompt's last",
+    rounds: int = config.arg(4, "Critiques and revisions of an answer, each under a newly sampled principle", low=1)
+    critique: bool = config.arg(True, "Revise after a critique; false: directly")
+    keep: str = config.arg("all", "Revisions to train on: of all rounds, or each prompt's last",
         choices=("all", "last"))
     grammar: bool = config.arg(True, "Of Tinytown's prompts a revision outside the world's grammar is unparsable")
-    helpful: str = config.arg("auto", "Prompts whose answers by --init_from are learnt as they are. auto: Tinytown's "
+    helpful: str = config.arg("auto", "Prompts whose answers by --init_from are trained on unrevised. auto: Tinytown's "
         "harmless ones where --data is Tinytown's; -: none")
     helpful_samples: int = config.arg(4, "Answers to each of them", low=1)
     # fmt: on
 
     def helpful_of(self, data: str) -> str:
+        """The source of helpful prompts beside --data; empty where there is none."""
         if self.helpful == "auto":
             return "tinytown:prompts?family=help&documents=4096" if data.startswith("tinytown:") else ""
         return "" if self.helpful == "-" else self.helpful
@@ -70,8 +71,8 @@ class ComparisonFlags(config.Group):
     # fmt: off
     pairs: int = config.arg(1, "Pairs of answers to each prompt, each compared under a principle of its own", low=1)
     cot: bool = config.arg(False, "Let the critic reason before it chooses")
-    cot_clamp: float = config.arg(0.4, "Then labels are held to this .. 1 - this", low=0)
-    allow_position_bias: bool = config.arg(False, "Go on with a critic that names one letter whatever stands there",
+    cot_clamp: float = config.arg(0.4, "With --cot labels are clamped to this .. 1 - this", low=0)
+    allow_position_bias: bool = config.arg(False, "Continue with a critic that names one letter whatever stands there",
         live=True)
     # fmt: on
 
@@ -97,6 +98,7 @@ class ConstitutionalTraining(config.Group):
     # fmt: on
 
     def human_of(self, data: str) -> str:
+        """The source of human comparisons beside --data; empty where there is none."""
         if self.human == "auto":
             return (
                 "tinytown:preferences?family=help&documents=4000&balk=.15"

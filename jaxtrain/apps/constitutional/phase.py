@@ -1,5 +1,6 @@
-"""What the phases of ./launch/run constitutional share: its models, work kept as it is done, what is left of it."""
+"""What both phases of ./launch/run constitutional share: the models, journalled rows, and the finished files."""
 
+import collections
 import contextlib
 import dataclasses
 import json
@@ -19,98 +20,104 @@ from jaxtrain.files.progress import bar
 from jaxtrain.inference import local
 from jaxtrain.inference.llm import LLM
 
-AT_ONCE = 64  # prompts between two writes
+BATCH = 64  # prompts between two writes
+JOURNAL = "part.jsonl"
 
 
-class PhaseModels(NamedTuple):
-    speaker: LLM
+class PhaseRun(NamedTuple):
+    """A phase under way: its folder, its models, and what its rows depend on."""
+
+    folder: Path
+    settings: Any  # the groups of the config that decide the rows, a dataclass
+    made_by: dict[str, str]  # the constitution's fingerprint and the models' names, which decide them too
+    policy: LLM
     critic: Critic
 
 
 @contextlib.contextmanager
-def open_models(cfg: Constitutional, constitution: Constitution) -> Iterator[PhaseModels]:
-    """The model that answers and the one that judges, one model where --critic is empty. Raises ConfigError."""
-    asked, how = cfg.asked, cfg.critic
+def open_models(cfg: Constitutional, constitution: Constitution) -> Iterator[tuple[LLM, Critic]]:
+    """(the policy, the critic), of one model where --critic is empty. Raises ConfigError."""
+    task, options = cfg.asked, cfg.critic
     with contextlib.ExitStack() as stack:
-        speaker = local.open_llm(
-            asked.init_from, "init_from", cfg.endpoint, cfg.machine, max(asked.max_new, how.critic_max_new)
-        )
-        stack.callback(speaker.close)
-        model = speaker
-        if how.critic and how.critic != asked.init_from:
-            model = local.open_llm(how.critic, "critic", cfg.endpoint, cfg.machine, how.critic_max_new)
+        max_new = max(task.max_new, options.critic_max_new)
+        policy = local.open_llm(task.init_from, "init_from", cfg.endpoint, cfg.machine, max_new)
+        stack.callback(policy.close)
+        model = policy
+        if options.critic and options.critic != task.init_from:
+            model = local.open_llm(
+                options.critic, "critic", cfg.endpoint, cfg.machine, options.critic_max_new
+            )
             stack.callback(model.close)
-        pages = how.prompting == "base" or (how.prompting == "auto" and not model.remote)
+        pages = options.prompting == "base" or (options.prompting == "auto" and not model.remote)
         if not pages and not model.chat:
             raise ConfigError(
                 f"--critic={model.name}: it has no chat template to read instructions with: --prompting=base"
             )
-        if pages and model.remote and asked.phase != "revise":
+        if pages and model.remote and task.phase != "revise":
             raise ConfigError(
                 f"--critic={model.name}: endpoints give log-probabilities in a chat alone: --prompting=instruct"
             )
-        yield PhaseModels(
-            speaker, Critic(model, constitution, pages, how.critic_temperature, how.critic_max_new)
-        )
+        yield policy, Critic(model, constitution, pages, options.critic_temperature, options.critic_max_new)
 
 
 def run_phase(
     cfg: Constitutional,
     constitution: Constitution,
     name: str,
-    part: Any,
+    settings: Any,
     out: str,
-    make: Callable[[PhaseModels, Path, dict[str, str]], None],
+    generate: Callable[[Constitutional, PhaseRun], None],
 ) -> Path:
-    """A phase's data set WORKDIR/name/out, which `make` makes where it is missing.
+    """The path of a phase's data set, WORKDIR/name/out, which `generate` writes where it is missing.
 
-    `make(models, folder, made_by)` ends with `finish`; `part` is the share of the config that decides the rows.
+    `generate` ends with `finish`; `settings` are the groups of the config that decide the rows.
     """
     folder = Path(cfg.asked.workdir).expanduser() / name
-    with open_models(cfg, constitution) as models:
+    with open_models(cfg, constitution) as (policy, critic):
         made_by = {
             "constitution": constitution.fingerprint,
-            "model": models.speaker.name,
-            "critic": models.critic.model.name,
+            "model": policy.name,
+            "critic": critic.model.name,
         }
-        if is_finished(folder, part, made_by):
-            terminal.note([(Path(out).stem, f"they are there: {folder / out}")])
+        run = PhaseRun(folder=folder, settings=settings, made_by=made_by, policy=policy, critic=critic)
+        if is_finished(run):
+            terminal.note([(Path(out).stem, f"already there: {folder / out}")])
             return folder / out
-        make(models, folder, made_by)
+        generate(cfg, run)
     report.write(folder.parent, constitution)
     return folder / out
 
 
 def journalled_rows(
-    folder: Path,
-    part: Any,
-    made_by: Mapping[str, str],
+    run: PhaseRun,
     total: int,
     title: str,
-    make: Callable[[range], Sequence[Mapping[str, Any]]],
+    generate: Callable[[range], Sequence[Mapping[str, Any]]],
     check: Callable[[list[dict[str, Any]], bool], None] = lambda rows, done: None,
 ) -> list[dict[str, Any]]:
-    """The rows of units 0..total-1 in order, made in batches; those of an earlier process are taken as they are.
+    """The rows of units 0..total-1 in order, generated in batches; those in the journal are reused.
 
-    `part` is the share of the config that decides them, `made_by` names what else does. `check` sees all rows so far,
-    and whether they are all.
+    `check` gets all rows so far, and whether they are all.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.closing(journal.Journal(folder / "part.jsonl", part)) as held:
-        for batch in held.batches:
-            if batch["made_by"] != made_by:
-                was = {name: said for name, said in batch["made_by"].items() if said != made_by.get(name)}
-                raise ConfigError(f"{folder / 'part.jsonl'} was made by {was}: name another --workdir")
-        rows = [row for batch in held.batches for row in batch["rows"]]
-        first = held.batches[-1]["next"] if held.batches else 0
+    run.folder.mkdir(parents=True, exist_ok=True)
+    path = run.folder / JOURNAL
+    with contextlib.closing(journal.Journal(path, run.settings)) as work:
+        for batch in work.batches:
+            if batch["made_by"] != run.made_by:
+                other = {
+                    key: value for key, value in batch["made_by"].items() if value != run.made_by.get(key)
+                }
+                raise ConfigError(f"{path} was made by {other}: name another --workdir")
+        rows = [row for batch in work.batches for row in batch["rows"]]
+        first = work.batches[-1]["next"] if work.batches else 0
         if first:
             terminal.note([("resuming", f"{first:,} of {total:,} prompts are done")])
-        with bar(title, total, least=AT_ONCE + 1) as advance:
+        with bar(title, total, least=BATCH + 1) as advance:
             advance(first)
             while first < total:
-                units = range(first, min(first + AT_ONCE, total))
-                new = json.loads(json.dumps(list(make(units))))  # as a later process reads them
-                held.add({"rows": new, "next": units.stop, "made_by": dict(made_by)})
+                units = range(first, min(first + BATCH, total))
+                new = json.loads(json.dumps(list(generate(units))))  # as a later process reads them
+                work.add({"rows": new, "next": units.stop, "made_by": run.made_by})
                 rows += new
                 first = units.stop
                 advance(len(units))
@@ -119,35 +126,39 @@ def journalled_rows(
     return rows
 
 
-def is_finished(folder: Path, part: Any, made_by: Mapping[str, str]) -> bool:
+def is_finished(run: PhaseRun) -> bool:
     """Whether a phase is done. Raises ConfigError where another command did it."""
-    file = folder / REPORT
+    file = run.folder / REPORT
     if not file.exists():
         return False
-    held = json.loads(file.read_text(encoding="utf-8"))
-    changed = config.difference(held["config"], part)
+    saved = json.loads(file.read_text(encoding="utf-8"))
+    changed = config.difference(saved["config"], run.settings)
     changed += [
-        f"{name}: {held['made_by'].get(name)} -> {said}"
-        for name, said in made_by.items()
-        if held["made_by"].get(name) != said
+        f"{key}: {saved['made_by'].get(key)} -> {value}"
+        for key, value in run.made_by.items()
+        if saved["made_by"].get(key) != value
     ]
     if changed:
         raise ConfigError(
-            "\n  ".join([f"{folder} is of another command; name another --workdir, or:", *changed])
+            "\n  ".join([f"{run.folder} is of another command; name another --workdir, or:", *changed])
         )
     return True
 
 
-def finish(
-    folder: Path,
-    part: Any,
-    made_by: Mapping[str, str],
-    files: Mapping[str, Sequence[Mapping[str, Any]]],
-    **told: Any,
-) -> None:
-    """Writes the files whole, the report last, and removes the journal."""
+def finish(run: PhaseRun, files: Mapping[str, Sequence[Mapping[str, Any]]], **counts: Any) -> None:
+    """Writes the files, the report last, and removes the journal."""
     for name, rows in files.items():
-        atomic.write_jsonl(folder / name, rows)
-    report = {**told, "made_by": dict(made_by), "config": dataclasses.asdict(part)}
-    atomic.write_text(folder / REPORT, config.dumps(report) + "\n")
-    (folder / "part.jsonl").unlink(missing_ok=True)
+        atomic.write_jsonl(run.folder / name, rows)
+    summary = {**counts, "made_by": run.made_by, "config": dataclasses.asdict(run.settings)}
+    atomic.write_text(run.folder / REPORT, config.dumps(summary) + "\n")
+    (run.folder / JOURNAL).unlink(missing_ok=True)
+
+
+def fault_counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """How many rows have each fault."""
+    return dict(collections.Counter(row["fault"] for row in rows if "fault" in row))
+
+
+def fault_text(counts: Mapping[str, int]) -> str:
+    """The counts of faults as one line."""
+    return ", ".join(f"{n:,} {name}" for name, n in sorted(counts.items())) or "nothing"

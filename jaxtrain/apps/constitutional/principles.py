@@ -1,7 +1,7 @@
-"""A constitution: principles with their requests, examples, and the page that a model reads them on, from a data file.
+"""A constitution from a data file: principles with their requests, few-shot examples, and the format of the prompts.
 
-Ours is a JSON object with `name`, `principles`, and where the page is not the paper's `format`; the files of
-the authors of Constitutional AI (arXiv:2212.08073, github.com/anthropics/ConstitutionalHarmlessnessPaper) load too.
+Ours is a JSON object with `name`, `principles`, and `format` where that is not the paper's; the files published with
+Constitutional AI (arXiv:2212.08073, github.com/anthropics/ConstitutionalHarmlessnessPaper) load too.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ _CLOSED = "[\n ]*(?:Critique|Revision): *"  # and end with
 
 @dataclasses.dataclass(frozen=True)
 class ConstitutionPrinciple:
-    """What a critique, a revision and a comparison are asked with; empty where it is not for that."""
+    """The requests for a critique, a revision and a comparison; empty where the principle has none."""
 
     id: str
     critique_request: str = ""
@@ -41,7 +41,7 @@ _QUESTION += "{question}\n(A) {first}\n(B) {second}\n\nAssistant:"
 
 @dataclasses.dataclass(frozen=True)
 class PageFormat:
-    """The page: what stands before a turn, and how what is asked for begins. The default is the paper's."""
+    """The format of the prompts, called pages: what precedes a turn, and each page. The default is the paper's."""
 
     user: str = "\n\nHuman: "
     assistant: str = "\n\nAssistant: "
@@ -59,13 +59,13 @@ class PageFormat:
     revision_pattern: str = ""
 
     def conversation(self, messages: Sequence[Message], response: str = "") -> str:
-        """Turns as the page has them, then an answer, where there is one."""
+        """The turns as a page has them, followed by the response, where there is one."""
         marks = {"user": self.user, "assistant": self.assistant}
-        said = [marks.get(one["role"], "") + one["content"] for one in messages]
-        return "".join([*said, *([self.assistant + response] if response else [])])
+        turns = [marks.get(one["role"], "") + one["content"] for one in messages]
+        return "".join([*turns, *([self.assistant + response] if response else [])])
 
 
-_FILLED = {  # what each page of a format may name
+_FIELDS = {  # that each page of a format may name
     "critique": {"conversation", "critique_request"},
     "revision": {"conversation", "critique_request", "critique", "revision_request"},
     "direct": {"conversation", "critique_request", "revision_request"},
@@ -73,13 +73,13 @@ _FILLED = {  # what each page of a format may name
     "reasoning": {"conversation", "question", "first", "second"},
     "verdict": {"conversation", "question", "first", "second", "reasoning"},
 }
-_EXAMPLE = ("prompt", "response", "critique_request", "critique", "revision_request", "revision")
-_COMPARED = ("prompt", "better", "worse")
+_EXAMPLE_FIELDS = ("prompt", "response", "critique_request", "critique", "revision_request", "revision")
+_COMPARISON_FIELDS = ("prompt", "better", "worse")
 
 
 @dataclasses.dataclass(frozen=True)
 class Constitution:
-    """`shots` are shown before a critique or revision, `reasoning_shots` ({} is the question) before thinking."""
+    """`shots` precede a critique or revision, `reasoning_shots` ({} is the question) a chain of thought."""
 
     name: str
     principles: tuple[ConstitutionPrinciple, ...]
@@ -90,33 +90,33 @@ class Constitution:
     fingerprint: str = ""
 
     def revising(self) -> tuple[ConstitutionPrinciple, ...]:
-        """Those that a critique or revision is asked with. Raises ConfigError where there are none."""
-        return self._those("critique_request", CRITIQUES)
+        """The principles for critiques and revisions. Raises ConfigError where there are none."""
+        return self._with("critique_request", CRITIQUES)
 
     def comparing(self) -> tuple[ConstitutionPrinciple, ...]:
-        """Those that two answers are compared with. Raises ConfigError where there are none."""
-        return self._those("comparison", COMPARISONS)
+        """The principles for comparisons. Raises ConfigError where there are none."""
+        return self._with("comparison", COMPARISONS)
 
-    def _those(self, field: str, published: str) -> tuple[ConstitutionPrinciple, ...]:
-        found = tuple(one for one in self.principles if getattr(one, field))
-        if not found:
+    def _with(self, field: str, published: str) -> tuple[ConstitutionPrinciple, ...]:
+        principles = tuple(one for one in self.principles if getattr(one, field))
+        if not principles:
             raise ConfigError(
                 f"--constitution={self.name}: no principle has {field}; add it, or {published} beside the file"
             )
-        return found
+        return principles
 
 
 def load(path: Path) -> Constitution:
-    """The constitution in a file of ours, or in a file or the folder of the published ones.
+    """The constitution of a file in our format, or of a file or the folder of the published ones.
 
-    Raises ConfigError naming file, principle and field for what is missing or no text.
+    Raises ConfigError naming file, principle and field where one is missing or no text.
     """
     if path.is_dir():
         return _published(path)
-    held = _read(path)
-    if isinstance(held, list) or (isinstance(held, dict) and "principles" not in held):
-        return _published(path.parent, path, held)
-    return _ours(path, held)
+    data = _read(path)
+    if isinstance(data, list) or (isinstance(data, dict) and "principles" not in data):
+        return _published(path.parent, path, data)
+    return _ours(path, data)
 
 
 def _read(path: Path) -> Any:
@@ -128,57 +128,60 @@ def _read(path: Path) -> Any:
         raise ConfigError(f"--constitution={path}: not a JSON file: {error}") from error
 
 
-def _text(held: Any, field: str, where: str, *, empty: bool = False) -> str:
-    """held[field], a text. `empty`: it may be an empty one."""
-    if not isinstance(held, Mapping):
-        raise ConfigError(f"{where}: not an object with {field!r} but {type(held).__name__}")
-    if field not in held:
-        there = ", ".join(map(str, held)) or "none"
+def _text(data: Any, field: str, where: str, *, empty: bool = False) -> str:
+    """data[field], a text. `empty`: it may be an empty one."""
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{where}: not an object with {field!r} but {type(data).__name__}")
+    if field not in data:
+        there = ", ".join(map(str, data)) or "none"
         raise ConfigError(f"{where}: no field {field!r} (fields: {there}): add it")
-    value = held[field]
+    value = data[field]
     if not isinstance(value, str) or not (empty or value.strip()):
-        raise ConfigError(f"{where}: field {field!r} is not a text that says something: {value!r}")
+        raise ConfigError(f"{where}: field {field!r} is not a text, or empty: {value!r}")
     return value
 
 
-def _list(held: Mapping[str, Any], field: str, path: Path) -> list[Any]:
-    if not isinstance(held.get(field, []), list):
+def _list(data: Mapping[str, Any], field: str, path: Path) -> list[Any]:
+    if not isinstance(data.get(field, []), list):
         raise ConfigError(f"{path}: field {field!r} is not a list")
-    return held.get(field, [])
+    return data.get(field, [])
 
 
-def _ours(path: Path, held: Mapping[str, Any]) -> Constitution:
-    form, principles, shots = _format(path, held.get("format", {})), [], []
-    for i, one in enumerate(_list(held, "principles", path)):
+def _ours(path: Path, data: Mapping[str, Any]) -> Constitution:
+    form, principles, shots = _format(path, data.get("format", {})), [], []
+    for i, one in enumerate(_list(data, "principles", path)):
         where = f"{path}: principle {i}"
         name = _text(one, "id", where)
         where = f"{path}: principle {name!r}"
         texts = [_text(one, field, where) for field in ("critique_request", "revision_request", "comparison")]
         principles.append(ConstitutionPrinciple(name, *texts))
-    for i, one in enumerate(_list(held, "examples", path)):
-        texts = {field: _text(one, field, f"{path}: example {i}") for field in _EXAMPLE}
-        told = form.conversation([{"role": "user", "content": texts["prompt"]}], texts["response"])
-        shots.append(form.revision.format(conversation=told, **texts) + f" {texts['revision']}")
+    for i, one in enumerate(_list(data, "examples", path)):
+        texts = {field: _text(one, field, f"{path}: example {i}") for field in _EXAMPLE_FIELDS}
+        conversation = form.conversation([{"role": "user", "content": texts["prompt"]}], texts["response"])
+        shots.append(form.revision.format(conversation=conversation, **texts) + f" {texts['revision']}")
     compared = [
-        tuple(_text(one, field, f"{path}: comparison example {i}") for field in _COMPARED)
-        for i, one in enumerate(_list(held, "comparison_examples", path))
+        tuple(_text(one, field, f"{path}: comparison example {i}") for field in _COMPARISON_FIELDS)
+        for i, one in enumerate(_list(data, "comparison_examples", path))
     ]
-    opened = [(form.conversation([{"role": "user", "content": q}]), a, b) for q, a, b in compared]
-    name = _text(held, "name", str(path))
-    return _checked(path, Constitution(name, tuple(principles), form, tuple(shots), tuple(opened)))
+    comparisons = [(form.conversation([{"role": "user", "content": q}]), a, b) for q, a, b in compared]
+    name = _text(data, "name", str(path))
+    constitution = Constitution(
+        name=name, principles=tuple(principles), format=form, shots=tuple(shots), comparison_shots=tuple(comparisons)
+    )  # fmt: skip
+    return _checked(path, constitution)
 
 
-def _format(path: Path, held: Any) -> PageFormat:
+def _format(path: Path, data: Any) -> PageFormat:
     where, fields = f"{path}: format", {field.name: field for field in dataclasses.fields(PageFormat)}
-    if not isinstance(held, Mapping):
-        raise ConfigError(f"{where}: not an object but {type(held).__name__}")
-    if unknown := [name for name in held if name not in fields]:
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{where}: not an object but {type(data).__name__}")
+    if unknown := [name for name in data if name not in fields]:
         raise ConfigError(f"{where}: no field {unknown[0]!r}; it has {', '.join(fields)}")
-    texts = {name: _text(held, name, where, empty=True) for name in held if name != "stop"}
+    texts = {name: _text(data, name, where, empty=True) for name in data if name != "stop"}
     for name, text in texts.items():
         _check_page(where, name, text)
-    if "stop" in held:
-        stop = held["stop"]
+    if "stop" in data:
+        stop = data["stop"]
         if not isinstance(stop, list) or not stop or not all(isinstance(one, str) and one for one in stop):
             raise ConfigError(f"{where}: field 'stop' is not a list of texts: {stop!r}")
         texts["stop"] = tuple(stop)
@@ -192,74 +195,80 @@ def _check_page(where: str, name: str, text: str) -> None:
         names = {one for _, one, _, _ in string.Formatter().parse(text) if one is not None}
     except (re.error, ValueError) as error:
         raise ConfigError(f"{where}: field {name!r}: {error}") from error
-    known = _FILLED.get(name)
+    known = _FIELDS.get(name)
     if known is not None and not {"conversation"} <= names <= known:
         raise ConfigError(
             f"{where}: field {name!r} names {sorted(names)}; it needs conversation, may name {sorted(known)}"
         )
 
 
-def _checked(path: Path, made: Constitution) -> Constitution:
-    if not made.principles:
+def _checked(path: Path, constitution: Constitution) -> Constitution:
+    """The constitution with its fingerprint. Raises ConfigError where it has no principles or two of one id."""
+    if not constitution.principles:
         raise ConfigError(f"{path}: field 'principles' has none")
-    names = [one.id for one in made.principles]
+    names = [one.id for one in constitution.principles]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ConfigError(f"{path}: two principles have the id {twice!r}")
-    told = json.dumps(dataclasses.asdict(made), sort_keys=True).encode()
-    return dataclasses.replace(made, fingerprint=hashlib.blake2b(told, digest_size=10).hexdigest())
+    text = json.dumps(dataclasses.asdict(constitution), sort_keys=True).encode()
+    return dataclasses.replace(constitution, fingerprint=hashlib.blake2b(text, digest_size=10).hexdigest())
 
 
-def _published(folder: Path, path: Path | None = None, held: Any = None) -> Constitution:
-    """`path` is the file that was named; the others of the folder are taken where they are there."""
+def _published(folder: Path, path: Path | None = None, data: Any = None) -> Constitution:
+    """The published constitution of a folder. `path` is the file that was named; the others are optional."""
     files = {name: folder / name for name in (CRITIQUES, COMPARISONS, CRITIQUE_SHOTS, COMPARISON_SHOTS)}
     files[REASONING_SHOTS] = folder / REASONING_SHOTS
     if path is not None:
-        files[CRITIQUES if isinstance(held, dict) else COMPARISONS] = path
-    found = {name: _read(file) for name, file in files.items() if file.is_file()}
-    if CRITIQUES not in found and COMPARISONS not in found:
+        files[CRITIQUES if isinstance(data, dict) else COMPARISONS] = path
+    contents = {name: _read(file) for name, file in files.items() if file.is_file()}
+    if CRITIQUES not in contents and COMPARISONS not in contents:
         raise ConfigError(f"--constitution={folder}: it has neither {CRITIQUES} nor {COMPARISONS}")
-    principles = [_of_requests(files[CRITIQUES], name, one) for name, one in found.get(CRITIQUES, {}).items()]
-    for i, one in enumerate(_texts(files[COMPARISONS], found.get(COMPARISONS, []))):
+    principles = [
+        _of_requests(files[CRITIQUES], name, one) for name, one in contents.get(CRITIQUES, {}).items()
+    ]
+    for i, one in enumerate(_texts(files[COMPARISONS], contents.get(COMPARISONS, []))):
         principles.append(ConstitutionPrinciple(f"comparison{i}", comparison=one.strip()))
     compared = [
-        _of_pair(files[COMPARISON_SHOTS], i, one) for i, one in enumerate(found.get(COMPARISON_SHOTS, []))
+        _of_pair(files[COMPARISON_SHOTS], i, one) for i, one in enumerate(contents.get(COMPARISON_SHOTS, []))
     ]
-    thought = [
+    reasoning = [
         _text(one, "prompt", f"{files[REASONING_SHOTS]}: example {i}")
-        for i, one in enumerate(found.get(REASONING_SHOTS, []))
+        for i, one in enumerate(contents.get(REASONING_SHOTS, []))
     ]
     shots = [
-        one.removesuffix("\n\nHuman:") for one in _texts(files[CRITIQUE_SHOTS], found.get(CRITIQUE_SHOTS, []))
+        one.removesuffix("\n\nHuman:")
+        for one in _texts(files[CRITIQUE_SHOTS], contents.get(CRITIQUE_SHOTS, []))
     ]
     named = path or folder
-    return _checked(
-        named, Constitution(named.name, tuple(principles), PageFormat(), tuple(shots), tuple(compared), tuple(thought))
+    constitution = Constitution(
+        name=named.name, principles=tuple(principles), shots=tuple(shots), comparison_shots=tuple(compared),
+        reasoning_shots=tuple(reasoning),
     )  # fmt: skip
+    return _checked(named, constitution)
 
 
-def _texts(path: Path, held: Any) -> list[str]:
-    if not isinstance(held, list):
+def _texts(path: Path, data: Any) -> list[str]:
+    if not isinstance(data, list):
         raise ConfigError(f"{path}: not a list of texts")
-    return [_text({"text": one}, "text", f"{path}: item {i}") for i, one in enumerate(held)]
+    return [_text({"text": one}, "text", f"{path}: item {i}") for i, one in enumerate(data)]
 
 
-def _of_requests(path: Path, name: str, held: Any) -> ConstitutionPrinciple:
+def _of_requests(path: Path, name: str, data: Any) -> ConstitutionPrinciple:
     """A published principle: `prompt`, a text or a list with one, and `edit_request`."""
     where = f"{path}: principle {name!r}"
-    if isinstance(held, Mapping) and isinstance(held.get("prompt"), list) and len(held["prompt"]) == 1:
-        held = {**held, "prompt": held["prompt"][0]}
-    texts = [_text(held, field, where) for field in ("prompt", "edit_request")]
+    if isinstance(data, Mapping) and isinstance(data.get("prompt"), list) and len(data["prompt"]) == 1:
+        data = {**data, "prompt": data["prompt"][0]}
+    texts = [_text(data, field, where) for field in ("prompt", "edit_request")]
     return ConstitutionPrinciple(
         name, *(re.sub(f"^{_OPENED}|{_CLOSED}$", "", text).strip() for text in texts)
     )
 
 
-def _of_pair(path: Path, i: int, held: Any) -> tuple[str, str, str]:
+def _of_pair(path: Path, i: int, data: Any) -> tuple[str, str, str]:
     where = f"{path}: example {i}"
     sides = []
     for field in ("corrects", "incorrects"):
-        if not isinstance(held, Mapping) or not isinstance(held.get(field), list) or not held[field]:
+        if not isinstance(data, Mapping) or not isinstance(data.get(field), list) or not data[field]:
             raise ConfigError(f"{where}: no field {field!r} with a list of answers: add it")
-        sides.append(_text({field: held[field][0]}, field, where))
-    return _text(held, "prompt", where).removesuffix("\n\nAssistant:"), sides[0], sides[1]
+        sides.append(_text({field: data[field][0]}, field, where))
+    return _text(data, "prompt", where).removesuffix("\n\nAssistant:"), sides[0], sides[1]

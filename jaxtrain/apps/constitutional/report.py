@@ -1,23 +1,24 @@
-"""The audit of ./launch/run constitutional: audit.json and audit.html, of what the phases have left so far."""
+"""The audit of ./launch/run constitutional: audit.json and audit.html, of the phases finished so far."""
 
 import collections
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxtrain import config
 from jaxtrain.apps.constitutional import audit
 from jaxtrain.apps.constitutional.principles import Constitution
-from jaxtrain.apps.evals import report as evals_report
-from jaxtrain.files import atomic, terminal
+from jaxtrain.files import atomic, html, terminal
 
 MODELS = "models.json"
-REPORT = "report.json"  # of a phase that is done
+REPORT = "report.json"  # of a finished phase
+_PAGE = Path(__file__).parent / "pages" / "audit.html.jinja"
 
 
 def write(folder: Path, constitution: Constitution) -> dict[str, Any]:
-    """Reads the phases' files in `folder`; returns what it writes."""
+    """The audit of the phases' files in `folder`, which it writes there."""
     principles = [dataclasses.asdict(one) for one in constitution.principles]
     report: dict[str, Any] = {
         "constitution": {
@@ -42,8 +43,8 @@ def write(folder: Path, constitution: Constitution) -> dict[str, Any]:
         report["models"] = json.loads((folder / MODELS).read_text(encoding="utf-8"))
     report["faults"] = dict(sorted(faults.items()))
     atomic.write_text(folder / "audit.json", config.dumps(report) + "\n")
-    atomic.write_text(folder / "audit.html", evals_report.page("audit", report))
-    terminal.note([*_told(report), ("audit", str(folder / "audit.html"))])
+    atomic.write_text(folder / "audit.html", page(report))
+    terminal.note([*_summary(report), ("audit", str(folder / "audit.html"))])
     return report
 
 
@@ -51,14 +52,18 @@ def _faults(folder: Path) -> dict[str, int]:
     return json.loads((folder / REPORT).read_text(encoding="utf-8"))["faults"]
 
 
-def _told(report: dict[str, Any]) -> list[tuple[str, str]]:
-    lines = []
-    for row in report.get("rounds", ()):
-        if "harmful" in row:
-            lines.append(
-                (f"round {row['round']}", f"harmful {row['harmful']:.3f}, parsable {row['parsable']:.3f}")
-            )
+def page(report: Mapping[str, Any]) -> str:
+    """The audit as an HTML page."""
+    return html.template(_PAGE).render(report=report)
+
+
+def _summary(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    lines = [
+        (f"round {row['round']}", f"harmful {row['harmful']:.3f}, parsable {row['parsable']:.3f}")
+        for row in report.get("rounds", ())
+        if "harmful" in row
+    ]
     for name, row in report.get("models", {}).items():
-        said = ", ".join(f"{key} {value:.3f}" for key, value in row.items() if isinstance(value, float))
-        lines.append((name, said))
+        shares = ", ".join(f"{key} {value:.3f}" for key, value in row.items() if isinstance(value, float))
+        lines.append((name, shares))
     return lines

@@ -1,12 +1,12 @@
-"""The first phase of ./launch/run constitutional: answers, critiques, revisions, and the data that SL-CAI learns."""
+"""The revise phase of ./launch/run constitutional: completions, critiques, revisions, and SL-CAI's data set."""
 
 import collections
 import dataclasses
-import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxtrain import config
+from jaxtrain import config, worlds
 from jaxtrain.apps.constitutional import phase, revise
 from jaxtrain.apps.constitutional.config import (
     Constitutional,
@@ -14,23 +14,21 @@ from jaxtrain.apps.constitutional.config import (
     CriticFlags,
     RevisionFlags,
 )
-from jaxtrain.apps.constitutional.phase import PhaseModels
+from jaxtrain.apps.constitutional.phase import PhaseRun
 from jaxtrain.apps.constitutional.principles import Constitution
 from jaxtrain.config import Failure
-from jaxtrain.data import conversations
-from jaxtrain.data.conversations import SourceConversation, question
+from jaxtrain.data.preferences_db import prompt_field
+from jaxtrain.data.prompts import Prompt, question, read_conversations
 from jaxtrain.data.record_formats import Message
 from jaxtrain.files import terminal
-from jaxtrain.inference.llm import Request, seed_of
-from jaxtrain.worlds.tinytown.answers import parse_answer
-from jaxtrain.worlds.tinytown.prompts import parse_prompt
+from jaxtrain.inference.llm import Request, derive_seed
 
 _HELPFUL = 20  # what a seed is for
 
 
 @dataclasses.dataclass(frozen=True)
 class RevisePhase:
-    """What decides the rows."""
+    """The groups of the config that decide the rows."""
 
     asked: ConstitutionalPrompts = config.group(ConstitutionalPrompts)
     critic: CriticFlags = config.group(CriticFlags)
@@ -38,104 +36,100 @@ class RevisePhase:
 
 
 def run(cfg: Constitutional, constitution: Constitution) -> Path:
-    """Makes what is missing; returns the data set."""
-    part = RevisePhase(cfg.asked, cfg.critic, cfg.revising)
-    return phase.run_phase(
-        cfg, constitution, "revise", part, "revisions.jsonl", functools.partial(_make, cfg, part)
-    )
+    """The path of the data set, written where it is missing."""
+    settings = RevisePhase(cfg.asked, cfg.critic, cfg.revising)
+    return phase.run_phase(cfg, constitution, "revise", settings, "revisions.jsonl", _generate)
 
 
-def _make(
-    cfg: Constitutional, part: RevisePhase, models: PhaseModels, folder: Path, made_by: dict[str, str]
-) -> None:
-    asked, how = cfg.asked, cfg.revising
-    given = conversations.read_conversations(asked.data, "data", cfg.machine.cache_dir, asked.prompt_count)
-    source = how.helpful_of(asked.data)
-    helpful = conversations.read_conversations(source, "helpful", cfg.machine.cache_dir, 0) if source else []
-    recipe = revise.RevisionConfig(
-        models.speaker, models.critic, asked.seed, how.rounds, how.critique, asked.temperature, asked.max_new,
-        _in_language if how.grammar else lambda messages, text: True,
+def _generate(cfg: Constitutional, run: PhaseRun) -> None:
+    task, options = cfg.asked, cfg.revising
+    prompts = read_conversations(task.data, "data", cfg.machine.cache_dir, task.prompt_count)
+    source = options.helpful_of(task.data)
+    helpful = read_conversations(source, "helpful", cfg.machine.cache_dir, 0) if source else []
+    revision = revise.RevisionConfig(
+        policy=run.policy, critic=run.critic, seed=task.seed, rounds=options.rounds, critique=options.critique,
+        temperature=task.temperature, max_new=task.max_new,
+        is_valid=_in_grammar if options.grammar else lambda messages, text: True,
     )  # fmt: skip
-    terminal.note(
-        [
-            ("models", f"{models.speaker.name} answers, {models.critic.model.name} revises"),
-            ("prompts", f"{len(given):,} of {asked.data}, {len(helpful):,} of {source or 'nothing'}"),
-        ]
-    )
+    terminal.note([
+        ("models", f"{run.policy.name} answers, {run.critic.model.name} revises"),
+        ("prompts", f"{len(prompts):,} of {task.data}, {len(helpful):,} of {source or 'nothing'}"),
+    ])  # fmt: skip
 
-    def make(units: range) -> list[dict[str, Any]]:
-        bad, good = (
-            [u for u in units if u < len(given)],
-            [u - len(given) for u in units if u >= len(given)],
+    def generate(units: range) -> list[dict[str, Any]]:
+        """Units below len(prompts) are revised, the others are of the helpful prompts."""
+        revised = [unit for unit in units if unit < len(prompts)]
+        chains = (
+            revise.revise(revision, [prompts[unit].messages for unit in revised], revised) if revised else []
         )
-        found = []
-        if bad:
-            chains = revise.revise(recipe, [given[u].messages for u in bad], bad)
-            found += [row for chain in chains for row in chain]
-        return found + _answered(recipe, helpful, good, how.helpful_samples)
+        places = [unit - len(prompts) for unit in units if unit >= len(prompts)]
+        return [row for chain in chains for row in chain] + _helpful_rows(
+            revision, helpful, places, options.helpful_samples
+        )
 
-    rows = phase.journalled_rows(folder, part, made_by, len(given) + len(helpful), "revisions", make)
+    rows = phase.journalled_rows(run, len(prompts) + len(helpful), "revisions", generate)
+    _finish(run, prompts, rows, options.keep)
+
+
+def _finish(run: PhaseRun, prompts: Sequence[Prompt], rows: Sequence[dict[str, Any]], keep: str) -> None:
+    """Writes the data set, the rounds behind it, and the report."""
     rounds = [
-        {"prompt": revise.prompt_of(given[row["unit"]].messages), "source": given[row["unit"]].name} | row
+        {"prompt": prompt_field(list(prompts[row["unit"]].messages)), "source": prompts[row["unit"]].name} | row
         for row in rows
         if "round" in row
-    ]
+    ]  # fmt: skip
     chains = collections.defaultdict(list)
     for row in rounds:
         chains[row["unit"]].append(row)
-    learnt = [
-        row
+    records = [
+        record
         for chain in chains.values()
-        for row in revise.training_rows(lambda unit: given[unit].messages, chain, how.keep)
+        for record in revise.training_rows(lambda unit: prompts[unit].messages, chain, keep)
     ]
-    answered = [row for row in rows if "round" not in row]
-    learnt += [row for row in answered if "fault" not in row]
-    if not learnt:
-        raise Failure(f"no row is left to learn: {folder / 'part.jsonl'} says why, row by row, under 'fault'")
-    counts = {
-        "prompts": len(given),
-        "rows": len(learnt),
-        "faults": dict(collections.Counter(row["fault"] for row in rows if "fault" in row)),
-    }
+    helpful = [row for row in rows if "round" not in row]
+    records += [row for row in helpful if "fault" not in row]
+    if not records:
+        raise Failure(
+            f"no row is left to train on: {run.folder / phase.JOURNAL} has the reason of each under 'fault'"
+        )
+    faults = phase.fault_counts(rows)
     files = {
         "rounds.jsonl": rounds,
-        "helpful_left_out.jsonl": [row for row in answered if "fault" in row],
-        "revisions.jsonl": learnt,
+        "helpful_left_out.jsonl": [row for row in helpful if "fault" in row],
+        "revisions.jsonl": records,
     }
-    phase.finish(folder, part, made_by, files, **counts)
-    said = ", ".join(f"{n:,} {name}" for name, n in sorted(counts["faults"].items())) or "nothing"
-    terminal.note([("rows", f"{len(learnt):,} in {folder / 'revisions.jsonl'}"), ("left out", said)])
+    phase.finish(run, files, prompts=len(prompts), rows=len(records), faults=faults)
+    terminal.note([
+        ("rows", f"{len(records):,} in {run.folder / 'revisions.jsonl'}"), ("left out", phase.fault_text(faults)),
+    ])  # fmt: skip
 
 
-def _in_language(messages: tuple[Message, ...], text: str) -> bool:
-    """Whether the world's grammar has this answer, right or wrong, to a prompt of the world; others are not asked."""
-    known = parse_prompt(question(messages))
-    return known is None or parse_answer(known, text) is not None
+def _in_grammar(messages: tuple[Message, ...], text: str) -> bool:
+    """Whether the world has this answer in its language, right or wrong; true of prompts that no world knows."""
+    prompt = question(messages)
+    world = worlds.world_of_prompt(prompt)
+    return world is None or world.judge(prompt, text).parsable
 
 
-def _answered(
-    how: revise.RevisionConfig, helpful: list[SourceConversation], places: list[int], samples: int
+def _helpful_rows(
+    revision: revise.RevisionConfig, helpful: list[Prompt], places: list[int], samples: int
 ) -> list[dict[str, Any]]:
-    """The speaker's own answers to harmless prompts."""
-    asks = [
-        Request(helpful[i].messages, samples, seed_of(how.seed, i, _HELPFUL), how.temperature, how.max_new)
+    """The policy's own completions of harmless prompts."""
+    requests = [
+        Request(
+            helpful[i].messages, samples, derive_seed(revision.seed, i, _HELPFUL), revision.temperature,
+            revision.max_new,
+        )
         for i in places
-    ]
+    ]  # fmt: skip
     rows = []
-    for i, replies in zip(places, how.speaker.generate(asks) if asks else [], strict=True):
+    for i, replies in zip(places, revision.policy.generate(requests) if requests else [], strict=True):
         for g, reply in enumerate(replies):
             row = {
-                "prompt": revise.prompt_of(helpful[i].messages),
-                "completion": reply.text.strip(),
-                "kind": "helpful",
-            }
-            row |= {
-                "model": how.speaker.name,
-                "seed": how.seed,
-                "unit": i,
-                "sample": g,
+                "prompt": prompt_field(list(helpful[i].messages)), "completion": reply.text.strip(),
+                "kind": "helpful", "model": revision.policy.name, "seed": revision.seed, "unit": i, "sample": g,
                 "source": helpful[i].name,
-            }
+            }  # fmt: skip
             fault = revise.fault_of(reply)
             rows.append(row | ({"fault": f"helpful answer {fault}"} if fault else {}))
     return rows

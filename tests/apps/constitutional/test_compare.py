@@ -8,21 +8,23 @@ import pytest
 from jaxtrain.apps.constitutional import compare, principles, revise
 from jaxtrain.apps.constitutional.compare import AnswerPair, PreferenceLabel
 from jaxtrain.apps.constitutional.config import SHIPPED
-from jaxtrain.inference.llm import CUT, Completion, TokenLogprob, user
+from jaxtrain.inference.llm import CUT_OFF, Completion, TokenLogprob, user_messages
 from jaxtrain.worlds.tinytown.configs import Redteam
 from jaxtrain.worlds.tinytown.records import named_rows
 from tests.oracle import chosen, complies, oracle
 
 PAIRS = [
-    AnswerPair(user(row["prompt"]), row["answer"], complies(row["prompt"], number), number)
+    AnswerPair(user_messages(row["prompt"]), row["answer"], complies(row["prompt"], number), number)
     for number, row in enumerate(named_rows("redteam", Redteam(documents=60), "train"))
 ]
 
 
 def reply(*tokens):
     """A reply whose tokens have these likeliest ones: (text, {text: p})."""
-    told = [TokenLogprob(text, 0.0, tuple((t, math.log(p)) for t, p in top.items())) for text, top in tokens]
-    return Completion("".join(text for text, _ in tokens), "stop", tuple(told))
+    logprobs = [
+        TokenLogprob(text, 0.0, tuple((t, math.log(p)) for t, p in top.items())) for text, top in tokens
+    ]
+    return Completion("".join(text for text, _ in tokens), "stop", tuple(logprobs))
 
 
 @pytest.mark.parametrize(
@@ -43,36 +45,36 @@ def test_the_letter_is_read_at_its_token(tokens, p):
     assert compare.letter_probability(reply(*tokens)) == (p if p is None else pytest.approx(p))
 
 
-def recipe(letter=chosen, thinks=False, **changes):
+def recipe(letter=chosen, reasons=False, **changes):
     critic = revise.Critic(oracle(letter=letter), principles.load(SHIPPED / "tinytown.json"))
-    return compare.ComparisonConfig(critic, thinks=thinks)._replace(**changes)
+    return compare.ComparisonConfig(critic, reasons=reasons)._replace(**changes)
 
 
 def test_the_label_is_the_mean_over_both_orders_by_hand():
     """P(A) .7 as it stands and .6 turned round: p = ½ [.7 + (1 - .6)] = .55."""
     pages = iter([0.7, 0.6])
-    found = compare.labels(recipe(lambda page: next(pages)), PAIRS[:1])[0]
-    assert found.p_first == pytest.approx(0.55) and found.orders == pytest.approx((0.7, 0.6))
+    labels = compare.labels(recipe(lambda page: next(pages)), PAIRS[:1])[0]
+    assert labels.p_first == pytest.approx(0.55) and labels.orders == pytest.approx((0.7, 0.6))
 
 
 def test_the_oracle_s_labels_are_those_of_its_principles_in_either_place():
-    found = compare.labels(recipe(), PAIRS)
-    about = Counter(one.principle.split("-")[0] for one in found)
+    labels = compare.labels(recipe(), PAIRS)
+    about = Counter(one.principle.split("-")[0] for one in labels)
     assert about["harm"] > 15 and len(about) == 5
-    for pair, label in zip(PAIRS, found, strict=True):
+    for pair, label in zip(PAIRS, labels, strict=True):
         if label.principle.startswith("harm"):
             assert label.p_first == pytest.approx(0.9 if "will not" in pair.first else label.p_first)
     turned = [pair._replace(first=pair.second, second=pair.first) for pair in PAIRS]
-    for one, other in zip(found, compare.labels(recipe(), turned), strict=True):
+    for one, other in zip(labels, compare.labels(recipe(), turned), strict=True):
         assert one.principle == other.principle and one.p_first == pytest.approx(1 - other.p_first)
 
 
 def test_a_model_that_always_says_a_labels_nothing_and_is_found_out():
-    found = compare.labels(recipe(lambda page: 0.97), PAIRS)
-    assert {round(one.p_first, 9) for one in found} == {0.5}
-    told = compare.position_bias([one.orders for one in found])
-    assert told == {"flip_rate": 1.0, "position_bias": pytest.approx(0.47), "letter_a": 1.0}
-    assert compare.always_same_letter(told)
+    labels = compare.labels(recipe(lambda page: 0.97), PAIRS)
+    assert {round(one.p_first, 9) for one in labels} == {0.5}
+    bias = compare.position_bias([one.orders for one in labels])
+    assert bias == {"flip_rate": 1.0, "position_bias": pytest.approx(0.47), "letter_a": 1.0}
+    assert compare.always_same_letter(bias)
     assert compare.always_same_letter(
         compare.position_bias([one.orders for one in compare.labels(recipe(lambda p: 0.3), PAIRS)])
     )
@@ -89,36 +91,36 @@ def test_reasoning_comes_before_the_letter_and_labels_are_clamped():
         pages.append(page)
         return chosen(page)
 
-    found = compare.labels(recipe(letter, thinks=True), PAIRS)
+    labels = compare.labels(recipe(letter, reasons=True), PAIRS)
     assert all("Critic: one helps a crime.\nThe answer is: (" in page for page in pages)
-    assert all(one.thoughts == ("one helps a crime.",) * 2 for one in found)
-    assert {round(one.p_first, 6) for one in found} <= {0.4, 0.5, 0.6} and 0.6 in {
-        round(one.p_first, 6) for one in found
+    assert all(one.reasoning == ("one helps a crime.",) * 2 for one in labels)
+    assert {round(one.p_first, 6) for one in labels} <= {0.4, 0.5, 0.6} and 0.6 in {
+        round(one.p_first, 6) for one in labels
     }
-    wide = compare.labels(recipe(thinks=True, clamp=0.05), PAIRS)
+    wide = compare.labels(recipe(reasons=True, clamp=0.05), PAIRS)
     assert max(one.p_first for one in wide) == pytest.approx(0.9)
 
 
 def test_what_cannot_be_read_has_a_fault():
     model = oracle(letter=chosen)
 
-    def generate(asks):
-        told = model.generate(asks)
+    def generate(batch):
+        replies = model.generate(batch)
         return [
-            [Completion("", CUT)] if ask.raw and not ask.top_logprobs else one
-            for ask, one in zip(asks, told, strict=True)
+            [Completion("", CUT_OFF)] if request.raw and not request.top_logprobs else one
+            for request, one in zip(batch, replies, strict=True)
         ]
 
-    how = recipe(thinks=True)
+    how = recipe(reasons=True)
     broken = how._replace(critic=how.critic._replace(model=model._replace(generate=generate)))
     assert {one.fault for one in compare.labels(broken, PAIRS[:4])} == {"reasoning empty"}
-    mute = model._replace(generate=lambda asks: [[reply(("Hm", {"Hm": 0.9}))] for _ in asks])
-    found = compare.labels(how._replace(thinks=False, critic=how.critic._replace(model=mute)), PAIRS[:4])
-    assert {(one.fault, one.p_first) for one in found} == {("label unparsable", None)}
+    mute = model._replace(generate=lambda batch: [[reply(("Hm", {"Hm": 0.9}))] for _ in batch])
+    labels = compare.labels(how._replace(reasons=False, critic=how.critic._replace(model=mute)), PAIRS[:4])
+    assert {(one.fault, one.p_first) for one in labels} == {("label unparsable", None)}
 
 
 def test_a_row_has_the_likelier_answer_first_with_its_probability():
-    pair = AnswerPair(user("Hi"), "one", "two", 7)
+    pair = AnswerPair(user_messages("Hi"), "one", "two", 7)
     row = compare.training_row(pair, PreferenceLabel(0.2, "harm-0", (0.3, 0.9)), "Hi", seed=3)
     assert (row["chosen"], row["rejected"], row["p_win"], row["first_won"]) == ("two", "one", 0.8, False)
     assert row["p_orders"] == [0.3, 0.9] and row["principle"] == "harm-0" and row["seed"] == 3
@@ -126,17 +128,19 @@ def test_a_row_has_the_likelier_answer_first_with_its_probability():
 
 def test_examples_name_both_letters_alike():
     general = principles.load(SHIPPED / "general.json")
-    asked = []
+    requests = []
 
-    def generate(asks):
-        asked.extend(asks)
-        return [[reply(("A", {"A": 0.5, "B": 0.5}))] for _ in asks]
+    def generate(batch):
+        requests.extend(batch)
+        return [[reply(("A", {"A": 0.5, "B": 0.5}))] for _ in batch]
 
     for pages in (True, False):
         critic = revise.Critic(oracle()._replace(generate=generate), general, pages=pages)
-        compare.labels(compare.ComparisonConfig(critic), [AnswerPair(user("Hi"), "one", "two", 0)])
-    page, _, chat, _ = (one.messages[0]["content"] for one in asked)
+        compare.labels(compare.ComparisonConfig(critic), [AnswerPair(user_messages("Hi"), "one", "two", 0)])
+    page, _, chat, _ = (one.messages[0]["content"] for one in requests)
     assert page.count("The answer is: (A)") == page.count("The answer is: (B)") == 1
-    assert page.endswith("The answer is: (") and asked[0].raw and asked[0].max_new == 1
+    assert page.endswith("The answer is: (") and requests[0].raw and requests[0].max_new == 1
     assert chat.count("The better one is A.") == chat.count("The better one is B.") == 1
-    assert not asked[2].raw and asked[2].top_logprobs == compare.TOP and chat.endswith("and nothing else.")
+    assert (
+        not requests[2].raw and requests[2].top_logprobs == compare.TOP and chat.endswith("and nothing else.")
+    )

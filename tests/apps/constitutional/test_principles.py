@@ -21,33 +21,33 @@ PUBLISHED = {
 }
 
 
-def written(path, held):
-    path.write_text(json.dumps(held), encoding="utf-8")
+def written(path, data):
+    path.write_text(json.dumps(data), encoding="utf-8")
     return path
 
 
 def changed(tmp_path, change):
-    held = json.loads(TINYTOWN.read_text())
-    change(held)
-    return written(tmp_path / "mine.json", held)
+    data = json.loads(TINYTOWN.read_text())
+    change(data)
+    return written(tmp_path / "mine.json", data)
 
 
 def test_tinytown_s_file_is_the_world_s_constitution():
-    found = principles.load(TINYTOWN)
-    assert [(p.id, p.critique_request, p.comparison) for p in found.principles] == [
+    constitution = principles.load(TINYTOWN)
+    assert [(p.id, p.critique_request, p.comparison) for p in constitution.principles] == [
         (p.id, p.request, p.comparison) for p in world.PRINCIPLES
     ]
-    assert all(p.revision_request for p in found.principles)
+    assert all(p.revision_request for p in constitution.principles)
 
 
 def test_tinytown_s_pages_are_those_of_the_pretraining_text():
-    found = principles.load(TINYTOWN)
-    form, prompt, response = found.format, "Spell cat.", "c."
-    told = form.conversation([{"role": "user", "content": prompt}], response)
+    constitution = principles.load(TINYTOWN)
+    form, prompt, response = constitution.format, "Spell cat.", "c."
+    conversation = form.conversation([{"role": "user", "content": prompt}], response)
     one = {"critique_request": "Is it wrong?", "revision_request": "Mend it."}
-    critique = form.critique.format(conversation=told, **one)
+    critique = form.critique.format(conversation=conversation, **one)
     assert critique == world.critique_request(prompt, response, "Is it wrong?")
-    revision = form.revision.format(conversation=told, critique="Yes, it has a mistake.", **one)
+    revision = form.revision.format(conversation=conversation, critique="Yes, it has a mistake.", **one)
     whole = world.page(prompt, response, "Is it wrong?", "Yes, it has a mistake.", "c-a-t.")
     assert f"{revision} c-a-t." == whole
     asked = form.conversation([{"role": "user", "content": prompt}])
@@ -56,8 +56,8 @@ def test_tinytown_s_pages_are_those_of_the_pretraining_text():
 
 
 def test_the_general_constitution_covers_its_five_lines():
-    found = principles.load(SHIPPED / "general.json")
-    names = {one.id for one in found.principles}
+    constitution = principles.load(SHIPPED / "general.json")
+    names = {one.id for one in constitution.principles}
     lines = {
         "helpful",
         "harmless",
@@ -67,8 +67,8 @@ def test_the_general_constitution_covers_its_five_lines():
         "uncertainty",
         "unethical-requests",
     }
-    assert lines <= names and len(found.shots) == 3 and len(found.comparison_shots) == 2
-    assert all(shot.startswith("\n\nHuman: ") and "\n\nRevision: " in shot for shot in found.shots)
+    assert lines <= names and len(constitution.shots) == 3 and len(constitution.comparison_shots) == 2
+    assert all(shot.startswith("\n\nHuman: ") and "\n\nRevision: " in shot for shot in constitution.shots)
 
 
 def test_the_published_files_load_from_their_folder_or_by_name(tmp_path):
@@ -99,10 +99,10 @@ def test_the_published_files_load_from_their_folder_or_by_name(tmp_path):
 
 @pytest.mark.parametrize("field", ["critique_request", "revision_request", "comparison"])
 def test_a_missing_field_is_named_with_file_and_principle(tmp_path, field):
-    path = changed(tmp_path, lambda held: held["principles"][4].pop(field))
+    path = changed(tmp_path, lambda data: data["principles"][4].pop(field))
     with pytest.raises(ConfigError, match=rf"mine\.json: principle 'harm-4': no field '{field}'"):
         principles.load(path)
-    path = changed(tmp_path, lambda held: held["principles"][4].update({field: " "}))
+    path = changed(tmp_path, lambda data: data["principles"][4].update({field: " "}))
     with pytest.raises(ConfigError, match=rf"principle 'harm-4': field '{field}' is not a text"):
         principles.load(path)
 
@@ -151,6 +151,6 @@ def test_a_file_that_is_none_is_named(tmp_path):
 
 def test_the_fingerprint_is_of_the_content(tmp_path):
     one = principles.load(TINYTOWN)
-    assert one.fingerprint == principles.load(changed(tmp_path, lambda held: None)).fingerprint
-    path = changed(tmp_path, lambda held: held["principles"].pop())
+    assert one.fingerprint == principles.load(changed(tmp_path, lambda data: None)).fingerprint
+    path = changed(tmp_path, lambda data: data["principles"].pop())
     assert principles.load(path).fingerprint != one.fingerprint

@@ -3,7 +3,7 @@
 import html.parser
 
 from jaxtrain.apps.constitutional import audit
-from jaxtrain.apps.evals import report as evals_report
+from jaxtrain.apps.constitutional import report as audit_report
 from tests.apps.constitutional.test_audit import ROWS, STEAL, label
 
 
@@ -17,12 +17,12 @@ def read(report):
         def handle_data(self, data):
             texts.append(data)
 
-    Reader().feed(evals_report.page("audit", report))
+    Reader().feed(audit_report.page(report))
     return opened, " ".join(" ".join(texts).split())
 
 
 def test_the_page_is_whole_and_shows_text_as_text():
-    principle, found = (
+    principle, measures = (
         {"id": "harm-0", "comparison": "Which?"},
         audit.answer_measures([STEAL], ["You can grab the bike."]),
     )
@@ -30,7 +30,7 @@ def test_the_page_is_whole_and_shows_text_as_text():
         "constitution": {"name": "<mine>", "fingerprint": "f", "principles": [principle]},
         "rounds": audit.by_round(ROWS), "revised": audit.by_principle(ROWS), "faults": {"revision truncated": 1},
         "examples": audit.examples([{**one, "critique": "<b>"} for one in ROWS]),
-        "labels": audit.label_measures([label(0.9, [0.9, 0.1], (2, -2))]), "models": {"SL-CAI, red-team": found},
+        "labels": audit.label_measures([label(0.9, [0.9, 0.1], (2, -2))]), "models": {"SL-CAI, red-team": measures},
     }  # fmt: skip
     opened, text = read(report)
     for said in (

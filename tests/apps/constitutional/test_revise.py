@@ -8,14 +8,14 @@ import pytest
 
 from jaxtrain.apps.constitutional import audit, principles, revise
 from jaxtrain.apps.constitutional.config import SHIPPED
-from jaxtrain.inference.llm import CUT, REFUSED, Completion, user
+from jaxtrain.inference.llm import CUT_OFF, REFUSED, Completion, user_messages
 from jaxtrain.worlds.tinytown.configs import Redteam
 from jaxtrain.worlds.tinytown.judge import judge
 from jaxtrain.worlds.tinytown.records import named_rows
 from tests.oracle import complies, oracle
 
 PROMPTS = [row["prompt"] for row in named_rows("redteam", Redteam(documents=200), "train")]
-ASKED = [user(prompt) for prompt in PROMPTS]
+MESSAGES = [user_messages(prompt) for prompt in PROMPTS]
 
 
 def loaded(tmp_path=None, keep=lambda one: True):
@@ -30,23 +30,23 @@ def loaded(tmp_path=None, keep=lambda one: True):
 
 
 def recipe(found=None, critic=None, **changes):
-    speaker = oracle(complies)
-    judging = revise.Critic(critic or speaker, found or loaded())
-    return revise.RevisionConfig(speaker, judging)._replace(**changes)
+    policy = oracle(complies)
+    judging = revise.Critic(critic or policy, found or loaded())
+    return revise.RevisionConfig(policy, judging)._replace(**changes)
 
 
-def rows_of(how, asked=ASKED):
-    chains = revise.revise(how, asked, range(len(asked)))
+def rows_of(cfg, prompts=MESSAGES):
+    chains = revise.revise(cfg, prompts, range(len(prompts)))
     return [{"prompt": PROMPTS[row["unit"]], **row} for chain in chains for row in chain]
 
 
 def test_harm_falls_at_each_revision_and_most_at_the_first():
-    told = audit.by_round(rows_of(recipe()))
-    harmful = [line["harmful"] for line in told]
+    lines = audit.by_round(rows_of(recipe()))
+    harmful = [line["harmful"] for line in lines]
     assert harmful[0] == 1 and all(a > b for a, b in itertools.pairwise(harmful))
     drops = [a - b for a, b in itertools.pairwise(harmful)]
     assert max(drops) == drops[0] > 0.4 and harmful[4] < 0.15
-    assert [line["parsable"] for line in told] == [1.0] * 5 and [line["faults"] for line in told] == [0] * 5
+    assert [line["parsable"] for line in lines] == [1.0] * 5 and [line["faults"] for line in lines] == [0] * 5
 
 
 def test_a_principle_is_drawn_anew_each_round_and_every_row_names_it():
@@ -63,21 +63,21 @@ def test_a_principle_is_drawn_anew_each_round_and_every_row_names_it():
 
 
 def test_rows_depend_on_seed_number_and_settings_alone():
-    whole = revise.revise(recipe(), ASKED, range(200))
-    some = revise.revise(recipe(), ASKED[50:60], range(50, 60))
+    whole = revise.revise(recipe(), MESSAGES, range(200))
+    some = revise.revise(recipe(), MESSAGES[50:60], range(50, 60))
     assert some == whole[50:60]
-    assert revise.revise(recipe(seed=1), ASKED[50:60], range(50, 60)) != some
+    assert revise.revise(recipe(seed=1), MESSAGES[50:60], range(50, 60)) != some
 
 
 def test_without_a_critique_the_revision_is_asked_for_directly():
     pages = []
-    speaker = oracle(complies)
+    policy = oracle(complies)
 
-    def noted(asks):
-        pages.extend(one.messages[0]["content"] for one in asks if one.raw)
-        return speaker.generate(asks)
+    def noted(requests):
+        pages.extend(one.messages[0]["content"] for one in requests if one.raw)
+        return policy.generate(requests)
 
-    found = rows_of(recipe(critic=speaker._replace(generate=noted), critique=False, rounds=1), ASKED[:20])
+    found = rows_of(recipe(critic=policy._replace(generate=noted), critique=False, rounds=1), MESSAGES[:20])
     assert all("critique" not in row for row in found) and len(pages) == 20
     assert all(page.endswith("?\nRevision:") for page in pages)
     assert audit.by_round(found)[1]["harmful"] < 1
@@ -85,10 +85,10 @@ def test_without_a_critique_the_revision_is_asked_for_directly():
 
 BROKEN = {
     "critique empty": ("Yes", Completion(" ", "stop")),
-    "critique truncated": ("Yes", Completion("Yes, it", CUT)),
+    "critique truncated": ("Yes", Completion("Yes, it", CUT_OFF)),
     "critique unparsable": ("Yes", Completion("Perhaps.", "stop")),
     "revision empty": ("I will", Completion("", REFUSED)),
-    "revision truncated": ("I will", Completion("I will not help", CUT)),
+    "revision truncated": ("I will", Completion("I will not help", CUT_OFF)),
     "revision unparsable": ("I will", Completion("I will not. Critic: Is it rude?", "stop")),
 }
 
@@ -114,14 +114,14 @@ def test_a_broken_part_is_kept_out_and_the_round_starts_from_the_answer_before(f
     learnt = [
         row
         for unit in range(len(PROMPTS))
-        for row in revise.training_rows(lambda i: ASKED[i], [by_place[unit, k] for k in range(5)], "all")
+        for row in revise.training_rows(lambda i: MESSAGES[i], [by_place[unit, k] for k in range(5)], "all")
     ]
     assert len(learnt) == 4 * len(PROMPTS) - len(bad)
     assert sum(line["faults"] for line in audit.by_round(found)) == len(bad)
 
 
 def test_a_revision_outside_the_language_is_unparsable():
-    found = rows_of(recipe(legal=lambda messages, text: text.startswith("I will not")), ASKED[:40])
+    found = rows_of(recipe(is_valid=lambda messages, text: text.startswith("I will not")), MESSAGES[:40])
     assert {row["fault"] for row in found if "fault" in row} == {"revision unparsable"}
     assert all(
         row["revision"].startswith("I will not") for row in found if row["round"] and "fault" not in row
@@ -129,9 +129,9 @@ def test_a_revision_outside_the_language_is_unparsable():
 
 
 def test_a_prompt_without_an_answer_has_no_rounds():
-    speaker = oracle(lambda question, seed: "" if question == PROMPTS[3] else complies(question, seed))
-    how = revise.RevisionConfig(speaker, revise.Critic(speaker, loaded()))
-    chains = revise.revise(how, ASKED[:6], range(6))
+    policy = oracle(lambda question, seed: "" if question == PROMPTS[3] else complies(question, seed))
+    cfg = revise.RevisionConfig(policy, revise.Critic(policy, loaded()))
+    chains = revise.revise(cfg, MESSAGES[:6], range(6))
     assert [len(chain) for chain in chains] == [5, 5, 5, 1, 5, 5]
     assert chains[3][0]["fault"] == "response empty"
 
@@ -147,10 +147,10 @@ def test_another_constitution_changes_behaviour_without_touching_code(tmp_path):
 
 
 def test_all_revisions_are_learnt_or_the_last_one_and_each_can_be_traced():
-    chain = revise.revise(recipe(), ASKED[:1], [0])[0]
-    every = revise.training_rows(lambda i: ASKED[i], chain, "all")
+    chain = revise.revise(recipe(), MESSAGES[:1], [0])[0]
+    every = revise.training_rows(lambda i: MESSAGES[i], chain, "all")
     assert [row["round"] for row in every] == [1, 2, 3, 4]
-    assert revise.training_rows(lambda i: ASKED[i], chain, "last") == every[-1:]
+    assert revise.training_rows(lambda i: MESSAGES[i], chain, "last") == every[-1:]
     names = {one.id for one in loaded().principles}
     for row, made in zip(every, chain[1:], strict=True):
         assert row["principle"] in names and row["critique"] == made["critique"]
@@ -160,9 +160,9 @@ def test_all_revisions_are_learnt_or_the_last_one_and_each_can_be_traced():
 
 def test_a_chat_is_asked_to_go_on_with_the_page():
     critic = revise.Critic(oracle(complies), principles.load(SHIPPED / "general.json"), pages=False)
-    asked = revise.page_request(critic, "\n\nHuman: Hi\n\nCritique:", "Critique")
-    assert not asked.raw and asked.messages[0]["content"].endswith("Human: Hi\n\nCritique:")
-    assert "its last part, Critique," in asked.messages[0]["content"]
-    assert critic.constitution.shots[0].strip() in asked.messages[0]["content"]
+    prompts = revise.page_request(critic, "\n\nHuman: Hi\n\nCritique:", "Critique")
+    assert not prompts.raw and prompts.messages[0]["content"].endswith("Human: Hi\n\nCritique:")
+    assert "its last part, Critique," in prompts.messages[0]["content"]
+    assert critic.constitution.shots[0].strip() in prompts.messages[0]["content"]
     pages = revise.page_request(critic._replace(pages=True), "\n\nHuman: Hi\n\nCritique:", "Critique")
     assert pages.raw and pages.messages[0]["content"].startswith(critic.constitution.shots[0])
