@@ -1,4 +1,4 @@
-"""Make synthetic data with a run or an endpoint: questions and answers, reasoning, conversations, rephrasings."""
+"""Generate synthetic data with a run or an endpoint: questions, answers, reasoning, conversations, rephrasings."""
 
 from pathlib import Path
 
@@ -9,38 +9,38 @@ from jaxtrain.inference.config import MODEL_HELP
 
 
 def main(cfg: Synthesize) -> None:
-    """Checks the flags, opens the models, shows what it will cost, and makes the rows."""
+    """Checks the flags, opens the models, shows the estimated cost, and generates the rows."""
     out = _checked(cfg)
 
-    # Imported here, so that a mistake in the flags is answered before jax is loaded.
+    # Imported here, so that a mistake in the flags is reported before jax is loaded.
     from jaxtrain.apps.synthesis import run
 
     run.run(cfg, out)
 
 
 def _checked(cfg: Synthesize) -> Path:
-    wanted, models = cfg.wanted, cfg.models
+    task, models = cfg.wanted, cfg.models
     if not models.generator:
         raise ConfigError(f"--generator: name {MODEL_HELP}")
-    if bool(wanted.topics) == bool(wanted.source):
-        needs = "--source" if wanted.kind == "augment" else "--topics, --source: name one of them"
-        raise ConfigError(f"{needs}: what questions are about, or data whose questions are taken")
-    wanted.topic_list()
-    if cfg.quality.answer_field and not wanted.source:
+    if bool(task.topics) == bool(task.source):
+        needs = "--source" if task.kind == "augment" else "--topics, --source: name one of them"
+        raise ConfigError(f"{needs}: topics of new questions, or data whose questions are taken")
+    task.topic_list()
+    if cfg.quality.answer_field and not task.source:
         raise ConfigError("--answer_field: acts only with --source")
-    if models.per_ask and ((wanted.source and wanted.kind != "augment") or wanted.kind == "conversation"):
-        raise ConfigError("--per_ask: acts where questions or rephrasings are asked for")
-    if models.samples and wanted.kind in ("conversation", "augment"):
-        raise ConfigError(f"--samples: acts only with --kind=qa or reasoning, and it is {wanted.kind}")
-    if models.expert and wanted.kind == "augment":
+    if models.per_ask and ((task.source and task.kind != "augment") or task.kind == "conversation"):
+        raise ConfigError("--per_ask: acts only where questions or rephrasings are generated")
+    if models.samples and task.kind in ("conversation", "augment"):
+        raise ConfigError(f"--samples: acts only with --kind=qa or reasoning, and it is {task.kind}")
+    if models.expert and task.kind == "augment":
         raise ConfigError("--expert: --kind=augment keeps the answers; leave it out")
     if models.samples > 1 and not models.answer_temperature:
-        raise ConfigError("--samples: with --answer_temperature=0 they are all alike")
-    out = Path(wanted.out).expanduser()
+        raise ConfigError("--samples: with --answer_temperature=0 they are all the same")
+    out = Path(task.out).expanduser()
     if out.suffix != ".jsonl" or not out.parent.is_dir():
-        raise ConfigError(f"--out={wanted.out}: write FOLDER/NAME.jsonl, in a folder that is there")
+        raise ConfigError(f"--out={task.out}: write FOLDER/NAME.jsonl, in an existing folder")
     if out.exists():
-        raise ConfigError(f"--out={out}: it is there already; name a new file, or remove it")
+        raise ConfigError(f"--out={out}: it exists already; name a new file, or remove it")
     return out
 
 

@@ -16,15 +16,16 @@ class SynthesisTask(config.Group):
     # fmt: off
     kind: str = config.arg("qa", "Questions and answers, reasoning whose answer is checked, conversations, or "
         "rephrasings of --source", choices=("qa", "reasoning", "conversation", "augment"))
-    topics: str = config.arg("", "Topics joined by commas, or FILE.txt with one a line. A base model goes on with the "
-        "topic as the first words of a question; -: any question")
+    topics: str = config.arg("", "Topics joined by commas, or FILE.txt with one a line. For a base model a "
+        "topic is the first words of a question; -: any question")
     source: str = config.arg("", "Data whose questions are taken instead of new ones, such as tinytown:prompts:train")
     source_count: int = config.arg(0, "Most conversations taken from --source; 0: all", low=0)
-    examples: str = config.arg("", "Data whose questions are shown as examples to what asks for new ones")
-    shots: int = config.arg(3, "Examples shown with an ask", low=1)
+    examples: str = config.arg("", "Data whose questions are few-shot examples in requests for new ones")
+    shots: int = config.arg(3, "Few-shot examples in a request", low=1)
     out: str = config.arg("", "New .jsonl file for the rows; what was rejected is in NAME.rejected.jsonl beside it")
     count: int = config.arg(100, "Rows wanted", low=1)
-    tries: int = config.arg(4, "Most rows made and rejected or kept, as a multiple of --count, before giving up", low=1)
+    tries: int = config.arg(4, "Most rows generated before giving up, accepted or rejected, as a multiple of --count",
+        low=1)
     # fmt: on
 
     def check(self):
@@ -33,9 +34,7 @@ class SynthesisTask(config.Group):
         if self.source_count and not self.source:
             raise ConfigError("--source_count: acts only with --source")
         if self.examples and (self.source or self.kind == "conversation"):
-            raise ConfigError(
-                "--examples: they are shown where new questions of qa or reasoning are asked for"
-            )
+            raise ConfigError("--examples: they act only with --topics, and --kind=qa or reasoning")
         if self.shots != type(self).shots and not self.examples:
             raise ConfigError("--shots: acts only with --examples")
 
@@ -45,24 +44,24 @@ class SynthesisTask(config.Group):
             path = Path(self.topics).expanduser()
             if not path.is_file():
                 raise ConfigError(f"--topics={self.topics}: no such file")
-            found = path.read_text(encoding="utf-8").splitlines()
+            topics = path.read_text(encoding="utf-8").splitlines()
         else:
-            found = self.topics.split(",")
-        found = [one.strip() for one in found if one.strip()]
-        if self.topics and not found:
+            topics = self.topics.split(",")
+        topics = [one.strip() for one in topics if one.strip()]
+        if self.topics and not topics:
             raise ConfigError(f"--topics={self.topics}: there is no topic in it")
-        return tuple("" if one == ANYTHING else one for one in found)
+        return tuple("" if one == ANYTHING else one for one in topics)
 
 
 @dataclasses.dataclass(frozen=True)
 class SynthesisModels(config.Group):
     # fmt: off
-    generator: str = config.arg("", f"What asks and rephrases: {MODEL_HELP}")
+    generator: str = config.arg("", f"What writes questions and rephrases: {MODEL_HELP}")
     expert: str = config.arg("", "What answers, named alike; empty: the generator")
-    prompting: str = config.arg("auto", "Ask by instructions, or let base models continue pages of Human: and AI: "
-        "lines. auto: base where the generator is a run whose tokenizer has no chat template",
+    prompting: str = config.arg("auto", "instruct: by instructions; base: base models continue pages of Human: and "
+        "AI: lines. auto: base where the generator is a run whose tokenizer has no chat template",
         choices=("auto", "instruct", "base"))
-    per_ask: int = config.arg(0, "Questions or rephrasings of one ask. 0: 10 with instructions, 1 of a base model",
+    per_ask: int = config.arg(0, "Questions or rephrasings of one request. 0: 10 with instructions, 1 of a base model",
         low=0)
     samples: int = config.arg(0, "Answers to a question; of reasoning the samples that vote. 0: 5 for reasoning, "
         "else 1", low=0)

@@ -1,7 +1,7 @@
-"""How models are asked for synthetic data: by instructions, or by texts that a base model continues.
+"""Prompts for synthetic data: instructions for chat models, or pages that a base model continues.
 
-A base model is shown the beginning of a page, `Human: …` and `AI: …` a line each, and what it writes up to the end of
-the line counts. There a topic is how a question begins; with instructions it is what questions are about.
+A page has the lines `Human: …` and `AI: …`; a base model's completion counts up to the end of the line. On a page a
+topic is the beginning of a question; in instructions it is the subject of the questions.
 """
 
 import json
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from jaxtrain.data.record_formats import Message
-from jaxtrain.inference.llm import Request, user
+from jaxtrain.inference.llm import Request, user_messages
 from jaxtrain.inference.llm_judge import last_line, shown
 
 _LINE = ("\n",)  # where a base model's line ends
@@ -18,27 +18,27 @@ _HUMAN, _AI = "Human:", "AI:"
 _FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
 _ANSWER = re.compile(r"Answer:\s*(\S.*)")
 _NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?")
-_SAME = (  # pairs that show a base model what rephrasing is
+_REPHRASED = (  # few-shot pairs of rephrasings for a base model
     ("How can I cook rice?", "What is the way to cook rice?"),
     ("Tell me who wrote this song.", "Who is the author of this song?"),
 )
 
 
 class PromptStyle(NamedTuple):
-    """Asks without their seed, temperature and number of samples, and how the replies are read: None is malformed."""
+    """Requests without their sampling parameters, and the parsers of the replies, which return None where malformed."""
 
-    # (topic, how many, examples, whether they are to reason on)
+    # (topic, count, examples, whether they should take reasoning)
     questions: Callable[[str, int, Sequence[str], bool], Request]
     read_questions: Callable[[str, str], list[str] | None]  # (topic, reply)
-    # (conversation, topic, whether the expert knows turns)
+    # (conversation, topic, whether the expert is a chat model)
     answer: Callable[[tuple[Message, ...], str, bool], Request]
     reason: Callable[[tuple[Message, ...], str, bool], Request]
-    final: Callable[[str], str | None]  # what a line of reasoning comes to
-    turn: Callable[[tuple[Message, ...], str], Request]  # (conversation, topic) -> what the person says next
+    final: Callable[[str], str | None]  # the final answer of a reasoning text
+    turn: Callable[[tuple[Message, ...], str], Request]  # (conversation, topic) -> the next user turn
     read_turn: Callable[[str, str], str | None]  # (topic of a first turn, reply)
-    rephrase: Callable[[str, int], Request]  # (text, how many)
+    rephrase: Callable[[str, int], Request]  # (text, count)
     read_texts: Callable[[str], list[str] | None]
-    several: bool  # whether one ask can bring several questions
+    several: bool  # whether one request can give several questions
 
 
 def _questions(topic: str, count: int, examples: Sequence[str], reasoning: bool) -> Request:
@@ -50,7 +50,7 @@ def _questions(topic: str, count: int, examples: Sequence[str], reasoning: bool)
     like = "".join(f"\n- {one}" for one in examples)
     like = f" Their style is that of these examples, which must not come again:{like}\n" if like else " "
     return Request(
-        user(
+        user_messages(
             f"Write {count} questions about {topic} that a person might ask an assistant, {wanted}.{like}"
             "Reply with a JSON list of strings and nothing else."
         )
@@ -61,16 +61,16 @@ def read_list(text: str) -> list[str] | None:
     """The strings of a JSON list, which may stand in a code fence; None where the text is anything else."""
     fenced = _FENCE.search(text)
     try:
-        found = json.loads(fenced[1] if fenced else text)
+        items = json.loads(fenced[1] if fenced else text)
     except (ValueError, RecursionError):
         return None
     if (
-        not isinstance(found, list)
-        or not found
-        or not all(isinstance(one, str) and one.strip() for one in found)
+        not isinstance(items, list)
+        or not items
+        or not all(isinstance(one, str) and one.strip() for one in items)
     ):
         return None
-    return [" ".join(one.split()) for one in found]
+    return [" ".join(one.split()) for one in items]
 
 
 def _answer(messages: tuple[Message, ...], topic: str, chat: bool) -> Request:
@@ -79,23 +79,26 @@ def _answer(messages: tuple[Message, ...], topic: str, chat: bool) -> Request:
 
 
 def _reason(messages: tuple[Message, ...], topic: str, chat: bool) -> Request:
-    said = "Think step by step, a line a step. End with one line, Answer: and the answer alone, as short as it can be."
-    return Request(_instructed(messages, said))
+    instruction = (
+        "Think step by step, a line a step. End with one line, Answer: and the answer alone, as short as it can "
+        "be."
+    )
+    return Request(_instructed(messages, instruction))
 
 
-def _instructed(messages: tuple[Message, ...], said: str) -> tuple[Message, ...]:
+def _instructed(messages: tuple[Message, ...], instruction: str) -> tuple[Message, ...]:
     if messages[0]["role"] == "system":
-        return ({"role": "system", "content": f"{messages[0]['content']}\n{said}"}, *messages[1:])
-    return ({"role": "system", "content": said}, *messages)
+        return ({"role": "system", "content": f"{messages[0]['content']}\n{instruction}"}, *messages[1:])
+    return ({"role": "system", "content": instruction}, *messages)
 
 
 def _final(text: str) -> str | None:
-    found = _ANSWER.fullmatch(last_line(text))
-    return normalised_answer(found[1]) if found else None
+    match = _ANSWER.fullmatch(last_line(text))
+    return normalised_answer(match[1]) if match else None
 
 
 def normalised_answer(answer: str) -> str:
-    """An answer as it is compared: no case, no spaces around, no full stop, no commas in numbers, 3.0 as 3."""
+    """An answer normalised for comparison: no case, no spaces around, no full stop, no commas in numbers, 3.0 as 3."""
     text = " ".join(answer.casefold().split()).strip(" .*$`")
     number = re.fullmatch(r"-?[\d,]*\.?\d+", text)
     return f"{float(text.replace(',', '')):.12g}" if number else text
@@ -104,13 +107,13 @@ def normalised_answer(answer: str) -> str:
 def _turn(messages: tuple[Message, ...], topic: str) -> Request:
     if not messages:
         return Request(
-            user(
+            user_messages(
                 f"A person begins to talk to an assistant about {topic}. Write the person's first message, and nothing "
                 "else."
             )
         )
     return Request(
-        user(
+        user_messages(
             f"This is a conversation of a person with an assistant about {topic}:\n\n{shown(messages)}\n\nWrite what "
             "the person says next, a question that follows from it, and nothing else."
         )
@@ -119,7 +122,7 @@ def _turn(messages: tuple[Message, ...], topic: str) -> Request:
 
 def _rephrase(text: str, count: int) -> Request:
     return Request(
-        user(
+        user_messages(
             f"Say this in {count} other ways that mean exactly the same:\n\n{text}\n\nReply with a JSON list of "
             "strings and nothing else."
         )
@@ -141,13 +144,13 @@ INSTRUCT = PromptStyle(
 
 
 def page(messages: Sequence[Message]) -> str:
-    """A conversation as lines of a page."""
+    """A conversation as the lines of a page."""
     marks = {"user": f"{_HUMAN} ", "assistant": f"{_AI} "}
     return "\n".join(f"{marks.get(one['role'], '')}{' '.join(one['content'].split())}" for one in messages)
 
 
 def _raw(text: str) -> Request:
-    return Request(user(text), stop=_LINE, raw=True)
+    return Request(user_messages(text), stop=_LINE, raw=True)
 
 
 def _base_questions(topic: str, count: int, examples: Sequence[str], reasoning: bool) -> Request:
@@ -156,7 +159,7 @@ def _base_questions(topic: str, count: int, examples: Sequence[str], reasoning: 
 
 
 def _base_answer(messages: tuple[Message, ...], topic: str, chat: bool) -> Request:
-    """Of a model that knows turns the bare question is asked: it may have learnt nothing of instructions."""
+    """A chat model gets the bare conversation: it may not be trained on instructions."""
     return Request(messages) if chat else _raw(f"{page(messages)}\n{_AI}")
 
 
@@ -166,24 +169,24 @@ def _base_turn(messages: tuple[Message, ...], topic: str) -> Request:
 
 
 def _base_rephrase(text: str, count: int) -> Request:
-    pairs = "".join(f"Text: {one}\nThe same: {other}\n" for one, other in _SAME)
+    pairs = "".join(f"Text: {one}\nThe same: {other}\n" for one, other in _REPHRASED)
     return _raw(f"{pairs}Text: {' '.join(text.split())}\nThe same:")
 
 
 def _line(text: str) -> str | None:
-    """The first line of a reply, without the mark that a base model may begin it with."""
+    """The first line of a reply, without a `Human:` before it."""
     return text.strip().split("\n")[0].removeprefix(_HUMAN).strip() or None
 
 
 def _base_read(topic: str, text: str) -> list[str] | None:
-    """The question that a reply goes on with, its topic included."""
-    found = " ".join(f"{topic}{text}".split("\n")[0].split())
-    return [found] if found != topic.strip() else None
+    """The question that a reply completes, its topic included."""
+    question = " ".join(f"{topic}{text}".split("\n")[0].split())
+    return [question] if question != topic.strip() else None
 
 
 def _base_read_turn(topic: str, text: str) -> str | None:
-    found = _base_read(topic, text)
-    return found[0] if found else None
+    questions = _base_read(topic, text)
+    return questions[0] if questions else None
 
 
 def _base_final(text: str) -> str | None:

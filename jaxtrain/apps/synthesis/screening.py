@@ -1,4 +1,4 @@
-"""What keeps a text out of a synthetic data set before any judge reads it: its length, its language, its twins."""
+"""Checks of a synthetic text that need no judge: length, language, near duplicates."""
 
 import importlib.util
 from collections import defaultdict
@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxtrain.config import ConfigError
-from jaxtrain.measures.diversity import grams, words
+from jaxtrain.measures.diversity import ngrams, words
 
-N = 3  # words of an n-gram that near duplicates are found by
+N = 3  # words of the n-grams of near duplicates
 
 
 def length_fault(text: str, low: int, high: int) -> str:
-    """Why a text's length is wrong, in characters; high 0 is no bound. Empty where it is not."""
+    """Why a text is too short or too long, in characters; high 0 is no bound. Empty where it is neither."""
     size = len(text.strip())
     if size < low:
         return f"short: fewer than {low} characters"
@@ -20,7 +20,7 @@ def length_fault(text: str, low: int, high: int) -> str:
 
 
 def language_check(language: str) -> Callable[[str], str]:
-    """Why a text is not in `language`, an ISO 639-1 code. Raises ConfigError where that cannot be known."""
+    """A function: why a text is not in `language`, an ISO 639-1 code; empty where it is. Raises ConfigError."""
     if not language:
         return lambda text: ""
     if importlib.util.find_spec("py3langid") is None:
@@ -32,14 +32,14 @@ def language_check(language: str) -> Callable[[str], str]:
         raise ConfigError(f"--language={language}: not one of {', '.join(known)}")
 
     def fault(text: str) -> str:
-        found = py3langid.classify(text)[0]
-        return "" if found == language else f"language: {found}, not {language}"
+        detected = py3langid.classify(text)[0]
+        return "" if detected == language else f"language: {detected}, not {language}"
 
     return fault
 
 
 class NearDuplicateIndex:
-    """Texts that were kept, and whether another is one of them, or nearly.
+    """An index of accepted texts, which finds duplicates and near duplicates of them.
 
     Two texts are near duplicates where the Jaccard index of their sets of word 3-grams (shorter texts: of all their
     words as one) is at least `near`. Exact: two such sets of n and m share one of the first n − ⌈near · n⌉ + 1 grams in
@@ -54,7 +54,7 @@ class NearDuplicateIndex:
         self._where: dict[tuple[str, ...], list[int]] = defaultdict(list)
 
     def twin(self, text: str) -> tuple[str, Any]:
-        """(what kind of twin was kept before, its name), ("", None) where there is none."""
+        """("duplicate" or "near duplicate", the name of the earlier text), ("", None) where there is none."""
         key = tuple(words(text))
         if key in self._texts and self._near <= 1:
             return "duplicate", self._texts[key]
@@ -67,6 +67,7 @@ class NearDuplicateIndex:
         return "", None
 
     def add(self, text: str, name: Any) -> None:
+        """Adds a text under a name."""
         self._texts.setdefault(tuple(words(text)), name)
         if self._near < 1:
             own = _shingles(text)
@@ -80,7 +81,7 @@ class NearDuplicateIndex:
 
 
 def _shingles(text: str) -> frozenset:
-    return frozenset(grams(text, N)) or frozenset([tuple(words(text))])
+    return frozenset(ngrams(words(text), N)) or frozenset([tuple(words(text))])
 
 
 def _ceil(x: float) -> int:

@@ -49,8 +49,8 @@ def test_questions_of_a_topic_are_answered_by_the_expert_and_rows_say_where_they
     expert = Model(lambda ask, g, n: f"Because {g}.\n", "knows")
     how = recipe("qa", asks, expert, topics=("weather", "sea"), per_ask=2, samples=2, seed=5, temperature=0.9,
                  examples=("Why?", "How?", "Who?"), shots=2, answer_temperature=0.3)  # fmt: skip
-    rows, rejected, told = recipes.filter_drafts(recipes.drafts(how, [0, 1]), passing(), 0)
-    assert not rejected and told == {} and len(rows) == 8
+    rows, rejected, counts = recipes.filter_drafts(recipes.drafts(how, [0, 1]), passing(), 0)
+    assert not rejected and counts == {} and len(rows) == 8
     assert [row["completion"] for row in rows[:2]] == ["Because 0.", "Because 1."]
     assert [row["prompt"] for row in rows[::2]] == ["Why is the sky blue?", "Why is rain wet?"] * 2
     asked = asks.asks[0].messages[-1]["content"]
@@ -120,12 +120,12 @@ def test_reasoning_is_kept_where_its_samples_agree():
     found = reasons("six\nAnswer: 6", "Two and three.\n**Answer: 5**", "I see.\nAnswer: 5.0.", "no end")
     assert (
         found.answer == "Two and three.\n**Answer: 5**"
-        and found.told == {"agreement": 0.5}
+        and found.metrics == {"agreement": 0.5}
         and not found.fault
     )
     assert found.provenance["parents"] == ["x record 0"]
     found = reasons("Answer: 1", "Answer: 2", "Answer: 3")
-    assert found.fault == "disagreement: below 0.5 of the votes" and found.told == {"agreement": 0.3333}
+    assert found.fault == "disagreement: below 0.5 of the votes" and found.metrics == {"agreement": 0.3333}
     assert (
         reasons("none", Completion("Answer: 5", CUT_OFF)).fault
         == "malformed: no reasoning ends with an answer"
@@ -134,7 +134,7 @@ def test_reasoning_is_kept_where_its_samples_agree():
 
 def test_a_known_answer_decides_instead_of_the_majority():
     found = reasons("Answer: 6", "Answer: 6", "Right.\nAnswer: 5", answer_field="answer")
-    assert found.answer == "Right.\nAnswer: 5" and found.told == {"agreement": 0.3333} and not found.fault
+    assert found.answer == "Right.\nAnswer: 5" and found.metrics == {"agreement": 0.3333} and not found.fault
     assert reasons("Answer: 6", answer_field="answer").fault == "wrong: no sample comes to the known answer"
 
 
@@ -230,13 +230,13 @@ def test_each_draft_is_kept_or_rejected_with_its_reason():
         near=1.0, max_chars=20, judge=llm_judge.reward_judge(functions.resolve("gold")), min_score=1.5,
         language=lambda text: "language: fr, not en" if "mot" in text else "",
     )  # fmt: skip
-    rows, rejected, told = recipes.filter_drafts(made, screen, 0)
+    rows, rejected, counts = recipes.filter_drafts(made, screen, 0)
     assert [(row["completion"], row["score"]) for row in rows] == [("5.", 2.0)]
     assert [row["reason"].split(":")[0] for row in rejected] == [
         "duplicate", "empty", "cut", "long", "score", "not judged", "language",
     ]  # fmt: skip
     assert rejected[0]["twin"] == "What is 2 + 3?" and rejected[4]["score"] < 1.5
-    assert told == {"questions": 4, "unanswered": 1} and len(rows) + len(rejected) == len(made)
+    assert counts == {"questions": 4, "unanswered": 1} and len(rows) + len(rejected) == len(made)
     rows, rejected, _ = recipes.filter_drafts([draft("5.")], screen, 0)
     assert not rows and rejected[0]["reason"] == "duplicate"
     again = passing(near=1.0)
