@@ -8,8 +8,8 @@ from jaxtrain import config, flags
 @dataclasses.dataclass(frozen=True)
 class LifecycleRun(config.Group):
     # fmt: off
-    workdir: str = config.arg("runs/lifecycle", "Where the runs, their logs, result.json and report.html lie; the same "
-        "command goes on where it was stopped")
+    workdir: str = config.arg("runs/lifecycle", "Folder of the runs, their logs, result.json and report.html; the same "
+        "command resumes")
     seed: int = config.arg(0, "Seed of every stage", low=0)
     jobs: int = config.arg(0, "Stages that train at once where none needs another; 0: 2 on a CPU, 1 on an accelerator",
         low=0)
@@ -26,16 +26,16 @@ def main(cfg: Lifecycle) -> None:
     """Trains all stages, measures each model on the same prompts, and writes the report. Asserts nothing."""
     from jaxtrain.apps.lifecycle import plan, progress, report
 
-    whole = cfg.whole
-    folder = plan.open_folder(whole.workdir)
+    options = cfg.whole
+    folder = plan.open_folder(options.workdir)
     steps = plan.steps()
     times = plan.train(
         steps,
         folder,
         progress.show_progress,
-        jobs=whole.jobs or plan.jobs(),
-        seed=whole.seed,
-        cache_dir=whole.cache_dir,
+        jobs=options.jobs or plan.jobs(),
+        seed=options.seed,
+        cache_dir=options.cache_dir,
     )
     result = report.result(steps, folder, times)
     report.write(result, folder)

@@ -1,4 +1,4 @@
-"""What the papers' experiments on data share: the same training on several corpora, and what came out of each."""
+"""Shared by the papers' experiments on data: the same training on several corpora, and the results."""
 
 import contextlib
 import dataclasses
@@ -16,7 +16,7 @@ from jaxtrain.files import atomic
 @dataclasses.dataclass(frozen=True)
 class CorpusTrial(config.Group):
     # fmt: off
-    workdir: str = config.arg("auto", "Where the runs and result.json lie; the same command goes on. auto: runs/NAME")
+    workdir: str = config.arg("auto", "Folder of the runs and result.json; the same command resumes. auto: runs/NAME")
     model: str = config.arg("tinytown-1m", "Model of every run (models/zoo.py)")
     documents: int = config.arg(20_000, "Documents of the corpus before it is filtered", low=500)
     held_out: int = config.arg(800, "Clean documents that the loss is measured on", low=20)
@@ -33,17 +33,17 @@ class CorpusTrial(config.Group):
 def folder_of(trial: CorpusTrial, name: str) -> Path:
     """The experiment's folder. Raises ConfigError where it holds the runs of other flags."""
     chosen = Path("runs") / name if trial.workdir == "auto" else Path(trial.workdir).expanduser()
-    folder, held = chosen.absolute(), chosen.absolute() / "trial.json"
-    asked = dataclasses.asdict(trial) | {"workdir": ""}
-    if held.exists() and json.loads(held.read_text()) != asked:
+    folder, file = chosen.absolute(), chosen.absolute() / "trial.json"
+    flags = dataclasses.asdict(trial) | {"workdir": ""}
+    if file.exists() and json.loads(file.read_text()) != flags:
         raise ConfigError(f"--workdir={chosen}: it holds runs of other flags; name another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    atomic.write_text(held, config.dumps(asked) + "\n")
+    atomic.write_text(file, config.dumps(flags) + "\n")
     return folder
 
 
 def write_corpus(path: Path, texts: Iterable[str]) -> Path:
-    """A JSONL file of texts."""
+    """Writes a JSONL file of texts; returns its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
         file.writelines(atomic.json_line({"text": text}) for text in texts)
@@ -51,7 +51,7 @@ def write_corpus(path: Path, texts: Iterable[str]) -> Path:
 
 
 def shared_tokenizer(folder: Path, texts: Sequence[str], size: int) -> Path:
-    """A BPE of the texts, so that losses of runs on different corpora are of the same tokens."""
+    """The tokenizer of all runs, a BPE of the texts, so that their losses are of the same tokens."""
     from jaxtrain.data.tokenizer import train_bpe
 
     if not (folder / "tokenizer").exists():
@@ -90,9 +90,7 @@ def train(
         )  # fmt: skip
         if not (runs[name] / "checkpoints" / str(trial.steps)).exists():
             print(f"training on {name}", flush=True)
-            with contextlib.redirect_stdout(
-                io.StringIO()
-            ):  # each run keeps its own metrics; the table sums them up
+            with contextlib.redirect_stdout(io.StringIO()):  # the table sums up the metrics of all runs
                 pretrain.main(cfg)
     return runs
 
@@ -104,13 +102,14 @@ def clean_loss(run: Path) -> tuple[float, float]:
     return last["eval/loss"], last["eval/bits_per_byte"]
 
 
-def close(folder: Path, result: dict[str, Any], table: Sequence[tuple[str, str]]) -> None:
-    """Keeps the result and prints it."""
+def write_result(folder: Path, result: dict[str, Any], table: Sequence[tuple[str, str]]) -> None:
+    """Writes result.json and prints the table."""
     from jaxtrain.files import terminal
 
     atomic.write_text(folder / "result.json", config.dumps(result) + "\n")
-    print("\n".join([*terminal.lines(table), f"  kept in {folder / 'result.json'}"]))
+    print("\n".join([*terminal.lines(table), f"  result: {folder / 'result.json'}"]))
 
 
 def verdict(passed: bool) -> str:
+    """A claim's outcome as text."""
     return "as expected" if passed else "NOT as expected"

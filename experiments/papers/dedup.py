@@ -1,4 +1,4 @@
-"""Deduplication: what repeated documents do to memorisation, and what removing them does to it and to the loss."""
+"""Deduplication: the effect of repeated documents, and of removing them, on memorisation and on the loss."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,8 +8,8 @@ from experiments.papers.arms import CorpusTrial
 from jaxtrain import config, flags
 from jaxtrain.apps.filters.near_duplicates import NearDuplicates
 
-MARK = "No. {}\n"  # what a document begins with: its serial
-WORDS = 10  # after the serial, by which it is told whether a document is known by heart
+MARK = "No. {}\n"  # the first line of a document: its serial
+WORDS = 10  # after the serial that a memorised document reproduces
 _LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
 
 
@@ -18,7 +18,7 @@ class DedupFlags(config.Group):
     # fmt: off
     copies: int = config.arg(50, "Times that a repeated document stands in the corpus", low=2)
     repeated: float = config.arg(0.2, "Share of the corpus that repeated documents make up", low=0)
-    samples: int = config.arg(1_000, "Texts drawn from each run, at temperature 1 from nothing", low=10)
+    samples: int = config.arg(1_000, "Unconditional samples of each run, at temperature 1", low=10)
     max_new: int = config.arg(48, "Most tokens of a sample", low=8)
     # fmt: on
 
@@ -36,7 +36,7 @@ class Dedup:
 
 
 def main(cfg: Dedup) -> None:
-    """Trains on the corpus with its copies, half of them edited, and without; counts what both know by heart."""
+    """Trains on the corpus with its copies, half of them edited, and without; counts what both have memorised."""
     import numpy as np
 
     from experiments.papers import arms
@@ -44,20 +44,20 @@ def main(cfg: Dedup) -> None:
     from jaxtrain.worlds.tinytown.configs import Pretrain
     from jaxtrain.worlds.tinytown.documents import documents
 
-    requirements.near(cfg.near)
+    requirements.require_near(cfg.near)
     trial, rng = cfg.trial, np.random.Generator(np.random.Philox(cfg.trial.seed))
     folder = arms.folder_of(trial, "papers-dedup")
     corpus, sources, originals = with_copies(cfg, rng)
     world = Pretrain(documents=trial.documents)
     held_out = documents(world, trial.seed, 0, trial.held_out, "validation")
     clean = [MARK.format(serial(rng)) + d.text for d in held_out]
-    kept = keep(corpus, cfg.near)
-    precision, recall = measured(sources, kept)
-    corpora = {"copies": corpus, "deduplicated": [corpus[i] for i in kept]}
+    unique = deduplicate(corpus, cfg.near)
+    precision, recall = precision_and_recall(sources, unique)
+    corpora = {"copies": corpus, "deduplicated": [corpus[i] for i in unique]}
     runs = arms.train(trial, folder, corpora, clean)
     repeated = [originals[serial_of(corpus[s])] for s in sorted({s for s in sources if s >= 0})]
-    found = {name: memorised(run, cfg, repeated) for name, run in runs.items()}
-    arms.close(folder, *report(cfg, corpora, found, precision, recall))
+    results = {name: memorisation(run, cfg, repeated) for name, run in runs.items()}
+    arms.write_result(folder, *report(cfg, corpora, results, precision, recall))
 
 
 def serial(rng) -> str:
@@ -66,7 +66,7 @@ def serial(rng) -> str:
 
 
 def with_copies(cfg: Dedup, rng) -> tuple[list[str], list[int], dict[str, str]]:
-    """(the corpus in a drawn order; for each document the place of the first of its copies, or -1 where it has none;
+    """(the corpus in a random order; for each document the place of the first of its copies, or -1 where it has none;
     serial -> text of the repeated ones, unedited).
 
     Every second copy has a word doubled, never its serial.
@@ -119,8 +119,8 @@ def edited(rng, text: str) -> str:
     return f"{first}\n" + " ".join([*words[: at + 1], words[at], *words[at + 1 :]])
 
 
-def keep(corpus: Sequence[str], settings: NearDuplicates) -> list[int]:
-    """The places of the documents that the filtering stage's exact and near deduplication leave."""
+def deduplicate(corpus: Sequence[str], settings: NearDuplicates) -> list[int]:
+    """The places of the documents that remain after the exact and near deduplication of ./launch/run filter_data."""
     import tempfile
     from pathlib import Path
 
@@ -128,42 +128,41 @@ def keep(corpus: Sequence[str], settings: NearDuplicates) -> list[int]:
 
     from jaxtrain.apps.filters import fingerprints, near_duplicates
 
-    plan = near_duplicates.plan(settings)
+    plan = near_duplicates.minhash_plan(settings)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with fingerprints.FingerprintWriter(folder, plan) as writer:
             for i, text in enumerate(corpus):
                 writer.add(i, [text])
-        shards = near_duplicates.FingerprintShards.of([folder])
+        shards = near_duplicates.FingerprintShards.open([folder])
         exact = fingerprints.first_copies(shards.column("digests.npy"))
-        unique = near_duplicates.takes_part(shards, exact, settings)
+        unique = near_duplicates.eligible(shards, exact, settings)
         files = [folder / f"pairs-{band}.npy" for band in range(plan.bands)]
         for band, file in enumerate(files):
-            np.save(file, near_duplicates.pairs(shards, unique, settings, band))
+            np.save(file, near_duplicates.candidate_pairs(shards, unique, settings, band))
         leader, _ = near_duplicates.leaders(shards, files, settings)
     return np.flatnonzero((exact < 0) & (leader < 0)).tolist()
 
 
-def measured(sources: Sequence[int], kept: Sequence[int]) -> tuple[float, float]:
-    """(precision, recall) of the removed documents: right is a copy of which another is kept."""
-    left = set(kept)
-    groups_kept = {sources[i] for i in left if sources[i] >= 0}
-    removed = [i for i in range(len(sources)) if i not in left]
-    right = sum(sources[i] in groups_kept for i in removed)
+def precision_and_recall(sources: Sequence[int], unique: Sequence[int]) -> tuple[float, float]:
+    """(precision, recall) of the removed documents: correct is a copy of which another remains."""
+    remaining = set(unique)
+    unique_groups = {sources[i] for i in remaining if sources[i] >= 0}
+    removed = [i for i in range(len(sources)) if i not in remaining]
+    right = sum(sources[i] in unique_groups for i in removed)
     copies = sum(s >= 0 for s in sources) - len({s for s in sources if s >= 0})
     return right / max(1, len(removed)), right / max(1, copies)
 
 
-def memorised(run, cfg: Dedup, repeated: Sequence[str]) -> dict[str, Any]:
-    """What a run has of the repeated documents: how many it goes on with from their serial, likeliest token by token,
-    for ten words (Carlini et al. 2202.07646); and how many texts drawn from nothing hold a serial of theirs (Lee et al.
-    2107.06499).
+def memorisation(run, cfg: Dedup, repeated: Sequence[str]) -> dict[str, Any]:
+    """Memorisation of the repeated documents: how many the run reproduces from their serial, greedily, for ten words
+    (Carlini et al. 2202.07646); and how many unconditional samples hold a serial of theirs (Lee et al. 2107.06499).
     """
     from experiments.papers import arms
 
     serials = [MARK.format(serial_of(text)).rstrip() for text in repeated]
-    continued = drawn(run, cfg, serials, temperature=0.0)
-    texts = drawn(run, cfg, [""] * cfg.repeated.samples)
+    continued = sample_texts(run, cfg, serials, temperature=0.0)
+    texts = sample_texts(run, cfg, [""] * cfg.repeated.samples)
     return {
         "loss": arms.clean_loss(run),
         "recalled": sum(
@@ -176,8 +175,8 @@ def memorised(run, cfg: Dedup, repeated: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def drawn(run, cfg: Dedup, prompts: Sequence[str], temperature: float = 1.0) -> list[str]:
-    """What a run writes after each of these beginnings of a document."""
+def sample_texts(run, cfg: Dedup, prompts: Sequence[str], temperature: float = 1.0) -> list[str]:
+    """The run's completion of each prompt, the beginning of a document."""
     import numpy as np
 
     from experiments import sample
@@ -188,29 +187,32 @@ def drawn(run, cfg: Dedup, prompts: Sequence[str], temperature: float = 1.0) -> 
     from jaxtrain.stages import init_from
 
     start = init_from.load_run(str(run))
-    asked = sample.Sample(
+    sample_cfg = sample.Sample(
         asked=sample.SamplePrompts(init_from=str(run)),
         drawing=sample.SampleSampling(max_new=cfg.repeated.max_new, temperature=temperature),
         machine=inference_config.MachineFlags(cache_dir=cfg.trial.cache_dir),
     )
     tokenizer = start.tokenizer
-    voice, texts = inference_chat.open_chat_model(asked, start, chat.load_template("none", tokenizer)), []
+    model, texts = (
+        inference_chat.open_chat_model(sample_cfg, start, chat.load_template("none", tokenizer)),
+        [],
+    )
     ids = [np.array([tokenizer.bos, *new], np.int32) for new in tokenizer.encode(prompts)]
     for at in range(0, len(ids), 4 * inference_chat.AT_ONCE):
         here = ids[at : at + 4 * inference_chat.AT_ONCE]
-        seeds = [[sampler.seed_of(cfg.trial.seed, at + i, 0)] for i in range(len(here))]
-        texts += [answer.text for answer in voice.draw(here, seeds)]
+        seeds = [[sampler.completion_seed(cfg.trial.seed, at + i, 0)] for i in range(len(here))]
+        texts += [one.text for one in model.draw(here, seeds)]
     return texts
 
 
 def report(
-    cfg: Dedup, corpora: dict, found: dict, precision: float, recall: float
+    cfg: Dedup, corpora: dict, results: dict, precision: float, recall: float
 ) -> tuple[dict, list[tuple[str, str]]]:
-    """(result, table): losses, memorised serials, and how well the copies were found."""
+    """(result, table): losses, memorised serials, precision and recall of the copies."""
     from experiments.papers.arms import verdict
 
-    loss, less = (found[name]["loss"] for name in ("copies", "deduplicated"))
-    raw, rest = (found[name]["recalled"] for name in ("copies", "deduplicated"))
+    loss, less = (results[name]["loss"] for name in ("copies", "deduplicated"))
+    raw, rest = (results[name]["recalled"] for name in ("copies", "deduplicated"))
     ratio = raw / max(rest, 1)  # with none left, as if it were one
     passed = {
         "memorised": ratio >= 5,
@@ -220,11 +222,11 @@ def report(
     table = [
         (
             f"on {name}",
-            f"{one['recalled']:,} of {one['documents']:,} repeated documents are known by heart from their serial; "
-            f"{one['emitted']:,} of {one['samples']:,} texts drawn from nothing hold such a serial; clean loss "
+            f"{one['recalled']:,} of {one['documents']:,} repeated documents are reproduced from their serial; "
+            f"{one['emitted']:,} of {one['samples']:,} unconditional samples hold such a serial; clean loss "
             f"{one['loss'][0]:.4f} nats a token, {one['loss'][1]:.4f} bits a byte; {len(corpora[name]):,} documents",
         )
-        for name, one in found.items()
+        for name, one in results.items()
     ]
     at_least = "at least " if raw > rest == 0 else ""
     table += [
@@ -241,7 +243,7 @@ def report(
             f"precision {precision:.4f}, recall {recall:.4f}; expected .95: {verdict(passed['found'])}",
         ),
     ]
-    result = {"found": found, "ratio": ratio, "precision": precision, "recall": recall, "passed": passed}
+    result = {"found": results, "ratio": ratio, "precision": precision, "recall": recall, "passed": passed}
     return result, table
 
 

@@ -1,4 +1,4 @@
-"""Filtering: what junk in the corpus costs, and how much of it a quality classifier of 500 labels wins back."""
+"""Filtering: the cost of junk in the corpus, and the share of it that a quality classifier of 500 labels recovers."""
 
 import dataclasses
 
@@ -42,18 +42,19 @@ def main(cfg: Filtering) -> None:
         [d.text for d in labelled if not d.defect], [d.text for d in labelled if d.defect], seed=trial.seed
     )
     classifier.save(model, folder / "classifier.npz")
-    learnt, rules = classifier.of(model, 0.5), gibberish.check(gibberish.GibberishFilter())
-    dense = model.dense()
-    scores = [classifier.probability(d.text, dense, model.bias) for d in corpus]
+    by_classifier = classifier.classifier_check(model, 0.5)
+    by_rules = gibberish.check(gibberish.GibberishFilter())
+    dense = model.dense_weights()
+    scores = [classifier.bad_probability(d.text, dense, model.bias) for d in corpus]
     truth = [bool(d.defect) for d in corpus]
-    kept = {
+    corpora = {
         "none": [d.text for d in corpus],
-        "rules": [d.text for d in corpus if not rules(d.text)],
-        "classifier": [d.text for d in corpus if not learnt(d.text)],
+        "rules": [d.text for d in corpus if not by_rules(d.text)],
+        "classifier": [d.text for d in corpus if not by_classifier(d.text)],
         "oracle": [d.text for d in corpus if not d.defect],
     }
-    loss = {name: arms.clean_loss(run) for name, run in arms.train(trial, folder, kept, clean).items()}
-    arms.close(folder, *report(cfg, kept, loss, auc(scores, truth)))
+    loss = {name: arms.clean_loss(run) for name, run in arms.train(trial, folder, corpora, clean).items()}
+    arms.write_result(folder, *report(cfg, corpora, loss, auc(scores, truth)))
 
 
 def auc(scores: list[float], truth: list[bool]) -> float:
@@ -66,7 +67,7 @@ def auc(scores: list[float], truth: list[bool]) -> float:
     return float((below + upto).mean() / (2 * len(good)))
 
 
-def report(cfg: Filtering, kept: dict, loss: dict, area: float) -> tuple[dict, list[tuple[str, str]]]:
+def report(cfg: Filtering, corpora: dict, loss: dict, area: float) -> tuple[dict, list[tuple[str, str]]]:
     """(result, table): the losses, and the share of the oracle's gain that each filter has."""
     from experiments.papers.arms import verdict
 
@@ -79,10 +80,10 @@ def report(cfg: Filtering, kept: dict, loss: dict, area: float) -> tuple[dict, l
         (
             f"on {name}",
             f"clean loss {loss[name][0]:.4f} nats a token, {loss[name][1]:.4f} bits a byte; "
-            f"{len(kept[name]):,} documents"
+            f"{len(corpora[name]):,} documents"
             + (f"; {gained[name]:.0%} of the oracle's gain" if name in gained else ""),
         )
-        for name in kept
+        for name in corpora
     ]
     table += [
         (
@@ -95,7 +96,12 @@ def report(cfg: Filtering, kept: dict, loss: dict, area: float) -> tuple[dict, l
         ),
         ("its gain", f"expected 80 % of the oracle's: {verdict(passed['gain'])}"),
     ]
-    result = {"loss": loss, "documents": {n: len(t) for n, t in kept.items()}, "gained": gained, "auc": area}
+    result = {
+        "loss": loss,
+        "documents": {n: len(t) for n, t in corpora.items()},
+        "gained": gained,
+        "auc": area,
+    }
     return result | {"passed": passed}, table
 
 

@@ -1,4 +1,4 @@
-"""All stages by one command: their order, what is told of them, what a failure and a second call do."""
+"""The lifecycle command: order of stages, report, failures, and a second call."""
 
 import json
 import re
@@ -88,8 +88,8 @@ def test_the_report_tells_what_was_reached_and_what_was_not(trained, capsys):
     assert {*result["answers"][0]["answers"]} == {"base", "first", "second"}
     report.write(result, folder)
     report.print_result(result, folder)
-    said = capsys.readouterr().out
-    assert "2 claims missed" in said and "one tuning" in said
+    printed = capsys.readouterr().out
+    assert "2 targets missed" in printed and "one tuning" in printed
     page = (folder / "report.html").read_text()
     assert page.count('class="missed"') == 2 and "2 of 3 numbers fall short" in page
     assert not re.search(r"src=|https?://", page), "it needs no network"
@@ -115,11 +115,11 @@ def test_the_lineage_has_a_column_a_depth():
     assert all(box.x + html.WIDE < width and box.y + html.HIGH < height for box in boxes)
 
 
-def test_the_real_course_hangs_together():
+def test_the_real_steps_are_in_order():
     steps = plan.steps()
     known = set()
     for step in steps:
-        assert {*step.needs} <= known, "what stands first is begun first"
+        assert {*step.needs} <= known, "earlier stages are started first"
         known.add(step.name)
         assert all(claim.low is not None or claim.high is not None for claim in step.claims)
         used = {name for text in step.flags for name in re.findall(r"\{(\w+)\}", text)}

@@ -38,13 +38,13 @@ def test_the_corpus_has_the_copies_that_the_flags_say(copied):
 
 def test_copies_are_found_and_measured(copied):
     corpus, sources, _ = copied
-    kept = dedup.keep(corpus, SMALL.near)
-    precision, recall = dedup.measured(sources, kept)
+    unique = dedup.deduplicate(corpus, SMALL.near)
+    precision, recall = dedup.precision_and_recall(sources, unique)
     assert precision >= 0.95 and recall >= 0.95
-    assert dedup.measured([0, 0, 0, -1, 4, 4], [0, 3, 4]) == (1.0, 1.0)
+    assert dedup.precision_and_recall([0, 0, 0, -1, 4, 4], [0, 3, 4]) == (1.0, 1.0)
     # A single document dropped, a copy kept: of two dropped one is right, and of three copies too many one is gone.
-    assert dedup.measured([0, 0, 0, -1, 4, 4], [0, 1, 4, 5]) == (0.5, pytest.approx(1 / 3))
-    assert dedup.measured([0, 0, -1], [2]) == (0.0, 0.0)  # all copies gone: none of them rightly
+    assert dedup.precision_and_recall([0, 0, 0, -1, 4, 4], [0, 1, 4, 5]) == (0.5, pytest.approx(1 / 3))
+    assert dedup.precision_and_recall([0, 0, -1], [2]) == (0.0, 0.0)  # all copies gone: none of them rightly
 
 
 def test_area_under_the_curve_by_hand():
@@ -92,18 +92,18 @@ def test_an_experiment_whole_and_again(tmp_path, capsys):
     cfg = filtering.Filtering(trial=trial, junked=filtering.FilteringFlags(labels=200))
     with quick():
         filtering.main(cfg)
-        said = capsys.readouterr().out
-        held = json.loads((tmp_path / "runs" / "result.json").read_text())
+        printed = capsys.readouterr().out
+        saved = json.loads((tmp_path / "runs" / "result.json").read_text())
         filtering.main(cfg)
-    assert set(held["loss"]) == {"none", "rules", "classifier", "oracle"} and held["auc"] > 0.98
-    assert held["loss"]["none"][0] > 1 and "training on none" in said and "junk costs" in said
-    assert held["documents"]["oracle"] < held["documents"]["none"] == 500
+    assert set(saved["loss"]) == {"none", "rules", "classifier", "oracle"} and saved["auc"] > 0.98
+    assert saved["loss"]["none"][0] > 1 and "training on none" in printed and "junk costs" in printed
+    assert saved["documents"]["oracle"] < saved["documents"]["none"] == 500
     again = capsys.readouterr().out
-    assert "training on" not in again and json.loads((tmp_path / "runs" / "result.json").read_text()) == held
+    assert "training on" not in again and json.loads((tmp_path / "runs" / "result.json").read_text()) == saved
 
 
-def test_duplicates_known_by_heart_whole(tmp_path, capsys):
-    """Few steps: nothing is known by heart yet, and the result says so."""
+def test_duplicates_memorised_whole(tmp_path, capsys):
+    """Few steps: nothing is memorised yet, and the result says so."""
     trial = CorpusTrial(
         workdir=str(tmp_path / "runs"), cache_dir=str(tmp_path / "cache"), model=MODEL, documents=500, held_out=20,
         steps=20, seq_len=64,
@@ -111,9 +111,9 @@ def test_duplicates_known_by_heart_whole(tmp_path, capsys):
     cfg = dedup.Dedup(trial=trial, repeated=dedup.DedupFlags(copies=10, samples=20, max_new=8))
     with quick():
         dedup.main(cfg)
-    held = json.loads((tmp_path / "runs" / "result.json").read_text())
-    said = capsys.readouterr().out
-    assert set(held["found"]) == {"copies", "deduplicated"}
-    for one in held["found"].values():
+    saved = json.loads((tmp_path / "runs" / "result.json").read_text())
+    printed = capsys.readouterr().out
+    assert set(saved["found"]) == {"copies", "deduplicated"}
+    for one in saved["found"].values():
         assert (one["recalled"], one["documents"], one["samples"]) == (0, 10, 20) and one["loss"][0] > 1
-    assert held["passed"]["memorised"] is False and "NOT as expected" in said
+    assert saved["passed"]["memorised"] is False and "NOT as expected" in printed

@@ -1,4 +1,4 @@
-"""report.html of a whole training: one file, no network, light and dark."""
+"""report.html of the whole lifecycle: one file, no network, light and dark."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,16 +11,18 @@ POINTS = 160  # most points of a curve
 
 
 class LineageBox(NamedTuple):
+    """A stage in the lineage graph; x, y in px."""
+
     name: str
     title: str
     x: int
     y: int
-    said: str
+    caption: str
     reached: bool
 
 
 def page(result: Mapping[str, Any]) -> str:
-    """The page of a result.json."""
+    """The HTML page of a result.json."""
     stages = result["stages"]
     boxes, lines, size = lineage(stages)
     claims = [claim for stage in stages for claim in stage["claims"]]
@@ -44,7 +46,7 @@ def page(result: Mapping[str, Any]) -> str:
 
 
 def short(measure: str) -> str:
-    """A measure's name as people read it."""
+    """A measure's short name."""
     words = {
         "eval/bits_per_byte_above_entropy": "bits/byte above entropy",
         "eval/gold_accuracy": "agrees with gold",
@@ -62,7 +64,7 @@ def number(value: float | None) -> str:
 def lineage(
     stages: Sequence[Mapping[str, Any]],
 ) -> tuple[list[LineageBox], list[tuple[int, int, int, int]], tuple[int, int]]:
-    """(boxes, lines (x, y, x, y), (width, height)): a column for each depth, what a stage needs to its left."""
+    """(boxes, lines (x, y, x, y), (width, height)): one column for each depth; a stage's needs are to its left."""
     depth: dict[str, int] = {}
     for stage in stages:
         depth[stage["name"]] = max((depth[name] + 1 for name in stage["needs"]), default=0)
@@ -91,17 +93,17 @@ def lineage(
 
 
 def curve(one: Mapping[str, Any]) -> dict[str, Any]:
-    """A curve for an SVG of 100 x 40, with the numbers at its ends."""
+    """A curve as an SVG polyline of 100 x 40, and the numbers at its ends."""
     points = one["points"]
     points = points[:: max(1, len(points) // POINTS)]
     xs, ys = [p[0] for p in points], [p[1] for p in points]
     low, high = min(ys), max(ys)
     span, wide = (high - low) or 1.0, (xs[-1] - xs[0]) or 1
-    drawn = " ".join(
+    polyline = " ".join(
         f"{100 * (x - xs[0]) / wide:.2f},{38 - 36 * (y - low) / span:.2f}"
         for x, y in zip(xs, ys, strict=True)
     )
     return {
-        "title": one["title"], "drawn": drawn, "low": f"{low:.3g}", "high": f"{high:.3g}", "first": f"{ys[0]:.3g}",
-        "last": f"{ys[-1]:.3g}", "steps": f"{xs[-1]:,}",
+        "title": one["title"], "polyline": polyline, "low": f"{low:.3g}", "high": f"{high:.3g}",
+        "first": f"{ys[0]:.3g}", "last": f"{ys[-1]:.3g}", "steps": f"{xs[-1]:,}",
     }  # fmt: skip

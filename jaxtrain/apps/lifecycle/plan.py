@@ -1,4 +1,4 @@
-"""The stages of a whole training as data, and what runs them: each the command that a person would type."""
+"""The stages of the whole lifecycle as data, and their runner: each stage is its own command in a subprocess."""
 
 import contextlib
 import json
@@ -16,14 +16,14 @@ from jaxtrain.config import Failure
 from jaxtrain.files import atomic
 from jaxtrain.train import metrics, workdir
 
-PROMPTS, DRAWS, MAX_NEW = "tinytown:prompts:test", 2, 48
+PROMPTS, SAMPLES, MAX_NEW = "tinytown:prompts:test", 2, 48
 ACCELERATORS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "libtpu")
 TIMES, LOGS, ANSWERS = "times.json", "logs", "answers"
 AUDIT = "audit.json"  # of ./launch/run constitutional
 
 
 class Target(NamedTuple):
-    """What a stage is to reach: `measure` at least `low`, or at most `high`; `gain` is against the model before."""
+    """A target of a stage: `measure` at least `low`, or at most `high`; `gain`: as a gain over the model before."""
 
     measure: str
     low: float | None = None
@@ -32,9 +32,9 @@ class Target(NamedTuple):
 
 
 class LifecycleStep(NamedTuple):
-    """A stage: its run's name, its command, the runs it needs, the first of which answers for `before`, and its claims.
+    """A stage: its run's name, its command, the runs it needs, and its targets.
 
-    {NAME} in a flag is the folder of the run NAME.
+    The first run it needs that is a policy is the model before it. {NAME} in a flag is the folder of the run NAME.
     """
 
     name: str
@@ -43,11 +43,11 @@ class LifecycleStep(NamedTuple):
     flags: tuple[str, ...]
     needs: tuple[str, ...]
     claims: tuple[Target, ...]
-    answers: bool = True  # whether it is a model that answers
+    answers: bool = True  # whether it is a policy, whose completions are measured
 
 
 def steps() -> list[LifecycleStep]:
-    """The whole training on Tinytown; what stands earlier is begun earlier."""
+    """The whole lifecycle on Tinytown; earlier stages are started first."""
     return [
         LifecycleStep("pretrain", "pretrain", "pretraining", ("--sample_every=0", "--steps=1200"), (),
              (Target("eval/bits_per_byte_above_entropy", high=0.15),)),
@@ -80,12 +80,12 @@ def steps() -> list[LifecycleStep]:
 
 
 def jobs() -> int:
-    """Two small stages share a CPU's cores well; an accelerator's memory is one process's."""
+    """Stages to run at once: 2 share a CPU's cores; an accelerator's memory is one process's."""
     return 1 if any(find_spec(name) for name in ACCELERATORS) else 2
 
 
 def open_folder(text: str) -> Path:
-    """The folder of the whole training, made where it is not there."""
+    """The folder of all stages, created where it is missing."""
     folder = Path(text).expanduser().absolute()
     (folder / LOGS).mkdir(parents=True, exist_ok=True)
     (folder / ANSWERS).mkdir(exist_ok=True)
@@ -93,27 +93,27 @@ def open_folder(text: str) -> Path:
 
 
 def answers_of(folder: Path, name: str) -> Path:
-    """The file of a model's answers to the prompts that all are compared on."""
+    """The file of a model's completions of the prompts on which all are compared."""
     return folder / ANSWERS / f"{name}.jsonl"
 
 
 def train(
     steps: Sequence[LifecycleStep], folder: Path, show_of: Callable, *, jobs: int, seed: int, cache_dir: str
 ) -> dict[str, dict[str, Any]]:
-    """Runs what has not been run; {step: {"began", "seconds", "commands"}} of all.
+    """Runs the steps that are not done; returns {step: {"began", "seconds", "commands"}} of all.
 
-    Raises Failure where a command fails; the others are ended.
+    Raises Failure where a command fails, after terminating the others.
     """
-    held = folder / TIMES
-    times = json.loads(held.read_text()) if held.exists() else {}
+    file = folder / TIMES
+    times = json.loads(file.read_text()) if file.exists() else {}
     commands = {step.name: _commands(step, folder, seed, cache_dir) for step in steps}
-    done = {name for name, made in commands.items() if times.get(name, {}).get("commands") == made}
+    done = {name for name, each in commands.items() if times.get(name, {}).get("commands") == each}
     under_way: dict[Future, LifecycleStep] = {}
     running: list[subprocess.Popen] = []
     with (
         show_of(steps, folder, done) as show,
         ThreadPoolExecutor(jobs) as pool,
-        _ended(running),
+        _terminating(running),
     ):
         while len(done) < len(steps):
             busy = {step.name for step in under_way.values()}
@@ -121,41 +121,41 @@ def train(
                 free = step.name not in done | busy and {*step.needs} <= done and len(under_way) < jobs
                 if free:
                     busy.add(step.name)
-                    show.began(step)
+                    show.start(step)
                     places = folder / LOGS / f"{step.name}.log", answers_of(folder, step.name)
                     under_way[pool.submit(_run, commands[step.name], *places, running)] = step
             finished, _ = wait(under_way, timeout=0.5, return_when=FIRST_COMPLETED)
             for one in finished:
                 step = under_way.pop(one)
-                began, seconds = one.result()
-                times[step.name] = {"began": began, "seconds": seconds, "commands": commands[step.name]}
-                atomic.write_text(held, config.dumps(times) + "\n")
+                started, seconds = one.result()
+                times[step.name] = {"began": started, "seconds": seconds, "commands": commands[step.name]}
+                atomic.write_text(file, config.dumps(times) + "\n")
                 done.add(step.name)
-                show.ended(step, seconds)
+                show.finish(step, seconds)
             show.tick()
     return times
 
 
 def _commands(step: LifecycleStep, folder: Path, seed: int, cache_dir: str) -> list[list[str]]:
-    """The stage's command, and the one by which its model answers."""
+    """The stage's command, and the one that samples its completions."""
     where = {name: str(folder / name) for name in (*step.needs, step.name)}
     own = [f"--workdir={where[step.name]}", f"--seed={seed}", f"--cache_dir={cache_dir}"]
-    made = [[step.stage, *(text.format_map(where) for text in step.flags), *own]]
+    commands = [[step.stage, *(text.format_map(where) for text in step.flags), *own]]
     if step.answers:
-        made.append([
-            "sample", f"--init_from={where[step.name]}", f"--prompts={PROMPTS}", f"--samples={DRAWS}",
+        commands.append([
+            "sample", f"--init_from={where[step.name]}", f"--prompts={PROMPTS}", f"--samples={SAMPLES}",
             f"--max_new={MAX_NEW}", f"--out={answers_of(folder, step.name)}", f"--seed={seed}",
             f"--cache_dir={cache_dir}",
         ])  # fmt: skip
-    return made
+    return commands
 
 
 def _run(
     commands: Sequence[Sequence[str]], log: Path, answers: Path, running: list[subprocess.Popen]
 ) -> tuple[float, float]:
-    """(when it began, seconds that it took) of commands, what they print going to the log."""
-    began = time.time()
-    answers.unlink(missing_ok=True)  # of an earlier command; the one that writes them wants a new file
+    """(start time, seconds) of the commands, which print to the log."""
+    started = time.time()
+    answers.unlink(missing_ok=True)  # of an earlier command; `sample` writes new files only
     with log.open("w", encoding="utf-8") as out:
         for stage, *flags in commands:
             process = subprocess.Popen(
@@ -167,23 +167,23 @@ def _run(
                 last = "\n".join(f"  {line}" for line in log.read_text().splitlines()[-12:])
                 raise Failure(
                     f"{stage} ended with status {status}; its last lines:\n{last}\nAll of them are in {log}; "
-                    "the same command goes on from here"
+                    "the same command resumes from here"
                 )
-    return began, time.time() - began
+    return started, time.time() - started
 
 
 def busy_seconds(times: Mapping[str, Mapping[str, Any]]) -> float:
     """Seconds in which at least one stage ran."""
     total = end = 0.0
-    for began, ended in sorted((one["began"], one["began"] + one["seconds"]) for one in times.values()):
-        total += max(0.0, ended - max(began, end))
-        end = max(end, ended)
+    for start, stop in sorted((one["began"], one["began"] + one["seconds"]) for one in times.values()):
+        total += max(0.0, stop - max(start, end))
+        end = max(end, stop)
     return total
 
 
 @contextlib.contextmanager
-def _ended(running: Sequence[subprocess.Popen]) -> Iterator[None]:
-    """Ends what still runs when the block is left early."""
+def _terminating(running: Sequence[subprocess.Popen]) -> Iterator[None]:
+    """Terminates the running processes where the block raises."""
     try:
         yield
     except BaseException:
@@ -193,7 +193,7 @@ def _ended(running: Sequence[subprocess.Popen]) -> Iterator[None]:
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl that are whole; of revisions a line a round."""
+    """The complete lines of a run's metrics.jsonl; of revisions one a round."""
     if (folder / AUDIT).exists():
         rounds = json.loads((folder / AUDIT).read_text(encoding="utf-8"))["rounds"]
         return [{"step": one["round"], **one} for one in rounds]
@@ -203,12 +203,12 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def total(folder: Path) -> int | None:
-    """The steps that a run is to take; None while it has no config.json."""
+    """The number of steps of a run; None while it has no config.json."""
     if not (folder / workdir.CONFIG).exists():
         return None
     return workdir.read_run(folder)["config"]["run"]["steps"]
 
 
-def latest(found: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def latest(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """The last value of each metric."""
-    return {name: value for row in found for name, value in row.items() if isinstance(value, int | float)}
+    return {name: value for row in rows for name, value in row.items() if isinstance(value, int | float)}

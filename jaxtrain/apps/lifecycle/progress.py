@@ -1,4 +1,4 @@
-"""What is shown while all stages are trained: a row a stage, or plain lines where the output is no terminal."""
+"""Progress of all stages: a table with a row a stage, or plain lines where the output is no terminal."""
 
 import contextlib
 import sys
@@ -11,30 +11,30 @@ from jaxtrain.apps.lifecycle.plan import LifecycleStep
 
 
 class ProgressTable:
-    """The state of each stage, told where it changes."""
+    """The state of each stage, updated by `start` and `finish`."""
 
     def __init__(self, steps: Sequence[LifecycleStep], folder: Path, done: set[str], live):
         self._steps, self._folder, self._live = steps, folder, live
-        self._began: dict[str, float] = {}
+        self._started: dict[str, float] = {}
         self._seconds: dict[str, float | None] = dict.fromkeys(done)
         for step in steps:
             if step.name in done and not live:
                 print(f"{step.title}: was trained before", flush=True)
 
-    def began(self, step: LifecycleStep) -> None:
-        """A stage has started."""
-        self._began[step.name] = time.monotonic()
+    def start(self, step: LifecycleStep) -> None:
+        """Notes that a stage has started."""
+        self._started[step.name] = time.monotonic()
         if not self._live:
             print(f"{step.title} ...", flush=True)
 
-    def ended(self, step: LifecycleStep, seconds: float) -> None:
-        """A stage has ended well."""
+    def finish(self, step: LifecycleStep, seconds: float) -> None:
+        """Notes that a stage has finished."""
         self._seconds[step.name] = seconds
         if not self._live:
             print(f"{step.title}: {seconds:.0f} s", flush=True)
 
     def tick(self) -> None:
-        """Draws the table again."""
+        """Redraws the table."""
         if self._live:
             self._live.update(self._table(), refresh=True)
 
@@ -48,24 +48,24 @@ class ProgressTable:
         for step in self._steps:
             if step.name in self._seconds:
                 took = self._seconds[step.name]
-                said = "trained before" if took is None else f"{took:.0f} s"
+                time_text = "trained before" if took is None else f"{took:.0f} s"
                 table.add_row(
-                    f"[green]✓[/] {step.title}", ProgressBar(total=1, completed=1, width=20), said, ""
+                    f"[green]✓[/] {step.title}", ProgressBar(total=1, completed=1, width=20), time_text, ""
                 )
-            elif step.name in self._began:
+            elif step.name in self._started:
                 at, total, loss = self._at(step)
-                gone = time.monotonic() - self._began[step.name]
+                elapsed = time.monotonic() - self._started[step.name]
                 bar = ProgressBar(total=total or 1, completed=at, width=20, pulse=not at)
-                table.add_row(f"[bold]▸ {step.title}[/]", bar, f"{gone:.0f} s", loss)
+                table.add_row(f"[bold]▸ {step.title}[/]", bar, f"{elapsed:.0f} s", loss)
             else:
                 table.add_row(f"[dim]· {step.title}[/]", ProgressBar(total=1, completed=0, width=20), "", "")
         return table
 
     def _at(self, step: LifecycleStep) -> tuple[int, int | None, str]:
         folder = self._folder / step.name
-        found = plan.latest(plan.rows(folder))
-        loss = f"loss {found['loss']:.3f}" if "loss" in found else ""
-        return int(found.get("step", 0)), plan.total(folder), loss
+        metrics = plan.latest(plan.rows(folder))
+        loss = f"loss {metrics['loss']:.3f}" if "loss" in metrics else ""
+        return int(metrics.get("step", 0)), plan.total(folder), loss
 
 
 @contextlib.contextmanager

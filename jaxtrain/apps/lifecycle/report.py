@@ -1,4 +1,4 @@
-"""result.json and report.html of a whole training: what each stage was to reach, what it reached, and what it costs."""
+"""result.json and report.html of the whole lifecycle: each stage's targets, what it reached, and its time."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -10,8 +10,8 @@ from jaxtrain.apps.lifecycle import html, plan, tables
 from jaxtrain.apps.lifecycle.plan import LifecycleStep, Target
 from jaxtrain.files import atomic
 
-SHOWN = 8  # prompts whose answers are shown
-# What a curve is drawn of, a stage: (metric, what it is).
+SHOWN = 8  # prompts whose completions are shown
+# The curves of a stage: (metric, title).
 CURVES = {
     "pretrain": (("loss", "training loss, nats a token"),),
     "sft": (("loss", "training loss, nats a token"),),
@@ -30,29 +30,31 @@ CURVES = {
 def result(
     steps: Sequence[LifecycleStep], folder: Path, times: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """All that the report shows, as plain JSON."""
+    """The content of the report, as plain JSON."""
     runs = {step.name: plan.rows(folder / step.name) for step in steps}
-    said = {
+    completions = {
         step.name: atomic.read_jsonl(plan.answers_of(folder, step.name)) for step in steps if step.answers
     }
-    found = {step.name: plan.latest(runs[step.name]) | _measured(said.get(step.name, ())) for step in steps}
+    values = {
+        step.name: plan.latest(runs[step.name]) | _measures(completions.get(step.name, ())) for step in steps
+    }
     stages = []
     for step in steps:
-        before = next((found[name] for name in step.needs if name in said), {})
-        claims = [_told(claim, before, found[step.name]) for claim in step.claims]
+        before = next((values[name] for name in step.needs if name in completions), {})
+        claims = [_claim_result(claim, before, values[step.name]) for claim in step.claims]
         stages.append({
             "name": step.name, "stage": step.stage, "title": step.title, "needs": list(step.needs),
             "seconds": times[step.name]["seconds"],
             "command": f"./launch/run {shlex.join(times[step.name]['commands'][0])}",
             "claims": claims, "reached": all(claim["reached"] for claim in claims),
-            "measures": {name: v for name, v in found[step.name].items() if name in ("gold", *worlds.get().measures)},
+            "measures": {name: v for name, v in values[step.name].items() if name in ("gold", *worlds.get().measures)},
             "curves": _curves(step, runs[step.name]),
         })  # fmt: skip
     return {
         "stages": stages,
         "seconds": plan.busy_seconds(times),
-        "answers": _beside(said),
-        "tables": tables.tables(steps, found, said, runs, times),
+        "answers": _side_by_side(completions),
+        "tables": tables.tables(steps, values, completions, runs, times),
     }
 
 
@@ -63,16 +65,16 @@ def _curves(step: LifecycleStep, rows: Sequence[Mapping[str, Any]]) -> list[dict
     ]  # fmt: skip
 
 
-def _measured(answers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def _measures(answers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     if not answers:
         return {}
     prompts, texts = [one["prompt"] for one in answers], [one["completion"] for one in answers]
     world = worlds.get()
-    return world.measure(prompts, texts) | {"alike": world.consistency(prompts, texts, plan.DRAWS)}
+    return world.measure(prompts, texts) | {"alike": world.consistency(prompts, texts, plan.SAMPLES)}
 
 
-def _told(claim: Target, before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, Any]:
-    """A claim with its numbers; one without a number is not reached."""
+def _claim_result(claim: Target, before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, Any]:
+    """A target with its numbers; it is not reached where there is no number."""
     was, now = before.get(claim.measure), after.get(claim.measure)
     value = now
     if claim.gain:
@@ -87,12 +89,12 @@ def _told(claim: Target, before: Mapping[str, float], after: Mapping[str, float]
     return {"measure": claim.measure, "before": was, "after": now, "wanted": wanted, "reached": reached}  # fmt: skip
 
 
-def _beside(said: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """The answers of every stage to some prompts, spread over the list."""
-    prompts = list(dict.fromkeys(one["prompt"] for one in next(iter(said.values()))))
+def _side_by_side(completions: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """The completions of every stage to some prompts, spread over the list."""
+    prompts = list(dict.fromkeys(one["prompt"] for one in next(iter(completions.values()))))
     first = {
         name: {one["prompt"]: one["completion"] for one in reversed(answers)}
-        for name, answers in said.items()
+        for name, answers in completions.items()
     }
     chosen = prompts[:: max(1, len(prompts) // SHOWN)][:SHOWN]
     return [{"prompt": one, "answers": {name: texts[one] for name, texts in first.items()}} for one in chosen]
@@ -105,7 +107,7 @@ def write(result: Mapping[str, Any], folder: Path) -> None:
 
 
 def print_result(result: Mapping[str, Any], folder: Path) -> None:
-    """Prints a row a claim, what is missed in red, and where the report is."""
+    """Prints one row a target, the missed ones in red, and the report's path."""
     from rich.console import Console
     from rich.table import Table
 
@@ -115,12 +117,12 @@ def print_result(result: Mapping[str, Any], folder: Path) -> None:
             style = "" if claim["reached"] else "red"
             first = (stage["title"], f"{stage['seconds']:.0f}") if not i else ("", "")
             numbers = ("–" if claim[side] is None else f"{claim[side]:.3f}" for side in ("before", "after"))
-            said = (html.short(claim["measure"]), *numbers, claim["wanted"])
-            table.add_row(first[0], *said, first[1], style=style)
+            cells = (html.short(claim["measure"]), *numbers, claim["wanted"])
+            table.add_row(first[0], *cells, first[1], style=style)
     console = Console()
     console.print(table)
     missed = sum(not claim["reached"] for stage in result["stages"] for claim in stage["claims"])
     console.print(
-        f"\n{result['seconds'] / 60:.1f} min; {missed or 'no'} claims missed; the report: {folder / 'report.html'}",
+        f"\n{result['seconds'] / 60:.1f} min; {missed or 'no'} targets missed; the report: {folder / 'report.html'}",
         soft_wrap=True,
     )

@@ -1,4 +1,4 @@
-"""The four tables of how a language model is trained, with this training's numbers in them."""
+"""Four tables that compare the stages, with the numbers of this lifecycle."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -8,35 +8,35 @@ from jaxtrain import worlds
 from jaxtrain.apps.lifecycle.plan import LifecycleStep
 from jaxtrain.files.terminal import percent
 
-Found = Mapping[str, Mapping[str, float]]
-Said = Mapping[str, Sequence[Mapping[str, Any]]]
+Values = Mapping[str, Mapping[str, float]]
+Completions = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def tables(
     steps: Sequence[LifecycleStep],
-    found: Found,
-    said: Said,
+    values: Values,
+    completions: Completions,
     runs: Mapping[str, Sequence[Mapping[str, Any]]],
     times: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
-    """Those whose stages there are: [{"title", "note", "head", "rows"}]."""
+    """The tables whose stages are present: [{"title", "note", "head", "rows"}]."""
     names = {step.name for step in steps}
-    made = []
+    result = []
     if {"pretrain", "sft"} <= names:
-        made += [_sft(found, said), _base_and_chat(found)]
+        result += [_sft(values, completions), _base_and_chat(values)]
     if {"sft", "ppo"} <= names:
-        made.append(_rlhf(found))
+        result.append(_rlhf(values))
     if {"dpo", "ppo", "reward"} <= names:
-        made.append(_dpo_and_rlhf(found, runs, times))
-    return made
+        result.append(_dpo_and_rlhf(values, runs, times))
+    return result
 
 
-def _sft(found: Found, said: Said) -> dict[str, Any]:
-    """Before and after SFT: one prompt, and how often what is said is an answer."""
-    prompts = [one["prompt"] for one in said["sft"]]
+def _sft(values: Values, completions: Completions) -> dict[str, Any]:
+    """Before and after SFT: completions of one prompt, and the share of completions that are answers."""
+    prompts = [one["prompt"] for one in completions["sft"]]
     chosen = next((p for p in prompts if worlds.get().parse(p).family == "ben"), prompts[0])
     texts = [
-        next(one["completion"] for one in said[name] if one["prompt"] == chosen)
+        next(one["completion"] for one in completions[name] if one["prompt"] == chosen)
         for name in ("pretrain", "sft")
     ]
     return {
@@ -45,29 +45,29 @@ def _sft(found: Found, said: Said) -> dict[str, Any]:
         "head": ["", "before SFT", "after SFT"],
         "rows": [
             [f"“{chosen}”", *(f"“{text.strip()}”" for text in texts)],
-            ["it is an answer", *(percent(found[n].get("parsable")) for n in ("pretrain", "sft"))],
-            ["steps are right", *(percent(found[n].get("steps")) for n in ("pretrain", "sft"))],
-            ["facts are right", *(percent(found[n].get("facts")) for n in ("pretrain", "sft"))],
+            ["it is an answer", *(percent(values[n].get("parsable")) for n in ("pretrain", "sft"))],
+            ["steps are right", *(percent(values[n].get("steps")) for n in ("pretrain", "sft"))],
+            ["facts are right", *(percent(values[n].get("facts")) for n in ("pretrain", "sft"))],
         ],
     }  # fmt: skip
 
 
-def _base_and_chat(found: Found) -> dict[str, Any]:
-    last = next(name for name in ("ppo", "dpo", "sft") if name in found)
+def _base_and_chat(values: Values) -> dict[str, Any]:
+    last = next(name for name in ("ppo", "dpo", "sft") if name in values)
     return {
         "title": "Base model and chat model",
         "note": f"The base model is the pretrained one, the chat model that of {last}.",
         "head": ["", "base", "chat"],
         "rows": [
-            ["answers what is asked", *(percent(found[n].get("parsable")) for n in ("pretrain", last))],
-            ["helps with harmful requests", *(percent(found[n].get("harmful")) for n in ("pretrain", last))],
-            ["refuses them with a reason", *(percent(found[n].get("refuse")) for n in ("pretrain", last))],
-            ["gold reward", *(f"{found[n]['gold']:.2f}" for n in ("pretrain", last))],
+            ["answers what is asked", *(percent(values[n].get("parsable")) for n in ("pretrain", last))],
+            ["helps with harmful requests", *(percent(values[n].get("harmful")) for n in ("pretrain", last))],
+            ["refuses them with a reason", *(percent(values[n].get("refuse")) for n in ("pretrain", last))],
+            ["gold reward", *(f"{values[n]['gold']:.2f}" for n in ("pretrain", last))],
         ],
     }  # fmt: skip
 
 
-def _rlhf(found: Found) -> dict[str, Any]:
+def _rlhf(values: Values) -> dict[str, Any]:
     rows = (
         ("harmful content", "harmful", "harmful requests that are helped"),
         ("", "refuse", "refused with a reason"),
@@ -81,15 +81,15 @@ def _rlhf(found: Found) -> dict[str, Any]:
         "note": "",
         "head": ["", "measured", "before RLHF", "after RLHF"],
         "rows": [
-            [claim, what, *(percent(found[n].get(measure)) for n in ("sft", "ppo"))] for claim, measure, what in rows
+            [claim, what, *(percent(values[n].get(measure)) for n in ("sft", "ppo"))] for claim, measure, what in rows
         ],
     }  # fmt: skip
 
 
-def _dpo_and_rlhf(found: Found, runs: Mapping[str, Any], times: Mapping[str, Any]) -> dict[str, Any]:
+def _dpo_and_rlhf(values: Values, runs: Mapping[str, Any], times: Mapping[str, Any]) -> dict[str, Any]:
     seconds = {name: times[name]["seconds"] for name in ("reward", "ppo", "dpo")}
 
-    def restless(name: str) -> str:
+    def grad_norm_peak(name: str) -> str:
         norms = [row["grad_norm"] for row in runs[name] if "grad_norm" in row]
         half = norms[len(norms) // 2 :]
         return f"{max(half) / statistics.median(half):.1f}" if half else "–"
@@ -100,11 +100,11 @@ def _dpo_and_rlhf(found: Found, runs: Mapping[str, Any], times: Mapping[str, Any
         "head": ["", "RLHF (reward model and PPO)", "DPO"],
         "rows": [
             ["models in memory", "4: policy, value, reference, reward",
-             "1: the reference speaks once, before"],
+             "1: the reference's log-probs are computed once, before"],
             ["stages", "2, with sampling", "1, without"],
             ["seconds", f"{seconds['reward'] + seconds['ppo']:.0f}", f"{seconds['dpo']:.0f}"],
-            ["stability", restless("ppo"), restless("dpo")],
-            ["gold reward", f"{found['ppo']['gold']:.2f}", f"{found['dpo']['gold']:.2f}"],
-            ["harmful", percent(found["ppo"].get("harmful")), percent(found["dpo"].get("harmful"))],
+            ["stability", grad_norm_peak("ppo"), grad_norm_peak("dpo")],
+            ["gold reward", f"{values['ppo']['gold']:.2f}", f"{values['dpo']['gold']:.2f}"],
+            ["harmful", percent(values["ppo"].get("harmful")), percent(values["dpo"].get("harmful"))],
         ],
     }  # fmt: skip
