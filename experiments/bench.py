@@ -48,11 +48,11 @@ def main(cfg: Bench) -> None:
     parallel.initialize()
     for size, arch in archs.items():
         one = measure_sampling if cfg.what.task == "sample" else measure
-        found = {"task": cfg.what.task, "model": size, **one(cfg, arch)}
-        print("  ".join(f"{name} {_shown(name, value)}" for name, value in found.items()), flush=True)
+        numbers = {"task": cfg.what.task, "model": size, **one(cfg, arch)}
+        print("  ".join(f"{name} {_shown(name, value)}" for name, value in numbers.items()), flush=True)
         if cfg.what.json:
             with open(cfg.what.json, "a", encoding="utf-8") as file:
-                file.write(atomic.json_line(found))
+                file.write(atomic.json_line(numbers))
 
 
 class BenchWork(NamedTuple):
@@ -135,11 +135,11 @@ def measure(cfg: Bench, arch: Any) -> dict:
     def start() -> Any:
         return init_state(todo.params(key), tx, key)
 
-    found = {"logits": 4 * todo.tokens * arch.vocab, "jax": jax.__version__}
+    numbers = {"logits": 4 * todo.tokens * arch.vocab, "jax": jax.__version__}
     if not cfg.what.rounds:
         shapes = jax.eval_shape(start), (), jax.eval_shape(lambda: todo.batch)
         program = jax.jit(taken, donate_argnums=0).lower(*shapes).compile().memory_analysis()
-        return {"scratch_memory": program.temp_size_in_bytes, **found}
+        return {"scratch_memory": program.temp_size_in_bytes, **numbers}
     step, state, batch = plan.step(taken), plan.init(start, todo.axes), plan.put(todo.batch)
     times, first = [], None
     for i in range(cfg.what.warmup_steps + cfg.what.rounds):
@@ -164,7 +164,7 @@ def measure(cfg: Bench, arch: Any) -> dict:
         "peak_memory": memory,
         "first_step_s": first,
         "cpu_s": cpu,
-        **found,
+        **numbers,
     }
 
 
@@ -188,16 +188,16 @@ def measure_sampling(cfg: Bench, arch: Any) -> dict:
     prompt, new = T // 5, T - T // 5
     model = transformer.build(arch, transformer.execution(cfg.model, plan.shards, plan.local))
     params = plan.init(lambda: model.init(jax.random.key(cfg.run.seed)), model.axes)
-    made = engine.engine(plan, model, end=-1, width=new)
-    ready, times, first = made.ready(params, ()), [], None
+    decoder = engine.build_engine(plan, model, end=-1, max_new=new)
+    ready, times, first = decoder.ready(params, ()), [], None
     ids = np.random.default_rng(cfg.run.seed).integers(0, arch.vocab, (B, prompt))
     for i in range(cfg.what.warmup_steps + max(cfg.what.rounds, 1)):
         before = host.clocks()
-        told = engine.complete(made, ready, sampler.prompts(ids.tolist(), i, bucket=prompt))
+        completions = engine.complete(decoder, ready, sampler.prompt_batch(ids.tolist(), i, bucket=prompt))
         first = first or host.seconds_since_start()
         if i >= cfg.what.warmup_steps:
             times.append([b - a for a, b in zip(before, host.clocks(), strict=True)])
-    if (told.lengths != new).any():
+    if (completions.lengths != new).any():
         raise config.Failure("a row ended before its time")
     wall, cpu = (statistics.median(column) for column in zip(*times, strict=True))
     flops = transformer.flops_per_token(arch, T) / 3 * B

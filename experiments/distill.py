@@ -5,19 +5,19 @@ import dataclasses
 from jaxtrain import config, flags, stages
 from jaxtrain.inference.remote import EndpointFlags, is_url
 
-DATA = "data"  # --teacher, where the data has what it said
+DATA = "data"  # --teacher=data: the data has the teacher's log-probabilities
 
 
 @dataclasses.dataclass(frozen=True)
 class DistillLoss(config.Group):
     # fmt: off
     teacher: str = config.arg("",
-        "Who is learnt from: a run (WORKDIR or WORKDIR@STEP), hf:DIR, an OpenAI-compatible endpoint "
+        "The teacher: a run (WORKDIR or WORKDIR@STEP), hf:DIR, an OpenAI-compatible endpoint "
         "(http://HOST:PORT/v1?model=NAME), or data: stored completions with log-probabilities (store:PATH)")
     teacher_topk: int = config.arg(0,
         "Ask the teacher once for this many likeliest tokens at each position of the data, keep them on disk, and "
         "train without it beside the student; 0: its whole distribution at every step", low=0)
-    divergence: str = config.arg("forward_kl", "What is made small between teacher and student",
+    divergence: str = config.arg("forward_kl", "Divergence between teacher and student that is minimised",
         choices=("forward_kl", "reverse_kl", "jsd"))
     jsd_beta: float = config.arg(0.5, "Share of the teacher in JSD's mixture; 0 is forward KL, 1 reverse KL", low=0,
         only=("divergence", ("jsd",)))
@@ -25,7 +25,7 @@ class DistillLoss(config.Group):
         "Divides the logits of teacher and student in the divergence, which is multiplied by its square", low=0.01)
     hard_weight: float = config.arg(0.0, "Share of the cross-entropy of the tokens themselves; 1: no teacher", low=0)
     completions: str = config.arg("auto",
-        "Where those come from that the student does not write: the data, or drawn by the teacher for its prompts. "
+        "Where those come from that the student does not sample: the data, or the teacher's samples for its prompts. "
         "auto: the data where it has completions", choices=("auto", "data", "teacher"))
     draws: int = config.arg(4, "Completions that the teacher draws for each prompt", low=1)
     on_policy: float = config.arg(0.0, "Share of the batches whose completions the student writes (GKD's λ)", low=0)
@@ -39,7 +39,7 @@ class DistillLoss(config.Group):
         told = self.told()
         if told and self.soft_temperature != 1:
             raise config.ConfigError(
-                "--soft_temperature: log-probabilities that were told at temperature 1 stay there; leave it at 1"
+                "--soft_temperature: stored log-probabilities are at temperature 1; leave it at 1"
             )
         if told and self.teacher_topk:
             raise config.ConfigError(
@@ -60,16 +60,16 @@ class DistillLoss(config.Group):
         for name, acts in (("draws", draws), ("draw_temperature", any_at_all)):
             if not acts and getattr(self, name) != getattr(type(self), name):
                 raise config.ConfigError(
-                    f"--{name}: the completions are the data's, nothing is drawn; leave it out, or use "
+                    f"--{name}: the completions are the data's, nothing is sampled; leave it out, or use "
                     "--completions=teacher"
                 )
 
     def remote(self) -> bool:
-        """Whether the teacher is asked over HTTP."""
+        """Whether the teacher is an HTTP endpoint."""
         return is_url(self.teacher)
 
     def told(self) -> bool:
-        """Whether the teacher is known by what it said alone."""
+        """Whether the teacher is known by stored completions alone."""
         return self.remote() or self.teacher == DATA
 
 

@@ -55,12 +55,12 @@ class DpoLoss(config.Group):
         usual = {"beta": 0.1, "label_smoothing": 0.0, "nll_weight": 0.0} | USUAL.get(self.loss, {})
         left = {"beta": 0.0, "label_smoothing": -1.0, "nll_weight": -1.0}
         values |= {name: usual[name] for name, alone in left.items() if values[name] == alone}
-        made = preference.PreferenceSettings(**values)
+        settings = preference.PreferenceSettings(**values)
         try:
-            preference.check(self.link(), made)
+            preference.check(self.link(), settings)
         except ValueError as error:
             raise config.ConfigError(f"--{error}") from error
-        return made
+        return settings
 
 
 @dataclasses.dataclass(frozen=True)

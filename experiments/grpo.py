@@ -66,9 +66,9 @@ class GrpoLoss(config.Group):
     def resolved(self) -> dict:
         """The flags with the algorithm's values where they are not given."""
         left = {"clip_ratio": 0.0, "clip_ratio_high": 0.0, "kl_weight": -1.0, "kl_coef": -1.0}
-        found = COMMON | USUAL[self.algorithm]
-        given = {name: getattr(self, name) for name in found}
-        return found | {name: x for name, x in given.items() if x != left.get(name, "auto")}
+        defaults = COMMON | USUAL[self.algorithm]
+        given = {name: getattr(self, name) for name in defaults}
+        return defaults | {name: x for name, x in given.items() if x != left.get(name, "auto")}
 
 
 @dataclasses.dataclass(frozen=True)

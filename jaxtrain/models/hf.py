@@ -49,8 +49,8 @@ def read(folder: Path, arch: Arch, abstract: Params) -> Params:
     leaves = hf_layout.leaves(abstract, arch)
     _check(folder, arch, leaves, files)
     structs, treedef = jax.tree.flatten(abstract)
-    made = [_make(leaf, struct, files) for leaf, struct in zip(leaves, structs, strict=True)]
-    return treedef.unflatten(made)
+    leaves_read = [_make(leaf, struct, files) for leaf, struct in zip(leaves, structs, strict=True)]
+    return treedef.unflatten(leaves_read)
 
 
 def _make(leaf: ParamLeaf, struct: Any, files: Mapping[str, tuple[Path, str]]) -> Array:
@@ -90,7 +90,7 @@ def _open(file: Path) -> Any:
 
 def _files(folder: Path) -> dict[str, tuple[Path, str]]:
     """Tensor name without prefix -> (file, name in the file); constants and vision are left out."""
-    found: dict[str, tuple[Path, str]] = {}
+    tensors: dict[str, tuple[Path, str]] = {}
     vision = 0
     for file, promised in _shards(folder).items():
         with _open(file) as opened:
@@ -102,14 +102,14 @@ def _files(folder: Path) -> dict[str, tuple[Path, str]]:
                 vision += 1
             elif not _BUFFER.fullmatch(name):
                 plain = _plain(name)
-                if plain in found:
+                if plain in tensors:
                     raise ConfigError(
-                        f"{file}: {name} is also {found[plain][1]} in {found[plain][0].name}; {AGAIN}"
+                        f"{file}: {name} is also {tensors[plain][1]} in {tensors[plain][0].name}; {AGAIN}"
                     )
-                found[plain] = (file, name)
+                tensors[plain] = (file, name)
     if vision:
         logging.warning("%s: %d tensors that read images are left out", folder, vision)
-    return found
+    return tensors
 
 
 def _plain(name: str) -> str:

@@ -69,9 +69,9 @@ def _arch(path: Path, config: Config, kind: str) -> Arch:
 def _require_legal(path: Path, config: Config, legal: Mapping[str, tuple]) -> None:
     for key, values in legal.items():
         if config.get(key, values[0]) not in values:
-            said = " or ".join(json.dumps(value) for value in values if value is not None) or "none"
+            allowed = " or ".join(json.dumps(value) for value in values if value is not None) or "none"
             raise ConfigError(
-                f"{path}: {key}={json.dumps(config[key])} is not supported, only {said}: "
+                f"{path}: {key}={json.dumps(config[key])} is not supported, only {allowed}: "
                 "the model would compute something else"
             )
 
@@ -103,7 +103,7 @@ def _shape(path: Path, values: Config, kind: str) -> dict[str, Any]:
     width, heads = count("hidden_size"), count("num_attention_heads")
     kv_heads = heads if values["num_key_value_heads"] is None else count("num_key_value_heads")
     head_width = 0 if values["head_dim"] is None else count("head_dim")
-    found = {
+    fields = {
         "layers": count("num_hidden_layers"),
         "width": width,
         "heads": heads,
@@ -116,15 +116,15 @@ def _shape(path: Path, values: Config, kind: str) -> dict[str, Any]:
         **_windows(path, values, kind),
     }
     if kind.startswith("gemma"):
-        found["query_scale"] = _number(path, values, "query_pre_attn_scalar", (int, float))
-        found["attn_softcap"] = values["attn_logit_softcapping"] or 0.0
-        found["logit_softcap"] = values["final_logit_softcapping"] or 0.0
+        fields["query_scale"] = _number(path, values, "query_pre_attn_scalar", (int, float))
+        fields["attn_softcap"] = values["attn_logit_softcapping"] or 0.0
+        fields["logit_softcap"] = values["final_logit_softcapping"] or 0.0
     if kind == "llama":
         biases = {key: bool(values[key]) for key in ("attention_bias", "mlp_bias")}
         if len(set(biases.values())) > 1:
             raise ConfigError(f"{path}: {biases}: biases are supported in both or in neither")
-        found["qkv_bias"] = found["bias"] = biases["mlp_bias"]
-    return {**found, **_rope(path, values, kind, bool(found["window"]))}
+        fields["qkv_bias"] = fields["bias"] = biases["mlp_bias"]
+    return {**fields, **_rope(path, values, kind, bool(fields["window"]))}
 
 
 def _windows(path: Path, values: Config, kind: str) -> dict[str, int]:
@@ -144,7 +144,7 @@ def _windows(path: Path, values: Config, kind: str) -> dict[str, int]:
     if isinstance(window, bool) or not isinstance(window, int) or window < 1:
         raise ConfigError(f"{path}: sliding_window={window!r}, though layer_types has sliding_attention")
     every = given.index("full_attention") + 1 if "full_attention" in given else 0
-    found = {"window": window, "global_every": every}
+    fields = {"window": window, "global_every": every}
     expected = [
         "full_attention" if every and (i + 1) % every == 0 else "sliding_attention" for i in range(layers)
     ]
@@ -153,7 +153,7 @@ def _windows(path: Path, values: Config, kind: str) -> dict[str, int]:
             f"{path}: layer_types={given} (max_window_layers={values.get('max_window_layers')}): a window on all "
             "layers but every n-th is supported, no other pattern"
         )
-    return found
+    return fields
 
 
 def _rope(path: Path, values: Config, kind: str, windowed: bool) -> dict[str, Any]:
@@ -168,15 +168,15 @@ def _rope(path: Path, values: Config, kind: str, windowed: bool) -> dict[str, An
     if values.get("rope_scaling") and new and everywhere != old:
         raise ConfigError(f"{path}: rope_scaling and rope_parameters disagree; keep the one that is true")
     everywhere = everywhere if new else old
-    found = {"rope_theta": everywhere[0], "rope_scaling": everywhere[1]}
+    fields = {"rope_theta": everywhere[0], "rope_scaling": everywhere[1]}
     if kind != "gemma3_text" or not windowed:
-        return found
+        return fields
     local = _rotary(path, nested.get("sliding_attention"), values["rope_local_base_freq"], length)
     if local[1] and local != everywhere:
         raise ConfigError(
             f"{path}: rope_parameters of sliding_attention are scaled ({local[1]}): only those of full_attention may be"
         )
-    return {**found, "rope_theta_local": 0.0 if local[1] else local[0]}
+    return {**fields, "rope_theta_local": 0.0 if local[1] else local[0]}
 
 
 def _rotary(path: Path, given: Config | None, theta: float, length: int) -> tuple[float, tuple[float, ...]]:

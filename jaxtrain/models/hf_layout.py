@@ -60,7 +60,7 @@ def sources(arch: Arch) -> dict[tuple[str, ...], HfTensor]:
 
 
 def _llama_sources(arch: Arch) -> dict[tuple[str, ...], HfTensor]:
-    found = {
+    sources_by_path = {
         ("embed",): HfTensor("embed_tokens.weight", _SAME),
         ("unembed",): HfTensor("lm_head.weight", _SAME),
         ("norm", "scale"): HfTensor("norm.weight", _VECTOR),
@@ -73,29 +73,29 @@ def _llama_sources(arch: Arch) -> dict[tuple[str, ...], HfTensor]:
             "mlp_post_norm": "post_feedforward_layernorm",
         }
     for ours, name in norms.items():
-        found["layers", ours, "scale"] = HfTensor(f"layers.{{}}.{name}.weight", _VECTOR)
+        sources_by_path["layers", ours, "scale"] = HfTensor(f"layers.{{}}.{name}.weight", _VECTOR)
     heads = {"q": ((1, 2), (0,)), "k": ((1, 2), (0,)), "v": ((1, 2), (0,)), "out": ((2,), (0, 1))}
     for ours, axes in heads.items():
         name = f"layers.{{}}.self_attn.{'o' if ours == 'out' else ours}_proj"
-        found["layers", "attention", ours, "kernel"] = HfTensor(f"{name}.weight", axes)
-        found["layers", "attention", ours, "bias"] = HfTensor(
+        sources_by_path["layers", "attention", ours, "kernel"] = HfTensor(f"{name}.weight", axes)
+        sources_by_path["layers", "attention", ours, "bias"] = HfTensor(
             f"{name}.bias", _VECTOR if ours == "out" else _BIAS
         )
     for ours in ("q_norm", "k_norm"):
-        found["layers", "attention", ours, "scale"] = HfTensor(
+        sources_by_path["layers", "attention", ours, "scale"] = HfTensor(
             f"layers.{{}}.self_attn.{ours}.weight", _VECTOR
         )
     for ours in ("gate", "up", "down"):
         name = f"layers.{{}}.mlp.{ours}_proj"
-        found["layers", "mlp", ours, "kernel"] = HfTensor(f"{name}.weight", _TURNED)
-        found["layers", "mlp", ours, "bias"] = HfTensor(f"{name}.bias", _VECTOR)
-    return found
+        sources_by_path["layers", "mlp", ours, "kernel"] = HfTensor(f"{name}.weight", _TURNED)
+        sources_by_path["layers", "mlp", ours, "bias"] = HfTensor(f"{name}.bias", _VECTOR)
+    return sources_by_path
 
 
 def _gpt2_sources() -> dict[tuple[str, ...], HfTensor]:
     """GPT-2 multiplies from the left, so its kernels are not turned; q, k and v are one tensor."""
     layer = "h.{}."
-    found = {
+    sources_by_path = {
         ("embed",): HfTensor("wte.weight", _SAME),
         ("positions",): HfTensor("wpe.weight", _SAME),
         ("unembed",): HfTensor("lm_head.weight", _SAME),
@@ -106,22 +106,24 @@ def _gpt2_sources() -> dict[tuple[str, ...], HfTensor]:
         ("layers", "mlp_norm"): f"{layer}ln_2",
     }
     for path, name in norms.items():
-        found[*path, "scale"] = HfTensor(f"{name}.weight", _VECTOR)
-        found[*path, "bias"] = HfTensor(f"{name}.bias", _VECTOR)
+        sources_by_path[*path, "scale"] = HfTensor(f"{name}.weight", _VECTOR)
+        sources_by_path[*path, "bias"] = HfTensor(f"{name}.bias", _VECTOR)
     for part, ours in enumerate("qkv"):
-        found["layers", "attention", ours, "kernel"] = HfTensor(
+        sources_by_path["layers", "attention", ours, "kernel"] = HfTensor(
             f"{layer}attn.c_attn.weight", ((0,), (1, 2)), part, 3
         )
-        found["layers", "attention", ours, "bias"] = HfTensor(f"{layer}attn.c_attn.bias", _BIAS, part, 3)
+        sources_by_path["layers", "attention", ours, "bias"] = HfTensor(
+            f"{layer}attn.c_attn.bias", _BIAS, part, 3
+        )
     kernels = {
         ("attention", "out"): ("attn.c_proj", ((0, 1), (2,))),
         ("mlp", "up"): ("mlp.c_fc", _SAME),
         ("mlp", "down"): ("mlp.c_proj", _SAME),
     }
     for path, (name, axes) in kernels.items():
-        found["layers", *path, "kernel"] = HfTensor(f"{layer}{name}.weight", axes)
-        found["layers", *path, "bias"] = HfTensor(f"{layer}{name}.bias", _VECTOR)
-    return found
+        sources_by_path["layers", *path, "kernel"] = HfTensor(f"{layer}{name}.weight", axes)
+        sources_by_path["layers", *path, "bias"] = HfTensor(f"{layer}{name}.bias", _VECTOR)
+    return sources_by_path
 
 
 class ParamLeaf(NamedTuple):

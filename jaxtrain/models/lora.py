@@ -29,7 +29,7 @@ WHOLE = (
 def targets(axes: Axes, settings: Lora) -> list[Path]:
     """The kernels that have adapters. Raises ConfigError, listing all, for a pattern that finds none."""
     kernels = ["/".join(path) for path in axes if path[-1] == "kernel"]
-    found: set[str] = set()
+    chosen: set[str] = set()
     for pattern in settings.lora_targets.split(","):
         try:
             here = {name for name in kernels if pattern and re.search(pattern, name)}
@@ -39,8 +39,8 @@ def targets(axes: Axes, settings: Lora) -> list[Path]:
             raise ConfigError(
                 f"--lora_targets={settings.lora_targets}: {pattern!r} finds none of {', '.join(kernels)}"
             )
-        found |= here
-    return [path for path in axes if "/".join(path) in found]
+        chosen |= here
+    return [path for path in axes if "/".join(path) in chosen]
 
 
 def adapter_axes(axes: Axes, settings: Lora) -> Axes:
@@ -57,8 +57,8 @@ def adapter_axes(axes: Axes, settings: Lora) -> Axes:
 
 def init(params: Params, key: Key, axes: Axes, settings: Lora) -> Params:
     """The trained tree of parameters f[...]: A is N(0, 1 / inputs) and B is 0, so that it changes nothing yet."""
-    rank, found = settings.lora_rank, {path: _leaf(params, path) for path in targets(axes, settings)}
-    shapes = {path: _shapes(axes[path], kernel.shape, rank) for path, kernel in found.items()}
+    rank, kernels = settings.lora_rank, {path: _leaf(params, path) for path in targets(axes, settings)}
+    shapes = {path: _shapes(axes[path], kernel.shape, rank) for path, kernel in kernels.items()}
     # One draw for all: XLA takes half a second to compile each generator.
     sizes = [math.prod(a) for a, _ in shapes.values()]
     draws = jnp.split(jax.random.normal(key, (sum(sizes),)), np.cumsum(sizes)[:-1])
@@ -68,11 +68,11 @@ def init(params: Params, key: Key, axes: Axes, settings: Lora) -> Params:
             _put(out, path, _leaf(params, path))
     for (path, (a, b)), draw in zip(shapes.items(), draws, strict=True):
         _, reads, _ = sides(axes[path])
-        inputs = math.prod(found[path].shape[i] for i in reads)
-        made = {"a": draw.reshape(a) * inputs**-0.5, "b": jnp.zeros(b)}
+        inputs = math.prod(kernels[path].shape[i] for i in reads)
+        adapter = {"a": draw.reshape(a) * inputs**-0.5, "b": jnp.zeros(b)}
         if settings.dora:
-            made["m"] = _norm(found[path], reads)
-        _put(out, path, made)
+            adapter["m"] = _norm(kernels[path], reads)
+        _put(out, path, adapter)
     return out
 
 

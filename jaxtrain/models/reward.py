@@ -41,7 +41,7 @@ def _scores(model: LM, params: Params, batch: Batch) -> Array:
     def one(member: Params) -> Array:
         hidden = model.hidden(member["trunk"], flat)
         at = jnp.take_along_axis(hidden, last, 1)[:, 0].astype(jnp.float32)
-        found = at @ member["score"]["weight"] + member["score"]["bias"]
-        return jnp.where(length > 0, found.reshape(length.shape), 0.0)
+        scores_flat = at @ member["score"]["weight"] + member["score"]["bias"]
+        return jnp.where(length > 0, scores_flat.reshape(length.shape), 0.0)
 
     return jax.lax.map(one, params)

@@ -31,12 +31,12 @@ def distill(
 
     Hinton et al. (arXiv:1503.02531, section 2): T² keeps the scale of the gradient, the hard labels are at T = 1. D is
     GKD's choice (arXiv:2306.13649). The batch is that of SFT; `frozen` are the teacher's parameters, or the batch has
-    what it said: teacher_ids i32[B, T, k] and teacher_logps f32[B, T, k] (ops.divergences.divergence_of_top). A target
-    that it says nothing of, all ids −1, is learnt as a hard label of weight 1.
+    the teacher's top-k: teacher_ids i32[B, T, k] and teacher_logps f32[B, T, k] (ops.divergences.divergence_of_top). A
+    target for which the teacher gives no distribution, all ids −1, is a hard label of weight 1.
 
-    Metrics: `loss`, the NLL in nats a token, and `accuracy`, as SFT has them; `divergence`, D in nats a token that the
-    teacher speaks of; `on_policy`, the share of rows that the student wrote, where the batch tells it. Raises
-    ValueError on an unknown divergence.
+    Metrics: `loss`, the NLL in nats a token, and `accuracy`, as SFT has them; `divergence`, D in nats a token for which
+    the teacher gives a distribution; `on_policy`, the share of rows that the student sampled, where the batch has it.
+    Raises ValueError on an unknown divergence.
     """
     if settings.divergence not in DIVERGENCES:
         raise ValueError(f"divergence={settings.divergence!r}: choose one of {', '.join(DIVERGENCES)}")
@@ -54,7 +54,7 @@ def distill(
         )  # fmt: skip
         spoken = jnp.ones_like(batch["targets"], bool)
     mask = batch["mask"].astype(jnp.float32)
-    told = jnp.where(spoken, mask, 0.0)
+    known_mask = jnp.where(spoken, mask, 0.0)
     logps, apart, right = (
         jnp.where(mask > 0, stats[name], 0.0) for name in ("logps", "divergence", "correct")
     )
@@ -64,29 +64,29 @@ def distill(
     metrics = {
         "loss": (-(logps * mask).sum(), tokens),
         "accuracy": ((right * mask).sum(), tokens),
-        "divergence": ((apart * told).sum(), told.sum()),
+        "divergence": ((apart * known_mask).sum(), known_mask.sum()),
     }
     if "on_policy" in batch:
         there = (batch["segments"] > 0).any(1).astype(jnp.float32)
         metrics["on_policy"] = ((batch["on_policy"] * there).sum(), there.sum())
-    return Loss((soft * apart * told - hard * logps * mask).sum(), tokens, metrics)
+    return Loss((soft * apart * known_mask - hard * logps * mask).sum(), tokens, metrics)
 
 
 def _full(settings: DistillSettings, head: Head):
     def also(x: Array, says: Array) -> dict[str, Array]:
-        found = divergence(
+        value = divergence(
             logits(says, head), x, settings.divergence, beta=settings.beta, temperature=settings.temperature
         )
-        return {"divergence": found}
+        return {"divergence": value}
 
     return also
 
 
 def _top(settings: DistillSettings):
     def also(x: Array, ids: Array, logps: Array) -> dict[str, Array]:
-        found = divergence_of_top(
+        value = divergence_of_top(
             ids, logps, x, settings.divergence, beta=settings.beta, temperature=settings.temperature
         )
-        return {"divergence": found}
+        return {"divergence": value}
 
     return also

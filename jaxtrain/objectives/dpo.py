@@ -78,8 +78,8 @@ def kto(
     reward = settings.beta * pair.ratios[:, 0]
     metrics = {"loss": (total, count), **_means({"kl": pair.kl}, present)}
     for name, chosen in (("chosen", pair.label > 0.5), ("rejected", pair.label <= 0.5)):
-        found = {f"rewards/{name}": reward, f"logps/{name}": pair.logps[:, 0]}
-        metrics |= _means(found, present & chosen)
+        means = {f"rewards/{name}": reward, f"logps/{name}": pair.logps[:, 0]}
+        metrics |= _means(means, present & chosen)
     return Loss(total, count, metrics)
 
 

@@ -43,10 +43,10 @@ def policy_gradient(
     check(settings, critic=False)
     units, total, metrics = policy_part(model.hidden(params, batch), model.head(params), batch, settings)
     if settings.ptx_weight:
-        extra, found = pretraining_part(
+        extra, ptx_metrics = pretraining_part(
             lambda rows: model.hidden(params, rows), model.head(params), batch, settings
         )
-        total, metrics = total + extra, metrics | found
+        total, metrics = total + extra, metrics | ptx_metrics
     return Loss(total, units, {"loss": (total, units), **metrics, **episode_means(batch)})
 
 

@@ -44,6 +44,6 @@ def ppo(
         "val/clipfrac_avg": ((clipped * mask).sum(), mask.sum()),
     }
     if settings.ptx_weight:
-        extra, found = pretraining_part(lambda rows: model.look(params, rows)[0], head, batch, settings)
-        total, metrics = total + extra, metrics | found
+        extra, ptx_metrics = pretraining_part(lambda rows: model.look(params, rows)[0], head, batch, settings)
+        total, metrics = total + extra, metrics | ptx_metrics
     return Loss(total, units, {"loss": (total, units), **metrics, **episode_means(batch)})

@@ -37,8 +37,8 @@ def reward(
     """
     if loss not in LOSSES:
         raise ValueError(f"loss={loss!r}: choose one of {', '.join(LOSSES)}")
-    found = scores(params, batch)
-    weights = batch["weight"].T if "weight" in batch else jnp.ones(found.shape[:2])
+    member_scores = scores(params, batch)
+    weights = batch["weight"].T if "weight" in batch else jnp.ones(member_scores.shape[:2])
     prefer = preference.pairs(batch["rank"]) if loss == "plackett_luce" else batch["prefer"]
     units = prefer.sum((1, 2))
 
@@ -48,13 +48,16 @@ def reward(
         link = preference.bradley_terry if loss == "logistic" else preference.score_hinge
         return link(member, prefer, batch["margin"])
 
-    members = range(len(found))
-    total = sum((weights[m] * row_loss(found[m])).sum() for m in members)
+    members = range(len(member_scores))
+    total = sum((weights[m] * row_loss(member_scores[m])).sum() for m in members)
     weight = units.sum()
-    metrics = {"loss": (total / len(found), weight), **_metrics(found.mean(0), prefer)}
+    metrics = {"loss": (total / len(member_scores), weight), **_metrics(member_scores.mean(0), prefer)}
     if centering:
-        extra = sum((weights[m] * preference.centering(found[m], prefer)).sum() for m in members) * centering
-        metrics["centering"] = (extra / len(found), weight)
+        extra = (
+            sum((weights[m] * preference.centering(member_scores[m], prefer)).sum() for m in members)
+            * centering
+        )
+        metrics["centering"] = (extra / len(member_scores), weight)
         total = total + extra
     return Loss(total, weight, metrics)
 

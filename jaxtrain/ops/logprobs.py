@@ -54,8 +54,8 @@ def token_stats(
         top = jax.lax.stop_gradient(x.max(-1))
         lse = top + jnp.log(jnp.exp(x - top[..., None]).sum(-1))
         target = jnp.take_along_axis(x, targets[..., None], -1)[..., 0]
-        found = {name: STATS[name](x, lse, target, top) for name in want}
-        return found | (also(x, *beside) if also else {})
+        values = {name: STATS[name](x, lse, target, top) for name in want}
+        return values | (also(x, *beside) if also else {})
 
     B, T = targets.shape
     chunks = min(

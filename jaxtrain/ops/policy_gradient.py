@@ -15,7 +15,7 @@ LOSS_KLS = ("k2", "k3")
 
 
 class PolicyGradientSettings(NamedTuple):
-    """What objectives.policy_gradient and objectives.ppo can be told; `check` says what is legal."""
+    """Settings of objectives.policy_gradient and objectives.ppo; `check` says which are legal."""
 
     clip_low: float = 0.2  # the ratio is clipped at 1 − clip_low
     clip_high: float = 0.2  # and at 1 + clip_high; DAPO's is higher than clip_low
@@ -80,8 +80,8 @@ def clipped_ratio(r: Array, logps: Array, advantages: Array, low: float, high: f
 
     PPO, equation 7 of arXiv:1707.06347; with high above low DAPO's, arXiv:2503.14476.
     """
-    free, held = -advantages * r, -advantages * jnp.clip(r, 1.0 - low, 1.0 + high)
-    return jnp.maximum(free, held), (held > free).astype(jnp.float32)
+    free, clipped = -advantages * r, -advantages * jnp.clip(r, 1.0 - low, 1.0 + high)
+    return jnp.maximum(free, clipped), (clipped > free).astype(jnp.float32)
 
 
 def clipped_weight(r: Array, logps: Array, advantages: Array, low: float, high: float) -> tuple[Array, Array]:
@@ -126,8 +126,8 @@ def value_loss(values: Array, old_values: Array, returns: Array, clip: float) ->
     free = (values - returns) ** 2
     if not clip:
         return 0.5 * free, jnp.zeros_like(free)
-    held = (jnp.clip(values, old_values - clip, old_values + clip) - returns) ** 2
-    return 0.5 * jnp.maximum(free, held), (held > free).astype(jnp.float32)
+    clipped = (jnp.clip(values, old_values - clip, old_values + clip) - returns) ** 2
+    return 0.5 * jnp.maximum(free, clipped), (clipped > free).astype(jnp.float32)
 
 
 def token_weights(mask: Array, aggregate: str, limit: int) -> tuple[Array, Array]:

@@ -20,7 +20,7 @@ CERTAIN = -(2.0**-24)
 
 
 class PreferenceSettings(NamedTuple):
-    """What the losses can be told. ACTS says which of it acts in which loss."""
+    """Settings of the losses. ACTS says which of them acts in which loss."""
 
     beta: float  # strength of the pull towards the reference; scale of the reward; ORPO's λ
     label_smoothing: float | Array  # ε, probability that a label is flipped; a number or f32[B]

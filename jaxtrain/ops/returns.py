@@ -69,8 +69,8 @@ def gae(
         a = r + gamma * value - v + gamma * lam * advantage
         return (jnp.where(m, v, value), jnp.where(m, a, advantage)), jnp.where(m, a, 0.0)
 
-    _, found = jax.lax.scan(back, (end, none), (rewards.T, values.T, here.T), reverse=True)
-    advantages = found.T
+    _, reversed_gae = jax.lax.scan(back, (end, none), (rewards.T, values.T, here.T), reverse=True)
+    advantages = reversed_gae.T
     return advantages, advantages + values
 
 

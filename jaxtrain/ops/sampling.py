@@ -6,7 +6,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-HOW = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")  # columns that say how a row is drawn
+HOW = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+)  # sampling parameters, columns of a batch
 
 
 def uniforms(seeds: Array, index: Array) -> Array:
@@ -20,7 +26,7 @@ def uniforms(seeds: Array, index: Array) -> Array:
 
 
 def penalised(x: Array, seen: Array, penalty: Array) -> Array:
-    """Logits f32[B, V] with those of tokens that were there, seen bool[B, V], made less likely: x/θ, or θx below 0.
+    """Logits f32[B, V] with those of seen tokens, seen bool[B, V], made less likely: x/θ, or θx below 0.
 
     CTRL, section 4.1 (arXiv:1909.05858), with the sign that its text leaves out; θ f32[B], 1 changes nothing. What was
     there is the prompt and the completion, as in Hugging Face's.

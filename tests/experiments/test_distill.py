@@ -9,7 +9,7 @@ import pytest
 from jaxtrain.config import ConfigError
 from jaxtrain.data.prompts import Prompt
 from jaxtrain.distillation import teacher
-from jaxtrain.inference.llm import LLM, REFUSED, Completion, Usage, user
+from jaxtrain.inference.llm import LLM, REFUSED, Completion, Usage, user_messages
 from jaxtrain.stages import init_from
 from tests.remote import Remote, chat
 from tests.runs import MODEL, arrays, column, jsonl, rows, same_arrays
@@ -103,11 +103,11 @@ def test_a_prompt_that_an_endpoint_does_not_take_teaches_nothing():
         loss=SimpleNamespace(draw_temperature=1.0),
         samples=SimpleNamespace(max_new=4),
     )
-    asked = [Prompt(user(text), np.zeros(1, np.int32), {}) for text in ("much too long", "a")]
+    asked = [Prompt(user_messages(text), np.zeros(1, np.int32), {}) for text in ("much too long", "a")]
     (row,) = teacher._replies(cfg, party, asked, 2)
-    assert row["input"] == list(user("a")) and [one["message"]["content"] for one in row["choices"]] == [
-        "yes"
-    ]
+    assert row["input"] == list(user_messages("a")) and [
+        one["message"]["content"] for one in row["choices"]
+    ] == ["yes"]
 
 
 def test_an_endpoint_is_asked_once_and_teaches_by_what_it_said(town):
@@ -158,7 +158,7 @@ def test_another_tokenizer_is_refused_with_a_way_out(town, tmp_path):
         (("--teacher=data", "--teacher_topk=3"), "leave it out"),
         (("--teacher=x", "--teacher_topk=3", "--on_policy=1"), "at every step"),
         (("--teacher=data", "--completions=teacher"), "only those that are stored"),
-        (("--teacher=data", "--draws=2"), "nothing is drawn"),
+        (("--teacher=data", "--draws=2"), "nothing is sampled"),
         (("--teacher=x", "--timeout=3"), "--timeout: acts only with an endpoint"),
     ],
 )
