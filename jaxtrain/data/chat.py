@@ -1,8 +1,8 @@
-"""Conversations as token ids, by Jinja chat templates: what a prompt is, and what is in the loss.
+"""Jinja chat templates: conversations as token ids, with their loss mask.
 
-In the loss are an assistant's words and the token that ends its turn, nothing else. Text is tokenised in
-stretches, each prompt part and each answer apart, so the ids of a prompt are always the first ids of prompt
-and answer, and those that generation sees. A special token is one only where the template writes it: the
+In the loss are an assistant's text and the token that ends its turn, nothing else. Each prompt part and each
+completion is tokenised by itself, so the ids of a prompt are always the first ids of prompt and completion,
+and those that sampling starts from. A special token is one only where the template writes it: the
 same characters in a message are text.
 """
 
@@ -24,8 +24,10 @@ from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.files import cache
 
 NAMED = ("plain", "hh", "chatml", "llama2", "llama3", "gemma", "none")
-_VERSION = 1  # of what this file makes of a template; part of its fingerprint
-_TODAY = datetime.datetime(2024, 7, 26)  # for templates that ask: the same data give the same ids on any day
+_VERSION = 1  # of the way this file encodes; part of the fingerprint
+_TODAY = datetime.datetime(
+    2024, 7, 26
+)  # for templates that write the date: the same data give the same ids on any day
 _GUARDS = tuple(map(chr, range(0xFDD0, 0xFDF0)))  # noncharacters, which no text needs
 _MARKUP = re.compile(r"<\|\w+\|>|<\w+_of_turn>")  # what a template of ours writes for a special token
 
@@ -35,13 +37,13 @@ class EncodedDialog(NamedTuple):
 
     ids: np.ndarray  # i32[n]
     loss_mask: np.ndarray  # bool[n], whether the id is in the loss, as a target
-    starts: tuple[int, ...]  # where each assistant turn's words begin
+    starts: tuple[int, ...]  # where each assistant turn's text starts
     ends: tuple[int, ...]  # one past each assistant turn's end token
-    added: tuple[bool, ...]  # whether each end token is not the template's but EOS, put there
+    added: tuple[bool, ...]  # whether each end token is an EOS that the template does not write
 
 
 class _Generation(jinja2.ext.Extension):
-    """{% generation %} … {% endgeneration %}, which some templates put around an assistant's words."""
+    """The tag {% generation %} … {% endgeneration %}, which some templates put around an assistant's text."""
 
     tags = {"generation"}  # noqa: RUF012
 
@@ -54,7 +56,7 @@ class Template:
     """A chat template for one tokenizer.
 
     `end` is the id that ends an assistant's turn, `fingerprint` changes with anything that changes an id but
-    the tokenizer, `notes` says what a user should know. Raises ConfigError where the template cannot be used.
+    the tokenizer, `notes` are lines for the user. Raises ConfigError where the template cannot be used.
     """
 
     def __init__(self, name: str, source: str, tokenizer: Tokenizer):
@@ -79,11 +81,14 @@ class Template:
         )
 
     def encode(self, messages: Sequence[Message]) -> EncodedDialog:
-        """The ids of a conversation. Raises Bad where the template refuses it, or nobody answers."""
+        """The ids and loss mask of a conversation.
+
+        Raises BadRecord where the template refuses it, or it has no assistant turn.
+        """
         guarded, guard = self._guarded(messages)
         stretches, _ = self._stretches(guarded)
         if not stretches:
-            raise BadRecord("no assistant turn: there is nothing to learn")
+            raise BadRecord("no assistant turn: there is nothing to train on")
         encoded = self._ids([text for before, answer, _ in stretches for text in (before, answer)], guard)
         ids, loss_mask, starts, ends = [], [], [], []
         size = 0
@@ -103,21 +108,21 @@ class Template:
             np.concatenate(ids), np.concatenate(loss_mask), tuple(starts), tuple(ends), added
         )
 
-    def prompt(self, messages: Sequence[Message]) -> np.ndarray:
-        """i32[n], the conversation so far up to where an assistant's words begin. Raises Bad."""
-        return self.answers(messages, ())[0]
+    def encode_prompt(self, messages: Sequence[Message]) -> np.ndarray:
+        """The ids of a prompt, i32[n], up to where the completion starts. Raises BadRecord."""
+        return self.encode_completions(messages, ())[0]
 
-    def answers(
+    def encode_completions(
         self, messages: Sequence[Message], completions: Sequence[str]
     ) -> tuple[np.ndarray, list[np.ndarray], int]:
-        """(ids of the prompt, ids of each completion to its end token, EOS added to completions). Raises Bad."""
+        """(ids of the prompt, ids of each completion to its end token, how many needed an EOS). Raises BadRecord."""
         added = [{"role": "assistant", "content": text} for text in completions]
         guarded, guard = self._guarded([*messages, *added])
-        asked, replies = guarded[: len(messages)], guarded[len(messages) :]
-        stretches, done = self._stretches(asked)
-        before = self._text(asked, generation=True)
+        given, replies = guarded[: len(messages)], guarded[len(messages) :]
+        stretches, done = self._stretches(given)
+        before = self._text(given, generation=True)
         self._stable(done, before)
-        ended = [self._answer(asked, reply, before) for reply in replies]
+        ended = [self._answer(given, reply, before) for reply in replies]
         parts = [(text, True) for turn in stretches for text in turn[:2]]
         texts = [text for text, _ in parts] + [before[len(done) :]] + [text for text, _ in ended]
         encoded = self._ids(texts, guard)
@@ -128,11 +133,11 @@ class Template:
         ):
             prompt += [first, second] if closed else [first, second, eos]
         prompt.append(encoded[len(parts)])
-        made = [
+        encoded_completions = [
             ids if closed else np.concatenate([ids, eos])
             for (_, closed), ids in zip(ended, encoded[len(parts) + 1 :], strict=True)
         ]
-        return np.concatenate(prompt), made, sum(not closed for _, closed in ended)
+        return np.concatenate(prompt), encoded_completions, sum(not closed for _, closed in ended)
 
     def _stretches(self, messages: Sequence[Message]) -> tuple[list[tuple[str, str, bool]], str]:
         """([(prompt part, answer, whether the template ends it)], the text so far) of each assistant turn."""
@@ -147,14 +152,14 @@ class Template:
         return stretches, done
 
     def _answer(self, messages: Sequence[Message], message: Message, before: str) -> tuple[str, bool]:
-        """The answer's text to its end token, and whether the template writes one."""
+        """(the completion's text to its end token, whether the template writes one)."""
         after = self._text([*messages, message])
         self._stable(before, after)
         part = after[len(before) :]
-        words = message["content"].strip()
-        at = part.find(words)  # a template may leave words out, but writes no end token before them
-        found = self._special.search(part, at + len(words) if at >= 0 else 0)
-        return (part[: found.end()], True) if found else (part, False)
+        content = message["content"].strip()
+        at = part.find(content)  # a template may leave text out, but writes no end token before it
+        end = self._special.search(part, at + len(content) if at >= 0 else 0)
+        return (part[: end.end()], True) if end else (part, False)
 
     def _text(self, messages: Sequence[Message], generation: bool = False) -> str:
         try:
@@ -197,7 +202,7 @@ class Template:
         return [self._replaced(v, guard) for v in value] if isinstance(value, list) else value
 
     def _guard(self, text: str, guard: str) -> str:
-        """`text` itself where nothing in it, or in it and a neighbour, is a special token."""
+        """The text with guards inside special tokens, whole ones and parts at its ends; `text` itself without any."""
         while self._special.search(text):
             text = self._special.sub(lambda found: found[0][0] + guard + found[0][1:], text)
         inner = text.strip()
@@ -215,11 +220,11 @@ class Template:
         plain = [one.replace(guard, "") if guard else one for text in pieces for one in text[::2]]
         encoded = iter(self.tokenizer.encode(plain))
         specials = self.tokenizer.specials
-        found = []
+        ids = []
         for text in pieces:
             parts = [next(encoded) if i % 2 == 0 else [specials[one]] for i, one in enumerate(text)]
-            found.append(np.concatenate(parts).astype(np.int32))
-        return found
+            ids.append(np.concatenate(parts).astype(np.int32))
+        return ids
 
     def _pieces(self, text: str) -> list[str]:
         """Text, special token, text, …: text first and last, empty where there is none."""
@@ -227,21 +232,24 @@ class Template:
 
     def _probe(self) -> int:
         """The id that ends a turn; raises ConfigError for what would go wrong in every conversation."""
-        asked, said = {"role": "user", "content": "Question?"}, {"role": "assistant", "content": "Answer."}
+        user, assistant = (
+            {"role": "user", "content": "Question?"},
+            {"role": "assistant", "content": "Answer."},
+        )
         try:
-            before, bare = self._text([asked], generation=True), self._text([asked])
-            part, _ = self._answer([asked], said, before)
-            turns = self.encode([asked, said])
+            before, bare = self._text([user], generation=True), self._text([user])
+            part, _ = self._answer([user], assistant, before)
+            turns = self.encode([user, assistant])
         except BadRecord as error:
             raise ConfigError(f"--template={self.name}: {error}") from error
         if before == bare and part[: part.find("Answer.")].strip():
             raise ConfigError(
-                f"--template={self.name}: it ignores add_generation_prompt, so nothing says where an answer "
-                f"begins; let it write {part[: part.find('Answer.')]!r} when that is set"
+                f"--template={self.name}: it ignores add_generation_prompt, so nothing marks where a completion "
+                f"starts; let it write {part[: part.find('Answer.')]!r} when that is set"
             )
         bos = self.tokenizer.bos
         if turns.ids[:2].tolist() == [bos, bos]:
-            raise ConfigError(f"--template={self.name}: it begins with two {self._names['bos_token']}")
+            raise ConfigError(f"--template={self.name}: it starts with two {self._names['bos_token']}")
         return int(turns.ids[-1])
 
 
@@ -267,12 +275,12 @@ def load_template(name: str, tokenizer: Tokenizer) -> Template:
 
 
 def _environment() -> jinja2.Environment:
-    found = jinja2.sandbox.ImmutableSandboxedEnvironment(
+    env = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
     )
-    found.globals |= {"raise_exception": _raise, "strftime_now": _TODAY.strftime}
-    found.filters["tojson"] = _to_json
-    return found
+    env.globals |= {"raise_exception": _raise, "strftime_now": _TODAY.strftime}
+    env.filters["tojson"] = _to_json
+    return env
 
 
 def _raise(message: str) -> None:

@@ -1,7 +1,7 @@
-"""Stored completions: the database that our server keeps them in, and what training reads of them.
+"""The database of stored completions, which our server writes, as training reads it.
 
-A stored completion is OpenAI's `chat.completion` object with what was asked under `input` (a list of messages), and
-where our server made it the ids of the tokens. An export has one such object a line.
+A stored completion is OpenAI's `chat.completion` object with the prompt under `input` (a list of messages), and, of our
+server, the ids of the tokens. An export has one such object a line.
 """
 
 import hashlib
@@ -34,58 +34,58 @@ def is_database(path: Path) -> bool:
 def connect(
     path: Path, kind: tuple[int, int] = (APPLICATION, SCHEMA), maker: str = "./launch/run serve"
 ) -> sqlite3.Connection:
-    """A connection that reads a file of `kind`, (application, schema). Raises ConfigError where it is none."""
-    found = None
+    """A read-only connection to a file of `kind`, (application, schema). Raises ConfigError for any other file."""
+    connection = None
     try:
-        found = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, timeout=30)
+        connection = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, timeout=30)
         (application,), (version,) = (
-            found.execute(f"PRAGMA {name}").fetchone() for name in ("application_id", "user_version")
+            connection.execute(f"PRAGMA {name}").fetchone() for name in ("application_id", "user_version")
         )
     except sqlite3.Error as error:
-        if found:
-            found.close()
+        if connection:
+            connection.close()
         raise ConfigError(f"{path}: cannot be read as a SQLite file ({error})") from error
     if (application, version) != kind:
-        found.close()
+        connection.close()
         raise ConfigError(
             f"{path}: not a store of {maker}, of this version ({application:#x}, {version}, "
-            f"not {kind[0]:#x}, {kind[1]}); name the file that its --store made, or an export"
+            f"not {kind[0]:#x}, {kind[1]}); name the file that its --store wrote, or an export"
         )
-    return found
+    return connection
 
 
-def bodies(found: sqlite3.Connection) -> Iterator[str]:
+def bodies(connection: sqlite3.Connection) -> Iterator[str]:
     """The stored completions as JSON, oldest first."""
-    for (body,) in found.execute("SELECT body FROM completions ORDER BY created, seq"):
+    for (body,) in connection.execute("SELECT body FROM completions ORDER BY created, seq"):
         yield body
 
 
 def as_lines(path: Path, cache_dir: Path) -> Path:
-    """A file of JSON lines with the completions of a store as they are now; any other file is itself."""
+    """The path of a JSON-lines file with a database's completions of now; `path` itself where it is no database."""
     if not is_database(path):
         return path
-    with closing(connect(path)) as found:
-        found.execute("BEGIN")  # one state of it, while a server goes on writing
+    with closing(connect(path)) as connection:
+        connection.execute("BEGIN")  # one state of it, while a server writes
         state = hashlib.blake2b(digest_size=10)
-        for body in bodies(found):
+        for body in bodies(connection):
             state.update(body.encode() + b"\n")
 
         def fill(work: Path) -> None:
             with (work / "completions.jsonl").open("w", encoding="utf-8") as file:
-                file.writelines(body + "\n" for body in bodies(found))
+                file.writelines(body + "\n" for body in bodies(connection))
 
         return cache.build(cache_dir / "stores" / state.hexdigest(), fill) / "completions.jsonl"
 
 
-def selected_choices(found: Any, source: Any, flag: str) -> Any:
-    """Records of stored completions as those of their choices that a source's options ask for."""
+def selected_choices(records: Any, source: source_spec.DataSource, flag: str) -> Any:
+    """The choices of stored completions that a source's options select, as records."""
     options = filters(dict(source.options))
-    pairs, counts = choices(found.blocks(), options)
+    pairs, counts = choices(records.blocks(), options)
     if not pairs:
         raise ConfigError(f"--{flag}={source.label}: {why_empty(options, counts)}")
-    mark = cache.digest(found.fingerprint, sorted(options.items()))
-    read = reader(found.many, pairs)
-    return replace(found, fingerprint=mark, read=read, size=len(pairs), notes=notes(options, counts))
+    mark = cache.digest(records.fingerprint, sorted(options.items()))
+    read = reader(records.many, pairs)
+    return replace(records, fingerprint=mark, read=read, size=len(pairs), notes=notes(options, counts))
 
 
 def choices(
@@ -94,9 +94,9 @@ def choices(
     """((record, choice) of all that training reads, counts of what is left out).
 
     Left out are completions of another `model`, those whose metadata differ from an option `metadata.KEY`, and choices
-    that were cut off: what they end with is no end. A completion without choices counts as one: its format judges it.
+    that were cut off: their last token is no end. A completion without choices counts as one: its format refuses it.
     """
-    found, counts = [], Counter()
+    pairs, counts = [], Counter()
     for start, block in blocks:
         for number, record in enumerate(block, start):
             counts[f"model {record.get('model')}"] += 1
@@ -108,28 +108,28 @@ def choices(
                 if isinstance(choice, dict) and choice.get("finish_reason") == "length":
                     counts["length"] += 1
                 else:
-                    found.append((number, i))
-    return found, counts
+                    pairs.append((number, i))
+    return pairs, counts
 
 
 def reader(
     many: Callable[[Sequence[int]], list[dict[str, Any]]], pairs: Sequence[tuple[int, int]]
 ) -> Callable[[Sequence[int]], list[dict[str, Any]]]:
-    """Reads completions with one choice each, by their numbers among `pairs`."""
+    """A function that reads completions with one choice each, by their numbers among `pairs`."""
 
     def read(numbers: Sequence[int]) -> list[dict[str, Any]]:
         wanted = [pairs[i] for i in numbers]
         records = many([number for number, _ in wanted])
-        return [_alone(record, i) for record, (_, i) in zip(records, wanted, strict=True)]
+        return [_with_choice(record, i) for record, (_, i) in zip(records, wanted, strict=True)]
 
     return read
 
 
 def notes(options: Mapping[str, str], counts: Mapping[str, int]) -> tuple[str, ...]:
-    """What was left out, for people."""
-    said = ", ".join(f"{key}={value}" for key, value in options.items())
+    """Lines on what was left out."""
+    wanted = ", ".join(f"{key}={value}" for key, value in options.items())
     return (
-        *([f"{counts['other']:,} completions without {said} left out"] if counts["other"] else []),
+        *([f"{counts['other']:,} completions without {wanted} left out"] if counts["other"] else []),
         *(
             [f"{counts['length']:,} choices that were cut off (finish_reason length) left out"]
             if counts["length"]
@@ -139,7 +139,7 @@ def notes(options: Mapping[str, str], counts: Mapping[str, int]) -> tuple[str, .
 
 
 def why_empty(options: Mapping[str, str], counts: Mapping[str, int]) -> str:
-    """Why no completion is left."""
+    """The reason why no completion is left."""
     models = [
         f"{name.removeprefix('model ')} ({n})" for name, n in counts.items() if name.startswith("model ")
     ]
@@ -147,54 +147,58 @@ def why_empty(options: Mapping[str, str], counts: Mapping[str, int]) -> str:
 
 
 def filters(options: Mapping[str, str]) -> dict[str, str]:
-    """Those of a source's options that choose completions."""
+    """Those of a source's options that select completions."""
     return {
         key: value for key, value in options.items() if key == "model" or key.startswith(source_spec.METADATA)
     }
 
 
 def question(record: Mapping[str, Any]) -> Any:
-    """What a stored completion answers, as it was sent, or None."""
+    """The prompt of a stored completion as the request had it, or None."""
     request = record.get("request")
     inside = request.get("messages") if isinstance(request, dict) else None
     return record.get("input") or record.get("messages") or inside
 
 
 def prompt_and_answer(record: Mapping[str, Any]) -> tuple[Any, dict[str, Any], str]:
-    """(what was asked, as it was sent; the message that answers it; what is wrong, or an empty string)."""
-    choices, asked = record["choices"], question(record)
+    """(the prompt as the request had it; the message that answers it; what is wrong, or an empty string)."""
+    choices, prompt = record["choices"], question(record)
     if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
         return (
-            asked,
+            prompt,
             {},
             "not one choice: read stored completions as store:PATH, which takes their choices apart",
         )
     if choices[0].get("finish_reason") == "length":
-        return asked, {}, "cut off: its finish_reason is length; read as store:PATH such choices are left out"
-    if asked is None:
         return (
-            asked,
+            prompt,
             {},
-            "no messages: it has no input, messages or request.messages, so nobody knows the prompt",
+            "cut off: its finish_reason is length; read as store:PATH such choices are left out",
+        )
+    if prompt is None:
+        return (
+            prompt,
+            {},
+            "no messages: it has no input, messages or request.messages, so its prompt is unknown",
         )
     answer = choices[0].get("message")
     if not isinstance(answer, dict) or answer.get("role") != "assistant":
-        return asked, {}, "no assistant turn: the choice has no message of an assistant"
-    return asked, {k: v for k, v in answer.items() if v is not None}, ""
+        return prompt, {}, "no assistant turn: the choice has no message of an assistant"
+    return prompt, {k: v for k, v in answer.items() if v is not None}, ""
 
 
 def _wanted(record: Mapping[str, Any], options: Mapping[str, str]) -> bool:
-    held = record.get("metadata")
-    held = held if isinstance(held, dict) else {}
+    metadata = record.get("metadata")
+    metadata = metadata if isinstance(metadata, dict) else {}
     return all(
         record.get("model") == value
         if key == "model"
-        else held.get(key.removeprefix(source_spec.METADATA)) == value
+        else metadata.get(key.removeprefix(source_spec.METADATA)) == value
         for key, value in options.items()
     )
 
 
-def _alone(record: dict[str, Any], i: int) -> dict[str, Any]:
+def _with_choice(record: dict[str, Any], i: int) -> dict[str, Any]:
     several = record.get("choices")
     return {**record, "choices": several[i : i + 1]} if isinstance(several, list) else record
 

@@ -1,4 +1,4 @@
-"""Conversations to learn from: tokenised once, packed into rows, with the loss on assistants' words alone."""
+"""Conversations as training data: tokenised once, packed into rows, with a loss mask on assistants' text alone."""
 
 import copy
 import json
@@ -28,8 +28,8 @@ from jaxtrain.files.progress import bar
 _FORMAT = 1  # of the folder; part of its name
 LEAST_BAR = 10_000  # records from which on progress is shown
 
-# What is counted of a source, and how the table says it.
-_SAID = {
+# What is counted of a source, and its line in the table.
+_COUNTS = {
     "trailing": "{:,} turns after the last answer left out",
     "cut": "{:,} conversations longer than --seq_len lost their last turns",
     "turns_cut": "{:,} answers in those turns",
@@ -53,10 +53,10 @@ def prepare(
 ) -> DataPipeline:
     """The training and held-out streams of packed conversations, with the columns of pipeline.prepare's.
 
-    `mask` is 1 where the target is of an assistant's words or ends its turn, and on every token of a plain
+    `mask` is 1 where the target is of an assistant's text or ends its turn, and on every token of a plain
     text. A conversation that does not fit a row loses whole turns from its end, or, where its first exchange
-    alone does not fit, the beginning of its prompt, or is dropped; plain texts go on in the next row. `beside` finds
-    further columns of packed rows. The tokenizer that comes back carries the template. Raises ConfigError for whatever
+    alone does not fit, the start of its prompt, or is dropped; plain texts continue in the next row. `beside` returns
+    further columns of packed rows. The tokenizer of the result carries the template. Raises ConfigError for whatever
     is wrong with the data.
     """
     source_spec.check(cfg)
@@ -75,8 +75,8 @@ def prepare(
     endless, _ = pipeline.mixed_rows(sets[0], train, seed)
     lines = [
         (f"{side} {records.label}", line)
-        for side, opened, made in zip(("train", "held out"), (train, held_out), sides, strict=True)
-        for (_, records), (rows, counts) in zip(opened, made, strict=True)
+        for side, opened, tokenised in zip(("train", "held out"), (train, held_out), sides, strict=True)
+        for (_, records), (rows, counts) in zip(opened, tokenised, strict=True)
         for line in _about(records, rows, counts, cfg)
     ]
     return DataPipeline(
@@ -101,14 +101,14 @@ def prepare(
 
 
 def with_template(tokenizer: Tokenizer, template: Template) -> Tokenizer:
-    """The tokenizer with the template as its own, so that a run that saves it keeps both."""
-    found = copy.copy(tokenizer)
-    found.chat_template = template.source
-    return found
+    """A copy of the tokenizer with the template as its own, so that a run saves both."""
+    copied = copy.copy(tokenizer)
+    copied.chat_template = template.source
+    return copied
 
 
 def about_template(template: Template) -> Iterator[tuple[str, str]]:
-    """(name, value) lines of the table."""
+    """(name, value) lines about the tokenizer and template for the table."""
     tokenizer = template.tokenizer
     name = "auto, the tokenizer's own" if template.name == "auto" else template.name
     ends = next(text for text, i in tokenizer.specials.items() if i == template.end)
@@ -119,7 +119,7 @@ def about_template(template: Template) -> Iterator[tuple[str, str]]:
 
 
 def fingerprints(template: Template, train: Sequence[str], held_out: Sequence[str]) -> dict[str, str]:
-    """What names the data exactly."""
+    """The fingerprints of data, tokenizer and template."""
     return {
         "data": cache.digest(*train),
         "eval_data": cache.digest(*held_out),
@@ -152,7 +152,7 @@ def shorten(prompt: np.ndarray, room: int, bos: int) -> np.ndarray | None:
 def fit_dialog(
     turns: EncodedDialog, limit: int, bos: int, policy: str, counts: Counter[str]
 ) -> tuple[Any, Any] | None:
-    """(ids, learn) of at most `limit` ids, or None; counts what was left off."""
+    """(ids, loss mask) of at most `limit` ids, or None where nothing fits; counts what was left out."""
     if turns.starts[0] >= limit:
         counts["filled"] += 1
     if turns.ends[-1] <= limit:
@@ -224,28 +224,28 @@ def _fill(work: Path, records: Records, form: RecordFormat, cfg: Dialogs, templa
     dtype = np.uint16 if template.tokenizer.vocab_size <= 1 << 16 else np.uint32
     ids, loss_mask = [], []
 
-    def make(item: Any) -> tuple[Any, Any] | None:
+    def encode(item: Any) -> tuple[Any, Any] | None:
         return _text(item, template.tokenizer, counts) if isinstance(item, Text) else _dialog(item.messages)
 
     def _dialog(messages: tuple[Message, ...]) -> tuple[Any, Any] | None:
         turns = template.encode(with_system(messages, cfg.system))
         last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
-        found = fit_dialog(turns, cfg.seq_len + 1, template.tokenizer.bos, cfg.too_long, counts)
-        if found is not None and not found[1][1:].any():
+        fitted = fit_dialog(turns, cfg.seq_len + 1, template.tokenizer.bos, cfg.too_long, counts)
+        if fitted is not None and not fitted[1][1:].any():
             counts["unlearnt"] += 1
             return None
-        if found is not None:
+        if fitted is not None:
             counts["trailing"] += len(messages) - 1 - last
-            kept = sum(end <= len(found[0]) for end in turns.ends) or 1
+            kept = sum(end <= len(fitted[0]) for end in turns.ends) or 1
             counts["turns"] += kept
             counts["added"] += sum(turns.added[:kept])
-        return found
+        return fitted
 
     with bar(f"tokenising {records.label}"[:60], len(records), least=LEAST_BAR) as advance:
-        for _, made in record_formats.each(records, form, skips, make, advance):
-            if made is not None:
-                ids.append(made[0].astype(dtype))
-                loss_mask.append(made[1].astype(np.uint8))
+        for _, encoded in record_formats.each(records, form, skips, encode, advance):
+            if encoded is not None:
+                ids.append(encoded[0].astype(dtype))
+                loss_mask.append(encoded[1].astype(np.uint8))
     lengths = template.tokenizer.byte_lengths
     counts.update(
         kept=len(ids),
@@ -281,5 +281,5 @@ def _about(records: Records, rows: PackedRows, counts: dict[str, Any], cfg: Dial
 
 
 def _left_out(records: Records, listed: str | Path, counts: dict[str, Any]) -> Iterator[str]:
-    yield from (said.format(counts[name]) for name, said in _SAID.items() if counts.get(name))
+    yield from (line.format(counts[name]) for name, line in _COUNTS.items() if counts.get(name))
     yield from summary.skips(records, str(listed))

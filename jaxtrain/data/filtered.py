@@ -1,4 +1,4 @@
-"""The folder that a filtering leaves: kept/*.jsonl, rejected.jsonl, and report.json, which is written last."""
+"""The folder that ./launch/run filter_data writes: kept/*.jsonl, rejected.jsonl, and at the end report.json."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,13 +15,13 @@ ESCAPED = {"encoding": "utf-8", "errors": "backslashreplace"}
 
 
 def read_report(folder: Path) -> dict[str, Any] | None:
-    """What report.json says; None where the filtering is unfinished or there is none."""
+    """The content of report.json; None where the filtering is unfinished or there is none."""
     path = folder / REPORT
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def write_report(folder: Path, report: Mapping[str, Any], files: Sequence[Path]) -> None:
-    """Writes report.json, with the files, and a fingerprint of them and the sources."""
+    """Writes report.json, with the list of files and a fingerprint of them and the sources."""
     listed = [
         {"file": str(path.relative_to(folder)), "digest": cache.digest_file(path, folder / "work")}
         for path in files
@@ -36,15 +36,15 @@ def write_report(folder: Path, report: Mapping[str, Any], files: Sequence[Path])
 
 
 def files_of(name: str, flag: str, memo: Path) -> tuple[list[Path], str]:
-    """(kept files, fingerprint) of a filtering's folder.
+    """(files of the accepted documents, fingerprint) of a filtering's folder.
 
-    Raises ConfigError where it is not finished, was changed since, or kept nothing.
+    Raises ConfigError where it is not finished, was changed since, or accepted nothing.
     """
     folder = Path(name).expanduser()
     report = read_report(folder)
     if report is None or "fingerprint" not in report:
         raise ConfigError(
-            f"--{flag}=filtered:{name}: there is no finished filtering; make one: "
+            f"--{flag}=filtered:{name}: there is no finished filtering; run one: "
             f"./launch/run filter_data --data=... --out={name}"
         )
     paths = []
@@ -54,5 +54,5 @@ def files_of(name: str, flag: str, memo: Path) -> tuple[list[Path], str]:
             raise ConfigError(f"--{flag}=filtered:{name}: {path} changed since it was written; filter again")
         paths.append(path)
     if not paths:
-        raise ConfigError(f"--{flag}=filtered:{name}: the filtering kept no document")
+        raise ConfigError(f"--{flag}=filtered:{name}: the filtering accepted no document")
     return paths, report["fingerprint"]

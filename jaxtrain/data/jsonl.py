@@ -1,4 +1,4 @@
-"""JSON lines as a TFDS data set in ArrayRecord files, made in the cache on first use."""
+"""JSON lines as a TFDS data set in ArrayRecord files, built in the cache on first use."""
 
 import contextlib
 import gzip
@@ -61,25 +61,25 @@ def _opened(path: Path, raw: io.BufferedReader) -> Any:
 
 
 def lines(path: Path, advance: Callable[[int], None] = lambda done: None) -> Iterator[tuple[int, bytes]]:
-    """(number from 1, line) of a file that is plain, .gz, .xz or .zst. `advance` hears of bytes read from
-    disk.
+    """(number from 1, line) of a file that is plain, .gz, .xz or .zst. `advance` is called with the bytes
+    read from disk.
 
     Raises ConfigError where the compressed data is broken.
     """
     with path.open("rb") as raw:
-        seen, number = 0, 0
+        position, number = 0, 0
         try:
             for number, line in enumerate(_opened(path, raw), 1):
                 if number % 256 == 1:
-                    seen, was = raw.tell(), seen
-                    advance(seen - was)
+                    position, before = raw.tell(), position
+                    advance(position - before)
                 yield number, line
         except _BROKEN as error:
             reason = str(error) or type(error).__name__
             raise ConfigError(
                 f"{path}:{number + 1}: broken {path.suffix} data ({reason}); fetch the file again"
             ) from error
-        advance(raw.tell() - seen)
+        advance(raw.tell() - position)
 
 
 def _parse(line: bytes, fields: Mapping[str, type]) -> tuple[str, str]:
@@ -127,8 +127,8 @@ def _records(
 
 class _LocalInfo(tfds.core.DatasetInfo):
     def initialize_from_bucket(self) -> None:
-        """Does nothing: TFDS's bucket knows no local files, and asking leaves an empty folder in the system's
-        temporary one each time.
+        """Does nothing: TFDS's bucket knows no local files, and asking it leaves an empty folder in the
+        system's temporary one each time.
         """
 
 
@@ -174,7 +174,7 @@ class JsonLines(tfds.core.GeneratorBasedBuilder):
 
 
 def prepare(paths: list[Path], fields: Mapping[str, type], policy: str, cache_dir: Path) -> Path:
-    """The folder of the TFDS data set that holds these files' records, in order; made if the cache lacks it.
+    """The folder of the TFDS data set that holds these files' records, in order; built if the cache lacks it.
 
     A record must have `fields`, each of its type. Raises ConfigError, naming file and line, for one that
     does not or that is no JSON object in UTF-8, unless `policy` is skip; and for a file or files without
@@ -191,7 +191,7 @@ def _fill(work: Path, paths: list[Path], fields: Mapping[str, type], skips: Skip
     failed: list[BaseException] = []
 
     def watched(records: Iterator[str]) -> Iterator[str]:
-        # TFDS wraps what a generator raises: keep the error itself.
+        # TFDS wraps what a generator raises: the original error is kept here.
         try:
             first = next(records, None)
             if first is None:

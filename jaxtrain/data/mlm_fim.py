@@ -1,4 +1,4 @@
-"""Objectives other than the next token, as changes of the data."""
+"""Masked-token and fill-in-the-middle objectives, as transformations of the data."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ Row = dict[str, np.ndarray]
 
 
 def mask_tokens(tokenizer: Tokenizer, rate: float) -> Callable[[Row, np.random.Generator], Row]:
-    """A function that makes a row one of masked-token prediction (Devlin et al. 2018, arXiv 1810.04805,
+    """A transformation of a row for masked-token prediction (Devlin et al. 2018, arXiv 1810.04805,
     section 3.1).
 
     Each token is chosen with probability `rate`, special tokens and padding never. Of the chosen, 80 %
@@ -50,7 +50,7 @@ def fim_parts(text: str, draws: np.ndarray, rate: float) -> tuple[str, ...]:
 
 
 def fim_join(parts: list[np.ndarray], fim: tuple[int, int, int] | None) -> list[np.ndarray]:
-    """The encoded parts of `rearrange` with the tokens that open each: <prefix> … <suffix> … <middle> …"""
+    """The encoded parts of `fim_parts` with the token that opens each: <prefix> … <suffix> … <middle> …"""
     if len(parts) == 1:
         return parts
     return [

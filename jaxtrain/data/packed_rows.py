@@ -1,4 +1,4 @@
-"""Rows of packed documents, by number."""
+"""Rows of packed documents as random-access sequences."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ class PackedRows:
     """Rows of T = `size` from documents.
 
     A row has what `packing.assemble` gives, `slack` (f32[], UTF-8 bytes of its documents that the
-    tokenizer's table does not know of) and, where documents have a log-probability, `logp` (f32[], their
+    tokenizer's table does not account for) and, where documents have a log-probability, `logp` (f32[], their
     sum in nats) and `has_logp` (1 where every document in the row has one and is whole in it, else 0, and
     then logp is 0).
     """
@@ -56,11 +56,11 @@ class PackedRows:
 
 
 class WithColumns:
-    """Rows with the columns of further ones beside their own, by number."""
+    """Rows with further columns, those of other rows of the same number."""
 
     def __init__(self, rows: Sequence[Row], more: Sequence[Row]):
         if len(rows) != len(more):
-            raise ValueError(f"{len(more)} rows stand beside {len(rows)}")
+            raise ValueError(f"{len(more)} rows do not match {len(rows)}")
         self._rows, self._more = rows, more
 
     def __len__(self) -> int:
@@ -71,7 +71,7 @@ class WithColumns:
 
 
 class ShuffledSets:
-    """Rows of several sets one after the other, in an order drawn once."""
+    """The rows of several sets, in an order shuffled once."""
 
     def __init__(self, sets: Sequence[Sequence[Row]]):
         sizes = [len(rows) for rows in sets]

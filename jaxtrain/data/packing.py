@@ -77,8 +77,8 @@ def pack(lengths: np.ndarray, size: int, seed: int = 0) -> PackingPlan:
 def _place(
     todo: np.ndarray, length: int, room: int, rows: np.ndarray, row: np.ndarray, free: dict[int, np.ndarray]
 ) -> np.ndarray:
-    """Fills `rows`, all with the same room, one after the other; notes what room is left, returns pieces
-    left over.
+    """Fills `rows`, all with the same room, one after the other; records what room is left, returns the
+    pieces left over.
     """
     each = room // length
     used = min(len(rows), -(-len(todo) // each))
@@ -98,7 +98,7 @@ def _add(free: dict[int, np.ndarray], room: int, rows: np.ndarray) -> None:
 
 
 def assemble(pieces: Iterable[tuple[np.ndarray, np.ndarray]], size: int, pad: int) -> dict[str, np.ndarray]:
-    """A row of T = `size` from pieces (ids i[n + 1], weights f[n] of the targets in the loss).
+    """A row of T = `size` from pieces (ids i[n + 1], loss mask f[n] of the targets).
 
     Returns tokens, targets, segments, positions (i32[T]) and mask (f32[T]). Segments count from 1 and
     positions from 0 in each piece; what is left over is padding, segment 0. Raises ValueError where the
@@ -112,15 +112,15 @@ def assemble(pieces: Iterable[tuple[np.ndarray, np.ndarray]], size: int, pad: in
         "positions": np.zeros(size, np.int32),
     }
     at = 0
-    for number, (ids, weights) in enumerate(pieces, 1):
-        end = at + len(weights)
-        if len(ids) != len(weights) + 1 or end > size:
+    for number, (ids, loss_mask) in enumerate(pieces, 1):
+        end = at + len(loss_mask)
+        if len(ids) != len(loss_mask) + 1 or end > size:
             raise ValueError(
-                f"a piece of {len(ids)} ids and {len(weights)} weights does not fit at {at} of {size}"
+                f"a piece of {len(ids)} ids and {len(loss_mask)} targets does not fit at {at} of {size}"
             )
         row["tokens"][at:end] = ids[:-1]
         row["targets"][at:end] = ids[1:]
-        row["mask"][at:end] = weights
+        row["mask"][at:end] = loss_mask
         row["segments"][at:end] = number
         row["positions"][at:end] = np.arange(end - at)
         at = end

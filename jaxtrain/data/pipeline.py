@@ -1,6 +1,4 @@
-"""From --data to batches: `prepare` gives the training and the held-out stream, and a table of what was
-read.
-"""
+"""The data pipeline: `prepare` turns --data into training and held-out streams of batches, and a table of them."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +22,7 @@ Batch = dict[str, np.ndarray]
 
 
 class Stream:
-    """Global batches by number, of which this process has its rows; the one number is the whole state.
+    """A data loader: global batches by number, of which this process has its rows; the number is all its state.
 
     Batch i is the same for any number of processes, threads, and batches fetched ahead. A finite stream has
     a length.
@@ -44,7 +42,7 @@ class Stream:
 
     def __len__(self) -> int:
         if self._length is None:
-            raise TypeError("this stream has no end")
+            raise TypeError("this stream is endless")
         return self._length
 
     def batch(self, i: int) -> Batch:
@@ -69,7 +67,7 @@ class Stream:
 
 @dataclass(frozen=True)
 class DataPipeline:
-    """What a run reads. `table` says what was read, as (name, value) lines; `fingerprints` name it exactly."""
+    """A run's data. `table` describes it as (name, value) lines; `fingerprints` identify it."""
 
     tokenizer: Tokenizer
     train: Stream
@@ -83,9 +81,9 @@ def prepare(
 ) -> DataPipeline:
     """Reads, tokenises and packs --data, from the cache where it can.
 
-    `tokenizer` None makes the one that --tokenizer names; `process` is (index, count). A batch has tokens,
+    `tokenizer` None loads or trains the one that --tokenizer names; `process` is (index, count). A batch has tokens,
     targets, segments, positions i32[B, T], mask f32[B, T], row i32[B] and bytes f32[B]; the last held-out
-    batch is filled up with rows of mask 0. Held-out next-token rows of data that knows it have logp f32[B],
+    batch is filled up with rows of mask 0. Held-out next-token rows, where the data has it, have logp f32[B],
     the exact log-probability of the row's documents in nats, and has_logp f32[B], 1 where it is known.
     Raises ConfigError for whatever is wrong with the data, before training.
     """
@@ -93,15 +91,15 @@ def prepare(
     train, held_out = open_sources(cfg)
     about = "that of the run or model it starts from"
     if tokenizer is None:
-        tokenizer, made = tokenizer_training.make(cfg, train)
-        about = f"{cfg.tokenizer}, {made}"
+        tokenizer, origin = tokenizer_training.make(cfg, train)
+        about = f"{cfg.tokenizer}, {origin}"
     _check_needs(cfg, tokenizer)
     fim = Fim(cfg.fim_rate, seed) if cfg.objective == "fim" else None
 
     def rows(source: DataSource, records: Records) -> PackedRows:
         field, folder = sources.text_field(source, cfg), sources.cache_dir(cfg)
-        found = tokenise(records, tokenizer, field, cfg.on_bad_record, folder, fim)
-        return PackedRows(found, tokenizer, cfg.seq_len)
+        documents = tokenise(records, tokenizer, field, cfg.on_bad_record, folder, fim)
+        return PackedRows(documents, tokenizer, cfg.seq_len)
 
     train_rows = [rows(*pair) for pair in train]
     eval_rows = [rows(*pair) for pair in held_out]
@@ -115,8 +113,8 @@ def prepare(
             *summary.table(cfg, train, train_rows, held_out, eval_rows),
         ],
         fingerprints={
-            "data": cache.digest(*(found.documents.fingerprint for found in train_rows)),
-            "eval_data": cache.digest(*(found.documents.fingerprint for found in eval_rows)),
+            "data": cache.digest(*(rows.documents.fingerprint for rows in train_rows)),
+            "eval_data": cache.digest(*(rows.documents.fingerprint for rows in eval_rows)),
             "tokenizer": tokenizer.fingerprint,
             "grain": metadata.version("grain"),  # its shuffle decides the order of rows
         },
@@ -142,8 +140,8 @@ def open_sources(
 
 
 def _check_needs(cfg: Corpus, tokenizer: Tokenizer) -> None:
-    lacks = {"masked": tokenizer.mask is None, "fim": tokenizer.fim is None}
-    if lacks.get(cfg.objective):
+    missing = {"masked": tokenizer.mask is None, "fim": tokenizer.fim is None}
+    if missing.get(cfg.objective):
         raise ConfigError(
             f"--objective={cfg.objective}: the tokenizer has no token for it "
             f"({', '.join(tokenizer_training.NEEDS[cfg.objective])}); start from a run or a tokenizer that has"
@@ -158,9 +156,9 @@ def _train_stream(
     seed: int,
     process: tuple[int, int],
 ) -> Stream:
-    rows, drawn = mixed_rows(sets, train, seed)
+    rows, mask_seed = mixed_rows(sets, train, seed)
     if cfg.objective == "masked":
-        rows = rows.random_map(mlm_fim.mask_tokens(tokenizer, cfg.mask_rate), seed=drawn)
+        rows = rows.random_map(mlm_fim.mask_tokens(tokenizer, cfg.mask_rate), seed=mask_seed)
     lengths, masked = tokenizer.byte_lengths, cfg.objective == "masked"
     return Stream(lambda i: finish(rows[i], lengths, masked), cfg.batch_size, process)
 
@@ -168,8 +166,8 @@ def _train_stream(
 def mixed_rows(
     sets: Sequence[Sequence[Row]], train: Sequence[tuple[DataSource, Records]], seed: int
 ) -> tuple[Any, int]:
-    """(rows of all sets without end, mixed by the weights of their sources, each set shuffled anew each epoch; a
-    seed for what is done to them).
+    """(an endless mix of the rows of all sets by the weights of their sources, each set reshuffled each epoch; a
+    seed for random changes of them).
     """
     import grain
 
@@ -191,11 +189,11 @@ def _eval_stream(
     extra = ("logp", "has_logp") if known else ()
     blank = packing.assemble((), cfg.seq_len, tokenizer.pad) | {"slack": np.float32(0)}
 
-    def row(i: int, found: Row) -> Row:
+    def row(i: int, packed: Row) -> Row:
         if transform:
-            # The same tokens are hidden in every evaluation and run.
-            found = transform(found, np.random.Generator(np.random.Philox(key=i)))
-        return finish(found, tokenizer.byte_lengths, masked, extra)
+            # The same tokens are masked in every evaluation and run.
+            packed = transform(packed, np.random.Generator(np.random.Philox(key=i)))
+        return finish(packed, tokenizer.byte_lengths, masked, extra)
 
     return held_out_stream(sets, blank, row, cfg.batch_size, process)
 
@@ -207,9 +205,9 @@ def held_out_stream(
     batch_size: int,
     process: tuple[int, int],
 ) -> Stream:
-    """Every row once, `finished` with its number in the stream, then `blank` ones to fill the last batch."""
+    """A stream of every row once, `finished` with its number, then `blank` ones to fill the last batch."""
     joined = ShuffledSets(sets)
-    # Packed rows stand longest documents first: mixed, so that the first batches stand for all.
+    # Packed rows come longest documents first: shuffled, so that the first batches represent all.
     order = np.random.Generator(np.random.Philox(key=0)).permutation(len(joined))
     return Stream(
         lambda i: finished(i, joined[int(order[i])] if i < len(joined) else blank),

@@ -1,4 +1,4 @@
-"""Comparisons as token ids: what each record makes, in a memory-mapped cache."""
+"""Comparisons as token ids, in a memory-mapped cache."""
 
 import functools
 import itertools
@@ -21,13 +21,13 @@ from jaxtrain.files import cache
 from jaxtrain.files.progress import bar
 
 _FORMAT = 1  # of the folder; part of its name
-_READ = {  # formats that each kind of batch is made of
+_READ = {  # formats that each kind of batch is read from
     "pairs": ("chosen", "responses", "ranked"),
     "ranked": ("chosen", "responses", "ranked"),
     "unpaired": ("chosen", "responses", "judged"),
 }
-# What is counted of a source, and how the table says it.
-_SAID = {
+# What is counted of a source, and its line in the table.
+_COUNTS = {
     "equal": "{:,} records dropped: chosen and rejected are the same",
     "double": "{:,} repeated completions of a ranking left out",
     "undecided": "{:,} ties left out: they say nothing of either completion",
@@ -42,7 +42,7 @@ _COLUMNS = ("bounds", "rank", "p_win", "margin", "label", "number")
 
 
 class Choice(NamedTuple):
-    """How rows are made of records; comparisons.prepare says what each member does."""
+    """How records become rows; `preferences.prepare` explains each field."""
 
     kind: str
     ties: str
@@ -51,7 +51,7 @@ class Choice(NamedTuple):
 
 
 class TokenisedComparisons(NamedTuple):
-    """Tokenised rows of one source. Of row r, prompt is ids[bounds[r, 0]:bounds[r, 1]], completion j
+    """The tokenised rows of one source. Of row r the prompt is ids[bounds[r, 0]:bounds[r, 1]], completion j
     ids[bounds[r, 1 + j]:bounds[r, 2 + j]], empty where `rank` is -1.
     """
 
@@ -103,7 +103,7 @@ def tokenised(
             keep = ~undecided | known_p
             counts["ties_dropped"] = int((~keep).sum())
             columns = {name: column[keep] for name, column in columns.items()}
-    found = TokenisedComparisons(
+    rows = TokenisedComparisons(
         ids=np.load(path / "ids.npy", mmap_mode="r").view(np.ndarray),
         **columns,
         other=np.zeros(0, np.int64),
@@ -111,22 +111,22 @@ def tokenised(
         fingerprint=cache.digest(mark, choice),
         listed=str(path / "skipped.jsonl"),
     )
-    if not len(found.number):
+    if not len(rows.number):
         raise ConfigError(
             f"--{flag}={source.label}: no comparison left of {counts['read']:,} records: "
-            f"{'; '.join(_left_out(records, found)) or 'it is empty'}"
+            f"{'; '.join(_left_out(records, rows)) or 'it is empty'}"
         )
-    return found._replace(other=_others(found)) if choice.kind == "unpaired" else found
+    return rows._replace(other=_others(rows)) if choice.kind == "unpaired" else rows
 
 
-def _others(found: TokenisedComparisons) -> np.ndarray:
+def _others(rows: TokenisedComparisons) -> np.ndarray:
     """i64[R], the next row of another record and prompt, from the end on from the first; the next where all are one."""
-    prompts = [found.ids[a:b].tobytes() for a, b in found.bounds[:, :2].tolist()]
+    prompts = [rows.ids[a:b].tobytes() for a, b in rows.bounds[:, :2].tolist()]
     count = len(prompts)
     other = np.arange(1, count + 1) % count
     for i in reversed(range(2 * count)):
         r, following = i % count, (i + 1) % count
-        same = prompts[r] == prompts[following] or found.number[r] == found.number[following]
+        same = prompts[r] == prompts[following] or rows.number[r] == rows.number[following]
         other[r] = other[following] if same else following
     return other
 
@@ -141,9 +141,9 @@ def _fill(
     make = functools.partial(_rows_of, cfg=cfg, template=template, kind=kind, counts=counts)
     title = f"tokenising {records.label}"[:60]
     with bar(title, len(records), least=dialogs.LEAST_BAR) as advance:
-        for number, made in record_formats.each(records, form, skips, make, advance):
-            counts["kept"] += bool(made)
-            for prompt, completions, facts in made:
+        for number, rows in record_formats.each(records, form, skips, make, advance):
+            counts["kept"] += bool(rows)
+            for prompt, completions, facts in rows:
                 parts = [part.astype(dtype) for part in (prompt, *completions)]
                 ids += parts
                 bounds.append(np.cumsum([at, *map(len, parts)]))
@@ -166,15 +166,16 @@ def _fill(
 def _rows_of(
     item: Comparison | JudgedCompletion, cfg: Dialogs, template: Template, kind: str, counts: Counter[str]
 ) -> list[tuple[np.ndarray, list[np.ndarray], dict[str, Any]]]:
-    """(prompt ids, completions' ids, rank, p_win, margin and label) of each row that a record makes."""
-    asked = dialogs.with_system(item.prompt, cfg.system)
+    """(prompt ids, completions' ids, rank, p_win, margin and label) of each row of a record."""
+    messages = dialogs.with_system(item.prompt, cfg.system)
     if isinstance(item, JudgedCompletion):
-        prompt, made, added = template.answers(asked, [item.completion])
+        prompt, completions, added = template.encode_completions(messages, [item.completion])
         counts["added"] += added
-        return _fitted([(prompt, made, _facts((0,), label=float(item.label)))], cfg, template, counts)
-    prompt, made, added = template.answers(asked, item.completions)
-    made, rank = _distinct(made, item.rank, counts)
-    if len(made) < 2:
+        rows = [(prompt, completions, _facts((0,), label=float(item.label)))]
+        return _fitted(rows, cfg, template, counts)
+    prompt, completions, added = template.encode_completions(messages, item.completions)
+    completions, rank = _distinct(completions, item.rank, counts)
+    if len(completions) < 2:
         counts["equal"] += 1
         return []
     counts["added"] += added
@@ -183,14 +184,18 @@ def _rows_of(
         if rank[0] == rank[1]:
             counts["undecided"] += 1
             return []
-        rows = [(prompt, [one], _facts((0,), label=1.0 - i)) for i, one in enumerate(made)]
-    elif kind == "ranked" or len(made) == 2:
+        rows = [(prompt, [one], _facts((0,), label=1.0 - i)) for i, one in enumerate(completions)]
+    elif kind == "ranked" or len(completions) == 2:
         counts["ties"] += sum(a == b for a, b in itertools.combinations(rank, 2))
-        rows = [(prompt, made, _facts(rank, p, item.margin))]
+        rows = [(prompt, completions, _facts(rank, p, item.margin))]
     else:
         rows = [
-            (prompt, [made[i], made[j]], _facts((0, int(rank[i] < rank[j])), margin=item.margin))
-            for i, j in itertools.combinations(range(len(made)), 2)
+            (
+                prompt,
+                [completions[i], completions[j]],
+                _facts((0, int(rank[i] < rank[j])), margin=item.margin),
+            )
+            for i, j in itertools.combinations(range(len(completions)), 2)
         ]
     return _fitted(rows, cfg, template, counts)
 
@@ -202,17 +207,16 @@ def _facts(
 
 
 def _distinct(
-    made: list[np.ndarray], rank: tuple[int, ...], counts: Counter[str]
+    completions: list[np.ndarray], rank: tuple[int, ...], counts: Counter[str]
 ) -> tuple[list[np.ndarray], tuple[int, ...]]:
-    """The completions without repetitions; of two, both are gone where they are the same."""
+    """(the distinct completions, their ranks)."""
     first: dict[bytes, int] = {}
-    for one, r in zip(made, rank, strict=True):
-        if first.setdefault(one.tobytes(), r) != r and len(made) > 2:
+    for one, r in zip(completions, rank, strict=True):
+        if first.setdefault(one.tobytes(), r) != r and len(completions) > 2:
             raise BadRecord("contradictory ranking: it has the same completion under two ranks")
-    if len(first) < len(made) and len(made) > 2:
-        counts["double"] += len(made) - len(first)
-    kept = [np.frombuffer(text, np.int32) for text in first]
-    return kept, tuple(first.values())
+    if len(first) < len(completions) and len(completions) > 2:
+        counts["double"] += len(completions) - len(first)
+    return [np.frombuffer(text, np.int32) for text in first], tuple(first.values())
 
 
 def _fitted(
@@ -222,21 +226,21 @@ def _fitted(
     counts: Counter[str],
 ) -> list[tuple[np.ndarray, list[np.ndarray], dict[str, Any]]]:
     """The rows that fit T, with prompts shortened to where their longest completion leaves room."""
-    kept = []
+    fitted = []
     counts["filled"] += bool(rows) and len(rows[0][0]) >= cfg.seq_len
     for prompt, completions, facts in rows:
         room = cfg.seq_len - max(map(len, completions))
-        found = dialogs.shorten(prompt, room, template.tokenizer.bos)
-        if found is None or (cfg.too_long == "drop" and len(found) < len(prompt)):
+        shortened = dialogs.shorten(prompt, room, template.tokenizer.bos)
+        if shortened is None or (cfg.too_long == "drop" and len(shortened) < len(prompt)):
             counts["long"] += 1
             continue
-        counts["shortened"] += len(found) < len(prompt)
-        kept.append((found, completions, facts))
-    return kept
+        counts["shortened"] += len(shortened) < len(prompt)
+        fitted.append((shortened, completions, facts))
+    return fitted
 
 
 def about(records: Records, one: TokenisedComparisons) -> Iterator[str]:
-    """The table's lines on a source."""
+    """The lines about a source for the table."""
     counts = one.counts
     lengths = np.diff(one.bounds, axis=1)
     there = one.rank >= 0
@@ -249,5 +253,5 @@ def about(records: Records, one: TokenisedComparisons) -> Iterator[str]:
 
 
 def _left_out(records: Records, one: TokenisedComparisons) -> Iterator[str]:
-    yield from (said.format(one.counts[name]) for name, said in _SAID.items() if one.counts.get(name))
+    yield from (line.format(one.counts[name]) for name, line in _COUNTS.items() if one.counts.get(name))
     yield from summary.skips(records, one.listed)

@@ -1,4 +1,4 @@
-"""Comparisons of completions: batches of N alternatives under one prompt, and every row by its number."""
+"""Preference data: batches of N alternative completions of one prompt, and every row by its number."""
 
 import bisect
 import itertools
@@ -20,7 +20,7 @@ from jaxtrain.data.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class PreferenceData(pipeline.DataPipeline):
-    """What a run on comparisons reads.
+    """The data of a run on comparisons.
 
     `rows` are all rows by number, those to train on first, `train_rows` of them, then those held out; a batch's
     `index` is that number. `fields(i)` is the whole record that row i comes from.
@@ -59,7 +59,7 @@ def prepare(
     """
     source_spec.check(cfg)
     if cfg.text_field != Dialogs.text_field:
-        raise ConfigError(f"--text_field={cfg.text_field}: comparisons are no plain text; leave it out")
+        raise ConfigError(f"--text_field={cfg.text_field}: comparisons are not plain text; leave it out")
     train, held_out = pipeline.open_sources(cfg, None)
     choice = Choice(kind, ties, flat, soft)
     sides = [
@@ -137,9 +137,9 @@ class _Rows:
         completion = one.ids[one.bounds[by, 1 + j] : one.bounds[by, 2 + j]]
         prompt = one.ids[one.bounds[r, 0] : one.bounds[r, 1]]
         room = self._T - len(completion)
-        found = dialogs.shorten(prompt, room, self._tokenizer.bos)
-        # Another row's completion may leave room for its BOS alone.
-        return (prompt[:room] if found is None else found), completion
+        shortened = dialogs.shorten(prompt, room, self._tokenizer.bos)
+        # Another row's completion may leave room for the BOS alone.
+        return (prompt[:room] if shortened is None else shortened), completion
 
 
 class _All:
@@ -201,18 +201,18 @@ def prefer(rank: np.ndarray, p_win: float, ties: str, flat: bool) -> np.ndarray:
     """
     there = rank >= 0
     both = there[:, None] & there[None, :]
-    found = (both & (rank[:, None] < rank[None, :])).astype(np.float32)
+    weights = (both & (rank[:, None] < rank[None, :])).astype(np.float32)
     if not np.isnan(p_win):
-        found[0, 1], found[1, 0] = p_win, 1 - p_win
+        weights[0, 1], weights[1, 0] = p_win, 1 - p_win
     elif ties == "half":
-        found += 0.5 * (both & (rank[:, None] == rank[None, :]) & ~np.eye(len(rank), dtype=bool))
-    total = found.sum()
-    return (found if flat or total <= 1 else found / total).astype(np.float32)
+        weights += 0.5 * (both & (rank[:, None] == rank[None, :]) & ~np.eye(len(rank), dtype=bool))
+    total = weights.sum()
+    return (weights if flat or total <= 1 else weights / total).astype(np.float32)
 
 
 def _blank(rows: _Rows) -> Row:
-    """A row of nothing, with the columns of the others."""
-    like = rows[0]
-    empty = alternatives((), *like["tokens"].shape, rows._tokenizer.pad)
-    rest = {name: np.zeros_like(value) for name, value in like.items() if name not in empty}
-    return empty | rest | {"index": np.int32(-1), "rank": np.full_like(like["rank"], -1)}
+    """An empty row, with the columns of the others."""
+    example = rows[0]
+    empty = alternatives((), *example["tokens"].shape, rows._tokenizer.pad)
+    rest = {name: np.zeros_like(value) for name, value in example.items() if name not in empty}
+    return empty | rest | {"index": np.int32(-1), "rank": np.full_like(example["rank"], -1)}

@@ -1,8 +1,8 @@
-"""What people preferred: the database that ./launch/run collect_preferences keeps, and what training reads of it.
+"""The database of human preferences, which ./launch/run collect_preferences writes, as training reads it.
 
 A row is a vote. Of two responses it is `prompt`, `response_a`, `response_b`, `preferred` (a, b or tie) and `reason`, in
 the order in which they were shown; of more it is `prompt`, `completions`, `ranking` (1 is the best) and `reason`. With
-them stand `annotator`, `item`, `models` (what wrote each response), and `both_bad` where a tie is because none is good.
+them are `annotator`, `item`, `models` (of each response), and `both_bad` where a tie is because none is good.
 """
 
 import hashlib
@@ -18,8 +18,8 @@ from jaxtrain.files import atomic, cache
 
 APPLICATION = 0x6A747076  # SQLite's application_id of our files
 SCHEMA = 1  # user_version
-MADE_BY = "./launch/run collect_preferences"
-BOTH_BAD, SKIP, CHOSEN = "both_bad", "skip", "chosen"  # kinds of votes; a skip is none that training reads
+WRITTEN_BY = "./launch/run collect_preferences"
+BOTH_BAD, SKIP, CHOSEN = "both_bad", "skip", "chosen"  # kinds of votes; training does not read a skip
 
 _VOTES = """
 SELECT number, prompt, responses, annotator, kind, shown, ranking, reason
@@ -29,15 +29,15 @@ WHERE votes.undone IS NULL AND votes.kind != 'skip' ORDER BY votes.id
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection that reads votes. Raises ConfigError where the file has none."""
-    return completions_db.connect(path, (APPLICATION, SCHEMA), MADE_BY)
+    """A read-only connection to a database of votes. Raises ConfigError for any other file."""
+    return completions_db.connect(path, (APPLICATION, SCHEMA), WRITTEN_BY)
 
 
-def rows(found: sqlite3.Connection) -> Iterator[dict[str, Any]]:
-    """The votes in the order in which they were given, as records that training reads."""
-    for number, prompt, responses, annotator, kind, shown, ranking, reason in found.execute(_VOTES):
-        order, ranks, written = json.loads(shown), json.loads(ranking), json.loads(responses)
-        texts, models = [written[i]["text"] for i in order], [written[i]["model"] for i in order]
+def rows(connection: sqlite3.Connection) -> Iterator[dict[str, Any]]:
+    """The votes as records that training reads, oldest first."""
+    for number, prompt, responses, annotator, kind, shown, ranking, reason in connection.execute(_VOTES):
+        order, ranks, given = json.loads(shown), json.loads(ranking), json.loads(responses)
+        texts, models = [given[i]["text"] for i in order], [given[i]["model"] for i in order]
         ranks = [ranks[i] for i in order]
         row = {"prompt": prompt_field(json.loads(prompt))}
         if len(texts) == 2:
@@ -51,17 +51,17 @@ def rows(found: sqlite3.Connection) -> Iterator[dict[str, Any]]:
 
 
 def prompt_field(messages: list[dict[str, Any]]) -> Any:
-    """A prompt as records have it: text where it is one turn of a user's."""
-    alone = len(messages) == 1 and messages[0]["role"] == "user"
-    return messages[0]["content"] if alone else messages
+    """A prompt as records have it: its text where it is a single turn of a user, else messages."""
+    single = len(messages) == 1 and messages[0]["role"] == "user"
+    return messages[0]["content"] if single else messages
 
 
 def as_lines(path: Path, cache_dir: Path) -> Path:
-    """A file of JSON lines with the votes of a database as they are now; any other file is itself."""
+    """The path of a JSON-lines file with a database's votes of now; `path` itself where it is no database."""
     if not completions_db.is_database(path):
         return path
-    with closing(connect(path)) as found:
-        text = "".join(lines(found))
+    with closing(connect(path)) as connection:
+        text = "".join(lines(connection))
     state = hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
 
     def fill(work: Path) -> None:
@@ -70,13 +70,13 @@ def as_lines(path: Path, cache_dir: Path) -> Path:
     return cache.build(cache_dir / "votes" / state, fill) / "votes.jsonl"
 
 
-def lines(found: sqlite3.Connection) -> Iterator[str]:
-    """The votes, a line of JSON each."""
-    return map(atomic.json_line, rows(found))
+def lines(connection: sqlite3.Connection) -> Iterator[str]:
+    """The votes as JSON lines."""
+    return map(atomic.json_line, rows(connection))
 
 
 def export(path: Path, out: Path) -> int:
-    """Writes the votes as JSON lines; returns their number. The file has its name once it is whole."""
-    with closing(connect(path)) as found, atomic.replacing(out, "w") as file:
-        count = sum(1 for line in lines(found) if file.write(line))
+    """Writes the votes as JSON lines, atomically; returns their number."""
+    with closing(connect(path)) as connection, atomic.replacing(out, "w") as file:
+        count = sum(1 for line in lines(connection) if file.write(line))
     return count

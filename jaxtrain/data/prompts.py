@@ -52,7 +52,7 @@ def read_prompts(
 
     def tokenised(item: Any) -> tuple[Hashable, Prompt]:
         messages = dialogs.with_system(_before_answer(item), cfg.system)
-        ids = template.prompt(messages)
+        ids = template.encode_prompt(messages)
         return ids.tobytes(), Prompt(messages, ids)
 
     prompts = _distinct(text, cfg, flag, limit, skips, records_of, tokenised)
@@ -109,7 +109,7 @@ def _distinct(
         if limit and len(prompts) >= limit:
             break
         records = records_of(source)
-        form = record_formats.detect(records, source, record_formats.OPENING, flag)
+        form = record_formats.detect(records, source, record_formats.PROMPT, flag)
         for number, (key, prompt) in record_formats.each(records, form, skips, make, lambda done: None):
             if key not in prompts:
                 name = f"{source.label} record {records.source_number(number)}"

@@ -1,6 +1,6 @@
-"""What a record of conversations or comparisons looks like, and the form that the rest of the code reads.
+"""Record formats of conversations, comparisons and prompts, and the types that they are read into.
 
-A source has one format, found from its first records in the order of CHAT, COMPARED or OPENING, or named by
+A source has one format, detected from its first records in the order of CHAT, COMPARED or PROMPT, or named by
 `?format=NAME` after it. A record that does not fit its source's format is a bad record.
 """
 
@@ -14,13 +14,13 @@ from jaxtrain.data.bad_records import Skips, is_unicode
 from jaxtrain.data.source_spec import DataSource
 from jaxtrain.data.sources import Records
 
-Made = TypeVar("Made")
+T = TypeVar("T")
 Record = Mapping[str, Any]
 # role (system, user, assistant, tool), content (str) and whatever else the record's message has; one whose
-# "train" is false or "weight" 0 is not learnt.
+# "train" is false or "weight" 0 is not in the loss.
 Message = dict[str, Any]
 
-_FIRST = 16  # records that a format is found from
+_FIRST = 16  # records that a format is detected from
 _ROLES = {
     "human": "user",
     "gpt": "assistant",
@@ -38,13 +38,13 @@ class BadRecord(ValueError):
 
 
 class Dialog(NamedTuple):
-    """A conversation, whose assistant turns are learnt."""
+    """A conversation with the loss on its assistant turns."""
 
     messages: tuple[Message, ...]
 
 
 class Text(NamedTuple):
-    """A text, every token of which is learnt."""
+    """A text with the loss on every token."""
 
     text: str
 
@@ -60,7 +60,7 @@ class Comparison(NamedTuple):
 
 
 class JudgedCompletion(NamedTuple):
-    """A completion that is desirable or not."""
+    """A completion with the label desirable or not."""
 
     prompt: tuple[Message, ...]
     completion: str
@@ -68,7 +68,7 @@ class JudgedCompletion(NamedTuple):
 
 
 class RecordFormat(NamedTuple):
-    """`fits` says whether a record has the fields that `shape` describes; `read` raises Bad."""
+    """A format: `fits` says whether a record has the fields that `shape` describes; `read` raises BadRecord."""
 
     name: str
     shape: str
@@ -78,7 +78,7 @@ class RecordFormat(NamedTuple):
 
 
 def text_of(value: Any, what: str) -> str:
-    """`value`, where it is text that UTF-8 can write; else raises Bad."""
+    """`value`, where it is text that UTF-8 can write; else raises BadRecord."""
     if not isinstance(value, str):
         raise BadRecord(f"no text: {what} is not a string but {type(value).__name__}")
     if not is_unicode(value):
@@ -87,7 +87,7 @@ def text_of(value: Any, what: str) -> str:
 
 
 def completion_of(value: Any, what: str) -> str:
-    """The completion's text: a string, or a list of one assistant message. Raises Bad where it is empty."""
+    """The completion's text: a string, or a list of one assistant message. Raises BadRecord where it is empty."""
     if isinstance(value, list | dict):
         messages = messages_of(value, what)
         if len(messages) != 1 or messages[0]["role"] != "assistant":
@@ -99,7 +99,7 @@ def completion_of(value: Any, what: str) -> str:
 
 
 def messages_of(value: Any, what: str) -> tuple[Message, ...]:
-    """The messages of a list with role and content, or from and value; raises Bad."""
+    """The messages of a list with role and content, or from and value; raises BadRecord."""
     if isinstance(value, dict):  # TFDS and older HF data sets keep a list of objects as an object of lists
         if not all(isinstance(column, list) for column in value.values()):
             raise BadRecord(f"no messages: {what} is not a list of messages")
@@ -136,16 +136,16 @@ def _joined(parts: list[Any], what: str) -> str:
 
 
 def in_loss(message: Message) -> bool:
-    """Whether an assistant's message is in the loss. Raises Bad for a weight between 0 and 1."""
+    """Whether an assistant's message is in the loss. Raises BadRecord for a weight between 0 and 1."""
     weight = message.get("weight", 1)
     weight = 1 if weight is None else weight
     if weight not in (0, 1):
-        raise BadRecord(f"unknown weight: {weight!r}; a message is learnt (1) or not (0)")
+        raise BadRecord(f"unknown weight: {weight!r}; a message is in the loss (1) or not (0)")
     return bool(weight) and message.get("train", True) is not False
 
 
 def user(text: Any, what: str = "prompt") -> tuple[Message, ...]:
-    """A prompt, text or messages, as messages."""
+    """The messages of a prompt that is a text or messages."""
     if isinstance(text, list | dict):
         return messages_of(text, what)
     return ({"role": "user", "content": text_of(text, what)},)
@@ -153,34 +153,34 @@ def user(text: Any, what: str = "prompt") -> tuple[Message, ...]:
 
 def _dialog(messages: tuple[Message, ...]) -> Dialog:
     if not any(message["role"] == "assistant" for message in messages):
-        raise BadRecord("no assistant turn: there is nothing to learn")
+        raise BadRecord("no assistant turn: there is nothing to train on")
     return Dialog(messages)
 
 
-def _completed(record: Record) -> Dialog:
+def _prompt_completion(record: Record) -> Dialog:
     prompt = tuple({**m, "train": False} for m in user(record["prompt"]))
     value = record["completion"]
-    given = messages_of(value, "completion") if isinstance(value, list | dict) else ()
+    messages = messages_of(value, "completion") if isinstance(value, list | dict) else ()
     return _dialog(
-        prompt + (given or ({"role": "assistant", "content": completion_of(value, "completion")},))
+        prompt + (messages or ({"role": "assistant", "content": completion_of(value, "completion")},))
     )
 
 
-def _instructed(record: Record) -> Dialog:
+def _instruction(record: Record) -> Dialog:
     answer = "response" if "response" in record else "output"
-    asked = text_of(record["instruction"], "instruction")
-    if given := text_of(record.get("input") or "", "input").strip():
-        asked = f"{asked}\n\n{given}"
-    answered = {"role": "assistant", "content": completion_of(record[answer], answer)}
-    return Dialog((*user(asked), answered))
+    prompt = text_of(record["instruction"], "instruction")
+    if context := text_of(record.get("input") or "", "input").strip():
+        prompt = f"{prompt}\n\n{context}"
+    completion = {"role": "assistant", "content": completion_of(record[answer], answer)}
+    return Dialog((*user(prompt), completion))
 
 
-def _answered(record: Record) -> Dialog:
-    asked, answer, wrong = completions_db.prompt_and_answer(record)
+def _stored(record: Record) -> Dialog:
+    prompt, answer, wrong = completions_db.prompt_and_answer(record)
     if wrong:
         raise BadRecord(wrong)
-    prompt = tuple({**message, "train": False} for message in user(asked, "input"))
-    return Dialog((*prompt, *messages_of([answer], "message")))
+    messages = tuple({**message, "train": False} for message in user(prompt, "input"))
+    return Dialog((*messages, *messages_of([answer], "message")))
 
 
 def _chosen(record: Record) -> Comparison:
@@ -196,8 +196,8 @@ def _chosen(record: Record) -> Comparison:
     else:
         prompt = user(record["prompt"])
         pair = [_last(one, prompt) for one in pair]
-    made = (completion_of(pair[0], "chosen"), completion_of(pair[1], "rejected"))
-    return Comparison(prompt, made, (0, 1), _probability(record), _margin(record))
+    completions = (completion_of(pair[0], "chosen"), completion_of(pair[1], "rejected"))
+    return Comparison(prompt, completions, (0, 1), _probability(record), _margin(record))
 
 
 def _preferred(pair: Comparison) -> Dialog:
@@ -210,12 +210,12 @@ def _last(value: Any, prompt: tuple[Message, ...]) -> Any:
         return value
     messages = messages_of(value, "chosen or rejected")
     if len(messages) > 1 and messages[:-1] != prompt:
-        raise BadRecord("no common prompt: chosen or rejected begins otherwise than prompt")
+        raise BadRecord("no common prompt: chosen or rejected does not start with prompt")
     return list(messages[-1:])
 
 
 def _hh(*pair: str) -> tuple[tuple[Message, ...], list[str]]:
-    """Prompt and completions of two texts of turns that are opened by Human: and Assistant:."""
+    """(prompt, completions) of two texts whose turns start with Human: and Assistant:."""
     same = next((i for i, (a, b) in enumerate(zip(*pair, strict=False)) if a != b), min(map(len, pair)))
     end = pair[0].rfind(_ASSISTANT, 0, same)
     if end < 0 or not pair[0].startswith(_HUMAN):
@@ -228,24 +228,24 @@ def _hh(*pair: str) -> tuple[tuple[Message, ...], list[str]]:
         raise BadRecord("no common prompt: chosen and rejected differ before their last turn")
     messages = []
     for turn in pair[0][: end - len(_ASSISTANT)].split(_HUMAN)[1:]:
-        said, *answers = turn.split(_ASSISTANT)
-        messages.append({"role": "user", "content": said.removeprefix(" ")})
+        content, *answers = turn.split(_ASSISTANT)
+        messages.append({"role": "user", "content": content.removeprefix(" ")})
         messages += [{"role": "assistant", "content": answer.removeprefix(" ")} for answer in answers]
     return tuple(messages), rest
 
 
-def _either(record: Record) -> Comparison:
-    """The better one first; `p_win` is that of response_a."""
+def _responses(record: Record) -> Comparison:
+    """The better response first; the record's `p_win` is that of response_a."""
     prompt = user(record["prompt"])
     a, b = (completion_of(record[name], name) for name in ("response_a", "response_b"))
     p = _probability(record)
     preferred = record.get("preferred", "a" if p is None or p > 0.5 else "tie" if p == 0.5 else "b")
-    found = preferred.strip().lower() if isinstance(preferred, str) else preferred
-    if found not in ("a", "b", "tie"):
+    better = preferred.strip().lower() if isinstance(preferred, str) else preferred
+    if better not in ("a", "b", "tie"):
         raise BadRecord(f"unknown preference: preferred is {preferred!r}, not a, b or tie")
-    if found == "b":
+    if better == "b":
         a, b, p = b, a, None if p is None else 1 - p
-    return Comparison(prompt, (a, b), (0, 0) if found == "tie" else (0, 1), p, _margin(record))
+    return Comparison(prompt, (a, b), (0, 0) if better == "tie" else (0, 1), p, _margin(record))
 
 
 def _ranked(record: Record) -> Comparison:
@@ -258,11 +258,11 @@ def _ranked(record: Record) -> Comparison:
             f"no ranking: {ranking!r} for {len(completions)} completions; ranking[i] is the rank of "
             "completions[i], 1 the best, equal ones are ties"
         )
-    made = [completion_of(one, f"completions[{i}]") for i, one in enumerate(completions)]
-    order = sorted(range(len(made)), key=lambda i: ranking[i])
+    texts = [completion_of(one, f"completions[{i}]") for i, one in enumerate(completions)]
+    order = sorted(range(len(texts)), key=lambda i: ranking[i])
     steps = sorted(set(ranking))
     ranks = tuple(steps.index(ranking[i]) for i in order)
-    return Comparison(user(record["prompt"]), tuple(made[i] for i in order), ranks, None, _margin(record))
+    return Comparison(user(record["prompt"]), tuple(texts[i] for i in order), ranks, None, _margin(record))
 
 
 def _judged(record: Record) -> JudgedCompletion:
@@ -298,7 +298,7 @@ def _text_format(field: str = "text") -> RecordFormat:
     return RecordFormat("text", field, _has(field), lambda record: Text(text_of(record.get(field), field)))
 
 
-# What is stored of a completion may have the messages that it answers: they are not what is learnt.
+# A stored completion may have the messages of its prompt: they are not in the loss.
 _MESSAGES = RecordFormat(
     "messages",
     "messages",
@@ -312,21 +312,21 @@ _SHAREGPT = RecordFormat(
     _has("conversations"),
     lambda r: _dialog(messages_of(r["conversations"], "conversations")),
 )
-_STORED = RecordFormat("stored", "choices, and input, messages or request", _has("choices"), _answered)
-# A completion that is judged may be a bad one: not for imitation unless the format is named.
+_STORED = RecordFormat("stored", "choices, and input, messages or request", _has("choices"), _stored)
+# A labelled completion may be a bad one: no demonstration unless the format is named.
 _COMPLETION = RecordFormat(
-    "completion", "prompt, completion", _has("prompt", "completion"), _completed, unless="label"
+    "completion", "prompt, completion", _has("prompt", "completion"), _prompt_completion, unless="label"
 )
 _INSTRUCTION = RecordFormat(
     "instruction",
     "instruction, response or output (and input)",
     _has("instruction", one_of=["response", "output"]),
-    _instructed,
+    _instruction,
 )
 # The better of two completions may be a bad one too.
 _PREFERRED = RecordFormat(
     "preferred",
-    "chosen, rejected (and prompt), of which chosen is learnt",
+    "chosen, rejected (and prompt), of which chosen is trained on",
     _has("chosen", "rejected"),
     lambda r: _preferred(_chosen(r)),
     unless="rejected",
@@ -338,12 +338,12 @@ COMPARED = (
         "responses",
         "prompt, response_a, response_b, preferred or p_win",
         _has("prompt", "response_a", "response_b", one_of=["preferred", "p_win"]),
-        _either,
+        _responses,
     ),
     RecordFormat("ranked", "prompt, completions, ranking", _has("prompt", "completions", "ranking"), _ranked),
     RecordFormat("judged", "prompt, completion, label", _has("prompt", "completion", "label"), _judged),
 )
-OPENING = (
+PROMPT = (
     *CHAT,
     *COMPARED,
     RecordFormat("prompt", "prompt", _has("prompt"), lambda r: Dialog(user(r["prompt"]))),
@@ -382,26 +382,26 @@ def each(
     records: Records,
     form: RecordFormat,
     skips: Skips,
-    make: Callable[[Any], Made],
+    make: Callable[[Any], T],
     advance: Callable[[int], None],
-) -> Iterator[tuple[int, Made]]:
-    """(number, what `make` makes of it) of each record; those for which reading or `make` raises Bad go to `skips`."""
+) -> Iterator[tuple[int, T]]:
+    """(number, result of `make`) of each record; where reading or `make` raises BadRecord, it goes to `skips`."""
     for start, block in records.blocks():
         for i, record in enumerate(block, start):
             where = f"{records.label} record {records.source_number(i)}"
             try:
-                made = make(read(record, form))
+                result = make(read(record, form))
             except BadRecord as error:
                 skips.bad(where, str(error))
             except ConfigError as error:
                 raise ConfigError(f"{where}: {error}") from error
             else:
-                yield i, made
+                yield i, result
         advance(len(block))
 
 
 def read(record: Record, form: RecordFormat) -> Any:
-    """The record in the form of its format; raises Bad."""
+    """The record read by its format; raises BadRecord."""
     if not form.fits(record):
         there = ", ".join(map(str, record)) or "none"
         raise BadRecord(

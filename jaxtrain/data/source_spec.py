@@ -1,8 +1,8 @@
-"""What --data and --tokenizer may say, checked before anything heavy is imported.
+"""The grammar and checks of --data and --tokenizer, without a heavy import.
 
     SOURCES = SOURCE[,SOURCE ...]        SOURCE = KIND:NAME[:SPLIT][?key=value[&key=value ...]][*WEIGHT]
 
-KIND is tinytown, tfds, hf, jsonl, store, preferences (what ./launch/run collect_preferences keeps or exports), or
+KIND is tinytown, tfds, hf, jsonl, store, preferences (a database of ./launch/run collect_preferences, or an export), or
 filtered, whose NAME is a folder of ./launch/run filter_data. A comma ends a source only where a KIND: follows, so a
 path may hold commas. In a path of jsonl, store, preferences or filtered `*`, `?` and `[]` are a glob's; there `*0.5` at
 the end is a weight only if a number follows the star, `?` begins options only if `key=` follows it, and `:` begins a

@@ -1,4 +1,4 @@
-"""Every kind of data as random-access records, with a held-out side."""
+"""Data sources of every kind as random-access records, with a held-out side."""
 
 import functools
 import io
@@ -26,7 +26,7 @@ _BLOCK = 512  # records read at once
 
 @dataclass(frozen=True)
 class Records:
-    """Records by number. `fingerprint` changes with their content; `label` is what messages call them."""
+    """Records by number. `fingerprint` changes with their content; `label` names them in messages."""
 
     label: str
     fingerprint: str
@@ -35,7 +35,7 @@ class Records:
     index: np.ndarray | None = None  # the numbers, where these are only some of the `size` records
     skipped: int = 0  # broken records that are not among them
     listed: str = ""  # the file that lists those
-    notes: tuple[str, ...] = ()  # what else was left out, for people
+    notes: tuple[str, ...] = ()  # lines on what else was left out
 
     def __len__(self) -> int:
         return self.size if self.index is None else len(self.index)
@@ -73,8 +73,8 @@ def train_and_held_out(
 
     Without one, `eval_share` of the documents by the hash of their number, at least one on each side. None
     is held out where --eval_data names other data. `fields` are what a record must have, and its type; the
-    name text stands for --text_field. A record of TFDS holds these and OPTIONAL, one of another kind all it
-    has; with `fields` None every record is whole. Raises ConfigError for anything wrong with the data.
+    name text stands for --text_field. A record of TFDS has these and OPTIONAL, one of another kind all its
+    fields; with `fields` None every record is whole. Raises ConfigError for anything wrong with the data.
     """
     opened = _open(source, data, fields)
     split = source.split or _main_split(opened, source)
@@ -120,10 +120,10 @@ def _hold_out(records: Records, share: float) -> tuple[Records, Records]:
             "documents, or name other held-out data with --eval_data"
         )
     order = _hash(np.arange(len(records)))
-    held = order < share * 2.0**64
-    held[np.argmin(order)], held[np.argmax(order)] = True, False
+    is_held_out = order < share * 2.0**64
+    is_held_out[np.argmin(order)], is_held_out[np.argmax(order)] = True, False
     sides = []
-    for name, chosen in (("train", ~held), ("held out", held)):
+    for name, chosen in (("train", ~is_held_out), ("held out", is_held_out)):
         fingerprint = cache.digest(records.fingerprint, share, name)
         sides.append(replace(records, index=np.flatnonzero(chosen), fingerprint=fingerprint))
     return sides[0], sides[1]
@@ -178,12 +178,12 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _reader(found: Any, wanted: Fields) -> Callable[[Sequence[int]], list[dict[str, Any]]]:
-    """Reads only what is wanted, and text without TFDS's decoder: that would take five times as long."""
+def _reader(data_source: Any, wanted: Fields) -> Callable[[Sequence[int]], list[dict[str, Any]]]:
+    """A function that reads the wanted fields of a TFDS data source, texts without the slow decoder of TFDS."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.proto import tf_example_pb2
 
-    features = found.dataset_info.features.items()
+    features = data_source.dataset_info.features.items()
     there = {k: f for k, f in features if wanted is None or k in (*wanted, *OPTIONAL)}
     direct = [k for k, feature in there.items() if isinstance(feature, tfds.features.Text)]
     eight = [k for k, feature in there.items() if _is_packed_float(feature)]
@@ -198,11 +198,11 @@ def _reader(found: Any, wanted: Fields) -> Callable[[Sequence[int]], list[dict[s
             {k: _plain(v) for k, v in slow.deserialize_example_np(example).items()} if slow else {}
         )
 
-    return lambda numbers: [one(example) for example in found.data_source.__getitems__(list(numbers))]
+    return lambda numbers: [one(example) for example in data_source.data_source.__getitems__(list(numbers))]
 
 
 def _is_packed_float(feature: Any) -> bool:
-    """Whether it is one f64 kept as its eight bytes, as Tinytown keeps a log-probability."""
+    """Whether it is one f64 stored as its eight bytes, as Tinytown stores a log-probability."""
     coding = getattr(feature.to_json_content(), "encoding", "")
     return coding == "bytes" and feature.np_dtype == np.float64 and feature.shape == ()
 
@@ -230,16 +230,18 @@ def _open_jsonl(source: DataSource, data: Data, wanted: Fields, flag: str) -> _O
     return _open_files(source_spec.files(source, flag), (), source, data, wanted, flag)
 
 
-def _open_kept(source: DataSource, data: Data, wanted: Fields, flag: str) -> _Opened:
+def _open_database(source: DataSource, data: Data, wanted: Fields, flag: str) -> _Opened:
     from jaxtrain.data import completions_db, preferences_db
 
-    keeper = completions_db if source.kind == "store" else preferences_db
-    lines = [keeper.as_lines(path, cache_dir(data)) for path in source_spec.files(source, flag)]
+    stored = source.kind == "store"
+    database = completions_db if stored else preferences_db
+    lines = [database.as_lines(path, cache_dir(data)) for path in source_spec.files(source, flag)]
     opened = _open_files(lines, (), source, data, None, flag)
-    chosen = (
-        completions_db.selected_choices if keeper is completions_db else lambda found, source, flag: found
+    if not stored:
+        return opened
+    return _Opened(
+        opened.splits, lambda split: completions_db.selected_choices(opened.get(split), source, flag)
     )
-    return _Opened(opened.splits, lambda split: chosen(opened.get(split), source, flag))
 
 
 def _open_filtered(source: DataSource, data: Data, wanted: Fields, flag: str) -> _Opened:
@@ -344,7 +346,7 @@ def _named_builder(source: DataSource, data: Data, flag: str) -> Any:
 
 
 def _tfds_fingerprint(name: str, size: int, records: Records) -> str:
-    """Stands for a prepared split wherever it was prepared: its name, version, size, and 64 of its records."""
+    """The fingerprint of a prepared split on any machine: of its name, version, size, and 64 of its records."""
     some = np.unique(np.linspace(0, len(records) - 1, 64).astype(int)).tolist()
     return cache.digest(name, len(records), size, [sorted(r.items()) for r in records.many(some)])
 
@@ -397,8 +399,8 @@ def _read_hf(found: Any, numbers: Sequence[int]) -> list[dict[str, Any]]:
 _OPEN = {
     "tinytown": _open_tinytown,
     "jsonl": _open_jsonl,
-    "store": _open_kept,
-    "preferences": _open_kept,
+    "store": _open_database,
+    "preferences": _open_database,
     "filtered": _open_filtered,
     "tfds": _open_tfds,
     "hf": _open_hf,

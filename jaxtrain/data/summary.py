@@ -1,4 +1,4 @@
-"""What was read, for people."""
+"""The table of a run's data: what was read of each source, and what was left out."""
 
 import json
 from collections import Counter
@@ -20,9 +20,7 @@ def table(
     held_out: Opened,
     eval_rows: Sequence[PackedRows],
 ) -> Iterator[Line]:
-    """(name, value) lines: what was read from each source, what was left out and where that is listed, and
-    the mix.
-    """
+    """(name, value) lines on each source, on what was left out and where that is listed, and on the mix."""
     for side, opened, sets in (("train", train, train_rows), ("held out", held_out, eval_rows)):
         for (_, records), rows in zip(opened, sets, strict=True):
             yield from _one(f"{side} {records.label}", records, rows, cfg)
@@ -30,7 +28,10 @@ def table(
 
 
 def mix(cfg: Data, train: Opened, sizes: Sequence[int], held_out: Opened) -> Iterator[Line]:
-    """(name, value) lines: each source's share and epoch, of so many rows, and whether a held-out one is trained on."""
+    """(name, value) lines on each source's share and epoch, and on held-out documents that are trained on.
+
+    `sizes` are the rows of the training sources.
+    """
     total = sum(source.weight for source, _ in train)
     for (source, records), size in zip(train, sizes, strict=True):
         share = source.weight / total
@@ -39,11 +40,11 @@ def mix(cfg: Data, train: Opened, sizes: Sequence[int], held_out: Opened) -> Ite
         yield f"train {records.label}", f"{part}an epoch is {epoch:,.1f} batches of {cfg.batch_size}"
     seen = {records.fingerprint for _, records in train}
     if any(records.fingerprint in seen for _, records in held_out):
-        yield "warning", "the held-out documents are training documents: the held-out loss says nothing"
+        yield "warning", "the held-out documents are training documents: the held-out loss is meaningless"
 
 
 def skips(records: Records, listed: str) -> Iterator[str]:
-    """What was left out of a source before and while it was tokenised, by kind of reason."""
+    """Lines on the bad records of a source, before and during tokenisation, by kind of reason."""
     if records.skipped:
         yield f"{records.skipped:,} bad records skipped, listed in {records.listed}"
     with open(listed, encoding="utf-8") as file:
@@ -54,20 +55,21 @@ def skips(records: Records, listed: str) -> Iterator[str]:
 
 
 def _one(name: str, records: Records, rows: PackedRows, cfg: Corpus) -> Iterator[Line]:
-    found = rows.documents
-    tokens = int(found.pairs.sum()) - len(found)  # without BOS and EOS
+    documents = rows.documents
+    tokens = int(documents.pairs.sum()) - len(documents)  # without BOS and EOS
     yield (
         name,
-        f"{len(found):,} documents, {found.size:,} bytes, {tokens:,} tokens, {found.size / tokens:.2f} bytes/token",
+        f"{len(documents):,} documents, {documents.size:,} bytes, {tokens:,} tokens, "
+        f"{documents.size / tokens:.2f} bytes/token",
     )
     yield (
         name,
         f"{len(rows):,} rows of {cfg.seq_len}, {rows.padding:.1%} padding, {rows.split:,} documents cut into rows",
     )
-    if found.empty:
-        yield name, f"{found.empty:,} empty documents dropped"
-    for count, listed in ((records.skipped, records.listed), (found.skipped, found.listed)):
+    if documents.empty:
+        yield name, f"{documents.empty:,} empty documents dropped"
+    for count, listed in ((records.skipped, records.listed), (documents.skipped, documents.listed)):
         if count:
             yield name, f"{count:,} bad records skipped, listed in {listed}"
-    if off := int(abs(found.slack).sum()):
+    if off := int(abs(documents.slack).sum()):
         yield name, f"{off:,} bytes that the tokenizer adds or removes (counted as the text has them)"

@@ -24,7 +24,7 @@ _LEAST_BAR = 50_000  # documents from which on progress is shown
 
 @dataclasses.dataclass(frozen=True)
 class Fim:
-    """Rearranges a share `rate` of the documents for fill-in-the-middle, the same ones for the same seed."""
+    """Fill-in-the-middle for a share `rate` of the documents, the same ones for the same seed."""
 
     rate: float
     seed: int
@@ -59,7 +59,7 @@ class Documents:
 def tokenise(
     records: Records, tokenizer: Tokenizer, field: str, policy: str, folder: Path, fim: Fim | None
 ) -> Documents:
-    """The documents of `records`, tokenised once and kept in `folder`.
+    """The documents of `records`, tokenised once and cached in `folder`.
 
     Documents of white space alone are dropped and counted. Records without text raise ConfigError, or are
     counted and listed if `policy` is skip. Raises ConfigError where no document is left.
@@ -164,7 +164,7 @@ def _fill(
 
 
 def _encode(tokenizer: Tokenizer, parts: list[str]) -> Iterator[np.ndarray]:
-    """Encodes in runs of a few megabytes: encodings take many times the memory of their text."""
+    """The ids of each part, encoded a few megabytes at a time: encodings take many times the memory of their text."""
     run, size = [], 0
     for part in parts:
         run.append(part)

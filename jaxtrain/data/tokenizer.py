@@ -1,7 +1,6 @@
 """Tokenizers: bytes, our own BPE, any Hugging Face tokenizer.json, SentencePiece.
 
-Special tokens are only ever put in by the pipeline. One that is written in the text of a document is
-encoded as the plain text that it is.
+Only the pipeline adds special tokens. One that is written in the text of a document is encoded as plain text.
 """
 
 import hashlib
@@ -18,9 +17,9 @@ from jaxtrain.config import ConfigError
 from jaxtrain.data import token_bytes
 
 SPECIALS = ("pad", "bos", "eos", "mask", "fim_prefix", "fim_suffix", "fim_middle")
-_SIDE = "special_tokens.json"  # our note beside a saved tokenizer: role -> id
+_SIDE = "special_tokens.json"  # beside a saved tokenizer: role -> token
 _TEMPLATE = "chat_template.jinja"
-# What well-known tokenizers call them, where no tokenizer_config.json says.
+# Their names in well-known tokenizers, where there is no tokenizer_config.json.
 _NAMES = {
     "bos": ("<|bos|>", "<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "[CLS]", "<|endoftext|>"),
     "eos": ("<|eos|>", "</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>", "[SEP]"),
@@ -33,7 +32,7 @@ _NAMES = {
 
 
 class Tokenizer(Protocol):
-    """Text to ids and back.
+    """A tokenizer: text to ids and back.
 
     `byte_lengths` is i32[V], the UTF-8 bytes behind each token, 0 for specials. Its sum over a document's
     tokens is the document's UTF-8 length, unless the tokenizer changes the text (lower case, a space in
@@ -44,23 +43,23 @@ class Tokenizer(Protocol):
     pad: int
     bos: int
     eos: int
-    mask: int | None  # None: the file has none and nobody asked for it
+    mask: int | None  # None: the file has none and no objective needs it
     fim: tuple[int, int, int] | None  # prefix, suffix, middle
     byte_lengths: np.ndarray
     pieces: Sequence[bytes]  # the bytes behind each token, empty for specials
     fingerprint: str  # changes with anything that changes an id
-    notes: tuple[str, ...]  # what loading it had to decide
+    notes: tuple[str, ...]  # lines on decisions of loading it
     specials: Mapping[str, int]  # every special token, by what a chat template writes for it
-    chat_template: str  # Jinja, kept by `save`; empty: it has none. No part of the fingerprint
+    chat_template: str  # Jinja, written by `save`; empty: none. No part of the fingerprint
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """i32[n] of each text, without any special token."""
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of the ids; special tokens are left out, bytes that are no UTF-8 become U+FFFD."""
+        """The text of the ids without special tokens; bytes that are no UTF-8 become U+FFFD."""
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Writes what `load(folder)` needs."""
+        """Writes the files that `load(folder)` reads."""
 
 
 def special_ids(tokenizer: Tokenizer) -> np.ndarray:
@@ -80,7 +79,7 @@ def _assign(tokenizer: Any, ids: dict[str, int]) -> None:
 
 
 def _spelled_out(text: str, words: set[str]) -> list[str]:
-    """`text` in pieces, cut after the first character of each of `words`, so that no piece holds one."""
+    """`text` in pieces, cut after the first character of each of `words`, so that no piece contains one."""
     cuts = [found.start() + 1 for found in re.finditer("|".join(map(re.escape, sorted(words))), text)]
     return [text[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(text)], strict=True)]
 
@@ -88,7 +87,7 @@ def _spelled_out(text: str, words: set[str]) -> list[str]:
 def _plain(ids: list[int], specials: set[int], text: str) -> np.ndarray:
     if not specials.isdisjoint(ids):
         raise ConfigError(
-            f"--tokenizer: it reads special tokens out of plain text ({text[:60]!r}); use another one"
+            f"--tokenizer: it encodes plain text as special tokens ({text[:60]!r}); use another one"
         )
     return np.asarray(ids, np.int32)
 
@@ -101,7 +100,7 @@ def _fingerprint(kind: str, content: bytes, ids: dict[str, int]) -> str:
 
 
 class ByteTokenizer:
-    """Ids 0 to 255 are the UTF-8 bytes, the special tokens follow."""
+    """A tokenizer of bytes: ids 0 to 255 are the UTF-8 bytes, the special tokens follow."""
 
     def __init__(self):
         ids = {name: 256 + i for i, name in enumerate(SPECIALS)}
@@ -130,7 +129,7 @@ class FastTokenizer:
     """A tokenizer of the `tokenizers` library, as a tokenizer.json holds it.
 
     `roles` names the special tokens that are known by their role, `add` the roles that must be there: a
-    missing one is added. For a missing bos or pad eos's token serves, as GPT-2 does it, so imported
+    missing one is added. For a missing bos or pad it takes eos, as GPT-2 does, so that imported
     embeddings keep their size.
     """
 
@@ -143,7 +142,7 @@ class FastTokenizer:
         _assign(self, ids)
         self._roles = {role: inner.id_to_token(i) for role, i in ids.items()}
         self.notes = tuple(notes)
-        unknown = _unknown(inner)  # stands for text, though files call it special
+        unknown = _unknown(inner)  # encodes text, though files call it special
         special = {i for i, token in inner.get_added_tokens_decoder().items() if token.special}
         self._specials = (special | set(ids.values())) - unknown
         self.specials = {inner.id_to_token(i): i for i in sorted(self._specials | set(ids.values()))}
@@ -177,7 +176,7 @@ class FastTokenizer:
         _save_template(self, folder)
 
     def _pieces(self) -> list[bytes]:
-        found = [b""] * self.vocab_size
+        pieces = [b""] * self.vocab_size
         state = json.loads(self._inner.to_str())
         parts = [state["decoder"] or {}, state["pre_tokenizer"] or {}]
         kinds = {
@@ -187,12 +186,12 @@ class FastTokenizer:
         }
         read = token_bytes.byte_level if "ByteLevel" in kinds else token_bytes.visible
         for token, i in self._inner.get_vocab(with_added_tokens=False).items():
-            found[i] = read(token)
+            pieces[i] = read(token)
         for i, token in self._inner.get_added_tokens_decoder().items():
-            found[i] = token.content.encode()
+            pieces[i] = token.content.encode()
         for i in (*self._specials, *_unknown(self._inner)):
-            found[i] = b""
-        return found
+            pieces[i] = b""
+        return pieces
 
 
 def _lengths(pieces: Sequence[bytes]) -> np.ndarray:
@@ -201,8 +200,8 @@ def _lengths(pieces: Sequence[bytes]) -> np.ndarray:
 
 def _unknown(inner: Any) -> set[int]:
     model = json.loads(inner.to_str())["model"]
-    found = inner.token_to_id(model["unk_token"]) if model.get("unk_token") else model.get("unk_id")
-    return set() if found is None else {found}
+    unknown = inner.token_to_id(model["unk_token"]) if model.get("unk_token") else model.get("unk_id")
+    return set() if unknown is None else {unknown}
 
 
 def _find_specials(inner: Any, roles: dict[str, str], add: Sequence[str]) -> tuple[dict[str, int], list[str]]:
@@ -324,19 +323,18 @@ class SentencePieceTokenizer:
 
 
 def load(path: str | os.PathLike[str], *, add: Sequence[str] = ()) -> Tokenizer:
-    """The tokenizer that `save` wrote, or a tokenizer.json, a folder that holds one, or a SentencePiece
-    *.model.
+    """The tokenizer that `save` wrote, or that of a tokenizer.json, a folder with one, or a SentencePiece *.model.
 
-    The roles of special tokens come from our own note, tokenizer_config.json or special_tokens_map.json
+    The roles of special tokens come from our own special_tokens.json, tokenizer_config.json or special_tokens_map.json
     beside it, else from well-known names; `add` lists roles (mask, fim_prefix, fim_suffix, fim_middle) that
     are added where missing. Its chat template is chat_template.jinja beside it, or tokenizer_config.json's.
-    Raises ConfigError where the path holds no tokenizer.
+    Raises ConfigError where there is no tokenizer.
     """
     path = Path(path).expanduser()
     folder = path if path.is_dir() else path.parent
-    found = _load(path, folder, add)
-    found.chat_template = _chat_template(folder)
-    return found
+    tokenizer = _load(path, folder, add)
+    tokenizer.chat_template = _chat_template(folder)
+    return tokenizer
 
 
 def _load(path: Path, folder: Path, add: Sequence[str]) -> Tokenizer:
@@ -386,12 +384,12 @@ def _chat_template(folder: Path) -> str:
     if (folder / _TEMPLATE).is_file():
         return (folder / _TEMPLATE).read_text(encoding="utf-8")
     path = folder / "tokenizer_config.json"
-    held = json.loads(path.read_text(encoding="utf-8")).get("chat_template") if path.is_file() else None
-    if isinstance(held, list):  # several under names
-        named = {one["name"]: one["template"] for one in held}
+    template = json.loads(path.read_text(encoding="utf-8")).get("chat_template") if path.is_file() else None
+    if isinstance(template, list):  # several under names
+        named = {one["name"]: one["template"] for one in template}
         if "default" not in named:
             raise ConfigError(
                 f"{path}: chat_template has {', '.join(named)} but no default; write the one to use to {_TEMPLATE}"
             )
         return named["default"]
-    return held or ""
+    return template or ""

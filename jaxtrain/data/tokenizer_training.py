@@ -21,10 +21,10 @@ NEEDS = {
 
 
 def make(data: Corpus, train: Sequence[tuple[DataSource, Records]]) -> tuple[Tokenizer, str]:
-    """(the tokenizer, how it came about). A BPE of the same size and documents comes from the cache.
+    """(the tokenizer, a phrase on its origin). A BPE of the same size and documents comes from the cache.
 
-    Of more than BYTES_PER_TOKEN * SIZE of text a BPE sees that much, in stretches of documents drawn
-    evenly, each source its share.
+    A BPE is trained on at most BYTES_PER_TOKEN * SIZE of text, in stretches of documents sampled evenly, of
+    each source its share.
     """
     if data.tokenizer == "byte":
         return tokenizer.ByteTokenizer(), "bytes"

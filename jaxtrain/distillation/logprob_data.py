@@ -86,7 +86,7 @@ class LogprobReader:
         if theirs is None:
             self.counts["torn"] += 1
             return None
-        prompt, (completion,), _ = self.template.answers(asked, [text])
+        prompt, (completion,), _ = self.template.encode_completions(asked, [text])
         room = self._T - len(completion)
         fitting = prompt if len(prompt) <= room else None
         if fitting is None and self._shorten and room > 0:

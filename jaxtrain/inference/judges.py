@@ -33,7 +33,7 @@ def open_judge(quality: Any, machine: Any, opened: Callable[..., LLM]) -> tuple[
     `quality` has judge, rubric, votes, soft and asks(); `opened` opens a model by (name, flag, most tokens).
     """
     text = quality.judge
-    if not quality.asks():
+    if not quality.is_llm_judge():
         return (llm_judge.reward_judge(functions.resolve(text)) if text else None), None
     if not is_url(text) and not text.startswith("hf:"):
         source, step = workdir.split_step(text)
@@ -91,7 +91,7 @@ def reward_model_judge(source: Path, step: int | None, machine: Any) -> Judge:
 
 def _ids(template: chat.Template, one: JudgeCase) -> tuple[np.ndarray, np.ndarray]:
     try:
-        prompt, (answer,), _ = template.answers(one.messages, [one.answer])
+        prompt, (answer,), _ = template.encode_completions(one.messages, [one.answer])
     except BadRecord as error:
         raise ConfigError(f"--judge: {error}") from error
     return prompt, answer

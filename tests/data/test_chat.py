@@ -91,8 +91,8 @@ def test_a_question_and_answer_are_those_of_pretraining_to_the_token(bpe, turns)
     asked = [{"role": "user", "content": question}]
     found = template.encode([*asked, {"role": "assistant", "content": answer}])
     assert found.ids.tolist() == document
-    assert template.prompt(asked).tolist() == document[: found.starts[0]]
-    assert bpe.decode(template.prompt(asked)).endswith(between.rstrip(" "))
+    assert template.encode_prompt(asked).tolist() == document[: found.starts[0]]
+    assert bpe.decode(template.encode_prompt(asked)).endswith(between.rstrip(" "))
     assert bpe.decode(found.ids[found.starts[0] :]) == f" {answer}"
 
 
@@ -239,9 +239,9 @@ def test_a_prompt_is_always_the_beginning_of_prompt_and_answer(said, name):
     for kind in (ByteTokenizer(), chatml()):
         template = load_template(name, kind)
         turns = template.encode(messages)
-        prompt = template.prompt(messages[:-1])
+        prompt = template.encode_prompt(messages[:-1])
         assert turns.ids[: turns.starts[-1]].tolist() == prompt.tolist()
-        again, made, added = template.answers(messages[:-1], [said[-1], "other"])
+        again, made, added = template.encode_completions(messages[:-1], [said[-1], "other"])
         assert again.tolist() == prompt.tolist() and made[0].tolist() == turns.ids[len(prompt) :].tolist()
         assert made[1][-1] == made[0][-1] == template.end and added == 2 * turns.added[-1]
 
@@ -252,7 +252,7 @@ def test_bos_is_the_template_s_alone():
     assert load_template("plain", kind).encode(MESSAGES).ids.tolist().count(kind.bos) == 1
     bare = "{% for m in messages %}{{ m.content + eos_token }}{% endfor %}"
     assert kind.bos not in Template("bare", bare, kind).encode(MESSAGES).ids
-    with pytest.raises(ConfigError, match="begins with two <s>"):
+    with pytest.raises(ConfigError, match="starts with two <s>"):
         Template("two", "{{ bos_token + bos_token }}" + bare, kind)
 
 

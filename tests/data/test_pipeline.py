@@ -308,7 +308,7 @@ def test_the_table_counts_documents_longer_than_a_row(base):
     assert f"{longer} documents cut into rows" in values[1]
     assert (
         "warning",
-        "the held-out documents are training documents: the held-out loss says nothing",
+        "the held-out documents are training documents: the held-out loss is meaningless",
     ) in made.table
 
 

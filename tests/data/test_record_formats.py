@@ -119,7 +119,7 @@ BAD = [
     ({"prompt": "Hi?", "chosen": "Yo.", "rejected": " "}, "empty completion: rejected"),
     ({"prompt": "Hi?", "chosen": "Yo.", "rejected": "No.", "p_win": 1.5}, "p_win is 1.5, not a probability"),
     ({"prompt": "Hi?", "chosen": "Yo.", "rejected": "No.", "margin": float("nan")}, "unknown margin: nan"),
-    ({"prompt": "Why?", "chosen": [ASK, ANSWER], "rejected": [ASK, OTHER]}, "begins otherwise than prompt"),
+    ({"prompt": "Why?", "chosen": [ASK, ANSWER], "rejected": [ASK, OTHER]}, "does not start with prompt"),
     ({"chosen": "Yo.", "rejected": "No."}, "no common prompt: there is no prompt"),
     (
         {"chosen": f"{HH} So.", "rejected": "\n\nHuman: Hi?\n\nAssistant: No."},

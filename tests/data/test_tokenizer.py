@@ -165,7 +165,7 @@ def test_a_tokenizer_that_cannot_spell_a_special_is_refused(tmp_path):
     inner = tokenizers.Tokenizer(models.WordLevel({"[UNK]": 0, "#": 1, "a": 2}, unk_token="[UNK]"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     kind = FastTokenizer(inner, {"eos": "#"})
-    with pytest.raises(ConfigError, match="reads special tokens out of plain text"):
+    with pytest.raises(ConfigError, match="encodes plain text as special tokens"):
         kind.encode(["a # a"])
 
 

@@ -162,8 +162,8 @@ def test_log_probabilities_are_those_that_the_sampler_has(town):
         )
         messages = user_messages("How do I paint a boat?")
         (reply,) = llm.generate([Request(messages, seed=3, max_new=16, top_logprobs=1)])[0]
-        prompt, (ids,), _ = llm.inside.template.answers(messages, [reply.text])
-        ((logps, _),) = llm.inside.logps([(prompt, ids[: len(reply.logprobs)])])
+        prompt, (ids,), _ = llm.local.template.encode_completions(messages, [reply.text])
+        ((logps, _),) = llm.local.logps([(prompt, ids[: len(reply.logprobs)])])
     assert len(reply.logprobs) > 2
     assert np.allclose(logps, [one.logprob for one in reply.logprobs], atol=1e-4)
 

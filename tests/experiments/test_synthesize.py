@@ -37,7 +37,7 @@ from tests.runs import ROOT, call, jsonl, killed_in_the_second_batch, quick
 QUESTIONS = "tinytown:prompts?documents=60"
 
 
-def made(town, out, *flags):
+def run_command(town, out, *flags):
     """What the command prints with the cache and the file; errors first."""
     with quick():
         return call("synthesize", town.cache, f"--out={out}", "--max_new=16", *flags)
@@ -57,11 +57,11 @@ def judged(town):
         f"--source={QUESTIONS}", f"--generator={town / 'sft'}", "--prompting=base", "--samples=2", "--count=12",
         "--answer_temperature=1", "--judge=gold", "--min_score=-1", "--near=1",
     )  # fmt: skip
-    return out, flags, made(town, out, *flags)
+    return out, flags, run_command(town, out, *flags)
 
 
 def test_a_run_answers_given_questions_and_the_world_judges_them(town, judged):
-    out, _, said = judged
+    out, _, printed = judged
     rows, rejected = read(out), read(out.with_name("judged.rejected.jsonl"))
     report = json.loads(out.with_name("judged.report.json").read_text())
     assert report["kept"] == len(rows) and report["made"] == len(rows) + len(rejected)
@@ -76,7 +76,7 @@ def test_a_run_answers_given_questions_and_the_world_judges_them(town, judged):
     for row in rejected:
         if row["reason"].startswith("score"):
             assert row["score"] < -1
-    assert f"{len(rows)} of {len(rows) + len(rejected)} made" in said
+    assert f"{len(rows)} of {len(rows) + len(rejected)} made" in printed
     assert not out.with_name("judged.jsonl.part").exists()
 
 
@@ -90,7 +90,7 @@ def test_a_reward_model_judges_as_it_does_elsewhere(town, tmp_path):
         "--count=6",
         "--near=1.1",
     )
-    made(town, out, *flags, f"--judge={town / 'rm'}", "--min_score=-50", "--max_new=24")
+    run_command(town, out, *flags, f"--judge={town / 'rm'}", "--min_score=-50", "--max_new=24")
     rows = read(out)
     with quick():
         rm = judges.reward_model_judge(town / "rm", None, MachineFlags(cache_dir=town.cache[12:]))
@@ -101,7 +101,9 @@ def test_a_reward_model_judges_as_it_does_elsewhere(town, tmp_path):
         scorer = judges.rewards.load(settings, f"{town / 'rm'}@8", plan, config.Model())
         template = chat_templates.load_template("auto", load_tokenizer(town / "sft" / "tokenizer"))
         for row in rows[:2]:
-            prompt, (answer,), _ = template.answers(user_messages(row["prompt"]), [row["completion"]])
+            prompt, (answer,), _ = template.encode_completions(
+                user_messages(row["prompt"]), [row["completion"]]
+            )
             tokens = np.concatenate([prompt, answer])[None, None]
             places = np.arange(tokens.size)[None, None]
             batch = {"tokens": tokens, "segments": np.ones_like(tokens), "positions": places,
@@ -110,7 +112,7 @@ def test_a_reward_model_judges_as_it_does_elsewhere(town, tmp_path):
             assert row["score"] == pytest.approx((scorer.gain * raw + scorer.bias).mean(), abs=1e-3)
     assert best in (0.0, 1.0) and len({row["score"] for row in rows}) > 1
     with pytest.raises(ConfigError, match="a reward model reads no rubric"):
-        made(town, tmp_path / "b.jsonl", *flags, f"--judge={town / 'rm'}", "--votes=3")
+        run_command(town, tmp_path / "b.jsonl", *flags, f"--judge={town / 'rm'}", "--votes=3")
 
 
 def test_the_rows_are_data_of_other_stages(town, judged):
@@ -122,14 +124,14 @@ def test_a_killed_command_goes_on_with_the_same_rows(town, judged, tmp_path, mon
     """In small batches, cut in the middle of a line."""
     _, flags, _ = judged
     monkeypatch.setattr(run, "BATCH", 4)
-    made(town, tmp_path / "whole.jsonl", *flags)
+    run_command(town, tmp_path / "whole.jsonl", *flags)
     out = tmp_path / "cut.jsonl"
     with killed_in_the_second_batch():
-        made(town, out, *flags)
+        run_command(town, out, *flags)
     assert not out.exists()
     with pytest.raises(ConfigError, match=r"cut\.jsonl\.part is of another command.*\n.*--seed: 0 -> 1"):
-        made(town, out, *flags, "--seed=1")
-    assert "resuming" in made(town, out, *flags)
+        run_command(town, out, *flags, "--seed=1")
+    assert "resuming" in run_command(town, out, *flags)
     for name in ("{}.jsonl", "{}.rejected.jsonl"):
         one, other = (read(tmp_path / name.format(each)) for each in ("whole", "cut"))
         assert timeless(one) == timeless(other)
@@ -147,18 +149,18 @@ def test_a_base_run_asks_and_answers(town, tmp_path):
         "--near=1.1",
         "--tries=8",
     )
-    said = made(town, out, f"--generator={town / 'base'}", *flags)
+    printed = run_command(town, out, f"--generator={town / 'base'}", *flags)
     rows = read(out) + read(out.with_name("own.rejected.jsonl"))
     asked = [row for row in rows if row["provenance"]["topic"] == "How do I" and row["prompt"]]
     assert asked and all(row["prompt"].startswith("How do I") for row in asked)
     assert {len(row["provenance"]["parents"]) for row in rows} == {2}
-    assert all("\n" not in str(row["prompt"]) for row in rows) and "Human: " in said
+    assert all("\n" not in str(row["prompt"]) for row in rows) and "Human: " in printed
 
 
 def test_a_run_replies_as_sampling_does_and_knows_its_log_probabilities(town):
     """Replies do not depend on what else is asked; the log-probabilities are those of the forward pass."""
     with quick():
-        voice = local.open_llm(
+        llm = local.open_llm(
             str(town / "sft"), "generator", EndpointFlags(), MachineFlags(cache_dir=town.cache[12:]), 12
         )
         one = Request(user_messages("How do I wash a bike?"), samples=2, seed=3, max_new=12, top_logprobs=4)
@@ -166,13 +168,13 @@ def test_a_run_replies_as_sampling_does_and_knows_its_log_probabilities(town):
             Request(user_messages("How do"), seed=1, raw=True), one._replace(seed=4, samples=1, temperature=0.0), one,
             Request(user_messages("What is 3 + 4?"), seed=9, max_new=3),
         ]  # fmt: skip
-        alone, among = voice.generate([one])[0], voice.generate(others)
+        alone, among = llm.generate([one])[0], llm.generate(others)
         assert [reply.text for reply in among[2]] == [reply.text for reply in alone]
-        vectors = voice.embed(["How do I wash a bike?", "How do I wash a bike?", "What is 3 + 4?"])
+        vectors = llm.embed(["How do I wash a bike?", "How do I wash a bike?", "What is 3 + 4?"])
     assert among[3][0].finish_reason == "length" and alone[0].text != alone[1].text
     tokenizer, logps = opened(town / "sft")
     template = chat_templates.load_template("auto", tokenizer)
-    prompt = template.prompt(one.messages).tolist()
+    prompt = template.encode_prompt(one.messages).tolist()
     (greedy,) = among[1]
     wanted = logps(prompt)[-1]
     first = greedy.logprobs[0]
@@ -193,13 +195,13 @@ def test_a_prompt_without_room_is_counted(town, tmp_path):
     )
     with quick(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(local, "_started", lambda text, flag: short)
-        voice = local.open_llm(
-            "sft", "generator", EndpointFlags(), MachineFlags(cache_dir=town.cache[12:]), 12
-        )
-        told = voice.generate(
+        llm = local.open_llm("sft", "generator", EndpointFlags(), MachineFlags(cache_dir=town.cache[12:]), 12)
+        completions = llm.generate(
             [Request(user_messages("word " * 60)), Request(user_messages("What is 3 + 4?"), samples=2)]
         )
-    assert told[0] == [Completion("", "refused")] and len(told[1]) == 2 and voice.spent.refused == 1
+    assert (
+        completions[0] == [Completion("", "refused")] and len(completions[1]) == 2 and llm.usage.refused == 1
+    )
 
 
 def expert(request):
@@ -224,7 +226,7 @@ TOPICS = ("--topics=tea,sea", "--per_ask=3", "--count=4", "--near=1")
 def test_an_endpoint_makes_rows_that_it_judges_too(tmp_path):
     with Remote(expert) as remote:
         judge = f"--judge={remote.url}?model=m"
-        said = remotely(remote, tmp_path, *TOPICS, judge, "--price_in=1", "--price_out=10")
+        printed = remotely(remote, tmp_path, *TOPICS, judge, "--price_in=1", "--price_out=10")
         rows = read(tmp_path / "far.jsonl")
         assert len(rows) == 4 and all("Really?" in row["prompt"] and row["score"] == 8 for row in rows)
         rejected = read(tmp_path / "far.rejected.jsonl")
@@ -233,7 +235,7 @@ def test_an_endpoint_makes_rows_that_it_judges_too(tmp_path):
         spent = (
             f"{sent} requests, {10 * sent:,} tokens read, {5 * sent:,} written, cost {60 * sent / 1e6:.4f}"
         )
-        assert spent in " ".join(said.split()) and "first prompt" in said
+        assert spent in " ".join(printed.split()) and "first prompt" in printed
         again = remotely(remote, tmp_path, *TOPICS, judge, out="again.jsonl")
         assert len(remote.seen) == sent and f"{sent:,} answers from the cache" in " ".join(again.split())
         assert timeless(read(tmp_path / "again.jsonl")) == timeless(rows)
@@ -256,11 +258,11 @@ def test_hardly_more_is_asked_than_wanted(tmp_path):
 
 def test_a_dry_run_tells_the_cost_and_asks_nothing(tmp_path):
     with Remote(expert) as remote:
-        said = remotely(
+        printed = remotely(
             remote, tmp_path, *TOPICS, "--dry_run", "--price_in=2", "--price_out=4", "--max_new=100"
         )
         assert not remote.seen and not (tmp_path / "far.jsonl").exists() and not list(tmp_path.glob("*.part"))
-    text = " ".join(said.split())
+    text = " ".join(printed.split())
     prompt = "Write 3 questions about tea"
     assert f'first prompt "{prompt}' in text
     asked = json.loads(text.split("first prompt ")[1].split(" questions 2;")[0])
@@ -318,8 +320,8 @@ def test_an_endpoint_that_fails_half_way_loses_nothing(tmp_path, monkeypatch):
             remotely(remote, tmp_path, *flags)
         remote.reply, before = expert, 5
         del remote.seen[:]
-        said = remotely(remote, tmp_path, *flags)
-        assert "resuming" in said and len(remote.seen) == whole - before
+        printed = remotely(remote, tmp_path, *flags)
+        assert "resuming" in printed and len(remote.seen) == whole - before
     one, other = (timeless(read(tmp_path / f"{name}.jsonl")) for name in ("whole", "far"))
     assert [row["prompt"] for row in one] == [row["prompt"] for row in other]
 
@@ -430,20 +432,20 @@ def test_commands_that_cannot_be_are_refused(kind, tmp_path, monkeypatch):
 def test_what_does_not_fit_the_models_is_refused(town, tmp_path):
     base, out = f"--generator={town / 'base'}", tmp_path / "a.jsonl"
     with pytest.raises(ConfigError, match=r"--generator=.*base.*no chat template to read instructions with"):
-        made(town, out, base, "--topics=a", "--prompting=instruct")
+        run_command(town, out, base, "--topics=a", "--prompting=instruct")
     with pytest.raises(ConfigError, match="--topics=-: any question is what a base model may write"):
-        made(town, out, f"--generator={town / 'sft'}", "--topics=a,-")
+        run_command(town, out, f"--generator={town / 'sft'}", "--topics=a,-")
     with pytest.raises(ConfigError, match="--per_ask=3: a base model gives one at a time"):
-        made(town, out, base, "--topics=a", "--per_ask=3")
+        run_command(town, out, base, "--topics=a", "--per_ask=3")
     with pytest.raises(ConfigError, match=r"--judge=.*base: it has no chat template to read a rubric"):
-        made(town, out, base, "--topics=a", f"--judge={town / 'base'}")
+        run_command(town, out, base, "--topics=a", f"--judge={town / 'base'}")
     with pytest.raises(
         ConfigError, match="--kind=augment keeps the answers, and there is a question without"
     ):
-        made(town, out, base, f"--source={QUESTIONS}", "--kind=augment")
+        run_command(town, out, base, f"--source={QUESTIONS}", "--kind=augment")
     with pytest.raises(ConfigError, match=r"--answer_field=nothing: .* has no such field"):
-        made(town, out, base, f"--source={QUESTIONS}", "--kind=reasoning", "--answer_field=nothing")
+        run_command(town, out, base, f"--source={QUESTIONS}", "--kind=reasoning", "--answer_field=nothing")
     out.write_text("kept\n")
     with pytest.raises(ConfigError, match=r"a\.jsonl: it exists already"):
-        made(town, out, base, "--topics=a")
+        run_command(town, out, base, "--topics=a")
     assert out.read_text() == "kept\n" and [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
