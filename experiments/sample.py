@@ -50,16 +50,13 @@ class SamplePrompts(config.Group):
 
 
 @dataclasses.dataclass(frozen=True)
-class SampleSampling(config.Group):
+class SampleSampling(config.Sampling):
     # fmt: off
-    max_new: int = config.arg(256, "Most tokens of a completion", low=1)
-    temperature: float = config.arg(1.0, "Temperature; 0 takes the likeliest token", low=0)
     top_k: int = config.arg(0, "Draw from this many likeliest tokens; 0: all", low=0)
     top_p: float = config.arg(1.0, "Draw from the fewest likeliest tokens with this probability", low=0)
     min_p: float = config.arg(0.0, "Draw from tokens of at least this share of the likeliest one's probability", low=0)
     repetition_penalty: float = config.arg(1.0, "Above 1 makes tokens that were there less likely (CTRL)", low=0)
     stop: str = config.arg("", r"Texts before which a completion ends, joined by commas; \n is a new line, \, a comma")
-    seed: int = config.arg(0, "Seed; a completion depends on it, its prompt and its place alone", low=0)
     samples: int = config.arg(1, "Completions of each prompt", low=1)
     # fmt: on
 
@@ -128,9 +125,7 @@ def main(cfg: Sample) -> None:
         )
     if asked.out:
         _new_file(Path(asked.out).expanduser())
-    start = init_from.load_run(asked.init_from)
-    if not start.arch.causal:
-        raise ConfigError(f"--init_from={asked.init_from}: it fills masks, it does not continue text")
+    start = init_from.load_run(asked.init_from, causal=True)
     name = "none" if asked.template == "auto" and not start.tokenizer.chat_template else asked.template
     template = chat.load_template(name, start.tokenizer)
     if name == "none" and asked.system:

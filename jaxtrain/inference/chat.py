@@ -107,7 +107,7 @@ def chat_prompt(voice: ChatModel, messages: Sequence[Message]) -> Prompt:
     """A conversation up to where an answer is wanted. Raises ConfigError where the template refuses it."""
     asked = with_system(tuple(messages), voice.cfg.asked.system)
     try:
-        return Prompt(asked, voice.template.prompt(asked), {})
+        return Prompt(asked, voice.template.encode_prompt(asked), {})
     except BadRecord as error:
         raise ConfigError(f"--prompt: {error}") from error
 
@@ -197,7 +197,7 @@ def _ids(voice: ChatModel, asked: Prompt, new: SampledText) -> list[int]:
     """The answer as a reward model has learnt to see it: one that --stop ended has the template's end."""
     if not new.ended or new.ids[-1:] == [voice.template.end]:
         return new.ids
-    return voice.template.answers(asked.messages, [new.text])[1][0].tolist()
+    return voice.template.encode_completions(asked.messages, [new.text])[1][0].tolist()
 
 
 def text_pieces(

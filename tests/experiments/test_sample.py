@@ -72,7 +72,7 @@ def greedy(town, messages, name="sft", most=24):
     """The likeliest answer, token by token."""
     tokenizer, logps = opened(town / name)
     template = chat.load_template("auto" if tokenizer.chat_template else "none", tokenizer)
-    ids, new = template.prompt(messages).tolist(), []
+    ids, new = template.encode_prompt(messages).tolist(), []
     while len(new) < most and template.end not in new:
         new.append(int(logps(ids + new)[-1].argmax()))
     text = tokenizer.decode(new)
@@ -240,7 +240,7 @@ def voice(context, max_new=8, template="plain"):
 def test_a_full_context_drops_the_oldest_exchanges():
     said = [turn for i in range(4) for turn in (user(f"question {i}"), assistant(f"answer {i}"))]
     said.append(user("the last"))
-    sizes = [len(voice(0).template.prompt(said[start:])) for start in range(0, 9, 2)]
+    sizes = [len(voice(0).template.encode_prompt(said[start:])) for start in range(0, 9, 2)]
     for context, dropped in ((sizes[0] + 8, 0), (sizes[0] + 7, 2), (sizes[2] + 9, 4), (sizes[4] + 1, 8)):
         asked, found = inference_chat.fit_conversation(voice(context), said)
         assert found == dropped and list(asked.messages) == said[dropped:], context
