@@ -1,18 +1,24 @@
-"""Serve a run over OpenAI's HTTP API, and keep what it answers with store=True."""
+"""Serve a run over OpenAI's HTTP API, and store the completions of requests with store=True."""
 
 import contextlib
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from jaxtrain import config, flags
 from jaxtrain.apps.serve.config import DEFAULT_CONTEXT, EXTRA, Serve
 from jaxtrain.config import ConfigError
 from jaxtrain.files.atomic import check_export
 
+if TYPE_CHECKING:
+    from jaxtrain.apps.serve.server import Server
+    from jaxtrain.apps.serve.store import CompletionStore
+    from jaxtrain.data.chat import Template
+    from jaxtrain.stages.init_from import InitFrom
+
 
 def main(cfg: Serve) -> None:
-    """Checks the flags, loads the run, compiles what requests need, and serves until a signal."""
+    """Checks the flags, loads the run, compiles the decoding, and serves until a signal."""
     # Imported here, so that a mistake in the flags is answered before jax is loaded.
     if cfg.kept.export:
         export(Path(cfg.kept.store).expanduser(), Path(cfg.kept.export).expanduser())
@@ -29,81 +35,79 @@ def main(cfg: Serve) -> None:
     from jaxtrain.stages import init_from
     from jaxtrain.train import host
 
-    start = init_from.load_run(cfg.served.model)
-    if not start.arch.causal:
-        raise ConfigError(f"--model={cfg.served.model}: it fills masks, it does not continue text")
+    start = init_from.load_run(cfg.served.model, "model", causal=True)
     template = cfg.served.template
     template = "none" if template == "auto" and not start.tokenizer.chat_template else template
     template = chat.load_template(template, start.tokenizer)
     context = _context(cfg, start.arch.max_len)
-    with contextlib.ExitStack() as opened:
-        sock = opened.enter_context(http.listen(cfg.http.host, cfg.http.port))
+    with contextlib.ExitStack() as stack:
+        sock = stack.enter_context(http.listen(cfg.http.host, cfg.http.port))
         store = CompletionStore(Path(cfg.kept.store).expanduser()) if cfg.kept.store else None
         if store:
-            opened.callback(store.close)
+            stack.callback(store.close)
         host.keep_freed_memory()
-        house = open_server(cfg, start, template, context, store)
+        server = open_server(cfg, start, template, context, store)
 
         from jaxtrain.apps.serve import app
 
         http.run(
-            app.app(house),
+            app.app(server),
             sock,
-            house.desk,
+            server.scheduler,
             cfg.http.drain,
-            lambda: _say(cfg, house, template, context, http.url(sock)),
+            lambda: _print_settings(cfg, server, template, context, http.url(sock)),
         )
 
 
-def _say(cfg: Serve, house: Any, template: Any, context: int, url: str) -> None:
+def _print_settings(cfg: Serve, server: "Server", template: "Template", context: int, url: str) -> None:
     from jaxtrain.files import terminal
 
-    key = (
-        "every request needs the key"
-        if house.limits.key
-        else "none: programs on this machine alone are served"
-    )
+    key = "required" if server.limits.api_key else "none: only programs on this machine are served"
     waiting = f"{cfg.http.waiting} may wait; {context:,} tokens of prompt and completion"
     table = [
         ("template", template.name),
         *(("template", note) for note in template.notes),
         ("rows", f"{cfg.served.rows} at once, {waiting}"),
         ("API key", key),
-        ("store", cfg.kept.store or "none: store=True is refused"),
+        ("store", cfg.kept.store or "none: requests with store=True are refused"),
     ]
     print("\n".join(terminal.lines(table)))
-    print(f"serving {house.voice.name} at {url}/v1, until Ctrl-C or SIGTERM", flush=True)
+    print(f"serving {server.model.name} at {url}/v1, until Ctrl-C or SIGTERM", flush=True)
 
 
 def export(store: Path, out: Path) -> None:
-    """Writes a store's completions as JSON lines."""
-    from jaxtrain.apps.serve.store import export
+    """Writes the completions of a store as JSON lines, and prints their number."""
+    from jaxtrain.apps.serve import store as completion_store
 
     check_export(store, out)
-    print(f"{export(store, out):,} completions of {store} in {out}")
+    print(f"{completion_store.export(store, out):,} completions of {store} in {out}")
 
 
-def _context(cfg: Serve, own: int) -> int:
-    """Most tokens of prompt and completion."""
-    asked = cfg.served.context
-    if own and asked > own:
-        raise ConfigError(f"--context={asked}: the context of --model={cfg.served.model} is {own}")
-    return asked or min(own or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+def _context(cfg: Serve, model_context: int) -> int:
+    """The most tokens of prompt and completion; `model_context` 0: the model has no limit."""
+    context = cfg.served.context
+    if model_context and context > model_context:
+        raise ConfigError(
+            f"--context={context}: the context of --model={cfg.served.model} is {model_context}"
+        )
+    return context or min(model_context or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
 
 
-def open_server(cfg: Serve, start: Any, template: Any, context: int, store: Any) -> Any:
-    """The model behind its decoding thread, every program compiled."""
+def open_server(
+    cfg: Serve, start: "InitFrom", template: "Template", context: int, store: "CompletionStore | None"
+) -> "Server":
+    """The server of a run: model loaded, every program compiled, scheduler started."""
     import jax
 
-    from jaxtrain.apps.serve import request_params, scheduler
+    from jaxtrain.apps.serve import request_params
     from jaxtrain.apps.serve.metrics import Metrics
     from jaxtrain.apps.serve.responses import ServedModel
+    from jaxtrain.apps.serve.scheduler import ModelRunner, Scheduler, warm_up
     from jaxtrain.apps.serve.server import Server, ServerLimits
     from jaxtrain.files import cache
     from jaxtrain.generate import engine, sampler
     from jaxtrain.inference import chat as inference_chat
-    from jaxtrain.models import transformer
-    from jaxtrain.stages import weights
+    from jaxtrain.stages.load_model import load_model
     from jaxtrain.train import parallel
 
     parallel.initialize(Path(cfg.machine.cache_dir).expanduser() / "compiled")
@@ -113,26 +117,38 @@ def open_server(cfg: Serve, start: Any, template: Any, context: int, store: Any)
     plan = parallel.make(config.Run(mesh=cfg.machine.mesh, parallel=kind))
     if cfg.served.rows % plan.shards:
         raise ConfigError(
-            f"--rows={cfg.served.rows}: use a multiple of the {plan.shards} devices they lie on"
+            f"--rows={cfg.served.rows}: use a multiple of the {plan.shards} devices that share the rows"
         )
-    how = transformer.execution(config.Model(dtype=cfg.machine.dtype), plan.shards, plan.local)
-    model = transformer.build(start.arch, how)
-    made = engine.engine(
-        plan, model, end=template.end, width=context, slots=sampler.bucketed(context), tops=request_params.MAX_TOP_LOGPROBS,
-        most=cfg.served.chunk,
+    model, trained, *_ = load_model(start, plan, config.Model(dtype=cfg.machine.dtype))
+    decoding = engine.build_engine(
+        plan, model, end=template.end, max_new=context, slots=sampler.bucketed(context),
+        top_logprobs=request_params.MAX_TOP_LOGPROBS, max_steps=cfg.served.chunk,
     )  # fmt: skip
-    params = made.ready(weights.load_params(plan, start, model, 0), ())
-    sampling = scheduler.ModelRunner(
-        made, params, cfg.served.rows, cfg.served.chunk, context, start.arch.vocab
+    runner = ModelRunner(
+        engine=decoding,
+        params=decoding.ready(trained, ()),
+        rows=cfg.served.rows,
+        chunk=cfg.served.chunk,
+        context=context,
+        vocab=start.arch.vocab,
     )
-    scheduler.warm_up(sampling)
-    working = scheduler.Scheduler(sampling, cfg.http.waiting)
-    mark = cache.digest(start.lineage["origin"], start.tokenizer.fingerprint, template.fingerprint)
-    voice = ServedModel(
-        _name(cfg), int(time.time()), f"fp_{mark}", template, inference_chat.decoder(template)
+    warm_up(runner)
+    scheduler = Scheduler(runner, cfg.http.waiting)
+    digest = cache.digest(start.lineage["origin"], start.tokenizer.fingerprint, template.fingerprint)
+    served = ServedModel(
+        name=_name(cfg),
+        created=int(time.time()),
+        fingerprint=f"fp_{digest}",
+        template=template,
+        decode=inference_chat.decoder(template),
     )
-    limits = ServerLimits(cfg.http.key(), cfg.http.max_body_kb * 1024)
-    return Server(voice, working, store, limits, Metrics(working, store))
+    return Server(
+        model=served,
+        scheduler=scheduler,
+        store=store,
+        limits=ServerLimits(cfg.http.key(), cfg.http.max_body_kb * 1024),
+        metrics=Metrics(scheduler, store),
+    )
 
 
 def _name(cfg: Serve) -> str:

@@ -1,4 +1,4 @@
-"""The HTTP API: OpenAI's chat completions, completions, models and stored completions, and what tells of the server."""
+"""The HTTP API: OpenAI's chat completions, completions, models and stored completions; health and metrics."""
 
 import contextlib
 import hmac
@@ -21,12 +21,11 @@ from jaxtrain.apps.serve.streaming import ClientDisconnected
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
-
 Handler = Callable[[Server, Request], Awaitable[Response]]
 
 
-def app(house: Server) -> Starlette:
-    """The application. It closes desk and store when it ends."""
+def app(server: Server) -> Starlette:
+    """The ASGI application. It closes the scheduler and the store when it ends."""
     routes = [
         ("GET", "/health", health, False),
         ("GET", "/metrics", metrics, False),
@@ -44,47 +43,47 @@ def app(house: Server) -> Starlette:
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
-        await run_in_threadpool(house.desk.close)
-        if house.store:
-            await run_in_threadpool(house.store.close)
+        await run_in_threadpool(server.scheduler.close)
+        if server.store:
+            await run_in_threadpool(server.store.close)
 
     return Starlette(
         routes=[
-            Route(path, _endpoint(house, path, handler, guarded), methods=[method])
+            Route(path, _endpoint(server, path, handler, guarded), methods=[method])
             for method, path, handler, guarded in routes
         ],
-        exception_handlers={HTTPException: _no_route, Exception: _broken},
+        exception_handlers={HTTPException: _unknown_url, Exception: _internal_error},
         lifespan=lifespan,
     )
 
 
 def _endpoint(
-    house: Server, path: str, handler: Handler, guarded: bool
+    server: Server, path: str, handler: Handler, guarded: bool
 ) -> Callable[[Request], Awaitable[Response]]:
     async def run(request: Request) -> Response:
         try:
             if guarded:
-                _require_key(house.limits.key, request)
-            response = await handler(house, request)
+                _require_key(server.limits.api_key, request)
+            response = await handler(server, request)
         except ApiError as error:
             response = error.response()
         except sqlite3.Error as error:
             response = ApiError(500, f"the store: {error}", code="store_error").response()
         except (ClientDisconnected, ClientDisconnect):
-            response = Response(status_code=499)  # nobody reads it; nginx's number for it
-        house.told.requests.labels(f"{request.method} {path}", response.status_code).inc()
+            response = Response(status_code=499)  # nobody reads it; 499 is nginx's status for it
+        server.metrics.requests.labels(f"{request.method} {path}", response.status_code).inc()
         return response
 
     return run
 
 
 def _require_key(key: str, request: Request) -> None:
-    """Raises Refused without the key; where none is set, for what a page of another site may send from a browser."""
+    """Raises ApiError without the key; where none is set, for what another site's page may send from a browser."""
     if key:
-        kind, _, given = request.headers.get("authorization", "").partition(" ")
-        if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), key.encode()):
-            said = "Incorrect API key provided" if given else "You didn't provide an API key"
-            raise ApiError(401, f"{said}: send it as Authorization: Bearer KEY.", code="invalid_api_key")
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), key.encode()):
+            problem = "Incorrect API key provided" if token else "You didn't provide an API key"
+            raise ApiError(401, f"{problem}: send it as Authorization: Bearer KEY.", code="invalid_api_key")
         return
     host = request.url.hostname or ""
     if host not in LOOPBACK or "origin" in request.headers:
@@ -93,40 +92,44 @@ def _require_key(key: str, request: Request) -> None:
         )
 
 
-async def health(house: Server, request: Request) -> Response:
-    """Whether the server can answer, and how much it does."""
-    busy, waiting = house.desk.counts
-    good = house.desk.failure is None
-    told = {"status": "ok" if good else "failed", "model": house.voice.name, "busy": busy, "waiting": waiting}
-    return JSONResponse(told | {"rows": house.desk.sampling.rows}, 200 if good else 503)
+async def health(server: Server, request: Request) -> Response:
+    """The server's state and load; status 503 once decoding has failed."""
+    scheduler = server.scheduler
+    counts, healthy = scheduler.counts, scheduler.failure is None
+    body = {
+        "status": "ok" if healthy else "failed",
+        "model": server.model.name,
+        "busy": counts.running,
+        "waiting": counts.waiting,
+        "rows": scheduler.runner.rows,
+    }
+    return JSONResponse(body, 200 if healthy else 503)
 
 
-async def metrics(house: Server, request: Request) -> Response:
-    """Prometheus' text."""
-    return house.told.response()
+async def metrics(server: Server, request: Request) -> Response:
+    """The metrics as Prometheus reads them."""
+    return server.metrics.response()
 
 
-async def models(house: Server, request: Request) -> Response:
-    """The one model."""
-    return JSONResponse({"object": "list", "data": [_model(house.voice)]})
+async def models(server: Server, request: Request) -> Response:
+    """The list of models: the served one."""
+    return JSONResponse({"object": "list", "data": [_model_body(server.model)]})
 
 
-async def model(house: Server, request: Request) -> Response:
-    """The model of a name."""
-    require_model(house, request.path_params["model"])
-    return JSONResponse(_model(house.voice))
+async def model(server: Server, request: Request) -> Response:
+    """The model object of the name in the path, if it is the served one."""
+    require_model(server, request.path_params["model"])
+    return JSONResponse(_model_body(server.model))
 
 
-def _model(voice: ServedModel) -> dict[str, Any]:
-    return {"id": voice.name, "object": "model", "created": voice.created, "owned_by": "jaxtrain"}
+def _model_body(model: ServedModel) -> dict[str, Any]:
+    return {"id": model.name, "object": "model", "created": model.created, "owned_by": "jaxtrain"}
 
 
-async def _no_route(request: Request, error: HTTPException) -> Response:
-    said = f"{request.method} {request.url.path}: {error.detail}"
-    return ApiError(error.status_code, said, code="unknown_url", headers=error.headers).response()
+async def _unknown_url(request: Request, error: HTTPException) -> Response:
+    message = f"{request.method} {request.url.path}: {error.detail}"
+    return ApiError(error.status_code, message, code="unknown_url", headers=error.headers).response()
 
 
-async def _broken(request: Request, error: Exception) -> Response:
-    return ApiError(
-        500, f"the server has an error of its own: {type(error).__name__}", code="internal"
-    ).response()
+async def _internal_error(request: Request, error: Exception) -> Response:
+    return ApiError(500, f"internal server error: {type(error).__name__}", code="internal").response()

@@ -1,4 +1,4 @@
-"""The endpoints that draw: chat completions and legacy completions, whole or streamed."""
+"""The completion endpoints: chat completions and legacy completions, whole or streamed."""
 
 import asyncio
 import json
@@ -9,188 +9,203 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, NamedTuple
 
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request as HttpRequest
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from jaxtrain.apps.serve import requests, responses, server
+from jaxtrain.apps.serve import request_params, responses
 from jaxtrain.apps.serve.errors import ApiError, invalid_param
-from jaxtrain.apps.serve.requests import CompletionParams
+from jaxtrain.apps.serve.request_params import CompletionParams
 from jaxtrain.apps.serve.responses import CompletionBuilder, ResponseFormat
-from jaxtrain.apps.serve.server import Server
+from jaxtrain.apps.serve.server import Server, read_body, require_model
 from jaxtrain.apps.serve.streaming import EventStream, ScheduledCompletions, cancel_on_disconnect
 from jaxtrain.config import ConfigError
 from jaxtrain.data.record_formats import BadRecord
 from jaxtrain.generate import sampler
-from jaxtrain.generate.continuous_batching import Request
+from jaxtrain.generate.continuous_batching import DecodeRequest
 
 
 class CompletionJob(NamedTuple):
-    """One request under way."""
+    """One API request that is being answered."""
 
-    house: Server
+    server: Server
     form: ResponseFormat
-    asked: CompletionParams
-    number: str
-    created: int
-    begun: float
+    params: CompletionParams
+    id: str
+    created: int  # Unix time
+    start: float  # time.perf_counter() when the request came
     seed: int
     prompts: list[list[int]]
-    heard: list[CompletionBuilder]  # of each prompt n, together
-    call: ScheduledCompletions
+    builders: list[CompletionBuilder]  # n of the first prompt, n of the second, ...
+    scheduled: ScheduledCompletions
 
     @property
-    def sent(self) -> int:
-        """Tokens of the prompts."""
+    def prompt_tokens(self) -> int:
+        """The number of tokens of all prompts."""
         return sum(map(len, self.prompts))
 
 
-async def chat(shared: Server, request: HttpRequest) -> Response:
-    """A chat completion."""
-    begun, body = time.perf_counter(), await server.read_body(shared, request)
-    wanted = requests.chat_params(body)
-    server.require_model(shared, wanted.model)
-    if wanted.store and shared.store is None:
+async def chat(server: Server, request: Request) -> Response:
+    """The response to a chat completion request."""
+    start, body = time.perf_counter(), await read_body(server, request)
+    params = request_params.chat_params(body)
+    require_model(server, params.model)
+    if params.store and server.store is None:
         raise invalid_param("store", "the server was started without a store (--store)")
     try:
-        ids = await run_in_threadpool(shared.voice.template.prompt, wanted.prompts[0])
+        ids = await run_in_threadpool(server.model.template.encode_prompt, params.prompts[0])
     except (BadRecord, ConfigError) as error:
         raise invalid_param("messages", str(error)) from error
-    job = _job(shared, responses.CHAT, wanted, begun, [ids.tolist()], shared.voice.decode)
-    return await _answer(job, request)
+    job = _submit(server, responses.CHAT, params, start, [ids.tolist()], server.model.decode)
+    return await _respond(job, request)
 
 
-async def text(shared: Server, request: HttpRequest) -> Response:
-    """A legacy completion: texts are continued as they are."""
-    begun, body = time.perf_counter(), await server.read_body(shared, request)
-    wanted = requests.text_params(body)
-    server.require_model(shared, wanted.model)
-    tokenizer, vocab = shared.voice.template.tokenizer, shared.desk.sampling.vocab
-    texts = [one for one in wanted.prompts if isinstance(one, str)]
+async def text(server: Server, request: Request) -> Response:
+    """The response to a legacy completion request: prompts are continued without a chat template."""
+    start, body = time.perf_counter(), await read_body(server, request)
+    params = request_params.text_params(body)
+    require_model(server, params.model)
+    tokenizer, vocab = server.model.template.tokenizer, server.scheduler.runner.vocab
+    texts = [prompt for prompt in params.prompts if isinstance(prompt, str)]
     encoded = iter(await run_in_threadpool(tokenizer.encode, texts) if texts else [])
     prompts = []
-    for i, one in enumerate(wanted.prompts):
-        ids = [tokenizer.bos, *next(encoded).tolist()] if isinstance(one, str) else one
+    for i, prompt in enumerate(params.prompts):
+        ids = [tokenizer.bos, *next(encoded).tolist()] if isinstance(prompt, str) else prompt
         if max(ids) >= vocab:
             raise invalid_param(f"prompt[{i}]", f"the token {max(ids)} is beyond the vocabulary of {vocab}")
         prompts.append(ids)
-    return await _answer(_job(shared, responses.TEXT, wanted, begun, prompts, tokenizer.decode), request)
+    job = _submit(server, responses.TEXT, params, start, prompts, tokenizer.decode)
+    return await _respond(job, request)
 
 
-def _job(
-    shared: Server,
+def _submit(
+    server: Server,
     form: ResponseFormat,
-    wanted: CompletionParams,
-    begun: float,
+    params: CompletionParams,
+    start: float,
     prompts: list[list[int]],
     decode: Callable[[list[int]], str],
 ) -> CompletionJob:
-    """Asks the decoding thread. Raises Refused for what it cannot do, or has no room for."""
-    desk, end = shared.desk, shared.voice.template.end
-    if len(prompts) * wanted.n > desk.room:
-        most = f"{desk.room} completions at once is the most that this server takes"
-        raise invalid_param("n", f"{most}, not {len(prompts)} prompts times {wanted.n}")
+    """Submits a request's completions to the scheduler. Raises ApiError for what it cannot do, or has no room for."""
+    scheduler = server.scheduler
+    if len(prompts) * params.n > scheduler.capacity:
+        limit = f"this server takes at most {scheduler.capacity} completions at once"
+        raise invalid_param("n", f"{limit}, not {len(prompts)} prompts times {params.n}")
     field = "messages" if form is responses.CHAT else "prompt"
-    limits = [_limit(ids, wanted.limit, desk.sampling.context, field) for ids in prompts]
-    seed = secrets.randbits(63) if wanted.seed is None else wanted.seed
-    how = {"temperature": wanted.temperature, "top_p": wanted.top_p}
+    limits = [_token_limit(ids, params.max_tokens, scheduler.runner.context, field) for ids in prompts]
+    seed = secrets.randbits(63) if params.seed is None else params.seed
     requests = [
-        Request(
-            ids, sampler.seed_of(seed % 2**64, p, i), limit, how, wanted.stop, decode, wanted.tops is not None
+        DecodeRequest(
+            ids,
+            sampler.completion_seed(seed % 2**64, prompt, i),
+            limit=limit,
+            sampling_params={"temperature": params.temperature, "top_p": params.top_p},
+            stops=params.stop,
+            decode=decode,
+            top_logprobs=params.top_logprobs is not None,
         )
-        for p, (ids, limit) in enumerate(zip(prompts, limits, strict=True))
-        for i in range(wanted.n)
+        for prompt, (ids, limit) in enumerate(zip(prompts, limits, strict=True))
+        for i in range(params.n)
     ]
-    heard = [CompletionBuilder(decode, wanted.stop, end) for _ in requests]
-    number = form.prefix + uuid.uuid4().hex
-    call = ScheduledCompletions(desk, requests)
-    return CompletionJob(shared, form, wanted, number, int(time.time()), begun, seed, prompts, heard, call)
+    end = server.model.template.end
+    return CompletionJob(
+        server=server,
+        form=form,
+        params=params,
+        id=form.id_prefix + uuid.uuid4().hex,
+        created=int(time.time()),
+        start=start,
+        seed=seed,
+        prompts=prompts,
+        builders=[CompletionBuilder(decode, params.stop, end) for _ in requests],
+        scheduled=ScheduledCompletions(scheduler, requests),
+    )
 
 
-def _limit(ids: Sequence[int], limit: int | None, context: int, field: str) -> int:
-    """Most tokens of a completion. Raises Refused where the context has no room for it."""
+def _token_limit(ids: Sequence[int], max_tokens: int | None, context: int, field: str) -> int:
+    """The most tokens of a completion. Raises ApiError where the context has no room for `max_tokens`."""
     room = context - len(ids)
-    if room < 1 or (limit or 1) > room:
-        asking = f"{limit} in the completion" if limit else "none left for a completion"
+    if room < 1 or (max_tokens or 1) > room:
+        wanted = f"{max_tokens} in the completion" if max_tokens else "none left for a completion"
         raise ApiError(
             400,
-            f"This model's maximum context length is {context} tokens. You requested {len(ids) + (limit or 0)} tokens "
-            f"({len(ids)} in the prompt, {asking}): shorten one of them.",
+            f"This model's maximum context length is {context} tokens. You requested "
+            f"{len(ids) + (max_tokens or 0)} tokens ({len(ids)} in the prompt, {wanted}): shorten one of them.",
             param="max_tokens" if room > 0 else field,
             code="context_length_exceeded",
         )
-    return limit or room
+    return max_tokens or room
 
 
-async def _answer(job: CompletionJob, request: HttpRequest) -> Response:
-    if job.asked.stream:
-        return EventStream(_events(job), lambda: _over(job))
+async def _respond(job: CompletionJob, request: Request) -> Response:
+    if job.params.stream:
+        return EventStream(_events(job), lambda: _finish(job))
     try:
-        return JSONResponse(await cancel_on_disconnect(request, _whole(job)))
+        return JSONResponse(await cancel_on_disconnect(request, _complete(job)))
     finally:
-        _over(job)
+        _finish(job)
 
 
-def _over(job: CompletionJob) -> None:
-    told = job.house.told
-    job.call.give_up()
-    if not job.call.over:
-        told.given_up.inc()
-    told.tokens.labels("prompt").inc(job.sent)
-    told.tokens.labels("completion").inc(sum(len(one.ids) for one in job.heard))
+def _finish(job: CompletionJob) -> None:
+    """Cancels what has not ended, and counts the tokens."""
+    metrics = job.server.metrics
+    job.scheduled.cancel()
+    if not job.scheduled.finished:
+        metrics.disconnected.inc()
+    metrics.tokens.labels("prompt").inc(job.prompt_tokens)
+    metrics.tokens.labels("completion").inc(sum(len(builder.ids) for builder in job.builders))
 
 
-async def _parts(job: CompletionJob) -> AsyncIterator[tuple[CompletionBuilder, int, bool]]:
-    """(a completion that has grown, its number, whether it has ended)."""
-    told, first = job.house.told, True
-    async for i, part in job.call.parts():
+async def _progress(job: CompletionJob) -> AsyncIterator[tuple[int, CompletionBuilder, bool]]:
+    """(index of a completion that has new tokens, its builder, whether it has ended) until all have."""
+    metrics, first = job.server.metrics, True
+    async for i, part in job.scheduled.parts():
         if first:
-            told.first.observe(time.perf_counter() - job.begun)
+            metrics.first_token_seconds.observe(time.perf_counter() - job.start)
             first = False
-        job.heard[i].hear(part)
-        yield job.heard[i], i, part.ended
-    told.whole.observe(time.perf_counter() - job.begun)
+        job.builders[i].add_part(part)
+        yield i, job.builders[i], part.ended
+    metrics.completion_seconds.observe(time.perf_counter() - job.start)
 
 
-async def _whole(job: CompletionJob) -> dict[str, Any]:
-    async for one, _, ended in _parts(job):
+async def _complete(job: CompletionJob) -> dict[str, Any]:
+    async for _, builder, ended in _progress(job):
         if ended:
-            one.grow(True)
-    return await _kept(job)
+            builder.extend_text(ended)
+    return await _store(job)
 
 
-async def _kept(job: CompletionJob) -> dict[str, Any]:
-    """The whole object, which is on the disk where it is to be stored."""
-    wanted = job.asked
-    whole = responses.response_body(
-        job.house.voice, job.form, wanted, job.number, job.created, job.heard, job.sent
+async def _store(job: CompletionJob) -> dict[str, Any]:
+    """The body of the whole response, which is on the disk first where it is to be stored."""
+    params, builders = job.params, job.builders
+    body = responses.response_body(
+        job.server.model, job.form, params, job.id, job.created, builders, job.prompt_tokens
     )
-    if wanted.store:
-        made = responses.stored_body(whole, wanted, job.seed, job.heard, job.prompts[0])
-        await asyncio.wrap_future(job.house.store.add(made))
-    return whole
+    if params.store:
+        stored = responses.stored_body(body, params, job.seed, builders, job.prompts[0])
+        await asyncio.wrap_future(job.server.store.add(stored))
+    return body
 
 
 async def _events(job: CompletionJob) -> AsyncIterator[bytes]:
-    wanted, voice = job.asked, job.house.voice
+    params, model = job.params, job.server.model
 
-    def event(choices: Sequence[dict[str, Any]], **more: Any) -> bytes:
-        made = responses.chunk_body(voice, job.form, wanted, job.number, job.created, choices)
-        return _event(made | more)
+    def chunk(choices: Sequence[dict[str, Any]], **fields: Any) -> bytes:
+        body = responses.chunk_body(model, job.form, params, job.id, job.created, choices)
+        return _event(body | fields)
 
     try:
-        async for one, i, ended in _parts(job):
-            new, fresh = one.grow(ended)
-            if new or fresh.start < fresh.stop or one.finish:
-                piece = job.form.piece(voice, wanted, one, new, fresh)
-                yield event([{"index": i, **piece, "finish_reason": one.finish}])
-        if wanted.usage:
-            yield event([], usage=responses.usage(job.heard, job.sent))
-        await _kept(job)
+        async for i, builder, ended in _progress(job):
+            text, tokens = builder.extend_text(ended)
+            if text or tokens.start < tokens.stop or builder.finish_reason:
+                choice = job.form.chunk_choice(model, params, builder, text, tokens)
+                yield chunk([{"index": i, **choice, "finish_reason": builder.finish_reason}])
+        if params.include_usage:
+            yield chunk([], usage=responses.usage(job.builders, job.prompt_tokens))
+        await _store(job)
     except ApiError as error:
         yield _event(error.body())
-    except (
-        Exception
-    ) as error:  # the status is sent already: the client is told in the stream, and the log too
+    except Exception as error:
+        # The status is sent already: the stream reports the error, and so does the log.
         yield _event(ApiError(500, f"the completion is lost: {error}", code="internal").body())
         raise
     else:

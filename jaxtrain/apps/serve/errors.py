@@ -1,4 +1,4 @@
-"""What a request is refused with, in the form of OpenAI's errors."""
+"""API errors in the form of OpenAI's error objects."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ RETRY_AFTER = 1  # seconds
 
 
 class ApiError(Exception):
-    """A request that is not served. The message says why, and what would be."""
+    """A request that is not served. The message says why, and what would be valid."""
 
     def __init__(
         self,
@@ -34,20 +34,20 @@ class ApiError(Exception):
 
 
 def invalid_param(param: str, message: str, code: str = "invalid_value") -> ApiError:
-    """A parameter whose value cannot be."""
+    """The error of a parameter whose value is not valid or not supported."""
     return ApiError(400, f"{param}: {message}", param=param, code=code)
 
 
-def over_capacity(room: int) -> ApiError:
-    """More completions than may be under way and wait."""
+def over_capacity(capacity: int) -> ApiError:
+    """The error of a request for which the scheduler has no room."""
     return ApiError(
         429,
-        f"{room} completions are under way or wait already; ask again in {RETRY_AFTER} s",
+        f"at most {capacity} completions can be running or waiting at once; retry in {RETRY_AFTER} s",
         code="rate_limit_exceeded",
         headers={"Retry-After": str(RETRY_AFTER)},
     )
 
 
-def server_down(why: str) -> ApiError:
-    """The server cannot go on."""
-    return ApiError(503, why, code="unavailable", headers={"Retry-After": str(RETRY_AFTER)})
+def server_down(reason: str) -> ApiError:
+    """The error of a server that shuts down or has failed."""
+    return ApiError(503, reason, code="unavailable", headers={"Retry-After": str(RETRY_AFTER)})

@@ -1,9 +1,8 @@
-"""Runs the application on a socket until a signal ends it, with time for what is under way."""
+"""Runs an ASGI application on a socket until a signal ends it, with time for running requests to finish."""
 
 import signal
 import socket
 from collections.abc import Callable
-from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -15,43 +14,48 @@ _BACKLOG = 2048
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; port 0 is any free one. Raises ConfigError where it cannot."""
+    """A listening socket; port 0 is any free one. Raises ConfigError where the address cannot be used."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        found = socket.socket(family, kind, protocol)
+        sock = socket.socket(family, kind, protocol)
         try:
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            found.bind(address)
-            found.listen(_BACKLOG)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(address)
+            sock.listen(_BACKLOG)
         except OSError:
-            found.close()
+            sock.close()
             raise
     except OSError as error:
         raise ConfigError(
             f"--host={host} --port={port}: {error.strerror}; name another, 0 for any port"
         ) from error
-    return found
+    return sock
 
 
 def run(
-    application: Starlette, sock: socket.socket, desk: Scheduler | None, drain: int, ready: Callable[[], None]
+    application: Starlette,
+    sock: socket.socket,
+    scheduler: Scheduler | None,
+    drain: int,
+    ready: Callable[[], None],
 ) -> None:
-    """Serves until SIGTERM or Ctrl-C; what is under way has `drain` seconds. Raises Failure if a desk fails."""
+    """Serves until SIGTERM or Ctrl-C; running requests then have `drain` seconds. Raises Failure if decoding fails."""
     settings = uvicorn.Config(
         application, log_level="warning", access_log=False, timeout_graceful_shutdown=drain, lifespan="on"
     )
     server = _Server(settings, ready)
-    if desk is not None:
-        desk.failed = lambda: setattr(server, "should_exit", True)
-    # uvicorn raises the signal again once it has ended: without these it would end the process before its time.
-    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    if scheduler is not None:
+        scheduler.on_failure = lambda: setattr(server, "should_exit", True)
+    # uvicorn raises the signal again once it has stopped; without these handlers that would end the process too early.
+    previous = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         server.run(sockets=[sock])
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
-    if desk is not None and desk.failure is not None:
-        raise Failure(f"decoding failed: {type(desk.failure).__name__}: {desk.failure}") from desk.failure
+    error = scheduler.failure if scheduler is not None else None
+    if error is not None:
+        raise Failure(f"decoding failed: {type(error).__name__}: {error}") from error
 
 
 class _Server(uvicorn.Server):
@@ -64,7 +68,7 @@ class _Server(uvicorn.Server):
         self._ready()
 
 
-def url(sock: Any) -> str:
-    """Where a socket is listened to."""
+def url(sock: socket.socket) -> str:
+    """The URL of a listening socket."""
     address, port = sock.getsockname()[:2]
     return f"http://{f'[{address}]' if ':' in address else address}:{port}"

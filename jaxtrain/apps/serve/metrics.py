@@ -1,4 +1,4 @@
-"""What the server tells of itself: Prometheus metrics."""
+"""Prometheus metrics of the server."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -11,39 +11,37 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30, 6
 
 
 class Metrics:
-    """The numbers of one server."""
+    """The metrics of one server."""
 
-    def __init__(self, desk: Scheduler, store: CompletionStore | None):
+    def __init__(self, scheduler: Scheduler, store: CompletionStore | None):
         self._registry = registry = CollectorRegistry()
-        name = "jaxtrain_requests_total"
         self.requests = Counter(
-            name, "Requests by endpoint and status", ("endpoint", "status"), registry=registry
+            "jaxtrain_requests_total", "Requests by endpoint and status", ("endpoint", "status"), registry=registry
+        )  # fmt: skip
+        self.tokens = Counter(
+            "jaxtrain_tokens_total", "Prompt and completion tokens", ("kind",), registry=registry
         )
-        self.tokens = Counter("jaxtrain_tokens_total", "Tokens read and drawn", ("kind",), registry=registry)
-        self.given_up = Counter(
-            "jaxtrain_given_up_total", "Requests whose client left before the end", registry=registry
+        self.disconnected = Counter(
+            "jaxtrain_given_up_total", "Requests whose client disconnected before the end", registry=registry
         )
-        self.first = Histogram(
-            "jaxtrain_first_token_seconds",
-            "Until a request's first token",
+        self.first_token_seconds = Histogram(
+            "jaxtrain_first_token_seconds", "Time to a request's first token", buckets=_SECONDS, registry=registry
+        )  # fmt: skip
+        self.completion_seconds = Histogram(
+            "jaxtrain_completion_seconds",
+            "Time to a request's last token",
             buckets=_SECONDS,
             registry=registry,
         )
-        self.whole = Histogram(
-            "jaxtrain_completion_seconds", "Until a request's last token", buckets=_SECONDS, registry=registry
-        )
         gauges = {
-            "jaxtrain_rows": ("Completions that can be under way at once", lambda: desk.sampling.rows),
-            "jaxtrain_rows_busy": ("Completions under way", lambda: desk.counts[0]),
-            "jaxtrain_waiting": ("Completions that wait for a row", lambda: desk.counts[1]),
-            "jaxtrain_store_waiting": (
-                "Writes to the store that are queued",
-                lambda: store.waiting if store else 0,
-            ),
+            "jaxtrain_rows": ("Completions that can be decoded at once", lambda: scheduler.runner.rows),
+            "jaxtrain_rows_busy": ("Running completions", lambda: scheduler.counts.running),
+            "jaxtrain_waiting": ("Completions that wait for a row", lambda: scheduler.counts.waiting),
+            "jaxtrain_store_waiting": ("Queued writes to the store", lambda: store.queued if store else 0),
         }
         for name, (text, value) in gauges.items():
             Gauge(name, text, registry=registry).set_function(value)
 
     def response(self) -> Response:
-        """All of them as text."""
+        """The response with all metrics as text."""
         return Response(generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

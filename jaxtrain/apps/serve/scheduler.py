@@ -1,80 +1,87 @@
-"""The thread that decodes: all requests share its rows, and each hears of its own tokens as they are drawn."""
+"""The scheduler: a request queue before a decoding thread, which shares its rows by continuous batching."""
 
 import functools
 import itertools
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jaxtrain.generate import continuous_batching, sampler
-from jaxtrain.generate.continuous_batching import CompletionPart, Request
+from jaxtrain.generate.continuous_batching import CompletionPart, DecodeRequest
 from jaxtrain.generate.engine import Engine
+from jaxtrain.types import Params
 
-USUAL = {"temperature": 1.0, "top_p": 1.0}
+SAMPLING_DEFAULTS = {"temperature": 1.0, "top_p": 1.0}
 
-Hear = Callable[[CompletionPart | None], None]  # called in the thread; None: the thread has failed
+OnPart = Callable[[CompletionPart | None], None]  # called in the decoding thread; None: the thread has failed
 
 
 class QueueFull(Exception):
-    """No room for more requests."""
+    """The scheduler has no room for more requests."""
 
 
 class SchedulerClosed(Exception):
-    """No more requests are taken."""
+    """The scheduler takes no more requests."""
+
+
+class SchedulerCounts(NamedTuple):
+    running: int  # completions that have a row
+    waiting: int  # completions that wait for a row
 
 
 class ModelRunner(NamedTuple):
-    """What decodes, and how much of it at once."""
+    """A model's decoding engine, its parameters, and how much it decodes at once."""
 
-    made: Engine  # with tops, most = chunk, and slots for the context
-    params: Any
-    rows: int  # completions under way at once
-    chunk: int  # tokens between two looks
+    engine: Engine  # with top log-probs, max_steps = chunk, and slots for the context
+    params: Params
+    rows: int  # completions decoded at once
+    chunk: int  # tokens between two checks for new and cancelled requests
     context: int  # most tokens of prompt and completion
     vocab: int
 
 
 class Scheduler:
-    """A queue before the rows. `waiting` more completions than there are rows may be asked for at once."""
+    """A request queue and its decoding thread. `max_waiting` more completions than there are rows are taken at once."""
 
-    def __init__(self, sampling: ModelRunner, waiting: int):
-        self.sampling, self.room = sampling, sampling.rows + waiting
+    def __init__(self, runner: ModelRunner, max_waiting: int):
+        self.runner, self.capacity = runner, runner.rows + max_waiting
         self.failure: BaseException | None = None
-        self.failed: Callable[[], None] = lambda: None
-        self._queue: queue.SimpleQueue[tuple[Request, Hear] | None] = queue.SimpleQueue()
+        self.on_failure: Callable[[], None] = lambda: None
+        self._queue: queue.SimpleQueue[tuple[DecodeRequest, OnPart] | None] = queue.SimpleQueue()
         self._lock, self._open = threading.Lock(), True
-        self._asked = self._under_way = 0
+        self._submitted = self._running = 0
         self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
         self._thread.start()
 
-    def ask(
-        self, requests: Sequence[Request], hear: Callable[[int, CompletionPart | None], None]
+    def submit(
+        self, requests: Sequence[DecodeRequest], on_part: Callable[[int, CompletionPart | None], None]
     ) -> Callable[[], None]:
-        """Queues requests, all or none; `hear` is told of each by its number. Returns what gives them up.
+        """Queues requests, all or none, and returns a function that cancels them.
 
-        Raises Full or Closed. `hear` is called in the decoding thread, and not once they are given up.
+        `on_part` gets the request's index and what is new of its completion. It is called in the decoding thread, and
+        not after the requests are cancelled. Raises QueueFull or SchedulerClosed.
         """
-        left = threading.Event()
+        cancelled = threading.Event()
         with self._lock:
             if not self._open:
                 raise SchedulerClosed
-            if self._asked + len(requests) > self.room:
+            if self._submitted + len(requests) > self.capacity:
                 raise QueueFull
-            self._asked += len(requests)
+            self._submitted += len(requests)
             for i, request in enumerate(requests):
-                waits = request._replace(waits=lambda: not left.is_set())
-                self._queue.put((waits, functools.partial(hear, i)))
-        return left.set
+                request = request._replace(is_cancelled=cancelled.is_set)
+                self._queue.put((request, functools.partial(on_part, i)))
+        return cancelled.set
 
     @property
-    def counts(self) -> tuple[int, int]:
-        """(completions under way, completions that wait for a row)."""
+    def counts(self) -> SchedulerCounts:
+        """The numbers of running and waiting completions."""
         with self._lock:
-            return self._under_way, self._asked - self._under_way
+            return SchedulerCounts(self._running, self._submitted - self._running)
 
     def close(self) -> None:
-        """Takes no more requests, and returns once those that were taken have ended or are given up."""
+        """Takes no more requests, and returns once the submitted ones have finished or are cancelled."""
         with self._lock:
             if self._open:
                 self._open = False
@@ -82,68 +89,70 @@ class Scheduler:
         self._thread.join()
 
     def _run(self) -> None:
-        under_way: dict[int, tuple[Request, Hear]] = {}
-        how, requests = self.sampling, self._requests(under_way)
+        running: dict[int, tuple[DecodeRequest, OnPart]] = {}
+        runner, requests = self.runner, self._requests(running)
         try:
             for part in continuous_batching.completion_parts(
-                how.made, how.params, requests, rows=how.rows, usual=USUAL, chunk=how.chunk
-            ):
-                request, hear = under_way[part.number]
+                runner.engine, runner.params, requests, rows=runner.rows, defaults=SAMPLING_DEFAULTS, chunk=runner.chunk
+            ):  # fmt: skip
+                request, on_part = running[part.number]
                 if part.ended:
-                    del under_way[part.number]
-                    self._ended(1)
-                if request.waits():
-                    hear(part)
+                    del running[part.number]
+                    self._finish(running=1)
+                if not request.is_cancelled():
+                    on_part(part)
         except BaseException as error:
-            self._fail(error, under_way)
+            self._fail(error, running)
 
-    def _requests(self, under_way: dict[int, tuple[Request, Hear]]) -> Iterator[Request | None]:
+    def _requests(self, running: dict[int, tuple[DecodeRequest, OnPart]]) -> Iterator[DecodeRequest | None]:
+        """The queue's requests, each added to `running` by its number; None where the queue is empty now."""
         numbers = itertools.count()
         while True:
             try:
-                one = self._queue.get(block=not under_way)  # asleep while there is nothing to draw
+                queued = self._queue.get(block=not running)  # blocks while there is nothing to decode
             except queue.Empty:
                 yield None
                 continue
-            if one is None:
+            if queued is None:
                 return
-            if not one[0].waits():
-                self._ended(0)
+            request, _ = queued
+            if request.is_cancelled():
+                self._finish(running=0)
                 continue
-            under_way[next(numbers)] = one
+            running[next(numbers)] = queued
             with self._lock:
-                self._under_way += 1
-            yield one[0]
+                self._running += 1
+            yield request
 
-    def _ended(self, under_way: int) -> None:
+    def _finish(self, running: int) -> None:
+        """Counts a submitted completion as finished; `running` is 1 where it had a row."""
         with self._lock:
-            self._asked -= 1
-            self._under_way -= under_way
+            self._submitted -= 1
+            self._running -= running
 
-    def _fail(self, error: BaseException, under_way: Mapping[int, tuple[Request, Hear]]) -> None:
-        """Tells all who wait. Whoever runs the server ends it then."""
+    def _fail(self, error: BaseException, running: Mapping[int, tuple[DecodeRequest, OnPart]]) -> None:
+        """Reports the failure to all requests; whoever runs the server ends it in `on_failure`."""
         with self._lock:
             self.failure, self._open = error, False
-            left = [*under_way.values()]
+            unfinished = [*running.values()]
             while not self._queue.empty():
-                left += filter(None, [self._queue.get()])
-        for request, hear in left:
-            if request.waits():
-                hear(None)
-        self.failed()
+                unfinished += filter(None, [self._queue.get()])
+        for request, on_part in unfinished:
+            if not request.is_cancelled():
+                on_part(None)
+        self.on_failure()
 
 
-def warm_up(sampling: ModelRunner) -> None:
-    """Compiles every program that requests may need: a prefill for each bucket of prompts, and the decoding."""
-    how = sampling
+def warm_up(runner: ModelRunner) -> None:
+    """Compiles every program that requests may need: a prefill for each bucket of prompt lengths, and the decoding."""
     sizes, size = [], sampler.bucketed(1)
-    while size // 2 < how.context:
-        sizes.append(min(size, how.context - 1))
+    while size // 2 < runner.context:
+        sizes.append(min(size, runner.context - 1))
         size *= 2
-    requests = [Request([0] * n, 0, limit=2) for n in sizes]
-    apart = [one for request in requests for one in (request, None)]  # a prefill for each
-    list(
-        continuous_batching.completions(
-            how.made, how.params, apart, rows=how.rows, usual=USUAL, chunk=how.chunk
-        )
+    requests = [DecodeRequest([0] * n, 0, limit=2) for n in sizes]
+    separate = [item for request in requests for item in (request, None)]  # None: a prefill for each
+    completions = continuous_batching.completions(
+        runner.engine, runner.params, separate, rows=runner.rows, defaults=SAMPLING_DEFAULTS, chunk=runner.chunk
     )
+    for _ in completions:
+        pass

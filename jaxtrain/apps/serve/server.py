@@ -1,10 +1,10 @@
-"""What the endpoints share."""
+"""The server's state, and the checks of requests that its endpoints share."""
 
 from typing import Any, NamedTuple
 
 from starlette.requests import Request
 
-from jaxtrain.apps.serve import requests
+from jaxtrain.apps.serve import request_params
 from jaxtrain.apps.serve.errors import ApiError
 from jaxtrain.apps.serve.metrics import Metrics
 from jaxtrain.apps.serve.responses import ServedModel
@@ -13,40 +13,42 @@ from jaxtrain.apps.serve.store import CompletionStore
 
 
 class ServerLimits(NamedTuple):
-    key: str  # that every request has to have; empty: none
-    body: int  # bytes of a request at most
+    """Who may send requests, and how large they may be."""
+
+    api_key: str  # that every request must have; empty: none
+    max_body_bytes: int
 
 
 class Server(NamedTuple):
-    """A server: its model, its thread, its store."""
+    """A server: its model, scheduler, store, limits and metrics."""
 
-    voice: ServedModel
-    desk: Scheduler
+    model: ServedModel
+    scheduler: Scheduler
     store: CompletionStore | None
     limits: ServerLimits
-    told: Metrics
+    metrics: Metrics
 
 
-async def read_body(house: Server, request: Request) -> dict[str, Any]:
-    """The request's JSON object. Raises Refused where it is too big or none."""
-    most, told = house.limits.body, request.headers.get("content-length", "0")
+async def read_body(server: Server, request: Request) -> dict[str, Any]:
+    """The JSON object of a request's body. Raises ApiError where it is too large or not a JSON object."""
+    limit, length = server.limits.max_body_bytes, request.headers.get("content-length", "0")
     body = bytearray()
-    if not told.isdecimal() or int(told) <= most:
+    if not length.isdecimal() or int(length) <= limit:
         async for piece in request.stream():
             body += piece
-            if len(body) > most:
+            if len(body) > limit:
                 break
-    if len(body) > most or (told.isdecimal() and int(told) > most):
-        raise ApiError(413, f"the body is larger than {most:,} bytes", code="request_too_large")
-    return requests.parse_body(bytes(body))
+    if len(body) > limit or (length.isdecimal() and int(length) > limit):
+        raise ApiError(413, f"the body is larger than {limit:,} bytes", code="request_too_large")
+    return request_params.parse_body(bytes(body))
 
 
-def require_model(house: Server, name: str) -> None:
-    """Raises Refused for any but the model that is served."""
-    if name != house.voice.name:
+def require_model(server: Server, name: str) -> None:
+    """Raises ApiError for any other model than the served one."""
+    if name != server.model.name:
         raise ApiError(
             404,
-            f"The model '{name[:80]}' does not exist here: '{house.voice.name}' does.",
+            f"The model '{name[:80]}' does not exist here: '{server.model.name}' does.",
             param="model",
             code="model_not_found",
         )

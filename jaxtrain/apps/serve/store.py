@@ -1,4 +1,4 @@
-"""The completions that a server keeps, in a SQLite file that one thread of its own writes."""
+"""The store of completions: a SQLite file with one writing thread."""
 
 import contextlib
 import json
@@ -27,14 +27,14 @@ CREATE TABLE IF NOT EXISTS completions (
 )
 """
 _ORDER = "CREATE INDEX IF NOT EXISTS by_time ON completions (created, seq)"
-_TOGETHER = 256  # writes of one transaction at most
+_BATCH = 256  # most writes of one transaction
 _BUSY = 30.0  # seconds that a write waits for another process
 
 
 class CompletionStore:
-    """Writes are queued and done together, on the disk when their future has its result; reads see those that are.
+    """Stored completions. Writes are queued and committed in batches; one is on the disk when its future has a result.
 
-    A process may be killed at any time: what was on the disk is there, and nothing half-written is.
+    Reads see the committed writes. A process may be killed at any time: no committed write is lost, none is partial.
     """
 
     def __init__(self, path: Path):
@@ -44,49 +44,52 @@ class CompletionStore:
         )
         self._queue: queue.SimpleQueue[tuple[Callable[[sqlite3.Connection], Any], Future] | None]
         self._queue = queue.SimpleQueue()
-        self._reading, self._read = threading.Lock(), open_connection(path)
-        self._writer = threading.Thread(target=self._write, name="store", daemon=True)
+        self._read_lock, self._reader = threading.Lock(), open_connection(path)
+        self._writer = threading.Thread(target=self._run, name="store", daemon=True)
         self._writer.start()
 
     def add(self, completion: Json) -> "Future[None]":
-        """Keeps a completion."""
+        """Stores a completion."""
         sql = "INSERT INTO completions (id, created, model, metadata, body) VALUES (?, ?, ?, ?, ?)"
 
         def insert(db: sqlite3.Connection) -> None:
-            head = [completion[name] for name in ("id", "created", "model")]
-            db.execute(sql, (*head, json.dumps(completion["metadata"]), completions_db.dumps(completion)))
+            columns = [completion[name] for name in ("id", "created", "model")]
+            db.execute(sql, (*columns, json.dumps(completion["metadata"]), completions_db.dumps(completion)))
 
-        return self._soon(insert)
+        return self._enqueue(insert)
 
-    def update(self, number: str, metadata: Mapping[str, str]) -> "Future[Json | None]":
-        """Gives a completion other metadata; None where there is none of that id."""
+    def update(self, completion_id: str, metadata: Mapping[str, str]) -> "Future[Json | None]":
+        """Replaces the metadata of a completion; the result is the completion, None where the id is unknown."""
 
         def change(db: sqlite3.Connection) -> Json | None:
-            found = db.execute("SELECT body FROM completions WHERE id = ?", (number,)).fetchone()
-            if found is None:
+            row = db.execute("SELECT body FROM completions WHERE id = ?", (completion_id,)).fetchone()
+            if row is None:
                 return None
-            changed = json.loads(found[0]) | {"metadata": dict(metadata)}
-            row = (json.dumps(changed["metadata"]), completions_db.dumps(changed), number)
-            db.execute("UPDATE completions SET metadata = ?, body = ? WHERE id = ?", row)
-            return changed
+            completion = json.loads(row[0]) | {"metadata": dict(metadata)}
+            values = (json.dumps(completion["metadata"]), completions_db.dumps(completion), completion_id)
+            db.execute("UPDATE completions SET metadata = ?, body = ? WHERE id = ?", values)
+            return completion
 
-        return self._soon(change)
+        return self._enqueue(change)
 
-    def delete(self, number: str) -> "Future[bool]":
-        """Whether there was one of that id."""
-        return self._soon(
-            lambda db: db.execute("DELETE FROM completions WHERE id = ?", (number,)).rowcount == 1
+    def delete(self, completion_id: str) -> "Future[bool]":
+        """Deletes a completion; the result is whether the id was known."""
+        return self._enqueue(
+            lambda db: db.execute("DELETE FROM completions WHERE id = ?", (completion_id,)).rowcount == 1
         )
 
-    def get(self, number: str) -> Json | None:
-        """The completion of an id."""
-        found = self._rows("SELECT body FROM completions WHERE id = ?", (number,))
-        return json.loads(found[0][0]) if found else None
+    def get(self, completion_id: str) -> Json | None:
+        """The completion of an id; None where it is unknown."""
+        rows = self._rows("SELECT body FROM completions WHERE id = ?", (completion_id,))
+        return json.loads(rows[0][0]) if rows else None
 
     def page(
         self, after: str, limit: int, descending: bool, model: str, metadata: Mapping[str, str]
     ) -> tuple[list[Json], bool] | None:
-        """(completions by time, whether there are more); None where `after` names none. Empty names mean any."""
+        """(completions in the order of time, whether there are more); None where the id `after` is unknown.
+
+        An empty `after`, `model` or `metadata` does not filter.
+        """
         where, values = ["1"], []
         if after:
             start = self._rows("SELECT created, seq FROM completions WHERE id = ?", (after,))
@@ -102,60 +105,60 @@ class CompletionStore:
             values += [key, value]
         order = "DESC" if descending else "ASC"
         sql = f"SELECT body FROM completions WHERE {' AND '.join(where)} ORDER BY created {order}, seq {order} LIMIT ?"
-        found = self._rows(sql, (*values, limit + 1))
-        return [json.loads(body) for (body,) in found[:limit]], len(found) > limit
+        rows = self._rows(sql, (*values, limit + 1))
+        return [json.loads(body) for (body,) in rows[:limit]], len(rows) > limit
 
     @property
-    def waiting(self) -> int:
-        """Writes that are queued."""
+    def queued(self) -> int:
+        """The number of queued writes."""
         return self._queue.qsize()
 
     def close(self) -> None:
-        """Returns once all that was asked for is written."""
+        """Returns once all queued writes are on the disk."""
         self._queue.put(None)
         self._writer.join()
-        with self._reading:
-            self._read.close()
+        with self._read_lock:
+            self._reader.close()
 
     def _rows(self, sql: str, values: Sequence[Any]) -> list[tuple]:
-        with self._reading:
-            return self._read.execute(sql, values).fetchall()
+        with self._read_lock:
+            return self._reader.execute(sql, values).fetchall()
 
-    def _soon(self, work: Callable[[sqlite3.Connection], Any]) -> Future:
+    def _enqueue(self, write: Callable[[sqlite3.Connection], Any]) -> Future:
         future: Future = Future()
-        self._queue.put((work, future))
+        self._queue.put((write, future))
         return future
 
-    def _write(self) -> None:
+    def _run(self) -> None:
         with contextlib.closing(open_connection(self.path)) as db:
             while (first := self._queue.get()) is not None:
                 batch = [first]
-                while len(batch) < _TOGETHER and not self._queue.empty():
-                    if (one := self._queue.get()) is None:
+                while len(batch) < _BATCH and not self._queue.empty():
+                    if (queued := self._queue.get()) is None:
                         self._queue.put(None)
                         break
-                    batch.append(one)
-                _written(db, [one for one in batch if one[1].set_running_or_notify_cancel()])
+                    batch.append(queued)
+                _write_batch(db, [queued for queued in batch if queued[1].set_running_or_notify_cancel()])
 
 
-def _written(db: sqlite3.Connection, batch: Sequence[tuple[Callable, Future]]) -> None:
-    """Does all writes in one transaction, or none where one fails, as on a full disk."""
+def _write_batch(db: sqlite3.Connection, batch: Sequence[tuple[Callable, Future]]) -> None:
+    """Commits all writes in one transaction, or none where one fails, as on a full disk."""
     try:
         db.execute("BEGIN IMMEDIATE")
-        done = [work(db) for work, _ in batch]
+        results = [write(db) for write, _ in batch]
         db.execute("COMMIT")
-    except Exception as error:  # whoever asked hears of it, and the thread goes on
+    except Exception as error:  # the futures report it, and the thread goes on
         if db.in_transaction:
             db.execute("ROLLBACK")
         for _, future in batch:
             future.set_exception(error)
         return
-    for (_, future), result in zip(batch, done, strict=True):
+    for (_, future), result in zip(batch, results, strict=True):
         future.set_result(result)
 
 
 def open_connection(path: Path) -> sqlite3.Connection:
-    """A connection that waits for other processes' writes; a transaction is the caller's to begin."""
+    """A connection that waits for other processes' writes; transactions are left to the caller."""
     return sqlite3.connect(path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
 
 
@@ -166,7 +169,7 @@ def create(
     schema: int,
     connect: Callable[[Path], sqlite3.Connection],
 ) -> None:
-    """Makes a --store where there is none. Raises ConfigError where it is something else, or cannot be made."""
+    """Creates the file of --store if it is missing. Raises ConfigError if it is something else or cannot be created."""
     if path.exists() and path.stat().st_size:
         connect(path).close()
     try:
@@ -190,7 +193,7 @@ def create(
 
 
 def export(path: Path, out: Path) -> int:
-    """Writes the completions of a store as JSON lines; returns their number. The file has its name once it is whole."""
+    """Writes the completions of a store as JSON lines, atomically; returns their number."""
     with contextlib.closing(completions_db.connect(path)) as db, atomic.replacing(out, "w") as file:
         count = sum(1 for body in completions_db.bodies(db) if file.write(body + "\n"))
     return count

@@ -1,4 +1,4 @@
-"""The endpoints of stored completions: list, retrieve, messages, other metadata, delete."""
+"""The endpoints of stored completions: list, retrieve, list messages, update metadata, delete."""
 
 import asyncio
 import re
@@ -8,110 +8,113 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from jaxtrain.apps.serve import requests, server
+from jaxtrain.apps.serve import request_params
 from jaxtrain.apps.serve.errors import ApiError, invalid_param
-from jaxtrain.apps.serve.server import Server
+from jaxtrain.apps.serve.server import Server, read_body
 from jaxtrain.apps.serve.store import CompletionStore
 
-MOST = 100  # completions or messages of a page
+MAX_LIMIT = 100  # completions or messages of a page
 
 
-async def page(shared: Server, request: Request) -> Response:
-    """Stored completions by time, a page."""
+async def page(server: Server, request: Request) -> Response:
+    """A page of stored completions in the order of time."""
     query, metadata = _query(request, ("after", "limit", "order", "model"))
-    found = await run_in_threadpool(
-        _store(shared).page, query["after"], _limit(query), _descending(query), query["model"], metadata
+    completions = await run_in_threadpool(
+        _store(server).page, query["after"], _limit(query), _descending(query), query["model"], metadata
     )
-    if found is None:
-        raise _missing(query["after"], "after")
-    return _list(*found)
+    if completions is None:
+        raise _not_found(query["after"], "after")
+    return _list(*completions)
 
 
-async def get(shared: Server, request: Request) -> Response:
+async def get(server: Server, request: Request) -> Response:
     """A stored completion."""
-    return JSONResponse(await _found(shared, request))
+    return JSONResponse(await _completion(server, request))
 
 
-async def update(shared: Server, request: Request) -> Response:
-    """Gives a stored completion other metadata."""
-    metadata = requests.metadata_of(await server.read_body(shared, request))
-    number = request.path_params["id"]
-    changed = await asyncio.wrap_future(_store(shared).update(number, metadata))
-    if changed is None:
-        raise _missing(number)
-    return JSONResponse(changed)
+async def update(server: Server, request: Request) -> Response:
+    """A stored completion whose metadata are replaced by the request's."""
+    metadata = request_params.metadata_of(await read_body(server, request))
+    completion_id = request.path_params["id"]
+    completion = await asyncio.wrap_future(_store(server).update(completion_id, metadata))
+    if completion is None:
+        raise _not_found(completion_id)
+    return JSONResponse(completion)
 
 
-async def delete(shared: Server, request: Request) -> Response:
-    """Deletes a stored completion."""
-    number = request.path_params["id"]
-    if not await asyncio.wrap_future(_store(shared).delete(number)):
-        raise _missing(number)
-    return JSONResponse({"object": "chat.completion.deleted", "id": number, "deleted": True})
+async def delete(server: Server, request: Request) -> Response:
+    """The confirmation that a stored completion is deleted."""
+    completion_id = request.path_params["id"]
+    if not await asyncio.wrap_future(_store(server).delete(completion_id)):
+        raise _not_found(completion_id)
+    return JSONResponse({"object": "chat.completion.deleted", "id": completion_id, "deleted": True})
 
 
-async def messages(shared: Server, request: Request) -> Response:
-    """What a stored completion was asked, a page."""
+async def messages(server: Server, request: Request) -> Response:
+    """A page of the input messages of a stored completion."""
     query, _ = _query(request, ("after", "limit", "order"))
-    found = await _found(shared, request)
-    made = [{"id": f"{found['id']}-{i}", "name": None, **one} for i, one in enumerate(found["input"])]
-    made = made[::-1] if _descending(query) else made
+    completion = await _completion(server, request)
+    inputs = [
+        {"id": f"{completion['id']}-{i}", "name": None, **message}
+        for i, message in enumerate(completion["input"])
+    ]
+    inputs = inputs[::-1] if _descending(query) else inputs
     start = 0
     if query["after"]:
-        start = next((i + 1 for i, one in enumerate(made) if one["id"] == query["after"]), 0)
+        start = next((i + 1 for i, message in enumerate(inputs) if message["id"] == query["after"]), 0)
         if not start:
-            raise _missing(query["after"], "after")
-    rest, limit = made[start:], _limit(query)
+            raise _not_found(query["after"], "after")
+    rest, limit = inputs[start:], _limit(query)
     return _list(rest[:limit], len(rest) > limit)
 
 
-def _store(shared: Server) -> CompletionStore:
-    if shared.store is None:
+def _store(server: Server) -> CompletionStore:
+    if server.store is None:
         raise ApiError(404, "the server was started without a store (--store)", code="no_store")
-    return shared.store
+    return server.store
 
 
-async def _found(shared: Server, request: Request) -> dict[str, Any]:
-    number = request.path_params["id"]
-    found = await run_in_threadpool(_store(shared).get, number)
-    if found is None:
-        raise _missing(number)
-    return found
+async def _completion(server: Server, request: Request) -> dict[str, Any]:
+    completion_id = request.path_params["id"]
+    completion = await run_in_threadpool(_store(server).get, completion_id)
+    if completion is None:
+        raise _not_found(completion_id)
+    return completion
 
 
-def _missing(number: str, param: str = "completion_id") -> ApiError:
-    return ApiError(404, f"No stored completion has the id '{number[:80]}'.", param=param, code="not_found")
-
-
-def _list(data: list[dict[str, Any]], more: bool) -> Response:
-    ends = (
-        {"first_id": data[0]["id"], "last_id": data[-1]["id"]}
-        if data
-        else {"first_id": None, "last_id": None}
+def _not_found(completion_id: str, param: str = "completion_id") -> ApiError:
+    return ApiError(
+        404, f"No stored completion has the id '{completion_id[:80]}'.", param=param, code="not_found"
     )
-    return JSONResponse({"object": "list", "data": data, **ends, "has_more": more})
+
+
+def _list(data: list[dict[str, Any]], has_more: bool) -> Response:
+    first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
+    return JSONResponse(
+        {"object": "list", "data": data, "first_id": first, "last_id": last, "has_more": has_more}
+    )
 
 
 def _query(request: Request, known: tuple[str, ...]) -> tuple[dict[str, str], dict[str, str]]:
-    """(known parameters, empty where they are not given; metadata[KEY]). Raises Refused for others."""
-    found, metadata = dict.fromkeys(known, ""), {}
+    """(known parameters, empty where they are not given; the KEYs of metadata[KEY]). Raises ApiError for others."""
+    query, metadata = dict.fromkeys(known, ""), {}
     for name, value in request.query_params.multi_items():
-        inside = re.fullmatch(r"metadata\[(.+)\]", name)
-        if inside and "model" in known:
-            metadata[inside[1]] = value
-        elif name in found:
-            found[name] = value
+        key = re.fullmatch(r"metadata\[(.+)\]", name)
+        if key and "model" in known:
+            metadata[key[1]] = value
+        elif name in query:
+            query[name] = value
         else:
             raise ApiError(
                 400, f"Unknown parameter: '{name[:80]}'.", param=name[:80], code="unknown_parameter"
             )
-    return found, metadata
+    return query, metadata
 
 
 def _limit(query: dict[str, str]) -> int:
     text = query["limit"] or "20"
-    if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:9]) <= MOST:
-        raise invalid_param("limit", f"it must be a whole number from 1 to {MOST}, not {text[:80]!r}")
+    if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:9]) <= MAX_LIMIT:
+        raise invalid_param("limit", f"it must be a whole number from 1 to {MAX_LIMIT}, not {text[:80]!r}")
     return int(text)
 
 

@@ -1,87 +1,87 @@
-"""A request's completions between the decoding thread and its client, who may leave at any time."""
+"""A request's completions on their way from the decoding thread to a client, which may disconnect at any time."""
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from starlette.requests import Request as HttpRequest
+from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
 from jaxtrain.apps.serve import errors
 from jaxtrain.apps.serve.scheduler import QueueFull, Scheduler, SchedulerClosed
-from jaxtrain.generate.continuous_batching import CompletionPart, Request
+from jaxtrain.generate.continuous_batching import CompletionPart, DecodeRequest
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 class ClientDisconnected(Exception):
-    """The client is gone."""
+    """The client has disconnected."""
 
 
 class ScheduledCompletions:
-    """Completions that are asked for at once. Raises Refused where there is no room for them."""
+    """The completions of one API request, submitted to the scheduler at once. Raises ApiError if it has no room."""
 
-    def __init__(self, desk: Scheduler, requests: Sequence[Request]):
+    def __init__(self, scheduler: Scheduler, requests: Sequence[DecodeRequest]):
         loop = asyncio.get_running_loop()
-        self._heard: asyncio.Queue[tuple[int, CompletionPart | None]] = asyncio.Queue()
-        self._open = len(requests)
+        self._parts: asyncio.Queue[tuple[int, CompletionPart | None]] = asyncio.Queue()
+        self._unfinished = len(requests)
 
-        def hear(i: int, part: CompletionPart | None) -> None:
-            loop.call_soon_threadsafe(self._heard.put_nowait, (i, part))
+        def on_part(i: int, part: CompletionPart | None) -> None:
+            loop.call_soon_threadsafe(self._parts.put_nowait, (i, part))
 
         try:
-            self.give_up = desk.ask(requests, hear)
+            self.cancel = scheduler.submit(requests, on_part)
         except QueueFull as error:
-            raise errors.over_capacity(desk.room) from error
+            raise errors.over_capacity(scheduler.capacity) from error
         except SchedulerClosed as error:
             raise errors.server_down("the server is shutting down") from error
 
     @property
-    def over(self) -> bool:
-        """Whether all has been heard."""
-        return not self._open
+    def finished(self) -> bool:
+        """Whether `parts` has given all parts."""
+        return not self._unfinished
 
     async def parts(self) -> AsyncIterator[tuple[int, CompletionPart]]:
-        """(number of the completion, what is new of it) until all have ended. Raises Refused where decoding fails."""
-        while self._open:
-            i, part = await self._heard.get()
+        """(index of a completion, what is new of it) until all have ended. Raises ApiError if decoding fails."""
+        while self._unfinished:
+            i, part = await self._parts.get()
             if part is None:
                 raise errors.server_down("the decoding thread has failed")
-            self._open -= part.ended
+            self._unfinished -= part.ended
             yield i, part
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events; `end` is called however they end."""
+    """Server-sent events; `on_close` is called however they end."""
 
-    def __init__(self, events: AsyncIterator[bytes], end: Callable[[], None]):
+    def __init__(self, events: AsyncIterator[bytes], on_close: Callable[[], None]):
         super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-        self._end = end
+        self._on_close = on_close
 
     async def __call__(self, *args: Any) -> None:
         try:
             await super().__call__(*args)
         finally:
-            self._end()
+            self._on_close()
 
 
-async def cancel_on_disconnect(request: HttpRequest, work: Coroutine[Any, Any, Found]) -> Found:
-    """What `work` returns; it is cancelled and Left raised where the client goes before."""
-    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """The result of `work`. If the client disconnects before, cancels it and raises ClientDisconnected."""
+    task, disconnect = asyncio.ensure_future(work), asyncio.ensure_future(_disconnect(request))
     try:
-        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
+        await asyncio.wait({task, disconnect}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
         raise ClientDisconnected
     finally:
-        for task in (working, gone):
-            if not task.done():
-                task.cancel()
+        for future in (task, disconnect):
+            if not future.done():
+                future.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
-                    await task
+                    await future
 
 
-async def _gone(request: HttpRequest) -> None:
+async def _disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass

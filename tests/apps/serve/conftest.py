@@ -1,4 +1,4 @@
-"""A server of a tiny model with random weights, whose tokens are bytes, and the official client to ask it."""
+"""A server of a tiny model with random weights, whose tokens are bytes, and the official client for it."""
 
 import contextlib
 import dataclasses
@@ -13,9 +13,10 @@ import pytest
 import uvicorn
 
 from jaxtrain import config
-from jaxtrain.apps.serve import app, http, request_params, scheduler
+from jaxtrain.apps.serve import app, http, request_params
 from jaxtrain.apps.serve.metrics import Metrics
 from jaxtrain.apps.serve.responses import ServedModel
+from jaxtrain.apps.serve.scheduler import ModelRunner, Scheduler
 from jaxtrain.apps.serve.server import Server, ServerLimits
 from jaxtrain.apps.serve.store import CompletionStore
 from jaxtrain.data import chat
@@ -34,24 +35,28 @@ HI = [{"role": "user", "content": "Hi?"}]
 
 @functools.cache
 def model():
-    """(the model, its parameters, what decodes them)."""
+    """(the model, its parameters, its ModelRunner)."""
     plan = parallel.make(config.Run(), jax.devices()[:1])
-    made = transformer.build(ARCH, tiny.how())
-    params = plan.init(lambda: made.init(jax.random.key(0)), made.axes)
-    drawn = engine.engine(
+    lm = transformer.build(ARCH, tiny.how())
+    params = plan.init(lambda: lm.init(jax.random.key(0)), lm.axes)
+    decoding = engine.build_engine(
         plan,
-        made,
+        lm,
         end=template().end,
-        width=CONTEXT,
+        max_new=CONTEXT,
         slots=CONTEXT,
-        tops=request_params.MAX_TOP_LOGPROBS,
-        most=CHUNK,
+        top_logprobs=request_params.MAX_TOP_LOGPROBS,
+        max_steps=CHUNK,
     )
-    return (
-        made,
-        params,
-        scheduler.ModelRunner(drawn, drawn.ready(params, ()), ROWS, CHUNK, CONTEXT, ARCH.vocab),
+    runner = ModelRunner(
+        engine=decoding,
+        params=decoding.ready(params, ()),
+        rows=ROWS,
+        chunk=CHUNK,
+        context=CONTEXT,
+        vocab=ARCH.vocab,
     )
+    return lm, params, runner
 
 
 @functools.cache
@@ -61,38 +66,39 @@ def template():
 
 class RunningServer(NamedTuple):
     url: str
-    house: Server
+    state: Server
 
     def client(self, key: str = KEY, **options: Any) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, **options)
 
-    def number(self, text: str) -> float:
-        """A number of /metrics."""
-        said = self.house.told.response().body.decode()
-        return float(next(line.rpartition(" ")[2] for line in said.splitlines() if line.startswith(text)))
+    def metric(self, text: str) -> float:
+        """The value of a metric."""
+        body = self.state.metrics.response().body.decode()
+        return float(next(line.rpartition(" ")[2] for line in body.splitlines() if line.startswith(text)))
 
 
-def house(store, key=KEY):
-    voice = ServedModel(NAME, 1_700_000_000, "fp_test", template(), template().tokenizer.decode)
-    working = scheduler.Scheduler(model()[2], WAITING)
-    kept = CompletionStore(store) if store else None
-    return Server(voice, working, kept, ServerLimits(key, BODY), Metrics(working, kept))
+def make_server(path, key=KEY):
+    """The state of a server; `path` is its store's, or None."""
+    served = ServedModel(NAME, 1_700_000_000, "fp_test", template(), template().tokenizer.decode)
+    scheduler = Scheduler(model()[2], WAITING)
+    store = CompletionStore(path) if path else None
+    return Server(served, scheduler, store, ServerLimits(key, BODY), Metrics(scheduler, store))
 
 
 @contextlib.contextmanager
-def running(house):
+def running(state):
     """The server in a thread of this process."""
     sock = http.listen("127.0.0.1", 0)
     settings = uvicorn.Config(
-        app.app(house), log_level="critical", lifespan="on", timeout_graceful_shutdown=5
+        app.app(state), log_level="critical", lifespan="on", timeout_graceful_shutdown=5
     )
-    server = uvicorn.Server(settings)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
+    uvicorn_server = uvicorn.Server(settings)
+    thread = threading.Thread(target=uvicorn_server.run, kwargs={"sockets": [sock]})
     thread.start()
     try:
-        yield RunningServer(f"http://127.0.0.1:{sock.getsockname()[1]}", house)
+        yield RunningServer(f"http://127.0.0.1:{sock.getsockname()[1]}", state)
     finally:
-        server.should_exit = True
+        uvicorn_server.should_exit = True
         thread.join(30)
         assert not thread.is_alive()
 
@@ -101,23 +107,23 @@ def running(house):
 def server(tmp_path_factory):
     jax.config.update("jax_disable_most_optimizations", True)
     try:
-        with running(house(tmp_path_factory.mktemp("store") / "store.sqlite")) as found:
-            yield found
+        with running(make_server(tmp_path_factory.mktemp("store") / "store.sqlite")) as running_server:
+            yield running_server
     finally:
         jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")
 def client(server):
-    with server.client() as found:
-        yield found
+    with server.client() as openai_client:
+        yield openai_client
 
 
-def eventually(holds, seconds=10.0):
-    """Whether `holds()` comes true in time."""
+def eventually(condition, seconds=10.0):
+    """Whether `condition()` becomes true in time."""
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
-        if holds():
+        if condition():
             return True
         time.sleep(0.01)
     return False

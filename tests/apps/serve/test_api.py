@@ -1,4 +1,4 @@
-"""The API through the official client: what completions are, alone, streamed and together, and what is refused."""
+"""The API through the official client: completions alone, streamed and concurrent, and refused requests."""
 
 import concurrent.futures
 import http.client
@@ -19,7 +19,7 @@ from tests.apps.serve.conftest import (
     ROWS,
     WAITING,
     eventually,
-    house,
+    make_server,
     model,
     running,
     template,
@@ -28,7 +28,7 @@ from tests.apps.serve.conftest import (
 PLACES = 64
 
 
-def ask(client, messages=HI, **options):
+def chat(client, messages=HI, **options):
     return client.chat.completions.create(
         **{"model": NAME, "messages": messages, "seed": 1, "max_tokens": 12, **options}
     )
@@ -37,13 +37,13 @@ def ask(client, messages=HI, **options):
 @pytest.fixture(scope="module")
 def forward():
     """Log-probabilities f32[T, V] of every next token, by the forward pass of training."""
-    made, params, _ = model()
+    lm, params, _ = model()
 
     @jax.jit
     def run(tokens):
         places = np.arange(PLACES, dtype=np.int32)[None]
         batch = {"tokens": tokens, "positions": places, "segments": np.ones_like(places)}
-        return jax.nn.log_softmax(logits(made.hidden(params, batch), made.head(params)))[0]
+        return jax.nn.log_softmax(logits(lm.hidden(params, batch), lm.head(params)))[0]
 
     def logps(ids):
         return np.asarray(run(np.pad(np.asarray(ids, np.int32), (0, PLACES - len(ids)))[None]))
@@ -52,11 +52,11 @@ def forward():
 
 
 def test_a_completion_is_the_same_whole_and_streamed(client):
-    whole = ask(client, n=3)
+    whole = chat(client, n=3)
     assert [one.index for one in whole.choices] == [0, 1, 2]
     assert len({one.message.content for one in whole.choices}) == 3
     texts, ends, usage = ["", "", ""], {}, None
-    chunks = list(ask(client, n=3, stream=True, stream_options={"include_usage": True}))
+    chunks = list(chat(client, n=3, stream=True, stream_options={"include_usage": True}))
     for chunk in chunks:
         usage = chunk.usage or usage
         for choice in chunk.choices:
@@ -70,12 +70,12 @@ def test_a_completion_is_the_same_whole_and_streamed(client):
     assert ends == {one.index: one.finish_reason for one in whole.choices}
     assert usage == whole.usage and whole.usage.total_tokens == whole.usage.prompt_tokens + 36
     assert len({chunk.id for chunk in chunks}) == 1 and len(chunks) > 9
-    assert chunks[-1].choices == [] and ask(client).choices[0].message.content == texts[0]
+    assert chunks[-1].choices == [] and chat(client).choices[0].message.content == texts[0]
 
 
-def test_requests_beside_others_get_what_they_get_alone(client):
+def test_concurrent_requests_get_the_same_completions_as_alone(client):
     def one(seed):
-        return ask(client, seed=seed, temperature=0.7 + 0.1 * seed, top_p=0.9).choices[0].message.content
+        return chat(client, seed=seed, temperature=0.7 + 0.1 * seed, top_p=0.9).choices[0].message.content
 
     alone = [one(seed) for seed in range(5)]
     with concurrent.futures.ThreadPoolExecutor(ROWS + WAITING) as pool:
@@ -84,71 +84,71 @@ def test_requests_beside_others_get_what_they_get_alone(client):
 
 
 def test_logprobs_are_the_models_own_at_temperature_1(client, forward):
-    found = ask(client, logprobs=True, top_logprobs=4, temperature=0.6, top_p=0.8, store=True)
-    kept = client.chat.completions.retrieve(found.id).to_dict()
-    ids, tops = kept["choices"][0]["token_ids"], kept["choices"][0]["top_token_ids"]
-    prompt = template().prompt(HI).tolist()
-    assert kept["prompt_token_ids"] == prompt and len(ids) == found.usage.completion_tokens
+    response = chat(client, logprobs=True, top_logprobs=4, temperature=0.6, top_p=0.8, store=True)
+    stored = client.chat.completions.retrieve(response.id).to_dict()
+    ids, tops = stored["choices"][0]["token_ids"], stored["choices"][0]["top_token_ids"]
+    prompt = template().encode_prompt(HI).tolist()
+    assert stored["prompt_token_ids"] == prompt and len(ids) == response.usage.completion_tokens
     wanted = forward([*prompt, *ids])[len(prompt) - 1 :]
-    content = found.choices[0].logprobs.content
+    content = response.choices[0].logprobs.content
     for place, (entry, i, top) in enumerate(zip(content, ids, tops, strict=True)):
         assert entry.logprob == pytest.approx(wanted[place, i], abs=1e-4)
         assert len(top) == 4 and top == np.argsort(-wanted[place])[:4].tolist()
         np.testing.assert_allclose([one.logprob for one in entry.top_logprobs], wanted[place, top], atol=1e-4)
         assert bytes(entry.bytes) == (bytes([i]) if i < 256 else b"")
-    said = b"".join(bytes(entry.bytes) for entry in content)
-    assert said.decode(errors="replace") == found.choices[0].message.content
+    text = b"".join(bytes(entry.bytes) for entry in content)
+    assert text.decode(errors="replace") == response.choices[0].message.content
     streamed = [
-        c.choices[0].logprobs for c in ask(client, logprobs=True, temperature=0.6, top_p=0.8, stream=True)
+        c.choices[0].logprobs for c in chat(client, logprobs=True, temperature=0.6, top_p=0.8, stream=True)
     ]
     tokens = [(one.token, one.logprob) for part in streamed for one in part.content]
     assert [name for name, _ in tokens] == [one.token for one in content]
     np.testing.assert_allclose([logp for _, logp in tokens], [one.logprob for one in content], atol=1e-4)
 
 
-def test_a_stop_ends_the_text_before_it_and_its_tokens_are_not_told(client):
-    free = ask(client, max_tokens=40, logprobs=True)
+def test_a_stop_ends_the_text_before_it_and_has_no_logprobs(client):
+    free = chat(client, max_tokens=40, logprobs=True)
     text = free.choices[0].message.content
     at = next(
         i for i in range(8, len(text) - 3) if "�" not in text[i : i + 2] and text.find(text[i : i + 2]) == i
     )
     for stream in (False, True):
-        found = ask(
+        response = chat(
             client, max_tokens=40, stop=["no such text", text[at : at + 2]], logprobs=True, stream=stream
         )
         if stream:
-            chunks = list(found)
-            said = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+            chunks = list(response)
+            shown = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
             content = [one for chunk in chunks for one in chunk.choices[0].logprobs.content]
             end = chunks[-1].choices[0].finish_reason
         else:
-            choice = found.choices[0]
-            said, content, end = choice.message.content, choice.logprobs.content, choice.finish_reason
-            assert found.usage.completion_tokens >= len(content) + 2, "those of the stop count as drawn"
-        assert (said, end) == (text[:at], "stop")
-        assert b"".join(bytes(one.bytes) for one in content).decode(errors="replace") == said
+            choice = response.choices[0]
+            shown, content, end = choice.message.content, choice.logprobs.content, choice.finish_reason
+            assert response.usage.completion_tokens >= len(content) + 2, "the tokens of the stop count"
+        assert (shown, end) == (text[:at], "stop")
+        assert b"".join(bytes(one.bytes) for one in content).decode(errors="replace") == shown
 
 
 def test_temperature_0_takes_the_likeliest_and_the_seed_does_not_matter(client, forward):
-    one, other = (ask(client, temperature=0, seed=seed, logprobs=True, top_logprobs=1) for seed in (1, 2))
+    one, other = (chat(client, temperature=0, seed=seed, logprobs=True, top_logprobs=1) for seed in (1, 2))
     assert one.choices[0].message.content == other.choices[0].message.content
     for entry in one.choices[0].logprobs.content:
         assert entry.logprob == entry.top_logprobs[0].logprob
 
 
 def test_legacy_completions_continue_texts_and_ids(client):
-    asked = {"model": NAME, "seed": 5, "max_tokens": 6, "logprobs": 2}
-    found = client.completions.create(prompt=["ab", "xyz"], n=2, **asked)
-    assert [one.index for one in found.choices] == [0, 1, 2, 3]
-    assert found.usage.prompt_tokens == 3 + 4 and found.usage.completion_tokens == 24
+    params = {"model": NAME, "seed": 5, "max_tokens": 6, "logprobs": 2}
+    response = client.completions.create(prompt=["ab", "xyz"], n=2, **params)
+    assert [one.index for one in response.choices] == [0, 1, 2, 3]
+    assert response.usage.prompt_tokens == 3 + 4 and response.usage.completion_tokens == 24
     ids = [template().tokenizer.bos, *b"ab"]
-    again = client.completions.create(prompt=ids, n=2, **asked)
-    assert [one.text for one in again.choices] == [one.text for one in found.choices[:2]]
-    told = found.choices[0].logprobs
-    assert len(told.tokens) == len(told.token_logprobs) == len(told.top_logprobs) == 6
-    assert told.text_offset[0] == 0 and all(len(one) == 2 for one in told.top_logprobs)
-    stream = client.completions.create(prompt="ab", stream=True, **asked)
-    assert "".join(chunk.choices[0].text for chunk in stream) == found.choices[0].text
+    again = client.completions.create(prompt=ids, n=2, **params)
+    assert [one.text for one in again.choices] == [one.text for one in response.choices[:2]]
+    logprobs = response.choices[0].logprobs
+    assert len(logprobs.tokens) == len(logprobs.token_logprobs) == len(logprobs.top_logprobs) == 6
+    assert logprobs.text_offset[0] == 0 and all(len(one) == 2 for one in logprobs.top_logprobs)
+    stream = client.completions.create(prompt="ab", stream=True, **params)
+    assert "".join(chunk.choices[0].text for chunk in stream) == response.choices[0].text
 
 
 def test_models(client):
@@ -162,7 +162,7 @@ def test_models(client):
     ("changes", "code", "words"),
     [
         ({"extra_body": {"colour": 1}}, "unknown_parameter", "Unknown parameter: 'colour'"),
-        ({"frequency_penalty": 0.5}, "unsupported_value", "frequency_penalty: 0.5 is not served"),
+        ({"frequency_penalty": 0.5}, "unsupported_value", "frequency_penalty: 0.5 is not supported"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "unsupported_value", "tools: "),
         ({"response_format": {"type": "json_object"}}, "unsupported_value", "response_format"),
         ({"temperature": 2.5}, "invalid_value", "temperature: it must be a number from 0 to 2, not 2.5"),
@@ -188,9 +188,9 @@ def test_models(client):
         ({"max_tokens": CONTEXT}, "context_length_exceeded", f"{CONTEXT} in the completion"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_served_is_refused_by_name(client, changes, code, words):
+def test_an_unsupported_parameter_is_refused_by_name(client, changes, code, words):
     with pytest.raises(openai.BadRequestError) as error:
-        ask(client, **changes)
+        chat(client, **changes)
     assert error.value.code == code and words in error.value.message
     assert error.value.body["type"] == "invalid_request_error"
 
@@ -208,17 +208,17 @@ def test_neutral_values_are_served(client):
         "parallel_tool_calls": True,
         "extra_body": {"tools": [], "audio": None},
     }
-    assert ask(client, **neutral, **more).choices == ask(client).choices
-    said = ask(client).choices[0].message.to_dict() | {"content": "Yo."}
-    assert ask(client, messages=[*HI, said, *HI]).usage.prompt_tokens > ask(client).usage.prompt_tokens
+    assert chat(client, **neutral, **more).choices == chat(client).choices
+    answer = chat(client).choices[0].message.to_dict() | {"content": "Yo."}
+    assert chat(client, messages=[*HI, answer, *HI]).usage.prompt_tokens > chat(client).usage.prompt_tokens
 
 
-def test_keys_models_and_paths_that_are_wrong(server, client):
+def test_wrong_keys_models_and_paths(server, client):
     with server.client("another") as stranger, pytest.raises(openai.AuthenticationError) as error:
-        ask(stranger)
+        chat(stranger)
     assert error.value.code == "invalid_api_key" and error.value.body["type"] == "authentication_error"
     with pytest.raises(openai.NotFoundError) as error:
-        ask(client, model="gpt-9")
+        chat(client, model="gpt-9")
     assert error.value.code == "model_not_found"
     for path, wanted in (("/v1/embeddings", 404), ("/v1/models/tiny", 405)):
         status, body = post(server, path, b"{}")
@@ -229,9 +229,9 @@ def post(server, path, body, **headers):
     link = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=10)
     link.request("POST", path, body, {"Authorization": f"Bearer {KEY}", **headers})
     response = link.getresponse()
-    said = response.read()
+    text = response.read()
     link.close()
-    return response.status, json.loads(said)
+    return response.status, json.loads(text)
 
 
 @pytest.mark.parametrize(
@@ -247,89 +247,89 @@ def post(server, path, body, **headers):
         (b" " * (BODY + 1), 413, f"larger than {BODY:,} bytes"),
     ],
 )
-def test_bodies_that_are_none(server, body, status, words):
-    found, said = post(server, "/v1/chat/completions", body)
-    assert found == status and words in said["error"]["message"]
+def test_invalid_bodies(server, body, status, words):
+    response_status, response = post(server, "/v1/chat/completions", body)
+    assert response_status == status and words in response["error"]["message"]
 
 
 def test_a_body_without_a_length_is_measured_as_it_comes(server):
-    found, said = post(server, "/v1/chat/completions", iter([b" " * 1000] * 30))
-    assert found == 413 and said["error"]["code"] == "request_too_large"
+    status, response = post(server, "/v1/chat/completions", iter([b" " * 1000] * 30))
+    assert status == 413 and response["error"]["code"] == "request_too_large"
 
 
-def test_a_client_that_leaves_frees_its_row(server, client):
-    drawn, left = (
-        server.number(f"jaxtrain_{n}") for n in ('tokens_total{kind="completion"}', "given_up_total")
+def test_a_client_that_disconnects_frees_its_row(server, client):
+    tokens, disconnected = (
+        server.metric(f"jaxtrain_{n}") for n in ('tokens_total{kind="completion"}', "given_up_total")
     )
     with server.client() as leaver:
-        stream = ask(leaver, max_tokens=400, n=2, stream=True, store=True, metadata={"left": "yes"})
+        stream = chat(leaver, max_tokens=400, n=2, stream=True, store=True, metadata={"left": "yes"})
         next(iter(stream))
         stream.close()
-    assert eventually(lambda: server.house.desk.counts == (0, 0))
+    assert eventually(lambda: server.state.scheduler.counts == (0, 0))
     with server.client(timeout=0.2) as leaver, pytest.raises(openai.APITimeoutError):
-        ask(leaver, max_tokens=480, n=ROWS)
-    assert eventually(lambda: server.house.desk.counts == (0, 0))
-    assert eventually(lambda: server.number("jaxtrain_given_up_total") == left + 2)
-    assert server.number('jaxtrain_tokens_total{kind="completion"}') - drawn < 400 * 2 + 480 * ROWS
+        chat(leaver, max_tokens=480, n=ROWS)
+    assert eventually(lambda: server.state.scheduler.counts == (0, 0))
+    assert eventually(lambda: server.metric("jaxtrain_given_up_total") == disconnected + 2)
+    assert server.metric('jaxtrain_tokens_total{kind="completion"}') - tokens < 400 * 2 + 480 * ROWS
     assert client.chat.completions.list(metadata={"left": "yes"}).data == [], (
-        "what nobody heard to its end is not kept"
+        "a completion whose client disconnected is not stored"
     )
 
 
-def test_more_than_there_is_room_for_is_told_to_come_again(server, client):
+def test_more_requests_than_the_capacity_get_429(server, client):
     with server.client() as others:
-        streams = [ask(others, max_tokens=400, stream=True) for _ in range(ROWS + WAITING)]
+        streams = [chat(others, max_tokens=400, stream=True) for _ in range(ROWS + WAITING)]
         with pytest.raises(openai.RateLimitError) as error:
-            ask(client)
+            chat(client)
         assert (
             error.value.response.headers["retry-after"] == "1" and error.value.code == "rate_limit_exceeded"
         )
         for stream in streams:
             stream.close()
-    assert eventually(lambda: server.house.desk.counts == (0, 0))
-    assert ask(client).choices[0].message.content
+    assert eventually(lambda: server.state.scheduler.counts == (0, 0))
+    assert chat(client).choices[0].message.content
 
 
 def test_health_and_metrics(server, client):
-    ask(client)
+    chat(client)
     link = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=10)
     link.request("GET", "/health")
-    told = json.loads(link.getresponse().read())
-    assert told == {"status": "ok", "model": NAME, "busy": 0, "waiting": 0, "rows": ROWS}
+    health = json.loads(link.getresponse().read())
+    assert health == {"status": "ok", "model": NAME, "busy": 0, "waiting": 0, "rows": ROWS}
     link.request("GET", "/metrics")
     response = link.getresponse()
     assert response.headers["content-type"].startswith("text/plain")
-    said = response.read().decode()
+    metrics = response.read().decode()
     link.close()
-    assert 'jaxtrain_requests_total{endpoint="POST /v1/chat/completions",status="200"}' in said
-    assert "jaxtrain_first_token_seconds_bucket" in said and f"jaxtrain_rows {float(ROWS)}" in said
+    assert 'jaxtrain_requests_total{endpoint="POST /v1/chat/completions",status="200"}' in metrics
+    assert "jaxtrain_first_token_seconds_bucket" in metrics and f"jaxtrain_rows {float(ROWS)}" in metrics
 
 
 def test_without_a_key_only_programs_on_this_machine_are_served():
-    with running(house(None, key="")) as server:
+    with running(make_server(None, key="")) as server:
         with server.client("anything") as client:
-            assert ask(client).choices[0].message.content
+            assert chat(client).choices[0].message.content
             with pytest.raises(openai.BadRequestError, match="without a store"):
-                ask(client, store=True)
+                chat(client, store=True)
             with pytest.raises(openai.NotFoundError, match="without a store"):
                 client.chat.completions.list()
         for headers in ({"Host": "evil.example"}, {"Origin": "https://evil.example"}):
             assert post(server, "/v1/chat/completions", b"{}", **headers)[0] == 403
 
 
-def test_a_decoding_thread_that_fails_is_told(monkeypatch):
+def test_a_failure_of_the_decoding_thread_is_reported(monkeypatch):
     from jaxtrain.generate import continuous_batching
 
     def broken(*_):
         raise RuntimeError("the device is gone")
 
-    with running(house(None)) as server, server.client() as client:
-        assert ask(client).choices
-        heard = []
-        server.house.desk.failed = lambda: heard.append(True)
+    with running(make_server(None)) as server, server.client() as client:
+        assert chat(client).choices
+        failures = []
+        server.state.scheduler.on_failure = lambda: failures.append(True)
         monkeypatch.setattr(continuous_batching, "_part", broken)
         with pytest.raises(openai.InternalServerError, match="decoding thread has failed"):
-            ask(client)
-        assert eventually(lambda: heard) and str(server.house.desk.failure) == "the device is gone"
+            chat(client)
+        assert eventually(lambda: failures) and str(server.state.scheduler.failure) == "the device is gone"
         with pytest.raises(openai.InternalServerError, match="shutting down"):
-            ask(client)
+            chat(client)

@@ -1,39 +1,39 @@
-"""What a request asks for: OpenAI's parameters, read, checked, and refused by name."""
+"""Parameters of completion requests: OpenAI's, parsed and checked; an unsupported one is refused by its name."""
 
 import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from jaxtrain.apps.serve.errors import ApiError, invalid_param
-from jaxtrain.data.jsonl import is_unicode
+from jaxtrain.data.bad_records import is_unicode
 from jaxtrain.data.record_formats import ROLES, BadRecord, Message, messages_of
 
-MAX_CHOICES = 128  # completions of a prompt, as OpenAI has it
-MAX_TOP_LOGPROBS = 20  # likeliest tokens told of each place
+MAX_CHOICES = 128  # completions of a prompt, OpenAI's limit
+MAX_TOP_LOGPROBS = 20  # most likely tokens at each position
 MAX_STOPS = 4
-PAIRS, KEY, VALUE = 16, 64, 512  # of metadata: how many, and the most characters of each
+MAX_METADATA, MAX_KEY, MAX_VALUE = 16, 64, 512  # pairs of metadata, characters of a key and of a value
 
 
 class CompletionParams(NamedTuple):
-    """What a request asks for, with OpenAI's defaults."""
+    """The parameters of a completion request, with OpenAI's defaults."""
 
     model: str
-    prompts: tuple[Any, ...]  # messages (chat), or texts and lists of ids
+    prompts: tuple[Any, ...]  # of chat one tuple of messages, else texts and lists of token ids
     n: int
     temperature: float
     top_p: float
-    limit: int | None  # most tokens of a completion; None: what the context has room for
+    max_tokens: int | None  # of a completion; None: what the context has room for
     stop: tuple[str, ...]
     seed: int | None
-    tops: int | None  # likeliest tokens told of each place; None: no log-probabilities
+    top_logprobs: int | None  # most likely tokens at each position; None: no log-probabilities
     stream: bool
-    usage: bool  # a last chunk of a stream tells the counts
+    include_usage: bool  # whether the last chunk of a stream has the token counts
     store: bool
     metadata: dict[str, str]
 
 
 def parse_body(text: bytes) -> dict[str, Any]:
-    """The object of a request's body. Raises Refused."""
+    """The JSON object of a request's body. Raises ApiError."""
     try:
         body = json.loads(text, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
@@ -46,62 +46,68 @@ def parse_body(text: bytes) -> dict[str, Any]:
 
 
 def chat_params(body: Mapping[str, Any]) -> CompletionParams:
-    """The parameters of a chat completion. Raises Refused."""
-    found = _read(body, CHAT)
-    if found["top_logprobs"] and not found["logprobs"]:
+    """The parameters of a chat completion. Raises ApiError."""
+    values = _parse(body, CHAT)
+    if values["top_logprobs"] and not values["logprobs"]:
         raise invalid_param("top_logprobs", "it needs logprobs=true")
-    if found["max_tokens"] is not None and found["max_completion_tokens"] is not None:
-        raise invalid_param("max_tokens", "max_completion_tokens says it too: leave out one of them")
-    if found["metadata"] and not found["store"]:
-        raise invalid_param("metadata", "it is kept with a stored completion: it needs store=true")
-    limit = found["max_completion_tokens"] if found["max_tokens"] is None else found["max_tokens"]
-    tops = (found["top_logprobs"] or 0) if found["logprobs"] else None
-    return _asked(found, (found["messages"],), limit, tops)
+    if values["max_tokens"] is not None and values["max_completion_tokens"] is not None:
+        raise invalid_param(
+            "max_tokens", "max_completion_tokens is the same parameter: leave out one of them"
+        )
+    if values["metadata"] and not values["store"]:
+        raise invalid_param("metadata", "it is stored with a completion: it needs store=true")
+    max_tokens = values["max_completion_tokens"] if values["max_tokens"] is None else values["max_tokens"]
+    top_logprobs = (values["top_logprobs"] or 0) if values["logprobs"] else None
+    return _params(values, (values["messages"],), max_tokens, top_logprobs)
 
 
 def text_params(body: Mapping[str, Any]) -> CompletionParams:
-    """The parameters of a legacy completion. Raises Refused."""
-    found = _read(body, TEXT)
-    if found["best_of"] not in (None, found["n"]):
-        raise invalid_param("best_of", f"only n={found['n']}, or leaving it out, is served")
-    return _asked(found, found["prompt"], found["max_tokens"], found["logprobs"])
+    """The parameters of a legacy completion. Raises ApiError."""
+    values = _parse(body, TEXT)
+    if values["best_of"] not in (None, values["n"]):
+        raise invalid_param("best_of", f"only n={values['n']} is supported; or leave it out")
+    return _params(values, values["prompt"], values["max_tokens"], values["logprobs"])
 
 
 def metadata_of(body: Mapping[str, Any]) -> dict[str, str]:
-    """The metadata of a request that changes nothing else. Raises Refused."""
-    return _read(body, {"metadata": (_metadata, {})})["metadata"]
+    """The metadata of a request that has nothing else. Raises ApiError."""
+    return _parse(body, {"metadata": (_metadata, {})})["metadata"]
 
 
-def _asked(
-    found: Mapping[str, Any], prompts: tuple[Any, ...], limit: int | None, tops: int | None
+def _params(
+    values: Mapping[str, Any], prompts: tuple[Any, ...], max_tokens: int | None, top_logprobs: int | None
 ) -> CompletionParams:
-    if found["include_usage"] and not found["stream"]:
+    if values["include_usage"] and not values["stream"]:
         raise invalid_param("stream_options", "it needs stream=true")
-    same = ("model", "n", "temperature", "top_p", "stop", "seed", "stream")
-    kept = {"store": found.get("store", False), "metadata": found.get("metadata", {})}
+    same = ("model", "n", "temperature", "top_p", "stop", "seed", "stream", "include_usage")
     return CompletionParams(
-        prompts=prompts, limit=limit, tops=tops, usage=found["include_usage"], **{k: found[k] for k in same}, **kept
-    )  # fmt: skip
+        prompts=prompts,
+        max_tokens=max_tokens,
+        top_logprobs=top_logprobs,
+        store=values.get("store", False),
+        metadata=values.get("metadata", {}),
+        **{name: values[name] for name in same},
+    )
 
 
-def _read(
+def _parse(
     body: Mapping[str, Any], rules: Mapping[str, tuple[Callable[[str, Any], Any], Any]]
 ) -> dict[str, Any]:
-    """The value of every parameter that `rules` names, {name: (reads a value, default)}."""
+    """The values of the parameters of `rules`, {name: (function that checks a value, default)}, and `include_usage`."""
     for name in body:
         if name not in rules:
             raise ApiError(
                 400, f"Unknown parameter: '{name[:80]}'.", param=name[:80], code="unknown_parameter"
             )
-    found = {}
+    values = {}
     for name, (rule, default) in rules.items():
         value = body.get(name)
-        if value is None and default is _NEEDED:
+        if value is None and default is _REQUIRED:
             raise ApiError(
                 400, f"Missing required parameter: '{name}'.", param=name, code="missing_required_parameter"
             )
-        found[name] = default if value is None else rule(name, value)
-    return found | {"include_usage": bool(found.get("stream_options"))}
+        values[name] = default if value is None else rule(name, value)
+    return values | {"include_usage": bool(values.get("stream_options"))}
 
 
 def _no_constant(name: str) -> Any:
@@ -117,7 +123,7 @@ def _number(low: float, high: float) -> Callable[[str, Any], float]:
     return rule
 
 
-def _whole(low: int, high: int) -> Callable[[str, Any], int]:
+def _integer(low: int, high: int) -> Callable[[str, Any], int]:
     def rule(name: str, value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise invalid_param(name, f"it must be a whole number from {low} to {high}, not {_short(value)}")
@@ -126,48 +132,49 @@ def _whole(low: int, high: int) -> Callable[[str, Any], int]:
     return rule
 
 
-def _flag(name: str, value: Any) -> bool:
+def _boolean(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise invalid_param(name, f"it must be true or false, not {_short(value)}")
     return value
 
 
-def string(name: str, value: Any) -> str:
-    """A text. Raises Refused."""
+def _string(name: str, value: Any) -> str:
+    """A string that is valid Unicode. Raises ApiError."""
     if not isinstance(value, str) or not is_unicode(value):
         raise invalid_param(name, f"it must be text, not {_short(value)}")
     return value
 
 
 def _neutral(*values: Any) -> Callable[[str, Any], Any]:
-    """A parameter that is not served: only values with which it does nothing."""
+    """The rule of an unsupported parameter: only values that have no effect are valid."""
 
     def rule(name: str, value: Any) -> None:
-        if not any(value == one and type(value) is type(one) for one in values):
-            said = " or ".join(json.dumps(one) for one in (None, *values))
+        if not any(value == other and type(value) is type(other) for other in values):
+            valid = " or ".join(json.dumps(other) for other in (None, *values))
             raise invalid_param(
-                name, f"{_short(value)} is not served here; leave it out ({said})", "unsupported_value"
+                name, f"{_short(value)} is not supported; leave it out ({valid})", "unsupported_value"
             )
 
     return rule
 
 
 def _stops(name: str, value: Any) -> tuple[str, ...]:
-    found = [value] if isinstance(value, str) else value
-    if not isinstance(found, list) or len(found) > MAX_STOPS:
+    stops = [value] if isinstance(value, str) else value
+    if not isinstance(stops, list) or len(stops) > MAX_STOPS:
         raise invalid_param(name, f"it must be a text or a list of at most {MAX_STOPS}, not {_short(value)}")
-    if not all(string(name, one) for one in found):
+    if not all(_string(name, stop) for stop in stops):
         raise invalid_param(name, "the empty text would end every completion")
-    return tuple(found)
+    return tuple(stops)
 
 
 def _metadata(name: str, value: Any) -> dict[str, str]:
-    if not isinstance(value, dict) or len(value) > PAIRS:
-        raise invalid_param(name, f"it must be an object of at most {PAIRS} texts")
-    for key, one in value.items():
-        if len(string(name, key)) > KEY or len(string(f"{name}.{key[:KEY]}", one)) > VALUE:
+    if not isinstance(value, dict) or len(value) > MAX_METADATA:
+        raise invalid_param(name, f"it must be an object of at most {MAX_METADATA} texts")
+    for key, text in value.items():
+        if len(_string(name, key)) > MAX_KEY or len(_string(f"{name}.{key[:MAX_KEY]}", text)) > MAX_VALUE:
             raise invalid_param(
-                name, f"a key has at most {KEY} characters, a value {VALUE}; {key[:KEY]!r} has more"
+                name,
+                f"a key has at most {MAX_KEY} characters, a value {MAX_VALUE}; {key[:MAX_KEY]!r} has more",
             )
     return value
 
@@ -181,17 +188,17 @@ def _options(name: str, value: Any) -> bool:
                 400, f"Unknown parameter: '{name}.{key[:80]}'.", param=name, code="unknown_parameter"
             )
     _neutral(False)(f"{name}.include_obfuscation", value.get("include_obfuscation") or False)
-    return _flag(f"{name}.include_usage", value.get("include_usage") or False)
+    return _boolean(f"{name}.include_usage", value.get("include_usage") or False)
 
 
 def _messages(name: str, value: Any) -> tuple[Message, ...]:
-    """Messages of role, content and name alone."""
+    """Messages that have only role, content and name."""
     try:
-        found = messages_of(value, name)
+        messages = messages_of(value, name)
     except BadRecord as error:
         raise invalid_param(name, str(error)) from error
-    for i, message in enumerate(found):
-        given = {key for key, held in message.items() if held not in (None, [])}
+    for i, message in enumerate(messages):
+        given = {key for key, field in message.items() if field not in (None, [])}
         if message["role"] not in ROLES or given - {"role", "content", "name"}:
             unknown = min(given - {"role", "content", "name"}, default=message["role"])
             raise ApiError(
@@ -201,35 +208,35 @@ def _messages(name: str, value: Any) -> tuple[Message, ...]:
                 code="unknown_parameter",
             )
     keys = ("role", "content", "name")
-    return tuple({key: m[key] for key in keys if m.get(key) is not None} for m in found)
+    return tuple({key: m[key] for key in keys if m.get(key) is not None} for m in messages)
 
 
 def _prompts(name: str, value: Any) -> tuple[Any, ...]:
-    """Texts and lists of ids."""
+    """Texts and lists of token ids."""
 
-    def is_ids(one: Any) -> bool:
-        return isinstance(one, list) and bool(one) and all(type(i) is int and i >= 0 for i in one)
+    def is_ids(prompt: Any) -> bool:
+        return isinstance(prompt, list) and bool(prompt) and all(type(i) is int and i >= 0 for i in prompt)
 
-    found = [value] if isinstance(value, str) or is_ids(value) else value
-    if not isinstance(found, list) or not found:
+    prompts = [value] if isinstance(value, str) or is_ids(value) else value
+    if not isinstance(prompts, list) or not prompts:
         raise invalid_param(name, f"it must be a text, a list of texts, or of token ids, not {_short(value)}")
-    return tuple(one if is_ids(one) else string(name, one) for one in found)
+    return tuple(prompt if is_ids(prompt) else _string(name, prompt) for prompt in prompts)
 
 
 def _short(value: Any) -> str:
-    said = json.dumps(value)
-    return said if len(said) <= 60 else said[:60] + "…"
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:60] + "…"
 
 
-_NEEDED: Any = object()
+_REQUIRED: Any = object()
 _SHARED = {
-    "model": (string, _NEEDED),
-    "n": (_whole(1, MAX_CHOICES), 1),
+    "model": (_string, _REQUIRED),
+    "n": (_integer(1, MAX_CHOICES), 1),
     "temperature": (_number(0, 2), 1.0),
     "top_p": (_number(1e-6, 1), 1.0),
     "stop": (_stops, ()),
-    "seed": (_whole(-(2**63), 2**63 - 1), None),
-    "stream": (_flag, False),
+    "seed": (_integer(-(2**63), 2**63 - 1), None),
+    "stream": (_boolean, False),
     "stream_options": (_options, False),
     "frequency_penalty": (_neutral(0, 0.0), None),
     "presence_penalty": (_neutral(0, 0.0), None),
@@ -238,12 +245,12 @@ _SHARED = {
 }
 CHAT = {
     **_SHARED,
-    "messages": (_messages, _NEEDED),
-    "max_tokens": (_whole(1, 2**31 - 1), None),
-    "max_completion_tokens": (_whole(1, 2**31 - 1), None),
-    "logprobs": (_flag, False),
-    "top_logprobs": (_whole(0, MAX_TOP_LOGPROBS), None),
-    "store": (_flag, False),
+    "messages": (_messages, _REQUIRED),
+    "max_tokens": (_integer(1, 2**31 - 1), None),
+    "max_completion_tokens": (_integer(1, 2**31 - 1), None),
+    "logprobs": (_boolean, False),
+    "top_logprobs": (_integer(0, MAX_TOP_LOGPROBS), None),
+    "store": (_boolean, False),
     "metadata": (_metadata, {}),
     "audio": (_neutral(), None),
     "function_call": (_neutral("none"), None),
@@ -263,10 +270,10 @@ CHAT = {
 }
 TEXT = {
     **_SHARED,
-    "prompt": (_prompts, _NEEDED),
-    "max_tokens": (_whole(1, 2**31 - 1), 16),
-    "logprobs": (_whole(0, 5), None),
-    "best_of": (_whole(1, MAX_CHOICES), None),
+    "prompt": (_prompts, _REQUIRED),
+    "max_tokens": (_integer(1, 2**31 - 1), 16),
+    "logprobs": (_integer(0, 5), None),
+    "best_of": (_integer(1, MAX_CHOICES), None),
     "echo": (_neutral(False), None),
     "suffix": (_neutral(""), None),
 }
