@@ -1,4 +1,4 @@
-"""Ask people which of a model's answers is better, on a page or in the terminal, and keep what they say."""
+"""Collect human preferences between a model's responses, on a page or in the terminal."""
 
 import contextlib
 from pathlib import Path
@@ -10,7 +10,7 @@ from jaxtrain.files.atomic import check_export
 
 
 def main(cfg: Collect) -> None:
-    """Checks the flags, draws what is missing of the responses, and asks."""
+    """Checks the flags, generates the missing responses, and collects annotations."""
     # Imported here, so that a mistake in the flags is answered before jax is loaded.
     store = Path(cfg.kept.store).expanduser()
     if cfg.kept.export:
@@ -21,10 +21,10 @@ def main(cfg: Collect) -> None:
         print(f"{preferences_db.export(store, out):,} answers of {store} in {out}")
         return
     if not cfg.asked.models():
-        raise ConfigError("--model: name what answers, such as runs/sft")
+        raise ConfigError("--model: name the model whose responses are compared, such as runs/sft")
     if len(cfg.asked.models()) == 1 and not cfg.drawing.temperature:
-        raise ConfigError("--temperature=0: one model's responses would all be alike; raise it")
-    with contextlib.ExitStack() as opened:
+        raise ConfigError("--temperature=0: all responses of one model would be alike; raise it")
+    with contextlib.ExitStack() as stack:
         sock = None
         if cfg.page.ui == "page":
             try:
@@ -32,15 +32,15 @@ def main(cfg: Collect) -> None:
             except ImportError as error:
                 raise ConfigError(f"the page needs the package {error.name}; {EXTRA}") from error
 
-            sock = opened.enter_context(http.listen(cfg.page.host, cfg.page.port))
+            sock = stack.enter_context(http.listen(cfg.page.host, cfg.page.port))
         from jaxtrain.apps.annotation import collect
 
-        ballots = collect.open_db(cfg, store)
-        collect.generate_responses(cfg, ballots)
+        db = collect.open_db(cfg, store)
+        collect.generate_responses(cfg, db)
         if sock:
-            collect.annotate_on_page(cfg, ballots, sock)
+            collect.annotate_on_page(cfg, db, sock)
         else:
-            collect.annotate_in_terminal(cfg, ballots)
+            collect.annotate_in_terminal(cfg, db)
 
 
 if __name__ == "__main__":

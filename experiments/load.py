@@ -1,4 +1,4 @@
-"""Measure a server on this machine: tokens/s and the time to the first token, by the number of its clients."""
+"""Measure a server on this machine: tokens/s and time to first token, by the number of clients."""
 
 import contextlib
 import dataclasses
@@ -24,9 +24,9 @@ class LoadRequests(config.Group):
     url: str = config.arg("http://127.0.0.1:8000/v1", "The server, on this machine")
     clients: str = config.arg("1,16", "Numbers of clients to measure, one after the other")
     requests: int = config.arg(64, "Requests of each measurement, shared by its clients", low=1)
-    seconds: float = config.arg(60.0, "A measurement begins no request after so many seconds", low=1)
-    prompt: str = config.arg("How do I paint a boat?", "What every request asks, each with its own seed")
-    max_tokens: int = config.arg(64, "Most tokens of an answer", low=1)
+    seconds: float = config.arg(60.0, "A measurement starts no request after so many seconds", low=1)
+    prompt: str = config.arg("How do I paint a boat?", "The prompt of every request, each with its own seed")
+    max_tokens: int = config.arg(64, "Most tokens of a completion", low=1)
     # fmt: on
 
     def check(self):
@@ -35,9 +35,9 @@ class LoadRequests(config.Group):
             raise ConfigError(
                 f"--url={self.url}: only a server on this machine is measured, http://127.0.0.1:PORT/v1"
             )
-        self.counts()
+        self.client_counts()
 
-    def counts(self) -> list[int]:
+    def client_counts(self) -> list[int]:
         """The numbers of --clients."""
         parts = self.clients.split(",")
         if not all(part.isdecimal() and 0 < int(part) <= 256 for part in parts):
@@ -51,32 +51,32 @@ class Load:
 
 
 class RequestTimes(NamedTuple):
-    """One request."""
+    """The times and the tokens of one request."""
 
-    first: float  # seconds until the first token
-    whole: float
-    tokens: int
+    first_token: float  # seconds
+    total: float  # seconds
+    tokens: int  # of the completion
 
 
 def main(cfg: Load) -> None:
     """Warms the server up, then measures each number of clients."""
     from jaxtrain.files import terminal
 
-    asked = cfg.asked
-    with contextlib.closing(connect(asked)) as link:
-        model = json.loads(_answer(link, "GET", f"{urlsplit(asked.url).path}/models"))["data"][0]["id"]
+    load = cfg.asked
+    with contextlib.closing(connect(load)) as link:
+        model = json.loads(_get(link, f"{urlsplit(load.url).path}/models"))["data"][0]["id"]
         for seed in range(2):
-            stream(link, asked, model, seed)
+            stream(link, load, model, seed)
     base = 0.0
-    for count in asked.counts():
-        found, seconds = measured(asked, model, count)
-        rate = sum(one.tokens for one in found) / seconds
+    for count in load.client_counts():
+        times, seconds = measure(load, model, count)
+        rate = sum(one.tokens for one in times) / seconds
         base = base or rate
-        said = ", ".join(
-            f"{name} {1e3 * value:.0f} ms" for name, value in quantiles([one.first for one in found])
+        first_token = ", ".join(
+            f"{name} {1e3 * value:.0f} ms" for name, value in quantiles([one.first_token for one in times])
         )
-        fast = f"{rate:,.0f} tokens/s ({rate / base:.1f} times), {len(found) / seconds:.1f} requests/s"
-        lines = [(f"{count} clients", fast), ("first token", said)]
+        throughput = f"{rate:,.0f} tokens/s ({rate / base:.1f} times), {len(times) / seconds:.1f} requests/s"
+        lines = [(f"{count} clients", throughput), ("first token", first_token)]
         print("\n".join(terminal.lines(lines)), flush=True)
 
 
@@ -90,70 +90,72 @@ def quantiles(values: list[float]) -> list[tuple[str, float]]:
     ]
 
 
-def measured(asked: LoadRequests, model: str, count: int) -> tuple[list[RequestTimes], float]:
-    """(what was served to `count` clients at once, seconds). Raises Failure where a request was refused."""
-    seeds, lock, found, failed = iter(range(2, 2 + asked.requests)), threading.Lock(), [], []
-    end = time.perf_counter() + asked.seconds
+def measure(load: LoadRequests, model: str, count: int) -> tuple[list[RequestTimes], float]:
+    """(times of the requests of `count` concurrent clients, seconds). Raises Failure where a request was refused."""
+    times: list[RequestTimes] = []
+    errors: list[Exception] = []
+    seeds, lock = iter(range(2, 2 + load.requests)), threading.Lock()
+    end = time.perf_counter() + load.seconds
 
     def client() -> None:
-        with contextlib.closing(connect(asked)) as link:
-            while time.perf_counter() < end and not failed:
+        with contextlib.closing(connect(load)) as link:
+            while time.perf_counter() < end and not errors:
                 with lock:
                     seed = next(seeds, None)
                 if seed is None:
                     return
                 try:
-                    found.append(stream(link, asked, model, seed))
+                    times.append(stream(link, load, model, seed))
                 except (Failure, OSError) as error:
-                    failed.append(error)
+                    errors.append(error)
 
-    begun = time.perf_counter()
+    start = time.perf_counter()
     threads = [threading.Thread(target=client) for _ in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    if failed:
-        raise Failure(str(failed[0])) from failed[0]
-    return found, time.perf_counter() - begun
+    if errors:
+        raise Failure(str(errors[0])) from errors[0]
+    return times, time.perf_counter() - start
 
 
-def connect(asked: LoadRequests) -> http.client.HTTPConnection:
-    """A connection that stays open."""
-    parts = urlsplit(asked.url)
+def connect(load: LoadRequests) -> http.client.HTTPConnection:
+    """A persistent connection to the server."""
+    parts = urlsplit(load.url)
     return http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=60)
 
 
-def stream(link: http.client.HTTPConnection, asked: LoadRequests, model: str, seed: int) -> RequestTimes:
-    """Asks for one answer, and reads it as it comes. Raises Failure where it is refused."""
+def stream(link: http.client.HTTPConnection, load: LoadRequests, model: str, seed: int) -> RequestTimes:
+    """The times of one streamed completion. Raises Failure where the request is refused."""
     body = {
         "model": model,
-        "messages": [{"role": "user", "content": asked.prompt}],
-        "max_completion_tokens": asked.max_tokens,
+        "messages": [{"role": "user", "content": load.prompt}],
+        "max_completion_tokens": load.max_tokens,
         "seed": seed,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    begun, first, tokens = time.perf_counter(), 0.0, 0
-    _send(link, "POST", f"{urlsplit(asked.url).path}/chat/completions", json.dumps(body))
+    start, first, tokens = time.perf_counter(), 0.0, 0
+    _send(link, "POST", f"{urlsplit(load.url).path}/chat/completions", json.dumps(body))
     response = link.getresponse()
     if response.status != 200:
-        raise Failure(f"--url={asked.url}: {response.status} {response.read().decode(errors='replace')}")
+        raise Failure(f"--url={load.url}: {response.status} {response.read().decode(errors='replace')}")
     for line in response:
         if line.startswith(b"data: {"):
-            first = first or time.perf_counter() - begun
+            first = first or time.perf_counter() - start
             if b'"choices":[]' in line:
                 tokens = json.loads(line[6:])["usage"]["completion_tokens"]
-    return RequestTimes(first, time.perf_counter() - begun, tokens)
+    return RequestTimes(first, time.perf_counter() - start, tokens)
 
 
-def _answer(link: http.client.HTTPConnection, method: str, path: str) -> bytes:
-    _send(link, method, path, None)
+def _get(link: http.client.HTTPConnection, path: str) -> bytes:
+    _send(link, "GET", path, None)
     response = link.getresponse()
-    said = response.read()
+    body = response.read()
     if response.status != 200:
-        raise Failure(f"{path}: {response.status} {said.decode(errors='replace')}")
-    return said
+        raise Failure(f"{path}: {response.status} {body.decode(errors='replace')}")
+    return body
 
 
 def _send(link: http.client.HTTPConnection, method: str, path: str, body: str | None) -> None:

@@ -1,6 +1,5 @@
-"""A headless Chromium, driven over its debugging pipe: real clicks, real keys, pictures. No package is needed."""
+"""A headless Chromium, driven over its debugging pipe: clicks and keys. No package is needed."""
 
-import base64
 import contextlib
 import json
 import os
@@ -10,10 +9,10 @@ import time
 
 import pytest
 
-FOUND = next(
+EXECUTABLE = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None
 )
-needed = pytest.mark.skipif(FOUND is None, reason="no Chromium here: apt-get install chromium")
+needed = pytest.mark.skipif(EXECUTABLE is None, reason="no Chromium here: apt-get install chromium")
 CODES = {"Enter": 13, "Escape": 27, "Backspace": 8, "Tab": 9}
 
 
@@ -38,25 +37,25 @@ class Page:
         self.until("!window.before && document.readyState == 'complete'")
 
     def js(self, text):
-        found = self.call("Runtime.evaluate", expression=text, returnByValue=True)
-        assert "exceptionDetails" not in found, found
-        return found["result"].get("value")
+        response = self.call("Runtime.evaluate", expression=text, returnByValue=True)
+        assert "exceptionDetails" not in response, response
+        return response["result"].get("value")
 
     def until(self, text, seconds=10.0):
         """Waits for an expression to be true."""
         end = time.perf_counter() + seconds
         while time.perf_counter() < end:
-            with contextlib.suppress(AssertionError):  # between two pages there is nothing to ask
+            with contextlib.suppress(AssertionError):  # between two pages there is no document
                 if self.js(text):
                     return
             time.sleep(0.02)
-        raise AssertionError(f"never: {text}; the page: {self.text()[:600]}")
+        raise AssertionError(f"never true: {text}; the page: {self.text()[:600]}")
 
     def text(self):
         return self.js("document.body.innerText")
 
     def click(self, selector):
-        """A press and a release of the mouse in the middle of what is visible of it."""
+        """A press and a release of the mouse in the middle of an element."""
         self.js(f"document.querySelector({selector!r}).scrollIntoView({{block: 'center'}})")
         box = self.js(
             f"r = document.querySelector({selector!r}).getBoundingClientRect(); [r.x + r.width / 2, r.y + r.height / 2]"
@@ -65,7 +64,7 @@ class Page:
             self.call("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
 
     def key(self, key):
-        """A key pressed and let go."""
+        """A press and a release of a key."""
         text = {"text": key} if len(key) == 1 else {"text": "\r"} if key == "Enter" else {}
         code = CODES.get(key, ord(key.upper()) if len(key) == 1 else 0)
         self.call("Input.dispatchKeyEvent", type="keyDown", key=key, windowsVirtualKeyCode=code, **text)
@@ -75,8 +74,8 @@ class Page:
         for c in text:
             self.key(c)
 
-    def look(self, width=1200, height=800, dark=False):
-        """The size of the window, and the colours that its owner likes."""
+    def emulate(self, width=1200, height=800, dark=False):
+        """Sets the size of the window and the preferred colour scheme."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -87,13 +86,9 @@ class Page:
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.call("Emulation.setEmulatedMedia", features=scheme)
 
-    def picture(self, path, whole=False):
-        found = self.call("Page.captureScreenshot", captureBeyondViewport=whole)
-        path.write_bytes(base64.b64decode(found["data"]))
-
 
 class Browser:
-    """Its process. Every page has its own cookies."""
+    """The browser's process. Every page has its own cookies."""
 
     def __init__(self, folder):
         down, self._write = os.pipe()
@@ -107,7 +102,7 @@ class Browser:
         # Its pipe is at 3 and 4. A shell puts it there: Python's own way forks, which jax's threads forbid.
         script = f'exec "$0" "$@" 3</dev/fd/{down} 4>/dev/fd/{up}'
         self.process = subprocess.Popen(
-            ["/bin/sh", "-c", script, FOUND, *flags], pass_fds=(down, up), stdout=subprocess.DEVNULL,
+            ["/bin/sh", "-c", script, EXECUTABLE, *flags], pass_fds=(down, up), stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )  # fmt: skip
         os.close(down)
@@ -121,11 +116,11 @@ class Browser:
         message |= {"sessionId": session} if session else {}
         os.write(self._write, json.dumps(message).encode() + b"\0")
         while True:
-            found = self._next()
-            if found.get("id") == self._number:
-                assert "error" not in found, (method, found["error"])
-                return found["result"]
-            self.events.append(found)
+            received = self._next()
+            if received.get("id") == self._number:
+                assert "error" not in received, (method, received["error"])
+                return received["result"]
+            self.events.append(received)
 
     def _next(self):
         while b"\0" not in self._rest:
@@ -143,8 +138,8 @@ class Browser:
         session = self.send("Target.attachToTarget", {"targetId": target, "flatten": True})["sessionId"]
         return Page(self.send, session)
 
-    def complaints(self):
-        """What the browser wrote to its consoles of errors: of a policy broken, of a script that fails."""
+    def errors(self):
+        """The errors on the browser's console: violations of a policy, exceptions of a script."""
         entries = [one["params"]["entry"] for one in self.events if one.get("method") == "Log.entryAdded"]
         thrown = [one["params"] for one in self.events if one.get("method") == "Runtime.exceptionThrown"]
         return [one["text"] for one in entries if one["level"] == "error"] + thrown
@@ -158,8 +153,8 @@ class Browser:
 
 @contextlib.contextmanager
 def opened(folder):
-    found = Browser(folder)
+    browser = Browser(folder)
     try:
-        yield found
+        yield browser
     finally:
-        found.close()
+        browser.close()

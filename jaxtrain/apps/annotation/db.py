@@ -1,4 +1,4 @@
-"""What people are asked, who looks at what, and what they answered, in a SQLite file that several may write at once."""
+"""The annotation database: items, who looks at which, and votes, in a SQLite file that several processes may write."""
 
 import contextlib
 import json
@@ -26,51 +26,63 @@ _TABLES = (
     "CREATE UNIQUE INDEX IF NOT EXISTS one_each ON votes (item, annotator) WHERE undone IS NULL",
     "CREATE TABLE IF NOT EXISTS looks (annotator TEXT PRIMARY KEY, item INTEGER NOT NULL, since REAL NOT NULL)",
 )
-# The first item that lacks a vote, counting those who look at it now, and that the annotator has not answered.
+# The first item that lacks a vote, counting its current viewers, and that the annotator has not voted on.
 _NEXT = """
 SELECT number FROM items WHERE responses IS NOT NULL
-AND NOT EXISTS (SELECT 1 FROM votes WHERE item = number AND annotator = :who AND undone IS NULL)
+AND NOT EXISTS (SELECT 1 FROM votes WHERE item = number AND annotator = :annotator AND undone IS NULL)
 AND wanted > (SELECT count(*) FROM votes WHERE item = number AND undone IS NULL AND kind != 'skip')
-    + (SELECT count(*) FROM looks WHERE item = number AND annotator != :who AND since > :since)
+    + (SELECT count(*) FROM looks WHERE item = number AND annotator != :annotator AND since > :since)
 ORDER BY number LIMIT 1
 """
 _PROGRESS = """
 SELECT (SELECT coalesce(sum(wanted), 0) FROM items WHERE responses IS NOT NULL),
 (SELECT coalesce(sum(min(wanted, n)), 0) FROM (SELECT wanted, (SELECT count(*) FROM votes
     WHERE item = number AND undone IS NULL AND kind != 'skip') AS n FROM items WHERE responses IS NOT NULL)),
-(SELECT count(*) FROM votes WHERE annotator = :who AND undone IS NULL AND kind != 'skip'),
-(SELECT count(*) FROM votes WHERE annotator = :who AND undone IS NULL AND kind = 'skip')
+(SELECT count(*) FROM votes WHERE annotator = :annotator AND undone IS NULL AND kind != 'skip'),
+(SELECT count(*) FROM votes WHERE annotator = :annotator AND undone IS NULL AND kind = 'skip')
 """
 _MINE = "SELECT id, item FROM votes WHERE annotator = ? AND undone IS NULL ORDER BY id DESC LIMIT 1"
 
 
 class AnnotationItem(NamedTuple):
-    """A question to an annotator. `responses` are in the order in which this annotator sees them."""
+    """A prompt and its responses as an annotator sees them."""
 
     number: int
     messages: list[dict[str, Any]]
-    responses: list[str]
-    shown: list[int]
-    reason: str  # of this annotator's answer that was undone
+    responses: list[str]  # in the order of `shown`
+    shown: list[int]  # indices of the stored responses, shuffled for this annotator
+    reason: str  # of this annotator's last vote that was undone
+
+
+class ItemRow(NamedTuple):
+    """An item as it is stored."""
+
+    number: int
+    messages: list[Mapping[str, Any]]
+    responses: list[dict[str, str]] | None  # text and model of each; None: the prompt is left out
+    why: str  # it is left out
+    wanted: int  # annotators
 
 
 class AnnotationProgress(NamedTuple):
-    wanted: int  # votes
-    given: int  # of those
-    mine: int  # votes of the annotator
+    """Numbers of votes."""
+
+    wanted: int
+    given: int  # of the wanted ones
+    mine: int  # of the annotator
     skipped: int  # by the annotator
 
 
 class AnnotationDB:
-    """One file. Each call is a transaction of its own: it is on the disk when the call returns, or nothing of it is."""
+    """The database of one file. Each method is one transaction, which is on the disk when the method returns."""
 
     def __init__(self, path: Path, lease: float):
-        """`lease`: seconds for which a question that somebody looks at is kept from the others."""
+        """`lease`: seconds for which an item that an annotator looks at is not given to others."""
         self.path, self.lease = path, lease
         store.create(path, _TABLES, preferences_db.APPLICATION, preferences_db.SCHEMA, preferences_db.connect)
 
     @contextlib.contextmanager
-    def _all_or_nothing(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
         with contextlib.closing(store.open_connection(self.path)) as db:
             db.execute("BEGIN IMMEDIATE")
             try:
@@ -80,119 +92,145 @@ class AnnotationDB:
                 raise
             db.execute("COMMIT")
 
-    def about(self, key: str, value: str) -> str:
-        """What the file has under a key; `value`, kept from now on, where it has nothing, or no prompt yet."""
-        with self._all_or_nothing() as db:
-            kept = db.execute("SELECT 1 FROM items LIMIT 1").fetchone()
-            db.execute(f"INSERT OR {'IGNORE' if kept else 'REPLACE'} INTO about VALUES (?, ?)", (key, value))
+    def setting(self, key: str, value: str) -> str:
+        """The stored setting of a key. `value` is stored first if there is none, or if there are no items yet."""
+        with self._transaction() as db:
+            binding = db.execute("SELECT 1 FROM items LIMIT 1").fetchone()
+            db.execute(
+                f"INSERT OR {'IGNORE' if binding else 'REPLACE'} INTO about VALUES (?, ?)", (key, value)
+            )
             return db.execute("SELECT value FROM about WHERE key = ?", (key,)).fetchone()[0]
 
-    def add(self, rows: Sequence[tuple[int, Any, list[dict[str, str]] | None, str, int]]) -> None:
-        """Keeps (number, messages, responses, why there are none, annotators wanted); what is there stays as it is."""
-        with self._all_or_nothing() as db:
+    def add_items(self, rows: Sequence[ItemRow]) -> None:
+        """Stores items; those whose number is stored already stay as they are."""
+        with self._transaction() as db:
             db.executemany(
                 "INSERT OR IGNORE INTO items VALUES (?, ?, ?, ?, ?)",
                 [
-                    (n, _json(asked), _json(found) if found else None, *rest)
-                    for n, asked, found, *rest in rows
+                    (
+                        row.number,
+                        _json(row.messages),
+                        _json(row.responses) if row.responses else None,
+                        row.why,
+                        row.wanted,
+                    )
+                    for row in rows
                 ],
             )
 
-    def numbers(self) -> set[int]:
-        """Prompts that need no drawing any more."""
-        with self._all_or_nothing() as db:
+    def item_numbers(self) -> set[int]:
+        """The numbers of the stored items, those left out with them."""
+        with self._transaction() as db:
             return {number for (number,) in db.execute("SELECT number FROM items")}
 
     def left_out(self) -> dict[str, int]:
-        """Why prompts were left out, and how many."""
-        with self._all_or_nothing() as db:
+        """Reason -> number of the prompts left out for it."""
+        with self._transaction() as db:
             return dict(db.execute("SELECT why, count(*) FROM items WHERE responses IS NULL GROUP BY why"))
 
-    def next(self, who: str) -> AnnotationItem | None:
-        """The question that an annotator is looking at, else the next one, kept from others for a while."""
-        with self._all_or_nothing() as db:
+    def next_item(self, annotator: str) -> AnnotationItem | None:
+        """The item that an annotator looks at, else the next one, leased to the annotator; None: nothing is left."""
+        with self._transaction() as db:
             now = time.time()
-            held = db.execute("SELECT item FROM looks WHERE annotator = ?", (who,)).fetchone()
-            held = held or db.execute(_NEXT, {"who": who, "since": now - self.lease}).fetchone()
-            if held is None:
+            row = db.execute("SELECT item FROM looks WHERE annotator = ?", (annotator,)).fetchone()
+            row = row or db.execute(_NEXT, {"annotator": annotator, "since": now - self.lease}).fetchone()
+            if row is None:
                 return None
-            db.execute("REPLACE INTO looks VALUES (?, ?, ?)", (who, held[0], now))
-            return _item(db, held[0], who)
+            db.execute("REPLACE INTO looks VALUES (?, ?, ?)", (annotator, row[0], now))
+            return _item(db, row[0], annotator)
 
-    def vote(
-        self, who: str, number: int, kind: str, places: Sequence[int], reason: str, shown: Sequence[int]
+    def add_vote(
+        self, annotator: str, number: int, kind: str, places: Sequence[int], reason: str, shown: Sequence[int]
     ) -> bool:
-        """Keeps an answer, `places` of the responses as `shown`. False where the annotator has given one already."""
-        ranks = [0] * len(shown)
-        steps = sorted(set(places))
+        """Stores a vote, `places` of the responses as `shown`. False if the annotator has voted on the item already."""
+        ranking = [0] * len(shown)
+        distinct = sorted(set(places))
         for i, place in zip(shown, places, strict=False):
-            ranks[i] = 1 + steps.index(place)
-        with self._all_or_nothing() as db:
-            db.execute("DELETE FROM looks WHERE annotator = ? AND item = ?", (who, number))
-            row = (number, who, time.time(), kind, _json(shown), _json(ranks if places else []), reason)
+            ranking[i] = 1 + distinct.index(place)
+        with self._transaction() as db:
+            db.execute("DELETE FROM looks WHERE annotator = ? AND item = ?", (annotator, number))
+            row = (
+                number,
+                annotator,
+                time.time(),
+                kind,
+                _json(shown),
+                _json(ranking if places else []),
+                reason,
+            )
             names = "item, annotator, created, kind, shown, ranking, reason"
             sql = f"INSERT OR IGNORE INTO votes ({names}) VALUES (?, ?, ?, ?, ?, ?, ?)"
             return db.execute(sql, row).rowcount == 1
 
-    def item(self, number: int, who: str) -> AnnotationItem | None:
-        """A question as an annotator sees it."""
-        with self._all_or_nothing() as db:
-            return _item(db, number, who)
+    def item(self, number: int, annotator: str) -> AnnotationItem | None:
+        """An item as an annotator sees it; None where there is none of that number."""
+        with self._transaction() as db:
+            return _item(db, number, annotator)
 
-    def undo(self, who: str) -> bool:
-        """Takes the annotator's last answer or skip back and shows its question again. It stays in the file, undone."""
-        with self._all_or_nothing() as db:
-            last = db.execute(_MINE, (who,)).fetchone()
+    def undo(self, annotator: str) -> bool:
+        """Undoes the annotator's last vote or skip, whose item comes next again; False if there is none.
+
+        The vote stays in the file, marked as undone.
+        """
+        with self._transaction() as db:
+            last = db.execute(_MINE, (annotator,)).fetchone()
             if last is None:
                 return False
             db.execute("UPDATE votes SET undone = ? WHERE id = ?", (time.time(), last[0]))
-            db.execute("REPLACE INTO looks VALUES (?, ?, ?)", (who, last[1], time.time()))
+            db.execute("REPLACE INTO looks VALUES (?, ?, ?)", (annotator, last[1], time.time()))
             return True
 
-    def unskip(self, who: str) -> int:
-        """Takes all the annotator's skips back; returns their number."""
-        with self._all_or_nothing() as db:
+    def unskip(self, annotator: str) -> int:
+        """Undoes all skips of the annotator; returns their number."""
+        with self._transaction() as db:
             sql = "UPDATE votes SET undone = ? WHERE annotator = ? AND kind = 'skip' AND undone IS NULL"
-            return db.execute(sql, (time.time(), who)).rowcount
+            return db.execute(sql, (time.time(), annotator)).rowcount
 
-    def progress(self, who: str = "") -> AnnotationProgress:
-        with self._all_or_nothing() as db:
-            return AnnotationProgress(*db.execute(_PROGRESS, {"who": who}).fetchone())
+    def progress(self, annotator: str = "") -> AnnotationProgress:
+        """The numbers of votes: of all annotators, and of this one."""
+        with self._transaction() as db:
+            return AnnotationProgress(*db.execute(_PROGRESS, {"annotator": annotator}).fetchone())
 
     def labels(self) -> dict[str, dict[tuple[int, ...], str]]:
-        """Annotator -> (item, response, response) -> which is better, for those who judge how far people agree."""
-        found: dict[str, dict[tuple[int, ...], str]] = {}
+        """Annotator -> (item, response, response) -> which is better, as measures.agreement takes them."""
+        labels: dict[str, dict[tuple[int, ...], str]] = {}
         sql = "SELECT item, annotator, kind, ranking FROM votes WHERE undone IS NULL AND kind != 'skip'"
-        with self._all_or_nothing() as db:
+        with self._transaction() as db:
             rows = db.execute(sql).fetchall()
-        for item, who, kind, ranking in rows:
+        for item, annotator, kind, ranking in rows:
             ranks = json.loads(ranking)
             for i in range(len(ranks)):
                 for j in range(i + 1, len(ranks)):
-                    even = kind if kind == preferences_db.BOTH_BAD else "tie"
-                    better = even if ranks[i] == ranks[j] else "first" if ranks[i] < ranks[j] else "second"
-                    found.setdefault(who, {})[item, i, j] = better
-        return found
+                    equal = kind if kind == preferences_db.BOTH_BAD else "tie"
+                    better = equal if ranks[i] == ranks[j] else "first" if ranks[i] < ranks[j] else "second"
+                    labels.setdefault(annotator, {})[item, i, j] = better
+        return labels
 
     def export(self) -> str:
         """The votes as JSON lines."""
-        with contextlib.closing(preferences_db.connect(self.path)) as found:
-            return "".join(preferences_db.lines(found))
+        with contextlib.closing(preferences_db.connect(self.path)) as db:
+            return "".join(preferences_db.lines(db))
 
 
-def _item(db: sqlite3.Connection, number: int, who: str) -> AnnotationItem | None:
-    found = db.execute(
+def _item(db: sqlite3.Connection, number: int, annotator: str) -> AnnotationItem | None:
+    row = db.execute(
         "SELECT prompt, responses FROM items WHERE number = ? AND responses IS NOT NULL", (number,)
     ).fetchone()
-    if found is None:
+    if row is None:
         return None
-    written: list[Mapping[str, str]] = json.loads(found[1])
-    shown = list(range(len(written)))
-    random.Random(f"{number} {who}").shuffle(shown)  # the same after a reload, another for each annotator
+    messages, responses = json.loads(row[0]), json.loads(row[1])
+    shown = list(range(len(responses)))
+    random.Random(f"{number} {annotator}").shuffle(
+        shown
+    )  # the same after a reload, another for each annotator
     sql = "SELECT reason FROM votes WHERE item = ? AND annotator = ? AND undone IS NOT NULL ORDER BY id DESC LIMIT 1"
-    reason = db.execute(sql, (number, who)).fetchone()
+    reason = db.execute(sql, (number, annotator)).fetchone()
     return AnnotationItem(
-        number, json.loads(found[0]), [written[i]["text"] for i in shown], shown, reason[0] if reason else ""
+        number=number,
+        messages=messages,
+        responses=[responses[i]["text"] for i in shown],
+        shown=shown,
+        reason=reason[0] if reason else "",
     )
 
 

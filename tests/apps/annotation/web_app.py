@@ -1,4 +1,4 @@
-"""A page for annotators in a thread of this process, and a bare client for it."""
+"""The annotation page in a thread of this process, and an HTTP client for it."""
 
 import contextlib
 import http.client
@@ -10,30 +10,31 @@ from urllib.parse import urlencode
 import uvicorn
 
 from jaxtrain.apps.annotation import web
-from jaxtrain.apps.annotation.db import AnnotationDB
+from jaxtrain.apps.annotation.db import AnnotationDB, ItemRow
 from jaxtrain.apps.serve import http as serve_http
 from jaxtrain.measures import agreement
 
 HOSTILE = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title='taken'\">&amp;"
 
 
-def filled(path, count=4, responses=2, wanted=1, lease=60.0):
-    """A store of `count` prompts, whose responses say which they are."""
-    made = AnnotationDB(path, lease)
+def filled_db(path, count=4, responses=2, wanted=1, lease=60.0):
+    """A database of `count` items, whose responses have their numbers in their texts."""
+    db = AnnotationDB(path, lease)
     rows = []
     for n in range(count):
-        written = [{"text": f"response {n}.{i} {HOSTILE}", "model": f"m{i}"} for i in range(responses)]
-        rows.append((n, [{"role": "user", "content": f"prompt {n} {HOSTILE}"}], written, "", wanted))
-    made.add(rows)
-    return made
+        responses_of_n = [{"text": f"response {n}.{i} {HOSTILE}", "model": f"m{i}"} for i in range(responses)]
+        messages = [{"role": "user", "content": f"prompt {n} {HOSTILE}"}]
+        rows.append(ItemRow(n, messages, responses_of_n, "", wanted))
+    db.add_items(rows)
+    return db
 
 
 @contextlib.contextmanager
-def served(ballots, key="", reasoned=False, port=0):
+def running_page(db, key="", reason_required=False, port=0):
     """The port of the page."""
     sock = serve_http.listen("127.0.0.1", port)
-    made = web.open_app(ballots, agreement.annotator_agreement, key, reasoned)
-    server = uvicorn.Server(uvicorn.Config(web.app(made), log_level="critical", timeout_graceful_shutdown=1))
+    page = web.open_app(db, agreement.annotator_agreement, key, reason_required)
+    server = uvicorn.Server(uvicorn.Config(web.app(page), log_level="critical", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
     thread.start()
     try:
@@ -52,36 +53,36 @@ class Client:
         if name:
             assert self.post("/begin", name=name, **more)[0] == 303
 
-    def ask(self, method, path, body=None, **headers):
+    def request(self, method, path, body=None, **headers):
         link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         with contextlib.closing(link):
             headers = {name.replace("_", "-"): value for name, value in headers.items()}
             link.request(method, path, body, {"Cookie": self.cookie, **headers})
-            found = link.getresponse()
-            if cookie := found.headers.get("set-cookie"):
+            response = link.getresponse()
+            if cookie := response.headers.get("set-cookie"):
                 self.cookie = cookie.partition(";")[0]
-            self.headers = found.headers
-            return found.status, found.read().decode()
+            self.headers = response.headers
+            return response.status, response.read().decode()
 
     def page(self):
-        return self.ask("GET", "/")[1]
+        return self.request("GET", "/")[1]
 
     def token(self):
         return re.search(r'name="token" value="(\w+)"', self.page())[1]
 
     def item(self):
-        found = re.search(r'name="item" value="(\d+)"', self.page())
-        return int(found[1]) if found else None
+        match = re.search(r'name="item" value="(\d+)"', self.page())
+        return int(match[1]) if match else None
 
     def post(self, path, headers=(), **fields):
-        return self.ask("POST", path, urlencode({"token": self.token(), **fields}), **dict(headers))
+        return self.request("POST", path, urlencode({"token": self.token(), **fields}), **dict(headers))
 
     def vote(self, choice, **more):
         return self.post("/vote", item=self.item(), choice=choice, **more)
 
     def status(self):
-        return json.loads(self.ask("GET", "/status")[1])
+        return json.loads(self.request("GET", "/status")[1])
 
 
-def rows(ballots):
-    return [json.loads(line) for line in ballots.export().splitlines()]
+def exported_rows(db):
+    return [json.loads(line) for line in db.export().splitlines()]

@@ -1,18 +1,18 @@
-// Keys press the buttons; a form that the server does not answer is kept and sent again.
+// Keys press the buttons; a form that does not reach the server is sent again until it does.
 "use strict";
 const RETRY = 2000; // ms
 const reason = document.getElementById("reason");
-const ballot = document.getElementById("ballot");
-const said = document.getElementById("said");
+const voteForm = document.getElementById("vote-form");
+const notice = document.getElementById("notice");
 let sending = false;
-let wanted = null; // the button that waits for a reason
+let pending = null; // the button whose vote waits for a reason
 
-function tell(text) {
-  said.textContent = text;
-  said.hidden = !text;
+function showNotice(text) {
+  notice.textContent = text;
+  notice.hidden = !text;
 }
 
-function field(element) {
+function isField(element) {
   return element instanceof HTMLElement && element.matches("input, select, textarea");
 }
 
@@ -21,26 +21,27 @@ document.addEventListener("keydown", (event) => {
   if (event.target === reason && event.key === "Enter") {
     event.preventDefault();
     reason.blur();
-    if (wanted && reason.value.trim()) wanted.click();
+    if (pending && reason.value.trim()) pending.click();
     return;
   }
-  if (field(event.target)) {
+  if (isField(event.target)) {
     if (event.key === "Escape") event.target.blur();
     return;
   }
   if (event.key === "Enter" && event.target instanceof HTMLButtonElement) return;
-  if (ranked(event.key)) {
+  if (rankByKey(event.key)) {
     event.preventDefault();
     return;
   }
-  const found = document.querySelector(`[data-key="${CSS.escape(event.key)}"]:not([disabled])`);
-  if (!found) return;
+  const target = document.querySelector(`[data-key="${CSS.escape(event.key)}"]:not([disabled])`);
+  if (!target) return;
   event.preventDefault();
-  if (field(found)) found.focus();
-  else found.click();
+  if (isField(target)) target.focus();
+  else target.click();
 });
 
-function ranked(key) {
+// Sets the next rank of the response with this number; whether the key was one for ranks.
+function rankByKey(key) {
   const boxes = [...document.querySelectorAll("[data-rank]")];
   if (!boxes.length) return false;
   if (key === "Backspace") boxes.forEach((box) => (box.value = ""));
@@ -55,11 +56,11 @@ document.addEventListener("submit", (event) => {
   if (!["/vote", "/undo", "/unskip"].includes(form.getAttribute("action"))) return;
   event.preventDefault();
   if (sending) return;
-  if (form === ballot && button?.value !== "skip") {
+  if (form === voteForm && button?.value !== "skip") {
     if (reason.hasAttribute("data-required") && !reason.value.trim()) {
-      wanted = button;
+      pending = button;
       reason.focus();
-      return tell("Say why, then press Enter.");
+      return showNotice("Give a reason, then press Enter.");
     }
   }
   sending = true;
@@ -71,20 +72,20 @@ async function send(url, body) {
   try {
     response = await fetch(url, { method: "POST", body, credentials: "same-origin" });
   } catch {
-    tell("No word from the server. Your answer is kept on this page and sent again until there is one; leave it open.");
+    showNotice("The server cannot be reached. Your answer is stored on this page and sent again until it arrives; leave the page open.");
     setTimeout(send, RETRY, url, body);
     return;
   }
   if (response.ok) {
-    if (ballot) sessionStorage.removeItem(`reason ${ballot.dataset.item}`);
+    if (voteForm) sessionStorage.removeItem(`reason ${voteForm.dataset.item}`);
     return location.replace("/");
   }
   sending = false;
-  tell(await response.text());
+  showNotice(await response.text());
 }
 
 if (reason) {
-  const name = `reason ${ballot.dataset.item}`;
+  const name = `reason ${voteForm.dataset.item}`;
   reason.value ||= sessionStorage.getItem(name) ?? "";
   reason.addEventListener("input", () => sessionStorage.setItem(name, reason.value));
 }
