@@ -7,31 +7,36 @@ import numpy as np
 
 from jaxtrain.generate import sampler, stop_strings
 from jaxtrain.generate.engine import CHUNK, DecodeProgress, Engine
+from jaxtrain.types import Params
 
 REFILL = 4  # prompts of one prefill: fewer are filled up with rows of length 0
 
 
-class Request(NamedTuple):
+class DecodeRequest(NamedTuple):
+    """A prompt, and how its completion is sampled."""
+
     ids: Sequence[int]
     seed: int
     limit: int = sampler.NO_LIMIT  # most tokens of the completion
-    how: Mapping[str, float] = {}
-    ends: Sequence[str] = ()  # texts that end it
-    decode: Callable[[list[int]], str] | None = None  # its text, where it is not that of all
-    tops: bool = False  # whether the model's own log-probabilities are wanted, which `made` must keep
-    waits: Callable[[], bool] = lambda: True  # whether somebody still waits for it, asked between calls
+    sampling_params: Mapping[str, float] = {}
+    stops: Sequence[str] = ()  # texts that end it
+    decode: Callable[[list[int]], str] | None = None  # its text, where it is not that of all requests
+    top_logprobs: bool = (
+        False  # whether the model's own log-probabilities are requested, which the engine must have
+    )
+    is_cancelled: Callable[[], bool] = lambda: False  # called between calls of the device
 
 
 class TokenLogprobs(NamedTuple):
     """The model's own log-probabilities of tokens: temperature 1, nothing filtered."""
 
-    own: np.ndarray  # f32[n], of the tokens themselves
+    token_logps: np.ndarray  # f32[n], of the tokens themselves
     ids: np.ndarray  # i32[n, K], the likeliest tokens of each place, the best first
     logps: np.ndarray  # f32[n, K]
 
 
 class CompletionPart(NamedTuple):
-    """What is new of a request. One that nobody waits for any more ends with a part without tokens."""
+    """The new tokens of a request. A cancelled one ends with a part without tokens."""
 
     number: int  # of the request, from 0
     tokens: list[int]
@@ -47,120 +52,131 @@ class FinishedCompletion(NamedTuple):
 
 
 def completions(
-    made: Engine, params: Any, requests: Iterable[Request | None], **options: Any
+    engine: Engine, params: Params, requests: Iterable[DecodeRequest | None], **options: Any
 ) -> Iterator[FinishedCompletion]:
-    """The completions of requests in the order in which they end; `options` are those of `parts`."""
-    found: dict[int, FinishedCompletion] = {}
-    for part in completion_parts(made, params, requests, **options):
-        one = found.setdefault(part.number, FinishedCompletion(part.number, [], []))
+    """The completions of requests in the order in which they end; `options` are those of `completion_parts`."""
+    under_way: dict[int, FinishedCompletion] = {}
+    for part in completion_parts(engine, params, requests, **options):
+        one = under_way.setdefault(part.number, FinishedCompletion(part.number, [], []))
         one.tokens.extend(part.tokens)
         one.logps.extend(part.logps)
         if part.ended:
-            yield found.pop(part.number)
+            yield under_way.pop(part.number)
 
 
 def completion_parts(
-    made: Engine,
-    params: Any,
-    requests: Iterable[Request | None],
+    engine: Engine,
+    params: Params,
+    requests: Iterable[DecodeRequest | None],
     *,
     rows: int,
-    usual: Mapping[str, float],
+    defaults: Mapping[str, float],
     decode: Callable[[list[int]], str] = str,
     chunk: int = CHUNK,
 ) -> Iterator[CompletionPart]:
-    """The completions of requests as they are drawn, `chunk` tokens at a time; each is what its request gives alone.
+    """The completions of requests part by part, `chunk` tokens at a time; each is what its request gives alone.
 
     `rows` are under way at once. A request is taken when a row is free for it, so an endless iterator is a queue; None
-    from it says that none waits now. A row whose iterator is closed or sent away goes on to its end unseen. `usual`
-    names the settings that any request may have, and what they are where it has none. `made` needs a fixed number of
-    `slots`. One host, and with several devices the mesh plan: raises ValueError otherwise, and on a setting that
-    `usual` does not name or `made` does not keep.
+    from it says that none is waiting now. A row whose iterator is closed or sent away goes on to its end unseen.
+    `defaults` names the sampling parameters that any request may have, and their values where it has none. The engine
+    needs a fixed number of `slots`. One host, and with several devices the mesh plan: raises ValueError otherwise, and
+    on a parameter that `defaults` does not name or log-probabilities that the engine does not have.
     """
-    plan = made.plan
+    plan = engine.plan
     if plan.process[1] > 1 or not plan.one_program():
         raise ValueError("continuous batching takes one host, and one device or the mesh plan")
     refill = -(-REFILL // plan.shards) * plan.shards
-    held: list[_Held | None] = [None] * rows
-    waiting, taken, open_ = iter(requests), 0, True
-    state = made.start(params, plan.put(_batch((), rows, rows, usual)))
-    while open_ or any(held):
-        for slot, one in enumerate(held):
-            if one is not None and not one.request.waits():
-                held[slot] = None
+    slots: list[_Slot | None] = [None] * rows
+    waiting, count, is_open = iter(requests), 0, True
+    state = engine.prefill(params, plan.put(_prefill_batch((), rows, rows, defaults)))
+    while is_open or any(slots):
+        for i, one in enumerate(slots):
+            if one is not None and one.request.is_cancelled():
+                slots[i] = None
                 yield CompletionPart(one.number, [], [], None, True)
-        fresh: list[tuple[int, Request]] = []
-        for slot in (i for i in range(rows) if held[i] is None):
-            request = next(waiting, _END) if open_ else _END
+        new: list[tuple[int, DecodeRequest]] = []
+        for i in (i for i in range(rows) if slots[i] is None):
+            request = next(waiting, _END) if is_open else _END
             if request is _END:
-                open_ = False
+                is_open = False
             if request is _END or request is None:
                 break
-            if request.tops and state.tops is None:
-                raise ValueError("a request wants the likeliest tokens, which the engine was made without")
-            held[slot] = _Held(taken, request, [])
-            fresh.append((slot, request))
-            taken += 1
-        for first in range(0, len(fresh), refill):
-            batch = _batch(fresh[first : first + refill], refill, rows, usual)
-            state = made.replace(params, state, plan.put(batch))
-        if not any(held):
+            if request.top_logprobs and state.top_logprobs is None:
+                raise ValueError(
+                    "a request for the likeliest tokens, but the engine was built without top_logprobs"
+                )
+            slots[i] = _Slot(count, request, [])
+            new.append((i, request))
+            count += 1
+        for first in range(0, len(new), refill):
+            batch = _prefill_batch(new[first : first + refill], refill, rows, defaults)
+            state = engine.insert(params, state, plan.put(batch))
+        if not any(slots):
             continue
-        # Rows that a stop ended, or whose request nobody waits for, must not keep the loop awake.
-        state = made.advance(params, state, chunk, np.array([one is None for one in held]))
-        now = made.see(state)
-        for slot, one in enumerate(held):
+        # Rows that a stop ended, or whose request was cancelled, must not keep the loop awake.
+        state = engine.decode(params, state, chunk, np.array([one is None for one in slots]))
+        progress = engine.fetch(state)
+        for i, one in enumerate(slots):
             if one is not None:
-                part = _part(one, now, slot, decode)
+                part = _part(one, progress, i, decode)
                 if part.ended:
-                    held[slot] = None
+                    slots[i] = None
                 yield part
 
 
-class _Held(NamedTuple):
+class _Slot(NamedTuple):
     number: int
-    request: Request
-    given: list[int]  # grows
+    request: DecodeRequest
+    sent: list[int]  # tokens that parts had so far; grows
 
 
 _END: Any = object()
 
 
-def _part(one: _Held, now: DecodeProgress, slot: int, decode: Callable[[list[int]], str]) -> CompletionPart:
-    """What is new in a row, noted as given."""
-    seen, n, told = len(one.given), int(now.told.lengths[slot]), now.told
-    whole = stop_strings.upto(told.tokens[slot, :n].tolist(), one.request.ends, one.request.decode or decode)
-    n = n if whole is None else whole
-    one.given.extend(told.tokens[slot, seen:n].tolist())
+def _part(
+    one: _Slot, progress: DecodeProgress, row: int, decode: Callable[[list[int]], str]
+) -> CompletionPart:
+    """The new tokens of a row, which are added to those sent."""
+    sent, done = len(one.sent), progress.completions
+    n, request = int(done.lengths[row]), one.request
+    until = stop_strings.tokens_until_stop(
+        done.tokens[row, :n].tolist(), request.stops, request.decode or decode
+    )
+    n = n if until is None else until
+    one.sent.extend(done.tokens[row, sent:n].tolist())
     top = None
-    if one.request.tops:
-        place = np.arange(seen, n) % now.tops.own.shape[1]
-        top = TokenLogprobs(*(column[slot, place] for column in (now.tops.own, now.tops.ids, now.tops.logps)))
-    ended = whole is not None or bool(now.done[slot])
-    return CompletionPart(one.number, one.given[seen:], told.logps[slot, seen:n].tolist(), top, ended)
+    if request.top_logprobs:
+        columns = progress.top_logprobs
+        place = np.arange(sent, n) % columns.token_logps.shape[1]
+        top = TokenLogprobs(
+            token_logps=columns.token_logps[row, place],
+            ids=columns.ids[row, place],
+            logps=columns.logps[row, place],
+        )
+    ended = until is not None or bool(progress.done[row])
+    return CompletionPart(one.number, one.sent[sent:], done.logps[row, sent:n].tolist(), top, ended)
 
 
-def _batch(
-    fresh: Sequence[tuple[int, Request]], count: int, rows: int, usual: Mapping[str, float]
+def _prefill_batch(
+    new: Sequence[tuple[int, DecodeRequest]], count: int, rows: int, defaults: Mapping[str, float]
 ) -> dict[str, np.ndarray]:
-    """Requests as a prefill's batch of `count` rows, with the slot of each; what fills it up goes nowhere."""
-    asked = [request for _, request in fresh]
-    for request in asked:
-        if unknown := request.how.keys() - usual.keys():
-            raise ValueError(f"settings that `usual` does not name: {', '.join(sorted(unknown))}")
-    batch = sampler.prompts([request.ids for request in asked] or [[0]], 0)
+    """Requests as a prefill batch of `count` rows, with the slot of each; what fills it up has no slot."""
+    requests = [request for _, request in new]
+    for request in requests:
+        if unknown := request.sampling_params.keys() - defaults.keys():
+            raise ValueError(
+                f"sampling parameters that `defaults` does not name: {', '.join(sorted(unknown))}"
+            )
+    batch = sampler.prompt_batch([request.ids for request in requests] or [[0]], 0)
     batch |= {
-        "seed": np.array([request.seed for request in asked] or [0], np.uint32),
-        "limit": np.array([request.limit for request in asked] or [0], np.int32),
-        "tops": np.array([request.tops for request in asked] or [False], bool),
+        "seed": np.array([request.seed for request in requests] or [0], np.uint32),
+        "limit": np.array([request.limit for request in requests] or [0], np.int32),
+        "top_logprobs": np.array([request.top_logprobs for request in requests] or [False], bool),
     }
-    if not asked:
+    if not requests:
         batch["length"] = np.zeros(1, np.int32)
-    batch = {name: np.pad(x, [(0, count - len(x))] + [(0, 0)] * (x.ndim - 1)) for name, x in batch.items()}
-    columns = sampler.columns(count, usual)
-    for i, request in enumerate(asked):
-        for name, value in request.how.items():
-            columns[name][i] = value
     slot = np.full(count, rows, np.int32)
-    slot[: len(fresh)] = [place for place, _ in fresh]
-    return batch | columns | {"slot": slot}
+    slot[: len(new)] = [place for place, _ in new]
+    columns = sampler.sampling_columns(count, defaults)
+    sampler.set_params(columns, [request.sampling_params for request in requests])
+    return sampler.pad_rows(batch, count) | columns | {"slot": slot}

@@ -1,4 +1,4 @@
-"""A sampler compiled for a plan: completions of a batch, whole or as they are drawn."""
+"""A sampler compiled for a plan: completions of a batch, whole or streamed."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -7,118 +7,120 @@ import numpy as np
 
 from jaxtrain.generate import sampler, stop_strings
 from jaxtrain.generate.sampler import Completions, DecodeState, TopLogprobs
+from jaxtrain.train.parallel import Plan
 from jaxtrain.types import LM, Batch, Params
 
-CHUNK = 16  # tokens drawn between two looks of the host
+CHUNK = 16  # tokens decoded between two looks of the host
 
 
 class DecodeProgress(NamedTuple):
-    """What the host sees of rows."""
+    """What the host needs of a decode state."""
 
-    told: Completions
+    completions: Completions
     done: np.ndarray  # bool[B]
-    tops: TopLogprobs | None = None
+    top_logprobs: TopLogprobs | None = None
 
 
 class Engine(NamedTuple):
-    """Compiled for a plan, whose `put` takes the batches."""
+    """Prefill and decode compiled for a plan, whose `put` takes the batches."""
 
-    plan: Any
-    width: int  # most tokens of a completion
+    plan: Plan
+    max_new: int  # most tokens of a completion
     ready: Callable[[Params, Params], Params]  # (trained, base) -> parameters laid out for what follows
-    start: Callable[[Params, Batch], DecodeState]
-    advance: Callable[..., DecodeState]  # (ready, rows, steps, stopped bool[B] or None) -> rows
-    replace: Callable[
+    prefill: Callable[[Params, Batch], DecodeState]
+    decode: Callable[..., DecodeState]  # (ready, state, steps, stopped bool[B] or None) -> state
+    insert: Callable[
         [Params, DecodeState, Batch], DecodeState
-    ]  # prefill of a batch with `slot` i32[R], put into rows
+    ]  # prefills a batch into its column `slot` i32[R]
 
-    def see(self, rows: DecodeState) -> DecodeProgress:
-        """Brings what rows have told to the host."""
-        return self.plan.fetch(DecodeProgress(rows.told, rows.done, rows.tops))
+    def fetch(self, state: DecodeState) -> DecodeProgress:
+        """The progress of a decode state, on the host."""
+        return self.plan.fetch(DecodeProgress(state.completions, state.done, state.top_logprobs))
 
 
-def engine(
-    plan: Any,
+def build_engine(
+    plan: Plan,
     model: LM,
     *,
     end: int,
-    width: int,
+    max_new: int,
     slots: int = 0,
-    tops: int = 0,
-    most: int = 0,
+    top_logprobs: int = 0,
+    max_steps: int = 0,
     whole: Callable[[Params, Params], Params] = lambda params, base: params,
 ) -> Engine:
-    """Prefill and decode as two programs for each shape of a batch; rows stay on their devices between calls, donated.
+    """An engine: two programs for each shape of a batch; the state stays on its devices between calls, donated.
 
-    `slots` is what the cache holds, by default the prompt's bucket and `width`. `tops` are the likeliest tokens of each
-    place that rows have with their log-probabilities, where the batch's column `tops` bool[B] asks for them. `most` is
-    the most tokens between two looks of the host, by default `width`: a small one makes short advances fast.
+    `slots` is the size of the KV cache, by default the prompt's bucket and `max_new`. `top_logprobs` is the number of
+    likeliest tokens at each place whose log-probabilities are there for rows that the batch's column `top_logprobs`
+    bool[B] says so of. `max_steps` is the most tokens between two looks of the host, by default `max_new`: a small one
+    makes short decodes fast. `whole` makes a model's parameters of what is trained and the base.
     """
+    top = (top_logprobs, max_steps + 1 if max_steps else max_new)  # prefill's token and those of a decode
 
-    def begin(params: Params, rows: Any, _: Any, batch: Batch) -> DecodeState:
-        kept = (tops, most + 1 if most else width)  # prefill's token and those of an advance
-        return sampler.prefill(model, params, batch, end=end, width=width, slots=slots, tops=kept)
+    def prefill(params: Params, state: Any, _: Any, batch: Batch) -> DecodeState:
+        return sampler.prefill(model, params, batch, end=end, max_new=max_new, slots=slots, top_logprobs=top)
 
-    def more(params: Params, rows: DecodeState, steps: Any, batch: Batch) -> DecodeState:
-        rows = rows._replace(done=rows.done | batch["stopped"]) if batch else rows
-        return sampler.decode(model, params, rows, steps, end=end, most=most)
+    def decode(params: Params, state: DecodeState, steps: Any, batch: Batch) -> DecodeState:
+        state = state._replace(done=state.done | batch["stopped"]) if batch else state
+        return sampler.decode(model, params, state, steps, end=end, max_steps=max_steps)
 
-    def swap(params: Params, rows: DecodeState, _: Any, batch: Batch) -> DecodeState:
-        return sampler.insert(rows, begin(params, (), (), batch), batch["slot"])
+    def insert(params: Params, state: DecodeState, _: Any, batch: Batch) -> DecodeState:
+        return sampler.insert(state, prefill(params, (), (), batch), batch["slot"])
 
-    begun, advanced, swapped = (plan.carry(f) for f in (begin, more, swap))
+    prefilled, decoded, inserted = (plan.carry(f) for f in (prefill, decode, insert))
 
-    def advance(
-        params: Params, rows: DecodeState, steps: int, stopped: np.ndarray | None = None
+    def run_decode(
+        params: Params, state: DecodeState, steps: int, stopped: np.ndarray | None = None
     ) -> DecodeState:
         batch = {} if stopped is None else plan.put({"stopped": stopped})
-        return advanced(params, rows, np.int32(steps), batch)
+        return decoded(params, state, np.int32(steps), batch)
 
     return Engine(
-        plan,
-        width,
-        plan.ready(lambda params, base: model.ready(whole(params, base))),
-        lambda params, batch: begun(params, (), (), batch),
-        advance,
-        lambda params, rows, batch: swapped(params, rows, (), batch),
+        plan=plan,
+        max_new=max_new,
+        ready=plan.ready(lambda params, base: model.ready(whole(params, base))),
+        prefill=lambda params, batch: prefilled(params, (), (), batch),
+        decode=run_decode,
+        insert=lambda params, state, batch: inserted(params, state, (), batch),
     )
 
 
-def complete(made: Engine, params: Params, batch: Mapping[str, np.ndarray]) -> Completions:
+def complete(engine: Engine, params: Params, batch: Mapping[str, np.ndarray]) -> Completions:
     """The completions of this host's rows of a batch, of all hosts' rows; params are what `ready` gave."""
-    rows = made.start(params, made.plan.put(batch))
-    if made.width > 1:
-        rows = made.advance(params, rows, made.width - 1)
-    return made.see(rows).told
+    state = engine.prefill(params, engine.plan.put(batch))
+    if engine.max_new > 1:
+        state = engine.decode(params, state, engine.max_new - 1)
+    return engine.fetch(state).completions
 
 
 def stream(
-    made: Engine,
+    engine: Engine,
     params: Params,
     batch: Mapping[str, np.ndarray],
     *,
     chunk: int = CHUNK,
-    ends: Sequence[str] = (),
+    stops: Sequence[str] = (),
     decode: Callable[[list[int]], str] = str,
 ) -> Iterator[list[list[int]]]:
-    """The new tokens of each row, the first after prefill, then as often as `chunk` are drawn, until all rows are done.
+    """The new tokens of each row, the first after prefill, then after each `chunk` tokens, until all rows are done.
 
-    A row in whose text, as `decode` makes it, one of `ends` stands is done: it ends with the token that completes it.
-    Put together they are what `complete` gives, up to there.
+    A row whose text, as `decode` makes it, has one of `stops` in it is done: it ends with the token that completes the
+    stop. Put together they are what `complete` gives, up to there.
     """
-    rows = made.start(params, made.plan.put(batch))
+    state = engine.prefill(params, engine.plan.put(batch))
     B = len(batch["seed"].reshape(-1))
-    given, cut = [[] for _ in range(B)], np.zeros(B, bool)
+    sent, stopped = [[] for _ in range(B)], np.zeros(B, bool)
     while True:
-        now = made.see(rows)
-        new = []
-        for i, (tokens, n) in enumerate(zip(now.told.tokens, now.told.lengths, strict=True)):
-            fresh = [] if cut[i] else tokens[len(given[i]) : n].tolist()
-            if fresh and (at := stop_strings.upto([*given[i], *fresh], ends, decode)) is not None:
-                fresh, cut[i] = fresh[: at - len(given[i])], True
-            given[i] += fresh
-            new.append(fresh)
-        yield new
-        if (now.done | cut).all():
+        progress = engine.fetch(state)
+        completions, chunks = progress.completions, []
+        for i, (tokens, n) in enumerate(zip(completions.tokens, completions.lengths, strict=True)):
+            new = [] if stopped[i] else tokens[len(sent[i]) : n].tolist()
+            if new and (until := stop_strings.tokens_until_stop([*sent[i], *new], stops, decode)) is not None:
+                new, stopped[i] = new[: until - len(sent[i])], True
+            sent[i] += new
+            chunks.append(new)
+        yield chunks
+        if (progress.done | stopped).all():
             return
-        rows = made.advance(params, rows, chunk, cut if ends else None)
+        state = engine.decode(params, state, chunk, stopped if stops else None)

@@ -1,41 +1,43 @@
-"""Texts before which a completion ends: the host looks for them between calls of the device."""
+"""Stop strings, before which a completion ends: the host searches for them between two decodes."""
 
 from collections.abc import Callable, Sequence
 
 UNKNOWN = "\ufffd"  # what a tokenizer makes of the first bytes of a character
 
 
-def first(text: str, stops: Sequence[str]) -> int | None:
-    """Where the first of the stops in a text begins."""
+def find_stop(text: str, stops: Sequence[str]) -> int | None:
+    """The place in a text where the first of the stops begins, None where there is none."""
     return min((at for stop in stops if (at := text.find(stop)) >= 0), default=None)
 
 
-def held_back(text: str, stops: Sequence[str]) -> int:
-    """How many of the last characters may be the beginning of a stop."""
+def partial_stop_length(text: str, stops: Sequence[str]) -> int:
+    """The number of last characters that may be the beginning of a stop."""
     longest = max(map(len, stops), default=1) - 1
     return next(
         (n for n in range(min(longest, len(text)), 0, -1) if any(s.startswith(text[-n:]) for s in stops)), 0
     )
 
 
-def settled(text: str, stops: Sequence[str]) -> tuple[str, bool]:
-    """(the beginning of a text under way that no more tokens can change, whether a stop ended it there)."""
-    if (cut := first(text, stops)) is not None:
+def stable_text(text: str, stops: Sequence[str]) -> tuple[str, bool]:
+    """(the beginning of an unfinished text that no more tokens can change, whether a stop ended it there)."""
+    if (cut := find_stop(text, stops)) is not None:
         return text[:cut], True
     whole = text.rstrip(UNKNOWN)
-    return whole[: len(whole) - held_back(whole, stops)], False
+    return whole[: len(whole) - partial_stop_length(whole, stops)], False
 
 
-def upto(ids: Sequence[int], stops: Sequence[str], decode: Callable[[list[int]], str]) -> int | None:
-    """The number of tokens with which the text has first a whole stop in it, None where it has none.
+def tokens_until_stop(
+    ids: Sequence[int], stops: Sequence[str], decode: Callable[[list[int]], str]
+) -> int | None:
+    """The number of tokens with which the text first has a whole stop in it, None where it has none.
 
-    More tokens never take a stop away, so the number is found by halving.
+    More tokens never take a stop away, so a binary search finds the number.
     """
-    if not stops or first(decode(list(ids)), stops) is None:
+    if not stops or find_stop(decode(list(ids)), stops) is None:
         return None
     low, high = 1, len(ids)
     while low < high:
         middle = (low + high) // 2
-        found = first(decode(list(ids[:middle])), stops) is not None
-        low, high = (low, middle) if found else (middle + 1, high)
+        has_stop = find_stop(decode(list(ids[:middle])), stops) is not None
+        low, high = (low, middle) if has_stop else (middle + 1, high)
     return low

@@ -21,23 +21,23 @@ PLANS = [("pmap", ""), ("mesh", "fsdp:4,tensor:2")]
 
 
 @functools.cache
-def made(kind="pmap", mesh="", scan=False, slots=0):
+def engine_and_params(kind="pmap", mesh="", scan=False, slots=0):
     """An engine and its parameters."""
     plan = parallel.make(config.Run(parallel=kind, mesh=mesh))
     model = transformer.build(ARCH, tiny.how(local=plan.local, scan=scan))
-    made = engine.engine(plan, model, end=END, width=NEW, slots=slots)
-    return made, made.ready(plan.init(lambda: model.init(jax.random.key(0)), model.axes), ())
+    built = engine.build_engine(plan, model, end=END, max_new=NEW, slots=slots)
+    return built, built.ready(plan.init(lambda: model.init(jax.random.key(0)), model.axes), ())
 
 
-def batch(prompts=PROMPTS, seed=3, samples=1, **how):
-    return sampler.prompts(prompts, seed, samples=samples) | sampler.columns(
-        len(prompts), sampler.settings(how)
+def batch(prompts=PROMPTS, seed=3, samples=1, **params):
+    return sampler.prompt_batch(prompts, seed, samples=samples) | sampler.sampling_columns(
+        len(prompts), sampler.active_params(params)
     )
 
 
 @functools.cache
-def whole(*plan, **how):
-    return engine.complete(*made(*plan), batch(**how))
+def whole(*plan, **params):
+    return engine.complete(*engine_and_params(*plan), batch(**params))
 
 
 def joined(chunks, row):
@@ -45,10 +45,12 @@ def joined(chunks, row):
 
 
 @pytest.mark.parametrize("plan", [*PLANS, ("pmap", "", True), ("mesh", "fsdp:4,tensor:2", True)])
-def test_every_plan_draws_the_same(plan):
-    found, wanted = whole(*plan), whole()
-    assert np.array_equal(found.tokens, wanted.tokens) and np.array_equal(found.lengths, wanted.lengths)
-    np.testing.assert_allclose(found.logps, wanted.logps, atol=1e-4)
+def test_every_plan_samples_the_same(plan):
+    completions, wanted = whole(*plan), whole()
+    assert np.array_equal(completions.tokens, wanted.tokens) and np.array_equal(
+        completions.lengths, wanted.lengths
+    )
+    np.testing.assert_allclose(completions.logps, wanted.logps, atol=1e-4)
     assert len({*wanted.lengths.tolist()}) > 2
 
 
@@ -56,7 +58,7 @@ def test_every_plan_draws_the_same(plan):
 @pytest.mark.parametrize("chunk", [1, 5])
 def test_chunks_put_together_are_the_whole(plan, chunk):
     wanted = whole()
-    chunks = list(engine.stream(*made(*plan), batch(), chunk=chunk))
+    chunks = list(engine.stream(*engine_and_params(*plan), batch(), chunk=chunk))
     assert len(chunks) == 1 + -(-(max(wanted.lengths) - 1) // chunk)
     for i, n in enumerate(wanted.lengths):
         assert joined(chunks, i) == wanted.tokens[i, :n].tolist()
@@ -71,9 +73,11 @@ def test_a_stop_ends_its_row_alone(plan):
     def decode(ids):
         return "".join(f" {token} " for token in ids).replace("  ", " ")
 
-    chunks = list(engine.stream(*made(*plan), batch(), chunk=4, ends=["nothing", stop], decode=decode))
-    found = [joined(chunks, i) for i in range(8)]
-    assert found[long] == wanted[long][:5] and [*found[:long], *found[long + 1 :]] == [
+    chunks = list(
+        engine.stream(*engine_and_params(*plan), batch(), chunk=4, stops=["nothing", stop], decode=decode)
+    )
+    completions = [joined(chunks, i) for i in range(8)]
+    assert completions[long] == wanted[long][:5] and [*completions[:long], *completions[long + 1 :]] == [
         *wanted[:long],
         *wanted[long + 1 :],
     ]
@@ -82,8 +86,8 @@ def test_a_stop_ends_its_row_alone(plan):
 @pytest.mark.parametrize("plan", PLANS)
 def test_samples_of_a_prompt_share_its_prefill_and_are_what_each_gets_alone(plan):
     given = batch(samples=3)
-    found = engine.complete(*made(*plan), given)
+    completions = engine.complete(*engine_and_params(*plan), given)
     for g in range(3):
-        alone = engine.complete(*made(*plan), {**given, "seed": given["seed"][:, g].copy()})
-        assert np.array_equal(found.tokens[g::3], alone.tokens)
-        np.testing.assert_allclose(found.logps[g::3], alone.logps, atol=1e-5)
+        alone = engine.complete(*engine_and_params(*plan), {**given, "seed": given["seed"][:, g].copy()})
+        assert np.array_equal(completions.tokens[g::3], alone.tokens)
+        np.testing.assert_allclose(completions.logps[g::3], alone.logps, atol=1e-5)

@@ -12,6 +12,7 @@ from jaxtrain.models import transformer
 from jaxtrain.ops.logprobs import logits
 from jaxtrain.train import parallel
 from tests import tiny
+from tests.generate.sampling import sample_fn
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -23,8 +24,8 @@ PROMPTS = [[1, 5, 9, 2], [3], [4, 4, 6, 1, 2, 3, 9, 30, 11], [8, 2], [1, 5, 9, 2
 
 
 @functools.cache
-def drawn(**settings):
-    return jax.jit(sampler.sampler(MODEL, **{"max_new": NEW, "end": END, **settings}))
+def compiled(**settings):
+    return jax.jit(sample_fn(MODEL, **{"max_new": NEW, "end": END, **settings}))
 
 
 @functools.cache
@@ -38,9 +39,9 @@ def forward():
 
 
 def sampled(prompts=PROMPTS, seed=0, keep=None, **settings):
-    batch = sampler.prompts(prompts, seed)
+    batch = sampler.prompt_batch(prompts, seed)
     batch = batch if keep is None else {name: x[np.asarray(keep)] for name, x in batch.items()}
-    return jax.tree.map(np.asarray, drawn(**settings)(PARAMS, (), batch))
+    return jax.tree.map(np.asarray, compiled(**settings)(PARAMS, (), batch))
 
 
 def rows(prompts, done):
@@ -65,13 +66,13 @@ def test_lengths_and_log_probabilities_are_those_of_the_training_forward():
     done = sampled(seed=3)
     logps = np.asarray(forward()(PARAMS, rows(PROMPTS, done)))
     assert len({*done.lengths.tolist()}) > 2
-    for prompt, tokens, length, told, row in zip(
+    for prompt, tokens, length, own, row in zip(
         PROMPTS, done.tokens, done.lengths, done.logps, logps, strict=True
     ):
         assert length == (list(tokens).index(END) + 1 if END in tokens else NEW)
         wanted = [row[len(prompt) - 1 + t, tokens[t]] for t in range(length)]
-        np.testing.assert_allclose(told[:length], wanted, atol=1e-4)
-        assert not tokens[length:].any() and not told[length:].any()
+        np.testing.assert_allclose(own[:length], wanted, atol=1e-4)
+        assert not tokens[length:].any() and not own[length:].any()
 
 
 def test_a_row_is_its_prompt_and_seed_alone():
@@ -85,9 +86,9 @@ def test_a_row_is_its_prompt_and_seed_alone():
     assert np.array_equal(again.tokens, whole.tokens) and not np.array_equal(other.tokens, whole.tokens)
 
 
-def test_a_token_is_drawn_as_often_as_it_is_likely():
-    batch = sampler.prompts([[1, 5, 9]] * 2000, 5)
-    done = jax.jit(sampler.sampler(MODEL, max_new=1, end=END))(PARAMS, (), batch)
+def test_a_token_is_sampled_as_often_as_it_is_likely():
+    batch = sampler.prompt_batch([[1, 5, 9]] * 2000, 5)
+    done = jax.jit(sample_fn(MODEL, max_new=1, end=END))(PARAMS, (), batch)
     share = np.bincount(np.asarray(done.tokens)[:, 0], minlength=32) / 2000
     wanted = np.exp(np.asarray(forward()(PARAMS, np.array([[1, 5, 9]], np.int32))))[0, -1]
     assert np.abs(share - wanted).max() < 4 * np.sqrt(wanted.max() / 2000)
@@ -96,31 +97,31 @@ def test_a_token_is_drawn_as_often_as_it_is_likely():
 def test_top_k_and_temperature_act():
     done = sampled(top_k=1)
     assert np.array_equal(done.tokens, sampled(temperature=0.0).tokens)
-    np.testing.assert_allclose(done.logps, 0, atol=1e-6)  # of the distribution that was drawn from
+    np.testing.assert_allclose(done.logps, 0, atol=1e-6)  # of the distribution that was sampled from
 
 
 def test_an_empty_row_stays_empty():
-    batch = sampler.prompts(PROMPTS, 0)
+    batch = sampler.prompt_batch(PROMPTS, 0)
     batch["length"][2] = 0
-    done = jax.tree.map(np.asarray, drawn()(PARAMS, (), batch))
+    done = jax.tree.map(np.asarray, compiled()(PARAMS, (), batch))
     assert done.lengths[2] == 0 and not done.tokens[2].any() and not done.logps[2].any()
     assert np.array_equal(done.tokens[[0, 1, 3]], sampled().tokens[[0, 1, 3]])
 
 
 @pytest.mark.parametrize(("kind", "mesh"), [("pmap", ""), ("mesh", "fsdp:4,tensor:2")])
-def test_every_plan_draws_the_same_tokens(kind, mesh):
+def test_every_plan_samples_the_same_tokens(kind, mesh):
     plan = parallel.make(config.Run(parallel=kind, mesh=mesh))
     model = transformer.build(ARCH, tiny.how(local=plan.local))
     params = plan.init(lambda: model.init(jax.random.key(0)), model.axes)
-    draw = plan.rows(sampler.sampler(model, max_new=NEW, end=END))
-    done = plan.get(draw(params, (), plan.put(sampler.prompts(PROMPTS, 3))))
+    sample = plan.rows(sample_fn(model, max_new=NEW, end=END))
+    done = plan.get(sample(params, (), plan.put(sampler.prompt_batch(PROMPTS, 3))))
     wanted = sampled(seed=3)
     assert np.array_equal(done.tokens, wanted.tokens) and np.array_equal(done.lengths, wanted.lengths)
     np.testing.assert_allclose(done.logps, wanted.logps, atol=1e-4)
 
 
 def test_prompts_are_padded_to_few_widths_and_never_empty():
-    assert [sampler.prompts([[1] * n], 0)["prompt"].shape[1] for n in (1, 16, 17, 32, 33)] == [
+    assert [sampler.prompt_batch([[1] * n], 0)["prompt"].shape[1] for n in (1, 16, 17, 32, 33)] == [
         16,
         16,
         32,
@@ -128,9 +129,4 @@ def test_prompts_are_padded_to_few_widths_and_never_empty():
         64,
     ]
     with pytest.raises(ValueError, match="prompt 1 is empty"):
-        sampler.prompts([[1], []], 0)
-
-
-def test_texts_end_where_the_completion_does():
-    done = sampler.Completions(np.array([[5, 6, END, 0], [1, 2, 3, 4]]), None, np.array([3, 4]))
-    assert sampler.texts(done, lambda ids: " ".join(map(str, ids))) == ["5 6 7", "1 2 3 4"]
+        sampler.prompt_batch([[1], []], 0)

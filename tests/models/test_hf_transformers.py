@@ -13,6 +13,7 @@ from jaxtrain.generate import sampler
 from jaxtrain.models import hf, hf_config
 from jaxtrain.ops.logprobs import logits
 from tests import tiny
+from tests.generate.sampling import sample_fn
 
 for package in ("torch", "transformers"):
     pytest.importorskip(package, reason=f"{package} is not installed: pip install 'jaxtrain[hf-test]'")
@@ -120,8 +121,8 @@ def test_what_is_exported_computes_the_same_and_reads_back_to_the_bit(case, tmp_
 
 def test_greedy_generation_agrees_token_for_token(case):
     rows, count = TOKENS[:, :8], 24
-    sample = sampler.sampler(case.ours, max_new=count, end=-1, temperature=0.0)
-    done = jax.jit(sample)(case.params, None, sampler.prompts(rows, 0))
+    sample = sample_fn(case.ours, max_new=count, end=-1, temperature=0.0)
+    done = jax.jit(sample)(case.params, None, sampler.prompt_batch(rows, 0))
     np.testing.assert_array_equal(done.tokens, hf_models.greedy(case.theirs, rows, count))
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError
+from jaxtrain.generate import batch_sampler
 from jaxtrain.models import transformer
 from jaxtrain.stages import sampling, weights
 from jaxtrain.train import parallel
@@ -22,7 +23,7 @@ PROMPTS = [[1, 5, 9, 2], [3], [4, 4, 6, 1, 2, 3, 9, 30, 11], [8, 2], [1] * 20]
 
 @functools.cache
 def opened(kind="pmap", mesh=""):
-    """What of a session a drawer needs, and parameters."""
+    """What of a session a sampler needs, and parameters."""
     plan = parallel.make(config.Run(parallel=kind, mesh=mesh))
     model = transformer.build(ARCH, tiny.how(local=plan.local))
     run = types.SimpleNamespace(
@@ -32,49 +33,42 @@ def opened(kind="pmap", mesh=""):
 
 
 @functools.cache
-def drawer(*plan, **settings):
+def sampler(*plan, **settings):
     run, params = opened(*plan)
-    draw = sampling.token_sampler(run, END, max_new=8, **settings)
-    return lambda prompts=PROMPTS, seed=0: draw(params, (), prompts, seed)
+    sample = sampling.token_sampler(run, END, max_new=8, **settings)
+    return lambda prompts=PROMPTS, seed=0: sample(params, (), prompts, seed)
 
 
 def test_a_completion_is_of_its_place_prompt_and_seed_alone():
-    whole = drawer()()
-    assert drawer()(PROMPTS[:2]) == whole[:2] and drawer()(seed=1) != whole
-    assert drawer()([[9], *PROMPTS[1:]])[1:] == whole[1:]
+    whole = sampler()()
+    assert sampler()(PROMPTS[:2]) == whole[:2] and sampler()(seed=1) != whole
+    assert sampler()([[9], *PROMPTS[1:]])[1:] == whole[1:]
 
 
 def test_a_completion_ends_itself_or_at_the_limit_or_where_the_context_does():
-    drawn = drawer()(PROMPTS * 12)
-    for each, prompt in zip(drawn, PROMPTS * 12, strict=True):
+    sampled = sampler()(PROMPTS * 12)
+    for each, prompt in zip(sampled, PROMPTS * 12, strict=True):
         assert each.ended == (END in each.ids) and END not in each.ids[:-1]
         assert each.ended or len(each.ids) == min(8, 24 - len(prompt))
-    assert {each.ended for each in drawn} == {True, False}
+    assert {each.ended for each in sampled} == {True, False}
 
 
 def test_samples_of_a_prompt_stand_together_and_differ():
-    drawn = drawer(samples=3)()
-    alone = drawer()([PROMPTS[2]] * 9)  # the same places
-    assert drawn[6:9] == alone[6:9] and drawn[6] != drawn[7]
+    sampled = sampler(samples=3)()
+    alone = sampler()([PROMPTS[2]] * 9)  # the same places
+    assert sampled[6:9] == alone[6:9] and sampled[6] != sampled[7]
 
 
-def test_rows_beyond_one_call_are_drawn_in_several(monkeypatch):
-    whole = drawer()(PROMPTS * 12)
-    monkeypatch.setattr(sampling, "AT_ONCE", 8)
-    assert drawer()(PROMPTS * 12) == whole
+def test_rows_beyond_one_call_are_sampled_in_several(monkeypatch):
+    whole = sampler()(PROMPTS * 12)
+    monkeypatch.setattr(batch_sampler, "AT_ONCE", 8)
+    assert sampler()(PROMPTS * 12) == whole
 
 
-def test_every_plan_draws_the_same():
-    assert drawer("mesh", "fsdp:4,tensor:2")() == drawer()()
-
-
-def test_calls_of_other_numbers_of_prompts_have_few_shapes():
-    shapes = [sampling._prompts_at_once(rows, 1, 2) for rows in range(1, 400)]
-    assert len(set(shapes)) < 25 and all(n % 2 == 0 and n <= sampling.AT_ONCE for n in shapes)
-    wasted = [n * -(-rows // n) / rows for rows, n in enumerate(shapes, 1) if rows > 16]
-    assert max(wasted) <= 1.25
+def test_every_plan_samples_the_same():
+    assert sampler("mesh", "fsdp:4,tensor:2")() == sampler()()
 
 
 def test_a_prompt_that_fills_the_context_is_named():
     with pytest.raises(ConfigError, match=r"prompt 1 has 24 tokens.*context of 24"):
-        drawer()([[1], [9] * 24])
+        sampler()([[1], [9] * 24])
