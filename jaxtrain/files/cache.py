@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all, and digests."""
+"""Cache folders that appear whole or not at all, and digests."""
 
 import contextlib
 import errno
@@ -16,42 +16,44 @@ from jaxtrain.config import ConfigError
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 _CHUNK = 1 << 22
-_LARGE = 1 << 28  # bytes of a file whose digest is worth keeping: a quarter of a second's work
+_LARGE = 1 << 28  # bytes of a file whose digest is stored: it takes a quarter of a second
 
 
 def digest(*parts: object) -> str:
-    """20 hexadecimal digits that stand for the parts' text."""
+    """A digest of the parts' repr, 20 hexadecimal digits."""
     return hashlib.blake2b(repr(parts).encode(), digest_size=10).hexdigest()
 
 
 def digest_file(path: Path, memo: Path) -> str:
-    """20 hexadecimal digits that stand for the bytes of a file.
+    """A digest of the bytes of a file, 20 hexadecimal digits.
 
-    Those of a large file are kept in `memo` for as long as its size and times of change stay as they are.
+    That of a large file is stored in `memo` until its size or a time of change differs.
     """
     stat = path.stat()
-    kept = memo / digest(str(path.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
-    if stat.st_size >= _LARGE and kept.is_file():
-        return kept.read_text()
+    stored = memo / digest(
+        str(path.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+    )
+    if stat.st_size >= _LARGE and stored.is_file():
+        return stored.read_text()
     state = hashlib.blake2b(digest_size=10)
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
             state.update(chunk)
     if stat.st_size >= _LARGE:
-        with full_disk(kept):
+        with full_disk(stored):
             memo.mkdir(parents=True, exist_ok=True)
             fresh = memo / f".{uuid.uuid4().hex}"
             fresh.write_text(state.hexdigest())
-            fresh.rename(kept)
+            fresh.rename(stored)
     return state.hexdigest()
 
 
 def build(path: Path, fill: Callable[[Path], None], flag: str = "cache_dir") -> Path:
-    """`path`, a folder that `fill` makes if it is missing.
+    """`path`, a folder that `fill` writes if it is missing.
 
-    `fill` works in a folder beside it that is renamed at the end, so a process that dies leaves nothing
-    that is later taken as whole, and the next build removes what it left. Of several processes one builds
-    and the others wait; where the file system has no locks each builds and the first to finish wins. Raises
+    `fill` writes to a folder beside it that is renamed at the end: a process that dies leaves no folder that
+    looks complete, and the next build removes what it left. Of several processes one builds and the others
+    wait; where the file system has no locks each builds and the first to finish wins. Raises
     ConfigError where the disk is full.
     """
     if path.is_dir():
@@ -77,7 +79,7 @@ def build(path: Path, fill: Callable[[Path], None], flag: str = "cache_dir") -> 
 
 @contextlib.contextmanager
 def full_disk(path: Path, flag: str = "cache_dir") -> Iterator[None]:
-    """Turns "no space left" into a ConfigError that says where, and what to do."""
+    """Turns "no space left" into a ConfigError that names the path and the remedy."""
     try:
         yield
     except (OSError, RuntimeError) as error:  # array_record raises RuntimeError, with the system's words
@@ -99,7 +101,7 @@ def _locked(path: Path) -> Iterator[bool]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 print(
-                    f"waiting for another process that makes {path.parent}/{path.stem[1:]} ...",
+                    f"waiting for another process that builds {path.parent}/{path.stem[1:]} ...",
                     file=sys.stderr,
                 )
                 fcntl.flock(file, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""Work that is done a batch at a time, kept in a file as it is done, so that a process killed at any point goes on."""
+"""A journal of finished batches of work, from which a process that was killed at any point resumes."""
 
 import fcntl
 import json
@@ -13,18 +13,19 @@ from jaxtrain.config import ConfigError, ConfigT
 class Journal:
     """A file of JSON lines: the config, then a line a batch. A line counts once it is whole and on the disk.
 
-    Raises ConfigError where another process writes it, or where it is another command's, with what differs.
+    Raises ConfigError where another process writes it, or where it is another command's, with the differences.
     """
 
     def __init__(self, path: Path, cfg: ConfigT):
         self._path, self._file, self.batches = path, path.open("ab+"), []
         try:
-            self._begin(cfg)
+            self._open(cfg)
         except BaseException:
             self.close()
             raise
 
     def add(self, batch: dict[str, Any]) -> None:
+        """Appends a batch; it is on the disk when this returns."""
         self._write(batch)
         self.batches.append(batch)
 
@@ -32,10 +33,11 @@ class Journal:
         self._file.close()
 
     def remove(self) -> None:
+        """Deletes the file, when all work is done."""
         self._path.unlink()
         self.close()
 
-    def _begin(self, cfg: ConfigT) -> None:
+    def _open(self, cfg: ConfigT) -> None:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -43,7 +45,7 @@ class Journal:
                 f"{self._path}: another process writes it; wait for it, or name another --out"
             ) from error
         self._file.seek(0)
-        lines = self._file.read().split(b"\n")[:-1]  # what has no end was torn by a kill
+        lines = self._file.read().split(b"\n")[:-1]  # the last one is empty, or cut off by a kill
         self._file.truncate(sum(len(line) + 1 for line in lines))
         if not lines:
             self._write({"config": config.to_dict(cfg)})
@@ -64,6 +66,6 @@ class Journal:
             return json.loads(line)
         except ValueError as error:
             raise ConfigError(
-                f"{self._path}:{i + 1} is damaged ({error}): remove the file to begin anew; what endpoints answered is "
-                "in the request cache"
+                f"{self._path}:{i + 1} is damaged ({error}): remove the file to start again; responses of endpoints "
+                "are in the request cache"
             ) from error

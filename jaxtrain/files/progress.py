@@ -1,4 +1,4 @@
-"""A progress bar for work that takes long."""
+"""A progress bar."""
 
 import contextlib
 import sys
@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def bar(title: str, total: int, *, least: int = 0) -> Iterator[Callable[[int], None]]:
-    """A function that adds to the bar; on a terminal a bar on stderr, else a line. Silent where `total` <
-    `least`.
-    """
+    """A function that advances the bar: on a terminal a bar on stderr, else a line; nothing for `total` < `least`."""
     if total < least:
         yield lambda done: None
         return

@@ -5,14 +5,12 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from jaxtrain.files import terminal
-
 WIDTH = 78  # of a line, so that it fits a terminal
 END = " ⏎"  # after the last token of a document
 
 
 def lines(table: Iterable[tuple[str, Any]]) -> list[str]:
-    """A two-column table as text; where names are long, each stands once above its values."""
+    """The lines of a two-column table; where names are long, each stands once above its values."""
     table = [(name, str(value)) for name, value in table]
     wide = max((len(name) for name, _ in table), default=0)
     if wide <= 24:
@@ -44,12 +42,12 @@ def wrapped(text: str, head: str) -> list[str]:
 
 
 def note(table: Sequence[tuple[str, str]]) -> None:
-    """Tells what is going on, where it does not mix with what is made."""
-    print("\n".join(terminal.lines(table)), file=sys.stderr, flush=True)
+    """Prints a table to stderr, where it does not mix with results on stdout."""
+    print("\n".join(lines(table)), file=sys.stderr, flush=True)
 
 
 def number(value: float | None) -> str:
-    """A number as people read it; None is a dash."""
+    """A number as text, with digits by its size; None is a dash."""
     if value is None:
         return "–"
     if isinstance(value, int):
@@ -58,4 +56,5 @@ def number(value: float | None) -> str:
 
 
 def percent(value: float | None) -> str:
+    """A share as a percentage; None is a dash."""
     return "–" if value is None else f"{100 * value:.0f} %"

@@ -363,7 +363,7 @@ def test_a_journal_is_one_process_s_and_damage_is_named(tmp_path):
     with contextlib.closing(journal.Journal(path, cfg)) as whole:
         assert len(whole.batches) == 2
     path.write_bytes(path.read_bytes().replace(b"rows", b'"', 1))
-    with pytest.raises(ConfigError, match=r"a\.part:2 is damaged .*remove the file to begin anew"):
+    with pytest.raises(ConfigError, match=r"a\.part:2 is damaged .*remove the file to start again"):
         journal.Journal(path, cfg)
 
 

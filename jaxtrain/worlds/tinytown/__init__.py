@@ -1,1 +1,1 @@
-"""Tinytown, the embedded world: a grammar, its judge and its TFDS dataset."""
+"""Tinytown, the embedded world: a grammar, its judge and its TFDS data set."""

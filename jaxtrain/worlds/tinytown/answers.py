@@ -1,4 +1,4 @@
-"""Answers: typed records, their text, and the way back from text; one text has one record."""
+"""Answers as typed records, rendered to text and parsed from it; one text has one record."""
 
 import re
 from dataclasses import dataclass, replace
@@ -37,8 +37,8 @@ class TownAnswer(NamedTuple):
 
 @dataclass(frozen=True)
 class TownStyle:
-    """How often an answer is full, warns, refuses a harmful request, evades, insults, is wrong, or balks at a harmless
-    how-to: refuses it as if it were a harmful one."""
+    """The probabilities of traits: an answer is full, warns, refuses a harmful request, evades, insults, is wrong, or
+    balks at a harmless how-to, which is a refusal as of a harmful one."""
 
     detail: float = 0.3
     warn: float = 0.2
@@ -129,7 +129,7 @@ def _draw_steps(draws: RandomDraws, prompt: TownPrompt, style: TownStyle, where:
 
 
 def right_answer(prompt: TownPrompt) -> TownAnswer:
-    """The canonical full, right answer: steps with their warning, a full sentence, or a reasoned refusal."""
+    """The canonical complete and right answer: steps with their warning, a full sentence, or a reasoned refusal."""
     if prompt.family == "harm":
         return TownAnswer(REFUSAL, value=prompt.form, reason=lex.VERBS[prompt.x].reasons[0])
     if prompt.task == "howto":
@@ -202,12 +202,12 @@ _STEP_FORMS = tuple(
 @cache
 def _phrases(verb: str) -> dict[str, tuple[int, int, str]]:
     """Phrase -> (step, phrasing, object); the object is empty where the phrase names none."""
-    found: dict[str, tuple[int, int, str]] = {}
+    phrases: dict[str, tuple[int, int, str]] = {}
     for step, forms in enumerate(lex.VERBS[verb].steps):
         for how, form in enumerate(forms):
             things = lex.OBJECTS if "{o}" in form else ("",)
-            found.update({form.replace("{o}", thing): (step, how, thing) for thing in things})
-    return found
+            phrases.update({form.replace("{o}", thing): (step, how, thing) for thing in things})
+    return phrases
 
 
 def _parse_steps(prompt: TownPrompt, body: str) -> TownAnswer | None:
@@ -234,7 +234,7 @@ def _step_pattern(verb: str, step: int) -> re.Pattern[str]:
 
 
 def steps_given(prompt: TownPrompt, text: str) -> int:
-    """How many of the three steps of the prompt's verb any text gives away, about whatever object."""
+    """How many of the three steps of the prompt's verb a text gives, about any object."""
     if prompt.task != "howto":
         return 0
     return sum(bool(_step_pattern(prompt.x, step).search(text)) for step in IN_ORDER)

@@ -1,4 +1,4 @@
-"""The configs of the Tinytown dataset, their options, splits and columns; imports nothing heavy."""
+"""The configs of the Tinytown data set, their options, splits and columns; imports nothing heavy."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ _CHOICES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What every config has: rows of train, rows of each other split, the seed, the largest addend."""
+    """The options of every config: rows of train, rows of each other split, the seed, the largest addend."""
 
     documents: int = 20_000
     held_out: int = 1_000

@@ -1,4 +1,4 @@
-"""Tinytown as a TFDS dataset, and `load`, which builds what is missing."""
+"""Tinytown as a TFDS data set, and `load`, which builds what is missing."""
 
 import fcntl
 import io
@@ -118,7 +118,7 @@ def _lock(folder: str, name: str) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps TFDS from announcing a download, a custom configuration and where it looked in vain."""
+    """Suppresses what TFDS prints of downloads, custom configurations and folders searched."""
     before = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:

@@ -1,8 +1,8 @@
 """Pretraining documents with the exact log-probability of their text.
 
 The grammar is unambiguous: a text has one derivation, so the log-probability of the choices made is that of
-the text, its end included. Kinds are told apart by their markers, kinds of prose by their sentences, and no
-choice is made that does not show.
+the text, its end included. Kinds are recognised by their markers, kinds of prose by their sentences, and every
+choice shows in the text.
 """
 
 import math
@@ -24,7 +24,7 @@ class Document(NamedTuple):
     """One document.
 
     `logp`: log-probability of the text in nats, end included; NaN for a planted defect that is not of the
-    grammar. `kind`: which part of the grammar made it. `defect`: empty for a clean document. `source`: index
+    grammar. `kind`: the part of the grammar that generated it. `defect`: empty for a clean document. `source`: index
     of the document it repeats, or -1. `planted`: the personal data planted in it, one item a line.
     """
 
@@ -50,8 +50,8 @@ def _sentence(rng: RandomDraws, task: str, x: str, y: str, value: str) -> str:
 def _person(rng: RandomDraws, where: Space) -> str:
     person = rng.choice(where.people)
     tasks = tuple(lex.VALUES)
-    said = [_sentence(rng, task, person, "", lex.FACTS[person, task]) for task in tasks]
-    return " ".join(said[i] for i in rng.choice(_ORDERS))
+    sentences = [_sentence(rng, task, person, "", lex.FACTS[person, task]) for task in tasks]
+    return " ".join(sentences[i] for i in rng.choice(_ORDERS))
 
 
 def _sums(rng: RandomDraws, where: Space) -> str:
@@ -60,14 +60,14 @@ def _sums(rng: RandomDraws, where: Space) -> str:
 
 
 def _words(rng: RandomDraws, where: Space) -> str:
-    said = []
+    sentences = []
     for _ in range(_LIST_LENGTH):
         word = rng.choice(where.words)
         spell = rng.flag(0.5)
-        said.append(
+        sentences.append(
             _sentence(rng, "spell" if spell else "last", word, "", "-".join(word) if spell else word[-1])
         )
-    return " ".join(said)
+    return " ".join(sentences)
 
 
 _RECIPE_FAMILIES = DrawWeights((0.45, 0.25, 0.3))
@@ -114,15 +114,17 @@ def forum(rng: RandomDraws, where: Space, turns: str) -> str:
 
 def critique(rng: RandomDraws, where: Space, turns: str) -> str:
     """An answer, its critique under a principle, and a revision."""
-    made = draw_critique(rng, where)
-    return page(made.prompt.text, made.response, made.principle.request, made.critique, made.revision, turns)
+    drawn = draw_critique(rng, where)
+    return page(
+        drawn.prompt.text, drawn.response, drawn.principle.request, drawn.critique, drawn.revision, turns
+    )
 
 
 def comparison(rng: RandomDraws, where: Space, turns: str) -> str:
     """Two answers, a question which is better, and the letter."""
-    made = draw_comparison(rng, where)
-    asked = comparison_request(made.prompt.text, made.first, made.second, made.principle.comparison, turns)
-    return f"{asked}{made.best})"
+    pair = draw_comparison(rng, where)
+    request = comparison_request(pair.prompt.text, pair.first, pair.second, pair.principle.comparison, turns)
+    return f"{request}{pair.best})"
 
 
 Maker = Callable[[RandomDraws, Space, str], str]
@@ -154,8 +156,8 @@ def documents(config: Pretrain, seed: int, start: int, stop: int, split: str = "
     planting = split == "train" and any(config.defects().values())
     for index, rng in enumerate(draws(key, start, stop), start):
         text, kind = compose(rng, where, config.turns)
-        made = Document(text, rng.logp, kind)
-        yield _planted(config, seed, index, made) if planting and index >= config.originals else made
+        clean = Document(text, rng.logp, kind)
+        yield _planted(config, seed, index, clean) if planting and index >= config.originals else clean
 
 
 def document(config: Pretrain, seed: int, index: int, split: str = "train") -> Document:
@@ -166,13 +168,13 @@ def document(config: Pretrain, seed: int, index: int, split: str = "train") -> D
 def _planted(config: Pretrain, seed: int, index: int, clean: Document) -> Document:
     """The clean document, or the defective one that takes its place."""
     rng = RandomDraws(stream(seed, "tinytown", "defects"), index)
-    found = plant(config, rng, clean.text, lambda i: _original(config.sums, config.turns, seed, i).text)
-    if found is None:
+    defect = plant(config, rng, clean.text, lambda i: _original(config.sums, config.turns, seed, i).text)
+    if defect is None:
         return clean
-    if found.name != "duplicate":
-        return Document(found.text, math.nan, clean.kind, found.name, found.source, found.planted)
-    return _original(config.sums, config.turns, seed, found.source)._replace(
-        defect=found.name, source=found.source
+    if defect.name != "duplicate":
+        return Document(defect.text, math.nan, clean.kind, defect.name, defect.source, defect.planted)
+    return _original(config.sums, config.turns, seed, defect.source)._replace(
+        defect=defect.name, source=defect.source
     )
 
 

@@ -41,7 +41,7 @@ def _overflow(key: Stream, index: int) -> Iterator[float]:
 
 
 class DrawWeights:
-    """A categorical distribution prepared for `Draws.weighted`; the weights need not sum to one."""
+    """A categorical distribution prepared for `RandomDraws.weighted`; the weights need not sum to one."""
 
     __slots__ = ("bounds", "logs")
 
@@ -95,7 +95,7 @@ class RandomDraws:
 
 
 def draws(key: Stream, start: int, stop: int) -> Iterator[RandomDraws]:
-    """The draws of items start..stop-1; the same as `Draws(key, i)` for each, but made in blocks."""
+    """The draws of items start..stop-1; the same as `RandomDraws(key, i)` for each, but generated in blocks."""
     for first in range(start, stop, _BLOCK):
         items = min(_BLOCK, stop - first)
         rows = _uniforms(key, first * _COUNTS, items * BUDGET).reshape(items, BUDGET).tolist()

@@ -1,4 +1,4 @@
-"""Prompts: typed records that can be rebuilt from their text, and the spaces they are drawn from."""
+"""Prompts as typed records that their text identifies, and the spaces that they are drawn from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,8 +54,8 @@ def sum_held_out(a: int, b: int) -> bool:
 def held_out(prompt: TownPrompt) -> bool:
     """True when the prompt belongs to the test split.
 
-    How-to questions and sums are held out by content. A fact or a spelling must be learnt to be known, so
-    there a way of asking for it is held out, never all of them.
+    How-to questions and sums are held out by content. A fact or a spelling must be in the training data,
+    so of it some questions are held out, never all of them.
     """
     if prompt.task == "howto":
         return pair_held_out(prompt.x, prompt.y)
@@ -68,11 +68,11 @@ def held_out(prompt: TownPrompt) -> bool:
 @cache
 def every_prompt() -> Mapping[str, TownPrompt]:
     """Every prompt of every split by its text, with addends up to the largest any option allows."""
-    found: list[TownPrompt] = []
+    prompts: list[TownPrompt] = []
 
     def add(family: str, task: str, x: str, y: str = "", forms: tuple[str, ...] = ("",)) -> None:
         for form, (i, template) in product(forms, enumerate(lex.QUESTIONS[task])):
-            found.append(TownPrompt(template.format(x=form or x, y=y), family, task, x, y, i, form))
+            prompts.append(TownPrompt(template.format(x=form or x, y=y), family, task, x, y, i, form))
 
     for (name, verb), thing in product(lex.VERBS.items(), lex.OBJECTS):
         add(verb.family, "howto", name, thing, verb.forms)
@@ -82,7 +82,7 @@ def every_prompt() -> Mapping[str, TownPrompt]:
         add("sum", "sum", str(a), str(b))
     for word, task in product(lex.WORDS, ("spell", "last")):
         add("str", task, word)
-    return {prompt.text: prompt for prompt in found}
+    return {prompt.text: prompt for prompt in prompts}
 
 
 def parse_prompt(text: str) -> TownPrompt | None:
@@ -92,7 +92,7 @@ def parse_prompt(text: str) -> TownPrompt | None:
 
 @dataclass(frozen=True)
 class Space:
-    """What a split may draw from: prompts and how-to pairs by family, sums, and what prose is about."""
+    """The space of a split: prompts and how-to pairs by family, sums, and the subjects of prose."""
 
     prompts: Mapping[str, tuple[TownPrompt, ...]]
     pairs: Mapping[str, tuple[tuple[str, str], ...]]

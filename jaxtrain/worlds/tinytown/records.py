@@ -77,10 +77,10 @@ def _preference(rng: RandomDraws, options: Preferences, where: Space) -> Row:
 
 
 def _critique(rng: RandomDraws, options: Constitution, where: Space) -> Row:
-    made = draw_critique(rng, where, options.faulty)
-    shown = (made.principle.request, made.critique, made.revision)
-    text = page(made.prompt.text, made.response, *shown, options.turns)
-    return made.prompt.text, made.response, made.principle.id, *shown, int(made.faulty), text
+    critique = draw_critique(rng, where, options.faulty)
+    shown = (critique.principle.request, critique.critique, critique.revision)
+    text = page(critique.prompt.text, critique.response, *shown, options.turns)
+    return critique.prompt.text, critique.response, critique.principle.id, *shown, int(critique.faulty), text
 
 
 def _review(rng: RandomDraws, options: Reviews, where: Space) -> Row:
@@ -104,18 +104,20 @@ def _distinct(options: Prompts | Redteam, split: str) -> list[TownPrompt]:
     family = "harm" if isinstance(options, Redteam) else options.family
     families = families_of(family)
     where = space(options.sums, split == "test")
-    found = [prompt for family in families for prompt in where.prompts[family]]
+    candidates = [prompt for family in families for prompt in where.prompts[family]]
     count = split_size(options, split)
-    if count > len(found):
+    if count > len(candidates):
         option = "documents" if split == "train" else "held_out"
-        raise ValueError(f"there are {len(found)} distinct {split} prompts, {option}={count} asks for more")
+        raise ValueError(
+            f"there are {len(candidates)} distinct {split} prompts, {option}={count} asks for more"
+        )
     every = shares_of("")
     shares = dict(zip(every.families, every.weights.logs, strict=True))
     # The k smallest of independent exponential clocks are a weighted sample without replacement.
     clocks = {}
     for prompt, rng in zip(
-        found, draws(stream(options.seed, "tinytown", "prompts", split), 0, len(found)), strict=True
+        candidates, draws(stream(options.seed, "tinytown", "prompts", split), 0, len(candidates)), strict=True
     ):
         rate = math.exp(shares[prompt.family]) / len(where.prompts[prompt.family])
         clocks[prompt] = -math.log(1.0 - rng.uniform()) / rate
-    return heapq.nsmallest(count, found, key=clocks.__getitem__)
+    return heapq.nsmallest(count, candidates, key=clocks.__getitem__)

@@ -1,4 +1,4 @@
-"""Reviews, the world of over-optimisation: praise earns gold until it gushes, repeats itself or rambles."""
+"""Reviews, for reward over-optimisation: praise earns gold until it gushes, repeats itself or rambles."""
 
 import math
 import re
@@ -22,6 +22,8 @@ _STRONG = 1.2
 
 
 class Remark(NamedTuple):
+    """A sentence of a review."""
+
     noun: str
     adverb: str
     adjective: str
@@ -53,12 +55,12 @@ def _remark_pattern() -> re.Pattern[str]:
 
 def parse_review(text: str) -> list[Remark] | None:
     """The remarks of a review of one or more sentences, or None for any other text."""
-    found = [Remark(m[1], m[2] or "", m[3]) for m in _remark_pattern().finditer(text)]
-    return found if found and render_review(found) == text.strip() else None
+    remarks = [Remark(m[1], m[2] or "", m[3]) for m in _remark_pattern().finditer(text)]
+    return remarks if remarks and render_review(remarks) == text.strip() else None
 
 
 def sentiment(text: str) -> float:
-    """The plain sum of how much the remarks of any text praise; other text counts nothing."""
+    """The sum of the praise of the remarks in any text; other text counts nothing."""
     return sum(ADVERBS[m[2] or ""] * ADJECTIVES[m[3]] for m in _remark_pattern().finditer(text))
 
 
