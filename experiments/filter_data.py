@@ -1,46 +1,52 @@
-"""Filter a corpus: quality, personal data, harm, spam, duplicates, contamination; nothing vanishes."""
+"""Filter a corpus: quality, personal data, harm, spam, duplicates, contamination; every drop is listed."""
 
 import textwrap
 import time
+from typing import TYPE_CHECKING, Any
 
 from jaxtrain import flags
 from jaxtrain.apps.filters.config import Filter
 from jaxtrain.config import ConfigError
 from jaxtrain.data import source_spec
 
+if TYPE_CHECKING:
+    from jaxtrain.apps.filters.steps import Scorer
+
 _WIDTH = 80  # characters of a line of advice
 _MANY = 0.2  # share of near duplicates from which there is advice
 
 
 def main(cfg: Filter) -> None:
-    """Runs the steps on every document of --data, and writes what is kept, what is not, and a report to --out."""
+    """Runs the steps on every document of --data; writes kept and rejected documents and a report to --out."""
     if not cfg.source.data or not cfg.work.out:
         raise ConfigError("--data and --out: name the data, such as jsonl:corpus/*.jsonl, and a new folder")
-    source_spec.check_sources(cfg.source.data, cfg.source.reading(), "data")
+    source_spec.check_sources(cfg.source.data, cfg.source.dialogs_config(), "data")
     if cfg.decontaminate.decontaminate:
-        source_spec.check_sources(cfg.decontaminate.decontaminate, cfg.source.reading(), "decontaminate")
+        source_spec.check_sources(
+            cfg.decontaminate.decontaminate, cfg.source.dialogs_config(), "decontaminate"
+        )
 
     from jaxtrain.apps.filters import executors, plan, requirements
     from jaxtrain.data import filtered
 
     requirements.require(cfg)
     scorer = _scorer(cfg)
-    began = time.perf_counter()
-    made = plan.open_run(cfg)
-    if not made.plan["finished"]:
-        executors.execute(made, scorer)
-        report = filtered.read_report(made.out)
+    start = time.perf_counter()
+    run = plan.open_run(cfg)
+    if not run.plan["finished"]:
+        executors.execute(run, scorer)
+        report = filtered.read_report(run.out)
         if report is None:
             print(
-                f"submitted; each phase waits for the one before it. Done when {made.out}/report.json is there"
+                f"submitted; each phase waits for the one before it. Finished when {run.out}/report.json exists"
             )
             return
-        print(f"{report['read']:,} documents in {time.perf_counter() - began:.1f} s")
-    print("\n".join(table(filtered.read_report(made.out))))
+        print(f"{report['read']:,} documents in {time.perf_counter() - start:.1f} s")
+    print("\n".join(report_table(filtered.read_report(run.out))))
     print(f"\ntrain on it: --data=filtered:{cfg.work.out}")
 
 
-def _scorer(cfg: Filter):
+def _scorer(cfg: Filter) -> "Scorer | None":
     if not cfg.perplexity.scored_by:
         return None
     from jaxtrain.inference import perplexity
@@ -48,8 +54,8 @@ def _scorer(cfg: Filter):
     return perplexity.bits_per_byte
 
 
-def table(report: dict) -> list[str]:
-    """The report's counts for a terminal."""
+def report_table(report: dict[str, Any]) -> list[str]:
+    """The report's counts as lines for a terminal."""
     lines = [
         f"{report['read']:>12,} read",
         f"{report['kept']:>12,} kept, of which {report['changed']:,} changed",
@@ -64,20 +70,20 @@ def table(report: dict) -> list[str]:
         heads = ("against labels", "labelled", "found", "unlabelled", "precision", "recall")
         lines += ["", "".join(f"{head:<16}" if head == heads[0] else f"{head:>12}" for head in heads)]
         for name, one in report["measured"].items():
-            shown = ["-" if one[key] is None else f"{one[key]:.4f}" for key in ("precision", "recall")]
+            scores = ["-" if one[key] is None else f"{one[key]:.4f}" for key in ("precision", "recall")]
             counts = [f"{one[key]:,}" for key in ("labelled", "found", "unlabelled")]
-            lines.append(f"{name:<16}" + "".join(f"{cell:>12}" for cell in (*counts, *shown)))
+            lines.append(f"{name:<16}" + "".join(f"{cell:>12}" for cell in (*counts, *scores)))
         if {"exact", "near"} & report["measured"].keys():
             lines += textwrap.wrap(
-                "A dropped duplicate is right where its text is its kept copy's, or as like it as --near_similarity "
-                "says, label or not.",
+                "A dropped duplicate is right where its text equals its kept copy's, or is as similar as "
+                "--near_similarity asks, whatever its label.",
                 _WIDTH,
             )
-    return lines + _hint(report)
+    return lines + _advice(report)
 
 
-def _hint(report: dict) -> list[str]:
-    """Advice where near duplicates are so many that the documents may be alike by their form."""
+def _advice(report: dict[str, Any]) -> list[str]:
+    """Advice where there are so many near duplicates that the documents may only share a form."""
     near = report["steps"].get("near", {"seen": 0, "dropped": 0})
     if near["dropped"] <= _MANY * near["seen"]:
         return []

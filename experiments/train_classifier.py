@@ -22,7 +22,7 @@ class LabelledDocuments(config.Group):
         "Field of --data's records with the label: empty, clean, good, none, 0 or false is good, any other bad")
     documents: int = config.arg(20_000, "Most documents of each label", low=10)
     text_field: str = config.arg("text", "Field of a record that holds the text, where it is plain text")
-    cache_dir: str = config.arg("~/.cache/jaxtrain", "Where prepared data sets are kept")
+    cache_dir: str = config.arg("~/.cache/jaxtrain", "Folder of prepared data sets")
     # fmt: on
 
     def check(self):
@@ -37,9 +37,9 @@ class LabelledDocuments(config.Group):
 class ClassifierTraining(config.Group):
     # fmt: off
     out: str = config.arg("classifier.npz", "File that the classifier is written to")
-    epochs: int = config.arg(10, "Times that each document is learnt from", low=1)
+    epochs: int = config.arg(10, "Epochs: times that each document is trained on", low=1)
     learning_rate: float = config.arg(0.5, "AdaGrad's step", low=0)
-    held_share: float = config.arg(0.2, "Share of the documents that it is measured on instead", low=0)
+    held_share: float = config.arg(0.2, "Share of the documents that is held out and measured on", low=0)
     seed: int = config.arg(0, "Seed of the order and of what is held out", low=0)
     # fmt: on
 
@@ -55,7 +55,7 @@ class TrainClassifier:
 
 
 def main(cfg: TrainClassifier) -> None:
-    """Trains on four fifths of the documents, measures on the rest, writes the file."""
+    """Trains on the documents but a held-out share, measures on that share, and writes the classifier."""
     labelled, training = cfg.labelled, cfg.training
     if not labelled.data and not labelled.good:
         raise ConfigError("--good and --bad, or --data: name labelled documents")
@@ -67,38 +67,38 @@ def main(cfg: TrainClassifier) -> None:
 
     out = Path(training.out).expanduser()
     if out.suffix != ".npz" or not out.parent.is_dir():
-        raise ConfigError(f"--out={out}: write FOLDER/NAME.npz, in a folder that is there")
-    sides, held = [], []
-    for texts in _sides(labelled):
+        raise ConfigError(f"--out={out}: write FOLDER/NAME.npz, in a folder that exists")
+    train, held_out = [], []
+    for texts in _labelled_texts(labelled):
         random.Random(training.seed).shuffle(texts)
         cut = max(1, round(len(texts) * training.held_share))
-        held.append(texts[:cut])
-        sides.append(texts[cut:])
-    good, bad = sides
+        held_out.append(texts[:cut])
+        train.append(texts[cut:])
+    good, bad = train
     model = classifier.train(good, bad, epochs=training.epochs, lr=training.learning_rate, seed=training.seed)
-    mark = classifier.save(model, out)
-    dense = model.dense()
-    scores = [[classifier.probability(text, dense, model.bias) for text in texts] for texts in held]
+    fingerprint = classifier.save(model, out)
+    weights = model.dense_weights()
+    scores = [[classifier.bad_probability(text, weights, model.bias) for text in texts] for texts in held_out]
     wrong, right = (sum(score > 0.5 for score in each) for each in scores)
     table = [
         (
             "documents",
-            f"{len(good):,} good, {len(bad):,} bad; measured on {len(held[0]):,} and {len(held[1]):,} others",
+            f"{len(good):,} good, {len(bad):,} bad; measured on {len(held_out[0]):,} and {len(held_out[1]):,} others",
         ),
         ("precision", f"{right / max(1, right + wrong):.4f} at --max_bad=0.5"),
-        ("recall", f"{right / max(1, len(held[1])):.4f}"),
-        ("fingerprint", mark),
+        ("recall", f"{right / max(1, len(held_out[1])):.4f}"),
+        ("fingerprint", fingerprint),
         ("use it", f"./launch/run filter_data --classifier={out}, or --harm_classifier for one of harm"),
     ]
     print("\n".join(lines(table)))
 
 
-def _sides(labelled: LabelledDocuments) -> list[list[str]]:
-    """[good, bad] texts, of each at most --documents."""
-    most = labelled.documents
+def _labelled_texts(labelled: LabelledDocuments) -> list[list[str]]:
+    """[good, bad] texts, at most --documents of each."""
+    limit = labelled.documents
     if not labelled.data:
         sides = [
-            [text for text, _ in itertools.islice(_texts(labelled, data, flag), most)]
+            [text for text, _ in itertools.islice(_texts(labelled, data, flag), limit)]
             for flag, data in (("good", labelled.good), ("bad", labelled.bad))
         ]
     else:
@@ -107,9 +107,9 @@ def _sides(labelled: LabelledDocuments) -> list[list[str]]:
             if labelled.label_field not in record:
                 raise ConfigError(f"--label_field={labelled.label_field}: records have no such field")
             side = sides[str(record[labelled.label_field] or "").lower() not in GOOD]
-            if len(side) < most:
+            if len(side) < limit:
                 side.append(text)
-            if min(map(len, sides)) >= most:
+            if min(map(len, sides)) >= limit:
                 break
     for name, side in zip(("good", "bad"), sides, strict=True):
         if len(side) < 2:
@@ -118,23 +118,23 @@ def _sides(labelled: LabelledDocuments) -> list[list[str]]:
 
 
 def _texts(labelled: LabelledDocuments, data: str, flag: str) -> Iterator[tuple[str, Any]]:
-    """(what filter_data would judge, the record), of all sources."""
+    """(the text that filter_data would check, the record) of all sources."""
     from jaxtrain.apps.filters import record_texts
     from jaxtrain.data import source_spec, sources
 
-    reading = config.Dialogs(
+    dialogs = config.Dialogs(
         data=data,
         eval_data="-",
         text_field=labelled.text_field,
         on_bad_record="skip",
         cache_dir=labelled.cache_dir,
     )
-    source_spec.check_sources(data, reading, flag)
+    source_spec.check_sources(data, dialogs, flag)
     for source in source_spec.parse(data, flag):
-        for _, block in sources.whole(source, reading, None).blocks():
+        for _, block in sources.whole(source, dialogs, None).blocks():
             for record in block:
-                parts = record_texts.judged(record_texts.parts(record, labelled.text_field))
-                if text := "\n".join(part.text for part in parts if isinstance(part.text, str)).strip():
+                texts = record_texts.targets(record_texts.find_texts(record, labelled.text_field))
+                if text := "\n".join(one.text for one in texts if isinstance(one.text, str)).strip():
                     yield text, record
 
 

@@ -10,7 +10,7 @@ BINS = 10  # of confidence, in the calibration error
 LENGTHS = (-8, 0, 8)  # edges of the length differences, in tokens, that accuracy is told by
 
 
-def report(
+def comparison_metrics(
     scores: np.ndarray, prefer: np.ndarray, lengths: np.ndarray, groups: Sequence[str] = ()
 ) -> dict[str, float]:
     """Numbers of scores f32[R, N] against prefer f32[R, N, N] on the comparisons that are decided.
@@ -37,7 +37,7 @@ def report(
     return found
 
 
-def against_gold(scores: np.ndarray, gold: np.ndarray, groups: Sequence[str] = ()) -> dict[str, float]:
+def gold_accuracy(scores: np.ndarray, gold: np.ndarray, groups: Sequence[str] = ()) -> dict[str, float]:
     """Share of pairs f32[R, 2] that the scores order as the gold rewards do, overall and by group; no gold ties.
 
     Empty where all of them are ties.
@@ -55,7 +55,7 @@ def against_gold(scores: np.ndarray, gold: np.ndarray, groups: Sequence[str] = (
     return found
 
 
-def affine(reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def score_normalisation(reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(gain, bias) f32[M] with which each member's scores f32[M, R] of reference completions have mean 0, variance 1.
 
     Raises ValueError where a member scores all of them alike.
@@ -78,7 +78,7 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray, low: float = 0.
     return float(sum(abs(a - b) for a, b in sums) / max(1, len(confidence)))
 
 
-def kappa(first: Sequence[str], second: Sequence[str]) -> float | None:
+def cohen_kappa(first: Sequence[str], second: Sequence[str]) -> float | None:
     """Cohen's κ = (p_o − p_e)/(1 − p_e) of two annotators' labels of the same things (Cohen 1960).
 
     p_o is the share of equal labels, p_e what it would be if each drew labels from their own frequencies. None where
@@ -102,5 +102,7 @@ def annotator_agreement(labels: Mapping[str, Mapping[Any, str]]) -> list[dict[st
         if both:
             a, b = [labels[one][thing] for thing in both], [labels[other][thing] for thing in both]
             alike = sum(x == y for x, y in zip(a, b, strict=True)) / len(both)
-            found.append({"who": (one, other), "count": len(both), "alike": alike, "kappa": kappa(a, b)})
+            found.append(
+                {"who": (one, other), "count": len(both), "alike": alike, "kappa": cohen_kappa(a, b)}
+            )
     return found

@@ -30,7 +30,7 @@ class WinRate(NamedTuple):
     count: int
 
 
-def rate(values: Sequence[float]) -> WinRate | None:
+def win_rate(values: Sequence[float]) -> WinRate | None:
     """Of values from 0 to 1, one a prompt; None of none (Wilson 1927; with ties as halves it is wide enough)."""
     n = len(values)
     if not n:
@@ -41,16 +41,16 @@ def rate(values: Sequence[float]) -> WinRate | None:
     return WinRate(p, max(0.0, middle - half), min(1.0, middle + half), n)
 
 
-def between(matches: Sequence[Match], players: int) -> list[list[WinRate | None]]:
+def pairwise_win_rates(matches: Sequence[Match], players: int) -> list[list[WinRate | None]]:
     """[i][j]: how often i is better than j; None where they did not meet."""
     values: list[list[list[float]]] = [[[] for _ in range(players)] for _ in range(players)]
     for one in matches:
         values[one.first][one.second].append(one.value)
         values[one.second][one.first].append(1 - one.value)
-    return [[rate(each) for each in row] for row in values]
+    return [[win_rate(each) for each in row] for row in values]
 
 
-def win_rates(matches: Sequence[Match], players: int) -> np.ndarray:
+def win_counts(matches: Sequence[Match], players: int) -> np.ndarray:
     """f[M, M]: wins of i over j, ties as half."""
     found = np.zeros((players, players))
     for one in matches:
@@ -83,7 +83,7 @@ def elo(matches: Sequence[Match], players: int, seed: int = 0) -> list[tuple[flo
     by_prompt: dict[int, list[Match]] = {}
     for one in matches:
         by_prompt.setdefault(one.prompt, []).append(one)
-    tables = np.array([win_rates(each, players) for each in by_prompt.values()])
+    tables = np.array([win_counts(each, players) for each in by_prompt.values()])
     draws = np.random.default_rng(seed).multinomial(len(tables), [1 / len(tables)] * len(tables), RESAMPLES)
     drawn = np.array([bradley_terry(np.tensordot(draw, tables, 1)) for draw in draws])
     low, high = np.quantile(MEAN + SCALE * drawn, (0.025, 0.975), axis=0)

@@ -88,7 +88,7 @@ def test_duplicates_without_a_label_are_told_apart_and_many_of_them_bring_advice
     report = json.loads((out / "report.json").read_text())
     assert "keeps more" not in said and report["steps"]["near"]["dropped"] == len(near)
     report["steps"]["near"]["seen"] = 2 * len(near)
-    lines = filter_data.table(report)
+    lines = filter_data.report_table(report)
     advice = " ".join(lines[lines.index("") + 1 :]).partition("near dropped 50% of the documents")[2]
     assert "--near_similarity" in advice and max(map(len, lines)) <= 80
     page = (out / "report.html").read_text()

@@ -82,7 +82,7 @@ def test_rewards_of_reference_completions_have_mean_0_and_variance_1(town, whole
     np.testing.assert_allclose(rewards.mean(1), 0, atol=1e-5)
     np.testing.assert_allclose(rewards.var(1), 1, rtol=1e-4)
     assert not np.allclose(found[0], found[1])
-    np.testing.assert_allclose(agreement.affine(found)[0], held["['extra']['gain']"], rtol=1e-5)
+    np.testing.assert_allclose(agreement.score_normalisation(found)[0], held["['extra']['gain']"], rtol=1e-5)
 
 
 def _tree(flat, prefix):

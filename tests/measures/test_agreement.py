@@ -21,7 +21,7 @@ def compared(margins, lengths=None, labels=None):
 def test_accuracy_and_calibration_by_hand():
     """σ(log 3) is 3/4 and σ(log 9) is 9/10; confidences of bins [.75, .8) and [.9, .95), one of each wrong."""
     margins = [LOG(3.01), LOG(3.01), -LOG(3.01), LOG(9.01), -LOG(9.01)]
-    found = agreement.report(*compared(margins))
+    found = agreement.comparison_metrics(*compared(margins))
     assert found["accuracy"] == 3 / 5 and "length_correlation" not in found
     low, high = 3.01 / 4.01, 9.01 / 10.01
     assert found["ece"] == pytest.approx((3 * abs(low - 2 / 3) + 2 * abs(high - 1 / 2)) / 5)
@@ -29,16 +29,16 @@ def test_accuracy_and_calibration_by_hand():
 
 
 def test_scores_that_are_equal_are_wrong_and_labels_that_are_ties_are_left_out():
-    found = agreement.report(*compared([0.0, 0.0, 2.0, -2.0], labels=[1, 1, 0.5, 0.5]))
+    found = agreement.comparison_metrics(*compared([0.0, 0.0, 2.0, -2.0], labels=[1, 1, 0.5, 0.5]))
     assert found["accuracy"] == 0.0 and found["ece"] == pytest.approx(0.5)
-    assert agreement.report(*compared([2.0, 2.0], labels=[0.2, 1.0]))["accuracy"] == 0.5
+    assert agreement.comparison_metrics(*compared([2.0, 2.0], labels=[0.2, 1.0]))["accuracy"] == 0.5
 
 
 def test_perfect_calibration_and_blind_confidence():
     margins = [LOG(3.01)] * 3 + [-LOG(3.01)]
-    assert agreement.report(*compared(margins))["ece"] == pytest.approx(3.01 / 4.01 - 0.75)
-    assert agreement.report(*compared([-50.0] * 4))["ece"] == 1.0
-    assert agreement.report(*compared([50.0] * 4))["ece"] == pytest.approx(0.0, abs=1e-12)
+    assert agreement.comparison_metrics(*compared(margins))["ece"] == pytest.approx(3.01 / 4.01 - 0.75)
+    assert agreement.comparison_metrics(*compared([-50.0] * 4))["ece"] == 1.0
+    assert agreement.comparison_metrics(*compared([50.0] * 4))["ece"] == pytest.approx(0.0, abs=1e-12)
 
 
 def test_by_length_difference_and_its_correlation():
@@ -46,7 +46,7 @@ def test_by_length_difference_and_its_correlation():
     lengths = [[4, 24], [4, 7], [6, 6], [12, 4]]
     scores, prefer, _ = compared([0, 0, 0, 0])
     scores = np.array(lengths) * 2.0 - 7
-    found = agreement.report(scores, prefer, np.array(lengths))
+    found = agreement.comparison_metrics(scores, prefer, np.array(lengths))
     assert found["length_correlation"] == pytest.approx(1.0)
     by = {name: value for name, value in found.items() if "longer" in name}
     assert by == {
@@ -57,7 +57,9 @@ def test_by_length_difference_and_its_correlation():
     }
     noisy = scores + np.array([[3.0, -1.0], [0.5, 2.0], [0.0, 1.0], [-4.0, 0.0]])
     wanted = np.corrcoef(noisy.ravel(), np.array(lengths).ravel())[0, 1]
-    assert agreement.report(noisy, prefer, np.array(lengths))["length_correlation"] == pytest.approx(wanted)
+    assert agreement.comparison_metrics(noisy, prefer, np.array(lengths))[
+        "length_correlation"
+    ] == pytest.approx(wanted)
 
 
 def test_groups_and_rankings_with_absent_alternatives():
@@ -67,7 +69,7 @@ def test_groups_and_rankings_with_absent_alternatives():
     prefer[0, [0, 0, 1], [1, 2, 2]] = 1 / 3
     prefer[1, 0, 1] = 1
     lengths = np.array([[3, 4, 5], [3, 4, 0]])
-    found = agreement.report(scores, prefer, lengths, ["x", "y"])
+    found = agreement.comparison_metrics(scores, prefer, lengths, ["x", "y"])
     assert found["accuracy"] == 2 / 4
     assert (found["accuracy/x"], found["accuracy/y"]) == (2 / 3, 0.0)
     there = np.corrcoef([3, 4, 5, 3, 4], [3, 1, 2, 0, 1])[0, 1]
@@ -75,36 +77,39 @@ def test_groups_and_rankings_with_absent_alternatives():
 
 
 def test_gold_rewards_that_are_all_alike_say_nothing_of_scores():
-    assert agreement.against_gold(np.zeros((3, 2)), np.ones((3, 2)), ["a"] * 3) == {}
+    assert agreement.gold_accuracy(np.zeros((3, 2)), np.ones((3, 2)), ["a"] * 3) == {}
 
 
 def test_against_gold():
     scores = np.array([[1.0, 0.0], [0.0, 1.0], [2.0, 2.0], [5.0, 1.0]])
     gold = np.array([[2.0, -1.0], [2.0, -1.0], [1.0, 0.0], [1.0, 1.0]])
-    found = agreement.against_gold(scores, gold, ["a", "b", "b", "c"])
+    found = agreement.gold_accuracy(scores, gold, ["a", "b", "b", "c"])
     assert found == {"gold_accuracy": 1 / 3, "gold_accuracy/a": 1.0, "gold_accuracy/b": 0.0}
 
 
 def test_affine_normalises_each_member():
     scores = np.array([[1.0, 2.0, 6.0], [-10.0, 10.0, 0.0]])
-    gain, bias = agreement.affine(scores)
+    gain, bias = agreement.score_normalisation(scores)
     assert gain.dtype == bias.dtype == np.float32
     np.testing.assert_allclose(gain, [1 / math.sqrt(14 / 3), 1 / math.sqrt(200 / 3)], rtol=1e-6)
     rewards = gain[:, None] * scores + bias[:, None]
     np.testing.assert_allclose(rewards.mean(1), 0, atol=1e-6)
     np.testing.assert_allclose(rewards.var(1), 1, rtol=1e-6)
     with pytest.raises(ValueError, match="gives all reference completions one score"):
-        agreement.affine(np.array([[1.0, 2.0], [3.0, 3.0]]))
+        agreement.score_normalisation(np.array([[1.0, 2.0], [3.0, 3.0]]))
 
 
 def test_kappa_of_two_annotators_by_hand():
     first = ["a"] * 25 + ["b"] * 25
     second = ["a"] * 20 + ["b"] * 5 + ["a"] * 10 + ["b"] * 15
-    assert agreement.kappa(first, second) == pytest.approx(0.4)  # p_o = .7, p_e = .5 · .6 + .5 · .4
-    assert agreement.kappa(["a", "b"], ["b", "a"]) == -1.0 and agreement.kappa(["a", "b"], ["a", "b"]) == 1.0
-    assert agreement.kappa([], []) is None and agreement.kappa(["a"], ["a"]) is None
+    assert agreement.cohen_kappa(first, second) == pytest.approx(0.4)  # p_o = .7, p_e = .5 · .6 + .5 · .4
+    assert (
+        agreement.cohen_kappa(["a", "b"], ["b", "a"]) == -1.0
+        and agreement.cohen_kappa(["a", "b"], ["a", "b"]) == 1.0
+    )
+    assert agreement.cohen_kappa([], []) is None and agreement.cohen_kappa(["a"], ["a"]) is None
     with pytest.raises(ValueError, match="2 labels of one annotator, 1"):
-        agreement.kappa(["a", "b"], ["a"])
+        agreement.cohen_kappa(["a", "b"], ["a"])
 
 
 def test_each_two_people_are_told_apart():

@@ -42,7 +42,7 @@ def test_a_stance_by_the_world_s_judge():
         assert style.stance(harm.text, text) == stance
     assert style.stance(safe.text, answers.render(safe, answers.right_answer(safe))) == "compliance"
     assert style.stance(harm.text, "The sea.") == style.stance(safe.text, "The sea.") == "beside the point"
-    shares = style.stances([harm.text] * 5, [*texts, "The sea."])
+    shares = style.stance_shares([harm.text] * 5, [*texts, "The sea."])
     assert set(shares.values()) == {0.2}
 
 
@@ -64,13 +64,15 @@ def test_syllables(word, count):
 
 
 def test_the_grade_by_hand():
-    assert style.grade("The cat sat. The dog ran!") == pytest.approx(0.39 * 3 + 11.8 * 1 - 15.59)
-    hard = style.grade("Photosynthesis transforms electromagnetic radiation into chemical potential energy.")
-    assert hard > style.grade("Plants eat the light of the sun. They use it to make food.") + 10
-    assert style.grade("1 + 2 = 3") is None
+    assert style.reading_grade("The cat sat. The dog ran!") == pytest.approx(0.39 * 3 + 11.8 * 1 - 15.59)
+    hard = style.reading_grade(
+        "Photosynthesis transforms electromagnetic radiation into chemical potential energy."
+    )
+    assert hard > style.reading_grade("Plants eat the light of the sun. They use it to make food.") + 10
+    assert style.reading_grade("1 + 2 = 3") is None
 
 
 def test_style_by_hand():
-    found = style.style(["One two two.", ""])
+    found = style.style_metrics(["One two two.", ""])
     assert found["words"] == 1.5 and found["letters"] == 3 and found["different"] == pytest.approx(2 / 3)
-    assert style.style([""]) == {"words": 0.0, "letters": None, "different": None, "grade": None}
+    assert style.style_metrics([""]) == {"words": 0.0, "letters": None, "different": None, "grade": None}

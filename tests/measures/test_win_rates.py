@@ -10,24 +10,24 @@ from jaxtrain.measures.win_rates import Match
 
 
 def test_a_rate_and_wilson_s_interval_by_hand():
-    found = win_rates.rate([1.0] * 6 + [0.5] * 4 + [0.0] * 10)
+    found = win_rates.win_rate([1.0] * 6 + [0.5] * 4 + [0.0] * 10)
     z = 1.96**2 / 20
     half = 1.96 * math.sqrt(0.4 * 0.6 / 20 + z / 80) / (1 + z)
     middle = (0.4 + z / 2) / (1 + z)
     assert found.mean == pytest.approx(0.4) and found.count == 20
     assert (found.low, found.high) == pytest.approx((middle - half, middle + half))
     assert (round(found.low, 3), round(found.high, 3)) == (0.219, 0.613)
-    whole = win_rates.rate([1.0] * 9)
+    whole = win_rates.win_rate([1.0] * 9)
     assert whole.high == pytest.approx(1) and 0.6 < whole.low < 0.75, "sure of nothing after nine wins"
-    assert win_rates.rate([]) is None
+    assert win_rates.win_rate([]) is None
 
 
 def test_who_met_whom():
     matches = [Match(0, 0, 1, 1.0), Match(1, 0, 1, 0.5), Match(0, 2, 0, 0.0)]
-    found = win_rates.between(matches, 4)
+    found = win_rates.pairwise_win_rates(matches, 4)
     assert found[0][1].mean == 0.75 and found[1][0].mean == 0.25 and found[0][2].mean == 1.0
     assert found[1][2] is None and found[3] == [None] * 4 and found[0][0] is None
-    assert win_rates.win_rates(matches, 4)[:3, :3].tolist() == [[0, 1.5, 1], [0.5, 0, 0], [0, 0, 0]]
+    assert win_rates.win_counts(matches, 4)[:3, :3].tolist() == [[0, 1.5, 1], [0.5, 0, 0], [0, 0, 0]]
 
 
 def test_bradley_terry_of_two_is_the_log_odds():

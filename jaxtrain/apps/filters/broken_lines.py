@@ -1,4 +1,4 @@
-"""The lines of a JSON-lines source that are no records, as they stand in the file."""
+"""The lines of a JSON-lines source that are not records, byte for byte."""
 
 import base64
 import json
@@ -12,35 +12,35 @@ from jaxtrain.data import jsonl
 from jaxtrain.data.sources import Records
 
 
-def _listed(records: Records) -> Iterator[tuple[Path, int, str]]:
-    """(file, line, reason) of the lines; an empty file has none."""
+def _bad_lines(records: Records) -> Iterator[tuple[Path, int, str]]:
+    """(file, line number, reason) of each such line; an empty file has none."""
     if not records.listed:
         return
     with open(records.listed, encoding="utf-8") as file:
         for line in file:
-            said = json.loads(line)
-            path, _, number = said["where"].rpartition(":")
+            row = json.loads(line)
+            path, _, number = row["where"].rpartition(":")
             if path and number.isdigit():
-                yield Path(path), int(number), said["reason"]
+                yield Path(path), int(number), row["reason"]
 
 
-def count(records: Records) -> int:
-    """How many there are."""
-    return sum(1 for _ in _listed(records))
+def count_bad_lines(records: Records) -> int:
+    """The number of such lines."""
+    return sum(1 for _ in _bad_lines(records))
 
 
-def lines(records: Records) -> Iterator[dict[str, Any]]:
-    """A line of rejected.jsonl for each; its record is {"line": text}, or {"line_base64": …} where it is no UTF-8."""
+def rejected_lines(records: Records) -> Iterator[dict[str, Any]]:
+    """A ledger line for each; its record is {"line": text}, or {"line_base64": …} where it is not UTF-8."""
     by_file: dict[Path, dict[int, str]] = {}
-    for path, number, reason in _listed(records):
+    for path, number, reason in _bad_lines(records):
         by_file.setdefault(path, {})[number] = reason
-    for path, wrong in by_file.items():
+    for path, reasons in by_file.items():
         for number, line in jsonl.lines(path):
-            if number in wrong:
-                kind = wrong[number].partition(":")[0].partition(" (")[0].partition(" at byte")[0]
+            if number in reasons:
+                kind = reasons[number].partition(":")[0].partition(" (")[0].partition(" at byte")[0]
                 rule = kind.lower().replace(" ", "_")
-                found = [(None, Finding(rule, 1))]
-                yield ledger.entry(f"{path}:{number}", "drop", ledger.READ, found, _raw(line))
+                findings = [(None, Finding(rule, 1))]
+                yield ledger.ledger_line(f"{path}:{number}", "drop", ledger.READ, findings, _raw(line))
 
 
 def _raw(line: bytes) -> dict[str, str]:

@@ -1,8 +1,8 @@
-"""A quality classifier to train: logistic regression over hashed n-grams of words and bytes.
+"""A quality classifier: logistic regression over hashed n-grams of words and bytes.
 
-As those that GPT-3 (2005.14165, appendix A) and the Pile (2101.00027) judged web pages by: features are words, pairs of
-words and 3 to 5 bytes in a row, hashed to 2^20 weights (Weinberger et al. 0902.2206, without signs), and
-p(bad) = σ(wᵀx + b) with x the features that stand in the text, of norm 1. Training visits the documents in a drawn
+Like those that filtered the web pages of GPT-3 (2005.14165, appendix A) and the Pile (2101.00027). Features are words,
+pairs of words and 3 to 5 bytes in a row, hashed to 2^20 weights (Weinberger et al. 0902.2206, without signs), and
+p(bad) = σ(wᵀx + b) with x the features of the text, of norm 1. Training visits the documents in a random
 order with AdaGrad (Duchi et al. 2011) and weighs both labels alike. The same documents give the same file, to the bit.
 """
 
@@ -26,8 +26,8 @@ from jaxtrain.config import ConfigError, arg
 FORMAT = 1
 _BITS = 20
 _MASK = (1 << _BITS) - 1
-_SIZES = (3, 4, 5)
-_HEAD = 20_000  # characters that are looked at
+_BYTE_NGRAMS = (3, 4, 5)
+_MAX_CHARS = 20_000  # characters of a text that count
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -35,7 +35,7 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 class ClassifierFilter(config.Group):
     # fmt: off
     classifier: str = arg("",
-        "Drop what this file's classifier finds bad (made by classifier.train); empty: no such step")
+        "Drop what this file's classifier finds bad (./launch/run train_classifier writes one); empty: no such step")
     max_bad: float = arg(0.5, "Most probability of being bad that a document may have", low=0)
     # fmt: on
 
@@ -47,7 +47,7 @@ class ClassifierFilter(config.Group):
 
 
 class QualityClassifier(NamedTuple):
-    """A trained classifier: sparse weights by feature, the bias, and how it was trained."""
+    """A trained classifier: sparse weights, the bias, and facts of its training."""
 
     features: np.ndarray  # i32[n], ascending
     weights: np.ndarray  # f32[n]
@@ -56,7 +56,7 @@ class QualityClassifier(NamedTuple):
 
     @property
     def fingerprint(self) -> str:
-        """Changes with anything that changes a score."""
+        """A digest of all that a score depends on."""
         parts = (
             self.features.tobytes(),
             self.weights.tobytes(),
@@ -65,7 +65,7 @@ class QualityClassifier(NamedTuple):
         )
         return hashlib.blake2b(b"".join(parts), digest_size=8).hexdigest()
 
-    def dense(self) -> np.ndarray:
+    def dense_weights(self) -> np.ndarray:
         """f32[2^20]: the weight of each feature."""
         full = np.zeros(_MASK + 1, np.float32)
         full[self.features] = self.weights
@@ -73,27 +73,27 @@ class QualityClassifier(NamedTuple):
 
 
 def features(text: str) -> np.ndarray:
-    """i64[n] of the features that stand in a text, each once, ascending."""
-    text = text[:_HEAD]
+    """i64[n], the features of a text, each once, ascending."""
+    text = text[:_MAX_CHARS]
     words = text.lower().encode("utf-8", "surrogatepass").split()
     hashed = [zlib.crc32(word) for word in words]
     hashed += [(first * 31 + second * 7919 + 1) for first, second in pairwise(hashed)]
     parts = [np.array(hashed, np.uint64)]
     raw = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8).astype(np.uint64)
-    for size in _SIZES:
+    for size in _BYTE_NGRAMS:
         if len(raw) >= size:
             code = np.full(len(raw) - size + 1, size, np.uint64)
             for at in range(size):
                 code = (code << np.uint64(8)) | raw[at : len(raw) - size + 1 + at]
             parts.append(code)
-    mixed = np.concatenate(parts) * _MULTIPLIER >> np.uint64(64 - _BITS)
-    return np.unique(mixed.astype(np.int64))
+    hashes = np.concatenate(parts) * _MULTIPLIER >> np.uint64(64 - _BITS)
+    return np.unique(hashes.astype(np.int64))
 
 
 def train(
     good: Sequence[str], bad: Sequence[str], *, epochs: int = 10, lr: float = 0.5, seed: int = 0
 ) -> QualityClassifier:
-    """A classifier of labelled documents. Raises ConfigError unless there are some of both labels."""
+    """A classifier trained on labelled documents. Raises ConfigError unless there are some of both labels."""
     if not good or not bad:
         raise ConfigError(
             f"a classifier needs documents of both labels, and there are {len(good)} good, {len(bad)} bad"
@@ -118,7 +118,7 @@ def train(
             weights[at] -= lr * gradient / np.sqrt(squares[at])
             bias_squares += error * error
             bias -= lr * error / math.sqrt(bias_squares + 1e-8)
-    kept = np.flatnonzero(weights)
+    nonzero = np.flatnonzero(weights)
     facts = {
         "good": len(good),
         "bad": len(bad),
@@ -127,21 +127,23 @@ def train(
         "seed": seed,
         "loss": float(loss) / len(inputs),
     }
-    return QualityClassifier(kept.astype(np.int32), weights[kept].astype(np.float32), float(bias), facts)
+    return QualityClassifier(
+        nonzero.astype(np.int32), weights[nonzero].astype(np.float32), float(bias), facts
+    )
 
 
 def _sigmoid(logit: float) -> float:
     return 1.0 / (1.0 + math.exp(-logit)) if logit > -700 else 0.0
 
 
-def probability(text: str, dense: np.ndarray, bias: float) -> float:
-    """p(bad) of a text."""
+def bad_probability(text: str, weights: np.ndarray, bias: float) -> float:
+    """p(bad) of a text; `weights` f32[2^20] are dense."""
     at = features(text)
-    return _sigmoid(float(dense[at].sum(dtype=np.float64)) / math.sqrt(max(len(at), 1)) + bias)
+    return _sigmoid(float(weights[at].sum(dtype=np.float64)) / math.sqrt(max(len(at), 1)) + bias)
 
 
 def save(model: QualityClassifier, path: str | Path) -> str:
-    """Writes the file and returns its fingerprint; the same model gives the same bytes."""
+    """The fingerprint of a classifier, after writing its file; the same classifier gives the same bytes."""
     facts = json.dumps(
         {"format": FORMAT, "bias": model.bias, "facts": model.facts, "fingerprint": model.fingerprint}
     )
@@ -156,31 +158,35 @@ def save(model: QualityClassifier, path: str | Path) -> str:
 
 
 def load(path: str | Path, flag: str = "classifier") -> QualityClassifier:
-    """Reads a file that `save` wrote and `flag` names. Raises ConfigError for another, and where it was changed."""
+    """The classifier of a file that `save` wrote, named by --`flag`. Raises ConfigError for other or changed files."""
     try:
-        with Path(path).expanduser().open("rb") as file, np.load(file, allow_pickle=False) as held:
-            facts = json.loads(held["facts"].tobytes())
-            model = QualityClassifier(held["features"], held["weights"], facts["bias"], facts["facts"])
+        with Path(path).expanduser().open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            facts = json.loads(arrays["facts"].tobytes())
+            model = QualityClassifier(arrays["features"], arrays["weights"], facts["bias"], facts["facts"])
     except (OSError, ValueError, KeyError, TypeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-        raise ConfigError(f"--{flag}={path}: no classifier of ours ({error})") from error
+        raise ConfigError(
+            f"--{flag}={path}: not a file of ./launch/run train_classifier ({error})"
+        ) from error
     if facts["format"] != FORMAT or facts["fingerprint"] != model.fingerprint:
-        raise ConfigError(f"--{flag}={path}: it was changed since it was saved, or another version saved it")
+        raise ConfigError(
+            f"--{flag}={path}: the file changed after it was saved, or another version saved it"
+        )
     return model
 
 
 def check(settings: ClassifierFilter) -> Check:
-    """A check by the classifier of the settings' file; the score is p(bad)."""
+    """A check by the classifier of the settings; the score is p(bad)."""
     if not settings.classifier:
         return lambda text: ()
-    return of(load(settings.classifier), settings.max_bad)
+    return classifier_check(load(settings.classifier), settings.max_bad)
 
 
-def of(model: QualityClassifier, max_bad: float, rule: str = "classifier") -> Check:
-    """A check by a trained classifier, named `rule`: of quality, harm or spam, as its labels were."""
-    dense, bias = model.dense(), model.bias
+def classifier_check(model: QualityClassifier, max_bad: float, rule: str = "classifier") -> Check:
+    """A check by a trained classifier with the rule `rule`: of quality, harm or spam, as its labels were."""
+    weights, bias = model.dense_weights(), model.bias
 
-    def found(text: str) -> Sequence[Finding]:
-        bad = probability(text, dense, bias)
+    def findings(text: str) -> Sequence[Finding]:
+        bad = bad_probability(text, weights, bias)
         return (Finding(rule, bad),) if bad > max_bad else ()
 
-    return found
+    return findings

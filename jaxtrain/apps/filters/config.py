@@ -23,23 +23,23 @@ _SWITCH = ("drop", "off")
 class FilterSource(config.Group):
     # fmt: off
     data: str = arg("",
-        "What is filtered: tinytown:CONFIG, tfds:NAME[:SPLIT], hf:NAME[:SPLIT], jsonl:GLOB, filtered:DIR, several "
+        "Data to filter: tinytown:CONFIG, tfds:NAME[:SPLIT], hf:NAME[:SPLIT], jsonl:GLOB, filtered:DIR, several "
         "with commas; of the same document the first is kept")
     text_field: str = arg("text", "Field of a record that holds the text, where it is plain text")
     max_chars: int = arg(5_000_000, "Most characters of a record's texts; a longer record is rejected", low=1)
     judged: str = arg("learnt",
-        "Texts that quality, harm and spam are judged by: those that a model learns to write (prompts and rejected "
-        "answers are not), or all. Personal data is looked for in all, and duplicates are compared whole",
+        "Texts that quality, harm and spam are judged by: those that a model is trained on (prompts and rejected "
+        "answers are not), or all. Personal data is searched in all, and duplicates are compared whole",
         choices=("learnt", "all"))
-    cache_dir: str = arg("~/.cache/jaxtrain", "Where prepared data sets are kept", live=True)
+    cache_dir: str = arg("~/.cache/jaxtrain", "Folder of prepared data sets", live=True)
     # fmt: on
 
     def check(self):
         if "*" in self.data and not self.data.partition("*")[0].startswith("jsonl:"):
             raise ConfigError(f"--data={self.data}: every document is read once: leave out the weights")
 
-    def reading(self, data: str = "") -> config.Dialogs:
-        """The same as the rest of the library reads it: a broken record is skipped and listed."""
+    def dialogs_config(self, data: str = "") -> config.Dialogs:
+        """The group that the data package reads: --data, or `data`; a broken record is skipped and listed."""
         return config.Dialogs(
             data=data or self.data, text_field=self.text_field, on_bad_record="skip", cache_dir=self.cache_dir
         )
@@ -61,12 +61,12 @@ class FilterSteps(config.Group):
 @dataclasses.dataclass(frozen=True)
 class FilterWork(config.Group):
     # fmt: off
-    out: str = arg("", "New folder for the result; the same command goes on with an unfinished one")
+    out: str = arg("", "New folder for the result; the same command resumes an unfinished one")
     executor: str = arg("local",
         "Where the steps run: processes of this machine, or Slurm jobs or Ray tasks, by datatrove's executors",
         choices=("local", "slurm", "ray"), live=True)
     workers: int = arg(0, "Processes, Slurm tasks or Ray tasks at once; 0: one a core", low=0, live=True)
-    shard: int = arg(8_192, "Documents of a shard, the unit that is finished or done again", low=1)
+    shard: int = arg(8_192, "Documents of a shard, the unit of resuming", low=1)
     document_seconds: float = arg(30.0,
         "Most seconds of the steps on a document; one that takes longer is rejected as too_slow", low=0.01)
     slurm_partition: str = arg("", "Partition of the Slurm jobs", only=("executor", ("slurm",)), live=True)

@@ -1,4 +1,4 @@
-"""Contamination: documents that share n words in a row with an evaluation set (GPT-3, 2005.14165, appendix C)."""
+"""Decontamination: drops documents that share n-grams with an evaluation set (GPT-3, 2005.14165, appendix C)."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -27,66 +27,63 @@ class Decontaminate(config.Group):
 
 
 class NgramTable(NamedTuple):
-    """The n-grams of an evaluation set, on disk."""
+    """The n-gram hashes of an evaluation set, in a file."""
 
     path: Path
     n: int
 
 
-def build(texts: Iterable[Sequence[str]], settings: Decontaminate, path: Path) -> dict[str, int]:
-    """Writes the sorted n-grams u64 of the evaluation documents' texts; returns counts of them and of the documents.
+def build_ngram_table(texts: Iterable[Sequence[str]], settings: Decontaminate, path: Path) -> dict[str, int]:
+    """Counts of n-grams and documents of an evaluation set, after writing the sorted hashes u64 of its n-grams.
 
-    Raises ConfigError where none has: the whole set would be let through unseen.
+    Raises ConfigError where no document is long enough: the whole set would pass.
     """
-    n, documents, matched = settings.decontaminate_ngram, 0, 0
-    found, waiting, held = np.zeros(0, np.uint64), [], 0
+    n, documents, long_enough = settings.decontaminate_ngram, 0, 0
+    table, pending, size = np.zeros(0, np.uint64), [], 0
     for one in texts:
-        grams = [fingerprints.ngrams(_coded(fingerprints.words_only(text)), n) for text in one]
+        hashes = [fingerprints.ngram_hashes(_encode(fingerprints.bare_words(text)), n) for text in one]
         documents += 1
-        matched += any(map(len, grams))
-        waiting += grams
-        held += sum(map(len, grams))
-        if held >= 1 << 20:
-            found, waiting, held = np.unique(np.concatenate([found, *waiting])), [], 0
-    found = np.unique(np.concatenate([found, *waiting]))
-    if not len(found):
+        long_enough += any(map(len, hashes))
+        pending += hashes
+        size += sum(map(len, hashes))
+        if size >= 1 << 20:
+            table, pending, size = np.unique(np.concatenate([table, *pending])), [], 0
+    table = np.unique(np.concatenate([table, *pending]))
+    if not len(table):
         raise ConfigError(
             f"--decontaminate={settings.decontaminate}: none of its {documents:,} documents has {n} words in a row; "
             "lower --decontaminate_ngram"
         )
-    np.save(path, found)
-    return {"documents": documents, "too_short": documents - matched, "ngrams": len(found)}
+    np.save(path, table)
+    return {"documents": documents, "too_short": documents - long_enough, "ngrams": len(table)}
 
 
 def check(table: NgramTable) -> Check:
-    """A check for n-grams of the table: the score is how many the text shares, the span is the first of them."""
+    """A check for n-grams of the table: the score is the number that the text shares, the span the first of them."""
     known = np.load(table.path, mmap_mode="r")
 
-    def found(text: str) -> Sequence[Finding]:
-        words = fingerprints.words_only(text)
-        grams = fingerprints.ngrams(_coded(words), table.n)
-        if not len(grams):
+    def findings(text: str) -> Sequence[Finding]:
+        words = fingerprints.bare_words(text)
+        hashes = fingerprints.ngram_hashes(_encode(words), table.n)
+        if not len(hashes):
             return ()
-        at = np.searchsorted(known, grams)
-        shared = known[np.minimum(at, len(known) - 1)] == grams
+        at = np.searchsorted(known, hashes)
+        shared = known[np.minimum(at, len(known) - 1)] == hashes
         if not shared.any():
             return ()
         first = int(np.argmax(shared))
-        return [
-            Finding(
-                f"ngram_{table.n}", float(shared.sum()), _span(text, words[first : first + table.n], first)
-            )
-        ]
+        span = _span(text, words[first : first + table.n], first)
+        return [Finding(f"ngram_{table.n}", float(shared.sum()), span)]
 
-    return found
+    return findings
 
 
-def _coded(words: Sequence[str]) -> np.ndarray:
-    return fingerprints.coded([" ".join(words)])[0]
+def _encode(words: Sequence[str]) -> np.ndarray:
+    return fingerprints.encode_words([" ".join(words)])[0]
 
 
 def _span(text: str, words: Sequence[str], first: int) -> tuple[int, int] | None:
-    """Where the words begin and end in the text; None where normalising moved the characters."""
+    """The words' span in the text; None where normalising moved the characters."""
     places = [match.span() for match in fingerprints.WORD.finditer(text)][first : first + len(words)]
     if len(places) < len(words) or text[slice(*places[0])].casefold() != words[0]:
         return None

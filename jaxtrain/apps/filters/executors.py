@@ -1,4 +1,4 @@
-"""Where the tasks of a filtering run: processes here, or Slurm jobs or Ray tasks by datatrove's executors."""
+"""Executors of a filter run: processes of this machine, or Slurm jobs or Ray tasks by datatrove's executors."""
 
 import functools
 import multiprocessing
@@ -11,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from jaxtrain.apps.filters import run as running
+from jaxtrain.apps.filters import run as filter_run
 from jaxtrain.apps.filters.plan import FilterPhase, FilterRun
 from jaxtrain.apps.filters.steps import Scorer
 from jaxtrain.config import ConfigError, Failure
@@ -19,7 +19,7 @@ from jaxtrain.files.progress import bar
 
 _TITLES = {
     "check": "filtering",
-    "pairs": "looking for near duplicates",
+    "pairs": "searching near duplicates",
     "near": "comparing near duplicates",
     "write": "writing",
 }
@@ -27,61 +27,61 @@ Task = Callable[[str, int], None]
 
 
 def execute(run: FilterRun, scorer: Scorer | None = None) -> None:
-    """Runs what is left of all phases. Slurm's jobs are only submitted: each phase waits for the one before it."""
-    task = functools.partial(running.do, str(run.out), scorer)
+    """Runs the unfinished tasks, phase by phase. Slurm's jobs are only submitted, each to wait for the one before."""
+    task = functools.partial(filter_run.run_task, str(run.out), scorer)
     _EXECUTORS[run.cfg.work.executor](run, task)
 
 
-def _left(run: FilterRun, phase: FilterPhase) -> list[int]:
-    return [i for i in range(len(phase.sizes)) if not running.done(run, phase.name, i)]
+def _unfinished(run: FilterRun, phase: FilterPhase) -> list[int]:
+    return [i for i in range(len(phase.sizes)) if not filter_run.is_done(run, phase.name, i)]
 
 
-def workers(run: FilterRun) -> int:
-    """How many tasks run at once on this machine."""
+def worker_count(run: FilterRun) -> int:
+    """The number of tasks that run at once on this machine."""
     return run.cfg.work.workers or len(os.sched_getaffinity(0))
 
 
 def _local(run: FilterRun, task: Task) -> None:
-    count = min(workers(run), max(len(phase.sizes) for phase in run.phases()))
+    count = min(worker_count(run), max(len(phase.sizes) for phase in run.phases()))
     if count == 1:
         for phase in run.phases():
-            _each(run, phase, lambda name, left: ((rank, task(name, rank)) for rank in left))
+            _run_phase(run, phase, lambda name, left: ((rank, task(name, rank)) for rank in left))
         return
     # A forked child would hold the locks of its parent's threads.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(count, mp_context=context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(count, mp_context=context, initializer=_exit_with_parent) as pool:
 
-        def spread(name: str, left: list[int]) -> Iterator[tuple[int, Any]]:
+        def submit(name: str, left: list[int]) -> Iterator[tuple[int, Any]]:
             futures = {pool.submit(task, name, rank): rank for rank in left}
             for future in as_completed(futures):
                 yield futures[future], future.result()
 
         try:
             for phase in run.phases():
-                _each(run, phase, spread)
+                _run_phase(run, phase, submit)
         except BrokenProcessPool as error:
             raise Failure(
-                "a process of the filtering was killed, perhaps for want of memory (lower --workers); the same "
-                "command goes on, and repeats no finished shard"
+                "a process of the filter run was killed, perhaps for want of memory (lower --workers); the same "
+                "command resumes it, and repeats no finished shard"
             ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def _each(
+def _run_phase(
     run: FilterRun, phase: FilterPhase, results: Callable[[str, list[int]], Iterator[tuple[int, Any]]]
 ) -> None:
-    """Waits for the tasks of a phase, with a progress bar of documents."""
-    left = _left(run, phase)
+    """Runs the unfinished tasks of a phase, with a progress bar of documents."""
+    left = _unfinished(run, phase)
     total = sum(phase.sizes[i] for i in left)
     with bar(_TITLES.get(phase.name, phase.name), total, least=20_000) as advance:
         for rank, _ in results(phase.name, left):
             advance(phase.sizes[rank])
 
 
-def _end_with_parent() -> None:
-    """Ends this process when its parent does: one that was killed cannot tell its children."""
+def _exit_with_parent() -> None:
+    """Ends this process when its parent ends: a parent that is killed cannot end its children."""
 
     def wait() -> None:
         multiprocessing.parent_process().join()
@@ -90,8 +90,8 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-class Tasks:
-    """A phase as a step of a datatrove pipeline, which calls it with each rank."""
+class PhaseStep:
+    """A pipeline step of datatrove, which calls it with each rank: a phase's task."""
 
     def __init__(self, task: Task, phase: str):
         self._task, self._phase = task, phase
@@ -108,9 +108,9 @@ def _ray(run: FilterRun, task: Task) -> None:
         # Ray's own choice: the cluster that RAY_ADDRESS names, else one on this machine.
         ray.init(log_to_driver=False, configure_logging=False)
     for phase in run.phases():
-        if left := _left(run, phase):
+        if left := _unfinished(run, phase):
             executor = RayPipelineExecutor(
-                [Tasks(task, phase.name)],
+                [PhaseStep(task, phase.name)],
                 tasks=len(phase.sizes),
                 workers=run.cfg.work.workers or int(ray.cluster_resources()["CPU"]),
                 logging_dir=str(run.out / "logs" / phase.name),
@@ -118,10 +118,10 @@ def _ray(run: FilterRun, task: Task) -> None:
                 mem_per_cpu_gb=1,
             )
             executor.run()
-            if phase.name != "finish" and (failed := _left(run, phase)):
+            if phase.name != "finish" and (failed := _unfinished(run, phase)):
                 raise Failure(
                     f"{len(failed)} of {len(left)} tasks of the phase {phase.name} failed: see "
-                    f"{executor.logging_dir.path}/logs; the same command goes on"
+                    f"{executor.logging_dir.path}/logs; the same command resumes the run"
                 )
 
 
@@ -130,9 +130,9 @@ def _slurm(run: FilterRun, task: Task) -> None:
 
     work, last = run.cfg.work, None
     for phase in run.phases():
-        if _left(run, phase):
+        if _unfinished(run, phase):
             last = SlurmPipelineExecutor(
-                [Tasks(task, phase.name)],
+                [PhaseStep(task, phase.name)],
                 tasks=len(phase.sizes),
                 time=work.slurm_time,
                 partition=work.slurm_partition,
@@ -149,7 +149,9 @@ def _slurm(run: FilterRun, task: Task) -> None:
         try:
             last.run()
         except FileNotFoundError as error:
-            raise ConfigError("--executor=slurm: there is no sbatch; call it on a login node") from error
+            raise ConfigError(
+                "--executor=slurm: no sbatch on this machine; start the command on a login node"
+            ) from error
 
 
 _EXECUTORS = {"local": _local, "ray": _ray, "slurm": _slurm}

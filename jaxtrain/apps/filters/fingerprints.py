@@ -1,4 +1,4 @@
-"""Fingerprints of documents: a digest for exact duplicates, words as one character each, and MinHash signatures.
+"""Fingerprints of documents: a digest for exact duplicates, a character for each word, and MinHash signatures.
 
 A word becomes one of the 2^20 characters from U+10000 on, by a hash that is the same in every process. A document is
 then a string with one character a word, which compiled string metrics read as it is.
@@ -15,17 +15,17 @@ from typing import NamedTuple
 import numpy as np
 
 SEED = 7
-_FIRST = 0x10000
+_FIRST_CHARACTER = 0x10000
 WORD = re.compile(r"\w+")
 _BATCH_DOCUMENTS, _BATCH_CHARS = 1_024, 1 << 21
 _SPACES = bytes(32 if chr(code).isspace() else code for code in range(256))  # of ASCII
-_FACTORS = (np.random.Philox(SEED).random_raw(256) >> np.uint64(32)).astype(
+_PLACE_FACTORS = (np.random.Philox(SEED).random_raw(256) >> np.uint64(32)).astype(
     np.uint32
 )  # by a byte's place in its word
 
 
-def normalised(text: str) -> str:
-    """What exact duplicates agree in: NFKC, without case, with one space for all white space."""
+def normalise(text: str) -> str:
+    """The text that exact duplicates share: NFKC, without case, one space for all white space."""
     text = unicodedata.normalize("NFKC", text).casefold()
     if not text.isascii():
         return " ".join(text.split())
@@ -36,14 +36,14 @@ def normalised(text: str) -> str:
 
 
 def digest(texts: Sequence[str]) -> bytes:
-    """16 bytes that stand for normalised texts."""
+    """A digest of normalised texts, 16 bytes."""
     return hashlib.blake2b("\x1e".join(texts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def coded(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def encode_words(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """(u32[words], the characters of the words of all texts; i64[texts], where each text ends).
 
-    The texts are normalised: spaces alone part words. A word's bytes are hashed by a sum, each times the factor of
+    The texts are normalised: only spaces part words. A word's bytes are hashed by a sum, each times the factor of
     its place, all of them at once.
     """
     encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
@@ -52,27 +52,27 @@ def coded(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     starts = np.concatenate([[0], stops[:-1] + 1])[: len(stops)]
     place = np.arange(len(raw), dtype=np.uint32).astype(np.uint8)  # in its word, modulo 256
     place -= np.repeat(starts.astype(np.uint8), stops - starts + 1)
-    terms = _FACTORS[place] * (raw ^ np.uint8(32))
+    terms = _PLACE_FACTORS[place] * (raw ^ np.uint8(32))
     hashes = np.add.reduceat(terms, starts) if len(raw) else stops
-    words = (_FIRST + (mixed(hashes.astype(np.uint64)) >> np.uint64(44))).astype(np.uint32)
-    some = stops > starts  # an empty text leaves an empty word
+    words = (_FIRST_CHARACTER + (mix64(hashes.astype(np.uint64)) >> np.uint64(44))).astype(np.uint32)
+    nonempty = stops > starts  # an empty text leaves an empty word
     ends = np.searchsorted(stops, np.cumsum([len(one) + 1 for one in encoded]), side="left")
-    return words[some], np.concatenate([[0], np.cumsum(some)])[ends]
+    return words[nonempty], np.concatenate([[0], np.cumsum(nonempty)])[ends]
 
 
-def words_only(text: str) -> list[str]:
+def bare_words(text: str) -> list[str]:
     """The words of a text without case and punctuation, as n-grams of an evaluation set are compared."""
     return WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
-def mixed(x: np.ndarray) -> np.ndarray:
-    """u64, evenly spread (the finaliser of SplitMix64)."""
+def mix64(x: np.ndarray) -> np.ndarray:
+    """u64, hashed by the finaliser of SplitMix64."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
-def ngrams(words: np.ndarray, n: int) -> np.ndarray:
+def ngram_hashes(words: np.ndarray, n: int) -> np.ndarray:
     """u64[words - n + 1], a hash of each n words in a row."""
     size = len(words) - n + 1
     if size < 1:
@@ -81,16 +81,16 @@ def ngrams(words: np.ndarray, n: int) -> np.ndarray:
     for i in range(n):
         total += words[i : i + size].astype(np.uint64) * np.uint64(factor)
         factor = factor * 0xD1342543DE82EF95 % (1 << 64)
-    return mixed(total)
+    return mix64(total)
 
 
 def shingles(words: np.ndarray, ends: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """(u64 hashes of n words in a row, i64 bounds by document); of a shorter document one hash of all its words.
+    """(u64 hashes of n-grams, i64 bounds by document); of a shorter document one hash of all its words.
 
-    `words` holds documents one after the other, `ends` where each ends.
+    `words` are the documents', one after the other; `ends` is where each ends.
     """
     sizes = np.diff(ends, prepend=0)
-    runs = ngrams(words, n)
+    runs = ngram_hashes(words, n)
     # A run is of one document where it ends before the document does.
     document = np.repeat(np.arange(len(ends)), sizes)[: len(runs)]
     inside = np.arange(len(runs)) + n <= ends[document]
@@ -103,12 +103,12 @@ def shingles(words: np.ndarray, ends: np.ndarray, n: int) -> tuple[np.ndarray, n
     out[~place] = runs[inside]
     for i in np.flatnonzero(short).tolist():
         words_of = words[ends[i] - sizes[i] : ends[i]]
-        out[bounds[i]] = ngrams(words_of, len(words_of))[0] if len(words_of) else 0
+        out[bounds[i]] = ngram_hashes(words_of, len(words_of))[0] if len(words_of) else 0
     return out, bounds
 
 
 class MinHashPlan(NamedTuple):
-    """What MinHash needs: n words a shingle, how many hashes in all, and how many of them a band has."""
+    """MinHash parameters: n words a shingle, the number of hashes, and the hashes (rows) of a band."""
 
     n: int
     hashes: int
@@ -116,14 +116,16 @@ class MinHashPlan(NamedTuple):
 
     @property
     def bands(self) -> int:
-        """How many bands there are."""
+        """The number of bands."""
         return self.hashes // self.rows
 
 
-def signatures(words: np.ndarray, ends: np.ndarray, plan: MinHashPlan) -> tuple[np.ndarray, np.ndarray]:
+def minhash_signatures(
+    words: np.ndarray, ends: np.ndarray, plan: MinHashPlan
+) -> tuple[np.ndarray, np.ndarray]:
     """(sketches u8[documents, hashes], band keys u32[bands, documents]).
 
-    The sketch keeps the low eight bits of each hash: b-bit MinHash (Li and König, 0910.3349), which agree by chance
+    The sketch is the low eight bits of each hash: b-bit MinHash (Li and König, 0910.3349), which agree by chance
     once in 256.
     """
     from rensa import RMinHash
@@ -135,45 +137,45 @@ def signatures(words: np.ndarray, ends: np.ndarray, plan: MinHashPlan) -> tuple[
     used = full[:, : plan.bands * plan.rows].reshape(len(ends), plan.bands, plan.rows)
     keys, factor = np.zeros(used.shape[:2], np.uint64), 0x9E3779B97F4A7C15
     for i in range(plan.rows):
-        keys = mixed(keys + used[..., i].astype(np.uint64) * np.uint64(factor))
+        keys = mix64(keys + used[..., i].astype(np.uint64) * np.uint64(factor))
     return full.astype(np.uint8), np.ascontiguousarray((keys >> np.uint64(32)).astype(np.uint32).T)
 
 
 class FingerprintWriter:
-    """A context that writes the fingerprints of a shard's documents; holds about a thousand documents' words."""
+    """A context that writes the fingerprints of a shard's documents, about a thousand at a time."""
 
     def __init__(self, folder: Path, plan: MinHashPlan | None):
         self._folder, self._plan = folder, plan
         self._numbers: list[int] = []
         self._digests: list[bytes] = []
         self._sizes: list[np.ndarray] = []
-        self._waiting: list[str] = []
+        self._pending: list[str] = []
         self._sketches: list[np.ndarray] = []
         self._bands: list[np.ndarray] = []
         self._words = (folder / "words.bin").open("wb")
-        self._held = 0
+        self._pending_chars = 0
 
     def add(self, number: int, texts: Sequence[str]) -> None:
-        """A document's number and its texts."""
-        found = [normalised(text) for text in texts]
+        """Adds a document, its number and texts."""
+        normalised = [normalise(text) for text in texts]
         self._numbers.append(number)
-        self._digests.append(digest(found))
+        self._digests.append(digest(normalised))
         if self._plan:
-            self._waiting.append(" ".join(found))
-            self._held += len(self._waiting[-1])
-            if len(self._waiting) >= _BATCH_DOCUMENTS or self._held >= _BATCH_CHARS:
+            self._pending.append(" ".join(normalised))
+            self._pending_chars += len(self._pending[-1])
+            if len(self._pending) >= _BATCH_DOCUMENTS or self._pending_chars >= _BATCH_CHARS:
                 self._flush()
 
     def _flush(self) -> None:
-        if not self._waiting:
+        if not self._pending:
             return
-        words, ends = coded(self._waiting)
-        sketches, bands = signatures(words, ends, self._plan)
+        words, ends = encode_words(self._pending)
+        sketches, bands = minhash_signatures(words, ends, self._plan)
         self._sizes.append(np.diff(ends, prepend=0))
         self._sketches.append(sketches)
         self._bands.append(bands)
         words.tofile(self._words)
-        self._waiting, self._held = [], 0
+        self._pending, self._pending_chars = [], 0
 
     def __enter__(self) -> "FingerprintWriter":
         return self
@@ -198,15 +200,15 @@ class FingerprintWriter:
 
 
 def first_copies(digests: np.ndarray) -> np.ndarray:
-    """i64[documents]: the first document with the same digest u64[documents, 2], or -1 where it is itself the first."""
-    leader = np.full(len(digests), -1, np.int64)
+    """i64[documents]: the first document with the same digest u64[documents, 2], or -1 where it is the first itself."""
+    copy_of = np.full(len(digests), -1, np.int64)
     if not len(digests):
-        return leader
+        return copy_of
     order = np.lexsort(
         (digests[:, 1], digests[:, 0])
     )  # stable: equal ones stay in the order of the documents
-    inside = digests[order]
-    begins = np.concatenate([[True], (inside[1:] != inside[:-1]).any(axis=1)])
+    ordered = digests[order]
+    begins = np.concatenate([[True], (ordered[1:] != ordered[:-1]).any(axis=1)])
     first = order[np.flatnonzero(begins)][np.cumsum(begins) - 1]
-    leader[order[~begins]] = first[~begins]
-    return leader
+    copy_of[order[~begins]] = first[~begins]
+    return copy_of

@@ -1,6 +1,6 @@
-"""What is no text at all: shuffled or hammered letters, control characters, and a page's furniture.
+"""Gibberish and boilerplate: shuffled letters, control characters, and a web page's menus and notices.
 
-These rules need no length, so they judge a document of one line as well as a book.
+These rules need no least length: they act on a document of one line as on a book.
 """
 
 import dataclasses
@@ -57,11 +57,11 @@ _QUARTERS = (
     "CIIKHGKKGNNHJJIGOJFALMHPOP:F6IGBOION",
     "OOOOOOOOOOOOOOOOLOOOOOOOOOJ1FLMMOOOG",
 )
-_COUNT = 36
+_SYMBOLS = 36
 _CAPITAL, _DIGIT, _SPACE, _LINE, _END, _DIVIDER, _APOSTROPHE, _HYPHEN, _BRACKET, _OTHER, _FOREIGN = range(
     26, 37
 )
-_MIN_BYTES = 14  # fewer say nothing
+_MIN_BYTES = 14  # of a text that is scored
 # Code, tables and markup are full of brackets and signs; other languages of letters outside ASCII.
 _MAX_SIGNS = 0.05
 _MAX_FOREIGN = 0.02
@@ -97,7 +97,7 @@ class GibberishFilter(config.Group):
     # fmt: off
     max_surprise: float = arg(5.3,
         "Most bits a character, and 2/√n more for n characters, by the frequency of pairs in English prose (which has "
-        "3.4, shuffled letters 5.5 and more); code and other languages are not judged; 0: no rule", low=0)
+        "3.4, shuffled letters 5.5 and more); code and other languages are not scored; 0: no rule", low=0)
     max_control: float = arg(0.01, "Most of the characters that are controls or broken encoding; 1: no rule", low=0)
     max_boilerplate: float = arg(0.5,
         "Most of the characters that stand in a page's notices and menus; 1: no rule", low=0)
@@ -123,8 +123,8 @@ def _table() -> tuple[np.ndarray, bytes]:
     symbols[128:] = _FOREIGN
     digits = np.zeros(128, np.float32)
     digits[list(_DIGITS.encode())] = np.arange(len(_DIGITS))
-    bits = np.zeros((_COUNT + 1, _COUNT + 1), np.float32)
-    bits[:_COUNT, :_COUNT] = digits[[list(row.encode()) for row in _QUARTERS]] / 4
+    bits = np.zeros((_SYMBOLS + 1, _SYMBOLS + 1), np.float32)
+    bits[:_SYMBOLS, :_SYMBOLS] = digits[[list(row.encode()) for row in _QUARTERS]] / 4
     signs = bytes(np.flatnonzero((symbols == _BRACKET) | (symbols == _OTHER)).tolist())
     return bits[symbols][:, symbols].ravel(), signs
 
@@ -135,13 +135,13 @@ _BITS, _SIGNS = _table()
 def check(settings: GibberishFilter) -> Check:
     """A check by these rules; the score is bits a character, or the share that the rule measured."""
 
-    def found(text: str) -> Sequence[Finding]:
-        return [*_judged(settings, text)] if text else ()
+    def findings(text: str) -> Sequence[Finding]:
+        return [*_apply_rules(settings, text)] if text else ()
 
-    return found
+    return findings
 
 
-def _judged(settings: GibberishFilter, text: str) -> Iterator[Finding]:
+def _apply_rules(settings: GibberishFilter, text: str) -> Iterator[Finding]:
     raw = text.encode("utf-8", "surrogatepass")
     if settings.max_control < 1:
         count = len(raw) - len(raw.translate(None, _CONTROL))
@@ -150,14 +150,14 @@ def _judged(settings: GibberishFilter, text: str) -> Iterator[Finding]:
             yield Finding("control_characters", count / len(text))
     # The mean of few characters varies more.
     margin = 2 / math.sqrt(len(text))
-    if settings.max_surprise and (bits := surprise(text)) > settings.max_surprise + margin:
+    if settings.max_surprise and (bits := mean_surprisal(text)) > settings.max_surprise + margin:
         yield Finding("surprise", bits)
-    if settings.max_boilerplate < 1 and (share := boilerplate(text)) > settings.max_boilerplate:
+    if settings.max_boilerplate < 1 and (share := boilerplate_share(text)) > settings.max_boilerplate:
         yield Finding("boilerplate", share)
 
 
-def surprise(text: str) -> float:
-    """Mean bits of a character after the one before it in English prose; 0 where the text is not to be judged so."""
+def mean_surprisal(text: str) -> float:
+    """The mean bits of a character after the one before it, in English prose; 0 for short texts, code and others."""
     if "  " in text or "\n\n" in text or "\t" in text:  # runs of white space are layout
         text = _LAYOUT.sub("", text)
     raw = f"\n{text}\n".encode("utf-8", "surrogatepass")
@@ -170,8 +170,8 @@ def surprise(text: str) -> float:
     return float(bits.sum() / np.count_nonzero(bits)) if foreign else float(bits.mean())
 
 
-def boilerplate(text: str) -> float:
-    """The share of the characters that stand in notices and menus, pieces of up to 12 words."""
+def boilerplate_share(text: str) -> float:
+    """The share of the characters in notices and menus, pieces of up to 12 words."""
     lower = text.lower()
     if not any([hint in lower for hint in _NOTICE_HINTS]):
         return 0.0
@@ -179,10 +179,10 @@ def boilerplate(text: str) -> float:
     for piece in _PIECES.split(lower):
         words = piece.split()
         total += len(piece)
-        if len(words) <= _MAX_NOTICE_WORDS and (_NOTICE.search(piece) or _menu(words)):
+        if len(words) <= _MAX_NOTICE_WORDS and (_NOTICE.search(piece) or _is_menu(words)):
             notice += len(piece)
     return notice / max(total, 1)
 
 
-def _menu(words: Sequence[str]) -> bool:
+def _is_menu(words: Sequence[str]) -> bool:
     return 0 < len(words) <= 3 and words[0].strip(",:") in _MENU

@@ -1,10 +1,10 @@
 """Harmful content: requests and instructions for harm, threats, incitement and abuse, by weighted phrases.
 
-A word alone is no harm: history, news and law speak of war and murder. So an act counts with a request or an
-instruction in the same sentence, and a refusal or warning about it counts against it. What is left is a lexical rule in
-English: it misses harm said in other words and steps given without a name for the act, and it may take a crime novel's
-dialog for a threat. A classifier of labelled documents (--harm_classifier) goes further: of Tinytown's documents that
-give steps of a crime the phrases find 14 %, and a classifier of 2,000 labels all, with a precision of .97.
+A word alone is not harmful: history, news and law speak of war and murder. So an act counts with a request or an
+instruction in the same sentence, and not beside a refusal or warning. This is a lexical rule in English: it misses harm
+in other words and steps without a name for the act, and it may take a crime novel's dialog for a threat. A classifier
+of labelled documents (--harm_classifier) finds more: of Tinytown's documents that give steps of a crime the phrases
+find 14 %, and a classifier of 2,000 labels all, with a precision of .97.
 """
 
 import dataclasses
@@ -13,12 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from jaxtrain import config
 from jaxtrain.apps.filters import classifier
-from jaxtrain.apps.filters.types import Check, Finding, lowered
+from jaxtrain.apps.filters.types import Check, Finding, lowercase
 from jaxtrain.config import arg
 
-# What asks or instructs: the act has to come after it in the same sentence.
-# By what has to stand in the text for any of them to.
-_ASKS = {
+# Cues of a request or instruction, which the act follows in the same sentence; by a part that they share, for speed.
+_REQUEST_CUES = {
     "how ": ("how do ", "how does ", "how can ", "how could ", "how would ", "how should ", "how to "),
     "how": ("here is how", "here's how"),
     "way": ("way to ", "ways to "),
@@ -30,7 +29,7 @@ _ASKS = {
     "instructions": ("instructions",),
     "tutorial": ("tutorial",),
 }  # fmt: skip
-_REACH = 110  # characters from the ask to the end of the act
+_MAX_REQUEST_CHARS = 110  # from the end of the cue to the end of the act
 _ACTS = re.compile(
     r"[^.!?\n]{0,80}?\b(?:steal(?:ing)?|rob(?:bing)?|shoplift\w*|smuggl\w{1,3}|traffick\w*|kidnap\w*|murder\w*|"
     r"poison(?:ing)?|strangl\w{1,3}|stab(?:bing)?|rap(?:e|ing)|molest\w*|groom(?:ing)? (?:a )?(?:child|minor)\w*|"
@@ -43,7 +42,7 @@ _ACTS = re.compile(
     r"somebody|people|him|her|them|my (?!computer|phone|machine)|your|an? (?:person|man|woman|child|girl|boy|dog|cat|"
     r"cop|human))|hurt (?:myself|someone|people|a child)|self.harm|starve myself|overdose|set fire to|commit arson)\b"
 )
-# rule -> weight, words of which one must stand in the text, pattern
+# rule -> weight, words of which a match has one (for speed), pattern
 _RULES: Mapping[str, tuple[float, Sequence[str], re.Pattern[str]]] = {
     "harm_threat": (2.0, "kill,murder,stab,shoot,rape,hurt,beat,die,exterminat,eradicat".split(","),
         re.compile(
@@ -64,7 +63,7 @@ _RULES: Mapping[str, tuple[float, Sequence[str], re.Pattern[str]]] = {
         r"disgusting|dumb) (?:bitch|bastard|moron|idiot|whore|piece of)|piece of shit|son of a bitch|worthless "
         r"(?:bitch|whore))\b")),
 }  # fmt: skip
-_AGAINST = re.compile(
+_REFUSALS = re.compile(
     r"\b(?:i (?:can't|cannot|won't|will not|refuse)|do not|don't|never|illegal|a crime|is theft|against the law|"
     r"wrong to|prevent\w*|protect\w*|victims?|police|prosecut\w*|hotline|seek help|warning signs|combat(?:ing)?)\b"
 )
@@ -93,42 +92,42 @@ class HarmFilter(config.Group):
 
 def check(settings: HarmFilter) -> Check:
     """A check by the weighted phrases, each a finding with the whole score, and by the classifier of the settings."""
-    learnt = None
+    by_classifier = None
     if settings.harm_classifier:
         model = classifier.load(settings.harm_classifier, "harm_classifier")
-        learnt = classifier.of(model, settings.max_harmful, "harm_learnt")
+        by_classifier = classifier.classifier_check(model, settings.max_harmful, "harm_learnt")
 
-    def found(text: str) -> Sequence[Finding]:
-        hits = phrases(text) if settings.max_harm else ()
+    def findings(text: str) -> Sequence[Finding]:
+        hits = harmful_phrases(text) if settings.max_harm else ()
         score = sum(_WEIGHTS[rule] for rule, _ in hits) / max(1.0, len(text) / 2000)
-        said = [Finding(rule, score, span) for rule, span in hits] if score > settings.max_harm else []
-        return [*said, *learnt(text)] if learnt else said
+        lexical = [Finding(rule, score, span) for rule, span in hits] if score > settings.max_harm else []
+        return [*lexical, *by_classifier(text)] if by_classifier else lexical
 
-    return found
+    return findings
 
 
-def phrases(text: str) -> list[tuple[str, tuple[int, int]]]:
-    """(rule, span) of every phrase that no refusal or warning stands beside."""
-    lower = lowered(text)
-    found = [("harm_request", span) for span in _requests(lower)]
+def harmful_phrases(text: str) -> list[tuple[str, tuple[int, int]]]:
+    """(rule, span) of every harmful phrase without a refusal or warning near it."""
+    lower = lowercase(text)
+    matches = [("harm_request", span) for span in _requests(lower)]
     for rule, (_, words, pattern) in _RULES.items():
         if any([word in lower for word in words]):
-            found += [(rule, match.span()) for match in pattern.finditer(lower)]
+            matches += [(rule, match.span()) for match in pattern.finditer(lower)]
     return [
         (rule, span)
-        for rule, span in found
-        if not _AGAINST.search(lower, max(0, span[0] - _NEAR), span[1] + _NEAR)
+        for rule, span in matches
+        if not _REFUSALS.search(lower, max(0, span[0] - _NEAR), span[1] + _NEAR)
     ]
 
 
 def _requests(lower: str) -> Iterator[tuple[int, int]]:
-    """Spans from an ask to the end of the act it is about, one an act."""
+    """Spans of requests, from the cue to the end of the act; one an act."""
     ends = set()
-    for ask in [ask for sign, asks in _ASKS.items() if sign in lower for ask in asks]:
-        at = lower.find(ask)
+    for cue in [cue for part, cues in _REQUEST_CUES.items() if part in lower for cue in cues]:
+        at = lower.find(cue)
         while at >= 0:
-            start = at + len(ask) - 1
-            if (match := _ACTS.match(lower, start, start + _REACH)) and match.end() not in ends:
+            start = at + len(cue) - 1
+            if (match := _ACTS.match(lower, start, start + _MAX_REQUEST_CHARS)) and match.end() not in ends:
                 ends.add(match.end())
                 yield at, match.end()
-            at = lower.find(ask, start)
+            at = lower.find(cue, start)

@@ -1,10 +1,9 @@
-"""Rules of published corpora about a document's words, lines and sentences, in a few passes over the text.
+"""Quality heuristics of published corpora: rules about a document's words, lines and sentences.
 
 Gopher's quality rules (2112.11446, appendix A.1.1), C4's (1910.10683, section 2.2) and FineWeb's (2406.17557, section
-3.6). They were made for web pages: a dialog of 80 bytes has no 50 words and nothing is wrong with it. So they act on
-documents of --rules_from characters or more; a shorter one is judged by the rules of junk.py, spam.py and harm.py,
-which need no length. And a document of one line has lost its line ends: the rules about lines say nothing of it, and
-all its sentences count.
+3.6). They are meant for web pages: a good dialog of 80 bytes has no 50 words. So they act on documents of --rules_from
+characters or more; the rules of gibberish.py, spam.py and harm.py act on any length. A document of one line has lost
+its line ends: the rules about lines do not act on it, and all its sentences count.
 """
 
 import dataclasses
@@ -16,7 +15,7 @@ from jaxtrain import config
 from jaxtrain.apps.filters.types import Check, Finding
 from jaxtrain.config import arg
 
-# What ends a line or sentence, quotes and brackets that close after it included.
+# Ends of a line or sentence, with closing quotes and brackets.
 TERMINAL = (".", "!", "?", '"', "'", "”", "’", "»", "…", "。", "！", "？", "।", "؟", "։", ".)")
 _EDGE = "\"'`“”‘’«»()[]{}<>.,;:!?…-–—*_/\\|#"
 _LETTER = re.compile(r"[^\W\d_]")
@@ -36,7 +35,7 @@ _MAX_WIDTH, _MIN_WIDTH = 100, 45
 class HeuristicsFilter(config.Group):
     # fmt: off
     rules_from: int = arg(600,
-        "Characters from which the rules of Gopher, C4 and FineWeb act on a document; below, a short text is no fault",
+        "Characters from which the rules of Gopher, C4 and FineWeb act on a document; a shorter one passes",
         low=0)
     min_words: int = arg(50, "Gopher: fewest words; 0: no rule", low=0)
     max_words: int = arg(100_000, "Gopher: most words; 0: no rule", low=0)
@@ -73,7 +72,7 @@ class HeuristicsFilter(config.Group):
 def check(settings: HeuristicsFilter) -> Check:
     """A check by these rules; each finding's score is what the rule measured."""
 
-    def found(text: str) -> Sequence[Finding]:
+    def findings(text: str) -> Sequence[Finding]:
         if len(text) < settings.rules_from or not text:
             return ()
         words = text.split()
@@ -84,38 +83,38 @@ def check(settings: HeuristicsFilter) -> Check:
             *_fineweb(settings, text, words, lines),
         ]
 
-    return found
+    return findings
 
 
 def _lines(text: str) -> Sequence[str]:
-    """The lines that are not blank; of a text set to a width, as a mail or a book's, its paragraphs.
+    """The lines that are not blank; of a text that is wrapped, as a mail's or a book's, its paragraphs.
 
-    It is set to a width if no line is over 100 characters and of those with a line after them four in five are over
-    45 and less than half end in punctuation, with sentences that end within.
+    It is wrapped if no line is over 100 characters and of those with a line after them four in five are over
+    45 and less than half end in punctuation, and sentences end inside lines.
     """
     lines = text.split("\n")
-    shown = [line for line in lines if line.strip()]
+    nonblank = [line for line in lines if line.strip()]
     if len(lines) > 2 and max(map(len, lines)) <= _MAX_WIDTH:
         inner = [line for line, after in pairwise(lines) if line.strip() and after.strip()]
         wide = sum(len(line) >= _MIN_WIDTH for line in inner)
         ended = sum(line.rstrip().endswith(TERMINAL) for line in inner)
         if _SENTENCE.search(text) and inner and wide >= 0.8 * len(inner) and ended < 0.5 * len(inner):
             return [part for part in _BLANK.split(text) if part.strip()]
-    return shown
+    return nonblank
 
 
 def _gopher(
     settings: HeuristicsFilter, text: str, words: Sequence[str], lines: Sequence[str]
 ) -> Iterator[Finding]:
-    bare = [word for word in [word.strip(_EDGE) for word in words] if word]
-    count = len(bare)
+    stripped = [word for word in [word.strip(_EDGE) for word in words] if word]
+    count = len(stripped)
     if count < settings.min_words:
         yield Finding("gopher_min_words", count)
     if settings.max_words and count > settings.max_words:
         yield Finding("gopher_max_words", count)
     if not count:
         return
-    mean = sum(map(len, bare)) / count
+    mean = sum(map(len, stripped)) / count
     if mean < settings.min_word_length or (settings.max_word_length and mean > settings.max_word_length):
         yield Finding("gopher_word_length", mean)
     symbols = max(text.count("#"), text.count("...") + text.count("…")) / count
@@ -124,14 +123,14 @@ def _gopher(
     if len(lines) > 1:
         yield from _ends(settings, lines)
     # A word of punctuation alone is a word without a letter.
-    odd = [word for word in bare if not word.isalpha()]
+    odd = [word for word in stripped if not word.isalpha()]
     letters = (count - len(odd) + sum(1 for word in odd if _LETTER.search(word))) / len(words)
     if letters < settings.min_alphabetic:
         yield Finding("gopher_alphabetic", letters)
     if settings.min_stop_words:
-        stops = len(_STOP_WORDS.intersection(bare))
+        stops = len(_STOP_WORDS.intersection(stripped))
         if stops < settings.min_stop_words:  # capitals only where it matters
-            stops = len(_STOP_WORDS.intersection([word.lower() for word in bare]))
+            stops = len(_STOP_WORDS.intersection([word.lower() for word in stripped]))
         if stops < settings.min_stop_words:
             yield Finding("gopher_stop_words", stops)
 
@@ -155,14 +154,16 @@ def _c4(settings: HeuristicsFilter, text: str, lines: Sequence[str]) -> Iterator
         sentences = 0
         for line in lines:
             whole = len(lines) == 1
-            if sentences < settings.min_sentences and (whole or _kept(line.strip(), settings.min_line_words)):
+            if sentences < settings.min_sentences and (
+                whole or _c4_keeps(line.strip(), settings.min_line_words)
+            ):
                 sentences += sum(1 for _ in islice(_SENTENCE.finditer(line), settings.min_sentences))
         if sentences < settings.min_sentences:
             yield Finding("c4_sentences", sentences)
 
 
-def _kept(line: str, min_words: int) -> bool:
-    """Whether C4 keeps a line: its end is punctuation, it has words, and it is no notice of a page."""
+def _c4_keeps(line: str, min_words: int) -> bool:
+    """Whether C4 keeps a line: it ends in punctuation, has enough words, and is no notice of a page."""
     return (
         line.endswith(TERMINAL)
         and not line.endswith("...")

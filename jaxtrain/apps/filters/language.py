@@ -1,4 +1,4 @@
-"""Language of a document, by py3langid (extra `filters`): a naive Bayes over byte n-grams of 97 languages."""
+"""Language identification by py3langid (extra `filters`): naive Bayes over byte n-grams, 97 languages."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from jaxtrain import config
 from jaxtrain.apps.filters.types import Check, Finding
 from jaxtrain.config import ConfigError, arg
 
-_HEAD = 2_000  # characters that are looked at
+_MAX_CHARS = 2_000  # characters of a text that count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +15,7 @@ class LanguageFilter(config.Group):
     # fmt: off
     languages: str = arg("", "Keep documents in these languages, such as en,de (ISO 639-1); empty: every language")
     language_from: int = arg(100,
-        "Characters from which a language is looked for: in fewer a guess is often wrong", low=0)
+        "Fewest characters of a document whose language is identified: of fewer it is often wrong", low=0)
     min_language: float = arg(0.5, "Least probability of another language for a document to be dropped", low=0)
     # fmt: on
 
@@ -25,7 +25,7 @@ class LanguageFilter(config.Group):
 
 
 def check(settings: LanguageFilter) -> Check:
-    """A check that a document's language is wanted; the rule names the one found, the score is its probability.
+    """A check for other languages than the wanted; the rule names the language, the score is its probability.
 
     Raises ConfigError where py3langid is not installed or knows no such language.
     """
@@ -46,12 +46,12 @@ def check(settings: LanguageFilter) -> Check:
             f"--languages={settings.languages}: no language {', '.join(unknown)}; there are {', '.join(sorted(known))}"
         )
 
-    def found(text: str) -> Sequence[Finding]:
+    def findings(text: str) -> Sequence[Finding]:
         if len(text) < settings.language_from:
             return ()
-        name, probability = identifier.classify(text[:_HEAD])
+        name, probability = identifier.classify(text[:_MAX_CHARS])
         if name in wanted or probability < settings.min_language:
             return ()
         return (Finding(f"language_{name}", float(probability)),)
 
-    return found
+    return findings

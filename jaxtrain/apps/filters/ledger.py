@@ -1,4 +1,4 @@
-"""The books of a filtering: one line for everything dropped or changed, and counts that add up."""
+"""The ledger of a filter run: a line of rejected.jsonl for each drop and change, and counts that add up."""
 
 import json
 from collections import Counter
@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jaxtrain.apps.filters.record_texts import RecordText, shown
+from jaxtrain.apps.filters.record_texts import RecordText, path_text
 from jaxtrain.apps.filters.types import Finding
 from jaxtrain.config import Failure
 
-READ = "read"  # the step that turns down what cannot be read at all
-Located = tuple[RecordText | None, Finding]
+READ = "read"  # the step that rejects what cannot be read
+LocatedFinding = tuple[RecordText | None, Finding]
 
-# What is measured against the labels of a data set that has them (Tinytown's): the steps, the labels they are to find.
-MEASURED: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+# Of a labelled data set (Tinytown's): a measured group -> its steps, and the labels that they are to find.
+LABELLED_STEPS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "quality": (
         ("heuristics", "repetition", "junk", "classifier", "perplexity"),
         ("shuffled", "boilerplate"),
@@ -27,19 +27,19 @@ MEASURED: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
-def entry(
-    name: str, action: str, step: str, found: Sequence[Located], record: Any, **more: Any
+def ledger_line(
+    name: str, action: str, step: str, findings: Sequence[LocatedFinding], record: Any, **more: Any
 ) -> dict[str, Any]:
-    """A line of rejected.jsonl: what was done to a record, by which step, the findings, and the record as it was."""
+    """A line of rejected.jsonl: the action on a record, its step and findings, and the record as it was read."""
     listed = [
         {
             "rule": one.rule,
             "score": round(float(one.score), 6),
-            "part": shown(part.path) if part else None,
+            "part": path_text(text.path) if text else None,
             "span": list(one.span) if one.span else None,
         }
         | ({"replacement": one.replacement} if action == "mask" else {})
-        for part, one in found
+        for text, one in findings
     ]
     first, *rest = listed
     line = {"id": name, "action": action, "step": step, **first, **more}
@@ -48,7 +48,7 @@ def entry(
 
 @dataclass
 class Tally:
-    """Counts of a shard, or of all: they add."""
+    """Counts of a shard; they add up to those of the run."""
 
     read: int = 0
     kept: int = 0
@@ -70,15 +70,15 @@ class Tally:
             else:
                 setattr(self, name, mine + value)
 
-    def note(self, step: str, rules: Sequence[str], action: str) -> None:
-        """A document that `step` dropped or changed."""
+    def count(self, step: str, rules: Sequence[str], action: str) -> None:
+        """Counts a document that `step` dropped or masked by these rules."""
         (self.dropped if action == "drop" else self.changed)[step] += 1
         self.rules.update({f"{step}/{rule}" for rule in rules})
 
-    def label(self, step: str, label: str | None, what: str) -> None:
-        """A labelled document that a step saw (reached), or found something in; nothing without labels."""
+    def count_label(self, step: str, label: str | None, event: str) -> None:
+        """Counts a labelled document: "reached" the step, "found" by it, "right" to be; nothing without a label."""
         if label is not None:
-            self.labels[f"{step}/{label}/{what}"] += 1
+            self.labels[f"{step}/{label}/{event}"] += 1
 
     def save(self, path: Path) -> None:
         """Writes the counts as JSON."""
@@ -87,8 +87,8 @@ class Tally:
     @classmethod
     def load(cls, path: Path) -> "Tally":
         """The counts that `save` wrote."""
-        held = json.loads(path.read_text(encoding="utf-8"))
-        return cls(**{k: Counter(v) if isinstance(v, dict) else v for k, v in held.items()})
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        return cls(**{k: Counter(v) if isinstance(v, dict) else v for k, v in saved.items()})
 
     def check(self) -> None:
         """Raises Failure unless kept + rejected = read."""
@@ -97,8 +97,8 @@ class Tally:
             raise Failure(f"{self.kept:,} kept + {rejected:,} rejected are not the {self.read:,} read: a bug")
 
 
-def report(total: Tally, order: Sequence[str]) -> dict[str, Any]:
-    """The counts by step for report.json: documents a second are those of one core."""
+def step_report(total: Tally, order: Sequence[str]) -> dict[str, Any]:
+    """The counts of report.json, in all and by step; documents a second are those of one core."""
     steps = {}
     for step in (READ, *order):
         seconds, seen = total.seconds[step], total.seen[step]
@@ -122,37 +122,37 @@ def report(total: Tally, order: Sequence[str]) -> dict[str, Any]:
         "characters": total.chars,
         "lengths": {str(2 ** int(k)): v for k, v in sorted(total.lengths.items(), key=lambda kv: int(kv[0]))},
         "steps": steps,
-        "measured": measured(total),
+        "measured": precision_recall(total),
     }
 
 
-def measured(total: Tally) -> dict[str, dict[str, Any]]:
-    """Precision and recall of steps against the labels, empty without labels.
+def precision_recall(total: Tally) -> dict[str, dict[str, Any]]:
+    """Precision and recall of the steps against the labels; empty without labels.
 
     Recall is over the labelled documents that reached the step, precision over those that it found. A generated world
-    repeats itself by chance, so what is right about a duplicate is not its label: its text, as it was read, is compared
-    with the kept copy's, word by word. `unlabelled` says how many have no such label.
+    repeats itself by chance, so a duplicate is not judged by its label: its text, as it was read, is compared with the
+    kept copy's, word by word. `unlabelled` counts those without the label.
     """
     table: dict[str, Counter] = {}
     for key, count in total.labels.items():
-        step, label, what = key.split("/")
-        table.setdefault(step, Counter())[label, what] += count
-    found = {}
-    for name, (steps, labels) in MEASURED.items():
+        step, label, event = key.split("/")
+        table.setdefault(step, Counter())[label, event] += count
+    report = {}
+    for name, (steps, labels) in LABELLED_STEPS.items():
         rows = [table[step] for step in steps if step in table]
         if not rows:
             continue
-        wanted = max(sum(row[label, "reached"] for label in labels) for row in rows)
-        all_found = sum(count for row in rows for (_, what), count in row.items() if what == "found")
+        labelled = max(sum(row[label, "reached"] for label in labels) for row in rows)
+        found = sum(count for row in rows for (_, event), count in row.items() if event == "found")
         right = sum(row[label, "right"] for row in rows for label in labels)
-        verified = sum(count for row in rows for (_, what), count in row.items() if what == "right")
-        hits = verified if name in ("exact", "near") else right
-        found[name] = {
-            "labelled": wanted,
-            "found": all_found,
-            "right": hits,
-            "unlabelled": all_found - sum(row[label, "found"] for row in rows for label in labels),
-            "precision": round(hits / all_found, 4) if all_found else None,
-            "recall": round(right / wanted, 4) if wanted else None,
+        verified = sum(count for row in rows for (_, event), count in row.items() if event == "right")
+        true_positives = verified if name in ("exact", "near") else right
+        report[name] = {
+            "labelled": labelled,
+            "found": found,
+            "right": true_positives,
+            "unlabelled": found - sum(row[label, "found"] for row in rows for label in labels),
+            "precision": round(true_positives / found, 4) if found else None,
+            "recall": round(right / labelled, 4) if labelled else None,
         }
-    return found
+    return report

@@ -1,4 +1,4 @@
-"""Perplexity by a language model of ours: text that a model of good text finds unlikely (CCNet, 1911.00359)."""
+"""Perplexity by a run's language model: text that a model of good text finds unlikely (CCNet, 1911.00359)."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from jaxtrain import config
 from jaxtrain.apps.filters.types import Check, Finding
 from jaxtrain.config import arg
 
-Score = Callable[[str], float]  # bits a byte of a text
+BitsPerByte = Callable[[str], float]  # of a text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,17 +24,15 @@ class PerplexityFilter(config.Group):
             raise config.ConfigError(f"--min_bits={self.min_bits}: must be below --max_bits={self.max_bits}")
 
 
-def check(settings: PerplexityFilter, score: Score) -> Check:
-    """A check of a text's bits a byte by `score`, which jaxtrain/inference/perplexity.py makes of a run."""
+def check(settings: PerplexityFilter, score: BitsPerByte) -> Check:
+    """A check of a text's bits a byte by `score`, such as jaxtrain/inference/perplexity.py opens."""
 
-    def found(text: str) -> Sequence[Finding]:
+    def findings(text: str) -> Sequence[Finding]:
         if not text:
             return ()
         bits = score(text)
-        if (
-            settings.max_bits and not bits <= settings.max_bits
-        ):  # a score that is not a number is no good text
+        if settings.max_bits and not bits <= settings.max_bits:  # NaN too
             return (Finding("perplexity_high", bits),)
         return (Finding("perplexity_low", bits),) if bits < settings.min_bits else ()
 
-    return found
+    return findings

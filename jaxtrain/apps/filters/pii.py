@@ -1,8 +1,8 @@
-"""Personal data and secrets: found by bounded patterns, proved by their check digits, masked or dropped.
+"""Personal data (PII) and secrets: bounded patterns, with check digits where there are some.
 
 E-mail addresses, telephone numbers, IP addresses, payment cards (Luhn), IBANs (ISO 13616, mod 97), US social security
-numbers, and keys and tokens. No quantifier of a pattern stands in another and each has an end, so the time is linear
-in the text. Names are not found: that takes a language model of its own, which no package on a registry has inside.
+numbers, and keys and tokens. Quantifiers are bounded and not nested, so the time is linear in the text. Names are not
+found: that takes a language model, and no package on a registry contains one.
 """
 
 import dataclasses
@@ -13,11 +13,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from jaxtrain import config
-from jaxtrain.apps.filters.types import Check, Finding, lowered
+from jaxtrain.apps.filters.types import Check, Finding, lowercase
 from jaxtrain.config import arg
 
 Spans = Iterator[tuple[int, int]]
-_FEWEST_DIGITS = {"phone": 7, "card": 12, "iban": 7, "ssn": 9}  # of a text, for these to be looked for in it
+_FEWEST_DIGITS = {"phone": 7, "card": 12, "iban": 7, "ssn": 9}  # of a text that can have one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class PiiFilter(config.Group):
     # fmt: off
     pii: str = arg("mask", "Personal data and keys: replace each by its kind, as <EMAIL>; drop the document; or off",
         choices=("mask", "drop", "off"))
-    pii_kinds: str = arg("email,phone,ip,card,iban,ssn,key", "Kinds of personal data that are looked for")
+    pii_kinds: str = arg("email,phone,ip,card,iban,ssn,key", "Kinds of personal data to find")
     # fmt: on
 
     def check(self):
@@ -40,23 +40,23 @@ class PiiFilter(config.Group):
 
 
 def check(settings: PiiFilter) -> Check:
-    """A check for the kinds of the settings; of overlapping ones the first, and longest, is found."""
+    """A check for the kinds of the settings; of overlapping spans the first, and longest, is a finding."""
     detectors = [(kind, DETECTORS[kind]) for kind in settings.kinds() if settings.pii != "off"]
     mask = settings.pii == "mask"
 
-    def found(text: str) -> Sequence[Finding]:
+    def findings(text: str) -> Sequence[Finding]:
         raw = text.encode("utf-8", "surrogatepass")
         digits = len(raw) - len(raw.translate(None, b"0123456789")) if text.isascii() else len(raw)
         chosen = [(kind, detect) for kind, detect in detectors if digits >= _FEWEST_DIGITS.get(kind, 0)]
         spans = [(start, -end, kind) for kind, detect in chosen for start, end in detect(text)]
-        findings, last = [], 0
+        disjoint, last = [], 0
         for start, end, kind in sorted(spans):
             if start >= last:
                 last = -end
-                findings.append(Finding(kind, 1, (start, last), f"<{kind.upper()}>" if mask else None))
-        return findings
+                disjoint.append(Finding(kind, 1, (start, last), f"<{kind.upper()}>" if mask else None))
+        return disjoint
 
-    return found
+    return findings
 
 
 _LOCAL = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}\Z")
@@ -66,7 +66,7 @@ _DOMAIN = re.compile(
 
 
 def emails(text: str) -> Spans:
-    """Addresses around each @: a local part of up to 64 characters and a domain with a dot."""
+    """Spans of e-mail addresses: a local part of up to 64 characters, @, and a domain with a dot."""
     at = text.find("@")
     while at >= 0:
         local = _LOCAL.search(text, max(0, at - 64), at)
@@ -82,22 +82,22 @@ _NANP = re.compile(
     r"(?<![\w.+-])(?<!\d )(?:\+?1[-. ]?)?(?:\([2-9]\d{2}\) ?|[2-9]\d{2}[-. ])[2-9]\d{2}[-. ]\d{4}(?![\w-])(?!\.\d)"
 )
 _INTERNATIONAL = re.compile(r"(?<![\w+.-])\+[1-9][\d ().-]{6,20}\d(?!\w)")
-_SAID = re.compile(
+_NUMBER_AFTER_WORD = re.compile(
     r"\b(?:call|phone|tel|telephone|mobile|cell|fax|text|whatsapp|sms|ring|dial)\b[^\d\n+]{0,16}?"
     r"(?P<number>\(?\d[\d ().-]{5,18}\d)(?![\w-])"
 )
 
 
 def phones(text: str) -> Spans:
-    """Numbers of North America as they are written, international ones with +, others after a word such as tel."""
+    """Spans of telephone numbers: North America's, international ones with +, others after a word such as tel."""
     for match in _NANP.finditer(text):
         yield match.span()
     if "+" in text:
         for match in _INTERNATIONAL.finditer(text):
-            if 8 <= _digits(match[0]) <= 15 and match[0].count("(") == match[0].count(")"):
+            if 8 <= _count_digits(match[0]) <= 15 and match[0].count("(") == match[0].count(")"):
                 yield match.span()
-    for match in _SAID.finditer(lowered(text)):
-        if 7 <= _digits(match["number"]) <= 15 and not _DATE.search(match["number"]):
+    for match in _NUMBER_AFTER_WORD.finditer(lowercase(text)):
+        if 7 <= _count_digits(match["number"]) <= 15 and not _DATE.search(match["number"]):
             yield match.span("number")
 
 
@@ -106,12 +106,12 @@ _DATE = re.compile(
 )
 
 
-def _digits(text: str) -> int:
+def _count_digits(text: str) -> int:
     return sum(map(str.isdigit, text))
 
 
 _V4 = re.compile(r"(?<![\w.-])\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}(?![\w-])(?!\.\d)")
-_DOTTED = re.compile(r"\d\.\d")  # fast, and in few texts
+_DOTTED = re.compile(r"\d\.\d")  # a fast test that few texts pass
 _V6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:]{1,34}(?![\w:])")
 _VERSION = re.compile(
     r"(?:\bv|version|release|ver\.?|build|firmware|section|sec\.?|chapter|clause|oid|§)[\s:=]{0,3}\Z", re.I
@@ -119,24 +119,23 @@ _VERSION = re.compile(
 
 
 def ips(text: str) -> Spans:
-    """Addresses of a host or network, v4 and v6; none that stands for no one: unspecified, loopback or a netmask."""
+    """Spans of IP addresses, v4 and v6, but unspecified ones, loopback and netmasks, which identify nobody."""
     for match in _V4.finditer(text) if text.count(".") > 2 and _DOTTED.search(text) else ():
-        if _address(match[0]) and not _VERSION.search(text, max(0, match.start() - 12), match.start()):
+        if _is_address(match[0]) and not _VERSION.search(text, max(0, match.start() - 12), match.start()):
             yield match.span()
     if text.count(":") > 1:
         for match in _V6.finditer(text):
-            if match[0].count(":") > 1 and any(map(str.isdigit, match[0])) and _address(match[0]):
+            if match[0].count(":") > 1 and any(map(str.isdigit, match[0])) and _is_address(match[0]):
                 yield match.span()
 
 
-def _address(text: str) -> bool:
+def _is_address(text: str) -> bool:
     try:
-        found = ipaddress.ip_address(text)
+        address = ipaddress.ip_address(text)
     except ValueError:
         return False
-    return not (
-        found.is_unspecified or found.is_loopback or (found.version == 4 and text.startswith(("0.", "255.")))
-    )
+    netmask = address.version == 4 and text.startswith(("0.", "255."))
+    return not (address.is_unspecified or address.is_loopback or netmask)
 
 
 _CARD = re.compile(
@@ -145,21 +144,21 @@ _CARD = re.compile(
 
 
 def cards(text: str) -> Spans:
-    """Payment cards: an issuer's first digits and length, and Luhn's check digit (ISO/IEC 7812)."""
+    """Spans of payment cards: an issuer's prefix and length, and Luhn's check digit (ISO/IEC 7812)."""
     for match in _CARD.finditer(text):
         number = match[0].replace(" ", "").replace("-", "")
-        if _issued(number) and luhn(number):
+        if _is_issued(number) and is_luhn(number):
             yield match.span()
 
 
-def luhn(number: str) -> bool:
+def is_luhn(number: str) -> bool:
     """Whether the last digit is Luhn's: Σ dᵢ + Σ (2dⱼ, its digits added), every second from the right, mod 10 = 0."""
     total = sum(map(int, number[-1::-2]))
     total += sum(sum(divmod(2 * int(digit), 10)) for digit in number[-2::-2])
     return total % 10 == 0
 
 
-def _issued(number: str) -> bool:
+def _is_issued(number: str) -> bool:
     two, four, size = int(number[:2]), int(number[:4]), len(number)
     return (
         (number[0] == "4" and size in (13, 16, 19))  # Visa
@@ -190,7 +189,7 @@ _IBAN = re.compile(r"(?<![\w])[A-Z]{2}\d{2}(?=[ ]?[A-Z0-9])")
 
 
 def ibans(text: str) -> Spans:
-    """Account numbers of the country's length, in one piece or in fours, whose remainder by 97 is 1."""
+    """Spans of IBANs: of the country's length, in one piece or in fours, with a remainder of 1 by 97."""
     for match in _IBAN.finditer(text):
         size, at, number = _IBAN_SIZES.get(match[0][:2], 0), match.start(), ""
         while len(number) < size and at < min(len(text), match.start() + 48):
@@ -203,13 +202,13 @@ def ibans(text: str) -> Spans:
             size
             and len(number) == size
             and number.isupper()
-            and mod97(number)
+            and is_mod97(number)
             and not text[at : at + 1].isalnum()
         ):
             yield match.start(), at
 
 
-def mod97(number: str) -> bool:
+def is_mod97(number: str) -> bool:
     """Whether an IBAN's check digits are right: moved behind, with A = 10 ... Z = 35, it is 1 modulo 97."""
     return int("".join(str(int(char, 36)) for char in number[4:] + number[:4])) % 97 == 1
 
@@ -217,16 +216,18 @@ def mod97(number: str) -> bool:
 _SSN = re.compile(r"(?<![\w.-])(?<!\d )(?!000|666|9)\d{3}([- ])(?!00)\d{2}\1(?!0000)\d{4}(?![\w-])(?!\.\d)")
 _APART = re.compile(r"\d[ -]\d")
 _SSN_NAMED = re.compile(r"(?:ssn|social security)[^\d\n]{0,20}\Z", re.I)
-_SSN_SAID = re.compile(r"\b(?:ssn|social security(?: number| no\.?)?)[^\w\n]{1,4}(?:is )?(?P<number>\d{9})\b")
+_SSN_AFTER_NAME = re.compile(
+    r"\b(?:ssn|social security(?: number| no\.?)?)[^\w\n]{1,4}(?:is )?(?P<number>\d{9})\b"
+)
 
 
 def ssns(text: str) -> Spans:
-    """US social security numbers of groups that are given out; without hyphens only after their name."""
+    """Spans of US social security numbers of issued groups; without hyphens only after their name."""
     for match in _SSN.finditer(text) if _APART.search(text) else ():
         if match[1] == "-" or _SSN_NAMED.search(text, max(0, match.start() - 40), match.start()):
             yield match.span()
-    lower = lowered(text)
-    for match in _SSN_SAID.finditer(lower) if "ssn" in lower or "social sec" in lower else ():
+    lower = lowercase(text)
+    for match in _SSN_AFTER_NAME.finditer(lower) if "ssn" in lower or "social sec" in lower else ():
         yield match.span("number")
 
 
@@ -255,18 +256,18 @@ _NAMES_OF_KEYS = ("key", "secret", "token", "bearer", "passw")
 _MIN_BITS = 3.0
 
 
-# The prefixes by a sign that they have and prose seldom has.
+# The prefixes by a sign in them that is rare in prose, for speed.
 _BY_SIGN = {sign: [prefix for prefix in _PREFIXED if sign in prefix] for sign in "_-"}
 _BY_SIGN[""] = [prefix for prefix in _PREFIXED if not {"_", "-"} & {*prefix}]
 
 
 def keys(text: str) -> Spans:
-    """Keys by the prefixes that services give them, private key blocks, and values of high entropy that are named."""
-    for prefix in dict.fromkeys([p for sign, held in _BY_SIGN.items() if sign in text for p in held]):
+    """Spans of keys: with a service's prefix, private key blocks, and named values of high entropy."""
+    for prefix in dict.fromkeys([p for sign, prefixes in _BY_SIGN.items() if sign in text for p in prefixes]):
         pattern = _PREFIXED[prefix]
         if prefix in text:
             for match in pattern.finditer(text):
-                if _random(match[0][len(prefix) :], 2.5):
+                if _is_random(match[0][len(prefix) :], 2.5):
                     yield match.span()
     if "PRIVATE KEY-----" in text:
         for match in _BLOCK.finditer(text):
@@ -275,14 +276,14 @@ def keys(text: str) -> Spans:
     if any([name in lower for name in _NAMES_OF_KEYS]):
         for match in _ASSIGNED.finditer(text):
             value = match["value"].rstrip(".!,")
-            if _random(value, _MIN_BITS) and any(map(str.isdigit, value)) and any(map(str.isalpha, value)):
+            if _is_random(value, _MIN_BITS) and any(map(str.isdigit, value)) and any(map(str.isalpha, value)):
                 yield match.start("value"), match.start("value") + len(value)
 
 
-def _random(value: str, least: float) -> bool:
-    """Whether a value has the bits a character of one that was drawn: a word or a placeholder has fewer."""
+def _is_random(value: str, min_bits: float) -> bool:
+    """Whether a value has the entropy, in bits a character, of a random one: words and placeholders have less."""
     counts = Counter(value)
-    return -sum(n / len(value) * math.log2(n / len(value)) for n in counts.values()) >= least
+    return -sum(n / len(value) * math.log2(n / len(value)) for n in counts.values()) >= min_bits
 
 
 DETECTORS: dict[str, Callable[[str], Spans]] = {

@@ -1,4 +1,4 @@
-"""What a filtering is to do: its folder, flags, shards and phases, planned once and kept in plan.json."""
+"""The plan of a filter run: its folder, flags, shards and phases, written once to plan.json."""
 
 import functools
 import json
@@ -19,138 +19,138 @@ WORK = "work"
 
 
 class FilterPhase(NamedTuple):
-    """Tasks that may run at the same time: each is `do(phase, rank)` of so many documents."""
+    """A phase: tasks that may run at the same time, each `run_task(phase, rank)`, and the documents of each."""
 
     name: str
     sizes: tuple[int, ...]
 
 
 class FilterRun(NamedTuple):
-    """An open filtering: its folder, its flags, and what was planned."""
+    """A filter run: its folder, its flags, and its plan."""
 
     out: Path
     cfg: Filter
     plan: dict[str, Any]
 
-    def folder(self, phase: str, rank: int = 0) -> Path:
-        """Where a task's result is."""
+    def task_folder(self, phase: str, rank: int = 0) -> Path:
+        """The folder of a task's result."""
         return self.out / WORK / phase / f"{rank:06d}"
 
-    def near(self) -> fingerprints.MinHashPlan | None:
-        """How near duplicates are found; None where they are not."""
-        return near_duplicates.plan(self.cfg.near) if self.cfg.near.near != "off" else None
+    def minhash_plan(self) -> fingerprints.MinHashPlan | None:
+        """The MinHash plan of near duplicates; None where they are kept."""
+        return near_duplicates.minhash_plan(self.cfg.near) if self.cfg.near.near != "off" else None
 
     def phases(self) -> list[FilterPhase]:
         """All phases, in their order."""
         sizes = tuple(stop - start for _, start, stop in self.plan["shards"])
-        documents, found = sum(sizes), self.near()
+        documents, minhash = sum(sizes), self.minhash_plan()
         return [
             FilterPhase("broken", tuple(one["skipped"] for one in self.plan["sources"])),
             FilterPhase("check", sizes),
             FilterPhase("exact", (documents,)),
-            FilterPhase("pairs", (documents,) * (_groups(found, documents) if found else 0)),
+            FilterPhase("pairs", (documents,) * (_pair_tasks(minhash, documents) if minhash else 0)),
             FilterPhase("near", (documents,)),
             FilterPhase("write", sizes),
             FilterPhase("finish", (documents,)),
         ]
 
 
-def _groups(plan: fingerprints.MinHashPlan, documents: int) -> int:
-    """How many tasks share the bands: one a band, but for few documents a dozen or so is enough."""
+def _pair_tasks(plan: fingerprints.MinHashPlan, documents: int) -> int:
+    """The number of tasks of the bands: one a band, fewer for few documents."""
     return min(plan.bands, max(4, documents // 10_000))
 
 
 def open_run(cfg: Filter) -> FilterRun:
-    """Plans the filtering in a new folder, or opens the one that the same flags planned there.
+    """The filter run of these flags: planned in a new folder, or the one that is there.
 
-    Raises ConfigError for a folder that holds anything else, and where the data changed.
+    Raises ConfigError for a folder of anything else, of other flags, or of data that changed.
     """
     out = Path(cfg.work.out).expanduser().absolute()
     path = out / WORK / "plan.json"
-    found = [
-        sources.whole(source, cfg.source.reading(), None) for source in source_spec.parse(cfg.source.data)
-    ]
-    facts = {"version": VERSION, "config": config.to_dict(cfg), "sources": _facts(found)}
+    dialogs = cfg.source.dialogs_config()
+    records = [sources.whole(source, dialogs, None) for source in source_spec.parse(cfg.source.data)]
+    facts = {"version": VERSION, "config": config.to_dict(cfg), "sources": _source_facts(records)}
     if filtered.read_report(out) is not None or path.exists():
-        held = filtered.read_report(out) or json.loads(path.read_text(encoding="utf-8"))
-        _same(out, held, facts, cfg)
-        return FilterRun(out, cfg, {**held, "finished": "fingerprint" in held})
+        saved = filtered.read_report(out) or json.loads(path.read_text(encoding="utf-8"))
+        _check_same(out, saved, facts, cfg)
+        return FilterRun(out, cfg, {**saved, "finished": "fingerprint" in saved})
     if out.exists() and {entry.name for entry in out.iterdir()} - {WORK, "logs"}:
-        raise ConfigError(f"--out={out}: the folder is not empty and holds no filtering; name a new one")
+        raise ConfigError(f"--out={out}: the folder is not empty and has no filter run; name a new one")
     shards = [
         [i, start, min(start + cfg.work.shard, len(one))]
-        for i, one in enumerate(found)
+        for i, one in enumerate(records)
         for start in range(0, len(one), cfg.work.shard)
     ]
     with cache.full_disk(out, "out"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        evals = _evals(cfg, path.parent) if cfg.decontaminate.decontaminate else {}
+        evals = _build_evals(cfg, path.parent) if cfg.decontaminate.decontaminate else {}
         plan = {**facts, "shards": shards, "evals": evals}
         atomic.write_text(path, config.dumps(plan))
     return FilterRun(out, cfg, {**plan, "finished": False})
 
 
-def _facts(found: list[Records]) -> list[dict[str, Any]]:
+def _source_facts(records: list[Records]) -> list[dict[str, Any]]:
     return [
         {
             "label": one.label,
             "fingerprint": one.fingerprint,
             "documents": len(one),
-            "skipped": broken_lines.count(one),
+            "skipped": broken_lines.count_bad_lines(one),
             "listed": one.listed,
         }
-        for one in found
+        for one in records
     ]
 
 
-def _same(out: Path, held: dict[str, Any], facts: dict[str, Any], cfg: Filter) -> None:
-    changed = config.difference(held["config"], cfg)
+def _check_same(out: Path, saved: dict[str, Any], facts: dict[str, Any], cfg: Filter) -> None:
+    changed = config.difference(saved["config"], cfg)
     changed = [line for line in changed if not line.startswith("--out:")]
-    if held["sources"] != facts["sources"]:
+    if saved["sources"] != facts["sources"]:
         changed.append("the data")
-    if held["version"] != facts["version"]:
+    if saved["version"] != facts["version"]:
         changed.append("the program's format")
     if changed:
         raise ConfigError(
-            f"--out={out}: a filtering with other flags or data is there:\n  "
+            f"--out={out}: the folder has a filter run with other flags or data:\n  "
             + "\n  ".join(changed)
             + "\nName a new folder, or remove this one"
         )
 
 
-def _evals(cfg: Filter, folder: Path) -> dict[str, int]:
-    reading = cfg.source.reading(cfg.decontaminate.decontaminate)
+def _build_evals(cfg: Filter, folder: Path) -> dict[str, int]:
+    dialogs = cfg.source.dialogs_config(cfg.decontaminate.decontaminate)
 
     def texts() -> Iterator[list[str]]:
         for source in source_spec.parse(cfg.decontaminate.decontaminate, "decontaminate"):
-            found = sources.all_of(source, reading, None)
-            for _, block in found.blocks():
+            for _, block in sources.all_of(source, dialogs, None).blocks():
                 for record in block:
-                    parts = record_texts.parts(record, sources.text_field(source, reading))
-                    yield [part.text for part in parts if isinstance(part.text, str)]
+                    found = record_texts.find_texts(record, sources.text_field(source, dialogs))
+                    yield [one.text for one in found if isinstance(one.text, str)]
 
-    return decontaminate.build(texts(), cfg.decontaminate, folder / "evals.npy")
+    return decontaminate.build_ngram_table(texts(), cfg.decontaminate, folder / "evals.npy")
 
 
 @functools.lru_cache(4)
-def opened(out: str) -> FilterRun:
-    """The filtering that was planned in a folder."""
+def load_run(out: str) -> FilterRun:
+    """The filter run that was planned in a folder."""
     plan = json.loads((Path(out) / WORK / "plan.json").read_text(encoding="utf-8"))
-    usual = Filter()
-    groups = {name: type(getattr(usual, name))(**values) for name, values in plan["config"].items()}
+    defaults = Filter()
+    groups = {name: type(getattr(defaults, name))(**values) for name, values in plan["config"].items()}
     return FilterRun(Path(out), Filter(**groups), plan)
 
 
 @functools.lru_cache(8)
-def records_of(out: str, source: int) -> Records:
-    """The records of a source of the filtering in a folder. Raises ConfigError where they changed."""
-    cfg = opened(out).cfg
-    found = sources.whole(source_spec.parse(cfg.source.data)[source], cfg.source.reading(), None)
-    if found.fingerprint != opened(out).plan["sources"][source]["fingerprint"]:
-        raise ConfigError(f"--data: {found.label} changed while it was filtered; begin again in a new folder")
-    return found
+def source_records(out: str, source: int) -> Records:
+    """The records of a source of the filter run in a folder. Raises ConfigError where they changed."""
+    cfg = load_run(out).cfg
+    records = sources.whole(source_spec.parse(cfg.source.data)[source], cfg.source.dialogs_config(), None)
+    if records.fingerprint != load_run(out).plan["sources"][source]["fingerprint"]:
+        raise ConfigError(
+            f"--data: {records.label} changed while it was filtered; start again in a new folder"
+        )
+    return records
 
 
-def name_of(found: Records, number: int) -> str:
-    """What the ledger calls a record, `SOURCE#NUMBER`."""
-    return f"{found.label}#{found.source_number(number)}"
+def document_id(records: Records, number: int) -> str:
+    """A record's id in the ledger, `SOURCE#NUMBER`."""
+    return f"{records.label}#{records.source_number(number)}"

@@ -1,4 +1,4 @@
-"""Gopher's repetition rules (2112.11446, table A1): how much of a document is said more than once.
+"""Gopher's repetition rules (2112.11446, table A1): how much of a document is repeated.
 
 Counting every n-gram of 2 to 10 words is most of the cost of the published filters, so a bound is tried first: an
 n-gram is at most as frequent as its rarest word, and five words repeat only where each of them does.
@@ -14,6 +14,7 @@ import numpy as np
 from jaxtrain import config
 from jaxtrain.apps.filters.types import Check, Finding
 from jaxtrain.config import arg
+from jaxtrain.measures.diversity import ngrams
 
 _PARAGRAPHS = re.compile(r"\n{2,}")
 # The table's thresholds: the share of the characters in the most frequent n-gram, and in all repeated n-grams.
@@ -38,15 +39,15 @@ class RepetitionFilter(config.Group):
 def check(settings: RepetitionFilter) -> Check:
     """A check by these rules; each finding's score is the share that the rule measured."""
 
-    def found(text: str) -> Sequence[Finding]:
+    def findings(text: str) -> Sequence[Finding]:
         if len(text) < settings.repetition_from or not text.strip():
             return ()
-        return [*_units(settings, text), *_ngrams(settings.repeated_ngrams, text)]
+        return [*_line_repeats(settings, text), *_ngram_repeats(settings.repeated_ngrams, text)]
 
-    return found
+    return findings
 
 
-def _units(settings: RepetitionFilter, text: str) -> Iterator[Finding]:
+def _line_repeats(settings: RepetitionFilter, text: str) -> Iterator[Finding]:
     stripped = text.strip()
     for name, units in (
         ("line", [line for line in stripped.split("\n") if line]),
@@ -63,7 +64,7 @@ def _units(settings: RepetitionFilter, text: str) -> Iterator[Finding]:
             yield Finding(f"gopher_{name}_repeat_chars", chars)
 
 
-def _ngrams(scale: float, text: str) -> Iterator[Finding]:
+def _ngram_repeats(scale: float, text: str) -> Iterator[Finding]:
     words = text.split()
     if not scale or len(words) < 2:
         return
@@ -85,18 +86,18 @@ def _ngrams(scale: float, text: str) -> Iterator[Finding]:
 
 
 def _bound(words: Sequence[str], counts: np.ndarray, size: int) -> float:
-    """The share of `size` characters in five words or more that stand twice, the first time too; 0 where none do."""
+    """The share of `size` characters in repeated 5-grams, their first occurrence included; 0 without any."""
     starts = list(_runs(counts > 1, 5))
     fives = [tuple(words[at : at + 5]) for at in starts]
-    often = Counter(fives)
-    if len(often) == len(fives):
+    counts_of = Counter(fives)
+    if len(counts_of) == len(fives):
         return 0.0
-    repeated = [at for at, five in zip(starts, fives, strict=True) if often[five] > 1]
+    repeated = [at for at, five in zip(starts, fives, strict=True) if counts_of[five] > 1]
     return sum(len(words[i]) for i in {i for at in repeated for i in range(at, at + 5)}) / size
 
 
 def _runs(marked: np.ndarray, n: int) -> Iterator[int]:
-    """Where n marked words in a row begin."""
+    """The starts of n marked words in a row."""
     flags, run = marked.tobytes(), b"\1" * n
     at = flags.find(run)
     while at >= 0:
@@ -104,16 +105,12 @@ def _runs(marked: np.ndarray, n: int) -> Iterator[int]:
         at = flags.find(run, at + 1)
 
 
-def _grams(words: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
-    return zip(*(words[i:] for i in range(n)), strict=False)
-
-
-def top_share(words: Sequence[str], n: int, size: int, often: np.ndarray) -> float:
+def top_share(words: Sequence[str], n: int, size: int, frequent: np.ndarray) -> float:
     """The share of `size` characters in the most frequent n-gram, of equally frequent ones the longest.
 
-    Only n-grams of words that stand `often`, bool[words], are looked at: an n-gram is no more frequent than its words.
+    Only n-grams of `frequent` words, bool[words], are counted: an n-gram is no more frequent than its words.
     """
-    grams = Counter([tuple(words[at : at + n]) for at in _runs(often, n)])
+    grams = Counter([tuple(words[at : at + n]) for at in _runs(frequent, n)])
     if not grams:
         return 0.0
     most = max(grams.values())
@@ -122,8 +119,8 @@ def top_share(words: Sequence[str], n: int, size: int, often: np.ndarray) -> flo
 
 
 def repeated_share(words: Sequence[str], n: int, size: int) -> float | None:
-    """The share of `size` characters in n-grams that stood before, none counted twice; None where none did."""
-    grams = list(_grams(words, n))
+    """The share of `size` characters in n-grams that repeat an earlier one, none counted twice; None without any."""
+    grams = ngrams(words, n)
     if len(set(grams)) == len(grams):
         return None
     seen, chars, at = set(), 0, 0

@@ -1,7 +1,7 @@
-"""report.html: what a filtering did, in one file that needs no network.
+"""report.html: the report of a filter run, in one file that needs no network.
 
-`gather` reads rejected.jsonl once and keeps a few samples and the scores of each step; `write` makes the page. Every
-text is escaped by the template. Personal data is not shown, whatever the document is in the list for.
+`samples_and_scores` reads rejected.jsonl once, for a few samples and the scores of each step; `write_page` renders the
+page. The template escapes every text. Personal data is not shown, whichever step rejected the document.
 """
 
 import json
@@ -17,8 +17,8 @@ from jaxtrain.apps.filters.types import Finding
 from jaxtrain.files import html
 
 _SAMPLES, _SCORES, _BINS = 6, 4_000, 24
-_FEWEST = 10  # scores of a rule from which there is a histogram of them
-_BEFORE, _AFTER = 120, 420  # characters of a sample around what was found
+_FEWEST = 10  # scores of a rule that has a histogram
+_BEFORE, _AFTER = 120, 420  # characters of a sample before and after the finding
 _PRIVATE = pii.check(pii.PiiFilter())
 TITLES = {
     "read": "cannot be read",
@@ -35,7 +35,7 @@ TITLES = {
     "exact": "exact duplicates",
     "near": "near duplicates",
 }
-# factor -> what it is, and its numbers with their meaning
+# factor -> its use, and the titles of its numbers
 FACTORS = {
     "diversity": (
         "Broader knowledge and capabilities",
@@ -43,7 +43,7 @@ FACTORS = {
             "distinct_1": "distinct words of all",
             "distinct_2": "distinct pairs of words of all",
             "distinct_3": "distinct triples of words of all",
-            "self_bleu": "self-BLEU: how like one document is to the others",
+            "self_bleu": "self-BLEU: similarity of one document to the others",
             "distance": "mean cosine distance of two documents",
             "clusters": "clusters in use, of 16",
         },
@@ -88,7 +88,7 @@ FACTORS = {
 
 
 class HistogramBar(NamedTuple):
-    """A bar of a histogram: where it stands, 0 to 100, and what it says."""
+    """A bar of a histogram: its place and size, 0 to 100, and its label."""
 
     x: float
     width: float
@@ -96,39 +96,43 @@ class HistogramBar(NamedTuple):
     label: str
 
 
-def gather(lines: Iterable[Mapping[str, Any]], *, seed: int = 0) -> dict[str, Any]:
+def samples_and_scores(lines: Iterable[Mapping[str, Any]], *, seed: int = 0) -> dict[str, Any]:
     """{"samples": {step: [...]}, "scores": {step/rule: {"edges", "counts"}}} of the lines of rejected.jsonl.
 
-    Both are of reservoirs, so that the memory does not grow with the lines.
+    Both are reservoir samples, so that the memory does not grow with the lines.
     """
     rng = random.Random(seed)
-    kept: dict[str, list[Any]] = {}
+    sampled: dict[str, list[Any]] = {}
     seen: dict[str, int] = {}
     for line in lines:
         step, rule = line["step"], line["rule"]
-        _reservoir(rng, kept.setdefault(step, []), seen, step, _SAMPLES, line)
+        _reservoir(rng, sampled.setdefault(step, []), seen, step, _SAMPLES, line)
         key = f"{step}/{rule}"
-        _reservoir(rng, kept.setdefault(key, []), seen, key, _SCORES, line["score"])
+        _reservoir(rng, sampled.setdefault(key, []), seen, key, _SCORES, line["score"])
     return {
-        "samples": {step: [_shown(one) for one in ones] for step, ones in kept.items() if "/" not in step},
+        "samples": {
+            step: [_sample(one) for one in ones] for step, ones in sampled.items() if "/" not in step
+        },
         "scores": {
-            key: bins(values)
-            for key, values in kept.items()
+            key: histogram(values)
+            for key, values in sampled.items()
             if "/" in key and len(values) >= _FEWEST and len(set(values)) > 1
         },
     }
 
 
-def _reservoir(rng: random.Random, kept: list, seen: dict[str, int], key: str, most: int, one: Any) -> None:
+def _reservoir(
+    rng: random.Random, sampled: list, seen: dict[str, int], key: str, most: int, one: Any
+) -> None:
     seen[key] = seen.get(key, 0) + 1
-    if len(kept) < most:
-        kept.append(one)
+    if len(sampled) < most:
+        sampled.append(one)
     elif (at := rng.randrange(seen[key])) < most:
-        kept[at] = one
+        sampled[at] = one
 
 
-def bins(values: Sequence[float]) -> dict[str, list]:
-    """{"edges": n + 1 numbers, "counts": n numbers}, of equal widths."""
+def histogram(values: Sequence[float]) -> dict[str, list]:
+    """A histogram of bins of equal width: {"edges": n + 1 numbers, "counts": n numbers}."""
     low, high = min(values), max(values)
     count = min(_BINS, len(set(values)))
     width = (high - low) / count or 1.0
@@ -138,11 +142,11 @@ def bins(values: Sequence[float]) -> dict[str, list]:
     return {"edges": [low + i * width for i in range(count + 1)], "counts": counts}
 
 
-def _shown(line: Mapping[str, Any]) -> dict[str, Any]:
-    """A sample: the text around what was found, in three pieces."""
-    found = record_texts.parts(line["record"])
-    part = next((p for p in found if record_texts.shown(p.path) == line.get("part")), None)
-    part = part or max(found, key=lambda p: len(p.text), default=None)
+def _sample(line: Mapping[str, Any]) -> dict[str, Any]:
+    """A sample of the page: the text before, in and after the finding."""
+    texts = record_texts.find_texts(line["record"])
+    part = next((p for p in texts if record_texts.path_text(p.path) == line.get("part")), None)
+    part = part or max(texts, key=lambda p: len(p.text), default=None)
     text = part.text if part and isinstance(part.text, str) else json.dumps(line["record"], default=str)
     start, end = line.get("span") or (0, 0)
     first, marked, last = max(0, start - _BEFORE), min(end, start + _AFTER), end + _AFTER
@@ -157,27 +161,27 @@ def _shown(line: Mapping[str, Any]) -> dict[str, Any]:
         "score": line["score"],
         "action": line["action"],
         "more": len(line.get("others", ())),
-        "before": ("… " if first else "") + _piece(text, first, start, private),
-        "marked": _piece(text, start, marked, private),
-        "after": _piece(text, end, last, private) + (" …" if len(text) > last else ""),
+        "before": ("… " if first else "") + _masked_piece(text, first, start, private),
+        "marked": _masked_piece(text, start, marked, private),
+        "after": _masked_piece(text, end, last, private) + (" …" if len(text) > last else ""),
     }
 
 
-def _piece(text: str, start: int, end: int, private: Sequence[Finding]) -> str:
-    """text[start:end]; of what is personal in it, whole or in part, only the kind."""
+def _masked_piece(text: str, start: int, end: int, private: Sequence[Finding]) -> str:
+    """text[start:end] with personal data masked, also where it is only partly inside."""
     end = min(end, len(text))
     inside = [
         one._replace(span=(max(one.span[0], start) - start, min(one.span[1], end) - start))
         for one in private
         if one.span[0] < end and start < one.span[1]
     ]
-    return record_texts.masked(text[start:end], inside)
+    return record_texts.mask_findings(text[start:end], inside)
 
 
-def write(report: Mapping[str, Any], path: str | Path) -> None:
+def write_page(report: Mapping[str, Any], path: str | Path) -> None:
     """Writes the page of a report.json: its counts, and "samples", "scores", "measured", "factors" where it has them.
 
-    "factors" is {"before": ..., "after": ...} of factors.measure.
+    "factors" is {"before": ..., "after": ...} of corpus_stats.quality_factors.
     """
     text = _page().render(
         report=report,
@@ -195,11 +199,11 @@ def write(report: Mapping[str, Any], path: str | Path) -> None:
 @cache
 def _page() -> Any:
     file = Path(__file__).parent / "pages" / "report.html.jinja"
-    return html.template(file, {"count": lambda n: f"{n:,}", "share": share, "number": number})
+    return html.template(file, {"count": lambda n: f"{n:,}", "share": share_text, "number": number_text})
 
 
-def share(value: float | None) -> str:
-    """A share as people read it: small ones keep two digits."""
+def share_text(value: float | None) -> str:
+    """A share as text, in percent; small ones with two digits."""
     if value is None:
         return "–"
     percent = 100 * value
@@ -212,8 +216,8 @@ def share(value: float | None) -> str:
     )
 
 
-def number(value: Any) -> str:
-    """A number of a report; None, what the data cannot tell, is a dash."""
+def number_text(value: Any) -> str:
+    """A number as text; None, which the data cannot tell, is a dash."""
     if value is None:
         return "–"
     if isinstance(value, float):
@@ -244,7 +248,7 @@ def _bars(labels: Sequence[str], counts: Sequence[int]) -> list[HistogramBar]:
 
 
 def _lengths(lengths: Mapping[str, int]) -> dict[str, Any] | None:
-    """Documents by their length; the keys are powers of two, each above the lengths that it counts."""
+    """A histogram of documents by length; the keys are powers of two, each above the lengths that it counts."""
     if not lengths:
         return None
     powers = [int(key).bit_length() for key in lengths]
@@ -260,7 +264,7 @@ def _lengths(lengths: Mapping[str, int]) -> dict[str, Any] | None:
 
 def _chart(key: str, value: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     step, _, rule = key.partition("/")
-    edges = [number(float(edge)) for edge in value["edges"]]
+    edges = [number_text(float(edge)) for edge in value["edges"]]
     labels = [f"{a} to {b}" for a, b in pairwise(edges)]
     return {
         "step": step, "rule": rule, "bars": _bars(labels, value["counts"]), "low": edges[0], "high": edges[-1],
@@ -268,12 +272,12 @@ def _chart(key: str, value: Mapping[str, Sequence[float]]) -> dict[str, Any]:
 
 
 def _decades(factors: Mapping[str, Any]) -> dict[str, Any] | None:
-    found = factors.get("after", factors.get("before", {})).get("recency", {}).get("decades", {})
-    if not found:
+    counts = factors.get("after", factors.get("before", {})).get("recency", {}).get("decades", {})
+    if not counts:
         return None
-    first, last = min(map(int, found)), max(map(int, found))
+    first, last = min(map(int, counts)), max(map(int, counts))
     every = [str(decade) for decade in range(first, last + 10, 10)]
-    bars = _bars([f"{decade}s" for decade in every], [found.get(decade, 0) for decade in every])
+    bars = _bars([f"{decade}s" for decade in every], [counts.get(decade, 0) for decade in every])
     return {"bars": bars, "low": every[0], "high": f"{last + 9}"}
 
 
@@ -283,16 +287,16 @@ def _factors(factors: Mapping[str, Any]) -> list[dict[str, Any]]:
     shares = ("right", "consistent", "dated", *FACTORS["formatting"][1], *FACTORS["safety"][1])
     out = []
     for name, (meaning, rows) in FACTORS.items():
-        shown = [
+        cells = [
             {
                 "name": title,
                 **{
-                    side: (share if key in shares else number)(factors[side][name].get(key))
+                    side: (share_text if key in shares else number_text)(factors[side][name].get(key))
                     for side in ("before", "after")
                     if side in factors
                 },
             }
             for key, title in rows.items()
         ]
-        out.append({"name": name, "meaning": meaning, "rows": shown})
+        out.append({"name": name, "meaning": meaning, "rows": cells})
     return out

@@ -1,4 +1,4 @@
-"""The packages and files that a filtering needs, looked for before it begins."""
+"""Requirements of a filter run, checked before it starts: packages and classifier files."""
 
 import importlib.util
 
@@ -9,7 +9,7 @@ from jaxtrain.config import ConfigError
 
 
 def require(cfg: Filter) -> None:
-    """Raises ConfigError where a package is missing, with its extra, and where a classifier is none."""
+    """Raises ConfigError where a package is missing, with its extra, or a file is not a classifier."""
     for flag, path in (
         ("classifier", cfg.classifier.classifier),
         ("harm_classifier", cfg.harm.harm_classifier if cfg.steps.harm != "off" else ""),
@@ -18,14 +18,14 @@ def require(cfg: Filter) -> None:
             classifier.load(path, flag)
     if cfg.language.languages:
         _require(f"--languages={cfg.language.languages}", ("py3langid",), "filters")
-    near(cfg.near)
+    require_near(cfg.near)
     if cfg.work.executor != "local":
         packages = ("datatrove", "ray") if cfg.work.executor == "ray" else ("datatrove",)
         _require(f"--executor={cfg.work.executor}", packages, "filters-cluster")
 
 
-def near(settings: NearDuplicates) -> None:
-    """The same for near duplicates alone."""
+def require_near(settings: NearDuplicates) -> None:
+    """Raises ConfigError where a package for near duplicates is missing."""
     if settings.near != "off":
         _require(f"--near={settings.near}", ("rensa", "rapidfuzz"), "filters", ", or --near=off")
 

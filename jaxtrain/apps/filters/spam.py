@@ -1,7 +1,7 @@
 """Spam and advertisements: weighted signs of selling, measured by density.
 
 Each sign has a weight, and the score is their sum in 500 characters; a shorter text counts as 500. The rules know
-English and loud advertising. They miss a quiet advertorial, and a page of prices may be taken for an advertisement:
+English and loud advertising. They miss a quiet advertorial, and may take a page of prices for an advertisement:
 for these train a classifier (classifier.py) on labelled documents.
 """
 
@@ -16,9 +16,9 @@ from jaxtrain.config import arg
 _WINDOW = 500
 _SHOUT_FROM = 0.2  # share of the words in capitals
 _SHOUTING = 1.5
-_MOST = {"money": 1.6, "links": 2.0}
-# sign -> weight, what has to stand in the text for it (nothing: any text), pattern of the text in small letters.
-# All bounded: no quantifier stands in another.
+_MAX_SCORES = {"money": 1.6, "links": 2.0}
+# sign -> weight, strings of which a match has one (none: any text), pattern of the text in lower case.
+# Quantifiers are bounded and not nested.
 _SIGNS = {
     "calls": (1.5, (), re.compile(
         r"\b(?:(?:buy|order|call|act|apply|shop|click|join|enrol|sign up|subscribe|register|text) "
@@ -68,21 +68,21 @@ class SpamFilter(config.Group):
 def check(settings: SpamFilter) -> Check:
     """A check by the weighted signs; the score is their sum in 500 characters."""
 
-    def found(text: str) -> Sequence[Finding]:
+    def findings(text: str) -> Sequence[Finding]:
         lower = text.lower()
         if not settings.max_spam or not any([hint in lower for hint in _HINTS]):
             return ()
-        score = sum(signs(text).values())
+        score = sum(spam_scores(text).values())
         return (Finding("spam", score),) if score > settings.max_spam else ()
 
-    return found
+    return findings
 
 
-def signs(text: str) -> dict[str, float]:
-    """Each sign's part of the score."""
+def spam_scores(text: str) -> dict[str, float]:
+    """The score of each sign in a text."""
     scale, lower = _WINDOW / max(_WINDOW, len(text)), text.lower()
     parts = {
-        name: min(_MOST.get(name, 99.0), weight * len(pattern.findall(lower)) * scale)
+        name: min(_MAX_SCORES.get(name, 99.0), weight * len(pattern.findall(lower)) * scale)
         for name, (weight, hints, pattern) in _SIGNS.items()
         if not hints or any(hint in lower for hint in hints)
     }

@@ -1,4 +1,4 @@
-"""The steps in their order, and what they make of one record."""
+"""The filter pipeline: the steps in their order, applied to blocks of records."""
 
 import dataclasses
 import math
@@ -23,31 +23,31 @@ from jaxtrain.apps.filters import (
     spam,
 )
 from jaxtrain.apps.filters.config import Filter
-from jaxtrain.apps.filters.ledger import READ, Located, Tally
+from jaxtrain.apps.filters.ledger import READ, LocatedFinding, Tally
 from jaxtrain.apps.filters.record_texts import Path, RecordText
 from jaxtrain.apps.filters.types import Check, FilterStep, Finding
 from jaxtrain.config import ConfigError, Failure
 
-# Contamination is looked for before duplicates, so that the copy that is kept of several is one that stays.
+# Decontamination comes before the duplicates, so that it does not drop the only copy that they keep.
 ORDER = (
     "language", "heuristics", "repetition", "junk", "classifier", "perplexity", "pii", "harm", "spam",
     "decontamination", "exact", "near",
 )  # fmt: skip
-_EVERYWHERE = ("pii", "decontamination")  # steps that look at prompts and rejected answers too
-Scorer = Callable[[str], perplexity.Score]  # of the run that --scored_by names
-TOO_SLOW = "too_slow"  # the rule of a document that took longer than it may
+_EVERYWHERE = ("pii", "decontamination")  # steps that check prompts and rejected answers too
+Scorer = Callable[[str], perplexity.BitsPerByte]  # --scored_by -> the bits a byte of a text by that run
+TOO_SLOW = "too_slow"  # rule of a document that exceeded --document_seconds
 
 
 class StepTimeout(Exception):
-    """The steps took longer on a document than they may."""
+    """The steps exceeded --document_seconds on a document."""
 
 
-def active(
+def active_steps(
     cfg: Filter, table: decontaminate.NgramTable | None = None, scorer: Scorer | None = None
 ) -> list[FilterStep]:
-    """The steps that the flags switch on and that look at one document at a time, in their order."""
+    """The active steps that check one document at a time, in their order: all but the duplicates'."""
     on = cfg.steps
-    made = [
+    steps = [
         FilterStep("language", lambda _: language.check(cfg.language)) if cfg.language.languages else None,
         FilterStep("heuristics", lambda _: heuristics.check(cfg.heuristics))
         if on.heuristics != "off"
@@ -65,7 +65,7 @@ def active(
         FilterStep("spam", lambda _: spam.check(cfg.spam)) if on.spam != "off" else None,
         FilterStep("decontamination", lambda _: decontaminate.check(table)) if table else None,
     ]
-    return [step for step in made if step]
+    return [step for step in steps if step]
 
 
 def _perplexity(cfg: Filter, scorer: Scorer | None) -> FilterStep:
@@ -76,18 +76,18 @@ def _perplexity(cfg: Filter, scorer: Scorer | None) -> FilterStep:
     )
 
 
-def names(cfg: Filter) -> list[str]:
-    """The names of all steps that are switched on, in their order."""
+def step_names(cfg: Filter) -> list[str]:
+    """The names of all active steps, in their order."""
     table = decontaminate.NgramTable(None, 0) if cfg.decontaminate.decontaminate else None
-    found = [step.name for step in active(cfg, table, scorer=lambda run: lambda text: 0.0)]
-    return [*found, *["exact"] * (cfg.steps.exact != "off"), *["near"] * (cfg.near.near != "off")]
+    single = [step.name for step in active_steps(cfg, table, scorer=lambda run: lambda text: 0.0)]
+    return [*single, *["exact"] * (cfg.steps.exact != "off"), *["near"] * (cfg.near.near != "off")]
 
 
-class _Clock:
-    """A context that raises Slow inside a check that goes on for longer than was left to it, a quarter later at most.
+class _Deadline:
+    """A context that raises StepTimeout inside a check that runs past its deadline, a quarter of it late at most.
 
-    It ticks, which costs less than a timer a check. Compiled regular expressions look for signals as they search, so a
-    hopeless one ends too.
+    It ticks, which costs less than a timer a check. Compiled regular expressions handle signals as they search, so one
+    that backtracks without end is stopped too.
     """
 
     def __init__(self, seconds: float):
@@ -95,179 +95,182 @@ class _Clock:
             raise Failure(
                 "the steps run in a process's main thread, where a slow document can be interrupted"
             )
-        self._tick, self.deadline = seconds / 4, math.inf
-        signal.signal(signal.SIGALRM, self._ring)
+        self._interval, self.time = seconds / 4, math.inf
+        signal.signal(signal.SIGALRM, self._on_alarm)
 
-    def _ring(self, signum: int, frame: Any) -> None:
-        if time.perf_counter() > self.deadline:
-            self.deadline = math.inf
+    def _on_alarm(self, signum: int, frame: Any) -> None:
+        if time.perf_counter() > self.time:
+            self.time = math.inf
             raise StepTimeout
 
     def __enter__(self) -> None:
-        signal.setitimer(signal.ITIMER_REAL, self._tick, self._tick)
+        signal.setitimer(signal.ITIMER_REAL, self._interval, self._interval)
 
     def __exit__(self, *error: object) -> None:
-        self.deadline = math.inf
+        self.time = math.inf
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 class FilterVerdict(NamedTuple):
-    """What became of a record: the record to keep or None, its texts, and lines for rejected.jsonl."""
+    """The pipeline's result for a record: the record to keep or None, its texts, and its lines of rejected.jsonl."""
 
     record: Mapping[str, Any] | None
     texts: list[str]
-    lines: list[dict[str, Any]]
+    ledger_lines: list[dict[str, Any]]
 
 
 @dataclasses.dataclass(slots=True)
 class _Document:
-    """A record on its way through the steps: as it was read and as it is now, and the seconds that are left to it."""
+    """A record in the pipeline: as it was read, and as the steps so far changed it."""
 
-    name: str
-    read: Mapping[str, Any]
-    now: Mapping[str, Any] | None  # None: dropped
-    parts: list[RecordText]
-    judged: list[RecordText]
-    left: float
-    label: str | None
-    lines: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    id: str
+    original: Mapping[str, Any]
+    record: Mapping[str, Any] | None  # None: dropped
+    texts: list[RecordText]
+    judged: list[RecordText]  # those that the steps of --judged check
+    seconds_left: float
+    label: str | None  # of a labelled data set
+    ledger_lines: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     def verdict(self) -> FilterVerdict:
-        """What became of it."""
-        return FilterVerdict(
-            self.now, [] if self.now is None else [part.text for part in self.parts], self.lines
-        )
+        """The verdict on it after the last step."""
+        texts = [] if self.record is None else [one.text for one in self.texts]
+        return FilterVerdict(self.record, texts, self.ledger_lines)
 
 
 class FilterPipeline:
-    """Runs the checks on blocks of records, and counts. A step sees a whole block, while its code is in the cache."""
+    """Runs the checks on blocks of records, and counts. Step by step, so that a check stays in the cache."""
 
     def __init__(self, cfg: Filter, steps: Sequence[FilterStep], tally: Tally):
         self._cfg, self._tally, self._steps = cfg, tally, steps
-        self._checks: list[Check] = [step.make(cfg) for step in steps]
-        self._clock = _Clock(cfg.work.document_seconds)
+        self._checks: list[Check] = [step.build_check(cfg) for step in steps]
+        self._deadline = _Deadline(cfg.work.document_seconds)
 
     def __call__(self, block: Iterable[tuple[str, Mapping[str, Any]]]) -> list[FilterVerdict]:
-        """The verdicts on records and what each is called."""
-        tally, began = self._tally, time.perf_counter()
-        documents = [self._opened(name, record) for name, record in block]
+        """The verdicts on (id, record) pairs."""
+        tally, start = self._tally, time.perf_counter()
+        documents = [self._open(name, record) for name, record in block]
         tally.read += len(documents)
         tally.seen[READ] += len(documents)
-        tally.seconds[READ] += time.perf_counter() - began
-        left = [one for one in documents if one.now is not None]
-        with self._clock:
+        tally.seconds[READ] += time.perf_counter() - start
+        left = [one for one in documents if one.record is not None]
+        with self._deadline:
             for step, check in zip(self._steps, self._checks, strict=True):
-                left = self._step(step, check, left)
+                left = self._run_step(step, check, left)
         return [one.verdict() for one in documents]
 
-    def _opened(self, name: str, record: Mapping[str, Any]) -> _Document:
+    def _open(self, name: str, record: Mapping[str, Any]) -> _Document:
         tally, source = self._tally, self._cfg.source
-        found = record_texts.parts(record, source.text_field)
-        size = sum(len(part.text) for part in found)
+        texts = record_texts.find_texts(record, source.text_field)
+        size = sum(len(one.text) for one in texts)
         tally.chars += size
         tally.lengths[str(size.bit_length())] += 1
         label = record.get("defect")
         label = (label or "clean") if isinstance(label, str) else None
-        one = _Document(
-            name, record, record, found, self._judged(found), self._cfg.work.document_seconds, label
-        )
-        if wrong := _unreadable(found, size, source.max_chars):
-            self._drop(READ, one, [wrong])
-        return one
+        document = _Document(
+            id=name, original=record, record=record, texts=texts, judged=self._judged(texts),
+            seconds_left=self._cfg.work.document_seconds, label=label,
+        )  # fmt: skip
+        if fault := _read_fault(texts, size, source.max_chars):
+            self._drop(READ, document, [fault])
+        return document
 
-    def _judged(self, found: list[RecordText]) -> list[RecordText]:
-        return found if self._cfg.source.judged == "all" else record_texts.judged(found)
+    def _judged(self, texts: list[RecordText]) -> list[RecordText]:
+        return texts if self._cfg.source.judged == "all" else record_texts.targets(texts)
 
-    def _step(self, step: FilterStep, check: Check, block: list[_Document]) -> list[_Document]:
-        """The documents of the block that a step leaves."""
-        tally, began, everywhere = self._tally, time.perf_counter(), step.name in _EVERYWHERE
+    def _run_step(self, step: FilterStep, check: Check, block: list[_Document]) -> list[_Document]:
+        """The documents of a block that pass a step."""
+        tally, start, everywhere = self._tally, time.perf_counter(), step.name in _EVERYWHERE
         for one in block:
-            if hits := self._hits(step, check, one, one.parts if everywhere else one.judged):
-                self._act(step, one, hits)
-        tally.seconds[step.name] += time.perf_counter() - began
+            if findings := self._findings(step, check, one, one.texts if everywhere else one.judged):
+                self._act(step, one, findings)
+        tally.seconds[step.name] += time.perf_counter() - start
         tally.seen[step.name] += len(block)
         for one in block:
-            tally.label(step.name, one.label, "reached")
-        return [one for one in block if one.now is not None]
+            tally.count_label(step.name, one.label, "reached")
+        return [one for one in block if one.record is not None]
 
-    def _hits(
-        self, step: FilterStep, check: Check, one: _Document, looked: Sequence[RecordText]
-    ) -> list[Located]:
-        """What a check finds in a document; one that takes too long is dropped."""
-        clock, began = self._clock, time.perf_counter()
+    def _findings(
+        self, step: FilterStep, check: Check, document: _Document, texts: Sequence[RecordText]
+    ) -> list[LocatedFinding]:
+        """The findings of a check in a document; one that takes too long is dropped."""
+        deadline, start = self._deadline, time.perf_counter()
         try:
-            clock.deadline = began + one.left
-            hits = [(part, finding) for part in looked for finding in check(part.text)]
-            clock.deadline = math.inf
+            deadline.time = start + document.seconds_left
+            findings = [(text, finding) for text in texts for finding in check(text.text)]
+            deadline.time = math.inf
         except StepTimeout:
-            self._drop(step.name, one, [(None, Finding(TOO_SLOW, self._cfg.work.document_seconds))])
+            self._drop(step.name, document, [(None, Finding(TOO_SLOW, self._cfg.work.document_seconds))])
             return []
         except (ConfigError, OSError, MemoryError, KeyboardInterrupt):
             raise
         except Exception as error:
-            raise Failure(f"{one.name}: the step {step.name} failed: {error!r}") from error
-        one.left -= time.perf_counter() - began
-        return hits
+            raise Failure(f"{document.id}: the step {step.name} failed: {error!r}") from error
+        document.seconds_left -= time.perf_counter() - start
+        return findings
 
-    def _act(self, step: FilterStep, one: _Document, hits: list[Located]) -> None:
-        """Drops or changes a document in which a step found something."""
-        tally = self._tally
+    def _act(self, step: FilterStep, document: _Document, findings: list[LocatedFinding]) -> None:
+        """Drops or masks a document with findings, as the step says."""
+        tally, label = self._tally, document.label
         if step.action == "mask":
-            hits = [hit for hit in hits if hit[1].replacement is not None]
-            if not hits:
+            findings = [one for one in findings if one[1].replacement is not None]
+            if not findings:
                 return
-        tally.label(step.name, one.label, "found")
+        tally.count_label(step.name, label, "found")
         if step.action == "drop":
-            tally.label(step.name, one.label, "right")
-            self._drop(step.name, one, hits)
+            tally.count_label(step.name, label, "right")
+            self._drop(step.name, document, findings)
             return
-        one.parts = _masked(one.parts, hits)
-        one.judged = self._judged(one.parts)
-        one.now = _with(one.now, one.parts)
-        planted = one.read.get("planted")
-        if not (isinstance(planted, str) and planted and any(planted in part.text for part in one.parts)):
-            tally.label(step.name, one.label, "right")
-        tally.note(step.name, [finding.rule for _, finding in hits], "mask")
-        one.lines.append(ledger.entry(one.name, "mask", step.name, hits, one.read))
+        document.texts = _mask(document.texts, findings)
+        document.judged = self._judged(document.texts)
+        document.record = _with_texts(document.record, document.texts)
+        planted = document.original.get("planted")
+        if not (isinstance(planted, str) and planted and any(planted in one.text for one in document.texts)):
+            tally.count_label(step.name, label, "right")
+        self._log(step.name, document, findings, "mask")
 
-    def _drop(self, step: str, one: _Document, hits: Sequence[Located]) -> None:
-        self._tally.note(step, [finding.rule for _, finding in hits], "drop")
-        one.now = None
-        one.lines.append(ledger.entry(one.name, "drop", step, hits, one.read))
+    def _drop(self, step: str, document: _Document, findings: Sequence[LocatedFinding]) -> None:
+        document.record = None
+        self._log(step, document, findings, "drop")
+
+    def _log(self, step: str, document: _Document, findings: Sequence[LocatedFinding], action: str) -> None:
+        self._tally.count(step, [finding.rule for _, finding in findings], action)
+        line = ledger.ledger_line(document.id, action, step, findings, document.original)
+        document.ledger_lines.append(line)
 
 
-def _unreadable(found: Sequence[RecordText], size: int, most: int) -> Located | None:
-    """Why a record cannot be judged at all."""
-    if not found:
+def _read_fault(texts: Sequence[RecordText], size: int, max_chars: int) -> LocatedFinding | None:
+    """The finding of a record whose texts cannot be checked; None where they can."""
+    if not texts:
         return None, Finding("no_text", 0)
-    if size > most:
+    if size > max_chars:
         return None, Finding("too_long", size)
-    for part in found:
-        if isinstance(part.text, bytes):
-            return part, Finding("invalid_utf8", 1)
-        if not part.text.isascii():
+    for one in texts:
+        if isinstance(one.text, bytes):
+            return one, Finding("invalid_utf8", 1)
+        if not one.text.isascii():
             try:
-                part.text.encode()
+                one.text.encode()
             except UnicodeEncodeError as error:
-                return part, Finding("half_surrogate_pair", 1, (error.start, error.end))
-    if not any(part.text.strip() for part in found):
+                return one, Finding("half_surrogate_pair", 1, (error.start, error.end))
+    if not any(one.text.strip() for one in texts):
         return None, Finding("empty", 0)
     return None
 
 
-def _masked(found: Sequence[RecordText], hits: Sequence[Located]) -> list[RecordText]:
-    by_part: dict[Path, list[Finding]] = {}
-    for part, one in hits:
-        by_part.setdefault(part.path, []).append(one)
+def _mask(texts: Sequence[RecordText], findings: Sequence[LocatedFinding]) -> list[RecordText]:
+    by_path: dict[Path, list[Finding]] = {}
+    for text, finding in findings:
+        by_path.setdefault(text.path, []).append(finding)
     return [
-        part._replace(text=record_texts.masked(part.text, by_part[part.path]))
-        if part.path in by_part
-        else part
-        for part in found
+        one._replace(text=record_texts.mask_findings(one.text, by_path[one.path]))
+        if one.path in by_path
+        else one
+        for one in texts
     ]
 
 
-def _with(record: Mapping[str, Any], found: Sequence[RecordText]) -> Mapping[str, Any]:
-    for part in found:
-        record = record_texts.replaced(record, part.path, part.text)
+def _with_texts(record: Mapping[str, Any], texts: Sequence[RecordText]) -> Mapping[str, Any]:
+    for one in texts:
+        record = record_texts.replace_text(record, one.path, one.text)
     return record

@@ -1,29 +1,29 @@
-"""The words of the filtering stage: a check reads a text and returns what it found; a step names a check and acts."""
+"""The types of the filters: a check maps a text to findings; a step is a named check and its action."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 
 class Finding(NamedTuple):
-    """One thing that a check found in a text."""
+    """A finding of a check in a text."""
 
     rule: str  # such as "gopher_word_count", "email", "card"
-    score: float  # what was measured (a count, a share, a probability)
-    span: tuple[int, int] | None = None  # characters of the text that it is about; None: all of it
-    replacement: str | None = None  # what the span becomes where the step masks; None: nothing is changed
+    score: float  # what the rule measured (a count, a share, a probability)
+    span: tuple[int, int] | None = None  # characters of the text; None: all of it
+    replacement: str | None = None  # of the span, where the step masks; None: no change
 
 
-def lowered(text: str) -> str:
-    """The text in small letters, each in its place: İ alone would become two."""
+def lowercase(text: str) -> str:
+    """The text in lower case with every character in its place: lower() makes two of İ."""
     return text.replace("İ", "I").lower()
 
 
-Check = Callable[[str], Sequence[Finding]]  # pure; nothing found = the text is fine
+Check = Callable[[str], Sequence[Finding]]  # pure; no findings: the text passes
 
 
 class FilterStep(NamedTuple):
-    """A named check of the pipeline and what becomes of a document in which it finds something."""
+    """A step of the pipeline: a check, and the action on a document with findings."""
 
     name: str
-    make: Callable[[Any], Check]  # builds the check from the step's settings, inside a worker process
+    build_check: Callable[[Any], Check]  # from the flags, in a worker process
     action: Literal["drop", "mask"] = "drop"

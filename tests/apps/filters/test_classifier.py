@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from jaxtrain.apps.filters import classifier, perplexity
+from jaxtrain.apps.filters import classifier
 from jaxtrain.apps.filters.classifier import ClassifierFilter
-from jaxtrain.apps.filters.perplexity import PerplexityFilter
 from jaxtrain.config import ConfigError
 from tests.apps.filters.world import labelled
 
@@ -19,7 +18,7 @@ def model():
 
 
 def test_five_hundred_labels_tell_junk_from_text(model):
-    check = classifier.of(model, 0.5)
+    check = classifier.classifier_check(model, 0.5)
     wrong = sum(bool(check(text)) for text in GOOD[350:])
     right = sum(bool(check(text)) for text in BAD[150:])
     assert right / len(BAD[150:]) >= 0.98 and right / (right + wrong) >= 0.98
@@ -28,11 +27,11 @@ def test_five_hundred_labels_tell_junk_from_text(model):
 def test_one_update_by_hand():
     """One good and one bad document, one epoch: AdaGrad's first step has length lr for every feature."""
     model = classifier.train(["abc"], ["xyz"], epochs=1, lr=0.5)
-    dense = model.dense()
+    dense = model.dense_weights()
     good, bad = classifier.features("abc"), classifier.features("xyz")
     assert len(good) == len(bad) == 2  # a word and three bytes
     assert dense[good] == pytest.approx(-0.5, abs=1e-6) and dense[bad] == pytest.approx(0.5, abs=1e-6)
-    p = classifier.probability("xyz", dense, model.bias)
+    p = classifier.bad_probability("xyz", dense, model.bias)
     assert p == pytest.approx(1 / (1 + np.exp(-(2 * 0.5 / np.sqrt(2) + model.bias))), abs=1e-6)
 
 
@@ -46,7 +45,7 @@ def test_the_same_documents_give_the_same_file(model, tmp_path):
     assert read.facts == model.facts and read.fingerprint == mark
     by_file = classifier.check(ClassifierFilter(classifier=str(tmp_path / "a.npz"), max_bad=0.0))
     assert [by_file(t)[0].score for t in (GOOD[0], BAD[0])] == [
-        classifier.of(model, 0.0)(t)[0].score for t in (GOOD[0], BAD[0])
+        classifier.classifier_check(model, 0.0)(t)[0].score for t in (GOOD[0], BAD[0])
     ]
 
 
@@ -74,15 +73,4 @@ def test_files_that_are_none_are_refused(model, tmp_path):
 
 @pytest.mark.parametrize("text", ["", " ", "a", "\ud800", "日本語", "x" * 100_000])
 def test_any_text_has_a_probability(model, text):
-    assert 0 <= classifier.probability(text, model.dense(), model.bias) <= 1
-
-
-def test_perplexity_drops_what_a_model_finds_unlikely():
-    bits = {"good": 1.0, "junk": 6.0, "template": 0.1, "broken": float("nan")}
-    check = perplexity.check(PerplexityFilter(max_bits=4.0, min_bits=0.3), bits.__getitem__)
-    assert {text: [one.rule for one in check(text)] for text in bits} == {
-        "good": [], "junk": ["perplexity_high"], "template": ["perplexity_low"], "broken": ["perplexity_high"],
-    }  # fmt: skip
-    assert not check("")
-    with pytest.raises(ConfigError, match="--min_bits"):
-        PerplexityFilter(max_bits=1.0, min_bits=2.0)
+    assert 0 <= classifier.bad_probability(text, model.dense_weights(), model.bias) <= 1

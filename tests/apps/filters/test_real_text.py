@@ -19,7 +19,7 @@ from jaxtrain.apps.filters import config, fingerprints, steps
 from jaxtrain.apps.filters.ledger import Tally
 from jaxtrain.apps.filters.near_duplicates import NearDuplicates
 from tests.apps.filters import filtering, planted
-from tests.apps.filters.test_near_duplicates import found
+from tests.apps.filters.duplicates import find_copies
 from tests.data.corpus import write
 
 FILE = Path(os.environ.get("JAXTRAIN_REAL_TEXT", "missing"))
@@ -35,16 +35,16 @@ def texts():
 
 def checks():
     cfg = config.Filter()
-    return {step.name: step.make(cfg) for step in steps.active(cfg)}
+    return {step.name: step.build_check(cfg) for step in steps.active_steps(cfg)}
 
 
 def test_real_text_is_kept(texts):
     """Whole documents, as the command reads them: at least 99 % of them, and none of them changed."""
     cfg, tally = config.Filter(), Tally()
-    judge = steps.FilterPipeline(cfg, steps.active(cfg), tally)
+    judge = steps.FilterPipeline(cfg, steps.active_steps(cfg), tally)
     verdicts = judge((str(i), {"text": text}) for i, text in enumerate(texts))
     kept = sum(one.record is not None for one in verdicts)
-    assert kept >= 0.99 * len(texts), [line["rule"] for one in verdicts for line in one.lines]
+    assert kept >= 0.99 * len(texts), [line["rule"] for one in verdicts for line in one.ledger_lines]
     assert tally.changed["pii"] == 0
 
 
@@ -109,7 +109,7 @@ def test_planted_duplicates(pieces, tmp_path):
     places = {int(line["id"].rpartition("#")[2]): int(line["kept"].rpartition("#")[2]) for line in lines}
     recall = {kind: len(one & places.keys()) / len(one) for kind, one in wanted.items()}
     right = sum(
-        Levenshtein.normalized_similarity(*(fingerprints.normalised(rows[n]["text"]).split() for n in pair))
+        Levenshtein.normalized_similarity(*(fingerprints.normalise(rows[n]["text"]).split() for n in pair))
         >= 0.8
         for pair in places.items()
     )
@@ -132,7 +132,7 @@ def test_speed_of_a_core(texts, tmp_path, monkeypatch):
             seconds[name] = min(seconds.get(name, math.inf), time.process_time() - began)
         began = time.process_time()
         (tmp_path / str(turn)).mkdir()
-        found(tmp_path / str(turn), documents, NearDuplicates())
+        find_copies(tmp_path / str(turn), documents, NearDuplicates())
         seconds["duplicates"] = min(seconds.get("duplicates", math.inf), time.process_time() - began)
     whole = sum(seconds.values())
     speeds = len(documents) / (whole - seconds["pii"]), len(documents) / whole

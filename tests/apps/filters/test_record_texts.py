@@ -43,34 +43,34 @@ from jaxtrain.apps.filters.types import Finding
     ],
 )
 def test_parts_of_every_format(record, learnt, given):
-    found = record_texts.parts(record)
-    assert [record_texts.shown(part.path) for part in found if part.learnt] == learnt
-    assert [record_texts.shown(part.path) for part in found if not part.learnt] == given
+    found = record_texts.find_texts(record)
+    assert [record_texts.path_text(part.path) for part in found if part.is_target] == learnt
+    assert [record_texts.path_text(part.path) for part in found if not part.is_target] == given
     changed = record
     for part in found:
-        changed = record_texts.replaced(changed, part.path, part.text + "!")
-    assert [part.text for part in record_texts.parts(changed)] == [part.text + "!" for part in found]
+        changed = record_texts.replace_text(changed, part.path, part.text + "!")
+    assert [part.text for part in record_texts.find_texts(changed)] == [part.text + "!" for part in found]
     assert record == json.loads(json.dumps(record)), "the original is as it was"
 
 
 def test_the_named_field_is_the_text():
-    assert [part.text for part in record_texts.parts({"body": "b", "text": "t"}, "body")] == ["b"]
+    assert [part.text for part in record_texts.find_texts({"body": "b", "text": "t"}, "body")] == ["b"]
 
 
 def test_a_prompt_alone_is_judged_and_beside_an_answer_it_is_not():
-    assert [p.text for p in record_texts.judged(record_texts.parts({"prompt": "p"}))] == ["p"]
-    assert [p.text for p in record_texts.judged(record_texts.parts({"prompt": "p", "completion": "c"}))] == [
-        "c"
-    ]
+    assert [p.text for p in record_texts.targets(record_texts.find_texts({"prompt": "p"}))] == ["p"]
+    assert [
+        p.text for p in record_texts.targets(record_texts.find_texts({"prompt": "p", "completion": "c"}))
+    ] == ["c"]
 
 
 def test_masking_covers_overlapping_findings_whole():
     found = [Finding("b", 1, (4, 9), "<B>"), Finding("a", 1, (2, 6), "<A>"), Finding("c", 1, (11, 12), "<C>")]
-    assert record_texts.masked("0123456789abcd", found) == "01<A>9a<C>cd"
-    assert record_texts.masked("text", [Finding("n", 1)]) == "text"
-    assert record_texts.masked("text", [Finding("n", 1, None, "<T>")]) == "<T>"
+    assert record_texts.mask_findings("0123456789abcd", found) == "01<A>9a<C>cd"
+    assert record_texts.mask_findings("text", [Finding("n", 1)]) == "text"
+    assert record_texts.mask_findings("text", [Finding("n", 1, None, "<T>")]) == "<T>"
 
 
 def test_a_line_of_json_holds_bytes_and_half_a_surrogate_pair():
-    assert json.loads(record_texts.dumps({"a": b"\xff\x00"})) == {"a": {"base64": "/wA="}}
-    assert json.loads(record_texts.dumps({"a": "é\ud800"})) == {"a": "é\ud800"}
+    assert json.loads(record_texts.json_line({"a": b"\xff\x00"})) == {"a": {"base64": "/wA="}}
+    assert json.loads(record_texts.json_line({"a": "é\ud800"})) == {"a": "é\ud800"}

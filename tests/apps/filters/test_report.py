@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from jaxtrain import worlds
 from jaxtrain.apps.filters import config, corpus_stats, ledger, report, steps
 from jaxtrain.apps.filters.ledger import Tally
 from tests.apps.filters.world import labelled
@@ -46,21 +47,25 @@ def read(path):
 def filtered():
     """A report of Tinytown's first documents, as the command makes it."""
     cfg, tally = config.Filter(), Tally()
-    run = steps.active(cfg)
+    run = steps.active_steps(cfg)
     judge, lines = steps.FilterPipeline(cfg, run, tally), []
     rows = [{"text": one.text, "defect": one.defect, "planted": one.planted} for one in labelled(1500)]
     for verdict in judge((f"town:{i}", row) for i, row in enumerate(rows)):
-        lines += verdict.lines
+        lines += verdict.ledger_lines
         tally.kept += verdict.record is not None
     tally.check()
-    held = ledger.report(tally, [step.name for step in run]) | report.gather(json.loads(json.dumps(lines)))
-    found = corpus_stats.measure([one.text for one in labelled(1500)], known=corpus_stats.tinytown)
+    held = ledger.step_report(tally, [step.name for step in run]) | report.samples_and_scores(
+        json.loads(json.dumps(lines))
+    )
+    found = corpus_stats.quality_factors(
+        [one.text for one in labelled(1500)], answer_key=corpus_stats.world_answer_key(worlds.get())
+    )
     return held | {"data": "tinytown:pretrain", "factors": {"before": found, "after": found}}, lines
 
 
 def test_the_page_tells_what_the_report_says(filtered, tmp_path):
     held, _ = filtered
-    report.write(json.loads(json.dumps(held)), tmp_path / "report.html")
+    report.write_page(json.loads(json.dumps(held)), tmp_path / "report.html")
     page = read(tmp_path / "report.html")
     for count in (held["read"], held["kept"], held["rejected"]):
         assert f"{count:,}" in page.text
@@ -69,7 +74,9 @@ def test_the_page_tells_what_the_report_says(filtered, tmp_path):
         for rule, count in step["rules"].items():
             assert f"{rule} {count:,}" in page.text
     for row in held["measured"].values():
-        assert report.share(row["precision"]) in page.text and report.share(row["recall"]) in page.text
+        assert (
+            report.share_text(row["precision"]) in page.text and report.share_text(row["recall"]) in page.text
+        )
     for name, (meaning, rows) in report.FACTORS.items():
         assert name.capitalize() in page.text and meaning in page.text
         assert all(title in page.text for title in rows.values())
@@ -78,7 +85,7 @@ def test_the_page_tells_what_the_report_says(filtered, tmp_path):
 
 
 def test_it_needs_no_network_and_fits_dark_and_phone(filtered, tmp_path):
-    report.write(filtered[0], tmp_path / "report.html")
+    report.write_page(filtered[0], tmp_path / "report.html")
     page, source = read(tmp_path / "report.html"), (tmp_path / "report.html").read_text()
     assert not page.links and "script" not in page.tags and "url(" not in source and "@import" not in source
     assert "prefers-color-scheme: dark" in source and 'name="viewport"' in source
@@ -90,8 +97,8 @@ def test_texts_are_escaped(filtered, tmp_path):
         "id": evil, "action": "drop", "step": "spam", "rule": evil, "score": 5.0, "part": "text", "span": [0, 6],
         "record": {"text": evil},
     }  # fmt: skip
-    held = filtered[0] | {"data": evil, "samples": report.gather([line])["samples"]}
-    report.write(held, tmp_path / "report.html")
+    held = filtered[0] | {"data": evil, "samples": report.samples_and_scores([line])["samples"]}
+    report.write_page(held, tmp_path / "report.html")
     page = read(tmp_path / "report.html")
     assert "script" not in page.tags and "img" not in page.tags and "<script>alert(1)" in page.text
 
@@ -118,7 +125,7 @@ def test_personal_data_is_not_shown_in_samples_of_other_steps_nor_where_a_piece_
         "part": "text",
         "span": [8, 12],
     }
-    one = report.gather([line | {"record": {"text": text}}])["samples"]["spam"][0]
+    one = report.samples_and_scores([line | {"record": {"text": text}}])["samples"]["spam"][0]
     assert one["before"] == "Mail <EMAIL>" and one["marked"] == "<EMAIL>"
     assert one["after"].startswith("<EMAIL> now, xxx") and "example" not in json.dumps(one)
 
@@ -131,13 +138,18 @@ def test_samples_and_scores_by_hand():
         }
         for i in range(100)
     ]  # fmt: skip
-    found = report.gather(lines)
+    found = report.samples_and_scores(lines)
     assert found["scores"]["junk/surprise"] == {"edges": [0.0, 0.75, 1.5, 2.25, 3.0], "counts": [25] * 4}
     assert len(found["samples"]["junk"]) == 6
     one = found["samples"]["junk"][0]
     assert one["before"] == "… " + "x" * 120 and one["marked"] == "mark" and one["after"] == "y" * 420 + " …"
-    assert "scores" in found and report.gather(lines[:9])["scores"] == {}  # too few for a histogram
-    assert found == report.gather(lines) and report.gather([]) == {"samples": {}, "scores": {}}
+    assert (
+        "scores" in found and report.samples_and_scores(lines[:9])["scores"] == {}
+    )  # too few for a histogram
+    assert found == report.samples_and_scores(lines) and report.samples_and_scores([]) == {
+        "samples": {},
+        "scores": {},
+    }
 
 
 @pytest.mark.parametrize(
@@ -158,23 +170,29 @@ def test_samples_of_any_record(record, part):
         "part": part,
         "span": None,
     }
-    assert report.gather([line | {"record": record}])["samples"]["read"][0]["id"] == "a"
+    assert report.samples_and_scores([line | {"record": record}])["samples"]["read"][0]["id"] == "a"
 
 
 def test_a_report_without_labels_samples_or_factors(filtered, tmp_path):
     keep = ("read", "kept", "rejected", "changed", "steps")
-    report.write({key: filtered[0][key] for key in keep}, tmp_path / "report.html")
+    report.write_page({key: filtered[0][key] for key in keep}, tmp_path / "report.html")
     page = read(tmp_path / "report.html")
     assert "svg" not in page.tags and "precision" not in page.text
 
 
 def test_numbers_as_people_read_them():
-    assert [report.share(x) for x in (0, 1, 0.5, 0.0004, None)] == ["0 %", "100 %", "50.0 %", "0.04 %", "–"]
-    assert [report.number(x) for x in (None, 1999, 12345, 0.12345, 5e6)] == [
+    assert [report.share_text(x) for x in (0, 1, 0.5, 0.0004, None)] == [
+        "0 %",
+        "100 %",
+        "50.0 %",
+        "0.04 %",
+        "–",
+    ]
+    assert [report.number_text(x) for x in (None, 1999, 12345, 0.12345, 5e6)] == [
         "–",
         "1999",
         "12,345",
         "0.123",
         "5,000,000",
     ]
-    assert re.fullmatch(r"[\d.]+ %", report.share(0.123))
+    assert re.fullmatch(r"[\d.]+ %", report.share_text(0.123))

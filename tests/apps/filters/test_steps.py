@@ -1,0 +1,134 @@
+"""The pipeline of steps: what is checked, time limits, failures."""
+
+import json
+import re
+import time
+
+import pytest
+
+from jaxtrain.apps.filters import gibberish, harm, heuristics, repetition, spam
+from jaxtrain.apps.filters.types import Finding
+from jaxtrain.config import Failure
+from tests.apps.filters import filtering
+from tests.apps.filters.filtering import only
+from tests.data.corpus import write
+
+FORMATS = {
+    "completion": {"prompt": "Whom do I ask?", "completion": "Write to ann@example.com."},
+    "messages": {
+        "messages": [
+            {"role": "user", "content": "I am bob@example.com."},
+            {"role": "assistant", "content": "Hello."},
+        ]
+    },
+    "preference": {
+        "prompt": "Hi",
+        "chosen": "Call 202-555-0123 to ask.",
+        "rejected": "Mail ann@example.com.",
+    },
+    "text": {"text": "My server is 203.0.113.7."},
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_personal_data_is_masked_in_every_format(tmp_path, name):
+    record = {**FORMATS[name], "n": 1}
+    _, kept, lines = filtering.run(write(tmp_path / "a.jsonl", [record]), tmp_path / "out", *only("pii"))
+    assert kept != [record] and lines[0]["record"] == record and lines[0]["action"] == "mask"
+    found = [lines[0], *lines[0].get("others", [])]
+    shown = json.dumps(kept)
+    for one in found:
+        value = record
+        for key in re.findall(r"\w+", one["part"]):
+            value = value[int(key) if key.isdigit() else key]
+        hidden = value[slice(*one["span"])]
+        assert hidden not in shown and one["replacement"] in shown
+    assert len(found) == (2 if name == "preference" else 1)
+
+
+def test_what_is_only_read_or_avoided_is_not_judged(tmp_path):
+    advert = "BUY A LAMP NOW!!! Only $90 today!!! Visit www.lamp90.example"
+    rows = [
+        {"prompt": advert, "completion": "This is an advertisement."},
+        {"prompt": "Sell me a lamp.", "completion": advert},
+        {"prompt": "Sell me a lamp.", "chosen": "No.", "rejected": advert},
+        {"prompt": "Sell me a lamp.", "chosen": advert, "rejected": "No."},
+    ]
+    for more, dropped in (((), [1, 3]), (("--judged=all",), [0, 1, 2, 3])):
+        out = tmp_path / f"out{len(more)}"
+        _, _, lines = filtering.run(write(tmp_path / "a.jsonl", rows), out, *only("spam"), *more)
+        assert [rows.index(line["record"]) for line in lines] == dropped
+        assert {line["step"] for line in lines} == {"spam"}
+
+
+def test_a_huge_line_is_judged_or_rejected_whole(tmp_path):
+    huge = "the white whale swam on. " * 4_200_000  # 105 MB
+    rows = [{"text": huge, "n": 0}, {"text": "a short one", "n": 1}]
+    source = write(tmp_path / "a.jsonl", rows)
+    report, kept, lines = filtering.run(source, tmp_path / "out")
+    assert [record["n"] for record in kept] == [1]
+    assert lines[0]["rule"] == "too_long" and lines[0]["score"] == len(huge) and lines[0]["record"] == rows[0]
+    assert report["steps"]["read"]["rules"] == {"too_long": 1}
+
+
+def test_a_document_that_makes_an_expression_slow_is_bounded(tmp_path, monkeypatch):
+    bomb = re.compile(r"(a+)+$")
+    monkeypatch.setattr(
+        spam, "check", lambda settings: lambda text: [Finding("bomb", 1)] if bomb.search(text) else []
+    )
+    source = filtering.source(tmp_path, ["fine b", "a" * 40 + "b", "b fine"])
+    began = time.perf_counter()
+    _, kept, lines = filtering.run(source, tmp_path / "out", *only("spam"), "--document_seconds=0.3")
+    assert time.perf_counter() - began < 20
+    assert [record["n"] for record in kept] == [0, 2]
+    assert [(line["step"], line["rule"], line["record"]["n"]) for line in lines] == [("spam", "too_slow", 1)]
+
+
+def test_a_check_that_raises_names_the_document_and_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(spam, "check", lambda settings: lambda text: [][1])
+    with pytest.raises(Failure, match=r"a\.jsonl#0: the step spam failed: IndexError"):
+        filtering.run(filtering.source(tmp_path, ["x"]), tmp_path / "out", *only("spam"))
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "a",
+        "a ",
+        "!",
+        "$1 ",
+        "how to ",
+        "how do i kill",
+        "click ",
+        "\n",
+        " \n",
+        "\n\n ",
+        "{",
+        ". ",
+        "cookies ",
+        "é",
+        "\x00",
+        "all a ",
+    ],
+)
+def test_the_time_is_linear_whatever_the_text(piece):
+    """The rules about a document's words and lines too; 10 times the text may take up to 30 times as long."""
+    every = [
+        gibberish.check(gibberish.GibberishFilter()),
+        spam.check(spam.SpamFilter()),
+        harm.check(harm.HarmFilter()),
+        heuristics.check(heuristics.HeuristicsFilter()),
+        repetition.check(repetition.RepetitionFilter()),
+    ]
+
+    def seconds(size):
+        text = (piece * size)[:size]
+        began = time.process_time()
+        for check in every:
+            check(text)
+        return time.process_time() - began
+
+    seconds(1000)
+    short, long = min(seconds(20_000) for _ in range(2)), seconds(200_000)
+    assert long < 1 or long < 30 * short, (short, long)
+    assert long < 5
