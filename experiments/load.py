@@ -12,10 +12,8 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from jaxtrain import config, flags
+from jaxtrain.apps.serve.config import KEY, LOOPBACK
 from jaxtrain.config import ConfigError, Failure
-
-KEY = "JAXTRAIN_API_KEY"
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclasses.dataclass(frozen=True)

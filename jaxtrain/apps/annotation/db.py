@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxtrain.apps.serve import store
 from jaxtrain.data import preferences_db
+from jaxtrain.files import sqlite
 
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
@@ -79,11 +79,13 @@ class AnnotationDB:
     def __init__(self, path: Path, lease: float):
         """`lease`: seconds for which an item that an annotator looks at is not given to others."""
         self.path, self.lease = path, lease
-        store.create(path, _TABLES, preferences_db.APPLICATION, preferences_db.SCHEMA, preferences_db.connect)
+        sqlite.create(
+            path, _TABLES, preferences_db.APPLICATION, preferences_db.SCHEMA, preferences_db.connect
+        )
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with contextlib.closing(store.open_connection(self.path)) as db:
+        with contextlib.closing(sqlite.open_connection(self.path)) as db:
             db.execute("BEGIN IMMEDIATE")
             try:
                 yield db

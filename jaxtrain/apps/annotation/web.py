@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from jaxtrain.apps.annotation.db import AnnotationDB, AnnotationItem
-from jaxtrain.apps.serve.app import LOOPBACK
+from jaxtrain.apps.serve import http
 from jaxtrain.data import preferences_db
 from jaxtrain.files import html
 
@@ -104,9 +104,10 @@ def _endpoint(page: AnnotationApp, handler: Handler) -> Callable[[Request], Awai
 
 def _require_same_site(page: AnnotationApp, request: Request) -> None:
     """Raises _Refused for a host name that another site may have given this machine, and for another site's forms."""
-    host = request.url.hostname or ""
-    if not page.key and host not in LOOPBACK:
-        raise _Refused(403, f"without --api_key only this machine is served, not {host or 'this'}")
+    if not page.key and not http.is_local(request):
+        raise _Refused(
+            403, f"without --api_key only this machine is served, not {request.url.hostname or 'this'}"
+        )
     origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site", "same-origin")
     if request.method == "POST" and (
         site not in ("same-origin", "none") or (origin and urlsplit(origin).netloc != request.url.netloc)

@@ -13,13 +13,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from jaxtrain.apps.serve import completions, stored_completions
+from jaxtrain.apps.serve import completions, http, stored_completions
 from jaxtrain.apps.serve.errors import ApiError
 from jaxtrain.apps.serve.responses import ServedModel
 from jaxtrain.apps.serve.server import Server, require_model
 from jaxtrain.apps.serve.streaming import ClientDisconnected
-
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 Handler = Callable[[Server, Request], Awaitable[Response]]
 
@@ -85,10 +83,10 @@ def _require_key(key: str, request: Request) -> None:
             problem = "Incorrect API key provided" if token else "You didn't provide an API key"
             raise ApiError(401, f"{problem}: send it as Authorization: Bearer KEY.", code="invalid_api_key")
         return
-    host = request.url.hostname or ""
-    if host not in LOOPBACK or "origin" in request.headers:
+    if not http.is_local(request) or "origin" in request.headers:
         raise ApiError(
-            403, f"without --api_key only programs on this machine are served, not {host or 'this'}"
+            403,
+            f"without --api_key only programs on this machine are served, not {request.url.hostname or 'this'}",
         )
 
 

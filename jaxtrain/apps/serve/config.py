@@ -9,6 +9,7 @@ from jaxtrain.inference.config import MachineFlags
 
 KEY = "JAXTRAIN_API_KEY"
 DEFAULT_CONTEXT = 1024  # tokens of --context=0
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 EXTRA = "install the extra: pip install 'jaxtrain[serve]', or JAXTRAIN_EXTRAS=serve ./launch/run serve"
 
 
@@ -39,7 +40,7 @@ class HttpAddress(config.Group):
     def check(self):
         if self.port > 65535:
             raise ConfigError(f"--port={self.port}: the highest is 65535")
-        if not self.key() and self.host not in ("127.0.0.1", "localhost", "::1"):
+        if not self.key() and self.host not in LOOPBACK:
             raise ConfigError(
                 f"--host={self.host}: others can reach it, so it needs a key: set {KEY}, or --api_key"
             )

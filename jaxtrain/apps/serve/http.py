@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.requests import Request
 
+from jaxtrain.apps.serve.config import LOOPBACK
 from jaxtrain.apps.serve.scheduler import Scheduler
 from jaxtrain.config import ConfigError, Failure
 
@@ -66,6 +68,11 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._ready()
+
+
+def is_local(request: Request) -> bool:
+    """Whether a request names this machine as its host; a page of another site may have given it another name."""
+    return request.url.hostname in LOOPBACK
 
 
 def url(sock: socket.socket) -> str:

@@ -152,7 +152,12 @@ def warm_up(runner: ModelRunner) -> None:
     requests = [DecodeRequest([0] * n, 0, limit=2) for n in sizes]
     separate = [item for request in requests for item in (request, None)]  # None: a prefill for each
     completions = continuous_batching.completions(
-        runner.engine, runner.params, separate, rows=runner.rows, defaults=SAMPLING_DEFAULTS, chunk=runner.chunk
+        runner.engine,
+        runner.params,
+        separate,
+        rows=runner.rows,
+        defaults=SAMPLING_DEFAULTS,
+        chunk=runner.chunk,
     )
     for _ in completions:
         pass

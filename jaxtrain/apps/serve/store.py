@@ -10,9 +10,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from jaxtrain.config import ConfigError
 from jaxtrain.data import completions_db
-from jaxtrain.files import atomic
+from jaxtrain.files import atomic, sqlite
 
 Json = dict[str, Any]
 
@@ -28,7 +27,6 @@ CREATE TABLE IF NOT EXISTS completions (
 """
 _ORDER = "CREATE INDEX IF NOT EXISTS by_time ON completions (created, seq)"
 _BATCH = 256  # most writes of one transaction
-_BUSY = 30.0  # seconds that a write waits for another process
 
 
 class CompletionStore:
@@ -39,12 +37,12 @@ class CompletionStore:
 
     def __init__(self, path: Path):
         self.path = path
-        create(
+        sqlite.create(
             path, (_TABLE, _ORDER), completions_db.APPLICATION, completions_db.SCHEMA, completions_db.connect
         )
         self._queue: queue.SimpleQueue[tuple[Callable[[sqlite3.Connection], Any], Future] | None]
         self._queue = queue.SimpleQueue()
-        self._read_lock, self._reader = threading.Lock(), open_connection(path)
+        self._read_lock, self._reader = threading.Lock(), sqlite.open_connection(path)
         self._writer = threading.Thread(target=self._run, name="store", daemon=True)
         self._writer.start()
 
@@ -130,7 +128,7 @@ class CompletionStore:
         return future
 
     def _run(self) -> None:
-        with contextlib.closing(open_connection(self.path)) as db:
+        with contextlib.closing(sqlite.open_connection(self.path)) as db:
             while (first := self._queue.get()) is not None:
                 batch = [first]
                 while len(batch) < _BATCH and not self._queue.empty():
@@ -155,41 +153,6 @@ def _write_batch(db: sqlite3.Connection, batch: Sequence[tuple[Callable, Future]
         return
     for (_, future), result in zip(batch, results, strict=True):
         future.set_result(result)
-
-
-def open_connection(path: Path) -> sqlite3.Connection:
-    """A connection that waits for other processes' writes; transactions are left to the caller."""
-    return sqlite3.connect(path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
-
-
-def create(
-    path: Path,
-    tables: Sequence[str],
-    application: int,
-    schema: int,
-    connect: Callable[[Path], sqlite3.Connection],
-) -> None:
-    """Creates the file of --store if it is missing. Raises ConfigError if it is something else or cannot be created."""
-    if path.exists() and path.stat().st_size:
-        connect(path).close()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.closing(open_connection(path)) as db:
-            (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
-            db.execute("BEGIN IMMEDIATE")
-            for table in tables:
-                db.execute(table)
-            db.execute(f"PRAGMA application_id = {application}")
-            db.execute(f"PRAGMA user_version = {schema}")
-            db.execute("COMMIT")
-    except (OSError, sqlite3.Error) as error:
-        raise ConfigError(
-            f"--store={path}: cannot be written ({error}); name a file in a folder that can"
-        ) from error
-    if mode != "wal":
-        raise ConfigError(
-            f"--store={path}: its file system has no write-ahead log; name a file on a local disk"
-        )
 
 
 def export(path: Path, out: Path) -> int:
