@@ -51,11 +51,9 @@ ROOMS: dict[str, set[str]] = {
 BETWEEN_APPS = {"apps.annotation": "jaxtrain.apps.serve.http"}  # the one module of another application
 BETWEEN_APPS_TODAY = {
     "jaxtrain.apps.annotation.config imports jaxtrain.apps.serve.config",
-    "jaxtrain.apps.annotation.db imports jaxtrain.apps.serve.store",
-    "jaxtrain.apps.annotation.web imports jaxtrain.apps.serve.app",
 }
 
-# Modules outside of worlds/ that may import a world; the others see it through the protocol of jaxtrain/worlds/__init__.py.
+# Modules outside of worlds/ that may import a world; the others use the protocol of jaxtrain/worlds/__init__.py.
 WORLD_TODAY = {
     "experiments.papers.dedup",
     "experiments.papers.filtering",

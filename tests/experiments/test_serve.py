@@ -1,4 +1,4 @@
-"""A run served, by the command and through the official client, and what it answered learnt from."""
+"""A run served by the command, requested through the official client, and training on the stored completions."""
 
 import json
 import os
@@ -38,33 +38,21 @@ def server(town):
     start = init_from.load_run(cfg.served.model)
     template = chat.load_template("auto", start.tokenizer)
     with quick():
-        house = serve.open_server(cfg, start, template, 64, CompletionStore(town / "store.sqlite"))
-    with running(house) as found:
-        yield found
+        state = serve.open_server(cfg, start, template, 64, CompletionStore(town / "store.sqlite"))
+    with running(state) as running_server:
+        yield running_server
 
 
-def ask(client, question, **options):
+def chat_completion(client, question, **options):
     messages = [{"role": "user", "content": question}]
     return client.chat.completions.create(model="sft", messages=messages, **options)
 
 
 def collect(client, use, **options):
-    """Stores answers to all questions; returns how many ended by themselves."""
-    found = [
-        ask(
-            client,
-            question,
-            store=True,
-            metadata={"use": use},
-            n=3,
-            seed=i,
-            logprobs=True,
-            top_logprobs=5,
-            **options,
-        )
-        for i, question in enumerate(QUESTIONS)
-    ]
-    return sum(choice.finish_reason == "stop" for one in found for choice in one.choices)
+    """Stores completions of all questions; returns how many finished with a stop."""
+    params = {"store": True, "metadata": {"use": use}, "n": 3, "logprobs": True, "top_logprobs": 5, **options}
+    responses = [chat_completion(client, question, seed=i, **params) for i, question in enumerate(QUESTIONS)]
+    return sum(choice.finish_reason == "stop" for response in responses for choice in response.choices)
 
 
 def test_collect_with_store_then_train_on_it(town, server):
@@ -73,11 +61,11 @@ def test_collect_with_store_then_train_on_it(town, server):
         collect(client, "other", max_tokens=2)
     assert 2 < ended < 27, "some of either kind"
     data = f"store:{town / 'store.sqlite'}?model=sft&metadata.use=train"
-    said = town.again(
+    output = town.again(
         "sft", "learnt", "--steps=4", "--eval_every=2", "--eval_share=0.2", "--system=Be kind.", data=data
     )
-    assert "format stored" in said and f"{27 - ended} choices that were cut off" in said
-    assert "9 completions without model=sft, metadata.use=train left out" in said
+    assert "format stored" in output and f"{27 - ended} choices that were cut off" in output
+    assert "9 completions without model=sft, metadata.use=train left out" in output
     losses, held_out = column(town / "learnt", "loss"), column(town / "learnt", "eval/loss")
     assert len(losses) == 4 and held_out[-1] < held_out[0]
     out = town / "export.jsonl"
@@ -93,27 +81,29 @@ def test_collect_with_store_then_train_on_it(town, server):
         town.again("sft", "nothing", data=f"store:{out}?metadata.use=test")
 
 
-def test_what_the_teacher_thought_is_distilled_from_the_store(town, server):
+def test_distillation_reads_the_teachers_logprobs_from_the_store(town, server):
     with server.client("any") as client:
         collect(client, "distil", max_tokens=24)
     data = f"store:{town / 'store.sqlite'}?metadata.use=distil"
     with quick():
-        said = call(
+        output = call(
             "distill", f"--data={data}", "--teacher=data", f"--init_from={town / 'sft'}", town.cache, *town.SMALL,
             "--steps=3", "--eval_share=0.2", "--on_bad_record=skip", f"--workdir={town / 'distilled'}",
         )  # fmt: skip
-    assert "stored completions" in said and "choices that were cut off" in said
-    assert "gave no word of" not in said, "our server tells the end too"
+    assert "stored completions" in output and "choices that were cut off" in output
+    assert "gave no word of" not in output, "our server has the log-probs of the end token too"
     assert len(column(town / "distilled", "loss")) == 3
 
 
-def test_synthesize_asks_this_server(town, server, tmp_path):
-    """Questions given, answers by the served run; asked again, the cache has them all."""
-    (tmp_path / "asked.jsonl").write_text("".join(json.dumps({"prompt": one}) + "\n" for one in QUESTIONS))
+def test_synthesize_uses_this_server(town, server, tmp_path):
+    """Answers of the served run to given questions; a second run gets all of them from the cache."""
+    (tmp_path / "questions.jsonl").write_text(
+        "".join(json.dumps({"prompt": one}) + "\n" for one in QUESTIONS)
+    )
 
     def rows(name):
         call(
-            "synthesize", "--kind=qa", f"--source=jsonl:{tmp_path / 'asked.jsonl'}", "--prompting=base",
+            "synthesize", "--kind=qa", f"--source=jsonl:{tmp_path / 'questions.jsonl'}", "--prompting=base",
             f"--generator={server.url}/v1?model=sft", "--samples=3", "--count=9", "--near=1", "--min_chars=1",
             "--max_new=32", "--answer_temperature=1", "--retries=1", f"--out={tmp_path / name}",
             f"--cache_dir={tmp_path / 'cache'}",
@@ -121,29 +111,29 @@ def test_synthesize_asks_this_server(town, server, tmp_path):
         return [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
 
     with quick():
-        made = rows("made.jsonl")
-        sent = server.number("jaxtrain_requests_total")
+        first = rows("first.jsonl")
+        requests = server.metric("jaxtrain_requests_total")
         again = rows("again.jsonl")
-    assert made and {row["prompt"] for row in made} <= {*QUESTIONS}
-    assert all(row["provenance"]["expert"].endswith("?model=sft") for row in made)
-    assert [row["completion"] for row in again] == [row["completion"] for row in made]
-    assert server.number("jaxtrain_requests_total") == sent
+    assert first and {row["prompt"] for row in first} <= {*QUESTIONS}
+    assert all(row["provenance"]["expert"].endswith("?model=sft") for row in first)
+    assert [row["completion"] for row in again] == [row["completion"] for row in first]
+    assert server.metric("jaxtrain_requests_total") == requests
 
 
-def test_an_answer_is_what_sample_gives(town, server):
+def test_the_completion_is_the_same_as_of_sample(town, server):
     with server.client("any") as client:
-        served = ask(client, QUESTIONS[0], seed=3, max_tokens=24).choices[0].message.content
+        served = chat_completion(client, QUESTIONS[0], seed=3, max_tokens=24).choices[0].message.content
     with quick():
-        said = call(
+        output = call(
             "sample", f"--init_from={town / 'sft'}", town.cache, "--max_new=24", f"--prompt={QUESTIONS[0]}", "--seed=3"
         )  # fmt: skip
-    assert served.strip() and served in said
+    assert served.strip() and served in output
 
 
 def test_load_measures_a_server_on_this_machine(server):
-    said = call("load", f"--url={server.url}/v1", "--clients=1,3", "--requests=4", "--max_tokens=8")
-    assert said.count("tokens/s") == 2 and "(1.0 times)" in said and "first token" in said
-    assert server.house.desk.counts == (0, 0)
+    output = call("load", f"--url={server.url}/v1", "--clients=1,3", "--requests=4", "--max_tokens=8")
+    assert output.count("tokens/s") == 2 and "(1.0 times)" in output and "first token" in output
+    assert server.state.scheduler.counts == (0, 0)
     for flag, words in {
         "--url=http://example.com/v1": "only a server on this machine",
         "--clients=0": "numbers from 1 to 256",
@@ -163,13 +153,13 @@ def test_load_measures_a_server_on_this_machine(server):
         (("--export=x.jsonl", "--store=nowhere.sqlite"), "no such file"),
     ],
 )
-def test_flags_that_cannot_be(flags, words, monkeypatch):
+def test_invalid_flags(flags, words, monkeypatch):
     monkeypatch.delenv(serve_config.KEY, raising=False)
     with pytest.raises(ConfigError, match=words):
         serve.main(config(*flags))
 
 
-def test_a_port_that_is_taken_and_a_store_that_is_none_are_told_first(town, tmp_path):
+def test_a_taken_port_and_an_invalid_store_are_reported_first(town, tmp_path):
     model = f"--model={town / 'sft'}"
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -184,7 +174,7 @@ def test_a_port_that_is_taken_and_a_store_that_is_none_are_told_first(town, tmp_
 
 def start(town, path, *flags):
     """The command as a process, and the address that it serves at."""
-    made = {
+    env = {
         "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", serve_config.KEY: "secret",
     }  # fmt: skip
@@ -199,7 +189,7 @@ def start(town, path, *flags):
     ]
     process = subprocess.Popen(
         [*command, "--port=0", "--context=256", "--rows=2", "--chunk=1", *flags],
-        env={**os.environ, **made}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
+        env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
     )  # fmt: skip
     for line in process.stdout:
         if line.startswith("serving sft at "):
@@ -207,12 +197,12 @@ def start(town, path, *flags):
     raise AssertionError(process.stderr.read())
 
 
-def test_sigterm_lets_what_is_under_way_end_and_kill_9_loses_nothing(town, tmp_path):
+def test_sigterm_lets_running_requests_finish_and_kill_9_loses_nothing(town, tmp_path):
     path = tmp_path / "store.sqlite"
     process, url = start(town, path)
     with process, openai.OpenAI(base_url=url, api_key="secret", max_retries=0) as client:
         options = {"store": True, "stream": True, "max_tokens": 200, "logprobs": True}
-        stream = iter(ask(client, "A list:", seed=4, **options))
+        stream = iter(chat_completion(client, "A list:", seed=4, **options))
         next(stream)
         process.send_signal(signal.SIGTERM)
         rest = list(stream)
@@ -221,24 +211,24 @@ def test_sigterm_lets_what_is_under_way_end_and_kill_9_loses_nothing(town, tmp_p
         assert process.returncode == 0, out + err
     process, url = start(town, path)
     with process, openai.OpenAI(base_url=url, api_key="secret", max_retries=0) as client:
-        (kept,) = client.chat.completions.list().data
-        told = [ask(client, "Hi", store=True, max_tokens=4).id for _ in range(3)]
-        under_way = threading.Thread(target=_unanswered, args=(client,))
-        under_way.start()
+        (stored,) = client.chat.completions.list().data
+        confirmed = [chat_completion(client, "Hi", store=True, max_tokens=4).id for _ in range(3)]
+        unanswered = threading.Thread(target=_unanswered, args=(client,))
+        unanswered.start()
         assert eventually(lambda: _busy(url) > 0)
         process.kill()
-        under_way.join(10)
+        unanswered.join(10)
         process.communicate(timeout=30)
         assert process.returncode == -signal.SIGKILL
-    held = CompletionStore(path)
-    found, more = held.page("", 9, False, "", {})
-    held.close()
-    assert [one["id"] for one in found] == [kept.id, *told] and not more
+    store = CompletionStore(path)
+    completions, more = store.page("", 9, False, "", {})
+    store.close()
+    assert [one["id"] for one in completions] == [stored.id, *confirmed] and not more
 
 
 def _unanswered(client):
     with pytest.raises(openai.APIConnectionError):
-        ask(client, "A list:", store=True, n=2, max_tokens=200)
+        chat_completion(client, "A list:", store=True, n=2, max_tokens=200)
 
 
 def _busy(url):
