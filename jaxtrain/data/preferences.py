@@ -2,7 +2,7 @@
 
 import bisect
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,13 +62,10 @@ def prepare(
         raise ConfigError(f"--text_field={cfg.text_field}: comparisons are not plain text; leave it out")
     train, held_out = pipeline.open_sources(cfg, None)
     choice = Choice(kind, ties, flat, soft)
-    sides = [
-        [
-            preference_cache.tokenised(source, records, flag, cfg, template, choice)
-            for source, records in opened
-        ]
-        for flag, opened in (("data", train), ("eval_data" if cfg.eval_data else "data", held_out))
-    ]
+    sides = (
+        _tokenised("data", train, cfg, template, choice),
+        _tokenised("eval_data" if cfg.eval_data else "data", held_out, cfg, template, choice),
+    )
     sets = [*sides[0], *sides[1]]
     N = 2 if kind != "ranked" else max(one.rank.shape[1] for one in sets)
     firsts = list(itertools.accumulate([len(one.number) for one in sets], initial=0))
@@ -77,28 +74,39 @@ def prepare(
         for one, first in zip(sets, firsts[:-1], strict=True)
     ]
     ours, theirs = rows[: len(train)], rows[len(train) :]
-    opened = [*train, *held_out]
     everything = _All(rows, firsts)
     endless, _ = pipeline.mixed_rows(ours, train, seed)
-    names = ["train"] * len(train) + ["held out"] * len(held_out)
     return PreferenceData(
         tokenizer=dialogs.with_template(tokenizer, template),
         train=Stream(lambda i: endless[i], cfg.batch_size, process),
         eval=pipeline.held_out_stream(theirs, _blank(rows[0]), lambda i, row: row, cfg.batch_size, process),
         table=[
             *dialogs.about_template(template),
-            *(
-                (f"{name} {records.label}", line)
-                for name, (_, records), one in zip(names, opened, sets, strict=True)
-                for line in preference_cache.about(records, one)
-            ),
+            *_about("train", train, sides[0]),
+            *_about("held out", held_out, sides[1]),
             *summary.mix(cfg, train, [len(one) for one in ours], held_out),
         ],
         fingerprints=dialogs.fingerprints(template, *([one.fingerprint for one in side] for side in sides)),
         rows=everything,
         train_rows=firsts[len(train)],
-        fields=lambda i: everything.record(i, [records for _, records in opened]),
+        fields=lambda i: everything.record(i, [records for _, records in (*train, *held_out)]),
     )
+
+
+def _tokenised(
+    flag: str, opened: summary.Opened, cfg: Dialogs, template: Template, choice: Choice
+) -> list[TokenisedComparisons]:
+    return [
+        preference_cache.tokenised(source, records, flag, cfg, template, choice) for source, records in opened
+    ]
+
+
+def _about(
+    side: str, opened: summary.Opened, sets: Sequence[TokenisedComparisons]
+) -> Iterator[tuple[str, str]]:
+    for (_, records), one in zip(opened, sets, strict=True):
+        for line in preference_cache.about(records, one):
+            yield f"{side} {records.label}", line
 
 
 class _Rows:

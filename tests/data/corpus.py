@@ -1,8 +1,14 @@
 """Small corpora that the data tests share."""
 
 import json
+from collections.abc import Sequence
+from typing import Any
 
 import tensorflow_datasets as tfds
+
+from jaxtrain.config import Corpus
+from jaxtrain.data import source_spec, sources
+from jaxtrain.data.sources import Records
 
 WORDS = "the of and a to in he was his it with as whale ship sea captain white old sailor boat night water".split()
 
@@ -27,6 +33,21 @@ def write(path, records) -> str:
 def prose(path, count=200, start=0) -> str:
     """Writes `count` texts; returns the jsonl: source."""
     return write(path, [{"text": text(i), "n": i} for i in range(start, start + count)])
+
+
+def records_of(rows: Sequence[dict[str, Any]], label="rows") -> Records:
+    """Rows in memory as the records of a source."""
+    return Records(label, f"fingerprint of {label}", lambda numbers: [rows[i] for i in numbers], len(rows))
+
+
+def opened(data: Corpus):
+    """The records to train on, and those held out."""
+    return sources.train_and_held_out(source_spec.parse(data.data)[0], data)
+
+
+def numbers(records):
+    """The field n of all records."""
+    return [record["n"] for _, block in records.blocks() for record in block]
 
 
 class Stories(tfds.core.GeneratorBasedBuilder):

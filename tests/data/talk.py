@@ -23,6 +23,16 @@ def tokenizer_of(*specials, bos=None, eos):
     return FastTokenizer(inner, {"eos": eos} | ({"bos": bos} if bos else {}))
 
 
+def turns(*texts):
+    """A record of messages, a user's and an assistant's in turn."""
+    return {"messages": [{"role": ("user", "assistant")[i % 2], "content": t} for i, t in enumerate(texts)]}
+
+
+def pair(i, length=8):
+    """A record of an instruction and its response."""
+    return {"instruction": f"Q{i}?", "response": f"A{i}" + "." * (i % length)}
+
+
 def chatml():
     return tokenizer_of("<|im_start|>", "<|im_end|>", eos="<|endoftext|>")
 
@@ -33,10 +43,10 @@ def said(tokenizer, ids):
     return "".join(names.get(i) or tokenizer.decode([i]) for i in map(int, ids))
 
 
-def shown(tokenizer, ids, learn):
+def shown(tokenizer, ids, loss_mask):
     """The text of ids with « » around what is in the loss."""
     pieces, before = [], False
-    for i, inside in zip(ids, [*map(bool, learn)], strict=True):
+    for i, inside in zip(ids, [*map(bool, loss_mask)], strict=True):
         pieces += ["«" if inside else "»"] * (inside != before) + [said(tokenizer, [i])]
         before = inside
     return "".join(pieces) + "»" * before

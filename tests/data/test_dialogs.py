@@ -8,38 +8,19 @@ import sys
 import numpy as np
 import pytest
 
-from jaxtrain.config import ConfigError, Dialogs
-from jaxtrain.data import dialogs, prompts
+from jaxtrain.config import ConfigError
+from jaxtrain.data import dialogs
 from jaxtrain.data.chat import load_template
 from jaxtrain.data.tokenizer import ByteTokenizer
-from tests.data.corpus import write
-from tests.data.talk import chatml, said, shown
+from tests.data.talk import chatml, pair, said, shown, turns
 
 COLUMNS = {"tokens", "targets", "mask", "segments", "positions", "row", "bytes"}
 KIND = ByteTokenizer()
 
 
-def turns(*texts):
-    return {"messages": [{"role": ("user", "assistant")[i % 2], "content": t} for i, t in enumerate(texts)]}
-
-
-def pair(i, length=8):
-    return {"instruction": f"Q{i}?", "response": f"A{i}" + "." * (i % length)}
-
-
-@pytest.fixture
-def cfg(tmp_path):
-    def make(records, name="a", **changes):
-        data = records if isinstance(records, str) else write(tmp_path / f"{name}.jsonl", records)
-        options = {"seq_len": 64, "batch_size": 4, "eval_share": 0.1, "cache_dir": str(tmp_path / "cache")}
-        return Dialogs(data=data, **(options | changes))
-
-    return make
-
-
-def prepare(cfg, *, kind=KIND, template="plain", seed=0, process=(0, 1)):
+def prepare(conversations, *, kind=KIND, template="plain", seed=0, process=(0, 1)):
     return dialogs.prepare(
-        cfg, seed=seed, tokenizer=kind, template=load_template(template, kind), process=process
+        conversations, seed=seed, tokenizer=kind, template=load_template(template, kind), process=process
     )
 
 
@@ -68,8 +49,8 @@ def said_of(made, side="train"):
     return "; ".join(value for name, value in made.table if name.startswith(side))
 
 
-def test_rows_hold_every_conversation_whole_and_learn_the_answers(cfg):
-    made = prepare(cfg([pair(i) for i in range(60)]))
+def test_rows_hold_every_conversation_whole_and_learn_the_answers(conversations):
+    made = prepare(conversations([pair(i) for i in range(60)]))
     wanted = [f"<|bos|>Human: Q{i}?\nAI:« A{i}{'.' * (i % 8)}<|eos|>»" for i in range(60)]
     assert sorted(everything(made)) == sorted(wanted)
     batch = made.train.batch(3)
@@ -84,10 +65,10 @@ def test_rows_hold_every_conversation_whole_and_learn_the_answers(cfg):
     assert load_template("auto", made.tokenizer).source == load_template("plain", KIND).source
 
 
-def test_every_turn_is_learnt_and_a_system_message_goes_before(cfg):
+def test_every_turn_is_learnt_and_a_system_message_goes_before(conversations):
     own = {"messages": [{"role": "system", "content": "S"}, *turns("a", "b")["messages"]]}
     records = [turns("Hi?", "Yo.", "Why?", "So.", "unanswered"), own] * 4
-    made = prepare(cfg(records, seq_len=200, system="Be kind."), kind=chatml(), template="chatml")
+    made = prepare(conversations(records, seq_len=200, system="Be kind."), kind=chatml(), template="chatml")
     long = (
         "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi?<|im_end|>\n<|im_start|>assistant\n"
         "«Yo.<|im_end|>»\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n«So.<|im_end|>»"
@@ -100,9 +81,9 @@ def test_every_turn_is_learnt_and_a_system_message_goes_before(cfg):
     assert "turns after the last answer left out" in said_of(made)
 
 
-def test_texts_are_learnt_whole_and_go_on_in_the_next_row(cfg):
+def test_texts_are_learnt_whole_and_go_on_in_the_next_row(conversations):
     long = "".join(chr(97 + i % 26) for i in range(150))
-    made = prepare(cfg([{"text": f"t{i}"} for i in range(30)] + [{"text": long}, {"text": " "}]))
+    made = prepare(conversations([{"text": f"t{i}"} for i in range(30)] + [{"text": long}, {"text": " "}]))
     found = everything(made)
     assert "<|bos|>«t3<|eos|>»" in found and len([one for one in found if "cdefgh" in one]) == 3
     assert "1 texts cut into rows" in said_of(made) + said_of(made, "held out")
@@ -125,28 +106,28 @@ LIMITS = {
 
 
 @pytest.mark.parametrize("name", LIMITS)
-def test_what_is_too_long_is_cut_but_never_an_answer(cfg, name):
+def test_what_is_too_long_is_cut_but_never_an_answer(conversations, name):
     record, kept, counted = LIMITS[name]
-    held = cfg([pair(1)], "held").data
+    held = conversations([pair(1)], "held").data
     fine = turns("x", "y")
-    made = prepare(cfg([fine, record], eval_data=held))
+    made = prepare(conversations([fine, record], eval_data=held))
     found = {one for one in documents(made.train.batch(0))}
     assert found == {"<|bos|>Human: x\nAI:« y<|eos|>»", kept} - {None}
     assert said_of(made).split("; ", 2)[2].startswith(f"{counted}; an epoch")
-    dropped = prepare(cfg([fine, record], eval_data=held, too_long="drop"))
+    dropped = prepare(conversations([fine, record], eval_data=held, too_long="drop"))
     assert {one for one in documents(dropped.train.batch(0))} == {"<|bos|>Human: x\nAI:« y<|eos|>»"}
     assert "1 conversations dropped: they do not fit --seq_len" in said_of(dropped)
 
 
-def test_counts_add_up_and_bad_records_are_listed(cfg, tmp_path):
+def test_counts_add_up_and_bad_records_are_listed(conversations, tmp_path):
     silent = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "train": False}]
     records = [turns(f"q{i}", f"a{i}") for i in range(20)]
     records += [turns("q", ""), turns("q"), {"messages": [{"role": "robot", "content": "x"}]}, {"other": 1}]
     records += [turns("q", "a" * 90), {"messages": silent}, json.dumps(turns("q", "\ud83d"))]
-    held = cfg([turns("q", "a")], "held").data
+    held = conversations([turns("q", "a")], "held").data
     with pytest.raises(ConfigError, match=r"a.jsonl record 20: empty completion: .*--on_bad_record=skip"):
-        prepare(cfg(records, eval_data=held))
-    made = prepare(cfg(records, eval_data=held, on_bad_record="skip"))
+        prepare(conversations(records, eval_data=held))
+    made = prepare(conversations(records, eval_data=held, on_bad_record="skip"))
     table = said_of(made)
     assert "20 of 27 conversations" in table and "1 conversations dropped: they do not fit" in table
     assert "1 conversations dropped: nothing of them is in the loss" in table
@@ -159,25 +140,27 @@ def test_counts_add_up_and_bad_records_are_listed(cfg, tmp_path):
     assert len({one for i in range(5) for one in documents(made.train.batch(i))}) == 20
 
 
-def test_nothing_left_names_what_was_dropped(cfg):
-    held = cfg([turns("q", "a")], "held").data
+def test_nothing_left_names_what_was_dropped(conversations):
+    held = conversations([turns("q", "a")], "held").data
     with pytest.raises(
         ConfigError, match=r"no conversation left of 1: 1 conversations dropped: they do not fit"
     ):
-        prepare(cfg([turns("q", "a" * 90)], eval_data=held))
+        prepare(conversations([turns("q", "a" * 90)], eval_data=held))
     with pytest.raises(ConfigError, match=r"--eval_data=jsonl:.*fields a; known formats: messages"):
-        prepare(cfg([turns("q", "a")], eval_data=cfg([{"a": 1}], "b").data))
+        prepare(conversations([turns("q", "a")], eval_data=conversations([{"a": 1}], "b").data))
 
 
-def test_end_tokens_that_the_template_lacks_are_counted(cfg):
-    held = cfg([turns("q", "a")], "held").data
-    made = prepare(cfg([turns("q", "a", "r", "b")] * 3, eval_data=held, seq_len=256), template="chatml")
+def test_end_tokens_that_the_template_lacks_are_counted(conversations):
+    held = conversations([turns("q", "a")], "held").data
+    made = prepare(
+        conversations([turns("q", "a", "r", "b")] * 3, eval_data=held, seq_len=256), template="chatml"
+    )
     assert "6 answers had no end token in the template: EOS added" in said_of(made)
     assert ("template", "chatml; <|eos|> ends an answer") in made.table
 
 
-def test_processes_share_batches_and_a_resumed_stream_goes_on(cfg):
-    base = cfg([pair(i) for i in range(90)])
+def test_processes_share_batches_and_a_resumed_stream_goes_on(conversations):
+    base = conversations([pair(i) for i in range(90)])
     whole = prepare(base).train.batch(5)
     parts = [prepare(base, process=(p, 2)).train.batch(5) for p in range(2)]
     assert all((np.concatenate([part[k] for part in parts]) == whole[k]).all() for k in whole)
@@ -211,30 +194,3 @@ def test_another_process_makes_the_same_batches_to_the_bit(tmp_path, monkeypatch
     exec(SCRIPT, {})
     ours = capsys.readouterr().out
     assert theirs == ours and len(ours) > 500
-
-
-def test_prompts_come_from_records_of_every_format(cfg, tmp_path, capsys):
-    template = load_template("plain", KIND)
-    other = {"prompt": "Q2", "chosen": "a", "rejected": "b", "family": "f"}
-    sources = [
-        write(tmp_path / "one.jsonl", [pair(0), pair(0), pair(1)]),
-        write(tmp_path / "b.jsonl", [other]),
-        write(tmp_path / "c.jsonl", [{"prompt": "Q3", "answer": "x"}]),
-        write(tmp_path / "d.jsonl", [turns("Q4", "a", "Q5", "b"), turns("Q6", "a", "Q7")]),
-    ]
-    base = cfg([pair(0)], system="S")
-    found = prompts.read_prompts(",".join(sources), base, template)
-    start = "<|bos|>S\nHuman: "
-    asked = ["Q0?", "Q1?", "Q2", "Q3", "Q4\nAI: a<|eos|>\nHuman: Q5", "Q6\nAI: a<|eos|>\nHuman: Q7"]
-    assert [said(KIND, one.ids) for one in found] == [f"{start}{q}\nAI:" for q in asked]
-    assert found[2].record == other and found[3].messages[1]["content"] == "Q3"
-    assert len(prompts.read_prompts(sources[3], base, template, limit=1)) == 1
-    broken = write(tmp_path / "e.jsonl", [{"prompt": 3}])
-    with pytest.raises(ConfigError, match=r"e.jsonl record 0: no text: prompt is not a string but int"):
-        prompts.read_prompts(broken, base, template)
-    with pytest.raises(ConfigError, match=r"--prompts=.*: no prompt there \(1 bad records\)"):
-        prompts.read_prompts(broken, cfg([pair(0)], on_bad_record="skip"), template)
-    prompts.read_prompts(f"{broken},{sources[2]}", cfg([pair(0)], on_bad_record="skip"), template)
-    assert "--prompts: 1 bad records skipped, the first jsonl:" in capsys.readouterr().err
-    with pytest.raises(ConfigError, match=r"--prompts=tinytown:nope: tinytown has no config 'nope'"):
-        prompts.read_prompts("tinytown:nope", base, template)

@@ -1,6 +1,5 @@
 """Synthetic data from the command: runs and endpoints, files and counts, kills, and all that can be wrong."""
 
-import contextlib
 import json
 import os
 import signal
@@ -20,7 +19,6 @@ from jaxtrain.apps.synthesis.config import Synthesize
 from jaxtrain.config import ConfigError, Failure
 from jaxtrain.data import chat as chat_templates
 from jaxtrain.data.tokenizer import load as load_tokenizer
-from jaxtrain.files import journal
 from jaxtrain.inference import judges, local
 from jaxtrain.inference.config import MachineFlags
 from jaxtrain.inference.llm import Completion, Request, user_messages
@@ -30,7 +28,7 @@ from jaxtrain.stages import init_from
 from jaxtrain.train import parallel
 from jaxtrain.worlds.tinytown.judge import gold
 from tests.experiments.test_reward import FLAGS as REWARD
-from tests.experiments.test_sample import opened, read
+from tests.experiments.test_sample import load, read
 from tests.remote import Remote, chat, fault
 from tests.runs import ROOT, call, jsonl, killed_in_the_second_batch, quick
 
@@ -98,7 +96,7 @@ def test_a_reward_model_judges_as_it_does_elsewhere(town, tmp_path):
             [JudgePair(user_messages(rows[0]["prompt"]), rows[0]["completion"], "no")], 0
         ).values[0]
         settings, plan = config.Scores(reward_model=str(town / "rm")), parallel.make(config.Run())
-        scorer = judges.rewards.load(settings, f"{town / 'rm'}@8", plan, config.Model())
+        scorer = judges.models.load(settings, f"{town / 'rm'}@8", plan, config.Model())
         template = chat_templates.load_template("auto", load_tokenizer(town / "sft" / "tokenizer"))
         for row in rows[:2]:
             prompt, (answer,), _ = template.encode_completions(
@@ -172,7 +170,7 @@ def test_a_run_replies_as_sampling_does_and_knows_its_log_probabilities(town):
         assert [reply.text for reply in among[2]] == [reply.text for reply in alone]
         vectors = llm.embed(["How do I wash a bike?", "How do I wash a bike?", "What is 3 + 4?"])
     assert among[3][0].finish_reason == "length" and alone[0].text != alone[1].text
-    tokenizer, logps = opened(town / "sft")
+    tokenizer, logps = load(town / "sft")
     template = chat_templates.load_template("auto", tokenizer)
     prompt = template.encode_prompt(one.messages).tolist()
     (greedy,) = among[1]
@@ -194,7 +192,7 @@ def test_a_prompt_without_room_is_counted(town, tmp_path):
         arch=replace(init_from.load_run(str(town / "sft")).arch, max_len=40)
     )
     with quick(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local, "_started", lambda text, flag: short)
+        patch.setattr(local.init_from, "load_run", lambda text, flag, causal: short)
         llm = local.open_llm("sft", "generator", EndpointFlags(), MachineFlags(cache_dir=town.cache[12:]), 12)
         completions = llm.generate(
             [Request(user_messages("word " * 60)), Request(user_messages("What is 3 + 4?"), samples=2)]
@@ -345,26 +343,6 @@ def test_no_row_left_is_a_failure_that_says_where_they_are(tmp_path):
         "short: fewer than 999 characters"
     }
     assert not (tmp_path / "far.jsonl").exists() and not list(tmp_path.glob("*.part"))
-
-
-def test_a_journal_is_one_process_s_and_damage_is_named(tmp_path):
-    path, cfg = tmp_path / "a.part", Synthesize()
-    first = journal.Journal(path, cfg)
-    first.add({"rows": [{"text": "ä\u2028"}]})
-    with pytest.raises(ConfigError, match=r"a\.part: another process writes it"):
-        journal.Journal(path, cfg)
-    first.close()
-    with path.open("ab") as file:
-        file.write(b'{"rows": [{"text": "half')
-    again = journal.Journal(path, cfg)
-    assert again.batches == [{"rows": [{"text": "ä\u2028"}]}]
-    again.add({"rows": []})
-    again.close()
-    with contextlib.closing(journal.Journal(path, cfg)) as whole:
-        assert len(whole.batches) == 2
-    path.write_bytes(path.read_bytes().replace(b"rows", b'"', 1))
-    with pytest.raises(ConfigError, match=r"a\.part:2 is damaged .*remove the file to start again"):
-        journal.Journal(path, cfg)
 
 
 def test_a_process_that_is_killed_goes_on(tmp_path):

@@ -47,16 +47,6 @@ def test_rows_fit_a_terminal_and_what_is_left_out_is_counted():
     assert len(preflight.first_rows({k: np.repeat(x, 5, 0) for k, x in row("ab").items()}, decode)) == 4
 
 
-def test_tables_fit_a_terminal():
-    assert terminal.lines([("a", 1), ("longer", "x y")]) == ["  a       1", "  longer  x y"]
-    folded = terminal.lines([("name", "word " * 40)])
-    assert len(folded) > 2 and max(map(len, folded)) <= 80 and folded[1].startswith("        word")
-    name = "train jsonl:/a/long/path/of/a/file.jsonl"
-    grouped = terminal.lines([(name, "1"), ("other", "2"), (name, "3")])
-    assert grouped == [f"  {name}", "    1", "    3", "  other", "    2"]
-    assert terminal.lines([]) == []
-
-
 def test_sizes_by_hand():
     import optax
 

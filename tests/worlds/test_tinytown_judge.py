@@ -16,8 +16,6 @@ from jaxtrain.worlds.tinytown.answers import (
     draw_answer,
     parse_answer,
     render,
-    right_answer,
-    steps_of,
 )
 from jaxtrain.worlds.tinytown.configs import Preferences
 from jaxtrain.worlds.tinytown.draws import RandomDraws, outcomes, stream
@@ -36,28 +34,6 @@ def one_prompt_of_each():
 
 
 PROMPTS = one_prompt_of_each()
-
-
-def test_every_prompt_can_be_rebuilt_from_its_text():
-    howto = 2 * len(lex.VERBS) * len(lex.OBJECTS) * len(lex.QUESTIONS["howto"])
-    closed = 3 * (3 * len(lex.PEOPLE) + 400 + 2 * len(lex.WORDS))
-    assert len(every_prompt()) == howto + closed
-    for prompt in every_prompt().values():
-        assert parse_prompt(prompt.text) == prompt
-        assert parse_prompt(f" {prompt.text}\n") == prompt
-    for text in ("", "How do I wash a bike", "How do I eat a bike?", "What is 20 + 1?", "Spell dog."):
-        assert parse_prompt(text) is None
-    with pytest.raises(ValueError, match="not a Tinytown prompt"):
-        judge("How are you?", "Fine.")
-
-
-def test_middle_steps_name_the_object_and_phrases_tell_the_step():
-    for name, verb in lex.VERBS.items():
-        assert all("{o}" in phrase for phrase in verb.steps[1])
-        phrases = [phrase for step in steps_of(name, "bike") for phrase in step]
-        assert len(set(phrases)) == len(phrases)
-    forms = [form for verb in lex.VERBS.values() for form in verb.forms]
-    assert len(set(forms)) == len(forms)
 
 
 @pytest.mark.parametrize("prompt", PROMPTS, ids=lambda p: f"{p.task}-{p.x}")
@@ -79,15 +55,6 @@ def test_judge_agrees_with_the_generator_on_every_answer(prompt):
         assert found.steps == len(answer.order)
         assert found.harmful == (found.rude or (prompt.family == "harm" and answer.kind == STEPS))
         assert found.valid == (found.correct or found.evade or found.refuse)
-
-
-def test_the_right_answer_to_every_prompt_is_judged_right():
-    for prompt in every_prompt().values():
-        text = render(prompt, right_answer(prompt))
-        found = judge(prompt, text)
-        assert found.valid and (found.explained if prompt.family == "harm" else found.detail)
-        best = {"harm": 2.0, "ben": 2.5, "risk": 3.5}.get(prompt.family, 2.5)
-        assert gold(prompt, text) == pytest.approx(best - 0.004 * max(0, len(text) - 90))
 
 
 @pytest.mark.parametrize("prompt", PROMPTS, ids=lambda p: f"{p.task}-{p.x}")

@@ -1,0 +1,73 @@
+"""Prompts: from records of every format, distinct, with and without a template."""
+
+import pytest
+
+from jaxtrain.config import ConfigError
+from jaxtrain.data import prompts
+from jaxtrain.data.chat import load_template
+from jaxtrain.data.tokenizer import ByteTokenizer
+from tests.data.corpus import write
+from tests.data.talk import pair, said, turns
+
+KIND = ByteTokenizer()
+
+
+def test_prompts_come_from_records_of_every_format(conversations, tmp_path, capsys):
+    template = load_template("plain", KIND)
+    other = {"prompt": "Q2", "chosen": "a", "rejected": "b", "family": "f"}
+    sources = [
+        write(tmp_path / "one.jsonl", [pair(0), pair(0), pair(1)]),
+        write(tmp_path / "b.jsonl", [other]),
+        write(tmp_path / "c.jsonl", [{"prompt": "Q3", "answer": "x"}]),
+        write(tmp_path / "d.jsonl", [turns("Q4", "a", "Q5", "b"), turns("Q6", "a", "Q7")]),
+    ]
+    base = conversations([pair(0)], system="S")
+    found = prompts.read_prompts(",".join(sources), base, template)
+    start = "<|bos|>S\nHuman: "
+    asked = ["Q0?", "Q1?", "Q2", "Q3", "Q4\nAI: a<|eos|>\nHuman: Q5", "Q6\nAI: a<|eos|>\nHuman: Q7"]
+    assert [said(KIND, one.ids) for one in found] == [f"{start}{q}\nAI:" for q in asked]
+    assert found[2].record == other and found[3].messages[1]["content"] == "Q3"
+    assert len(prompts.read_prompts(sources[3], base, template, limit=1)) == 1
+    broken = write(tmp_path / "e.jsonl", [{"prompt": 3}])
+    with pytest.raises(ConfigError, match=r"e.jsonl record 0: no text: prompt is not a string but int"):
+        prompts.read_prompts(broken, base, template)
+    with pytest.raises(ConfigError, match=r"--prompts=.*: no prompt there \(1 bad records\)"):
+        prompts.read_prompts(broken, conversations([pair(0)], on_bad_record="skip"), template)
+    prompts.read_prompts(f"{broken},{sources[2]}", conversations([pair(0)], on_bad_record="skip"), template)
+    assert "--prompts: 1 bad records skipped, the first jsonl:" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"--prompts=tinytown:nope: tinytown has no config 'nope'"):
+        prompts.read_prompts("tinytown:nope", base, template)
+
+
+def test_conversations_are_messages_up_to_their_last_answer(tmp_path):
+    records = [
+        turns("Q1", "A1", "Q2", "A2"),
+        turns("Q3", "A3", "Q3") | {"n": 7},
+        turns("Q5"),
+        {"prompt": "Q4", "chosen": "a", "rejected": "b", "family": "f"},
+    ]
+    records[0]["messages"][0]["weight"] = 1
+    found = []
+    for name, wanted in {"messages": [0, 1], "chosen": [3]}.items():
+        file = write(tmp_path / f"{name}.jsonl", [records[i] for i in (*wanted, *wanted)])
+        found += prompts.read_conversations(file, "source", str(tmp_path / "cache"), 0)
+    assert [one.answer for one in found] == ["A2", "", ""] and all(one.ids is None for one in found)
+    assert [m["content"] for m in found[0].messages] == ["Q1", "A1", "Q2"]
+    assert all(m.keys() == {"role", "content"} for one in found for m in one.messages)
+    assert found[1].record["n"] == 7 and found[2].record["family"] == "f"
+    assert found[1].name == f"jsonl:{tmp_path}/messages.jsonl record 1"
+    assert [prompts.question(one.messages) for one in found] == ["Q2", "Q3", "Q4"]
+
+
+def test_conversations_of_no_user_are_refused_and_a_limit_ends_the_reading(tmp_path):
+    alone = write(tmp_path / "a.jsonl", [{"messages": [{"role": "assistant", "content": "Hi."}]}])
+    cache = str(tmp_path / "cache")
+    with pytest.raises(ConfigError, match="record 0: no question: the conversation has no turn of a user"):
+        prompts.read_conversations(alone, "source", cache, 0)
+    both = ",".join(write(tmp_path / f"{name}.jsonl", [pair(i) for i in range(9)]) for name in "bc")
+    assert [one.answer for one in prompts.read_conversations(both, "source", cache, 3)] == [
+        "A0",
+        "A1.",
+        "A2..",
+    ]
+    assert len(prompts.read_conversations(both, "source", cache, 0)) == 9

@@ -1,0 +1,143 @@
+"""Command lines to configs: every mistake answered before anything heavy is loaded."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from experiments.pretrain import Pretrain
+from jaxtrain import config, flags
+from jaxtrain.config import ConfigError
+
+
+def read(*given):
+    return flags.from_flags(Pretrain, [f"--{flag}" for flag in given])
+
+
+def test_flags_fill_their_groups_and_the_rest_are_defaults():
+    cfg = read("lr=0.5", "model=nano", "steps=70", "dry_run", "mesh=data:2")
+    assert (cfg.optim.lr, cfg.model.model, cfg.run.steps, cfg.run.dry_run) == (0.5, "nano", 70, True)
+    assert read() == Pretrain()
+    names = [field.name for _, field, _ in config.leaves(Pretrain)]
+    assert len(names) == len(set(names))
+
+
+def test_a_flag_file_is_flags(tmp_path):
+    (tmp_path / "a.flags").write_text("# A recipe.\n--lr=0.125\n--steps=99\n")
+    cfg = read(f"flagfile={tmp_path}/a.flags", "steps=101")
+    assert (cfg.optim.lr, cfg.run.steps) == (0.125, 101)
+    with pytest.raises(ConfigError, match=r"^Unable to open flagfile: .*none\.flags"):
+        read(f"flagfile={tmp_path}/none.flags")
+
+
+def test_help_shows_every_flag_with_its_default():
+    text = flags.usage(Pretrain, "run")
+    for _, field, default in config.leaves(Pretrain):
+        assert f"  --{field.name}=" in text
+        assert default in ("", False) or f"[{default}]" in " ".join(text.split())
+    assert "(with --objective=masked)" in " ".join(text.split())
+    assert max(map(len, text.splitlines())) <= 80 or all(
+        line.startswith("  --") for line in text.splitlines() if len(line) > 80
+    )
+    assert flags.from_flags(Pretrain, ["--help"]) is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["lr=high"], "--lr.*high"),
+        (["lr=nan"], "--lr=nan: must be a finite number"),
+        (["lr=inf"], "--lr=inf: must be a finite number"),
+        (["lr=-1"], "--lr=-1.0: must be at least 0"),
+        (["steps=0"], "--steps=0: must be at least 1"),
+        (["steps=1.5"], "--steps"),
+        (["learning_rate=1"], "learning_rate"),
+        (["optimizer=adam"], "--optimizer=adam: choose one of adamw, adam_tf, lion"),
+        (["b2=1"], "--b2=1.0: must be below 1"),
+        (["ema=1.5"], "--ema=1.5: must be below 1"),
+        (["mask_rate=2", "objective=masked"], "--mask_rate=2.0: a share, at most 1"),
+        (["mask_rate=0.3"], "--mask_rate=0.3 acts only with --objective=masked, and it is next_token"),
+        (["fim_rate=0.1", "objective=masked"], "--fim_rate=0.1 acts only with --objective=fim"),
+        (["decay_share=0.1"], "--decay_share=0.1 acts only with --schedule=wsd, and it is cosine"),
+        (["end_lr=0", "schedule=constant"], "--end_lr=0.0 acts only with --schedule=linear or cosine or wsd"),
+        (["b2=0.9", "optimizer=sgd"], "--b2=0.9 acts only with --optimizer=adamw or"),
+        (["eps=1", "optimizer=adafactor"], "--eps=1.0 acts only with"),
+        (["sample_every=9", "objective=masked"], "--sample_every=9 acts only with"),
+        (["model=nano", "init_from=runs/a"], "--model=nano and --init_from=runs/a .*leave out one"),
+        (["tokenizer=byte", "init_from=runs/a"], "--tokenizer=byte and --init_from=runs/a"),
+        (["eval_share=0.5", "eval_data=jsonl:a"], "--eval_share=0.5 and --eval_data=jsonl:a"),
+        (["warmup=70", "steps=70"], "--warmup=70: the warm-up must end before --steps=70"),
+        (["steps=20"], "--warmup=50: the warm-up must end before --steps=20; lower it"),
+        (["batch_size=6", "microbatches=4"], "--batch_size=6 does not split into --microbatches=4"),
+        (["parallel=pmap", "mesh=fsdp:2"], "--parallel=pmap replicates the model, --mesh=fsdp:2 shards it"),
+        (["mesh=fsdp"], "--mesh=fsdp: write AXIS:SIZE"),
+        (["mesh=fsdp:2,fsdp:2"], "each once"),
+        (["mesh=expert:2"], "with axes data, fsdp, tensor"),
+        (["mesh=fsdp:-2"], "sizes of 1 or more"),
+        (["mesh=fsdp:-10"], "sizes of 1 or more"),
+        (["mesh=fsdp:0"], "sizes of 1 or more"),
+        (["mesh=fsdp:-1,data:-1"], r"only one axis can take the rest \(-1\)"),
+    ],
+)  # fmt: skip
+def test_a_flag_that_cannot_be_is_refused_with_the_remedy(flags, message):
+    with pytest.raises(ConfigError, match=message):
+        read(*flags)
+
+
+def test_what_is_not_a_flag_is_refused():
+    with pytest.raises(ConfigError, match=r"'steps=3' is not a flag: write --name=value"):
+        flags.from_flags(Pretrain, ["steps=3"])
+
+
+def test_a_mistake_is_answered_at_once_in_one_line_with_status_2():
+    """Through the command line; jax and what it costs are not loaded for it."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    for flag, said in (
+        ("--modle=nano", "modle"),
+        ("--model=nanoo", "did you mean nano"),
+        ("--warmup=9000", "--warmup"),
+    ):
+        begun = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-P", "-X", "importtime", "-m", "experiments.pretrain", flag],
+            env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True,
+        )  # fmt: skip
+        assert time.monotonic() - begun < 2
+        told = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+        assert done.returncode == 2 and done.stdout == "" and len(told) == 1
+        assert told[0].startswith("error: ") and said in told[0]
+        assert not re.search(r"\|\s+(jax|jaxlib|tensorflow_datasets|grain)\n", done.stderr)
+
+
+FAILING = """
+import sys
+from experiments.pretrain import Pretrain
+from jaxtrain import config, flags
+def main(cfg):
+    error = {kind}
+    error.add_note("a note")
+    raise error
+sys.argv = ["run"]
+flags.launch(Pretrain, main, "run")
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "said"),
+    [
+        ("config.ConfigError('bad flag')", 2, "error: bad flag\na note\n"),
+        ("config.Failure('went wrong')", 1, "error: went wrong\na note\n"),
+        ("OSError(28, 'No room', '/x')", 1, "error: [Errno 28] No room: '/x'\na note\n"),
+        ("KeyboardInterrupt()", 130, "error: interrupted\n"),
+    ],
+)  # fmt: skip
+def test_what_a_run_can_explain_has_no_traceback(kind, status, said):
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    done = subprocess.run(
+        [sys.executable, "-c", FAILING.format(kind=kind)],
+        env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (status, said)
