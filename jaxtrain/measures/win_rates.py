@@ -1,4 +1,4 @@
-"""Who wins: win rates with their confidence, and strengths by Bradley and Terry, as numbers; NumPy alone."""
+"""Win rates with confidence intervals, Bradley-Terry strengths and Elo ratings; NumPy alone."""
 
 import math
 from collections.abc import Sequence
@@ -8,12 +8,12 @@ import numpy as np
 
 Z = 1.96  # standard normal deviations of a 95 % interval
 RESAMPLES = 200
-MEAN, SCALE = 1000.0, 400 / math.log(10)  # of Elo's numbers
-_ROUNDS, _NEAR = 10_000, 1e-9  # of the fixed point
+MEAN, SCALE = 1000.0, 400 / math.log(10)  # of Elo ratings
+_ROUNDS, _TOLERANCE = 10_000, 1e-9  # of the fixed point
 
 
 class Match(NamedTuple):
-    """Two players' answers to one prompt. `value` is 1 where the first is better, 0 the second, 0.5 a tie."""
+    """A comparison of two players' answers to a prompt: `value` 1 if the first is better, 0 the second, 0.5 a tie."""
 
     prompt: int
     first: int
@@ -31,7 +31,7 @@ class WinRate(NamedTuple):
 
 
 def win_rate(values: Sequence[float]) -> WinRate | None:
-    """Of values from 0 to 1, one a prompt; None of none (Wilson 1927; with ties as halves it is wide enough)."""
+    """The win rate of values 0 to 1, one a prompt; None of none (Wilson 1927; conservative where ties are halves)."""
     n = len(values)
     if not n:
         return None
@@ -42,7 +42,7 @@ def win_rate(values: Sequence[float]) -> WinRate | None:
 
 
 def pairwise_win_rates(matches: Sequence[Match], players: int) -> list[list[WinRate | None]]:
-    """[i][j]: how often i is better than j; None where they did not meet."""
+    """[i][j]: the win rate of i against j; None where they were not compared."""
     values: list[list[list[float]]] = [[[] for _ in range(players)] for _ in range(players)]
     for one in matches:
         values[one.first][one.second].append(one.value)
@@ -52,40 +52,40 @@ def pairwise_win_rates(matches: Sequence[Match], players: int) -> list[list[WinR
 
 def win_counts(matches: Sequence[Match], players: int) -> np.ndarray:
     """f[M, M]: wins of i over j, ties as half."""
-    found = np.zeros((players, players))
+    wins = np.zeros((players, players))
     for one in matches:
-        found[one.first, one.second] += one.value
-        found[one.second, one.first] += 1 - one.value
-    return found
+        wins[one.first, one.second] += one.value
+        wins[one.second, one.first] += 1 - one.value
+    return wins
 
 
-def bradley_terry(won: np.ndarray) -> np.ndarray:
-    """Log strengths β f[M], of mean 0, with P(i beats j) = σ(β_i − β_j); the likeliest given wins f[M, M].
+def bradley_terry(wins: np.ndarray) -> np.ndarray:
+    """Bradley-Terry strengths β f[M] of mean 0, P(i beats j) = σ(β_i − β_j): the maximum likelihood of wins f[M, M].
 
-    The fixed point p_i ← Σ_j w_ij / Σ_j (w_ij + w_ji)/(p_i + p_j) (Hunter 2004, equation 3). Every two who met have
-    tied once more, so that one who never loses has a finite strength.
+    The fixed point p_i ← Σ_j w_ij / Σ_j (w_ij + w_ji)/(p_i + p_j) (Hunter 2004, equation 3). Every pair that
+    was compared gets one more tie, so that a player who never loses has a finite strength.
     """
-    met = (won + won.T) > 0
-    won = won + 0.5 * met
-    total, p = won + won.T, np.ones(len(won))
+    compared = (wins + wins.T) > 0
+    wins = wins + 0.5 * compared
+    total, p = wins + wins.T, np.ones(len(wins))
     for _ in range(_ROUNDS):
         shares = (total / (p[:, None] + p)).sum(1)
-        new = np.where(shares > 0, won.sum(1) / np.where(shares > 0, shares, 1), 1.0)
+        new = np.where(shares > 0, wins.sum(1) / np.where(shares > 0, shares, 1), 1.0)
         new /= np.exp(np.log(new).mean())
-        if np.abs(np.log(new / p)).max() < _NEAR:
+        if np.abs(np.log(new / p)).max() < _TOLERANCE:
             break
         p = new
     return np.log(new)
 
 
 def elo(matches: Sequence[Match], players: int, seed: int = 0) -> list[tuple[float, float, float]]:
-    """(Elo's number, with mean 1000, and its 95 % interval over resampled prompts) of each player."""
+    """Each player's Elo rating, of mean 1000, with a 95 % bootstrap interval over prompts: (rating, low, high)."""
     by_prompt: dict[int, list[Match]] = {}
     for one in matches:
         by_prompt.setdefault(one.prompt, []).append(one)
     tables = np.array([win_counts(each, players) for each in by_prompt.values()])
     draws = np.random.default_rng(seed).multinomial(len(tables), [1 / len(tables)] * len(tables), RESAMPLES)
-    drawn = np.array([bradley_terry(np.tensordot(draw, tables, 1)) for draw in draws])
-    low, high = np.quantile(MEAN + SCALE * drawn, (0.025, 0.975), axis=0)
+    resampled = np.array([bradley_terry(np.tensordot(draw, tables, 1)) for draw in draws])
+    low, high = np.quantile(MEAN + SCALE * resampled, (0.025, 0.975), axis=0)
     best = MEAN + SCALE * bradley_terry(tables.sum(0))
     return [(float(a), float(b), float(c)) for a, b, c in zip(best, low, high, strict=True)]

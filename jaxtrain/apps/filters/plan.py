@@ -22,7 +22,7 @@ class FilterPhase(NamedTuple):
     """A phase: tasks that may run at the same time, each `run_task(phase, rank)`, and the documents of each."""
 
     name: str
-    sizes: tuple[int, ...]
+    sizes: tuple[int, ...]  # documents of each task
 
 
 class FilterRun(NamedTuple):

@@ -217,7 +217,7 @@ def share_text(value: float | None) -> str:
 
 
 def number_text(value: Any) -> str:
-    """A number as text; None, which the data cannot tell, is a dash."""
+    """A number as text; None, not known from the data, is a dash."""
     if value is None:
         return "–"
     if isinstance(value, float):

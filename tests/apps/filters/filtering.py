@@ -1,4 +1,4 @@
-"""A filtering run in this process, and its books read back and checked."""
+"""A filter run in this process, and its result read back and checked."""
 
 import json
 from collections import Counter
@@ -21,7 +21,7 @@ def only(*steps):
 
 
 def config(source, out, *more):
-    """The flags of a filtering in one process."""
+    """The configuration of a filter run in one process."""
     return flags.from_flags(
         Filter,
         [f"--data={source}", f"--out={out}", f"--cache_dir={out.parent / 'cache'}", "--workers=1", *more],
@@ -29,15 +29,15 @@ def config(source, out, *more):
 
 
 def run(source, out, *more):
-    """Filters `source` into `out`; returns (report, kept records, lines of rejected.jsonl), the books checked."""
-    made = plan.open_run(config(source, out, *more))
-    if not made.plan["finished"]:
-        executors.execute(made)
-    return books(out)
+    """Filters `source` into `out`; returns (report, kept records, lines of rejected.jsonl), checked."""
+    opened = plan.open_run(config(source, out, *more))
+    if not opened.plan["finished"]:
+        executors.execute(opened)
+    return read_result(out)
 
 
-def books(out):
-    """(report, kept records, lines of rejected.jsonl) of a finished filtering; nothing is lost or counted twice."""
+def read_result(out):
+    """(report, kept records, lines of rejected.jsonl) of a finished filter run; nothing is lost or counted twice."""
     report = filtered.read_report(out)
     kept = [
         json.loads(line) for one in report["files"] for line in (out / one["file"]).read_bytes().splitlines()

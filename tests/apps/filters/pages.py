@@ -1,10 +1,10 @@
-"""Pages made for the rules about quality, with the verdicts that datatrove 0.10.1 gave of them.
+"""Pages for the rules about quality, with the verdicts of datatrove 0.10.1.
 
 The verdicts are those of its GopherQualityFilter, GopherRepetitionFilter, C4QualityFilter (3 sentences, 5 words a line,
 as the paper says) and FineWebQualityFilter (0.1 of the characters in repeated lines), in this order; "" is kept.
 """
 
-_SAID = (
+_SENTENCES = (
     "The river rose in the night, and by the morning the lower fields were under water.",
     "Nobody had seen it so high since the year that the old bridge was carried away.",
     "Two men with a flat boat brought the sheep from the island, four at a time.",
@@ -29,15 +29,15 @@ _WARES = (
     "grey socks",
 )
 
-GOOD = "\n".join(" ".join(_SAID[i : i + 3]) for i in range(0, 12, 3))
+GOOD = "\n".join(" ".join(_SENTENCES[i : i + 3]) for i in range(0, 12, 3))
 PAGES = {
     "story": GOOD,
-    "one_line": " ".join(_SAID),
+    "one_line": " ".join(_SENTENCES),
     "few_words": "The river rose in the night, and nobody slept. We had a boat to spare. That was all that we had.",
     "hashes": GOOD.replace(" ", " #"),
     "ellipses": GOOD.replace(". ", "... "),
-    "ellipsis_lines": "\n".join(line.rstrip(".") + "..." for line in _SAID),
-    "bullets": "\n".join(f"- {line}" for line in _SAID),
+    "ellipsis_lines": "\n".join(line.rstrip(".") + "..." for line in _SENTENCES),
+    "bullets": "\n".join(f"- {line}" for line in _SENTENCES),
     "numbers": "\n".join(
         " ".join(str(7 * i + j) for j in range(12)) + " and that is the sum of it." for i in range(12)
     ),
@@ -48,14 +48,18 @@ PAGES = {
     "no_stop_words": "Cold rain fell. Old men sat by fires. Dogs slept near doors. Nobody spoke.\n"
     "Snow came early. Wolves howled. Children dreamed about summer, beaches, kites, ponies. "
     "Lamps burned all night. Wind shook trees. Ice covered windows. Smoke rose slowly. Birds sang.",
-    "repeated_line": "\n".join([*_SAID[:4], *[_SAID[4]] * 6]),
-    "repeated_paragraph": "\n\n".join([_SAID[0] + " " + _SAID[1]] * 4 + [_SAID[2] + " " + _SAID[3]]),
+    "repeated_line": "\n".join([*_SENTENCES[:4], *[_SENTENCES[4]] * 6]),
+    "repeated_paragraph": "\n\n".join(
+        [_SENTENCES[0] + " " + _SENTENCES[1]] * 4 + [_SENTENCES[2] + " " + _SENTENCES[3]]
+    ),
     "repeated_words": " ".join(
-        [*_SAID[:3], *["The sale ends on the last day of the month for all of the goods."] * 6]
+        [*_SENTENCES[:3], *["The sale ends on the last day of the month for all of the goods."] * 6]
     ),
     "lorem": GOOD + "\nLorem ipsum dolor sit amet, consectetur adipiscing elit, sed do eiusmod tempor.",
-    "no_punctuation": "\n".join(line.rstrip(".") for line in _SAID),
-    "shop": "\n".join(f"{ware} of the season\nadd to bag" for ware in _WARES) + "\n" + " ".join(_SAID[:2]),
+    "no_punctuation": "\n".join(line.rstrip(".") for line in _SENTENCES),
+    "shop": "\n".join(f"{ware} of the season\nadd to bag" for ware in _WARES)
+    + "\n"
+    + " ".join(_SENTENCES[:2]),
     "list": "\n".join(ware for ware in _WARES * 3) + "\n" + "that and the rest of it is to be had",
     "javascript": "\n".join(
         f"Please enable javascript to read line {i} of the page and have it." for i in range(12)

@@ -1,6 +1,6 @@
 """Defects to plant in text, with what a step should find: personal data, its look-alikes, spam, junk.
 
-Numbers are drawn at random with right check digits, and addresses are of domains that are reserved for examples.
+Numbers are random with right check digits, and addresses are of domains that are reserved for examples.
 """
 
 import random
@@ -25,7 +25,7 @@ def digits(rng: random.Random, n: int) -> str:
     return "".join(rng.choice(string.digits) for _ in range(n))
 
 
-def drawn(rng: random.Random, n: int, alphabet: str = _BASE62) -> str:
+def chars(rng: random.Random, n: int, alphabet: str = _BASE62) -> str:
     return "".join(rng.choice(alphabet) for _ in range(n))
 
 
@@ -93,8 +93,8 @@ def iban(rng, right: bool = True):
     body = "".join(
         {
             "9": digits(rng, 1),
-            "A": drawn(rng, 1, string.ascii_uppercase),
-            "X": drawn(rng, 1, string.ascii_uppercase + "0123456789"),
+            "A": chars(rng, 1, string.ascii_uppercase),
+            "X": chars(rng, 1, string.ascii_uppercase + "0123456789"),
         }[c]
         for c in _IBANS[country]
     )
@@ -111,10 +111,10 @@ def ssn(rng):
 def key(rng):
     return rng.choice(
         (
-            "AKIA" + drawn(rng, 16, string.ascii_uppercase + "234567"), "ghp_" + drawn(rng, 36), "sk-" + drawn(rng, 48),
-            "sk_live_" + drawn(rng, 24), "AIza" + drawn(rng, 35), "xoxb-" + digits(rng, 11) + "-" + drawn(rng, 24),
-            "hf_" + drawn(rng, 34), "glpat-" + drawn(rng, 20),
-            "eyJ" + drawn(rng, 17) + ".eyJ" + drawn(rng, 40) + "." + drawn(rng, 43),
+            "AKIA" + chars(rng, 16, string.ascii_uppercase + "234567"), "ghp_" + chars(rng, 36), "sk-" + chars(rng, 48),
+            "sk_live_" + chars(rng, 24), "AIza" + chars(rng, 35), "xoxb-" + digits(rng, 11) + "-" + chars(rng, 24),
+            "hf_" + chars(rng, 34), "glpat-" + chars(rng, 20),
+            "eyJ" + chars(rng, 17) + ".eyJ" + chars(rng, 40) + "." + chars(rng, 43),
         )
     )  # fmt: skip
 
@@ -166,16 +166,16 @@ LOOK_ALIKES = (
     lambda r: f"ISBN-10: {r.randint(0, 9)}-{digits(r, 3)}-{digits(r, 5)}-X",
     lambda r: f"The total is {r.randint(100, 999)},{digits(r, 3)},{digits(r, 3)}.{digits(r, 2)} dollars.",
     lambda r: f"See section {r.randint(1, 9)}.{r.randint(1, 9)}.{r.randint(1, 9)}.{r.randint(1, 9)} for details.",
-    lambda r: f"Commit {drawn(r, 40, _HEX)} broke it.",
-    lambda r: f"UUID {drawn(r, 8, _HEX)}-{drawn(r, 4, _HEX)}-4{drawn(r, 3, _HEX)}-a{digits(r, 3)}-{drawn(r, 12, _HEX)}",
+    lambda r: f"Commit {chars(r, 40, _HEX)} broke it.",
+    lambda r: f"UUID {chars(r, 8, _HEX)}-{chars(r, 4, _HEX)}-4{chars(r, 3, _HEX)}-a{digits(r, 3)}-{chars(r, 12, _HEX)}",
     lambda r: f"Follow @{r.choice(_FIRST)}{digits(r, 2)} for news.",
     lambda r: f"the expression a[{r.randint(0, 9)}]@b and x@{r.randint(0, 9)}",
-    lambda r: f"MAC {':'.join(drawn(r, 2, _HEX) for _ in range(6))}",
+    lambda r: f"MAC {':'.join(chars(r, 2, _HEX) for _ in range(6))}",
     lambda r: f"The account DE{digits(r, 4)} was an old one of ours.",
     lambda r: f"IBAN {iban(r, right=False)} is mistyped.",
     lambda r: f"coordinates {r.randint(10, 80)}.{digits(r, 4)}, -{r.randint(10, 99)}.{digits(r, 4)}",
     lambda r: f"std::vector<int> v{digits(r, 1)}; std::map::iterator i;",
-    lambda r: f"Tracking number 1Z{drawn(r, 6, 'ABCDEFGH')}{digits(r, 10)}",
+    lambda r: f"Tracking number 1Z{chars(r, 6, 'ABCDEFGH')}{digits(r, 10)}",
     lambda r: f"Seats {r.randint(100, 199)}-{r.randint(200, 299)} and rows {r.randint(1, 9)}-{r.randint(10, 19)}",
     lambda r: "the password is required, the token expired, and the api key was missing",
     lambda r: f"token: string, password: hunter, secret = None, key={digits(r, 2)}",

@@ -20,7 +20,7 @@ from tests.data.corpus import prose, text
 
 def test_a_full_disk_is_a_clear_error_and_the_run_goes_on_later(tmp_path):
     source = filtering.source(tmp_path, [text(i) * 40 for i in range(60)])
-    made = plan.open_run(filtering.config(source, tmp_path / "out", "--shard=20", *QUIET))
+    opened = plan.open_run(filtering.config(source, tmp_path / "out", "--shard=20", *QUIET))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
@@ -28,11 +28,11 @@ def test_a_full_disk_is_a_clear_error_and_the_run_goes_on_later(tmp_path):
         with pytest.raises(
             ConfigError, match=r"--out: no space left while writing .*check.*Nothing half-written"
         ):
-            executors.execute(made)
+            executors.execute(opened)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, ignored)
-    assert not run.is_done(made, "check", 0)
+    assert not run.is_done(opened, "check", 0)
     report, kept, _ = filtering.run(source, tmp_path / "out", "--shard=20", *QUIET)
     assert report["read"] == 60 == len(kept)
 
@@ -82,7 +82,7 @@ def test_kill_9_in_mid_shard(tmp_path, victim):
             os.kill(process.pid, signal.SIGKILL)
         _, said = process.communicate(timeout=120)
     if victim == "worker":
-        assert process.returncode == 1 and b"the same command goes on" in said, said
+        assert process.returncode == 1 and b"the same command resumes it" in said, said
     until = time.monotonic() + 30
     while any(map(_alive, workers)):
         assert time.monotonic() < until, "the workers outlive their parent"
@@ -91,7 +91,7 @@ def test_kill_9_in_mid_shard(tmp_path, victim):
     with _start(tmp_path, source, out, *flags) as process:
         said = process.communicate(timeout=300)
     assert process.returncode == 0, said
-    report, kept, lines = filtering.books(out)
+    report, kept, lines = filtering.read_result(out)
     assert report["read"] == 12_000
     whole = filtering.run(source, tmp_path / "whole", "--shard=300")
     assert (kept, lines) == whole[1:]
@@ -108,7 +108,7 @@ def test_ray_does_the_same(tmp_path):
     ) as process:
         out, err = process.communicate(timeout=400)
     assert process.returncode == 0, (out + err).decode()
-    assert filtering.books(tmp_path / "out")[1:] == whole[1:]
+    assert filtering.read_result(tmp_path / "out")[1:] == whole[1:]
 
 
 @pytest.mark.slow
@@ -150,4 +150,4 @@ echo "Submitted batch job $((1000 + n))"
         assert f"#SBATCH {line}" in script
     assert "--dependency=afterok:1000" in script
     log = (tmp_path / "log").read_text() if (tmp_path / "log").exists() else ""
-    assert filtering.books(tmp_path / "out")[1:] == whole[1:], log[-2000:]
+    assert filtering.read_result(tmp_path / "out")[1:] == whole[1:], log[-2000:]

@@ -79,7 +79,7 @@ def test_private_keys_and_named_secrets():
     block = "-----BEGIN RSA PRIVATE KEY-----\nMIIEow\n-----END RSA PRIVATE KEY-----"
     assert [(one.rule, one.span) for one in CHECK(f"see {block}")] == [("key", (4, 4 + len(block)))]
     rng = random.Random(3)
-    secret = planted.drawn(rng, 30) + "7x"
+    secret = planted.chars(rng, 30) + "7x"
     assert [one.span for one in CHECK(f'api_key = "{secret}"')] == [(11, 11 + len(secret))]
 
 
