@@ -157,7 +157,7 @@ class Sampling(Group):
 class Samples(Group):
     # fmt: off
     prompts: str = arg("auto",
-        "Data whose prompts are answered as training goes on. auto: tinytown:prompts:test where --data is Tinytown's, "
+        "Data whose prompts are answered during training. auto: tinytown:prompts:test where --data is Tinytown's, "
         "whose judge then measures the answers, else the held-out data", live=True)
     prompt_count: int = arg(256, "Most prompts answered", low=1, live=True)
     max_new: int = arg(64, "Most tokens of an answer", low=1, live=True)
@@ -329,7 +329,7 @@ class Run(Group):
 
 
 class StageConfig(Protocol):
-    """What the config of every training command has; a command's own groups stand beside these."""
+    """What the config of every training command has; a command adds its own groups."""
 
     model: Model
     data: Data

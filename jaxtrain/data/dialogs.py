@@ -137,7 +137,7 @@ def with_system(messages: tuple[Message, ...], system: str) -> tuple[Message, ..
 
 
 def shorten(prompt: np.ndarray, room: int, bos: int) -> np.ndarray | None:
-    """The last ids of a prompt that fit `room`, after its BOS where it begins with one.
+    """The last ids of a prompt that fit `room`, after its BOS where it starts with one.
 
     None where no id but the BOS would be left of a prompt that has others.
     """
@@ -157,19 +157,19 @@ def fit_dialog(
         counts["filled"] += 1
     if turns.ends[-1] <= limit:
         return turns.ids, turns.loss_mask
-    kept = sum(end <= limit for end in turns.ends)
+    whole = sum(end <= limit for end in turns.ends)
     start, end = turns.starts[0], turns.ends[0]
     prompt = None
-    if policy == "cut" and not kept:
+    if policy == "cut" and not whole:
         prompt = shorten(turns.ids[:start], limit - (end - start), bos)
-    if policy == "drop" or (not kept and prompt is None):
+    if policy == "drop" or (not whole and prompt is None):
         counts["long"] += 1
         return None
-    if len(turns.ends) > max(kept, 1):
+    if len(turns.ends) > max(whole, 1):
         counts["cut"] += 1
-        counts["turns_cut"] += len(turns.ends) - max(kept, 1)
-    if kept:
-        end = turns.ends[kept - 1]
+        counts["turns_cut"] += len(turns.ends) - max(whole, 1)
+    if whole:
+        end = turns.ends[whole - 1]
         return turns.ids[:end], turns.loss_mask[:end]
     counts["shortened"] += 1
     loss_mask = np.concatenate([np.zeros(len(prompt), bool), turns.loss_mask[start:end]])
@@ -236,9 +236,9 @@ def _fill(work: Path, records: Records, form: RecordFormat, cfg: Dialogs, templa
             return None
         if fitted is not None:
             counts["trailing"] += len(messages) - 1 - last
-            kept = sum(end <= len(fitted[0]) for end in turns.ends) or 1
-            counts["turns"] += kept
-            counts["added"] += sum(turns.added[:kept])
+            turn_count = sum(end <= len(fitted[0]) for end in turns.ends) or 1
+            counts["turns"] += turn_count
+            counts["added"] += sum(turns.added[:turn_count])
         return fitted
 
     with bar(f"tokenising {records.label}"[:60], len(records), least=LEAST_BAR) as advance:

@@ -5,7 +5,7 @@
 KIND is tinytown, tfds, hf, jsonl, store, preferences (a database of ./launch/run collect_preferences, or an export), or
 filtered, whose NAME is a folder of ./launch/run filter_data. A comma ends a source only where a KIND: follows, so a
 path may hold commas. In a path of jsonl, store, preferences or filtered `*`, `?` and `[]` are a glob's; there `*0.5` at
-the end is a weight only if a number follows the star, `?` begins options only if `key=` follows it, and `:` begins a
+the end is a weight only if a number follows the star, `?` starts options only if `key=` follows it, and `:` starts a
 split only as `:train` or `:train[...]`. A slice such as `train[:90%]` is TFDS's, and works for every kind. A tfds NAME
 may be a folder, or end in a version, `NAME:1.0.0`.
 """
@@ -98,8 +98,8 @@ def _parse_one(text: str, flag: str) -> DataSource:
 
 
 def _cut_weight(kind: str, rest: str, text: str, flag: str) -> tuple[str, float]:
-    found = _NUMBER.search(rest)
-    if found is None and (kind in FILES or "*" not in rest):
+    match = _NUMBER.search(rest)
+    if match is None and (kind in FILES or "*" not in rest):
         return rest, 1.0
     body, _, number = rest.rpartition("*")
     try:
@@ -115,8 +115,8 @@ def _cut_options(kind: str, rest: str, text: str, flag: str) -> tuple[str, tuple
     body, mark, tail = rest, "", ""
     if kind not in FILES:
         body, mark, tail = rest.partition("?")
-    elif found := re.search(r"\?(?=\w[\w.-]*=)", rest):
-        body, mark, tail = rest[: found.start()], "?", rest[found.end() :]
+    elif match := re.search(r"\?(?=\w[\w.-]*=)", rest):
+        body, mark, tail = rest[: match.start()], "?", rest[match.end() :]
     if not mark:
         return rest, ()
     pairs = [part.partition("=") for part in tail.split("&")]
@@ -135,8 +135,8 @@ def _cut_options(kind: str, rest: str, text: str, flag: str) -> tuple[str, tuple
 
 def _cut_split(kind: str, rest: str) -> tuple[str, str]:
     if kind in FILES:
-        found = re.search(r":(train(?:\[[^\[\]]*\])?)$", rest)
-        return (rest[: found.start()], found.group(1)) if found else (rest, "")
+        match = re.search(r":(train(?:\[[^\[\]]*\])?)$", rest)
+        return (rest[: match.start()], match.group(1)) if match else (rest, "")
     name, _, split = rest.partition(":")
     version = re.match(r"(\d+\.\d+\.\d+)(?::|$)", split)
     if kind == "tfds" and version:
@@ -147,19 +147,19 @@ def _cut_split(kind: str, rest: str) -> tuple[str, str]:
 def files(source: DataSource, flag: str = "data") -> list[Path]:
     """The files of a source whose name is a path, sorted. Raises ConfigError where there are none, or one is none."""
     name = os.path.expanduser(source.name)
-    found = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
-    if not found:
+    paths = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
+    if not paths:
         raise ConfigError(
             f"--{flag}: no file matches {source.name!r} (looked in {os.getcwd()}); check the path"
         )
-    for path in found:
+    for path in paths:
         if os.path.isdir(path):
             raise ConfigError(
                 f"--{flag}: {path} is a folder: name its files, {source.kind}:{path.rstrip('/')}/*.jsonl"
             )
         if not os.access(path, os.R_OK):
             raise ConfigError(f"--{flag}: {path} cannot be read: check its permissions")
-    return [Path(path) for path in found]
+    return [Path(path) for path in paths]
 
 
 def check(data: Data) -> None:

@@ -52,7 +52,7 @@ class Records:
         return i if self.index is None else self.index[i]
 
     def blocks(self, seed: int | None = None) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-        """(number of the first, records) of stretches that cover all, in order or in one drawn by `seed`."""
+        """(number of the first, records) of blocks that cover all, in order or shuffled by `seed`."""
         starts = np.arange(0, len(self), _BLOCK)
         if seed is not None:
             starts = np.random.Generator(np.random.Philox(seed)).permutation(starts)
@@ -73,7 +73,7 @@ def train_and_held_out(
 
     Without one, `eval_share` of the documents by the hash of their number, at least one on each side. None
     is held out where --eval_data names other data. `fields` are what a record must have, and its type; the
-    name text stands for --text_field. A record of TFDS has these and OPTIONAL, one of another kind all its
+    name text means --text_field. A record of TFDS has these and OPTIONAL, one of another kind all its
     fields; with `fields` None every record is whole. Raises ConfigError for anything wrong with the data.
     """
     opened = _open(source, data, fields)
@@ -216,12 +216,14 @@ def _open_tinytown(source: DataSource, data: Data, wanted: Fields, flag: str) ->
     def get(split: str) -> Records:
         with _quiet(), cache.full_disk(cache_dir(data)):
             try:
-                found = dataset.load(source.name, split, data_dir=cache_dir(data), **options)
+                data_source = dataset.load(source.name, split, data_dir=cache_dir(data), **options)
             except ValueError as error:  # such as more prompts than the world has
                 raise ConfigError(f"--{flag}={source.label}: {error}") from error
         chosen = configs.resolve(source.name, options)
         mark = cache.digest(configs.VERSION, configs.full_name(source.name, chosen), repr(chosen), split)
-        return Records(f"tinytown:{source.name}:{split}", mark, _reader(found, wanted), len(found))
+        return Records(
+            f"tinytown:{source.name}:{split}", mark, _reader(data_source, wanted), len(data_source)
+        )
 
     return _Opened(tuple(configs.SPLITS[source.name]), get)
 
@@ -261,16 +263,21 @@ def _open_files(
     folder = jsonl.prepare(paths, wanted or {}, data.on_bad_record, cache_dir(data))
 
     def get(split: str) -> Records:
-        found = _slice(tfds.builder_from_directory(str(folder)), split, source, flag)
+        data_source = _slice(tfds.builder_from_directory(str(folder)), split, source, flag)
         mark = cache.digest(*marks, folder.parent.name, split)
-        raw = _reader(found, {"json": str})
+        raw = _reader(data_source, {"json": str})
 
         def read(numbers: Sequence[int]) -> list[dict[str, Any]]:
             return [json.loads(record["json"]) for record in raw(numbers)]
 
         skips = bad_records.skipped(folder)
         return Records(
-            f"{source.kind}:{source.name}", mark, read, len(found), None, skips, str(folder / "skipped.jsonl")
+            label=f"{source.kind}:{source.name}",
+            fingerprint=mark,
+            read=read,
+            size=len(data_source),
+            skipped=skips,
+            listed=str(folder / "skipped.jsonl"),
         )
 
     return _Opened(("train",), get)
@@ -278,14 +285,14 @@ def _open_files(
 
 def _slice(builder: Any, split: str, source: DataSource, flag: str) -> Any:
     try:
-        found = builder.as_data_source(split=split)
+        data_source = builder.as_data_source(split=split)
     except (ValueError, KeyError, AssertionError) as error:
         raise ConfigError(
             f"--{flag}={source.label}: no split {split!r}; it has {', '.join(builder.info.splits)} ({error})"
         ) from error
-    if len(found) == 0:
+    if len(data_source) == 0:
         raise ConfigError(f"--{flag}={source.label}: the split {split!r} is empty")
-    return found
+    return data_source
 
 
 def _open_tfds(source: DataSource, data: Data, wanted: Fields, flag: str) -> _Opened:
@@ -293,8 +300,8 @@ def _open_tfds(source: DataSource, data: Data, wanted: Fields, flag: str) -> _Op
     _need(wanted, list(builder.info.features), source.label)
 
     def get(split: str) -> Records:
-        found = _slice(builder, split, source, flag)
-        records = Records(f"tfds:{source.name}:{split}", "", _reader(found, wanted), len(found))
+        data_source = _slice(builder, split, source, flag)
+        records = Records(f"tfds:{source.name}:{split}", "", _reader(data_source, wanted), len(data_source))
         size = sum(one.num_bytes for one in builder.info.splits.values())
         return replace(
             records, fingerprint=_tfds_fingerprint(f"{builder.info.full_name}:{split}", size, records)
@@ -378,21 +385,21 @@ def _open_hf(source: DataSource, data: Data, wanted: Fields, flag: str) -> _Open
 
     def get(split: str) -> Records:
         try:
-            found = load(split=split)
+            dataset = load(split=split)
         except ValueError as error:
             raise ConfigError(f"--{flag}={source.label}: {error}; it has {', '.join(splits)}") from error
-        _need(wanted, found.column_names, source.label)
-        if len(found) == 0:
+        _need(wanted, dataset.column_names, source.label)
+        if len(dataset) == 0:
             raise ConfigError(f"--{flag}={source.label}: the split {split!r} is empty")
         # The only public trace of the content is its cache files; the library's own fingerprint names it exactly.
-        mark = cache.digest(source.name, found._fingerprint, split)
-        return Records(f"hf:{source.name}:{split}", mark, functools.partial(_read_hf, found), len(found))
+        mark = cache.digest(source.name, dataset._fingerprint, split)
+        return Records(f"hf:{source.name}:{split}", mark, functools.partial(_read_hf, dataset), len(dataset))
 
     return _Opened(splits, get)
 
 
-def _read_hf(found: Any, numbers: Sequence[int]) -> list[dict[str, Any]]:
-    columns = found[list(numbers)]
+def _read_hf(dataset: Any, numbers: Sequence[int]) -> list[dict[str, Any]]:
+    columns = dataset[list(numbers)]
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 

@@ -80,7 +80,7 @@ def _assign(tokenizer: Any, ids: dict[str, int]) -> None:
 
 def _spelled_out(text: str, words: set[str]) -> list[str]:
     """`text` in pieces, cut after the first character of each of `words`, so that no piece contains one."""
-    cuts = [found.start() + 1 for found in re.finditer("|".join(map(re.escape, sorted(words))), text)]
+    cuts = [match.start() + 1 for match in re.finditer("|".join(map(re.escape, sorted(words))), text)]
     return [text[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(text)], strict=True)]
 
 
@@ -211,11 +211,11 @@ def _find_specials(inner: Any, roles: dict[str, str], add: Sequence[str]) -> tup
     notes = []
     for role in SPECIALS:
         names = [roles[role]] if role in roles else _NAMES[role]
-        found = [i for name in names if (i := inner.token_to_id(name)) is not None]
-        if found:
-            ids[role] = found[0]
+        present = [i for name in names if (i := inner.token_to_id(name)) is not None]
+        if present:
+            ids[role] = present[0]
             inner.add_special_tokens(
-                [AddedToken(inner.id_to_token(found[0]), special=True, normalized=False)]
+                [AddedToken(inner.id_to_token(present[0]), special=True, normalized=False)]
             )
     for role in ("eos", "bos", "pad", *add):
         if role in ids:
@@ -274,8 +274,8 @@ class SentencePieceTokenizer:
             for name in known
             if (i := inner.piece_to_id(name)) != inner.unk_id()
         }
-        found = {role: next((names[n] for n in _NAMES[role] if n in names), -1) for role in SPECIALS}
-        ids = {role: i for role in SPECIALS if (i := own.get(role, found[role])) >= 0}
+        by_name = {role: next((names[n] for n in _NAMES[role] if n in names), -1) for role in SPECIALS}
+        ids = {role: i for role in SPECIALS if (i := own.get(role, by_name[role])) >= 0}
         notes = []
         for role in ("eos", "bos", "pad", *add):
             if role in ids:

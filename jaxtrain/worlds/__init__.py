@@ -57,7 +57,7 @@ class World(Protocol):
     def consistency(
         self, prompts: Sequence[WorldPrompt | str], completions: Sequence[str], samples: int
     ) -> float:
-        """The share of pairs of completions of one prompt, `samples` of which stand together, of the same worth."""
+        """The share of equally good pairs of completions of one prompt; its `samples` completions are adjacent."""
 
     def statements(self, text: str) -> tuple[int, int]:
         """(how many statements of a text about the world are right, how many are wrong)."""

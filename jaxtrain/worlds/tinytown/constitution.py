@@ -133,7 +133,7 @@ def _without_insults(text: str) -> str:
 
 
 def _mend(prompt: TownPrompt, answer: TownAnswer, target: str) -> TownAnswer:
-    """The answer with its violation mended and the rest kept: insult, warning, object or value, wording."""
+    """The answer with its violation mended, else unchanged: insult, warning, object or value, wording."""
     if target == "rude":
         return answer._replace(insult="")
     if target == "risk":

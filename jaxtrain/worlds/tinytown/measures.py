@@ -41,7 +41,7 @@ def measure(prompts: Sequence[TownPrompt | str], completions: Sequence[str]) -> 
 
 
 def consistency(prompts: Sequence[TownPrompt | str], completions: Sequence[str], samples: int) -> float:
-    """The share of pairs of answers to one prompt, of which `samples` stand together, whose gold is the same."""
+    """The share of pairs of answers to one prompt of the same gold; the `samples` answers to a prompt are adjacent."""
     worth = [gold(prompt, text) for prompt, text in zip(prompts, completions, strict=True)]
     groups = [worth[i : i + samples] for i in range(0, len(worth), samples)]
     pairs = [abs(a - b) < SAME for group in groups for a, b in itertools.combinations(group, 2)]
