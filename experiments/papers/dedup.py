@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from experiments.papers.arms import CorpusTrial
@@ -122,7 +123,6 @@ def edited(rng, text: str) -> str:
 def deduplicate(corpus: Sequence[str], settings: NearDuplicates) -> list[int]:
     """The places of the documents that remain after the exact and near deduplication of ./launch/run filter_data."""
     import tempfile
-    from pathlib import Path
 
     import numpy as np
 
@@ -154,7 +154,7 @@ def precision_and_recall(sources: Sequence[int], unique: Sequence[int]) -> tuple
     return right / max(1, len(removed)), right / max(1, copies)
 
 
-def memorisation(run, cfg: Dedup, repeated: Sequence[str]) -> dict[str, Any]:
+def memorisation(run: Path, cfg: Dedup, repeated: Sequence[str]) -> dict[str, Any]:
     """Memorisation of the repeated documents: how many the run reproduces from their serial, greedily, for ten words
     (Carlini et al. 2202.07646); and how many unconditional samples hold a serial of theirs (Lee et al. 2107.06499).
     """
@@ -175,7 +175,7 @@ def memorisation(run, cfg: Dedup, repeated: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def sample_texts(run, cfg: Dedup, prompts: Sequence[str], temperature: float = 1.0) -> list[str]:
+def sample_texts(run: Path, cfg: Dedup, prompts: Sequence[str], temperature: float = 1.0) -> list[str]:
     """The run's completion of each prompt, the beginning of a document."""
     import numpy as np
 
@@ -201,7 +201,7 @@ def sample_texts(run, cfg: Dedup, prompts: Sequence[str], temperature: float = 1
     for at in range(0, len(ids), 4 * inference_chat.AT_ONCE):
         here = ids[at : at + 4 * inference_chat.AT_ONCE]
         seeds = [[sampler.completion_seed(cfg.trial.seed, at + i, 0)] for i in range(len(here))]
-        texts += [one.text for one in model.draw(here, seeds)]
+        texts += [one.text for one in model.sample(here, seeds)]
     return texts
 
 

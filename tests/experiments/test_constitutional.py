@@ -18,7 +18,7 @@ from tests.runs import call, killed_in_the_second_batch, quick
 HELPFUL = "--helpful=tinytown:prompts?family=help&documents=6"
 
 
-def asked(town, folder, *flags):
+def run_command(town, folder, *flags):
     """What the command prints; errors first."""
     short = (
         "--data=tinytown:redteam?documents=20",
@@ -33,7 +33,7 @@ def asked(town, folder, *flags):
         )
 
 
-def told(a):
+def letter_logprobs(a):
     """The API's log-probabilities of a letter."""
     top = [
         {"token": t, "logprob": math.log(p), "bytes": list(t.encode())} for t, p in (("A", a), ("B", 1 - a))
@@ -48,7 +48,7 @@ def reader(letter=lambda text: 0.6):
         text = request["messages"][-1]["content"]
         if request.get("logprobs"):
             a = letter(text)
-            return chat(["A" if a >= 0.5 else "B"], logprobs=told(a))
+            return chat(["A" if a >= 0.5 else "B"], logprobs=letter_logprobs(a))
         return said(text.split("nothing else.\n\n", 1)[1])
 
     return Remote(reply)
@@ -70,12 +70,12 @@ def revised(town):
         critic = f"{remote.url}?model=m"
         data = "--data=tinytown:prompts?documents=40"  # a tiny model's answers are wrong, seldom harmful
         flags = (data, f"--critic={critic}", "--use_cache=false", "--seed=1")
-        return folder, asked(town, folder, *flags), flags
+        return folder, run_command(town, folder, *flags), flags
 
 
-def test_every_round_is_kept_with_where_it_comes_from(town, revised):
+def test_every_round_is_saved_with_its_provenance(town, revised):
     folder, printed, flags = revised
-    rounds, learnt = read(folder / "revise" / "rounds.jsonl"), read(folder / "revise" / "revisions.jsonl")
+    rounds, records = read(folder / "revise" / "rounds.jsonl"), read(folder / "revise" / "revisions.jsonl")
     audit = json.loads((folder / "audit.json").read_text())
     names = {one["id"] for one in audit["constitution"]["principles"]}
     chains = [[row for row in rounds if row["unit"] == unit] for unit in range(40)]
@@ -91,7 +91,7 @@ def test_every_round_is_kept_with_where_it_comes_from(town, revised):
                 and row["before"]
             )
     made = {(row["prompt"], row["round"]): row for row in rounds}
-    ours = [row for row in learnt if row["kind"] == "revision"]
+    ours = [row for row in records if row["kind"] == "revision"]
     faulty = sum("fault" in row for row in rounds)
     assert ours and len(ours) + faulty == len(rounds) - sum("fault" not in chain[0] for chain in chains)
     for row in ours:  # each training row can be traced to the principle that made it
@@ -113,28 +113,28 @@ def test_the_rows_are_read_by_sft(town, revised):
 def test_a_finished_phase_is_not_done_again_and_another_command_is_refused(town, revised):
     folder, _, flags = revised
     before = (folder / "revise" / "revisions.jsonl").read_bytes()
-    assert "already there" in asked(town, folder, *flags)  # though the endpoint is gone
+    assert "already there" in run_command(town, folder, *flags)  # though the endpoint is gone
     assert (folder / "revise" / "revisions.jsonl").read_bytes() == before
     with pytest.raises(ConfigError, match=r"revise is of another command.*\n.*--rounds: 2 -> 3"):
-        asked(town, folder, *flags, "--rounds=3")
+        run_command(town, folder, *flags, "--rounds=3")
 
 
 def test_a_killed_command_goes_on_with_the_same_rows(town, tmp_path, monkeypatch):
     """The run is its own critic; in small batches, cut in the middle of a line."""
     monkeypatch.setattr(phase, "BATCH", 6)
     flags = ("--grammar=false", "--critic_temperature=1")
-    asked(town, tmp_path / "whole", *flags)
+    run_command(town, tmp_path / "whole", *flags)
     with killed_in_the_second_batch():
-        asked(town, tmp_path / "cut", *flags)
+        run_command(town, tmp_path / "cut", *flags)
     with pytest.raises(ConfigError, match=r"part\.jsonl is of another command.*\n.*--seed: 0 -> 1"):
-        asked(town, tmp_path / "cut", *flags, "--seed=1")
-    held = json.loads((config.SHIPPED / "tinytown.json").read_text())
-    (tmp_path / "tinytown.json").write_text(json.dumps({**held, "principles": held["principles"][:3]}))
+        run_command(town, tmp_path / "cut", *flags, "--seed=1")
+    saved = json.loads((config.SHIPPED / "tinytown.json").read_text())
+    (tmp_path / "tinytown.json").write_text(json.dumps({**saved, "principles": saved["principles"][:3]}))
     with monkeypatch.context() as patch:
         patch.setattr(config, "SHIPPED", tmp_path)
         with pytest.raises(ConfigError, match=r"was made by .*constitution"):
-            asked(town, tmp_path / "cut", *flags)
-    assert "resuming  12 of 26 prompts are done" in asked(town, tmp_path / "cut", *flags)
+            run_command(town, tmp_path / "cut", *flags)
+    assert "resuming  12 of 26 prompts are done" in run_command(town, tmp_path / "cut", *flags)
     files = sorted(path.name for path in (tmp_path / "whole" / "revise").iterdir())
     assert files == ["helpful_left_out.jsonl", "report.json", "revisions.jsonl", "rounds.jsonl"]
     for name in (*files[:1], *files[2:]):
@@ -150,15 +150,15 @@ def test_a_critic_that_always_says_a_stops_the_run_unless_allowed(town, tmp_path
         with pytest.raises(
             ConfigError, match=r"position bias: it names \(A\) in 100% of .* --allow_position_bias"
         ):
-            asked(town, tmp_path / "a", *flags, f"--critic={remote.url}")
-        printed = asked(town, tmp_path / "a", *flags, f"--critic={remote.url}", "--allow_position_bias")
+            run_command(town, tmp_path / "a", *flags, f"--critic={remote.url}")
+        printed = run_command(town, tmp_path / "a", *flags, f"--critic={remote.url}", "--allow_position_bias")
     assert "letter_a 1.000" in printed
     assert {row["p_win"] for row in read(tmp_path / "a" / "compare" / "labels.jsonl")} == {0.5}
 
 
 def test_labels_are_soft_and_read_as_preferences(town, tmp_path):
     with reader(by_refusal) as remote:
-        asked(
+        run_command(
             town,
             tmp_path / "b",
             "--phase=compare",
@@ -206,15 +206,15 @@ def test_one_command_runs_all_phases_and_goes_on_where_it_was(town, tmp_path, fe
         "--human=tinytown:preferences?family=help&documents=24&held_out=8", "--use_cache=false", "--pairs=3",
     )  # fmt: skip
     with reader(by_refusal) as remote:
-        printed = asked(town, tmp_path / "all", *flags, f"--critic={remote.url}")
+        printed = run_command(town, tmp_path / "all", *flags, f"--critic={remote.url}")
         count = len(remote.seen)
-        again = asked(town, tmp_path / "all", *flags, f"--critic={remote.url}")
+        again = run_command(town, tmp_path / "all", *flags, f"--critic={remote.url}")
         assert len(remote.seen) == count  # nothing is asked twice
     folder = tmp_path / "all"
-    held = {name: json.loads((folder / name / "config.json").read_text()) for name in ("sl", "reward", "rl")}
-    assert held["sl"]["parent"]["run"] == str(town / "base")
-    assert held["reward"]["parent"]["run"] == held["rl"]["parent"]["run"] == str(folder / "sl")
-    assert held["rl"]["reward_model"] == f"{folder / 'reward'}@3"
+    saved = {name: json.loads((folder / name / "config.json").read_text()) for name in ("sl", "reward", "rl")}
+    assert saved["sl"]["parent"]["run"] == str(town / "base")
+    assert saved["reward"]["parent"]["run"] == saved["rl"]["parent"]["run"] == str(folder / "sl")
+    assert saved["rl"]["reward_model"] == f"{folder / 'reward'}@3"
     audit = json.loads((folder / "audit.json").read_text())
     models = {
         f"{name}, {kind}" for name in ("helpful", "SL-CAI", "RL-CAI") for kind in ("red-team", "harmless")
@@ -229,7 +229,7 @@ def test_all_phases_end_in_dpo_too(town, tmp_path, few_held_out):
         f"--rl_flags={SMALL} --steps=2", "--human=-", "--use_cache=false", "--pairs=3",
     )  # fmt: skip
     with reader(by_refusal) as remote:
-        asked(town, tmp_path / "dpo", *flags, f"--critic={remote.url}")
+        run_command(town, tmp_path / "dpo", *flags, f"--critic={remote.url}")
     assert json.loads((tmp_path / "dpo" / "rl" / "config.json").read_text())["stage"] == "dpo"
     assert not (tmp_path / "dpo" / "reward").exists()
 
@@ -239,7 +239,7 @@ def test_a_stage_that_is_stopped_stops_the_rest(town, tmp_path, monkeypatch):
 
     cfg = command_line.from_flags(config.Constitutional, [f"--workdir={tmp_path}"])
     monkeypatch.setitem(
-        constitutional_pipeline._STAGES, "sft", (constitutional_pipeline.sft.Sft, lambda asked: None)
+        constitutional_pipeline._STAGES, "sft", (constitutional_pipeline.sft.Sft, lambda cfg: None)
     )
     with pytest.raises(
         constitutional_pipeline.Failure, match="sft stopped at step 0 of 5; the same command resumes it"
@@ -265,7 +265,7 @@ def test_a_stage_that_is_stopped_stops_the_rest(town, tmp_path, monkeypatch):
 )
 def test_a_mistake_in_the_command_is_named(town, tmp_path, flags, message):
     with pytest.raises(ConfigError, match=message):
-        asked(town, tmp_path, *flags)
+        run_command(town, tmp_path, *flags)
 
 
 def test_an_endpoint_that_continues_pages_cannot_compare(town, tmp_path):
@@ -273,7 +273,7 @@ def test_an_endpoint_that_continues_pages_cannot_compare(town, tmp_path):
         Remote() as remote,
         pytest.raises(ConfigError, match="log-probabilities in a chat alone: --prompting=instruct"),
     ):
-        asked(town, tmp_path, "--phase=compare", "--prompting=base", f"--critic={remote.url}")
+        run_command(town, tmp_path, "--phase=compare", "--prompting=base", f"--critic={remote.url}")
 
 
 def test_help_shows_the_groups():

@@ -10,7 +10,7 @@ import pytest
 
 from experiments import evaluate
 from jaxtrain import flags as command_line
-from jaxtrain.apps.annotation.db import AnnotationDB
+from jaxtrain.apps.annotation.db import AnnotationDB, ItemRow
 from jaxtrain.apps.evals import config
 from jaxtrain.apps.evals import report as evals_report
 from jaxtrain.apps.evals import run as evals_run
@@ -42,15 +42,16 @@ def compared(town):
     base, first, last = town / "base", f"{town / 'sft'}@6", town / "sft"
     db = AnnotationDB(town / "people.sqlite", 1)
     texts = [{"text": "I", "model": str(base)}, {"text": "You", "model": str(last)}]
-    db.add([(n, [{"role": "user", "content": f"Add {n} and 1."}], texts, "", 1) for n in range(9)])
-    db.add([(9, [{"role": "user", "content": "x"}], [texts[0], {"text": "?", "model": "other"}], "", 1)])
-    while item := db.next("ann"):
+    others = [texts[0], {"text": "?", "model": "other"}]
+    db.add_items([ItemRow(n, user_messages(f"Add {n} and 1."), texts, "", 1) for n in range(9)])
+    db.add_items([ItemRow(9, user_messages("x"), others, "", 1)])
+    while item := db.next_item("ann"):
         places = [1, 1] if item.number == 8 else [1 + (i == 0) for i in item.shown]
-        db.vote("ann", item.number, "chosen", places, "", item.shown)
-    printed = run(
-        town, f"--models={base},{first},{last}", f"--people={town / 'people.sqlite'}", *FEW, f"--out={town / 'told'}"
-    )  # fmt: skip
-    return town / "evaluation", printed
+        db.add_vote("ann", item.number, "chosen", places, "", item.shown)
+    out = town / "evaluation"
+    people = f"--people={town / 'people.sqlite'}"
+    printed = run(town, f"--models={base},{first},{last}", people, *FEW, f"--out={out}")
+    return out, printed
 
 
 def report(folder):

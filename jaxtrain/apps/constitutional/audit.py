@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxtrain import worlds
-from jaxtrain.apps.constitutional import compare
+from jaxtrain.apps.constitutional import compare, revise
 
 EXAMPLES = 8
 Row = Mapping[str, Any]
@@ -55,9 +55,7 @@ def _mean(values: Iterable[float]) -> float:
 def by_round(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """One line a round: counts of answers, faults and changes, and the judge's measures of the current answers."""
     world = judged_by_world(row["prompt"] for row in rows)
-    chains = collections.defaultdict(list)
-    for row in rows:
-        chains[row["unit"]].append(row)
+    chains = revise.chains_of(rows)
     lines = []
     for number in range(max((row["round"] for row in rows), default=-1) + 1):
         here = [row for row in rows if row["round"] == number]
@@ -155,9 +153,7 @@ def _calibration(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 def examples(rows: Sequence[Row], count: int = EXAMPLES) -> list[list[Row]]:
     """The first `count` chains of rounds whose answer changed, whole."""
-    chains = collections.defaultdict(list)
-    for row in rows:
-        chains[row["unit"]].append(row)
+    chains = revise.chains_of(rows)
     changed = [
         chain
         for chain in chains.values()

@@ -1,18 +1,12 @@
 """The compare phase of ./launch/run constitutional: pairs of completions, and their AI preference labels."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxtrain import config, worlds
+from jaxtrain import worlds
 from jaxtrain.apps.constitutional import compare, phase, revise
-from jaxtrain.apps.constitutional.config import (
-    ComparisonFlags,
-    Constitutional,
-    ConstitutionalPrompts,
-    CriticFlags,
-)
+from jaxtrain.apps.constitutional.config import ComparePhase, Constitutional
 from jaxtrain.apps.constitutional.phase import PhaseRun
 from jaxtrain.apps.constitutional.principles import Constitution
 from jaxtrain.config import ConfigError, Failure
@@ -24,15 +18,6 @@ from jaxtrain.inference.llm import Request, derive_seed
 # Pairs after which a critic that names one letter stops the run, midway and at the end.
 BIAS_CHECK, BIAS_CHECK_AT_END = 64, 8
 _SAMPLES = 30  # what a seed is for
-
-
-@dataclasses.dataclass(frozen=True)
-class ComparePhase:
-    """The groups of the config that decide the rows."""
-
-    asked: ConstitutionalPrompts = config.group(ConstitutionalPrompts)
-    critic: CriticFlags = config.group(CriticFlags)
-    comparing: ComparisonFlags = config.group(ComparisonFlags)
 
 
 def run(cfg: Constitutional, constitution: Constitution) -> Path:

@@ -124,3 +124,21 @@ class Constitutional:
     training: ConstitutionalTraining = config.group(ConstitutionalTraining)
     endpoint: EndpointFlags = config.group(EndpointFlags)
     machine: MachineFlags = config.group(MachineFlags)
+
+
+@dataclasses.dataclass(frozen=True)
+class RevisePhase:
+    """The groups that decide the rows of the revise phase."""
+
+    asked: ConstitutionalPrompts = config.group(ConstitutionalPrompts)
+    critic: CriticFlags = config.group(CriticFlags)
+    revising: RevisionFlags = config.group(RevisionFlags)
+
+
+@dataclasses.dataclass(frozen=True)
+class ComparePhase:
+    """The groups that decide the rows of the compare phase."""
+
+    asked: ConstitutionalPrompts = config.group(ConstitutionalPrompts)
+    critic: CriticFlags = config.group(CriticFlags)
+    comparing: ComparisonFlags = config.group(ComparisonFlags)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from jaxtrain import config
 from jaxtrain.apps.constitutional import report
-from jaxtrain.apps.constitutional.config import Constitutional
+from jaxtrain.apps.constitutional.config import ComparePhase, Constitutional, RevisePhase
 from jaxtrain.apps.constitutional.principles import Constitution
 from jaxtrain.apps.constitutional.report import REPORT
 from jaxtrain.apps.constitutional.revise import Critic
@@ -28,7 +28,7 @@ class PhaseRun(NamedTuple):
     """A phase under way: its folder, its models, and what its rows depend on."""
 
     folder: Path
-    settings: Any  # the groups of the config that decide the rows, a dataclass
+    settings: RevisePhase | ComparePhase  # the groups of the config that decide the rows
     made_by: dict[str, str]  # the constitution's fingerprint and the models' names, which decide them too
     policy: LLM
     critic: Critic
@@ -64,7 +64,7 @@ def run_phase(
     cfg: Constitutional,
     constitution: Constitution,
     name: str,
-    settings: Any,
+    settings: RevisePhase | ComparePhase,
     out: str,
     generate: Callable[[Constitutional, PhaseRun], None],
 ) -> Path:

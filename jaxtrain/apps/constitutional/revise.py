@@ -5,15 +5,17 @@ with the same rows. A critique or revision that is empty, truncated or malformed
 round starts from the completion before it.
 """
 
+import collections
 import re
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from jaxtrain.apps.constitutional.principles import Constitution, ConstitutionPrinciple, PageFormat
 from jaxtrain.data.preferences_db import prompt_field
 from jaxtrain.data.record_formats import Message
 from jaxtrain.inference.llm import CUT_OFF, LLM, REFUSED, Completion, Request, derive_seed, user_messages
 
+RowT = TypeVar("RowT", bound=Mapping[str, Any])
 _ANSWER, _PRINCIPLE, _CRITIQUE, _REVISION = range(4)  # what a seed is for
 _CONTINUE = (
     "Below is a page that breaks off. Write how its last part, {part}, goes on, and nothing else.\n\n{page}"
@@ -176,6 +178,14 @@ def marks(form: PageFormat) -> list[str]:
     for page in (form.critique, form.revision):
         candidates |= {line.strip() for line in re.split(r"{\w+}|\n", page)}
     return sorted(text for text in candidates if text.endswith(":"))
+
+
+def chains_of(rows: Iterable[RowT]) -> dict[int, list[RowT]]:
+    """{unit: its rows}, in their order."""
+    chains = collections.defaultdict(list)
+    for row in rows:
+        chains[row["unit"]].append(row)
+    return dict(chains)
 
 
 def training_rows(

@@ -1,19 +1,12 @@
 """The revise phase of ./launch/run constitutional: completions, critiques, revisions, and SL-CAI's data set."""
 
-import collections
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxtrain import config, worlds
+from jaxtrain import worlds
 from jaxtrain.apps.constitutional import phase, revise
-from jaxtrain.apps.constitutional.config import (
-    Constitutional,
-    ConstitutionalPrompts,
-    CriticFlags,
-    RevisionFlags,
-)
+from jaxtrain.apps.constitutional.config import Constitutional, RevisePhase
 from jaxtrain.apps.constitutional.phase import PhaseRun
 from jaxtrain.apps.constitutional.principles import Constitution
 from jaxtrain.config import Failure
@@ -24,15 +17,6 @@ from jaxtrain.files import terminal
 from jaxtrain.inference.llm import Request, derive_seed
 
 _HELPFUL = 20  # what a seed is for
-
-
-@dataclasses.dataclass(frozen=True)
-class RevisePhase:
-    """The groups of the config that decide the rows."""
-
-    asked: ConstitutionalPrompts = config.group(ConstitutionalPrompts)
-    critic: CriticFlags = config.group(CriticFlags)
-    revising: RevisionFlags = config.group(RevisionFlags)
 
 
 def run(cfg: Constitutional, constitution: Constitution) -> Path:
@@ -78,12 +62,9 @@ def _finish(run: PhaseRun, prompts: Sequence[Prompt], rows: Sequence[dict[str, A
         for row in rows
         if "round" in row
     ]  # fmt: skip
-    chains = collections.defaultdict(list)
-    for row in rounds:
-        chains[row["unit"]].append(row)
     records = [
         record
-        for chain in chains.values()
+        for chain in revise.chains_of(rounds).values()
         for record in revise.training_rows(lambda unit: prompts[unit].messages, chain, keep)
     ]
     helpful = [row for row in rows if "round" not in row]

@@ -60,11 +60,11 @@ class EvalJudge(config.Group):
         "./launch/run collect_preferences with the same --model names, or an export of it")
     # fmt: on
 
-    asks = QualityFlags.asks
+    is_llm_judge = QualityFlags.is_llm_judge
 
     def check(self):
         changed = [f"--{n}" for n in ("rubric", "soft") if getattr(self, n)] + ["--votes"] * (self.votes > 1)
-        if changed and (self.judge == "auto" or not self.asks()):
+        if changed and (self.judge == "auto" or not self.is_llm_judge()):
             raise ConfigError(f"{', '.join(changed)}: acts only where a model is the --judge")
 
 

@@ -47,7 +47,7 @@ def measure(cfg: Benchmarks, models: Mapping[str, LLM]) -> dict[str, dict[str, f
 
     results = {}
     for label, llm in models.items():
-        if llm.inside is None:
+        if llm.local is None:
             continue
         try:
             with contextlib.redirect_stdout(io.StringIO()):
@@ -72,12 +72,12 @@ def lm_eval_model(llm: LLM) -> Any:
 
     class _LocalLM(LM):
         def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-            pairs = llm.inside.logps([_tokenize_pair(llm, *one.args) for one in requests])
+            pairs = llm.local.logps([_tokenize_pair(llm, *one.args) for one in requests])
             return [(float(logps.sum()), bool(greedy.all())) for logps, greedy in pairs]
 
         def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
             windows = [_windows(llm, one.args[0]) for one in requests]
-            pairs = iter(llm.inside.logps([pair for each in windows for pair in each]))
+            pairs = iter(llm.local.logps([pair for each in windows for pair in each]))
             return [sum(float(next(pairs)[0].sum()) for _ in each) for each in windows]
 
         def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
@@ -88,7 +88,7 @@ def lm_eval_model(llm: LLM) -> Any:
 
 
 def _encode(llm: LLM, texts: Sequence[str]) -> list[np.ndarray]:
-    return [np.asarray(ids, np.int32) for ids in llm.inside.template.tokenizer.encode(list(texts))]
+    return [np.asarray(ids, np.int32) for ids in llm.local.template.tokenizer.encode(list(texts))]
 
 
 def _tokenize_pair(llm: LLM, context: str, continuation: str) -> tuple[np.ndarray, np.ndarray]:
@@ -97,10 +97,10 @@ def _tokenize_pair(llm: LLM, context: str, continuation: str) -> tuple[np.ndarra
     before, whole = _encode(llm, [bare, context + continuation])
     same = int(np.cumprod(before[: len(whole)] == whole[: len(before)]).sum())
     ids, answer = whole[:same], whole[same:]
-    room = llm.inside.context - len(answer) - 1 if llm.inside.context else len(ids)
+    room = llm.local.context - len(answer) - 1 if llm.local.context else len(ids)
     if room < 0:
         raise Failure(
-            f"--tasks: an answer of {len(answer)} tokens does not fit a context of {llm.inside.context}"
+            f"--tasks: an answer of {len(answer)} tokens does not fit a context of {llm.local.context}"
         )
     return _after_bos(llm, ids[len(ids) - min(room, len(ids)) :]), answer
 
@@ -108,12 +108,12 @@ def _tokenize_pair(llm: LLM, context: str, continuation: str) -> tuple[np.ndarra
 def _windows(llm: LLM, text: str) -> list[tuple[np.ndarray, np.ndarray]]:
     """(context, continuation) ids of the text in windows of the model's context, each token predicted once."""
     (ids,) = _encode(llm, [text])
-    step = llm.inside.context - 1 if llm.inside.context else max(1, len(ids))
+    step = llm.local.context - 1 if llm.local.context else max(1, len(ids))
     return [(_after_bos(llm, ids[:0]), ids[first : first + step]) for first in range(0, len(ids), step)]
 
 
 def _after_bos(llm: LLM, ids: np.ndarray) -> np.ndarray:
-    return np.concatenate([np.asarray([llm.inside.template.tokenizer.bos], np.int32), ids])
+    return np.concatenate([np.asarray([llm.local.template.tokenizer.bos], np.int32), ids])
 
 
 def _generation_request(number: int, context: str, options: Mapping[str, Any]) -> Request:

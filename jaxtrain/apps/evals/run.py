@@ -138,7 +138,7 @@ def labels(names: Sequence[str]) -> list[str]:
 def _reference(cfg: Evaluate, models: Sequence[EvalModel]) -> int:
     if cfg.compared.reference:
         return cfg.compared.names().index(cfg.compared.reference)
-    return next((i for i, one in enumerate(models) if one.llm.inside and one.llm.chat), 0)
+    return next((i for i, one in enumerate(models) if one.llm.local and one.llm.chat), 0)
 
 
 def _answers(
@@ -178,7 +178,7 @@ def _measures(
     parsed: Parsed,
     answers: Answers,
 ) -> dict[str, dict[str, Any]]:
-    """By label: diversity, share that ended, confidence and its calibration, KL, and measures by Tinytown's judge."""
+    """By label: diversity, share that ended, confidence and its calibration, KL, and the world's measures."""
     by_model = {}
     for one, mine in zip(models, answers, strict=True):
         texts = [each.text for each in mine]
@@ -188,33 +188,33 @@ def _measures(
         }
         if all(parsed):
             numbers |= {f"world/{name}": value for name, value in worlds.get().measure(parsed, texts).items()}
-        logps = _logps(one.llm.inside, prompts, mine)
+        logps = _logps(one.llm.local, prompts, mine)
         numbers |= _confidence(logps, parsed, texts)
         if cfg.drawing.temperature == 1 and one is not models[reference]:
-            numbers["kl"] = _kl(one.llm.inside, models[reference].llm.inside, prompts, mine, logps)
+            numbers["kl"] = _kl(one.llm.local, models[reference].llm.local, prompts, mine, logps)
         by_model[one.label] = numbers
     return by_model
 
 
 def _logps(
-    inside: LocalModel | None, prompts: Prompts, answers: Sequence[EvalAnswer]
+    local: LocalModel | None, prompts: Prompts, answers: Sequence[EvalAnswer]
 ) -> list[np.ndarray | None]:
     """Log-probabilities of each answer's tokens, f32[t]; None where the model gives none or the prompt does not fit."""
-    if inside is None:
+    if local is None:
         return [None] * len(answers)
     pairs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for i, (messages, answer) in enumerate(zip(prompts, answers, strict=True)):
         with contextlib.suppress(BadRecord):
-            prompt, (ids,), _ = inside.template.answers(messages, [answer.text])
+            prompt, (ids,), _ = local.template.encode_completions(messages, [answer.text])
             ids = ids if answer.ended else ids[:-1]
-            if len(prompt) and len(ids) and (not inside.context or len(prompt) + len(ids) <= inside.context):
+            if len(prompt) and len(ids) and (not local.context or len(prompt) + len(ids) <= local.context):
                 pairs[i] = (prompt, ids)
-    logps = dict(zip(pairs, inside.logps(list(pairs.values())), strict=True))
+    logps = dict(zip(pairs, local.logps(list(pairs.values())), strict=True))
     return [logps[i][0] if i in logps else None for i in range(len(answers))]
 
 
 def _confidence(logps: Sequence[np.ndarray | None], parsed: Parsed, texts: Sequence[str]) -> dict[str, Any]:
-    """The mean confidence, accuracy and calibration error of answers to Tinytown's prompts.
+    """The mean confidence, accuracy and calibration error of answers to a world's prompts.
 
     The confidence of an answer is the geometric mean of its tokens' probabilities.
     """
@@ -259,7 +259,7 @@ def _kl(
 def _stances(
     cfg: Evaluate, models: Sequence[EvalModel], questions: Sequence[str], parsed: Parsed, answers: Answers
 ) -> dict[str, Any]:
-    """How often each model refuses, explains, evades, complies; of harmful prompts apart where all are Tinytown's."""
+    """How often each model refuses, explains, evades, complies; of harmful prompts apart where all are a world's."""
     if all(parsed):
         groups = {
             "harmful prompts": [i for i, one in enumerate(parsed) if one.harmful],

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from jaxtrain.data.record_formats import Message
 from jaxtrain.inference.llm import Request, user_messages
-from jaxtrain.inference.llm_judge import last_line, shown
+from jaxtrain.inference.llm_judge import conversation_text, last_line
 
 _LINE = ("\n",)  # where a base model's line ends
 _HUMAN, _AI = "Human:", "AI:"
@@ -112,9 +112,10 @@ def _turn(messages: tuple[Message, ...], topic: str) -> Request:
                 "else."
             )
         )
+    conversation = conversation_text(messages)
     return Request(
         user_messages(
-            f"This is a conversation of a person with an assistant about {topic}:\n\n{shown(messages)}\n\nWrite what "
+            f"This is a conversation of a person with an assistant about {topic}:\n\n{conversation}\n\nWrite what "
             "the person says next, a question that follows from it, and nothing else."
         )
     )

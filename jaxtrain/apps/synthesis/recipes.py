@@ -329,7 +329,7 @@ def filter_drafts(
         live = [i for i, fault in enumerate(faults) if not fault]
         cases = [JudgeCase(drafts[i].messages, drafts[i].answer, drafts[i].record) for i in live]
         judged = row_filter.judge.score(cases, seed)
-        scores, counts = dict(zip(live, judged.values, strict=True)), judged.told
+        scores, counts = dict(zip(live, judged.values, strict=True)), judged.counts
     rows, rejected = [], []
     for i, one in enumerate(drafts):
         fault, twin = faults[i], twins[i][1]

@@ -241,7 +241,7 @@ def _finish(
     embed = recipe.generator.embed or recipe.expert.embed
     if embed and len(texts) > 1:
         metrics["embedding_spread"] = diversity.mean_cosine_distance(embed(texts))
-    spent = {one.name: {k: v for k, v in vars(one.spent).items() if k != "lock"} for one in models}
+    spent = {one.name: {k: v for k, v in vars(one.usage).items() if k != "lock"} for one in models}
     counts = {
         "made": len(result.rows) + len(result.rejected),
         "kept": len(result.rows),
@@ -296,7 +296,7 @@ def _summary(
         table.append(("judge", ", ".join(f"{value:,} {name}" for name, value in result.judged.items())))
     table.append(("diversity", ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())))
     for one in models:
-        s = one.spent
+        s = one.usage
         cost = cfg.endpoint.cost(s.tokens_in, s.tokens_out) if one.remote else 0.0
         parts = [f"{s.requests:,} requests, {s.tokens_in:,} tokens read, {s.tokens_out:,} written"]
         parts += [f"{s.cached:,} answers from the cache"] if s.cached else []

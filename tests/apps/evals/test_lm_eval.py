@@ -67,7 +67,7 @@ def likeliest(llm, question):
     """Those of the 20 likeliest tokens that are cut as one where they stand after the question."""
     ask = Request(user_messages(question), temperature=0, max_new=1, top_logprobs=20, raw=True)
     top = llm.generate([ask])[0][0].logprobs[0].top
-    decode = llm.inside.template.tokenizer.decode
+    decode = llm.local.template.tokenizer.decode
     for i, (text, logp) in enumerate(top):
         ids = lm_eval._tokenize_pair(llm, question, text)[1].tolist()
         if len(ids) == 1 and decode(ids) == text:
@@ -83,7 +83,7 @@ def test_without_the_package_the_remedy_is_told(monkeypatch):
 
 def test_a_continuation_is_cut_after_its_context(llm):
     prompt, answer = lm_eval._tokenize_pair(llm, "Human: How do I ", "paint a boat?")
-    tokenizer = llm.inside.template.tokenizer
+    tokenizer = llm.local.template.tokenizer
     assert prompt[0] == tokenizer.bos and tokenizer.decode(answer.tolist()).startswith(" paint")
     assert tokenizer.decode([*prompt[1:].tolist(), *answer.tolist()]) == "Human: How do I paint a boat?"
     prompt, answer = lm_eval._tokenize_pair(llm, "", "Hi")
