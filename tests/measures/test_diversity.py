@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import random
 
 import numpy as np
 import pytest
@@ -40,6 +41,13 @@ def test_self_bleu_of_pairs_by_hand():
     assert both == pytest.approx((math.exp(1 - 6 / 5) + longer) / 2)
     nothing_shared = (0.1 / 5 * 0.1 / 4 * 0.1 / 3 * 0.1 / 2) ** 0.25
     assert diversity.self_bleu(["a b c d e", "f g h i j"]) == pytest.approx(nothing_shared)
+
+
+def test_self_bleu_is_texygen_s():
+    """The value is of NLTK 3.9's sentence_bleu with SmoothingFunction().method1, as Texygen's SelfBleu calls it."""
+    rng = random.Random(0)
+    texts = [" ".join(rng.choices("abcdefghij", k=rng.randint(5, 14))) for _ in range(60)]
+    assert diversity.self_bleu(texts) == pytest.approx(0.29694422015354366, rel=1e-12)
 
 
 def test_words_have_no_case():
