@@ -44,7 +44,7 @@ def test_self_bleu_of_pairs_by_hand():
 
 
 def test_self_bleu_is_texygen_s():
-    """The value is of NLTK 3.9's sentence_bleu with SmoothingFunction().method1, as Texygen's SelfBleu calls it."""
+    """The value is of NLTK 3.10.4's sentence_bleu with SmoothingFunction().method1, as Texygen's SelfBleu calls it."""
     rng = random.Random(0)
     texts = [" ".join(rng.choices("abcdefghij", k=rng.randint(5, 14))) for _ in range(60)]
     assert diversity.self_bleu(texts) == pytest.approx(0.29694422015354366, rel=1e-12)
