@@ -93,7 +93,7 @@ def bench_work(task: str, model: Any, B: int, T: int, vocab: int, seed: int) -> 
     elif task == "sft":
         objective = functools.partial(sft.sft, model=model, loss="nll", label_smoothing=0.0, z_loss=0.0)
     elif task == "dpo":
-        batch["reference"] = np.full((B, 2), -T * np.log(vocab), np.float32)
+        batch["ref_logps"] = np.full((B, 2), -T * np.log(vocab), np.float32)
         objective = functools.partial(dpo.dpo, model=model, loss="sigmoid", settings=DpoLoss().settings())
     else:
         batch["length"] = np.full((B, 2), T, np.int32)

@@ -22,7 +22,7 @@ def dpo(
     """Σ over pairs of LOSSES[loss] + nll_weight · (−log π(y_w) / |y_w|) (RPO, arXiv:2404.19733).
 
     The batch holds completions [B, 2, T] as in ops.logprobs.completion_logps, 0 chosen and 1 rejected, and where the
-    loss has a reference, reference f32[B, 2], the completions' summed log-probabilities under it. A column prefer
+    loss has a reference, ref_logps f32[B, 2], the completions' summed log-probabilities under it. A column prefer
     f32[B, 2, 2] gives soft labels: the loss is then its mean over the label, which for "sigmoid" is cDPO. Further
     columns are in ops.preference.COLUMNS. A row of which either completion has no token in the mask counts nothing.
 
@@ -71,7 +71,7 @@ def kto(
     `rewards/rejected` and `logps/rejected` over the others. Raises ValueError where ops.preference.check does.
     """
     preference.check("kto", settings)
-    own = {name: batch[name][:, :1] for name in (*COMPLETIONS, "reference")}
+    own = {name: batch[name][:, :1] for name in (*COMPLETIONS, "ref_logps")}
     _, pair, present = _pair(params, {**batch, **own}, model, "kto", settings)
     count = present.sum().astype(jnp.float32)
     total = jnp.where(present, preference.kto(pair, settings), 0.0).sum()
@@ -91,7 +91,7 @@ def _pair(
     present = (lengths > 0).all(-1)
     h = logps
     if loss in preference.NEEDS_REFERENCE and not settings.reference_free:
-        h = logps - jnp.where(present[:, None], batch["reference"], 0.0)
+        h = logps - jnp.where(present[:, None], batch["ref_logps"], 0.0)
     ratios = preference.DIVERGENCES[settings.divergence](h, settings.alpha)
     columns = dict.fromkeys(("shift", "partner", "kl", "label"))
     columns |= {name: batch[name] for name in preference.COLUMNS.get(loss, ())}

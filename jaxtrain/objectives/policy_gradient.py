@@ -31,8 +31,8 @@ def policy_gradient(
 ) -> Loss:
     """Σ w_t · (surrogate_t + kl_weight · KL_t − entropy_weight · H_t) + PPO-ptx, summed over rows; without dropout.
 
-    Batch: tokens, targets, segments, positions i32[B, T], mask f32[B, T]; old, advantages f32[B, T], the sampled
-    tokens' log-probabilities under the policy that sampled, and what each is worth; reference f32[B, T] where
+    Batch: tokens, targets, segments, positions i32[B, T], mask f32[B, T]; old_logps, advantages f32[B, T], the sampled
+    tokens' log-probabilities under the policy that sampled, and what each is worth; ref_logps f32[B, T] where
     kl_weight acts; optionally `stats/NAME` f32[B], numbers about completions to report as NAME; and for ptx_weight the
     columns of `pretraining_part`. Loss.weight is in units of ops.policy_gradient.token_weights.
 
@@ -63,7 +63,7 @@ def policy_part(
     def inside(x: Array) -> Array:
         return jnp.where(mask > 0, x, 0.0)
 
-    logps, old, advantages = inside(stats["logps"]), inside(batch["old"]), inside(batch["advantages"])
+    logps, old, advantages = inside(stats["logps"]), inside(batch["old_logps"]), inside(batch["advantages"])
     r = ratio(logps, old, mask, settings.level)
     losses, clipped = SURROGATES[settings.surrogate](
         r, logps, advantages, settings.clip_low, settings.clip_high
@@ -81,7 +81,7 @@ def policy_part(
         metrics["policy/entropy_avg"] = ((entropy * mask).sum(), tokens)
         total = total - settings.entropy_weight * (weights * entropy).sum()
     if settings.kl_weight:
-        reference = inside(batch["reference"])
+        reference = inside(batch["ref_logps"])
         metrics["kl"] = ((kl_estimate(logps, reference, "k3") * mask).sum(), tokens)
         total = total + settings.kl_weight * (weights * kl_loss(logps, old, reference, settings.kl)).sum()
     return units, total, metrics

@@ -18,7 +18,7 @@ from jaxtrain.config import ConfigError, Failure
 from jaxtrain.data.prompts import question
 
 LARGEST = float(np.finfo(np.float32).max)
-SHOWN = 40  # characters of a prompt that a message quotes
+QUOTED = 40  # characters of a prompt in a message
 _OURS = ("prompts", "completions", "messages")  # what a function gets beside the records' fields
 
 
@@ -55,77 +55,83 @@ def resolve(text: str) -> RewardFunction:
     module, _, function = text.rpartition(":")
     if not module or not function:
         raise ConfigError(f"--reward={text}: write {', '.join(NAMED)}, MODULE:FUNCTION or FILE.py:FUNCTION")
-    found = _module(text, module)
+    result = _module(text, module)
     for name in function.split("."):
-        if not hasattr(found, name):
-            raise ConfigError(f"--reward={text}: {_described(found)} has no {name}")
-        found = getattr(found, name)
-    if not callable(found) or inspect.iscoroutinefunction(found):
-        kind = "a coroutine" if callable(found) else _type(found)
+        if not hasattr(result, name):
+            raise ConfigError(f"--reward={text}: {_described(result)} has no {name}")
+        result = getattr(result, name)
+    if not callable(result) or inspect.iscoroutinefunction(result):
+        kind = "a coroutine" if callable(result) else _type(result)
         raise ConfigError(f"--reward={text}: it is {kind}, not a plain function")
     try:
-        inspect.signature(found).bind_partial(completions=[])
+        inspect.signature(result).bind_partial(completions=[])
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"--reward={text}: it does not take completions by keyword ({error}): "
             "write def reward(prompts, completions, **columns)"
         ) from error
-    return RewardFunction(text, found)
+    return RewardFunction(text, result)
 
 
 def reward_scores(
     reward: RewardFunction,
-    asked: Sequence[Sequence[Mapping[str, Any]]],
+    conversations: Sequence[Sequence[Mapping[str, Any]]],
     completions: Sequence[str],
     records: Sequence[Mapping[str, Any]],
 ) -> np.ndarray:
-    """f32[B]: the reward of each completion, of the conversation `asked` that it answers and the record it is from.
+    """f32[B]: the reward of each completion of a conversation, with the record that this is from.
 
     The function gets prompts, the text of each last user turn, completions, messages, the conversations, and each
     field of the records as a column, None where a record lacks it; fields called like one of those three give way, and
     a function without **columns gets what it names. Raises Failure, with the row, where it raises, or does not return
     one finite number a completion.
     """
-    columns = _columns(asked, completions, records)
-    wanted = _wanted(reward.call, columns)
+    columns = _columns(conversations, completions, records)
+    accepted = _accepted(reward.call, columns)
 
     def call(rows: slice) -> list[Any]:
-        found = reward.call(**{name: column[rows] for name, column in wanted.items()})
-        if isinstance(found, str | bytes | Mapping) or not isinstance(found, Iterable):
-            raise Failure(f"--reward={reward.name} returned {_type(found)}, not a list of numbers")
-        return list(found)
+        result = reward.call(**{name: column[rows] for name, column in accepted.items()})
+        if isinstance(result, str | bytes | Mapping) or not isinstance(result, Iterable):
+            raise Failure(f"--reward={reward.name} returned {_type(result)}, not a list of numbers")
+        return list(result)
 
     try:
-        found = call(slice(None))
+        result = call(slice(None))
     except Failure:
         raise
     except Exception as error:
         row = _culprit(call, len(completions))
         where = "all rows at once, though none alone" if row is None else _row(columns, row)
-        said = f"{type(error).__name__}: {error}"
-        raise Failure(f"--reward={reward.name} raised at {where}: {said}") from error
-    if len(found) != len(completions):
+        cause = f"{type(error).__name__}: {error}"
+        raise Failure(f"--reward={reward.name} raised at {where}: {cause}") from error
+    if len(result) != len(completions):
         raise Failure(
-            f"--reward={reward.name} returned {len(found)} numbers for {len(completions)} completions"
+            f"--reward={reward.name} returned {len(result)} numbers for {len(completions)} completions"
         )
-    for i, value in enumerate(found):
+    for i, value in enumerate(result):
         if fault := _fault(value):
             raise Failure(f"--reward={reward.name} returned {fault} at {_row(columns, i)}")
-    return np.array([float(value) for value in found], np.float32)
+    return np.array([float(value) for value in result], np.float32)
 
 
 def _columns(
-    asked: Sequence[Any], completions: Sequence[str], records: Sequence[Mapping[str, Any]]
+    conversations: Sequence[Any], completions: Sequence[str], records: Sequence[Mapping[str, Any]]
 ) -> dict[str, list[Any]]:
-    if not len(asked) == len(completions) == len(records):
-        raise ValueError(f"{len(asked)} prompts, {len(completions)} completions, {len(records)} records")
+    if not len(conversations) == len(completions) == len(records):
+        raise ValueError(
+            f"{len(conversations)} prompts, {len(completions)} completions, {len(records)} records"
+        )
     fields = dict.fromkeys(name for record in records for name in record)
     columns = {name: [record.get(name) for record in records] for name in fields}
-    ours = ([question(each) for each in asked], list(completions), [list(each) for each in asked])
+    ours = (
+        [question(each) for each in conversations],
+        list(completions),
+        [list(each) for each in conversations],
+    )
     return {**columns, **dict(zip(_OURS, ours, strict=True))}
 
 
-def _wanted(function: Callable, columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+def _accepted(function: Callable, columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
     parameters = inspect.signature(function).parameters
     if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
         return columns
@@ -155,16 +161,16 @@ def _fault(value: Any) -> str:
 
 def _row(columns: Mapping[str, list[Any]], i: int) -> str:
     prompt = " ".join(columns["prompts"][i].split())
-    return f"row {i} ({prompt[:SHOWN]}{'…' if len(prompt) > SHOWN else ''})"
+    return f"row {i} ({prompt[:QUOTED]}{'…' if len(prompt) > QUOTED else ''})"
 
 
 def _type(value: Any) -> str:
     return "None" if value is None else f"a {type(value).__name__}"
 
 
-def _described(found: Any) -> str:
-    path = getattr(found, "__file__", None)
-    return f"{getattr(found, '__name__', type(found).__name__)}{f' ({path})' if path else ''}"
+def _described(value: Any) -> str:
+    path = getattr(value, "__file__", None)
+    return f"{getattr(value, '__name__', type(value).__name__)}{f' ({path})' if path else ''}"
 
 
 def _module(text: str, name: str) -> Any:
@@ -182,8 +188,8 @@ def _module(text: str, name: str) -> Any:
                 f"--reward={text}: no module {error.name}, neither in {Path.cwd()} nor installed"
             ) from error
         except Exception as error:
-            said = f"{type(error).__name__}: {error}"
-            raise ConfigError(f"--reward={text}: {name} cannot be imported: {said}") from error
+            cause = f"{type(error).__name__}: {error}"
+            raise ConfigError(f"--reward={text}: {name} cannot be imported: {cause}") from error
 
 
 def _of_file(file: Path) -> Any:

@@ -1,4 +1,4 @@
-"""Rollouts: what is known of the completions that a policy sampled, and the columns an objective learns from.
+"""Advantages of rollouts, and the log-probabilities and values that they are computed from.
 
 All advantages are of the whole rollout, over all devices and hosts, and are whitened here, once.
 """
@@ -22,10 +22,10 @@ class AdvantageConfig(NamedTuple):
 
     gamma: float = 1.0
     lam: float = 0.95
-    bootstrap: bool = False  # a completion that was cut off goes on with the value of its last state
+    bootstrap: bool = False  # a completion that was cut off has the value of its last state after it
     whiten_rewards: bool = False
     whiten_advantages: bool = True
-    group: int = 1  # completions of a prompt, which stand together
+    group: int = 1  # completions of a prompt, in consecutive rows
     baseline: str = "mean"  # of ops.returns.group_advantages; "none" has no baseline
     scale: str = "std"
 
@@ -33,40 +33,40 @@ class AdvantageConfig(NamedTuple):
 def annotate_logps(
     model: LM, critic: ActorCritic | None, temperature: float
 ) -> Callable[[Params, Params, Batch], dict[str, Array]]:
-    """A function (params, reference, batch) -> `old` f32[B, T], and `reference` and `values` where they are known.
+    """A function (params, reference, batch) -> old_logps f32[B, T], with `reference` ref_logps, with `critic` values.
 
-    params are a language model's, or with `critic` what it has grown; reference those of a language model, or ().
+    params are a language model's, or with `critic` those of both; reference those of a language model, or ().
     """
 
     def logps(hidden: Array, head: object, batch: Batch) -> Array:
         return token_stats(hidden, head, batch["targets"], temperature=temperature)["logps"]
 
-    def look(params: Params, reference: Params, batch: Batch) -> dict[str, Array]:
+    def annotate(params: Params, reference: Params, batch: Batch) -> dict[str, Array]:
         if critic is None:
-            found = {"old": logps(model.hidden(params, batch), model.head(params), batch)}
+            columns = {"old_logps": logps(model.hidden(params, batch), model.head(params), batch)}
         else:
             hidden, values = critic.look(params, batch)
-            found = {"old": logps(hidden, critic.head(params), batch), "values": values}
+            columns = {"old_logps": logps(hidden, critic.head(params), batch), "values": values}
         if reference != ():
-            found["reference"] = logps(model.hidden(reference, batch), model.head(reference), batch)
-        return found
+            columns["ref_logps"] = logps(model.hidden(reference, batch), model.head(reference), batch)
+        return columns
 
-    return look
+    return annotate
 
 
 def completion_metrics(rows: Columns, scores: Array, kl_coef: Array | float) -> dict[str, Array]:
-    """f32[R] of each completion, by TRL's names: what it scored, its KL from the reference in nats, and more."""
-    here = rows["mask"] > 0
-    entropy = -jnp.where(here, rows["old"], 0.0).sum(1)
-    found = {"objective/scores": scores, "objective/entropy": entropy}
-    if "reference" not in rows:
-        return found
-    kl = jnp.where(here, returns.kl_estimate(rows["old"], rows["reference"], "k1"), 0.0).sum(1)
-    price = -kl_coef * kl
-    return found | {
+    """Metrics f32[R] by completion, by TRL's names: its score, its KL from the reference in nats, and more."""
+    inside = rows["mask"] > 0
+    entropy = -jnp.where(inside, rows["old_logps"], 0.0).sum(1)
+    metrics = {"objective/scores": scores, "objective/entropy": entropy}
+    if "ref_logps" not in rows:
+        return metrics
+    kl = jnp.where(inside, returns.kl_estimate(rows["old_logps"], rows["ref_logps"], "k1"), 0.0).sum(1)
+    penalty = -kl_coef * kl
+    return metrics | {
         "objective/kl": kl,
-        "objective/non_score_reward": price,
-        "objective/rlhf_reward": scores + price,
+        "objective/non_score_reward": penalty,
+        "objective/rlhf_reward": scores + penalty,
         "objective/kl_coef": jnp.broadcast_to(jnp.asarray(kl_coef, jnp.float32), kl.shape),
     }
 
@@ -74,10 +74,10 @@ def completion_metrics(rows: Columns, scores: Array, kl_coef: Array | float) -> 
 def gae_advantages(
     rows: Columns, scores: Array, ended: Array, kl_coef: Array | float, how: AdvantageConfig
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    """(columns, numbers by completion) of PPO: advantages, returns and old_values f32[R, T] by GAE.
+    """(columns, metrics by completion) of PPO: advantages, returns and old_values f32[R, T] by GAE.
 
-    rows: old, values, reference where there is one, mask f32[R, T], length i32[R] of prompt and completion. Scores
-    f32[R] come at the last token, the KL's price at each. A completion that did not end has the value of its last
+    rows: old_logps, values, with a reference ref_logps, mask f32[R, T], length i32[R] of prompt and completion. Scores
+    f32[R] come at the last token, the KL penalty at each. A completion that did not end has the value of its last
     state after it, where `bootstrap` says so.
     """
     mask, values = rows["mask"], rows["values"]
@@ -92,36 +92,36 @@ def gae_advantages(
     if how.whiten_advantages:
         advantages = returns.whiten(advantages, mask)
     explained = returns.explained_variance(targets, values, mask)
-    told = {"val/explained_var": jnp.broadcast_to(explained, scores.shape)}
     columns = {"advantages": advantages, "returns": targets, "old_values": values}
-    return columns, {**completion_metrics(rows, scores, kl_coef), **told}
+    metrics = completion_metrics(rows, scores, kl_coef)
+    return columns, {**metrics, "val/explained_var": jnp.broadcast_to(explained, scores.shape)}
 
 
 def group_advantages(
     rows: Columns, scores: Array, ended: Array, kl_coef: Array | float, how: AdvantageConfig
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    """(columns, numbers by completion) without values: every token has its completion's advantage in its group.
+    """(columns, metrics by completion) without values: every token has its completion's advantage in its group.
 
-    `ended` has no part in it. The KL's price is taken off the score, as RLOO does. Without a baseline (REINFORCE++,
-    arXiv:2501.03262) a token's advantage is the return from it on, the price of each KL where it falls due, whitened
-    over the rollout.
+    `ended` has no part in it. The KL penalty is taken off the score, as RLOO does. Without a baseline (REINFORCE++,
+    arXiv:2501.03262) a token's advantage is the return from it on, the KL penalty at each token, whitened over the
+    rollout.
     """
-    mask, told = rows["mask"], completion_metrics(rows, scores, kl_coef)
+    mask, metrics = rows["mask"], completion_metrics(rows, scores, kl_coef)
     if how.baseline == "none":
         rewards = _rewards(rows, scores, kl_coef)
         advantages, _ = returns.gae(rewards, jnp.zeros_like(mask), mask, gamma=how.gamma, lam=1.0)
         if how.whiten_advantages:
             advantages = returns.whiten(advantages, mask)
-        return {"advantages": advantages}, told
-    compared = functools.partial(
+        return {"advantages": advantages}, metrics
+    in_groups = functools.partial(
         returns.group_advantages, group=how.group, baseline=how.baseline, scale=how.scale
     )
-    found, _ = compared(scores + told.get("objective/non_score_reward", 0.0))
-    _, flat = compared(scores)  # without the KL's price, which is seldom the same twice
-    spread = jnp.where(mask > 0, found[:, None], 0.0)
-    return {"advantages": spread}, {**told, "frac_reward_zero_std": flat}
+    advantages, _ = in_groups(scores + metrics.get("objective/non_score_reward", 0.0))
+    _, flat = in_groups(scores)  # without the KL penalty, which is seldom the same twice
+    by_token = jnp.where(mask > 0, advantages[:, None], 0.0)
+    return {"advantages": by_token}, {**metrics, "frac_reward_zero_std": flat}
 
 
 def _rewards(rows: Columns, scores: Array, kl_coef: Array | float) -> Array:
-    old = rows["old"]
-    return returns.token_rewards(old, rows.get("reference", old), rows["mask"], scores, kl_coef)
+    old = rows["old_logps"]
+    return returns.token_rewards(old, rows.get("ref_logps", old), rows["mask"], scores, kl_coef)

@@ -1,4 +1,4 @@
-"""What the on-policy stages share: prompts, judge, rollouts, samples. Imported once the flags are checked."""
+"""What the on-policy stages share: prompts, scorer, rollouts, samples. Imported once the flags are checked."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtrain import worlds
-from jaxtrain.config import ConfigError
+from jaxtrain.config import ConfigError, RolloutStageConfig
 from jaxtrain.data import dialogs, prompts, source_spec
+from jaxtrain.data.chat import Template
+from jaxtrain.data.prompts import Prompt
 from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.files import cache
 from jaxtrain.models import transformer
@@ -21,130 +23,153 @@ from jaxtrain.rl import scoring as rl_scoring
 from jaxtrain.stages import before_after, eval_prompts, trainer
 from jaxtrain.stages.session import Session, gather_rows, pinned_run, policy_session, reference_params
 from jaxtrain.train import workdir
-from jaxtrain.types import Objective
+from jaxtrain.train.parallel import Plan
+from jaxtrain.types import Objective, Params
 
 
-def check(cfg: Any, tokenizer: Tokenizer) -> None:
-    """Raises ConfigError for flags that contradict each other, and for a reward model that cannot judge this policy."""
-    s, size = cfg.samples, cfg.data.batch_size * cfg.samples.minibatches
+def check(cfg: RolloutStageConfig, tokenizer: Tokenizer) -> None:
+    """Raises ConfigError for flags that contradict each other, and for a reward model that cannot score this policy."""
+    s, size = cfg.samples, _iteration_size(cfg)
     if size % s.group:
         raise ConfigError(
             f"--group={s.group} completions of a prompt do not divide an iteration's {size} (--batch_size times "
             "--minibatches): use a divisor"
         )
     if any(source.weight != 1 for source in source_spec.parse(cfg.data.data)):
-        raise ConfigError(f"--data={cfg.data.data}: prompts are drawn alike; leave the weights out")
+        raise ConfigError(
+            f"--data={cfg.data.data}: all prompts are sampled equally often; leave the weights out"
+        )
     if cfg.scores.overlong_buffer > s.max_new:
         raise ConfigError(f"--overlong_buffer={cfg.scores.overlong_buffer}: more than --max_new={s.max_new}")
     models.check(cfg.scores, tokenizer, cfg.data.seq_len)
 
 
-def settings(cfg: Any, *, critic: bool, **values: Any) -> policy_gradient.PolicyGradientSettings:
+def _iteration_size(cfg: RolloutStageConfig) -> int:
+    """The number of completions of an iteration."""
+    return cfg.data.batch_size * cfg.samples.minibatches
+
+
+def settings(
+    cfg: RolloutStageConfig, *, critic: bool, **values: Any
+) -> policy_gradient.PolicyGradientSettings:
     """The objective's settings. Raises ConfigError where one of them would do nothing."""
-    made = policy_gradient.PolicyGradientSettings(temperature=cfg.samples.temperature, **values)
+    result = policy_gradient.PolicyGradientSettings(temperature=cfg.samples.temperature, **values)
     try:
-        policy_gradient.check(made, critic=critic)
+        policy_gradient.check(result, critic=critic)
     except ValueError as error:
         raise ConfigError(f"--{error}") from error
-    return made
+    return result
 
 
-def fingerprints(cfg: Any, template: Any) -> dict[str, str]:
-    """What names the data of a run: its prompts, tokenizer and template."""
-    asked = prompts.read_prompts(cfg.data.data, cfg.data, template, flag="data", train=True)
-    told = cache.digest(*(each.ids.tobytes() for each in asked))
-    return {"data": told, "tokenizer": template.tokenizer.fingerprint, "template": template.fingerprint}
+def fingerprints(cfg: RolloutStageConfig, template: Template) -> dict[str, str]:
+    """The fingerprints of a run's data: its prompts, tokenizer and template."""
+    digest = cache.digest(*(prompt.ids.tobytes() for prompt in _read_prompts(cfg, template)))
+    return {"data": digest, "tokenizer": template.tokenizer.fingerprint, "template": template.fingerprint}
 
 
-def open_scorer(cfg: Any, plan: Any, path: Path) -> tuple[models.CompletionScorer, models.RewardModel | None]:
-    """What --reward_model or --reward names, the model with it where it is one."""
+def _read_prompts(cfg: RolloutStageConfig, template: Template) -> list[Prompt]:
+    return prompts.read_prompts(cfg.data.data, cfg.data, template, flag="data", train=True)
+
+
+def open_scorer(
+    cfg: RolloutStageConfig, plan: Plan, path: Path
+) -> tuple[models.CompletionScorer, models.RewardModel | None]:
+    """(the scorer that --reward_model or --reward names, its reward model where it is one)."""
     if cfg.scores.reward:
         return models.function_scorer(cfg.scores.reward, plan), None
     text = pinned_run(path, "reward_model", cfg.scores.reward_model)
     if not cfg.run.dry_run and plan.primary:
         workdir.record(path, reward_model=text)
-    found = models.load(cfg.scores, text, plan, cfg.model)
-    return models.model_scorer(found, plan, cfg.data.batch_size), found
+    reward_model = models.load(cfg.scores, text, plan, cfg.model)
+    return models.model_scorer(reward_model, plan, cfg.data.batch_size), reward_model
 
 
 def stage(
-    cfg: Any,
+    cfg: RolloutStageConfig,
     session: Session,
-    template: Any,
+    template: Template,
     objective: Objective,
     advantages: Callable,
-    judged: models.CompletionScorer,
+    scorer: models.CompletionScorer,
     *,
     controller: rollouts.KlController,
     priced: bool,
     extra: Callable[[int, float], Mapping[str, Any]] = lambda step, tokens: {},
     table: list[tuple[str, str]] | None = None,
 ) -> trainer.Stage:
-    """The stage of an objective on rollouts; `priced` says whether the reference has a part in it."""
-    asked, lost = rl_scoring.fitting_prompts(
-        prompts.read_prompts(cfg.data.data, cfg.data, template, flag="data", train=True),
-        cfg,
-        template.tokenizer.bos,
-    )
+    """The stage of an objective on rollouts; `priced` says whether the reference model has a part in it."""
+    fitting, lines = rl_scoring.fitting_prompts(_read_prompts(cfg, template), cfg, template.tokenizer.bos)
     decode = template.tokenizer.decode
     world = worlds.world_of(source.kind for source in source_spec.parse(cfg.data.data))
-    size = cfg.data.batch_size * cfg.samples.minibatches
+    size = _iteration_size(cfg)
     updates = cfg.samples.epochs * cfg.samples.minibatches
 
-    def start() -> Any:
+    def reference() -> Params:
         return reference_params(session, cfg.run.seed)
 
-    stops = rl_scoring.truncation_tokens(template.tokenizer, cfg.scores)
-    scoring = rl_scoring.ScoringConfig(
-        judged, template.tokenizer, template.end, stops, world.gold if world else None
+    setup = rollouts.RolloutConfig(
+        prompts=fitting,
+        scoring=rl_scoring.ScoringConfig(
+            scorer=scorer,
+            tokenizer=template.tokenizer,
+            end=template.end,
+            truncation_tokens=rl_scoring.truncation_tokens(template.tokenizer, cfg.scores),
+            gold=world.gold if world else None,
+        ),
+        advantages=advantages,
+        controller=controller,
+        reference=reference if priced else None,
+        extra=extra,
     )
-    setup = rollouts.RolloutConfig(asked, scoring, advantages, controller, start if priced else None, extra)
-    source = rollouts.rollout_batches(cfg, session, setup)
     sample = rl_scoring.with_completion_table(
         session, eval_prompts.eval_sampler(policy_session(session), cfg, template, decode)
     )
+    iteration = f"{size:,} completions of {size // cfg.samples.group:,} prompts, {updates} updates"
     return trainer.Stage(
         objective=objective,
-        next_batch=source,
+        next_batch=rollouts.rollout_batches(cfg, session, setup),
         table=[
-            ("prompts", f"{len(asked):,} of {cfg.data.data}"),
-            *(("prompts", line) for line in lost),
-            (
-                "iteration",
-                f"{size:,} completions of {size // cfg.samples.group:,} prompts, {updates} updates",
-            ),
-            *judged.table,
+            ("prompts", f"{len(fitting):,} of {cfg.data.data}"),
+            *(("prompts", line) for line in lines),
+            ("iteration", iteration),
+            *scorer.table,
             *(table or []),
         ],
         decode=decode,
         tokens=cfg.data.batch_size * cfg.data.seq_len,
-        sample=before_after.with_before_after(session, cfg, template, decode, start, sample),
+        sample=before_after.with_before_after(session, cfg, template, decode, reference, sample),
         expect=expected(cfg, priced),
         carry=rollouts.carry(cfg),
     )
 
 
-def expected(cfg: Any, priced: bool) -> dict[str, tuple[float, float]]:
-    """What the first update must have, since the policy still is the one that sampled, and the reference."""
+def expected(cfg: RolloutStageConfig, priced: bool) -> dict[str, tuple[float, float]]:
+    """The first update's metrics, (value, tolerance): the policy is still the one that sampled, and the reference."""
     near = 1e-3 if transformer.execution(cfg.model).dtype == jnp.float32 else 3e-2
-    found = {"val/ratio": (1.0, near), "policy/approxkl_avg": (0.0, near), "policy/clipfrac_avg": (0.0, near)}
-    return found | ({"objective/kl": (0.0, 10 * near)} if priced else {})
+    kl = {"objective/kl": (0.0, 10 * near)} if priced else {}
+    return {
+        "val/ratio": (1.0, near),
+        "policy/approxkl_avg": (0.0, near),
+        "policy/clipfrac_avg": (0.0, near),
+    } | kl
 
 
-def ptx_columns(cfg: Any, session: Session, template: Any, weight: float, data: str) -> tuple[Callable, list]:
-    """(the columns of PPO-ptx for an update of so many tokens, lines for the table)."""
+def ptx_columns(
+    cfg: RolloutStageConfig, session: Session, template: Template, weight: float, data: str
+) -> tuple[Callable[[int, float], Mapping[str, np.ndarray]], list[tuple[str, str]]]:
+    """(a function (update, tokens in the loss) -> PPO-ptx's columns, lines for the table)."""
     if not weight:
         return lambda step, tokens: {}, []
-    made = dialogs.prepare(
+    pretraining = dialogs.prepare(
         dataclasses.replace(cfg.data, data=data, eval_data=""), seed=cfg.run.seed,
         tokenizer=template.tokenizer, template=template, process=session.plan.process,
     )  # fmt: skip
 
     def extra(step: int, tokens: float) -> dict[str, np.ndarray]:
-        rows = made.train.batch(step)
+        rows = pretraining.train.batch(step)
         count = float(gather_rows(session.plan, {"mask": rows["mask"]})["mask"].sum())
         names = ("tokens", "targets", "mask", "segments", "positions", "row")
         scale = np.full(len(rows["row"]), tokens / max(count, 1.0), np.float32)
         return {f"ptx/{name}": rows[name] for name in names} | {"ptx_scale": scale}
 
-    return extra, [(f"pretraining {name}", said) for name, said in made.table]
+    return extra, [(f"pretraining {name}", line) for name, line in pretraining.table]

@@ -60,7 +60,7 @@ def reference_columns(
         batch = dict(batch)
         index = batch.pop("index")
         if table is not None:
-            batch["reference"] = table[index]
+            batch["ref_logps"] = table[index]
         if "shift" in extra:
             shift = float(session.plan.get(state.extra["shift"]))
             batch["shift"] = np.full(len(index), shift, np.float32)
@@ -136,15 +136,15 @@ def _reference(
 
 def _by_rank_and_mean(session: Session, logps: Callable, state: TrainState, batch: Batch, link: str) -> Batch:
     """KTO's z₀ and AOT's partners: what needs the whole batch under the present policy, as columns of its rows."""
-    names = ("mask", *(["reference"] if "reference" in batch else []))
+    names = ("mask", *(["ref_logps"] if "ref_logps" in batch else []))
     all_rows = gather_rows(session.plan, {name: batch[name] for name in names})
     policy = logps(state.params, session.base, batch)
     present = (all_rows["mask"].sum(-1) > 0).astype(np.float32)
     if link == "kto":
-        ratios = policy[:, 1] - all_rows["reference"][:, 1]
+        ratios = policy[:, 1] - all_rows["ref_logps"][:, 1]
         shift = float(preference.kl_shift(jnp.asarray(ratios), jnp.asarray(present[:, 1])))
         return {"kl": np.full(len(batch["mask"]), shift, np.float32)}
-    policy, base = (x[:, 0] - x[:, 1] for x in (policy, all_rows["reference"]))
+    policy, base = (x[:, 0] - x[:, 1] for x in (policy, all_rows["ref_logps"]))
     partner = np.asarray(
         preference.matched(jnp.asarray(policy), jnp.asarray(base), jnp.asarray(present.min(-1)))
     )

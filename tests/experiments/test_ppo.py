@@ -139,7 +139,7 @@ def test_a_policy_that_is_not_the_one_that_sampled_stops_the_run(town, whole, ju
 
     def shifted(*settings):
         look = real(*settings)
-        return lambda *given: (found := look(*given)) | {"old": found["old"] + 0.1}
+        return lambda *given: (found := look(*given)) | {"old_logps": found["old_logps"] + 0.1}
 
     monkeypatch.setattr(advantages, "annotate_logps", shifted)
     with pytest.raises(

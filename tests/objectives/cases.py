@@ -84,7 +84,7 @@ def _comparisons(rows: int, n: int = 2) -> dict[str, np.ndarray]:
 def _with_reference(rows: int) -> dict[str, np.ndarray]:
     made = _comparisons(rows)
     noise = np.random.default_rng(6).normal(size=(rows, 2))
-    return {**made, "reference": (-3.2 * made["mask"].sum(-1) + noise).astype(np.float32)}
+    return {**made, "ref_logps": (-3.2 * made["mask"].sum(-1) + noise).astype(np.float32)}
 
 
 def _unpaired(rows: int) -> dict[str, np.ndarray]:
@@ -163,7 +163,7 @@ def _rewards(loss: str, centering: float) -> Case:
     )
 
 
-NUMBERS = ("old", "reference", "advantages", "old_values", "returns")
+NUMBERS = ("old_logps", "ref_logps", "advantages", "old_values", "returns")
 
 
 def _sampled(rows: int) -> dict[str, np.ndarray]:

@@ -28,7 +28,7 @@ BATCH = {
     **dict.fromkeys(("tokens", "segments", "positions"), np.zeros((B, 2, T), np.int32)),
     "targets": TARGETS,
     "mask": MASK,
-    "reference": REFERENCE.astype("f"),
+    "ref_logps": REFERENCE.astype("f"),
     "shift": np.array([0.1, 0.1, 0.1], "f"),
     "partner": np.array([0.5, -1.0, 2.0], "f"),
     "label": np.array([1, 0, 1], "f"),
@@ -120,7 +120,7 @@ def test_every_loss_is_its_link_on_these_numbers():
 def test_where_policy_is_the_reference():
     same = {
         **BATCH,
-        "reference": np.asarray(completion_logps(MODEL, jnp.asarray(LOGITS, jnp.float32), BATCH)[0]),
+        "ref_logps": np.asarray(completion_logps(MODEL, jnp.asarray(LOGITS, jnp.float32), BATCH)[0]),
     }
     loss = of(batch=same)
     assert float(loss.total) / 3 == pytest.approx(np.log(2), rel=1e-7)
@@ -144,7 +144,7 @@ def test_a_real_model_is_its_own_reference_to_the_bit():
 
         return jax.value_and_grad(total, has_aux=True)(params)
 
-    (total, loss), _ = step(params, {**batch, "reference": reference})
+    (total, loss), _ = step(params, {**batch, "ref_logps": reference})
     assert float(total) / 4 == pytest.approx(np.log(2), rel=1e-6)
     assert all(means(loss)[f"rewards/{x}"] == 0 for x in ("chosen", "rejected", "accuracies"))
 
@@ -155,7 +155,7 @@ def test_a_row_without_completions_counts_nothing():
     def only(*rows):
         there = np.isin(np.arange(B), rows)[:, None]
         reference = np.where(there, REFERENCE, np.nan).astype("f")
-        return gradients(logits, {**BATCH, "mask": MASK * there[..., None], "reference": reference})
+        return gradients(logits, {**BATCH, "mask": MASK * there[..., None], "ref_logps": reference})
 
     whole, some, rest = only(0, 1, 2), only(0, 2), only(1)
     for name, (wanted, grad) in whole.items():
@@ -188,7 +188,7 @@ def test_the_order_of_alpha_acts_and_what_is_held_is_counted():
     kls = [float(of(divergence=name).total) for name in ("reverse_kl", "forward_kl")]
     assert ends[1] not in kls
     np.testing.assert_allclose([ends[0], ends[2]], kls, rtol=1e-3)
-    far = {**BATCH, "reference": BATCH["reference"] + np.array([[100, 0], [0, 0], [0, 0]], "f")}
+    far = {**BATCH, "ref_logps": BATCH["ref_logps"] + np.array([[100, 0], [0, 0], [0, 0]], "f")}
     assert means(of(batch=far, divergence="forward_kl"))["rewards/held"] == pytest.approx(1 / 6)
 
 

@@ -40,8 +40,8 @@ BATCH = {
     "segments": np.repeat(np.array([[1], [0], [1]], np.int32), T, 1),  # the second row only fills the batch
     "targets": TARGETS,
     "mask": MASK,
-    "old": np.where(HERE, OLD, np.nan).astype("f"),
-    "reference": np.where(HERE, REFERENCE, np.nan).astype("f"),
+    "old_logps": np.where(HERE, OLD, np.nan).astype("f"),
+    "ref_logps": np.where(HERE, REFERENCE, np.nan).astype("f"),
     "advantages": np.where(HERE, ADVANTAGES, np.nan).astype("f"),
     "stats/objective/kl": np.array([1.5, np.nan, -0.5], "f"),
     "row": np.arange(B, dtype=np.int32),
@@ -138,8 +138,8 @@ def test_metrics_do_not_count_padding():
         **dict.fromkeys(("tokens", "segments", "positions"), np.zeros((1, T), np.int32)),
         "targets": np.ones((1, T), np.int32),
         "mask": mask,
-        "old": np.where(mask > 0, 0.0, -1.0).astype("f"),
-        "reference": np.where(mask > 0, 0.0, -1.0).astype("f"),
+        "old_logps": np.where(mask > 0, 0.0, -1.0).astype("f"),
+        "ref_logps": np.where(mask > 0, 0.0, -1.0).astype("f"),
         "advantages": np.ones((1, T), "f"),
     }
     found = policy_gradient(
@@ -190,7 +190,7 @@ def real():
         lambda p, b: token_stats(model.hidden(p, b), model.head(p), b["targets"], temperature=0.8)["logps"]
     )
     own = look(params, batch)
-    return model, params, {**batch, "old": own, "reference": own}
+    return model, params, {**batch, "old_logps": own, "ref_logps": own}
 
 
 @pytest.mark.parametrize("level", ["token", "sequence"])
@@ -258,7 +258,7 @@ def test_steps_on_the_surrogate_make_the_rewarded_token_likely():
         """(parameters after a step, probability of the rewarded token before it)."""
         p = jax.nn.softmax(model.hidden(params, batch)[0, 0] @ model.head(params).weight.T)[:, None]
         weighed = p * ((batch["targets"] == 7) - p[7])  # as tokens drawn from the policy would be, on average
-        columns = {**batch, "old": jnp.log(p), "advantages": weighed}
+        columns = {**batch, "old_logps": jnp.log(p), "advantages": weighed}
         grads = jax.grad(
             lambda x: (
                 policy_gradient(x, (), columns, None, model=model, settings=PolicyGradientSettings()).total

@@ -82,7 +82,7 @@ def real(name):
     scores = jnp.asarray([0.7, -1.8, 0.2, 1.0, 3.0])
     rewards = returns.token_rewards(old, old, batch["mask"], scores, 0.1)
     advantages, back = returns.gae(rewards, values, batch["mask"], gamma=1.0, lam=0.95)
-    columns = {"old": old, "reference": old, "old_values": values, "returns": back}
+    columns = {"old_logps": old, "ref_logps": old, "old_values": values, "returns": back}
     return critic, params, {**batch, **columns, "advantages": advantages}
 
 

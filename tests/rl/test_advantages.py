@@ -1,4 +1,4 @@
-"""Advantages of a rollout against loops written from the formulas in float64, and what the models say of it."""
+"""Advantages of a rollout against loops written from the formulas in float64, and its annotation by the models."""
 
 import functools
 
@@ -27,15 +27,15 @@ BETA = 0.3
 
 
 def rows(garbage=0.0, reference=True):
-    """What is known of a rollout, with `garbage` where nothing may be read."""
+    """The columns of a rollout, with `garbage` where nothing may be read."""
 
-    def outside(x, kept):
-        return jnp.asarray(np.where(kept, x, garbage).astype("f"))
+    def outside(x, inside):
+        return jnp.asarray(np.where(inside, x, garbage).astype("f"))
 
     last = np.arange(T) == LENGTH[:, None] - 1  # what follows a completion that was cut off
-    found = {"mask": jnp.asarray(MASK), "length": jnp.asarray(LENGTH), "old": outside(OLD, HERE)}
-    found["values"] = outside(VALUES, HERE | (last & ~ENDED[:, None]))
-    return found | ({"reference": outside(REFERENCE, HERE)} if reference else {})
+    columns = {"mask": jnp.asarray(MASK), "length": jnp.asarray(LENGTH), "old_logps": outside(OLD, HERE)}
+    columns["values"] = outside(VALUES, HERE | (last & ~ENDED[:, None]))
+    return columns | ({"ref_logps": outside(REFERENCE, HERE)} if reference else {})
 
 
 @functools.cache
@@ -43,12 +43,12 @@ def compiled(kind, how):
     return jax.jit(functools.partial(getattr(advantages, kind), how=how))
 
 
-def made(kind, how, given=None, scores=SCORES):
-    columns, told = compiled(kind, how)(given or rows(), jnp.asarray(scores), ENDED, BETA)
-    return jax.tree.map(np.asarray, (columns, told))
+def computed(kind, how, columns=None, scores=SCORES):
+    result = compiled(kind, how)(columns or rows(), jnp.asarray(scores), ENDED, BETA)
+    return jax.tree.map(np.asarray, result)
 
 
-def priced(scores):
+def token_rewards(scores):
     """-β k1 at each token, and the score at the last one; f64."""
     out = np.zeros((R, T))
     for r in range(R):
@@ -86,8 +86,8 @@ HOW = {
 @pytest.mark.parametrize("name", HOW)
 def test_values_turn_scores_into_advantages_and_returns(name):
     how = HOW[name]
-    columns, told = made("with_values", how)
-    rewards = whitened(priced(SCORES), shift=False) if how.whiten_rewards else priced(SCORES)
+    columns, metrics = computed("gae_advantages", how)
+    rewards = whitened(token_rewards(SCORES), shift=False) if how.whiten_rewards else token_rewards(SCORES)
     cut = VALUES[np.arange(R), LENGTH - 1] * ~ENDED * how.bootstrap
     wanted = backwards(rewards, VALUES, cut, how.gamma, how.lam)
     targets = np.where(HERE, wanted + VALUES, 0)
@@ -96,11 +96,11 @@ def test_values_turn_scores_into_advantages_and_returns(name):
     np.testing.assert_allclose(columns["advantages"], advantages, rtol=1e-5, atol=1e-5)
     assert np.array_equal(columns["old_values"][HERE], VALUES[HERE])
     left = 1 - (targets - VALUES)[HERE].var() / targets[HERE].var()
-    np.testing.assert_allclose(told["val/explained_var"], np.full(R, left), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(metrics["val/explained_var"], np.full(R, left), rtol=1e-5, atol=1e-5)
 
 
 def test_a_completion_that_ended_has_nothing_after_it_and_one_that_did_not_has_its_last_state():
-    plain, after = (made("with_values", HOW[name])[0]["returns"] for name in ("plain", "bootstrap"))
+    plain, after = (computed("gae_advantages", HOW[name])[0]["returns"] for name in ("plain", "bootstrap"))
     changed = [(plain[r] != after[r]).any() for r in range(R)]
     assert changed == (~ENDED).tolist()
     last = VALUES[3, LENGTH[3] - 1]
@@ -108,11 +108,11 @@ def test_a_completion_that_ended_has_nothing_after_it_and_one_that_did_not_has_i
 
 
 def test_advantages_of_a_rollout_have_mean_0_and_variance_1_over_all_its_tokens():
-    found = made("with_values", advantages.AdvantageConfig())[0]["advantages"]
-    assert found[HERE].mean() == pytest.approx(0, abs=1e-6) and found[HERE].var() == pytest.approx(
+    result = computed("gae_advantages", advantages.AdvantageConfig())[0]["advantages"]
+    assert result[HERE].mean() == pytest.approx(0, abs=1e-6) and result[HERE].var() == pytest.approx(
         1, rel=1e-5
     )
-    assert abs(found[0][HERE[0]].mean()) > 0.01  # not by row
+    assert abs(result[0][HERE[0]].mean()) > 0.01  # not by row
 
 
 GROUPS = {
@@ -126,7 +126,7 @@ GROUPS = {
 def test_groups_turn_scores_into_advantages(name):
     baseline, scale, formula = GROUPS[name]
     how = advantages.AdvantageConfig(group=G, baseline=baseline, scale=scale)
-    columns, told = made("of_groups", how)
+    columns, metrics = computed("group_advantages", how)
     kl = np.where(HERE, OLD.astype(float) - REFERENCE, 0).sum(1)
     worth = SCORES - BETA * kl
     for r in range(R):
@@ -135,43 +135,44 @@ def test_groups_turn_scores_into_advantages(name):
         np.testing.assert_allclose(columns["advantages"][r], np.where(HERE[r], wanted, 0), rtol=1e-4)
     assert columns.keys() == {"advantages"}
     groups = np.asarray(SCORES).reshape(-1, G)
-    assert told["frac_reward_zero_std"].tolist() == np.repeat(np.ptp(groups, 1) == 0, G).tolist()
+    assert metrics["frac_reward_zero_std"].tolist() == np.repeat(np.ptp(groups, 1) == 0, G).tolist()
 
 
-def test_a_group_whose_scores_are_equal_has_nothing_to_learn_and_is_counted():
+def test_a_group_whose_scores_are_equal_has_no_advantage_and_is_counted():
     how = advantages.AdvantageConfig(group=G)
-    columns, told = made("of_groups", how, rows(reference=False))
-    assert told["frac_reward_zero_std"].tolist() == [0, 0, 0, 1, 1, 1]
+    columns, metrics = computed("group_advantages", how, rows(reference=False))
+    assert metrics["frac_reward_zero_std"].tolist() == [0, 0, 0, 1, 1, 1]
     assert not columns["advantages"][G:].any() and columns["advantages"][:G][HERE[:G]].all()
 
 
 @pytest.mark.parametrize("gamma", [1.0, 0.9])
 def test_without_a_baseline_a_token_has_what_is_still_to_come(gamma):
     how = advantages.AdvantageConfig(gamma=gamma, baseline="none", scale="none")
-    columns, told = made("of_groups", how)
-    rewards, wanted = priced(SCORES), np.zeros((R, T))
+    columns, metrics = computed("group_advantages", how)
+    rewards, wanted = token_rewards(SCORES), np.zeros((R, T))
     for r in range(R):
         for t in range(STARTS[r], ENDS[r] + 1):
             wanted[r, t] = sum(gamma ** (s - t) * rewards[r, s] for s in range(t, ENDS[r] + 1))
     np.testing.assert_allclose(columns["advantages"], whitened(wanted), rtol=1e-4, atol=1e-5)
-    assert "frac_reward_zero_std" not in told
+    assert "frac_reward_zero_std" not in metrics
 
 
 @pytest.mark.parametrize(
-    "kind, how", [("with_values", HOW["whitened"]), ("of_groups", advantages.AdvantageConfig(group=G))]
+    "kind, how",
+    [("gae_advantages", HOW["whitened"]), ("group_advantages", advantages.AdvantageConfig(group=G))],
 )
 def test_what_stands_outside_the_mask_changes_nothing_to_the_bit(kind, how):
-    clean = made(kind, how)
+    clean = computed(kind, how)
     for garbage in (1e30, -np.inf, np.nan):
-        columns, told = made(kind, how, rows(garbage))
+        columns, metrics = computed(kind, how, rows(garbage))
         columns["old_values"] = np.where(HERE, columns.get("old_values", 0), 0)
         for name, x in {**clean[0], **clean[1]}.items():
-            found = {**columns, **told}[name]
-            assert np.array_equal(found, np.where(HERE, x, 0) if name == "old_values" else x), name
+            result = {**columns, **metrics}[name]
+            assert np.array_equal(result, np.where(HERE, x, 0) if name == "old_values" else x), name
 
 
 def test_numbers_of_completions_by_name():
-    told = {
+    metrics = {
         name: np.asarray(x) for name, x in advantages.completion_metrics(rows(np.nan), SCORES, BETA).items()
     }
     kl = np.where(HERE, OLD.astype(float) - REFERENCE, 0).sum(1)
@@ -183,9 +184,9 @@ def test_numbers_of_completions_by_name():
         "objective/rlhf_reward": SCORES - BETA * kl,
         "objective/kl_coef": np.full(R, BETA),
     }
-    assert told.keys() == wanted.keys()
+    assert metrics.keys() == wanted.keys()
     for name, x in wanted.items():
-        np.testing.assert_allclose(told[name], x, rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(metrics[name], x, rtol=1e-5, err_msg=name)
     alone = advantages.completion_metrics(rows(reference=False), SCORES, BETA)
     assert alone.keys() == {"objective/scores", "objective/entropy"}
 
@@ -195,7 +196,7 @@ ARCH = tiny.shrink("llama2-7b", layers=1, vocab=32)
 
 @pytest.mark.parametrize("critic", [False, True])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_what_the_models_say_of_sampled_tokens(critic, temperature):
+def test_the_columns_of_sampled_tokens_are_the_models_log_probabilities(critic, temperature):
     model = tiny.model(ARCH)
     policy, other = (model.init(jax.random.key(seed)) for seed in (0, 1))
     heads = value.build(model, shared=False) if critic else None
@@ -203,16 +204,18 @@ def test_what_the_models_say_of_sampled_tokens(critic, temperature):
     batch = {k: jnp.asarray(x) for k, x in tiny.batch(3, 12, ARCH.vocab).items()}
     if critic:
         params["value"]["score"]["weight"] = jnp.ones(ARCH.width)
-    found = jax.jit(advantages.annotate_logps(model, heads, temperature))(params, other, batch)
+    columns = jax.jit(advantages.annotate_logps(model, heads, temperature))(params, other, batch)
 
     def logps(of):
-        found = jax.nn.log_softmax(logits(model.hidden(of, batch), model.head(of)) / temperature)
-        return jnp.take_along_axis(found, batch["targets"][..., None], 2)[..., 0]
+        result = jax.nn.log_softmax(logits(model.hidden(of, batch), model.head(of)) / temperature)
+        return jnp.take_along_axis(result, batch["targets"][..., None], 2)[..., 0]
 
-    np.testing.assert_allclose(found["old"], logps(policy), atol=1e-5)
-    np.testing.assert_allclose(found["reference"], logps(other), atol=1e-5)
-    assert not np.allclose(found["old"], found["reference"], atol=0.1)
+    np.testing.assert_allclose(columns["old_logps"], logps(policy), atol=1e-5)
+    np.testing.assert_allclose(columns["ref_logps"], logps(other), atol=1e-5)
+    assert not np.allclose(columns["old_logps"], columns["ref_logps"], atol=0.1)
     if critic:
-        np.testing.assert_allclose(found["values"], model.hidden(policy, batch).sum(-1), rtol=1e-4, atol=1e-4)
-    assert found.keys() == {"old", "reference", *(["values"] if critic else [])}
-    assert "reference" not in advantages.annotate_logps(model, heads, temperature)(params, (), batch)
+        np.testing.assert_allclose(
+            columns["values"], model.hidden(policy, batch).sum(-1), rtol=1e-4, atol=1e-4
+        )
+    assert columns.keys() == {"old_logps", "ref_logps", *(["values"] if critic else [])}
+    assert "ref_logps" not in advantages.annotate_logps(model, heads, temperature)(params, (), batch)

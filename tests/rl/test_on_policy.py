@@ -1,0 +1,53 @@
+"""What the on-policy stages share: checks of flags, and what the first update must report."""
+
+import dataclasses
+
+import pytest
+
+from jaxtrain import config
+from jaxtrain.config import ConfigError
+from jaxtrain.rl import on_policy
+from tests.rl.test_scoring import TOKENS, settings
+
+
+def flags(samples=None, **changes):
+    cfg = settings(**changes)
+    cfg.model, cfg.samples = config.Model(dtype="float32"), dataclasses.replace(cfg.samples, **samples or {})
+    return cfg
+
+
+def test_flags_that_contradict_each_other_are_refused():
+    on_policy.check(flags(), TOKENS)
+    with pytest.raises(
+        ConfigError, match="--group=5 completions of a prompt do not divide an iteration's 12"
+    ):
+        on_policy.check(flags({"group": 5}), TOKENS)
+    with pytest.raises(ConfigError, match="--overlong_buffer=12: more than --max_new=10"):
+        on_policy.check(flags(overlong_buffer=12), TOKENS)
+    weighted = flags()
+    weighted.data = dataclasses.replace(weighted.data, data="tinytown:prompts*0.5,tinytown:redteam*0.5")
+    with pytest.raises(ConfigError, match="leave the weights out"):
+        on_policy.check(weighted, TOKENS)
+
+
+def test_settings_that_would_do_nothing_are_refused():
+    cfg = flags()
+    assert on_policy.settings(cfg, critic=False).temperature == cfg.samples.temperature
+    with pytest.raises(ConfigError, match=r"--value_weight=0\.5 does nothing here"):
+        on_policy.settings(cfg, critic=False, value_weight=0.5)
+
+
+def test_the_first_update_has_no_ratio_and_no_kl():
+    cfg = flags()
+    assert on_policy.expected(cfg, False).keys() == {
+        "val/ratio",
+        "policy/approxkl_avg",
+        "policy/clipfrac_avg",
+    }
+    priced = on_policy.expected(cfg, True)
+    assert priced["val/ratio"] == (1.0, 1e-3) and priced["objective/kl"][0] == 0.0
+
+
+def test_without_a_weight_there_are_no_pretraining_columns():
+    extra, table = on_policy.ptx_columns(flags(), None, None, 0.0, "")
+    assert extra(3, 10.0) == {} and table == []
