@@ -21,7 +21,7 @@ import pytest
 
 from jaxtrain import config
 from jaxtrain import flags as command_line
-from tests.experiments.conftest import MODEL, ROOT, column, quick
+from tests.runs import MODEL, ROOT, column, quick
 
 PAGE = ROOT / "docs" / "tutorial.md"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)

@@ -180,7 +180,7 @@ def test_a_reward_model_is_no_start_for_a_language_model(town, whole):
 
 
 REFUSED = {
-    "--sample_every=5": "a reward model writes nothing",
+    "--sample_every=5": "a reward model generates nothing",
     "--ensemble=min": "acts only with --members above 1",
     "--price=1": r"--price=1\.0 acts only with --ensemble=penalised",
     "--loss=plackett_luce --flat": "--flat=True acts only with --loss=logistic or hinge",
