@@ -28,9 +28,6 @@ FUNCTIONS = set(
     screened gathered fitted carried pinned""".split()
 )
 FUNCTIONS_TODAY = {
-    "experiments.distill.DistillLoss.told",
-    "jaxtrain.inference.config.QualityFlags.asks",
-    "jaxtrain.inference.llm_judge.shown",
     "jaxtrain.ops.preference.held",
 }
 
