@@ -17,8 +17,8 @@ from jaxtrain.apps.constitutional.revise import Critic
 from jaxtrain.config import ConfigError
 from jaxtrain.files import atomic, journal, terminal
 from jaxtrain.files.progress import bar
-from jaxtrain.inference import local
 from jaxtrain.inference.llm import LLM
+from jaxtrain.inference.llm_pool import LLMPool
 
 BATCH = 64  # prompts between two writes
 JOURNAL = "part.jsonl"
@@ -38,16 +38,9 @@ class PhaseRun(NamedTuple):
 def open_models(cfg: Constitutional, constitution: Constitution) -> Iterator[tuple[LLM, Critic]]:
     """(the policy, the critic), of one model where --critic is empty. Raises ConfigError."""
     task, options = cfg.asked, cfg.critic
-    with contextlib.ExitStack() as stack:
-        max_new = max(task.max_new, options.critic_max_new)
-        policy = local.open_llm(task.init_from, "init_from", cfg.endpoint, cfg.machine, max_new)
-        stack.callback(policy.close)
-        model = policy
-        if options.critic and options.critic != task.init_from:
-            model = local.open_llm(
-                options.critic, "critic", cfg.endpoint, cfg.machine, options.critic_max_new
-            )
-            stack.callback(model.close)
+    with contextlib.closing(LLMPool(cfg.endpoint, cfg.machine)) as pool:
+        policy = pool.open(task.init_from, "init_from", max(task.max_new, options.critic_max_new))
+        model = pool.open(options.critic or task.init_from, "critic", options.critic_max_new)
         pages = options.prompting == "base" or (options.prompting == "auto" and not model.remote)
         if not pages and not model.chat:
             raise ConfigError(
