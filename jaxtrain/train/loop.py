@@ -93,7 +93,7 @@ def fit(
     if done < run.steps and out.checkpoints is not None:
         _save(state, out, done)
         out.checkpoints.wait()
-        out.progress.print(f"stopped at step {done} of {run.steps}; the same command goes on from there")
+        out.progress.print(f"stopped at step {done} of {run.steps}; the same command resumes there")
     return state, done >= run.steps
 
 
