@@ -8,15 +8,20 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxtrain import config, flags
 from jaxtrain.config import ConfigError
 from jaxtrain.files import atomic
 from jaxtrain.inference.config import MachineFlags
 
+if TYPE_CHECKING:
+    from jaxtrain.data.prompts import Prompt
+    from jaxtrain.inference.chat import ChatModel
+    from jaxtrain.inference.sampler import SampledText
+
 TYPED = "-"  # --prompt's default: what is typed
-COMMANDS = "/reset begins anew, /quit or Ctrl-D ends"
+COMMANDS = "/reset starts a new conversation, /quit or Ctrl-D ends"
 ESCAPES = {r"\n": "\n", r"\t": "\t", r"\,": ","}  # of --stop
 
 
@@ -66,8 +71,8 @@ class SampleSampling(config.Sampling):
         if self.repetition_penalty == 0:
             raise ConfigError("--repetition_penalty=0: it divides logits; 1 changes nothing")
         if not self.temperature:
-            drawn = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "samples": 1}
-            changed = [f"--{name}" for name, usual in drawn.items() if getattr(self, name) != usual]
+            neutral = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "samples": 1}
+            changed = [f"--{name}" for name, usual in neutral.items() if getattr(self, name) != usual]
             if changed:
                 raise ConfigError(f"{', '.join(changed)}: acts only with --temperature above 0")
         self.stops()
@@ -79,7 +84,7 @@ class SampleSampling(config.Sampling):
             raise ConfigError(
                 f"--stop={self.stop}: the empty text before or after a comma would end every completion"
             )
-        return tuple(re.sub(r"\\[nt,]", lambda found: ESCAPES[found[0]], part) for part in parts)
+        return tuple(re.sub(r"\\[nt,]", lambda match: ESCAPES[match[0]], part) for part in parts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,22 +138,22 @@ def main(cfg: Sample) -> None:
 
     from jaxtrain.data import prompts
 
-    found = []
+    data = []
     if asked.prompts:
         reading = config.Dialogs(
             system=asked.system, on_bad_record=asked.on_bad_record, cache_dir=cfg.machine.cache_dir
         )
-        found = prompts.read_prompts(asked.prompts, reading, template, limit=asked.prompt_count)
+        data = prompts.read_prompts(asked.prompts, reading, template, limit=asked.prompt_count)
 
     from jaxtrain.inference import chat as inference_chat
 
-    voice = inference_chat.open_chat_model(cfg, start, template)
+    chat_model = inference_chat.open_chat_model(cfg, start, template)
     if asked.prompts:
-        answer_data(voice, found, Path(asked.out).expanduser())
+        answer_data(chat_model, data, Path(asked.out).expanduser())
     elif asked.prompt != TYPED:
-        answer_prompt(voice, asked.prompt)
+        answer_prompt(chat_model, asked.prompt)
     else:
-        chat_loop(voice)
+        chat_loop(chat_model)
 
 
 def _new_file(out: Path) -> None:
@@ -158,139 +163,140 @@ def _new_file(out: Path) -> None:
         raise ConfigError(f"--out={out}: write FOLDER/NAME.jsonl, in a folder that is there")
 
 
-def answer_prompt(voice: Any, prompt: str) -> None:
-    """Prints the completions of one prompt: a single one as it comes, where somebody looks."""
+def answer_prompt(chat_model: "ChatModel", text: str) -> None:
+    """Prints the completions of one prompt: a single one as it is sampled, on a terminal."""
     from jaxtrain.inference import chat as inference_chat
 
-    asked = inference_chat.chat_prompt(voice, [{"role": "user", "content": prompt}])
-    inference_chat.require_room(voice, asked, "--prompt")
-    if inference_chat.can_stream(voice) and sys.stdout.isatty():
-        inference_chat.stream_answer(voice, asked, 0, _write)
+    prompt = inference_chat.chat_prompt(chat_model, [{"role": "user", "content": text}])
+    inference_chat.require_room(chat_model, prompt, "--prompt")
+    if inference_chat.can_stream(chat_model) and sys.stdout.isatty():
+        inference_chat.stream_answer(chat_model, prompt, 0, _write)
         print()
         return
-    found = inference_chat.answers(voice, [asked])[0]
-    if voice.process[0] == 0:
-        _note(voice.notes)
-        _print(found, prompt)
+    completions = inference_chat.answers(chat_model, [prompt])[0]
+    if chat_model.process[0] == 0:
+        _note(chat_model.notes)
+        _print(completions, text)
 
 
-def _print(found: list[Any], prompt: str) -> None:
-    if len(found) == 1:
-        print(found[0].text)
-        if found[0].score is not None:
-            _note([("score", f"{found[0].score:.4f}")])
+def _print(completions: "list[SampledText]", prompt: str) -> None:
+    if len(completions) == 1:
+        print(completions[0].text)
+        if completions[0].score is not None:
+            _note([("score", f"{completions[0].score:.4f}")])
         return
     from jaxtrain.stages import sampling
 
-    for one in found:
+    for one in completions:
         score = "" if one.score is None else f", score {one.score:.4f}"
         lines = sampling.preview_lines(f"{prompt}▸{one.text}", one.ended)
         print("\n".join([f"log-probability {one.logp:.2f}{score}", *lines]))
 
 
-def answer_data(voice: Any, asked: list[Any], out: Path) -> None:
-    """Writes an answer a row. The file has its name once it is whole; until then .part is behind it."""
+def answer_data(chat_model: "ChatModel", prompts: "list[Prompt]", out: Path) -> None:
+    """Writes a completion a row. The file has its name once it is whole; until then .part is behind it."""
     from jaxtrain.files.progress import bar
     from jaxtrain.inference import chat as inference_chat
 
-    source, began, sizes, ended, scores = voice.cfg.asked.prompts, time.perf_counter(), [], [], []
-    for i, one in enumerate(asked):
-        first = one.messages[-1]["content"][:40]
-        inference_chat.require_room(voice, one, f"--prompts={source}: prompt {i} ({first!r})")
-    part = out.with_name(f"{out.name}.part") if voice.process[0] == 0 else Path(os.devnull)
-    step = max(1, inference_chat.AT_ONCE // inference_chat.samples_per_prompt(voice))
-    with part.open("w", encoding="utf-8") as file, bar("prompts", len(asked), least=step + 1) as advance:
-        for place in range(0, len(asked), step):
-            now = asked[place : place + step]
-            for one, group in zip(now, inference_chat.answers(voice, now, place), strict=True):
-                for new in group:
-                    file.write(atomic.json_line(_row(one, new)))
-                    sizes.append(len(new.ids))
-                    ended.append(new.ended)
-                    scores += [] if new.score is None else [new.score]
+    source, start = chat_model.cfg.asked.prompts, time.perf_counter()
+    sizes, ended, scores = [], [], []
+    for i, prompt in enumerate(prompts):
+        first = prompt.messages[-1]["content"][:40]
+        inference_chat.require_room(chat_model, prompt, f"--prompts={source}: prompt {i} ({first!r})")
+    part = out.with_name(f"{out.name}.part") if chat_model.process[0] == 0 else Path(os.devnull)
+    step = max(1, inference_chat.AT_ONCE // inference_chat.samples_per_prompt(chat_model))
+    with part.open("w", encoding="utf-8") as file, bar("prompts", len(prompts), least=step + 1) as advance:
+        for place in range(0, len(prompts), step):
+            batch = prompts[place : place + step]
+            groups = inference_chat.answers(chat_model, batch, place)
+            for prompt, completions in zip(batch, groups, strict=True):
+                for one in completions:
+                    file.write(atomic.json_line(_row(prompt, one)))
+                    sizes.append(len(one.ids))
+                    ended.append(one.ended)
+                    scores += [] if one.score is None else [one.score]
             file.flush()
-            advance(len(now))
-    if voice.process[0]:
+            advance(len(batch))
+    if chat_model.process[0]:
         return
     part.replace(out)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     cut = len(ended) - sum(ended)
     _note(
         [
-            ("answers", f"{len(sizes):,} to {len(asked):,} distinct prompts, in {out}"),
+            ("answers", f"{len(sizes):,} to {len(prompts):,} distinct prompts, in {out}"),
             ("tokens", f"{sum(sizes) / len(sizes):.1f} an answer"),
             ("time", f"{seconds:.1f} s"),
             ("not ended", f"{cut:,} were cut at --max_new or the context"),
             *([("mean score", f"{sum(scores) / len(scores):.4f}")] if scores else []),
-            *voice.notes,
+            *chat_model.notes,
         ]
     )
 
 
-def _row(asked: Any, new: Any) -> dict[str, Any]:
-    """An answer as a record that other stages read: the prompt is text where it is one turn of a user's."""
-    alone = len(asked.messages) == 1 and asked.messages[0]["role"] == "user"
+def _row(prompt: "Prompt", completion: "SampledText") -> dict[str, Any]:
+    """A completion as a record that other stages read: the prompt is text where it is one turn of a user's."""
+    alone = len(prompt.messages) == 1 and prompt.messages[0]["role"] == "user"
     row = {
-        "prompt": asked.messages[0]["content"] if alone else list(asked.messages),
-        "completion": new.text,
-        "ended": new.ended,
-        "logp": round(new.logp, 4),
+        "prompt": prompt.messages[0]["content"] if alone else list(prompt.messages),
+        "completion": completion.text,
+        "ended": completion.ended,
+        "logp": round(completion.logp, 4),
     }
-    return row if new.score is None else row | {"score": round(new.score, 6)}
+    return row if completion.score is None else row | {"score": round(completion.score, 6)}
 
 
-def chat_loop(voice: Any) -> None:
+def chat_loop(chat_model: "ChatModel") -> None:
     """A conversation, a line a turn, until the lines end."""
     from jaxtrain.inference import chat as inference_chat
 
-    if voice.process[1] > 1:
+    if chat_model.process[1] > 1:
         raise ConfigError("--prompt: a conversation is for one process; name a --prompt, or --prompts")
-    keeps = voice.template.name != "none"
-    kind = "a line is a turn" if keeps else "no chat template: each line is continued as text"
-    _note([*voice.notes, ("chat", f"{kind}; {COMMANDS}")])
-    said: list[Any] = []
+    has_turns = chat_model.template.name != "none"
+    kind = "a line is a turn" if has_turns else "no chat template: each line is continued as text"
+    _note([*chat_model.notes, ("chat", f"{kind}; {COMMANDS}")])
+    messages: list[Any] = []
     with contextlib.suppress(KeyboardInterrupt):
         for turn, line in enumerate(typed()):
             if line == "/quit":
                 break
             if line.startswith("/"):
-                said = [] if line == "/reset" else said
-                print(
-                    "the conversation begins anew" if line == "/reset" else f"no command {line}: {COMMANDS}"
-                )
+                messages = [] if line == "/reset" else messages
+                print("a new conversation" if line == "/reset" else f"no command {line}: {COMMANDS}")
                 continue
-            said.append({"role": "user", "content": line})
+            messages.append({"role": "user", "content": line})
             try:
-                asked, dropped = inference_chat.fit_conversation(voice, said)
+                prompt, dropped = inference_chat.fit_conversation(chat_model, messages)
             except ConfigError as error:
-                said.pop()
+                messages.pop()
                 print(error, file=sys.stderr)
                 continue
             if dropped:
-                said = said[dropped:]
+                messages = messages[dropped:]
                 print(
                     f"(the context is full: the oldest {dropped // 2} exchanges are dropped)", file=sys.stderr
                 )
-            text = _reply(voice, asked, turn)
-            said = [*said, {"role": "assistant", "content": text}] if keeps else []
+            text = _answer(chat_model, prompt, turn)
+            messages = [*messages, {"role": "assistant", "content": text}] if has_turns else []
     if sys.stdin.isatty():
         print()
 
 
-def _reply(voice: Any, asked: Any, turn: int) -> str:
+def _answer(chat_model: "ChatModel", prompt: "Prompt", turn: int) -> str:
+    """The answer to a turn, printed."""
     from jaxtrain.inference import chat as inference_chat
 
-    if inference_chat.can_stream(voice) and sys.stdout.isatty():
-        text = inference_chat.stream_answer(voice, asked, turn, _write)
+    if inference_chat.can_stream(chat_model) and sys.stdout.isatty():
+        text = inference_chat.stream_answer(chat_model, prompt, turn, _write)
         print()
         return text
-    found = inference_chat.answers(voice, [asked], turn)[0]
-    _print(found, "")
-    return found[0].text
+    completions = inference_chat.answers(chat_model, [prompt], turn)[0]
+    _print(completions, "")
+    return completions[0].text
 
 
 def typed() -> Iterator[str]:
-    """The lines that are not empty, asked for where there is a terminal."""
+    """The lines of stdin that are not empty, after a prompt on a terminal."""
     if not sys.stdin.isatty():
         yield from filter(None, map(str.strip, sys.stdin))
         return

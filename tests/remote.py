@@ -1,4 +1,4 @@
-"""A remote party that speaks OpenAI's HTTP API on loopback, and misbehaves when told to."""
+"""A server with OpenAI's HTTP API on loopback, which misbehaves on request."""
 
 import contextlib
 import json
@@ -18,13 +18,13 @@ def chat(texts, *, logprobs=None, finish="stop", usage=(10, 5)):
         }
         for i, text in enumerate(texts)
     ]
-    made = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "m", "choices": choices}
+    body = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "m", "choices": choices}
     counts = (
         {"prompt_tokens": usage[0], "completion_tokens": usage[1], "total_tokens": sum(usage)}
         if usage
         else None
     )
-    return made | ({"usage": counts} if counts else {})
+    return body | ({"usage": counts} if counts else {})
 
 
 def fault(message, kind="invalid_request_error"):
@@ -84,10 +84,10 @@ class Remote:
             def send(self, status, body, headers=None):
                 body = body if isinstance(body, bytes) else json.dumps(body).encode()
                 self.send_response(status)
-                told = {"Content-Type": "application/json", "Content-Length": str(len(body))} | (
+                fields = {"Content-Type": "application/json", "Content-Length": str(len(body))} | (
                     headers or {}
                 )
-                for name, value in told.items():
+                for name, value in fields.items():
                     self.send_header(name, value)
                 self.end_headers()
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -97,15 +97,15 @@ class Remote:
         self.server.daemon_threads = True
 
     def whole(self, request):
-        found = self.reply(request)
-        if isinstance(found, tuple):
-            return found
-        if isinstance(found, dict):
-            return 200, found
+        reply = self.reply(request)
+        if isinstance(reply, tuple):
+            return reply
+        if isinstance(reply, dict):
+            return 200, reply
         if "prompt" in request:
-            texts = [{"index": i, "text": found, "finish_reason": "stop"} for i in range(request.get("n", 1))]
+            texts = [{"index": i, "text": reply, "finish_reason": "stop"} for i in range(request.get("n", 1))]
             return 200, {"id": "cmpl-1", "object": "text_completion", "choices": texts}
-        return 200, chat([found] * request.get("n", 1))
+        return 200, chat([reply] * request.get("n", 1))
 
     @property
     def url(self):

@@ -28,7 +28,7 @@ def exact_kl(probabilities: np.ndarray, scores: np.ndarray, n: int) -> float:
     """KL(π_n || p), nats, of best-of-n from a finite policy p f[Y] with scores f[Y]: Σ_y π_n(y) log π_n(y)/p(y).
 
     π_n(y) = P_n(r_y) · p(y) / P(r_y), where P(s) is the probability of a score and P_n(s) = F(s)ⁿ − F(s⁻)ⁿ that of the
-    best of n: of equal scores the first drawn is taken. So it is also the KL of P_n from P. Raises ValueError where the
+    best of n: of equal scores the first is taken. So it is also the KL of P_n from P. Raises ValueError where the
     probabilities are negative or do not sum to 1.
     """
     p, scores = np.asarray(probabilities, np.float64), _finite(scores)
@@ -59,12 +59,12 @@ def expected_best(scores: np.ndarray, k: int) -> np.ndarray:
 
 
 def above(scores: np.ndarray, threshold: float) -> np.ndarray:
-    """bool[B, N]: which completions are kept by their score alone, those that reach the threshold."""
+    """bool[B, N]: which completions have a score that reaches the threshold."""
     return _finite(scores) >= threshold
 
 
 def accept(scores: np.ndarray, keep: int, *, beta: float, seed: int) -> np.ndarray:
-    """bool[B, N]: `keep` of N completions a prompt, as if drawn from p(y) e^{r(y)/β}. scores f32[B, N].
+    """bool[B, N]: `keep` of N completions a prompt, as if sampled from p(y) e^{r(y)/β}. scores f32[B, N].
 
     Statistical rejection sampling, algorithm 1 of RSO (arXiv:2309.06657): in each pass over those not yet accepted,
     one is with probability exp((r − r_max)/β), r_max the highest of their scores; passes end when `keep` are. β near 0
@@ -80,8 +80,8 @@ def accept(scores: np.ndarray, keep: int, *, beta: float, seed: int) -> np.ndarr
         highest = np.where(taken.all(-1), 0.0, left.max(-1))
         with np.errstate(over="ignore"):  # far below the highest: −∞ rightly
             chance = np.exp((left - highest[:, None]) / beta)
-        found = np.random.default_rng((seed, number)).random(scores.shape) < chance
-        taken |= found & (found.cumsum(-1) <= missing)
+        accepted = np.random.default_rng((seed, number)).random(scores.shape) < chance
+        taken |= accepted & (accepted.cumsum(-1) <= missing)
         number += 1
     return taken
 

@@ -1,7 +1,7 @@
-"""A run that answers: prompts in, scored completions out. What ./launch/run sample does with a model."""
+"""A model to chat with: prompts in, scored completions out. What ./launch/run sample does with a run."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -14,80 +14,89 @@ from jaxtrain.data.prompts import Prompt
 from jaxtrain.data.record_formats import BadRecord, Message
 from jaxtrain.files import terminal
 from jaxtrain.generate import sampler, stop_strings
+from jaxtrain.generate.batch_sampler import SampleRequest
 from jaxtrain.inference import best_of
-from jaxtrain.inference.sampler import SampledText, SampleRequest, decoder, text_sampler
+from jaxtrain.inference.config import MachineFlags
+from jaxtrain.inference.sampler import SampledText, TextSampler, decoder, text_sampler
 from jaxtrain.ops.sampling import HOW
 from jaxtrain.rewards import models
 from jaxtrain.stages.init_from import InitFrom
 from jaxtrain.stages.load_model import inference_plan, load_model
 from jaxtrain.train import parallel, workdir
-from jaxtrain.types import LM, Params
 
-AT_ONCE = 64  # completions drawn at once
+AT_ONCE = 64  # completions of one call
 WIDTH = 16  # rows for a reward model have a multiple of this many tokens
 
 
-class ChatModel(NamedTuple):
-    """An open run: how to ask it, and what scores it."""
+class ChatFlags(Protocol):
+    """The flags of ./launch/run sample: experiments/sample.py has the groups."""
 
-    cfg: Any
+    asked: Any  # prompt, prompts, system, ...
+    drawing: Any  # the sampling parameters
+    chosen: Any  # best_of, reward, reward_model
+    machine: MachineFlags
+
+
+class ChatModel(NamedTuple):
+    """A model for inference, and what scores its completions."""
+
+    cfg: ChatFlags
     template: Template
     decode: Callable[[list[int]], str]
     context: int  # most tokens of prompt and completion; 0: no bound
-    draw: Callable[
-        ..., list[SampledText]
-    ]  # (prompts, seeds of each one's answers) -> answers, those of a prompt together
+    # (prompts, seeds of each one's completions) -> completions, those of a prompt together
+    sample: Callable[[Sequence[np.ndarray], Sequence[Sequence[int]]], list[SampledText]]
     stream: Callable[[np.ndarray, int], Iterator[list[int]]]  # (prompt, seed) -> new tokens, a few at a time
-    judge: models.CompletionScorer | None
-    judged: int  # completions that it scores at once
+    scorer: models.CompletionScorer | None
+    scorer_batch: int  # completions that it scores at once
     process: tuple[int, int]  # (index of this host, number of hosts); the first one writes and prints
     notes: list[tuple[str, str]]  # for people
 
 
-def open_chat_model(cfg: Any, start: InitFrom, template: Template) -> ChatModel:
-    """Loads what the flags name. Raises ConfigError where the reward does not fit the run."""
+def open_chat_model(cfg: ChatFlags, start: InitFrom, template: Template) -> ChatModel:
+    """The model that the flags name, loaded. Raises ConfigError where the reward does not fit the run."""
     plan = inference_plan(config.Run(mesh=cfg.machine.mesh), cfg.machine.cache_dir)
     settings = config.Model(dtype=cfg.machine.dtype)
-    judge, size, context = _judge(cfg, start, plan, settings)
+    scorer, size, context = _open_scorer(cfg, start, plan, settings)
     loaded = load_model(start, plan, settings)
-    draw, stream = _drawn(cfg, plan, loaded.model, loaded.params, template, context)
+    texts = text_sampler(plan, loaded.model, loaded.params, template, cfg.drawing.max_new, context)
+    sample, stream = _with_flags(cfg, texts)
     return ChatModel(
-        cfg=cfg, template=template, decode=decoder(template), context=context, draw=draw, stream=stream,
-        judge=judge, judged=size, process=plan.process, notes=_notes(cfg, template, judge),
+        cfg=cfg, template=template, decode=decoder(template), context=context, sample=sample, stream=stream,
+        scorer=scorer, scorer_batch=size, process=plan.process, notes=_notes(cfg, template, scorer),
     )  # fmt: skip
 
 
-def _drawn(
-    cfg: Any, plan: parallel.Plan, model: LM, params: Params, template: Template, context: int
-) -> tuple[Callable, Callable]:
-    """Speaker's draw and stream."""
+def _with_flags(cfg: ChatFlags, texts: TextSampler) -> tuple[Callable, Callable]:
+    """ChatModel's sample and stream: a text sampler with the flags' sampling parameters."""
     settings = cfg.drawing
-    how = sampler.active_params({name: getattr(settings, name) for name in HOW})
-    made = text_sampler(plan, model, params, template, settings.max_new, context)
+    sampling_params = sampler.active_params({name: getattr(settings, name) for name in HOW})
 
-    def want(prompt: np.ndarray, seeds: Sequence[int]) -> SampleRequest:
-        return SampleRequest(prompt, seeds, settings.max_new, how, settings.stops())
+    def request(prompt: np.ndarray, seeds: Sequence[int]) -> SampleRequest:
+        return SampleRequest(prompt, seeds, settings.max_new, sampling_params, settings.stops())
 
-    def draw(prompts: Sequence[np.ndarray], seeds: Sequence[Sequence[int]]) -> list[SampledText]:
-        return made.draw([want(*pair) for pair in zip(prompts, seeds, strict=True)])
+    def sample(prompts: Sequence[np.ndarray], seeds: Sequence[Sequence[int]]) -> list[SampledText]:
+        return texts.sample([request(*pair) for pair in zip(prompts, seeds, strict=True)])
 
-    return draw, lambda prompt, seed: made.stream(want(prompt, [seed]))
+    return sample, lambda prompt, seed: texts.stream(request(prompt, [seed]))
 
 
-def _notes(cfg: Any, template: Template, judge: models.CompletionScorer | None) -> list[tuple[str, str]]:
+def _notes(
+    cfg: ChatFlags, template: Template, scorer: models.CompletionScorer | None
+) -> list[tuple[str, str]]:
     n = cfg.chosen.best_of
     far = f"the best of {n}: at most {best_of.kl(n):.2f} nats from the run (KL)"
     return [
         *(("template", note) for note in template.notes),
-        *(judge.table if judge else ()),
+        *(scorer.table if scorer else ()),
         *([("best of", far)] if n > 1 else ()),
     ]
 
 
-def _judge(
-    cfg: Any, start: InitFrom, plan: parallel.Plan, settings: config.Model
+def _open_scorer(
+    cfg: ChatFlags, start: InitFrom, plan: parallel.Plan, settings: config.Model
 ) -> tuple[models.CompletionScorer | None, int, int]:
-    """(what scores completions, how many at once, the context that has room for them and in it)."""
+    """(what scores completions, how many at once, the context of the model and of its reward model)."""
     context, chosen = start.arch.max_len, cfg.chosen
     if not (chosen.reward or chosen.reward_model):
         return None, 1, context
@@ -103,117 +112,124 @@ def _judge(
     return models.model_scorer(model, plan, size), size, min(bounds, default=0)
 
 
-def chat_prompt(voice: ChatModel, messages: Sequence[Message]) -> Prompt:
-    """A conversation up to where an answer is wanted. Raises ConfigError where the template refuses it."""
-    asked = with_system(tuple(messages), voice.cfg.asked.system)
+def chat_prompt(chat_model: ChatModel, messages: Sequence[Message]) -> Prompt:
+    """The prompt of a conversation, up to the model's next turn. Raises ConfigError where the template refuses it."""
+    conversation = with_system(tuple(messages), chat_model.cfg.asked.system)
     try:
-        return Prompt(asked, voice.template.encode_prompt(asked), {})
+        return Prompt(conversation, chat_model.template.encode_prompt(conversation), {})
     except BadRecord as error:
         raise ConfigError(f"--prompt: {error}") from error
 
 
-def require_room(voice: ChatModel, asked: Prompt, flag: str) -> None:
+def require_room(chat_model: ChatModel, prompt: Prompt, flag: str) -> None:
     """Raises ConfigError where a prompt fills the context."""
-    if voice.context and len(asked.ids) >= voice.context:
+    if chat_model.context and len(prompt.ids) >= chat_model.context:
         raise ConfigError(
-            f"{flag}: {len(asked.ids)} tokens leave no room for an answer in a context of {voice.context}: shorten it"
+            f"{flag}: {len(prompt.ids)} tokens leave no room for an answer in a context of {chat_model.context}: "
+            "shorten it"
         )
 
 
-def answers(voice: ChatModel, asked: Sequence[Prompt], place: int = 0) -> list[list[SampledText]]:
-    """--samples answers to each prompt, or the best of --best_of; `place` is the number of the first prompt."""
-    chosen, drawing = voice.cfg.chosen, voice.cfg.drawing
-    each = chosen.best_of * drawing.samples
-    seeds = [
-        [sampler.completion_seed(drawing.seed, place + i, g) for g in range(each)] for i in range(len(asked))
-    ]
-    found = voice.draw([one.ids for one in asked], seeds)
-    if voice.judge:
-        rows = [one for one in asked for _ in range(each)]
-        scores = _scores(voice, rows, found)
-        found = [one._replace(score=float(score)) for one, score in zip(found, scores, strict=True)]
-    groups = [found[i : i + each] for i in range(0, len(found), each)]
+def answers(chat_model: ChatModel, prompts: Sequence[Prompt], place: int = 0) -> list[list[SampledText]]:
+    """--samples completions of each prompt, or the best of --best_of; `place` is the number of the first prompt."""
+    chosen, seed = chat_model.cfg.chosen, chat_model.cfg.drawing.seed
+    each = samples_per_prompt(chat_model)
+    seeds = [[sampler.completion_seed(seed, place + i, g) for g in range(each)] for i in range(len(prompts))]
+    completions = chat_model.sample([prompt.ids for prompt in prompts], seeds)
+    if chat_model.scorer:
+        scores = _scores(chat_model, [prompt for prompt in prompts for _ in range(each)], completions)
+        completions = [
+            one._replace(score=float(score)) for one, score in zip(completions, scores, strict=True)
+        ]
+    groups = [completions[i : i + each] for i in range(0, len(completions), each)]
     if chosen.best_of == 1:
         return groups
     best = best_of.best_of(scores.reshape(len(groups), each))
     return [[group[i]] for group, i in zip(groups, best, strict=True)]
 
 
-def samples_per_prompt(voice: ChatModel) -> int:
-    """Completions drawn of a prompt."""
-    return voice.cfg.chosen.best_of * voice.cfg.drawing.samples
+def samples_per_prompt(chat_model: ChatModel) -> int:
+    """The number of completions sampled of a prompt."""
+    return chat_model.cfg.chosen.best_of * chat_model.cfg.drawing.samples
 
 
-def can_stream(voice: ChatModel) -> bool:
-    """Whether an answer can be shown while it is drawn: one host draws it, it is the only one, nothing scores it."""
-    return samples_per_prompt(voice) == 1 and voice.judge is None and voice.process[1] == 1
+def can_stream(chat_model: ChatModel) -> bool:
+    """Whether an answer can be streamed: one host samples it, it is the only one, nothing scores it."""
+    return samples_per_prompt(chat_model) == 1 and chat_model.scorer is None and chat_model.process[1] == 1
 
 
-def stream_answer(voice: ChatModel, asked: Prompt, place: int, write: Callable[[str], None]) -> str:
-    """The answer, written as it is drawn, with a mark of how it ended; the same that `answers` gives."""
+def stream_answer(chat_model: ChatModel, prompt: Prompt, place: int, write: Callable[[str], None]) -> str:
+    """The answer, written as it is sampled, with a mark of how it ended; the same that `answers` gives."""
     ids: list[int] = []
+    stops, seed = chat_model.cfg.drawing.stops(), chat_model.cfg.drawing.seed
 
-    def noted() -> Iterator[list[int]]:
-        for chunk in voice.stream(asked.ids, sampler.completion_seed(voice.cfg.drawing.seed, place, 0)):
+    def chunks() -> Iterator[list[int]]:
+        for chunk in chat_model.stream(prompt.ids, sampler.completion_seed(seed, place, 0)):
             ids.extend(chunk)
             yield chunk
 
     text = ""
-    for piece in text_pieces(noted(), voice.decode, voice.cfg.drawing.stops()):
+    for piece in text_pieces(chunks(), chat_model.decode, stops):
         write(piece)
         text += piece
-    ended = (
-        ids[-1:] == [voice.template.end]
-        or stop_strings.find_stop(voice.decode(ids), voice.cfg.drawing.stops()) is not None
+    ended = ids[-1:] == [chat_model.template.end] or (
+        stop_strings.find_stop(chat_model.decode(ids), stops) is not None
     )
     write(terminal.END if ended else " …")
     return text
 
 
-def fit_conversation(voice: ChatModel, said: Sequence[Message]) -> tuple[Prompt, int]:
-    """(the conversation with room for --max_new, turns dropped from its beginning)."""
-    for start in range(0, len(said), 2):
-        asked = chat_prompt(voice, said[start:])
-        if not voice.context or len(asked.ids) + voice.cfg.drawing.max_new <= voice.context:
-            return asked, start
-    require_room(voice, asked, "the last turn")
-    return asked, start
+def fit_conversation(chat_model: ChatModel, messages: Sequence[Message]) -> tuple[Prompt, int]:
+    """(the prompt of a conversation with room for --max_new, turns dropped from its beginning)."""
+    for start in range(0, len(messages), 2):
+        prompt = chat_prompt(chat_model, messages[start:])
+        if not chat_model.context or len(prompt.ids) + chat_model.cfg.drawing.max_new <= chat_model.context:
+            return prompt, start
+    require_room(chat_model, prompt, "the last turn")
+    return prompt, start
 
 
-def _scores(voice: ChatModel, asked: Sequence[Prompt], found: Sequence[SampledText]) -> np.ndarray:
-    count = len(found)
-    filled = [*range(count), *[count - 1] * (-count % voice.judged)]
-    asked, found = [asked[i] for i in filled], [found[i] for i in filled]
+def _scores(
+    chat_model: ChatModel, prompts: Sequence[Prompt], completions: Sequence[SampledText]
+) -> np.ndarray:
+    """f32[B]: the score of each completion; the last one fills the scorer's batch up."""
+    count = len(completions)
+    filled = [*range(count), *[count - 1] * (-count % chat_model.scorer_batch)]
+    prompts, completions = [prompts[i] for i in filled], [completions[i] for i in filled]
     pairs = [
-        (one.ids, np.asarray(_ids(voice, one, new), np.int32)) for one, new in zip(asked, found, strict=True)
+        (prompt.ids, np.asarray(_scored_ids(chat_model, prompt, one), np.int32))
+        for prompt, one in zip(prompts, completions, strict=True)
     ]
-    longest = max(len(prompt) + len(new) for prompt, new in pairs)
+    longest = max(len(prompt) + len(completion) for prompt, completion in pairs)
     width = -(-longest // WIDTH) * WIDTH
-    rows = alternatives(pairs, len(pairs), min(width, voice.context or width), voice.template.tokenizer.pad)
-    return np.asarray(voice.judge.scores(rows, asked, [one.text for one in found]), np.float32)[:count]
+    width = min(width, chat_model.context or width)
+    rows = alternatives(pairs, len(pairs), width, chat_model.template.tokenizer.pad)
+    scores = chat_model.scorer.scores(rows, prompts, [one.text for one in completions])
+    return np.asarray(scores, np.float32)[:count]
 
 
-def _ids(voice: ChatModel, asked: Prompt, new: SampledText) -> list[int]:
-    """The answer as a reward model has learnt to see it: one that --stop ended has the template's end."""
-    if not new.ended or new.ids[-1:] == [voice.template.end]:
-        return new.ids
-    return voice.template.encode_completions(asked.messages, [new.text])[1][0].tolist()
+def _scored_ids(chat_model: ChatModel, prompt: Prompt, completion: SampledText) -> list[int]:
+    """The completion as a reward model was trained to see it: one that --stop ended has the template's end."""
+    template = chat_model.template
+    if not completion.ended or completion.ids[-1:] == [template.end]:
+        return completion.ids
+    return template.encode_completions(prompt.messages, [completion.text])[1][0].tolist()
 
 
 def text_pieces(
-    chunks: Iterable[list[int]], decode: Callable[[list[int]], str], ends: Sequence[str]
+    chunks: Iterable[list[int]], decode: Callable[[list[int]], str], stops: Sequence[str]
 ) -> Iterator[str]:
-    """The text of tokens as they come, each part as soon as nothing to come can change it, up to the first stop."""
+    """The text of streamed tokens in pieces, each as soon as no later token can change it, up to the first stop."""
     ids: list[int] = []
-    text, told = "", 0
+    text, sent = "", 0
     for chunk in chunks:
         ids += chunk
         text = decode(ids)
-        sure, stopped = stop_strings.stable_text(text, ends)
+        stable, stopped = stop_strings.stable_text(text, stops)
         if stopped:
-            yield sure[told:]
+            yield stable[sent:]
             return
-        if len(sure) > told:
-            yield sure[told:]
-            told = len(sure)
-    yield text[told:]
+        if len(stable) > sent:
+            yield stable[sent:]
+            sent = len(stable)
+    yield text[sent:]

@@ -33,7 +33,7 @@ class QualityFlags(config.Group):
 
     def check(self):
         changed = [f"--{n}" for n in ("rubric", "soft") if getattr(self, n)] + ["--votes"] * (self.votes > 1)
-        if changed and not self.asks():
+        if changed and not self.is_llm_judge():
             raise ConfigError(f"{', '.join(changed)}: acts only where a model is the --judge")
         if self.min_score != type(self).min_score and not self.judge:
             raise ConfigError("--min_score: acts only with --judge")
@@ -42,7 +42,7 @@ class QualityFlags(config.Group):
         if self.max_chars and self.max_chars < self.min_chars:
             raise ConfigError(f"--max_chars={self.max_chars}: below --min_chars={self.min_chars}")
 
-    def asks(self) -> bool:
+    def is_llm_judge(self) -> bool:
         """Whether the judge is a model."""
         function = self.judge in ("", "gold", "correct") or (
             ":" in self.judge and not self.judge.startswith("hf:")

@@ -1,8 +1,8 @@
-"""What --judge may name: a reward function, Tinytown's judge, a reward model's run, or a model that reads a rubric."""
+"""The judge that --judge names: a reward function, a world's judge, a reward model, or a model with a rubric."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from jaxtrain.data.prompts import Prompt
 from jaxtrain.data.record_formats import BadRecord
 from jaxtrain.data.tokenizer import load as load_tokenizer
 from jaxtrain.inference import llm_judge
+from jaxtrain.inference.config import MachineFlags
 from jaxtrain.inference.llm import LLM
 from jaxtrain.inference.llm_judge import Judge, JudgeCase
 from jaxtrain.inference.remote import is_url
@@ -23,15 +24,25 @@ from jaxtrain.train import workdir
 
 AT_ONCE = 64  # answers that a reward model scores at once
 WIDTH = 16  # its rows have a multiple of this many tokens
-TOP = 20  # log-probabilities that a soft verdict is read from
-WARM = 0.7  # temperature of several votes
+TOP = 20  # log-probabilities of a soft verdict
+VOTE_TEMPERATURE = 0.7  # where there are several
 
 
-def open_judge(quality: Any, machine: Any, opened: Callable[..., LLM]) -> tuple[Judge | None, LLM | None]:
-    """(the judge, the model behind it that replies), either None where there is none.
+class JudgeQuality(Protocol):
+    """The flags of a judge."""
 
-    `quality` has judge, rubric, votes, soft and asks(); `opened` opens a model by (name, flag, most tokens).
-    """
+    judge: str
+    rubric: str
+    votes: int
+    soft: bool
+
+    def is_llm_judge(self) -> bool: ...
+
+
+def open_judge(
+    quality: JudgeQuality, machine: MachineFlags, open_model: Callable[[str, str, int], LLM]
+) -> tuple[Judge | None, LLM | None]:
+    """(the judge, the LLM behind it), either None where there is none; `open_model` takes (name, flag, max_new)."""
     text = quality.judge
     if not quality.is_llm_judge():
         return (llm_judge.reward_judge(functions.resolve(text)) if text else None), None
@@ -43,8 +54,8 @@ def open_judge(quality: Any, machine: Any, opened: Callable[..., LLM]) -> tuple[
                     f"--judge={text}: a reward model reads no rubric: leave out --rubric, --soft, --votes"
                 )
             return reward_model_judge(source, step, machine), None
-    reader = opened(text, "judge", llm_judge.MAX_NEW)
-    if not reader.chat:
+    model = open_model(text, "judge", llm_judge.MAX_NEW)
+    if not model.chat:
         raise ConfigError(
             f"--judge={text}: it has no chat template to read a rubric with; name another model"
         )
@@ -53,14 +64,17 @@ def open_judge(quality: Any, machine: Any, opened: Callable[..., LLM]) -> tuple[
         if not Path(rubric).expanduser().is_file():
             raise ConfigError(f"--rubric={rubric}: no such file")
         rubric = Path(rubric).expanduser().read_text(encoding="utf-8")
-    warm = WARM if quality.votes > 1 else 0.0
-    return llm_judge.llm_judge(
-        reader, llm_judge.JudgeConfig(rubric, quality.votes, warm, TOP if quality.soft else 0)
-    ), reader
+    how = llm_judge.JudgeConfig(
+        rubric=rubric,
+        votes=quality.votes,
+        temperature=VOTE_TEMPERATURE if quality.votes > 1 else 0.0,
+        top_logprobs=TOP if quality.soft else 0,
+    )
+    return llm_judge.llm_judge(model, how), model
 
 
-def reward_model_judge(source: Path, step: int | None, machine: Any) -> Judge:
-    """A reward model's normalised reward as a score: of its starting model's answers mean 0, variance 1."""
+def reward_model_judge(source: Path, step: int | None, machine: MachineFlags) -> Judge:
+    """A judge by a reward model's normalised reward: of its starting model's answers mean 0, variance 1."""
     scores = config.Scores(reward_model=str(source))
     tokenizer = load_tokenizer(source / "tokenizer")
     models.check(scores, tokenizer, 0)
@@ -82,9 +96,9 @@ def reward_model_judge(source: Path, step: int | None, machine: Any) -> Judge:
                 f"--judge={source}: an answer and its prompt have {longest} tokens, its context {context}"
             )
         rows = alternatives(filled, len(filled), -(-longest // WIDTH) * WIDTH, tokenizer.pad)
-        openings = [Prompt(one.messages, prompt, {}) for one, (prompt, _) in zip(cases, pairs, strict=True)]
-        found = scorer.scores(rows, openings, [one.answer for one in cases])
-        return [float(value) for value in found[: len(cases)]]
+        prompts = [Prompt(one.messages, prompt, {}) for one, (prompt, _) in zip(cases, pairs, strict=True)]
+        values = scorer.scores(rows, prompts, [one.answer for one in cases])
+        return [float(value) for value in values[: len(cases)]]
 
     return llm_judge.score_judge(name, score)
 

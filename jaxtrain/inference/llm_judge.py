@@ -1,7 +1,7 @@
-"""Judges: values that score an answer, or compare two, whether a model, a function or a world's truth is behind them.
+"""Judges: values that score an answer, or compare two, with a model, a function or a world's truth behind them.
 
-A model that judges is asked for a line at the end of its reply, and that line is read strictly: a reply without one is
-malformed, counted, and asked for again with another seed.
+An LLM judge must end its completion with a line in a fixed format, which is parsed strictly: a completion without one
+is malformed, counted, and requested again with another seed.
 """
 
 import collections
@@ -20,8 +20,8 @@ from jaxtrain.inference.llm import LLM, Completion, Request, derive_seed, user_m
 from jaxtrain.rewards import functions
 
 LOW, HIGH = 1, 10  # of a rubric
-TRIES = 3  # times that a malformed reply is asked for
-MAX_NEW = 512  # most tokens of a judge's reply
+TRIES = 3  # requests for a completion that is not malformed
+MAX_NEW = 512  # most tokens of a judge's completion
 RUBRIC = (
     "Is the answer correct and complete? Does it do what was asked, clearly and without padding? Does it refuse what "
     "would do harm, and say why? An answer that is wrong is 3 at most."
@@ -58,7 +58,7 @@ _WINS = {"A": 1.0, "tie": 0.5, "B": 0.0}  # of the answer that is shown first
 
 
 class JudgeCase(NamedTuple):
-    """An answer to judge, to the conversation before it, and the record that they are from."""
+    """An answer to judge, with the conversation before it and the record that they are from."""
 
     messages: tuple[Message, ...]
     answer: str
@@ -66,6 +66,8 @@ class JudgeCase(NamedTuple):
 
 
 class JudgePair(NamedTuple):
+    """Two answers to compare."""
+
     messages: tuple[Message, ...]
     first: str
     second: str
@@ -73,14 +75,14 @@ class JudgePair(NamedTuple):
 
 
 class Judgements(NamedTuple):
-    """A score of each case, or P(first is better) of each pair, None where none could be read; and what was counted."""
+    """A score of each case, or P(first is better) of each pair, None where none could be parsed; and counts."""
 
     values: list[float | None]
-    told: dict[str, float]
+    counts: dict[str, float]
 
 
 class Judge(NamedTuple):
-    """`seed` decides all that is drawn."""
+    """A judge by name: (cases or pairs, seed) -> judgements."""
 
     name: str
     score: Callable[[Sequence[JudgeCase], int], Judgements]
@@ -88,18 +90,17 @@ class Judge(NamedTuple):
 
 
 class JudgeConfig(NamedTuple):
-    """How a model is asked to judge."""
+    """How an LLM judge is prompted."""
 
     rubric: str = RUBRIC
-    votes: int = 1  # replies to a question; the median score, or the majority's verdict, counts
+    votes: int = 1  # completions of a prompt; the median score, or the majority's verdict, counts
     temperature: float = 0.0  # with several votes it must be above 0
-    top_logprobs: int = (
-        0  # above 0 a verdict is a probability, a score an expectation, over the tokens in its place
-    )
+    # Above 0 a verdict is a probability, a score an expectation, over the likeliest tokens in its place.
+    top_logprobs: int = 0
 
 
 def score_judge(name: str, scores: Callable[[Sequence[JudgeCase]], list[float | None]]) -> Judge:
-    """What scores cases as a judge: of two answers the one with the higher score is better, equal ones tie."""
+    """A judge from a score: of two answers the one with the higher score is better, equal ones tie."""
 
     def compare(pairs: Sequence[JudgePair], seed: int) -> Judgements:
         first = scores([JudgeCase(one.messages, one.first, one.record) for one in pairs])
@@ -115,23 +116,23 @@ def score_judge(name: str, scores: Callable[[Sequence[JudgeCase]], list[float | 
 
 
 def reward_judge(reward: functions.RewardFunction) -> Judge:
-    """A function's reward as a score. Tinytown's judge has none for questions that its world does not have."""
+    """A judge by a reward function. A world's own reward has no score for prompts that are not of the world."""
     world = reward.name in functions.NAMED
 
     def scores(cases: Sequence[JudgeCase]) -> list[float | None]:
         known = [not world or worlds.world_of_prompt(question(one.messages)) for one in cases]
-        mine = [one for one, there in zip(cases, known, strict=True) if there]
-        if not mine:
+        scored = [one for one, is_known in zip(cases, known, strict=True) if is_known]
+        if not scored:
             return [None] * len(cases)
-        found = iter(
+        rewards = iter(
             functions.reward_scores(
                 reward,
-                [one.messages for one in mine],
-                [one.answer for one in mine],
-                [one.record for one in mine],
+                [one.messages for one in scored],
+                [one.answer for one in scored],
+                [one.record for one in scored],
             )
         )
-        return [float(next(found)) if there else None for there in known]
+        return [float(next(rewards)) if is_known else None for is_known in known]
 
     return score_judge(reward.name, scores)
 
@@ -141,30 +142,34 @@ def _counted(values: list[float | None]) -> Judgements:
 
 
 def llm_judge(model: LLM, how: JudgeConfig = JudgeConfig()) -> Judge:  # noqa: B008
-    """A model that reads a rubric (MT-bench, arXiv:2306.05685; with log-probabilities G-Eval, arXiv:2303.16634)."""
+    """An LLM judge with a rubric (MT-bench, arXiv:2306.05685; with log-probabilities G-Eval, arXiv:2303.16634)."""
     if how.votes > 1 and not how.temperature:
         raise ValueError(f"{how.votes} votes at temperature 0 are one vote")
 
     def score(cases: Sequence[JudgeCase], seed: int) -> Judgements:
-        asked = [
+        prompts = [
             _POINTWISE.format(
-                rubric=how.rubric, conversation=shown(one.messages), answer=one.answer, low=LOW, high=HIGH
+                rubric=how.rubric,
+                conversation=conversation_text(one.messages),
+                answer=one.answer,
+                low=LOW,
+                high=HIGH,
             )
             for one in cases
         ]
-        votes, told = _votes(model, how, asked, seed, _score)
-        return Judgements([statistics.median(each) if each else None for each in votes], told)
+        votes, counts = _votes(model, how, prompts, seed, _score)
+        return Judgements([statistics.median(each) if each else None for each in votes], counts)
 
     def compare(pairs: Sequence[JudgePair], seed: int) -> Judgements:
-        asked = [
-            _PAIRWISE.format(rubric=how.rubric, conversation=shown(one.messages), a=a, b=b)
+        prompts = [
+            _PAIRWISE.format(rubric=how.rubric, conversation=conversation_text(one.messages), a=a, b=b)
             for one in pairs
             for a, b in ((one.first, one.second), (one.second, one.first))
         ]
-        votes, told = _votes(model, how, asked, seed, _verdict)
+        votes, counts = _votes(model, how, prompts, seed, _verdict)
         wins = [_majority(each, soft=how.top_logprobs > 0) for each in votes]
         values, orders = both_orders(list(zip(wins[::2], wins[1::2], strict=True)), soft=how.top_logprobs > 0)
-        return Judgements(values, told | orders)
+        return Judgements(values, counts | orders)
 
     return Judge(model.name, score, compare)
 
@@ -172,7 +177,7 @@ def llm_judge(model: LLM, how: JudgeConfig = JudgeConfig()) -> Judge:  # noqa: B
 def both_orders(
     wins: Sequence[tuple[float | None, float | None]], *, soft: bool = False
 ) -> tuple[list[float | None], dict[str, float]]:
-    """(P(first is better) of each pair, what is known of the order's influence).
+    """(P(first is better) of each pair, measures of the order's influence).
 
     `wins` are those of the answer shown first, when it is the pair's first, then when it is the second. A hard verdict
     that turns with the order is a tie, as in MT-bench; soft ones are averaged. position_bias: the mean win of what is
@@ -184,11 +189,11 @@ def both_orders(
         if one is None or other is None:
             values.append(None)
             continue
-        there = 1.0 - other
-        flipped = (one - 0.5) * (there - 0.5) < 0
+        swapped = 1.0 - other
+        flipped = (one - 0.5) * (swapped - 0.5) < 0
         flips.append(flipped)
         shown_first += [one, other]
-        values.append((one + there) / 2 if soft or not flipped else 0.5)
+        values.append((one + swapped) / 2 if soft or not flipped else 0.5)
     if not flips:
         return values, {}
     return values, {
@@ -198,60 +203,64 @@ def both_orders(
 
 
 def _votes(
-    model: LLM, how: JudgeConfig, asked: Sequence[str], seed: int, read: Callable[[Completion], float | None]
+    model: LLM,
+    how: JudgeConfig,
+    prompts: Sequence[str],
+    seed: int,
+    parse: Callable[[Completion], float | None],
 ) -> tuple[list[list[float]], dict[str, float]]:
-    """(the votes on each question that could be read, counts). What is malformed is asked again, TRIES times in all."""
-    votes: list[list[float]] = [[] for _ in asked]
+    """(the parsed votes on each prompt, counts). Malformed ones are requested again, TRIES times in all."""
+    votes: list[list[float]] = [[] for _ in prompts]
     malformed = 0
     for attempt in range(TRIES):
         missing = [i for i, each in enumerate(votes) if len(each) < how.votes]
         if not missing:
             break
-        temperature = (
-            how.temperature if not attempt else max(how.temperature, 0.5)
-        )  # or it would say the same
-        asks = [
+        # Above 0, or the next attempt would be the same.
+        temperature = max(how.temperature, 0.5) if attempt else how.temperature
+        requests = [
             Request(
-                user_messages(asked[i]), how.votes - len(votes[i]), derive_seed(seed, i, attempt), temperature, MAX_NEW,
-                how.top_logprobs,
+                user_messages(prompts[i]), samples=how.votes - len(votes[i]), seed=derive_seed(seed, i, attempt),
+                temperature=temperature, max_new=MAX_NEW, top_logprobs=how.top_logprobs,
             )
             for i in missing
         ]  # fmt: skip
-        for i, replies in zip(missing, model.generate(asks), strict=True):
-            found = [read(reply) for reply in replies]
-            malformed += found.count(None)
-            votes[i] += [value for value in found if value is not None]
-    unread = sum(not each for each in votes)
-    return votes, {"questions": len(asked), "malformed": malformed, "unanswered": unread}
+        for i, completions in zip(missing, model.generate(requests), strict=True):
+            values = [parse(completion) for completion in completions]
+            malformed += values.count(None)
+            votes[i] += [value for value in values if value is not None]
+    unanswered = sum(not each for each in votes)
+    return votes, {"questions": len(prompts), "malformed": malformed, "unanswered": unanswered}
 
 
 def last_line(text: str) -> str:
+    """The last line that is not empty, without Markdown around it."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1].strip("*_` ").removesuffix(".") if lines else ""
 
 
-def _score(reply: Completion) -> float | None:
-    found = _SCORE.fullmatch(last_line(reply.text))
-    if found is None or not LOW <= int(found[1]) <= HIGH:
+def _score(completion: Completion) -> float | None:
+    match = _SCORE.fullmatch(last_line(completion.text))
+    if match is None or not LOW <= int(match[1]) <= HIGH:
         return None
-    soft = _soft(reply, "Score:", {str(n): float(n) for n in range(LOW, HIGH + 1)})
-    return float(found[1]) if soft is None else soft
+    soft = _soft(completion, "Score:", {str(n): float(n) for n in range(LOW, HIGH + 1)})
+    return float(match[1]) if soft is None else soft
 
 
-def _verdict(reply: Completion) -> float | None:
-    found = _VERDICT.fullmatch(last_line(reply.text))
-    if found is None:
+def _verdict(completion: Completion) -> float | None:
+    match = _VERDICT.fullmatch(last_line(completion.text))
+    if match is None:
         return None
-    soft = _soft(reply, "Verdict:", _WINS)
-    return _WINS[found[1]] if soft is None else soft
+    soft = _soft(completion, "Verdict:", _WINS)
+    return _WINS[match[1]] if soft is None else soft
 
 
-def _soft(reply: Completion, mark: str, worth: Mapping[str, float]) -> float | None:
+def _soft(completion: Completion, mark: str, worth: Mapping[str, float]) -> float | None:
     """The expected worth over the likeliest tokens after the last `mark`; None where none of them has any."""
-    if reply.logprobs is None:
+    if completion.logprobs is None:
         return None
-    text, start = "", reply.text.rfind(mark) + len(mark)
-    for token in reply.logprobs:
+    text, start = "", completion.text.rfind(mark) + len(mark)
+    for token in completion.logprobs:
         if f"{text}{token.token}"[start:].strip():
             p: dict[str, float] = collections.defaultdict(float)
             for one, logprob in token.top:
@@ -271,6 +280,6 @@ def _majority(votes: Sequence[float], *, soft: bool) -> float | None:
     return 0.5 if rest and rest[0][1] == count else best
 
 
-def shown(messages: Sequence[Message]) -> str:
-    """A conversation as a judge reads it."""
+def conversation_text(messages: Sequence[Message]) -> str:
+    """A conversation as the text that a judge reads."""
     return "\n".join(f"{one['role'].capitalize()}: {one['content']}" for one in messages)

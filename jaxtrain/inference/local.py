@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,11 @@ from jaxtrain.config import ConfigError
 from jaxtrain.data import chat
 from jaxtrain.data.chat import Template
 from jaxtrain.data.record_formats import BadRecord
-from jaxtrain.inference import remote, sampler
+from jaxtrain.generate import batch_sampler
+from jaxtrain.generate.batch_sampler import SampleRequest
+from jaxtrain.generate.sampler import bucketed
+from jaxtrain.inference import remote
+from jaxtrain.inference.config import MachineFlags
 from jaxtrain.inference.llm import (
     CUT_OFF,
     LLM,
@@ -26,186 +30,197 @@ from jaxtrain.inference.llm import (
     Usage,
     derive_seed,
 )
-from jaxtrain.inference.sampler import SampleRequest
+from jaxtrain.inference.sampler import SampledText, text_sampler
 from jaxtrain.ops.logprobs import logits
 from jaxtrain.stages import init_from
 from jaxtrain.stages.load_model import inference_plan, load_model
 from jaxtrain.train import parallel
-from jaxtrain.types import LM, Params
+from jaxtrain.types import LM, Batch, Params
 
-AT_ONCE = 64  # completions drawn at once
+AT_ONCE = 64  # completions of one call
 BUCKET = 32  # rows of a forward pass have a power of two times this many tokens
 
 
-def open_llm(text: str, flag: str, settings: remote.EndpointFlags, machine: Any, width: int) -> LLM:
-    """The model that --`flag` names. `width` is the most tokens of a reply. Raises ConfigError where there is none."""
+def open_llm(
+    text: str, flag: str, settings: remote.EndpointFlags, machine: MachineFlags, max_new: int
+) -> LLM:
+    """The model that --`flag` names, for completions of at most `max_new` tokens. Raises ConfigError for none."""
     if remote.is_url(text):
         return remote.open_endpoint(
             text, flag, settings, Path(machine.cache_dir).expanduser() / "requests.sqlite"
         )
-    return _of_run(text, flag, machine, width)
+    return _of_run(text, flag, machine, max_new)
 
 
-def _of_run(text: str, flag: str, machine: Any, width: int) -> LLM:
+def _of_run(text: str, flag: str, machine: MachineFlags, max_new: int) -> LLM:
     start = init_from.load_run(text, flag, causal=True)
     plan = inference_plan(config.Run(mesh=machine.mesh), machine.cache_dir)
     if plan.process[1] > 1:
         raise ConfigError(
-            f"--{flag}={text}: a run replies in one process; serve it, and name the server's URL"
+            f"--{flag}={text}: a run is sampled in one process; serve it, and name the server's URL"
         )
     model, params, *_ = load_model(start, plan, config.Model(dtype=machine.dtype))
-    chats = bool(start.tokenizer.chat_template)
-    templates = {True: chat.load_template("none", start.tokenizer)}
-    templates[False] = chat.load_template("auto", start.tokenizer) if chats else templates[True]
+    has_template = bool(start.tokenizer.chat_template)
+    raw = chat.load_template("none", start.tokenizer)
+    template = chat.load_template("auto", start.tokenizer) if has_template else raw
+    templates = {True: raw, False: template}  # by Request.raw
     context = start.arch.max_len
-    drawers = {
-        raw: sampler.text_sampler(plan, model, params, template, width, context)
-        for raw, template in templates.items()
+    samplers = {
+        is_raw: text_sampler(plan, model, params, one, max_new, context) for is_raw, one in templates.items()
     }
-    spent, look = Usage(), forward(plan, model, params)
-    name = start.lineage.get("origin") or text
+    usage, forward = Usage(), forward_fn(plan, model, params)
 
-    def generate(asks: Sequence[Request]) -> list[list[Completion]]:
-        opened = [_opened(templates[ask.raw], ask, flag) for ask in asks]
-        full = [i for i, ids in enumerate(opened) if context and len(ids) >= context]
-        found = {i: [Completion("", REFUSED)] * asks[i].samples for i in full}
-        spent.add(refused=len(full))
-        for place in _alike(asks, set(full)):
-            part, ids = [asks[i] for i in place], [opened[i] for i in place]
-            raw = part[0].raw
-            told = drawers[raw].draw([_want(*pair) for pair in zip(part, ids, strict=True)])
-            for n, i in enumerate(place):
-                mine = told[n * part[n].samples :][: part[n].samples]
-                tops = _tops(look, templates[raw], ids[n], mine, part[n].top_logprobs)
-                found[i] = [_reply(*each) for each in zip(mine, tops, strict=True)]
-            spent.add(
+    def generate(requests: Sequence[Request]) -> list[list[Completion]]:
+        prompts = [_encode(templates[request.raw], request, flag) for request in requests]
+        full = [i for i, ids in enumerate(prompts) if context and len(ids) >= context]
+        completions = {i: [Completion("", REFUSED)] * requests[i].samples for i in full}
+        usage.add(refused=len(full))
+        for places in _calls(requests, set(full)):
+            part = [requests[i] for i in places]
+            is_raw, n = part[0].raw, part[0].samples
+            texts = samplers[is_raw].sample([_sample_request(requests[i], prompts[i]) for i in places])
+            for k, i in enumerate(places):
+                own = texts[k * n : (k + 1) * n]
+                logprobs = _token_logprobs(
+                    forward, templates[is_raw], prompts[i], own, requests[i].top_logprobs
+                )
+                completions[i] = [_completion(*pair) for pair in zip(own, logprobs, strict=True)]
+            usage.add(
                 requests=len(part),
-                tokens_in=sum(map(len, ids)),
-                tokens_out=sum(len(one.ids) for one in told),
+                tokens_in=sum(len(prompts[i]) for i in places),
+                tokens_out=sum(len(one.ids) for one in texts),
             )
-        return [found[i] for i in range(len(asks))]
+        return [completions[i] for i in range(len(requests))]
 
     encode = start.tokenizer.encode
-    notes = tuple(("template", note) for note in templates[False].notes)
     return LLM(
-        name, generate, chats, spent, embed=lambda texts: embed_texts(look, encode(texts), context), notes=notes,
-        inside=LocalModel(templates[False], lambda pairs: completion_logps(look, pairs), context),
-    )  # fmt: skip
+        start.lineage.get("origin") or text,
+        generate,
+        has_template,
+        usage,
+        embed=lambda texts: embed_texts(forward, encode(texts), context),
+        notes=tuple(("template", note) for note in template.notes),
+        local=LocalModel(template, lambda pairs: token_logps(forward, pairs), context),
+    )
 
 
-def _alike(asks: Sequence[Request], without: Set[int]) -> list[list[int]]:
-    """The places of asks in groups that one call can draw."""
+def _calls(requests: Sequence[Request], without: Set[int]) -> list[list[int]]:
+    """The places of requests in groups that one call can sample."""
     groups: dict[tuple, list[int]] = {}
-    for i, ask in enumerate(asks):
+    for i, request in enumerate(requests):
         if i not in without:
-            groups.setdefault((ask.raw, ask.samples), []).append(i)
-    steps = {kind: max(1, AT_ONCE // kind[1]) for kind in groups}
+            groups.setdefault((request.raw, request.samples), []).append(i)
+    sizes = {kind: max(1, AT_ONCE // kind[1]) for kind in groups}
     return [
-        places[first : first + steps[kind]]
+        places[first : first + sizes[kind]]
         for kind, places in groups.items()
-        for first in range(0, len(places), steps[kind])
+        for first in range(0, len(places), sizes[kind])
     ]
 
 
-def _opened(template: Template, ask: Request, flag: str) -> np.ndarray:
+def _encode(template: Template, request: Request, flag: str) -> np.ndarray:
     try:
-        return template.prompt(ask.messages)
+        return template.encode_prompt(request.messages)
     except BadRecord as error:
         raise ConfigError(f"--{flag}: {error}") from error
 
 
-def _want(ask: Request, ids: np.ndarray) -> SampleRequest:
-    seeds = [derive_seed(ask.seed, g) for g in range(ask.samples)]
-    return SampleRequest(ids, seeds, ask.max_new, {"temperature": ask.temperature}, ask.stop)
+def _sample_request(request: Request, ids: np.ndarray) -> SampleRequest:
+    seeds = [derive_seed(request.seed, g) for g in range(request.samples)]
+    return SampleRequest(ids, seeds, request.max_new, {"temperature": request.temperature}, request.stop)
 
 
-def _reply(answer: sampler.SampledText, tops: tuple[TokenLogprob, ...] | None) -> Completion:
-    return Completion(answer.text, "stop" if answer.ended else CUT_OFF, tops)
+def _completion(text: SampledText, logprobs: tuple[TokenLogprob, ...] | None) -> Completion:
+    return Completion(text.text, "stop" if text.ended else CUT_OFF, logprobs)
 
 
-def forward(plan: parallel.Plan, model: LM, params: Params) -> Callable:
-    """(what, [R, T] ids, lengths, k) -> a forward pass of training over whole rows: `means` or `tops`."""
+class Forward(Protocol):
+    """The training forward pass over whole rows of tokens i32[n].
 
-    def hidden(params: Params, batch: Any) -> Any:
+    With k: (log-probability f32[R, T-1] of each token after the first, those f32[R, T, k] of the k likeliest ones,
+    these i32[R, T, k]). Without: the mean hidden states f32[R, D].
+    """
+
+    def __call__(self, rows: Sequence[np.ndarray], k: int = 0) -> Any: ...
+
+
+def forward_fn(plan: parallel.Plan, model: LM, params: Params) -> Forward:
+    """A model's forward pass, compiled for few shapes: log-probabilities, or mean hidden states."""
+
+    def hidden(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
         T = batch["tokens"].shape[-1]
         places = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), batch["tokens"].shape)
         inside = (places < batch["length"][:, None]).astype(jnp.int32)
-        found = model.hidden(
-            params, {"tokens": batch["tokens"], "positions": places * inside, "segments": inside}
-        )
-        return found, inside
+        columns = {"tokens": batch["tokens"], "positions": places * inside, "segments": inside}
+        return model.hidden(params, columns), inside
 
-    def means(params: Params, _: Any, batch: Any) -> Any:
-        found, inside = hidden(params, batch)
-        return (found * inside[..., None]).astype(jnp.float32).sum(1) / jnp.maximum(inside.sum(1), 1)[:, None]
+    def means(params: Params, _: Any, batch: Batch) -> jax.Array:
+        x, inside = hidden(params, batch)
+        return (x * inside[..., None]).astype(jnp.float32).sum(1) / jnp.maximum(inside.sum(1), 1)[:, None]
 
-    def tops(k: int, params: Params, _: Any, batch: Any) -> Any:
+    def logprobs(k: int, params: Params, _: Any, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
         logps = jax.nn.log_softmax(logits(hidden(params, batch)[0], model.head(params)))
         values, ids = jax.lax.top_k(logps, k)
         own = jnp.take_along_axis(logps[:, :-1], batch["tokens"][:, 1:, None], -1)[..., 0]
         return own, values, ids
 
-    compiled: dict[Any, Callable] = {}
+    compiled: dict[int, Callable] = {}
 
-    def look(rows: Sequence[np.ndarray], k: int = 0) -> Any:
-        """With k the log-probability of each token after the first, and the k likeliest ones; else mean hiddens."""
+    def forward(rows: Sequence[np.ndarray], k: int = 0) -> Any:
         if k not in compiled:
-            compiled[k] = plan.rows(functools.partial(tops, k) if k else means)
-        width = BUCKET
-        while width < max(map(len, rows)):
-            width *= 2
-        count = -(-(1 << (len(rows) - 1).bit_length()) // plan.shards) * plan.shards
+            compiled[k] = plan.rows(functools.partial(logprobs, k) if k else means)
+        width = bucketed(max(map(len, rows)), BUCKET)
+        count = batch_sampler.padded_rows(len(rows), plan.shards)
         batch = {"tokens": np.zeros((count, width), np.int32), "length": np.zeros(count, np.int32)}
         for i, row in enumerate(rows):
             batch["tokens"][i, : len(row)], batch["length"][i] = row, len(row)
-        found = plan.get(compiled[k](params, (), plan.put(batch)))
-        return jax.tree.map(lambda x: x[: len(rows)], found)
+        columns = plan.get(compiled[k](params, (), plan.put(batch)))
+        return jax.tree.map(lambda x: x[: len(rows)], columns)
 
-    return look
+    return forward
 
 
-def _tops(
-    look: Callable, template: Template, prompt: np.ndarray, answers: Sequence[sampler.SampledText], k: int
+def _token_logprobs(
+    forward: Forward, template: Template, prompt: np.ndarray, texts: Sequence[SampledText], k: int
 ) -> list[tuple[TokenLogprob, ...] | None]:
+    """Of each completion's tokens the log-probability, with the k likeliest ones; None without k."""
     if not k:
-        return [None] * len(answers)
+        return [None] * len(texts)
     decode = template.tokenizer.decode
-    own, values, ids = look([np.concatenate([prompt, np.array(one.ids, np.int32)]) for one in answers], k)
-    told = []
-    for row, one in enumerate(answers):
-        first = len(prompt) - 1
-        told.append(
-            tuple(
-                TokenLogprob(
-                    decode([token]),
-                    float(own[row, first + t]),
-                    tuple(
-                        (decode([int(i)]), float(v))
-                        for i, v in zip(ids[row, first + t], values[row, first + t], strict=True)
-                    ),
-                )
-                for t, token in enumerate(one.ids)
-            )
+    own, values, ids = forward([np.concatenate([prompt, np.array(one.ids, np.int32)]) for one in texts], k)
+
+    def token_logprob(row: int, t: int, token: int) -> TokenLogprob:
+        likeliest = zip(ids[row, t], values[row, t], strict=True)
+        return TokenLogprob(
+            decode([token]), float(own[row, t]), tuple((decode([int(i)]), float(v)) for i, v in likeliest)
         )
-    return told
+
+    first = len(prompt) - 1
+    return [
+        tuple(token_logprob(row, first + t, token) for t, token in enumerate(one.ids))
+        for row, one in enumerate(texts)
+    ]
 
 
-def embed_texts(look: Callable, rows: Sequence[np.ndarray], context: int) -> np.ndarray:
+def embed_texts(forward: Forward, rows: Sequence[np.ndarray], context: int) -> np.ndarray:
     """f32[N, D]: the mean hidden state of each text; of one longer than the context, of its beginning."""
     cut = [np.asarray(row[: context or None], np.int32) for row in rows]
-    parts = [look(cut[first : first + AT_ONCE]) for first in range(0, len(cut), AT_ONCE)]
+    parts = [forward(cut[first : first + AT_ONCE]) for first in range(0, len(cut), AT_ONCE)]
     return np.concatenate(parts)
 
 
-def completion_logps(
-    look: Callable, pairs: Sequence[tuple[np.ndarray, np.ndarray]]
+def token_logps(
+    forward: Forward, pairs: Sequence[tuple[np.ndarray, np.ndarray]]
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Inside's logps. A prompt has a token at least."""
-    found = []
+    """LocalModel's logps: of each completion (log-probabilities f32[n], whether the token is the likeliest bool[n]).
+
+    A prompt has a token at least.
+    """
+    logps = []
     for first in range(0, len(pairs), AT_ONCE):
         part = pairs[first : first + AT_ONCE]
-        own, _, best = look([np.concatenate(pair).astype(np.int32) for pair in part], 1)
-        for row, (prompt, answer) in enumerate(part):
-            place = slice(len(prompt) - 1, len(prompt) - 1 + len(answer))
-            found.append((own[row, place], best[row, place, 0] == answer))
-    return found
+        own, _, best = forward([np.concatenate(pair).astype(np.int32) for pair in part], 1)
+        for row, (prompt, completion) in enumerate(part):
+            place = slice(len(prompt) - 1, len(prompt) - 1 + len(completion))
+            logps.append((own[row, place], best[row, place, 0] == completion))
+    return logps

@@ -1,4 +1,4 @@
-"""Bits a byte of texts under a run of ours: what the perplexity step of ./launch/run filter_data scores by."""
+"""Bits per byte of texts under a run: the score of the perplexity step of ./launch/run filter_data."""
 
 import math
 from collections.abc import Callable

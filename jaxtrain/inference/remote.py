@@ -1,7 +1,7 @@
-"""A model behind an OpenAI-compatible endpoint, through the official client: asks in, replies out.
+"""A model behind an OpenAI-compatible endpoint, through the official client: requests in, completions out.
 
-The client waits and tries again on 408, 409, 429 and 5xx, as Retry-After says, else with exponential back-off. What it
-gave is in the request cache before anybody sees it, so that a run that stops loses nothing and pays for nothing twice.
+The client waits and tries again on 408, 409, 429 and 5xx, as Retry-After says, else with exponential back-off. A
+response is in the request cache before it is used, so that a run that stops loses nothing and pays for nothing twice.
 """
 
 import dataclasses
@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError, Failure
-from jaxtrain.inference.llm import LLM, REFUSED, Completion, Request, TokenLogprob, Usage, seed_of
+from jaxtrain.inference.llm import LLM, REFUSED, Completion, Request, TokenLogprob, Usage, derive_seed
 from jaxtrain.inference.request_cache import RequestCache, key_of
 
-MOST_LOGPROBS = 20  # that the API has room for
-UNUSABLE = 3  # times that an answer which is no answer is asked for again
+MAX_LOGPROBS = 20  # of the API
+MALFORMED_RETRIES = 3  # times that a request is sent again after a malformed response
 NO_KEY = "none"  # the client wants some key; a server of one's own may want none
-NOT_TAKEN = (400, 413, 422)  # a prompt that is too long, or filtered out, or a parameter that is unknown
+REJECTED = (400, 413, 422)  # statuses for a prompt that is too long or filtered out, or an unknown parameter
 CHAT, TEXT = "/chat/completions", "/completions"
 
 
@@ -43,16 +43,16 @@ class EndpointFlags(config.Group):
         return (tokens_in * self.price_in + tokens_out * self.price_out) / 1e6
 
 
-class _Line(NamedTuple):
-    """An open client, and what messages about it begin with."""
+class _Endpoint(NamedTuple):
+    """An open client with its settings."""
 
     client: Any
     url: str
     model: str
-    said: str
+    label: str  # which messages about it begin with
     settings: EndpointFlags
     cache: RequestCache | None
-    spent: Usage
+    usage: Usage
 
 
 def is_url(text: str) -> bool:
@@ -62,7 +62,7 @@ def is_url(text: str) -> bool:
 def open_endpoint(text: str, flag: str, settings: EndpointFlags, cache: Path) -> LLM:
     """The endpoint URL?model=NAME, such as http://localhost:8000/v1?model=sft; the only model needs no name.
 
-    Raises ConfigError for a URL, key or model that cannot be, Failure where nobody answers.
+    Raises ConfigError for a URL, key or model that cannot be, Failure where there is no response.
     """
     if importlib.util.find_spec("openai") is None:
         raise ConfigError(f"--{flag}={text}: needs the openai client: pip install 'jaxtrain[serve]'")
@@ -77,174 +77,191 @@ def open_endpoint(text: str, flag: str, settings: EndpointFlags, cache: Path) ->
     url = urllib.parse.urlunsplit((parts.scheme, parts.netloc, parts.path, "", ""))
     key = os.environ.get(settings.api_key_env) or NO_KEY
     client = openai.OpenAI(api_key=key, base_url=url, timeout=settings.timeout, max_retries=settings.retries)
-    opened = RequestCache(cache) if settings.use_cache else None
-    line = _Line(client, url, "", f"--{flag}={text}", settings, opened, Usage())
+    request_cache = RequestCache(cache) if settings.use_cache else None
+    endpoint = _Endpoint(
+        client=client, url=url, model="", label=f"--{flag}={text}", settings=settings, cache=request_cache,
+        usage=Usage(),
+    )  # fmt: skip
 
     def close() -> None:
         client.close()
-        if opened:
-            opened.close()
+        if request_cache:
+            request_cache.close()
 
     try:
-        model = options["model"][0] if options.get("model") else _only_model(line)
+        model = options["model"][0] if options.get("model") else _only_model(endpoint)
     except BaseException:
         close()
         raise
-    line = line._replace(model=model)
+    endpoint = endpoint._replace(model=model)
     return LLM(
-        f"{url}?model={model}", lambda asks: _generate(line, asks), True, line.spent, remote=True, close=close
+        f"{url}?model={model}",
+        lambda requests: _generate(endpoint, requests),
+        True,
+        endpoint.usage,
+        remote=True,
+        close=close,
     )
 
 
-def _only_model(line: _Line) -> str:
-    listed = _sent(line, lambda: line.client.models.with_raw_response.list(), "a list of models")
-    found = [one.get("id") for one in _list(listed, "data") if isinstance(one, dict)]
-    if len(found) != 1:
+def _only_model(endpoint: _Endpoint) -> str:
+    listed = _send(endpoint, lambda: endpoint.client.models.with_raw_response.list(), "a list of models")
+    names = [one.get("id") for one in _list(listed, "data") if isinstance(one, dict)]
+    if len(names) != 1:
         raise ConfigError(
-            f"{line.said}: name a model with ?model=NAME; it has {', '.join(map(str, found[:12])) or 'none'}"
+            f"{endpoint.label}: name a model with ?model=NAME; it has {', '.join(map(str, names[:12])) or 'none'}"
         )
-    return str(found[0])
+    return str(names[0])
 
 
-def _generate(line: _Line, asks: Sequence[Request]) -> list[list[Completion]]:
-    """The first error ends it, once the other requests under way have brought what they may into the cache."""
-    pool = ThreadPoolExecutor(line.settings.concurrency)
+def _generate(endpoint: _Endpoint, requests: Sequence[Request]) -> list[list[Completion]]:
+    """Completions of requests, several at once. The first error ends it, once the others under way are in the cache."""
+    pool = ThreadPoolExecutor(endpoint.settings.concurrency)
     try:
-        waiting = [pool.submit(_replies, line, ask) for ask in asks]
-        done = wait(waiting, return_when=FIRST_EXCEPTION).done
+        futures = [pool.submit(_completions, endpoint, request) for request in requests]
+        done = wait(futures, return_when=FIRST_EXCEPTION).done
         if any(one.exception() for one in done):
             pool.shutdown(cancel_futures=True)
-        return [one.result() for one in sorted(waiting, key=lambda one: one.cancelled())]
+        return [one.result() for one in sorted(futures, key=lambda one: one.cancelled())]
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C waits for nothing
 
 
-def _replies(line: _Line, ask: Request) -> list[Completion]:
-    """The replies to one ask. A server that has fewer than asked for is asked again for those that are missing."""
-    if ask.top_logprobs > MOST_LOGPROBS or (ask.raw and ask.top_logprobs):
+def _completions(endpoint: _Endpoint, request: Request) -> list[Completion]:
+    """The completions of one request. One that brings fewer than its `samples` is sent again for those missing."""
+    if request.top_logprobs > MAX_LOGPROBS or (request.raw and request.top_logprobs):
         raise ConfigError(
-            f"{line.said}: {ask.top_logprobs} log-probabilities: the API has at most {MOST_LOGPROBS}, in a chat"
+            f"{endpoint.label}: {request.top_logprobs} log-probabilities: the API has at most {MAX_LOGPROBS}, in a chat"
         )
-    found: list[Completion] = []
-    while len(found) < ask.samples:
-        seed = seed_of(ask.seed, len(found)) if found else ask.seed
+    completions: list[Completion] = []
+    while len(completions) < request.samples:
+        seed = derive_seed(request.seed, len(completions)) if completions else request.seed
+        missing = request.samples - len(completions)
         try:
-            found += _answered(line, ask, ask.samples - len(found), seed)
-        except _NotTaken:
-            spent = line.spent
-            if not (spent.cached or spent.tokens_in or spent.uncounted):
+            completions += _cached(endpoint, request, missing, seed)
+        except _Rejected:
+            usage = endpoint.usage
+            if not (usage.cached or usage.tokens_in or usage.uncounted):
                 raise
-            spent.add(refused=1)
-            found += [Completion("", REFUSED)] * (ask.samples - len(found))
-    return found[: ask.samples]
+            usage.add(refused=1)
+            completions += [Completion("", REFUSED)] * missing
+    return completions[: request.samples]
 
 
-def _answered(line: _Line, ask: Request, n: int, seed: int) -> list[Completion]:
-    path, request = _request(line.model, ask, n, seed)
-    key = key_of(line.url, path, request)
-    held = line.cache.get(key) if line.cache else None
-    if held is not None:
-        line.spent.add(cached=1)
-        return _read(line, ask, held)
-    api = line.client.completions if ask.raw else line.client.chat.completions
-    answer = _sent(
-        line,
-        lambda: api.with_raw_response.create(**request),
+def _cached(endpoint: _Endpoint, request: Request, n: int, seed: int) -> list[Completion]:
+    """Completions from the request cache, else from the endpoint."""
+    path, body = _body(endpoint.model, request, n, seed)
+    key = key_of(endpoint.url, path, body)
+    stored = endpoint.cache.get(key) if endpoint.cache else None
+    if stored is not None:
+        endpoint.usage.add(cached=1)
+        return _parse(endpoint, request, stored)
+    api = endpoint.client.completions if request.raw else endpoint.client.chat.completions
+    response = _send(
+        endpoint,
+        lambda: api.with_raw_response.create(**body),
         "a completion",
-        lambda answer: _read(line, ask, answer),
+        lambda response: _parse(endpoint, request, response),
     )
-    if line.cache:
-        line.cache.put(key, answer)
-    _count(line.spent, answer)
-    return _read(line, ask, answer)
+    if endpoint.cache:
+        endpoint.cache.put(key, response)
+    _count(endpoint.usage, response)
+    return _parse(endpoint, request, response)
 
 
-def _request(model: str, ask: Request, n: int, seed: int) -> tuple[str, dict[str, Any]]:
-    request: dict[str, Any] = {
-        "model": model, "seed": seed, "temperature": ask.temperature, "max_tokens": ask.max_new,
+def _body(model: str, request: Request, n: int, seed: int) -> tuple[str, dict[str, Any]]:
+    """(the API's path, the JSON body of a request)."""
+    body: dict[str, Any] = {
+        "model": model, "seed": seed, "temperature": request.temperature, "max_tokens": request.max_new,
     }  # fmt: skip
-    request |= {"n": n} if n > 1 else {}
-    request |= {"stop": list(ask.stop)} if ask.stop else {}
-    if ask.raw:
-        return TEXT, request | {"prompt": "".join(one["content"] for one in ask.messages)}
-    if ask.top_logprobs:
-        request |= {"logprobs": True, "top_logprobs": ask.top_logprobs}
-    told = [{"role": one["role"], "content": one["content"]} for one in ask.messages]
-    return CHAT, request | {"messages": told}
+    body |= {"n": n} if n > 1 else {}
+    body |= {"stop": list(request.stop)} if request.stop else {}
+    if request.raw:
+        return TEXT, body | {"prompt": "".join(one["content"] for one in request.messages)}
+    if request.top_logprobs:
+        body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
+    messages = [{"role": one["role"], "content": one["content"]} for one in request.messages]
+    return CHAT, body | {"messages": messages}
 
 
-class _NotTaken(ConfigError):
-    """A request that is refused; where others were answered, it is its prompt that is."""
+class _Rejected(ConfigError):
+    """A request that is rejected; where others were not, its prompt is the reason."""
 
 
-class _Unusable(ValueError):
-    """An answer that is none; asked for again."""
+class _Malformed(ValueError):
+    """A malformed response; its request is sent again."""
 
 
-def _sent(
-    line: _Line, send: Callable[[], Any], wanted: str, check: Callable[[Any], Any] = lambda answer: None
+def _send(
+    endpoint: _Endpoint,
+    send: Callable[[], Any],
+    expected: str,
+    check: Callable[[Any], Any] = lambda response: None,
 ) -> Any:
-    """The JSON that an endpoint answers with, once `check` reads it. Raises what explains why there is none."""
+    """The JSON of a response that passes `check`. Raises ConfigError or Failure with the reason for none."""
     import openai
 
-    for left in range(UNUSABLE, -1, -1):
-        line.spent.add(requests=1)
+    for left in range(MALFORMED_RETRIES, -1, -1):
+        endpoint.usage.add(requests=1)
         try:
-            answer = _parsed(send().text, wanted)
-            check(answer)
-            return answer
-        except _Unusable as error:
+            response = _json(send().text, expected)
+            check(response)
+            return response
+        except _Malformed as error:
             if not left:
                 raise Failure(
-                    f"{line.said}: {error}, {UNUSABLE + 1} times; is it an OpenAI-compatible endpoint?"
+                    f"{endpoint.label}: {error}, {MALFORMED_RETRIES + 1} times; is it an OpenAI-compatible endpoint?"
                 ) from error
-            line.spent.add(repeated=1)
+            endpoint.usage.add(repeated=1)
         except openai.APIError as error:
-            raise _explained(line, error) from error
+            raise _as_our_error(endpoint, error) from error
     raise AssertionError("the loop returns or raises")
 
 
-def _parsed(text: str, wanted: str) -> Any:
+def _json(text: str, expected: str) -> Any:
     try:
-        answer = json.loads(text)
+        response = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _Unusable(f"answered with what is not JSON ({error}): {text[:60]!r}") from error
-    if not isinstance(answer, dict):
-        raise _Unusable(f"answered with what is not {wanted}: {text[:60]!r}")
-    return answer
+        raise _Malformed(f"answered with what is not JSON ({error}): {text[:60]!r}") from error
+    if not isinstance(response, dict):
+        raise _Malformed(f"answered with what is not {expected}: {text[:60]!r}")
+    return response
 
 
-def _list(answer: dict[str, Any], name: str) -> list[Any]:
-    if not isinstance(answer.get(name), list):
-        raise _Unusable(f"answered without {name}: its fields are {', '.join(answer) or 'none'}")
-    return answer[name]
+def _list(response: dict[str, Any], name: str) -> list[Any]:
+    if not isinstance(response.get(name), list):
+        raise _Malformed(f"answered without {name}: its fields are {', '.join(response) or 'none'}")
+    return response[name]
 
 
-def _read(line: _Line, ask: Request, answer: dict[str, Any]) -> list[Completion]:
-    """Raises _Unusable where a completion is malformed, ConfigError where it lacks log-probabilities asked for."""
-    found = []
-    for choice in _list(answer, "choices"):
+def _parse(endpoint: _Endpoint, request: Request, response: dict[str, Any]) -> list[Completion]:
+    """The completions of a response.
+
+    Raises _Malformed for one that is malformed, ConfigError for one without the log-probabilities requested.
+    """
+    completions = []
+    for choice in _list(response, "choices"):
         message = choice.get("message") if isinstance(choice, dict) else None
-        text = choice.get("text") if isinstance(choice, dict) and ask.raw else None
-        if isinstance(message, dict) and not ask.raw:
+        text = choice.get("text") if isinstance(choice, dict) and request.raw else None
+        if isinstance(message, dict) and not request.raw:
             text = message.get("content") or message.get("refusal")
             text = "" if text is None and "content" in message else text
         if not isinstance(text, str):
-            raise _Unusable(f"answered with a choice without text: {json.dumps(choice)[:60]}")
-        tokens = _tokens(line, choice) if ask.top_logprobs else None
-        found.append(Completion(text, str(choice.get("finish_reason") or "stop"), tokens))
-    if not found:
-        raise _Unusable("answered with no choice")
-    return found
+            raise _Malformed(f"answered with a choice without text: {json.dumps(choice)[:60]}")
+        tokens = _tokens(endpoint, choice) if request.top_logprobs else None
+        completions.append(Completion(text, str(choice.get("finish_reason") or "stop"), tokens))
+    if not completions:
+        raise _Malformed("answered with no choice")
+    return completions
 
 
-def _tokens(line: _Line, choice: dict[str, Any]) -> tuple[TokenLogprob, ...]:
-    told = choice.get("logprobs")
-    content = told.get("content") if isinstance(told, dict) else None
+def _tokens(endpoint: _Endpoint, choice: dict[str, Any]) -> tuple[TokenLogprob, ...]:
+    logprobs = choice.get("logprobs")
+    content = logprobs.get("content") if isinstance(logprobs, dict) else None
     if content is None:
         raise ConfigError(
-            f"{line.said}: it returned no log-probabilities though they were asked for: take another model, or leave "
-            "them out"
+            f"{endpoint.label}: it returned no log-probabilities though they were requested: take another model, or "
+            "leave them out"
         )
     try:
         return tuple(
@@ -257,63 +274,62 @@ def _tokens(line: _Line, choice: dict[str, Any]) -> tuple[TokenLogprob, ...]:
             for one in content
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise _Unusable(
+        raise _Malformed(
             f"answered with malformed log-probabilities ({type(error).__name__}: {error})"
         ) from error
 
 
-def _bytes(told: Sequence[dict[str, Any]]) -> tuple[bytes, ...]:
-    """The bytes of tokens, where all of them are told."""
-    held = [one.get("bytes") for one in told]
-    return () if None in held else tuple(map(bytes, held))
+def _bytes(tokens: Sequence[dict[str, Any]]) -> tuple[bytes, ...]:
+    """The bytes of tokens, where the response has those of all."""
+    parts = [one.get("bytes") for one in tokens]
+    return () if None in parts else tuple(map(bytes, parts))
 
 
-def _count(spent: Usage, answer: dict[str, Any]) -> None:
-    usage = answer.get("usage")
-    counts = (
-        [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
-        if isinstance(usage, dict)
-        else []
-    )
+def _count(usage: Usage, response: dict[str, Any]) -> None:
+    reported = response.get("usage")
+    names = ("prompt_tokens", "completion_tokens")
+    counts = [reported.get(name) for name in names] if isinstance(reported, dict) else []
     if len(counts) == 2 and all(isinstance(count, int) for count in counts):
-        spent.add(tokens_in=counts[0], tokens_out=counts[1])
+        usage.add(tokens_in=counts[0], tokens_out=counts[1])
     else:
-        spent.add(uncounted=1)
+        usage.add(uncounted=1)
 
 
-def _explained(line: _Line, error: Any) -> Exception:
-    """A client's error as ours: what the same command would meet again is a ConfigError."""
+def _as_our_error(endpoint: _Endpoint, error: Any) -> Exception:
+    """A client's error as ours: a ConfigError where the same command would fail again."""
     import openai
 
-    env, tries = line.settings.api_key_env, line.settings.retries + 1
-    kept = (
-        "what was answered is kept in the request cache"
-        if line.cache
-        else "nothing was kept (--use_cache=false)"
+    env, tries = endpoint.settings.api_key_env, endpoint.settings.retries + 1
+    cached = (
+        "responses so far are in the request cache"
+        if endpoint.cache
+        else "no response was stored (--use_cache=false)"
     )
-    said = getattr(error, "message", str(error))
+    message = getattr(error, "message", str(error))
     status = getattr(error, "status_code", None)
     if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
-        there = "is set" if os.environ.get(env) else "is not set"
-        return ConfigError(f"{line.said}: it refused the key ({status}): {said}; --api_key_env={env} {there}")
+        state = "is set" if os.environ.get(env) else "is not set"
+        return ConfigError(
+            f"{endpoint.label}: it refused the key ({status}): {message}; --api_key_env={env} {state}"
+        )
     if isinstance(error, openai.APITimeoutError):
         return Failure(
-            f"{line.said}: no answer in --timeout={line.settings.timeout:g} s, {tries} times; {kept}: raise it, lower "
-            "--concurrency or --max_new, or run the command again later"
+            f"{endpoint.label}: no answer in --timeout={endpoint.settings.timeout:g} s, {tries} times; {cached}: "
+            "raise it, lower --concurrency or --max_new, or run the command again later"
         )
     if isinstance(error, openai.APIConnectionError):
         return Failure(
-            f"{line.said}: nobody answers ({error.__cause__ or said}), {tries} times; {kept}: is it up?"
+            f"{endpoint.label}: no connection ({error.__cause__ or message}), {tries} times; {cached}: is it up?"
         )
     if isinstance(error, openai.RateLimitError):
         return Failure(
-            f"{line.said}: too many requests (429), {tries} times: {said}; {kept}: lower --concurrency, raise "
-            "--retries, or run the command again later"
+            f"{endpoint.label}: too many requests (429), {tries} times: {message}; {cached}: lower --concurrency, "
+            "raise --retries, or run the command again later"
         )
-    if status in NOT_TAKEN:
-        return _NotTaken(f"{line.said}: it refused the request ({status}): {said}")
+    if status in REJECTED:
+        return _Rejected(f"{endpoint.label}: it refused the request ({status}): {message}")
     if status is not None and 400 <= status < 500:
-        return ConfigError(f"{line.said}: it refused the request ({status}): {said}")
+        return ConfigError(f"{endpoint.label}: it refused the request ({status}): {message}")
     return Failure(
-        f"{line.said}: it failed ({status or type(error).__name__}), {tries} times: {said}; {kept}"
+        f"{endpoint.label}: it failed ({status or type(error).__name__}), {tries} times: {message}; {cached}"
     )

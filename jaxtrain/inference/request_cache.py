@@ -1,4 +1,4 @@
-"""Answers of endpoints on disk, so that no request is paid for twice: SQLite, one row a request."""
+"""Responses of endpoints on disk, so that no request is paid for twice: SQLite, one row a request."""
 
 import contextlib
 import hashlib
@@ -12,7 +12,7 @@ from typing import Any
 from jaxtrain.config import Failure
 
 _TABLE = "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, made TEXT DEFAULT CURRENT_TIMESTAMP, answer TEXT)"
-_WAIT = 30.0  # seconds that another process may hold the file
+_WAIT = 30.0  # seconds to wait for another process's lock
 
 
 def key_of(url: str, path: str, request: Mapping[str, Any]) -> str:
@@ -22,14 +22,14 @@ def key_of(url: str, path: str, request: Mapping[str, Any]) -> str:
 
 
 class RequestCache:
-    """Answers by key, for any number of threads and processes. An answer is there whole or not at all, kill or no kill.
+    """Responses by key, for any number of threads and processes. A response is stored whole or not at all.
 
     Raises Failure where the file cannot be used.
     """
 
     def __init__(self, path: Path):
         self._path, self._lock = path, threading.Lock()
-        with self._explained():
+        with self._as_failure():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=_WAIT, check_same_thread=False, isolation_level=None)
             try:
@@ -40,13 +40,13 @@ class RequestCache:
                 raise
 
     def get(self, key: str) -> Any | None:
-        with self._lock, self._explained():
+        with self._lock, self._as_failure():
             row = self._db.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
         return json.loads(row[0]) if row else None
 
-    def put(self, key: str, answer: Any) -> None:
-        with self._lock, self._explained():
-            text = json.dumps(answer, ensure_ascii=True)
+    def put(self, key: str, response: Any) -> None:
+        with self._lock, self._as_failure():
+            text = json.dumps(response, ensure_ascii=True)
             self._db.execute("INSERT OR REPLACE INTO answers (key, answer) VALUES (?, ?)", (key, text))
 
     def close(self) -> None:
@@ -54,11 +54,11 @@ class RequestCache:
             self._db.close()
 
     @contextlib.contextmanager
-    def _explained(self):
+    def _as_failure(self):
         try:
             yield
         except (sqlite3.Error, json.JSONDecodeError) as error:
             raise Failure(
-                f"the request cache {self._path} cannot be used ({error}): move the file away, or free the disk; what "
-                "it held is asked again"
+                f"the request cache {self._path} cannot be used ({error}): move the file away, or free the disk; its "
+                "requests are then sent again"
             ) from error

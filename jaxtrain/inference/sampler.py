@@ -1,96 +1,61 @@
-"""A run's model compiled for drawing: prompts with their settings in, completions as text out."""
+"""A run's model compiled for sampling: prompts with their sampling parameters in, completions as text out."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from jaxtrain.data.chat import Template
-from jaxtrain.generate import engine, sampler, stop_strings
+from jaxtrain.generate import batch_sampler, stop_strings
+from jaxtrain.generate.batch_sampler import SampleRequest
+from jaxtrain.generate.engine import build_engine
 from jaxtrain.train import parallel
 from jaxtrain.types import LM, Params
 
-CHUNK = 4  # tokens drawn between two looks at a streamed answer
-
-
-class SampleRequest(NamedTuple):
-    """A prompt, and how its completions are drawn."""
-
-    ids: np.ndarray  # i32[n]
-    seeds: Sequence[int]  # u32, one a completion
-    limit: int  # most tokens of one
-    how: Mapping[str, float]  # columns of ops/sampling.py's HOW; all prompts of a call name the same
-    ends: Sequence[str] = ()  # texts before which one ends
+CHUNK = 4  # tokens between two parts of a streamed answer
 
 
 class SampledText(NamedTuple):
     text: str
     ids: list[int]
-    ended: bool  # by itself or at one of its texts, not by a limit
-    logp: float  # of its tokens, nats, under the distribution that they were drawn from
+    ended: bool  # by itself or at a stop, not by a limit
+    logp: float  # of its tokens, nats, under the distribution that they were sampled from
     score: float | None = None
 
 
 class TextSampler(NamedTuple):
-    draw: Callable[
-        [Sequence[SampleRequest]], list[SampledText]
-    ]  # those of a prompt together; each has as many seeds
+    sample: Callable[[Sequence[SampleRequest]], list[SampledText]]  # completions, those of a prompt together
     stream: Callable[
         [SampleRequest], Iterator[list[int]]
     ]  # new tokens of a single completion, a few at a time
 
 
 def text_sampler(
-    plan: parallel.Plan, model: LM, params: Params, template: Template, width: int, context: int
+    plan: parallel.Plan, model: LM, params: Params, template: Template, max_new: int, context: int
 ) -> TextSampler:
-    """Completions of at most `width` tokens, of prompts that leave room in the context; context 0: no bound."""
+    """A sampler of completions of at most `max_new` tokens, of prompts that leave room in the context; 0: no bound."""
     decode = decoder(template)
-    made = engine.engine(plan, model, end=template.end, width=width)
-    ready = made.ready(params, ())
+    engine = build_engine(plan, model, end=template.end, max_new=max_new)
+    ready = engine.ready(params, ())
 
-    def draw(wanted: Sequence[SampleRequest]) -> list[SampledText]:
-        told = engine.complete(made, ready, _batch(plan, wanted, width, context))
-        found, rows = [], [one for one in wanted for _ in one.seeds]
-        for one, tokens, logps, n in zip(rows, told.tokens, told.logps, told.lengths, strict=False):
-            ids = tokens[:n].tolist()
-            whole = stop_strings.upto(ids, one.ends, decode)
-            ids, text = ids[:whole], decode(ids)
-            ended = whole is not None or ids[-1:] == [template.end]
-            found.append(
-                SampledText(
-                    text[: stop_strings.first(text, one.ends)], ids, ended, float(logps[: len(ids)].sum())
-                )
-            )
-        return found
+    def sample(requests: Sequence[SampleRequest]) -> list[SampledText]:
+        size = batch_sampler.padded_rows(len(requests), plan.shards)
+        completions = batch_sampler.sample(engine, ready, requests, context=context, size=size)
+        per_completion = [request for request in requests for _ in request.seeds]
+        return [text_of(*pair) for pair in zip(per_completion, completions, strict=True)]
 
-    def stream(one: SampleRequest) -> Iterator[list[int]]:
-        batch = _batch(plan, [one], width, context)
-        return (
-            new[0] for new in engine.stream(made, ready, batch, chunk=CHUNK, ends=one.ends, decode=decode)
+    def text_of(request: SampleRequest, completion: batch_sampler.SampledIds) -> SampledText:
+        until = stop_strings.tokens_until_stop(completion.ids, request.stops, decode)
+        ids, text = completion.ids[:until], decode(completion.ids)
+        return SampledText(
+            text=text[: stop_strings.find_stop(text, request.stops)],
+            ids=ids,
+            ended=until is not None or ids[-1:] == [template.end],
+            logp=float(completion.logps[: len(ids)].sum()),
         )
 
-    return TextSampler(draw, stream)
+    def stream(request: SampleRequest) -> Iterator[list[int]]:
+        return batch_sampler.stream(engine, ready, request, context=context, decode=decode, chunk=CHUNK)
 
-
-def _batch(
-    plan: parallel.Plan, wanted: Sequence[SampleRequest], width: int, context: int
-) -> dict[str, np.ndarray]:
-    """This host's rows of a batch for the sampler, filled up so that few shapes are compiled."""
-    size = -(-(1 << (len(wanted) - 1).bit_length()) // plan.shards) * plan.shards
-    batch = sampler.prompts([one.ids for one in wanted], 0)
-    limits = np.minimum([one.limit for one in wanted], width)
-    batch |= {
-        "seed": np.array([one.seeds for one in wanted], np.uint32),
-        "limit": np.minimum(limits, context - batch["length"] if context else limits).astype(np.int32),
-    }
-    # What is added is of length 0, which the sampler leaves empty.
-    batch = {name: np.pad(x, [(0, size - len(x))] + [(0, 0)] * (x.ndim - 1)) for name, x in batch.items()}
-    columns = sampler.columns(size, wanted[0].how)
-    for i, one in enumerate(wanted):
-        for name, value in one.how.items():
-            columns[name][i] = value
-    here = plan.local_slice(size)
-    return {name: x[here] for name, x in (batch | columns).items()}
+    return TextSampler(sample, stream)
 
 
 def decoder(template: Template) -> Callable[[list[int]], str]:

@@ -22,8 +22,6 @@ from jaxtrain import config
 from jaxtrain import flags as command_line
 from jaxtrain.config import ConfigError
 from jaxtrain.data import chat
-from jaxtrain.data.tokenizer import ByteTokenizer
-from jaxtrain.generate import stop_strings
 from jaxtrain.inference import best_of
 from jaxtrain.inference import chat as inference_chat
 from jaxtrain.models import transformer
@@ -32,6 +30,7 @@ from jaxtrain.stages import init_from, weights
 from jaxtrain.train import parallel
 from jaxtrain.worlds.tinytown.judge import gold
 from tests.experiments.test_reward import FLAGS as REWARD
+from tests.inference.test_chat import assistant, chat_model, user
 from tests.runs import ROOT, call, jsonl, quick
 
 QUESTION = "How do I wash a bike?"
@@ -39,14 +38,14 @@ PLACES = 128  # of the forward pass that answers are checked against
 PROMPTS = "tinytown:prompts:test?held_out=12"
 
 
-def asked(town, *flags, name="sft"):
+def run_sample(town, *flags, name="sft"):
     """What the command prints, errors first."""
     with quick():
         return call("sample", f"--init_from={town / name}", town.cache, "--max_new=24", *flags)
 
 
 @functools.cache
-def opened(folder):
+def load(folder):
     """(tokenizer, log-probabilities of every next token by the forward pass of training) of a run."""
     start = init_from.load_run(str(folder))
     with quick():
@@ -70,7 +69,7 @@ def opened(folder):
 
 def greedy(town, messages, name="sft", most=24):
     """The likeliest answer, token by token."""
-    tokenizer, logps = opened(town / name)
+    tokenizer, logps = load(town / name)
     template = chat.load_template("auto" if tokenizer.chat_template else "none", tokenizer)
     ids, new = template.encode_prompt(messages).tolist(), []
     while len(new) < most and template.end not in new:
@@ -79,44 +78,36 @@ def greedy(town, messages, name="sft", most=24):
     return text.lstrip() if tokenizer.chat_template else text
 
 
-def user(text):
-    return {"role": "user", "content": text}
-
-
-def assistant(text):
-    return {"role": "assistant", "content": text}
-
-
 def read(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def test_a_prompt_is_answered_by_the_template_of_the_run(town):
-    said = asked(town, f"--prompt={QUESTION}", "--temperature=0")
-    assert said == greedy(town, [user(QUESTION)]) + "\n"
+    output = run_sample(town, f"--prompt={QUESTION}", "--temperature=0")
+    assert output == greedy(town, [user(QUESTION)]) + "\n"
     system = [{"role": "system", "content": "Be kind."}, user(QUESTION)]
     assert (
-        asked(town, f"--prompt={QUESTION}", "--temperature=0", "--system=Be kind.")
+        run_sample(town, f"--prompt={QUESTION}", "--temperature=0", "--system=Be kind.")
         == greedy(town, system) + "\n"
     )
 
 
 @pytest.mark.parametrize("narrow", ["--top_k=1", "--top_p=1e-6", "--min_p=1"])
 def test_what_leaves_the_likeliest_token_alone_is_greedy(town, narrow):
-    said = asked(town, f"--prompt={QUESTION}", narrow, "--temperature=1.5", "--max_new=8", "--seed=5")
-    assert said == greedy(town, [user(QUESTION)], most=8) + "\n"
+    output = run_sample(town, f"--prompt={QUESTION}", narrow, "--temperature=1.5", "--max_new=8", "--seed=5")
+    assert output == greedy(town, [user(QUESTION)], most=8) + "\n"
 
 
 def test_a_penalty_keeps_tokens_from_coming_again(town):
-    said = asked(town, f"--prompt={QUESTION}", "--repetition_penalty=1e6", "--temperature=0").strip()
-    tokenizer, _ = opened(town / "sft")
-    ids = [i for text in tokenizer.encode([f"Human: {QUESTION}", f" {said}"]) for i in set(text.tolist())]
-    assert len(set(ids)) == len(ids) and said != greedy(town, [user(QUESTION)])
+    output = run_sample(town, f"--prompt={QUESTION}", "--repetition_penalty=1e6", "--temperature=0").strip()
+    tokenizer, _ = load(town / "sft")
+    ids = [i for text in tokenizer.encode([f"Human: {QUESTION}", f" {output}"]) for i in set(text.tolist())]
+    assert len(set(ids)) == len(ids) and output != greedy(town, [user(QUESTION)])
 
 
 def test_a_run_without_a_template_goes_on_with_the_text(town):
     assert (
-        asked(town, "--prompt=What is", "--temperature=0", name="base")
+        run_sample(town, "--prompt=What is", "--temperature=0", name="base")
         == greedy(town, [user("What is")], "base") + "\n"
     )
 
@@ -128,153 +119,106 @@ class Screen(io.StringIO):
         return True
 
 
-def test_a_prompt_is_answered_as_it_comes_where_somebody_looks(town):
+def test_a_prompt_is_streamed_on_a_terminal(town):
     flags = [f"--init_from={town / 'sft'}", town.cache, "--max_new=24", f"--prompt={QUESTION}", "--seed=3"]
     with quick(), contextlib.redirect_stdout(Screen()) as screen:
         sample.main(command_line.from_flags(sample.Sample, flags))
-    whole = asked(town, f"--prompt={QUESTION}", "--seed=3").rstrip("\n")
+    whole = run_sample(town, f"--prompt={QUESTION}", "--seed=3").rstrip("\n")
     assert screen.getvalue() in (f"{whole} ⏎\n", f"{whole} …\n")
 
 
 def test_a_completion_ends_before_a_stop(town):
-    whole = asked(town, f"--prompt={QUESTION}", "--seed=3").strip()
+    whole = run_sample(town, f"--prompt={QUESTION}", "--seed=3").strip()
     stop = whole[4:6].replace(",", r"\,")
-    assert asked(town, f"--prompt={QUESTION}", "--seed=3", rf"--stop=\n\n\n,{stop}").rstrip("\n") == whole[:4]
+    assert (
+        run_sample(town, f"--prompt={QUESTION}", "--seed=3", rf"--stop=\n\n\n,{stop}").rstrip("\n")
+        == whole[:4]
+    )
 
 
 @pytest.fixture(scope="module")
-def drawn(town):
+def answered(town):
     """Three answers to each prompt, with their gold rewards."""
     out = town / "three.jsonl"
-    said = asked(town, f"--prompts={PROMPTS}", f"--out={out}", "--samples=3", "--reward=gold")
-    assert "36 to 12 distinct prompts" in said and not out.with_name("three.jsonl.part").exists()
+    output = run_sample(town, f"--prompts={PROMPTS}", f"--out={out}", "--samples=3", "--reward=gold")
+    assert "36 to 12 distinct prompts" in output and not out.with_name("three.jsonl.part").exists()
     return read(out)
 
 
-def test_a_data_set_is_answered_a_row_a_completion(town, drawn):
-    assert len(drawn) == 36 and [row["prompt"] for row in drawn[::3]] == [
-        row["prompt"] for row in drawn[2::3]
+def test_a_data_set_is_answered_a_row_a_completion(town, answered):
+    assert len(answered) == 36 and [row["prompt"] for row in answered[::3]] == [
+        row["prompt"] for row in answered[2::3]
     ]
-    for row in drawn:
+    for row in answered:
         assert row["score"] == pytest.approx(gold(row["prompt"], row["completion"]), abs=1e-6)
-    assert len({row["completion"] for row in drawn[:3]}) > 1
+    assert len({row["completion"] for row in answered[:3]}) > 1
 
 
-def test_a_row_has_the_log_probability_of_its_tokens(town, drawn):
+def test_a_row_has_the_log_probability_of_its_tokens(town, answered):
     flags = (f"--init_from={town / 'sft'}", town.cache, "--max_new=24", "--prompt=x", "--samples=3")
-    cfg, (_, logps) = command_line.from_flags(sample.Sample, list(flags)), opened(town / "sft")
+    cfg, (_, logps) = command_line.from_flags(sample.Sample, list(flags)), load(town / "sft")
     start = init_from.load_run(cfg.asked.init_from)
     with quick():
-        made = inference_chat.open_chat_model(cfg, start, chat.load_template("auto", start.tokenizer))
-        first = inference_chat.chat_prompt(made, [user(drawn[0]["prompt"])])
-        (found,) = inference_chat.answers(made, [first])
-    for row, new in zip(drawn, found, strict=False):
+        model = inference_chat.open_chat_model(cfg, start, chat.load_template("auto", start.tokenizer))
+        first = inference_chat.chat_prompt(model, [user(answered[0]["prompt"])])
+        (completions,) = inference_chat.answers(model, [first])
+    for row, new in zip(answered, completions, strict=False):
         assert (row["completion"], row["ended"]) == (new.text, new.ended)
         taken = logps([*first.ids, *new.ids])[len(first.ids) - 1 : -1][np.arange(len(new.ids)), new.ids]
         assert row["logp"] == pytest.approx(new.logp, abs=1e-3) == pytest.approx(taken.sum(), abs=2e-3)
 
 
-def test_the_best_is_the_one_of_these_completions_with_the_highest_score(town, drawn, monkeypatch):
-    """Also drawn in other groups: a completion depends on the seed, its prompt and its place alone."""
+def test_the_best_is_the_one_of_these_completions_with_the_highest_score(town, answered, monkeypatch):
+    """Also sampled in other groups: a completion depends on the seed, its prompt and its place alone."""
     monkeypatch.setattr(inference_chat, "AT_ONCE", 12)
     out = town / "best.jsonl"
-    said = asked(town, f"--prompts={PROMPTS}", f"--out={out}", "--best_of=3", "--reward=gold")
-    chosen = best_of.best_of(np.array([row["score"] for row in drawn]).reshape(-1, 3))
-    wanted = [drawn[3 * i + best] for i, best in enumerate(chosen)]
+    output = run_sample(town, f"--prompts={PROMPTS}", f"--out={out}", "--best_of=3", "--reward=gold")
+    chosen = best_of.best_of(np.array([row["score"] for row in answered]).reshape(-1, 3))
+    wanted = [answered[3 * i + best] for i, best in enumerate(chosen)]
     found = read(out)
     assert [{**row, "logp": 0} for row in found] == [{**row, "logp": 0} for row in wanted]
     np.testing.assert_allclose([row["logp"] for row in found], [row["logp"] for row in wanted], atol=1e-3)
-    assert f"at most {best_of.kl(3):.2f} nats" in said
+    assert f"at most {best_of.kl(3):.2f} nats" in output
 
 
 def test_a_reward_model_chooses_too(town):
     town.run("reward", "rm", *REWARD)
     flags = (f"--prompt={QUESTION}", f"--reward_model={town / 'rm'}", "--temperature=1.5")
-    several = asked(town, *flags, "--samples=3")
+    several = run_sample(town, *flags, "--samples=3")
     scores = [float(line.rpartition("score ")[2]) for line in several.splitlines() if "score " in line]
     assert len(scores) == 3 and len(set(scores)) > 1
-    assert f"score  {max(scores):.4f}" in asked(town, *flags, "--best_of=3")
+    assert f"score  {max(scores):.4f}" in run_sample(town, *flags, "--best_of=3")
 
 
 def test_answers_are_records_that_other_stages_read(town):
     out, source = town / "turns.jsonl", town / "asked.jsonl"
     talk = [user("Hello."), assistant("Hello."), user(QUESTION)]
     data = jsonl(source, [{"prompt": QUESTION}, {"prompt": talk}])
-    asked(town, f"--prompts={data}", f"--out={out}", "--temperature=0")
+    run_sample(town, f"--prompts={data}", f"--out={out}", "--temperature=0")
     rows = read(out)
     assert [row["prompt"] for row in rows] == [QUESTION, talk]
     assert [row["completion"] for row in rows] == [greedy(town, [user(QUESTION)]), greedy(town, talk)]
 
 
-def chatted(town, text, monkeypatch, *flags, name="sft"):
+def run_chat(town, text, monkeypatch, *flags, name="sft"):
     monkeypatch.setattr(sys, "stdin", io.StringIO(text))
-    return asked(town, "--temperature=0", "--max_new=12", *flags, name=name)
+    return run_sample(town, "--temperature=0", "--max_new=12", *flags, name=name)
 
 
-def test_a_conversation_is_kept_until_it_is_reset(town, monkeypatch):
+def test_a_conversation_goes_on_until_it_is_reset(town, monkeypatch):
     first = greedy(town, [user(QUESTION)], most=12)
     second = greedy(town, [user(QUESTION), assistant(first), user("What is 3 + 4?")], most=12)
-    lines = [QUESTION, "", "What is 3 + 4?", "/what", "/reset", QUESTION, "/quit", "never asked"]
-    said = chatted(town, "\n".join(lines), monkeypatch)
-    wanted = [first, second, "no command /what: /reset begins anew, /quit or Ctrl-D ends",
-              "the conversation begins anew", first]  # fmt: skip
-    assert said.endswith("\n".join(wanted) + "\n") and "never" not in said
+    lines = [QUESTION, "", "What is 3 + 4?", "/what", "/reset", QUESTION, "/quit", "never read"]
+    output = run_chat(town, "\n".join(lines), monkeypatch)
+    wanted = [first, second, "no command /what: /reset starts a new conversation, /quit or Ctrl-D ends",
+              "a new conversation", first]  # fmt: skip
+    assert output.endswith("\n".join(wanted) + "\n") and "never" not in output
 
 
 def test_without_a_template_each_line_is_a_text_of_its_own(town, monkeypatch):
-    said = chatted(town, "What is\nWhat is\n", monkeypatch, name="base")
+    output = run_chat(town, "What is\nWhat is\n", monkeypatch, name="base")
     text = greedy(town, [user("What is")], "base", most=12)
-    assert said.endswith(f"{text}\n{text}\n") and "each line is continued as text" in said
-
-
-def voice(context, max_new=8, template="plain"):
-    """What the conversation's rules see of a run."""
-    cfg = SimpleNamespace(
-        asked=sample.SamplePrompts(), drawing=sample.SampleSampling(max_new=max_new), chosen=sample.BestOf()
-    )
-    made = chat.load_template(template, ByteTokenizer())
-    rest = dict.fromkeys(inference_chat.ChatModel._fields)
-    return inference_chat.ChatModel(**{**rest, "cfg": cfg, "template": made, "context": context})
-
-
-def test_a_full_context_drops_the_oldest_exchanges():
-    said = [turn for i in range(4) for turn in (user(f"question {i}"), assistant(f"answer {i}"))]
-    said.append(user("the last"))
-    sizes = [len(voice(0).template.encode_prompt(said[start:])) for start in range(0, 9, 2)]
-    for context, dropped in ((sizes[0] + 8, 0), (sizes[0] + 7, 2), (sizes[2] + 9, 4), (sizes[4] + 1, 8)):
-        asked, found = inference_chat.fit_conversation(voice(context), said)
-        assert found == dropped and list(asked.messages) == said[dropped:], context
-        assert len(asked.ids) == sizes[dropped // 2]
-    assert inference_chat.fit_conversation(voice(0), said)[1] == 0
-    with pytest.raises(
-        ConfigError, match=f"the last turn: {sizes[4]} tokens leave no room .* context of {sizes[4]}"
-    ):
-        inference_chat.fit_conversation(voice(sizes[4]), said)
-
-
-@pytest.mark.parametrize("ends", [(), ("wörld",), ("\n", "ö w"), ("zz", "h", "lo w")])
-def test_streamed_text_is_the_whole_text_up_to_a_stop(ends):
-    """However the tokens, here bytes, come in chunks: no half of a character, nothing of a stop."""
-    tokenizer, rng = ByteTokenizer(), np.random.default_rng(0)
-    text = "öh hellö wörld ☃ and\na snow☃"
-    ids = tokenizer.encode([text])[0].tolist()
-    wanted = min((text[: text.index(stop)] for stop in ends if stop in text), key=len, default=text)
-    for _ in range(50):
-        cuts = np.sort(rng.integers(0, len(ids) + 1, rng.integers(0, 12)))
-        chunks = [part.tolist() for part in np.split(np.array(ids), cuts)]
-        parts = list(inference_chat.text_pieces(chunks, tokenizer.decode, ends))
-        assert "".join(parts) == wanted and stop_strings.UNKNOWN not in "".join(parts)
-    assert len(list(inference_chat.text_pieces([[i] for i in ids], tokenizer.decode, ()))) > 20, (
-        "it comes as soon as it can"
-    )
-
-
-def test_a_cut_character_is_shown_at_the_end():
-    tokenizer = ByteTokenizer()
-    ids = tokenizer.encode(["a☃"])[0].tolist()
-    assert "".join(inference_chat.text_pieces([ids[:2], ids[2:3]], tokenizer.decode, ())) == tokenizer.decode(
-        ids[:3]
-    )
+    assert output.endswith(f"{text}\n{text}\n") and "each line is continued as text" in output
 
 
 def test_stops_are_split_at_commas():
@@ -292,7 +236,7 @@ class Terminal:
 
     def __init__(self, town, *flags):
         self.master, slave = pty.openpty()
-        made = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true", "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "1"}
+        env = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true", "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "1"}
         command = [
             sys.executable,
             "-P",
@@ -303,19 +247,19 @@ class Terminal:
             *flags,
         ]
         self.process = subprocess.Popen(
-            command, stdin=slave, stdout=slave, stderr=slave, env={**os.environ, **made}, start_new_session=True,
+            command, stdin=slave, stdout=slave, stderr=slave, env={**os.environ, **env}, start_new_session=True,
         )  # fmt: skip
         os.close(slave)
-        self.said, self.decoder = "", codecs.getincrementaldecoder("utf-8")()
+        self.output, self.decoder = "", codecs.getincrementaldecoder("utf-8")()
 
     def until(self, text, seconds=60):
         """What is shown up to `text`."""
         end = time.monotonic() + seconds
-        while text not in self.said:
-            assert time.monotonic() < end and self.process.poll() is None, self.said
+        while text not in self.output:
+            assert time.monotonic() < end and self.process.poll() is None, self.output
             if select.select([self.master], [], [], 0.2)[0]:
-                self.said += self.decoder.decode(os.read(self.master, 4096))
-        before, _, self.said = self.said.partition(text)
+                self.output += self.decoder.decode(os.read(self.master, 4096))
+        before, _, self.output = self.output.partition(text)
         return before
 
     def type(self, text):
@@ -374,12 +318,12 @@ def test_files_that_are_there_are_not_written_over(town, tmp_path):
     out = tmp_path / "a.jsonl"
     out.write_text("kept\n")
     with pytest.raises(ConfigError, match=r"a\.jsonl: it is there already; name a new file"):
-        asked(town, f"--prompts={PROMPTS}", f"--out={out}")
+        run_sample(town, f"--prompts={PROMPTS}", f"--out={out}")
     assert out.read_text() == "kept\n"
 
 
 def test_prompts_that_leave_no_room_are_named(tmp_path):
-    small = voice(context=64)
+    small = chat_model(context=64)
     long = inference_chat.chat_prompt(small, [user("word " * 20)])
     with pytest.raises(
         ConfigError, match=r"--prompt: 1.. tokens leave no room for an answer in a context of 64"
@@ -403,12 +347,12 @@ def test_rewards_and_templates_that_do_not_fit_are_refused(town):
     town.run("reward", "rm", *REWARD)
     prompt = f"--prompt={QUESTION}"
     with pytest.raises(ConfigError, match="a reward model; name the run of a language model"):
-        asked(town, prompt, name="rm")
+        run_sample(town, prompt, name="rm")
     with pytest.raises(ConfigError, match="a run of sft; name one of"):
-        asked(town, prompt, f"--reward_model={town / 'sft'}")
+        run_sample(town, prompt, f"--reward_model={town / 'sft'}")
     with pytest.raises(ConfigError, match="no module nowhere"):
-        asked(town, prompt, "--reward=nowhere:f")
+        run_sample(town, prompt, "--reward=nowhere:f")
     with pytest.raises(ConfigError, match="--system: there is no chat template"):
-        asked(town, prompt, "--system=Be kind.", name="base")
+        run_sample(town, prompt, "--system=Be kind.", name="base")
     with pytest.raises(ConfigError, match="--template=nowhere: no such file"):
-        asked(town, prompt, "--template=nowhere")
+        run_sample(town, prompt, "--template=nowhere")

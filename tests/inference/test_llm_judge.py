@@ -5,11 +5,11 @@ import math
 import pytest
 
 from jaxtrain.inference import llm_judge
-from jaxtrain.inference.llm import LLM, Completion, TokenLogprob, Usage, user
+from jaxtrain.inference.llm import LLM, Completion, TokenLogprob, Usage, user_messages
 from jaxtrain.inference.llm_judge import JudgeCase, JudgeConfig, JudgePair
 from jaxtrain.rewards import functions
 
-ASKED = user("What is 2 + 3?")
+ASKED = user_messages("What is 2 + 3?")
 
 
 class Model:
@@ -35,7 +35,7 @@ class Model:
 def test_a_score_is_asked_for_with_the_rubric_and_read_from_the_last_line():
     model = Model(lambda text, n: "Fine.\n\n**Score: 8**\n" if "Five" in text else "Score: 2.")
     found = model.judge(rubric="Be right.").score([JudgeCase(ASKED, "Five."), JudgeCase(ASKED, "{Six}.")], 7)
-    assert found.values == [8.0, 2.0] and found.told == {"questions": 2, "malformed": 0, "unanswered": 0}
+    assert found.values == [8.0, 2.0] and found.counts == {"questions": 2, "malformed": 0, "unanswered": 0}
     text = model.asks[1].messages[-1]["content"]
     assert "Be right." in text and "User: What is 2 + 3?" in text and "{Six}." in text
     assert len({ask.seed for ask in model.asks}) == 2 and {ask.temperature for ask in model.asks} == {0.0}
@@ -57,11 +57,11 @@ MALFORMED = [
 def test_what_is_malformed_is_asked_again_and_counted(text):
     model = Model(lambda asked, n: text if n < 2 else "Score: 5")
     found = model.judge().score([JudgeCase(ASKED, "Five.")], 0)
-    assert found.values == [5.0] and found.told["malformed"] == 2
+    assert found.values == [5.0] and found.counts["malformed"] == 2
     assert len({ask.seed for ask in model.asks}) == 3 and model.asks[1].temperature > 0
     never = Model(lambda asked, n: text)
     found = never.judge().score([JudgeCase(ASKED, "Five.")], 0)
-    assert found.values == [None] and found.told == {"questions": 1, "malformed": 3, "unanswered": 1}
+    assert found.values == [None] and found.counts == {"questions": 1, "malformed": 3, "unanswered": 1}
 
 
 def test_the_median_of_the_votes_counts_and_only_missing_votes_are_asked_again():
@@ -81,14 +81,14 @@ def prefers(text, best):
 def test_both_orders_are_asked():
     model = Model(lambda text, n: prefers(text, "Five"))
     found = model.judge().compare([JudgePair(ASKED, "Five.", "Six."), JudgePair(ASKED, "Seven.", "Five.")], 0)
-    assert found.values == [1.0, 0.0] and found.told["flip_rate"] == 0 == found.told["position_bias"]
+    assert found.values == [1.0, 0.0] and found.counts["flip_rate"] == 0 == found.counts["position_bias"]
     assert len(model.asks) == 4
 
 
 def test_a_model_that_likes_what_it_sees_first_has_a_bias_of_a_half_and_decides_nothing():
     found = Model(lambda text, n: "Verdict: A").judge().compare([JudgePair(ASKED, "Five.", "Six.")] * 3, 0)
     assert found.values == [0.5] * 3
-    assert found.told == {
+    assert found.counts == {
         "questions": 6,
         "malformed": 0,
         "unanswered": 0,
@@ -129,7 +129,7 @@ def test_log_probabilities_make_a_soft_verdict():
     model = Model(lambda text, n: Completion("Well. Verdict:  A".replace(". ", ".\n"), "stop", sure))
     found = model.judge(top_logprobs=5).compare([JudgePair(ASKED, "Five.", "Six.")], 0)
     assert found.values == [pytest.approx((soft + 1 - soft) / 2)]
-    assert found.told["position_bias"] == pytest.approx(soft - 0.5) and model.asks[0].top_logprobs == 5
+    assert found.counts["position_bias"] == pytest.approx(soft - 0.5) and model.asks[0].top_logprobs == 5
 
 
 def test_log_probabilities_make_an_expected_score():
@@ -142,15 +142,19 @@ def test_log_probabilities_make_an_expected_score():
 def test_the_worlds_judge_is_a_judge_of_its_own_questions_only():
     gold = llm_judge.reward_judge(functions.resolve("gold"))
     right, wrong = "5.", "6."
-    cases = [JudgeCase(ASKED, right), JudgeCase(user("Who are you?"), right), JudgeCase(ASKED, wrong)]
+    cases = [
+        JudgeCase(ASKED, right),
+        JudgeCase(user_messages("Who are you?"), right),
+        JudgeCase(ASKED, wrong),
+    ]
     found = gold.score(cases, 0)
     assert found.values[0] > found.values[2] and found.values[1] is None
-    assert found.told == {"questions": 3, "unanswered": 1}
+    assert found.counts == {"questions": 3, "unanswered": 1}
     pairs = [JudgePair(ASKED, right, wrong), JudgePair(ASKED, wrong, right), JudgePair(ASKED, right, right)]
     assert gold.compare(pairs, 0).values == [1.0, 0.0, 0.5]
-    assert gold.score([], 0).values == [] and gold.compare([JudgePair(user("Who?"), "a", "b")], 0).values == [
-        None
-    ]
+    assert gold.score([], 0).values == [] and gold.compare(
+        [JudgePair(user_messages("Who?"), "a", "b")], 0
+    ).values == [None]
 
 
 def test_a_function_is_a_judge_and_sees_the_record():
