@@ -36,16 +36,16 @@ class DistillLoss(config.Group):
         for name in ("hard_weight", "on_policy", "jsd_beta"):
             if getattr(self, name) > 1:
                 raise config.ConfigError(f"--{name}={getattr(self, name)}: a share, at most 1")
-        told = self.told()
-        if told and self.soft_temperature != 1:
+        stored = self.stored_logprobs()
+        if stored and self.soft_temperature != 1:
             raise config.ConfigError(
                 "--soft_temperature: stored log-probabilities are at temperature 1; leave it at 1"
             )
-        if told and self.teacher_topk:
+        if stored and self.teacher_topk:
             raise config.ConfigError(
                 f"--teacher_topk: --teacher={self.teacher} gives what it gives; leave it out"
             )
-        if self.on_policy and (told or self.teacher_topk):
+        if self.on_policy and (stored or self.teacher_topk):
             raise config.ConfigError(
                 "--on_policy: the student's own completions need a teacher beside it at every step, a run or hf:DIR, "
                 "without --teacher_topk"
@@ -68,8 +68,8 @@ class DistillLoss(config.Group):
         """Whether the teacher is an HTTP endpoint."""
         return is_url(self.teacher)
 
-    def told(self) -> bool:
-        """Whether the teacher is known by stored completions alone."""
+    def stored_logprobs(self) -> bool:
+        """Whether the teacher's log-probabilities come with stored completions alone."""
         return self.remote() or self.teacher == DATA
 
 
@@ -111,26 +111,26 @@ def main(cfg: Distill) -> None:
     start, origin = distillation_teacher.student_init(cfg, start)
     with stages.open(cfg, "distill", start=start) as stage:
         teacher = distillation_teacher.load(cfg, origin, stage.plan, stage.path)
-        lesson = data.prepare(cfg, teacher, stage.template, stage.plan, stage.path)
-        session = stage.session(lesson.data.tokenizer, lesson.data.fingerprints)
+        prepared = data.prepare(cfg, teacher, stage.template, stage.plan, stage.path)
+        session = stage.session(prepared.data.tokenizer, prepared.data.fingerprints)
         settings = DistillSettings(
             cfg.loss.divergence, cfg.loss.jsd_beta, cfg.loss.soft_temperature, cfg.loss.hard_weight
         )
-        beside = teacher if lesson.live else None
+        beside = teacher if prepared.live else None
         objective = functools.partial(distill, model=session.model, teacher=beside and beside.model)
         frozen = beside.params if beside else ()
         training = trainer.Stage(
             objective=functools.partial(objective, settings=settings),
-            next_batch=data.batches(cfg, session, lesson, stage.template),
-            table=lesson.table,
-            decode=lesson.data.tokenizer.decode,
+            next_batch=data.batches(cfg, session, prepared, stage.template),
+            table=prepared.table,
+            decode=prepared.data.tokenizer.decode,
             tokens=cfg.data.batch_size * cfg.data.seq_len,
             # Whatever is trained on, runs compare by KL(teacher ‖ student) at temperature 1.
             score=trainer.evaluate_fn(
-                session, functools.partial(objective, settings=DistillSettings()), lesson.data.eval,
+                session, functools.partial(objective, settings=DistillSettings()), prepared.data.eval,
                 cfg.run.eval_batches, frozen=frozen,
             ),
-            sample=eval_prompts.eval_sampler(session, cfg, stage.template, lesson.data.tokenizer.decode),
+            sample=eval_prompts.eval_sampler(session, cfg, stage.template, prepared.data.tokenizer.decode),
             expect=distillation_teacher.expected_at_start(start, origin, cfg),
             frozen=frozen,
         )  # fmt: skip

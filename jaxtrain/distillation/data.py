@@ -1,8 +1,8 @@
-"""What a student learns on: the data, the teacher's words, or its own. Imported once the flags are checked."""
+"""The student's training data: a data set, the teacher's completions, or its own. Imported after the flags' check."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,9 +12,10 @@ from jaxtrain.data.chat import Template
 from jaxtrain.data.pipeline import DataPipeline
 from jaxtrain.data.preferences import alternatives
 from jaxtrain.data.prompts import Prompt
-from jaxtrain.distillation import logprob_data
-from jaxtrain.distillation import teacher as distillation_teacher
-from jaxtrain.distillation.teacher import COLUMNS, Teacher
+from jaxtrain.distillation import logprob_data, teacher_completions, topk_cache
+from jaxtrain.distillation.config import DistillConfig
+from jaxtrain.distillation.teacher import Teacher
+from jaxtrain.distillation.topk_cache import COLUMNS
 from jaxtrain.models import transformer
 from jaxtrain.rl import rollouts, scoring
 from jaxtrain.stages import sampling
@@ -24,62 +25,56 @@ from jaxtrain.types import TrainState
 
 
 class DistillationBatches(NamedTuple):
-    """What the student learns on."""
+    """The student's training data, prepared."""
 
     data: DataPipeline
-    asked: list[Prompt]  # prompts that the student answers itself
-    live: bool  # the teacher stands beside the student; else the batches have what it said
+    prompts: list[Prompt]  # for the student's own completions
+    live: bool  # the teacher is loaded beside the student; else the batches have its log-probabilities
     table: list[tuple[str, str]]
 
 
 def prepare(
-    cfg: Any, teacher: Teacher | None, template: Template, plan: parallel.Plan, path: Path
+    cfg: DistillConfig, teacher: Teacher | None, template: Template, plan: parallel.Plan, path: Path
 ) -> DistillationBatches:
-    """Reads the data, or has the teacher write it."""
-    how = {
+    """The data, read, or written by the teacher and then read."""
+    options = {
         "seed": cfg.run.seed, "tokenizer": template.tokenizer, "template": template, "process": plan.process
     }  # fmt: skip
     if teacher is None:
-        reading, table = (
-            distillation_teacher.teacher_prompts(cfg, template, plan, path)
-            if cfg.loss.remote()
-            else (cfg.data, [])
-        )
-        data = logprob_data.prepare(reading, **how)
+        reading, table = cfg.data, []
+        if cfg.loss.remote():
+            reading, table = teacher_completions.request_completions(cfg, template, plan, path)
+        data = logprob_data.prepare(reading, **options)
         return DistillationBatches(data, [], False, [*table, *data.table])
     table = [("teacher", f"{teacher.text}, {transformer.parameters(teacher.start.arch):,} parameters")]
-    asked: list[Prompt] = []
+    own: list[Prompt] = []
     if cfg.loss.on_policy:
-        asked, lost = scoring.fitting_prompts(
+        own, lines = scoring.fitting_prompts(
             prompts.read_prompts(cfg.data.data, cfg.data, template, flag="data", train=True),
             cfg,
             template.tokenizer.bos,
         )
-        table += [("prompts", f"{len(asked):,} of {cfg.data.data}"), *(("prompts", line) for line in lost)]
+        table += [("prompts", f"{len(own):,} of {cfg.data.data}"), *(("prompts", line) for line in lines)]
         table.append(("on policy", f"{cfg.loss.on_policy:.0%} of the batches, as the student is then"))
-    reading, how_drawn = cfg.data, cfg.loss.completions
-    writes = how_drawn == "teacher" or (how_drawn == "auto" and _prompts_alone(cfg.data))
-    cfg.loss.require_drawing(writes, writes or cfg.loss.on_policy > 0)
-    if writes:
-        reading, told = distillation_teacher.write_completions(cfg, teacher, template, plan, path)
-        table += told
-    if cfg.loss.teacher_topk:
-        data = dialogs.prepare(
-            reading, **how, beside=lambda rows: distillation_teacher.cached_topk(cfg, teacher, plan, rows)
-        )
-        table.append(
-            (
-                "top-k",
-                f"{cfg.loss.teacher_topk} tokens a position, from {distillation_teacher.cache_folder(cfg)}",
-            )
-        )
-        return DistillationBatches(data, asked, False, [*table, *data.table])
-    data = dialogs.prepare(reading, **how)
-    return DistillationBatches(data, asked, True, [*table, *data.table])
+    reading, completions = cfg.data, cfg.loss.completions
+    by_teacher = completions == "teacher" or (completions == "auto" and _prompts_alone(cfg.data))
+    cfg.loss.require_drawing(by_teacher, by_teacher or cfg.loss.on_policy > 0)
+    if by_teacher:
+        reading, lines = teacher_completions.write_completions(cfg, teacher, template, plan, path)
+        table += lines
+    if not cfg.loss.teacher_topk:
+        data = dialogs.prepare(reading, **options)
+        return DistillationBatches(data, own, True, [*table, *data.table])
+    data = dialogs.prepare(
+        reading, **options, beside=lambda rows: topk_cache.cached_topk(cfg, teacher, plan, rows)
+    )
+    folder = topk_cache.cache_folder(cfg)
+    table.append(("top-k", f"{cfg.loss.teacher_topk} tokens a position, from {folder}"))
+    return DistillationBatches(data, own, False, [*table, *data.table])
 
 
 def _prompts_alone(data: config.Dialogs) -> bool:
-    """Whether the records of --data have nothing to learn from but prompts."""
+    """Whether the records of --data have prompts alone."""
     source = source_spec.parse(data.data)[0]
     first = sources.train_and_held_out(source, data, None)[0].many([0])[0]
     known = record_formats.chat(sources.text_field(source, data))
@@ -87,51 +82,53 @@ def _prompts_alone(data: config.Dialogs) -> bool:
 
 
 def batches(
-    cfg: Any, session: Session, lesson: DistillationBatches, template: Template
+    cfg: DistillConfig, session: Session, prepared: DistillationBatches, template: Template
 ) -> Callable[[int], loop.NextBatch]:
-    """Batches of the data, and with --on_policy those that the student writes, which batch is told by its number."""
-    extra = () if lesson.live else ("teacher_ids", "teacher_logps")
+    """Batches of the data, and with --on_policy of the student's completions; a batch's number says which."""
+    extra = () if prepared.live else ("teacher_ids", "teacher_logps")
     B, share = cfg.data.batch_size, cfg.loss.on_policy
-    here = session.plan.local_slice(B)
-    written = _own(cfg, session, lesson, template) if share else None
+    local = session.plan.local_slice(B)
+    student_rows = _student_rows_fn(cfg, session, prepared.prompts, template) if share else None
 
-    def on_policy(step: int) -> bool:
+    def is_on_policy(step: int) -> bool:
         return np.random.default_rng((cfg.run.seed, 4, step)).random() < share
 
-    def begin_at(first: int) -> loop.NextBatch:
-        step, stream = first, lesson.data.train.iterate(first)
+    def batches_from(first: int) -> loop.NextBatch:
+        step, stream = first, prepared.data.train.iterate(first)
 
         def next_batch(state: TrainState) -> dict[str, np.ndarray]:
             nonlocal step
-            own = bool(share) and on_policy(step)
+            on_policy = bool(share) and is_on_policy(step)
             batch = next(stream)
-            if own:
-                made = written(state, step)
-                batch = batch | {name: made[name][here] for name in COLUMNS}
+            if on_policy:
+                rows = student_rows(state, step)
+                batch = batch | {name: rows[name][local] for name in COLUMNS}
             step += 1
-            found = {name: batch[name] for name in (*COLUMNS, "row", *extra)}
-            flag = {"on_policy": np.full(len(found["row"]), own, np.float32)} if share else {}
-            return found | flag
+            columns = {name: batch[name] for name in (*COLUMNS, "row", *extra)}
+            flag = {"on_policy": np.full(len(columns["row"]), on_policy, np.float32)} if share else {}
+            return columns | flag
 
         return next_batch
 
-    return begin_at
+    return batches_from
 
 
-def _own(
-    cfg: Any, session: Session, lesson: DistillationBatches, template: Template
+def _student_rows_fn(
+    cfg: DistillConfig, session: Session, own: list[Prompt], template: Template
 ) -> Callable[[TrainState, int], Mapping[str, np.ndarray]]:
-    """(state, step) -> rows [B, T] of the student's completions; a step takes the next prompts."""
+    """A function (state, step) -> rows [B, T] of the student's completions; a step takes the next prompts."""
     B, T = cfg.data.batch_size, cfg.data.seq_len
-    draw = sampling.token_sampler(
+    sample = sampling.token_sampler(
         session, template.end, max_new=cfg.samples.max_new, temperature=cfg.loss.draw_temperature
     )
 
-    def written(state: TrainState, step: int) -> Mapping[str, np.ndarray]:
-        asked = [lesson.asked[i] for i in rollouts.prompt_order(len(lesson.asked), cfg.run.seed, step * B, B)]
+    def rows(state: TrainState, step: int) -> Mapping[str, np.ndarray]:
+        batch = [own[i] for i in rollouts.prompt_order(len(own), cfg.run.seed, step * B, B)]
         seed = int(np.random.SeedSequence((cfg.run.seed, 5, step)).generate_state(1)[0])
-        found = draw(state.params, session.base, [one.ids.tolist() for one in asked], seed)
-        pairs = [(one.ids, np.array(new.ids, np.int32)) for one, new in zip(asked, found, strict=True)]
+        completions = sample(state.params, session.base, [one.ids.tolist() for one in batch], seed)
+        pairs = [
+            (prompt.ids, np.array(one.ids, np.int32)) for prompt, one in zip(batch, completions, strict=True)
+        ]
         return alternatives(pairs, B, T, template.tokenizer.pad)
 
-    return written
+    return rows

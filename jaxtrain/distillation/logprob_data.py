@@ -1,8 +1,8 @@
-"""Completions that a server kept with what their model thought of each token, as rows to distil from.
+"""Stored completions with their model's log-probabilities of each token, as rows to distil from.
 
-A record is OpenAI's chat.completion object with the conversation that was asked, under `input`, `messages` or
+A record is OpenAI's chat.completion object with the conversation of the request, under `input`, `messages` or
 `request.messages`. Its tokens are the teacher's; where the student's tokenizer cuts the text at the same bytes, the
-student learns their distribution, elsewhere the token as it is.
+student is trained on their distribution, elsewhere on the token as it is.
 """
 
 from collections import Counter
@@ -13,8 +13,8 @@ import numpy as np
 
 from jaxtrain.config import ConfigError, Dialogs
 from jaxtrain.data import completions_db, dialogs, pipeline, source_spec, summary
-from jaxtrain.data.chat import Template
 from jaxtrain.data.bad_records import Skips
+from jaxtrain.data.chat import Template
 from jaxtrain.data.mlm_fim import Row
 from jaxtrain.data.pipeline import DataPipeline, Stream
 from jaxtrain.data.preferences import alternatives
@@ -26,19 +26,19 @@ from jaxtrain.files import cache
 MOST = 21  # alternatives of a token: the API gives 20 at most, and the token itself
 BLANK = -np.inf
 
-_SAID = {
+_LINES = {
     "length": "{:,} completions cut off by their limit left out",
     "bare": "{:,} completions without log-probabilities left out",
-    "torn": "{:,} completions whose tokens are no UTF-8, so that their text is not what was said, left out",
+    "torn": "{:,} completions whose tokens are no UTF-8, so that their text is not what was sampled, left out",
     "long": "{:,} conversations that do not fit --seq_len left out",
     "shortened": "{:,} prompts lost their beginning",
-    "cut elsewhere": "{:,} tokens are cut elsewhere than the teacher's, and learnt as they are",
-    "unheard": "{:,} ends or other tokens that the teacher gave no word of, learnt as they are",
+    "cut elsewhere": "{:,} tokens are cut elsewhere than the teacher's, and trained on as they are",
+    "no logprobs": "{:,} ends or other tokens without the teacher's log-probabilities, trained on as they are",
 }
 
 
 class LogprobRecords(NamedTuple):
-    """A completion with what its teacher thought of its tokens."""
+    """A completion with its teacher's log-probabilities."""
 
     prompt: np.ndarray  # i32[p]
     completion: np.ndarray  # i32[n]
@@ -47,12 +47,12 @@ class LogprobRecords(NamedTuple):
 
 
 def question(record: dict[str, Any]) -> tuple[Message, ...]:
-    """The conversation that was asked; raises Bad."""
+    """The conversation of a record's request. Raises BadRecord where it has none."""
     return messages_of(completions_db.question(record), "input")
 
 
 class LogprobReader:
-    """Reads records for one tokenizer."""
+    """A reader of stored completions for one tokenizer, which counts what it leaves out."""
 
     def __init__(self, template: Template, T: int, shorten: bool = True):
         self.template, self._T, self._shorten, self.counts = template, T, shorten, Counter[str]()
@@ -61,11 +61,11 @@ class LogprobReader:
         self._by_bytes = {piece: i for i, piece in enumerate(tokenizer.pieces) if piece}
 
     def read(self, record: dict[str, Any]) -> Iterator[LogprobRecords]:
-        """Each choice that can be learnt from. Raises Bad for a record that is none of a completion."""
+        """Each choice that can be trained on. Raises BadRecord for a record that is no stored completion."""
         choices = record.get("choices")
         if not isinstance(choices, list) or not choices:
             raise BadRecord("no choices: it is not a stored completion")
-        asked = question(record)
+        messages = question(record)
         for choice in choices:
             if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
                 raise BadRecord("no message: a choice of it has none")
@@ -78,15 +78,15 @@ class LogprobReader:
                 self.counts["bare"] += 1
                 continue
             text = text_of(choice["message"].get("content"), "content of a choice")
-            if (made := self._row(asked, text, content)) is not None:
-                yield made
+            if (row := self._row(messages, text, content)) is not None:
+                yield row
 
-    def _row(self, asked: tuple[Message, ...], text: str, content: Sequence[Any]) -> LogprobRecords | None:
-        theirs = self._spans(text, content)
-        if theirs is None:
+    def _row(self, messages: tuple[Message, ...], text: str, content: Sequence[Any]) -> LogprobRecords | None:
+        spans = self._spans(text, content)
+        if spans is None:
             self.counts["torn"] += 1
             return None
-        prompt, (completion,), _ = self.template.encode_completions(asked, [text])
+        prompt, (completion,), _ = self.template.encode_completions(messages, [text])
         room = self._T - len(completion)
         fitting = prompt if len(prompt) <= room else None
         if fitting is None and self._shorten and room > 0:
@@ -101,14 +101,14 @@ class LogprobReader:
         for i, token in enumerate(completion):
             span = (start, start + int(self._sizes[token]))
             start = span[1]
-            entry = theirs.get(span)
+            entry = spans.get(span)
             if entry is None or (span[0] == span[1] and self._id(entry) != token):
-                self.counts["unheard" if span[0] == span[1] else "cut elsewhere"] += 1
+                self.counts["no logprobs" if span[0] == span[1] else "cut elsewhere"] += 1
                 continue
-            found = self._alternatives(entry, int(token))
-            ids[i, : len(found)] = list(found)
-            logps[i, : len(found)] = list(found.values())
-            self.counts["heard"] += 1
+            likeliest = self._alternatives(entry, int(token))
+            ids[i, : len(likeliest)] = list(likeliest)
+            logps[i, : len(likeliest)] = list(likeliest.values())
+            self.counts["with logprobs"] += 1
         return LogprobRecords(fitting, completion, ids, logps)
 
     def _lead(self, completion: np.ndarray, text: str) -> int:
@@ -118,56 +118,58 @@ class LogprobReader:
     def _spans(self, text: str, content: Sequence[Any]) -> dict[tuple[int, int], Any] | None:
         """The teacher's tokens by the bytes of the text that they are; None where these bytes are no UTF-8.
 
-        Raises Bad where they are not its tokens.
+        Raises BadRecord where they are not its tokens.
         """
-        spans, at, said = {}, 0, b""
+        spans, at, spelt = {}, 0, b""
         for entry in content:
             if not isinstance(entry, dict) or not isinstance(entry.get("logprob"), int | float):
                 raise BadRecord("no log-probability: a token of logprobs.content has none")
-            mine = _bytes(entry)
-            said += mine
-            spans[(at, at + len(mine))] = entry
-            at += len(mine)
-        if said.strip() != text.encode().strip():
-            if said.decode(errors="replace").strip() == text.strip():
+            piece = _bytes(entry)
+            spelt += piece
+            spans[(at, at + len(piece))] = entry
+            at += len(piece)
+        if spelt.strip() != text.encode().strip():
+            if spelt.decode(errors="replace").strip() == text.strip():
                 return None
             raise BadRecord("other tokens: those of logprobs.content do not spell the message")
-        lead = len(said) - len(said.lstrip()) - (len(text.encode()) - len(text.encode().lstrip()))
-        # A token without bytes that stands last may be the end; our server tells it.
+        lead = len(spelt) - len(spelt.lstrip()) - (len(text.encode()) - len(text.encode().lstrip()))
+        # A last token without bytes may be the end, which our server includes.
         return {(a - lead, b - lead): e for (a, b), e in spans.items() if b > a or e is content[-1]}
 
     def _alternatives(self, entry: dict[str, Any], token: int) -> dict[int, float]:
         """{id: log-probability}: the token that stands there, then the others that the student has too."""
-        found = {token: float(entry["logprob"])}
+        logps = {token: float(entry["logprob"])}
         for other in entry.get("top_logprobs") or ():
             i = self._id(other)
-            if i is not None and len(found) < MOST:
-                found.setdefault(i, float(other["logprob"]))
-        # OpenAI writes −9999 for what is too unlikely to say.
-        return {i: logp for i, logp in found.items() if -1e3 < logp <= 1e-6}
+            if i is not None and len(logps) < MOST:
+                logps.setdefault(i, float(other["logprob"]))
+        # OpenAI writes −9999 for tokens that are too unlikely.
+        return {i: logp for i, logp in logps.items() if -1e3 < logp <= 1e-6}
 
     def _id(self, entry: dict[str, Any]) -> int | None:
         """The student's token with its bytes, or, as a special one has none, with its name."""
-        mine = _bytes(entry)
-        return self._by_bytes.get(mine) if mine else self.template.tokenizer.specials.get(entry.get("token"))
+        piece = _bytes(entry)
+        return (
+            self._by_bytes.get(piece) if piece else self.template.tokenizer.specials.get(entry.get("token"))
+        )
 
 
 def _bytes(entry: dict[str, Any]) -> bytes:
-    held = entry.get("bytes")
-    return bytes(held) if held is not None else str(entry.get("token", "")).encode()
+    values = entry.get("bytes")
+    return bytes(values) if values is not None else str(entry.get("token", "")).encode()
 
 
 class _Rows:
     """Rows of one completion each, by number."""
 
-    def __init__(self, kept: Sequence[LogprobRecords], T: int, pad: int):
-        self._kept, self._T, self._pad = kept, T, pad
+    def __init__(self, records: Sequence[LogprobRecords], T: int, pad: int):
+        self._records, self._T, self._pad = records, T, pad
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._records)
 
     def __getitem__(self, r: int) -> Row:
-        one, T = self._kept[int(r)], self._T
+        one, T = self._records[int(r)], self._T
         row = alternatives([(one.prompt, one.completion)], 1, T, self._pad)
         row = {name: x[0] for name, x in row.items() if name != "length"}
         first = len(one.prompt) - 1
@@ -192,13 +194,13 @@ def prepare(
         [_read(records, flag, cfg, template) for _, records in opened]
         for flag, opened in (("data", train), ("eval_data" if cfg.eval_data else "data", held_out))
     ]
-    sets = [[_Rows(kept, cfg.seq_len, tokenizer.pad) for kept, _ in side] for side in sides]
+    sets = [[_Rows(records, cfg.seq_len, tokenizer.pad) for records, _ in side] for side in sides]
     endless, _ = pipeline.mixed_rows(sets[0], train, seed)
     blank = {name: np.zeros_like(x) for name, x in sets[0][0][0].items()}
     lines = [
         (f"{name} {records.label}", line)
-        for name, opened, made in zip(("train", "held out"), (train, held_out), sides, strict=True)
-        for (_, records), (_, about) in zip(opened, made, strict=True)
+        for name, opened, read in zip(("train", "held out"), (train, held_out), sides, strict=True)
+        for (_, records), (_, about) in zip(opened, read, strict=True)
         for line in about
     ]
     sizes = [len(one) for one in sets[0]]
@@ -217,40 +219,37 @@ def prepare(
 def _read(
     records: Records, flag: str, cfg: Dialogs, template: Template
 ) -> tuple[list[LogprobRecords], list[str]]:
-    """What can be learnt from, and lines about it and the rest."""
-    reader, skips, kept = (
-        LogprobReader(template, cfg.seq_len, cfg.too_long == "cut"),
-        Skips(cfg.on_bad_record),
-        [],
-    )
+    """(the records that can be trained on, lines about them and the others)."""
+    reader = LogprobReader(template, cfg.seq_len, cfg.too_long == "cut")
+    skips, usable = Skips(cfg.on_bad_record), []
     for start, block in records.blocks():
         for i, record in enumerate(block, start):
             try:
-                kept += reader.read(record)
+                usable += reader.read(record)
             except BadRecord as error:
                 skips.bad(f"{records.label} record {records.source_number(i)}", str(error))
     counts = reader.counts
-    if not kept:
+    if not usable:
         raise ConfigError(
             f"--{flag}={records.label}: no completion with log-probabilities among {counts['read']:,} "
             f"({'; '.join(line for line in _left_out(counts)) or 'it is empty'}): store them with logprobs=True and "
             "top_logprobs=20, or train on the texts with ./launch/run sft"
         )
-    said = [
+    skipped = [
         f"{len(skips.lines):,} bad records skipped, the first {one['where']}: {one['reason']}"
         for one in skips.lines[:1]
     ]
-    return kept, [*_about(kept, counts), *records.notes, *said]
+    return usable, [*_about(usable, counts), *records.notes, *skipped]
 
 
-def _about(kept: Sequence[LogprobRecords], counts: Counter[str]) -> Iterator[str]:
-    tokens = sum(len(one.completion) for one in kept)
+def _about(usable: Sequence[LogprobRecords], counts: Counter[str]) -> Iterator[str]:
+    tokens = sum(len(one.completion) for one in usable)
     yield (
-        f"{len(kept):,} of {counts['read']:,} stored completions, {tokens:,} tokens, of {counts['heard']:,} the "
-        "teacher's distribution"
+        f"{len(usable):,} of {counts['read']:,} stored completions, {tokens:,} tokens, of "
+        f"{counts['with logprobs']:,} the teacher's distribution"
     )
     yield from _left_out(counts)
 
 
 def _left_out(counts: Counter[str]) -> Iterator[str]:
-    yield from (said.format(counts[name]) for name, said in _SAID.items() if counts[name])
+    yield from (line.format(counts[name]) for name, line in _LINES.items() if counts[name])

@@ -1,15 +1,11 @@
 """Distillation from the command to the files it leaves, with each kind of teacher."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from jaxtrain.config import ConfigError
-from jaxtrain.data.prompts import Prompt
-from jaxtrain.distillation import teacher
-from jaxtrain.inference.llm import LLM, REFUSED, Completion, Usage, user_messages
 from jaxtrain.stages import init_from
 from tests.remote import Remote, chat
 from tests.runs import MODEL, arrays, column, jsonl, rows, same_arrays
@@ -93,21 +89,6 @@ def test_what_a_teacher_only_told(town, tmp_path):
     path = town.run("distill", "distill-told", *flags, data=data)
     assert "stored completions" in town.said["distill-told"] and "cut elsewhere" in town.said["distill-told"]
     assert column(path, "loss")[-1] < column(path, "loss")[0] - 0.5
-
-
-def test_a_prompt_that_an_endpoint_does_not_take_teaches_nothing():
-    told = [[Completion("", REFUSED)] * 2, [Completion("yes", "stop", ()), Completion("", REFUSED)]]
-    party = LLM("m", lambda asks: told[: len(asks)], True, Usage())
-    cfg = SimpleNamespace(
-        run=SimpleNamespace(seed=0),
-        loss=SimpleNamespace(draw_temperature=1.0),
-        samples=SimpleNamespace(max_new=4),
-    )
-    asked = [Prompt(user_messages(text), np.zeros(1, np.int32), {}) for text in ("much too long", "a")]
-    (row,) = teacher._replies(cfg, party, asked, 2)
-    assert row["input"] == list(user_messages("a")) and [
-        one["message"]["content"] for one in row["choices"]
-    ] == ["yes"]
 
 
 def test_an_endpoint_is_asked_once_and_teaches_by_what_it_said(town):
