@@ -54,7 +54,7 @@ def dpo(
     if settings.nll_weight:
         metrics |= _means({"nll_loss": _nll(pair)}, present)
     if settings.divergence in ("forward_kl", "alpha"):
-        metrics |= _means({"rewards/held": preference.held(h, settings).mean(-1)}, present)
+        metrics |= _means({"rewards/held": preference.capped(h, settings).mean(-1)}, present)
     return Loss(total, count, metrics)
 
 

@@ -277,7 +277,7 @@ DIVERGENCES: Mapping[str, Callable[[Array, float], Array]] = {
 }
 
 
-def held(h: Array, s: PreferenceSettings) -> Array:
+def capped(h: Array, s: PreferenceSettings) -> Array:
     """f32 like h: 1 where the divergence's exponential is held at MAX_EXPONENT, so that nothing pulls there."""
     rate = {"forward_kl": 1.0, "alpha": s.alpha}.get(s.divergence, 0.0)
     return (-rate * h > MAX_EXPONENT).astype(jnp.float32)
