@@ -3,7 +3,7 @@
 import dataclasses
 
 from jaxtrain import config, flags, stages
-from jaxtrain.inference.remote import EndpointFlags, is_url
+from jaxtrain.inference.config import EndpointFlags, is_url
 
 DATA = "data"  # --teacher=data: the data has the teacher's log-probabilities
 

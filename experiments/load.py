@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from jaxtrain import config, flags
-from jaxtrain.apps.serve.config import KEY, LOOPBACK
 from jaxtrain.config import ConfigError, Failure
+from jaxtrain.inference.config import KEY, LOOPBACK
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from jaxtrain import config
-from jaxtrain.inference.remote import EndpointFlags
+from jaxtrain.inference.config import EndpointFlags
 
 
 class DistillFlags(Protocol):

@@ -1,10 +1,12 @@
 """Flag groups of commands that run a model for inference."""
 
 import dataclasses
+import os
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError
-from jaxtrain.inference.remote import is_url
+
+pass
 
 MODEL_HELP = "a run (WORKDIR, WORKDIR@STEP, hf:DIR) or an endpoint (http://HOST:PORT/v1?model=NAME)"
 
@@ -61,3 +63,49 @@ class MachineFlags(config.Group):
 
     def check(self):
         config.parse_mesh(self.mesh)
+
+
+KEY = "JAXTRAIN_API_KEY"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclasses.dataclass(frozen=True)
+class HttpAddress(config.Group):
+    # fmt: off
+    host: str = config.arg("127.0.0.1", "Address to listen on; all but this machine's own need an API key", live=True)
+    port: int = config.arg(8000, "Port to listen on; 0: any free one", low=0, live=True)
+    api_key: str = config.arg("", f"Key that requests must have; better set in the environment, {KEY}", live=True)
+    # fmt: on
+
+    def check(self):
+        if self.port > 65535:
+            raise ConfigError(f"--port={self.port}: the highest is 65535")
+        if not self.key() and self.host not in LOOPBACK:
+            raise ConfigError(
+                f"--host={self.host}: others can reach it, so it needs a key: set {KEY}, or --api_key"
+            )
+
+    def key(self) -> str:
+        """The API key of the flag or the environment; empty: none."""
+        return self.api_key or os.environ.get(KEY, "")
+
+
+@dataclasses.dataclass(frozen=True)
+class EndpointFlags(config.Group):
+    # fmt: off
+    api_key_env: str = config.arg("OPENAI_API_KEY", "Environment variable with the endpoints' key", live=True)
+    timeout: float = config.arg(120.0, "Seconds that an endpoint may take for one answer", low=0.01, live=True)
+    retries: int = config.arg(6, "Times that the client sends a request again, each time waiting longer", low=0,
+        live=True)
+    concurrency: int = config.arg(8, "Requests under way at once", low=1, live=True)
+    use_cache: bool = config.arg(True, "Keep answers in --cache_dir, and take those that are there", live=True)
+    price_in: float = config.arg(0.0, "Price of a million tokens that endpoints read", low=0, live=True)
+    price_out: float = config.arg(0.0, "Price of a million tokens that endpoints write", low=0, live=True)
+    # fmt: on
+
+    def cost(self, tokens_in: float, tokens_out: float) -> float:
+        return (tokens_in * self.price_in + tokens_out * self.price_out) / 1e6
+
+
+def is_url(text: str) -> bool:
+    return text.startswith(("http://", "https://"))

@@ -14,10 +14,9 @@ from jaxtrain.data.prompts import Prompt
 from jaxtrain.data.record_formats import BadRecord
 from jaxtrain.data.tokenizer import load as load_tokenizer
 from jaxtrain.inference import llm_judge
-from jaxtrain.inference.config import MachineFlags
+from jaxtrain.inference.config import MachineFlags, is_url
 from jaxtrain.inference.llm import LLM
 from jaxtrain.inference.llm_judge import Judge, JudgeCase
-from jaxtrain.inference.remote import is_url
 from jaxtrain.rewards import functions, models
 from jaxtrain.stages.load_model import inference_plan
 from jaxtrain.train import workdir

@@ -3,9 +3,8 @@
 import contextlib
 
 from jaxtrain.inference import local
-from jaxtrain.inference.config import MachineFlags
+from jaxtrain.inference.config import EndpointFlags, MachineFlags
 from jaxtrain.inference.llm import LLM
-from jaxtrain.inference.remote import EndpointFlags
 
 
 class LLMPool:

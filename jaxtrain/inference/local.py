@@ -17,6 +17,7 @@ from jaxtrain.data.record_formats import BadRecord
 from jaxtrain.generate import batch_sampler
 from jaxtrain.generate.batch_sampler import SampleRequest
 from jaxtrain.generate.sampler import bucketed
+from jaxtrain.inference import config as inference_config
 from jaxtrain.inference import remote
 from jaxtrain.inference.config import MachineFlags
 from jaxtrain.inference.llm import (
@@ -42,10 +43,10 @@ BUCKET = 32  # rows of a forward pass have a power of two times this many tokens
 
 
 def open_llm(
-    text: str, flag: str, settings: remote.EndpointFlags, machine: MachineFlags, max_new: int
+    text: str, flag: str, settings: inference_config.EndpointFlags, machine: MachineFlags, max_new: int
 ) -> LLM:
     """The model that --`flag` names, for completions of at most `max_new` tokens. Raises ConfigError for none."""
-    if remote.is_url(text):
+    if inference_config.is_url(text):
         return remote.open_endpoint(
             text, flag, settings, Path(machine.cache_dir).expanduser() / "requests.sqlite"
         )

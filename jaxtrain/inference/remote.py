@@ -4,7 +4,6 @@ The client waits and tries again on 408, 409, 429 and 5xx, as Retry-After says, 
 response is in the request cache before it is used, so that a run that stops loses nothing and pays for nothing twice.
 """
 
-import dataclasses
 import importlib.util
 import json
 import os
@@ -14,8 +13,8 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxtrain import config
 from jaxtrain.config import ConfigError, Failure
+from jaxtrain.inference.config import EndpointFlags
 from jaxtrain.inference.llm import LLM, REFUSED, Completion, Request, TokenLogprob, Usage, derive_seed
 from jaxtrain.inference.request_cache import RequestCache, key_of
 
@@ -24,23 +23,6 @@ MALFORMED_RETRIES = 3  # times that a request is sent again after a malformed re
 NO_KEY = "none"  # the client wants some key; a server of one's own may want none
 REJECTED = (400, 413, 422)  # statuses for a prompt that is too long or filtered out, or an unknown parameter
 CHAT, TEXT = "/chat/completions", "/completions"
-
-
-@dataclasses.dataclass(frozen=True)
-class EndpointFlags(config.Group):
-    # fmt: off
-    api_key_env: str = config.arg("OPENAI_API_KEY", "Environment variable with the endpoints' key", live=True)
-    timeout: float = config.arg(120.0, "Seconds that an endpoint may take for one answer", low=0.01, live=True)
-    retries: int = config.arg(6, "Times that the client sends a request again, each time waiting longer", low=0,
-        live=True)
-    concurrency: int = config.arg(8, "Requests under way at once", low=1, live=True)
-    use_cache: bool = config.arg(True, "Keep answers in --cache_dir, and take those that are there", live=True)
-    price_in: float = config.arg(0.0, "Price of a million tokens that endpoints read", low=0, live=True)
-    price_out: float = config.arg(0.0, "Price of a million tokens that endpoints write", low=0, live=True)
-    # fmt: on
-
-    def cost(self, tokens_in: float, tokens_out: float) -> float:
-        return (tokens_in * self.price_in + tokens_out * self.price_out) / 1e6
 
 
 class _Endpoint(NamedTuple):
@@ -53,10 +35,6 @@ class _Endpoint(NamedTuple):
     settings: EndpointFlags
     cache: RequestCache | None
     usage: Usage
-
-
-def is_url(text: str) -> bool:
-    return text.startswith(("http://", "https://"))
 
 
 def open_endpoint(text: str, flag: str, settings: EndpointFlags, cache: Path) -> LLM:

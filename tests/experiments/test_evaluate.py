@@ -17,9 +17,8 @@ from jaxtrain.apps.evals import run as evals_run
 from jaxtrain.config import ConfigError
 from jaxtrain.files import terminal
 from jaxtrain.inference import local
-from jaxtrain.inference.config import MachineFlags
+from jaxtrain.inference.config import EndpointFlags, MachineFlags
 from jaxtrain.inference.llm import Request, user_messages
-from jaxtrain.inference.remote import EndpointFlags
 from tests import browser
 from tests.runs import jsonl, quick
 

@@ -18,6 +18,7 @@ from jaxtrain.apps.serve import config as serve_config
 from jaxtrain.apps.serve.store import CompletionStore
 from jaxtrain.config import ConfigError
 from jaxtrain.data import chat
+from jaxtrain.inference import config as inference_config
 from jaxtrain.stages import init_from
 from tests.apps.serve.conftest import eventually, running
 from tests.runs import ROOT, call, column, quick
@@ -154,7 +155,7 @@ def test_load_measures_a_server_on_this_machine(server):
     ],
 )
 def test_invalid_flags(flags, words, monkeypatch):
-    monkeypatch.delenv(serve_config.KEY, raising=False)
+    monkeypatch.delenv(inference_config.KEY, raising=False)
     with pytest.raises(ConfigError, match=words):
         serve.main(config(*flags))
 
@@ -176,7 +177,7 @@ def start(town, path, *flags):
     """The command as a process, and the address that it serves at."""
     env = {
         "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", serve_config.KEY: "secret",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", inference_config.KEY: "secret",
     }  # fmt: skip
     command = [
         sys.executable,

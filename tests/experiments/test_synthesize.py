@@ -20,10 +20,9 @@ from jaxtrain.config import ConfigError, Failure
 from jaxtrain.data import chat as chat_templates
 from jaxtrain.data.tokenizer import load as load_tokenizer
 from jaxtrain.inference import judges, local
-from jaxtrain.inference.config import MachineFlags
+from jaxtrain.inference.config import EndpointFlags, MachineFlags
 from jaxtrain.inference.llm import Completion, Request, user_messages
 from jaxtrain.inference.llm_judge import JudgePair
-from jaxtrain.inference.remote import EndpointFlags
 from jaxtrain.stages import init_from
 from jaxtrain.train import parallel
 from jaxtrain.worlds.tinytown.judge import gold

@@ -12,9 +12,8 @@ from jaxtrain import config
 from jaxtrain.config import ConfigError
 from jaxtrain.data.tokenizer import ByteTokenizer
 from jaxtrain.inference import local
-from jaxtrain.inference.config import MachineFlags
+from jaxtrain.inference.config import EndpointFlags, MachineFlags
 from jaxtrain.inference.llm import CUT_OFF, REFUSED, Request, user_messages
-from jaxtrain.inference.remote import EndpointFlags
 from jaxtrain.inference.sampler import SampledText
 from jaxtrain.models import transformer
 from jaxtrain.ops.logprobs import logits

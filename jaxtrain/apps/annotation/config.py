@@ -3,10 +3,8 @@
 import dataclasses
 
 from jaxtrain import config
-from jaxtrain.apps.serve.config import HttpAddress
 from jaxtrain.config import ConfigError
-from jaxtrain.inference.config import MachineFlags
-from jaxtrain.inference.remote import EndpointFlags
+from jaxtrain.inference.config import EndpointFlags, HttpAddress, MachineFlags
 
 EXTRA = (
     "install the extra: pip install 'jaxtrain[serve]', or JAXTRAIN_EXTRAS=serve ./launch/run collect_preferences; "

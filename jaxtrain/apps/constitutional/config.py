@@ -6,8 +6,7 @@ from pathlib import Path
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError
-from jaxtrain.inference.config import MachineFlags
-from jaxtrain.inference.remote import EndpointFlags
+from jaxtrain.inference.config import EndpointFlags, MachineFlags
 
 SHIPPED = Path(__file__).parent / "constitutions"
 RUN = "WORKDIR, WORKDIR@STEP or hf:DIR"

@@ -4,8 +4,7 @@ import dataclasses
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError
-from jaxtrain.inference.config import MachineFlags, QualityFlags
-from jaxtrain.inference.remote import EndpointFlags
+from jaxtrain.inference.config import EndpointFlags, MachineFlags, QualityFlags
 
 EXTRA = "install the extra: pip install 'jaxtrain[lm-eval]', or JAXTRAIN_EXTRAS=lm-eval ./launch/run evaluate"
 

@@ -1,15 +1,12 @@
 """Flag groups of ./launch/run serve."""
 
 import dataclasses
-import os
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError
-from jaxtrain.inference.config import MachineFlags
+from jaxtrain.inference.config import HttpAddress, MachineFlags
 
-KEY = "JAXTRAIN_API_KEY"
 DEFAULT_CONTEXT = 1024  # tokens of --context=0
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 EXTRA = "install the extra: pip install 'jaxtrain[serve]', or JAXTRAIN_EXTRAS=serve ./launch/run serve"
 
 
@@ -27,27 +24,6 @@ class ServedModelFlags(config.Group):
         f"{DEFAULT_CONTEXT} at most", low=0)
     chunk: int = config.arg(4, "Tokens decoded between two checks for waiting requests and disconnected clients", low=1)
     # fmt: on
-
-
-@dataclasses.dataclass(frozen=True)
-class HttpAddress(config.Group):
-    # fmt: off
-    host: str = config.arg("127.0.0.1", "Address to listen on; all but this machine's own need an API key", live=True)
-    port: int = config.arg(8000, "Port to listen on; 0: any free one", low=0, live=True)
-    api_key: str = config.arg("", f"Key that requests must have; better set in the environment, {KEY}", live=True)
-    # fmt: on
-
-    def check(self):
-        if self.port > 65535:
-            raise ConfigError(f"--port={self.port}: the highest is 65535")
-        if not self.key() and self.host not in LOOPBACK:
-            raise ConfigError(
-                f"--host={self.host}: others can reach it, so it needs a key: set {KEY}, or --api_key"
-            )
-
-    def key(self) -> str:
-        """The API key of the flag or the environment; empty: none."""
-        return self.api_key or os.environ.get(KEY, "")
 
 
 @dataclasses.dataclass(frozen=True)

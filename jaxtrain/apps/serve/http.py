@@ -8,9 +8,9 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 
-from jaxtrain.apps.serve.config import LOOPBACK
 from jaxtrain.apps.serve.scheduler import Scheduler
 from jaxtrain.config import ConfigError, Failure
+from jaxtrain.inference.config import LOOPBACK
 
 _BACKLOG = 2048
 

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError
-from jaxtrain.inference.config import MODEL_HELP, MachineFlags, QualityFlags
-from jaxtrain.inference.remote import EndpointFlags
+from jaxtrain.inference.config import MODEL_HELP, EndpointFlags, MachineFlags, QualityFlags
 
 ANYTHING = "-"  # of --topics
 

@@ -10,9 +10,8 @@ from jaxtrain import flags as command_line
 from jaxtrain.apps.evals import config, lm_eval
 from jaxtrain.config import ConfigError
 from jaxtrain.inference import local
-from jaxtrain.inference.config import MachineFlags
+from jaxtrain.inference.config import EndpointFlags, MachineFlags
 from jaxtrain.inference.llm import Request, user_messages
-from jaxtrain.inference.remote import EndpointFlags
 from tests.runs import quick
 
 QUESTIONS = [
