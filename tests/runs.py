@@ -85,8 +85,9 @@ class Bench:
         return err + out
 
     def main(self, *flags, stage="pretrain", data=None, small=SMALL):
-        """Runs the command in this process."""
-        call(stage, data or self.corpus, self.cache, *small, *flags)
+        """Runs the command in this process, which saves a start of Python; returns what it printed, errors first."""
+        with quick():
+            return call(stage, data or self.corpus, self.cache, *small, *flags)
 
 
 def call(stage, *flags):

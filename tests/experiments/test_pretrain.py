@@ -133,7 +133,7 @@ def test_a_finished_run_says_so_and_shows_its_results_again(bench, whole):
 
 def test_a_dry_run_leaves_nothing_behind_even_over_a_run(bench, whole):
     before = sorted(bench.folder.iterdir())
-    said = bench.run("--dry_run", *STEPS, *HARD, f"--workdir={bench.folder / 'dry'}")
+    said = bench.main("--dry_run", *STEPS, *HARD, f"--workdir={bench.folder / 'dry'}")
     for part in (
         "documents",
         "parameters",
@@ -151,7 +151,7 @@ def test_another_run_starts_from_the_averaged_parameters(bench, whole):
     """The learning rate is as good as 0, so that the first checkpoint is what it started from."""
     workdir = bench.folder / "child"
     flags = ("--steps=1", "--warmup=0", "--lr=1e-30", f"--workdir={workdir}", "--weight_decay=0")
-    said = bench.run(f"--init_from={whole[0]}@30", *flags, small=CHILD)
+    said = bench.main(f"--init_from={whole[0]}@30", *flags, small=CHILD)
     assert "finished 1 steps" in said
     source, found = arrays(whole[0], 30), arrays(workdir, 1)
     params = [path for path in found if path.startswith("['params']")]
@@ -171,7 +171,7 @@ def test_another_run_starts_from_the_averaged_parameters(bench, whole):
 def test_the_other_objectives_run_and_learn(bench, objective):
     workdir = bench.folder / objective
     rate = {"masked": "--mask_rate=0.3", "fim": "--fim_rate=0.8"}[objective]
-    said = bench.run(
+    said = bench.main(
         f"--objective={objective}", rate, "--steps=60", f"--workdir={workdir}", "--eval_every=20"
     )
     held = column(workdir, "eval/loss")
@@ -212,7 +212,7 @@ def _prompts(text):
 
 def test_tinytown_gets_nearer_to_its_entropy(bench):
     workdir = bench.folder / "town"
-    bench.run(
+    bench.main(
         "--steps=120", "--eval_every=40", "--seq_len=128", "--tokenizer=bpe:600", f"--workdir={workdir}",
         data="--data=tinytown:pretrain?documents=2000&held_out=200",
     )  # fmt: skip
