@@ -14,7 +14,7 @@ from jax import Array
 
 from jaxtrain.ops.logprobs import logits
 from jaxtrain.ops.sampling import HOW, draw, uniforms
-from jaxtrain.types import LM, Batch, Params
+from jaxtrain.types import LM, Batch, Head, Params
 
 NO_LIMIT = np.iinfo(np.int32).max
 
@@ -170,7 +170,7 @@ def decode(
 
 
 def _sampled(
-    state: DecodeState, hidden: Array, head: Any, count: Array, u: Array, end: int
+    state: DecodeState, hidden: Array, head: Head, count: Array, u: Array, end: int
 ) -> tuple[DecodeState, Array, Array]:
     """(the state with one more token, it, its log-probability), both 0 where a row was done.
 

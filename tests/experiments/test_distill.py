@@ -26,11 +26,11 @@ def mixed(town):
     return teach(town, "distill-mixed", *SHORT, "--on_policy=0.5")
 
 
-def test_a_student_takes_its_teachers_words_and_comes_nearer(town, mixed):
-    held = json.loads((mixed / "config.json").read_text())
-    assert held["stage"] == "distill" and held["teacher"] == f"{town / 'sft'}@16"
+def test_a_student_trains_on_its_teachers_completions_and_comes_nearer(town, mixed):
+    record = json.loads((mixed / "config.json").read_text())
+    assert record["stage"] == "distill" and record["teacher"] == f"{town / 'sft'}@16"
     assert (
-        held["data"]["tokenizer"]
+        record["data"]["tokenizer"]
         == json.loads((town / "sft" / "config.json").read_text())["data"]["tokenizer"]
     )
     assert column(mixed, "eval/divergence")[-1] < column(mixed, "divergence")[0] - 0.1
@@ -45,9 +45,8 @@ def test_the_teacher_writes_for_each_prompt_what_ends(mixed):
     assert not any(row["completion"].startswith(" ") for row in written)
 
 
-def test_batches_are_the_students_own_as_often_as_asked(mixed):
-    told = column(mixed, "on_policy")
-    assert set(told) == {0.0, 1.0}
+def test_batches_are_the_students_own_as_often_as_on_policy_says(mixed):
+    assert set(column(mixed, "on_policy")) == {0.0, 1.0}
 
 
 def test_a_run_killed_goes_on_to_the_same_bits(town, mixed):
@@ -62,13 +61,13 @@ def test_a_student_that_is_its_teacher_starts_at_divergence_0(town):
     assert abs(column(path, "divergence")[0]) < 1e-4
 
 
-def test_a_teacher_that_was_asked_once_teaches_the_same(town):
-    """All 448 tokens of the vocabulary kept are the teacher itself, but for f32's rounding."""
+def test_a_table_of_the_teachers_log_probabilities_gives_the_same_as_the_teacher(town):
+    """All 448 tokens of the vocabulary are the teacher itself, but for f32's rounding."""
     flags = ("--steps=4", "--lr=0.01", "--divergence=jsd", "--soft_temperature=2", "--hard_weight=0.2")
     live = teach(town, "distill-live", *flags, data=DIALOGS)
-    kept = teach(town, "distill-kept", *flags, "--teacher_topk=448", data=DIALOGS)
+    table = teach(town, "distill-table", *flags, "--teacher_topk=448", data=DIALOGS)
     for name in ("loss", "divergence", "grad_norm"):
-        np.testing.assert_allclose(column(kept, name), column(live, name), rtol=2e-3)
+        np.testing.assert_allclose(column(table, name), column(live, name), rtol=2e-3)
     few = teach(town, "distill-few", *flags, "--teacher_topk=4", data=DIALOGS)
     assert column(few, "divergence")[0] < column(live, "divergence")[0]
     assert (
@@ -76,39 +75,39 @@ def test_a_teacher_that_was_asked_once_teaches_the_same(town):
     )
 
 
-def test_what_a_teacher_only_told(town, tmp_path):
+def test_stored_completions_are_distilled_without_their_teacher(town, tmp_path):
     def one(i):
         text = "Just wash the bike."
         tokens = [{"token": c, "bytes": list(c.encode()), "logprob": -0.1, "top_logprobs": []} for c in text]
         choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-        asked = [{"role": "user", "content": f"How do I wash bike {i}?"}]
-        return {"input": asked, "choices": [choice | {"logprobs": {"content": tokens}}]}
+        messages = [{"role": "user", "content": f"How do I wash bike {i}?"}]
+        return {"input": messages, "choices": [choice | {"logprobs": {"content": tokens}}]}
 
-    data = jsonl(tmp_path / "kept.jsonl", [one(i) for i in range(24)])
+    data = jsonl(tmp_path / "stored.jsonl", [one(i) for i in range(24)])
     flags = ("--teacher=data", "--steps=8", "--lr=0.01", "--eval_share=0.2", "--prompts=" + PROMPTS)
     path = town.run("distill", "distill-told", *flags, data=data)
     assert "stored completions" in town.said["distill-told"] and "cut elsewhere" in town.said["distill-told"]
     assert column(path, "loss")[-1] < column(path, "loss")[0] - 0.5
 
 
-def test_an_endpoint_is_asked_once_and_teaches_by_what_it_said(town):
+def test_an_endpoint_gets_each_request_once_and_is_distilled_by_its_log_probabilities(town):
     text = "Just wash the bike."
 
     def reply(request):
         assert request["top_logprobs"] == 20 and request["logprobs"]
-        told = [
+        tokens = [
             {"token": c, "bytes": [*c.encode()], "logprob": -0.1, "top_logprobs": [
                 {"token": c, "bytes": [*c.encode()], "logprob": -0.1}]}
             for c in text
         ]  # fmt: skip
-        return chat([text] * request.get("n", 1), logprobs=told)
+        return chat([text] * request.get("n", 1), logprobs=tokens)
 
     with Remote(reply) as remote:
         flags = (f"--teacher={remote.url}", "--steps=6", "--lr=0.01", "--draws=2")
         path = town.run("distill", "distill-remote", *flags, data="tinytown:prompts?documents=20&held_out=6")
-        asked = len(remote.seen)
+        sent = len(remote.seen)
         town.again("distill", "distill-remote", *flags, data="tinytown:prompts?documents=20&held_out=6")
-        assert asked == 26 == len(remote.seen)  # a run that goes on asks nothing again
+        assert sent == 26 == len(remote.seen)  # a resumed run sends nothing again
     assert column(path, "loss")[-1] < column(path, "loss")[0] - 0.5
     said = town.said["distill-remote"]
     assert "tokens read" in said and "40 of 40 stored completions" in said
@@ -131,10 +130,10 @@ def test_another_tokenizer_is_refused_with_a_way_out(town, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ((), "--teacher: name who is learnt from"),
+        ((), "--teacher: name the model to learn from"),
         (("--teacher=x", "--hard_weight=2"), "a share"),
         (("--teacher=x", "--jsd_beta=0.2"), "acts only with --divergence=jsd"),
-        (("--teacher=data", "--soft_temperature=2"), "told at temperature 1"),
+        (("--teacher=data", "--soft_temperature=2"), "log-probabilities are at temperature 1"),
         (("--teacher=data", "--on_policy=0.5"), "at every step"),
         (("--teacher=data", "--teacher_topk=3"), "leave it out"),
         (("--teacher=x", "--teacher_topk=3", "--on_policy=1"), "at every step"),

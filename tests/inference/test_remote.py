@@ -8,8 +8,8 @@ import pytest
 
 from jaxtrain.config import ConfigError, Failure
 from jaxtrain.inference import remote as inference_remote
+from jaxtrain.inference.config import EndpointFlags
 from jaxtrain.inference.llm import REFUSED, Completion, Request, TokenLogprob, Usage, user_messages
-from jaxtrain.inference.remote import EndpointFlags
 from tests.remote import Remote, chat, fault
 
 QUICK = {"retries": 2, "timeout": 5.0}
@@ -223,10 +223,10 @@ def test_an_error_keeps_what_others_bring(remote, cache):
     with open_model(remote, cache, concurrency=3) as model:
         with pytest.raises(ConfigError, match="401"):
             model.generate([Request(user_messages(one), seed=1) for one in "abcdef"])
-        asked = len(remote.seen)
+        sent = len(remote.seen)
         remote.next = []
         model.generate([Request(user_messages(one), seed=1) for one in "abcdef"])
-    assert asked <= 4 and model.usage.cached == asked - 1 and len(remote.seen) == 7
+    assert sent <= 4 and model.usage.cached == sent - 1 and len(remote.seen) == 7
 
 
 def test_a_prompt_that_is_not_taken_does_not_stop_the_others(cache):

@@ -11,7 +11,7 @@ from jaxtrain.config import ConfigError, Failure
 from jaxtrain.rewards import functions
 from jaxtrain.rewards.functions import RewardFunction
 
-ASKED = [
+CONVERSATIONS = [
     [{"role": "user", "content": "How do I wash a bike?"}],
     [
         {"role": "user", "content": "Hello."},
@@ -20,12 +20,12 @@ ASKED = [
     ],
     [{"role": "user", "content": "Spell cat."}],
 ]
-SAID = ["You can wipe the bike.", "8.", "cat is spelled c-a-t."]
+COMPLETIONS = ["You can wipe the bike.", "8.", "cat is spelled c-a-t."]
 RECORDS = [{"family": "ben"}, {"family": "sum", "answer": 7}, {"family": "str", "completions": "not ours"}]
 
 
-def scored(call, asked=ASKED, completions=SAID, records=RECORDS):
-    return functions.reward_scores(RewardFunction("mine", call), asked, completions, records)
+def scored(call, conversations=CONVERSATIONS, completions=COMPLETIONS, records=RECORDS):
+    return functions.reward_scores(RewardFunction("mine", call), conversations, completions, records)
 
 
 @pytest.fixture
@@ -42,7 +42,8 @@ def here(tmp_path, monkeypatch):
 
 def test_named_rewards_are_those_of_the_judge():
     gold, correct = (
-        functions.reward_scores(functions.resolve(name), ASKED, SAID, RECORDS) for name in functions.NAMED
+        functions.reward_scores(functions.resolve(name), CONVERSATIONS, COMPLETIONS, RECORDS)
+        for name in functions.NAMED
     )
     assert gold.tolist() == [1.0, -1.0, 2.5] and gold.dtype == np.float32
     assert correct.tolist() == [1.0, 0.0, 1.0]
@@ -50,14 +51,19 @@ def test_named_rewards_are_those_of_the_judge():
 
 def test_a_function_gets_the_columns_of_the_records():
     def function(prompts, completions, **columns):
-        assert prompts == ["How do I wash a bike?", "What is 3 + 4?", "Spell cat."] and completions == SAID
+        assert (
+            prompts == ["How do I wash a bike?", "What is 3 + 4?", "Spell cat."]
+            and completions == COMPLETIONS
+        )
         assert columns.keys() == {"messages", "family", "answer"}
-        assert columns["messages"] == ASKED and columns["family"] == ["ben", "sum", "str"]
+        assert columns["messages"] == CONVERSATIONS and columns["family"] == ["ben", "sum", "str"]
         assert columns["answer"] == [None, 7, None]
         return [0.5, 0.25, -1]
 
     assert scored(function).tolist() == [0.5, 0.25, -1.0]
-    assert scored(lambda completions, answer: [len(c) for c in completions]).tolist() == list(map(len, SAID))
+    assert scored(lambda completions, answer: [len(c) for c in completions]).tolist() == list(
+        map(len, COMPLETIONS)
+    )
 
 
 NUMBERS = {
@@ -117,17 +123,20 @@ def test_where_a_function_raises_the_row_is_named():
 
 
 def test_prompts_that_tinytown_does_not_know_are_refused():
-    asked = [ASKED[0], [{"role": "user", "content": "Who wrote the long book about the whale and the sea?"}]]
+    conversations = [
+        CONVERSATIONS[0],
+        [{"role": "user", "content": "Who wrote the long book about the whale and the sea?"}],
+    ]
     message = (
         r"--reward=gold raised at row 1 \(Who wrote the long book about the whale …\): ValueError: not a Tiny"
     )
     with pytest.raises(Failure, match=message):
-        functions.reward_scores(functions.resolve("gold"), asked, SAID[:2], RECORDS[:2])
+        functions.reward_scores(functions.resolve("gold"), conversations, COMPLETIONS[:2], RECORDS[:2])
 
 
 def test_a_batch_of_unequal_lists_is_a_mistake_of_the_caller():
     with pytest.raises(ValueError, match="3 prompts, 2 completions, 3 records"):
-        scored(lambda completions: [1.0] * 2, completions=SAID[:2])
+        scored(lambda completions: [1.0] * 2, completions=COMPLETIONS[:2])
 
 
 SOURCE = """
@@ -158,11 +167,13 @@ def test_a_function_is_found_in_the_current_folder(here, form):
     (here / "deep").mkdir()
     for path in (here / "my_rewards.py", here / "deep" / "inner.py"):
         path.write_text(SOURCE)
-    lengths = np.array(list(map(len, SAID)), np.float32)
+    lengths = np.array(list(map(len, COMPLETIONS)), np.float32)
     for name, wanted in (("length", lengths), ("half.of", lengths / 2)):
-        found = functions.resolve(form.format(name))
-        assert found.name == form.format(name)
-        np.testing.assert_array_equal(functions.reward_scores(found, ASKED, SAID, RECORDS), wanted)
+        reward = functions.resolve(form.format(name))
+        assert reward.name == form.format(name)
+        np.testing.assert_array_equal(
+            functions.reward_scores(reward, CONVERSATIONS, COMPLETIONS, RECORDS), wanted
+        )
     assert sys.path[0] != str(here), "the user's modules hide none of those imported later"
 
 
@@ -172,8 +183,8 @@ def test_a_module_sees_its_neighbours(here):
     (here / "near" / "main_one.py").write_text(
         "from neighbour_of_mine import WEIGHT\ndef f(completions, **columns):\n    return [WEIGHT] * len(completions)\n"
     )
-    found = functions.resolve(f"{Path('near') / 'main_one.py'}:f")
-    assert functions.reward_scores(found, ASKED, SAID, RECORDS).tolist() == [3.0] * 3
+    reward = functions.resolve(f"{Path('near') / 'main_one.py'}:f")
+    assert functions.reward_scores(reward, CONVERSATIONS, COMPLETIONS, RECORDS).tolist() == [3.0] * 3
 
 
 REFUSED = {
