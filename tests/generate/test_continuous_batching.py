@@ -129,12 +129,19 @@ def engine_with_logprobs(kind="pmap", mesh="", devices=1):
     built = engine.build_engine(plan, model, end=END, max_new=NEW, slots=ROOM, top_logprobs=TOP, max_steps=2)
     params = plan.init(lambda: model.init(jax.random.key(0)), model.axes)
 
+    plain = transformer.build(ARCH, tiny.how())
+    on_host = jax.tree.map(np.asarray, params)
+
+    @jax.jit
+    def padded(tree, batch):
+        return jax.nn.log_softmax(logits(plain.hidden(tree, batch), plain.head(tree)))[0]
+
     def forward(ids):
-        tokens, places = np.array([ids], np.int32), np.arange(len(ids), dtype=np.int32)[None]
-        batch = {"tokens": tokens, "positions": places, "segments": np.ones_like(places)}
-        plain = transformer.build(ARCH, tiny.how())
-        on_host = jax.tree.map(np.asarray, params)
-        return jax.nn.log_softmax(logits(plain.hidden(on_host, batch), plain.head(on_host)))[0]
+        places = np.arange(ROOM, dtype=np.int32)[None]
+        batch = {"tokens": np.zeros_like(places), "positions": places}
+        batch["tokens"][0, : len(ids)] = ids
+        batch["segments"] = (places < len(ids)).astype(np.int32)
+        return padded(on_host, batch)[: len(ids)]
 
     return built, built.ready(params, ()), forward
 
