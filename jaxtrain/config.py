@@ -73,7 +73,7 @@ class Model(Group):
     init_from: str = arg("",
         "Start from this run's parameters, model and tokenizer (a workdir, or WORKDIR@STEP)")
     dtype: str = arg("auto",
-        "Compute type; parameters stay f32. auto: bfloat16 on GPU and TPU, float32 on CPU",
+        "Compute type (mixed precision: parameters stay f32). auto: bfloat16 on GPU and TPU, float32 on CPU",
         choices=("auto", "float32", "bfloat16"), live=True)
     attention: str = arg("auto", "Attention kernel. auto: cudnn on GPU, splash on TPU, blocked on CPU",
         choices=("auto", "blocked", "xla", "cudnn", "splash"), live=True)

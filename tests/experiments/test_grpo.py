@@ -101,7 +101,10 @@ PPO = [
     (("--reward=gold", "--group=3"), "--group=3 completions of a prompt do not divide an iteration's 16"),
     (("--reward=gold", "--max_new=48"), "--max_new=48: --seq_len=48 leaves no room for a prompt"),
     (("--reward=gold", "--max_new=46", "--too_long=drop"), "no prompt fits 2 tokens"),
-    (("--reward=gold", "--data=tinytown:prompts*0.5,tinytown:redteam*0.5"), "all prompts are sampled equally often"),
+    (
+        ("--reward=gold", "--data=tinytown:prompts*0.5,tinytown:redteam*0.5"),
+        "all prompts are sampled equally often",
+    ),
     (("--reward=gold", "--value=reward"), "--value=reward: there is no --reward_model"),
     (("--reward=gold", "--value=head", "--value_lr=1e-3"), "--value_lr: --value=head shares"),
     (("--reward=gold", "--ptx_data=tinytown:sft"), "--ptx_data=tinytown:sft: acts only with --ptx_weight"),
