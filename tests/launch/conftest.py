@@ -79,7 +79,7 @@ class Project:
             "backend.py": BACKEND,
             "experiments/__init__.py": "",
             "experiments/show.py": STAGE.lstrip(),
-            "jaxtrain/stages/session.py": '"""Shared by stages, not one."""\n',
+            "experiments/common.py": '"""Shared by stages, not one."""\n',
         }
         for name, text in files.items():
             (root / name).parent.mkdir(exist_ok=True)

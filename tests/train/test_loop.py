@@ -217,7 +217,7 @@ def test_a_signal_stops_after_the_step_saves_and_the_run_goes_on_from_there(tmp_
     with Checkpoints(tmp_path, 2) as saved:
         state, finished, _, said = run_fit(tmp_path, plan, step=ask(3, number), saved=saved, log_every=3)
         assert not finished and int(state.step) == 4 and saved.steps() == [4]
-        assert "stopped at step 4 of 10; the same command goes on from there" in said
+        assert "stopped at step 4 of 10; the same command resumes there" in said
         assert signal.getsignal(number) is before
     with Checkpoints(tmp_path, 2) as saved:
         here = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)

@@ -208,8 +208,8 @@ def test_tensorboard_forgets_what_runs_again(tmp_path):
 
 KILLED = """
 import sys, pathlib
-from jaxtrain.train.metrics import Writer
-with Writer(pathlib.Path(sys.argv[1]), int(sys.argv[2])) as writer:
+from jaxtrain.train.metrics import MetricWriter
+with MetricWriter(pathlib.Path(sys.argv[1]), int(sys.argv[2])) as writer:
     for step in range(int(sys.argv[2]) + 1, 10**9):
         writer.write(step, {"loss": 1 / step, "text": 1e-300 * step})
         if step % 50 == 0: print(step, flush=True)
@@ -233,7 +233,8 @@ def test_kill_while_writing_loses_no_line(tmp_path):
 
 def test_a_full_disk_is_named(tmp_path):
     script = KILLED.replace("import sys", "import resource, sys", 1).replace(
-        "with Writer", "resource.setrlimit(resource.RLIMIT_FSIZE, (900, resource.RLIM_INFINITY))\nwith Writer"
+        "with MetricWriter",
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (900, resource.RLIM_INFINITY))\nwith MetricWriter",
     )
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path), "0"], capture_output=True, text=True)
     assert done.returncode == 1 and "cannot append to the metrics" in done.stderr
@@ -281,9 +282,9 @@ def test_what_a_model_writes_cannot_move_the_cursor():
 
 TERMINAL = """
 import time
-from jaxtrain.train.metrics import Progress
+from jaxtrain.train.metrics import TrainingProgress
 values = {"loss": 2.5, "tokens_per_s": 123456.0, "mfu": 0.412, "grad_norm": 1.0, "lr": 0.001}
-with Progress(1000) as bar:
+with TrainingProgress(1000) as bar:
     for step in range(100, 1001, 100):
         bar.update(step, values)
         time.sleep(0.11)
