@@ -43,8 +43,9 @@ def tiny_steps():
 def trained(tmp_path_factory):
     folder = plan.open_folder(tmp_path_factory.mktemp("whole"))
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("JAX_NUM_CPU_DEVICES", "1"), ("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")):
-            patch.setenv(name, value)
+        patch.setenv("JAX_NUM_CPU_DEVICES", "1")
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
         yield folder, run(tiny_steps(), folder)
 
 
