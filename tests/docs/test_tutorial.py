@@ -178,7 +178,7 @@ class Tutorial:
         return said.getvalue()
 
     def serve(self, flags, client):
-        """The server as a process, asked by the page's client, and ended as Ctrl-C does."""
+        """The server as a process, with the page's client, ended as Ctrl-C does."""
         argv = in_small("serve", flags, [f"--cache_dir={self / 'cache'}", "--port=0"])[1]
         made = {
             "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
@@ -198,7 +198,9 @@ class Tutorial:
                     said += address
                     if address.startswith("serving "):
                         url = re.search(r"http://[\d.:]+", address)[0]
-                        exec(client.replace("http://127.0.0.1:8000", url), {})
+                        names = {}
+                        exec(client.replace("http://127.0.0.1:8000", url), names)
+                        names["client"].close()
                         break
             finally:
                 process.send_signal(signal.SIGINT)
