@@ -110,7 +110,7 @@ def open_server(
     from jaxtrain.stages.load_model import load_model
     from jaxtrain.train import parallel
 
-    parallel.initialize(Path(cfg.machine.cache_dir).expanduser() / "compiled")
+    parallel.initialize(cfg.machine.cache_dir)
     if jax.process_count() > 1:
         raise ConfigError("serve takes one process; --mesh spreads the model over its devices")
     kind = "mesh" if jax.device_count() > 1 else "auto"

@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError
-from jaxtrain.files import cache
+from jaxtrain.files import atomic, cache
 
 REPORT = "report.json"
 # Half a surrogate pair, which no encoding has, becomes the escape that JSON has for it.
@@ -28,10 +28,9 @@ def write_report(folder: Path, report: Mapping[str, Any], files: Sequence[Path])
     ]
     sources = [one["fingerprint"] for one in report["sources"]]
     mark = cache.digest(report["version"], sources, [one["digest"] for one in listed])
-    part = folder / f"{REPORT}.part"
-    part.write_text(config.dumps({**report, "fingerprint": mark, "files": listed}), **ESCAPED)
-    cache.sync(part)
-    part.replace(folder / REPORT)
+    text = config.dumps({**report, "fingerprint": mark, "files": listed})
+    with atomic.replacing(folder / REPORT) as file:
+        file.write(text.encode(**ESCAPED))
     cache.sync(folder)
 
 

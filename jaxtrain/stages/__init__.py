@@ -53,7 +53,7 @@ def open(
     from jaxtrain.stages.session import make_plan, open_workdir
     from jaxtrain.train import parallel
 
-    parallel.initialize(Path(cfg.data.cache_dir).expanduser() / "compiled")
+    parallel.initialize(cfg.data.cache_dir)
     plan = make_plan(cfg)
     with open_workdir(cfg, stage, start, plan) as path:
         yield OpenStage(cfg, path, plan, start, template)

@@ -1,6 +1,5 @@
 """Loads a trained model for inference, whatever its origin: a run, a run's adapters, a Hugging Face directory."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 from jaxtrain import config
@@ -22,7 +21,7 @@ class LoadedModel(NamedTuple):
 
 def inference_plan(run: config.Run, cache_dir: str = "") -> parallel.Plan:
     """The plan of --mesh and --parallel, after joining the run's other processes; --cache_dir keeps programs."""
-    parallel.initialize(Path(cache_dir).expanduser() / "compiled" if cache_dir else None)
+    parallel.initialize(cache_dir)
     return parallel.make(run)
 
 

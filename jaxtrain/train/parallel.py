@@ -93,10 +93,10 @@ class Plan(NamedTuple):
             )
 
 
-def initialize(compiled: Path | None = None) -> None:
+def initialize(cache_dir: str = "") -> None:
     """Joins the other processes of a run, if there are any: call it once, before anything else of jax.
 
-    `compiled` is where compiled programs are kept for the next start, unless JAX_COMPILATION_CACHE_DIR says it.
+    Compiled programs are stored in `cache_dir` for the next start, unless JAX_COMPILATION_CACHE_DIR names a folder.
 
     JAXTRAIN_COORDINATOR, JAXTRAIN_NUM_PROCESSES and JAXTRAIN_PROCESS_ID name them; on Slurm, TPU pods and under MPI
     jax finds them itself.
@@ -121,8 +121,8 @@ def initialize(compiled: Path | None = None) -> None:
     ):
         jax.distributed.initialize()
         sys.excepthook = _leave
-    if compiled is not None and not jax.config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", str(compiled))
+    if cache_dir and not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(Path(cache_dir).expanduser() / "compiled"))
 
 
 def _leave(kind: type[BaseException], error: BaseException, trace: Any) -> None:

@@ -21,7 +21,7 @@ from jaxtrain.apps.filters import ledger, phases, report, report_data, steps
 from jaxtrain.apps.filters.ledger import Tally
 from jaxtrain.apps.filters.plan import WORK, FilterRun, load_run
 from jaxtrain.data import filtered
-from jaxtrain.files import cache
+from jaxtrain.files import atomic, cache
 
 _TASKS = {
     "broken": phases.reject_broken_lines,
@@ -74,15 +74,12 @@ def finish(run: FilterRun) -> None:
 
 def _write_rejected(run: FilterRun) -> None:
     """Writes rejected.jsonl: the sources' broken lines, then shard after shard."""
-    part = run.out / "rejected.jsonl.part"
     folders = [run.task_folder("broken", i) for i in range(len(run.plan["sources"]))]
     folders += [run.task_folder("write", i) for i in range(len(run.plan["shards"]))]
-    with part.open("wb") as file:
+    with atomic.replacing(run.out / "rejected.jsonl") as file:
         for folder in folders:
             with (folder / "rejected.jsonl").open("rb") as lines:
                 shutil.copyfileobj(lines, file, 1 << 20)
-    cache.sync(part)
-    part.replace(run.out / "rejected.jsonl")
 
 
 def _move_kept(run: FilterRun) -> list[Path]:

@@ -69,5 +69,5 @@ def test_a_run_that_keeps_nothing_has_a_report_and_training_refuses_it(tmp_path)
     source = prose(tmp_path / "a.jsonl", 5)
     report, kept, _ = filtering.run(source, tmp_path / "out", "--max_chars=1")
     assert report["read"] == 5 and not kept
-    with pytest.raises(ConfigError, match="no document"):
+    with pytest.raises(ConfigError, match="accepted no document"):
         filtered.files_of(str(tmp_path / "out"), "data", tmp_path)
