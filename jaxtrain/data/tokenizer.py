@@ -3,22 +3,22 @@
 Only the pipeline adds special tokens. One that is written in the text of a document is encoded as plain text.
 """
 
+import functools
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from jaxtrain.config import ConfigError
-from jaxtrain.data import token_bytes
+from jaxtrain.data import chat_template_files, token_bytes
 
 SPECIALS = ("pad", "bos", "eos", "mask", "fim_prefix", "fim_suffix", "fim_middle")
 _SIDE = "special_tokens.json"  # beside a saved tokenizer: role -> token
-_TEMPLATE = "chat_template.jinja"
 # Their names in well-known tokenizers, where there is no tokenizer_config.json.
 _NAMES = {
     "bos": ("<|bos|>", "<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "[CLS]", "<|endoftext|>"),
@@ -50,13 +50,23 @@ class Tokenizer(Protocol):
     fingerprint: str  # changes with anything that changes an id
     notes: tuple[str, ...]  # lines on decisions of loading it
     specials: Mapping[str, int]  # every special token, by what a chat template writes for it
+    token_names: Mapping[
+        str, str
+    ]  # bos_token, eos_token, pad_token for chat templates; only those that the file names
     chat_template: str  # Jinja, written by `save`; empty: none. No part of the fingerprint
+    named_templates: Mapping[str, str]  # further ones, by name
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """i32[n] of each text, without any special token."""
 
+    def encode_marked(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(ids i32[n], the characters from and to i64[n, 2] of each) of texts that write special tokens out."""
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids without special tokens; bytes that are no UTF-8 become U+FFFD."""
+
+    def decode_completion(self, ids: Iterable[int]) -> str:
+        """The text of ids that follow others, as `decode`; where it starts with a space, that is of it."""
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes the files that `load(folder)` reads."""
@@ -92,6 +102,34 @@ def _plain(ids: list[int], specials: set[int], text: str) -> np.ndarray:
     return np.asarray(ids, np.int32)
 
 
+def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
+    return re.compile("(" + "|".join(re.escape(text) for text in sorted(texts, key=len, reverse=True)) + ")")
+
+
+def _between_specials(
+    text: str, specials: Mapping[str, int], encode: Callable[[str], tuple[list[int], list[tuple[int, int]]]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """`encode_marked` for a tokenizer that reads no special token in a text: what stands between them, encoded."""
+    ids: list[int] = []
+    spans: list[tuple[int, int]] = []
+    at = 0
+    for i, piece in enumerate(_any_of(specials).split(text)):
+        if i % 2:
+            ids.append(specials[piece])
+            spans.append((at, at + len(piece)))
+        elif piece:
+            inner, places = encode(piece)
+            ids += inner
+            spans += [(at + start, at + end) for start, end in places]
+        at += len(piece)
+    return np.asarray(ids, np.int32), np.asarray(spans, np.int64).reshape(-1, 2)
+
+
+def _after(anchor: int, decode: Callable[[Iterable[int]], str], ids: Iterable[int]) -> str:
+    """The text of `ids` behind a token of one visible character: decoders strip a space at the start alone."""
+    return decode([anchor, *map(int, ids)])[1:]
+
+
 def _fingerprint(kind: str, content: bytes, ids: dict[str, int]) -> str:
     state = hashlib.blake2b(kind.encode(), digest_size=10)
     state.update(json.dumps(ids, sort_keys=True).encode())
@@ -111,18 +149,27 @@ class ByteTokenizer:
         self.fingerprint = _fingerprint("byte", b"", ids)
         self.notes: tuple[str, ...] = ()
         self.specials = {f"<|{role}|>": i for role, i in ids.items()}
-        self.chat_template = ""
+        self.token_names = _token_names({role: f"<|{role}|>" for role in ids})
+        self.chat_template, self.named_templates = "", {}
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         return [np.frombuffer(text.encode(), np.uint8).astype(np.int32) for text in texts]
 
+    def encode_marked(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        def encode(text: str) -> tuple[list[int], list[tuple[int, int]]]:
+            return list(text.encode()), [(i, i + 1) for i, char in enumerate(text) for _ in char.encode()]
+
+        return [_between_specials(text, self.specials, encode) for text in texts]
+
     def decode(self, ids: Iterable[int]) -> str:
         return bytes(i for i in map(int, ids) if i < 256).decode("utf-8", errors="replace")
+
+    decode_completion = decode
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         (Path(folder) / "byte.json").write_text(json.dumps({"kind": "byte"}) + "\n")
-        _save_template(self, folder)
+        chat_template_files.save(folder, self.chat_template, self.named_templates)
 
 
 class FastTokenizer:
@@ -133,20 +180,22 @@ class FastTokenizer:
     embeddings keep their size.
     """
 
-    def __init__(self, inner: Any, roles: dict[str, str], add: Sequence[str] = ()):
+    def __init__(self, inner: Any, roles: Mapping[str, str | None], add: Sequence[str] = ()):
         inner.no_padding()
         inner.no_truncation()
         inner.encode_special_tokens = True  # a special token in the text is text
         self._inner = inner
         ids, notes = _find_specials(inner, roles, add)
         _assign(self, ids)
-        self._roles = {role: inner.id_to_token(i) for role, i in ids.items()}
+        present = {role: inner.id_to_token(i) for role, i in ids.items()}
+        self._roles = present | {role: None for role, name in roles.items() if name is None}
+        self.token_names = _token_names(self._roles)
         self.notes = tuple(notes)
         unknown = _unknown(inner)  # encodes text, though files call it special
         special = {i for i, token in inner.get_added_tokens_decoder().items() if token.special}
         self._specials = (special | set(ids.values())) - unknown
         self.specials = {inner.id_to_token(i): i for i in sorted(self._specials | set(ids.values()))}
-        self.chat_template = ""
+        self.chat_template, self.named_templates = "", {}
         self.vocab_size = max(inner.get_vocab(with_added_tokens=True).values()) + 1
         self.pieces = self._pieces()
         self.byte_lengths = _lengths(self.pieces)
@@ -155,6 +204,18 @@ class FastTokenizer:
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         encoded = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)
         return [self._checked(text, e.ids) for text, e in zip(texts, encoded, strict=True)]
+
+    def encode_marked(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        encoded = self._marked.encode_batch(list(texts), add_special_tokens=False)
+        return [
+            (np.asarray(e.ids, np.int32), np.asarray(e.offsets, np.int64).reshape(-1, 2)) for e in encoded
+        ]
+
+    @functools.cached_property
+    def _marked(self) -> Any:
+        """The same tokenizer, reading special tokens; no post-processor, which would move the places of tokens."""
+        state = json.loads(self._inner.to_str())
+        return type(self._inner).from_str(json.dumps(state | {"post_processor": None}))
 
     def _checked(self, text: str, ids: list[int]) -> np.ndarray:
         if self._specials.isdisjoint(ids):
@@ -169,11 +230,23 @@ class FastTokenizer:
             [i for i in map(int, ids) if i not in self._specials], skip_special_tokens=True
         )
 
+    def decode_completion(self, ids: Iterable[int]) -> str:
+        return self.decode(ids) if self._anchor is None else _after(self._anchor, self.decode, ids)
+
+    @functools.cached_property
+    def _anchor(self) -> int | None:
+        """A token of one visible character, also before others; None where there is none."""
+        for char in "axe1.":
+            ids = self._inner.encode(char, add_special_tokens=False).ids
+            if len(ids) and self.decode(ids[-1:]) == char and self.decode(ids[-1:] * 2).startswith(char):
+                return ids[-1]
+        return None
+
     def save(self, folder: str | os.PathLike[str]) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         (Path(folder) / "tokenizer.json").write_text(self._inner.to_str(pretty=True), encoding="utf-8")
         (Path(folder) / _SIDE).write_text(json.dumps(self._roles, indent=1) + "\n")
-        _save_template(self, folder)
+        chat_template_files.save(folder, self.chat_template, self.named_templates)
 
     def _pieces(self) -> list[bytes]:
         pieces = [b""] * self.vocab_size
@@ -198,20 +271,26 @@ def _lengths(pieces: Sequence[bytes]) -> np.ndarray:
     return np.array([len(piece) for piece in pieces], np.int32)
 
 
+def _token_names(roles: Mapping[str, str | None]) -> dict[str, str]:
+    return {f"{role}_token": roles[role] for role in ("bos", "eos", "pad") if roles.get(role)}
+
+
 def _unknown(inner: Any) -> set[int]:
     model = json.loads(inner.to_str())["model"]
     unknown = inner.token_to_id(model["unk_token"]) if model.get("unk_token") else model.get("unk_id")
     return set() if unknown is None else {unknown}
 
 
-def _find_specials(inner: Any, roles: dict[str, str], add: Sequence[str]) -> tuple[dict[str, int], list[str]]:
+def _find_specials(
+    inner: Any, roles: Mapping[str, str | None], add: Sequence[str]
+) -> tuple[dict[str, int], list[str]]:
     from tokenizers import AddedToken
 
     ids: dict[str, int] = {}
     notes = []
     for role in SPECIALS:
         names = [roles[role]] if role in roles else _NAMES[role]
-        present = [i for name in names if (i := inner.token_to_id(name)) is not None]
+        present = [i for name in names if name and (i := inner.token_to_id(name)) is not None]
         if present:
             ids[role] = present[0]
             inner.add_special_tokens(
@@ -293,7 +372,11 @@ class SentencePieceTokenizer:
         self.specials = {inner.id_to_piece(i): i for i in sorted(self._specials) if i < self._own} | {
             f"<|{role}|>": i for role, i in ids.items() if i >= self._own
         }
-        self.chat_template = ""
+        by_id = {i: text for text, i in self.specials.items()}
+        self.token_names = _token_names(
+            {role: by_id.get(i) for role, i in ids.items() if own.get(role, 0) >= 0 or role in add}
+        )
+        self.chat_template, self.named_templates = "", {}
         own_text = [token_bytes.visible(inner.id_to_piece(i)) for i in range(self._own)]
         bare = {*self._specials, inner.unk_id()}
         self.pieces = [b"" if i in bare or i >= self._own else own_text[i] for i in range(size)]
@@ -312,14 +395,25 @@ class SentencePieceTokenizer:
         encoded = self._inner.encode(pieces, out_type=int)
         return _plain([i for e in encoded for i in e], self._specials, text)
 
+    def encode_marked(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        def encode(text: str) -> tuple[list[int], list[tuple[int, int]]]:
+            pieces = self._inner.encode(text, out_type="immutable_proto").pieces
+            return [one.id for one in pieces], [(one.begin, one.end) for one in pieces]
+
+        return [_between_specials(text, self.specials, encode) for text in texts]
+
     def decode(self, ids: Iterable[int]) -> str:
         return self._inner.decode([i for i in map(int, ids) if i < self._own and i not in self._specials])
+
+    def decode_completion(self, ids: Iterable[int]) -> str:
+        anchor = self._inner.piece_to_id("a")
+        return _after(anchor, self.decode, ids) if self.decode([anchor]) == "a" else self.decode(ids)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         (Path(folder) / "tokenizer.model").write_bytes(self._inner.serialized_model_proto())
         (Path(folder) / _SIDE).write_text(json.dumps({"add": self._added}) + "\n")
-        _save_template(self, folder)
+        chat_template_files.save(folder, self.chat_template, self.named_templates)
 
 
 def load(path: str | os.PathLike[str], *, add: Sequence[str] = ()) -> Tokenizer:
@@ -327,13 +421,13 @@ def load(path: str | os.PathLike[str], *, add: Sequence[str] = ()) -> Tokenizer:
 
     The roles of special tokens come from our own special_tokens.json, tokenizer_config.json or special_tokens_map.json
     beside it, else from well-known names; `add` lists roles (mask, fim_prefix, fim_suffix, fim_middle) that
-    are added where missing. Its chat template is chat_template.jinja beside it, or tokenizer_config.json's.
+    are added where missing. Its chat templates are those of chat_template_files.
     Raises ConfigError where there is no tokenizer.
     """
     path = Path(path).expanduser()
     folder = path if path.is_dir() else path.parent
     tokenizer = _load(path, folder, add)
-    tokenizer.chat_template = _chat_template(folder)
+    tokenizer.chat_template, tokenizer.named_templates = chat_template_files.read(folder)
     return tokenizer
 
 
@@ -370,26 +464,7 @@ def _roles(folder: Path) -> dict[str, Any]:
             for key, value in json.loads((folder / name).read_text(encoding="utf-8")).items():
                 role = key.removesuffix("_token")
                 content = value.get("content") if isinstance(value, dict) else value
-                if role in SPECIALS and key.endswith("_token") and isinstance(content, str):
-                    roles[role] = content
+                named = isinstance(content, str) or (content is None and role in ("bos", "pad"))
+                if role in SPECIALS and key.endswith("_token") and named:
+                    roles[role] = content  # null: there is none, whatever well-known names the vocabulary has
     return roles
-
-
-def _save_template(tokenizer: Tokenizer, folder: str | os.PathLike[str]) -> None:
-    if tokenizer.chat_template:
-        (Path(folder) / _TEMPLATE).write_text(tokenizer.chat_template, encoding="utf-8")
-
-
-def _chat_template(folder: Path) -> str:
-    if (folder / _TEMPLATE).is_file():
-        return (folder / _TEMPLATE).read_text(encoding="utf-8")
-    path = folder / "tokenizer_config.json"
-    template = json.loads(path.read_text(encoding="utf-8")).get("chat_template") if path.is_file() else None
-    if isinstance(template, list):  # several under names
-        named = {one["name"]: one["template"] for one in template}
-        if "default" not in named:
-            raise ConfigError(
-                f"{path}: chat_template has {', '.join(named)} but no default; write the one to use to {_TEMPLATE}"
-            )
-        return named["default"]
-    return template or ""

@@ -11,7 +11,7 @@ from tokenizers.processors import TemplateProcessing
 from jaxtrain.config import ConfigError
 from jaxtrain.data import chat, tokenizer
 from jaxtrain.data.chat import Template, load_template
-from jaxtrain.data.record_formats import BadRecord
+from jaxtrain.data.messages import BadRecord
 from jaxtrain.data.tokenizer import ByteTokenizer, train_bpe
 from jaxtrain.worlds.tinytown import lexicon
 from tests.data.talk import MESSAGES, chatml, said, shown, tokenizer_of
@@ -63,7 +63,7 @@ def test_named_templates_write_this_and_learn_that(name):
     bos, eos, specials, wanted = NAMED[name]
     kind = tokenizer_of(*specials, bos=bos, eos=eos)
     template = load_template(name, kind)
-    turns = template.encode(MESSAGES)
+    (turns,) = template.encode(MESSAGES)
     assert shown(kind, turns.ids, turns.loss_mask) == wanted
     assert template.end == turns.ids[-1] and template.notes == () and turns.added == (False, False)
     assert [
@@ -89,7 +89,7 @@ def test_a_question_and_answer_are_those_of_pretraining_to_the_token(bpe, turns)
     document = [bpe.bos, *bpe.encode([f"{before}{question}{between}{answer}"])[0], bpe.eos]
     template = load_template(turns, bpe)
     asked = [{"role": "user", "content": question}]
-    found = template.encode([*asked, {"role": "assistant", "content": answer}])
+    (found,) = template.encode([*asked, {"role": "assistant", "content": answer}])
     assert found.ids.tolist() == document
     assert template.encode_prompt(asked).tolist() == document[: found.starts[0]]
     assert bpe.decode(template.encode_prompt(asked)).endswith(between.rstrip(" "))
@@ -156,7 +156,7 @@ GEMMA = """{{ bos_token }}
 def test_published_styles_of_templates(tmp_path):
     llama = tokenizer_of(*HEADERS, bos="<|begin_of_text|>", eos="<|end_of_text|>")
     llama.chat_template = LLAMA3
-    turns = load_template("auto", llama).encode(MESSAGES[:3])
+    (turns,) = load_template("auto", llama).encode(MESSAGES[:3])
     assert shown(llama, turns.ids, turns.loss_mask) == (
         "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nToday: 26 Jul 2024\n\nBe kind.<|eot_id|>"
         "<|start_header_id|>user<|end_header_id|>\n\nHi?<|eot_id|>"
@@ -165,7 +165,7 @@ def test_published_styles_of_templates(tmp_path):
     qwen = chatml()
     call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "<b>'"}}]}
     asked = [MESSAGES[1], call, {"role": "tool", "content": "3"}, MESSAGES[2]]
-    turns = Template("qwen", QWEN, qwen).encode(asked)
+    (turns,) = Template("qwen", QWEN, qwen).encode(asked)
     assert shown(qwen, turns.ids, turns.loss_mask) == (
         "<|im_start|>system\nYou are a help.<|im_end|>\n<|im_start|>user\nHi?<|im_end|>\n<|im_start|>assistant\n"
         '«<tool_call>{"name": "<b>\'"}</tool_call><|im_end|>»\n<|im_start|>tool\n3<|im_end|>\n'
@@ -175,7 +175,7 @@ def test_published_styles_of_templates(tmp_path):
     path.write_text(GEMMA)
     gemma = tokenizer_of("<start_of_turn>", "<end_of_turn>", bos="<bos>", eos="<eos>")
     template = load_template(str(path), gemma)
-    turns = template.encode(MESSAGES[1:])
+    (turns,) = template.encode(MESSAGES[1:])
     assert shown(gemma, turns.ids, turns.loss_mask) == (
         "<bos><start_of_turn>user\nHi?<end_of_turn>\n<start_of_turn>model\n«Yo.<end_of_turn>»\n"
         "<start_of_turn>user\nWhy?<end_of_turn>\n<start_of_turn>model\n«So.<end_of_turn>»"
@@ -206,7 +206,7 @@ def test_special_tokens_in_messages_are_text(text):
     kind = chatml()
     template = load_template("chatml", kind)
     asked, answered = {"role": "user", "content": text}, {"role": "assistant", "content": text}
-    turns = template.encode([asked, answered])
+    (turns,) = template.encode([asked, answered])
     ends = [kind.specials["<|im_start|>"], kind.specials["<|im_end|>"]]
     header = [ends[0], *plain_ids(kind, "assistant\n")]
     words = plain_ids(kind, text)
@@ -219,7 +219,7 @@ def test_special_tokens_in_messages_are_text(text):
 def test_neighbouring_messages_do_not_make_a_special_token():
     kind = tokenizer_of(*LLAMA[:1], bos="<s>", eos="</s>")
     halves = [{"role": "user", "content": text} for text in ("a</", "s>b")]
-    turns = load_template("none", kind).encode([*halves, {"role": "assistant", "content": "c"}])
+    (turns,) = load_template("none", kind).encode([*halves, {"role": "assistant", "content": "c"}])
     assert said(kind, turns.ids) == "<s>a</s>bc</s>"
     assert turns.ids.tolist().count(kind.eos) == 1
 
@@ -238,7 +238,7 @@ def test_a_prompt_is_always_the_beginning_of_prompt_and_answer(said, name):
     messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(said)]
     for kind in (ByteTokenizer(), chatml()):
         template = load_template(name, kind)
-        turns = template.encode(messages)
+        (turns,) = template.encode(messages)
         prompt = template.encode_prompt(messages[:-1])
         assert turns.ids[: turns.starts[-1]].tolist() == prompt.tolist()
         again, made, added = template.encode_completions(messages[:-1], [said[-1], "other"])
@@ -249,9 +249,9 @@ def test_a_prompt_is_always_the_beginning_of_prompt_and_answer(said, name):
 def test_bos_is_the_template_s_alone():
     kind = tokenizer_of(bos="<s>", eos="</s>")
     kind._inner.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", kind.bos)])
-    assert load_template("plain", kind).encode(MESSAGES).ids.tolist().count(kind.bos) == 1
+    assert load_template("plain", kind).encode(MESSAGES)[0].ids.tolist().count(kind.bos) == 1
     bare = "{% for m in messages %}{{ m.content + eos_token }}{% endfor %}"
-    assert kind.bos not in Template("bare", bare, kind).encode(MESSAGES).ids
+    assert kind.bos not in Template("bare", bare, kind).encode(MESSAGES)[0].ids
     with pytest.raises(ConfigError, match="starts with two <s>"):
         Template("two", "{{ bos_token + bos_token }}" + bare, kind)
 
@@ -264,15 +264,19 @@ THINKING = """{% for m in messages %}<|im_start|>{{ m.role }}
 {% endif %}"""
 
 
-def test_a_template_that_rewrites_earlier_turns_is_refused():
-    template = Template("thinking", THINKING, chatml())
+def test_a_template_that_rewrites_earlier_turns_has_a_row_for_each_answer():
+    kind = chatml()
+    template = Template("thinking", THINKING, kind)
     thought = {"role": "assistant", "content": "<think>hm</think>Yo."}
-    assert template.encode([MESSAGES[1], thought]).loss_mask.any()
-    with pytest.raises(
-        ConfigError, match=r"--template=thinking: the template is not prefix-stable.*thinking templates"
-    ):
-        template.encode([MESSAGES[1], thought, *MESSAGES[3:]])
-    assert template.encode(MESSAGES[1:]).ends  # without thoughts there is nothing to rewrite
+    first, second = template.encode([MESSAGES[1], thought, *MESSAGES[3:]])
+    start = "<|im_start|>user\nHi?<|im_end|>\n<|im_start|>assistant\n"
+    assert shown(kind, first.ids, first.loss_mask) == f"{start}«<think>hm</think>Yo.<|im_end|>»"
+    assert shown(kind, second.ids, second.loss_mask) == (
+        f"{start}Yo.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n«So.<|im_end|>»"
+    )
+    prompt = template.encode_prompt([MESSAGES[1], thought, MESSAGES[3]])
+    assert prompt.tolist() == second.ids[: second.starts[0]].tolist()
+    assert len(template.encode(MESSAGES[1:])) == 1  # without thoughts there is nothing to rewrite
 
 
 def test_templates_that_cannot_be_used_are_refused(tmp_path):
@@ -286,7 +290,7 @@ def test_templates_that_cannot_be_used_are_refused(tmp_path):
     }.items():
         with pytest.raises(ConfigError, match=f"--template=mine: .*{words}"):
             Template("mine", source, kind)
-    with pytest.raises(ConfigError, match=r"--template=nope: no such file; write auto, plain, hh"):
+    with pytest.raises(ConfigError, match=r"--template=nope: no such file; write auto, hf:NAME, plain, hh"):
         load_template("nope", kind)
     (tmp_path / "a.jinja").write_bytes(b"\xff")
     with pytest.raises(ConfigError, match="not a Jinja template"):
@@ -298,7 +302,7 @@ def test_an_end_token_that_the_template_lacks_is_eos_and_counted():
     bare = "{% for m in messages %}{{ m.role[0] + ':' + m.content + '\n' }}{% endfor %}"
     bare += "{% if add_generation_prompt %}a:{% endif %}"
     template = Template("bare", bare, kind)
-    turns = template.encode(MESSAGES[1:])
+    (turns,) = template.encode(MESSAGES[1:])
     assert shown(kind, turns.ids, turns.loss_mask) == "u:Hi?\na:«Yo.\n<|eos|>»u:Why?\na:«So.\n<|eos|>»"
     assert turns.added == (True, True) and template.end == kind.eos
     assert len(load_template("chatml", kind).notes) == 2
@@ -309,7 +313,7 @@ def test_turns_not_to_be_learnt_are_prompt():
     kind = chatml()
     template = load_template("chatml", kind)
     for mark in ({"train": False}, {"weight": 0}):
-        turns = template.encode([*MESSAGES[1:2], MESSAGES[2] | mark, *MESSAGES[3:]])
+        (turns,) = template.encode([*MESSAGES[1:2], MESSAGES[2] | mark, *MESSAGES[3:]])
         assert said(kind, turns.ids[turns.loss_mask]) == "So.<|im_end|>"
     with pytest.raises(BadRecord, match="unknown weight"):
         template.encode([MESSAGES[1], MESSAGES[2] | {"weight": 0.5}])
@@ -334,7 +338,7 @@ def test_a_tokenizer_keeps_its_template(tmp_path):
         json.dumps({"chat_template": config["chat_template"][:1]})
     )
     with pytest.raises(ConfigError, match="has tool_use but no default"):
-        tokenizer.load(tmp_path / "a")
+        load_template("auto", tokenizer.load(tmp_path / "a"))
     byte = ByteTokenizer()
     byte.chat_template = "{{ messages }}"
     byte.save(tmp_path / "c")
