@@ -17,6 +17,7 @@ from jaxtrain.apps.constitutional import audit, compare_phase, report, revise_ph
 from jaxtrain.apps.constitutional.config import Constitutional
 from jaxtrain.apps.constitutional.principles import Constitution
 from jaxtrain.config import ConfigError, Failure
+from jaxtrain.data import source_spec
 from jaxtrain.data.preferences_db import prompt_field
 from jaxtrain.data.prompts import read_conversations
 from jaxtrain.files import atomic, terminal
@@ -38,7 +39,14 @@ def run(cfg: Constitutional, constitution: Constitution) -> None:
     pretrained = training.pretrained or _parent(cfg.asked.init_from)
     critic = cfg.critic.critic or cfg.asked.init_from
     revisions = revise_phase.run(cfg, constitution)
-    sl = stage(cfg, "sft", "sl", training.sft_flags, init_from=pretrained, data=f"jsonl:{revisions}")
+    sl = stage(
+        cfg,
+        "sft",
+        "sl",
+        training.sft_flags,
+        init_from=pretrained,
+        data=source_spec.of_path("jsonl", revisions),
+    )
     labels_of_sl = dataclasses.replace(
         cfg,
         asked=dataclasses.replace(cfg.asked, init_from=str(sl)),
@@ -46,7 +54,7 @@ def run(cfg: Constitutional, constitution: Constitution) -> None:
     )
     labels = compare_phase.run(labels_of_sl, constitution)
     human = training.human_of(source)
-    preferences = f"jsonl:{labels}" + (f",{human}" if human else "")
+    preferences = source_spec.of_path("jsonl", labels) + (f",{human}" if human else "")
     if training.rl == "dpo":
         rl = stage(cfg, "dpo", "rl", training.rl_flags, init_from=sl, data=preferences)
     else:

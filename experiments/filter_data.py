@@ -43,7 +43,7 @@ def main(cfg: Filter) -> None:
             return
         print(f"{report['read']:,} documents in {time.perf_counter() - start:.1f} s")
     print("\n".join(report_table(filtered.read_report(run.out))))
-    print(f"\ntrain on it: --data=filtered:{cfg.work.out}")
+    print(f"\ntrain on it: --data={source_spec.of_path('filtered', cfg.work.out)}")
 
 
 def _scorer(cfg: Filter) -> "Scorer | None":

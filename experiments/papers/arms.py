@@ -10,6 +10,7 @@ from typing import Any
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError
+from jaxtrain.data import source_spec
 from jaxtrain.files import atomic
 
 
@@ -75,8 +76,8 @@ def train(
         cfg = pretrain.Pretrain(
             model=config.Model(model=trial.model),
             data=config.Corpus(
-                data=f"jsonl:{path}",
-                eval_data=f"jsonl:{held_out}",
+                data=source_spec.of_path("jsonl", path),
+                eval_data=source_spec.of_path("jsonl", held_out),
                 tokenizer=str(tokenizer),
                 seq_len=trial.seq_len,
                 batch_size=trial.batch_size,

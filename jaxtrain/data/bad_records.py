@@ -1,11 +1,18 @@
 """Records that cannot be used: refused, or skipped, counted and listed."""
 
+import base64
+import json
+import shutil
+import tempfile
+import weakref
 from pathlib import Path
+from typing import Any
 
 from jaxtrain.config import ConfigError
 from jaxtrain.files import atomic
 
 _LIST = "skipped.jsonl"
+_MEMORY = 1 << 20  # bytes of the list that are held in memory; more are on the disk
 
 
 class Skips:
@@ -13,21 +20,48 @@ class Skips:
 
     def __init__(self, policy: str):
         self._policy = policy
-        self.lines: list[dict[str, str]] = []
+        self._file = tempfile.SpooledTemporaryFile(_MEMORY)  # noqa: SIM115 (closed with this object)
+        weakref.finalize(self, self._file.close)
+        self.count = 0
+        self.first: dict[str, Any] = {}  # {"where", "reason"} of the first, once there is one
 
-    def bad(self, where: str, reason: str) -> None:
-        """Lists the record at `where`. Raises ConfigError under `raise`."""
+    def __len__(self) -> int:
+        return self.count
+
+    def bad(self, where: str, reason: str, raw: bytes | None = None) -> None:
+        """Lists the record at `where`, with its bytes where `raw` has them. Raises ConfigError under `raise`."""
         if self._policy == "raise":
             raise ConfigError(
                 f"{where}: {reason}; mend it, or skip and count such records: --on_bad_record=skip"
             )
-        self.lines.append({"where": where, "reason": reason})
+        one = {"where": where, "reason": reason}
+        self.first = self.first or one
+        self.count += 1
+        # Paths and reasons may hold half a surrogate pair, which UTF-8 has not.
+        line = json.dumps(one | ({} if raw is None else raw_fields(raw)))
+        self._file.write(line.encode() + b"\n")
 
-    def save(self, folder: Path) -> None:
-        """Writes them to `skipped.jsonl`, one a line; an empty file means that there were none."""
-        with (folder / _LIST).open("w", encoding="utf-8") as file:
-            for line in self.lines:
-                file.write(atomic.json_line(line))
+    def bad_file(self, path: Path, reason: str) -> None:
+        """Lists a whole file. Raises ConfigError under `raise`, and advises no skipping."""
+        if self._policy == "raise":
+            raise ConfigError(f"{path}: {reason}")
+        self.bad(str(path), reason)
+
+    def save(self, folder: Path, name: str = _LIST) -> Path:
+        """Writes them to a file, one a line, and returns its path; an empty file means that there were none."""
+        self._file.seek(0)
+        with atomic.replacing(folder / name) as file:
+            shutil.copyfileobj(self._file, file)
+        self._file.seek(0, 2)
+        return folder / name
+
+
+def raw_fields(raw: bytes) -> dict[str, str]:
+    """{"line": text}, or {"line_base64": …} where the bytes are no UTF-8."""
+    try:
+        return {"line": raw.decode()}
+    except UnicodeDecodeError:
+        return {"line_base64": base64.b64encode(raw).decode()}
 
 
 def skipped(folder: Path) -> int:

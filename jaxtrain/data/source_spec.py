@@ -8,6 +8,9 @@ path may hold commas. In a path of jsonl, store, preferences or filtered `*`, `?
 the end is a weight only if a number follows the star, `?` starts options only if `key=` follows it, and `:` starts a
 split only as `:train` or `:train[...]`. A slice such as `train[:90%]` is TFDS's, and works for every kind. A tfds NAME
 may be a folder, or end in a version, `NAME:1.0.0`.
+
+A NAME or a value between double quotes stands for itself, whatever is in it: `jsonl:"what? a=b, c.jsonl"?field=body*2`
+names one file. Between the quotes `\\"` is a quote and `\\\\` a backslash.
 """
 
 import difflib
@@ -16,10 +19,13 @@ import importlib.util
 import math
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from jaxtrain.config import ConfigError, Data, Dialogs
+from jaxtrain.data import file_records
+from jaxtrain.data.file_kinds import HF_EXTRA
 from jaxtrain.worlds.tinytown import configs as tinytown
 
 KINDS = ("tinytown", "tfds", "hf", "jsonl", "store", "preferences", "filtered")
@@ -34,8 +40,11 @@ FORMATS = (
     "chosen",
     "responses",
     "ranked",
+    "marked",
     "judged",
     "prompt",
+    "question",
+    "tree",
     "text",
 )  # record_formats.py reads them
 OURS = ("field", "format")  # options of every kind; the others are the data set's own
@@ -45,8 +54,13 @@ OPTIONS = {
 }  # fmt: skip
 METADATA = "metadata."  # an option of store for each key
 LEAST_BPE = 300  # 256 bytes, the special tokens, and some merges
-HF_EXTRA = "install the extra: pip install 'jaxtrain[hf]'"
 
+_SUFFIXES = (".jsonl", ".json", ".parquet", ".arrow", ".csv", ".tsv", ".gz", ".zst", ".xz", ".bz2", ".zip")
+_LITERAL = "a path with such characters stands for itself between double quotes"
+_QUOTED = re.compile(r'((?:^|,)\s*\w+:|[?&]\w[\w.-]*=)"((?:[^"\\]|\\.)*)"')
+_FIRST_MASK = (
+    0xF0000  # of the characters that stand for quoted texts while a source is taken apart: private ones
+)
 _NEXT = re.compile(r",(?=\w+:)")
 _NUMBER = re.compile(r"\*([+-]?(?:\d[\d.]*(?:e[+-]?\d+)?|\.\d+|nan|inf))$", re.IGNORECASE)
 _SPLIT = re.compile(r"\w[\w.-]*(\[-?\d*%?:-?\d*%?\])?(\+\w[\w.-]*(\[-?\d*%?:-?\d*%?\])?)*")
@@ -54,18 +68,26 @@ _SPLIT = re.compile(r"\w[\w.-]*(\[-?\d*%?:-?\d*%?\])?(\+\w[\w.-]*(\[-?\d*%?:-?\d
 
 @dataclass(frozen=True)
 class DataSource:
-    """One source of records. `split` is empty where none was named; `weight` is its share of the mix."""
+    """One source of records. `split` is empty where none was named; `weight` is its share of the mix; the name of a
+    `quoted` one is a path, and no pattern.
+    """
 
     kind: str
     name: str
     split: str = ""
     options: tuple[tuple[str, str], ...] = ()
     weight: float = 1.0
+    quoted: bool = False
+
+    @property
+    def path_label(self) -> str:
+        """The source without its split, as --data may name it."""
+        return f"{self.kind}:{quote(self.name) if self.quoted else self.name}"
 
     @property
     def label(self) -> str:
         """The source as messages call it."""
-        return f"{self.kind}:{self.name}" + (f":{self.split}" if self.split else "")
+        return self.path_label + (f":{self.split}" if self.split else "")
 
     def option(self, key: str, default: str = "") -> str:
         """The value of an option, or `default`."""
@@ -78,11 +100,42 @@ def parse(text: str, flag: str = "data") -> tuple[DataSource, ...]:
         raise ConfigError(
             f"--{flag} is empty: name a source, such as tinytown:pretrain or jsonl:corpus/*.jsonl"
         )
-    return tuple(_parse_one(part.strip(), flag) for part in _NEXT.split(text))
+    masked, quoted = _masked(text)
+    return tuple(_parse_one(part.strip(), flag, quoted) for part in _NEXT.split(masked))
 
 
-def _parse_one(text: str, flag: str) -> DataSource:
-    kind, colon, rest = text.partition(":")
+def quote(path: str) -> str:
+    """A path between quotes, so that it stands for itself."""
+    return '"' + re.sub(r'(["\\])', r"\\\1", path) + '"'
+
+
+def of_path(kind: str, path: Path | str) -> str:
+    """The source of one file or folder, `KIND:PATH`; between quotes where the path has characters with a meaning."""
+    plain = re.fullmatch(r"(?! )[\w./~+@% -]*(?<! )", str(path))
+    return f"{kind}:{path if plain else quote(str(path))}"
+
+
+def _masked(text: str) -> tuple[str, list[str]]:
+    """(the text with one private character for each quoted stretch, what stood between the quotes)."""
+    quoted: list[str] = []
+
+    def mask(match: re.Match[str]) -> str:
+        quoted.append(re.sub(r"\\(.)", r"\1", match.group(2)))
+        return match.group(1) + chr(_FIRST_MASK + len(quoted) - 1)
+
+    return _QUOTED.sub(mask, text), quoted
+
+
+def _unmasked(text: str, quoted: list[str], mark: str = "") -> str:
+    """The text with its quoted stretches back, between `mark`s."""
+    for i, one in enumerate(quoted):
+        text = text.replace(chr(_FIRST_MASK + i), quote(one) if mark else one)
+    return text
+
+
+def _parse_one(masked: str, flag: str, quoted: list[str]) -> DataSource:
+    kind, colon, rest = masked.partition(":")
+    text = _unmasked(masked, quoted, '"')
     if kind not in KINDS or not rest:
         near = difflib.get_close_matches(kind, KINDS, n=1) if colon else []
         hint = f" (did you mean {near[0]}:?)" if near and near[0] != kind else ""
@@ -94,7 +147,15 @@ def _parse_one(text: str, flag: str) -> DataSource:
         raise ConfigError(f"--{flag}={text}: no name after {kind}:")
     if split and not _SPLIT.fullmatch(split):
         raise ConfigError(f"--{flag}={text}: {split!r} is no split: write train, train[:90%] or train+test")
-    return DataSource(kind, name, split, options, weight)
+    if kind in FILES and name.startswith('"'):
+        raise ConfigError(f"--{flag}={text}: the quote after {kind}: has no end")
+    plain = _unmasked(name, quoted)
+    if plain != name and len(name) > 1:
+        raise ConfigError(
+            f"--{flag}={text}: after the closing quote only :SPLIT, ?key=value and *WEIGHT may follow"
+        )
+    options = tuple((key, _unmasked(value, quoted)) for key, value in options)
+    return DataSource(kind, plain, split, options, weight, quoted=plain != name)
 
 
 def _cut_weight(kind: str, rest: str, text: str, flag: str) -> tuple[str, float]:
@@ -129,6 +190,7 @@ def _cut_options(kind: str, rest: str, text: str, flag: str) -> tuple[str, tuple
         if unknown:
             raise ConfigError(
                 f"--{flag}={text}: {kind} has no option {min(unknown)!r}; it has {', '.join(OPTIONS[kind])}{more}"
+                + (f"; {_LITERAL}, such as {kind}:{quote(text.partition(':')[2])}" if kind in FILES else "")
             )
     return body, tuple((key, value) for key, _, value in pairs)
 
@@ -147,19 +209,39 @@ def _cut_split(kind: str, rest: str) -> tuple[str, str]:
 def files(source: DataSource, flag: str = "data") -> list[Path]:
     """The files of a source whose name is a path, sorted. Raises ConfigError where there are none, or one is none."""
     name = os.path.expanduser(source.name)
-    paths = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
-    if not paths:
+    there = os.path.lexists(name)
+    paths = [name] if there or source.quoted else sorted(glob.glob(name, recursive=True))
+    if not paths or (not there and source.quoted):
+        hint = "" if source.quoted or not set(source.name) & set("?*[,:=\"") else (
+            f"; {_LITERAL}: {source.kind}:{quote(source.name)}"
+        )  # fmt: skip
         raise ConfigError(
-            f"--{flag}: no file matches {source.name!r} (looked in {os.getcwd()}); check the path"
+            f"--{flag}: no file matches {source.name!r} (looked in {os.getcwd()}); check the path{hint}"
         )
     for path in paths:
-        if os.path.isdir(path):
-            raise ConfigError(
-                f"--{flag}: {path} is a folder: name its files, {source.kind}:{path.rstrip('/')}/*.jsonl"
-            )
-        if not os.access(path, os.R_OK):
-            raise ConfigError(f"--{flag}: {path} cannot be read: check its permissions")
+        _check_file(path, source.kind, flag)
     return [Path(path) for path in paths]
+
+
+def _check_file(path: str, kind: str, flag: str) -> None:
+    if os.path.isdir(path):
+        raise ConfigError(f"--{flag}: {path} is a folder: name its files, {kind}:{_pattern(path)}")
+    if not os.path.exists(path):
+        raise ConfigError(f"--{flag}: {path} is a link to a file that is not there")
+    if not os.path.isfile(path):
+        raise ConfigError(
+            f"--{flag}: {path} is a pipe or a device, and data are read several times: write them to a file first"
+        )
+    if not os.access(path, os.R_OK):
+        raise ConfigError(f"--{flag}: {path} cannot be read: check its permissions")
+
+
+def _pattern(folder: str) -> str:
+    """A pattern for the files of a folder, by the most frequent suffix among them."""
+    names = os.listdir(folder) if os.access(folder, os.R_OK) else []
+    suffixes = Counter(Path(name).suffix for name in names if os.path.isfile(os.path.join(folder, name)))
+    known = [suffix for suffix, _ in suffixes.most_common() if suffix in _SUFFIXES]
+    return f"{folder.rstrip('/')}/*{known[0] if known else '.jsonl'}"
 
 
 def check(data: Data) -> None:
@@ -205,7 +287,13 @@ def _check_tinytown(source: DataSource, flag: str) -> None:
 
 
 def _check_files(source: DataSource, flag: str) -> None:
-    files(source, flag)
+    for path in files(source, flag):
+        if source.kind != "jsonl":
+            continue
+        try:
+            file_records.kind_of(path)
+        except ConfigError as error:
+            raise ConfigError(f"--{flag}: {error}") from error
 
 
 def _check_filtered(source: DataSource, flag: str) -> None:
@@ -257,11 +345,11 @@ def is_folder(source: DataSource) -> bool:
 
 
 def check_tokenizer(text: str) -> None:
-    """Raises ConfigError unless `text` is byte, bpe:SIZE, a SentencePiece *.model, a tokenizer.json or its
-    folder.
+    """Raises ConfigError unless `text` is byte, bpe:SIZE, hf:NAME, a SentencePiece *.model, a tokenizer.json or
+    its folder; what hf: names is looked up later.
     """
     kind, _, size = text.partition(":")
-    if text == "byte":
+    if text == "byte" or kind == "hf":
         return
     if kind == "bpe":
         if not size.isdigit() or int(size) < LEAST_BPE:
@@ -272,7 +360,7 @@ def check_tokenizer(text: str) -> None:
     path = Path(text).expanduser()
     if not text or not path.exists():
         raise ConfigError(
-            f"--tokenizer={text}: no such file; write byte, bpe:SIZE, or a tokenizer.json or *.model file"
+            f"--tokenizer={text}: no such file; write byte, bpe:SIZE, hf:NAME, or a tokenizer.json or *.model file"
         )
     if path.is_dir() and not (path / "tokenizer.json").is_file() and not any(path.glob("*.model")):
         raise ConfigError(f"--tokenizer={text}: the folder holds no tokenizer.json and no *.model")

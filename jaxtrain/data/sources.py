@@ -36,6 +36,7 @@ class Records:
     skipped: int = 0  # broken records that are not among them
     listed: str = ""  # the file that lists those
     notes: tuple[str, ...] = ()  # lines on what else was left out
+    place: Callable[[int], str] | None = None  # file and line of a record of `read`
 
     def __len__(self) -> int:
         return self.size if self.index is None else len(self.index)
@@ -50,6 +51,13 @@ class Records:
     def source_number(self, i: int) -> int:
         """Where record i is in the whole split, for messages."""
         return i if self.index is None else self.index[i]
+
+    def where(self, i: int) -> str:
+        """Record i as messages call it: the source, its number, and its file and line where these say more."""
+        number = int(self.source_number(i))
+        place = self.place(number) if self.place else ""
+        said = not place or place == f"{self.label.partition(':')[2]}:{number + 1}"
+        return f"{self.label} record {number}" + ("" if said else f" ({place})")
 
     def blocks(self, seed: int | None = None) -> Iterator[tuple[int, list[dict[str, Any]]]]:
         """(number of the first, records) of blocks that cover all, in order or shuffled by `seed`."""
@@ -67,23 +75,27 @@ class _Opened:
 
 
 def train_and_held_out(
-    source: DataSource, data: Data, fields: Fields = TEXT
+    source: DataSource,
+    data: Data,
+    fields: Fields = TEXT,
+    view: Callable[[Records], Records] = lambda all: all,
 ) -> tuple[Records, Records | None]:
     """The records to train on, and those held out: the data set's own validation or test split, if it has one.
 
     Without one, `eval_share` of the documents by the hash of their number, at least one on each side. None
     is held out where --eval_data names other data. `fields` are what a record must have, and its type; the
     name text means --text_field. A record of TFDS has these and OPTIONAL, one of another kind all its
-    fields; with `fields` None every record is whole. Raises ConfigError for anything wrong with the data.
+    fields; with `fields` None every record is whole. `view` puts rows together before some are held out. Raises
+    ConfigError for anything wrong with the data.
     """
     opened = _open(source, data, fields)
     split = source.split or _main_split(opened, source)
-    train = opened.get(split)
+    train = view(opened.get(split))
     if data.eval_data:
         return train, None
     used = {part.partition("[")[0] for part in split.split("+")}
     own = next((name for name in HELD_OUT if name in opened.splits and name not in used), "")
-    return (train, opened.get(own)) if own else _hold_out(train, data.eval_share)
+    return (train, view(opened.get(own))) if own else _hold_out(train, data.eval_share)
 
 
 def whole(source: DataSource, data: Data, fields: Fields = TEXT) -> Records:
@@ -237,13 +249,17 @@ def _open_database(source: DataSource, data: Data, wanted: Fields, flag: str) ->
 
     stored = source.kind == "store"
     database = completions_db if stored else preferences_db
-    lines = [database.as_lines(path, cache_dir(data)) for path in source_spec.files(source, flag)]
+    paths = source_spec.files(source, flag)
+    lines = [database.as_lines(path, cache_dir(data)) for path in paths]
     opened = _open_files(lines, (), source, data, None, flag)
-    if not stored:
-        return opened
-    return _Opened(
-        opened.splits, lambda split: completions_db.selected_choices(opened.get(split), source, flag)
-    )
+
+    def get(split: str) -> Records:
+        records = opened.get(split)
+        if lines != paths:  # the lines of a database are in a file that nobody knows
+            records = replace(records, place=None)
+        return completions_db.selected_choices(records, source, flag) if stored else records
+
+    return _Opened(opened.splits, get)
 
 
 def _open_filtered(source: DataSource, data: Data, wanted: Fields, flag: str) -> _Opened:
@@ -265,19 +281,24 @@ def _open_files(
     def get(split: str) -> Records:
         data_source = _slice(tfds.builder_from_directory(str(folder)), split, source, flag)
         mark = cache.digest(*marks, folder.parent.name, split)
-        raw = _reader(data_source, {"json": str})
+        texts, places = (_reader(data_source, {name: str}) for name in jsonl.COLUMNS)
 
         def read(numbers: Sequence[int]) -> list[dict[str, Any]]:
-            return [json.loads(record["json"]) for record in raw(numbers)]
+            return [json.loads(record["json"]) for record in texts(numbers)]
 
-        skips = bad_records.skipped(folder)
+        def place(number: int) -> str:
+            file, _, rest = places([number])[0]["place"].partition(" ")
+            return f"{paths[int(file)]}{rest}"
+
         return Records(
-            label=f"{source.kind}:{source.name}",
+            label=source.path_label,
             fingerprint=mark,
             read=read,
             size=len(data_source),
-            skipped=skips,
+            skipped=bad_records.skipped(folder),
             listed=str(folder / "skipped.jsonl"),
+            notes=jsonl.notes_of(folder),
+            place=place,
         )
 
     return _Opened(("train",), get)

@@ -115,7 +115,7 @@ def texts(
         for i, record in enumerate(block, start):
             text, wrong = text_of(record, field)
             if wrong:
-                skips.bad(f"{records.label} record {records.source_number(i)}", wrong)
+                skips.bad(records.where(i), wrong)
                 continue
             logp = record.get("logp")
             good.append((text, float(logp) if isinstance(logp, float) else np.nan))
@@ -157,7 +157,7 @@ def _fill(
         "documents": len(lengths),
         "bytes": size,
         "empty": empty,
-        "skipped": len(skips.lines),
+        "skipped": len(skips),
         "dtype": dtype.name,
     }
     (work / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")

@@ -28,6 +28,7 @@ BLANK = -np.inf
 
 _LINES = {
     "length": "{:,} completions cut off by their limit left out",
+    "unfinished": "{:,} completions that were filtered or refused left out",
     "bare": "{:,} completions without log-probabilities left out",
     "torn": "{:,} completions whose tokens are no UTF-8, so that their text is not what was sampled, left out",
     "long": "{:,} conversations that do not fit --seq_len left out",
@@ -70,8 +71,8 @@ class LogprobReader:
             if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
                 raise BadRecord("no message: a choice of it has none")
             self.counts["read"] += 1
-            if choice.get("finish_reason") == "length":
-                self.counts["length"] += 1
+            if completions_db.unfinished(choice):
+                self.counts["length" if choice.get("finish_reason") == "length" else "unfinished"] += 1
                 continue
             content = (choice.get("logprobs") or {}).get("content")
             if not content:
@@ -227,7 +228,7 @@ def _read(
             try:
                 usable += reader.read(record)
             except BadRecord as error:
-                skips.bad(f"{records.label} record {records.source_number(i)}", str(error))
+                skips.bad(records.where(i), str(error))
     counts = reader.counts
     if not usable:
         raise ConfigError(
@@ -236,8 +237,8 @@ def _read(
             "top_logprobs=20, or train on the texts with ./launch/run sft"
         )
     skipped = [
-        f"{len(skips.lines):,} bad records skipped, the first {one['where']}: {one['reason']}"
-        for one in skips.lines[:1]
+        f"{len(skips):,} bad records skipped, the first {one['where']}: {one['reason']}"
+        for one in ([skips.first] if skips else [])
     ]
     return usable, [*_about(usable, counts), *records.notes, *skipped]
 

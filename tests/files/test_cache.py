@@ -73,7 +73,7 @@ def batches(cfg):
 @pytest.mark.parametrize(
     ("stage", "event", "word"),
     [
-        ("jsonl", "open", "dataset_info.json"),
+        ("records", "open", "dataset_info.json"),
         ("tokenizers", "open", "special_tokens.json"),
         ("tokens", "os.rename", ".tmp-"),
     ],
@@ -98,7 +98,7 @@ def test_two_processes_at_once_build_once_and_agree(cfg, tmp_path):
     ends = [(*process.communicate(), process.returncode) for process in [start(cfg), start(cfg)]]
     assert [code for _, _, code in ends] == [0, 0], ends
     assert ends[0][0] == ends[1][0]
-    for stage, count in (("jsonl", 1), ("tokenizers", 1), ("tokens", 2)):
+    for stage, count in (("records", 1), ("tokenizers", 1), ("tokens", 2)):
         names = [name for name in os.listdir(tmp_path / "cache" / stage) if not name.endswith(".lock")]
         assert len(names) == count and not any(".tmp-" in name for name in names)
 

@@ -1,0 +1,356 @@
+"""The records of a file of any kind that file_kinds names, each as JSON text with its place in the file."""
+
+import io
+import json
+import shutil
+import tempfile
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxtrain.config import ConfigError
+from jaxtrain.data import compressed, file_kinds, json_values, tables
+from jaxtrain.data.bad_records import is_unicode
+from jaxtrain.data.file_kinds import FileKind
+
+DEEPEST = 200  # lists and objects inside one another: programs that read a record call themselves for each
+_TICK = 256  # records between two reports of progress
+_NAMES = {str: "a string", list: "a list", dict: "an object"}
+_IGNORED = ("__MACOSX/", ".DS_Store", "Thumbs.db")  # what file managers add to archives
+_OF_PAGES = ("object", "first_id", "last_id")  # keys of OpenAI's pages that say nothing
+_OFFICE = "an Office document (a zip archive of XML)"
+
+
+class FileRecord(NamedTuple):
+    """A record: what stands after the file's path in messages, such as `:12`, and its JSON text or the raw text of
+    something else.
+    """
+
+    place: str
+    text: bytes
+    wrong: str = ""  # what is wrong with it; an empty string where that is not yet known
+
+
+class ReadNotes:
+    """What was left out of files, or read in a way that people should know, as lines."""
+
+    def __init__(self) -> None:
+        self.repeated = 0  # records with a key twice, of which the last counts
+        self._beside: Counter[str] = Counter()
+        self._binary: Counter[str] = Counter()
+        self._members: list[str] = []
+
+    def lines(self) -> tuple[str, ...]:
+        """The lines; none where nothing was left out."""
+        return (
+            *(
+                [f"records with a key twice, of which the last value counts: {self.repeated:,}"]
+                if self.repeated
+                else []
+            ),
+            *(f"{text} (in {count:,} objects)" for text, count in self._beside.items()),
+            *(
+                f"{count:,} values of {name!r} are binary data, read as null"
+                for name, count in self._binary.items()
+            ),
+            *self._members,
+        )
+
+    def beside(self, key: str, others: list[str]) -> None:
+        """Notes the keys beside a list of records."""
+        others = [one for one in others if one not in _OF_PAGES]
+        if others:
+            self._beside[f"beside the records under {key!r}, not read: {', '.join(others[:8])}"] += 1
+
+    def binary(self, counts: Counter[str]) -> None:
+        """Notes binary values by column."""
+        self._binary.update(counts)
+
+    def member(self, error: file_kinds.OtherKind) -> None:
+        """Notes a member of an archive that holds no records."""
+        self._members.append(f"left out: {error}")
+
+
+def kind_of(path: Path) -> FileKind:
+    """The kind of a file, a zip archive's members unread. Raises ConfigError where it holds no records, with what it
+    is, or cannot be read.
+    """
+    with reading(path), path.open("rb") as raw:
+        return _kind(raw, str(path))[0]
+
+
+class reading:
+    """A context in which an OSError of a file becomes a ConfigError that names it."""
+
+    def __init__(self, path: Path):
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        if isinstance(error, OSError):
+            raise ConfigError(
+                f"{self._path}: cannot be read ({error.strerror or error}); is it still there, and may you read it?"
+            ) from error
+
+
+def _kind(raw: Any, label: str) -> tuple[FileKind, Any]:
+    """(the kind of a buffered stream's content, the content's first bytes)."""
+    content, how = compressed.decompressed(raw, label)
+    try:
+        head = content.read(file_kinds.HEAD)
+    except compressed.BROKEN as error:
+        raise compressed.broken(label, 1, how, error) from error
+    return file_kinds.identify(head, len(head) < file_kinds.HEAD, label), head
+
+
+def records(
+    path: Path, notes: ReadNotes, advance: Callable[[int], None] = lambda done: None
+) -> Iterator[FileRecord]:
+    """The records of a file. `advance` is called with the bytes read from disk.
+
+    Raises ConfigError where the file is of another kind, or broken so that what follows cannot be read.
+    """
+    with reading(path), path.open("rb") as raw:
+        kind, _ = _kind(raw, str(path))
+        raw.seek(0)
+        position = 0
+        for i, record in enumerate(_of_kind(raw, kind, str(path), notes)):
+            if i % _TICK == 0:
+                position, before = max(position, raw.tell()), position
+                advance(position - before)
+            yield record
+        advance(path.stat().st_size - position)
+
+
+def _of_kind(raw: Any, kind: FileKind, label: str, notes: ReadNotes) -> Iterator[FileRecord]:
+    content, how = compressed.decompressed(raw, label)
+    if kind.name in (file_kinds.LINES, file_kinds.VALUES, file_kinds.TABLE):
+        if kind.encoding != "utf-8":
+            content, how = (
+                compressed.as_utf8(content, kind.encoding),
+                f"{how} {kind.encoding.upper()}".strip(),
+            )
+        yield from _TEXTS[kind.name](content, kind, label, how, notes)
+    else:
+        with _seekable(content, how, label) as file:
+            yield from _BINARIES[kind.name](file, label, notes)
+
+
+def _seekable(content: Any, how: str, label: str) -> Any:
+    """The content in a file that can seek: itself, or decompressed on the disk."""
+    if not how and isinstance(content.raw, io.FileIO):
+        return content
+    file = tempfile.TemporaryFile()  # noqa: SIM115 (the caller closes it)
+    try:
+        shutil.copyfileobj(content, file, 1 << 20)
+    except compressed.BROKEN as error:
+        file.close()
+        raise compressed.broken(label, 1, how or "zip", error) from error
+    file.seek(0)
+    return file
+
+
+def _of_lines(content: Any, kind: FileKind, label: str, how: str, notes: ReadNotes) -> Iterator[FileRecord]:
+    number = 0
+    try:
+        while line := content.readline(json_values.LONGEST):
+            number += 1
+            if len(line) == json_values.LONGEST:
+                raise ConfigError(
+                    f"{label}:{number}: a line of more than {len(line):,} bytes; write one record a line"
+                )
+            text = line.removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n")
+            if text.strip():
+                yield from _page(FileRecord(f":{number}", text), notes)
+    except compressed.BROKEN as error:
+        raise compressed.broken(label, number + 1, how or "zip", error) from error
+
+
+def _page(record: FileRecord, notes: ReadNotes) -> Iterator[FileRecord]:
+    """A line's record; the records of one that is a page of a list, as OpenAI's are."""
+    if b'"list"' not in record.text or b'"data"' not in record.text:
+        yield record
+        return
+    try:
+        page = json.loads(record.text)
+    except (ValueError, RecursionError):
+        page = None
+    if not isinstance(page, dict) or page.get("object") != "list" or not isinstance(page.get("data"), list):
+        yield record
+        return
+    notes.beside("data", [key for key in page if key != "data"])
+    for i, one in enumerate(page["data"]):
+        yield FileRecord(f"{record.place} data[{i}]", json.dumps(one).encode())
+
+
+def _of_values(content: Any, kind: FileKind, label: str, how: str, notes: ReadNotes) -> Iterator[FileRecord]:
+    line = 1
+    try:
+        with io.TextIOWrapper(content, "utf-8-sig", "surrogateescape", newline="") as stream:
+            for i, value in enumerate(json_values.values(stream, notes.beside)):
+                line = value.line
+                place = f":{line}" if line > 1 else f":1 record {i}"
+                yield FileRecord(place, value.text.encode("utf-8", "surrogateescape"))
+    except json_values.Broken as error:
+        raise ConfigError(f"{label}: {error}; mend the file, or fetch it again") from error
+    except compressed.BROKEN as error:
+        raise compressed.broken(label, line, how or "zip", error) from error
+
+
+def _of_table(content: Any, kind: FileKind, label: str, how: str, notes: ReadNotes) -> Iterator[FileRecord]:
+    number = 0
+    try:
+        with io.TextIOWrapper(content, "utf-8-sig", "surrogateescape", newline="") as stream:
+            for row in tables.delimited(stream, kind.delimiter):
+                number = row.number
+                yield _row(row, f":{number}")
+    except tables.Unreadable as error:
+        raise ConfigError(f"{label}: {error}; mend the file") from error
+    except compressed.BROKEN as error:
+        raise compressed.broken(label, number + 1, how or "zip", error) from error
+
+
+def _row(row: tables.Row, place: str) -> FileRecord:
+    if row.wrong:
+        return FileRecord(place, row.raw, row.wrong)
+    text = json.dumps(row.record, ensure_ascii=False)
+    return FileRecord(place, text.encode("utf-8", "surrogatepass"))
+
+
+def _of_parquet(file: Any, label: str, notes: ReadNotes) -> Iterator[FileRecord]:
+    return _arrow_rows(lambda counts: tables.parquet(file, counts), "Parquet", label, notes)
+
+
+def _of_arrow_file(file: Any, label: str, notes: ReadNotes) -> Iterator[FileRecord]:
+    return _arrow_rows(lambda counts: tables.arrow(file, False, counts), "Arrow", label, notes)
+
+
+def _of_arrow_stream(file: Any, label: str, notes: ReadNotes) -> Iterator[FileRecord]:
+    return _arrow_rows(lambda counts: tables.arrow(file, True, counts), "Arrow", label, notes)
+
+
+def _arrow_rows(
+    rows: Callable[[Counter[str]], Iterator[tables.Row]], what: str, label: str, notes: ReadNotes
+) -> Iterator[FileRecord]:
+    binary: Counter[str] = Counter()
+    try:
+        for row in rows(binary):
+            yield _row(row, f" row {row.number}")
+    except tables.Unreadable as error:
+        raise ConfigError(f"{label}: broken {what} data ({error}); fetch the file again") from error
+    notes.binary(binary)
+
+
+def _of_zip(file: Any, label: str, notes: ReadNotes) -> Iterator[FileRecord]:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            yield from _members(archive, label, notes)
+    except (zipfile.BadZipFile, NotImplementedError, *compressed.BROKEN) as error:
+        raise ConfigError(f"{label}: broken zip archive ({error}); fetch the file again") from error
+
+
+def _members(archive: zipfile.ZipFile, label: str, notes: ReadNotes) -> Iterator[FileRecord]:
+    names = archive.namelist()
+    for marks, what in (
+        (("[Content_Types].xml",), f"{_OFFICE}; save it as CSV"),
+        (("data.pkl",), "a PyTorch checkpoint; name a file of records"),
+        (("mimetype",), "an e-book or an OpenDocument file; write the records as CSV or JSON lines"),
+        ((".npy",), "an archive of NumPy arrays; write the records as JSON lines or Parquet"),
+    ):
+        if any(name.endswith(marks) for name in names):
+            raise ConfigError(f"{label}: {what}")
+    members = [one for one in archive.infolist() if not one.is_dir() and not _is_ignored(one.filename)]
+    refused, read = None, 0
+    for member in members:
+        inside = f"{label}/{member.filename}"
+        if member.flag_bits & 1:
+            raise ConfigError(f"{inside}: it is encrypted; unpack the archive with its password first")
+        try:
+            with archive.open(member) as raw:
+                kind, _ = _kind(io.BufferedReader(raw), inside)
+        except file_kinds.OtherKind as error:
+            notes.member(error)
+            refused = refused or error
+            continue
+        read += 1
+        with archive.open(member) as raw:
+            for record in _of_kind(io.BufferedReader(raw), kind, inside, notes):
+                yield record._replace(place=f"/{member.filename}{record.place}")
+    if not read:
+        raise refused or ConfigError(f"{label}: the archive is empty")
+
+
+def _is_ignored(name: str) -> bool:
+    return name.startswith(_IGNORED[0]) or name.rpartition("/")[2] in _IGNORED
+
+
+_TEXTS = {file_kinds.LINES: _of_lines, file_kinds.VALUES: _of_values, file_kinds.TABLE: _of_table}
+_BINARIES = {
+    file_kinds.PARQUET: _of_parquet,
+    file_kinds.ARROW_FILE: _of_arrow_file,
+    file_kinds.ARROW_STREAM: _of_arrow_stream,
+    file_kinds.ZIP: _of_zip,
+}
+
+
+class _Objects:
+    """Object hooks of json.loads that notice a key that stands twice."""
+
+    def __init__(self) -> None:
+        self.repeated = False
+
+    def __call__(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        record = dict(pairs)
+        self.repeated |= len(record) < len(pairs)
+        return record
+
+
+def parse(line: bytes, fields: Mapping[str, type], notes: ReadNotes) -> tuple[str, str]:
+    """(the record's JSON text, what is wrong with it or an empty string). It must have `fields`, each of its type."""
+    objects = _Objects()
+    try:
+        text = line.decode("utf-8").strip(" \t\r\n\v\f")
+        record = json.loads(text, object_pairs_hook=objects)
+    except UnicodeDecodeError as error:
+        return "", f"invalid UTF-8 at byte {error.start}"
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno} of it, " if error.lineno > 1 else ""
+        return "", f"not JSON ({error.msg.removesuffix(' at')} at {where}column {error.colno})"
+    except RecursionError:
+        return "", f"not JSON (deeper than {DEEPEST} lists and objects)"
+    except ValueError as error:
+        digits = "a number of more than 4,300 digits" if "digits" in str(error) else str(error)
+        return "", f"not JSON ({digits})"
+    if not isinstance(record, dict):
+        return "", f"not a JSON object but {type(record).__name__}"
+    if text.count("[") + text.count("{") > DEEPEST and _depth(record) > DEEPEST:
+        return "", f"too deep: more than {DEEPEST} lists and objects inside one another"
+    for field, kind in fields.items():
+        if wrong := _wrong_field(record, field, kind):
+            return "", wrong
+    notes.repeated += objects.repeated
+    return text, ""
+
+
+def _wrong_field(record: dict[str, Any], field: str, kind: type) -> str:
+    if field not in record:
+        there = ", ".join(map(str, list(record)[:8])) or "none"
+        return f"no field {field!r} (fields: {there}); name the right one with --text_field"
+    if not isinstance(record[field], kind):
+        return f"field {field!r} is not {_NAMES[kind]} but {type(record[field]).__name__}"
+    if kind is str and not is_unicode(record[field]):
+        return f"field {field!r} holds half a surrogate pair, which is no text"
+    return ""
+
+
+def _depth(value: Any) -> int:
+    """How many lists and objects stand inside one another."""
+    depth, level = 0, [value]
+    while level := [one for one in level if isinstance(one, dict | list)]:
+        depth += 1
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+    return depth

@@ -1,0 +1,229 @@
+"""JSON values of a text, one by one and in bounded memory: of an array, of objects one after another, or of a list
+inside an object.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TextIO
+
+from jaxtrain.data import file_kinds
+
+_BLOCK = 1 << 20  # characters read at once
+LONGEST = 1 << 28  # characters of a record
+_SPACE = re.compile(r"[ \t\r\n\ufeff]*+")
+_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["\[\]{}]', re.DOTALL)
+_SCALAR = re.compile(r"[^\s,\]}\[{:]++")
+_DECODER = json.JSONDecoder()
+
+
+class Broken(Exception):
+    """The text is cut off, or is no JSON between its records: what follows cannot be read."""
+
+
+class Value(NamedTuple):
+    """The text of a record, and the line on which it begins."""
+
+    line: int
+    text: str
+
+
+class _Buffer:
+    """A stretch of a text that is read on where more of it is needed."""
+
+    def __init__(self, stream: TextIO):
+        self._stream, self.text, self.at, self.line, self._end = stream, "", 0, 1, False
+
+    def more(self) -> bool:
+        """Whether more could be read; grows with what is there, so that reading again stays cheap."""
+        if self._end:
+            return False
+        if len(self.text) - self.at > LONGEST:
+            raise Broken(
+                f"line {self.line}: the record that begins here is longer than {LONGEST:,} characters"
+            )
+        block = self._stream.read(max(_BLOCK, len(self.text) // 2))
+        self._end = not block
+        self.text += block
+        return not self._end
+
+    def drop(self) -> None:
+        """Forgets what was read."""
+        if self.at > _BLOCK:
+            self.text, self.at = self.text[self.at :], 0
+
+    def move(self, end: int) -> str:
+        """The text to `end`, after which reading goes on."""
+        text = self.text[self.at : end]
+        self.line += text.count("\n")
+        self.at = end
+        return text
+
+    def next(self) -> str:
+        """The next character that is no space, which stays; an empty string at the end."""
+        while True:
+            self.move(_SPACE.match(self.text, self.at).end())
+            if self.at < len(self.text):
+                return self.text[self.at]
+            if not self.more():
+                return ""
+
+    def string_end(self) -> int:
+        """The end of the string that begins here."""
+        return self._until(lambda: match.end() if (match := _STRING.match(self.text, self.at)) else -1)
+
+    def value_end(self) -> int:
+        """The end of the value that begins here."""
+        first = self.text[self.at]
+        if first == '"':
+            return self.string_end()
+        if first in "[{":
+            try:
+                return _DECODER.raw_decode(self.text, self.at)[1]
+            except (ValueError, RecursionError):
+                return self._until(_Brackets(self).end)
+        return self._until(self._scalar_end)
+
+    def _scalar_end(self) -> int:
+        match = _SCALAR.match(self.text, self.at)
+        if match is None:
+            raise Broken(f"line {self.line}: {self.text[self.at]!r} where a value must begin")
+        return match.end() if match.end() < len(self.text) or self._end else -1
+
+    def _until(self, find: Callable[[], int]) -> int:
+        line = self.line
+        while (end := find()) < 0:
+            if not self.more():
+                if (end := find()) >= 0:
+                    return end
+                raise Broken(f"the JSON is cut off in the value that begins on line {line}")
+        return end
+
+
+class _Brackets:
+    """The search for the end of an array or an object, which goes on where it stopped once more is read."""
+
+    def __init__(self, buffer: _Buffer):
+        self._buffer, self._from, self._depth = buffer, buffer.at, 0
+
+    def end(self) -> int:
+        """The position after the closing bracket; -1: not yet read."""
+        for match in _BRACKET.finditer(self._buffer.text, self._from):
+            token = match.group()
+            if token == '"':  # of a string that goes on
+                self._from = match.start()
+                return -1
+            if len(token) == 1:
+                self._depth += 1 if token in "[{" else -1
+                if self._depth == 0:
+                    return match.end()
+            self._from = match.end()
+        return -1
+
+
+def values(stream: TextIO, beside: Callable[[str, list[str]], None]) -> Iterator[Value]:
+    """The values of a JSON text: the members of arrays, the records under an object's list (file_kinds.list_key), and
+    other objects as they are.
+
+    `beside` is called with the key of such a list and the other keys of its object. Raises Broken, with the line, where
+    the text goes on as no JSON.
+    """
+    buffer = _Buffer(stream)
+    while first := buffer.next():
+        if first == "[":
+            yield from _members(buffer)
+        elif first == "{" and (key := _listed(buffer)):
+            yield from _under(buffer, key, beside)
+        elif first == ",":  # after a record, as some people end their lines
+            buffer.move(buffer.at + 1)
+        else:
+            yield _value(buffer)
+        buffer.drop()
+
+
+def _value(buffer: _Buffer) -> Value:
+    line = buffer.line
+    return Value(line, buffer.move(buffer.value_end()))
+
+
+def _members(buffer: _Buffer) -> Iterator[Value]:
+    buffer.move(buffer.at + 1)
+    comma = False
+    while (first := buffer.next()) != "]":
+        if comma and first == ",":
+            buffer.move(buffer.at + 1)
+            first = buffer.next()
+            if first == "]":
+                break  # a comma after the last, as people write it
+        elif comma and first:
+            raise Broken(f"line {buffer.line}: {first!r} where ',' or ']' must follow a record")
+        if not first:
+            raise Broken(f"the JSON is cut off on line {buffer.line}: its array has no end")
+        yield _value(buffer)
+        buffer.drop()
+        comma = True
+    buffer.move(buffer.at + 1)
+
+
+def _listed(buffer: _Buffer) -> str:
+    """The key under which the object that begins here has a list of records; reading has not gone on."""
+    at, line, found = buffer.at, buffer.line, ""
+    try:
+        return file_kinds.list_key(_DECODER.raw_decode(buffer.text, at)[0])
+    except (ValueError, RecursionError):
+        pass  # not yet read whole, or bad
+    try:
+        for key in _keys(buffer):
+            if key in file_kinds.FIELDS:
+                break
+            if key in file_kinds.LISTS and buffer.next() == "[":
+                found = key if _first_is_a_record(buffer) else ""
+                break
+            buffer.move(buffer.value_end())
+    except Broken:
+        found = ""
+    buffer.at, buffer.line = at, line
+    return found
+
+
+def _keys(buffer: _Buffer) -> Iterator[str]:
+    """The keys of the object that begins here; after each its value is to be read."""
+    buffer.move(buffer.at + 1)
+    while (first := buffer.next()) != "}":
+        if first == ",":
+            buffer.move(buffer.at + 1)
+            first = buffer.next()
+        if first != '"':
+            raise Broken(f"line {buffer.line}: {first!r} where a key must begin")
+        key = buffer.move(buffer.string_end())
+        if buffer.next() != ":":
+            raise Broken(f"line {buffer.line}: no ':' after the key {key[:40]}")
+        buffer.move(buffer.at + 1)
+        buffer.next()
+        yield key[1:-1]
+    buffer.move(buffer.at + 1)
+
+
+def _first_is_a_record(buffer: _Buffer) -> bool:
+    buffer.move(buffer.at + 1)
+    if buffer.next() != "{":
+        return False
+    try:
+        first: Any = json.loads(buffer.move(buffer.value_end()))
+    except (ValueError, RecursionError):
+        return True  # a bad one
+    return file_kinds.are_records([first])
+
+
+def _under(buffer: _Buffer, key: str, beside: Callable[[str, list[str]], None]) -> Iterator[Value]:
+    others = []
+    for one in _keys(buffer):
+        if one == key:
+            yield from _members(buffer)
+        else:
+            others.append(one)
+            buffer.move(buffer.value_end())
+        buffer.drop()
+    if others:
+        beside(key, others)

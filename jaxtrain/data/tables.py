@@ -1,0 +1,221 @@
+"""The rows of tables as records: CSV, TSV and their kin, Parquet, and Arrow (Feather) files and streams."""
+
+import csv
+import datetime
+import decimal
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TextIO
+
+_ROWS = 512  # of an Arrow table that are turned into records at once
+_LONGEST = 1 << 28  # characters of a field
+# Columns of a delimited text in which a JSON value stands for itself; every other cell is the text that it is, so that
+# 007 stays 007 and the answer 42 a text.
+_TYPED = frozenset((
+    "messages", "conversations", "conversation", "completions", "responses", "ranking", "tools", "documents", "history",
+    "choices", "metadata", "chat_template_kwargs", "label", "score", "score_chosen", "score_rejected", "chosen_rating",
+    "rejected_rating", "logp", "rank",
+))  # fmt: skip
+_MESSAGES = frozenset(
+    ("prompt", "chosen", "rejected", "completion", "input")
+)  # typed where it is a list of messages
+
+
+class Unreadable(Exception):
+    """The table is broken: what follows cannot be read."""
+
+
+class Row(NamedTuple):
+    """A row: its number (the line on which it begins, or its number from 1), its record, or what is wrong with it."""
+
+    number: int
+    record: dict[str, Any]
+    wrong: str = ""
+    raw: bytes = b""  # as it stands in the file, where something is wrong
+
+
+class _Lines:
+    """Lines for csv.reader; those of the row under way stay."""
+
+    def __init__(self, stream: TextIO):
+        self._stream, self.count, self.row = stream, 0, []
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self._stream:
+            self.count += 1
+            self.row.append(line)
+            yield line
+
+
+def delimited(stream: TextIO, delimiter: str) -> Iterator[Row]:
+    """The rows of a delimited text whose first row names the fields.
+
+    `stream` was opened with newline="" and errors="surrogateescape". Raises Unreadable for a header that names a field
+    twice, and for a quote without its end.
+    """
+    csv.field_size_limit(_LONGEST)
+    lines = _Lines(stream)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    header: list[str] | None = None
+    while True:
+        start, lines.row = lines.count + 1, []
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            if lines.count - start > 1_000 or "unexpected end" in str(error) or "limit" in str(error):
+                raise Unreadable(f"a quote in the row that begins on line {start} has no end") from error
+            yield Row(start, {}, f"no row of a table ({error})", _bytes(lines.row))
+            continue
+        if row is None:
+            return
+        if not row:
+            continue
+        if header is None:
+            header = _header(row)
+            continue
+        if len(row) != len(header):
+            wrong = f"{len(row)} fields where the header has {len(header)}"
+            yield Row(start, {}, wrong, _bytes(lines.row))
+        elif any(not one.isascii() and not _is_text(one) for one in row):
+            yield Row(start, {}, "invalid UTF-8", _bytes(lines.row))
+        else:
+            yield Row(start, {name: _cell(name, one) for name, one in zip(header, row, strict=True)})
+
+
+def _header(row: list[str]) -> list[str]:
+    names = [one.strip().removeprefix("\ufeff") or f"column {i}" for i, one in enumerate(row, 1)]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise Unreadable(f"its header names the field {twice[0]!r} twice")
+    return names
+
+
+def _bytes(lines: list[str]) -> bytes:
+    return "".join(lines).encode("utf-8", "surrogateescape")
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _cell(name: str, text: str) -> Any:
+    if name in _TYPED:
+        if not text:
+            return None
+        return _value(text.lower() if text in ("True", "False", "TRUE", "FALSE") else text)
+    if name in _MESSAGES and text.startswith("[") and '"role"' in text:
+        value = _value(text)
+        return value if isinstance(value, list) and all(isinstance(one, dict) for one in value) else text
+    return text
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def parquet(file: Any, left_out: Counter[str]) -> Iterator[Row]:
+    """The rows of a Parquet file, a path or an open file that can seek. `left_out` counts the values by column that are
+    binary data, which records have as null. Raises Unreadable where the file is broken.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet as pq
+
+    try:
+        with pq.ParquetFile(file, pre_buffer=False) as opened:
+            yield from _rows(opened.iter_batches(batch_size=_ROWS), left_out)
+    except (pa.ArrowException, OSError) as error:
+        raise Unreadable(_short(error)) from error
+
+
+def arrow(file: Any, stream: bool, left_out: Counter[str]) -> Iterator[Row]:
+    """The rows of an Arrow file, or of a stream; otherwise as `parquet`."""
+    import pyarrow as pa
+
+    try:
+        if stream:
+            with pa.ipc.open_stream(file) as opened:
+                yield from _rows(opened, left_out)
+        else:
+            with pa.ipc.open_file(file) as opened:
+                yield from _rows(map(opened.get_batch, range(opened.num_record_batches)), left_out)
+    except (pa.ArrowException, OSError) as error:
+        raise Unreadable(_short(error)) from error
+
+
+def _short(error: Exception) -> str:
+    return str(error).partition("\n")[0][:200] or type(error).__name__
+
+
+def _rows(batches: Any, left_out: Counter[str]) -> Iterator[Row]:
+    number = 1
+    for batch in batches:
+        names = batch.schema.names
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise Unreadable(f"it has the column {twice[0]!r} twice")
+        for start in range(0, batch.num_rows, _ROWS):
+            part = batch.slice(start, _ROWS)
+            try:
+                columns = [_values(column) for column in part.columns]
+            except (OverflowError, ValueError):  # of one row, which is looked for
+                yield from _one_by_one(part, number, left_out)
+            else:
+                for i, row in enumerate(zip(*columns, strict=True), number):
+                    yield Row(i, _record(names, row, left_out))
+            number += part.num_rows
+
+
+def _one_by_one(part: Any, number: int, left_out: Counter[str]) -> Iterator[Row]:
+    for i in range(part.num_rows):
+        row = part.slice(i, 1)
+        try:
+            values = [_values(column)[0] for column in row.columns]
+        except (OverflowError, ValueError) as error:
+            yield Row(number + i, {}, f"a value that cannot be read ({_short(error)})")
+        else:
+            yield Row(number + i, _record(part.schema.names, values, left_out))
+
+
+def _values(column: Any) -> list[Any]:
+    """The values of a column; times as text, since Python has no nanoseconds."""
+    import pyarrow as pa
+
+    return (column.cast(pa.string()) if pa.types.is_temporal(column.type) else column).to_pylist()
+
+
+def _record(names: Sequence[str], row: Iterable[Any], left_out: Counter[str]) -> dict[str, Any]:
+    return {name: _plain(value, name, left_out) for name, value in zip(names, row, strict=True)}
+
+
+def _plain(value: Any, column: str, left_out: Counter[str]) -> Any:
+    """A value of Arrow as JSON has it. A null inside a structure is a field that is not there, since Arrow gives every
+    row the fields of all.
+    """
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return None if math.isnan(value) else value
+    if isinstance(value, dict):
+        return {k: _plain(v, column, left_out) for k, v in value.items() if v is not None}
+    if isinstance(value, list):
+        if value and all(isinstance(one, tuple) for one in value):  # a map
+            return {str(k): _plain(v, column, left_out) for k, v in value}
+        return [_plain(one, column, left_out) for one in value]
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            left_out[column] += 1
+            return None
+    if isinstance(value, decimal.Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    return str(value)
