@@ -2,13 +2,17 @@
 
 import dataclasses
 import os
+from typing import Any
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError
 
-pass
-
 MODEL_HELP = "a run (WORKDIR, WORKDIR@STEP, hf:DIR) or an endpoint (http://HOST:PORT/v1?model=NAME)"
+
+
+VERDICT_TOKENS = 512
+JUDGE_TEMPERATURE = "Temperature of a model that judges; -1: 0, and 0.7 with several --votes"
+JUDGE_MAX_NEW = "Most tokens of a verdict with its reasons, and with the thought of a model that thinks"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +26,8 @@ class QualityFlags(config.Group):
     votes: int = config.arg(1, "Scores of each row, of which the median counts, where a model is the judge", low=1)
     soft: bool = config.arg(False,
         "Take the expected score over the model's log-probabilities, where a model is the judge")
+    judge_temperature: float = config.arg(-1.0, JUDGE_TEMPERATURE, low=-1)
+    judge_max_new: int = config.arg(VERDICT_TOKENS, JUDGE_MAX_NEW, low=1)
     agreement: float = config.arg(0.5, "Least share of a question's samples that come to the same answer", low=0,
         only=("kind", ("reasoning",)))
     answer_field: str = config.arg("", "Field of --source's records with the answer that reasoning must come to",
@@ -34,9 +40,7 @@ class QualityFlags(config.Group):
     # fmt: on
 
     def check(self):
-        changed = [f"--{n}" for n in ("rubric", "soft") if getattr(self, n)] + ["--votes"] * (self.votes > 1)
-        if changed and not self.is_llm_judge():
-            raise ConfigError(f"{', '.join(changed)}: acts only where a model is the --judge")
+        check_judge(self, self.is_llm_judge())
         if self.min_score != type(self).min_score and not self.judge:
             raise ConfigError("--min_score: acts only with --judge")
         if self.agreement > 1:
@@ -50,6 +54,18 @@ class QualityFlags(config.Group):
             ":" in self.judge and not self.judge.startswith("hf:")
         )
         return is_url(self.judge) or not function
+
+
+def check_judge(flags: Any, reads: bool) -> None:
+    """Raises ConfigError for flags of a judge that reads a rubric where none `reads`, and for votes that are alike."""
+    names = ("rubric", "votes", "soft", "judge_temperature", "judge_max_new")
+    changed = [f"--{name}" for name in names if getattr(flags, name) != getattr(type(flags), name)]
+    if changed and not reads:
+        raise ConfigError(f"{', '.join(changed)}: acts only where a model is the --judge")
+    if -1 < flags.judge_temperature < 0:
+        raise ConfigError(f"--judge_temperature={flags.judge_temperature}: at least 0, or -1 for the default")
+    if flags.votes > 1 and not flags.judge_temperature:
+        raise ConfigError(f"--judge_temperature=0: {flags.votes} --votes at temperature 0 are one vote")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,6 +34,8 @@ class JudgeQuality(Protocol):
     rubric: str
     votes: int
     soft: bool
+    judge_temperature: float
+    judge_max_new: int
 
     def is_llm_judge(self) -> bool: ...
 
@@ -53,7 +55,7 @@ def open_judge(
                     f"--judge={text}: a reward model reads no rubric: leave out --rubric, --soft, --votes"
                 )
             return reward_model_judge(source, step, machine), None
-    model = open_model(text, "judge", llm_judge.MAX_NEW)
+    model = open_model(text, "judge", quality.judge_max_new)
     if not model.chat:
         raise ConfigError(
             f"--judge={text}: it has no chat template to read a rubric with; name another model"
@@ -66,10 +68,17 @@ def open_judge(
     how = llm_judge.JudgeConfig(
         rubric=rubric,
         votes=quality.votes,
-        temperature=VOTE_TEMPERATURE if quality.votes > 1 else 0.0,
+        temperature=_temperature(quality),
         top_logprobs=TOP if quality.soft else 0,
+        max_new=quality.judge_max_new,
     )
     return llm_judge.llm_judge(model, how), model
+
+
+def _temperature(quality: JudgeQuality) -> float:
+    if quality.judge_temperature >= 0:
+        return quality.judge_temperature
+    return VOTE_TEMPERATURE if quality.votes > 1 else 0.0
 
 
 def reward_model_judge(source: Path, step: int | None, machine: MachineFlags) -> Judge:

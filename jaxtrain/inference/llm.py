@@ -9,9 +9,12 @@ import numpy as np
 
 from jaxtrain.data.chat import Template
 from jaxtrain.data.record_formats import Message
+from jaxtrain.data.response import split_thought
 
 CUT_OFF = "length"  # finish_reason of a completion that a limit ended
 REFUSED = "refused"  # of an empty one: the prompt is too long, or not accepted
+FILTERED = "content_filter"  # of one that the endpoint's filter ended
+UNFINISHED = (CUT_OFF, REFUSED, FILTERED)
 
 
 class Request(NamedTuple):
@@ -40,9 +43,49 @@ class TokenLogprob(NamedTuple):
 
 
 class Completion(NamedTuple):
+    """The answer of a model, apart from the thought before it."""
+
     text: str
-    finish_reason: str  # stop, CUT or REFUSED
-    logprobs: tuple[TokenLogprob, ...] | None = None
+    finish_reason: str  # "stop", one of UNFINISHED, or an endpoint's own word
+    logprobs: tuple[TokenLogprob, ...] | None = None  # of the answer's tokens
+    thought: str = ""
+    detail: str = ""  # why it is REFUSED
+
+    def message(self) -> Message:
+        """The assistant's message: the answer without white space around it, its thought in reasoning_content."""
+        thought = {"reasoning_content": self.thought} if self.thought else {}
+        return {"role": "assistant", "content": self.text.strip(), **thought}
+
+
+def completion_of(
+    text: str,
+    finish_reason: str,
+    logprobs: tuple[TokenLogprob, ...] | None = None,
+    *,
+    raw: bool = False,
+    opened: bool | None = False,
+    thought: str = "",
+) -> Completion:
+    """A completion of what a model wrote, its thought taken apart; a `raw` text has none.
+
+    `opened` is that of split_thought, `thought` what came apart already. Log-probabilities of a thought's tokens are
+    left out.
+    """
+    inside, answer = ("", text) if raw else split_thought(text, opened)
+    if logprobs is not None and (thought or answer != text):
+        logprobs = _last_tokens(logprobs, answer)
+    return Completion(answer, finish_reason, logprobs, "\n\n".join(filter(None, (thought, inside))))
+
+
+def _last_tokens(tokens: tuple[TokenLogprob, ...], answer: str) -> tuple[TokenLogprob, ...]:
+    """The tokens from the first one on that has a part of the answer, which ends the text."""
+    start = "".join(one.token for one in tokens).rfind(answer) if answer else -1
+    at = 0
+    for i, one in enumerate(tokens):
+        at += len(one.token)
+        if 0 <= start < at:
+            return tokens[i:]
+    return ()
 
 
 Generate = Callable[[Sequence[Request]], list[list[Completion]]]  # `samples` completions of each
@@ -59,12 +102,24 @@ class Usage:
     tokens_in: int = 0
     tokens_out: int = 0
     uncounted: int = 0  # responses without a count of tokens
+    # parameter that the endpoint does not take -> a line about what is sent instead
+    changes: dict[str, str] = dataclasses.field(default_factory=dict)
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock, repr=False)
 
     def add(self, **counts: int) -> None:
         with self.lock:
             for name, count in counts.items():
                 setattr(self, name, getattr(self, name) + count)
+
+    def add_change(self, name: str, line: str) -> bool:
+        """Whether a change of the requests is new; it stands in `changes` from then on."""
+        with self.lock:
+            return self.changes.setdefault(name, line) is line
+
+    def change_lines(self) -> list[str]:
+        """The lines about what the endpoint does not take."""
+        with self.lock:
+            return list(self.changes.values())
 
 
 class LocalModel(NamedTuple):

@@ -16,12 +16,22 @@ import numpy as np
 from jaxtrain import worlds
 from jaxtrain.data.prompts import question
 from jaxtrain.data.record_formats import Message
-from jaxtrain.inference.llm import LLM, Completion, Request, derive_seed, user_messages
+from jaxtrain.inference.config import VERDICT_TOKENS
+from jaxtrain.inference.llm import (
+    CUT_OFF,
+    FILTERED,
+    LLM,
+    REFUSED,
+    Completion,
+    Request,
+    derive_seed,
+    user_messages,
+)
 from jaxtrain.rewards import functions
 
 LOW, HIGH = 1, 10  # of a rubric
 TRIES = 3  # requests for a completion that is not malformed
-MAX_NEW = 512  # most tokens of a judge's completion
+SHOWN = 60  # characters of a malformed verdict in a message
 RUBRIC = (
     "Is the answer correct and complete? Does it do what was asked, clearly and without padding? Does it refuse what "
     "would do harm, and say why? An answer that is wrong is 3 at most."
@@ -75,10 +85,11 @@ class JudgePair(NamedTuple):
 
 
 class Judgements(NamedTuple):
-    """A score of each case, or P(first is better) of each pair, None where none could be parsed; and counts."""
+    """A score of each case, or P(first is better) of each pair, None where there is none; counts; why there is none."""
 
     values: list[float | None]
     counts: dict[str, float]
+    faults: list[str]  # by value; empty where there is one
 
 
 class Judge(NamedTuple):
@@ -97,6 +108,7 @@ class JudgeConfig(NamedTuple):
     temperature: float = 0.0  # with several votes it must be above 0
     # Above 0 a verdict is a probability, a score an expectation, over the likeliest tokens in its place.
     top_logprobs: int = 0
+    max_new: int = VERDICT_TOKENS  # most tokens of a completion, a thought included
 
 
 def score_judge(name: str, scores: Callable[[Sequence[JudgeCase]], list[float | None]]) -> Judge:
@@ -138,7 +150,8 @@ def reward_judge(reward: functions.RewardFunction) -> Judge:
 
 
 def _counted(values: list[float | None]) -> Judgements:
-    return Judgements(values, {"questions": len(values), "unanswered": values.count(None)})
+    faults = ["" if value is not None else "the judge has no score for it" for value in values]
+    return Judgements(values, {"questions": len(values), "unanswered": values.count(None)}, faults)
 
 
 def llm_judge(model: LLM, how: JudgeConfig = JudgeConfig()) -> Judge:  # noqa: B008
@@ -157,8 +170,8 @@ def llm_judge(model: LLM, how: JudgeConfig = JudgeConfig()) -> Judge:  # noqa: B
             )
             for one in cases
         ]
-        votes, counts = _votes(model, how, prompts, seed, _score)
-        return Judgements([statistics.median(each) if each else None for each in votes], counts)
+        votes, counts, faults = _votes(model, how, prompts, seed, _score)
+        return Judgements([statistics.median(each) if each else None for each in votes], counts, faults)
 
     def compare(pairs: Sequence[JudgePair], seed: int) -> Judgements:
         prompts = [
@@ -166,10 +179,11 @@ def llm_judge(model: LLM, how: JudgeConfig = JudgeConfig()) -> Judge:  # noqa: B
             for one in pairs
             for a, b in ((one.first, one.second), (one.second, one.first))
         ]
-        votes, counts = _votes(model, how, prompts, seed, _verdict)
+        votes, counts, faults = _votes(model, how, prompts, seed, _verdict)
         wins = [_majority(each, soft=how.top_logprobs > 0) for each in votes]
         values, orders = both_orders(list(zip(wins[::2], wins[1::2], strict=True)), soft=how.top_logprobs > 0)
-        return Judgements(values, counts | orders)
+        either = [one or other for one, other in zip(faults[::2], faults[1::2], strict=True)]
+        return Judgements(values, counts | orders, either)
 
     return Judge(model.name, score, compare)
 
@@ -208,9 +222,13 @@ def _votes(
     prompts: Sequence[str],
     seed: int,
     parse: Callable[[Completion], float | None],
-) -> tuple[list[list[float]], dict[str, float]]:
-    """(the parsed votes on each prompt, counts). Malformed ones are requested again, TRIES times in all."""
+) -> tuple[list[list[float]], dict[str, float], list[str]]:
+    """(the parsed votes on each prompt, counts, why a prompt has none).
+
+    Malformed ones are requested again, TRIES times in all.
+    """
     votes: list[list[float]] = [[] for _ in prompts]
+    faults = [""] * len(prompts)
     malformed = 0
     for attempt in range(TRIES):
         missing = [i for i, each in enumerate(votes) if len(each) < how.votes]
@@ -221,7 +239,7 @@ def _votes(
         requests = [
             Request(
                 user_messages(prompts[i]), samples=how.votes - len(votes[i]), seed=derive_seed(seed, i, attempt),
-                temperature=temperature, max_new=MAX_NEW, top_logprobs=how.top_logprobs,
+                temperature=temperature, max_new=how.max_new, top_logprobs=how.top_logprobs,
             )
             for i in missing
         ]  # fmt: skip
@@ -229,8 +247,22 @@ def _votes(
             values = [parse(completion) for completion in completions]
             malformed += values.count(None)
             votes[i] += [value for value in values if value is not None]
+            faults[i] = "" if votes[i] else _fault(completions[-1], how)
     unanswered = sum(not each for each in votes)
-    return votes, {"questions": len(prompts), "malformed": malformed, "unanswered": unanswered}
+    return votes, {"questions": len(prompts), "malformed": malformed, "unanswered": unanswered}, faults
+
+
+def _fault(completion: Completion, how: JudgeConfig) -> str:
+    """Why a judge's completion has no verdict."""
+    if completion.finish_reason == REFUSED:
+        return completion.detail or "the judge's context has no room for the prompt"
+    if completion.finish_reason == CUT_OFF:
+        thinks = " of thought and answer" if completion.thought else ""
+        return f"the judge's answer did not end in {how.max_new} tokens{thinks}: raise --judge_max_new"
+    if completion.finish_reason == FILTERED:
+        return "the endpoint's content filter ended the judge's answer"
+    line = last_line(completion.text)
+    return f"the judge's last line is no verdict: {line[:SHOWN]}" if line else "the judge's answer is empty"
 
 
 def last_line(text: str) -> str:
@@ -259,7 +291,7 @@ def _soft(completion: Completion, mark: str, worth: Mapping[str, float]) -> floa
     """The expected worth over the likeliest tokens after the last `mark`; None where none of them has any."""
     if completion.logprobs is None:
         return None
-    text, start = "", completion.text.rfind(mark) + len(mark)
+    text, start = "", "".join(one.token for one in completion.logprobs).rfind(mark) + len(mark)
     for token in completion.logprobs:
         if f"{text}{token.token}"[start:].strip():
             p: dict[str, float] = collections.defaultdict(float)

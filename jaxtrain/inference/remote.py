@@ -1,28 +1,36 @@
 """A model behind an OpenAI-compatible endpoint, through the official client: requests in, completions out.
 
-The client waits and tries again on 408, 409, 429 and 5xx, as Retry-After says, else with exponential back-off. A
-response is in the request cache before it is used, so that a run that stops loses nothing and pays for nothing twice.
+The client waits and tries again on 408, 409, 429 and 5xx, as Retry-After says, else with exponential back-off. What an
+endpoint does not take is learnt from its first refusal (endpoint_params). A response is in the request cache before it
+is used, so that a run that stops loses nothing and pays for nothing twice.
 """
 
+import collections
+import dataclasses
+import difflib
 import importlib.util
-import json
 import os
+import sys
 import urllib.parse
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxtrain.config import ConfigError, Failure
+from jaxtrain.inference import endpoint_errors, endpoint_params, endpoint_responses
 from jaxtrain.inference.config import EndpointFlags
-from jaxtrain.inference.llm import LLM, REFUSED, Completion, Request, TokenLogprob, Usage, derive_seed
+from jaxtrain.inference.endpoint_errors import RejectedRequest
+from jaxtrain.inference.endpoint_responses import MalformedResponse
+from jaxtrain.inference.llm import LLM, REFUSED, Completion, Request, Usage, derive_seed
 from jaxtrain.inference.request_cache import RequestCache, key_of
 
 MAX_LOGPROBS = 20  # of the API
 MALFORMED_RETRIES = 3  # times that a request is sent again after a malformed response
+LISTING_RETRIES = 2  # times that the list of models is requested again, before anything else is loaded
 NO_KEY = "none"  # the client wants some key; a server of one's own may want none
-REJECTED = (400, 413, 422)  # statuses for a prompt that is too long or filtered out, or an unknown parameter
 CHAT, TEXT = "/chat/completions", "/completions"
+_CHANGES = "request_changes"  # field of a stored response: {parameter: line} of what was sent otherwise
 
 
 class _Endpoint(NamedTuple):
@@ -35,6 +43,8 @@ class _Endpoint(NamedTuple):
     settings: EndpointFlags
     cache: RequestCache | None
     usage: Usage
+    models: tuple[str, ...]  # that it lists; none where it has no list
+    accepted: set[str]  # kinds of requests of which it has answered one
 
 
 def open_endpoint(text: str, flag: str, settings: EndpointFlags, cache: Path) -> LLM:
@@ -46,19 +56,13 @@ def open_endpoint(text: str, flag: str, settings: EndpointFlags, cache: Path) ->
         raise ConfigError(f"--{flag}={text}: needs the openai client: pip install 'jaxtrain[serve]'")
     import openai
 
-    parts = urllib.parse.urlsplit(text)
-    options = urllib.parse.parse_qs(parts.query)
-    if not parts.hostname or parts.username or set(options) - {"model"} or parts.fragment:
-        raise ConfigError(
-            f"--{flag}: write http://HOST:PORT/v1?model=NAME; keys are in --api_key_env's variable"
-        )
-    url = urllib.parse.urlunsplit((parts.scheme, parts.netloc, parts.path, "", ""))
+    url, model = _address(text, flag)
     key = os.environ.get(settings.api_key_env) or NO_KEY
     client = openai.OpenAI(api_key=key, base_url=url, timeout=settings.timeout, max_retries=settings.retries)
     request_cache = RequestCache(cache) if settings.use_cache else None
     endpoint = _Endpoint(
-        client=client, url=url, model="", label=f"--{flag}={text}", settings=settings, cache=request_cache,
-        usage=Usage(),
+        client=client, url=url, model=model, label=f"--{flag}={text}", settings=settings, cache=request_cache,
+        usage=Usage(), models=(), accepted=set(),
     )  # fmt: skip
 
     def close() -> None:
@@ -67,13 +71,13 @@ def open_endpoint(text: str, flag: str, settings: EndpointFlags, cache: Path) ->
             request_cache.close()
 
     try:
-        model = options["model"][0] if options.get("model") else _only_model(endpoint)
+        model, models = _listed(endpoint)
+        endpoint = endpoint._replace(model=model, models=models)
     except BaseException:
         close()
         raise
-    endpoint = endpoint._replace(model=model)
     return LLM(
-        f"{url}?model={model}",
+        f"{url}?model={endpoint.model}",
         lambda requests: _generate(endpoint, requests),
         True,
         endpoint.usage,
@@ -82,27 +86,96 @@ def open_endpoint(text: str, flag: str, settings: EndpointFlags, cache: Path) ->
     )
 
 
-def _only_model(endpoint: _Endpoint) -> str:
-    listed = _send(endpoint, lambda: endpoint.client.models.with_raw_response.list(), "a list of models")
-    names = [one.get("id") for one in _list(listed, "data") if isinstance(one, dict)]
-    if len(names) != 1:
+def _address(text: str, flag: str) -> tuple[str, str]:
+    """(the URL of the API, the model or an empty text). Raises ConfigError."""
+    try:
+        parts = urllib.parse.urlsplit(text)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    options = urllib.parse.parse_qs(parts.query) if host else {}
+    if not host or parts.username or set(options) - {"model"} or parts.fragment:
         raise ConfigError(
-            f"{endpoint.label}: name a model with ?model=NAME; it has {', '.join(map(str, names[:12])) or 'none'}"
+            f"--{flag}: write http://HOST:PORT/v1?model=NAME; keys are in --api_key_env's variable"
         )
-    return str(names[0])
+    for ending in (CHAT, TEXT, "/models"):
+        if parts.path.rstrip("/").endswith(ending):
+            raise ConfigError(f"--{flag}={text}: leave {ending} out: write http://HOST:PORT/v1?model=NAME")
+    url = urllib.parse.urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))
+    return url, options["model"][0] if options.get("model") else ""
+
+
+def _listed(endpoint: _Endpoint) -> tuple[str, tuple[str, ...]]:
+    """(the model, its only one where none was named; the models that the endpoint lists, none without a list).
+
+    Raises Failure where there is no connection, ConfigError where it refuses the key, and where no model was named and
+    it does not list one alone.
+    """
+    import openai
+
+    retries = min(LISTING_RETRIES, endpoint.settings.retries)
+    endpoint = endpoint._replace(settings=dataclasses.replace(endpoint.settings, retries=retries))
+    client = endpoint.client.with_options(max_retries=retries)
+    error: Exception | None = None
+    names: tuple[str, ...] = ()
+    try:
+        listed = endpoint_responses.read_json(client.models.with_raw_response.list().text, "a list of models")
+        rows = endpoint_responses.read_list(listed, "data")
+        names = tuple(str(one["id"]) for one in rows if isinstance(one, dict) and one.get("id"))
+    except openai.APIError as caught:
+        error = _as_our_error(endpoint, caught)
+        no_server = isinstance(caught, openai.APIConnectionError) and not isinstance(
+            caught, openai.APITimeoutError
+        )
+        if no_server or isinstance(caught, openai.AuthenticationError):
+            raise error from caught
+    except MalformedResponse as caught:
+        error = Failure(f"{endpoint.label}: {caught}, when its models were requested")
+    if endpoint.model:
+        return endpoint.model, names
+    if len(names) != 1:
+        has = f"it has {', '.join(names[:12]) or 'none'}" if error is None else str(error)
+        raise ConfigError(f"{endpoint.label}: name a model with ?model=NAME; {has}") from error
+    return names[0], names
 
 
 def _generate(endpoint: _Endpoint, requests: Sequence[Request]) -> list[list[Completion]]:
-    """Completions of requests, several at once. The first error ends it, once the others under way are in the cache."""
+    """Completions of requests, several at once. The first error ends it, once the others under way are in the cache.
+
+    A request that is rejected while others of its kind are not has completions that are REFUSED.
+    """
     pool = ThreadPoolExecutor(endpoint.settings.concurrency)
     try:
-        futures = [pool.submit(_completions, endpoint, request) for request in requests]
-        done = wait(futures, return_when=FIRST_EXCEPTION).done
-        if any(one.exception() for one in done):
-            pool.shutdown(cancel_futures=True)
-        return [one.result() for one in sorted(futures, key=lambda one: one.cancelled())]
+        futures = {pool.submit(_completions, endpoint, request): request for request in requests}
+        rejected: collections.Counter[str] = collections.Counter()
+        for done in as_completed(futures):
+            error, kind = done.exception(), _kind(futures[done])
+            rejected[kind] += isinstance(error, RejectedRequest)
+            may_go_on = kind in endpoint.accepted or rejected[kind] < endpoint.settings.concurrency
+            if error and not (isinstance(error, RejectedRequest) and may_go_on):
+                pool.shutdown(cancel_futures=True)
+                raise error
+        return [_result(endpoint, request, done) for done, request in futures.items()]
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C waits for nothing
+
+
+def _result(endpoint: _Endpoint, request: Request, done: Future) -> list[Completion]:
+    error = done.exception()
+    if isinstance(error, RejectedRequest) and _kind(request) in endpoint.accepted:
+        return _refused(endpoint, error, request.samples)
+    return done.result()
+
+
+def _refused(endpoint: _Endpoint, error: RejectedRequest, samples: int) -> list[Completion]:
+    endpoint.usage.add(refused=1)
+    return [Completion("", REFUSED, detail=error.reason)] * samples
+
+
+def _kind(request: Request) -> str:
+    """What a request has in common with others that differ in prompt and seed alone."""
+    roles = sorted({one["role"] for one in request.messages})
+    return repr((roles, *request._replace(messages=(), seed=0, samples=0)))
 
 
 def _completions(endpoint: _Endpoint, request: Request) -> list[Completion]:
@@ -117,12 +190,11 @@ def _completions(endpoint: _Endpoint, request: Request) -> list[Completion]:
         missing = request.samples - len(completions)
         try:
             completions += _cached(endpoint, request, missing, seed)
-        except _Rejected:
-            usage = endpoint.usage
-            if not (usage.cached or usage.tokens_in or usage.uncounted):
+        except RejectedRequest as error:
+            if not completions:
                 raise
-            usage.add(refused=1)
-            completions += [Completion("", REFUSED)] * missing
+            return completions + _refused(endpoint, error, missing)
+        endpoint.accepted.add(_kind(request))
     return completions[: request.samples]
 
 
@@ -133,18 +205,20 @@ def _cached(endpoint: _Endpoint, request: Request, n: int, seed: int) -> list[Co
     stored = endpoint.cache.get(key) if endpoint.cache else None
     if stored is not None:
         endpoint.usage.add(cached=1)
+        for name, line in stored.get(_CHANGES, {}).items():
+            _add_change(endpoint, name, line)
         return _parse(endpoint, request, stored)
     api = endpoint.client.completions if request.raw else endpoint.client.chat.completions
-    response = _send(
-        endpoint,
-        lambda: api.with_raw_response.create(**body),
-        "a completion",
-        lambda response: _parse(endpoint, request, response),
-    )
+    response = _send(endpoint, api.with_raw_response.create, body, request)
     if endpoint.cache:
         endpoint.cache.put(key, response)
-    _count(endpoint.usage, response)
+    endpoint_responses.count_tokens(endpoint.usage, response)
     return _parse(endpoint, request, response)
+
+
+def _parse(endpoint: _Endpoint, request: Request, response: dict[str, Any]) -> list[Completion]:
+    stop = request.stop if "stop" in response.get(_CHANGES, {}) else ()
+    return endpoint_responses.completions(endpoint.label, request, response, stop)
 
 
 def _body(model: str, request: Request, n: int, seed: int) -> tuple[str, dict[str, Any]]:
@@ -162,152 +236,63 @@ def _body(model: str, request: Request, n: int, seed: int) -> tuple[str, dict[st
     return CHAT, body | {"messages": messages}
 
 
-class _Rejected(ConfigError):
-    """A request that is rejected; where others were not, its prompt is the reason."""
-
-
-class _Malformed(ValueError):
-    """A malformed response; its request is sent again."""
-
-
 def _send(
-    endpoint: _Endpoint,
-    send: Callable[[], Any],
-    expected: str,
-    check: Callable[[Any], Any] = lambda response: None,
-) -> Any:
-    """The JSON of a response that passes `check`. Raises ConfigError or Failure with the reason for none."""
+    endpoint: _Endpoint, create: Callable[..., Any], body: dict[str, Any], request: Request
+) -> dict[str, Any]:
+    """The JSON of a response with completions, with the changes of its request. Raises ConfigError or Failure."""
     import openai
 
-    for left in range(MALFORMED_RETRIES, -1, -1):
+    malformed = 0
+    while True:
+        sent, made = endpoint_params.changed(body, list(endpoint.usage.changes))
         endpoint.usage.add(requests=1)
         try:
-            response = _json(send().text, expected)
-            check(response)
+            response = endpoint_responses.read_json(create(**sent).text, "a completion")
+            changes = {name: endpoint.usage.changes[name] for name in made}
+            response = {**response, _CHANGES: changes} if changes else response
+            _parse(endpoint, request, response)
             return response
-        except _Malformed as error:
-            if not left:
+        except MalformedResponse as error:
+            malformed += 1
+            if malformed > MALFORMED_RETRIES:
                 raise Failure(
-                    f"{endpoint.label}: {error}, {MALFORMED_RETRIES + 1} times; is it an OpenAI-compatible endpoint?"
+                    f"{endpoint.label}: {error}, {malformed} times; is it an OpenAI-compatible endpoint?"
                 ) from error
             endpoint.usage.add(repeated=1)
         except openai.APIError as error:
-            raise _as_our_error(endpoint, error) from error
-    raise AssertionError("the loop returns or raises")
+            if not _learnt(endpoint, body, made, error):
+                raise _as_our_error(endpoint, error) from error
 
 
-def _json(text: str, expected: str) -> Any:
-    try:
-        response = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise _Malformed(f"answered with what is not JSON ({error}): {text[:60]!r}") from error
-    if not isinstance(response, dict):
-        raise _Malformed(f"answered with what is not {expected}: {text[:60]!r}")
-    return response
+def _learnt(endpoint: _Endpoint, body: dict[str, Any], made: Sequence[str], error: Any) -> bool:
+    """Whether the request is to be sent again, as it is known now what the endpoint does not take.
 
-
-def _list(response: dict[str, Any], name: str) -> list[Any]:
-    if not isinstance(response.get(name), list):
-        raise _Malformed(f"answered without {name}: its fields are {', '.join(response) or 'none'}")
-    return response[name]
-
-
-def _parse(endpoint: _Endpoint, request: Request, response: dict[str, Any]) -> list[Completion]:
-    """The completions of a response.
-
-    Raises _Malformed for one that is malformed, ConfigError for one without the log-probabilities requested.
+    `made` are the changes that the refused request had. Raises ConfigError where the endpoint has no log-probabilities.
     """
-    completions = []
-    for choice in _list(response, "choices"):
-        message = choice.get("message") if isinstance(choice, dict) else None
-        text = choice.get("text") if isinstance(choice, dict) and request.raw else None
-        if isinstance(message, dict) and not request.raw:
-            text = message.get("content") or message.get("refusal")
-            text = "" if text is None and "content" in message else text
-        if not isinstance(text, str):
-            raise _Malformed(f"answered with a choice without text: {json.dumps(choice)[:60]}")
-        tokens = _tokens(endpoint, choice) if request.top_logprobs else None
-        completions.append(Completion(text, str(choice.get("finish_reason") or "stop"), tokens))
-    if not completions:
-        raise _Malformed("answered with no choice")
-    return completions
-
-
-def _tokens(endpoint: _Endpoint, choice: dict[str, Any]) -> tuple[TokenLogprob, ...]:
-    logprobs = choice.get("logprobs")
-    content = logprobs.get("content") if isinstance(logprobs, dict) else None
-    if content is None:
+    sent, _ = endpoint_params.changed(body, made)
+    details = endpoint_errors.details(endpoint_errors.body_of(error))
+    name = endpoint_params.learnt(sent, getattr(error, "status_code", None), details)
+    if name is None:
+        return False
+    if name in endpoint_params.NEEDED:
         raise ConfigError(
-            f"{endpoint.label}: it returned no log-probabilities though they were requested: take another model, or "
-            "leave them out"
-        )
-    try:
-        return tuple(
-            TokenLogprob(
-                one["token"],
-                float(one["logprob"]),
-                tuple((t["token"], float(t["logprob"])) for t in one["top_logprobs"]),
-                _bytes([one, *one["top_logprobs"]]),
-            )
-            for one in content
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise _Malformed(
-            f"answered with malformed log-probabilities ({type(error).__name__}: {error})"
+            f"{endpoint.label}: it gives no log-probabilities ({details.message}), which are needed here: name a "
+            "model that gives them, or do without (a judge: leave out --soft)"
         ) from error
+    if name not in made:  # another thread may have learnt it meanwhile
+        _add_change(endpoint, name, endpoint_params.line_of(name, details))
+        return True
+    return False
 
 
-def _bytes(tokens: Sequence[dict[str, Any]]) -> tuple[bytes, ...]:
-    """The bytes of tokens, where the response has those of all."""
-    parts = [one.get("bytes") for one in tokens]
-    return () if None in parts else tuple(map(bytes, parts))
-
-
-def _count(usage: Usage, response: dict[str, Any]) -> None:
-    reported = response.get("usage")
-    names = ("prompt_tokens", "completion_tokens")
-    counts = [reported.get(name) for name in names] if isinstance(reported, dict) else []
-    if len(counts) == 2 and all(isinstance(count, int) for count in counts):
-        usage.add(tokens_in=counts[0], tokens_out=counts[1])
-    else:
-        usage.add(uncounted=1)
+def _add_change(endpoint: _Endpoint, name: str, line: str) -> None:
+    if endpoint.usage.add_change(name, line):
+        print(f"{endpoint.url}?model={endpoint.model}: {line}", file=sys.stderr, flush=True)
 
 
 def _as_our_error(endpoint: _Endpoint, error: Any) -> Exception:
-    """A client's error as ours: a ConfigError where the same command would fail again."""
-    import openai
-
-    env, tries = endpoint.settings.api_key_env, endpoint.settings.retries + 1
-    cached = (
-        "responses so far are in the request cache"
-        if endpoint.cache
-        else "no response was stored (--use_cache=false)"
-    )
-    message = getattr(error, "message", str(error))
-    status = getattr(error, "status_code", None)
-    if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
-        state = "is set" if os.environ.get(env) else "is not set"
-        return ConfigError(
-            f"{endpoint.label}: it refused the key ({status}): {message}; --api_key_env={env} {state}"
-        )
-    if isinstance(error, openai.APITimeoutError):
-        return Failure(
-            f"{endpoint.label}: no answer in --timeout={endpoint.settings.timeout:g} s, {tries} times; {cached}: "
-            "raise it, lower --concurrency or --max_new, or run the command again later"
-        )
-    if isinstance(error, openai.APIConnectionError):
-        return Failure(
-            f"{endpoint.label}: no connection ({error.__cause__ or message}), {tries} times; {cached}: is it up?"
-        )
-    if isinstance(error, openai.RateLimitError):
-        return Failure(
-            f"{endpoint.label}: too many requests (429), {tries} times: {message}; {cached}: lower --concurrency, "
-            "raise --retries, or run the command again later"
-        )
-    if status in REJECTED:
-        return _Rejected(f"{endpoint.label}: it refused the request ({status}): {message}")
-    if status is not None and 400 <= status < 500:
-        return ConfigError(f"{endpoint.label}: it refused the request ({status}): {message}")
-    return Failure(
-        f"{endpoint.label}: it failed ({status or type(error).__name__}), {tries} times: {message}; {cached}"
-    )
+    names = ""
+    if endpoint.models and endpoint.model not in endpoint.models:
+        near = difflib.get_close_matches(endpoint.model, endpoint.models, 6, 0.4) or endpoint.models[:12]
+        names = f"its list of models has no {endpoint.model}, but {', '.join(near)}"
+    return endpoint_errors.as_our_error(endpoint.label, endpoint.url, endpoint.settings, error, names)

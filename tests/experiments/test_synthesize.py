@@ -313,7 +313,7 @@ def test_an_endpoint_that_fails_half_way_loses_nothing(tmp_path, monkeypatch):
     with Remote(expert) as remote:
         count = iter(range(100))
         remote.reply = lambda request: expert(request) if next(count) < 5 else fault("never")
-        with pytest.raises(Failure, match="answered without choices"):
+        with pytest.raises(Failure, match="answered with an error: never"):
             remotely(remote, tmp_path, *flags)
         remote.reply, before = expert, 5
         del remote.seen[:]

@@ -6,9 +6,9 @@ import pytest
 
 from jaxtrain.config import ConfigError
 from jaxtrain.inference import judges
-from jaxtrain.inference.config import MachineFlags, QualityFlags
+from jaxtrain.inference.config import VERDICT_TOKENS, MachineFlags, QualityFlags
 from jaxtrain.inference.llm import LLM, Completion, Usage, user_messages
-from jaxtrain.inference.llm_judge import MAX_NEW, JudgeCase
+from jaxtrain.inference.llm_judge import JudgeCase
 
 CASE = JudgeCase(user_messages("What is 2 + 3?"), "Five.")
 
@@ -22,7 +22,7 @@ def open_judge(judge, reply="Fine.\nScore: 8", chat=True, **changes):
         return [[Completion(reply, "stop")] * one.samples for one in batch]
 
     def open_model(name, flag, max_new):
-        assert flag == "judge" and max_new == MAX_NEW
+        assert flag == "judge" and max_new == VERDICT_TOKENS
         return LLM(name, generate, chat, Usage())
 
     quality = QualityFlags(judge=judge, **changes)

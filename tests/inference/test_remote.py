@@ -171,7 +171,17 @@ def test_no_server(cache):
         )
 
 
-@pytest.mark.parametrize("text", ["http://", "http://h/v1?key=x", "http://me:word@h/v1", "http://h/v1#m"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://",
+        "http://[h/v1",
+        "http://h:99999/v1",
+        "http://h/v1?key=x",
+        "http://me:word@h/v1",
+        "http://h/v1#m",
+    ],
+)
 def test_urls_that_cannot_be_are_refused_without_being_shown(cache, text):
     with pytest.raises(ConfigError, match="--expert: write http://HOST:PORT") as refused:
         inference_remote.open_endpoint(text, "expert", EndpointFlags(), cache)
@@ -229,6 +239,154 @@ def test_an_error_keeps_what_others_bring(remote, cache):
     assert sent <= 4 and model.usage.cached == sent - 1 and len(remote.seen) == 7
 
 
+def unsupported(name, message="is not supported with this model"):
+    return 400, {"error": {"message": f"'{name}' {message}", "param": name, "code": "unsupported_parameter"}}
+
+
+def test_what_an_endpoint_does_not_take_is_learnt_once_and_recorded(cache, capsys):
+    """Eight threads at once; every parameter is refused for as long as it is sent."""
+    refused = ("max_tokens", "seed", "temperature", "stop", "n")
+
+    def reply(request):
+        wrong = [name for name in refused if name in request]
+        return unsupported(wrong[0]) if wrong else chat(["One. Two."], finish="length")
+
+    requests = [
+        Request(user_messages(str(i)), samples=2, seed=i, temperature=0.5, stop=(" Two",)) for i in range(24)
+    ]
+    with Remote(reply) as remote, open_model(remote, cache) as model:
+        completions = model.generate(requests)
+        last = len(remote.seen)
+        model.generate([Request(user_messages("more"), seed=1, temperature=0.5)])
+    assert completions == [[Completion("One.", "stop")] * 2] * 24
+    assert len(remote.seen) == last + 1 and "max_completion_tokens" in remote.seen[-1][1]
+    lines = capsys.readouterr().err.splitlines()
+    assert set(model.usage.changes) == set(refused) and len(lines) == 5
+    assert all("?model=m: it does not take" in line for line in lines)
+    assert "'temperature' is not supported" in model.usage.changes["temperature"]
+
+
+def test_responses_from_the_cache_still_say_how_they_were_requested(cache, capsys):
+    with Remote(lambda r: unsupported("temperature") if "temperature" in r else "fine") as remote:
+        with open_model(remote, cache) as model:
+            model.generate([Request(user_messages("a"), temperature=0.0)])
+        capsys.readouterr()
+        with open_model(remote, cache) as model:
+            model.generate([Request(user_messages("a"), temperature=0.0)])
+    assert model.usage.cached == 1 and list(model.usage.changes) == ["temperature"]
+    assert "sampled at the endpoint's own temperature" in capsys.readouterr().err
+
+
+def test_log_probabilities_that_an_endpoint_does_not_take_are_an_error(cache):
+    message = r"gives no log-probabilities .*'logprobs' is not supported.*--soft"
+    with (
+        Remote(lambda r: unsupported("logprobs")) as remote,
+        open_model(remote, cache) as model,
+        pytest.raises(ConfigError, match=message),
+    ):
+        model.generate([Request(user_messages("a"), top_logprobs=5)])
+    assert not model.usage.changes
+
+
+def test_a_request_of_a_kind_that_is_never_taken_is_an_error_though_others_were(cache):
+    """A judge's requests are refused, those of the generator at the same endpoint were not."""
+
+    def reply(request):
+        return (400, fault("Your plan has no such use")) if request["temperature"] == 0 else "fine"
+
+    with Remote(reply) as remote, open_model(remote, cache) as model:
+        model.generate([Request(user_messages("a"))])
+        remote.slow = 0.02
+        with pytest.raises(ConfigError, match=r"refused the request \(400\): Your plan has no such use"):
+            model.generate([Request(user_messages(str(i)), temperature=0.0) for i in range(50)])
+    assert len(remote.seen) < 40, "not all fifty are sent"
+
+
+def test_prompts_that_are_refused_first_do_not_stop_the_others(cache):
+    def reply(request):
+        return (400, fault("too long")) if len(request["messages"][-1]["content"]) > 9 else "fine"
+
+    with Remote(reply) as remote, open_model(remote, cache, concurrency=2) as model:
+        completions = model.generate([Request(user_messages(text)) for text in ("much too long", "a", "b")])
+    assert [one.finish_reason for (one,) in completions] == [REFUSED, "stop", "stop"]
+    assert completions[0][0].detail == "the endpoint refused the request (400): too long"
+
+
+def listing(status, body):
+    remote = Remote()
+    handler = remote.server.RequestHandlerClass
+    handler.do_GET = lambda self: self.send(status, body)
+    return remote
+
+
+def test_a_list_of_models_that_is_not_there_is_needed_only_without_a_name(cache):
+    for status, body in (
+        (404, fault("no such path")),
+        (200, b"<html>hello</html>"),
+        (403, fault("no scope")),
+    ):
+        with listing(status, body) as remote:
+            with open_model(remote, cache) as model:
+                assert model.generate([Request(user_messages("a"))])[0][0].text == "fine"
+            with pytest.raises(ConfigError, match=r"name a model with \?model=NAME; "):
+                inference_remote.open_endpoint(remote.url, "judge", EndpointFlags(**QUICK), cache)
+    with (
+        listing(401, fault("no key")) as remote,
+        pytest.raises(ConfigError, match=r"\(401\): no key.*export OTHER=KEY"),
+        open_model(remote, cache, api_key_env="OTHER"),
+    ):
+        pass
+
+
+def test_a_model_that_is_not_there_brings_the_names_of_those_near(cache):
+    missing = (404, fault("The model `small-chat` does not exist"))
+    with Remote(lambda r: missing, models=("small-chat-1", "other")) as remote:
+        model = inference_remote.open_endpoint(
+            f"{remote.url}?model=small-chat", "judge", EndpointFlags(**QUICK), cache
+        )
+        with pytest.raises(
+            ConfigError, match=r"does not exist; its list of models has no small-chat, but small-chat-1$"
+        ):
+            model.generate([Request(user_messages("a"))])
+        model.close()
+
+
+@pytest.mark.parametrize("path", ["/chat/completions", "/completions", "/models"])
+def test_the_address_of_one_call_is_refused(cache, path):
+    with pytest.raises(ConfigError, match=f"leave {path} out"):
+        inference_remote.open_endpoint(f"http://h/v1{path}?model=m", "judge", EndpointFlags(), cache)
+
+
+def test_a_redirect_that_loses_the_request_is_named(cache):
+    with Remote() as remote:
+        handler = remote.server.RequestHandlerClass
+        send, get = handler.do_POST, handler.do_GET
+
+        def moved(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send(301, b"", {"Location": "/elsewhere"})
+
+        handler.do_POST = moved
+        handler.do_GET = lambda self: (
+            get(self) if "models" in self.path else self.send(405, fault("POST only"))
+        )
+        with (
+            open_model(remote, cache) as model,
+            pytest.raises(ConfigError, match=r"redirects from .* to .*/elsewhere"),
+        ):
+            model.generate([Request(user_messages("a"))])
+        handler.do_POST, handler.do_GET = send, get
+
+
+def test_how_long_an_endpoint_wants_to_be_left_alone_is_shown(remote, cache):
+    remote.next = [(429, fault("quota is used up"), {"Retry-After": "3600"})] * 2
+    with (
+        open_model(remote, cache, retries=0) as model,
+        pytest.raises(Failure, match=r"used up \(Retry-After: 3600\)"),
+    ):
+        model.generate([Request(user_messages("a"))])
+
+
 def test_a_prompt_that_is_not_taken_does_not_stop_the_others(cache):
     """The first request of all is refused: a mistake of the command. A later one: of its prompt, which is counted."""
 
@@ -249,7 +407,8 @@ def test_a_prompt_that_is_not_taken_does_not_stop_the_others(cache):
         )
     assert completions == [
         [Completion("fine", "stop")],
-        [Completion("", REFUSED)] * 2,
+        [Completion("", REFUSED, detail="the endpoint refused the request (400): context length exceeded")]
+        * 2,
         [Completion("fine", "stop")],
     ]
     assert model.usage.refused == 1

@@ -10,7 +10,16 @@ from typing import Any, NamedTuple
 
 from jaxtrain.apps.constitutional.revise import Critic, draw_principle, fault_of
 from jaxtrain.data.record_formats import Message
-from jaxtrain.inference.llm import Completion, Request, TokenLogprob, derive_seed, user_messages
+from jaxtrain.inference.llm import (
+    CUT_OFF,
+    FILTERED,
+    REFUSED,
+    Completion,
+    Request,
+    TokenLogprob,
+    derive_seed,
+    user_messages,
+)
 from jaxtrain.inference.llm_judge import both_orders
 
 LETTERS = ("A", "B")
@@ -71,13 +80,15 @@ def labels(cfg: ComparisonConfig, pairs: Sequence[AnswerPair]) -> list[Preferenc
         reasoning, faults = _reasoning(cfg, pairs, parts)
     good = [i for i, fault in enumerate(faults) if not fault]
     p_a: list[float | None] = [None] * len(parts)
-    replies = cfg.critic.model.generate([_letter_request(cfg, parts[i], reasoning[i]) for i in good])
-    for i, (reply,) in zip(good, replies, strict=True):
+    for i, reply in zip(
+        good, _letters(cfg, [parts[i] for i in good], [reasoning[i] for i in good]), strict=True
+    ):
         p_a[i] = letter_probability(reply)
+        faults[i] = "" if p_a[i] is not None else f"label {_letter_fault(reply)}"
     values, _ = both_orders(list(zip(p_a[::2], p_a[1::2], strict=True)), soft=True)
     result = []
     for i, (value, principle) in enumerate(zip(values, sampled, strict=True)):
-        fault = faults[2 * i] or faults[2 * i + 1] or ("label unparsable" if value is None else "")
+        fault = faults[2 * i] or faults[2 * i + 1]
         if value is not None and cfg.reasons:
             value = min(max(value, cfg.clamp), 1 - cfg.clamp)
         texts = tuple(reasoning[2 * i : 2 * i + 2]) if cfg.reasons else ()
@@ -105,6 +116,30 @@ def _reasoning(
     replies = [completions[0] for completions in critic.model.generate(requests)]
     faults = [fault and f"reasoning {fault}" for fault in map(fault_of, replies)]
     return [reply.text.strip() for reply in replies], faults
+
+
+def _letters(
+    cfg: ComparisonConfig, parts: Sequence[Mapping[str, str]], reasoning: Sequence[str]
+) -> list[Completion]:
+    """The completion with the letter of each part. A critic that thinks before it has --critic_max_new tokens."""
+    requests = [_letter_request(cfg, *pair) for pair in zip(parts, reasoning, strict=True)]
+    replies = [reply for (reply,) in cfg.critic.model.generate(requests)]
+    longer = [
+        i
+        for i, one in enumerate(replies)
+        if one.thought and one.finish_reason == CUT_OFF and not one.text.strip()
+    ]
+    again = [requests[i]._replace(max_new=cfg.critic.max_new) for i in longer]
+    for i, (reply,) in zip(longer, cfg.critic.model.generate(again) if again else (), strict=True):
+        replies[i] = reply
+    return replies
+
+
+def _letter_fault(reply: Completion) -> str:
+    """Why a completion has no letter."""
+    if reply.thought and reply.finish_reason == CUT_OFF:
+        return "truncated in the critic's thought: raise --critic_max_new"
+    return fault_of(reply) if reply.finish_reason in (REFUSED, FILTERED) else "unparsable"
 
 
 def _letter_request(cfg: ComparisonConfig, part: Mapping[str, str], reasoning: str) -> Request:

@@ -13,7 +13,16 @@ from typing import Any, NamedTuple, TypeVar
 from jaxtrain.apps.constitutional.principles import Constitution, ConstitutionPrinciple, PageFormat
 from jaxtrain.data.preferences_db import prompt_field
 from jaxtrain.data.record_formats import Message
-from jaxtrain.inference.llm import CUT_OFF, LLM, REFUSED, Completion, Request, derive_seed, user_messages
+from jaxtrain.inference.llm import (
+    CUT_OFF,
+    FILTERED,
+    LLM,
+    REFUSED,
+    Completion,
+    Request,
+    derive_seed,
+    user_messages,
+)
 
 RowT = TypeVar("RowT", bound=Mapping[str, Any])
 _ANSWER, _PRINCIPLE, _CRITIQUE, _REVISION = range(4)  # what a seed is for
@@ -163,10 +172,14 @@ def _complete_part(
 def fault_of(reply: Completion, form: PageFormat | None = None, pattern: str = "") -> str:
     """Why a completion is unusable as an answer, critique or revision; empty where it is usable."""
     text = reply.text.strip()
-    if reply.finish_reason == REFUSED or not text:
-        return "empty"
+    if reply.finish_reason == REFUSED and reply.detail:
+        return f"refused: {reply.detail}"
     if reply.finish_reason == CUT_OFF:
         return "truncated"
+    if reply.finish_reason == FILTERED:
+        return "filtered"
+    if reply.finish_reason == REFUSED or not text:
+        return "empty"
     if form is not None and any(mark in text for mark in marks(form)):
         return "unparsable"
     return "unparsable" if pattern and not re.fullmatch(pattern, text, re.DOTALL) else ""

@@ -107,7 +107,8 @@ def _helpful_rows(
     for i, replies in zip(places, revision.policy.generate(requests) if requests else [], strict=True):
         for g, reply in enumerate(replies):
             row = {
-                "prompt": prompt_field(list(helpful[i].messages)), "completion": reply.text.strip(),
+                "prompt": prompt_field(list(helpful[i].messages)),
+                "completion": [reply.message()] if reply.thought else reply.text.strip(),
                 "kind": "helpful", "model": revision.policy.name, "seed": revision.seed, "unit": i, "sample": g,
                 "source": helpful[i].name,
             }  # fmt: skip

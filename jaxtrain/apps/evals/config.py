@@ -4,7 +4,15 @@ import dataclasses
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError
-from jaxtrain.inference.config import EndpointFlags, MachineFlags, QualityFlags
+from jaxtrain.inference.config import (
+    JUDGE_MAX_NEW,
+    JUDGE_TEMPERATURE,
+    VERDICT_TOKENS,
+    EndpointFlags,
+    MachineFlags,
+    QualityFlags,
+    check_judge,
+)
 
 EXTRA = "install the extra: pip install 'jaxtrain[lm-eval]', or JAXTRAIN_EXTRAS=lm-eval ./launch/run evaluate"
 
@@ -55,6 +63,8 @@ class EvalJudge(config.Group):
     votes: int = config.arg(1, "Verdicts on each pair, of which the majority counts, where a model is the judge", low=1)
     soft: bool = config.arg(False,
         "Take the expected verdict over the model's log-probabilities, where a model is the judge")
+    judge_temperature: float = config.arg(-1.0, JUDGE_TEMPERATURE, low=-1)
+    judge_max_new: int = config.arg(VERDICT_TOKENS, JUDGE_MAX_NEW, low=1)
     people: str = config.arg("", "Human preferences between these models' answers: the database of "
         "./launch/run collect_preferences with the same --model names, or an export of it")
     # fmt: on
@@ -62,9 +72,7 @@ class EvalJudge(config.Group):
     is_llm_judge = QualityFlags.is_llm_judge
 
     def check(self):
-        changed = [f"--{n}" for n in ("rubric", "soft") if getattr(self, n)] + ["--votes"] * (self.votes > 1)
-        if changed and (self.judge == "auto" or not self.is_llm_judge()):
-            raise ConfigError(f"{', '.join(changed)}: acts only where a model is the --judge")
+        check_judge(self, self.judge != "auto" and self.is_llm_judge())
 
 
 @dataclasses.dataclass(frozen=True)

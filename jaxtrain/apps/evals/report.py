@@ -77,6 +77,8 @@ def print_tables(result: Mapping[str, Any], console: Console | None = None) -> N
             for name, row in zip(names, one["rates"], strict=False)
         ]
         console.print(_table(f"Wins by {by}, of {one['count']:,} comparisons (95 % interval)", names, rows))
+        for fault, count in one.get("faults", {}).items():
+            console.print(f"{count:,} pairs without a verdict: {fault}", markup=False)
     for group, shares in result["stances"]["groups"].items():
         rows = [(stance, [percent(shares[name][stance]) for name in names]) for stance in STANCES]
         console.print(_table(f"To {result['stances']['counts'][group]:,} {group}", names, rows))
@@ -90,6 +92,13 @@ def print_tables(result: Mapping[str, Any], console: Console | None = None) -> N
             for key, title in STYLE.items()
         ]
         console.print(_table(" → ".join(result["style"]["asked"][0]), names, rows))
+    for name, one in result.get("endpoints", {}).items():
+        for line in one["changes"]:
+            console.print(f"{name}: {line}", markup=False)
+        if one["refused"]:
+            console.print(
+                f"{name}: {one['refused']:,} prompts were refused, and count as empty", markup=False
+            )
     if result.get("benchmarks"):
         rows = [
             (task, [number(result["benchmarks"].get(name, {}).get(task)) for name in names])

@@ -1,5 +1,6 @@
 """The run of ./launch/run evaluate: completions of all models, their measures, win rates, and the report."""
 
+import collections
 import contextlib
 import dataclasses
 import itertools
@@ -49,6 +50,7 @@ class EvalAnswer(NamedTuple):
 
     text: str
     ended: bool
+    thought: str = ""  # before it
 
 
 Prompts = Sequence[tuple[Message, ...]]
@@ -93,10 +95,18 @@ def _evaluate(cfg: Evaluate, pool: LLMPool, prompts: Prompts) -> dict[str, Any]:
         "style": _style(cfg, models),
         "contests": _contests(cfg, judge, models, prompts, answers),
         "answers": [
-            {"prompt": text, "family": one.family if one else "", "answers": [each[i].text for each in answers]}
+            {
+                "prompt": text, "family": one.family if one else "", "answers": [each[i].text for each in answers],
+                "thoughts": [each[i].thought for each in answers],
+            }
             for i, (text, one) in enumerate(zip(questions, parsed, strict=True))
         ],
     }  # fmt: skip
+    result["endpoints"] = {
+        one.name: {"changes": one.usage.change_lines(), "refused": one.usage.refused}
+        for one in pool.models
+        if one.usage.change_lines() or one.usage.refused
+    }
     if cfg.benchmarks.tasks:
         result["benchmarks"] = lm_eval.measure(cfg.benchmarks, {one.label: one.llm for one in models})
     return result
@@ -107,6 +117,7 @@ def _write(result: dict[str, Any], out: Path) -> None:
     names = [one["label"] for one in result["models"]]
     lines = [
         {"prompt": row["prompt"], "answers": dict(zip(names, row["answers"], strict=True))}
+        | ({"thoughts": dict(zip(names, row["thoughts"], strict=True))} if any(row["thoughts"]) else {})
         for row in result["answers"]
     ]
     atomic.write_jsonl(out / "answers.jsonl", lines)
@@ -162,7 +173,7 @@ def _answers(
             for first in range(0, len(requests), BATCH):
                 part = requests[first : first + BATCH]
                 mine += [
-                    EvalAnswer(reply.text.strip(), reply.finish_reason == "stop")
+                    EvalAnswer(reply.text.strip(), reply.finish_reason == "stop", reply.thought)
                     for (reply,) in one.llm.generate(part)
                 ]
                 advance(len(part))
@@ -199,11 +210,16 @@ def _measures(
 def _logps(
     local: LocalModel | None, prompts: Prompts, answers: Sequence[EvalAnswer]
 ) -> list[np.ndarray | None]:
-    """Log-probabilities of each answer's tokens, f32[t]; None where the model gives none or the prompt does not fit."""
+    """Log-probabilities of each answer's tokens, f32[t].
+
+    None where the model gives none, the prompt does not fit, or the answer follows a thought, which is not in it.
+    """
     if local is None:
         return [None] * len(answers)
     pairs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for i, (messages, answer) in enumerate(zip(prompts, answers, strict=True)):
+        if answer.thought:
+            continue
         with contextlib.suppress(BadRecord):
             prompt, (ids,), _ = local.template.encode_completions(messages, [answer.text])
             ids = ids if answer.ended else ids[:-1]
@@ -317,8 +333,11 @@ def _contests(
     """Win rates and Elo by the judge and by human annotators, and how far the two agree."""
     contests = {}
     if judge and len(models) > 1:
-        matches, unanswered = _judge_matches(cfg, judge, models, prompts, answers)
-        contests[judge.name] = _win_rates(models, matches, cfg.drawing.seed) | {"unanswered": unanswered}
+        matches, faults = _judge_matches(cfg, judge, models, prompts, answers)
+        contests[judge.name] = _win_rates(models, matches, cfg.drawing.seed) | {
+            "unanswered": sum(faults.values()),
+            "faults": dict(faults.most_common()),
+        }
     if cfg.judged.people:
         matches, pairs, others = _human_matches(cfg, models)
         contests["people"] = _win_rates(models, matches, cfg.drawing.seed) | {"others": others}
@@ -329,17 +348,21 @@ def _contests(
 
 def _judge_matches(
     cfg: Evaluate, judge: Judge, models: Sequence[EvalModel], prompts: Prompts, answers: Answers
-) -> tuple[list[Match], int]:
-    matches, unanswered = [], 0
+) -> tuple[list[Match], collections.Counter[str]]:
+    """(the judge's verdicts, how many pairs have none for which reason)."""
+    matches: list[Match] = []
+    faults: collections.Counter[str] = collections.Counter()
     for i, j in itertools.combinations(range(len(models)), 2):
         pairs = [
             JudgePair(messages, a.text, b.text)
             for messages, a, b in zip(prompts, answers[i], answers[j], strict=True)
         ]
-        values = judge.compare(pairs, derive_seed(cfg.drawing.seed, i, j)).values
-        unanswered += values.count(None)
-        matches += [Match(n, i, j, value) for n, value in enumerate(values) if value is not None]
-    return matches, unanswered
+        judged = judge.compare(pairs, derive_seed(cfg.drawing.seed, i, j))
+        matches += [Match(n, i, j, value) for n, value in enumerate(judged.values) if value is not None]
+        faults.update(
+            fault for value, fault in zip(judged.values, judged.faults, strict=True) if value is None
+        )
+    return matches, faults
 
 
 def _win_rates(models: Sequence[EvalModel], matches: Sequence[Match], seed: int) -> dict[str, Any]:

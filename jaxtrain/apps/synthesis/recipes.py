@@ -16,7 +16,16 @@ from jaxtrain.apps.synthesis.prompts import PromptStyle
 from jaxtrain.data.preferences_db import prompt_field
 from jaxtrain.data.prompts import Prompt, question
 from jaxtrain.data.record_formats import Message
-from jaxtrain.inference.llm import CUT_OFF, LLM, REFUSED, Completion, Request, derive_seed
+from jaxtrain.inference.llm import (
+    CUT_OFF,
+    FILTERED,
+    LLM,
+    REFUSED,
+    UNFINISHED,
+    Completion,
+    Request,
+    derive_seed,
+)
 from jaxtrain.inference.llm_judge import Judge, JudgeCase
 
 SHOWN = 60  # characters of a question that name a row
@@ -56,6 +65,11 @@ class DraftRow(NamedTuple):
     fault: str = ""
     record: Mapping[str, Any] = {}
     metrics: Mapping[str, float] = {}  # further fields of the row
+    thought: str = ""  # of the model, before the answer
+
+    def reply(self) -> Message:
+        """The message of the answer."""
+        return Completion(self.answer, "stop", thought=self.thought).message()
 
 
 class RowFilter(NamedTuple):
@@ -134,25 +148,37 @@ def _questions(cfg: SynthesisConfig, units: Sequence[int]) -> list[DraftRow]:
         provenance = _provenance(
             cfg, unit, parents=examples_for(cfg, unit), prompts={"question": prompt_text(request)}
         )
-        if texts is None:
-            out.append(DraftRow((), "", provenance, f"malformed: {TRIES} replies are no questions"))
-        for text in (texts or [])[: cfg.per_ask]:
+        if isinstance(texts, UnreadReply):
+            out.append(DraftRow((), "", provenance, texts.fault("questions")))
+            continue
+        for text in texts[: cfg.per_ask]:
             out.append(DraftRow(({"role": "user", "content": text},), "", provenance))
     return out
 
 
+class UnreadReply(NamedTuple):
+    """The last of TRIES replies that could not be read."""
+
+    completion: Completion
+    max_new: int
+
+    def fault(self, wanted: str) -> str:
+        """The reason why there are no `wanted` texts."""
+        ending = _unfinished(self.completion, self.max_new)
+        return ending or f"malformed: {TRIES} replies are no {wanted}"
+
+
 def read_replies(
     model: LLM, requests: Sequence[Request], reads: Sequence[Callable[[str], Any | None]]
-) -> list[Any | None]:
-    """The parsed reply to each request, None where it stays malformed or cut in TRIES requests."""
-    parsed: list[Any | None] = [None] * len(requests)
+) -> list[Any]:
+    """The parsed reply to each request; an UnreadReply where it stays malformed or cut in TRIES requests."""
+    parsed: list[Any] = [None] * len(requests)
     for attempt in range(TRIES):
-        missing = [i for i, one in enumerate(parsed) if one is None]
+        missing = [i for i, one in enumerate(parsed) if one is None or isinstance(one, UnreadReply)]
         again = [_repeated(requests[i], attempt) if attempt else requests[i] for i in missing]
-        for i, replies in zip(missing, model.generate(again) if again else (), strict=True):
-            parsed[i] = (
-                reads[i](replies[0].text) if replies[0].finish_reason not in (CUT_OFF, REFUSED) else None
-            )
+        for i, (reply, *_) in zip(missing, model.generate(again) if again else (), strict=True):
+            read = reads[i](reply.text) if reply.finish_reason not in UNFINISHED else None
+            parsed[i] = UnreadReply(reply, requests[i].max_new) if read is None else read
     return parsed
 
 
@@ -184,7 +210,7 @@ def _answers(cfg: SynthesisConfig, questions: Sequence[DraftRow]) -> Iterator[li
         yield (
             [_majority(cfg, one, replies)]
             if cfg.kind == "reasoning"
-            else [one._replace(answer=_text(reply), fault=_cut(cfg, reply)) for reply in replies]
+            else [_answered(cfg, one, reply) for reply in replies]
         )
 
 
@@ -196,14 +222,22 @@ def _place(questions: Sequence[DraftRow], n: int) -> int:
     return n - first
 
 
-def _text(reply: Completion) -> str:
-    return reply.text.strip()
+def _answered(cfg: SynthesisConfig, one: DraftRow, reply: Completion) -> DraftRow:
+    """The draft with a completion as its answer, or its fault."""
+    fault = _unfinished(reply, cfg.max_new)
+    return one._replace(answer=reply.text.strip(), thought=reply.thought, fault=fault)
 
 
-def _cut(cfg: SynthesisConfig, reply: Completion) -> str:
+def _unfinished(reply: Completion, max_new: int) -> str:
+    """Why a completion did not end by itself; empty where it did."""
     if reply.finish_reason == REFUSED:
-        return "refused: the model takes no such prompt, or has no room for it"
-    return f"cut: no end in {cfg.max_new} tokens" if reply.finish_reason == CUT_OFF else ""
+        return f"refused: {reply.detail or 'the model takes no such prompt, or has no room for it'}"
+    if reply.finish_reason == FILTERED:
+        return "filtered: the endpoint's content filter ended it"
+    if reply.finish_reason == CUT_OFF:
+        thinks = " of thought and answer" if reply.thought else ""
+        return f"cut: no end in {max_new} tokens{thinks}"
+    return ""
 
 
 def _majority(cfg: SynthesisConfig, one: DraftRow, replies: Sequence[Completion]) -> DraftRow:
@@ -212,24 +246,22 @@ def _majority(cfg: SynthesisConfig, one: DraftRow, replies: Sequence[Completion]
     Samples without an answer vote for nothing, but count. A known answer decides instead of the majority.
     """
     finals = [
-        cfg.style.final(reply.text) if reply.finish_reason not in (CUT_OFF, REFUSED) else None
-        for reply in replies
+        cfg.style.final(reply.text) if reply.finish_reason not in UNFINISHED else None for reply in replies
     ]
     votes = collections.Counter(final for final in finals if final is not None)
     if not votes:
-        fault = _cut(cfg, replies[0]) or "malformed: no reasoning ends with an answer"
-        return one._replace(answer=_text(replies[0]), fault=fault)
+        one = _answered(cfg, one, replies[0])
+        return one._replace(fault=one.fault or "malformed: no reasoning ends with an answer")
     best, count = votes.most_common(1)[0]
     share = count / len(replies)
-    one = one._replace(answer=_text(replies[finals.index(best)]), metrics={"agreement": round(share, 4)})
+    one = _answered(cfg, one, replies[finals.index(best)])._replace(metrics={"agreement": round(share, 4)})
     if cfg.answer_field:
         known = prompts.normalised_answer(str(one.record.get(cfg.answer_field, "")))
         if known not in votes:
             return one._replace(fault="wrong: no sample comes to the known answer")
         right = votes[known] / len(replies)
-        return one._replace(
-            answer=_text(replies[finals.index(known)]), metrics={"agreement": round(right, 4)}
-        )
+        one = _answered(cfg, one, replies[finals.index(known)])
+        return one._replace(metrics={"agreement": round(right, 4)})
     return (
         one
         if share >= cfg.agreement
@@ -253,7 +285,7 @@ def _conversations(cfg: SynthesisConfig, units: Sequence[int]) -> list[DraftRow]
         ):
             prompts = dialogs[i].provenance["prompts"] | {f"answer {turn}": prompt_text(request)}
             provenance = dialogs[i].provenance | {"prompts": prompts}
-            one = dialogs[i]._replace(provenance=provenance, answer=_text(reply), fault=_cut(cfg, reply))
+            one = _answered(cfg, dialogs[i]._replace(provenance=provenance), reply)
             empty = "" if one.answer else "empty: an assistant's turn says nothing"
             dialogs[i] = one._replace(fault=one.fault or empty)
     return dialogs
@@ -272,9 +304,9 @@ def _user_turns(cfg: SynthesisConfig, dialogs: Sequence[DraftRow], turn: int) ->
     requests, reads = [], []
     for i in live:
         one = dialogs[i]
-        before = (*one.messages, *([{"role": "assistant", "content": one.answer}] if one.answer else []))
+        before = (*one.messages, *([one.reply()] if one.answer else []))
         topic = one.provenance.get("topic", "")
-        out[i] = one._replace(messages=before, answer="")
+        out[i] = one._replace(messages=before, answer="", thought="")
         requests.append(
             _with_sampling(cfg, cfg.style.turn(before, topic), one.provenance["unit"], _TURN, turn)
         )
@@ -282,8 +314,8 @@ def _user_turns(cfg: SynthesisConfig, dialogs: Sequence[DraftRow], turn: int) ->
     for i, request, parsed in zip(live, requests, read_replies(cfg.generator, requests, reads), strict=True):
         prompts = out[i].provenance["prompts"] | {f"question {turn}": prompt_text(request)}
         out[i] = out[i]._replace(provenance=out[i].provenance | {"prompts": prompts})
-        if parsed is None:
-            out[i] = out[i]._replace(fault=f"malformed: {TRIES} replies are no turn")
+        if isinstance(parsed, UnreadReply):
+            out[i] = out[i]._replace(fault=parsed.fault("turn"))
         else:
             out[i] = out[i]._replace(messages=(*out[i].messages, {"role": "user", "content": parsed}))
     return out
@@ -300,9 +332,10 @@ def _rephrased(cfg: SynthesisConfig, units: Sequence[int]) -> list[DraftRow]:
     parsed = read_replies(cfg.generator, requests, [cfg.style.read_texts] * len(requests))
     for one, request, texts in zip(drafts, requests, parsed, strict=True):
         one = one._replace(provenance=one.provenance | {"prompts": {"question": prompt_text(request)}})
-        if texts is None:
-            out.append(one._replace(fault=f"malformed: {TRIES} replies are no rephrasings"))
-        for text in (texts or [])[: cfg.per_ask]:
+        if isinstance(texts, UnreadReply):
+            out.append(one._replace(fault=texts.fault("rephrasings")))
+            continue
+        for text in texts[: cfg.per_ask]:
             same = text.split() == question(one.messages).split()
             fault = "unchanged: the text itself came back" if same else ""
             out.append(
@@ -324,17 +357,19 @@ def filter_drafts(
     ]
     faults = [fault or twin[0] for fault, twin in zip(faults, twins, strict=True)]
     scores: dict[int, float | None] = {}
+    unjudged: dict[int, str] = {}
     counts: dict[str, float] = {}
     if row_filter.judge:
         live = [i for i, fault in enumerate(faults) if not fault]
         cases = [JudgeCase(drafts[i].messages, drafts[i].answer, drafts[i].record) for i in live]
         judged = row_filter.judge.score(cases, seed)
         scores, counts = dict(zip(live, judged.values, strict=True)), judged.counts
+        unjudged = dict(zip(live, judged.faults, strict=True))
     rows, rejected = [], []
     for i, one in enumerate(drafts):
         fault, twin = faults[i], twins[i][1]
         if not fault and row_filter.judge:
-            fault = _score_fault(scores[i], row_filter.min_score)
+            fault = _score_fault(scores[i], row_filter.min_score, unjudged[i])
         if not fault:
             fault, twin = row_filter.seen.twin(_full_text(one))
         row = _row(one, scores.get(i))
@@ -354,9 +389,9 @@ def _fault(one: DraftRow, row_filter: RowFilter) -> str:
     ) or row_filter.language(_full_text(one))
 
 
-def _score_fault(score: float | None, least: float) -> str:
+def _score_fault(score: float | None, least: float, why_none: str) -> str:
     if score is None:
-        return "not judged: no verdict could be read"
+        return f"not judged: {why_none}"
     return "" if score >= least else f"score: below {least:g}"
 
 
@@ -368,8 +403,12 @@ def texts(row: Mapping[str, Any]) -> list[str]:
     """The texts of a row, the answer last."""
     if "messages" in row:
         return [message["content"] for message in row["messages"]]
-    prompt = row["prompt"]
-    return [*([prompt] if isinstance(prompt, str) else [one["content"] for one in prompt]), row["completion"]]
+    sides = (row["prompt"], row["completion"])
+    return [
+        text
+        for side in sides
+        for text in ([side] if isinstance(side, str) else [one["content"] for one in side])
+    ]
 
 
 def add_accepted(seen: screening.NearDuplicateIndex, row: Mapping[str, Any]) -> None:
@@ -382,8 +421,9 @@ def _row(one: DraftRow, score: float | None) -> dict[str, Any]:
     """A draft as a record that other stages read."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     if one.provenance["kind"] == "conversation":
-        row: dict[str, Any] = {"messages": [*one.messages, {"role": "assistant", "content": one.answer}]}
+        row: dict[str, Any] = {"messages": [*one.messages, one.reply()]}
     else:
-        row = {"prompt": prompt_field(list(one.messages)), "completion": one.answer}
+        completion = [one.reply()] if one.thought else one.answer
+        row = {"prompt": prompt_field(list(one.messages)), "completion": completion}
     row |= {"score": round(score, 6)} if score is not None else {}
     return {**row, **one.metrics, "provenance": one.provenance | {"time": now}}

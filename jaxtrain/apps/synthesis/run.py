@@ -57,7 +57,7 @@ def run(cfg: Synthesize, out: Path) -> None:
         result = _generate_rows(cfg, recipe, row_filter, work)
         _finish(cfg, recipe, result, out, pool.models, time.perf_counter() - started)
         work.remove()
-    _print_rows(result.rows, out)
+    _print_rows(result, out)
 
 
 def _given(cfg: Synthesize) -> tuple[Prompt, ...]:
@@ -152,7 +152,7 @@ def _cost_table(cfg: Synthesize, recipe: SynthesisConfig, reader: LLM | None) ->
     table, cost = [("first prompt", json.dumps(first.messages[-1]["content"], ensure_ascii=False)[:300])], 0.0
     for model, what, requests, size in calls:
         if requests:
-            written = llm_judge.MAX_NEW if what == "verdicts" else most
+            written = cfg.quality.judge_max_new if what == "verdicts" else most
             tokens = f"about {requests * size:,} tokens read, at most {requests * written:,} written"
             table.append((what, f"{requests:,}; {tokens}"))
             cost += cfg.endpoint.cost(requests * size, requests * written) if model.remote else 0.0
@@ -261,10 +261,12 @@ def _finish(
     note(_summary(cfg, result, reasons, metrics, models, seconds))
 
 
-def _print_rows(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
-    if not rows:
-        raise Failure(f"no row is left: {output_files(out)['rejected']} says why")
-    for row in rows[:SHOWN]:
+def _print_rows(result: SynthesizedRows, out: Path) -> None:
+    if not result.rows:
+        reasons = collections.Counter(row["reason"] for row in result.rejected).most_common(SHOWN)
+        most = "".join(f"\n  {count:,} {reason}" for reason, count in reasons)
+        raise Failure(f"no row is left: {output_files(out)['rejected']} says why of each, most often:{most}")
+    for row in result.rows[:SHOWN]:
         *turns, answer = recipes.texts(row)
         print("\n".join(terminal.wrapped(f"{' / '.join(turns)}▸{answer}{terminal.END}", "  │ ")), end="\n\n")
     print(f"rows: {out}")
@@ -303,5 +305,6 @@ def _summary(
         parts += [f"{s.repeated:,} sent again for malformed answers"] if s.repeated else []
         parts += [f"{s.refused:,} prompts were refused"] if s.refused else []
         parts += [f"{s.uncounted:,} answers came without token counts"] if s.uncounted else []
+        table += [("endpoint", f"{one.name}: {line}") for line in s.change_lines()]
         table.append(("spent", f"{one.name}: {', '.join(parts)}" + (f", cost {cost:,.4f}" if cost else "")))
     return table

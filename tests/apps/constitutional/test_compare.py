@@ -113,7 +113,7 @@ def test_what_cannot_be_read_has_a_fault():
 
     how = recipe(reasons=True)
     broken = how._replace(critic=how.critic._replace(model=model._replace(generate=generate)))
-    assert {one.fault for one in compare.labels(broken, PAIRS[:4])} == {"reasoning empty"}
+    assert {one.fault for one in compare.labels(broken, PAIRS[:4])} == {"reasoning truncated"}
     mute = model._replace(generate=lambda batch: [[reply(("Hm", {"Hm": 0.9}))] for _ in batch])
     labels = compare.labels(how._replace(reasons=False, critic=how.critic._replace(model=mute)), PAIRS[:4])
     assert {(one.fault, one.p_first) for one in labels} == {("label unparsable", None)}
