@@ -22,6 +22,10 @@ from jaxtrain.files import cache
 APPLICATION = 0x6A747363  # SQLite's application_id of our files
 SCHEMA = 1  # user_version
 
+_LEFT_OUT = "left out "  # before the reason, in counts
+_CUT_OFF = f"{_LEFT_OUT}cut off (finish_reason length)"
+FINISHED = (None, "stop", "tool_calls", "function_call")  # finish_reasons of completions that are whole
+
 _HEAD = b"SQLite format 3\0"
 
 
@@ -83,44 +87,76 @@ def selected_choices(records: Any, source: source_spec.DataSource, flag: str) ->
     pairs, counts = choices(records.blocks(), options)
     if not pairs:
         raise ConfigError(f"--{flag}={source.label}: {why_empty(options, counts)}")
-    mark = cache.digest(records.fingerprint, sorted(options.items()))
+    # Those that are cut off were left out by the first version too.
+    more = sorted(
+        (name, count) for name, count in counts.items() if name.startswith(_LEFT_OUT) and name != _CUT_OFF
+    )
+    mark = cache.digest(records.fingerprint, sorted(options.items()), *more)
     read = reader(records.many, pairs)
-    return replace(records, fingerprint=mark, read=read, size=len(pairs), notes=notes(options, counts))
+    place = records.place and (lambda i: records.place(pairs[i][0]))
+    left_out = (*records.notes, *notes(options, counts))
+    return replace(records, fingerprint=mark, read=read, size=len(pairs), notes=left_out, place=place)
 
 
 def choices(
     blocks: Iterator[tuple[int, list[dict[str, Any]]]], options: Mapping[str, str]
-) -> tuple[list[tuple[int, int]], Counter[str]]:
-    """((record, choice) of all that training reads, counts of what is left out).
+) -> tuple[list[tuple[int, int, int]], Counter[str]]:
+    """((record, completion, choice) of all that training reads, counts of what is left out).
 
-    Left out are completions of another `model`, those whose metadata differ from an option `metadata.KEY`, and choices
-    that were cut off: their last token is no end. A completion without choices counts as one: its format refuses it.
+    A record is one completion, or a page of several as the API lists them. Left out are completions of another `model`,
+    those whose metadata differ from an option `metadata.KEY`, refusals, and choices whose finish_reason says that they
+    are not whole. A completion without choices counts as one: its format refuses it.
     """
-    pairs, counts = [], Counter()
+    found, counts = [], Counter()
     for start, block in blocks:
         for number, record in enumerate(block, start):
-            counts[f"model {record.get('model')}"] += 1
-            if not _wanted(record, options):
-                counts["other"] += 1
-                continue
-            several = record.get("choices")
-            for i, choice in enumerate(several if isinstance(several, list) and several else [None]):
-                if isinstance(choice, dict) and choice.get("finish_reason") == "length":
-                    counts["length"] += 1
-                else:
-                    pairs.append((number, i))
-    return pairs, counts
+            for k, one in enumerate(_completions(record)):
+                counts[f"model {one.get('model')}"] += 1
+                if not _wanted(one, options):
+                    counts["other"] += 1
+                    continue
+                several = one.get("choices")
+                for i, choice in enumerate(several if isinstance(several, list) and several else [None]):
+                    if reason := unfinished(choice):
+                        counts[f"{_LEFT_OUT}{reason}"] += 1
+                    else:
+                        found.append((number, k, i))
+    return found, counts
+
+
+def unfinished(choice: Any) -> str:
+    """Why a choice is no whole answer, or an empty string."""
+    if not isinstance(choice, dict):
+        return ""
+    reason, message = choice.get("finish_reason"), choice.get("message")
+    if reason == "length":
+        return _CUT_OFF.removeprefix(_LEFT_OUT)
+    if reason not in FINISHED:
+        return f"not whole (finish_reason {str(reason)[:40]})"
+    if isinstance(message, dict) and message.get("refusal") and not message.get("content"):
+        return "refused (refusal without content)"
+    return ""
+
+
+def _completions(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The completions of a record: itself, or those of a page."""
+    several = record.get("data")
+    is_page = record.get("object") == "list" and isinstance(several, list)
+    return [one for one in several if isinstance(one, dict)] if is_page else [record]
 
 
 def reader(
-    many: Callable[[Sequence[int]], list[dict[str, Any]]], pairs: Sequence[tuple[int, int]]
+    many: Callable[[Sequence[int]], list[dict[str, Any]]], wanted: Sequence[tuple[int, int, int]]
 ) -> Callable[[Sequence[int]], list[dict[str, Any]]]:
-    """A function that reads completions with one choice each, by their numbers among `pairs`."""
+    """A function that reads completions with one choice each, by their numbers among `wanted`."""
 
     def read(numbers: Sequence[int]) -> list[dict[str, Any]]:
-        wanted = [pairs[i] for i in numbers]
-        records = many([number for number, _ in wanted])
-        return [_with_choice(record, i) for record, (_, i) in zip(records, wanted, strict=True)]
+        places = [wanted[i] for i in numbers]
+        records = many([number for number, _, _ in places])
+        return [
+            _with_choice(_completions(record)[k], i)
+            for record, (_, k, i) in zip(records, places, strict=True)
+        ]
 
     return read
 
@@ -129,11 +165,11 @@ def notes(options: Mapping[str, str], counts: Mapping[str, int]) -> tuple[str, .
     """Lines on what was left out."""
     wanted = ", ".join(f"{key}={value}" for key, value in options.items())
     return (
-        *([f"{counts['other']:,} completions without {wanted} left out"] if counts["other"] else []),
+        *([f"{counts['other']:,} completions without {wanted} left out"] if counts.get("other") else []),
         *(
-            [f"{counts['length']:,} choices that were cut off (finish_reason length) left out"]
-            if counts["length"]
-            else []
+            f"{count:,} choices that were {name.removeprefix(_LEFT_OUT)} left out"
+            for name, count in counts.items()
+            if name.startswith(_LEFT_OUT)
         ),
     )
 
@@ -155,9 +191,11 @@ def filters(options: Mapping[str, str]) -> dict[str, str]:
 
 def question(record: Mapping[str, Any]) -> Any:
     """The prompt of a stored completion as the request had it, or None."""
+    asked = record.get("input") or record.get("messages")
+    if asked:
+        return asked
     request = record.get("request")
-    inside = request.get("messages") if isinstance(request, dict) else None
-    return record.get("input") or record.get("messages") or inside
+    return request.get("messages") if isinstance(request, dict) else None
 
 
 def prompt_and_answer(record: Mapping[str, Any]) -> tuple[Any, dict[str, Any], str]:
@@ -169,12 +207,8 @@ def prompt_and_answer(record: Mapping[str, Any]) -> tuple[Any, dict[str, Any], s
             {},
             "not one choice: read stored completions as store:PATH, which takes their choices apart",
         )
-    if choices[0].get("finish_reason") == "length":
-        return (
-            prompt,
-            {},
-            "cut off: its finish_reason is length; read as store:PATH such choices are left out",
-        )
+    if reason := unfinished(choices[0]):
+        return prompt, {}, f"no whole answer: {reason}; read as store:PATH such choices are left out"
     if prompt is None:
         return (
             prompt,

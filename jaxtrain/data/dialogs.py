@@ -11,13 +11,25 @@ from typing import Any
 import numpy as np
 
 from jaxtrain.config import ConfigError, Dialogs
-from jaxtrain.data import packing, pipeline, record_formats, source_spec, sources, summary
+from jaxtrain.data import (
+    message_trees,
+    packing,
+    pipeline,
+    record_fields,
+    record_formats,
+    source_spec,
+    sources,
+    summary,
+)
 from jaxtrain.data.bad_records import Skips
 from jaxtrain.data.chat import EncodedDialog, Template
+from jaxtrain.data.conversations import Dialog
+from jaxtrain.data.messages import Message
 from jaxtrain.data.mlm_fim import Row
 from jaxtrain.data.packed_rows import PackedRows, WithColumns
 from jaxtrain.data.pipeline import DataPipeline, Stream
-from jaxtrain.data.record_formats import Message, RecordFormat, Text
+from jaxtrain.data.record_fields import FieldUse, unused_line
+from jaxtrain.data.record_formats import RecordFormat, Text
 from jaxtrain.data.source_spec import DataSource
 from jaxtrain.data.sources import Records
 from jaxtrain.data.token_cache import Documents
@@ -25,7 +37,7 @@ from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.files import cache
 from jaxtrain.files.progress import bar
 
-_FORMAT = 1  # of the folder; part of its name
+_FORMAT = 2  # of the folder; part of its name, and of no fingerprint
 LEAST_BAR = 10_000  # records from which on progress is shown
 
 # What is counted of a source, and its line in the table.
@@ -38,6 +50,9 @@ _COUNTS = {
     "long": "{:,} conversations dropped: they do not fit --seq_len",
     "unlearnt": "{:,} conversations dropped: nothing of them is in the loss",
     "empty": "{:,} empty texts dropped",
+    "rewritten": "{:,} conversations became several rows: the template rewrites earlier turns, so that an answer "
+    "stands at the end of a row of its own",
+    "rewritten_rows": "{:,} rows of those",
     "added": "{:,} answers had no end token in the template: EOS added",
 }
 
@@ -60,10 +75,25 @@ def prepare(
     is wrong with the data.
     """
     source_spec.check(cfg)
-    train, held_out = pipeline.open_sources(cfg, None)
+    columns = record_fields.columns_of(cfg.columns)
+    train, held_out = pipeline.open_sources(cfg, None, message_trees.assembled)
+    flags = ("data", "eval_data" if cfg.eval_data else "data")
+    forms = [
+        [
+            record_formats.detect(
+                records, source, record_formats.chat(sources.text_field(source, cfg)), flag, columns
+            )
+            for source, records in opened
+        ]
+        for flag, opened in zip(flags, (train, held_out), strict=True)
+    ]
+    record_formats.require_columns(columns, train, forms[0], cfg.columns)
     sides = [
-        [_rows(source, records, flag, cfg, tokenizer, template) for source, records in opened]
-        for flag, opened in (("data", train), ("eval_data" if cfg.eval_data else "data", held_out))
+        [
+            _rows(source, records, flag, cfg, template, form)
+            for (source, records), form in zip(opened, side, strict=True)
+        ]
+        for flag, opened, side in zip(flags, (train, held_out), forms, strict=True)
     ]
     lengths = tokenizer.byte_lengths
     blank = packing.assemble((), cfg.seq_len, tokenizer.pad) | {"slack": np.float32(0)}
@@ -75,9 +105,11 @@ def prepare(
     endless, _ = pipeline.mixed_rows(sets[0], train, seed)
     lines = [
         (f"{side} {records.label}", line)
-        for side, opened, tokenised in zip(("train", "held out"), (train, held_out), sides, strict=True)
-        for (_, records), (rows, counts) in zip(opened, tokenised, strict=True)
-        for line in _about(records, rows, counts, cfg)
+        for side, opened, tokenised, used in zip(
+            ("train", "held out"), (train, held_out), sides, forms, strict=True
+        )
+        for (_, records), (rows, counts), form in zip(opened, tokenised, used, strict=True)
+        for line in (*_about(records, rows, counts, cfg), *record_formats.columns_line(columns, form))
     ]
     return DataPipeline(
         tokenizer=with_template(tokenizer, template),
@@ -131,7 +163,7 @@ def fingerprints(template: Template, train: Sequence[str], held_out: Sequence[st
 
 def with_system(messages: tuple[Message, ...], system: str) -> tuple[Message, ...]:
     """The messages, after a system message where they have none and `system` is not empty."""
-    if not system or any(message["role"] == "system" for message in messages):
+    if not system or any(message["role"] in ("system", "developer") for message in messages):
         return messages
     return ({"role": "system", "content": system}, *messages)
 
@@ -177,25 +209,25 @@ def fit_dialog(
 
 
 def _rows(
-    source: DataSource, records: Records, flag: str, cfg: Dialogs, tokenizer: Tokenizer, template: Template
+    source: DataSource, records: Records, flag: str, cfg: Dialogs, template: Template, form: RecordFormat
 ) -> tuple[PackedRows, dict[str, Any]]:
-    field = sources.text_field(source, cfg)
-    form = record_formats.detect(records, source, record_formats.chat(field), flag)
+    tokenizer = template.tokenizer
     mark = (
-        _FORMAT,
+        1,
         records.fingerprint,
         tokenizer.fingerprint,
         template.fingerprint,
         form.name,
-        field if form.name == "text" else "",
+        sources.text_field(source, cfg) if form.name == "text" else "",
         cfg.system,
         cfg.too_long,
         cfg.seq_len,
         cfg.on_bad_record,
+        *form.columns,
     )
-    name = cache.digest(*mark)
     path = cache.build(
-        sources.cache_dir(cfg) / "dialogs" / name, lambda work: _fill(work, records, form, cfg, template)
+        sources.cache_dir(cfg) / "dialogs" / cache.digest(_FORMAT, *mark),
+        lambda work: _fill(work, records, form, cfg, template),
     )
     counts = json.loads((path / "counts.json").read_text())
     if not counts["kept"]:
@@ -213,73 +245,97 @@ def _rows(
         empty=counts.get("empty", 0),
         skipped=counts["bad"],
         listed=str(path / "skipped.jsonl"),
-        fingerprint=name,
+        fingerprint=cache.digest(*mark, *counts["further"]),
         loss_mask=np.load(path / "learn.npy", mmap_mode="r").view(np.ndarray),
     )
     return PackedRows(documents, tokenizer, cfg.seq_len), counts | {"format": form.name}
 
 
 def _fill(work: Path, records: Records, form: RecordFormat, cfg: Dialogs, template: Template) -> None:
-    skips, counts = Skips(cfg.on_bad_record), Counter(read=len(records), kept=0, turns=0, loss=0, bytes=0)
+    skips, counts, use = Skips(cfg.on_bad_record), Counter[str](), FieldUse()
+    counts.update(dict.fromkeys(("items", "kept", "turns", "loss", "bytes"), 0), read=len(records))
     dtype = np.uint16 if template.tokenizer.vocab_size <= 1 << 16 else np.uint32
     ids, loss_mask = [], []
 
-    def encode(item: Any) -> tuple[Any, Any] | None:
-        return _text(item, template.tokenizer, counts) if isinstance(item, Text) else _dialog(item.messages)
-
-    def _dialog(messages: tuple[Message, ...]) -> tuple[Any, Any] | None:
-        turns = template.encode(with_system(messages, cfg.system))
-        last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
-        fitted = fit_dialog(turns, cfg.seq_len + 1, template.tokenizer.bos, cfg.too_long, counts)
-        if fitted is not None and not fitted[1][1:].any():
-            counts["unlearnt"] += 1
-            return None
-        if fitted is not None:
-            counts["trailing"] += len(messages) - 1 - last
-            turn_count = sum(end <= len(fitted[0]) for end in turns.ends) or 1
-            counts["turns"] += turn_count
-            counts["added"] += sum(turns.added[:turn_count])
-        return fitted
+    def encode(item: Any) -> list[tuple[Any, Any]]:
+        if isinstance(item, Text):
+            return _text(item, template.tokenizer, counts)
+        return _encoded(item, cfg, template, counts)
 
     with bar(f"tokenising {records.label}"[:60], len(records), least=LEAST_BAR) as advance:
-        for _, encoded in record_formats.each(records, form, skips, encode, advance):
-            if encoded is not None:
-                ids.append(encoded[0].astype(dtype))
-                loss_mask.append(encoded[1].astype(np.uint8))
+        for _, rows in record_formats.each(records, form, skips, encode, advance, use):
+            counts["items"] += 1
+            counts["kept"] += bool(rows)
+            ids += [row_ids.astype(dtype) for row_ids, _ in rows]
+            loss_mask += [mask.astype(np.uint8) for _, mask in rows]
     lengths = template.tokenizer.byte_lengths
     counts.update(
-        kept=len(ids),
         loss=sum(int(one[1:].sum()) for one in loss_mask),
         bytes=sum(int(lengths[one].sum()) for one in ids),
-        bad=len(skips.lines),
+        bad=len(skips),
     )
     np.save(work / "ids.npy", np.concatenate(ids) if ids else np.zeros(0, dtype))
     np.save(work / "learn.npy", np.concatenate(loss_mask) if loss_mask else np.zeros(0, np.uint8))
     np.save(work / "offsets.npy", np.cumsum([0, *map(len, ids)], dtype=np.int64))
-    (work / "counts.json").write_text(json.dumps(counts, indent=1) + "\n")
+    (work / "counts.json").write_text(json.dumps(dict(counts) | use.counts(), indent=1) + "\n")
     skips.save(work)
 
 
-def _text(item: Text, tokenizer: Tokenizer, counts: Counter[str]) -> tuple[Any, Any] | None:
+def _encoded(item: Dialog, cfg: Dialogs, template: Template, counts: Counter[str]) -> list[tuple[Any, Any]]:
+    """The (ids, loss mask) of a conversation's rows that fit; counts what was left out."""
+    messages = with_system(item.messages, cfg.system)
+    rows = template.encode(messages, item.template_kwargs, limit=cfg.seq_len + 1)
+    cut, fitted = counts["cut"], []
+    for turns in rows:
+        row = fit_dialog(turns, cfg.seq_len + 1, template.tokenizer.bos, cfg.too_long, counts)
+        if row is None:
+            continue
+        if not row[1][1:].any():
+            counts["unlearnt"] += 1
+            continue
+        turn_count = sum(end <= len(row[0]) for end in turns.ends) or 1
+        counts["turns"] += turn_count
+        counts["added"] += sum(turns.added[:turn_count])
+        fitted.append(row)
+    if fitted:
+        last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
+        counts["trailing"] += len(messages) - 1 - last
+        if omitted := rows[-1].omitted:
+            counts["turns_cut"] += omitted
+            counts["cut"] += counts["cut"] == cut
+    if len(rows) > 1:
+        counts["rewritten"] += 1
+        counts["rewritten_rows"] += len(fitted)
+    counts.update(f"{summary.UNWRITTEN}{kind}" for kind in rows[0].unwritten)
+    return fitted
+
+
+def _text(item: Text, tokenizer: Tokenizer, counts: Counter[str]) -> list[tuple[Any, Any]]:
     if not item.text.strip():
         counts["empty"] += 1
-        return None
+        return []
     ids = np.concatenate([[tokenizer.bos], *tokenizer.encode([item.text]), [tokenizer.eos]])
-    return ids, np.arange(len(ids)) > 0
+    return [(ids, np.arange(len(ids)) > 0)]
 
 
 def _about(records: Records, rows: PackedRows, counts: dict[str, Any], cfg: Dialogs) -> Iterator[str]:
     share = counts["loss"] / int(rows.documents.pairs.sum())
+    several = counts["items"] > counts["read"]
+    read = f"{counts['items']:,} conversations in {counts['read']:,} trees" if several else (
+        f"{counts['read']:,} conversations"
+    )  # fmt: skip
     yield (
-        f"format {counts['format']}: {counts['kept']:,} of {counts['read']:,} conversations, "
+        f"format {counts['format']}: {counts['kept']:,} of {read}, "
         f"{counts['turns']:,} answers, {counts['loss']:,} tokens in the loss ({share:.0%})"
     )
     split = f", {rows.split:,} texts cut into rows" if rows.split else ""
     yield f"{len(rows):,} rows of {cfg.seq_len}, {rows.padding:.1%} padding{split}"
     yield from list(_left_out(records, rows.documents.listed, counts)) or ["nothing cut, dropped or added"]
+    yield from unused_line(counts["unused"])
     yield from records.notes
 
 
 def _left_out(records: Records, listed: str | Path, counts: dict[str, Any]) -> Iterator[str]:
     yield from (line.format(counts[name]) for name, line in _COUNTS.items() if counts.get(name))
+    yield from summary.unwritten(counts)
     yield from summary.skips(records, str(listed))

@@ -4,7 +4,7 @@ import functools
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,16 +14,19 @@ from jaxtrain.config import ConfigError, Dialogs
 from jaxtrain.data import dialogs, record_formats, sources, summary
 from jaxtrain.data.bad_records import Skips
 from jaxtrain.data.chat import Template
-from jaxtrain.data.record_formats import BadRecord, Comparison, JudgedCompletion, RecordFormat
+from jaxtrain.data.compared_completions import Comparison, JudgedCompletion
+from jaxtrain.data.messages import BadRecord
+from jaxtrain.data.record_fields import Column, FieldUse, unused_line
+from jaxtrain.data.record_formats import RecordFormat
 from jaxtrain.data.source_spec import DataSource
 from jaxtrain.data.sources import Records
 from jaxtrain.files import cache
 from jaxtrain.files.progress import bar
 
-_FORMAT = 1  # of the folder; part of its name
+_FORMAT = 2  # of the folder; part of its name, and of no fingerprint
 _READ = {  # formats that each kind of batch is read from
-    "pairs": ("chosen", "responses", "ranked"),
-    "ranked": ("chosen", "responses", "ranked"),
+    "pairs": ("tree", "chosen", "responses", "ranked", "marked"),
+    "ranked": ("tree", "chosen", "responses", "ranked", "marked"),
     "unpaired": ("chosen", "responses", "judged"),
 }
 # What is counted of a source, and its line in the table.
@@ -68,15 +71,27 @@ class TokenisedComparisons(NamedTuple):
     listed: str
 
 
+def detect(
+    source: DataSource, records: Records, flag: str, choice: Choice, columns: Sequence[Column]
+) -> RecordFormat:
+    """The format of a source's comparisons. Raises ConfigError."""
+    known = [one for one in record_formats.COMPARED if one.name in _READ[choice.kind]]
+    return record_formats.detect(records, source, known, flag, columns)
+
+
 def tokenised(
-    source: DataSource, records: Records, flag: str, cfg: Dialogs, template: Template, choice: Choice
+    source: DataSource,
+    records: Records,
+    flag: str,
+    cfg: Dialogs,
+    template: Template,
+    choice: Choice,
+    form: RecordFormat,
 ) -> TokenisedComparisons:
     """The rows of a source. Raises ConfigError where none is left."""
-    known = [one for one in record_formats.COMPARED if one.name in _READ[choice.kind]]
-    form = record_formats.detect(records, source, known, flag)
     tokenizer = template.tokenizer
     mark = (
-        _FORMAT,
+        1,
         choice.kind,
         records.fingerprint,
         tokenizer.fingerprint,
@@ -86,9 +101,10 @@ def tokenised(
         cfg.too_long,
         cfg.seq_len,
         cfg.on_bad_record,
+        *form.columns,
     )
     path = cache.build(
-        sources.cache_dir(cfg) / "comparisons" / cache.digest(*mark),
+        sources.cache_dir(cfg) / "comparisons" / cache.digest(_FORMAT, *mark),
         lambda work: _fill(work, records, form, cfg, template, choice.kind),
     )
     counts = json.loads((path / "counts.json").read_text()) | {"format": form.name}
@@ -108,7 +124,7 @@ def tokenised(
         **columns,
         other=np.zeros(0, np.int64),
         counts=counts,
-        fingerprint=cache.digest(mark, choice),
+        fingerprint=cache.digest(mark, choice, *counts["further"]),
         listed=str(path / "skipped.jsonl"),
     )
     if not len(rows.number):
@@ -135,13 +151,14 @@ def _fill(
     work: Path, records: Records, form: RecordFormat, cfg: Dialogs, template: Template, kind: str
 ) -> None:
     skips = Skips(cfg.on_bad_record)
-    counts = Counter(read=len(records), kept=0, rows=0, ties=0)
+    counts, use = Counter(read=len(records), items=0, kept=0, rows=0, ties=0), FieldUse()
     dtype = np.uint16 if template.tokenizer.vocab_size <= 1 << 16 else np.uint32
     ids, bounds, columns, at = [], [], {name: [] for name in _COLUMNS[1:]}, 0
     make = functools.partial(_rows_of, cfg=cfg, template=template, kind=kind, counts=counts)
     title = f"tokenising {records.label}"[:60]
     with bar(title, len(records), least=dialogs.LEAST_BAR) as advance:
-        for number, rows in record_formats.each(records, form, skips, make, advance):
+        for number, rows in record_formats.each(records, form, skips, make, advance, use):
+            counts["items"] += 1
             counts["kept"] += bool(rows)
             for prompt, completions, facts in rows:
                 parts = [part.astype(dtype) for part in (prompt, *completions)]
@@ -158,8 +175,8 @@ def _fill(
     for name, values in columns.items():
         np.save(work / f"{name}.npy", np.asarray(values, np.int64 if name == "number" else np.float32))
     np.save(work / "ids.npy", np.concatenate(ids) if ids else np.zeros(0, dtype))
-    counts.update(rows=len(bounds), ids=at, bad=len(skips.lines))
-    (work / "counts.json").write_text(json.dumps(counts, indent=1) + "\n")
+    counts.update(rows=len(bounds), ids=at, bad=len(skips))
+    (work / "counts.json").write_text(json.dumps(dict(counts) | use.counts(), indent=1) + "\n")
     skips.save(work)
 
 
@@ -167,13 +184,14 @@ def _rows_of(
     item: Comparison | JudgedCompletion, cfg: Dialogs, template: Template, kind: str, counts: Counter[str]
 ) -> list[tuple[np.ndarray, list[np.ndarray], dict[str, Any]]]:
     """(prompt ids, completions' ids, rank, p_win, margin and label) of each row of a record."""
-    messages = dialogs.with_system(item.prompt, cfg.system)
+    messages, variables = dialogs.with_system(item.prompt, cfg.system), item.template_kwargs
+    counts.update(f"{summary.UNWRITTEN}{kind}" for kind in template.unwritten(messages, variables))
     if isinstance(item, JudgedCompletion):
-        prompt, completions, added = template.encode_completions(messages, [item.completion])
+        prompt, completions, added = template.encode_completions(messages, [item.completion], variables)
         counts["added"] += added
         rows = [(prompt, completions, _facts((0,), label=float(item.label)))]
         return _fitted(rows, cfg, template, counts)
-    prompt, completions, added = template.encode_completions(messages, item.completions)
+    prompt, completions, added = template.encode_completions(messages, item.completions, variables)
     completions, rank = _distinct(completions, item.rank, counts)
     if len(completions) < 2:
         counts["equal"] += 1
@@ -246,12 +264,21 @@ def about(records: Records, one: TokenisedComparisons) -> Iterator[str]:
     there = one.rank >= 0
     prompt, completion = lengths[:, 0].mean(), lengths[:, 1:][there].mean()
     yield (
-        f"format {counts['format']}: {len(one.number):,} rows of {counts['kept']:,} of {counts['read']:,} records, "
+        f"format {counts['format']}: {len(one.number):,} rows of {counts['kept']:,} of {_read_of(counts)}, "
         f"{prompt:.0f} tokens a prompt, {completion:.0f} a completion"
     )
     yield from list(_left_out(records, one)) or ["nothing cut, dropped or added"]
+    yield from unused_line(counts["unused"])
+    yield from records.notes
+
+
+def _read_of(counts: Mapping[str, Any]) -> str:
+    if counts["format"] == "tree":
+        return f"{counts['items']:,} messages with ranked replies, of {counts['read']:,} trees"
+    return f"{counts['read']:,} records"
 
 
 def _left_out(records: Records, one: TokenisedComparisons) -> Iterator[str]:
     yield from (line.format(one.counts[name]) for name, line in _COUNTS.items() if one.counts.get(name))
+    yield from summary.unwritten(one.counts)
     yield from summary.skips(records, one.listed)

@@ -9,11 +9,22 @@ from typing import Any
 import numpy as np
 
 from jaxtrain.config import ConfigError, Dialogs
-from jaxtrain.data import dialogs, pipeline, preference_cache, source_spec, summary
+from jaxtrain.data import (
+    dialogs,
+    message_trees,
+    pipeline,
+    preference_cache,
+    record_fields,
+    record_formats,
+    source_spec,
+    summary,
+)
 from jaxtrain.data.chat import Template
 from jaxtrain.data.mlm_fim import Row
 from jaxtrain.data.pipeline import Stream
 from jaxtrain.data.preference_cache import Choice, TokenisedComparisons
+from jaxtrain.data.record_fields import Column
+from jaxtrain.data.record_formats import RecordFormat
 from jaxtrain.data.sources import Records
 from jaxtrain.data.tokenizer import Tokenizer
 
@@ -60,12 +71,21 @@ def prepare(
     source_spec.check(cfg)
     if cfg.text_field != Dialogs.text_field:
         raise ConfigError(f"--text_field={cfg.text_field}: comparisons are not plain text; leave it out")
-    train, held_out = pipeline.open_sources(cfg, None)
-    choice = Choice(kind, ties, flat, soft)
-    sides = (
-        _tokenised("data", train, cfg, template, choice),
-        _tokenised("eval_data" if cfg.eval_data else "data", held_out, cfg, template, choice),
-    )
+    train, held_out = pipeline.open_sources(cfg, None, message_trees.assembled)
+    choice, columns = Choice(kind, ties, flat, soft), record_fields.columns_of(cfg.columns)
+    flags = ("data", "eval_data" if cfg.eval_data else "data")
+    forms = [
+        [preference_cache.detect(source, records, flag, choice, columns) for source, records in opened]
+        for flag, opened in zip(flags, (train, held_out), strict=True)
+    ]
+    record_formats.require_columns(columns, train, forms[0], cfg.columns)
+    sides = [
+        [
+            preference_cache.tokenised(source, records, flag, cfg, template, choice, form)
+            for (source, records), form in zip(opened, side, strict=True)
+        ]
+        for flag, opened, side in zip(flags, (train, held_out), forms, strict=True)
+    ]
     sets = [*sides[0], *sides[1]]
     N = 2 if kind != "ranked" else max(one.rank.shape[1] for one in sets)
     firsts = list(itertools.accumulate([len(one.number) for one in sets], initial=0))
@@ -82,8 +102,8 @@ def prepare(
         eval=pipeline.held_out_stream(theirs, _blank(rows[0]), lambda i, row: row, cfg.batch_size, process),
         table=[
             *dialogs.about_template(template),
-            *_about("train", train, sides[0]),
-            *_about("held out", held_out, sides[1]),
+            *_about("train", train, sides[0], columns, forms[0]),
+            *_about("held out", held_out, sides[1], columns, forms[1]),
             *summary.mix(cfg, train, [len(one) for one in ours], held_out),
         ],
         fingerprints=dialogs.fingerprints(template, *([one.fingerprint for one in side] for side in sides)),
@@ -93,19 +113,15 @@ def prepare(
     )
 
 
-def _tokenised(
-    flag: str, opened: summary.Opened, cfg: Dialogs, template: Template, choice: Choice
-) -> list[TokenisedComparisons]:
-    return [
-        preference_cache.tokenised(source, records, flag, cfg, template, choice) for source, records in opened
-    ]
-
-
 def _about(
-    side: str, opened: summary.Opened, sets: Sequence[TokenisedComparisons]
+    side: str,
+    opened: summary.Opened,
+    sets: Sequence[TokenisedComparisons],
+    columns: Sequence[Column],
+    forms: Sequence[RecordFormat],
 ) -> Iterator[tuple[str, str]]:
-    for (_, records), one in zip(opened, sets, strict=True):
-        for line in preference_cache.about(records, one):
+    for (_, records), one, form in zip(opened, sets, forms, strict=True):
+        for line in (*preference_cache.about(records, one), *record_formats.columns_line(columns, form)):
             yield f"{side} {records.label}", line
 
 

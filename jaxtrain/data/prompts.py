@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,10 +10,11 @@ import numpy as np
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError, Dialogs
-from jaxtrain.data import dialogs, record_formats, source_spec, sources
+from jaxtrain.data import dialogs, message_trees, record_fields, record_formats, source_spec, sources
 from jaxtrain.data.bad_records import Skips
 from jaxtrain.data.chat import Template
-from jaxtrain.data.record_formats import BadRecord, Dialog, Message
+from jaxtrain.data.conversations import Dialog
+from jaxtrain.data.messages import BadRecord, Message
 from jaxtrain.data.source_spec import DataSource
 from jaxtrain.data.sources import Records
 
@@ -25,6 +27,7 @@ class Prompt(NamedTuple):
     record: Mapping[str, Any] = {}
     answer: str = ""  # the record's own completion, read by `read_conversations` alone
     name: str = ""  # of the record, as provenance has it
+    template_kwargs: Mapping[str, Any] = {}  # variables of the chat template besides messages
 
 
 def read_prompts(
@@ -35,33 +38,38 @@ def read_prompts(
     limit: int = 0,
     flag: str = "prompts",
     train: bool = False,
+    required: bool = True,
 ) -> list[Prompt]:
     """The distinct tokenised prompts of the sources that `text` names, in order: at most `limit`, 0 is all.
 
     A source's split is the one it names, else its validation or test split, else all of it; with `train`, what
-    training would read of it. Of a conversation the part before its last answer counts. Bad records that are skipped
-    are counted on stderr. Raises ConfigError, naming `flag`, where there is no prompt, or a bad record is not to be
-    skipped.
+    training would read of it. Of a conversation the part before its last answer counts. Bad records that are skipped,
+    and what the template does not write of a prompt, are counted on stderr. Raises ConfigError, naming `flag`, for a
+    bad record that is not to be skipped, and where there is no prompt; unless `required`, plain texts may have none.
     """
-    skips = Skips(cfg.on_bad_record)
+    skips, lost = Skips(cfg.on_bad_record), Counter[str]()
 
     def records_of(source: DataSource) -> Records:
-        return (
-            sources.train_and_held_out(source, cfg, None)[0] if train else sources.all_of(source, cfg, None)
-        )
+        if train:
+            return sources.train_and_held_out(source, cfg, None, message_trees.assembled)[0]
+        return message_trees.assembled(sources.all_of(source, cfg, None))
 
     def tokenised(item: Any) -> tuple[Hashable, Prompt]:
         messages = dialogs.with_system(_before_answer(item), cfg.system)
-        ids = template.encode_prompt(messages)
-        return ids.tobytes(), Prompt(messages, ids)
+        variables = item.template_kwargs
+        ids = template.encode_prompt(messages, variables)
+        lost.update(template.unwritten(messages, variables))
+        return ids.tobytes(), Prompt(messages, ids, template_kwargs=variables)
 
-    prompts = _distinct(text, cfg, flag, limit, skips, records_of, tokenised)
-    if not prompts:
-        raise ConfigError(f"--{flag}={text}: no prompt there ({len(skips.lines)} bad records)")
-    if skips.lines:
-        first = skips.lines[0]
+    prompts = _distinct(text, cfg, flag, limit, skips, records_of, tokenised, texts=not required)
+    for kind, count in lost.items():
+        print(f"--{flag}: of {count} prompts the chat template does not write: {kind}", file=sys.stderr)
+    if not prompts and required:
+        raise ConfigError(f"--{flag}={text}: no prompt there ({len(skips)} bad records)")
+    if skips:
+        first = skips.first
         print(
-            f"--{flag}: {len(skips.lines)} bad records skipped, the first {first['where']}: {first['reason']}",
+            f"--{flag}: {len(skips)} bad records skipped, the first {first['where']}: {first['reason']}",
             file=sys.stderr,
         )
     return prompts
@@ -76,7 +84,7 @@ def read_conversations(text: str, flag: str, cache_dir: str, limit: int) -> list
     cfg = config.Dialogs(eval_data=text, cache_dir=cache_dir)  # so that nothing is held out
 
     def records_of(source: DataSource) -> Records:
-        return sources.train_and_held_out(source, cfg, None)[0]
+        return sources.train_and_held_out(source, cfg, None, message_trees.assembled)[0]
 
     def plain(item: Any) -> tuple[Hashable, Prompt]:
         messages, answer = _split_answer(item)
@@ -101,15 +109,24 @@ def _distinct(
     skips: Skips,
     records_of: Callable[[DataSource], Records],
     make: Callable[[Any], tuple[Hashable, Prompt]],
+    texts: bool = False,
 ) -> list[Prompt]:
-    """The prompts that `make` returns of each record, with a key; of those with the same key the first."""
+    """The prompts that `make` returns of each record, with a key; of those with the same key the first.
+
+    With `texts`, sources of plain texts are passed over.
+    """
     prompts: dict[Hashable, Prompt] = {}
+    columns = record_fields.columns_of(cfg.columns)
     source_spec.check_sources(text, cfg, flag)
     for source in source_spec.parse(text, flag):
         if limit and len(prompts) >= limit:
             break
         records = records_of(source)
-        form = record_formats.detect(records, source, record_formats.PROMPT, flag)
+        field = sources.text_field(source, cfg)
+        known = (*record_formats.PROMPT, *([record_formats.text_format(field)] if texts else []))
+        form = record_formats.detect(records, source, known, flag, columns)
+        if form.name == "text":
+            continue
         for number, (key, prompt) in record_formats.each(records, form, skips, make, lambda done: None):
             if key not in prompts:
                 name = f"{source.label} record {records.source_number(number)}"

@@ -2,13 +2,15 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from jaxtrain.config import Corpus, Data
 from jaxtrain.data.packed_rows import PackedRows
 from jaxtrain.data.source_spec import DataSource
 from jaxtrain.data.sources import Records
 
+UNWRITTEN = "unwritten "  # before the kind of what a chat template does not write, in counts
 Line = tuple[str, str]
 Opened = Sequence[tuple[DataSource, Records]]
 
@@ -41,6 +43,17 @@ def mix(cfg: Data, train: Opened, sizes: Sequence[int], held_out: Opened) -> Ite
     seen = {records.fingerprint for _, records in train}
     if any(records.fingerprint in seen for _, records in held_out):
         yield "warning", "the held-out documents are training documents: the held-out loss is meaningless"
+
+
+def unwritten(counts: Mapping[str, Any]) -> Iterator[str]:
+    """The line on what the chat template does not write, where there is anything."""
+    kinds = [
+        f"{name.removeprefix(UNWRITTEN)} ({count:,})"
+        for name, count in counts.items()
+        if name.startswith(UNWRITTEN) and count
+    ]
+    if kinds:
+        yield f"not written by the chat template: {', '.join(kinds)}"
 
 
 def skips(records: Records, listed: str) -> Iterator[str]:

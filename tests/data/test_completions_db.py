@@ -150,7 +150,7 @@ def test_exports_of_other_servers(tmp_path, key):
         (completion(0, choices=[]), "not one choice"),
         (completion(0, choices=[{"finish_reason": "stop"}]), "no assistant turn"),
         (completion(0, choice("a"), choice("b")), "read stored completions as store:PATH"),
-        (completion(0, choice("a", "length")), "cut off: its finish_reason is length"),
+        (completion(0, choice("a", "length")), r"no whole answer: cut off \(finish_reason length\); read as store:PATH"),
         (completion(0, choice(None)), "no text|not a string"),
         (completion(0, choice(" ")), "empty completion"),
     ],
