@@ -103,6 +103,7 @@ def main(cfg: Distill) -> None:
 
     import functools
 
+    from jaxtrain.data import special_text
     from jaxtrain.distillation import data
     from jaxtrain.distillation import teacher as distillation_teacher
     from jaxtrain.objectives.distill import DistillSettings, distill
@@ -119,18 +120,21 @@ def main(cfg: Distill) -> None:
         beside = teacher if prepared.live else None
         objective = functools.partial(distill, model=session.model, teacher=beside and beside.model)
         frozen = beside.params if beside else ()
+        sample = eval_prompts.eval_sampler(
+            session, cfg, stage.template, prepared.data.tokenizer.decode_completion, required=False
+        )
         training = trainer.Stage(
             objective=functools.partial(objective, settings=settings),
             next_batch=data.batches(cfg, session, prepared, stage.template),
-            table=prepared.table,
-            decode=prepared.data.tokenizer.decode,
+            table=[*prepared.table, *eval_prompts.about(sample)],
+            decode=special_text.marked_decoder(prepared.data.tokenizer),
             tokens=cfg.data.batch_size * cfg.data.seq_len,
             # Whatever is trained on, runs compare by KL(teacher ‖ student) at temperature 1.
             score=trainer.evaluate_fn(
                 session, functools.partial(objective, settings=DistillSettings()), prepared.data.eval,
                 cfg.run.eval_batches, frozen=frozen,
             ),
-            sample=eval_prompts.eval_sampler(session, cfg, stage.template, prepared.data.tokenizer.decode),
+            sample=sample,
             expect=distillation_teacher.expected_at_start(start, origin, cfg),
             frozen=frozen,
         )  # fmt: skip

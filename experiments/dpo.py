@@ -83,7 +83,7 @@ def main(cfg: Dpo) -> None:
         # Imported here, so that a mistake in the flags is answered before jax is loaded.
         import functools
 
-        from jaxtrain.data import preferences
+        from jaxtrain.data import preferences, special_text
         from jaxtrain.objectives.dpo import dpo, kto
         from jaxtrain.stages import eval_prompts, reference, trainer
 
@@ -101,12 +101,12 @@ def main(cfg: Dpo) -> None:
             objective=objective,
             next_batch=columns.train,
             table=[*data.table, *columns.table],
-            decode=data.tokenizer.decode,
+            decode=special_text.marked_decoder(data.tokenizer),
             tokens=2 * cfg.data.batch_size * cfg.data.seq_len,
             score=trainer.evaluate_fn(
                 session, objective, data.eval, cfg.run.eval_batches, complete=columns.held_out
             ),
-            sample=eval_prompts.eval_sampler(session, cfg, stage.template, data.tokenizer.decode),
+            sample=eval_prompts.eval_sampler(session, cfg, stage.template, data.tokenizer.decode_completion),
             expect=reference.expected(link, settings),
             carry=reference.carry(link),
         )

@@ -29,7 +29,7 @@ def main(cfg: Pretrain) -> None:
         # Imported here, so that a mistake in the flags is answered before jax is loaded.
         import functools
 
-        from jaxtrain.data import pipeline
+        from jaxtrain.data import pipeline, special_text
         from jaxtrain.objectives.next_token import next_token
         from jaxtrain.stages import sampling, trainer
 
@@ -44,7 +44,7 @@ def main(cfg: Pretrain) -> None:
             objective=objective,
             next_batch=trainer.offline_batches(data.train.iterate),
             table=data.table,
-            decode=data.tokenizer.decode,
+            decode=special_text.marked_decoder(data.tokenizer),
             tokens=cfg.data.batch_size * cfg.data.seq_len,
             score=trainer.evaluate_fn(session, objective, data.eval, cfg.run.eval_batches),
             sample=samples,

@@ -51,7 +51,7 @@ def main(cfg: Reward) -> None:
         # Imported here, so that a mistake in the flags is answered before jax is loaded.
         import functools
 
-        from jaxtrain.data import preferences
+        from jaxtrain.data import preferences, special_text
         from jaxtrain.models import reward as models
         from jaxtrain.objectives.reward import reward
         from jaxtrain.stages import reward_model, trainer
@@ -74,7 +74,7 @@ def main(cfg: Reward) -> None:
             objective=objective,
             next_batch=reward_model.ensemble_batches(data.train, members, cfg.loss.margin, cfg.run.seed),
             table=data.table,
-            decode=data.tokenizer.decode,
+            decode=special_text.marked_decoder(data.tokenizer),
             tokens=data.rows[0]["tokens"].size * cfg.data.batch_size * members,
             score=reward_model.evaluator(cfg, session, data),
             finish=reward_model.normaliser(cfg, session, stage.template),

@@ -37,7 +37,7 @@ def main(cfg: Sft) -> None:
         # Imported here, so that a mistake in the flags is answered before jax is loaded.
         import functools
 
-        from jaxtrain.data import dialogs
+        from jaxtrain.data import dialogs, special_text
         from jaxtrain.objectives.sft import sft
         from jaxtrain.stages import eval_prompts, trainer
 
@@ -46,14 +46,17 @@ def main(cfg: Sft) -> None:
         settings = dataclasses.asdict(cfg.loss)
         del settings["neftune"]
         objective = functools.partial(sft, model=session.model, **settings)
+        sample = eval_prompts.eval_sampler(
+            session, cfg, stage.template, data.tokenizer.decode_completion, required=False
+        )
         training = trainer.Stage(
             objective=objective,
             next_batch=trainer.offline_batches(data.train.iterate),
-            table=data.table,
-            decode=data.tokenizer.decode,
+            table=[*data.table, *eval_prompts.about(sample)],
+            decode=special_text.marked_decoder(data.tokenizer),
             tokens=cfg.data.batch_size * cfg.data.seq_len,
             score=trainer.evaluate_fn(session, objective, data.eval, cfg.run.eval_batches),
-            sample=eval_prompts.eval_sampler(session, cfg, stage.template, data.tokenizer.decode),
+            sample=sample,
         )
         trainer.train(cfg, session, training)
 

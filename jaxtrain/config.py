@@ -99,7 +99,7 @@ class Data(Group):
     eval_share: float = arg(0.02, "Share of the documents held out where the data has no test split", low=0,
         only=("eval_data", ("",)))
     tokenizer: str = arg("bpe:1024",
-        "byte, bpe:SIZE (trained on the data), or a tokenizer.json or SentencePiece file",
+        "byte, bpe:SIZE (trained on the data), a tokenizer.json or SentencePiece file, or hf:NAME",
         only=("init_from", ("",)))
     text_field: str = arg("text", "Field of a record that holds the text, where it is plain text")
     on_bad_record: str = arg("raise",
@@ -137,6 +137,8 @@ class Dialogs(Data):
     template: str = arg("auto",
         "Chat template: plain, hh, chatml, llama2, llama3, gemma, none (texts as they are), or a Jinja file. "
         "auto: the tokenizer's own if it has one, else plain")
+    columns: str = arg("", "Names of a record's fields, OURS:THEIRS, such as prompt:question,chosen:chosen_response; "
+        "THEIRS may be a path, input.messages, or empty: not read")
     system: str = arg("", "System message put before conversations that have none")
     too_long: str = arg("cut",
         "What does not fit seq_len: cut (last turns, then the prompt's left; never a completion), or drop; "
@@ -386,12 +388,16 @@ def to_dict(config: ConfigT) -> dict[str, dict[str, Any]]:
 
 
 def difference(old: dict[str, dict[str, Any]], new: ConfigT) -> list[str]:
-    """One line for each flag whose change a resumed run cannot take over, `--lr: 0.1 -> 0.2`."""
-    was = {name: value for part in old.values() for name, value in part.items()}
+    """One line for each flag whose change a resumed run cannot take over, `--lr: 0.1 -> 0.2`.
+
+    A run that was started before a flag existed did what the flag's default does.
+    """
+    was = {field.name: value for _, field, value in leaves(type(new)())}
+    was |= {name: value for part in old.values() for name, value in part.items()}
     return [
-        f"--{field.name}: {was.get(field.name, '(none)')} -> {value}"
+        f"--{field.name}: {was[field.name]} -> {value}"
         for _, field, value in leaves(new)
-        if not field.metadata["live"] and was.get(field.name) != value
+        if not field.metadata["live"] and was[field.name] != value
     ]
 
 

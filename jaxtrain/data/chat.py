@@ -85,7 +85,8 @@ class _Chat(NamedTuple):
 class Template:
     """A chat template for one tokenizer.
 
-    `ends` are the ids that end an assistant's turn, `end` that of an answer; `fingerprint` changes with anything that
+    `ends` are the ids that end an assistant's turn, `end` that of an answer; `lead` is the white space that it
+    writes before an answer, which is not the answer's; `fingerprint` changes with anything that
     changes an id but the tokenizer; `notes` are lines for the user. Raises ConfigError where the template cannot be
     used.
     """
@@ -105,7 +106,7 @@ class Template:
         self._thoughts = tuple(one for one in _THOUGHTS if re.search(rf"[.'\"]{one}\b", source))
         self._inline = next((one for one in MARKS if one.end in source), None)
         # What the template writes before an answer; whether content is null beside a call, a list of parts.
-        self._lead, self._none_for_empty, self._in_parts = "", False, False
+        self.lead, self._none_for_empty, self._in_parts = "", False, False
         try:
             self._jinja = ChatJinja(source)
         except jinja2.TemplateSyntaxError as error:
@@ -127,15 +128,18 @@ class Template:
         After the row that has more than `limit` ids, where that is not 0, turns are left out and counted. Raises
         BadRecord where the template refuses the conversation, does not write an answer, or there is none.
         """
-        if not any(message["role"] == "assistant" for message in messages):
+        places = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        if not places:
             raise BadRecord("no assistant turn: there is nothing to train on")
-        chat = self._chat(messages, template_kwargs)
+        most = max(limit, places[0] + 1) if limit else len(messages)  # a message has an id at least
+        chat = self._chat(messages[:most], template_kwargs)
         lost: dict[str, None] = {}
         rows, omitted = self._rows(chat, limit, lost)
         encoded = [
             self._encoded(row, chat.guard) for row in rows if any(turn.learn for turn in row.turns)
         ] or [self._encoded(rows[-1], chat.guard)]
         encoded[0] = encoded[0]._replace(unwritten=tuple(lost))
+        omitted += sum(place >= most for place in places)
         return [*encoded[:-1], encoded[-1]._replace(omitted=omitted)]
 
     def encode_prompt(
@@ -220,7 +224,7 @@ class Template:
         if isinstance(calls := message.get("tool_calls"), list | tuple):
             message["tool_calls"] = [with_arguments(call) for call in calls]
         # A model's answer brings the space that the template writes itself.
-        message["content"] = message["content"].removeprefix(self._lead)
+        message["content"] = message["content"].removeprefix(self.lead)
         if thought := _thought(message):
             message |= {name: thought for name in self._thoughts if not message.get(name)}
             called = self._none_for_empty and message.get("tool_calls") and not message["content"]
@@ -358,15 +362,19 @@ class Template:
         """
         ids, spans = self._unguarded(text, guard)
         special = np.isin(ids, self._special_ids)
-        crossed = [cut for cut in cuts if ((spans[:, 0] < cut) & (cut < spans[:, 1]) & ~special).any()]
+        crossed = [cut for cut in cuts if (_crossing(spans, cut) & ~special).any()]
         if not crossed:
             return ids, spans
         barrier, parts, done = guard or special_text.unused_guard(text), [], 0
         for count, stop in enumerate([*crossed, len(text)]):
             pieces = [text[a:b] for a, b in zip([0, *crossed[:count]], [*crossed[:count], stop], strict=True)]
             ids, spans = self._unguarded(barrier.join(pieces), barrier)
-            here = spans[:, 0] >= done + count
-            parts.append((ids[here], spans[here] - count))
+            if count and _crossing(spans, done + count - 1).any():  # it has no token for the barrier
+                ids, spans = self._unguarded(text[done:stop], guard)
+                parts.append((ids, spans + done))
+            else:
+                here = spans[:, 0] >= done + count
+                parts.append((ids[here], spans[here] - count))
             done = stop
         return np.concatenate([ids for ids, _ in parts]), np.concatenate([spans for _, spans in parts])
 
@@ -392,7 +400,7 @@ class Template:
             before, bare = self._text(chat, generation=True), self._text(chat)
             part, self._writes_end = self._answer(chat, _ANSWER, before)
             lead = part[: part.find(_ANSWER["content"])]
-            self._lead = lead if lead and not lead.strip() else ""
+            self.lead = lead if lead and not lead.strip() else ""
             (turns,) = self.encode([_USER, _ANSWER])
         except BadRecord as error:
             raise ConfigError(f"--template={self.name}: {error}") from error
@@ -471,6 +479,11 @@ def _version(source: str, tokenizer: Tokenizer) -> int:
 def _thought(message: Message) -> str:
     """The thought in a field of its own; empty where there is none."""
     return next((value for name in _THOUGHTS if isinstance(value := message.get(name), str) and value), "")
+
+
+def _crossing(spans: np.ndarray, cut: int) -> np.ndarray:
+    """bool[n], whether a token stands on both sides of a character's beginning."""
+    return (spans[:, 0] < cut) & (cut < spans[:, 1])
 
 
 def _shared(a: str, b: str) -> int:

@@ -1,16 +1,18 @@
-"""Special tokens that stand in a message are text: a guard keeps a tokenizer from reading them.
+"""Special tokens in texts: those in a message are text, those of a template are shown as they are written.
 
 A guard is a noncharacter, which no text needs, inside whatever a tokenizer could read as a special token. It goes
 through the chat template with the message, and its own tokens are left out of the ids.
 """
 
+import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from jaxtrain.data.messages import BadRecord
+from jaxtrain.data.tokenizer import Tokenizer
 
 GUARDS = tuple(map(chr, range(0xFDD0, 0xFDF0)))  # noncharacters
 
@@ -72,6 +74,20 @@ def without_guard(text: str, guard: str, ids: np.ndarray, spans: np.ndarray) -> 
     there = np.array([char == guard for char in text] + [False])
     keep = ~(there[spans[:, 0]] & (spans[:, 1] - spans[:, 0] == 1))
     return ids[keep], spans[keep]
+
+
+def marked_decoder(tokenizer: Tokenizer) -> Callable[[Iterable[int]], str]:
+    """A function that makes text of ids, with special tokens as they are written."""
+    names = {i: text for text, i in tokenizer.specials.items()}
+
+    def decode(ids: Iterable[int]) -> str:
+        parts = []
+        for special, group in itertools.groupby(map(int, ids), names.__contains__):
+            run = [*group]
+            parts.append("".join(names[i] for i in run) if special else tokenizer.decode_completion(run))
+        return "".join(parts)
+
+    return decode
 
 
 def strings(value: Any) -> Iterable[str]:

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -67,7 +67,7 @@ class Stage(NamedTuple):
     objective: Objective  # of all parameters
     next_batch: Callable[[int], loop.NextBatch]  # next_batch(i) yields from batch i on
     table: list[tuple[str, str]]  # what was read, for people
-    decode: Callable[..., str]
+    decode: Callable[[Sequence[int]], str]  # ids as people see them, special tokens written out
     tokens: int  # in a global batch
     score: loop.Evaluate | None = None
     sample: loop.Sample | None = None
@@ -147,7 +147,7 @@ def _preflight(cfg: StageConfig, session: Session, stage: Stage, first: Any, flo
         sizes.insert(1, ("frozen parameters", f"{count:,}, the adapters' base"))
     where = f"{session.plan.name}, {jax.device_count()} x {jax.devices()[0].device_kind}"
     rest = [("model FLOPs of a step", f"{flops:.3g}"), ("plan", where)]
-    head = "targets of the first rows (⟨not in the loss⟩, ⏎ ends a document)"
+    head = "targets of the first rows (⟨not in the loss⟩)"
     rows = preflight.first_rows(first, stage.decode)
     return ["data", *terminal.lines(stage.table), "run", *terminal.lines([*sizes, *rest]), head, *rows]
 

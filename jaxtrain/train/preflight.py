@@ -7,13 +7,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxtrain.files.terminal import END, wrapped
+from jaxtrain.files.terminal import wrapped
 
 ROWS, SHOWN = 2, 400  # rows shown of the first batch, characters of each
 
 
 def first_rows(batch: Mapping[str, np.ndarray], decode: Callable[[Sequence[int]], str]) -> list[str]:
-    """The targets of the first rows as text, one document after the other, each ended by ⏎.
+    """The targets of the first rows as text, one document after the other, each on lines of its own.
 
     What is not in the loss stands between ⟨ and ⟩, by its number of tokens where it has no text.
     """
@@ -25,7 +25,7 @@ def first_rows(batch: Mapping[str, np.ndarray], decode: Callable[[Sequence[int]]
         documents = []
         for number in range(1, segments.max() + 1):
             here = segments == number
-            documents.append(_marked(flat["targets"][row][here], mask[here], decode) + END)
+            documents.append(_marked(flat["targets"][row][here], mask[here], decode))
         text = "\n".join(documents)
         out.append(f"  row {row}: {mask.sum()} of {len(mask)} positions are in the loss")
         out += wrapped(text[:SHOWN], "    ")

@@ -290,7 +290,7 @@ def test_prompts_are_not_in_the_loss_of_sft_and_the_end_of_turn_is(tutorial):
     assert len(masked) > 1 and any(prompt.startswith("Human:") for prompt, _ in masked)
     for prompt, answer in masked:
         assert prompt.endswith("AI:") and "AI:" not in answer and answer.strip()
-    assert any(answer.rstrip().endswith("⏎") for _, answer in masked)
+    assert any(answer.rstrip().endswith("<|eos|>") for _, answer in masked)
     losses = column(tutorial / "runs" / "sft", "loss")
     assert losses[-1] < losses[0]
 

@@ -3,7 +3,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtrain import config
-from jaxtrain.files import terminal
 from jaxtrain.train import parallel, preflight
 from jaxtrain.train.step import init_state
 
@@ -30,11 +29,11 @@ def row(*documents, masked=(), size=0):
 
 def test_documents_stand_apart_and_what_is_not_in_the_loss_is_marked():
     shown = preflight.first_rows(row("one", "two\nlines", masked={4, 5}, size=20), decode)
-    assert shown == ["  row 0: 12 of 20 positions are in the loss", "    one ⏎", "    ⟨tw⟩o", "    lines ⏎"]
+    assert shown == ["  row 0: 12 of 20 positions are in the loss", "    one", "    ⟨tw⟩o", "    lines"]
 
 
 def test_a_target_without_text_outside_the_loss_is_counted():
-    assert preflight.first_rows(row("ab", masked={2}), decode)[1] == "    ab⟨1⟩ ⏎"
+    assert preflight.first_rows(row("ab", masked={2}), decode)[1] == "    ab⟨1⟩"
 
 
 def test_rows_fit_a_terminal_and_what_is_left_out_is_counted():
@@ -43,7 +42,7 @@ def test_rows_fit_a_terminal_and_what_is_left_out_is_counted():
     assert max(map(len, shown)) <= 80
     left = int(shown[-1].split()[2])
     assert len("".join(line.strip() for line in shown[1:-1]).replace(" ", "")) > 300
-    assert left == len(text.strip()) + len(terminal.END) - preflight.SHOWN
+    assert left == len(text.strip()) - preflight.SHOWN
     assert len(preflight.first_rows({k: np.repeat(x, 5, 0) for k, x in row("ab").items()}, decode)) == 4
 
 

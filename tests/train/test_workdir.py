@@ -1,6 +1,7 @@
 """The workdir: one owner, one config, and a record of where the run came from."""
 
 import dataclasses
+import json
 import os
 import shlex
 import signal
@@ -68,6 +69,17 @@ def test_another_config_is_refused_with_its_difference(tmp_path):
     )
     assert "keep" not in text and "another --workdir" in text and "delete this folder" in text
     assert (tmp_path / "run" / "config.json").read_bytes() == before
+
+
+def test_a_flag_that_is_newer_than_the_run_had_its_default(tmp_path):
+    start(tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    record = json.loads(path.read_text())
+    assert [part for part in record["config"].values() if part.pop("lr", None)]
+    path.write_text(json.dumps(record))
+    start(tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"--lr: 0\.004 -> 0\.25"):
+        start(tmp_path / "run", changed(lr=0.25))
 
 
 def test_other_data_is_refused_with_its_difference(tmp_path):
