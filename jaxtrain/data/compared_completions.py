@@ -11,6 +11,7 @@ from jaxtrain.data.record_fields import RecordFields, template_kwargs
 CHOSEN = ("chosen", "chosen_response", "response_j", "preferred_output")
 REJECTED = ("rejected", "rejected_response", "response_k", "non_preferred_output")
 _SCORES = ("overall_score", "score", "rating")  # of a completion, the highest is the best
+_GOLD = ("family", "reward_chosen", "reward_rejected")  # read by the evaluation of a reward model
 _TEXTS = ("response", "answer", "text", "content", "completion")  # a completion's text beside them
 
 
@@ -61,6 +62,8 @@ def chosen(record: RecordFields) -> Comparison:
         prompt, pair = with_own_system(prompt, record), [list(one[-1:]) for one in whole]
     completions = (completion_of(pair[0], names[0]), completion_of(pair[1], names[1]))
     variables = variables or template_kwargs(record)
+    for name in _GOLD:
+        record.use(name)
     return Comparison(prompt, completions, (0, 1), _probability(record), _margin(record), variables)
 
 

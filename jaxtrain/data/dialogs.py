@@ -28,7 +28,7 @@ from jaxtrain.data.messages import Message
 from jaxtrain.data.mlm_fim import Row
 from jaxtrain.data.packed_rows import PackedRows, WithColumns
 from jaxtrain.data.pipeline import DataPipeline, Stream
-from jaxtrain.data.record_fields import FieldUse, unused_line
+from jaxtrain.data.record_fields import FieldUse
 from jaxtrain.data.record_formats import RecordFormat, Text
 from jaxtrain.data.source_spec import DataSource
 from jaxtrain.data.sources import Records
@@ -294,7 +294,9 @@ def _encoded(item: Dialog, cfg: Dialogs, template: Template, counts: Counter[str
             counts["unlearnt"] += 1
             continue
         turn_count = sum(end <= len(row[0]) for end in turns.ends) or 1
-        counts["turns"] += turn_count
+        learnt = [bool(turns.loss_mask[end - 1]) for end in turns.ends[:turn_count]]
+        counts["turns"] += sum(learnt)
+        counts["context"] += turn_count - sum(learnt)
         counts["added"] += sum(turns.added[:turn_count])
         fitted.append(row)
     if fitted:
@@ -328,10 +330,11 @@ def _about(records: Records, rows: PackedRows, counts: dict[str, Any], cfg: Dial
         f"format {counts['format']}: {counts['kept']:,} of {read}, "
         f"{counts['turns']:,} answers, {counts['loss']:,} tokens in the loss ({share:.0%})"
     )
+    if context := counts.get("context"):
+        yield f"{context:,} other answers are part of prompts, not in the loss"
     split = f", {rows.split:,} texts cut into rows" if rows.split else ""
     yield f"{len(rows):,} rows of {cfg.seq_len}, {rows.padding:.1%} padding{split}"
-    yield from list(_left_out(records, rows.documents.listed, counts)) or ["nothing cut, dropped or added"]
-    yield from unused_line(counts["unused"])
+    yield from summary.changes(list(_left_out(records, rows.documents.listed, counts)), counts["unused"])
     yield from records.notes
 
 

@@ -15,11 +15,12 @@ from jaxtrain.data import dialogs, record_formats, sources, summary
 from jaxtrain.data.bad_records import Skips
 from jaxtrain.data.chat import Template
 from jaxtrain.data.compared_completions import Comparison, JudgedCompletion
-from jaxtrain.data.messages import BadRecord
-from jaxtrain.data.record_fields import Column, FieldUse, unused_line
+from jaxtrain.data.messages import THOUGHTS, BadRecord, Message
+from jaxtrain.data.record_fields import Column, FieldUse
 from jaxtrain.data.record_formats import RecordFormat
 from jaxtrain.data.source_spec import DataSource
 from jaxtrain.data.sources import Records
+from jaxtrain.data.unwritten import thought_lost
 from jaxtrain.files import cache
 from jaxtrain.files.progress import bar
 
@@ -31,6 +32,7 @@ _READ = {  # formats that each kind of batch is read from
 }
 # What is counted of a source, and its line in the table.
 _COUNTS = {
+    "unranked": "{:,} trees without a message that has two ranked replies",
     "equal": "{:,} records dropped: chosen and rejected are the same",
     "double": "{:,} repeated completions of a ranking left out",
     "undecided": "{:,} ties left out: they say nothing of either completion",
@@ -175,7 +177,7 @@ def _fill(
     for name, values in columns.items():
         np.save(work / f"{name}.npy", np.asarray(values, np.int64 if name == "number" else np.float32))
     np.save(work / "ids.npy", np.concatenate(ids) if ids else np.zeros(0, dtype))
-    counts.update(rows=len(bounds), ids=at, bad=len(skips))
+    counts.update(unranked=use.nothing, rows=len(bounds), ids=at, bad=len(skips))
     (work / "counts.json").write_text(json.dumps(dict(counts) | use.counts(), indent=1) + "\n")
     skips.save(work)
 
@@ -185,7 +187,7 @@ def _rows_of(
 ) -> list[tuple[np.ndarray, list[np.ndarray], dict[str, Any]]]:
     """(prompt ids, completions' ids, rank, p_win, margin and label) of each row of a record."""
     messages, variables = dialogs.with_system(item.prompt, cfg.system), item.template_kwargs
-    counts.update(f"{summary.UNWRITTEN}{kind}" for kind in template.unwritten(messages, variables))
+    counts.update(_unwritten(item, messages, template))
     if isinstance(item, JudgedCompletion):
         prompt, completions, added = template.encode_completions(messages, [item.completion], variables)
         counts["added"] += added
@@ -216,6 +218,19 @@ def _rows_of(
             for i, j in itertools.combinations(range(len(completions)), 2)
         ]
     return _fitted(rows, cfg, template, counts)
+
+
+def _unwritten(
+    item: Comparison | JudgedCompletion, messages: tuple[Message, ...], template: Template
+) -> Iterator[str]:
+    """The counts' names of what the template writes neither of the prompt nor of a completion."""
+    kinds = list(template.unwritten(messages, item.template_kwargs))
+    completions = [item.completion] if isinstance(item, JudgedCompletion) else item.completions
+    for one in completions:
+        thought = "" if isinstance(one, str) else next((one[name] for name in THOUGHTS if one.get(name)), "")
+        if thought and thought_lost(template.completion_text(messages, one, item.template_kwargs), thought):
+            kinds.append("thoughts")
+    return (f"{summary.UNWRITTEN}{kind}" for kind in dict.fromkeys(kinds))
 
 
 def _facts(
@@ -267,8 +282,7 @@ def about(records: Records, one: TokenisedComparisons) -> Iterator[str]:
         f"format {counts['format']}: {len(one.number):,} rows of {counts['kept']:,} of {_read_of(counts)}, "
         f"{prompt:.0f} tokens a prompt, {completion:.0f} a completion"
     )
-    yield from list(_left_out(records, one)) or ["nothing cut, dropped or added"]
-    yield from unused_line(counts["unused"])
+    yield from summary.changes(list(_left_out(records, one)), counts["unused"])
     yield from records.notes
 
 

@@ -110,21 +110,17 @@ class FieldUse:
     def __init__(self) -> None:
         self.unused: Counter[str] = Counter()
         self.further: set[str] = set()
+        self.nothing = 0  # records that read as an empty list
 
-    def add(self, record: RecordFields) -> None:
-        """Counts a record that was read."""
+    def add(self, record: RecordFields, nothing: bool = False) -> None:
+        """Counts a record that was read, as one without anything to learn where `nothing`."""
+        self.nothing += nothing
         self.unused.update(record.unused())
         self.further |= record.further
 
     def counts(self) -> dict[str, Any]:
         """Both, as JSON has them; unused fields most frequent first."""
         return {"unused": dict(self.unused.most_common()), "further": sorted(self.further)}
-
-
-def unused_line(unused: Mapping[str, int]) -> Iterator[str]:
-    """The line about fields that were not used, where there are any."""
-    if unused:
-        yield "fields not used: " + ", ".join(f"{name} ({count:,})" for name, count in unused.items())
 
 
 def has_path(record: Mapping[str, Any], path: Sequence[str]) -> bool:

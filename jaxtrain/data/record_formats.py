@@ -5,6 +5,7 @@ A source has one format, detected from its first records in the order of CHAT, C
 records the names that the formats know.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -236,21 +237,33 @@ def each(
     for start, block in records.blocks():
         for i, record in enumerate(block, start):
             fields = RecordFields(record, form.columns)
-            try:
-                read_items = read(fields, form)
-                for item in read_items if isinstance(read_items, list) else [read_items]:
-                    yield i, make(item)
-            except BadRecord as error:
-                skips.bad(records.where(i), str(error))
-            except RecursionError:
-                skips.bad(
-                    records.where(i), "nested too deeply: a value of it has more levels than can be read"
-                )
-            except ConfigError as error:
-                raise ConfigError(f"{records.where(i)}: {error}") from error
+            attempt = functools.partial(_attempt, skips=skips, where=functools.partial(records.where, i))
+            items = attempt(lambda fields=fields: read(fields, form))
+            if items is _BAD:
+                continue
             if use is not None:
-                use.add(fields)
+                use.add(fields, nothing=items == [])
+            for item in items if isinstance(items, list) else [items]:
+                result = attempt(functools.partial(make, item))
+                if result is not _BAD:
+                    yield i, result
         advance(len(block))
+
+
+_BAD: Any = object()
+
+
+def _attempt(call: Callable[[], T], skips: Skips, where: Callable[[], str]) -> T:
+    """What `call` returns; _BAD where it raises BadRecord, which goes to `skips`."""
+    try:
+        return call()
+    except BadRecord as error:
+        skips.bad(where(), str(error))
+    except RecursionError:
+        skips.bad(where(), "nested too deeply: a value of it has more levels than can be read")
+    except ConfigError as error:
+        raise ConfigError(f"{where()}: {error}") from error
+    return _BAD
 
 
 def read(record: Record, form: RecordFormat) -> Any:

@@ -45,6 +45,16 @@ def mix(cfg: Data, train: Opened, sizes: Sequence[int], held_out: Opened) -> Ite
         yield "warning", "the held-out documents are training documents: the held-out loss is meaningless"
 
 
+def changes(left_out: Sequence[str], unused: Mapping[str, int]) -> Iterator[str]:
+    """Lines on what was left out of a source's records, or that nothing was, and on the fields that were not used."""
+    fields = [f"{name} ({count:,})" for name, count in unused.items()]
+    yield from left_out
+    if fields:
+        yield f"fields not used: {', '.join(fields)}"
+    if not left_out:
+        yield f"nothing {'else ' if fields else ''}cut, dropped or added"
+
+
 def unwritten(counts: Mapping[str, Any]) -> Iterator[str]:
     """The line on what the chat template does not write, where there is anything."""
     kinds = [

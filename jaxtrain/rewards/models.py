@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError
+from jaxtrain.data.chat import Template, load_template
 from jaxtrain.data.prompts import Prompt
 from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.data.tokenizer import load as load_tokenizer
@@ -49,8 +50,10 @@ class RewardModel(NamedTuple):
         return trunk, score, self.gain[0], self.bias[0]
 
 
-def check(settings: config.Scores, tokenizer: Tokenizer, seq_len: int) -> None:
-    """Raises ConfigError for a reward model that cannot score this tokenizer's completions."""
+def check(
+    settings: config.Scores, tokenizer: Tokenizer, seq_len: int, template: Template | None = None
+) -> None:
+    """Raises ConfigError for a reward model that cannot score completions of this tokenizer and chat template."""
     if not settings.reward_model:
         functions.resolve(settings.reward)
         return
@@ -61,10 +64,17 @@ def check(settings: config.Scores, tokenizer: Tokenizer, seq_len: int) -> None:
         raise ConfigError(f"{flag}: a run of {record['stage']}; name one of ./launch/run reward")
     if "arch" not in record or workdir.newest_step(source) is None:
         raise ConfigError(f"{flag}: it has no checkpoint yet")
-    if load_tokenizer(source / "tokenizer").fingerprint != tokenizer.fingerprint:
+    own = load_tokenizer(source / "tokenizer")
+    if own.fingerprint != tokenizer.fingerprint:
         raise ConfigError(
             f"{flag}: its tokenizer is not the policy's: it would score other tokens. Train a reward model "
             "from a run with the policy's tokenizer"
+        )
+    if template is not None and own.chat_template and load_template("auto", own).source != template.source:
+        raise ConfigError(
+            f"{flag}: it was trained under another chat template than the policy's ({template.name}): it would score "
+            f"texts of a form that it has not seen. Give the policy its template by --template (the run saved it in "
+            f"{source / 'tokenizer'}), or train a reward model under the policy's"
         )
     context = record["arch"]["max_len"]
     if context and seq_len > context:
