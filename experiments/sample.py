@@ -36,8 +36,8 @@ class SamplePrompts(config.Group):
     on_bad_record: str = config.arg("raise", "A record of --prompts that is broken: stop, or skip, count and list it",
         choices=("raise", "skip"))
     template: str = config.arg("auto",
-        "Chat template: plain, hh, chatml, llama2, llama3, gemma, none (text is continued as it is), or a Jinja file. "
-        "auto: the tokenizer's own if it has one, else none")
+        "Chat template: plain, hh, chatml, llama2, llama3, gemma, none (text is continued as it is), hf:NAME (one "
+        "of the tokenizer's own that have a name), or a Jinja file. auto: the tokenizer's own if it has one, else none")
     system: str = config.arg("", "System message put before conversations that have none")
     # fmt: on
 
@@ -131,9 +131,8 @@ def main(cfg: Sample) -> None:
     if asked.out:
         _new_file(Path(asked.out).expanduser())
     start = init_from.load_run(asked.init_from, causal=True)
-    name = "none" if asked.template == "auto" and not start.tokenizer.chat_template else asked.template
-    template = chat.load_template(name, start.tokenizer)
-    if name == "none" and asked.system:
+    template = chat.load_template(asked.template, start.tokenizer, otherwise="none")
+    if template.name == "none" and asked.system:
         raise ConfigError("--system: there is no chat template to put it in; name one with --template")
 
     from jaxtrain.data import prompts

@@ -135,8 +135,8 @@ class Dialogs(Data):
         Data.__dataclass_fields__["data"].metadata["help"] + ". Record formats are detected, or named: "
         "?format=NAME after a source (data/record_formats.py)")
     template: str = arg("auto",
-        "Chat template: plain, hh, chatml, llama2, llama3, gemma, none (texts as they are), or a Jinja file. "
-        "auto: the tokenizer's own if it has one, else plain")
+        "Chat template: plain, hh, chatml, llama2, llama3, gemma, none (texts as they are), hf:NAME (one of the "
+        "tokenizer's own that have a name), or a Jinja file. auto: the tokenizer's own if it has one, else plain")
     columns: str = arg("", "Names of a record's fields, OURS:THEIRS, such as prompt:question,chosen:chosen_response; "
         "THEIRS may be a path, input.messages, or empty: not read")
     system: str = arg("", "System message put before conversations that have none")

@@ -432,11 +432,11 @@ class Template:
         self._none_for_empty = False
 
 
-def load_template(name: str, tokenizer: Tokenizer) -> Template:
+def load_template(name: str, tokenizer: Tokenizer, otherwise: str = "plain") -> Template:
     """The template that --template names: one of NAMED, a Jinja file, hf:NAME, or auto.
 
-    auto is the tokenizer's own where it has one, else plain; hf:NAME is one that the tokenizer has under a name. Raises
-    ConfigError where there is none.
+    auto is the tokenizer's own where it has one, else `otherwise`; hf:NAME is one that the tokenizer has under a
+    name. Raises ConfigError where there is none.
     """
     if name == "auto":
         if tokenizer.chat_template:
@@ -446,7 +446,7 @@ def load_template(name: str, tokenizer: Tokenizer) -> Template:
                 f"--template=auto: the tokenizer has {', '.join(tokenizer.named_templates)} but no default template; "
                 "choose " + " or ".join(f"--template=hf:{one}" for one in tokenizer.named_templates)
             )
-        name = "plain"
+        name = otherwise
     if name.startswith("hf:"):
         own = {"default": tokenizer.chat_template, **tokenizer.named_templates}
         if source := own.get(name.removeprefix("hf:")):
