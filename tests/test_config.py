@@ -26,8 +26,9 @@ def test_only_flags_that_are_not_live_keep_a_run_from_resuming():
     assert config.difference(old, read("lr=0.2", "eval_every=3", "microbatches=2", "dtype=bfloat16")) == [
         "--lr: 0.1 -> 0.2"
     ]
-    del old["data"]["seq_len"]
-    assert "--seq_len: (none) -> 128" in config.difference(old, read("lr=0.1"))
+    del old["data"]["seq_len"]  # a run from before the flag had its default
+    assert config.difference(old, read("lr=0.1")) == []
+    assert config.difference(old, read("lr=0.1", "seq_len=64")) == ["--seq_len: 128 -> 64"]
 
 
 def test_the_workdir_is_named_after_what_differs():
