@@ -10,11 +10,12 @@ import numpy as np
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError, Dialogs
-from jaxtrain.data import dialogs, message_trees, record_fields, record_formats, source_spec, sources
+from jaxtrain.data import dialogs, message_trees, record_fields, record_formats, source_spec, sources, summary
 from jaxtrain.data.bad_records import Skips
 from jaxtrain.data.chat import Template
 from jaxtrain.data.conversations import Dialog
 from jaxtrain.data.messages import BadRecord, Message
+from jaxtrain.data.record_fields import FieldUse
 from jaxtrain.data.source_spec import DataSource
 from jaxtrain.data.sources import Records
 
@@ -39,15 +40,17 @@ def read_prompts(
     flag: str = "prompts",
     train: bool = False,
     required: bool = True,
+    notes: list[str] | None = None,
 ) -> list[Prompt]:
     """The distinct tokenised prompts of the sources that `text` names, in order: at most `limit`, 0 is all.
 
     A source's split is the one it names, else its validation or test split, else all of it; with `train`, what
-    training would read of it. Of a conversation the part before its last answer counts. Bad records that are skipped,
-    and what the template does not write of a prompt, are counted on stderr. Raises ConfigError, naming `flag`, for a
-    bad record that is not to be skipped, and where there is no prompt; unless `required`, plain texts may have none.
+    training would read of it. Of a conversation the part before its last answer counts. Lines on bad records that
+    are skipped, and on what the template does not write of a prompt, go to stderr, or, with lines on fields that no
+    prompt has, to `notes`. Raises ConfigError, naming `flag`, for a bad record that is not to be skipped, and where
+    there is no prompt; unless `required`, plain texts may have none.
     """
-    skips, lost = Skips(cfg.on_bad_record), Counter[str]()
+    skips, use, lost = Skips(cfg.on_bad_record), FieldUse(), Counter[str]()
 
     def records_of(source: DataSource) -> Records:
         if train:
@@ -58,20 +61,20 @@ def read_prompts(
         messages = dialogs.with_system(_before_answer(item), cfg.system)
         variables = item.template_kwargs
         ids = template.encode_prompt(messages, variables)
-        lost.update(template.unwritten(messages, variables))
+        lost.update(f"{summary.UNWRITTEN}{kind}" for kind in template.unwritten(messages, variables))
         return ids.tobytes(), Prompt(messages, ids, template_kwargs=variables)
 
-    prompts = _distinct(text, cfg, flag, limit, skips, records_of, tokenised, texts=not required)
-    for kind, count in lost.items():
-        print(f"--{flag}: of {count} prompts the chat template does not write: {kind}", file=sys.stderr)
+    prompts = _distinct(text, cfg, flag, limit, skips, use, records_of, tokenised, texts=not required)
     if not prompts and required:
         raise ConfigError(f"--{flag}={text}: no prompt there ({len(skips)} bad records)")
+    lines = [*summary.unwritten(lost)]
     if skips:
         first = skips.first
-        print(
-            f"--{flag}: {len(skips)} bad records skipped, the first {first['where']}: {first['reason']}",
-            file=sys.stderr,
-        )
+        lines.append(f"{len(skips)} bad records skipped, the first {first['where']}: {first['reason']}")
+    if notes is not None:
+        notes += [*lines, *summary.unused(use.unused, "fields of records that no prompt has")]
+    elif lines:
+        print("\n".join(f"--{flag}: {line}" for line in lines), file=sys.stderr)
     return prompts
 
 
@@ -90,7 +93,7 @@ def read_conversations(text: str, flag: str, cache_dir: str, limit: int) -> list
         messages, answer = _split_answer(item)
         return json.dumps(messages, sort_keys=True), Prompt(messages, answer=answer)
 
-    prompts = _distinct(text, cfg, flag, limit, Skips("raise"), records_of, plain)
+    prompts = _distinct(text, cfg, flag, limit, Skips("raise"), FieldUse(), records_of, plain)
     if not prompts:
         raise ConfigError(f"--{flag}={text}: no conversation there")
     return prompts
@@ -107,6 +110,7 @@ def _distinct(
     flag: str,
     limit: int,
     skips: Skips,
+    use: FieldUse,
     records_of: Callable[[DataSource], Records],
     make: Callable[[Any], tuple[Hashable, Prompt]],
     texts: bool = False,
@@ -127,7 +131,7 @@ def _distinct(
         form = record_formats.detect(records, source, known, flag, columns)
         if form.name == "text":
             continue
-        for number, (key, prompt) in record_formats.each(records, form, skips, make, lambda done: None):
+        for number, (key, prompt) in record_formats.each(records, form, skips, make, lambda done: None, use):
             if key not in prompts:
                 name = f"{source.label} record {records.source_number(number)}"
                 prompts[key] = prompt._replace(record=records[number], name=name)
@@ -151,6 +155,8 @@ def _before_answer(item: Any) -> tuple[Message, ...]:
 def _split_answer(item: Any) -> tuple[tuple[Message, ...], str]:
     """(the messages before a final answer, the answer or an empty string)."""
     messages, answer = (item.messages if isinstance(item, Dialog) else item.prompt), ""
+    if item.template_kwargs or any(message.get("tool_calls") for message in messages):
+        raise BadRecord("tools: conversations with tools or tool calls are not read here")
     if messages[-1]["role"] == "assistant":
         messages, answer = messages[:-1], messages[-1]["content"]
     plain = tuple({"role": one["role"], "content": one["content"]} for one in messages)

@@ -45,14 +45,18 @@ def mix(cfg: Data, train: Opened, sizes: Sequence[int], held_out: Opened) -> Ite
         yield "warning", "the held-out documents are training documents: the held-out loss is meaningless"
 
 
-def changes(left_out: Sequence[str], unused: Mapping[str, int]) -> Iterator[str]:
+def changes(left_out: Sequence[str], fields: Mapping[str, int]) -> Iterator[str]:
     """Lines on what was left out of a source's records, or that nothing was, and on the fields that were not used."""
-    fields = [f"{name} ({count:,})" for name, count in unused.items()]
     yield from left_out
-    if fields:
-        yield f"fields not used: {', '.join(fields)}"
+    yield from unused(fields, "fields not used")
     if not left_out:
         yield f"nothing {'else ' if fields else ''}cut, dropped or added"
+
+
+def unused(fields: Mapping[str, int], what: str) -> Iterator[str]:
+    """The line on fields of records that were not used, where there are any."""
+    if fields:
+        yield f"{what}: {', '.join(f'{name} ({count:,})' for name, count in fields.items())}"
 
 
 def unwritten(counts: Mapping[str, Any]) -> Iterator[str]:
@@ -94,5 +98,6 @@ def _one(name: str, records: Records, rows: PackedRows, cfg: Corpus) -> Iterator
     for count, listed in ((records.skipped, records.listed), (documents.skipped, documents.listed)):
         if count:
             yield name, f"{count:,} bad records skipped, listed in {listed}"
+    yield from ((name, note) for note in records.notes)
     if off := int(abs(documents.slack).sum()):
         yield name, f"{off:,} bytes that the tokenizer adds or removes (counted as the text has them)"

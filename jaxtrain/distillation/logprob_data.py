@@ -6,7 +6,7 @@ student is trained on their distribution, elsewhere on the token as it is.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,10 +15,11 @@ from jaxtrain.config import ConfigError, Dialogs
 from jaxtrain.data import completions_db, dialogs, pipeline, source_spec, summary
 from jaxtrain.data.bad_records import Skips
 from jaxtrain.data.chat import Template
+from jaxtrain.data.messages import BadRecord, Message, messages_of, text_of
 from jaxtrain.data.mlm_fim import Row
 from jaxtrain.data.pipeline import DataPipeline, Stream
 from jaxtrain.data.preferences import alternatives
-from jaxtrain.data.record_formats import BadRecord, Message, messages_of, text_of
+from jaxtrain.data.record_fields import RecordFields, template_kwargs
 from jaxtrain.data.sources import Records
 from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.files import cache
@@ -66,7 +67,7 @@ class LogprobReader:
         choices = record.get("choices")
         if not isinstance(choices, list) or not choices:
             raise BadRecord("no choices: it is not a stored completion")
-        messages = question(record)
+        messages, variables = question(record), template_kwargs(RecordFields(record))
         for choice in choices:
             if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
                 raise BadRecord("no message: a choice of it has none")
@@ -79,15 +80,21 @@ class LogprobReader:
                 self.counts["bare"] += 1
                 continue
             text = text_of(choice["message"].get("content"), "content of a choice")
-            if (row := self._row(messages, text, content)) is not None:
+            if (row := self._row(messages, text, content, variables)) is not None:
                 yield row
 
-    def _row(self, messages: tuple[Message, ...], text: str, content: Sequence[Any]) -> LogprobRecords | None:
+    def _row(
+        self,
+        messages: tuple[Message, ...],
+        text: str,
+        content: Sequence[Any],
+        variables: Mapping[str, Any],
+    ) -> LogprobRecords | None:
         spans = self._spans(text, content)
         if spans is None:
             self.counts["torn"] += 1
             return None
-        prompt, (completion,), _ = self.template.encode_completions(messages, [text])
+        prompt, (completion,), _ = self.template.encode_completions(messages, [text], variables)
         room = self._T - len(completion)
         fitting = prompt if len(prompt) <= room else None
         if fitting is None and self._shorten and room > 0:

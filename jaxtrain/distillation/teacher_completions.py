@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError
-from jaxtrain.data import prompts
+from jaxtrain.data import prompts, source_spec
 from jaxtrain.data.chat import Template
 from jaxtrain.data.prompts import Prompt
 from jaxtrain.distillation.config import DistillConfig
@@ -21,7 +21,7 @@ from jaxtrain.generate.batch_sampler import AT_ONCE
 from jaxtrain.inference import llm, remote
 from jaxtrain.inference.sampler import decoder
 from jaxtrain.rl import scoring
-from jaxtrain.stages import sampling, weights
+from jaxtrain.stages import init_from, sampling, weights
 from jaxtrain.stages.session import Session
 from jaxtrain.train import parallel
 
@@ -58,9 +58,9 @@ def write_completions(
             _write(file, usable, plan)
             lines = (*lines, *_left_out(records, usable, source))
             table += [("teacher's completions", line) for line in lines]
-        files[side] = f"jsonl:{file}?format=completion"
+        files[side] = source_spec.of_path("jsonl", file) + "?format=completion"
     files.setdefault("data", files["eval_data"])
-    return dataclasses.replace(cfg.data, **files), table
+    return dataclasses.replace(cfg.data, **files, columns=""), table
 
 
 def _left_out(records: list[Record], usable: list[Record], source: str) -> Iterator[str]:
@@ -95,7 +95,7 @@ def _sample_records(
     def records(fitting: list[Prompt], draws: int, number: int) -> list[Record]:
         sample = sampling.token_sampler(
             session,
-            template.end,
+            init_from.end_ids(teacher.start, template.end),
             max_new=cfg.samples.max_new,
             temperature=cfg.loss.draw_temperature,
             samples=draws,
@@ -110,7 +110,8 @@ def _sample_records(
         by_completion = [prompt for prompt in fitting for _ in range(draws)]
         decode = decoder(template)
         return [
-            {"prompt": list(prompt.messages), "completion": decode(one.ids), "ended": one.ended}
+            {"prompt": list(prompt.messages), "completion": decode(one.text_ids), "ended": one.ended}
+            | ({"chat_template_kwargs": dict(prompt.template_kwargs)} if prompt.template_kwargs else {})
             for prompt, one in zip(by_completion, completions, strict=True)
         ]
 
@@ -137,8 +138,8 @@ def request_completions(
                 read = prompts.read_prompts(text, cfg.data, template, flag=side, train=train)
                 _write(files[side], _request_records(cfg, model, read, draws), plan)
         table.append(("teacher", f"{model.name}: {_usage(cfg, model.usage)}"))
-    reading = {side: f"jsonl:{file}" for side, file in files.items()}
-    return dataclasses.replace(cfg.data, **reading), table
+    reading = {side: source_spec.of_path("jsonl", file) for side, file in files.items()}
+    return dataclasses.replace(cfg.data, **reading, columns=""), table
 
 
 def _usage(cfg: DistillConfig, usage: llm.Usage) -> str:
@@ -153,7 +154,12 @@ def _usage(cfg: DistillConfig, usage: llm.Usage) -> str:
 
 
 def _request_records(cfg: DistillConfig, model: llm.LLM, read: list[Prompt], draws: int) -> list[Record]:
-    """An endpoint's completions as records of stored completions."""
+    """An endpoint's completions as records of stored completions. Raises ConfigError for prompts with tools."""
+    if with_tools := [prompt.name for prompt in read if prompt.template_kwargs]:
+        raise ConfigError(
+            f"--teacher={cfg.loss.teacher}: {len(with_tools):,} prompts have tools or other variables of the chat "
+            f"template, which an endpoint is not sent, the first {with_tools[0]}; leave them out, or name a run"
+        )
     requests = [
         llm.Request(
             prompt.messages,
