@@ -1,6 +1,7 @@
-"""What a model wrote, taken apart: its thought and its answer."""
+"""What a model wrote, taken apart: its thought and its answer, whole or as it comes."""
 
 import re
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 
@@ -29,12 +30,19 @@ MARKS = (
     ),
 )
 # A turn of the harmony format is a row of messages, each with a channel. One with a recipient (`to=`) calls a tool.
-_CHANNEL = re.compile(r"(?:<\|start\|>assistant)?<\|channel\|>([^<]*)(?:<\|constrain\|>[^<]*)?<\|message\|>")
-_CHANNEL_END = re.compile(r"<\|(?:end|return|call)\|>")
+# The recipient stands behind the role or the channel.
+_CHANNEL = re.compile(
+    r"(?:<\|start\|>assistant(?: to=[^<]*)?)?<\|channel\|>([^<]*)(?:<\|constrain\|>[^<]*)?<\|message\|>"
+)
+_CHANNEL_STARTS = ("<|start|>assistant", "<|channel|>")
+_CHANNEL_ENDS = ("<|end|>", "<|return|>", "<|call|>")
+_CHANNEL_END = re.compile("|".join(map(re.escape, _CHANNEL_ENDS)))
 _THOUGHTS = "analysis"  # the channel of thoughts
 
 
-def split_thought(text: str, opened: bool | None = False) -> tuple[str, str]:
+def split_thought(
+    text: str, opened: bool | None = False, marks: Sequence[ThoughtMarks] = MARKS
+) -> tuple[str, str]:
     """(thought, answer) of what a model wrote in its turn; a text without a thought is an answer as it stands.
 
     A thought stands at the beginning: marks later in the text are the answer's own. One that never ends has no answer.
@@ -47,15 +55,53 @@ def split_thought(text: str, opened: bool | None = False) -> tuple[str, str]:
     if opened and (end := _CHANNEL_END.search(body)) and _CHANNEL.match(body, end.end()):
         thought, answer = _split_channels(body[end.end() :])
         return _joined([body[: end.start()], thought]), answer
-    for marks in MARKS:
-        if body.startswith(marks.start):
-            return _split_at(body[len(marks.start) :], marks)
+    for one in marks:
+        if body.startswith(one.start):
+            return _split_at(body[len(one.start) :], one)
     if opened is None:
-        opened = any(_ends_alone(body, marks) for marks in MARKS)
+        opened = any(_ends_alone(body, one) for one in marks)
     if not opened:
         return "", text
-    ending = [marks for marks in MARKS if marks.end in body]
-    return _split_at(body, min(ending, key=lambda marks: body.index(marks.end)) if ending else MARKS[0])
+    ending = [one for one in marks if one.end in body]
+    return _split_at(body, min(ending, key=lambda one: body.index(one.end)) if ending else marks[0])
+
+
+def split_unfinished_thought(
+    text: str, opened: bool, marks: Sequence[ThoughtMarks] = MARKS
+) -> tuple[str, str]:
+    """(thought, answer) so far of a text of which more may come: what comes can only add to their ends."""
+    body = text.lstrip()
+    starts = (*(one.start for one in marks), *_CHANNEL_STARTS)
+    if any(start.startswith(body) for start in starts):
+        return "", ""
+    if not opened and not body.startswith(starts):
+        return "", text
+    header = body.rfind("<|message|>") + 1
+    body = body[
+        : min((at for one in _CHANNEL_STARTS if (at := body.find(one, header)) >= 0), default=len(body))
+    ]
+    end = _CHANNEL_END.search(body)
+    if opened and end and not _CHANNEL.match(body, end.end()):
+        body = body[: end.start()]
+    every = {mark for one in marks for mark in one if mark} | {*_CHANNEL_STARTS, *_CHANNEL_ENDS}
+    return split_thought(body[: len(body) - partial_length(body, every)], opened, marks)
+
+
+def opens_thought(prompt: str, marks: Sequence[ThoughtMarks] = MARKS) -> bool:
+    """Whether a prompt ends inside a thought that it opens."""
+    end = prompt.rstrip()
+    return end.endswith(tuple(one.start for one in marks)) or end.endswith(
+        f"<|channel|>{_THOUGHTS}<|message|>"
+    )
+
+
+def partial_length(text: str, marks: Collection[str]) -> int:
+    """The number of last characters that may be the beginning of one of the marks."""
+    longest = max(map(len, marks), default=1) - 1
+    return next(
+        (n for n in range(min(longest, len(text)), 0, -1) if any(one.startswith(text[-n:]) for one in marks)),
+        0,
+    )
 
 
 def _split_at(body: str, marks: ThoughtMarks) -> tuple[str, str]:
@@ -80,10 +126,11 @@ def _split_channels(body: str) -> tuple[str, str]:
     for start, following in zip(starts, [*starts[1:], None], strict=True):
         stop = following.start() if following else len(body)
         header, content = start[1], _CHANNEL_END.sub("", body[start.end() : stop])
-        if header.split()[:1] == [_THOUGHTS] and "to=" not in header:
+        calls = "to=" in start[0]
+        if header.split()[:1] == [_THOUGHTS] and not calls:
             thoughts.append(content)
         else:
-            answers.append(body[start.start() : stop] if "to=" in header else content)
+            answers.append(body[start.start() : stop] if calls else content)
     return _joined(thoughts), "\n".join(answers)
 
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
+from jaxtrain.data.response import partial_length
+
 UNKNOWN = "\ufffd"  # what a tokenizer makes of the first bytes of a character
 
 
@@ -10,20 +12,12 @@ def find_stop(text: str, stops: Sequence[str]) -> int | None:
     return min((at for stop in stops if (at := text.find(stop)) >= 0), default=None)
 
 
-def partial_stop_length(text: str, stops: Sequence[str]) -> int:
-    """The number of last characters that may be the beginning of a stop."""
-    longest = max(map(len, stops), default=1) - 1
-    return next(
-        (n for n in range(min(longest, len(text)), 0, -1) if any(s.startswith(text[-n:]) for s in stops)), 0
-    )
-
-
 def stable_text(text: str, stops: Sequence[str]) -> tuple[str, bool]:
     """(the beginning of an unfinished text that no more tokens can change, whether a stop ended it there)."""
     if (cut := find_stop(text, stops)) is not None:
         return text[:cut], True
     whole = text.rstrip(UNKNOWN)
-    return whole[: len(whole) - partial_stop_length(whole, stops)], False
+    return whole[: len(whole) - partial_length(whole, stops)], False
 
 
 def tokens_until_stop(

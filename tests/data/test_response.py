@@ -2,7 +2,13 @@
 
 import pytest
 
-from jaxtrain.data.response import MARKS, split_thought
+from jaxtrain.data.response import (
+    MARKS,
+    ThoughtMarks,
+    opens_thought,
+    split_thought,
+    split_unfinished_thought,
+)
 
 HARMONY = (
     "<|channel|>analysis<|message|>Add them.<|end|><|start|>assistant<|channel|>analysis<|message|>Seven.<|end|>"
@@ -61,3 +67,45 @@ def test_channels_of_the_harmony_format():
     assert split_thought("<|channel|>analysis<|message|>Add th") == ("Add th", "")
     call = f"<|channel|>analysis<|message|>Add.<|end|>{CALL}"
     assert split_thought(call) == ("Add.", CALL)
+
+
+UNFINISHED = [
+    "<think>\nA < B </thin k>\n</think>\n\nIt is <7>.\n",
+    "  <think>only a thought </th",
+    "no thought < here",
+    "<thirty> is no thought",
+    "[THINK]a[/THINK]b",
+    "<|begin_of_thought|>a<|end_of_thought|>\n\n<|begin_of_solution|>b c<|end_of_solution|>",
+    HARMONY,
+    HARMONY.removesuffix("<|return|>"),
+    f"<|channel|>analysis<|message|>Add.<|end|>{CALL}",
+    "<|channel|>analysis<|message|>Add.<|end|><|start|>assistant to=functions.add<|channel|>x json<|message|>{}",
+]
+
+
+@pytest.mark.parametrize("text", UNFINISHED)
+@pytest.mark.parametrize("opened", [False, True])
+def test_what_comes_only_adds_to_what_was_split_before(text, opened):
+    text = text.partition("<|message|>")[2] if opened and text.startswith("<|channel|>") else text
+    thought, answer = split_thought(text, opened)
+    before = ("", "")
+    for n in range(len(text) + 1):
+        now = split_unfinished_thought(text[:n], opened)
+        assert now[0].startswith(before[0]) and now[1].startswith(before[1]), text[:n]
+        assert thought.startswith(now[0]) and answer.startswith(now[1]), text[:n]
+        before = now
+    assert len(thought) + len(answer) - len("".join(before)) <= 40, "little is held back"
+
+
+def test_a_prompt_that_opens_a_thought():
+    assert opens_thought("<|im_start|>assistant\n<think>\n") and opens_thought(
+        "[T]", [ThoughtMarks("[T]", "[/T]")]
+    )
+    assert opens_thought("<|start|>assistant<|channel|>analysis<|message|>")
+    assert not opens_thought("<|im_start|>assistant\n<think>\n\n</think>\n\n") and not opens_thought("[T]")
+
+
+def test_a_call_whose_recipient_stands_behind_the_role_is_no_thought_and_no_answer():
+    call = '<|start|>assistant to=functions.add<|channel|>commentary json<|message|>{"a": 3}<|call|>'
+    text = f"<|channel|>analysis<|message|>Add.<|end|>{call}"
+    assert split_thought(text) == ("Add.", call)

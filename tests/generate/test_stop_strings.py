@@ -16,7 +16,7 @@ def test_text_is_stable_up_to_what_may_become_a_stop_or_a_character():
     assert stop_strings.stable_text("ab\n", ["\nUser:"]) == ("ab", False)
     assert stop_strings.stable_text("ab\nUser: x", ["\nUser:"]) == ("ab", True)
     assert stop_strings.stable_text(f"ab{stop_strings.UNKNOWN}", []) == ("ab", False)
-    assert stop_strings.partial_stop_length("abab", ["abac"]) == 2
+    assert stop_strings.stable_text("abab", ["abac"]) == ("ab", False)
 
 
 def test_the_tokens_until_a_stop_are_the_fewest_that_have_it():
