@@ -38,12 +38,12 @@ def penalised(x: Array, seen: Array, penalty: Array) -> Array:
 def draw(u: Array, x: Array, how: Mapping[str, Array], seen: Array | None = None) -> tuple[Array, Array]:
     """Tokens i32[B] from logits f32[B, V] by uniform numbers u f32[B], and their log-probabilities f32[B].
 
-    `how` has columns [B] of HOW, each of which may be absent: it then costs nothing. In this order: the repetition
-    penalty (with `seen`); temperature divides; the top_k largest are kept (0: all); the smallest set of most likely
-    tokens whose probability reaches top_p (nucleus sampling, arXiv:1904.09751); tokens of at least min_p times the
-    largest probability (arXiv:2407.01082). Tokens as likely as the last one kept are kept too. Temperature 0 takes the
-    most likely token; its log-probability is under temperature 1. The log-probability is under the distribution drawn
-    from: what is left, renormalised.
+    `how` has columns [B] of HOW. One that is absent costs nothing, and one that changes no row little. In this order:
+    the repetition penalty (with `seen`); temperature divides; the top_k largest are kept (0: all); the smallest set of
+    most likely tokens whose probability reaches top_p (nucleus sampling, arXiv:1904.09751); tokens of at least min_p
+    times the largest probability (arXiv:2407.01082). Tokens as likely as the last one kept are kept too. Temperature 0
+    takes the most likely token; its log-probability is under temperature 1. The log-probability is under the
+    distribution drawn from: what is left, renormalised.
 
     The token is the first whose cumulative probability exceeds u. u has 24 bits and the sum is in f32, so each
     probability is off by at most about V · 2⁻²⁴ of the whole; one that a filter removed is never drawn.
@@ -77,14 +77,22 @@ def _filtered(x: Array, how: Mapping[str, Array]) -> Array:
     if "top_k" in how:
         k = how["top_k"]
         least = jnp.where(k > 0, k, x.shape[-1])
-        x = _kept(x, lambda above: above.sum(-1) < least)
+        x = _where_any(k > 0, lambda x: _kept(x, lambda above: above.sum(-1) < least), x)
     if "top_p" in how:
-        p = how["top_p"]
-        share = jax.nn.softmax(x, -1)
-        x = _kept(x, lambda above: (jnp.where(above, share, 0.0).sum(-1) < p) | (p >= 1))
+        x = _where_any(how["top_p"] < 1, lambda x: _nucleus(x, how["top_p"]), x)
     if "min_p" in how:
         x = jnp.where(x < x.max(-1, keepdims=True) + jnp.log(how["min_p"])[:, None], -jnp.inf, x)
     return x
+
+
+def _nucleus(x: Array, p: Array) -> Array:
+    share = jax.nn.softmax(x, -1)
+    return _kept(x, lambda above: (jnp.where(above, share, 0.0).sum(-1) < p) | (p >= 1))
+
+
+def _where_any(active: Array, f: Callable[[Array], Array], x: Array) -> Array:
+    """f(x), or x itself without its cost where it acts in no row; active bool[B]."""
+    return jax.lax.cond(active.any(), f, lambda x: x, x)
 
 
 def _kept(x: Array, keeps: Callable[[Array], Array]) -> Array:
