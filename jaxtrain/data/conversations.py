@@ -18,8 +18,8 @@ from jaxtrain.data.record_fields import RecordFields, template_kwargs
 PROMPTS = ("prompt", "instruction", "question", "query", "problem", "inputs", "input")
 ANSWERS = ("completion", "response", "output", "solution", "answer", "targets")
 TURNS = ("conversations", "conversation", "dialogue", "dialog")
-_CONTEXTS = ("input", "context")  # what a prompt speaks of
-_SYSTEMS = ("system", "system_prompt", "system_message")
+CONTEXTS = ("input", "context")  # what a prompt speaks of
+SYSTEMS = ("system", "system_prompt", "system_message")
 _HUMAN, _ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 
 
@@ -50,7 +50,7 @@ def prompt_of(record: RecordFields) -> tuple[Message, ...]:
     if text.startswith(_HUMAN) and text.rstrip().endswith(_ASSISTANT.strip()):
         record.further.add("turns of the prompt")
         return with_own_system(hh_turns(text.rstrip().removesuffix(_ASSISTANT)), record)
-    for field in _CONTEXTS:
+    for field in CONTEXTS:
         if field == name or field not in record:
             continue
         context = text_of(record[field], field).strip()
@@ -62,7 +62,7 @@ def prompt_of(record: RecordFields) -> tuple[Message, ...]:
 
 def with_own_system(messages: tuple[Message, ...], record: RecordFields) -> tuple[Message, ...]:
     """The messages after the record's system message, unless they have one of their own."""
-    name = record.first(_SYSTEMS)
+    name = record.first(SYSTEMS)
     own = [one["content"] for one in messages if one["role"] in ("system", "developer")]
     if not name:
         return messages

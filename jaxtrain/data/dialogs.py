@@ -77,6 +77,7 @@ def prepare(
     source_spec.check(cfg)
     columns = record_fields.columns_of(cfg.columns)
     train, held_out = pipeline.open_sources(cfg, None, message_trees.assembled)
+    record_formats.require_columns(columns, [records for _, records in train], cfg)
     flags = ("data", "eval_data" if cfg.eval_data else "data")
     forms = [
         [
@@ -87,7 +88,6 @@ def prepare(
         ]
         for flag, opened in zip(flags, (train, held_out), strict=True)
     ]
-    record_formats.require_columns(columns, train, forms[0], cfg.columns)
     sides = [
         [
             _rows(source, records, flag, cfg, template, form)
@@ -334,8 +334,8 @@ def _about(records: Records, rows: PackedRows, counts: dict[str, Any], cfg: Dial
         yield f"{context:,} other answers are part of prompts, not in the loss"
     split = f", {rows.split:,} texts cut into rows" if rows.split else ""
     yield f"{len(rows):,} rows of {cfg.seq_len}, {rows.padding:.1%} padding{split}"
-    yield from summary.changes(list(_left_out(records, rows.documents.listed, counts)), counts["unused"])
-    yield from records.notes
+    left_out = [*_left_out(records, rows.documents.listed, counts), *records.notes]
+    yield from summary.changes(left_out, counts["unused"])
 
 
 def _left_out(records: Records, listed: str | Path, counts: dict[str, Any]) -> Iterator[str]:

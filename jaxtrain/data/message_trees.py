@@ -158,9 +158,17 @@ def assembled(records: Records) -> Records:
         rows = iter(records.many([row for tree in wanted for row in tree]))
         return [_nested([next(rows) for _ in tree]) for tree in wanted]
 
-    mark = cache.digest(records.fingerprint, "trees")
+    def place(number: int) -> str:
+        return records.place(int(records.source_number(trees[number][0])))
+
     return replace(
-        records, fingerprint=mark, read=read, size=len(trees), index=None, notes=(*records.notes, *notes)
+        records,
+        fingerprint=cache.digest(records.fingerprint, "trees"),
+        read=read,
+        size=len(trees),
+        index=None,
+        notes=(*records.notes, *notes),
+        place=records.place and place,
     )
 
 

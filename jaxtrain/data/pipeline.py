@@ -122,18 +122,20 @@ def prepare(
 
 
 def open_sources(
-    cfg: Data, fields: sources.Fields = sources.TEXT
+    cfg: Data,
+    fields: sources.Fields = sources.TEXT,
+    view: Callable[[Records], Records] = lambda records: records,
 ) -> tuple[list[tuple[DataSource, Records]], list[tuple[DataSource, Records]]]:
     """The sources of --data to train on, and those held out, with their records (sources.train_and_held_out)."""
     train, held_out = [], []
     for source in source_spec.parse(cfg.data):
-        records, held = sources.train_and_held_out(source, cfg, fields)
+        records, held = sources.train_and_held_out(source, cfg, fields, view)
         train.append((source, records))
         if held is not None:
             held_out.append((source, held))
     if cfg.eval_data:
         held_out = [
-            (source, sources.all_of(source, cfg, fields))
+            (source, view(sources.all_of(source, cfg, fields)))
             for source in source_spec.parse(cfg.eval_data, "eval_data")
         ]
     return train, held_out

@@ -282,8 +282,7 @@ def about(records: Records, one: TokenisedComparisons) -> Iterator[str]:
         f"format {counts['format']}: {len(one.number):,} rows of {counts['kept']:,} of {_read_of(counts)}, "
         f"{prompt:.0f} tokens a prompt, {completion:.0f} a completion"
     )
-    yield from summary.changes(list(_left_out(records, one)), counts["unused"])
-    yield from records.notes
+    yield from summary.changes([*_left_out(records, one), *records.notes], counts["unused"])
 
 
 def _read_of(counts: Mapping[str, Any]) -> str:

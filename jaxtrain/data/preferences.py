@@ -73,12 +73,12 @@ def prepare(
         raise ConfigError(f"--text_field={cfg.text_field}: comparisons are not plain text; leave it out")
     train, held_out = pipeline.open_sources(cfg, None, message_trees.assembled)
     choice, columns = Choice(kind, ties, flat, soft), record_fields.columns_of(cfg.columns)
+    record_formats.require_columns(columns, [records for _, records in train], cfg)
     flags = ("data", "eval_data" if cfg.eval_data else "data")
     forms = [
         [preference_cache.detect(source, records, flag, choice, columns) for source, records in opened]
         for flag, opened in zip(flags, (train, held_out), strict=True)
     ]
-    record_formats.require_columns(columns, train, forms[0], cfg.columns)
     sides = [
         [
             preference_cache.tokenised(source, records, flag, cfg, template, choice, form)

@@ -122,10 +122,13 @@ def _distinct(
     prompts: dict[Hashable, Prompt] = {}
     columns = record_fields.columns_of(cfg.columns)
     source_spec.check_sources(text, cfg, flag)
-    for source in source_spec.parse(text, flag):
+    all_sources = source_spec.parse(text, flag)
+    for source in all_sources:
         if limit and len(prompts) >= limit:
             break
         records = records_of(source)
+        if flag == "data" and len(all_sources) == 1:
+            record_formats.require_columns(columns, [records], cfg)
         field = sources.text_field(source, cfg)
         known = (*record_formats.PROMPT, *([record_formats.text_format(field)] if texts else []))
         form = record_formats.detect(records, source, known, flag, columns)

@@ -5,17 +5,20 @@ A source has one format, detected from its first records in the order of CHAT, C
 records the names that the formats know.
 """
 
+import difflib
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from jaxtrain.config import ConfigError
+from jaxtrain.config import ConfigError, Dialogs
 from jaxtrain.data import compared_completions, conversations, message_trees
 from jaxtrain.data.bad_records import Skips
 from jaxtrain.data.compared_completions import CHOSEN, REJECTED, Comparison, JudgedCompletion  # noqa: F401
 from jaxtrain.data.conversations import (
     ANSWERS,
+    CONTEXTS,
     PROMPTS,
+    SYSTEMS,
     TURNS,
     Dialog,  # noqa: F401
 )
@@ -151,6 +154,40 @@ PROMPT = (
 )
 
 
+# The fields that the formats read, as --columns may name them.
+FIELDS = tuple(
+    dict.fromkeys(
+        (
+            "messages",
+            *TURNS,
+            *PROMPTS,
+            *CONTEXTS,
+            *SYSTEMS,
+            "history",
+            *ANSWERS,
+            *CHOSEN,
+            *REJECTED,
+            "response_a",
+            "response_b",
+            "preferred",
+            "p_win",
+            "margin",
+            "completions",
+            "ranking",
+            "answers",
+            "responses",
+            "label",
+            "choices",
+            "request",
+            "tools",
+            "functions",
+            "documents",
+            "chat_template_kwargs",
+        )
+    )
+)
+
+
 def chat(field: str) -> tuple[RecordFormat, ...]:
     """The formats of training on conversations; `field` holds plain text."""
     return (*CHAT, text_format(field), QUESTION)
@@ -178,8 +215,8 @@ def detect(
     It has those of `columns` that the source's first records have. Raises ConfigError, with the fields and the
     formats, where there is none.
     """
-    first = records.many(range(min(_FIRST, len(records))))
-    there = tuple(one for one in columns if not one.path or any(has_path(r, one.path) for r in first))
+    first = _first_of(records)
+    there = _there(columns, first)
     shapes = "; ".join(f"{one.name} ({one.shape})" for one in known)
     if name := source.option("format"):
         if named := [one for one in known if one.name == name]:
@@ -198,20 +235,31 @@ def detect(
     )
 
 
-def require_columns(
-    columns: Sequence[Column],
-    opened: Sequence[tuple[DataSource, Records]],
-    forms: Sequence[RecordFormat],
-    text: str,
-) -> None:
-    """Raises ConfigError for a column of --columns that no source has."""
+def require_columns(columns: Sequence[Column], opened: Sequence[Records], cfg: Dialogs) -> None:
+    """Raises ConfigError for a column of --columns that no format reads, and for one that no source has."""
+    known = (*FIELDS, cfg.text_field)
     for column in columns:
-        if not any(column in form.columns for form in forms):
-            records = opened[0][1]
-            fields = ", ".join(field_paths(records[0]))
+        if column.name not in known:
+            near = difflib.get_close_matches(column.name, known, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
             raise ConfigError(
-                f"--columns={text}: no field {'.'.join(column.path)!r} in {records.label}, whose records have {fields}"
+                f"--columns={cfg.columns}: no format has a field {column.name!r}{hint}; they have {', '.join(known)}"
             )
+        if not any(column in _there(columns, _first_of(records)) for records in opened):
+            fields = ", ".join(field_paths(opened[0][0]))
+            raise ConfigError(
+                f"--columns={cfg.columns}: no field {'.'.join(column.path)!r} in {opened[0].label}, whose records have "
+                f"{fields}"
+            )
+
+
+def _first_of(records: Records) -> list[dict[str, Any]]:
+    return records.many(range(min(_FIRST, len(records))))
+
+
+def _there(columns: Sequence[Column], first: Sequence[Record]) -> tuple[Column, ...]:
+    """Those of the columns that one of the records has."""
+    return tuple(one for one in columns if not one.path or any(has_path(r, one.path) for r in first))
 
 
 def columns_line(columns: Sequence[Column], form: RecordFormat) -> Iterator[str]:

@@ -33,11 +33,25 @@ def unwritten(text: str, messages: Sequence[Message], template_kwargs: Mapping[s
     for message in messages:
         if message["role"] != "assistant" and not _holds(text, message["content"]):
             yield f"a {message['role']} message"
-    if any(not _holds(text, name) for name in _names(template_kwargs.get("tools"))):
+    if any(not _has_tool(text, tool, messages) for tool in template_kwargs.get("tools") or ()):
         yield "tools"
     documents = [one for one in template_kwargs.get("documents") or () if isinstance(one, Mapping)]
     if any(isinstance(value, str) and not _holds(text, value) for one in documents for value in one.values()):
         yield "documents"
+
+
+def _has_tool(text: str, tool: Any, messages: Sequence[Message]) -> bool:
+    """Whether the text has a tool: its name may be there in calls alone."""
+    inner = tool.get("function", tool) if isinstance(tool, Mapping) else {}
+    if not isinstance(inner, Mapping) or not isinstance(name := inner.get("name"), str):
+        return True
+    called = [call for message in messages for call in _names(message.get("tool_calls"))]
+    if name not in called:
+        return _holds(text, name)
+    description = inner.get("description")
+    if isinstance(description, str) and description.strip():
+        return _holds(text, description)
+    return text.count(name) > json.dumps(list(messages), default=str).count(name)
 
 
 def _names(calls: Any) -> Iterator[str]:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from jaxtrain.config import ConfigError
-from jaxtrain.data import dialogs
+from jaxtrain.data import dialogs, source_spec, sources
 from jaxtrain.data.chat import load_template
 from jaxtrain.data.tokenizer import ByteTokenizer
+from jaxtrain.files import cache
 from tests.data.talk import chatml, pair, said, shown, turns
 
 COLUMNS = {"tokens", "targets", "mask", "segments", "positions", "row", "bytes"}
@@ -148,6 +149,156 @@ def test_nothing_left_names_what_was_dropped(conversations):
         prepare(conversations([turns("q", "a" * 90)], eval_data=held))
     with pytest.raises(ConfigError, match=r"--eval_data=jsonl:.*fields a; known formats: messages"):
         prepare(conversations([turns("q", "a")], eval_data=conversations([{"a": 1}], "b").data))
+
+
+def test_fields_that_were_not_used_are_listed(conversations):
+    held = conversations([pair(1)], "held").data
+    records = [pair(i) | {"category": "qa", "id": None} for i in range(3)] + [pair(4) | {"context": "c"}]
+    made = prepare(conversations(records, eval_data=held))
+    table = said_of(made)
+    assert "fields not used: category (3); nothing else cut, dropped or added" in table
+    plain = prepare(conversations(records[:3], "b", eval_data=held))
+    assert plain.fingerprints["data"] != made.fingerprints["data"]
+
+
+def test_what_new_fields_add_changes_the_fingerprint_and_nothing_else_does(conversations):
+    cfg = conversations([pair(i) for i in range(9)])
+    (source,) = source_spec.parse(cfg.data)
+    records, held = sources.train_and_held_out(source, cfg, None)
+    template = load_template("plain", KIND)
+    marks = [
+        cache.digest(
+            1,
+            one.fingerprint,
+            KIND.fingerprint,
+            template.fingerprint,
+            "instruction",
+            "",
+            "",
+            "cut",
+            64,
+            "raise",
+        )
+        for one in (records, held)
+    ]  # as the first version had them, so that its runs can be resumed
+    made = prepare(cfg)
+    assert made.fingerprints["data"] == cache.digest(marks[0])
+    assert made.fingerprints["eval_data"] == cache.digest(marks[1])
+
+
+def test_history_is_context_and_said(conversations):
+    records = [pair(i) | {"history": [["x", "y"]], "system": "S"} for i in range(3)]
+    made = prepare(conversations(records, seq_len=128, eval_data=conversations([pair(1)], "held").data))
+    assert "3 answers, " in said_of(made) and "3 other answers are part of prompts" in said_of(made)
+    found = {one for one in documents(made.train.batch(0))}
+    assert "<|bos|>S\nHuman: x\nAI: y<|eos|>\nHuman: Q2?\nAI:« A2..<|eos|>»" in found
+
+
+def test_columns_name_the_fields_of_the_sources_that_have_them(conversations, tmp_path):
+    held = conversations([pair(1)], "held").data
+    records = [{"data": {"q": f"Q{i}", "n": 1}, "gold": f"A{i}"} for i in range(4)]
+    columns = "prompt:data.q,completion:gold"
+    made = prepare(conversations(records, columns=columns, eval_data=held))
+    assert {"<|bos|>Human: Q2\nAI:« A2<|eos|>»"} <= {one for one in documents(made.train.batch(0))}
+    assert "fields not used: data.n (4)" in said_of(
+        made
+    ) and f"--columns: {', '.join(columns.split(','))}" in (said_of(made))
+    assert "--columns: none; not in these records: prompt:data.q" in said_of(made, "held out")
+    mixed = conversations(records, "b").data + "," + conversations([pair(i) for i in range(4)], "c").data
+    assert "--columns: none; not in these records" in said_of(
+        prepare(conversations(mixed, columns=columns, eval_data=held))
+    )
+    with pytest.raises(
+        ConfigError, match=r"no field 'data.nope' in jsonl:.* have data, data.q, data.n, gold"
+    ):
+        prepare(conversations(records, columns="prompt:data.nope,completion:gold", eval_data=held))
+    with pytest.raises(ConfigError, match="write OURS:THEIRS"):
+        source_spec.check(conversations(records, columns="prompt", eval_data=held))
+    with pytest.raises(ConfigError, match=r"no format has a field 'promt' \(did you mean prompt\?\)"):
+        prepare(conversations(records, columns="promt:data.q", eval_data=held))
+    with pytest.raises(ConfigError, match=r"fields data, gold; known formats: .*--columns=prompt:THEIRS"):
+        prepare(conversations(records, eval_data=held))
+
+
+def jinja(tmp_path, text):
+    (tmp_path / "t.jinja").write_text(text)
+    return str(tmp_path / "t.jinja")
+
+
+CALLS = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}Q{{ m.content }}{% elif m.tool_calls %}"
+    "A{% for c in m.tool_calls %}{{ c | tojson }}{% endfor %}{{ eos_token }}{% else %}A{{ m.content }}"
+    "{{ eos_token }}{% endif %}{% endfor %}{% if add_generation_prompt %}A{% endif %}"
+)
+TOOL = {"type": "function", "function": {"name": "look", "description": "Looks."}}
+
+
+def test_tools_go_to_the_template_and_what_it_does_not_write_is_said(conversations, tmp_path):
+    call = {"role": "assistant", "content": None, "tool_calls": [{"name": "look", "arguments": {"g": 1}}]}
+    records = [{"messages": [{"role": "user", "content": f"q{i}"}, call], "tools": [TOOL]} for i in range(3)]
+    cfg = conversations(records, seq_len=256, eval_data=conversations([turns("q", "a")], "held").data)
+    made = prepare(cfg, template=jinja(tmp_path, CALLS))
+    assert '<|bos|>Qq1A«{"name": "look", "arguments": {"g": 1}}<|eos|>»' in set(
+        documents(made.train.batch(0))
+    )
+    assert "not written by the chat template: tools (3)" in said_of(made) and "nothing" not in said_of(made)
+    knows = CALLS.replace("{{ bos_token }}", "{{ bos_token }}{% if tools %}{{ tools | tojson }}{% endif %}")
+    made = prepare(cfg, template=jinja(tmp_path, knows))
+    assert f"<|bos|>{json.dumps([TOOL])}Qq1A«" in "".join(documents(made.train.batch(0)))
+    assert "nothing cut, dropped or added" in said_of(made)
+    with pytest.raises(ConfigError, match=r"record 0: lost tool call: .* no place for a call of 'look'"):
+        prepare(cfg)
+
+
+LAST = (  # a thought only in the last turn
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}Q{{ m.content }}{% else %}A"
+    "{% if loop.last and m.thinking %}<think>{{ m.thinking }}</think>{% endif %}{{ m.content }}{{ eos_token }}"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}A{% endif %}"
+)
+
+
+def test_a_conversation_that_the_template_rewrites_becomes_a_row_an_answer(conversations, tmp_path):
+    def thinks(i, second):
+        record = turns(f"q{i}", "a", second, "b")
+        for message in record["messages"][1::2]:
+            message["thinking"] = "hm"
+        return record
+
+    held = conversations([turns("q", "a")], "held").data
+    records = [thinks(i, "r") for i in range(3)] + [turns("q", "a")]
+    made = prepare(conversations(records, eval_data=held), template=jinja(tmp_path, LAST))
+    table = said_of(made)
+    assert "4 of 4 conversations, 7 answers" in table
+    assert "3 conversations became several rows" in table and "6 rows of those" in table
+    assert {
+        "<|bos|>Qq1A«<think>hm</think>a<|eos|>»",
+        "<|bos|>Qq1Aa<|eos|>QrA«<think>hm</think>b<|eos|>»",
+    } <= {one for i in range(3) for one in documents(made.train.batch(i))}
+    long = [thinks(0, "r" * 80), thinks(1, "r")]
+    made = prepare(conversations(long, "long", eval_data=held), template=jinja(tmp_path, LAST))
+    assert "1 prompts lost their beginning" in said_of(made)
+    dropped = prepare(
+        conversations(long, "long", eval_data=held, too_long="drop"), template=jinja(tmp_path, LAST)
+    )
+    assert "2 of 2 conversations, 3 answers" in said_of(dropped)
+    assert "1 conversations dropped: they do not fit" in said_of(dropped)
+
+
+def test_trees_are_put_together_before_some_are_held_out(conversations):
+    rows = []
+    for i in range(20):
+        rows += [{"message_id": f"q{i}", "parent_id": None, "text": f"q{i}", "role": "prompter"}]
+        rows += [
+            {"message_id": f"{n}{i}", "parent_id": f"q{i}", "text": f"{n}{i}", "role": "assistant", "rank": r}
+            for r, n in enumerate("ab")
+        ]
+    made = prepare(conversations(rows, eval_share=0.2))
+    found = everything(made)
+    wanted = [f"<|bos|>Human: q{i}\nAI:« {n}{i}<|eos|>»" for i in range(20) for n in "ab"]
+    assert sorted(found) == sorted(wanted)
+    held = {one.split("Human: ")[1].split("\n")[0] for batch in made.eval for one in documents(batch)}
+    read, kept = len(wanted) - 2 * len(held), 20 - len(held)
+    assert f"format tree: {read} of {read} conversations in {kept} trees" in said_of(made)
 
 
 def test_end_tokens_that_the_template_lacks_are_counted(conversations):
