@@ -188,7 +188,7 @@ def measure_sampling(cfg: Bench, arch: Any) -> dict:
     prompt, new = T // 5, T - T // 5
     model = transformer.build(arch, transformer.execution(cfg.model, plan.shards, plan.local))
     params = plan.init(lambda: model.init(jax.random.key(cfg.run.seed)), model.axes)
-    decoder = engine.build_engine(plan, model, end=-1, max_new=new)
+    decoder = engine.build_engine(plan, model, ends=(), max_new=new)
     ready, times, first = decoder.ready(params, ()), [], None
     ids = np.random.default_rng(cfg.run.seed).integers(0, arch.vocab, (B, prompt))
     for i in range(cfg.what.warmup_steps + max(cfg.what.rounds, 1)):

@@ -1,25 +1,42 @@
-"""Export a run as a Hugging Face directory that transformers loads; adapters are merged."""
+"""Export a run as a Hugging Face directory that transformers loads, adapters merged or alone; push it to the Hub."""
 
+import contextlib
 import dataclasses
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from jaxtrain import config, flags
+from jaxtrain.config import ConfigError
+
+if TYPE_CHECKING:
+    from jaxtrain.stages.init_from import InitFrom
 
 
 @dataclasses.dataclass(frozen=True)
 class ExportTarget(config.Group):
     # fmt: off
-    init_from: str = config.arg("", "The run to export, WORKDIR or WORKDIR@STEP")
+    init_from: str = config.arg("", "The run to export, WORKDIR or WORKDIR@STEP; or hf:NAME")
     to: str = config.arg("", "Where to, hf:DIR")
+    push: str = config.arg("", "The repository of the Hugging Face Hub to write to, ORG/NAME; a new one is made")
+    private: bool = config.arg(False, "Make that repository private")
     dtype: str = config.arg("float32", "Type of the weights", choices=("float32", "bfloat16", "float16"))
     shard_gb: float = config.arg(5.0, "Most gigabytes of a file of weights", low=0.001)
+    adapter: bool = config.arg(False, "Write the adapters of a run with --lora_rank alone, as PEFT reads them")
+    base: str = config.arg("",
+        "The base model that --adapter names, hf:DIR or hf:ORG/NAME; empty: the one that the run started from")
     # fmt: on
 
     def check(self):
         if self.to and not self.to.startswith("hf:"):
-            raise config.ConfigError(f"--to={self.to}: write hf:DIR")
+            raise ConfigError(f"--to={self.to}: write hf:DIR")
+        if self.private and not self.push:
+            raise ConfigError("--private: acts only with --push")
+        if self.base and not self.adapter:
+            raise ConfigError("--base: acts only with --adapter")
+        if self.adapter and self.dtype != "float32":
+            raise ConfigError(f"--dtype={self.dtype}: adapters are written as float32")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,40 +48,72 @@ def main(cfg: Export) -> None:
     """Reads the run's parameters, merges its adapters, and writes the directory."""
     from jaxtrain.stages import init_from
 
-    if not cfg.target.init_from or not cfg.target.to:
-        raise config.ConfigError("--init_from and --to: name the run, and hf:DIR to write")
-    start = init_from.load_run(cfg.target.init_from)
+    target = cfg.target
+    if not target.init_from or not (target.to or target.push):
+        raise ConfigError("--init_from and --to: name the run, and hf:DIR to write or --push=ORG/NAME")
+    start = init_from.load_run(target.init_from)
+    base = _base(target, start) if target.adapter else ("", "")
 
     from jaxtrain.models import hf
-    from jaxtrain.stages.load_model import load_model
-    from jaxtrain.train import parallel
+    from jaxtrain.stages import export, export_files, load_model
 
-    folder = Path(cfg.target.to.removeprefix("hf:")).expanduser()
-    plan = parallel.make(config.Run(parallel="mesh", mesh="fsdp:-1"))
-    params = load_model(start, plan).params
-    ids = {name: getattr(start.tokenizer, name) for name in ("bos", "eos", "pad")}
-    hf.write(
-        folder, params, start.arch, dtype=cfg.target.dtype, shard_bytes=cfg.target.shard_gb * 1e9, ids=ids,
-        extra=tokenizer_files(start.tokenizer),
-    )  # fmt: skip
-    print(f"exported {cfg.target.init_from} to {folder}")
+    with _folder(target) as folder:
+        hf.check_target(folder)
+        plan = load_model.inference_plan(config.Run(parallel="mesh", mesh="fsdp:-1"))
+        title = (target.push or folder.name).rpartition("/")[2]
+        card = {export_files.CARD: export_files.model_card(start, title, base[0])}
+        if target.adapter:
+            export.write_adapter(folder, start, plan, base, card)
+        else:
+            export.write_model(
+                folder, start, plan, card, dtype=target.dtype, shard_bytes=target.shard_gb * 1e9
+            )
+        if plan.primary and target.to:
+            print(f"exported {target.init_from} to {folder}")
+        if plan.primary and target.push:
+            from jaxtrain.files import hf_hub
+
+            address = hf_hub.push(
+                folder, target.push, private=target.private, message=f"jaxtrain export of {title}"
+            )
+            print(f"pushed {target.init_from} to {address}")
 
 
-def tokenizer_files(tokenizer: Any) -> dict[str, bytes]:
-    """The tokenizer's files by name, as transformers reads them; a tokenizer of bytes has no such form."""
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save(folder)
-        files = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
-    if "tokenizer.json" in files:
-        texts = {number: text for text, number in tokenizer.specials.items()}
-        names = {f"{role}_token": texts[getattr(tokenizer, role)] for role in ("bos", "eos", "pad")}
-        settings = {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "clean_up_tokenization_spaces": False,
-            **names,
-        }
-        files["tokenizer_config.json"] = config.dumps(settings).encode()
-    return files
+@contextlib.contextmanager
+def _folder(target: ExportTarget) -> Iterator[Path]:
+    """The folder of --to; without it one that is removed after --push."""
+    if target.to:
+        yield Path(target.to.removeprefix("hf:")).expanduser()
+        return
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name) / "export"
+
+
+def _base(target: ExportTarget, start: "InitFrom") -> tuple[str, str]:
+    """(name, revision) of the base model of a run's adapters. Raises ConfigError where there are none, or no base."""
+    from jaxtrain.files import hf_hub
+    from jaxtrain.models import hf_config
+    from jaxtrain.stages import export_files
+
+    what = f"--adapter: --init_from={target.init_from}"
+    if not start.origins[-1].lora:
+        raise ConfigError(f"{what} trained no adapters (--lora_rank); leave --adapter out")
+    if not target.base:
+        if [origin.hf for origin in start.origins[:-1]] == [True]:
+            return export_files.base_model(start)
+        raise ConfigError(
+            f"{what} started from a run, or from adapters: export what it started from, and name that with --base"
+        )
+    folder = hf_hub.locate(target.base, "base")
+    if not target.base.startswith(hf_hub.PREFIX):
+        raise ConfigError(f"--base={target.base}: write hf:DIR or hf:ORG/NAME")
+    arch = hf_config.read(folder.path)
+    for name in ("layers", "width", "heads", "ff", "vocab"):
+        one, other = getattr(arch, name), getattr(start.arch, name)
+        if one != other:
+            raise ConfigError(f"--base={target.base}: {name}={one}, in the run {other}: another model")
+    name, _, revision = folder.hub.partition("@")
+    return (name, revision) if name else (str(folder.path.absolute()), "")
 
 
 if __name__ == "__main__":

@@ -36,9 +36,7 @@ def main(cfg: Serve) -> None:
     from jaxtrain.train import host
 
     start = init_from.load_run(cfg.served.model, "model", causal=True)
-    template = cfg.served.template
-    template = "none" if template == "auto" and not start.tokenizer.chat_template else template
-    template = chat.load_template(template, start.tokenizer)
+    template = chat.load_template(cfg.served.template, start.tokenizer, otherwise="none")
     context = _context(cfg, start.arch.max_len)
     with contextlib.ExitStack() as stack:
         sock = stack.enter_context(http.listen(cfg.http.host, cfg.http.port))
@@ -107,6 +105,7 @@ def open_server(
     from jaxtrain.files import cache
     from jaxtrain.generate import engine, sampler
     from jaxtrain.inference import chat as inference_chat
+    from jaxtrain.stages import init_from
     from jaxtrain.stages.load_model import load_model
     from jaxtrain.train import parallel
 
@@ -120,8 +119,9 @@ def open_server(
             f"--rows={cfg.served.rows}: use a multiple of the {plan.shards} devices that share the rows"
         )
     model, trained, *_ = load_model(start, plan, config.Model(dtype=cfg.machine.dtype))
+    ends = init_from.end_ids(start, template.end)
     decoding = engine.build_engine(
-        plan, model, end=template.end, max_new=context, slots=sampler.bucketed(context),
+        plan, model, ends=ends, max_new=context, slots=sampler.bucketed(context),
         top_logprobs=request_params.MAX_TOP_LOGPROBS, max_steps=cfg.served.chunk,
     )  # fmt: skip
     runner = ModelRunner(
@@ -140,7 +140,8 @@ def open_server(
         created=int(time.time()),
         fingerprint=f"fp_{digest}",
         template=template,
-        decode=inference_chat.decoder(template),
+        ends=ends,
+        decode=inference_chat.decoder(template, ends),
     )
     return Server(
         model=served,

@@ -10,7 +10,7 @@ from jaxtrain.data.bad_records import Skips
 from jaxtrain.data.source_spec import DataSource
 from jaxtrain.data.sources import Records
 from jaxtrain.data.tokenizer import Tokenizer
-from jaxtrain.files import cache
+from jaxtrain.files import cache, hf_hub
 from jaxtrain.files.progress import bar
 
 BYTES_PER_TOKEN = 4_000  # of text that a BPE is trained on at most, for each token of its vocabulary
@@ -29,6 +29,9 @@ def make(data: Corpus, train: Sequence[tuple[DataSource, Records]]) -> tuple[Tok
     if data.tokenizer == "byte":
         return tokenizer.ByteTokenizer(), "bytes"
     kind, _, size = data.tokenizer.partition(":")
+    if kind == "hf":
+        folder = hf_hub.locate(data.tokenizer, "tokenizer")
+        return tokenizer.load(folder.path, add=NEEDS.get(data.objective, ())), f"from {folder.origin}"
     if kind != "bpe":
         return tokenizer.load(data.tokenizer, add=NEEDS.get(data.objective, ())), "from the file"
     marks = [

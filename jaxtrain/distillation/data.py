@@ -12,13 +12,14 @@ from jaxtrain.data.chat import Template
 from jaxtrain.data.pipeline import DataPipeline
 from jaxtrain.data.preferences import alternatives
 from jaxtrain.data.prompts import Prompt
+from jaxtrain.data.record_fields import columns_of
 from jaxtrain.distillation import logprob_data, teacher_completions, topk_cache
 from jaxtrain.distillation.config import DistillConfig
 from jaxtrain.distillation.teacher import Teacher
 from jaxtrain.distillation.topk_cache import COLUMNS
 from jaxtrain.models import transformer
 from jaxtrain.rl import rollouts, scoring
-from jaxtrain.stages import sampling
+from jaxtrain.stages import init_from, sampling
 from jaxtrain.stages.session import Session
 from jaxtrain.train import loop, parallel
 from jaxtrain.types import TrainState
@@ -78,7 +79,7 @@ def _prompts_alone(data: config.Dialogs) -> bool:
     source = source_spec.parse(data.data)[0]
     first = sources.train_and_held_out(source, data, None)[0].many([0])[0]
     known = record_formats.chat(sources.text_field(source, data))
-    return not any(one.fits(first) for one in known)
+    return not record_formats.fits_any(first, known, columns_of(data.columns))
 
 
 def batches(
@@ -119,7 +120,10 @@ def _student_rows_fn(
     """A function (state, step) -> rows [B, T] of the student's completions; a step takes the next prompts."""
     B, T = cfg.data.batch_size, cfg.data.seq_len
     sample = sampling.token_sampler(
-        session, template.end, max_new=cfg.samples.max_new, temperature=cfg.loss.draw_temperature
+        session,
+        init_from.end_ids(session.start, template.end),
+        max_new=cfg.samples.max_new,
+        temperature=cfg.loss.draw_temperature,
     )
 
     def rows(state: TrainState, step: int) -> Mapping[str, np.ndarray]:

@@ -38,7 +38,7 @@ def student_init(cfg: DistillConfig, start: InitFrom) -> tuple[InitFrom, InitFro
         return start, None
     origin = init_from.load_run(cfg.loss.teacher, "teacher", causal=True)
     if start.tokenizer is None:
-        start = start._replace(tokenizer=origin.tokenizer)
+        start = start._replace(tokenizer=origin.tokenizer, generation=origin.generation)
     if start.tokenizer.fingerprint != origin.tokenizer.fingerprint:
         raise ConfigError(
             f"--teacher={cfg.loss.teacher}: its tokenizer is not the student's, so their distributions cannot be "

@@ -42,7 +42,7 @@ def build_engine(
     plan: Plan,
     model: LM,
     *,
-    end: int,
+    ends: Sequence[int],
     max_new: int,
     slots: int = 0,
     top_logprobs: int = 0,
@@ -51,19 +51,22 @@ def build_engine(
 ) -> Engine:
     """An engine: two programs for each shape of a batch; the state stays on its devices between calls, donated.
 
-    `slots` is the size of the KV cache, by default the prompt's bucket and `max_new`. `top_logprobs` is the number of
-    likeliest tokens at each place whose log-probabilities are there for rows that the batch's column `top_logprobs`
-    bool[B] says so of. `max_steps` is the most tokens between two looks of the host, by default `max_new`: a small one
-    makes short decodes fast. `whole` makes a model's parameters of what is trained and the base.
+    Each of the tokens `ends` ends a completion. `slots` is the size of the KV cache, by default the prompt's bucket and
+    `max_new`. `top_logprobs` is the number of likeliest tokens at each place whose log-probabilities are there for rows
+    that the batch's column `top_logprobs` bool[B] says so of. `max_steps` is the most tokens between two looks of the
+    host, by default `max_new`: a small one makes short decodes fast. `whole` makes a model's parameters of what is
+    trained and the base.
     """
     top = (top_logprobs, max_steps + 1 if max_steps else max_new)  # prefill's token and those of a decode
 
     def prefill(params: Params, state: Any, _: Any, batch: Batch) -> DecodeState:
-        return sampler.prefill(model, params, batch, end=end, max_new=max_new, slots=slots, top_logprobs=top)
+        return sampler.prefill(
+            model, params, batch, ends=ends, max_new=max_new, slots=slots, top_logprobs=top
+        )
 
     def decode(params: Params, state: DecodeState, steps: Any, batch: Batch) -> DecodeState:
         state = state._replace(done=state.done | batch["stopped"]) if batch else state
-        return sampler.decode(model, params, state, steps, end=end, max_steps=max_steps)
+        return sampler.decode(model, params, state, steps, ends=ends, max_steps=max_steps)
 
     def insert(params: Params, state: DecodeState, _: Any, batch: Batch) -> DecodeState:
         return sampler.insert(state, prefill(params, (), (), batch), batch["slot"])

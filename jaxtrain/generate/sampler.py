@@ -17,10 +17,12 @@ from jaxtrain.ops.sampling import HOW, draw, uniforms
 from jaxtrain.types import LM, Batch, Head, Params
 
 NO_LIMIT = np.iinfo(np.int32).max
+# Sampling parameters that change nothing.
+NEUTRAL = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
 
 
 class Completions(NamedTuple):
-    tokens: Array  # i32[B, N], the end token included; 0 beyond it
+    tokens: Array  # i32[B, N], the token that ended it included; 0 beyond it
     logps: Array  # f32[B, N], log-probability of each token under the distribution it was sampled from
     lengths: Array  # i32[B], tokens of the completion
 
@@ -59,7 +61,7 @@ def prefill(
     params: Params,
     batch: Batch,
     *,
-    end: int,
+    ends: Sequence[int],
     max_new: int,
     slots: int = 0,
     top_logprobs: tuple[int, int] = (0, 0),
@@ -68,13 +70,14 @@ def prefill(
 
     batch is {prompt i32[R, P], length, limit i32[R], seed u32[R, G] or [R]} and columns f32[R] (top_k: i32[R]) of HOW.
     Prompts stand at the left, padded on the right to P. Each is read once and continued G times: B = R G rows, those
-    of a prompt together. A row of length 0 stays empty. The KV cache has `slots`, by default P + N.
+    of a prompt together. A row of length 0 stays empty, each of `ends` ends one. The KV cache has `slots`, by default P + N.
     `top_logprobs`, (K, W), adds TopLogprobs of the rows for which the batch's `top_logprobs` bool[R] requests them.
     """
     prompt, length = batch["prompt"], batch["length"]
     R, P = prompt.shape
+    slots = slots or P + max_new
     hidden, kv_cache = model.decode(
-        params, prompt, jnp.broadcast_to(jnp.arange(P), (R, P)), model.cache(R, P)
+        params, prompt, jnp.broadcast_to(jnp.arange(P), (R, P)), model.cache(R, P), slots
     )
     last = jnp.take_along_axis(hidden, jnp.maximum(length - 1, 0)[:, None, None], 1)[:, 0]
     head, sampling_params = model.head(params), {name: batch[name] for name in HOW if name in batch}
@@ -87,9 +90,8 @@ def prefill(
     last, length, limit, sampling_params, seen, top = jax.tree.map(
         lambda x: jnp.repeat(x, G, 0), (last, length, batch["limit"], sampling_params, seen, top)
     )
-    more = (slots or P + max_new) - P
     kv_cache = jax.tree.map(
-        lambda x: jnp.pad(jnp.repeat(x, G, -4), [(0, 0)] * (x.ndim - 2) + [(0, more), (0, 0)]), kv_cache
+        lambda x: jnp.pad(jnp.repeat(x, G, -4), [(0, 0)] * (x.ndim - 2) + [(0, slots - P), (0, 0)]), kv_cache
     )
     B = R * G
     nothing = Completions(
@@ -109,7 +111,7 @@ def prefill(
         top_logprobs=top,
         kv_cache=kv_cache,
     )
-    state, token, logp = _sampled(state, last, head, zero, uniforms(state.seed, zero[:, None])[:, 0], end)
+    state, token, logp = _sampled(state, last, head, zero, uniforms(state.seed, zero[:, None])[:, 0], ends)
     first = Completions(
         nothing.tokens.at[:, 0].set(token), nothing.logps.at[:, 0].set(logp), (~empty).astype(jnp.int32)
     )
@@ -129,7 +131,7 @@ def _empty_top_logprobs(requested: Array, K: int, W: int) -> TopLogprobs:
 
 
 def decode(
-    model: LM, params: Params, state: DecodeState, steps: Array, *, end: int, max_steps: int = 0
+    model: LM, params: Params, state: DecodeState, steps: Array, *, ends: Sequence[int], max_steps: int = 0
 ) -> DecodeState:
     """Decode: the state after at most `steps` more tokens of each row: one loop, which ends sooner where every row has.
 
@@ -150,7 +152,7 @@ def decode(
             params, state.last_token[:, None], state.position[:, None], state.kv_cache
         )
         state = state._replace(kv_cache=kv_cache)
-        state, token, logp = _sampled(state, hidden[:, 0], head, first + t, u[t], end)
+        state, token, logp = _sampled(state, hidden[:, 0], head, first + t, u[t], ends)
         return t + 1, state, tokens.at[t].set(token), logps.at[t].set(logp)
 
     before = state._replace(completions=None)
@@ -170,7 +172,7 @@ def decode(
 
 
 def _sampled(
-    state: DecodeState, hidden: Array, head: Head, count: Array, u: Array, end: int
+    state: DecodeState, hidden: Array, head: Head, count: Array, u: Array, ends: Sequence[int]
 ) -> tuple[DecodeState, Array, Array]:
     """(the state with one more token, it, its log-probability), both 0 where a row was done.
 
@@ -188,13 +190,18 @@ def _sampled(
         index = jnp.where(live, token, seen.shape[1])
         seen = seen.at[jnp.arange(len(index)), index].set(True, mode="drop")
     state = state._replace(
-        done=state.done | (token == end) & live | (count + 1 >= state.limit),
+        done=state.done | _is_any_of(token, ends) & live | (count + 1 >= state.limit),
         last_token=token,
         position=state.position + live,
         seen_tokens=seen,
         top_logprobs=top,
     )
     return state, token, logp
+
+
+def _is_any_of(token: Array, ids: Sequence[int]) -> Array:
+    """bool[B]: whether a token i32[B] is one of the ids, of which there may be none."""
+    return (token[:, None] == np.array(ids, np.int32)).any(-1)
 
 
 def _with_token(top: TopLogprobs, x: Array, token: Array, count: Array) -> TopLogprobs:
@@ -227,10 +234,9 @@ def insert(state: DecodeState, new: DecodeState, slot: Array) -> DecodeState:
 
 def active_params(params: Mapping[str, float]) -> dict[str, float]:
     """Those of the sampling parameters that change something."""
-    neutral = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
-    if unknown := params.keys() - neutral.keys():
+    if unknown := params.keys() - NEUTRAL.keys():
         raise ValueError(f"unknown sampling parameters: {', '.join(sorted(unknown))}")
-    return {name: value for name, value in params.items() if value != neutral[name]}
+    return {name: value for name, value in params.items() if value != NEUTRAL[name]}
 
 
 def sampling_columns(rows: int, params: Mapping[str, float]) -> dict[str, np.ndarray]:

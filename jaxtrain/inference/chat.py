@@ -20,7 +20,7 @@ from jaxtrain.inference.config import MachineFlags
 from jaxtrain.inference.sampler import SampledText, TextSampler, decoder, text_sampler
 from jaxtrain.ops.sampling import HOW
 from jaxtrain.rewards import models
-from jaxtrain.stages.init_from import InitFrom
+from jaxtrain.stages.init_from import InitFrom, end_ids
 from jaxtrain.stages.load_model import inference_plan, load_model
 from jaxtrain.train import parallel, workdir
 
@@ -42,6 +42,7 @@ class ChatModel(NamedTuple):
 
     cfg: ChatFlags
     template: Template
+    ends: tuple[int, ...]  # tokens that end a completion
     decode: Callable[[list[int]], str]
     context: int  # most tokens of prompt and completion; 0: no bound
     # (prompts, seeds of each one's completions) -> completions, those of a prompt together
@@ -57,13 +58,14 @@ def open_chat_model(cfg: ChatFlags, start: InitFrom, template: Template) -> Chat
     """The model that the flags name, loaded. Raises ConfigError where the reward does not fit the run."""
     plan = inference_plan(config.Run(mesh=cfg.machine.mesh), cfg.machine.cache_dir)
     settings = config.Model(dtype=cfg.machine.dtype)
-    scorer, size, context = _open_scorer(cfg, start, plan, settings)
+    scorer, size, context = _open_scorer(cfg, start, plan, settings, template)
     loaded = load_model(start, plan, settings)
-    texts = text_sampler(plan, loaded.model, loaded.params, template, cfg.drawing.max_new, context)
+    ends = end_ids(start, template.end)
+    texts = text_sampler(plan, loaded.model, loaded.params, template, ends, cfg.drawing.max_new, context)
     sample, stream = _with_flags(cfg, texts)
     return ChatModel(
-        cfg=cfg, template=template, decode=decoder(template), context=context, sample=sample, stream=stream,
-        scorer=scorer, scorer_batch=size, process=plan.process, notes=_notes(cfg, template, scorer),
+        cfg=cfg, template=template, ends=ends, decode=decoder(template, ends), context=context, sample=sample,
+        stream=stream, scorer=scorer, scorer_batch=size, process=plan.process, notes=_notes(cfg, template, scorer),
     )  # fmt: skip
 
 
@@ -94,14 +96,14 @@ def _notes(
 
 
 def _open_scorer(
-    cfg: ChatFlags, start: InitFrom, plan: parallel.Plan, settings: config.Model
+    cfg: ChatFlags, start: InitFrom, plan: parallel.Plan, settings: config.Model, template: Template
 ) -> tuple[models.CompletionScorer | None, int, int]:
     """(what scores completions, how many at once, the context of the model and of its reward model)."""
     context, chosen = start.arch.max_len, cfg.chosen
     if not (chosen.reward or chosen.reward_model):
         return None, 1, context
     scores = config.Scores(reward=chosen.reward, reward_model=chosen.reward_model)
-    models.check(scores, start.tokenizer, 0)
+    models.check(scores, start.tokenizer, 0, template)
     if scores.reward:
         return models.function_scorer(scores.reward, plan), plan.process[1], context
     source, step = workdir.split_step(scores.reward_model)
@@ -172,7 +174,7 @@ def stream_answer(chat_model: ChatModel, prompt: Prompt, place: int, write: Call
     for piece in text_pieces(chunks(), chat_model.decode, stops):
         write(piece)
         text += piece
-    ended = ids[-1:] == [chat_model.template.end] or (
+    ended = (bool(ids) and ids[-1] in chat_model.ends) or (
         stop_strings.find_stop(chat_model.decode(ids), stops) is not None
     )
     write(terminal.END if ended else " …")
@@ -213,7 +215,8 @@ def _scored_ids(chat_model: ChatModel, prompt: Prompt, completion: SampledText) 
     template = chat_model.template
     if not completion.ended or completion.ids[-1:] == [template.end]:
         return completion.ids
-    return template.encode_completions(prompt.messages, [completion.text])[1][0].tolist()
+    _, (ids,), _ = template.encode_completions(prompt.messages, [completion.text], prompt.template_kwargs)
+    return ids.tolist()
 
 
 def text_pieces(

@@ -14,6 +14,7 @@ from jaxtrain.config import ConfigError
 from jaxtrain.data import chat
 from jaxtrain.data.chat import Template
 from jaxtrain.data.record_formats import BadRecord
+from jaxtrain.data.response import opens_thought
 from jaxtrain.generate import batch_sampler
 from jaxtrain.generate.batch_sampler import SampleRequest
 from jaxtrain.generate.sampler import bucketed
@@ -29,6 +30,7 @@ from jaxtrain.inference.llm import (
     Request,
     TokenLogprob,
     Usage,
+    completion_of,
     derive_seed,
 )
 from jaxtrain.inference.sampler import SampledText, text_sampler
@@ -39,6 +41,7 @@ from jaxtrain.train import parallel
 from jaxtrain.types import LM, Batch, Params
 
 AT_ONCE = 64  # completions of one call
+TAIL = 32  # last tokens of a prompt, in which it may open the thought
 BUCKET = 32  # rows of a forward pass have a power of two times this many tokens
 
 
@@ -63,11 +66,12 @@ def _of_run(text: str, flag: str, machine: MachineFlags, max_new: int) -> LLM:
     model, params, *_ = load_model(start, plan, config.Model(dtype=machine.dtype))
     has_template = bool(start.tokenizer.chat_template)
     raw = chat.load_template("none", start.tokenizer)
-    template = chat.load_template("auto", start.tokenizer) if has_template else raw
+    template = chat.load_template("auto", start.tokenizer, otherwise="none")
     templates = {True: raw, False: template}  # by Request.raw
     context = start.arch.max_len
     samplers = {
-        is_raw: text_sampler(plan, model, params, one, max_new, context) for is_raw, one in templates.items()
+        is_raw: text_sampler(plan, model, params, one, init_from.end_ids(start, one.end), max_new, context)
+        for is_raw, one in templates.items()
     }
     usage, forward = Usage(), forward_fn(plan, model, params)
 
@@ -85,7 +89,11 @@ def _of_run(text: str, flag: str, machine: MachineFlags, max_new: int) -> LLM:
                 logprobs = _token_logprobs(
                     forward, templates[is_raw], prompts[i], own, requests[i].top_logprobs
                 )
-                completions[i] = [_completion(*pair) for pair in zip(own, logprobs, strict=True)]
+                opened = not is_raw and opens_thought(template.tokenizer.decode(prompts[i][-TAIL:]))
+                completions[i] = [
+                    completion_of(one.text, "stop" if one.ended else CUT_OFF, logps, raw=is_raw, opened=opened)
+                    for one, logps in zip(own, logprobs, strict=True)
+                ]
             usage.add(
                 requests=len(part),
                 tokens_in=sum(len(prompts[i]) for i in places),
@@ -129,10 +137,6 @@ def _encode(template: Template, request: Request, flag: str) -> np.ndarray:
 def _sample_request(request: Request, ids: np.ndarray) -> SampleRequest:
     seeds = [derive_seed(request.seed, g) for g in range(request.samples)]
     return SampleRequest(ids, seeds, request.max_new, {"temperature": request.temperature}, request.stop)
-
-
-def _completion(text: SampledText, logprobs: tuple[TokenLogprob, ...] | None) -> Completion:
-    return Completion(text.text, "stop" if text.ended else CUT_OFF, logprobs)
 
 
 class Forward(Protocol):

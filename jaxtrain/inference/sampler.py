@@ -29,11 +29,20 @@ class TextSampler(NamedTuple):
 
 
 def text_sampler(
-    plan: parallel.Plan, model: LM, params: Params, template: Template, max_new: int, context: int
+    plan: parallel.Plan,
+    model: LM,
+    params: Params,
+    template: Template,
+    ends: Sequence[int],
+    max_new: int,
+    context: int,
 ) -> TextSampler:
-    """A sampler of completions of at most `max_new` tokens, of prompts that leave room in the context; 0: no bound."""
-    decode = decoder(template)
-    engine = build_engine(plan, model, end=template.end, max_new=max_new)
+    """A sampler of completions to one of `ends` or at most `max_new` tokens; `context` 0: no bound.
+
+    Prompts must leave room in the context.
+    """
+    decode = decoder(template, ends)
+    engine = build_engine(plan, model, ends=ends, max_new=max_new)
     ready = engine.ready(params, ())
 
     def sample(requests: Sequence[SampleRequest]) -> list[SampledText]:
@@ -48,7 +57,7 @@ def text_sampler(
         return SampledText(
             text=text[: stop_strings.find_stop(text, request.stops)],
             ids=ids,
-            ended=until is not None or ids[-1:] == [template.end],
+            ended=until is not None or (bool(ids) and ids[-1] in ends),
             logp=float(completion.logps[: len(ids)].sum()),
         )
 
@@ -58,7 +67,15 @@ def text_sampler(
     return TextSampler(sample, stream)
 
 
-def decoder(template: Template) -> Callable[[list[int]], str]:
-    """Token ids as text; the white space that a chat template begins an answer with is not the answer's."""
-    decode = template.tokenizer.decode
-    return decode if template.name == "none" else lambda ids: decode(ids).lstrip()
+def decoder(template: Template, ends: Sequence[int]) -> Callable[[list[int]], str]:
+    """A function that makes text of a completion's ids, without the `ends`, which may be ids that have a text.
+
+    The white space that the chat template itself writes before an answer is not the answer's.
+    """
+    decode = without_ends(template.tokenizer.decode_completion, ends)
+    return lambda ids: decode(ids).removeprefix(template.lead)
+
+
+def without_ends(decode: Callable[[list[int]], str], ends: Sequence[int]) -> Callable[[list[int]], str]:
+    """A tokenizer's decode that leaves the tokens out that end a completion."""
+    return lambda ids: decode([i for i in ids if i not in ends])

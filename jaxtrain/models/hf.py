@@ -9,7 +9,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,38 +22,70 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from jaxtrain.config import ConfigError
-from jaxtrain.models import hf_config, hf_layout
+from jaxtrain.files.hf_hub import INDEX, SINGLE
+from jaxtrain.models import hf_config, hf_families, hf_generation, hf_layout, peft
 from jaxtrain.models.hf_layout import ParamLeaf
+from jaxtrain.models.peft import ChangedTensor, TensorChange
 from jaxtrain.models.zoo import Arch
 from jaxtrain.types import Params
 
 HEAD = "lm_head.weight"
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 AGAIN = "download or export the folder again"
 
 # The same tensor goes by these names, as it is saved with or without a head, alone or inside a model of images.
-_PREFIXES = ("language_model.model.", "model.language_model.", "language_model.", "transformer.", "model.")
+_PREFIXES = (
+    "language_model.model.", "model.language_model.", "language_model.", "transformer.", "gpt_neox.", "model.",
+)  # fmt: skip
+_HEADS = {family.head for family in hf_families.FAMILIES.values()}
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".ckpt")
 # Constants that older releases saved, and the half of a model that reads images.
-_BUFFER = re.compile(r"(.*\.)?(attn\.bias|attn\.masked_bias|rotary_emb\.inv_freq)")
+_BUFFER = re.compile(r"(.*\.)?((attn|attention)\.(masked_)?bias|rotary_emb\.inv_freq)")
 _VISION = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\..*")
 
 
-def read(folder: Path, arch: Arch, abstract: Params) -> Params:
+def read(folder: Path, arch: Arch, abstract: Params, adapters: Sequence[Path] = ()) -> Params:
     """The parameters of a folder's safetensors, each leaf with the shape, dtype and sharding of `abstract`.
 
     `abstract` is the tree of jax.ShapeDtypeStruct that a plan makes of the model's init; a leaf without a sharding
-    becomes an array on the default device. Raises ConfigError, with tensor and file, where the tensors are not
-    exactly those of `arch`, or a file is missing or damaged.
+    becomes an array on the default device. `adapters` are folders of PEFT adapters, which are merged in order. Raises
+    ConfigError, with tensor and file, where the tensors are not exactly those of `arch`, or a file is missing or
+    damaged.
     """
     files = _files(folder)
     leaves = hf_layout.leaves(abstract, arch)
     _check(folder, arch, leaves, files)
     structs, treedef = jax.tree.flatten(abstract)
-    leaves_read = [_make(leaf, struct, files) for leaf, struct in zip(leaves, structs, strict=True)]
+    changes = _changes(adapters, arch, leaves, files)
+    leaves_read = [_make(leaf, struct, files, changes) for leaf, struct in zip(leaves, structs, strict=True)]
     return treedef.unflatten(leaves_read)
 
 
-def _make(leaf: ParamLeaf, struct: Any, files: Mapping[str, tuple[Path, str]]) -> Array:
+def _changes(
+    adapters: Sequence[Path], arch: Arch, leaves: Sequence[ParamLeaf], files: Mapping[str, tuple[Path, str]]
+) -> dict[str, list[TensorChange]]:
+    """The adapters' changes by the name of the tensor that they change."""
+    if not adapters:
+        return {}
+    shapes = {}
+    for name in {name for leaf in leaves for name in leaf.tensors}:
+        with _open(files[name][0]) as opened:
+            shapes[name] = tuple(opened.get_slice(files[name][1]).get_shape())
+    tied = (hf_layout.sources(arch)[("embed",)].name, HEAD) if arch.tied else ()
+    read = (peft.changes(peft.open_adapter(folder)) for folder in adapters)
+    return peft.match(read, _plain, shapes, tied, turned=is_turned(arch))
+
+
+def is_turned(arch: Arch) -> bool:
+    """Whether kernels are stored [inputs, outputs], as GPT-2's are."""
+    return arch.positions == "learned"
+
+
+def _make(
+    leaf: ParamLeaf,
+    struct: Any,
+    files: Mapping[str, tuple[Path, str]],
+    changes: Mapping[str, Sequence[TensorChange]],
+) -> Array:
     stacked = leaf.path[0] == "layers"
 
     def part(index: tuple[slice, ...]) -> np.ndarray:
@@ -65,7 +97,10 @@ def _make(leaf: ParamLeaf, struct: Any, files: Mapping[str, tuple[Path, str]]) -
                 file = files[name][0]
                 if file not in opened:
                     opened[file] = stack.enter_context(_open(file))
-            tensors = (opened[files[name][0]].get_slice(files[name][1]) for name in layers)
+            tensors = (
+                ChangedTensor(opened[files[name][0]].get_slice(files[name][1]), changes.get(name, ()))
+                for name in layers
+            )
             pieces = (leaf.source.piece(tensor, leaf.shape, inner) for tensor in tensors)
             first = next(pieces)
             if not stacked:
@@ -113,7 +148,8 @@ def _files(folder: Path) -> dict[str, tuple[Path, str]]:
 
 
 def _plain(name: str) -> str:
-    return next((name.removeprefix(prefix) for prefix in _PREFIXES if name.startswith(prefix)), name)
+    name = next((name.removeprefix(prefix) for prefix in _PREFIXES if name.startswith(prefix)), name)
+    return HEAD if name in _HEADS else name
 
 
 def _shards(folder: Path) -> dict[Path, set[str]]:
@@ -121,9 +157,10 @@ def _shards(folder: Path) -> dict[Path, set[str]]:
     if (folder / SINGLE).exists():
         return {folder / SINGLE: set()}
     if not (folder / INDEX).exists():
-        others = ", ".join(sorted(p.name for p in folder.glob("*.bin"))) or "none of another format either"
+        others = sorted(p.name for p in folder.iterdir() if p.suffix in _WEIGHTS) if folder.is_dir() else []
         raise ConfigError(
-            f"{folder}: has neither {SINGLE} nor {INDEX} ({others}); save it with transformers' save_pretrained"
+            f"{folder}: has neither {SINGLE} nor {INDEX} ({', '.join(others) or 'and no other weights'}); load it with "
+            "transformers, save it with save_pretrained, and name that folder"
         )
     weights = hf_config.load(folder / INDEX).get("weight_map")
     if not isinstance(weights, dict) or not all(isinstance(file, str) for file in weights.values()):
@@ -142,6 +179,11 @@ def _check(
     """Raises ConfigError for tensors that are missing, too many, or of another shape or type."""
     wanted = {name: leaf for leaf in leaves for name in leaf.tensors}
     missing, extra = sorted(wanted.keys() - files.keys()), sorted(files.keys() - wanted.keys())
+    if missing == [HEAD]:
+        raise ConfigError(
+            f"{folder}: has no tensor {full_name(HEAD, arch)}: saved without its head. Save it from transformers' "
+            "AutoModelForCausalLM, or, if its head is the embedding, set tie_word_embeddings to true in config.json"
+        )
     if missing:
         raise ConfigError(
             f"{folder}: has no tensor {_some(missing)}, which config.json asks for; correct config.json or {AGAIN}"
@@ -195,6 +237,12 @@ def _require_tied(head: tuple[Path, str], other: tuple[Path, str]) -> None:
         )
 
 
+def check_target(folder: Path) -> None:
+    """Raises ConfigError where an export would overwrite something."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"--to=hf:{folder} exists already: remove it or name another folder")
+
+
 def write(
     folder: Path,
     params: Params,
@@ -202,45 +250,66 @@ def write(
     *,
     dtype: str = "float32",
     shard_bytes: float = 5e9,
-    ids: Mapping[str, int | None] | None = None,
+    ids: Mapping[str, Any] | None = None,
+    generation: Mapping[str, Any] | None = None,
     extra: Mapping[str, bytes] | None = None,
+    fetch: Callable[[Array], np.ndarray] = np.asarray,
+    primary: bool = True,
 ) -> None:
     """A folder that transformers loads: config.json, generation_config.json and the weights in safetensors.
 
-    `ids` are the token numbers bos, eos and pad, as far as there are any; `extra` are further files by name, such as
-    the tokenizer's. The folder appears at once, when everything is in it. Raises ConfigError where it exists and is
-    not empty, where the architecture cannot be said, or where a weight is too large for `dtype`.
+    `ids` are the token numbers bos, eos (one or a list) and pad, as far as there are any; `generation` is the rest of
+    generation_config.json, `extra` are further files by name, such as the tokenizer's. The folder appears at once, when
+    everything is in it. All processes of a run call this, `fetch` brings an array that lies on all of them to each, a
+    layer at a time, and the `primary` one writes. Raises ConfigError where the folder is not empty, where the
+    architecture cannot be said, or where a weight is too large for `dtype`.
     """
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ConfigError(f"--dtype={dtype}: choose float32, bfloat16 or float16")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"--to=hf:{folder} exists already: remove it or name another folder")
-    if any(isinstance(x, Array) and not x.is_fully_addressable for x in jax.tree.leaves(params)):
-        raise ConfigError("--to=hf: the parameters lie on several hosts; export from one process")
     config = hf_config.write(arch, dtype=dtype, ids=ids)
+    with appearing(folder, primary) as partial:
+        generation = hf_generation.write(generation or {}, ids or {})
+        files = {"config.json": dumped(config), hf_generation.FILE: dumped(generation), **(extra or {})}
+        for name, data in files.items() if partial else ():
+            (partial / name).parent.mkdir(exist_ok=True)
+            (partial / name).write_bytes(data)
+        _write_shards(partial, params, arch, jnp.dtype(dtype), shard_bytes, fetch)
+
+
+@contextlib.contextmanager
+def appearing(folder: Path, primary: bool) -> Iterator[Path | None]:
+    """A folder to write to, which takes its name when everything is in it; None where another process writes."""
+    if not primary:
+        yield None
+        return
+    check_target(folder)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}")
     partial.mkdir(parents=True)
     try:
-        _dump(partial / "config.json", config)
-        numbers = {f"{name}_token_id": number for name, number in (ids or {}).items() if number is not None}
-        _dump(partial / "generation_config.json", numbers)
-        for name, data in (extra or {}).items():
-            (partial / name).write_bytes(data)
-        _write_shards(partial, params, arch, jnp.dtype(dtype), shard_bytes)
+        yield partial
         os.replace(partial, folder)
     except BaseException:
         shutil.rmtree(partial)
         raise
 
 
-def _dump(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+def dumped(value: Any) -> bytes:
+    """A JSON file as save_pretrained indents it."""
+    return (json.dumps(value, indent=2) + "\n").encode()
 
 
 Part = tuple[ParamLeaf, Any, int]  # a parameter, its value, a layer
 
 
-def _write_shards(folder: Path, params: Params, arch: Arch, dtype: np.dtype, shard_bytes: float) -> None:
+def _write_shards(
+    folder: Path | None,
+    params: Params,
+    arch: Arch,
+    dtype: np.dtype,
+    shard_bytes: float,
+    fetch: Callable[[Array], np.ndarray],
+) -> None:
+    """The files of weights; without a folder the arrays are fetched alone, as the process that writes needs it."""
     leaves = hf_layout.leaves(params, arch)
     tensors: dict[str, list[Part]] = {}
     for leaf, value in zip(leaves, jax.tree.leaves(params), strict=True):
@@ -255,22 +324,33 @@ def _write_shards(folder: Path, params: Params, arch: Arch, dtype: np.dtype, sha
         if shards[-1] and sum(sizes[other] for other in shards[-1]) + sizes[name] > shard_bytes:
             shards.append([])
         shards[-1].append(name)
-    prefix = "transformer." if arch.positions == "learned" else "model."
-    full = {name: name if name == HEAD else prefix + name for name in tensors}
     files = {}
     for number, names in enumerate(shards, 1):
         file = SINGLE if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
-        arrays = {full[name]: _tensor(full[name], tensors[name], dtype) for name in names}
-        save_file(arrays, folder / file, metadata={"format": "pt"})
-        files.update(dict.fromkeys(arrays, file))
-    if len(shards) > 1:
-        _dump(folder / INDEX, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": files})
+        arrays = {}
+        for name in names:
+            array = _tensor(full_name(name, arch), tensors[name], dtype, fetch)
+            if folder:
+                arrays[full_name(name, arch)] = array
+        if folder:
+            save_file(arrays, folder / file, metadata={"format": "pt"})
+            files.update(dict.fromkeys(arrays, file))
+    if folder and len(shards) > 1:
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": files}
+        (folder / INDEX).write_bytes(dumped(index))
 
 
-def _tensor(name: str, parts: list[Part], dtype: np.dtype) -> np.ndarray:
+def full_name(name: str, arch: Arch) -> str:
+    """A tensor's name with the prefix that the architecture gives it in transformers."""
+    family = hf_families.FAMILIES[hf_families.nearest(arch)]
+    return family.head if name == HEAD else family.prefix + name
+
+
+def _tensor(
+    name: str, parts: list[Part], dtype: np.dtype, fetch: Callable[[Array], np.ndarray]
+) -> np.ndarray:
     """One tensor on the host, of a layer of one parameter or of several side by side."""
-    parts = sorted(parts, key=lambda part: part[0].source.part)
-    whole = np.concatenate([leaf.source.flat(_layer(leaf, value, layer)) for leaf, value, layer in parts], -1)
+    whole = joined([(leaf, _layer(leaf, value, layer, fetch)) for leaf, value, layer in parts])
     with np.errstate(over="ignore"):
         cast = np.ascontiguousarray(whole, dtype)
     if np.isfinite(whole).all() and not np.isfinite(cast).all():
@@ -280,9 +360,19 @@ def _tensor(name: str, parts: list[Part], dtype: np.dtype) -> np.ndarray:
     return cast
 
 
-def _layer(leaf: ParamLeaf, value: Any, layer: int) -> np.ndarray:
+def joined(parts: Sequence[tuple[ParamLeaf, np.ndarray]]) -> np.ndarray:
+    """The tensor that holds a layer's arrays of one parameter, or of several side by side."""
+    leaf, array = parts[0]
+    whole = np.empty(leaf.source.whole(array.shape), array.dtype)
+    for leaf, array in parts:
+        leaf.source.put(whole, array)
+    return whole
+
+
+def _layer(leaf: ParamLeaf, value: Any, layer: int, fetch: Callable[[Array], np.ndarray]) -> np.ndarray:
+    if not isinstance(value, Array):
+        return np.asarray(value[layer] if leaf.path[0] == "layers" else value)
     if leaf.path[0] != "layers":
-        return np.asarray(value)
-    if isinstance(value, Array):  # an index that is an argument: one program a shape, not one a layer
-        return np.asarray(jax.lax.dynamic_index_in_dim(value, layer, keepdims=False))
-    return np.asarray(value[layer])
+        return np.asarray(fetch(value))
+    # An index that is an argument: one program a shape, not one a layer.
+    return np.asarray(fetch(jax.lax.dynamic_index_in_dim(value, layer, keepdims=False)))

@@ -10,17 +10,18 @@ import numpy as np
 
 from jaxtrain import worlds
 from jaxtrain.config import ConfigError, RolloutStageConfig
-from jaxtrain.data import dialogs, prompts, source_spec
-from jaxtrain.data.chat import Template
+from jaxtrain.data import dialogs, prompts, source_spec, special_text
+from jaxtrain.data.chat import Template, load_template
 from jaxtrain.data.prompts import Prompt
 from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.files import cache
 from jaxtrain.models import transformer
 from jaxtrain.ops import policy_gradient
-from jaxtrain.rewards import models
+from jaxtrain.rewards import functions, models
+from jaxtrain.rewards.function_args import TrainerState, available
 from jaxtrain.rl import rollouts
 from jaxtrain.rl import scoring as rl_scoring
-from jaxtrain.stages import before_after, eval_prompts, trainer
+from jaxtrain.stages import before_after, eval_prompts, init_from, trainer
 from jaxtrain.stages.session import Session, gather_rows, pinned_run, policy_session, reference_params
 from jaxtrain.train import workdir
 from jaxtrain.train.parallel import Plan
@@ -41,7 +42,7 @@ def check(cfg: RolloutStageConfig, tokenizer: Tokenizer) -> None:
         )
     if cfg.scores.overlong_buffer > s.max_new:
         raise ConfigError(f"--overlong_buffer={cfg.scores.overlong_buffer}: more than --max_new={s.max_new}")
-    models.check(cfg.scores, tokenizer, cfg.data.seq_len)
+    models.check(cfg.scores, tokenizer, cfg.data.seq_len, load_template(cfg.data.template, tokenizer))
 
 
 def _iteration_size(cfg: RolloutStageConfig) -> int:
@@ -62,13 +63,24 @@ def settings(
 
 
 def fingerprints(cfg: RolloutStageConfig, template: Template) -> dict[str, str]:
-    """The fingerprints of a run's data: its prompts, tokenizer and template."""
-    digest = cache.digest(*(prompt.ids.tobytes() for prompt in _read_prompts(cfg, template)))
+    """The fingerprints of a run's data: its prompts, tokenizer and template.
+
+    Raises ConfigError, before a model is loaded, for a reward function that needs more than the prompts' records have.
+    """
+    read = _read_prompts(cfg, template)
+    if cfg.scores.reward:
+        names = available(
+            {name for prompt in read for name in prompt.record}, has_ids=True, state=TrainerState()
+        )
+        functions.check_arguments(functions.resolve(cfg.scores.reward), names, f"--data={cfg.data.data}")
+    digest = cache.digest(*(prompt.ids.tobytes() for prompt in read))
     return {"data": digest, "tokenizer": template.tokenizer.fingerprint, "template": template.fingerprint}
 
 
-def _read_prompts(cfg: RolloutStageConfig, template: Template) -> list[Prompt]:
-    return prompts.read_prompts(cfg.data.data, cfg.data, template, flag="data", train=True)
+def _read_prompts(
+    cfg: RolloutStageConfig, template: Template, notes: list[str] | None = None
+) -> list[Prompt]:
+    return prompts.read_prompts(cfg.data.data, cfg.data, template, flag="data", train=True, notes=notes)
 
 
 def open_scorer(
@@ -98,8 +110,10 @@ def stage(
     table: list[tuple[str, str]] | None = None,
 ) -> trainer.Stage:
     """The stage of an objective on rollouts; `priced` says whether the reference model has a part in it."""
-    fitting, lines = rl_scoring.fitting_prompts(_read_prompts(cfg, template), cfg, template.tokenizer.bos)
-    decode = template.tokenizer.decode
+    notes: list[str] = []
+    read = _read_prompts(cfg, template, notes)
+    fitting, lines = rl_scoring.fitting_prompts(read, cfg, template.tokenizer.bos)
+    decode = template.tokenizer.decode_completion
     world = worlds.world_of(source.kind for source in source_spec.parse(cfg.data.data))
     size = _iteration_size(cfg)
     updates = cfg.samples.epochs * cfg.samples.minibatches
@@ -112,7 +126,7 @@ def stage(
         scoring=rl_scoring.ScoringConfig(
             scorer=scorer,
             tokenizer=template.tokenizer,
-            end=template.end,
+            ends=init_from.end_ids(session.start, template.end),
             truncation_tokens=rl_scoring.truncation_tokens(template.tokenizer, cfg.scores),
             gold=world.gold if world else None,
         ),
@@ -130,12 +144,12 @@ def stage(
         next_batch=rollouts.rollout_batches(cfg, session, setup),
         table=[
             ("prompts", f"{len(fitting):,} of {cfg.data.data}"),
-            *(("prompts", line) for line in lines),
+            *(("prompts", line) for line in (*lines, *notes)),
             ("iteration", iteration),
             *scorer.table,
             *(table or []),
         ],
-        decode=decode,
+        decode=special_text.marked_decoder(template.tokenizer),
         tokens=cfg.data.batch_size * cfg.data.seq_len,
         sample=before_after.with_before_after(session, cfg, template, decode, reference, sample),
         expect=expected(cfg, priced),
@@ -161,7 +175,7 @@ def ptx_columns(
     if not weight:
         return lambda step, tokens: {}, []
     pretraining = dialogs.prepare(
-        dataclasses.replace(cfg.data, data=data, eval_data=""), seed=cfg.run.seed,
+        dataclasses.replace(cfg.data, data=data, eval_data="", columns=""), seed=cfg.run.seed,
         tokenizer=template.tokenizer, template=template, process=session.plan.process,
     )  # fmt: skip
 

@@ -3,6 +3,7 @@
 An iteration is one rollout and the updates on it.
 """
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import numpy as np
 from jaxtrain.config import RolloutStageConfig
 from jaxtrain.data.prompts import Prompt
 from jaxtrain.ops import returns
+from jaxtrain.rewards.function_args import TrainerState
 from jaxtrain.rl import advantages, rollout_store, scoring
 from jaxtrain.rl.rollout_store import Rollout
 from jaxtrain.rl.scoring import FOLDER, Columns, ScoredBatch, ScoringConfig
@@ -114,6 +116,7 @@ def _rollout_fn(
     sample = _sample_fn(cfg, session, setup)
     annotate = _annotate_fn(cfg, session, setup)
     advantages = jax.jit(setup.advantages)
+    say = _once_said(session, s.group)
 
     def next_rollout(state: TrainState, empty: Rollout) -> Rollout:
         batch, taken = sample(state, empty.taken), empty.taken + size // s.group
@@ -124,10 +127,14 @@ def _rollout_fn(
             batch, new = _refilled(batch, sample(state, taken), s.group)
             replaced, taken = replaced | new, taken + size // s.group
         rows = batch.rows | annotate(state.params, batch.rows)
+        rows["mask"] = (
+            rows["mask"] * batch.scored[:, None]
+        )  # what no reward function scores is not trained on
         columns, metrics = jax.tree.map(
             np.asarray, advantages(rows, batch.scores, batch.ended, np.float32(empty.kl_coef))
         )
         metrics |= batch.stats
+        say(batch, metrics)
         if s.resample:
             metrics["completions/redrawn"] = replaced
         lines = scoring.rollout_lines(batch, metrics)
@@ -149,7 +156,7 @@ def _sample_fn(
     s, size = cfg.samples, cfg.data.batch_size * cfg.samples.minibatches
     sample_tokens = sampling.token_sampler(
         policy_session(session),
-        setup.scoring.end if s.stop_at_end else -1,
+        setup.scoring.ends if s.stop_at_end else (),
         max_new=s.max_new,
         temperature=s.temperature,
         samples=s.group,
@@ -162,9 +169,37 @@ def _sample_fn(
         ids = [prompt.ids.tolist() for prompt in prompts]
         completions = sample_tokens(state.params, session.base, ids, seed)
         by_completion = [prompt for prompt in prompts for _ in range(s.group)]
-        return scoring.score_completions(cfg, setup.scoring, by_completion, completions)
+        progress = TrainerState(
+            int(session.plan.get(state.step)), cfg.run.steps, epoch=taken / len(setup.prompts)
+        )
+        return scoring.score_completions(cfg, setup.scoring, by_completion, completions, progress)
 
     return sample
+
+
+def _once_said(session: Session, group: int) -> Callable[[ScoredBatch, Mapping[str, np.ndarray]], None]:
+    """A function that prints, once a run, that completions have no score, and that all advantages are 0."""
+    printed: set[str] = set()
+
+    def say(batch: ScoredBatch, metrics: Mapping[str, np.ndarray]) -> None:
+        unscored, flat = int((~batch.scored).sum()), metrics.get("frac_reward_zero_std")
+        lines = {}
+        if unscored:
+            lines["unscored"] = (
+                f"{unscored:,} of {len(batch.scores):,} completions have no score, as every reward function returned "
+                "None for them, and are left out of the loss (completions/unscored)"
+            )
+        if flat is not None and flat.all():
+            lines["flat"] = (
+                f"all {len(batch.scores) // group:,} groups have equal scores: their advantages are 0, and nothing is "
+                "learnt from them (frac_reward_zero_std)"
+            )
+        for kind, line in lines.items():
+            if kind not in printed and session.primary:
+                printed.add(kind)
+                print(line, file=sys.stderr)
+
+    return say
 
 
 def _annotate_fn(
@@ -212,15 +247,27 @@ def prompt_order(count: int, seed: int, taken: int, more: int) -> list[int]:
 
 
 def _flat(batch: ScoredBatch, group: int) -> np.ndarray:
-    """bool[R / G]: groups whose scores are all equal, so that their advantages are 0."""
-    return np.ptp(batch.scores.reshape(-1, group), axis=1) == 0
+    """bool[R / G]: groups whose scores are all equal, so that their advantages are 0; those without a score too."""
+    scores, scored = batch.scores.reshape(-1, group), batch.scored.reshape(-1, group)
+    return np.where(scored, scores, -np.inf).max(1) <= np.where(scored, scores, np.inf).min(1)
 
 
 def _refilled(batch: ScoredBatch, fresh: ScoredBatch, group: int) -> tuple[ScoredBatch, np.ndarray]:
     """(the batch with its flat groups replaced by groups of a fresh one that are not, which rows are new bool[R])."""
     R = len(batch.scores)
+    batch, fresh = _with_columns(batch, fresh), _with_columns(fresh, batch)
     groups, spare = np.arange(R // group), np.flatnonzero(~_flat(fresh, group)) + R // group
     gaps = np.flatnonzero(_flat(batch, group))[: len(spare)]
     groups[gaps] = spare[: len(gaps)]
     rows = (groups[:, None] * group + np.arange(group)).ravel()
     return jax.tree.map(lambda a, b: np.concatenate([a, b])[rows], batch, fresh), rows >= R
+
+
+def _with_columns(batch: ScoredBatch, other: ScoredBatch) -> ScoredBatch:
+    """The batch with the columns that another one has alone, as a reward function need not log each time: NaN, None."""
+    R = len(batch.scores)
+    stats = {
+        name: batch.stats.get(name, np.full(R, np.nan, np.float32)) for name in {**batch.stats, **other.stats}
+    }
+    extra = {name: batch.extra.get(name, np.full(R, None, object)) for name in {**batch.extra, **other.extra}}
+    return batch._replace(stats=stats, extra=extra)

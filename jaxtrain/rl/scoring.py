@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from jaxtrain.data.prompts import Prompt, question
 from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.files import atomic, terminal
 from jaxtrain.ops import returns
+from jaxtrain.rewards.function_args import TrainerState
 from jaxtrain.rewards.models import CompletionScorer
 from jaxtrain.stages import sampling
 from jaxtrain.stages.session import Session
@@ -31,7 +33,7 @@ class ScoringConfig(NamedTuple):
 
     scorer: CompletionScorer
     tokenizer: Tokenizer
-    end: int
+    ends: tuple[int, ...]  # tokens that end a completion
     truncation_tokens: frozenset[int]  # tokens after which a completion is not scored
     gold: Callable[[str, str], float] | None  # the world's own reward, reported beside the score
 
@@ -40,10 +42,18 @@ class ScoredBatch(NamedTuple):
     """Completions with their scores, before they are annotated with log-probabilities; all arrays have R rows."""
 
     rows: Columns
-    scores: np.ndarray  # f32[R]
+    scores: np.ndarray  # f32[R], NaN where no reward function applies
     ended: np.ndarray  # bool[R]
     stats: Columns
     texts: np.ndarray  # object[R, 2], question and completion
+    extra: Mapping[str, np.ndarray] = MappingProxyType(
+        {}
+    )  # object[R], what reward functions log of each completion
+
+    @property
+    def scored(self) -> np.ndarray:
+        """bool[R]: whether there is a score."""
+        return ~np.isnan(self.scores)
 
 
 def score_completions(
@@ -51,24 +61,25 @@ def score_completions(
     how: ScoringConfig,
     prompts: list[Prompt],
     completions: list[sampling.SampledTokens],
+    state: TrainerState = TrainerState(),  # noqa: B008
 ) -> ScoredBatch:
-    """The rows, texts and scores of sampled completions, one a prompt."""
+    """The rows, texts and scores of sampled completions, one a prompt; `state` is what reward functions get."""
     s, scoring = cfg.samples, cfg.scores
     ids, ended = [each.ids for each in completions], np.array([each.ended for each in completions])
     if scoring.truncate_at:
         cuts = [_cut(each, how.truncation_tokens, scoring.truncate_from) for each in ids]
         ids = [each[:cut] for each, cut in zip(ids, cuts, strict=True)]
         ended = np.array([cut is not None for cut in cuts])
-    texts = [how.tokenizer.decode([i for i in each if i != how.end]) for each in ids]
+    texts = [how.tokenizer.decode_completion([i for i in each if i not in how.ends]) for each in ids]
     pairs = [
         (prompt.ids, np.array(each.ids, np.int32)) for prompt, each in zip(prompts, completions, strict=True)
     ]
     rows = alternatives(pairs, len(pairs), cfg.data.seq_len, how.tokenizer.pad)
     scored = [len(prompt.ids) + len(each) for prompt, each in zip(prompts, ids, strict=True)]
     lengths = np.array(scored, np.int32)
-    scores = np.asarray(how.scorer.scores({**rows, "length": lengths}, prompts, texts), np.float32)
+    scores, stats, extra = _evaluated(how.scorer, {**rows, "length": lengths}, prompts, texts, state)
     counts = rows["mask"].sum(1)
-    stats = {"completions/mean_length": counts, "completions/clipped_ratio": 1.0 - ended}
+    stats |= {"completions/mean_length": counts, "completions/clipped_ratio": 1.0 - ended}
     questions = [question(prompt.messages) for prompt in prompts]
     if cap := scoring.cap():
         stats["objective/scores_capped"] = (scores > cap).astype(np.float32)
@@ -80,7 +91,26 @@ def score_completions(
         ended=ended,
         stats=stats,
         texts=np.array([questions, texts], object).T,
+        extra=extra,
     )
+
+
+def _evaluated(
+    scorer: CompletionScorer, rows: Columns, prompts: list[Prompt], texts: list[str], state: TrainerState
+) -> tuple[np.ndarray, Columns, Columns]:
+    """(scores f32[R], what is reported of them f32[R], what reward functions log of each completion object[R])."""
+    if scorer.evaluate is None:
+        return np.asarray(scorer.scores(rows, prompts, texts), np.float32), {}, {}
+    result = scorer.evaluate(rows, prompts, texts, state)
+    R, several = len(texts), len(result.by_function) > 1
+    stats = {f"rewards/{name}/mean": x for name, x in result.by_function.items() if several}
+    stats |= {name: np.full(R, np.mean(values), np.float32) for name, values in result.logs.metrics.items()}
+    if np.isnan(result.total).any():
+        stats["completions/unscored"] = np.isnan(result.total).astype(np.float32)
+    extra = {name: np.empty(R, object) for name in result.logs.extra}
+    for name, values in result.logs.extra.items():
+        extra[name][:] = values
+    return result.total, stats, extra
 
 
 def _with_penalties(
@@ -178,7 +208,7 @@ def _table(rows: list[dict[str, Any]], name: str) -> str:
     for row in rows:
         mark = "" if row["ended"] else " …"
         texts = [Text(row["prompt"]), Text(row["completion"] + mark)]
-        table.add_row(*texts, *(f"{row[key]:.2f}" for key in numbers))
+        table.add_row(*texts, *("–" if row[key] is None else f"{row[key]:.2f}" for key in numbers))
     console = Console(width=terminal.WIDTH, file=io.StringIO(), color_system=None)
     console.print(table)
     return console.file.getvalue()
@@ -187,9 +217,31 @@ def _table(rows: list[dict[str, Any]], name: str) -> str:
 def rollout_lines(batch: ScoredBatch, metrics: Mapping[str, np.ndarray]) -> str:
     """The completions with their numbers as JSON lines."""
     names = {"score": "objective/scores", "kl": "objective/kl", "gold": "judge/gold"}
+    functions = {
+        key.split("/", 1)[1].removesuffix("/mean"): key for key in batch.stats if key.startswith("rewards/")
+    }
     out = []
     for i, (prompt, text) in enumerate(batch.texts):
         row = {"prompt": prompt, "completion": text, "ended": bool(batch.ended[i])}
-        row |= {name: round(float(metrics[key][i]), 4) for name, key in names.items() if key in metrics}
+        row |= {name: _rounded(metrics[key][i]) for name, key in names.items() if key in metrics}
+        row |= (
+            {"rewards": {name: _rounded(batch.stats[key][i]) for name, key in functions.items()}}
+            if functions
+            else {}
+        )
+        row |= (
+            {"extra": {name: _plain(values[i]) for name, values in batch.extra.items()}}
+            if batch.extra
+            else {}
+        )
         out.append(atomic.json_line(row))
     return "".join(out)
+
+
+def _rounded(value: float) -> float | None:
+    return None if np.isnan(value) else round(float(value), 4)
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON has; another one as text."""
+    return value if isinstance(value, str | int | float | bool | None) else str(value)

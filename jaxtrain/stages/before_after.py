@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxtrain.config import DialogStageConfig
 from jaxtrain.data import prompts
-from jaxtrain.stages import eval_prompts, sampling
+from jaxtrain.stages import eval_prompts, init_from, sampling
 from jaxtrain.stages.session import Session, policy_session
 from jaxtrain.train import loop, optim
 from jaxtrain.types import Params, TrainState
@@ -42,13 +42,13 @@ def with_before_after(
     def measured(session: Session, params: Params, base: Params) -> dict[str, float]:
         draw = sampling.token_sampler(
             session,
-            template.end,
+            init_from.end_ids(session.start, template.end),
             max_new=cfg.samples.max_new,
             temperature=cfg.samples.answer_temperature(),
             samples=DRAWS,
         )
         samples = draw(params, base, [each.ids.tolist() for each in rows], cfg.run.seed)
-        texts = [decode(each.ids) for each in samples]
+        texts = [decode(each.text_ids) for each in samples]
         return world.measure(questions, texts) | {"alike": world.consistency(questions, texts, DRAWS)}
 
     def both(state: TrainState, step: int) -> tuple[str, Mapping[str, float]]:

@@ -9,7 +9,7 @@ from jaxtrain import config, worlds
 from jaxtrain.config import ConfigError, DialogStageConfig
 from jaxtrain.data import prompts, source_spec
 from jaxtrain.files import atomic
-from jaxtrain.stages import sampling
+from jaxtrain.stages import init_from, sampling
 from jaxtrain.stages.session import Session
 from jaxtrain.train import loop, optim
 from jaxtrain.types import TrainState
@@ -18,13 +18,26 @@ from jaxtrain.worlds import World
 SHOWN = 3  # answers shown
 
 
-def eval_sampler(session: Session, cfg: DialogStageConfig, template: Any, decode: Callable) -> loop.Sample:
-    """Completions of --prompts, written to samples/STEP.jsonl; a few are shown, with the world's measures of all."""
+def eval_sampler(
+    session: Session, cfg: DialogStageConfig, template: Any, decode: Callable, required: bool = True
+) -> loop.Sample | None:
+    """Completions of --prompts, written to samples/STEP.jsonl; a few are shown, with the world's measures of all.
+
+    None, unless `required`, where --prompts was not given and the data are plain texts, which have no prompts.
+    """
     settings = cfg.samples
     source, world = eval_source(settings, cfg.data)
-    eval_set = prompts.read_prompts(source, cfg.data, template, limit=settings.prompt_count)
+    required = required or settings.prompts != "auto"
+    eval_set = prompts.read_prompts(
+        source, cfg.data, template, limit=settings.prompt_count, required=required
+    )
+    if not eval_set:
+        return None
     draw = sampling.token_sampler(
-        session, template.end, max_new=settings.max_new, temperature=settings.answer_temperature()
+        session,
+        init_from.end_ids(session.start, template.end),
+        max_new=settings.max_new,
+        temperature=settings.answer_temperature(),
     )
     prompt_ids = [each.ids.tolist() for each in eval_set]
     questions = [each.messages[-1]["content"] for each in eval_set]
@@ -33,7 +46,7 @@ def eval_sampler(session: Session, cfg: DialogStageConfig, template: Any, decode
         samples = draw(
             optim.eval_params(state.params, state.opt_state), session.base, prompt_ids, cfg.run.seed
         )
-        texts = [decode(each.ids) for each in samples]
+        texts = [decode(each.text_ids) for each in samples]
         measured = {
             "completions/mean_length": float(np.mean([len(each.ids) for each in samples])),
             "completions/clipped_ratio": float(np.mean([not each.ended for each in samples])),
@@ -53,6 +66,12 @@ def eval_sampler(session: Session, cfg: DialogStageConfig, template: Any, decode
         return "\n".join(lines) + "\n", measured
 
     return sample
+
+
+def about(sample: loop.Sample | None) -> list[tuple[str, str]]:
+    """The line for the table where there is no sampler of `eval_sampler`."""
+    line = "none: plain texts have no prompts, so no samples are drawn; --prompts names others"
+    return [] if sample else [("prompts", line)]
 
 
 def eval_source(settings: config.Samples, data: config.Dialogs) -> tuple[str, World | None]:

@@ -9,15 +9,17 @@ from jaxtrain.config import ConfigError, Lora, StageConfig
 from jaxtrain.data import source_spec
 from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.data.tokenizer import load as load_tokenizer
-from jaxtrain.models import hf_config, zoo
+from jaxtrain.files import hf_hub
+from jaxtrain.models import hf_config, hf_generation, peft, zoo
 from jaxtrain.train import workdir
 
 
 class CheckpointRef(NamedTuple):
-    """A checkpoint on disk: a run's, a Hugging Face directory's, or a run's adapters for the one before it."""
+    """A checkpoint on disk: a run's, a Hugging Face directory's, or adapters of either for the one before it."""
 
     path: Path
     hf: bool = False
+    hub: str = ""  # NAME@COMMIT of the Hub that the directory is a copy of
     step: int | None = None
     part: str = "params"  # where they stand in the run's state
     lora: Lora | None = None
@@ -32,6 +34,9 @@ class InitFrom(NamedTuple):
     origins: tuple[
         CheckpointRef, ...
     ] = ()  # the parameters, then adapters that are merged into them, in order
+    generation: Mapping[
+        str, Any
+    ] = {}  # generation_config.json of the Hugging Face model that it descends from
 
 
 def resolve(cfg: StageConfig, *, causal: bool = True, needed: bool = False) -> InitFrom:
@@ -61,11 +66,12 @@ def resolve(cfg: StageConfig, *, causal: bool = True, needed: bool = False) -> I
 
 
 def load_run(text: str, flag: str = "init_from", *, causal: bool = False) -> InitFrom:
-    """The model, tokenizer and checkpoints of WORKDIR, WORKDIR@STEP or hf:DIR, which --`flag` names.
+    """The model, tokenizer and checkpoints of WORKDIR, WORKDIR@STEP, hf:DIR or hf:ORG/NAME, which --`flag` names.
 
     Raises ConfigError for what is no language model; `causal`: for one that does not predict the next token.
     """
-    result = _of_hf(text) if text.startswith("hf:") else _of_run(text, flag)
+    result = _of_hf(text, flag) if text.startswith(hf_hub.PREFIX) else _of_run(text, flag)
+    require_rows(result.arch.vocab, result.tokenizer, f"--{flag}={text}")
     if causal and not result.arch.causal:
         raise ConfigError(f"--{flag}={text}: not a causal language model (trained on masked tokens)")
     return result
@@ -94,11 +100,56 @@ def _of_run(text: str, flag: str) -> InitFrom:
     tokenizer = load_tokenizer(source / "tokenizer")
     pinned = own.step or workdir.newest_step(source)
     lineage["origin"] = f"{source.absolute()}@{pinned}" if pinned else str(source.absolute())
-    return InitFrom(zoo.from_dict(record["arch"]), tokenizer, lineage, (*before, own))
+    return InitFrom(
+        zoo.from_dict(record["arch"]), tokenizer, lineage, (*before, own), record.get("generation", {})
+    )
 
 
-def _of_hf(text: str) -> InitFrom:
-    folder = Path(text.removeprefix("hf:")).expanduser()
-    arch = hf_config.read(folder)
-    lineage = {"run": None, "stage": "hf", "step": None, "parent": {}, "origin": f"hf:{folder.absolute()}"}
-    return InitFrom(arch, load_tokenizer(folder), lineage, (CheckpointRef(folder, hf=True),))
+def _of_hf(text: str, flag: str) -> InitFrom:
+    folder = hf_hub.locate(text, flag)
+    if peft.is_adapter(folder.path):
+        return _of_adapter(folder, flag)
+    return InitFrom(
+        hf_config.read(folder.path),
+        load_tokenizer(folder.path),
+        _hf_lineage(folder),
+        (CheckpointRef(folder.path, hf=True, hub=folder.hub),),
+        hf_generation.read(folder.path),
+    )
+
+
+def _of_adapter(folder: hf_hub.HfFolder, flag: str) -> InitFrom:
+    """A PEFT adapter and its base model, with the adapter's tokenizer where it has one."""
+    base = hf_hub.locate(peft.open_adapter(folder.path).base, flag)
+    if peft.is_adapter(base.path):
+        raise ConfigError(
+            f"--{flag}={folder.origin}: its base model {base.origin} is an adapter itself; {peft.MERGE}"
+        )
+    start = _of_hf(base.origin, flag)
+    own = next(
+        (name for name in ("tokenizer.json", "tokenizer.model") if (folder.path / name).is_file()), None
+    )
+    return start._replace(
+        tokenizer=load_tokenizer(folder.path) if own else start.tokenizer,
+        lineage=_hf_lineage(folder),
+        origins=(*start.origins, CheckpointRef(folder.path, hf=True, hub=folder.hub)),
+    )
+
+
+def _hf_lineage(folder: hf_hub.HfFolder) -> dict[str, Any]:
+    return {"run": None, "stage": "hf", "step": None, "parent": {}, "origin": folder.origin}
+
+
+def require_rows(vocab: int, tokenizer: Tokenizer, what: str) -> None:
+    """Raises ConfigError for a tokenizer with more tokens than an embedding has rows; fewer are right."""
+    if tokenizer.vocab_size > vocab:
+        raise ConfigError(
+            f"{what}: the tokenizer has {tokenizer.vocab_size} tokens, but the model's embedding {vocab} rows. Name "
+            "the tokenizer that belongs to the model, or enlarge the embedding first (in transformers: "
+            "model.resize_token_embeddings(len(tokenizer)), then save_pretrained)"
+        )
+
+
+def end_ids(start: InitFrom, end: int) -> tuple[int, ...]:
+    """The tokens that end a completion: the chat template's or tokenizer's `end`, then generation_config.json's."""
+    return tuple(dict.fromkeys((end, *start.generation.get(hf_generation.ENDS, ()))))

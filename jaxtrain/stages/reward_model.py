@@ -11,7 +11,7 @@ from jaxtrain.config import DialogStageConfig
 from jaxtrain.data import prompts
 from jaxtrain.measures import agreement
 from jaxtrain.ops.ensembles import COMBINED
-from jaxtrain.stages import sampling, weights
+from jaxtrain.stages import init_from, sampling, weights
 from jaxtrain.stages.session import Session, gather_rows
 from jaxtrain.stages.trainer import offline_batches
 from jaxtrain.train import loop, optim
@@ -97,7 +97,10 @@ def _reference_completions(
     prompt_ids = [each.ids.tolist() for each in prompt_rows]
     bare = session._replace(trained=weights.trained_part(session.model.axes, type(cfg.lora)()), base=())
     draw = sampling.token_sampler(
-        bare, template.end, max_new=cfg.samples.max_new, temperature=cfg.samples.temperature
+        bare,
+        init_from.end_ids(session.start, template.end),
+        max_new=cfg.samples.max_new,
+        temperature=cfg.samples.temperature,
     )
     start = weights.load_params(session.plan, session.start, session.model, cfg.run.seed)
     scored = draw(start, (), prompt_ids, cfg.run.seed)

@@ -1,6 +1,6 @@
 """Samples while a run trains: completions of token prompts, and the files under samples/."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -10,6 +10,7 @@ from jaxtrain.files import terminal
 from jaxtrain.generate import batch_sampler, sampler
 from jaxtrain.generate.batch_sampler import SampleRequest
 from jaxtrain.generate.engine import build_engine
+from jaxtrain.stages import init_from
 from jaxtrain.stages.session import Session, gather_rows
 from jaxtrain.train import loop, optim, parallel
 from jaxtrain.types import Params, TrainState
@@ -18,8 +19,13 @@ PROMPTS, LONGEST = 8, 24  # prompts that pretraining samples from, and most toke
 
 
 class SampledTokens(NamedTuple):
-    ids: list[int]
+    ids: list[int]  # the token that ended it included
     ended: bool  # by itself, not by the limit
+
+    @property
+    def text_ids(self) -> list[int]:
+        """The ids without the token that ended it, which may be one that the tokenizer decodes."""
+        return self.ids[:-1] if self.ended else self.ids
 
 
 def pretraining_prompts(plan: parallel.Plan, batch: Mapping[str, np.ndarray]) -> list[list[int]]:
@@ -46,11 +52,13 @@ class TokenSampler(Protocol):
 
 
 def token_sampler(
-    session: Session, end: int, *, max_new: int, temperature: float = 1.0, samples: int = 1
+    session: Session, ends: Sequence[int], *, max_new: int, temperature: float = 1.0, samples: int = 1
 ) -> TokenSampler:
-    """A function that samples completions of token prompts, each as long as --max_new and the context allow."""
+    """A function that samples completions of token prompts, to one of `ends` or as --max_new and the context allow."""
     sampling_params = sampler.active_params({"temperature": temperature})
-    engine = build_engine(session.plan, session.model, end=end, max_new=max_new, whole=session.trained.whole)
+    engine = build_engine(
+        session.plan, session.model, ends=ends, max_new=max_new, whole=session.trained.whole
+    )
 
     def sample(params: Params, base: Params, prompts: list[list[int]], seed: int) -> list[SampledTokens]:
         seeds = sampler.prompt_seeds(seed, len(prompts), samples)
@@ -64,7 +72,7 @@ def token_sampler(
             context=session.arch.max_len,
             size=batch_sampler.prompts_per_call(len(prompts), samples, session.plan.shards),
         )
-        return [SampledTokens(one.ids, end in one.ids) for one in completions]
+        return [SampledTokens(one.ids, one.ids[-1] in ends) for one in completions]
 
     return sample
 
@@ -73,7 +81,7 @@ def continuations(
     session: Session, tokenizer: Tokenizer, prompts: list[list[int]], max_new: int, seed: int
 ) -> loop.Sample:
     """Samples that continue token prompts, written to samples/STEP.txt and returned as text."""
-    sample_tokens = token_sampler(session, tokenizer.eos, max_new=max_new)
+    sample_tokens = token_sampler(session, init_from.end_ids(session.start, tokenizer.eos), max_new=max_new)
 
     def sample(state: TrainState, step: int) -> tuple[str, Mapping[str, float]]:
         lines = [f"samples at step {step}: prompt▸continuation, ⏎ where it ended by itself"]
@@ -83,7 +91,7 @@ def continuations(
         for prompt, new in zip(prompts, completions, strict=True):
             lines += [
                 "",
-                *preview_lines(f"{tokenizer.decode(prompt)}▸{tokenizer.decode(new.ids)}", new.ended),
+                *preview_lines(f"{tokenizer.decode(prompt)}▸{tokenizer.decode_completion(new.text_ids)}", new.ended),
             ]
         text = "\n".join(lines) + "\n"
         write_sample(session, f"{step:08d}.txt", text)

@@ -13,11 +13,11 @@ import numpy as np
 import optax
 
 from jaxtrain import config
-from jaxtrain.config import ConfigError
 from jaxtrain.data.tokenizer import Tokenizer
+from jaxtrain.files import hf_hub
 from jaxtrain.models import transformer, zoo
 from jaxtrain.stages import weights
-from jaxtrain.stages.init_from import InitFrom
+from jaxtrain.stages.init_from import InitFrom, require_rows
 from jaxtrain.train import metrics, optim, parallel, workdir
 from jaxtrain.train.checkpoint import Checkpoints
 from jaxtrain.train.step import init_state
@@ -101,11 +101,7 @@ def start_session(
     models/transformer.py's Execution.
     """
     vocab = start.arch.vocab or -(-tokenizer.vocab_size // 64) * 64
-    if tokenizer.vocab_size > vocab:
-        raise ConfigError(
-            f"--tokenizer: {tokenizer.vocab_size} tokens, but the model's embedding has {vocab}: "
-            "choose a model without a fixed vocabulary, or its own tokenizer"
-        )
+    require_rows(vocab, tokenizer, f"--tokenizer and --model={cfg.model.model}")
     arch, primary = replace(start.arch, vocab=vocab), plan.primary
     how = transformer.execution(cfg.model, plan.shards, plan.local)
     model = transformer.build(arch, replace(how, noise=noise))
@@ -114,7 +110,8 @@ def start_session(
     tx = optim.optimizer(cfg.optim, cfg.run.steps, trained.axes, rates or {})
     if primary and not cfg.run.dry_run:
         workdir.record_data(path, fingerprints)
-        workdir.record(path, arch=asdict(arch), branch=POLICY if isinstance(head_model, ActorCritic) else "")
+        branch = POLICY if isinstance(head_model, ActorCritic) else ""
+        workdir.record(path, arch=asdict(arch), branch=branch, generation=dict(start.generation))
         tokenizer.save(path / "tokenizer")
     session = Session(path, plan, arch, model, tx, primary, _pinned(path, start), trained, head_model, given)
     return session._replace(base=initial_params(session, cfg.run.seed)) if cfg.lora.lora_rank else session
@@ -134,8 +131,9 @@ def pinned_run(path: Path, name: str, text: str) -> str:
     record = workdir.read_run(path) if (path / workdir.CONFIG).exists() else {}
     if record.get(name):
         return record[name]
-    if text.startswith("hf:"):
-        return text
+    if text.startswith(hf_hub.PREFIX):
+        folder = hf_hub.locate(text, name)
+        return folder.origin if folder.hub else text
     source, step = workdir.split_step(text)
     return f"{source.absolute()}@{step or workdir.newest_step(source)}"
 

@@ -1,11 +1,13 @@
 """Trained parameters: all of them or adapters, and the checkpoints that they are loaded from."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
 
 from jaxtrain.config import Lora
+from jaxtrain.files import hf_hub
 from jaxtrain.models import hf, lora
 from jaxtrain.stages.init_from import CheckpointRef, InitFrom
 from jaxtrain.train import parallel
@@ -45,16 +47,29 @@ def load_params(plan: parallel.Plan, start: InitFrom, model: LM, seed: int) -> P
     abstract = plan.abstract(fresh, model.axes)
     first, *adapters = start.origins
     if first.hf:
-        params = hf.read(first.path, start.arch, abstract)
+        folder, *more = (_folder(origin) for origin in start.origins if origin.hf)
+        params = hf.read(folder, start.arch, abstract, more)
     else:
         params, _ = restore_params(first.path, abstract, first.step, part=first.part)
     for origin in adapters:
+        if origin.hf:
+            continue  # PEFT's are merged as the base model is read
         params = _merged(plan, origin, model, params)
     return params
 
 
+def _folder(origin: CheckpointRef) -> Path:
+    return hf_hub.with_weights(hf_hub.HfFolder(origin.path, origin.hub))
+
+
 def _merged(plan: parallel.Plan, origin: CheckpointRef, model: LM, params: Params) -> Params:
+    part = trained_part(model.axes, origin.lora)
+    return plan.init(part.whole, model.axes, load_adapters(plan, origin, model, params), params)
+
+
+def load_adapters(plan: parallel.Plan, origin: CheckpointRef, model: LM, params: Params) -> Params:
+    """The adapters of a run; of the parameters that they are for, shapes are enough."""
     part = trained_part(model.axes, origin.lora)
     shapes = plan.abstract(part.part, part.axes, params, jax.random.key(0))
     adapters, _ = restore_params(origin.path, shapes, origin.step, part=origin.part)
-    return plan.init(part.whole, model.axes, adapters, params)
+    return adapters

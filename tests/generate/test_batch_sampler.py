@@ -29,7 +29,7 @@ REQUESTS = [
 def engine_and_params():
     plan = parallel.make(config.Run())
     model = transformer.build(ARCH, tiny.how(local=plan.local))
-    built = engine.build_engine(plan, model, end=END, max_new=NEW)
+    built = engine.build_engine(plan, model, ends=(END,), max_new=NEW)
     return built, built.ready(plan.init(lambda: model.init(jax.random.key(0)), model.axes), ())
 
 

@@ -26,7 +26,7 @@ def engine_and_params(kind="pmap", mesh="", devices=1):
     """An engine and its parameters."""
     plan = parallel.make(config.Run(parallel=kind, mesh=mesh), jax.devices()[:devices])
     model = transformer.build(ARCH, tiny.how(local=plan.local))
-    built = engine.build_engine(plan, model, end=END, max_new=NEW, slots=ROOM)
+    built = engine.build_engine(plan, model, ends=(END,), max_new=NEW, slots=ROOM)
     return built, built.ready(plan.init(lambda: model.init(jax.random.key(0)), model.axes), ())
 
 
@@ -126,7 +126,9 @@ def engine_with_logprobs(kind="pmap", mesh="", devices=1):
     """An engine with the likeliest tokens, its parameters, and the model's own log-probabilities f32[T, V]."""
     plan = parallel.make(config.Run(parallel=kind, mesh=mesh), jax.devices()[:devices])
     model = transformer.build(ARCH, tiny.how(local=plan.local))
-    built = engine.build_engine(plan, model, end=END, max_new=NEW, slots=ROOM, top_logprobs=TOP, max_steps=2)
+    built = engine.build_engine(
+        plan, model, ends=(END,), max_new=NEW, slots=ROOM, top_logprobs=TOP, max_steps=2
+    )
     params = plan.init(lambda: model.init(jax.random.key(0)), model.axes)
 
     plain = transformer.build(ARCH, tiny.how())

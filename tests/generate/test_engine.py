@@ -25,7 +25,7 @@ def engine_and_params(kind="pmap", mesh="", scan=False, slots=0):
     """An engine and its parameters."""
     plan = parallel.make(config.Run(parallel=kind, mesh=mesh))
     model = transformer.build(ARCH, tiny.how(local=plan.local, scan=scan))
-    built = engine.build_engine(plan, model, end=END, max_new=NEW, slots=slots)
+    built = engine.build_engine(plan, model, ends=(END,), max_new=NEW, slots=slots)
     return built, built.ready(plan.init(lambda: model.init(jax.random.key(0)), model.axes), ())
 
 

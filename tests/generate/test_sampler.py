@@ -25,7 +25,7 @@ PROMPTS = [[1, 5, 9, 2], [3], [4, 4, 6, 1, 2, 3, 9, 30, 11], [8, 2], [1, 5, 9, 2
 
 @functools.cache
 def compiled(**settings):
-    return jax.jit(sample_fn(MODEL, **{"max_new": NEW, "end": END, **settings}))
+    return jax.jit(sample_fn(MODEL, **{"max_new": NEW, "ends": (END,), **settings}))
 
 
 @functools.cache
@@ -62,6 +62,17 @@ def test_greedy_is_the_most_likely_token_of_the_full_forward_step_by_step():
     assert len({tuple(row) for row in done.tokens.tolist()}) > 4
 
 
+def test_each_of_several_ends_ends_a_completion_and_none_goes_on_to_the_limit():
+    endless, ends = sampled(seed=3, ends=()), (END, 30, 11, 60_000)
+    done = sampled(seed=3, ends=ends)
+    for tokens, length, whole in zip(done.tokens, done.lengths, endless.tokens, strict=True):
+        at = next((t for t, token in enumerate(whole) if token in ends), NEW - 1)
+        assert length == at + 1 and tokens[:length].tolist() == whole[:length].tolist()
+        assert not tokens[length:].any()
+    assert {*done.tokens[np.arange(len(done.lengths)), done.lengths - 1]} & {30, 11}
+    assert (endless.lengths == NEW).all()
+
+
 def test_lengths_and_log_probabilities_are_those_of_the_training_forward():
     done = sampled(seed=3)
     logps = np.asarray(forward()(PARAMS, rows(PROMPTS, done)))
@@ -88,7 +99,7 @@ def test_a_row_is_its_prompt_and_seed_alone():
 
 def test_a_token_is_sampled_as_often_as_it_is_likely():
     batch = sampler.prompt_batch([[1, 5, 9]] * 2000, 5)
-    done = jax.jit(sample_fn(MODEL, max_new=1, end=END))(PARAMS, (), batch)
+    done = jax.jit(sample_fn(MODEL, max_new=1, ends=(END,)))(PARAMS, (), batch)
     share = np.bincount(np.asarray(done.tokens)[:, 0], minlength=32) / 2000
     wanted = np.exp(np.asarray(forward()(PARAMS, np.array([[1, 5, 9]], np.int32))))[0, -1]
     assert np.abs(share - wanted).max() < 4 * np.sqrt(wanted.max() / 2000)
@@ -113,7 +124,7 @@ def test_every_plan_samples_the_same_tokens(kind, mesh):
     plan = parallel.make(config.Run(parallel=kind, mesh=mesh))
     model = transformer.build(ARCH, tiny.how(local=plan.local))
     params = plan.init(lambda: model.init(jax.random.key(0)), model.axes)
-    sample = plan.rows(sample_fn(model, max_new=NEW, end=END))
+    sample = plan.rows(sample_fn(model, max_new=NEW, ends=(END,)))
     done = plan.get(sample(params, (), plan.put(sampler.prompt_batch(PROMPTS, 3))))
     wanted = sampled(seed=3)
     assert np.array_equal(done.tokens, wanted.tokens) and np.array_equal(done.lengths, wanted.lengths)

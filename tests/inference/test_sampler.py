@@ -19,6 +19,7 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 ARCH = tiny.shrink("gpt2", layers=1, vocab=320, max_len=48)
 TEMPLATE = load_template("none", ByteTokenizer())
 NEW = 12
+ENDS = (TEMPLATE.end, *range(ord("a"), ord("m")))  # letters, which a tokenizer decodes, end answers too
 
 
 @functools.cache
@@ -26,7 +27,7 @@ def sampler():
     plan = parallel.make(config.Run())
     model = transformer.build(ARCH, tiny.how(local=plan.local))
     params = plan.init(lambda: model.init(jax.random.key(0)), model.axes)
-    return text_sampler(plan, model, params, TEMPLATE, NEW, ARCH.max_len)
+    return text_sampler(plan, model, params, TEMPLATE, ENDS, NEW, ARCH.max_len)
 
 
 def request(text, seeds, **changes):
@@ -39,8 +40,16 @@ def test_a_completion_depends_on_its_prompt_and_seed_alone():
     assert len(whole) == 6 and len({one.text for one in whole}) == 6
     assert [one.text for one in sampler().sample(requests[1:2])] == [one.text for one in whole[2:4]]
     for one in whole:
-        assert one.text == decoder(TEMPLATE)(one.ids) and one.logp < 0 and one.score is None
-        assert one.ended == (one.ids[-1] == TEMPLATE.end) and (one.ended or len(one.ids) == NEW)
+        assert one.text == decoder(TEMPLATE, ENDS)(one.ids) and one.logp < 0 and one.score is None
+        assert one.ended == (one.ids[-1] in ENDS) and (one.ended or len(one.ids) == NEW)
+
+
+def test_the_token_that_ends_an_answer_is_no_part_of_its_text():
+    sampled = sampler().sample([request("Hi", range(40))])
+    ended = [one for one in sampled if one.ids[-1] in ENDS[1:]]
+    assert ended and all(one.ended for one in ended)
+    for one in sampled:
+        assert not {*one.text} & {*map(chr, ENDS[1:])} and not {*one.ids[:-1]} & {*ENDS}
 
 
 def test_a_completion_ends_before_a_stop_also_where_it_is_streamed():
@@ -54,5 +63,5 @@ def test_a_completion_ends_before_a_stop_also_where_it_is_streamed():
 
 def test_the_white_space_that_a_template_begins_with_is_not_the_answers():
     ids = ByteTokenizer().encode(["  Yes. "])[0].tolist()
-    assert decoder(load_template("plain", ByteTokenizer()))(ids) == "Yes. "
-    assert decoder(TEMPLATE)(ids) == "  Yes. "
+    assert decoder(load_template("plain", ByteTokenizer()), ())(ids) == "Yes. "
+    assert decoder(TEMPLATE, ())(ids) == "  Yes. "

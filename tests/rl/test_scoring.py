@@ -10,10 +10,13 @@ from jaxtrain import config
 from jaxtrain.config import ConfigError
 from jaxtrain.data.prompts import Prompt
 from jaxtrain.data.tokenizer import ByteTokenizer
+from jaxtrain.rewards import models
+from jaxtrain.rewards.function_args import TrainerState
 from jaxtrain.rewards.models import CompletionScorer
 from jaxtrain.rl import scoring
 from jaxtrain.rl.scoring import ScoringConfig
 from jaxtrain.stages.sampling import SampledTokens
+from tests.rewards.test_models import OnePlan
 
 TOKENS = ByteTokenizer()
 BOS, END = TOKENS.bos, TOKENS.eos
@@ -54,7 +57,7 @@ def scored(cfg, completions=COMPLETIONS, scores=SCORES, gold=None):
         return list(scores)
 
     how = ScoringConfig(
-        scorer=CompletionScorer(score, []), tokenizer=TOKENS, end=END,
+        scorer=CompletionScorer(score, []), tokenizer=TOKENS, ends=(END,),
         truncation_tokens=scoring.truncation_tokens(TOKENS, cfg.scores), gold=gold,
     )  # fmt: skip
     return scoring.score_completions(cfg, how, PROMPTS, completions), seen
@@ -144,3 +147,34 @@ def test_no_prompt_that_fits_is_an_error_with_its_numbers():
         scoring.fitting_prompts(LONG[2:], settings(too_long="drop"), BOS)
     with pytest.raises(ConfigError, match="--max_new=32: --seq_len=32 leaves no room for a prompt"):
         scoring.fitting_prompts(LONG, settings(max_new=32), BOS)
+
+
+def test_functions_are_scored_with_ids_and_their_logs_are_written(tmp_path):
+    (tmp_path / "mine.py").write_text("""
+def ids(completions, completion_ids, trainer_state, log_extra, log_metric, **columns):
+    log_extra("first", [each[0] for each in completion_ids])
+    log_metric("step", trainer_state.global_step)
+    return [None if len(each) == 6 else len(each) for each in completion_ids]
+
+def one(completions, n, **columns):
+    return [None if text == "It is" else i for text, i in zip(completions, n)]
+""")
+    text = f"{tmp_path}/mine.py:ids,{tmp_path}/mine.py:one*0.5"
+    how = ScoringConfig(models.function_scorer(text, OnePlan()), TOKENS, (END,), frozenset(), None)
+    state = TrainerState(global_step=7)
+    batch = scoring.score_completions(settings(), how, PROMPTS, COMPLETIONS, state)
+    np.testing.assert_array_equal(batch.scores, [9.5, np.nan, 8.5])
+    assert batch.scored.tolist() == [True, False, True]
+    np.testing.assert_array_equal(batch.stats["rewards/ids/mean"], [9, np.nan, 8])
+    assert batch.stats["step"].tolist() == [7.0] * 3 and batch.stats["completions/unscored"].tolist() == [
+        0,
+        1,
+        0,
+    ]
+    lines = [
+        json.loads(line)
+        for line in scoring.rollout_lines(batch, {"objective/scores": batch.scores}).splitlines()
+    ]
+    assert lines[1]["score"] is None and lines[1]["rewards"] == {"ids": None, "one": None}
+    assert lines[0]["rewards"] == {"ids": 9.0, "one": 1.0} and lines[0]["extra"] == {"first": ids("Y")[0]}
+    assert "–" in scoring._table(lines, "x.jsonl")

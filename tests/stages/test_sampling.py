@@ -35,7 +35,7 @@ def opened(kind="pmap", mesh=""):
 @functools.cache
 def sampler(*plan, **settings):
     run, params = opened(*plan)
-    sample = sampling.token_sampler(run, END, max_new=8, **settings)
+    sample = sampling.token_sampler(run, (END,), max_new=8, **settings)
     return lambda prompts=PROMPTS, seed=0: sample(params, (), prompts, seed)
 
 
@@ -51,6 +51,16 @@ def test_a_completion_ends_itself_or_at_the_limit_or_where_the_context_does():
         assert each.ended == (END in each.ids) and END not in each.ids[:-1]
         assert each.ended or len(each.ids) == min(8, 24 - len(prompt))
     assert {each.ended for each in sampled} == {True, False}
+
+
+def test_any_of_several_ends_ends_a_completion_and_is_no_part_of_its_text():
+    run, params = opened()
+    sample = sampling.token_sampler(run, (END, 9, 30), max_new=8)
+    sampled = sample(params, (), PROMPTS * 12, 0)
+    assert {each.ids[-1] for each in sampled if each.ended} == {END, 9, 30}
+    for each in sampled:
+        assert each.text_ids == (each.ids[:-1] if each.ended else each.ids)
+        assert not {END, 9, 30} & {*each.text_ids}
 
 
 def test_samples_of_a_prompt_stand_together_and_differ():
