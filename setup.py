@@ -48,7 +48,7 @@ setup(
         "tpu": ["jax[tpu]>=0.10"],
         # The site of docs/: launch/docs.
         "docs": ["mkdocs>=1.6.1", "mkdocs-material>=9.7"],
-        "hf": ["datasets>=4.0", "sentencepiece>=0.2"],
+        "hf": ["datasets>=4.0", "pyarrow>=18.0", "sentencepiece>=0.2"],
         # Languages; near duplicates: MinHash and edit distance, compiled and small. filters-cluster: Slurm and Ray.
         "filters": ["py3langid>=0.4", "rapidfuzz>=3.10", "rensa>=0.5"],
         "filters-cluster": ["datatrove>=0.10", "orjson>=3.10", "ray>=2.50"],
@@ -62,6 +62,7 @@ setup(
             "openai>=3.36",
             "prometheus-client>=0.21",
             "py3langid>=0.4",
+            "pyarrow>=18.0",
             "pytest>=8.3",
             "pytest-xdist>=3.6",
             "rapidfuzz>=3.10",

@@ -60,12 +60,14 @@ def report_table(report: dict[str, Any]) -> list[str]:
         f"{report['read']:>12,} read",
         f"{report['kept']:>12,} kept, of which {report['changed']:,} changed",
         f"{report['rejected']:>12,} rejected, each in rejected.jsonl",
+        *(f"{'':>12} {one['label']}: {note}" for one in report["sources"] for note in one.get("notes", ())),
         "",
         f"{'step':<16}{'seen':>12}{'dropped':>12}{'changed':>12}{'docs/s a core':>15}",
     ]
     for name, step in report["steps"].items():
         speed = f"{step['documents_per_second']:,}" if step["documents_per_second"] else "-"
         lines.append(f"{name:<16}{step['seen']:>12,}{step['dropped']:>12,}{step['changed']:>12,}{speed:>15}")
+    lines += _scope(report)
     if report["measured"]:
         heads = ("against labels", "labelled", "found", "unlabelled", "precision", "recall")
         lines += ["", "".join(f"{head:<16}" if head == heads[0] else f"{head:>12}" for head in heads)]
@@ -80,6 +82,18 @@ def report_table(report: dict[str, Any]) -> list[str]:
                 _WIDTH,
             )
     return lines + _advice(report)
+
+
+def _scope(report: dict[str, Any]) -> list[str]:
+    """The fields that were searched for personal data, and the rules that did not act on some documents."""
+    lines = []
+    for name, step in report["steps"].items():
+        if fields := step.get("fields"):
+            lines += textwrap.wrap(f"{name} searched the fields {', '.join(fields)}", _WIDTH)
+        for rule, count in step.get("did_not_act", {}).items():
+            rule, _, why = rule.partition("/")
+            lines += textwrap.wrap(f"{name}: {rule} did not act on {count:,}: {why}", _WIDTH)
+    return ["", *lines] if lines else []
 
 
 def _advice(report: dict[str, Any]) -> list[str]:

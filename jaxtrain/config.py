@@ -92,8 +92,8 @@ class Model(Group):
 class Data(Group):
     # fmt: off
     data: str = arg("tinytown:pretrain",
-        "Training data: tinytown:CONFIG, tfds:NAME[:SPLIT], hf:NAME[:SPLIT], jsonl:GLOB, store:PATH (stored "
-        "completions), preferences:PATH (people's votes); mixed by weight: a*0.7,b*0.3")
+        "Training data: tinytown:CONFIG, tfds:NAME[:SPLIT], hf:NAME[:SPLIT], jsonl:GLOB (JSON, Parquet, Arrow, "
+        "CSV), store:PATH (stored completions), preferences:PATH (people's votes); mixed by weight: a*0.7,b*0.3")
     eval_data: str = arg("",
         "Held-out data of the same form; empty: the data's own validation or test split, or eval_share of it")
     eval_share: float = arg(0.02, "Share of the documents held out where the data has no test split", low=0,

@@ -99,9 +99,9 @@ _OPENERS = (
 
 
 def broken(label: str, line: int, how: str, error: Exception) -> ConfigError:
-    """The error for compressed data that are broken or cut off at a line."""
+    """The error for compressed data that are broken or cut off at a line; `how` is empty in a zip archive."""
     reason = str(error) or type(error).__name__
-    return ConfigError(f"{label}:{line}: broken {how} data ({reason}); fetch the file again")
+    return ConfigError(f"{label}:{line}: broken {how or 'zip'} data ({reason}); fetch the file again")
 
 
 def decompressed(raw: Any, label: str) -> tuple[Any, str]:

@@ -191,7 +191,7 @@ def _json_kind(text: str, whole: bool, name: str, label: str) -> str:
         return VALUES
     if lines and lines[0].rstrip().endswith(_UNFINISHED) and (len(lines) > 1 or not whole):
         return VALUES
-    if not lines:
+    if len(lines) + (not whole) == 1:  # one line, perhaps longer than what is looked at
         listed = re.search(rf'"({"|".join(LISTS)})"\s*:\s*\[\s*\{{', text[:4096])
         return VALUES if listed or ".jsonl" not in name else LINES
     return LINES

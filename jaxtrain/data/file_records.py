@@ -149,7 +149,7 @@ def _seekable(content: Any, how: str, label: str) -> Any:
         shutil.copyfileobj(content, file, 1 << 20)
     except compressed.BROKEN as error:
         file.close()
-        raise compressed.broken(label, 1, how or "zip", error) from error
+        raise compressed.broken(label, 1, how, error) from error
     file.seek(0)
     return file
 
@@ -167,7 +167,7 @@ def _of_lines(content: Any, kind: FileKind, label: str, how: str, notes: ReadNot
             if text.strip():
                 yield from _page(FileRecord(f":{number}", text), notes)
     except compressed.BROKEN as error:
-        raise compressed.broken(label, number + 1, how or "zip", error) from error
+        raise compressed.broken(label, number + 1, how, error) from error
 
 
 def _page(record: FileRecord, notes: ReadNotes) -> Iterator[FileRecord]:
@@ -198,7 +198,7 @@ def _of_values(content: Any, kind: FileKind, label: str, how: str, notes: ReadNo
     except json_values.Broken as error:
         raise ConfigError(f"{label}: {error}; mend the file, or fetch it again") from error
     except compressed.BROKEN as error:
-        raise compressed.broken(label, line, how or "zip", error) from error
+        raise compressed.broken(label, line, how, error) from error
 
 
 def _of_table(content: Any, kind: FileKind, label: str, how: str, notes: ReadNotes) -> Iterator[FileRecord]:
@@ -211,7 +211,7 @@ def _of_table(content: Any, kind: FileKind, label: str, how: str, notes: ReadNot
     except tables.Unreadable as error:
         raise ConfigError(f"{label}: {error}; mend the file") from error
     except compressed.BROKEN as error:
-        raise compressed.broken(label, number + 1, how or "zip", error) from error
+        raise compressed.broken(label, number + 1, how, error) from error
 
 
 def _row(row: tables.Row, place: str) -> FileRecord:

@@ -1,4 +1,4 @@
-"""JSON lines, plain and compressed, and bad lines of every kind."""
+"""Files prepared as a data set: JSON lines, plain and compressed, and bad lines of every kind."""
 
 import gzip
 import json
@@ -9,6 +9,7 @@ import pytest
 import zstandard
 
 from jaxtrain.config import ConfigError
+from jaxtrain.data import file_records, jsonl
 from tests.data.corpus import numbers, opened, prose, text, write
 
 
@@ -103,3 +104,63 @@ def test_a_cut_off_file_is_an_error_whatever_the_policy(cfg, tmp_path, suffix, p
     with pytest.raises(ConfigError, match=r"plain text without records .*'hello, not") as error:
         opened(cfg(f"jsonl:{path}", on_bad_record=policy))
     assert "on_bad_record" not in str(error.value)
+
+
+def test_ten_thousand_bad_lines_are_one_short_message_and_a_list_of_all(cfg, tmp_path):
+    bad = '{"text": "cut off\n' * 10_000
+    (tmp_path / "a.jsonl").write_text(bad)
+    with pytest.raises(ConfigError, match=r"a\.jsonl:1: not JSON .*--on_bad_record=skip"):
+        opened(cfg(f"jsonl:{tmp_path}/a.jsonl"))
+    with pytest.raises(ConfigError) as error:
+        opened(cfg(f"jsonl:{tmp_path}/a.jsonl", on_bad_record="skip"))
+    says, _, listed = str(error.value).partition("; listed in ")
+    assert says == (
+        f"--data: no record left in {tmp_path}/a.jsonl: 10,000 bad ones, the first {tmp_path}/a.jsonl:1: "
+        "not JSON (Unterminated string starting at column 10)"
+    )
+    rows = [json.loads(line) for line in Path(listed).read_text(encoding="utf-8").splitlines()]
+    assert [row["where"] for row in rows] == [f"{tmp_path}/a.jsonl:{i}" for i in range(1, 10_001)]
+    (tmp_path / "a.jsonl").write_text(bad + json.dumps(GOOD) + "\n" + json.dumps(GOOD) + "\n")
+    records, _ = opened(cfg(f"jsonl:{tmp_path}/a.jsonl", on_bad_record="skip"))
+    assert records.skipped == 10_000 and len(Path(records.listed).read_bytes().splitlines()) == 10_000
+
+
+def test_bad_members_of_an_array_are_skipped_like_lines(cfg, tmp_path):
+    (tmp_path / "a.json").write_text('[\n{"text": "a"},\n{"text": b},\n5,\n{"text": "c"}\n]')
+    with pytest.raises(ConfigError, match=r"a\.json:3: not JSON \(Expecting value at column 10\); mend it"):
+        opened(cfg(f"jsonl:{tmp_path}/a.json"))
+    records, held = opened(cfg(f"jsonl:{tmp_path}/a.json", on_bad_record="skip"))
+    assert {records[0]["text"], held[0]["text"]} == {"a", "c"} and records.skipped == 2
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_kept(cfg, tmp_path, monkeypatch):
+    source = prose(tmp_path / "a.jsonl", 5)
+    real = file_records.records
+
+    def growing(path, *rest):
+        yield from real(path, *rest)
+        with path.open("a") as file:
+            file.write("{}\n")
+
+    monkeypatch.setattr(file_records, "records", growing)
+    with pytest.raises(ConfigError, match=r"a\.jsonl: it changed while it was read; start again"):
+        opened(cfg(source))
+    monkeypatch.undo()
+    prose(tmp_path / "a.jsonl", 5)
+    assert sum(map(len, opened(cfg(source)))) == 5
+
+
+def test_a_file_that_vanishes_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"gone\.jsonl: cannot be read \(No such file or directory\)"):
+        jsonl.prepare([tmp_path / "gone.jsonl"], {}, "raise", tmp_path / "cache")
+
+
+def test_the_name_counts_where_the_content_fits_several_kinds(cfg, tmp_path):
+    for name, count in (("a.csv", 3), ("b.txt", 0)):
+        (tmp_path / name).write_text("text\none\ntwo\nthree\n")
+        data = cfg(f"jsonl:{tmp_path}/{name}", eval_data="tinytown:pretrain")
+        if count:
+            assert len(opened(data)[0]) == count
+        else:
+            with pytest.raises(ConfigError, match="plain text without records"):
+                opened(data)

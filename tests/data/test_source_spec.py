@@ -1,6 +1,7 @@
 """What --data and --tokenizer may say."""
 
 import dataclasses
+import os
 import subprocess
 import sys
 import time
@@ -36,6 +37,15 @@ from jaxtrain.data.source_spec import DataSource
         ("jsonl:d/*", [DataSource("jsonl", "d/*")]),
         ("jsonl:a:b.jsonl", [DataSource("jsonl", "a:b.jsonl")]),
         ("jsonl:a.jsonl:train[:90%]", [DataSource("jsonl", "a.jsonl", "train[:90%]")]),
+        (
+            'jsonl:"/d/what? a=b, c.jsonl",hf:d',
+            [DataSource("jsonl", "/d/what? a=b, c.jsonl", quoted=True), DataSource("hf", "d")],
+        ),
+        (
+            r'store:"a,jsonl:\"b\\c*2":train[:50%]?model="x&y?"*.5',
+            [DataSource("store", r'a,jsonl:"b\c*2', "train[:50%]", (("model", "x&y?"),), 0.5, quoted=True)],
+        ),
+        ('jsonl:a"b"c.jsonl', [DataSource("jsonl", 'a"b"c.jsonl')]),
         ("jsonl:a.jsonl?field=body*.5", [DataSource("jsonl", "a.jsonl", "", (("field", "body"),), 0.5)]),
     ],
 )
@@ -61,6 +71,9 @@ def test_parse(text, sources):
         ("tfds:a:train[:half]", "is no split"),
         ("hf:a?split=train", "hf has no option 'split'; it has config, field"),
         ("tfds:a?field", "write options as"),
+        ('jsonl:"a.jsonl', "the quote after jsonl: has no end"),
+        ('jsonl:"a".jsonl', "after the closing quote only :SPLIT"),
+        ("jsonl:a?b=c.jsonl", 'between double quotes, such as jsonl:"a?b=c.jsonl"'),
         ("tfds:a?field=x&field=y", "each key once"),
     ],
 )
@@ -149,3 +162,60 @@ def test_globs_are_sorted_and_exact_names_win(tmp_path):
     assert [path.name for path in source_spec.files(DataSource("jsonl", f"{tmp_path}/c[1].jsonl"))] == [
         "c[1].jsonl"
     ]
+
+
+ODD = (
+    "a?b=c.jsonl", "a,b:c.jsonl", "a, jsonl:x.jsonl", "w*0.5", "[1].jsonl", "what? a=b, c.jsonl", "#x", r'q"uo\te"',
+    "a:train", "x%20y.jsonl", " lead", "ü é.jsonl", "{a}$b;&'c'.jsonl", "~x",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("kind", source_spec.FILES)
+def test_any_path_can_be_named_and_its_label_names_it_again(tmp_path, kind, name):
+    path = tmp_path / name
+    path.write_text('{"text": "x"}\n')
+    text = source_spec.of_path(kind, path)
+    for rest, changes in (("", {}), (":train[:9%]?field=b*2", {"split": "train[:9%]", "weight": 2.0})):
+        (source,) = source_spec.parse(text + rest)
+        assert (source.name, source.path_label) == (str(path), text)
+        assert dataclasses.replace(source, options=()) == dataclasses.replace(
+            source_spec.parse(text)[0], **changes
+        )
+        assert source_spec.parse(source.label)[0].label == source.label
+        assert source_spec.files(source) == [path]
+    both = f"{text},tinytown:pretrain*2,{text}*3"
+    assert [one.name for one in source_spec.parse(both)] == [str(path), "pretrain", str(path)]
+
+
+def test_quotes_are_written_only_where_they_are_needed():
+    assert source_spec.of_path("jsonl", "/a b/c-1.2_~+@%.jsonl") == "jsonl:/a b/c-1.2_~+@%.jsonl"
+    assert source_spec.of_path("jsonl", 'a"\\?') == r'jsonl:"a\"\\?"'
+
+
+def test_a_quoted_path_is_no_pattern(tmp_path):
+    (tmp_path / "a.jsonl").write_text("{}\n")
+    with pytest.raises(ConfigError, match="no file matches"):
+        source_spec.files(source_spec.parse(f'jsonl:"{tmp_path}/*.jsonl"')[0])
+    with pytest.raises(ConfigError, match=r'between double quotes: jsonl:".*what\? x"'):
+        source_spec.files(source_spec.parse(f"jsonl:{tmp_path}/what? x")[0])
+
+
+def test_what_is_no_regular_file_is_said(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "x.parquet").write_text("")
+    for name, says in (
+        ("pipe", "is a pipe or a device, and data are read several times"),
+        ("link", "is a link to a file that is not there"),
+        ("folder", r"is a folder: name its files, jsonl:.*folder/\*\.parquet"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            source_spec.check(Corpus(data=f"jsonl:{tmp_path}/{name}"))
+
+
+def test_a_file_of_another_kind_is_refused_before_anything_is_loaded(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b"%PDF-1.7\n")
+    with pytest.raises(ConfigError, match=r"--eval_data: .*/a\.jsonl: a PDF document; extract its text"):
+        source_spec.check(Corpus(eval_data=f"jsonl:{tmp_path}/a.jsonl"))

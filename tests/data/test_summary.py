@@ -4,7 +4,7 @@ import dataclasses
 import json
 
 from jaxtrain.config import Corpus
-from jaxtrain.data import summary
+from jaxtrain.data import pipeline, summary
 from jaxtrain.data.source_spec import DataSource
 from tests.data.corpus import records_of
 
@@ -41,3 +41,14 @@ def test_bad_records_are_counted_by_kind(tmp_path):
     ]
     listed.write_text("")
     assert list(summary.skips(records_of([{}]), str(listed))) == []
+
+
+def test_what_files_left_out_is_in_the_table(cfg, tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"version": 1, "data": [{"text": "some text", "a": 1}] * 9}))
+    made = pipeline.prepare(
+        dataclasses.replace(cfg(f"jsonl:{path}"), tokenizer="byte", seq_len=16, batch_size=1), seed=0
+    )
+    assert [text for _, text in made.table if "beside" in text] == [
+        "beside the records under 'data', not read: version (in 1 objects)"
+    ] * 2

@@ -97,6 +97,7 @@ def _source_facts(records: list[Records]) -> list[dict[str, Any]]:
             "documents": len(one),
             "skipped": broken_lines.count_bad_lines(one),
             "listed": one.listed,
+            **({"notes": list(one.notes)} if one.notes else {}),
         }
         for one in records
     ]

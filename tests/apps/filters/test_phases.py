@@ -5,10 +5,12 @@ import gzip
 import json
 import random
 
+from experiments import filter_data
 from tests.apps.filters import filtering
 from tests.apps.filters.duplicates import edited, zipf_words
 from tests.apps.filters.filtering import QUIET
 from tests.data.corpus import text
+from tests.data.file_formats import archive, parquet
 
 
 def test_broken_lines_and_encodings_are_kept_to_the_byte(tmp_path):
@@ -73,3 +75,20 @@ def test_duplicates_across_data_sets_name_the_kept_copy(tmp_path):
     assert lines[0]["record"] == {"text": texts[3].upper(), "n": 0} and len(kept) == 31
     assert lines[0]["score"] == 1 and 0.8 <= lines[1]["score"] < 1
     assert report["steps"]["near"]["rules"] == {"similar_words": 1}
+
+
+def test_files_of_every_kind_are_filtered_and_what_they_leave_out_is_said(tmp_path):
+    rows = [{"text": text(i), "n": i} for i in range(20)]
+    members = {
+        "a.json": json.dumps(rows[:10]).encode(),
+        "b.parquet": parquet(rows[10:]),
+        "LICENSE": b"Do as you like.\n",
+    }
+    (tmp_path / "what? a=b.zip").write_bytes(archive(members | {"c.csv": b"text,n\nx,1,2\n"}))
+    report, kept, lines = filtering.run(f'jsonl:"{tmp_path}/what? a=b.zip"', tmp_path / "out", *QUIET)
+    assert [record["n"] for record in kept] == list(range(20)) and report["read"] == 21
+    assert [line["record"] for line in lines] == [{"line": "x,1,2\n"}]
+    assert lines[0]["id"] == f"{tmp_path}/what? a=b.zip/c.csv:2"
+    (note,) = report["sources"][0]["notes"]
+    assert "b.zip/LICENSE: plain text" in note
+    assert any(note in line for line in filter_data.report_table(report))
