@@ -17,6 +17,8 @@ from jaxtrain.models import reward as reward_models
 from jaxtrain.models import transformer, zoo
 from jaxtrain.ops.ensembles import COMBINED
 from jaxtrain.rewards import functions
+from jaxtrain.rewards.function_args import Logs, Scored, TrainerState
+from jaxtrain.rewards.functions import RewardScores
 from jaxtrain.stages import init_from, weights
 from jaxtrain.stages.session import gather_rows
 from jaxtrain.train import parallel, workdir
@@ -27,10 +29,15 @@ COLUMNS = ("tokens", "segments", "positions", "length")
 
 
 class CompletionScorer(NamedTuple):
-    """Scores of completions: (rows [R, T] of prompt and completion, prompts, completions' texts) -> f32[R]."""
+    """Scores of completions: (rows [R, T] of prompt and completion, prompts, completions' texts) -> f32[R].
+
+    `evaluate` takes the state of training too and has the scores by function and what the functions log; None for a
+    reward model. A score that no function gives is NaN.
+    """
 
     scores: Callable[[Batch, Sequence[Prompt], Sequence[str]], np.ndarray]
     table: list[tuple[str, str]]
+    evaluate: Callable[[Batch, Sequence[Prompt], Sequence[str], TrainerState], RewardScores] | None = None
 
 
 class RewardModel(NamedTuple):
@@ -145,15 +152,38 @@ def model_scorer(model: RewardModel, plan: parallel.Plan, size: int) -> Completi
 def function_scorer(text: str, plan: parallel.Plan) -> CompletionScorer:
     """A scorer by a Python function (rewards/functions.py), which each host calls for its own rows."""
     reward = functions.resolve(text)
+    hosts = plan.process[1]
+
+    def evaluate(
+        rows: Batch, prompts: Sequence[Prompt], texts: Sequence[str], state: TrainerState | None
+    ) -> RewardScores:
+        local = plan.local_slice(len(texts))
+        ids = _completion_ids(rows, prompts)
+        scored = Scored(
+            conversations=[prompt.messages for prompt in prompts[local]],
+            completions=texts[local],
+            records=[prompt.record for prompt in prompts[local]],
+            ids=ids and ids[local],
+            state=state and state._replace(is_world_process_zero=plan.process[0] == 0),
+        )
+        own = functions.scores(reward, scored)
+        gathered = gather_rows(plan, {"": own.total, **own.by_function})
+        return RewardScores(gathered.pop(""), gathered, own.logs if hosts == 1 else Logs({}, {}))
 
     def scores(rows: Batch, prompts: Sequence[Prompt], texts: Sequence[str]) -> np.ndarray:
-        local = plan.local_slice(len(texts))
-        own = functions.reward_scores(
-            reward,
-            [prompt.messages for prompt in prompts[local]],
-            texts[local],
-            [prompt.record for prompt in prompts[local]],
-        )
-        return gather_rows(plan, {"scores": own})["scores"]
+        return evaluate(rows, prompts, texts, None).total
 
-    return CompletionScorer(scores, [("reward", text)])
+    table = [("reward", text)]
+    if hosts > 1:
+        table.append(("reward", f"what functions log is left out: there are {hosts} hosts"))
+    return CompletionScorer(scores, table, evaluate)
+
+
+def _completion_ids(rows: Batch, prompts: Sequence[Prompt]) -> list[list[int]] | None:
+    """The ids of each completion, as far as it is scored; None where the rows have no tokens."""
+    if "tokens" not in rows or any(prompt.ids is None for prompt in prompts):
+        return None
+    return [
+        rows["tokens"][i, len(prompt.ids) : int(rows["length"][i])].tolist()
+        for i, prompt in enumerate(prompts)
+    ]

@@ -120,6 +120,63 @@ def test_only_the_answer_is_learnt(database, tmp_path):
     assert sum("2 choices that were cut off" in line for line in lines) == 2, "of either side"
 
 
+FILTERED = [
+    completion(0, choice("Sorry, FIL", "content_filter")),
+    completion(1, choice("Yes.", None)),
+    completion(2, choice("Wei", "error")),
+    completion(
+        3, {"message": {"role": "assistant", "content": None, "refusal": "No."}, "finish_reason": "stop"}
+    ),
+    completion(4, choice("Cut", "length")),
+]
+
+
+def test_completions_that_are_not_whole_are_left_out_and_counted(tmp_path):
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(one) + "\n" for one in FILTERED))
+    assert answers(f"store:{tmp_path}/a.jsonl", tmp_path) == ["Yes."]
+    _, records = read(f"store:{tmp_path}/a.jsonl", tmp_path)
+    assert records.notes == (
+        "1 choices that were not whole (finish_reason content_filter) left out",
+        "1 choices that were not whole (finish_reason error) left out",
+        "1 choices that were refused (refusal without content) left out",
+        "1 choices that were cut off (finish_reason length) left out",
+    )
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps(one) + "\n" for one in FILTERED[:1]))
+    with pytest.raises(
+        ConfigError, match=r"no completion left; 1 choices that were not whole .*content_filter"
+    ):
+        read(f"store:{tmp_path}/b.jsonl", tmp_path)
+
+
+def test_tool_calls_and_thoughts_of_an_answer_are_whole(tmp_path):
+    call = {"type": "function", "function": {"name": "f", "arguments": "{}"}, "id": "c"}
+    message = {"role": "assistant", "content": None, "tool_calls": [call], "refusal": None, "audio": None}
+    thought = {"role": "assistant", "content": "4", "reasoning_content": "2+2"}
+    rows = [
+        completion(
+            0, {"message": message, "finish_reason": "tool_calls"}, request={"tools": [{"name": "f"}]}
+        ),
+        completion(1, {"message": thought, "finish_reason": "stop"}),
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    source, records = read(f"store:{tmp_path}/a.jsonl", tmp_path)
+    form = record_formats.detect(records, source, record_formats.chat("text"))
+    called, thinks = (record_formats.read(one, form) for one in records.many([0, 1]))
+    assert called.messages[-1] == {"role": "assistant", "content": "", "tool_calls": [call]}
+    assert called.template_kwargs == {"tools": [{"name": "f"}]}
+    assert thinks.messages[-1] == thought and thinks.template_kwargs == {}
+
+
+def test_a_page_of_the_api_is_its_completions(tmp_path):
+    page = {"object": "list", "has_more": False, "data": [ROWS[0], ROWS[1]]}
+    (tmp_path / "a.jsonl").write_text("\n".join([json.dumps(page), json.dumps(ROWS[2])]) + "\n")
+    assert answers(f"store:{tmp_path}/a.jsonl", tmp_path) == ["Yo 0.", "A.", "B.", "Yo 2."]
+    bare = {"object": "list", "data": [{k: v for k, v in ROWS[0].items() if k != "input"}] * 3}
+    (tmp_path / "b.jsonl").write_text(json.dumps(bare) + "\n")
+    with pytest.raises(BadRecord, match=r"no messages: it has no input, messages or request.messages"):
+        answers(f"store:{tmp_path}/b.jsonl", tmp_path)
+
+
 def test_its_prompts_can_be_asked_again(database, tmp_path):
     template = chat.load_template("plain", ByteTokenizer())
     found = prompts.read_prompts(f"store:{database}", Dialogs(cache_dir=str(tmp_path / "cache")), template)
@@ -150,7 +207,10 @@ def test_exports_of_other_servers(tmp_path, key):
         (completion(0, choices=[]), "not one choice"),
         (completion(0, choices=[{"finish_reason": "stop"}]), "no assistant turn"),
         (completion(0, choice("a"), choice("b")), "read stored completions as store:PATH"),
-        (completion(0, choice("a", "length")), r"no whole answer: cut off \(finish_reason length\); read as store:PATH"),
+        (
+            completion(0, choice("a", "length")),
+            r"no whole answer: cut off \(finish_reason length\); read as store:PATH",
+        ),
         (completion(0, choice(None)), "no text|not a string"),
         (completion(0, choice(" ")), "empty completion"),
     ],

@@ -54,3 +54,61 @@ def test_a_ranking_is_all_its_pairs(comparisons):
     wanted = [("a", "b", 1), ("a", "c", 1), ("a", "d", 1), ("b", "c", 0.5), ("b", "d", 1), ("c", "d", 1)]
     assert found == wanted and made.train_rows == 6
     assert {made.fields(i)["prompt"] for i in range(6)} == {"q"}
+
+
+def test_system_context_and_own_names_are_part_of_the_prompt_and_the_rest_is_listed(comparisons):
+    records = [
+        {"system": "S", "question": f"q{i}", "context": "c", "chosen": "a", "rejected": "b", "rating": 5}
+        for i in range(3)
+    ]
+    made = prepare(comparisons(records))
+    prompt = "<|bos|>S\nHuman: q1\n\nc\nAI:"
+    assert texts(made.rows[1]) == [
+        (f"{prompt} a<|eos|>", " a<|eos|>"),
+        (f"{prompt} b<|eos|>", " b<|eos|>"),
+    ]
+    assert "fields not used: rating (3); nothing else cut, dropped or added" in said_of(made)
+    renamed = [{"in": {"q": "x", "n": 1}, "best": "a", "worst": "b"}] * 2
+    columns = "prompt:in.q,chosen:best,rejected:worst"
+    made = prepare(comparisons(renamed, columns=columns))
+    assert texts(made.rows[0])[0] == ("<|bos|>Human: x\nAI: a<|eos|>", " a<|eos|>")
+    assert "fields not used: in.n (2)" in said_of(made) and "--columns: prompt:in.q, " in said_of(made)
+    assert made.fields(0) == renamed[0], "the record as it is"
+    with pytest.raises(
+        ConfigError, match=r"--columns=prompt:nope: no field 'nope' in .* have in, in.q, in.n, best"
+    ):
+        prepare(comparisons(renamed, columns="prompt:nope"))
+
+
+THINKS = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}Q{{ m.content }}{% else %}A"
+    "{% if m.thinking %}({{ m.thinking }}){% endif %}{{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}A{% endif %}"
+)
+
+
+def test_thoughts_of_completions_are_learnt_or_said_to_be_lost(comparisons, tmp_path):
+    thought = [{"role": "assistant", "content": "a", "thinking": "hm"}]
+    cfg = comparisons([better("q", thought, "b"), better("r", "a", "b")])
+    (tmp_path / "t.jinja").write_text(THINKS)
+    made = prepare(cfg, template=str(tmp_path / "t.jinja"))
+    assert [text for _, text in texts(made.rows[0])] == ["(hm)a<|eos|>", "b<|eos|>"]
+    assert "nothing cut, dropped or added" in said_of(made)
+    assert "not written by the chat template: thoughts (1)" in said_of(prepare(cfg))
+
+
+def test_trees_give_their_ranked_replies(comparisons):
+    rows = [{"message_id": "q", "parent_id": None, "text": "q", "role": "prompter"}]
+    rows += [
+        {"message_id": n, "parent_id": "q", "text": n, "role": "assistant", "rank": r}
+        for r, n in enumerate("abc")
+    ]
+    rows += [{"message_id": "r", "parent_id": None, "text": "r", "role": "prompter"}]
+    made = prepare(comparisons(rows), kind="ranked")
+    assert [text for _, text in texts(made.rows[0])] == [" a<|eos|>", " b<|eos|>", " c<|eos|>"]
+    assert "1 rows of 1 of 1 messages with ranked replies, of 2 trees" in said_of(made)
+    assert "1 trees without a message that has two ranked replies" in said_of(made)
+    with pytest.raises(
+        ConfigError, match="no comparison left of 1 records: 1 trees without a message that has"
+    ):
+        prepare(comparisons(rows[-1:]))

@@ -1,5 +1,7 @@
 """Prompts: from records of every format, distinct, with and without a template."""
 
+import json
+
 import pytest
 
 from jaxtrain.config import ConfigError
@@ -71,3 +73,53 @@ def test_conversations_of_no_user_are_refused_and_a_limit_ends_the_reading(tmp_p
         "A2..",
     ]
     assert len(prompts.read_conversations(both, "source", cache, 0)) == 9
+
+
+TOOL = {"type": "function", "function": {"name": "look"}}
+TEMPLATE = (
+    "{{ bos_token }}{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}{{ m.role[0] }}{{ m.content }}"
+    "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}{% if add_generation_prompt %}a{% endif %}"
+)
+
+
+def test_tools_of_a_record_are_part_of_its_prompt(conversations, tmp_path, capsys):
+    (tmp_path / "t.jinja").write_text(TEMPLATE)
+    file = write(tmp_path / "own.jsonl", [{"question": "q", "tools": [TOOL], "answer": 3, "level": 2}])
+    cfg = conversations([pair(0)])
+    (found,) = prompts.read_prompts(file, cfg, load_template(str(tmp_path / "t.jinja"), KIND))
+    assert said(KIND, found.ids) == f"<|bos|>{json.dumps([TOOL])}uqa"
+    assert found.template_kwargs == {"tools": [TOOL]} and found.record["answer"] == 3
+    assert capsys.readouterr().err == ""
+    plain, notes = load_template("plain", KIND), []
+    prompts.read_prompts(file, cfg, plain, notes=notes)
+    assert notes == [
+        "not written by the chat template: tools (1)",
+        "fields of records that no prompt has: answer (1), level (1)",
+    ]
+    prompts.read_prompts(file, cfg, plain)
+    assert capsys.readouterr().err == "--prompts: not written by the chat template: tools (1)\n"
+    with pytest.raises(
+        ConfigError, match="record 0: tools: conversations with tools or tool calls are not read"
+    ):
+        prompts.read_conversations(file, "source", str(tmp_path / "cache"), 0)
+
+
+def test_columns_name_the_prompt(conversations, tmp_path):
+    file = write(tmp_path / "own.jsonl", [{"data": {"ask": "q"}, "answer": "x"}])
+    cfg = conversations([pair(0)], columns="prompt:data.ask")
+    (found,) = prompts.read_prompts(file, cfg, load_template("plain", KIND), flag="data", train=False)
+    assert said(KIND, found.ids) == "<|bos|>Human: q\nAI:" and found.record["data"] == {"ask": "q"}
+    other = write(tmp_path / "b.jsonl", [{"prompt": "p"}])
+    assert len(prompts.read_prompts(other, cfg, load_template("plain", KIND))) == 1
+    with pytest.raises(ConfigError, match=r"no field 'data.ask' in jsonl:.*, whose records have prompt"):
+        prompts.read_prompts(other, cfg, load_template("plain", KIND), flag="data")
+
+
+def test_plain_texts_have_no_prompts(conversations, tmp_path):
+    texts = write(tmp_path / "t.jsonl", [{"text": "Once."}, {"text": "Twice."}])
+    template, cfg = load_template("plain", KIND), conversations([pair(0)])
+    assert prompts.read_prompts(texts, cfg, template, required=False) == []
+    both = f"{texts},{write(tmp_path / 'own.jsonl', [pair(1)])}"
+    assert len(prompts.read_prompts(both, cfg, template, required=False)) == 1
+    with pytest.raises(ConfigError, match="fields text; known formats: messages"):
+        prompts.read_prompts(texts, cfg, template)

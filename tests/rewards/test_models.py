@@ -8,6 +8,8 @@ import pytest
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError
+from jaxtrain.data import dialogs
+from jaxtrain.data.chat import load_template
 from jaxtrain.data.prompts import Prompt
 from jaxtrain.data.tokenizer import ByteTokenizer
 from jaxtrain.rewards import models
@@ -91,6 +93,14 @@ def test_a_reward_model_that_does_not_fit_the_policy_is_refused(monkeypatch, tmp
         models.check(settings, ByteTokenizer(), 17)
     with pytest.raises(ConfigError, match="its tokenizer is not the policy's"):
         models.check(settings, SimpleNamespace(fingerprint="another"), 16)
+    plain = load_template("plain", ByteTokenizer())
+    models.check(settings, ByteTokenizer(), 16, plain)
+    dialogs.with_template(ByteTokenizer(), plain).save(tmp_path / "tokenizer")
+    models.check(settings, ByteTokenizer(), 16, plain)
+    with pytest.raises(
+        ConfigError, match=r"trained under another chat template than the policy's \(chatml\)"
+    ):
+        models.check(settings, ByteTokenizer(), 16, load_template("chatml", ByteTokenizer()))
     record["stage"] = "sft"
     with pytest.raises(ConfigError, match="a run of sft; name one of"):
         models.check(settings, ByteTokenizer(), 16)
