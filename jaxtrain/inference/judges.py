@@ -1,6 +1,6 @@
 """The judge that --judge names: a reward function, a world's judge, a reward model, or a model with a rubric."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from jaxtrain.inference.config import MachineFlags, is_url
 from jaxtrain.inference.llm import LLM
 from jaxtrain.inference.llm_judge import Judge, JudgeCase
 from jaxtrain.rewards import functions, models
+from jaxtrain.rewards.function_args import available
 from jaxtrain.stages.load_model import inference_plan
 from jaxtrain.train import workdir
 
@@ -41,12 +42,22 @@ class JudgeQuality(Protocol):
 
 
 def open_judge(
-    quality: JudgeQuality, machine: MachineFlags, open_model: Callable[[str, str, int], LLM]
+    quality: JudgeQuality,
+    machine: MachineFlags,
+    open_model: Callable[[str, str, int], LLM],
+    fields: Collection[str] = (),
 ) -> tuple[Judge | None, LLM | None]:
-    """(the judge, the LLM behind it), either None where there is none; `open_model` takes (name, flag, max_new)."""
+    """(the judge, the LLM behind it), either None where there is none; `open_model` takes (name, flag, max_new).
+
+    `fields` are those of the records that a function is given as columns.
+    """
     text = quality.judge
     if not quality.is_llm_judge():
-        return (llm_judge.reward_judge(functions.resolve(text)) if text else None), None
+        if not text:
+            return None, None
+        reward = functions.resolve(text, "judge")
+        functions.check_arguments(reward, available(set(fields), has_ids=False, state=None), "what is judged")
+        return llm_judge.reward_judge(reward), None
     if not is_url(text) and not text.startswith("hf:"):
         source, step = workdir.split_step(text)
         if workdir.read_run(source, "--judge")["stage"] == "reward":

@@ -127,9 +127,10 @@ def score_judge(name: str, scores: Callable[[Sequence[JudgeCase]], list[float | 
     return Judge(name, lambda cases, seed: _counted(scores(cases)), compare)
 
 
-def reward_judge(reward: functions.RewardFunction) -> Judge:
+def reward_judge(reward: functions.WeightedReward | functions.RewardFunction) -> Judge:
     """A judge by a reward function. A world's own reward has no score for prompts that are not of the world."""
-    world = reward.name in functions.NAMED
+    parts = reward.functions if isinstance(reward, functions.WeightedReward) else (reward,)
+    world = any(one.name in functions.NAMED for one in parts)
 
     def scores(cases: Sequence[JudgeCase]) -> list[float | None]:
         known = [not world or worlds.world_of_prompt(question(one.messages)) for one in cases]
@@ -144,7 +145,8 @@ def reward_judge(reward: functions.RewardFunction) -> Judge:
                 [one.record for one in scored],
             )
         )
-        return [float(next(rewards)) if is_known else None for is_known in known]
+        values = [float(next(rewards)) if is_known else None for is_known in known]
+        return [None if value is None or math.isnan(value) else value for value in values]
 
     return score_judge(reward.name, scores)
 

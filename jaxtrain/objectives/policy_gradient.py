@@ -103,11 +103,14 @@ def pretraining_part(
 
 
 def episode_means(batch: Batch) -> Found:
-    """Of each column `stats/NAME` f32[B] the sum over rows, those out of the loss too, and their number."""
+    """Of each column `stats/NAME` f32[B] the sum over rows, those out of the loss too, and their number.
+
+    Rows with NaN, to which the number does not apply, are left out.
+    """
     there = (batch["segments"] > 0).any(1)
-    count = there.sum().astype(jnp.float32)
+    columns = {name.removeprefix("stats/"): x for name, x in batch.items() if name.startswith("stats/")}
     return {
-        name.removeprefix("stats/"): (jnp.where(there, x, 0.0).sum(), count)
-        for name, x in batch.items()
-        if name.startswith("stats/")
+        name: (jnp.where(here, x, 0.0).sum(), here.sum().astype(jnp.float32))
+        for name, x in columns.items()
+        for here in [there & ~jnp.isnan(x)]
     }

@@ -95,8 +95,9 @@ def group_advantages(
 
     GRPO is mean, std (arXiv:2402.03300, section 4.1.2); RLOO others, none (arXiv:2402.14740); Dr. GRPO mean, none
     (arXiv:2503.20783); REINFORCE++-baseline mean, batch (arXiv:2501.03262). `flat` is 1 where all scores of the group
-    are equal; the advantage is 0 there. Raises ValueError on a group of one, whose advantage is always 0, or that does
-    not divide B, and on an unknown name.
+    are equal; the advantage is 0 there. A score of NaN is none: it is left out of means and scales, and its advantage
+    is 0. Raises ValueError on a group of one, whose advantage is always 0, or that does not divide B, and on an
+    unknown name.
     """
     if baseline not in BASELINES or scale not in SCALES:
         raise ValueError(
@@ -107,25 +108,30 @@ def group_advantages(
     if scores.shape[0] % group:
         raise ValueError(f"{scores.shape[0]} scores are no whole groups of {group}")
     r = scores.astype(jnp.float32).reshape(-1, group)
-    flat = jnp.broadcast_to(r.max(1, keepdims=True) == r.min(1, keepdims=True), r.shape)
+    here = ~jnp.isnan(r)
+    G = here.sum(1, keepdims=True).astype(jnp.float32)
+    high, low = jnp.where(here, r, -jnp.inf), jnp.where(here, r, jnp.inf)
+    flat = jnp.broadcast_to(high.max(1, keepdims=True) <= low.min(1, keepdims=True), r.shape)
     # The mean of equal numbers need not be that number in f32.
-    centred = jnp.where(flat, 0.0, r - r.mean(1, keepdims=True))
-    out = BASELINES[baseline](centred, group)
+    mean = jnp.where(here, r, 0.0).sum(1, keepdims=True) / jnp.maximum(G, 1.0)
+    centred = jnp.where(flat | ~here, 0.0, r - mean)
+    out = BASELINES[baseline](centred, G)
     if scale != "none":
-        out = out / (SCALES[scale](out, r, group) + GROUP_EPS)
+        out = out / (SCALES[scale](out, centred, G) + GROUP_EPS)
     return out.reshape(-1), flat.astype(jnp.float32).reshape(-1)
 
 
-BASELINES: Mapping[str, Callable[[Array, int], Array]] = {
-    "mean": lambda centred, group: centred,
-    "others": lambda centred, group: centred * (group / (group - 1)),
+# (r − the group's mean f32[B / G, G], the number of its scores f32[B / G, 1]) -> r − baseline.
+BASELINES: Mapping[str, Callable[[Array, Array], Array]] = {
+    "mean": lambda centred, G: centred,
+    "others": lambda centred, G: centred * (G / jnp.maximum(G - 1.0, 1.0)),
 }
-# (r − baseline, r, G) -> what it is divided by, f32[B / G, 1] or f32[].
-SCALES: Mapping[str, Callable[[Array, Array, int], Array]] = {
-    "std": lambda out, r, group: r.std(1, ddof=1, keepdims=True),
-    "population": lambda out, r, group: r.std(1, keepdims=True),
-    "batch": lambda out, r, group: jnp.sqrt((out**2).mean()),
-    "none": lambda out, r, group: jnp.ones(()),
+# (r − baseline, r − the group's mean, the number of its scores) -> what it is divided by, f32[B / G, 1] or f32[].
+SCALES: Mapping[str, Callable[[Array, Array, Array], Array]] = {
+    "std": lambda out, centred, G: jnp.sqrt((centred**2).sum(1, keepdims=True) / jnp.maximum(G - 1.0, 1.0)),
+    "population": lambda out, centred, G: jnp.sqrt((centred**2).sum(1, keepdims=True) / jnp.maximum(G, 1.0)),
+    "batch": lambda out, centred, G: jnp.sqrt((out**2).sum() / jnp.maximum(G.sum(), 1.0)),
+    "none": lambda out, centred, G: jnp.ones(()),
 }
 
 

@@ -1,32 +1,74 @@
-"""Rewards of completions from Python functions, the user's own or those of Tinytown's judge."""
+"""Rewards of completions from Python functions, the user's own, TRL's, or those of Tinytown's judge."""
 
-import contextlib
-import importlib
-import importlib.util
+import asyncio
+import dataclasses
+import functools
 import inspect
 import math
 import numbers
+import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxtrain import worlds
 from jaxtrain.config import ConfigError, Failure
-from jaxtrain.data.prompts import question
+from jaxtrain.data.record_formats import Message
+from jaxtrain.rewards import function_args, function_import
+from jaxtrain.rewards.function_args import Logs, Scored
 
 LARGEST = float(np.finfo(np.float32).max)
-QUOTED = 40  # characters of a prompt in a message
-_OURS = ("prompts", "completions", "messages")  # what a function gets beside the records' fields
+FORMATS = ("auto", "text", "messages")
+_SPEC = re.compile(
+    r"(?P<name>.*?)(?:\?format=(?P<format>\w+))?(?:\*(?P<weight>[+-]?(?:\d[\d.]*|\.\d+)(?:e[+-]?\d+)?))?",
+    re.DOTALL,
+)
+_FUNCTION = re.compile(r".+:[^\W\d][\w.]*", re.DOTALL)
+# What a function that takes messages raises where it gets a text.
+_NO_MESSAGES = (TypeError, AttributeError, KeyError)
 
 
-class RewardFunction(NamedTuple):
-    """A function of lists, called by keyword, (prompts, completions, **columns) -> a number for each completion."""
+@dataclasses.dataclass
+class RewardFunction:
+    """A function of lists, called by keyword, (prompts, completions, **columns) -> a number or None a completion.
+
+    It may be a coroutine function. `format` is what it gets prompts and completions as: texts, messages, or with auto
+    texts with a message's keys (function_args) until it turns out that it takes messages.
+    """
 
     name: str
-    call: Callable[..., Iterable[float]]
+    call: Callable[..., Any]
+    format: str = "auto"
+    weight: float = 1.0
+    flag: str = "reward"  # that named it
+
+    def __post_init__(self):
+        if self.format == "auto":
+            self.format = function_args.annotated_format(self.call)
+
+    @property
+    def label(self) -> str:
+        """The function as messages name it."""
+        return f"--{self.flag}={self.name}"
+
+
+class WeightedReward(NamedTuple):
+    """The weighted sum of functions, as --reward names them."""
+
+    name: str
+    functions: tuple[RewardFunction, ...]
+
+
+class RewardScores(NamedTuple):
+    """Rewards f32[B], NaN where no function applies; those of each function; what the functions log."""
+
+    total: np.ndarray
+    by_function: dict[str, np.ndarray]
+    logs: Logs
 
 
 def _gold(prompts: list[str], completions: list[str], **columns: list) -> list[float]:
@@ -44,171 +86,239 @@ NAMED: Mapping[str, Callable[..., list[float]]] = {
 }
 
 
-def resolve(text: str) -> RewardFunction:
-    """The reward that --reward names: one of NAMED, MODULE:FUNCTION, or PATH/TO/FILE.py:FUNCTION.
+def resolve(text: str, flag: str = "reward") -> WeightedReward:
+    """The reward that --`flag` names: REWARD[,REWARD ...], each NAME[?format=text|messages][*WEIGHT].
 
-    A module is looked for in the current folder first. Raises ConfigError where there is no such function, its module
-    fails, or it does not take completions by keyword.
+    A NAME is one of NAMED, MODULE:FUNCTION, or PATH/TO/FILE.py:FUNCTION; a module is looked for in the current folder
+    first. Raises ConfigError where there is no such function, its module fails, or it cannot be called by keyword.
     """
-    if text in NAMED:
-        return RewardFunction(text, NAMED[text])
-    module, _, function = text.rpartition(":")
-    if not module or not function:
-        raise ConfigError(f"--reward={text}: write {', '.join(NAMED)}, MODULE:FUNCTION or FILE.py:FUNCTION")
-    result = _module(text, module)
-    for name in function.split("."):
-        if not hasattr(result, name):
-            raise ConfigError(f"--reward={text}: {_described(result)} has no {name}")
-        result = getattr(result, name)
-    if not callable(result) or inspect.iscoroutinefunction(result):
-        kind = "a coroutine" if callable(result) else _type(result)
-        raise ConfigError(f"--reward={text}: it is {kind}, not a plain function")
+    label = f"--{flag}={text}"
+    parts: list[RewardFunction] = []
+    pending = ""
+    for piece in text.split(","):
+        pending = f"{pending},{piece}" if pending else piece
+        match = _SPEC.fullmatch(pending.strip())
+        if match and (match["name"] in NAMED or _FUNCTION.fullmatch(match["name"])):
+            one = _resolved(label, match["name"], match["format"] or "", match["weight"] or "1")
+            parts.append(dataclasses.replace(one, flag=flag))
+            pending = ""
+    if pending or not parts:
+        raise ConfigError(f"{label}: write {', '.join(NAMED)}, MODULE:FUNCTION or FILE.py:FUNCTION")
+    return WeightedReward(text, tuple(parts))
+
+
+def _resolved(label: str, name: str, form: str, weight: str) -> RewardFunction:
+    if form and form not in FORMATS:
+        raise ConfigError(f"{label}: ?format={form} is none of {', '.join(FORMATS)}")
+    try:
+        factor = float(weight)
+    except ValueError as error:
+        raise ConfigError(f"{label}: the weight *{weight} is no number") from error
+    if name in NAMED:
+        return RewardFunction(name, NAMED[name], "text", factor)
+    module, _, function = name.rpartition(":")
+    result = function_import.module_of(label, module)
+    for part in function.split("."):
+        if not hasattr(result, part):
+            raise ConfigError(f"{label}: {_described(result)} has no {part}")
+        result = getattr(result, part)
+    if inspect.isclass(result) or not callable(result):
+        hint = f": name an instance, such as {part.lower()} = {part}()" if inspect.isclass(result) else ""
+        raise ConfigError(f"{label}: it is {_type(result)}, not a function{hint}")
     try:
         inspect.signature(result).bind_partial(completions=[])
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"--reward={text}: it does not take completions by keyword ({error}): "
+            f"{label}: it does not take completions by keyword ({error}): "
             "write def reward(prompts, completions, **columns)"
         ) from error
-    return RewardFunction(text, result)
+    return RewardFunction(name, result, form or "auto", factor)
+
+
+def check_arguments(reward: WeightedReward, names: set[str], source: str) -> None:
+    """Raises ConfigError for a function that needs an argument which it cannot be given; `source` has the records."""
+    for function in reward.functions:
+        if lacks := function_args.missing(function.call, names):
+            raise ConfigError(
+                f"{function.label}: it needs {', '.join(lacks)}, which {source} does not have; there are "
+                f"{', '.join(sorted(names))}"
+            )
 
 
 def reward_scores(
-    reward: RewardFunction,
-    conversations: Sequence[Sequence[Mapping[str, Any]]],
+    reward: WeightedReward | RewardFunction,
+    conversations: Sequence[Sequence[Message]],
     completions: Sequence[str],
     records: Sequence[Mapping[str, Any]],
 ) -> np.ndarray:
-    """f32[B]: the reward of each completion of a conversation, with the record that this is from.
+    """f32[B]: the total of `scores` without token ids or a state of training."""
+    return scores(reward, Scored(conversations, completions, records)).total
 
-    The function gets prompts, the text of each last user turn, completions, messages, the conversations, and each
-    field of the records as a column, None where a record lacks it; fields called like one of those three give way, and
-    a function without **columns gets what it names. Raises Failure, with the row, where it raises, or does not return
-    one finite number a completion.
+
+def scores(reward: WeightedReward | RewardFunction, scored: Scored) -> RewardScores:
+    """The rewards of completions: the weighted sum of the functions' numbers, each left out where it returned None.
+
+    A function gets prompts, the text of each last user turn, completions, messages, the conversations, and each field
+    of the records as a column, None where a record lacks it; fields called like one of those give way. Raises Failure,
+    with the function and the row, where one raises, or does not return a finite number or None a completion.
     """
-    columns = _columns(conversations, completions, records)
-    accepted = _accepted(reward.call, columns)
+    sizes = {len(scored.conversations), len(scored.completions), len(scored.records)}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"{len(scored.conversations)} prompts, {len(scored.completions)} completions, {len(scored.records)} records"
+        )
+    parts = reward.functions if isinstance(reward, WeightedReward) else (reward,)
+    logs = Logs({}, {})
+    started = {i: _start(one, scored) for i, one in enumerate(parts) if is_async(one.call)}
+    columns = [_finished(one, scored, logs, started.get(i)) for i, one in enumerate(parts)]
+    values = np.stack(columns, -1) * np.array([one.weight for one in parts], np.float32)
+    applies = ~np.isnan(values)
+    total = np.where(applies.any(-1), np.where(applies, values, 0.0).sum(-1), np.nan).astype(np.float32)
+    names = [one.name.rpartition(":")[2] for one in parts]
+    names = [name if names.count(name) == 1 else one.name for name, one in zip(names, parts, strict=True)]
+    return RewardScores(total, dict(zip(names, columns, strict=True)), logs.checked(len(scored.completions)))
 
-    def call(rows: slice) -> list[Any]:
-        result = reward.call(**{name: column[rows] for name, column in accepted.items()})
-        if isinstance(result, str | bytes | Mapping) or not isinstance(result, Iterable):
-            raise Failure(f"--reward={reward.name} returned {_type(result)}, not a list of numbers")
-        return list(result)
 
+class _Call(NamedTuple):
+    """A call that is under way: its result, and what it logs."""
+
+    result: Callable[[], Any]
+    logs: Logs
+
+
+def _start(function: RewardFunction, scored: Scored, rows: slice = slice(None)) -> _Call:
+    """A call for some rows. One of a coroutine function runs while others do."""
+    logs = Logs({}, {})
+    call = functools.partial(
+        function.call, **function_args.arguments(function.call, function.format, scored, rows, logs)
+    )
+    if not is_async(function.call):
+        return _Call(lambda: _awaited(call()), logs)
+    future = asyncio.run_coroutine_threadsafe(_coroutine(call), _event_loop())
+    return _Call(future.result, logs)
+
+
+def _finished(function: RewardFunction, scored: Scored, logs: Logs, started: _Call | None) -> np.ndarray:
+    """f32[B]: the numbers of a function; NaN for None."""
     try:
-        result = call(slice(None))
+        result, own = _listed(function, started or _start(function, scored))
+    except _NO_MESSAGES as error:
+        result, own = _with_messages(function, scored, error)
     except Failure:
         raise
     except Exception as error:
-        row = _culprit(call, len(completions))
-        where = "all rows at once, though none alone" if row is None else _row(columns, row)
-        cause = f"{type(error).__name__}: {error}"
-        raise Failure(f"--reward={reward.name} raised at {where}: {cause}") from error
-    if len(result) != len(completions):
+        raise _raised(function, scored, error) from error
+    if len(result) != len(scored.completions):
         raise Failure(
-            f"--reward={reward.name} returned {len(result)} numbers for {len(completions)} completions"
+            f"{function.label} returned {len(result)} numbers for {len(scored.completions)} completions"
         )
     for i, value in enumerate(result):
         if fault := _fault(value):
-            raise Failure(f"--reward={reward.name} returned {fault} at {_row(columns, i)}")
-    return np.array([float(value) for value in result], np.float32)
+            raise Failure(f"{function.label} returned {fault} at {scored.row_label(i)}")
+    for column, values in own.extra.items():
+        logs.log_extra(column, values)
+    for name, values in own.metrics.items():
+        logs.metrics.setdefault(name, []).extend(values)
+    return np.array([math.nan if value is None else float(_scalar(value)) for value in result], np.float32)
 
 
-def _columns(
-    conversations: Sequence[Any], completions: Sequence[str], records: Sequence[Mapping[str, Any]]
-) -> dict[str, list[Any]]:
-    if not len(conversations) == len(completions) == len(records):
-        raise ValueError(
-            f"{len(conversations)} prompts, {len(completions)} completions, {len(records)} records"
-        )
-    fields = dict.fromkeys(name for record in records for name in record)
-    columns = {name: [record.get(name) for record in records] for name in fields}
-    ours = (
-        [question(each) for each in conversations],
-        list(completions),
-        [list(each) for each in conversations],
-    )
-    return {**columns, **dict(zip(_OURS, ours, strict=True))}
-
-
-def _accepted(function: Callable, columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    parameters = inspect.signature(function).parameters
-    if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
-        return columns
-    return {name: column for name, column in columns.items() if name in parameters}
-
-
-def _culprit(call: Callable[[slice], Any], rows: int) -> int | None:
-    """The first row for which the function raises by itself."""
-    for i in range(rows):
+def _with_messages(function: RewardFunction, scored: Scored, error: Exception) -> tuple[list[Any], Logs]:
+    """The result of a call with messages, for a function that raised with texts and had not said what it takes."""
+    if function.format == "auto":
+        other = dataclasses.replace(function, format="messages")
         try:
-            call(slice(i, i + 1))
+            result, logs = _listed(other, _start(other, scored))
         except Exception:
-            return i
-    return None
+            raise _raised(function, scored, error) from error  # what it raised with messages is not the cause
+        function.format = "messages"
+        print(
+            f"{function.label}: it raised with texts ({type(error).__name__}: {error}) and takes messages: "
+            "?format=messages says so at once",
+            file=sys.stderr,
+        )
+        return result, logs
+    raise _raised(function, scored, error) from error
+
+
+def _listed(function: RewardFunction, call: _Call) -> tuple[list[Any], Logs]:
+    result = call.result()
+    if isinstance(result, str | bytes | Mapping) or not isinstance(result, Iterable):
+        raise Failure(f"{function.label} returned {_type(result)}, not a list of numbers")
+    return list(result), call.logs
+
+
+def _raised(function: RewardFunction, scored: Scored, error: Exception) -> Failure:
+    row = None
+    for i in range(len(scored.completions)):
+        try:
+            _listed(function, _start(function, scored, slice(i, i + 1)))
+        except Exception:
+            row = i
+            break
+    where = "all rows at once, though none alone" if row is None else scored.row_label(row)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    hint = (
+        "; if it takes messages, write ?format=messages after its name" if function.format == "auto" else ""
+    )
+    return Failure(
+        f"{function.label} raised at {where}: {type(error).__name__}: {error} "
+        f"({place.filename}:{place.lineno}){hint}"
+    )
+
+
+def is_async(function: Any) -> bool:
+    """Whether a call of it is a coroutine."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004
+    )
+
+
+async def _coroutine(call: Callable[[], Any]) -> Any:
+    return await call()
+
+
+def _awaited(value: Any) -> Any:
+    """The value; what can be awaited, awaited."""
+    if not inspect.isawaitable(value):
+        return value
+    return asyncio.run_coroutine_threadsafe(_coroutine(lambda: value), _event_loop()).result()
+
+
+@functools.cache
+def _event_loop() -> asyncio.AbstractEventLoop:
+    """One loop for all calls, as the clients that a module opens belong to the loop that they were first used in."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="reward functions", daemon=True).start()
+    return loop
+
+
+def _scalar(value: Any) -> Any:
+    """The number in a scalar of NumPy, jax or torch; another value as it is."""
+    return value.item() if getattr(value, "ndim", 0) == 0 and hasattr(value, "item") else value
 
 
 def _fault(value: Any) -> str:
     """What is wrong with a value as a reward, or nothing."""
-    if getattr(value, "ndim", 0) == 0 and hasattr(value, "item"):
-        value = value.item()  # a scalar of NumPy, jax or torch
+    if value is None:
+        return ""
+    value = _scalar(value)
     if not isinstance(value, numbers.Real):
-        return "None" if value is None else f"{_type(value)}, no number,"
+        return f"{_type(value)}, no number,"
     if abs(value) <= LARGEST:
         return ""
-    return str(float(value)) if value != value or abs(value) == math.inf else "a number beyond f32"
-
-
-def _row(columns: Mapping[str, list[Any]], i: int) -> str:
-    prompt = " ".join(columns["prompts"][i].split())
-    return f"row {i} ({prompt[:QUOTED]}{'…' if len(prompt) > QUOTED else ''})"
+    if value != value:
+        return "nan (None says that it does not apply)"
+    return str(float(value)) if abs(value) == math.inf else "a number beyond f32"
 
 
 def _type(value: Any) -> str:
+    if inspect.isclass(value):
+        return "a class"
     return "None" if value is None else f"a {type(value).__name__}"
 
 
 def _described(value: Any) -> str:
     path = getattr(value, "__file__", None)
     return f"{getattr(value, '__name__', type(value).__name__)}{f' ({path})' if path else ''}"
-
-
-def _module(text: str, name: str) -> Any:
-    """The module, imported. Whatever it raises is the user's: a ConfigError with the cause."""
-    file = Path(name).expanduser() if name.endswith(".py") else None
-    if file and not file.is_file():
-        raise ConfigError(f"--reward={text}: no such file: {file}")
-    with _visible(file.absolute().parent if file else Path.cwd()):
-        try:
-            return _of_file(file) if file else importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if file or not (name == error.name or name.startswith(f"{error.name}.")):
-                raise ConfigError(f"--reward={text}: {name} needs a module {error.name}") from error
-            raise ConfigError(
-                f"--reward={text}: no module {error.name}, neither in {Path.cwd()} nor installed"
-            ) from error
-        except Exception as error:
-            cause = f"{type(error).__name__}: {error}"
-            raise ConfigError(f"--reward={text}: {name} cannot be imported: {cause}") from error
-
-
-def _of_file(file: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(f"reward_file_{file.stem}", file)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses and pickle look a module up by its name
-    spec.loader.exec_module(module)
-    return module
-
-
-@contextlib.contextmanager
-def _visible(folder: Path) -> Iterator[None]:
-    """The folder comes first on sys.path for the while, and last from then on, so that it hides nothing of ours."""
-    path, known = str(folder), str(folder) in sys.path
-    sys.path.insert(0, path)
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        sys.path.remove(path)
-        if not known:
-            sys.path.append(path)

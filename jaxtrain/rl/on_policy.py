@@ -19,7 +19,7 @@ from jaxtrain.models import transformer
 from jaxtrain.ops import policy_gradient
 from jaxtrain.rewards import functions, models
 from jaxtrain.rewards.function_args import TrainerState, available
-from jaxtrain.rl import rollouts
+from jaxtrain.rl import completion_table, rollouts
 from jaxtrain.rl import scoring as rl_scoring
 from jaxtrain.stages import before_after, eval_prompts, init_from, trainer
 from jaxtrain.stages.session import Session, gather_rows, pinned_run, policy_session, reference_params
@@ -135,7 +135,7 @@ def stage(
         reference=reference if priced else None,
         extra=extra,
     )
-    sample = rl_scoring.with_completion_table(
+    sample = completion_table.with_completion_table(
         session, eval_prompts.eval_sampler(policy_session(session), cfg, template, decode)
     )
     iteration = f"{size:,} completions of {size // cfg.samples.group:,} prompts, {updates} updates"

@@ -3,7 +3,6 @@
 An iteration is one rollout and the updates on it.
 """
 
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -15,9 +14,10 @@ from jaxtrain.config import RolloutStageConfig
 from jaxtrain.data.prompts import Prompt
 from jaxtrain.ops import returns
 from jaxtrain.rewards.function_args import TrainerState
-from jaxtrain.rl import advantages, rollout_store, scoring
+from jaxtrain.rl import advantages, completion_table, flat_groups, rollout_store, scoring
+from jaxtrain.rl.completion_table import FOLDER
 from jaxtrain.rl.rollout_store import Rollout
-from jaxtrain.rl.scoring import FOLDER, Columns, ScoredBatch, ScoringConfig
+from jaxtrain.rl.scoring import Columns, ScoredBatch, ScoringConfig
 from jaxtrain.stages import sampling
 from jaxtrain.stages.session import Session, policy_session
 from jaxtrain.train import loop
@@ -116,15 +116,15 @@ def _rollout_fn(
     sample = _sample_fn(cfg, session, setup)
     annotate = _annotate_fn(cfg, session, setup)
     advantages = jax.jit(setup.advantages)
-    say = _once_said(session, s.group)
+    say = flat_groups.warner(session, s.group)
 
     def next_rollout(state: TrainState, empty: Rollout) -> Rollout:
         batch, taken = sample(state, empty.taken), empty.taken + size // s.group
         replaced = np.zeros(size, bool)
         for _ in range(s.resample):
-            if not _flat(batch, s.group).any():
+            if not flat_groups.flat(batch, s.group).any():
                 break
-            batch, new = _refilled(batch, sample(state, taken), s.group)
+            batch, new = flat_groups.refilled(batch, sample(state, taken), s.group)
             replaced, taken = replaced | new, taken + size // s.group
         rows = batch.rows | annotate(state.params, batch.rows)
         rows["mask"] = (
@@ -137,7 +137,7 @@ def _rollout_fn(
         say(batch, metrics)
         if s.resample:
             metrics["completions/redrawn"] = replaced
-        lines = scoring.rollout_lines(batch, metrics)
+        lines = completion_table.rollout_lines(batch, metrics)
         sampling.write_sample(session, f"{FOLDER}/{empty.first:08d}.jsonl", lines)
         columns |= {name: rows[name] for name in (*ROWS, "old_logps", "ref_logps") if name in rows}
         if cfg.scores.truncated == "mask":
@@ -175,31 +175,6 @@ def _sample_fn(
         return scoring.score_completions(cfg, setup.scoring, by_completion, completions, progress)
 
     return sample
-
-
-def _once_said(session: Session, group: int) -> Callable[[ScoredBatch, Mapping[str, np.ndarray]], None]:
-    """A function that prints, once a run, that completions have no score, and that all advantages are 0."""
-    printed: set[str] = set()
-
-    def say(batch: ScoredBatch, metrics: Mapping[str, np.ndarray]) -> None:
-        unscored, flat = int((~batch.scored).sum()), metrics.get("frac_reward_zero_std")
-        lines = {}
-        if unscored:
-            lines["unscored"] = (
-                f"{unscored:,} of {len(batch.scores):,} completions have no score, as every reward function returned "
-                "None for them, and are left out of the loss (completions/unscored)"
-            )
-        if flat is not None and flat.all():
-            lines["flat"] = (
-                f"all {len(batch.scores) // group:,} groups have equal scores: their advantages are 0, and nothing is "
-                "learnt from them (frac_reward_zero_std)"
-            )
-        for kind, line in lines.items():
-            if kind not in printed and session.primary:
-                printed.add(kind)
-                print(line, file=sys.stderr)
-
-    return say
 
 
 def _annotate_fn(
@@ -244,30 +219,3 @@ def prompt_order(count: int, seed: int, taken: int, more: int) -> list[int]:
         for epoch in range(taken // count, (taken + more - 1) // count + 1)
     }
     return [int(orders[i // count][i % count]) for i in range(taken, taken + more)]
-
-
-def _flat(batch: ScoredBatch, group: int) -> np.ndarray:
-    """bool[R / G]: groups whose scores are all equal, so that their advantages are 0; those without a score too."""
-    scores, scored = batch.scores.reshape(-1, group), batch.scored.reshape(-1, group)
-    return np.where(scored, scores, -np.inf).max(1) <= np.where(scored, scores, np.inf).min(1)
-
-
-def _refilled(batch: ScoredBatch, fresh: ScoredBatch, group: int) -> tuple[ScoredBatch, np.ndarray]:
-    """(the batch with its flat groups replaced by groups of a fresh one that are not, which rows are new bool[R])."""
-    R = len(batch.scores)
-    batch, fresh = _with_columns(batch, fresh), _with_columns(fresh, batch)
-    groups, spare = np.arange(R // group), np.flatnonzero(~_flat(fresh, group)) + R // group
-    gaps = np.flatnonzero(_flat(batch, group))[: len(spare)]
-    groups[gaps] = spare[: len(gaps)]
-    rows = (groups[:, None] * group + np.arange(group)).ravel()
-    return jax.tree.map(lambda a, b: np.concatenate([a, b])[rows], batch, fresh), rows >= R
-
-
-def _with_columns(batch: ScoredBatch, other: ScoredBatch) -> ScoredBatch:
-    """The batch with the columns that another one has alone, as a reward function need not log each time: NaN, None."""
-    R = len(batch.scores)
-    stats = {
-        name: batch.stats.get(name, np.full(R, np.nan, np.float32)) for name in {**batch.stats, **other.stats}
-    }
-    extra = {name: batch.extra.get(name, np.full(R, None, object)) for name in {**batch.extra, **other.extra}}
-    return batch._replace(stats=stats, extra=extra)

@@ -221,3 +221,22 @@ def test_explained_variance():
     )
     assert float(returns.explained_variance(jnp.ones((B, T)), dirty(VALUES), MASK)) == 0
     assert jax.jit(returns.explained_variance)(back, back, MASK * 0) == 0
+
+
+@pytest.mark.parametrize("scale", ["std", "population", "none"])
+@pytest.mark.parametrize("baseline", returns.BASELINES)
+def test_scores_that_are_none_are_left_out_of_their_group(baseline, scale):
+    """A group of four with one NaN has the advantages of the three others."""
+    some, none = [1.0, 2.0, 4.0], float("nan")
+    alone, _ = returns.group_advantages(jnp.array(some), 3, baseline=baseline, scale=scale)
+    r = jnp.array([1.0, none, 2.0, 4.0, none, none, none, 3.0])
+    found, flat = returns.group_advantages(r, 4, baseline=baseline, scale=scale)
+    np.testing.assert_allclose(found, [alone[0], 0, *alone[1:], 0, 0, 0, 0], rtol=1e-6)
+    assert flat.tolist() == [0.0] * 4 + [1.0] * 4
+
+
+def test_the_scale_of_a_batch_is_that_of_its_scores():
+    r = jnp.array([0.0, 2.0, float("nan"), 1.0, 1.0, 4.0])
+    found, _ = returns.group_advantages(r, 3, scale="batch")
+    size = np.sqrt((1 + 1 + 1 + 1 + 4) / 5)
+    np.testing.assert_allclose(found, np.array([-1, 1, 0, -1, -1, 2]) / (size + 1e-4), rtol=1e-6)

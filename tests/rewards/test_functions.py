@@ -1,5 +1,7 @@
 """Rewards from functions: named ones, the user's own, and everything that can be wrong with one."""
 
+import asyncio
+import functools
 import sys
 from pathlib import Path
 
@@ -8,7 +10,8 @@ import numpy as np
 import pytest
 
 from jaxtrain.config import ConfigError, Failure
-from jaxtrain.rewards import functions
+from jaxtrain.rewards import function_args, functions
+from jaxtrain.rewards.function_args import Scored
 from jaxtrain.rewards.functions import RewardFunction
 
 CONVERSATIONS = [
@@ -55,7 +58,7 @@ def test_a_function_gets_the_columns_of_the_records():
             prompts == ["How do I wash a bike?", "What is 3 + 4?", "Spell cat."]
             and completions == COMPLETIONS
         )
-        assert columns.keys() == {"messages", "family", "answer"}
+        assert columns.keys() == {"messages", "family", "answer", "log_extra", "log_metric"}
         assert columns["messages"] == CONVERSATIONS and columns["family"] == ["ben", "sum", "str"]
         assert columns["answer"] == [None, 7, None]
         return [0.5, 0.25, -1]
@@ -72,6 +75,7 @@ NUMBERS = {
     "numpy bools": (np.array([True, False, True]), [1.0, 0.0, 1.0]),
     "jax": (jnp.array([0.5, 1.5, 2.5]), [0.5, 1.5, 2.5]),
     "generator": ((x / 2 for x in (1, 2, 3)), [0.5, 1.0, 1.5]),
+    "None where it does not apply": ([1, None, 2], [1.0, np.nan, 2.0]),
 }
 
 
@@ -87,11 +91,10 @@ WRONG = {
     "text": ("abc", "returned a str, not a list of numbers"),
     "too few": ([1.0], "returned 1 numbers for 3 completions"),
     "too many": ([1.0] * 4, "returned 4 numbers for 3 completions"),
-    "None for one": ([1, None, 1], r"returned None at row 1 \(What is 3 \+ 4\?\)"),
     "text for one": ([1, 1, "1"], r"returned a str, no number, at row 2 \(Spell cat\.\)"),
     "complex": ([1j, 1, 1], "returned a complex, no number, at row 0"),
     "a row of numbers": (np.ones((3, 2)), "returned a ndarray, no number, at row 0"),
-    "NaN": ([1, 1, float("nan")], "returned nan at row 2"),
+    "NaN": ([1, 1, float("nan")], r"returned nan \(None says that it does not apply\) at row 2"),
     "infinite": (np.array([1, -np.inf, 1]), "returned -inf at row 1"),
     "beyond f32": ([1e39, 1, 1], r"returned a number beyond f32 at row 0"),
     "beyond any float": ([10**5000, 1, 1], r"returned a number beyond f32 at row 0"),
@@ -198,13 +201,16 @@ REFUSED = {
     "no file": ("nowhere.py:f", r"no such file: nowhere\.py"),
     "no attribute": ("my_rewards:lengths", r"my_rewards \(.*my_rewards\.py\) has no lengths"),
     "no inner attribute": ("my_rewards:half.on", "Scale has no on"),
-    "no function but a number": ("my_rewards:number", "it is a int, not a plain function"),
-    "a coroutine": ("my_rewards:later", "it is a coroutine, not a plain function"),
+    "no function but a number": ("my_rewards:number", "it is a int, not a function"),
+    "a class": ("my_rewards:Scale", "it is a class, not a function: name an instance"),
     "other arguments": ("my_rewards:alone", "does not take completions by keyword .*: write def reward"),
     "a module that needs another": ("needs_more:f", "needs_more needs a module not_installed_anywhere"),
     "a file that needs another": ("needs_more.py:f", r"needs_more\.py needs a module not_installed_anywhere"),
     "a module that fails": ("fails:f", "fails cannot be imported: ZeroDivisionError: division by zero"),
     "no Python": ("broken:f", "broken cannot be imported: SyntaxError"),
+    "another format": ("my_rewards:length?format=json", "format=json is none of auto, text, messages"),
+    "a weight that is none": ("my_rewards:length*1.2.3", r"the weight \*1\.2\.3 is no number"),
+    "two, one of them unknown": ("gold,golden", "--reward=gold,golden: write gold, correct"),
 }
 
 
@@ -217,3 +223,168 @@ def test_what_is_no_function_is_refused(here, kind):
     text, message = REFUSED[kind]
     with pytest.raises(ConfigError, match=message):
         functions.resolve(text)
+
+
+CHAT = [
+    [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi."}],
+    [{"role": "user", "content": "Go."}],
+]
+
+
+class Counted:
+    """A callable object; the count of its calls."""
+
+    calls = 0
+
+    def __call__(self, prompts, completions, **columns):
+        Counted.calls += 1
+        return [float(len(completion[0]["content"])) for completion in completions]
+
+
+async def later(completions, **columns):
+    await asyncio.sleep(0)
+    return [float(len(text)) for text in completions]
+
+
+def torch():
+    return pytest.importorskip("torch")
+
+
+def joined(prompts, completions, **columns):
+    return [len("".join(m["content"] for m in (*p, *c))) for p, c in zip(prompts, completions, strict=True)]
+
+
+def annotated(completions: list[list[dict[str, str]]], **columns) -> list[float]:
+    return [
+        float(isinstance(c, list) and c == [{"role": "assistant", "content": t}])
+        for c, t in zip(completions, ("Yes.", ""), strict=True)
+    ]
+
+
+def typed(completions: "list[str]", **columns):
+    return [float(type(c) is str) for c in completions]
+
+
+# TRL's functions and ours, with their rewards of the completions "Yes." and "".
+FUNCTIONS = {
+    "its one message": (lambda completions, **columns: [len(c[0]["content"]) for c in completions], [4, 0]),
+    "its last message": (lambda completions, **columns: [len(c[-1].get("content")) for c in completions], [4, 0]),
+    "a text": (lambda completions, **columns: [len(c) for c in completions], [4, 0]),
+    "items of a text": (lambda completions, **columns: [c[:1] == "Y" and c[-1].islower() is False for c in completions],
+                        [1, 0]),
+    "a text or messages": (lambda completions, **columns: [len(c if isinstance(c, str) else c[0]["content"])
+                                                           for c in completions], [4, 0]),
+    "the question's messages": (lambda prompts, completions: [len(p[-1]["content"]) + 10 * (p[0]["role"] == "system")
+                                                              for p in prompts], [13, 3]),
+    "the question's text": (lambda prompts, completions: [len(p) for p in prompts], [3, 3]),
+    "both in one": (lambda completions, **columns: [len(c[0]["content"] + c) for c in completions], [8, 0]),
+    "an object": (Counted(), [4, 0]),
+    "a part": (functools.partial(lambda by, completions, **columns: [by * len(c) for c in completions], 2), [8, 0]),
+    "a coroutine": (later, [4, 0]),
+    "a part of a coroutine": (functools.partial(later), [4, 0]),
+    "what returns a coroutine": (lambda completions, **columns: later(completions), [4, 0]),
+    "items in a loop": (joined, [15, 3]),
+    "annotated messages": (annotated, [1, 1]),
+    "annotated texts": (typed, [1, 1]),
+    "tensors": (lambda completions, **columns: torch().tensor([len(c) for c in completions]), [4, 0]),
+    "scalars of tensors": (lambda completions, **columns: [torch().tensor(1.5, requires_grad=True)] * 2, [1.5, 1.5]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", FUNCTIONS)
+def test_functions_of_texts_and_of_messages_run_as_they_are(kind):
+    function, wanted = FUNCTIONS[kind]
+    assert scored(function, CHAT, ["Yes.", ""], [{}, {}]).tolist() == wanted
+
+
+def test_a_function_that_takes_messages_alone_gets_them_from_then_on(capsys):
+    reward = RewardFunction("mine", joined)
+    for _ in range(2):
+        functions.reward_scores(reward, CHAT, ["Yes.", ""], [{}, {}])
+    assert reward.format == "messages"
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and "raised with texts (TypeError: " in lines[0] and "?format=messages" in lines[0]
+    with pytest.raises(Failure, match="string indices must be integers"):
+        functions.reward_scores(RewardFunction("mine", joined, format="text"), CHAT, ["Yes.", ""], [{}, {}])
+
+
+def test_an_error_of_the_function_itself_is_not_taken_for_a_wish_for_messages():
+    def divides(completions, **columns):
+        return [1 / len(text) for text in completions]
+
+    with pytest.raises(
+        Failure, match=r"at row 1 \(Go\.\): ZeroDivisionError: .*test_functions\.py:\d+\).*format=messages"
+    ):
+        scored(divides, CHAT, ["Yes.", ""], [{}, {}])
+
+
+def test_several_functions_with_weights_are_added_where_they_apply():
+    def long(completions, **columns):
+        return [None if len(c) < 4 else 1 for c in completions]
+
+    def never(completions, **columns):
+        return [None] * len(completions)
+
+    parts = (RewardFunction("a:long", long, weight=2.0), RewardFunction("b:later", later, weight=-0.5))
+    result = functions.scores(functions.WeightedReward("both", parts), Scored(CHAT, ["Yes.", ""], [{}, {}]))
+    assert result.total.tolist() == [0.0, 0.0] and result.by_function["later"].tolist() == [4, 0]
+    np.testing.assert_array_equal(result.by_function["long"], [1, np.nan])
+    alone = functions.scores(functions.WeightedReward("one", parts[:1]), Scored(CHAT, ["Yes.", ""], [{}, {}]))
+    np.testing.assert_array_equal(alone.total, [2, np.nan])
+    assert np.isnan(scored(never, CHAT, ["Yes.", ""], [{}, {}])).all()
+
+
+def test_coroutines_run_at_the_same_time_and_in_one_loop():
+    loops, order = [], []
+
+    def waits(name, other):
+        async def function(completions, **columns):
+            loops.append(asyncio.get_running_loop())
+            order.append(name)
+            while other not in order:
+                await asyncio.sleep(0)
+            return [1.0] * len(completions)
+
+        return RewardFunction(name, function)
+
+    reward = functions.WeightedReward("two", (waits("a", "b"), waits("b", "a")))
+    for _ in range(2):
+        assert functions.scores(reward, Scored(CHAT, ["Yes.", ""], [{}, {}])).total.tolist() == [2.0, 2.0]
+    assert len(set(map(id, loops))) == 1
+
+
+def test_ids_state_and_logs_are_those_of_trl():
+    def function(completions, completion_ids, trainer_state, log_extra, log_metric, **columns):
+        log_extra("first", [ids[0] for ids in completion_ids])
+        log_metric("share", np.float32(0.5))
+        log_metric("share", trainer_state.global_step / trainer_state.max_steps)
+        return [len(ids) for ids in completion_ids]
+
+    state = function_args.TrainerState(global_step=3, max_steps=4)
+    full = Scored(CHAT, ["Yes.", "No"], [{}, {}], ids=[np.array([5, 6]), [7]], state=state)
+    result = functions.scores(RewardFunction("mine", function), full)
+    assert result.total.tolist() == [2, 1]
+    assert result.logs.extra == {"first": [5, 7]} and result.logs.metrics == {"share": [0.5, 0.75]}
+    for wrong, message in (
+        (lambda completions, log_extra: log_extra("x", [1]) or [1, 1], "1 values for 2 completions"),
+        (lambda completions, log_metric: log_metric("x", "a") or [1, 1], "'a' is no finite number"),
+        (lambda completions, log_metric: log_metric("objective/kl", 1) or [1, 1], "metrics of its own"),
+    ):
+        with pytest.raises(Failure, match=message):
+            functions.scores(RewardFunction("mine", wrong), full)
+
+
+@pytest.mark.parametrize("text, wanted", [
+    ("gold", [("gold", "text", 1.0)]),
+    ("gold*2,correct*-.5", [("gold", "text", 2.0), ("correct", "text", -0.5)]),
+    ("my_rewards:length?format=messages*0.5", [("my_rewards:length", "messages", 0.5)]),
+    ("a, b/my_rewards.py:length,gold", [("a, b/my_rewards.py:length", "auto", 1.0), ("gold", "text", 1.0)]),
+    ("a, b/my_rewards.py:half.of*1e-1", [("a, b/my_rewards.py:half.of", "auto", 0.1)]),
+])  # fmt: skip
+def test_several_rewards_in_one_flag(here, text, wanted):
+    (here / "a, b").mkdir()
+    for folder in (here, here / "a, b"):
+        (folder / "my_rewards.py").write_text(SOURCE)
+    reward = functions.resolve(text)
+    assert [(one.name, one.format, one.weight) for one in reward.functions] == wanted
+    assert reward.name == text

@@ -1,4 +1,4 @@
-"""The order of prompts, flat groups that are sampled again, and the rows of each update."""
+"""The order of prompts, and the rows of each update."""
 
 import dataclasses
 
@@ -7,7 +7,6 @@ import pytest
 
 from jaxtrain.rl import rollouts
 from jaxtrain.rl.rollout_store import Rollout
-from jaxtrain.rl.scoring import ScoredBatch
 from tests.rl.test_scoring import settings
 
 
@@ -19,33 +18,6 @@ def test_every_prompt_comes_once_an_epoch(count, more):
     assert len({tuple(epoch) for epoch in epochs}) > 1
     assert rollouts.prompt_order(count, 1, 4, more) == order[4 : 4 + more]
     assert [*rollouts.prompt_order(count, 2, 0, 60)] != order
-
-
-def group_of(scores, name):
-    """A scored batch whose texts say where they come from."""
-    size = len(scores)
-    own = np.array([f"{name}{i}" for i in range(size)], object)
-    rows = {"tokens": np.arange(size)[:, None] + 100 * (name == "new")}
-    return ScoredBatch(rows, np.array(scores, "f"), np.ones(size, bool), {"n": np.arange(size)}, own[:, None])
-
-
-@pytest.mark.parametrize(
-    "fresh, wanted",
-    [
-        ([2, 3, 4, 4, 5, 6, 7, 8], "old0 old1 new0 new1 old4 old5 new4 new5"),
-        ([4, 4, 5, 6, 7, 7, 7, 7], "old0 old1 new2 new3 old4 old5 old6 old7"),
-        ([4, 4, 5, 5, 7, 7, 7, 7], "old0 old1 old2 old3 old4 old5 old6 old7"),
-    ],
-)
-def test_flat_groups_are_replaced_whole_and_in_their_places(fresh, wanted):
-    batch = group_of([0, 1, 1, 1, 1, 0, 2, 2], "old")
-    assert rollouts._flat(batch, 2).tolist() == [False, True, False, True]
-    refilled, new = rollouts._refilled(batch, group_of(fresh, "new"), 2)
-    assert " ".join(refilled.texts[:, 0]) == wanted
-    at = [int(word[3:]) for word in wanted.split()]
-    assert new.tolist() == [word.startswith("new") for word in wanted.split()]
-    assert refilled.rows["tokens"][:, 0].tolist() == [i + 100 * n for i, n in zip(at, new, strict=True)]
-    assert refilled.stats["n"].tolist() == at
 
 
 def test_an_epoch_of_updates_takes_each_row_of_the_rollout_once():

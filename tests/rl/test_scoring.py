@@ -13,7 +13,7 @@ from jaxtrain.data.tokenizer import ByteTokenizer
 from jaxtrain.rewards import models
 from jaxtrain.rewards.function_args import TrainerState
 from jaxtrain.rewards.models import CompletionScorer
-from jaxtrain.rl import scoring
+from jaxtrain.rl import completion_table, scoring
 from jaxtrain.rl.scoring import ScoringConfig
 from jaxtrain.stages.sampling import SampledTokens
 from tests.rewards.test_models import OnePlan
@@ -116,12 +116,12 @@ def test_a_text_that_no_token_has_is_refused():
 def test_completions_are_written_with_score_kl_and_gold():
     batch, _ = scored(settings(), gold=lambda question, text: float(len(question) - len(text)))
     metrics = {"objective/scores": batch.scores, "objective/kl": np.array([0.5, 0.25, 0]), **batch.stats}
-    lines = [json.loads(line) for line in scoring.rollout_lines(batch, metrics).splitlines()]
+    lines = [json.loads(line) for line in completion_table.rollout_lines(batch, metrics).splitlines()]
     assert lines[2] == {
         "prompt": "Go", "completion": "So be it", "ended": False, "score": 0.2, "kl": 0.0, "gold": -6.0,
     }  # fmt: skip
     assert [row["gold"] for row in lines] == [-5, 3, -6] and len(lines) == 3
-    table = scoring._table(lines, "00000004.jsonl")
+    table = completion_table._table(lines, "00000004.jsonl")
     assert "rollouts/00000004.jsonl" in table and "So be it …" in table and "-6.00" in table
     assert max(map(len, table.splitlines())) <= 80
 
@@ -173,8 +173,8 @@ def one(completions, n, **columns):
     ]
     lines = [
         json.loads(line)
-        for line in scoring.rollout_lines(batch, {"objective/scores": batch.scores}).splitlines()
+        for line in completion_table.rollout_lines(batch, {"objective/scores": batch.scores}).splitlines()
     ]
     assert lines[1]["score"] is None and lines[1]["rewards"] == {"ids": None, "one": None}
     assert lines[0]["rewards"] == {"ids": 9.0, "one": 1.0} and lines[0]["extra"] == {"first": ids("Y")[0]}
-    assert "–" in scoring._table(lines, "x.jsonl")
+    assert "–" in completion_table._table(lines, "x.jsonl")

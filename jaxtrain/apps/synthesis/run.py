@@ -46,7 +46,8 @@ def run(cfg: Synthesize, out: Path) -> None:
         generator = pool.open(cfg.models.generator, "generator", cfg.models.max_new)
         expert = pool.open(cfg.models.expert or cfg.models.generator, "expert", cfg.models.max_new)
         recipe = _recipe(cfg, given, examples, generator, expert)
-        judge, reader = judges.open_judge(cfg.quality, cfg.machine, pool.open)
+        fields = {name for one in given for name in one.record}
+        judge, reader = judges.open_judge(cfg.quality, cfg.machine, pool.open, fields)
         row_filter = _row_filter(cfg.quality, judge)
         roles = f"{generator.name} asks, {expert.name} answers" + (f", {judge.name} judges" if judge else "")
         note([("models", roles), *generator.notes, *_cost_table(cfg, recipe, reader)])

@@ -1,0 +1,62 @@
+"""Groups of completions with equal scores, from which nothing is learnt: which they are, and others in their place."""
+
+import sys
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+
+from jaxtrain.rl.scoring import ScoredBatch
+from jaxtrain.stages.session import Session
+
+
+def flat(batch: ScoredBatch, group: int) -> np.ndarray:
+    """bool[R / G]: groups whose scores are all equal, so that their advantages are 0; those without a score too."""
+    scores, scored = batch.scores.reshape(-1, group), batch.scored.reshape(-1, group)
+    return np.where(scored, scores, -np.inf).max(1) <= np.where(scored, scores, np.inf).min(1)
+
+
+def refilled(batch: ScoredBatch, fresh: ScoredBatch, group: int) -> tuple[ScoredBatch, np.ndarray]:
+    """(the batch with its flat groups replaced by groups of a fresh one that are not, which rows are new bool[R])."""
+    R = len(batch.scores)
+    batch, fresh = _with_columns(batch, fresh), _with_columns(fresh, batch)
+    groups, spare = np.arange(R // group), np.flatnonzero(~flat(fresh, group)) + R // group
+    gaps = np.flatnonzero(flat(batch, group))[: len(spare)]
+    groups[gaps] = spare[: len(gaps)]
+    rows = (groups[:, None] * group + np.arange(group)).ravel()
+    return jax.tree.map(lambda a, b: np.concatenate([a, b])[rows], batch, fresh), rows >= R
+
+
+def _with_columns(batch: ScoredBatch, other: ScoredBatch) -> ScoredBatch:
+    """The batch with the columns that another one has alone, as a reward function need not log each time: NaN, None."""
+    R = len(batch.scores)
+    stats = {
+        name: batch.stats.get(name, np.full(R, np.nan, np.float32)) for name in {**batch.stats, **other.stats}
+    }
+    extra = {name: batch.extra.get(name, np.full(R, None, object)) for name in {**batch.extra, **other.extra}}
+    return batch._replace(stats=stats, extra=extra)
+
+
+def warner(session: Session, group: int) -> Callable[[ScoredBatch, Mapping[str, np.ndarray]], None]:
+    """A function that prints, once a run, that completions have no score, and that all advantages are 0."""
+    printed: set[str] = set()
+
+    def say(batch: ScoredBatch, metrics: Mapping[str, np.ndarray]) -> None:
+        unscored, zero = int((~batch.scored).sum()), metrics.get("frac_reward_zero_std")
+        lines = {}
+        if unscored:
+            lines["unscored"] = (
+                f"{unscored:,} of {len(batch.scores):,} completions have no score, as every reward function returned "
+                "None for them, and are left out of the loss (completions/unscored)"
+            )
+        if zero is not None and zero.all():
+            lines["flat"] = (
+                f"all {len(batch.scores) // group:,} groups have equal scores: their advantages are 0, and nothing is "
+                "learnt from them (frac_reward_zero_std)"
+            )
+        for kind, line in lines.items():
+            if kind not in printed and session.primary:
+                printed.add(kind)
+                print(line, file=sys.stderr)
+
+    return say
