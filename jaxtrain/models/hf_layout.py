@@ -5,11 +5,13 @@ part of a parameter is a part of some tensors.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from jaxtrain.models import hf_families
 from jaxtrain.models.zoo import Arch
 from jaxtrain.types import Params
 
@@ -17,49 +19,70 @@ from jaxtrain.types import Params
 class HfTensor(NamedTuple):
     """Where a parameter's numbers stand: the axes of one layer's array, grouped into the axes of a tensor.
 
-    q of [D, H, C] in a tensor of [H·C, D] is ((1, 2), (0,)). A tensor that joins several parameters along its last
-    axis has them as `part` 0, 1, ... of `parts`.
+    q of [D, H, C] in a tensor of [H·C, D] is ((1, 2), (0,)). A tensor that holds several parameters has each from
+    `start` on along `axis`, `total` being its length there; or, with `parts`, it has head 0 of all of them in turn,
+    then head 1, and this parameter is number `part`.
     """
 
     name: str  # with {} for the layer's number, without the prefix that says whose part it is
     axes: tuple[tuple[int, ...], ...]
+    axis: int = 0
+    start: int = 0
+    total: int = 0  # 0: no other parameter stands before or behind this one
     part: int = 0
     parts: int = 1
 
     def whole(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The tensor's shape, for a layer's array of `shape`."""
         sizes = [math.prod(shape[axis] for axis in group) for group in self.axes]
-        return (*sizes[:-1], sizes[-1] * self.parts)
+        sizes[self.axis] = self.total or sizes[self.axis] * self.parts
+        return tuple(sizes)
 
     def piece(self, tensor: Any, shape: tuple[int, ...], index: tuple[slice, ...]) -> np.ndarray:
         """array[index] of a layer's array of `shape`, read from a tensor that can be sliced."""
         cut, split = [], []
-        for group in self.axes:
+        for number, group in enumerate(self.axes):
             inner = math.prod(shape[axis] for axis in group[1:])
             start, stop, _ = index[group[0]].indices(shape[group[0]])
-            offset = self.part * shape[group[0]] * inner if group is self.axes[-1] else 0
-            cut.append(slice(offset + start * inner, offset + stop * inner))
-            split += [stop - start, *(shape[axis] for axis in group[1:])]
-        order = [axis for group in self.axes for axis in group]
-        array = tensor[tuple(cut)].reshape(split).transpose(np.argsort(order))
+            offset, parts = (self.start, self.parts) if number == self.axis else (0, 1)
+            cut.append(slice(offset + start * parts * inner, offset + stop * parts * inner))
+            split += [stop - start, parts, *(shape[axis] for axis in group[1:])]
+        array = tensor[tuple(cut)].reshape(split)
+        for number in range(len(self.axes)):
+            before = (slice(None),) * (sum(map(len, self.axes[:number])) + 1)
+            array = array[*before, self.part if number == self.axis else 0]
+        array = array.transpose(np.argsort([axis for group in self.axes for axis in group]))
         leading = {group[0] for group in self.axes}
         return array[tuple(slice(None) if axis in leading else part for axis, part in enumerate(index))]
 
     def flat(self, array: np.ndarray) -> np.ndarray:
-        """The tensor, or its part, of a whole layer's array."""
-        order = [axis for group in self.axes for axis in group]
-        return array.transpose(order).reshape(self._replace(parts=1).whole(array.shape))
+        """The tensor, or this parameter's part of it, of a whole layer's array."""
+        sizes = self._replace(total=0, parts=1).whole(array.shape)
+        return array.transpose([axis for group in self.axes for axis in group]).reshape(sizes)
+
+    def put(self, tensor: np.ndarray, array: np.ndarray) -> None:
+        """Writes a whole layer's array where it stands in the tensor."""
+        flat = self.flat(array)
+        if self.parts > 1:  # along the tensor's first axis
+            rows = (array.shape[self.axes[0][0]], self.parts, -1, *flat.shape[1:])
+            tensor.reshape(rows)[:, self.part] = flat.reshape(rows[0], *rows[2:])
+        else:
+            stop = self.start + flat.shape[self.axis]
+            tensor[(slice(None),) * self.axis + (slice(self.start, stop),)] = flat
 
 
 _BIAS, _VECTOR, _SAME, _TURNED = ((0, 1),), ((0,),), ((0,), (1,)), ((1,), (0,))
+_HEADS, _OUT = ((1, 2), (0,)), ((2,), (0, 1))
+
+Path = tuple[str, ...]
 
 
-def sources(arch: Arch) -> dict[tuple[str, ...], HfTensor]:
+def sources(arch: Arch) -> dict[Path, HfTensor]:
     """The source of every parameter that an architecture may have, by the parameter's path."""
-    return _gpt2_sources() if arch.positions == "learned" else _llama_sources(arch)
+    return _LAYOUTS[hf_families.FAMILIES[hf_families.nearest(arch)].layout](arch)
 
 
-def _llama_sources(arch: Arch) -> dict[tuple[str, ...], HfTensor]:
+def _llama_sources(arch: Arch) -> dict[Path, HfTensor]:
     sources_by_path = {
         ("embed",): HfTensor("embed_tokens.weight", _SAME),
         ("unembed",): HfTensor("lm_head.weight", _SAME),
@@ -74,16 +97,14 @@ def _llama_sources(arch: Arch) -> dict[tuple[str, ...], HfTensor]:
         }
     for ours, name in norms.items():
         sources_by_path["layers", ours, "scale"] = HfTensor(f"layers.{{}}.{name}.weight", _VECTOR)
-    heads = {"q": ((1, 2), (0,)), "k": ((1, 2), (0,)), "v": ((1, 2), (0,)), "out": ((2,), (0, 1))}
-    for ours, axes in heads.items():
+    for ours in ("q", "k", "v", "out"):
         name = f"layers.{{}}.self_attn.{'o' if ours == 'out' else ours}_proj"
+        axes, bias = (_OUT, _VECTOR) if ours == "out" else (_HEADS, _BIAS)
         sources_by_path["layers", "attention", ours, "kernel"] = HfTensor(f"{name}.weight", axes)
-        sources_by_path["layers", "attention", ours, "bias"] = HfTensor(
-            f"{name}.bias", _VECTOR if ours == "out" else _BIAS
-        )
+        sources_by_path["layers", "attention", ours, "bias"] = HfTensor(f"{name}.bias", bias)
     for ours in ("q_norm", "k_norm"):
         sources_by_path["layers", "attention", ours, "scale"] = HfTensor(
-            f"layers.{{}}.self_attn.{ours}.weight", _VECTOR
+            f"layers.{{}}.self_attn.{ours}.weight", _BIAS if arch.qk_norm_joint else _VECTOR
         )
     for ours in ("gate", "up", "down"):
         name = f"layers.{{}}.mlp.{ours}_proj"
@@ -92,38 +113,82 @@ def _llama_sources(arch: Arch) -> dict[tuple[str, ...], HfTensor]:
     return sources_by_path
 
 
-def _gpt2_sources() -> dict[tuple[str, ...], HfTensor]:
-    """GPT-2 multiplies from the left, so its kernels are not turned; q, k and v are one tensor."""
-    layer = "h.{}."
-    sources_by_path = {
-        ("embed",): HfTensor("wte.weight", _SAME),
-        ("positions",): HfTensor("wpe.weight", _SAME),
-        ("unembed",): HfTensor("lm_head.weight", _SAME),
-    }
-    norms = {
-        ("norm",): "ln_f",
-        ("layers", "attention_norm"): f"{layer}ln_1",
-        ("layers", "mlp_norm"): f"{layer}ln_2",
-    }
-    for path, name in norms.items():
-        sources_by_path[*path, "scale"] = HfTensor(f"{name}.weight", _VECTOR)
-        sources_by_path[*path, "bias"] = HfTensor(f"{name}.bias", _VECTOR)
-    for part, ours in enumerate("qkv"):
-        sources_by_path["layers", "attention", ours, "kernel"] = HfTensor(
-            f"{layer}attn.c_attn.weight", ((0,), (1, 2)), part, 3
+def _phi3_sources(arch: Arch) -> dict[Path, HfTensor]:
+    """Llama's, with q, k and v in one tensor, and gate and up in one."""
+    sizes = {"q": arch.heads * arch.C, "k": arch.K * arch.C, "v": arch.K * arch.C}
+    joined = {("attention", ours): ("self_attn.qkv_proj", _HEADS, sizes) for ours in sizes}
+    halves = {"gate": arch.ff, "up": arch.ff}
+    joined |= {("mlp", ours): ("mlp.gate_up_proj", _TURNED, halves) for ours in halves}
+    sources_by_path = _llama_sources(arch)
+    for (module, ours), (name, axes, lengths) in joined.items():
+        start = sum(list(lengths.values())[: list(lengths).index(ours)])
+        sources_by_path["layers", module, ours, "kernel"] = HfTensor(
+            f"layers.{{}}.{name}.weight", axes, 0, start, sum(lengths.values())
         )
-        sources_by_path["layers", "attention", ours, "bias"] = HfTensor(
-            f"{layer}attn.c_attn.bias", _BIAS, part, 3
-        )
-    kernels = {
-        ("attention", "out"): ("attn.c_proj", ((0, 1), (2,))),
-        ("mlp", "up"): ("mlp.c_fc", _SAME),
-        ("mlp", "down"): ("mlp.c_proj", _SAME),
-    }
-    for path, (name, axes) in kernels.items():
-        sources_by_path["layers", *path, "kernel"] = HfTensor(f"{layer}{name}.weight", axes)
-        sources_by_path["layers", *path, "bias"] = HfTensor(f"{layer}{name}.bias", _VECTOR)
     return sources_by_path
+
+
+def _gpt2_sources(arch: Arch) -> dict[Path, HfTensor]:
+    """GPT-2 multiplies from the left, so its kernels are not turned; q, k and v are one tensor."""
+    size = arch.heads * arch.C
+    out = {("positions",): HfTensor("wpe.weight", _SAME)}
+    for number, ours in enumerate("qkv"):
+        path, name = ("layers", "attention", ours), "h.{}.attn.c_attn"
+        out[*path, "kernel"] = HfTensor(f"{name}.weight", ((0,), (1, 2)), 1, number * size, 3 * size)
+        out[*path, "bias"] = HfTensor(f"{name}.bias", _BIAS, 0, number * size, 3 * size)
+    names = {
+        ("embed",): "wte",
+        ("norm",): "ln_f",
+        ("layers", "attention_norm"): "h.{}.ln_1",
+        ("layers", "mlp_norm"): "h.{}.ln_2",
+        ("layers", "attention", "out"): "h.{}.attn.c_proj",
+        ("layers", "mlp", "up"): "h.{}.mlp.c_fc",
+        ("layers", "mlp", "down"): "h.{}.mlp.c_proj",
+    }
+    return out | _plain_sources(names, ((0, 1), (2,)), _SAME)
+
+
+def _neox_sources(arch: Arch) -> dict[Path, HfTensor]:
+    """GPT-NeoX's q, k and v are one tensor, a head of each in turn."""
+    out = {}
+    for number, ours in enumerate("qkv"):
+        path, name = ("layers", "attention", ours), "layers.{}.attention.query_key_value"
+        out[*path, "kernel"] = HfTensor(f"{name}.weight", _HEADS, part=number, parts=3)
+        out[*path, "bias"] = HfTensor(f"{name}.bias", _BIAS, part=number, parts=3)
+    names = {
+        ("embed",): "embed_in",
+        ("norm",): "final_layer_norm",
+        ("layers", "attention_norm"): "layers.{}.input_layernorm",
+        ("layers", "mlp_norm"): "layers.{}.post_attention_layernorm",
+        ("layers", "attention", "out"): "layers.{}.attention.dense",
+        ("layers", "mlp", "up"): "layers.{}.mlp.dense_h_to_4h",
+        ("layers", "mlp", "down"): "layers.{}.mlp.dense_4h_to_h",
+    }
+    return out | _plain_sources(names, _OUT, _TURNED)
+
+
+def _plain_sources(names: dict[Path, str], out: tuple, mlp: tuple) -> dict[Path, HfTensor]:
+    """Sources of embeddings, LayerNorms and layers with a bias; `out` and `mlp` are the axes of their kernels."""
+    sources_by_path = {("unembed",): HfTensor("lm_head.weight", _SAME)}
+    for path, name in names.items():
+        weight = f"{name}.weight"
+        if path == ("embed",):
+            sources_by_path[path] = HfTensor(weight, _SAME)
+            continue
+        if path[-1].endswith("norm"):
+            sources_by_path[*path, "scale"] = HfTensor(weight, _VECTOR)
+        else:
+            sources_by_path[*path, "kernel"] = HfTensor(weight, out if path[-1] == "out" else mlp)
+        sources_by_path[*path, "bias"] = HfTensor(f"{name}.bias", _VECTOR)
+    return sources_by_path
+
+
+_LAYOUTS: dict[str, Callable[[Arch], dict[Path, HfTensor]]] = {
+    "llama": _llama_sources,
+    "phi3": _phi3_sources,
+    "gpt2": _gpt2_sources,
+    "gpt_neox": _neox_sources,
+}
 
 
 class ParamLeaf(NamedTuple):

@@ -4,6 +4,7 @@ A module declares its parameters' shapes and logical axes, which train/parallel.
 are models/transformer.py's.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,15 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxtrain.models import rope
 from jaxtrain.models.zoo import Arch
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "swiglu": nn.silu,
+    "geglu": nn.gelu,
+    "gelu": nn.gelu,
+    "gelu_erf": functools.partial(nn.gelu, approximate=False),
+}
 
 
 def _declared(axes: tuple[str | None, ...]) -> Callable[..., Any]:
@@ -46,50 +55,41 @@ class Dense(nn.Module):
 
 
 class Norm(nn.Module):
-    """RMSNorm (arXiv:1910.07467, eq. 4) or LayerNorm (arXiv:1607.06450) over the last axis, computed in f32."""
+    """RMSNorm (arXiv:1910.07467, eq. 4) or LayerNorm (arXiv:1607.06450) over the last axes, computed in f32."""
 
     kind: str
     eps: float
     offset: float
     dtype: Any
-    axis: str = "embed"
+    axes: tuple[str, ...] = ("embed",)
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        scale = self.param("scale", _declared((self.axis,)), x.shape[-1:]) + self.offset
+        over = tuple(range(-len(self.axes), 0))
+        shape = tuple(x.shape[i] for i in over)
+        scale = self.param("scale", _declared(self.axes), shape) + self.offset
         x = x.astype(jnp.float32)
         if self.kind == "layer":
-            x = x - x.mean(-1, keepdims=True)
-        x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps) * scale
+            x = x - x.mean(over, keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.square(x).mean(over, keepdims=True) + self.eps) * scale
         if self.kind == "layer":
-            x = x + self.param("bias", _declared((self.axis,)), x.shape[-1:])
+            x = x + self.param("bias", _declared(self.axes), shape)
         return x.astype(self.dtype)
 
 
-def rope_table(arch: Arch, positions: Array, theta: float, scaled: bool) -> tuple[Array, Array]:
-    """cos and sin, f32[B, T, C/2], of rotary positions (arXiv:2104.09864) i32[B, T].
-
-    `scaled` applies arch.rope_scaling: every frequency divided by a factor, or Llama 3's interpolation, which leaves
-    wavelengths shorter than original / high as they are, divides those longer than original / low, and blends between.
-    """
-    half = arch.C // 2
-    freq = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    if scaled and len(arch.rope_scaling) == 1:
-        freq = freq / arch.rope_scaling[0]
-    elif scaled and arch.rope_scaling:
-        factor, low, high, original = arch.rope_scaling
-        turns = original * freq / (2 * jnp.pi)
-        keep = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
-        freq = keep * freq + (1 - keep) * freq / factor
+def rope_table(arch: Arch, positions: Array, theta: float, scaled: bool, context: int) -> tuple[Array, Array]:
+    """cos and sin, f32[B, T, R/2], of rotary positions i32[B, T]; the frequencies are models/rope.py's."""
+    freq, factor = rope.frequencies(arch, theta, scaled, context)
     angle = positions[..., None].astype(jnp.float32) * freq
-    return jnp.cos(angle), jnp.sin(angle)
+    return factor * jnp.cos(angle), factor * jnp.sin(angle)
 
 
 def rotate(x: Array, table: tuple[Array, Array]) -> Array:
-    """Rotary positions on f[B, T, H, C]; component i is paired with i + C/2, as in the released Llama weights."""
+    """Rotary positions on f[B, T, H, C]; component i is paired with i + R/2, as in the released Llama weights."""
     cos, sin = (part[:, :, None, :].astype(x.dtype) for part in table)
-    a, b = jnp.split(x, 2, -1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+    half = cos.shape[-1]
+    a, b, rest = jnp.split(x, (half, 2 * half), -1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin, rest], -1)
 
 
 def drop(x: Array, rate: float, keys: Array | None) -> Array:
@@ -120,20 +120,24 @@ class Attention(nn.Module):
             for name, (shape, axis) in heads.items()
         )
         if arch.qk_norm:
-            q = Norm("rms", arch.norm_eps, arch.norm_offset, dtype, "head", name="q_norm")(q)
-            k = Norm("rms", arch.norm_eps, arch.norm_offset, dtype, "head", name="k_norm")(k)
+            axes = slice(0 if arch.qk_norm_joint else 1, 2)
+
+            def norm(name: str, over: tuple[str, str]) -> Norm:
+                return Norm("rms", arch.norm_eps, arch.norm_offset, dtype, over[axes], name=name)
+
+            q, k = norm("q_norm", ("heads", "head"))(q), norm("k_norm", ("kv", "head"))(k)
         if table is not None:
             q, k = rotate(q, table), rotate(k, table)
         q = q * (arch.query_scale or arch.C) ** -0.5
         mixed, back = attend(q, k, v)
         out = Dense(
-            (arch.heads, arch.C), (arch.width,), ("heads", "head", "embed"), arch.bias, dtype, name="out"
+            (arch.heads, arch.C), (arch.width,), ("heads", "head", "embed"), arch.out_bias, dtype, name="out"
         )(mixed)
         return out, back
 
 
 class FeedForward(nn.Module):
-    """SwiGLU and GeGLU (arXiv:2002.05202), or a plain layer with GELU in its tanh form."""
+    """SwiGLU and GeGLU (arXiv:2002.05202), or a plain layer with GELU."""
 
     arch: Arch
     dtype: Any
@@ -143,18 +147,18 @@ class FeedForward(nn.Module):
         arch, dtype = self.arch, self.dtype
 
         def up(name: str) -> Array:
-            return Dense((arch.width,), (arch.ff,), ("embed", "ff"), arch.bias, dtype, name=name)(x)
+            return Dense((arch.width,), (arch.ff,), ("embed", "ff"), arch.mlp_bias, dtype, name=name)(x)
 
-        if arch.mlp == "gelu":
-            h = nn.gelu(up("up"))
-        else:
-            act = nn.silu if arch.mlp == "swiglu" else nn.gelu
-            h = act(up("gate")) * up("up")
-        return Dense((arch.ff,), (arch.width,), ("ff", "embed"), arch.bias, dtype, name="down")(h)
+        act = ACTIVATIONS[arch.mlp]
+        h = act(up("gate")) * up("up") if arch.gated else act(up("up"))
+        return Dense((arch.ff,), (arch.width,), ("ff", "embed"), arch.mlp_bias, dtype, name="down")(h)
 
 
 class Block(nn.Module):
-    """One layer: x + attention(norm(x)), then x + feed_forward(norm(x)); post_norms norm each branch again."""
+    """One layer: x + attention(norm(x)), then x + feed_forward(norm(x)); post_norms norm each branch again.
+
+    With `parallel` both branches read the same x (GPT-NeoX, arXiv:2204.06745, section 2.1).
+    """
 
     arch: Arch
     dtype: Any
@@ -169,17 +173,18 @@ class Block(nn.Module):
     ) -> Any:
         arch = self.arch
 
-        def norm(name: str) -> Norm:
-            return Norm(arch.norm, arch.norm_eps, arch.norm_offset, self.dtype, name=name)
+        def norm(there: bool, name: str, x: Array) -> Array:
+            if not there:
+                return x
+            return Norm(arch.norm, arch.norm_eps, arch.norm_offset, self.dtype, name=name)(x)
 
-        h, back = Attention(arch, self.dtype, name="attention")(norm("attention_norm")(x), rotary, attend)
-        if arch.post_norms:
-            h = norm("attention_post_norm")(h)
-        x = residual(x + drop(h, arch.dropout, keys[0]))
-        h = FeedForward(arch, self.dtype, name="mlp")(norm("mlp_norm")(x))
-        if arch.post_norms:
-            h = norm("mlp_post_norm")(h)
-        return residual(x + drop(h, arch.dropout, keys[1])), back
+        h = norm(arch.pre_norms, "attention_norm", x)
+        h, back = Attention(arch, self.dtype, name="attention")(h, rotary, attend)
+        h = norm(arch.post_norms, "attention_post_norm", h)
+        mixed = residual(x + drop(h, arch.dropout, keys[0]))
+        h = norm(arch.pre_norms, "mlp_norm", x if arch.parallel else mixed)
+        h = norm(arch.post_norms, "mlp_post_norm", FeedForward(arch, self.dtype, name="mlp")(h))
+        return residual(mixed + drop(h, arch.dropout, keys[1])), back
 
 
 def residual(x: Array) -> Array:

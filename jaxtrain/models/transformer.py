@@ -62,7 +62,7 @@ def flops_per_token(arch: Arch, length: int) -> float:
     PaLM, appendix B (arXiv:2204.02311), with the causal half and the windows taken off; nothing recomputed is counted.
     """
     heads = arch.width * arch.C * (2 * arch.heads + 2 * arch.K)
-    mlp = (2 if arch.mlp == "gelu" else 3) * arch.width * arch.ff
+    mlp = (3 if arch.gated else 2) * arch.width * arch.ff
     seen = sum(_mean_keys(length, window, arch.causal) for window in arch.windows())
     return 6.0 * (arch.layers * (heads + mlp) + arch.width * arch.vocab) + 12.0 * arch.heads * arch.C * seen
 
@@ -81,7 +81,7 @@ def _init(arch: Arch, how: AttentionExecution, key: Key) -> Params:
     """
     k1, k2 = jax.random.split(key)
     block, x = Block(arch, jnp.float32), jnp.zeros((1, 1, arch.width))
-    rotary = rope_table(arch, jnp.zeros((1, 1), jnp.int32), arch.rope_theta, False)
+    rotary = rope_table(arch, jnp.zeros((1, 1), jnp.int32), arch.rope_theta, False, 1)
 
     def attend(q: Array, k: Array, v: Array) -> tuple[Array, None]:
         return q, None
@@ -147,13 +147,13 @@ def _axes(boxed: Params) -> dict[tuple[str, ...], tuple[str | None, ...]]:
     return {tuple(entry.key for entry in path): box.names for path, box in leaves}
 
 
-def _tables(arch: Arch, positions: Array) -> Tables:
+def _tables(arch: Arch, positions: Array, context: int) -> Tables:
     if arch.positions != "rope":
         return None, None
-    everywhere = rope_table(arch, positions, arch.rope_theta, True)
+    everywhere = rope_table(arch, positions, arch.rope_theta, True, context)
     if not arch.rope_theta_local:
         return everywhere, everywhere
-    return everywhere, rope_table(arch, positions, arch.rope_theta_local, False)
+    return everywhere, rope_table(arch, positions, arch.rope_theta_local, False, context)
 
 
 def _embed(
@@ -195,7 +195,7 @@ def _hidden(
     noise = _noise(how.noise, batch["segments"], arch.width, keys(2 * arch.layers + 1)) if how.noise else None
     x = _embed(arch, how, params, tokens, positions, keys(0), noise)
     x, _ = _stack(
-        arch, how, params["layers"], x, _tables(arch, positions), mixer, None,
+        arch, how, params["layers"], x, _tables(arch, positions, tokens.shape[1]), mixer, None,
         lambda i: (keys(2 * i + 1), keys(2 * i + 2)),
     )  # fmt: skip
     return _final(arch, how).apply({"params": params["norm"]}, x)
@@ -215,12 +215,19 @@ def _noise(alpha: float, segments: Array, width: int, keys: Array | None) -> Arr
 
 
 def _decode(
-    arch: Arch, how: AttentionExecution, params: Params, tokens: Array, positions: Array, cache: Any
+    arch: Arch,
+    how: AttentionExecution,
+    params: Params,
+    tokens: Array,
+    positions: Array,
+    cache: Any,
+    context: int = 0,
 ) -> tuple[Array, Any]:
     """Hidden states f[B, T, D] of tokens at positions i32[B, T], and the cache with their keys and values in it.
 
     The slot of a token is its position, so rows of different length need no padding on the left: a row's prompt is
-    padded on the right, and what the padding wrote is overwritten before any query can see it.
+    padded on the right, and what the padding wrote is overwritten before any query can see it. `context` is the number
+    of slots that the cache will have, where it is to grow; LongRoPE must know it from the first token on.
     """
     if not arch.causal:
         raise ValueError("a bidirectional model cannot be decoded token by token")
@@ -236,9 +243,8 @@ def _decode(
         return attend
 
     x = _embed(arch, how, params, tokens, positions, None)
-    x, cache = _stack(
-        arch, how, params["layers"], x, _tables(arch, positions), mixer, cache, lambda i: (None, None)
-    )
+    tables = _tables(arch, positions, context or jax.tree.leaves(cache)[0].shape[-2])
+    x, cache = _stack(arch, how, params["layers"], x, tables, mixer, cache, lambda i: (None, None))
     return _final(arch, how).apply({"params": params["norm"]}, x), cache
 
 

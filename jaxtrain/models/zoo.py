@@ -2,7 +2,7 @@
 
 import dataclasses
 import difflib
-from typing import Any
+from typing import Any, get_args
 
 from jaxtrain.config import ConfigError
 
@@ -22,19 +22,26 @@ class Arch:
     max_len: int = 0  # learned positions' table, and the context that a run may not exceed; 0 is no bound
     rope_theta: float = 10_000.0
     rope_theta_local: float = 0.0  # of layers with a window, where it differs
-    rope_scaling: tuple[
-        float, ...
-    ] = ()  # (factor,) linear, or Llama 3's (factor, low, high, original length)
+    rope_width: int = 0  # R, leading components of a head that are rotated; 0 is all
+    # (factor,) linear; Llama 3's (factor, low, high, original length); YaRN's (factor, beta_fast, beta_slow, original
+    # length, attention factor, truncate); with rope_factors LongRoPE's (original length, attention factor)
+    rope_scaling: tuple[float, ...] = ()
+    rope_factors: tuple[float, ...] = ()  # LongRoPE's divisors of frequencies: R/2 short, R/2 long
     norm: str = "rms"  # rms, or layer
     norm_eps: float = 1e-5
     norm_offset: float = 0.0  # Gemma's norms scale by 1 + weight
-    post_norms: bool = False  # Gemma 2 and 3: norms after attention and feed-forward too
+    pre_norms: bool = True  # norms before attention and feed-forward; not in OLMo 2
+    post_norms: bool = False  # Gemma 2 and 3, OLMo 2: norms after attention and feed-forward
+    parallel: bool = False  # GPT-NeoX: the feed-forward reads what attention reads, not what it wrote
     qk_norm: bool = False  # Qwen 3 and Gemma 3: RMSNorm of queries and keys, a head at a time
+    qk_norm_joint: bool = False  # OLMo 2: that norm is over all heads together
     qkv_bias: bool = False
-    bias: bool = False  # on the output projection and the feed-forward
-    mlp: str = "swiglu"  # swiglu, geglu, gelu
+    out_bias: bool = False  # on attention's output projection
+    mlp_bias: bool = False
+    mlp: str = "swiglu"  # swiglu, geglu, gelu (both in GELU's tanh form), gelu_erf
     window: int = 0  # keys that a windowed layer sees, itself included; 0 is all
     global_every: int = 0  # every n-th layer ignores the window; 0 is none
+    global_layers: tuple[int, ...] = ()  # further layers that ignore the window, numbered from 0
     query_scale: float = 0.0  # queries are divided by its root; 0 is head_width
     attn_softcap: float = 0.0
     logit_softcap: float = 0.0
@@ -43,6 +50,7 @@ class Arch:
     causal: bool = True  # False: bidirectional attention, for masked-token prediction
     dropout: float = 0.0  # on embeddings and on both residual branches
     init_std: float = 0.02
+    family: str = ""  # model_type in Hugging Face folders, read and written; "" is the nearest
 
     def __post_init__(self):
         positive = ("layers", "width", "heads", "ff")
@@ -52,7 +60,7 @@ class Arch:
         kinds = {
             "positions": ("rope", "learned"),
             "norm": ("rms", "layer"),
-            "mlp": ("swiglu", "geglu", "gelu"),
+            "mlp": ("swiglu", "geglu", "gelu", "gelu_erf"),
         }
         for name, legal in kinds.items():
             if getattr(self, name) not in legal:
@@ -61,12 +69,14 @@ class Arch:
             raise ConfigError(f"--model: {self.heads} heads do not divide width {self.width}: set head_width")
         if self.heads % (self.kv_heads or self.heads):
             raise ConfigError(f"--model: kv_heads={self.kv_heads} does not divide heads={self.heads}")
-        if self.positions == "rope" and self.C % 2:
-            raise ConfigError(f"--model: rotary positions need an even head_width, not {self.C}")
+        if self.positions == "rope" and (self.R % 2 or not 0 < self.R <= self.C):
+            raise ConfigError(f"--model: rotary positions need an even head or rope_width, not {self.R}")
         if self.positions == "learned" and not self.max_len:
             raise ConfigError("--model: learned positions need max_len")
-        if len(self.rope_scaling) not in (0, 1, 4):
-            raise ConfigError("--model: rope_scaling takes (factor) or (factor, low, high, original length)")
+        if len(self.rope_scaling) not in ((2,) if self.rope_factors else (0, 1, 4, 6)):
+            raise ConfigError("--model: rope_scaling takes (factor), Llama 3's 4 numbers or YaRN's 6")
+        if len(self.rope_factors) not in (0, self.R):
+            raise ConfigError(f"--model: rope_factors takes {self.R} numbers, not {len(self.rope_factors)}")
 
     @property
     def C(self) -> int:
@@ -76,23 +86,26 @@ class Arch:
     def K(self) -> int:
         return self.kv_heads or self.heads
 
+    @property
+    def R(self) -> int:
+        return self.rope_width or self.C
+
+    @property
+    def gated(self) -> bool:
+        return self.mlp in ("swiglu", "geglu")
+
     def windows(self) -> tuple[int, ...]:
         """The window of each layer, 0 for a layer that sees all."""
         every = self.global_every
-        return tuple(0 if every and (i + 1) % every == 0 else self.window for i in range(self.layers))
+        free = {i for i in range(self.layers) if every and (i + 1) % every == 0} | set(self.global_layers)
+        return tuple(0 if i in free else self.window for i in range(self.layers))
 
 
-_gpt2 = {
-    "positions": "learned",
-    "max_len": 1024,
-    "norm": "layer",
-    "qkv_bias": True,
-    "bias": True,
-    "mlp": "gelu",
-    "vocab": 50257,
-}
+_biased = {"norm": "layer", "qkv_bias": True, "out_bias": True, "mlp_bias": True}
+_gpt2 = {**_biased, "positions": "learned", "max_len": 1024, "mlp": "gelu", "vocab": 50257}
 _llama3_rope = (8.0, 1.0, 4.0, 8192)
 _gemma = {"norm_offset": 1.0, "norm_eps": 1e-6, "embed_scale": True, "mlp": "geglu", "post_norms": True}
+_pythia = {**_biased, "parallel": True, "max_len": 2048, "mlp": "gelu_erf", "vocab": 50304, "tied": False}
 _qwen = {"norm_eps": 1e-6, "rope_theta": 1e6}
 
 ZOO: dict[str, Arch] = {
@@ -151,7 +164,18 @@ ZOO: dict[str, Arch] = {
         34, 2560, 8, 10240, kv_heads=4, head_width=256, vocab=262208, max_len=131072, window=1024, global_every=6,
         query_scale=256, rope_theta=1e6, rope_theta_local=1e4, rope_scaling=(8.0,), qk_norm=True, **_gemma,
     ),
+    "pythia-160m": Arch(12, 768, 12, 3072, rope_width=16, **_pythia),
+    "pythia-1.4b": Arch(24, 2048, 16, 8192, rope_width=32, **_pythia),
+    "olmo2-7b": Arch(
+        32, 4096, 32, 11008, vocab=100352, max_len=4096, rope_theta=5e5, norm_eps=1e-6, pre_norms=False,
+        post_norms=True, qk_norm=True, qk_norm_joint=True, tied=False,
+    ),
+    "phi3-mini-4k": Arch(32, 3072, 32, 8192, vocab=32064, max_len=4096, window=2047, tied=False, family="phi3"),
 }  # fmt: skip
+
+
+# Fields of former releases, as commands and runs hold them.
+_FORMER = {"bias": ("out_bias", "mlp_bias")}
 
 
 def resolve(text: str) -> Arch:
@@ -165,9 +189,10 @@ def resolve(text: str) -> Arch:
     values: dict[str, Any] = {}
     for change in changes:
         key, _, value = change.partition("=")
-        if key not in fields:
-            raise ConfigError(f"--model={text}: {key!r} is no field of a model; one of {', '.join(fields)}")
-        values[key] = _parse(text, key, fields[key], value)
+        for field in _FORMER.get(key, (key,)):
+            if field not in fields:
+                raise ConfigError(f"--model={text}: {key!r} is no field; one of {', '.join(fields)}")
+            values[field] = _parse(text, key, fields[field], value)
     return dataclasses.replace(ZOO[name], **values)
 
 
@@ -177,12 +202,13 @@ def _parse(text: str, key: str, kind: Any, value: str) -> Any:
             return {"true": True, "false": False}[value]
         if kind in (int, float, str):
             return kind(value)
-        return tuple(float(part) for part in value.split("/") if part)
+        return tuple(get_args(kind)[0](part) for part in value.split("/") if part)
     except (ValueError, KeyError) as error:
-        name = getattr(kind, "__name__", "numbers joined by /")
+        name = "numbers joined by /" if get_args(kind) else kind.__name__
         raise ConfigError(f"--model={text}: {key} takes {name}, not {value!r}") from error
 
 
 def from_dict(values: dict[str, Any]) -> Arch:
     """The inverse of dataclasses.asdict, as a run's config.json holds it."""
-    return Arch(**{**values, "rope_scaling": tuple(values["rope_scaling"])})
+    named = {field: value for key, value in values.items() for field in _FORMER.get(key, (key,))}
+    return Arch(**{key: tuple(value) if isinstance(value, list) else value for key, value in named.items()})

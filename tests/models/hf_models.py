@@ -34,7 +34,19 @@ GEMMA3_ROPE = {
     "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
     "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
 }
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}
+# LongRoPE's tables for 6 rotated components of a head of 8, and for all 8.
+LONGROPE6 = {"rope_type": "longrope", "short_factor": [1.0, 1.1, 1.5], "long_factor": [1.0, 2.5, 6.0]}
+LONGROPE8 = {
+    "rope_type": "longrope",
+    "short_factor": [1.0, 1.1, 1.3, 1.5],
+    "long_factor": [1.0, 2.5, 6.0, 9.0],
+}
 GEMMA = {"head_dim": 12, "sliding_window": 5, "query_pre_attn_scalar": 10}
+
+# A quarter of a head of 16 is rotated.
+NEOX = {**SIZES, "num_attention_heads": 2, "layer_norm_eps": 1e-3}
+del NEOX["num_key_value_heads"]
 
 CONFIGS = {
     "gpt2": lambda: transformers.GPT2Config(
@@ -54,8 +66,58 @@ CONFIGS = {
     "gemma3": lambda: transformers.Gemma3TextConfig(
         **SIZES, **GEMMA, sliding_window_pattern=2, rope_parameters={k: dict(v) for k, v in GEMMA3_ROPE.items()}
     ),
-    # Both kinds of bias, which makes of Llama what an Arch calls qkv_bias and bias.
     "llama_biases": lambda: transformers.LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True),
+    "llama_attention_bias": lambda: transformers.LlamaConfig(**SIZES, attention_bias=True),
+    "llama_mlp_bias": lambda: transformers.LlamaConfig(**SIZES, mlp_bias=True, head_dim=12),
+    "llama_yarn": lambda: transformers.LlamaConfig(**SIZES, rope_parameters=dict(YARN)),
+    "llama_yarn_mscale": lambda: transformers.LlamaConfig(
+        **SIZES, rope_parameters={**YARN, "mscale": 0.707, "mscale_all_dim": 1.3, "truncate": False}
+    ),
+    "llama_longrope": lambda: transformers.LlamaConfig(
+        **SIZES, rope_parameters={**LONGROPE8, "factor": 6.0, "original_max_position_embeddings": 16}
+    ),
+    "mistral_full": lambda: transformers.MistralConfig(**SIZES, sliding_window=None, head_dim=12),
+    "ministral": lambda: transformers.MinistralConfig(
+        **SIZES, head_dim=12, sliding_window=5, layer_types=["full_attention", "sliding_attention", "sliding_attention"]
+    ),
+    "qwen2_yarn": lambda: transformers.Qwen2Config(
+        **SIZES, rope_parameters={**YARN, "attention_factor": 1.3, "beta_fast": 8, "beta_slow": 2}
+    ),
+    "qwen2_upper": lambda: transformers.Qwen2Config(
+        **SIZES, use_sliding_window=True, sliding_window=5, max_window_layers=1
+    ),
+    "qwen3_bias": lambda: transformers.Qwen3Config(
+        **SIZES, head_dim=12, attention_bias=True, use_sliding_window=True, sliding_window=5,
+        layer_types=["sliding_attention", "full_attention", "full_attention"],
+    ),
+    "gemma2_bias": lambda: transformers.Gemma2Config(**SIZES, **GEMMA, attention_bias=True),
+    "gemma3_yarn": lambda: transformers.Gemma3TextConfig(
+        **SIZES, **GEMMA, tie_word_embeddings=False, final_logit_softcapping=3.0,
+        layer_types=["full_attention", "sliding_attention", "sliding_attention"],
+        rope_parameters={**{k: dict(v) for k, v in GEMMA3_ROPE.items()}, "full_attention": dict(YARN)},
+    ),
+    "olmo2": lambda: transformers.Olmo2Config(**SIZES),
+    "olmo2_bias": lambda: transformers.Olmo2Config(**SIZES, attention_bias=True, rope_parameters=dict(LLAMA3)),
+    "olmo3": lambda: transformers.Olmo3Config(
+        **SIZES, sliding_window=5, rope_parameters={
+            "full_attention": {**YARN, "rope_theta": 5e5},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 5e5},
+        },
+    ),
+    "phi3": lambda: transformers.Phi3Config(**SIZES, sliding_window=7),
+    "phi4_mini": lambda: transformers.Phi3Config(
+        **SIZES, tie_word_embeddings=True, original_max_position_embeddings=24,
+        rope_parameters={**LONGROPE6, "rope_theta": 1e4, "partial_rotary_factor": 0.75},
+    ),
+    "phi3_long": lambda: transformers.Phi3Config(
+        **SIZES, original_max_position_embeddings=64, rope_parameters={**LONGROPE8, "rope_theta": 1e4}
+    ),
+    "pythia": lambda: transformers.GPTNeoXConfig(**NEOX),
+    "neox_serial": lambda: transformers.GPTNeoXConfig(
+        **NEOX, use_parallel_residual=False, hidden_act="gelu_new", tie_word_embeddings=True,
+        rope_parameters={"rope_type": "linear", "factor": 2.0, "partial_rotary_factor": 0.5, "rope_theta": 500.0},
+    ),
+    "neox_no_bias": lambda: transformers.GPTNeoXConfig(**NEOX, attention_bias=False),
 }  # fmt: skip
 
 

@@ -1,5 +1,7 @@
 """The decoder written again in float64 NumPy, one token row at a time, from the papers' formulas."""
 
+import math
+
 import numpy as np
 
 
@@ -11,19 +13,32 @@ def _norm(x, p, arch):
 
 
 def _rms(x, p, arch):
-    return x / np.sqrt((x**2).mean(-1, keepdims=True) + arch.norm_eps) * (p["scale"] + arch.norm_offset)
+    """Of a head, or of all heads of a token at once, x [T, H, C]."""
+    over = (-2, -1) if arch.qk_norm_joint else -1
+    return x / np.sqrt((x**2).mean(over, keepdims=True) + arch.norm_eps) * (p["scale"] + arch.norm_offset)
 
 
 def _gelu(x):
     return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
 
-def _frequencies(arch, theta, scaled):
-    freq = np.array([theta ** (-2 * i / arch.C) for i in range(arch.C // 2)])
+def _gelu_erf(x):
+    return 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+
+
+def _frequencies(arch, theta, scaled, length):
+    freq = np.array([theta ** (-2 * i / arch.R) for i in range(arch.R // 2)])
     if not scaled or not arch.rope_scaling:
         return freq
+    if arch.rope_factors:
+        half = arch.R // 2
+        return freq / (
+            arch.rope_factors[half:] if length > arch.rope_scaling[0] else arch.rope_factors[:half]
+        )
     if len(arch.rope_scaling) == 1:
         return freq / arch.rope_scaling[0]
+    if len(arch.rope_scaling) == 6:
+        return _yarn(freq, theta, *arch.rope_scaling)
     factor, low, high, original = arch.rope_scaling
     out = []
     for f in freq:
@@ -38,11 +53,24 @@ def _frequencies(arch, theta, scaled):
     return np.array(out)
 
 
-def _rotate(x, positions, freq):
-    """Each pair (i, i + C/2) turned by position * freq_i, as a complex product."""
-    half = x.shape[-1] // 2
-    turned = (x[..., :half] + 1j * x[..., half:]) * np.exp(1j * positions[:, None, None] * freq)
-    return np.concatenate([turned.real, turned.imag], -1)
+def _yarn(freq, theta, factor, fast, slow, original, attention, truncate):
+    """The first dimension that is divided at all is where a wave turns `fast` times in the original length."""
+    width = 2 * len(freq)
+    first, last = (
+        width * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta)) for turns in (fast, slow)
+    )
+    if truncate:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, width - 1)
+    share = [min(max((i - first) / (last - first), 0.0), 1.0) for i in range(len(freq))]
+    return np.array([(1 - s) * f + s * f / factor for s, f in zip(share, freq, strict=True)])
+
+
+def _rotate(x, positions, freq, attention):
+    """Each pair (i, i + R/2) turned by position * freq_i and scaled, as a complex product; the rest as it is."""
+    half = len(freq)
+    turned = (x[..., :half] + 1j * x[..., half : 2 * half]) * np.exp(1j * positions[:, None, None] * freq)
+    return np.concatenate([attention * turned.real, attention * turned.imag, x[..., 2 * half :]], -1)
 
 
 def _attention(x, p, arch, positions, segments, window):
@@ -52,8 +80,11 @@ def _attention(x, p, arch, positions, segments, window):
         q, k = _rms(q, p["q_norm"], arch), _rms(k, p["k_norm"], arch)
     if arch.positions == "rope":
         local = bool(window) and arch.rope_theta_local
-        freq = _frequencies(arch, arch.rope_theta_local if local else arch.rope_theta, not local)
-        q, k = _rotate(q, positions, freq), _rotate(k, positions, freq)
+        freq = _frequencies(arch, arch.rope_theta_local if local else arch.rope_theta, not local, len(x))
+        attention = {2: arch.rope_scaling[1:], 6: arch.rope_scaling[4:5]}.get(len(arch.rope_scaling), (1.0,))[
+            0
+        ]
+        q, k = (_rotate(x, positions, freq, 1.0 if local else attention) for x in (q, k))
     T, H, group = len(x), arch.heads, arch.heads // arch.K
     out = np.zeros((T, H, arch.C))
     for t in range(T):
@@ -77,10 +108,10 @@ def _attention(x, p, arch, positions, segments, window):
 
 def _mlp(x, p, arch):
     up = x @ p["up"]["kernel"] + p["up"].get("bias", 0.0)
-    if arch.mlp == "gelu":
-        h = _gelu(up)
+    if arch.mlp.startswith("gelu"):
+        h = _gelu_erf(up) if arch.mlp == "gelu_erf" else _gelu(up)
     else:
-        gate = x @ p["gate"]["kernel"]
+        gate = x @ p["gate"]["kernel"] + p["gate"].get("bias", 0.0)
         h = (_gelu(gate) if arch.mlp == "geglu" else gate / (1 + np.exp(-gate))) * up
     return h @ p["down"]["kernel"] + p["down"].get("bias", 0.0)
 
@@ -98,9 +129,13 @@ def logits(arch, params, tokens, positions, segments):
         x = x + params["positions"][positions]
     for i, window in enumerate(arch.windows()):
         p = _layer(params["layers"], i)
-        h = _attention(_norm(x, p["attention_norm"], arch), p["attention"], arch, positions, segments, window)
-        x = x + (_norm(h, p["attention_post_norm"], arch) if arch.post_norms else h)
-        h = _mlp(_norm(x, p["mlp_norm"], arch), p["mlp"], arch)
-        x = x + (_norm(h, p["mlp_post_norm"], arch) if arch.post_norms else h)
+
+        def norm(name, x, p=p):
+            return _norm(x, p[name], arch) if name in p else x
+
+        mixed = _attention(norm("attention_norm", x), p["attention"], arch, positions, segments, window)
+        mixed = norm("attention_post_norm", mixed)
+        read = norm("mlp_norm", x if arch.parallel else x + mixed)
+        x = x + mixed + norm("mlp_post_norm", _mlp(read, p["mlp"], arch))
     out = _norm(x, params["norm"], arch) @ params["embed" if arch.tied else "unembed"].T
     return arch.logit_softcap * np.tanh(out / arch.logit_softcap) if arch.logit_softcap else out

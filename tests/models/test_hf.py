@@ -24,7 +24,9 @@ OURS = {
     "nano-gpt2": dataclasses.replace(
         ZOO["nano-gpt2"], layers=2, width=32, heads=4, ff=48, vocab=64, max_len=32
     ),
-    "biases": Arch(2, 32, 4, 48, kv_heads=2, vocab=64, qkv_bias=True, bias=True, tied=False),
+    "biases": Arch(
+        2, 32, 4, 48, kv_heads=2, vocab=64, qkv_bias=True, out_bias=True, mlp_bias=True, tied=False
+    ),
 }
 ARCHS = {**OURS, **{name: tiny.shrink(name) for name in tiny.FAMILIES}}
 STACKED = tiny.shrink("llama2-7b")
@@ -91,15 +93,14 @@ class Recorder:
         return piece
 
 
-@pytest.mark.parametrize("name", ["biases", "gpt2", "gemma3-1b"])
+@pytest.mark.parametrize("name", ["biases", "gpt2", "gemma3-1b", "phi4-mini", "pythia-160m", "olmo2-7b"])
 def test_a_part_of_a_parameter_reads_that_part_alone(name):
-    """Halves of each axis but the head's width, which no mesh cuts."""
+    """Halves of each axis but the head's width, which no mesh cuts; q, k and v alternate in GPT-NeoX's tensor."""
     for leaf in hf_layout.leaves(abstract(ARCHS[name]), ARCHS[name]):
         array = np.arange(np.prod(leaf.shape), dtype=np.float32).reshape(leaf.shape)
-        flat = leaf.source.flat(array)
-        joined = [flat if part == leaf.source.part else -flat for part in range(leaf.source.parts)]
-        tensor = Recorder(np.concatenate(joined, -1))
-        assert tensor.array.shape == leaf.source.whole(leaf.shape)
+        tensor = Recorder(np.full(leaf.source.whole(leaf.shape), -1.0, np.float32))
+        leaf.source.put(tensor.array, array)
+        assert (tensor.array >= 0).sum() == array.size
         for axis, size in enumerate(leaf.shape):
             index = tuple(
                 slice(size // 2, size) if i == axis else slice(None) for i in range(len(leaf.shape))
@@ -107,11 +108,11 @@ def test_a_part_of_a_parameter_reads_that_part_alone(name):
             tensor.read = 0
             np.testing.assert_array_equal(leaf.source.piece(tensor, leaf.shape, index), array[index])
             leads = any(group[0] == axis for group in leaf.source.axes)
-            assert tensor.read == (array[index].size if leads else array.size)
+            assert tensor.read == (array[index].size if leads else array.size) * leaf.source.parts
 
 
 @pytest.mark.parametrize("mesh", ["fsdp:4,tensor:2", "data:2,fsdp:2,tensor:2", "data:8"])
-@pytest.mark.parametrize("name", ["llama3.1-8b", "gpt2", "gemma3-1b"])
+@pytest.mark.parametrize("name", ["llama3.1-8b", "gpt2", "gemma3-1b", "phi4-mini", "pythia-160m"])
 def test_parameters_are_born_sharded(name, mesh, tmp_path):
     arch, params = ARCHS[name], random_params(ARCHS[name])
     hf.write(tmp_path / "hf", params, arch, shard_bytes=20_000)
@@ -236,9 +237,10 @@ UP = "model.layers.1.mlp.up_proj.weight"
             r"embed_tokens\.weight has shape \(65, 32\).*vocab_size",
         ),
         (lambda t: t.update({UP: t[UP].astype(np.int8)}), r"up_proj\.weight is I8.*quantised"),
+        (lambda t: t.update({UP: t[UP].astype(ml_dtypes.float8_e4m3fn)}), r"up_proj\.weight is F8_E4M3.*quantised"),
         (lambda t: t.update({"layers.1.mlp.up_proj.weight": t[UP]}), r"is also .*up_proj\.weight"),
     ],
-    ids=["missing", "all renamed", "extra", "a layer more", "a bias", "turned", "rows", "int8", "twice"],
+    ids=["missing", "all renamed", "extra", "a layer more", "a bias", "turned", "rows", "int8", "float8", "twice"],
 )  # fmt: skip
 def test_tensors_of_another_model_name_themselves(change, named, damaged):
     edit(damaged, change)
@@ -297,7 +299,47 @@ def test_an_index_that_is_not_true_names_what_is_wrong(tmp_path):
     require(index["weight_map"], f"in {files[1]}, which is not there")
 
 
-def test_a_folder_without_safetensors_says_what_it_has(tmp_path):
-    (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(ConfigError, match=r"pytorch_model\.bin.*save_pretrained"):
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.safetensors", "model-Q4.gguf"])
+def test_a_folder_without_safetensors_says_what_it_has(name, tmp_path):
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(ConfigError, match=rf"\({name}\).*save_pretrained"):
         hf.read(tmp_path, STACKED, abstract(STACKED))
+
+
+def test_a_model_saved_without_its_head_says_so(tmp_path):
+    """As AutoModel saves it: no head, and no prefix either. With tied embeddings nothing is missing."""
+    for name in ("llama2-7b", "pythia-160m", "qwen3-0.6b"):
+        arch, params = ARCHS[name], random_params(ARCHS[name])
+        hf.write(tmp_path / name, params, arch)
+
+        def change(tensors):
+            for head in ("lm_head.weight", "embed_out.weight"):
+                tensors.pop(head, None)
+            renamed(tensors, lambda full: full.removeprefix("model.").removeprefix("gpt_neox."))
+
+        edit(tmp_path / name, change)
+        if arch.tied:
+            require_equal(hf.read(tmp_path / name, arch, abstract(arch)), params)
+            continue
+        with pytest.raises(ConfigError, match=r"saved without its head.*AutoModelForCausalLM"):
+            hf.read(tmp_path / name, arch, abstract(arch))
+
+
+def test_gpt_neoxs_masks_and_the_newer_name_of_its_head_do_not_matter(tmp_path):
+    arch, params = ARCHS["pythia-160m"], random_params(ARCHS["pythia-160m"])
+    hf.write(tmp_path / "hf", params, arch)
+
+    def change(tensors):
+        tensors["lm_head.weight"] = tensors.pop("embed_out.weight")
+        tensors["gpt_neox.layers.0.attention.bias"] = np.ones((1, 1, 8, 8), np.uint8)
+        tensors["gpt_neox.layers.0.attention.masked_bias"] = np.ones((), np.float32)
+        tensors["gpt_neox.layers.0.attention.rotary_emb.inv_freq"] = np.ones(2, np.float32)
+
+    edit(tmp_path / "hf", change)
+    require_equal(hf.read(tmp_path / "hf", arch, abstract(arch)), params)
+    edit(
+        tmp_path / "hf",
+        lambda tensors: tensors.update({"gpt_neox.layers.0.attention.dense.scale": np.ones(2)}),
+    )
+    with pytest.raises(ConfigError, match=r"attention\.dense\.scale is none"):
+        hf.read(tmp_path / "hf", arch, abstract(arch))

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from jaxtrain.config import ConfigError
-from jaxtrain.models import hf_config
+from jaxtrain.models import hf_config, zoo
 from jaxtrain.models.zoo import ZOO, Arch
 from tests import tiny
 
@@ -87,19 +87,45 @@ RELEASED = [
         "architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "text_config": GEMMA3_4B_TEXT,
         "vision_config": {"model_type": "siglip_vision_model", "hidden_size": 1152}, "image_token_index": 262144,
     }),
+    ("pythia-160m", {
+        "architectures": ["GPTNeoXForCausalLM"], "model_type": "gpt_neox", "hidden_act": "gelu", "hidden_size": 768,
+        "intermediate_size": 3072, "layer_norm_eps": 1e-5, "max_position_embeddings": 2048, "num_attention_heads": 12,
+        "num_hidden_layers": 12, "rotary_emb_base": 10000, "rotary_pct": 0.25, "tie_word_embeddings": False,
+        "use_parallel_residual": True, "vocab_size": 50304,
+    }),
+    ("pythia-160m", {
+        "architectures": ["GPTNeoXForCausalLM"], "model_type": "gpt_neox", "attention_bias": True, "hidden_size": 768,
+        "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12, "vocab_size": 50304,
+        "rope_parameters": {"partial_rotary_factor": 0.25, "rope_theta": 10000, "rope_type": "default"},
+    }),
+    ("olmo2-7b", {
+        "architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2", "attention_bias": False, "hidden_act": "silu",
+        "hidden_size": 4096, "intermediate_size": 11008, "max_position_embeddings": 4096, "num_attention_heads": 32,
+        "num_hidden_layers": 32, "num_key_value_heads": 32, "rms_norm_eps": 1e-6, "rope_scaling": None,
+        "rope_theta": 500000, "tie_word_embeddings": False, "vocab_size": 100352,
+    }),
+    ("phi3-mini-4k", {
+        "architectures": ["Phi3ForCausalLM"], "model_type": "phi3", "hidden_act": "silu", "hidden_size": 3072,
+        "auto_map": {"AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM"}, "attention_bias": False,
+        "intermediate_size": 8192, "max_position_embeddings": 4096, "num_attention_heads": 32, "num_hidden_layers": 32,
+        "num_key_value_heads": 32, "original_max_position_embeddings": 4096, "rms_norm_eps": 1e-5,
+        "rope_scaling": None, "rope_theta": 10000.0, "sliding_window": 2047, "tie_word_embeddings": False,
+        "vocab_size": 32064,
+    }),
 ]  # fmt: skip
 
 
 def meaning(arch: Arch) -> dict:
     """What an architecture computes, however its fields say it."""
     values = dataclasses.asdict(arch)
-    for field in ("window", "global_every", "init_std", "dropout"):
+    for field in ("window", "global_every", "global_layers", "init_std", "dropout", "family"):
         del values[field]
     windows = arch.windows()
     local = arch.rope_theta_local if any(windows) else 0.0
     scale = arch.query_scale or arch.C
     return values | {
-        "kv_heads": arch.K, "head_width": arch.C, "windows": windows, "query_scale": scale, "rope_theta_local": local,
+        "kv_heads": arch.K, "head_width": arch.C, "rope_width": arch.R, "windows": windows, "query_scale": scale,
+        "rope_theta_local": local,
     }  # fmt: skip
 
 
@@ -117,7 +143,11 @@ def test_released_configs_are_the_zoo(name, config, tmp_path):
 
 # Beside the zoo: biases everywhere, layers of another number than the pattern's, a window on every layer.
 OTHERS = {
-    "biases": Arch(2, 32, 4, 48, vocab=64, max_len=96, qkv_bias=True, bias=True, tied=False),
+    "biases": Arch(
+        2, 32, 4, 48, vocab=64, max_len=96, qkv_bias=True, out_bias=True, mlp_bias=True, tied=False
+    ),
+    "attention biases": Arch(2, 32, 4, 48, vocab=64, max_len=96, qkv_bias=True, out_bias=True),
+    "feed-forward biases": Arch(2, 32, 4, 48, vocab=64, max_len=96, mlp_bias=True),
     "linear": Arch(2, 32, 4, 48, vocab=64, max_len=96, rope_scaling=(4.0,)),
     "short gemma 3": dataclasses.replace(ZOO["gemma3-1b"], layers=4),
     "full gemma 3": dataclasses.replace(ZOO["gemma3-1b"], window=0),
@@ -152,10 +182,36 @@ def test_a_model_without_a_bound_promises_a_context(tmp_path):
 
 REFUSED = [
     ("llama3.1-8b", {"hidden_act": "gelu"}, "hidden_act"),
-    ("llama3.1-8b", {"mlp_bias": True}, "mlp_bias"),
-    ("llama3.1-8b", {"attention_bias": True}, "attention_bias"),
-    ("llama3.1-8b", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "yarn"),
-    ("llama3.1-8b", {"rope_scaling": {"type": "dynamic", "factor": 4.0}}, "dynamic"),
+    ("llama3.1-8b", {"rope_scaling": {"type": "dynamic", "factor": 4.0}}, 'rope_type="dynamic".*beyond'),
+    ("llama3.1-8b", {"rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}}, "mrope"),
+    ("llama3.1-8b", {"rope_scaling": {"factor": 8.0}}, "rope_type='default' with factor=8.0"),
+    ("llama3.1-8b", {"rope_scaling": 8.0}, "rope_scaling=8.0 must be an object"),
+    (
+        "llama3.1-8b",
+        {"rope_scaling": {**LLAMA3_ROPE, "llama_4_scaling_beta": 0.1}},
+        "llama_4_scaling_beta=0.1",
+    ),
+    ("llama3.1-8b", {"rope_scaling": {**LLAMA3_ROPE, "factor": "8"}}, 'factor="8" must be a number'),
+    ("llama3.1-8b", {"rope_scaling": {**LLAMA3_ROPE, "low_freq_factor": None}}, "low_freq_factor=null"),
+    ("llama3.1-8b", {"rope_scaling": {"type": "yarn", "factor": 4.0, "beta_fast": True}}, "beta_fast=true"),
+    (
+        "llama3.1-8b",
+        {"rope_scaling": {"type": "longrope", "short_factor": [1.0]}},
+        r"short_factor=\[1.0\] must be a",
+    ),
+    ("llama3.1-8b", {"rope_theta": "500000"}, 'rope_theta="500000" must be a number'),
+    ("llama3.1-8b", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping=50.0"),
+    ("llama3.1-8b", {"final_logit_softcapping": 30.0}, "final_logit_softcapping=30.0"),
+    ("llama3.1-8b", {"logit_scale": 0.0625}, "logit_scale=0.0625"),
+    ("llama3.1-8b", {"no_rope_layers": [1, 1, 1, 0]}, "no_rope_layers"),
+    ("llama3.1-8b", {"compression_config": {"format": "int-quantized"}}, "compression_config"),
+    ("llama3.1-8b", {"architectures": ["MistralForCausalLM"]}, "MistralForCausalLM.*want LlamaForCausalLM"),
+    ("llama3.1-8b", {"model_type": "llama4_text", "architectures": ["Llama4ForCausalLM"]}, "llama4_text"),
+    (
+        "llama3.1-8b",
+        {"model_type": "mllama", "architectures": ["MllamaForConditionalGeneration"]},
+        "mllama.*MllamaFor",
+    ),
     ("llama3.1-8b", {"rope_scaling": {"rope_type": "linear"}}, "factor"),
     ("llama3.1-8b", {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
     (
@@ -177,20 +233,41 @@ REFUSED = [
         "mixtral.*MixtralFor.*gemma2",
     ),
     ("llama3.1-8b", {"model_type": ...}, "model_type=None"),
-    ("gpt2", {"activation_function": "gelu"}, "activation_function"),
+    ("gpt2", {"activation_function": "relu"}, 'activation_function="relu"'),
+    ("gpt2", {"n_embd": "768"}, "n_embd='768'"),
     ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
     ("gpt2", {"scale_attn_weights": False}, "scale_attn_weights"),
     ("gpt2", {"add_cross_attention": True}, "add_cross_attention"),
     ("mistral-7b", {"layer_types": ["full_attention"] * 32}, "layer_types"),
-    ("qwen2.5-7b", {"use_sliding_window": True, "max_window_layers": 20}, "max_window_layers=20"),
+    ("mistral-7b", {"attention_bias": True}, "attention_bias"),
     ("qwen2.5-7b", {"layer_types": ["linear_attention"] * 28}, "linear_attention"),
-    ("qwen3-0.6b", {"attention_bias": True}, "attention_bias"),
+    ("qwen3-0.6b", {"mlp_bias": True}, "mlp_bias"),
     ("qwen3-0.6b", {"layer_types": ["sliding_attention"] * 28}, "sliding_window=None"),
     ("qwen3-0.6b", {"layer_types": ["full_attention"] * 27}, "28 layers"),
     ("gemma2-2b", {"sliding_window": None}, "sliding_window=None"),
     ("gemma2-2b", {"hidden_activation": "gelu"}, "hidden_activation"),
     ("gemma2-2b", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
     ("gemma3-1b", {"rope_parameters": {"rope_type": "default"}}, "one for each type of layer"),
+    ("gemma3-1b", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping=50.0"),
+    ("gemma3-1b", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+    (
+        "gemma3-1b",
+        {"rope_parameters": {"full_attention": {"rope_type": "yarn", "factor": 4.0, "truncate": False}}},
+        "truncate=false",
+    ),
+    ("pythia-160m", {"hidden_act": "relu"}, 'hidden_act="relu"'),
+    ("pythia-160m", {"rotary_emb_base": "10000"}, 'rotary_emb_base="10000"'),
+    ("pythia-160m", {"layer_norm_eps": "1e-5"}, "layer_norm_eps='1e-5'"),
+    ("pythia-160m", {"head_dim": 128}, "head_dim=128"),
+    ("olmo2-7b", {"clip_qkv": 8.0}, "clip_qkv=8.0"),
+    ("olmo2-7b", {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+    ("phi3-mini-4k", {"layer_types": ["full_attention"] * 32}, "layer_types"),
+    ("phi3-mini-4k", {"rope_scaling": {"type": "su", "short_factor": [1.0] * 48}}, "long_factor=null"),
+    (
+        "phi3-mini-4k",
+        {"rope_scaling": {"type": "linear", "factor": 2.0, "long_mscale": 1.2}},
+        "long_mscale=1.2",
+    ),
     (
         "gemma3-1b",
         {
@@ -234,7 +311,15 @@ def test_a_file_that_is_no_config_is_refused(text, tmp_path):
         ("nano", {"mlp": "geglu"}, "mlp=geglu"),
         ("nano", {"logit_softcap": 30.0}, "logit_softcap"),
         ("nano", {"query_scale": 3.0}, "query_scale"),
-        ("nano", {"bias": True}, "qkv_bias"),
+        ("nano", {"out_bias": True}, "qkv_bias=False, out_bias=True"),
+        ("nano", {"family": "llama5"}, "llama5 is none of gpt2, llama"),
+        ("nano", {"parallel": True}, "parallel=True"),
+        ("nano", {"rope_width": 16, "qk_norm": True}, "rope_width=16"),
+        ("nano", {"mlp": "gelu_erf"}, "mlp=gelu_erf"),
+        ("nano", {"qk_norm": True, "qk_norm_joint": True}, "qk_norm_joint"),
+        ("mistral-7b", {"global_layers": (0,)}, "global_layers"),
+        ("pythia-160m", {"kv_heads": 4}, "kv_heads=4"),
+        ("gemma3-1b", {"attn_softcap": 50.0}, "attn_softcap=50.0"),
         ("nano", {"window": 8, "global_every": 2}, "global_every"),
         ("nano", {"window": 8, "rope_theta_local": 1e3}, "rope_theta_local"),
         ("nano", {"heads": 6, "head_width": 32, "kv_heads": 6}, "do not divide width"),
@@ -250,3 +335,41 @@ def test_what_no_architecture_has_is_not_written(name, changes, named):
     arch = dataclasses.replace(ZOO[name], **{"vocab": 512, **changes})
     with pytest.raises(ConfigError, match=named):
         hf_config.write(arch)
+
+
+def test_old_runs_and_commands_name_the_biases_together():
+    old = dataclasses.asdict(ZOO["gpt2"])
+    for name in ("out_bias", "mlp_bias", "family", "pre_norms", "rope_factors", "global_layers"):
+        del old[name]
+    assert zoo.from_dict(json.loads(json.dumps({**old, "bias": True}))) == ZOO["gpt2"]
+    resolved = zoo.resolve("nano,bias=true,global_layers=0/2,rope_scaling=4")
+    assert resolved == dataclasses.replace(
+        ZOO["nano"], out_bias=True, mlp_bias=True, global_layers=(0, 2), rope_scaling=(4.0,)
+    )
+
+
+def test_null_and_silence_are_the_familys_default(tmp_path):
+    """What a file leaves out or sets to null is what transformers takes then."""
+    config = {
+        **dict(RELEASED)["phi3-mini-4k"],
+        "rope_theta": 1e4,
+        "sliding_window": None,
+        "attention_bias": None,
+    }
+    for key in (
+        "rms_norm_eps",
+        "tie_word_embeddings",
+        "hidden_act",
+        "max_position_embeddings",
+        "num_key_value_heads",
+    ):
+        del config[key]
+    wanted = dataclasses.replace(ZOO["phi3-mini-4k"], window=0)
+    assert meaning(hf_config.read(save(tmp_path, config))) == meaning(wanted)
+
+
+def test_a_family_is_exported_as_itself(tmp_path):
+    """Mistral without windows is Llama's function, and Phi 3 too, whose tensors have other names."""
+    for name in ("mistral-7b", "phi3-mini-4k"):
+        config = {**dict(RELEASED)[name], "sliding_window": None}
+        assert hf_config.write(hf_config.read(save(tmp_path, config)))["model_type"] == config["model_type"]

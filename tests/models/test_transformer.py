@@ -70,7 +70,7 @@ def test_decoding_with_a_cache_equals_the_full_forward(name):
         hidden, cache = step(tokens[np.arange(3), place][:, None], place[:, None], cache)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama3.1-8b", "gemma3-4b"])
+@pytest.mark.parametrize("name", ["gpt2", "llama3.1-8b", "gemma3-4b", "qwen2-upper"])
 def test_scanned_layers_remat_and_xla_attention_change_nothing(name):
     arch, batch = arch_of(name), tiny.batch(2, 24, 64)
 
@@ -111,7 +111,8 @@ def test_no_gradient_reaches_back_in_time_or_across_documents(name):
 @pytest.mark.parametrize(
     ("name", "millions"),
     [("gpt2", 124.44), ("llama3-8b", 8030.26), ("mistral-7b", 7241.73), ("qwen3-0.6b", 596.05), ("gemma2-2b", 2614.34),
-     ("gemma3-1b", 999.89), ("llama3.2-1b", 1235.81), ("qwen2-0.5b", 494.03)],
+     ("gemma3-1b", 999.89), ("llama3.2-1b", 1235.81), ("qwen2-0.5b", 494.03), ("pythia-160m", 162.32),
+     ("pythia-1.4b", 1414.65), ("olmo2-7b", 7298.62), ("phi3-mini-4k", 3821.08)],
 )  # fmt: skip
 def test_named_sizes_have_the_published_number_of_parameters(name, millions):
     assert round(transformer.parameters(ZOO[name]) / 1e6, 2) == millions
