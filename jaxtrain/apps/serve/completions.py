@@ -12,16 +12,16 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from jaxtrain.apps.serve import request_params, responses
+from jaxtrain.apps.serve import chat_prompts, message_parser, request_params, responses
 from jaxtrain.apps.serve.errors import ApiError, invalid_param
+from jaxtrain.apps.serve.message_parser import MessageParser
 from jaxtrain.apps.serve.request_params import CompletionParams
 from jaxtrain.apps.serve.responses import CompletionBuilder, ResponseFormat
 from jaxtrain.apps.serve.server import Server, read_body, require_model
 from jaxtrain.apps.serve.streaming import EventStream, ScheduledCompletions, cancel_on_disconnect
-from jaxtrain.config import ConfigError
-from jaxtrain.data.record_formats import BadRecord
 from jaxtrain.generate import sampler
 from jaxtrain.generate.continuous_batching import DecodeRequest
+from jaxtrain.inference.sampler import without_ends
 
 
 class CompletionJob(NamedTuple):
@@ -51,11 +51,8 @@ async def chat(server: Server, request: Request) -> Response:
     require_model(server, params.model)
     if params.store and server.store is None:
         raise invalid_param("store", "the server was started without a store (--store)")
-    try:
-        ids = await run_in_threadpool(server.model.template.encode_prompt, params.prompts[0])
-    except (BadRecord, ConfigError) as error:
-        raise invalid_param("messages", str(error)) from error
-    job = _submit(server, responses.CHAT, params, start, [ids.tolist()], server.model.decode)
+    ids, parser = await run_in_threadpool(chat_prompts.chat_prompt, server.model.template, params)
+    job = _submit(server, responses.CHAT, params, start, [ids], server.model.decode, parser)
     return await _respond(job, request)
 
 
@@ -73,7 +70,8 @@ async def text(server: Server, request: Request) -> Response:
         if max(ids) >= vocab:
             raise invalid_param(f"prompt[{i}]", f"the token {max(ids)} is beyond the vocabulary of {vocab}")
         prompts.append(ids)
-    job = _submit(server, responses.TEXT, params, start, prompts, tokenizer.decode)
+    decode = without_ends(tokenizer.decode, server.model.ends)
+    job = _submit(server, responses.TEXT, params, start, prompts, decode)
     return await _respond(job, request)
 
 
@@ -84,6 +82,7 @@ def _submit(
     start: float,
     prompts: list[list[int]],
     decode: Callable[[list[int]], str],
+    parser: MessageParser | None = None,
 ) -> CompletionJob:
     """Submits a request's completions to the scheduler. Raises ApiError for what it cannot do, or has no room for."""
     scheduler = server.scheduler
@@ -98,7 +97,7 @@ def _submit(
             ids,
             sampler.completion_seed(seed % 2**64, prompt, i),
             limit=limit,
-            sampling_params={"temperature": params.temperature, "top_p": params.top_p},
+            sampling_params=params.sampling_params,
             stops=params.stop,
             decode=decode,
             top_logprobs=params.top_logprobs is not None,
@@ -106,7 +105,8 @@ def _submit(
         for prompt, (ids, limit) in enumerate(zip(prompts, limits, strict=True))
         for i in range(params.n)
     ]
-    end = server.model.template.end
+    special = message_parser.special_names(server.model.template)
+    names = {i: text for i, text in special.items() if i not in server.model.ends}
     return CompletionJob(
         server=server,
         form=form,
@@ -116,7 +116,7 @@ def _submit(
         start=start,
         seed=seed,
         prompts=prompts,
-        builders=[CompletionBuilder(decode, params.stop, end) for _ in requests],
+        builders=[CompletionBuilder(decode, params.stop, server.model.ends, parser, names) for _ in requests],
         scheduled=ScheduledCompletions(scheduler, requests),
     )
 
@@ -170,7 +170,7 @@ async def _progress(job: CompletionJob) -> AsyncIterator[tuple[int, CompletionBu
 async def _complete(job: CompletionJob) -> dict[str, Any]:
     async for _, builder, ended in _progress(job):
         if ended:
-            builder.extend_text(ended)
+            builder.advance(ended)
     return await _store(job)
 
 
@@ -195,9 +195,9 @@ async def _events(job: CompletionJob) -> AsyncIterator[bytes]:
 
     try:
         async for i, builder, ended in _progress(job):
-            text, tokens = builder.extend_text(ended)
-            if text or tokens.start < tokens.stop or builder.finish_reason:
-                choice = job.form.chunk_choice(model, params, builder, text, tokens)
+            new = builder.advance(ended)
+            if new.content or new.thought or new.tokens.start < new.tokens.stop or builder.finish_reason:
+                choice = job.form.chunk_choice(model, params, builder, new)
                 yield chunk([{"index": i, **choice, "finish_reason": builder.finish_reason}])
         if params.include_usage:
             yield chunk([], usage=responses.usage(job.builders, job.prompt_tokens))

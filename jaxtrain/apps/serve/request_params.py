@@ -1,16 +1,29 @@
-"""Parameters of completion requests: OpenAI's, parsed and checked; an unsupported one is refused by its name."""
+"""Parameters of completion requests: OpenAI's and vLLM's, parsed and checked.
+
+What changes nothing is taken; what would change something and is not supported is refused by its name.
+"""
 
 import json
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from jaxtrain.apps.serve.errors import ApiError, invalid_param
+from jaxtrain.apps.serve.request_messages import (
+    read_documents,
+    read_messages,
+    read_template_kwargs,
+    read_tool_choice,
+    read_tools,
+)
 from jaxtrain.data.bad_records import is_unicode
-from jaxtrain.data.record_formats import ROLES, BadRecord, Message, messages_of
+from jaxtrain.generate.sampler import NEUTRAL
 
 MAX_CHOICES = 128  # completions of a prompt, OpenAI's limit
 MAX_TOP_LOGPROBS = 20  # most likely tokens at each position
-MAX_STOPS = 4
+MAX_STOPS = 16
+MAX_DEPTH = 100  # lists and objects inside each other
+GREEDY = 1e-5  # temperatures below it are 0, as in vLLM
 MAX_METADATA, MAX_KEY, MAX_VALUE = 16, 64, 512  # pairs of metadata, characters of a key and of a value
 
 
@@ -20,8 +33,7 @@ class CompletionParams(NamedTuple):
     model: str
     prompts: tuple[Any, ...]  # of chat one tuple of messages, else texts and lists of token ids
     n: int
-    temperature: float
-    top_p: float
+    sampling_params: dict[str, float]  # of ops/sampling.py's HOW
     max_tokens: int | None  # of a completion; None: what the context has room for
     stop: tuple[str, ...]
     seed: int | None
@@ -30,6 +42,15 @@ class CompletionParams(NamedTuple):
     include_usage: bool  # whether the last chunk of a stream has the token counts
     store: bool
     metadata: dict[str, str]
+    tools: tuple[dict[str, Any], ...] = ()
+    documents: tuple[dict[str, Any], ...] = ()
+    tool_choice: str = "auto"
+    parallel_tool_calls: bool = True
+    template_kwargs: Mapping[str, Any] = MappingProxyType(
+        {}
+    )  # variables of the template but tools and documents
+    # Those that must be read by the template to change anything: {variable: parameter}.
+    template_only: Mapping[str, str] = MappingProxyType({})
 
 
 def parse_body(text: bytes) -> dict[str, Any]:
@@ -40,6 +61,10 @@ def parse_body(text: bytes) -> dict[str, Any]:
         raise ApiError(400, f"the body is not UTF-8, at byte {error.start}", code="invalid_json") from error
     except (ValueError, RecursionError) as error:
         raise ApiError(400, f"the body is not JSON: {error}", code="invalid_json") from error
+    if _depth(body) > MAX_DEPTH:
+        raise ApiError(
+            400, f"the body has more than {MAX_DEPTH} levels of lists and objects", code="invalid_json"
+        )
     if not isinstance(body, dict):
         raise ApiError(400, f"the body is not a JSON object but {type(body).__name__}", code="invalid_json")
     return body
@@ -50,15 +75,26 @@ def chat_params(body: Mapping[str, Any]) -> CompletionParams:
     values = _parse(body, CHAT)
     if values["top_logprobs"] and not values["logprobs"]:
         raise invalid_param("top_logprobs", "it needs logprobs=true")
-    if values["max_tokens"] is not None and values["max_completion_tokens"] is not None:
+    limits = {values[name] for name in ("max_tokens", "max_completion_tokens")} - {None}
+    if len(limits) > 1:
         raise invalid_param(
             "max_tokens", "max_completion_tokens is the same parameter: leave out one of them"
         )
-    if values["metadata"] and not values["store"]:
-        raise invalid_param("metadata", "it is stored with a completion: it needs store=true")
-    max_tokens = values["max_completion_tokens"] if values["max_tokens"] is None else values["max_tokens"]
     top_logprobs = (values["top_logprobs"] or 0) if values["logprobs"] else None
-    return _params(values, (values["messages"],), max_tokens, top_logprobs)
+    params = _params(values, (values["messages"],), min(limits, default=None), top_logprobs)
+    given = {name: values[name] for name in TEMPLATE_ONLY if values[name] is not None}
+    variables = values["chat_template_kwargs"]
+    acting = {name: name for name, value in given.items() if value not in TEMPLATE_ONLY[name]}
+    # One that is off, such as enable_thinking=false, is off in every template.
+    acting |= {name: f"chat_template_kwargs.{name}" for name, value in variables.items() if value}
+    return params._replace(
+        tools=values["tools"],
+        documents=values["documents"],
+        tool_choice=values["tool_choice"],
+        parallel_tool_calls=values["parallel_tool_calls"],
+        template_kwargs=given | variables,
+        template_only=acting,
+    )
 
 
 def text_params(body: Mapping[str, Any]) -> CompletionParams:
@@ -77,11 +113,10 @@ def metadata_of(body: Mapping[str, Any]) -> dict[str, str]:
 def _params(
     values: Mapping[str, Any], prompts: tuple[Any, ...], max_tokens: int | None, top_logprobs: int | None
 ) -> CompletionParams:
-    if values["include_usage"] and not values["stream"]:
-        raise invalid_param("stream_options", "it needs stream=true")
-    same = ("model", "n", "temperature", "top_p", "stop", "seed", "stream", "include_usage")
+    same = ("model", "n", "stop", "seed", "stream", "include_usage")
     return CompletionParams(
         prompts=prompts,
+        sampling_params={name: values[name] for name in NEUTRAL},
         max_tokens=max_tokens,
         top_logprobs=top_logprobs,
         store=values.get("store", False),
@@ -110,6 +145,15 @@ def _parse(
     return values | {"include_usage": bool(values.get("stream_options"))}
 
 
+def _depth(value: Any) -> int:
+    """The levels of lists and objects; MAX_DEPTH + 1 for more of them."""
+    level, depth = [value], 0
+    while (level := [one for one in level if isinstance(one, list | dict)]) and depth <= MAX_DEPTH:
+        depth += 1
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+    return depth
+
+
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no number")
 
@@ -130,6 +174,16 @@ def _integer(low: int, high: int) -> Callable[[str, Any], int]:
         return value
 
     return rule
+
+
+def _temperature(name: str, value: Any) -> float:
+    number = _number(0, 2)(name, value)
+    return number if number >= GREEDY else 0.0
+
+
+def _top_k(name: str, value: Any) -> int:
+    """0 and −1 are all tokens."""
+    return max(_integer(-1, 2**31 - 1)(name, value), 0)
 
 
 def _boolean(name: str, value: Any) -> bool:
@@ -158,6 +212,17 @@ def _neutral(*values: Any) -> Callable[[str, Any], Any]:
     return rule
 
 
+def _no_bias(name: str, value: Any) -> None:
+    if not isinstance(value, dict) or any(value.values()):
+        raise invalid_param(name, f"{_short(value)} is not supported; leave it out", "unsupported_value")
+
+
+def _prediction(name: str, value: Any) -> None:
+    """A guess of the answer, which makes some servers faster and changes no answer."""
+    if not isinstance(value, dict) or value.get("type") != "content":
+        raise invalid_param(name, f"it must be an object of type content, not {_short(value)}")
+
+
 def _stops(name: str, value: Any) -> tuple[str, ...]:
     stops = [value] if isinstance(value, str) else value
     if not isinstance(stops, list) or len(stops) > MAX_STOPS:
@@ -183,32 +248,14 @@ def _options(name: str, value: Any) -> bool:
     if not isinstance(value, dict):
         raise invalid_param(name, f"it must be an object, not {_short(value)}")
     for key in value:
-        if key not in ("include_usage", "include_obfuscation"):
+        if key not in ("include_usage", "include_obfuscation", "continuous_usage_stats"):
             raise ApiError(
                 400, f"Unknown parameter: '{name}.{key[:80]}'.", param=name, code="unknown_parameter"
             )
-    _neutral(False)(f"{name}.include_obfuscation", value.get("include_obfuscation") or False)
+    # Obfuscation only pads a stream.
+    _boolean(f"{name}.include_obfuscation", value.get("include_obfuscation") or False)
+    _neutral(False)(f"{name}.continuous_usage_stats", value.get("continuous_usage_stats") or False)
     return _boolean(f"{name}.include_usage", value.get("include_usage") or False)
-
-
-def _messages(name: str, value: Any) -> tuple[Message, ...]:
-    """Messages that have only role, content and name."""
-    try:
-        messages = messages_of(value, name)
-    except BadRecord as error:
-        raise invalid_param(name, str(error)) from error
-    for i, message in enumerate(messages):
-        given = {key for key, field in message.items() if field not in (None, [])}
-        if message["role"] not in ROLES or given - {"role", "content", "name"}:
-            unknown = min(given - {"role", "content", "name"}, default=message["role"])
-            raise ApiError(
-                400,
-                f"Unknown parameter: '{name}[{i}].{unknown}'.",
-                param=f"{name}[{i}]",
-                code="unknown_parameter",
-            )
-    keys = ("role", "content", "name")
-    return tuple({key: m[key] for key in keys if m.get(key) is not None} for m in messages)
 
 
 def _prompts(name: str, value: Any) -> tuple[Any, ...]:
@@ -229,43 +276,83 @@ def _short(value: Any) -> str:
 
 
 _REQUIRED: Any = object()
+# Parameters for the chat template, and their values that are as good as none where it does not read them.
+TEMPLATE_ONLY = {"reasoning_effort": ("none", "medium"), "verbosity": ("medium",)}
 _SHARED = {
     "model": (_string, _REQUIRED),
     "n": (_integer(1, MAX_CHOICES), 1),
-    "temperature": (_number(0, 2), 1.0),
-    "top_p": (_number(1e-6, 1), 1.0),
+    "temperature": (_temperature, NEUTRAL["temperature"]),
+    "top_p": (_number(1e-6, 1), NEUTRAL["top_p"]),
+    "top_k": (_top_k, NEUTRAL["top_k"]),
+    "min_p": (_number(0, 1), NEUTRAL["min_p"]),
+    "repetition_penalty": (_number(1e-2, 1e2), NEUTRAL["repetition_penalty"]),
     "stop": (_stops, ()),
     "seed": (_integer(-(2**63), 2**63 - 1), None),
     "stream": (_boolean, False),
     "stream_options": (_options, False),
     "frequency_penalty": (_neutral(0, 0.0), None),
     "presence_penalty": (_neutral(0, 0.0), None),
-    "logit_bias": (_neutral({}), None),
-    "user": (_neutral(""), None),
+    "logit_bias": (_no_bias, None),
+    # Of whom a request is, and how it is cached and scheduled: nothing of it changes a completion.
+    "user": (_string, None),
+    "cache_salt": (_string, None),
+    "priority": (_integer(-(2**31), 2**31 - 1), None),
+    "request_id": (_string, None),
+    # vLLM's, at the values that change nothing.
+    "allowed_token_ids": (_neutral([]), None),
+    "bad_words": (_neutral([]), None),
+    "detokenize": (_neutral(True), None),
+    "guided_choice": (_neutral(), None),
+    "guided_grammar": (_neutral(), None),
+    "guided_json": (_neutral(), None),
+    "guided_regex": (_neutral(), None),
+    "ignore_eos": (_neutral(False), None),
+    "include_stop_str_in_output": (_neutral(False), None),
+    "length_penalty": (_neutral(1, 1.0), None),
+    "min_tokens": (_neutral(0), None),
+    "prompt_logprobs": (_neutral(), None),
+    "return_token_ids": (_neutral(False), None),
+    "return_tokens_as_token_ids": (_neutral(False), None),
+    "skip_special_tokens": (_neutral(True), None),
+    "spaces_between_special_tokens": (_neutral(True, False), None),
+    "stop_token_ids": (_neutral([]), None),
+    "structured_outputs": (_neutral(), None),
+    "truncate_prompt_tokens": (_neutral(), None),
+    "use_beam_search": (_neutral(False), None),
 }
 CHAT = {
     **_SHARED,
-    "messages": (_messages, _REQUIRED),
+    "messages": (read_messages, _REQUIRED),
+    "tools": (read_tools, ()),
+    "tool_choice": (read_tool_choice, "auto"),
+    "parallel_tool_calls": (_boolean, True),
+    "documents": (read_documents, ()),
+    "chat_template_kwargs": (read_template_kwargs, {}),
+    "reasoning_effort": (_string, None),
+    "verbosity": (_string, None),
     "max_tokens": (_integer(1, 2**31 - 1), None),
     "max_completion_tokens": (_integer(1, 2**31 - 1), None),
     "logprobs": (_boolean, False),
     "top_logprobs": (_integer(0, MAX_TOP_LOGPROBS), None),
     "store": (_boolean, False),
     "metadata": (_metadata, {}),
+    "prediction": (_prediction, None),
+    "prompt_cache_key": (_string, None),
+    "prompt_cache_retention": (_string, None),
+    "safety_identifier": (_string, None),
+    "service_tier": (_string, None),
+    "add_generation_prompt": (_neutral(True), None),
+    "add_special_tokens": (_neutral(False), None),
     "audio": (_neutral(), None),
-    "function_call": (_neutral("none"), None),
+    "best_of": (_neutral(1), None),
+    "chat_template": (_neutral(), None),
+    "continue_final_message": (_neutral(False), None),
+    "echo": (_neutral(False), None),
+    "function_call": (_neutral("none", "auto"), None),
     "functions": (_neutral([]), None),
+    "include_reasoning": (_neutral(True), None),
     "modalities": (_neutral(["text"]), None),
-    "parallel_tool_calls": (_neutral(True, False), None),
-    "prediction": (_neutral(), None),
-    "prompt_cache_key": (_neutral(""), None),
-    "reasoning_effort": (_neutral("none"), None),
     "response_format": (_neutral({"type": "text"}), None),
-    "safety_identifier": (_neutral(""), None),
-    "service_tier": (_neutral("auto", "default"), None),
-    "tool_choice": (_neutral("none", "auto"), None),
-    "tools": (_neutral([]), None),
-    "verbosity": (_neutral("medium"), None),
     "web_search_options": (_neutral(), None),
 }
 TEXT = {
@@ -274,6 +361,8 @@ TEXT = {
     "max_tokens": (_integer(1, 2**31 - 1), 16),
     "logprobs": (_integer(0, 5), None),
     "best_of": (_integer(1, MAX_CHOICES), None),
+    "add_special_tokens": (_neutral(True), None),
     "echo": (_neutral(False), None),
+    "response_format": (_neutral({"type": "text"}), None),
     "suffix": (_neutral(""), None),
 }

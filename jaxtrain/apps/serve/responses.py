@@ -2,15 +2,22 @@
 
 import dataclasses
 import functools
+import json
+import secrets
+import string
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from jaxtrain.apps.serve import message_parser
+from jaxtrain.apps.serve.message_parser import MessageParser, ParsedMessage
 from jaxtrain.apps.serve.request_params import CompletionParams
 from jaxtrain.data.chat import Template
-from jaxtrain.generate import stop_strings
+from jaxtrain.data.tool_calls import ToolCall
+from jaxtrain.generate import sampler, stop_strings
 from jaxtrain.generate.continuous_batching import CompletionPart
 
 Json = dict[str, Any]
+_ID = string.ascii_letters + string.digits
 
 
 class ServedModel(NamedTuple):
@@ -20,23 +27,42 @@ class ServedModel(NamedTuple):
     created: int  # Unix time
     fingerprint: str
     template: Template
+    ends: tuple[int, ...]  # tokens that end a completion
     decode: Callable[[list[int]], str]  # token ids of a chat completion -> its text
+
+
+class Delta(NamedTuple):
+    """What is new of a completion."""
+
+    content: str
+    tokens: slice  # of the completion's tokens, those of the content
+    thought: str = ""
+    calls: tuple[Json, ...] = ()  # all of them, when the completion has ended
 
 
 @dataclasses.dataclass
 class CompletionBuilder:
-    """One completion while it is decoded: token ids, log-probabilities and text so far."""
+    """One completion while it is decoded: token ids, log-probabilities, text and what it says so far."""
 
     decode: Callable[[list[int]], str]
     stop: Sequence[str]
-    end: int  # token id that ends the completion
+    ends: Sequence[int]  # tokens that end the completion
+    parser: MessageParser | None = None  # None: the text is the content
+    names: Mapping[int, str] = dataclasses.field(default_factory=dict)  # special tokens by their ids
     ids: list[int] = dataclasses.field(default_factory=list)
     logprobs: list[float] = dataclasses.field(default_factory=list)
     top_logprobs: list[list[tuple[int, float]]] = dataclasses.field(default_factory=list)
     text: str = ""  # the part of the text that later tokens cannot change
     text_tokens: int = 0  # tokens that the text is made of, the end token with it
+    thought: str = ""
+    content: str = ""
+    # The tokens of the content.
+    content_tokens: slice = dataclasses.field(default_factory=lambda: slice(0, 0))
+    calls: tuple[Json, ...] = ()
     finish_reason: str | None = None
     started: bool = False  # whether the client has got a first chunk of it
+    places: list[tuple[int, str]] = dataclasses.field(default_factory=list)  # special tokens in the text
+    _placed: int = 0  # tokens that were looked at for them
 
     def add_part(self, part: CompletionPart) -> None:
         """Appends new tokens and their log-probabilities."""
@@ -46,20 +72,59 @@ class CompletionBuilder:
             pairs = zip(part.top.ids.tolist(), part.top.logps.tolist(), strict=True)
             self.top_logprobs += [list(zip(ids, logps, strict=True)) for ids, logps in pairs]
 
-    def extend_text(self, ended: bool) -> tuple[str, slice]:
-        """(new text, slice of its tokens). Without log-probabilities the slice is empty until the end."""
+    def advance(self, ended: bool) -> Delta:
+        """What is new. Without log-probabilities the slice of tokens is empty until the end."""
+        self._extend_text(ended)
+        message = self._message(ended)
+        tokens = self._content_tokens(message, ended)
+        delta = Delta(
+            content=message.content[len(self.content) :],
+            tokens=slice(max(self.content_tokens.stop, tokens.start), tokens.stop),
+            thought=message.thought[len(self.thought) :],
+            calls=tuple(
+                {"id": _call_id(), "type": "function", "function": _function(one)} for one in message.calls
+            ),
+        )
+        self.thought, self.content, self.content_tokens, self.calls = (
+            message.thought, message.content, tokens, delta.calls,
+        )  # fmt: skip
+        if self.calls and self.finish_reason == "stop":
+            self.finish_reason = "tool_calls"
+        return delta
+
+    def _extend_text(self, ended: bool) -> None:
         decoded = self.decode(self.ids)
         text, stopped = stop_strings.stable_text(decoded, self.stop)
-        text_tokens = self.text_tokens
         if ended:
-            self.finish_reason = "stop" if stopped or self.ids[-1:] == [self.end] else "length"
+            self.finish_reason = "stop" if stopped or set(self.ids[-1:]) & {*self.ends} else "length"
         if ended and not stopped:  # no later token can change the text
-            text, text_tokens = decoded, len(self.ids)
+            text, self.text_tokens = decoded, len(self.ids)
         elif ended or self.top_logprobs:
-            text_tokens = self._tokens_of(text)
-        new_text, new_tokens = text[len(self.text) :], slice(self.text_tokens, text_tokens)
-        self.text, self.text_tokens = text, text_tokens
-        return new_text, new_tokens
+            self.text_tokens = self._tokens_of(text)
+        self.text = text
+
+    def _message(self, ended: bool) -> ParsedMessage:
+        """What the text says so far."""
+        if self.parser is None:
+            return ParsedMessage("", self.text)
+        self.places += message_parser.special_places(self.ids, self._placed, self.decode, self.names)
+        self._placed = len(self.ids)
+        return (self.parser.parse if ended else self.parser.parse_unfinished)(self.text, self.places)
+
+    def _content_tokens(self, message: ParsedMessage, ended: bool) -> slice:
+        """The tokens of a message's content, with the end token where it is the end of the text."""
+        if message.content == self.text and not message.calls:
+            return slice(0, self.text_tokens)
+        if not ended and not (self.top_logprobs and message.content):
+            return self.content_tokens
+        if not message.content:
+            return slice(len(self.ids), len(self.ids))
+        thought = self.text.find(message.thought) + len(message.thought)
+        start = max(self.text.find(message.content, thought), 0)
+        first = self._tokens_of(self.text[: start + 1]) - 1
+        if ended and not message.calls:
+            return slice(first, self.text_tokens)
+        return slice(first, self._tokens_of(self.text[: start + len(message.content)]))
 
     def _tokens_of(self, text: str) -> int:
         """The fewest tokens whose text starts with `text`; the last of them may go on beyond it."""
@@ -71,6 +136,14 @@ class CompletionBuilder:
         return low
 
 
+def _call_id() -> str:
+    return "".join(secrets.choice(_ID) for _ in range(9))  # some templates take no other length
+
+
+def _function(call: ToolCall) -> Json:
+    return {"name": call.name, "arguments": json.dumps(call.arguments, ensure_ascii=False)}
+
+
 class ResponseFormat(NamedTuple):
     """How an endpoint writes completions."""
 
@@ -78,9 +151,7 @@ class ResponseFormat(NamedTuple):
     object: str  # the `object` field of a whole response
     chunk_object: str  # and of a stream's chunks
     choice: Callable[[ServedModel, CompletionParams, CompletionBuilder], Json]
-    chunk_choice: Callable[
-        [ServedModel, CompletionParams, CompletionBuilder, str, slice], Json
-    ]  # new text, its tokens
+    chunk_choice: Callable[[ServedModel, CompletionParams, CompletionBuilder, Delta], Json]
 
 
 def response_body(
@@ -131,28 +202,43 @@ def stored_body(
     builders: Sequence[CompletionBuilder],
     prompt_ids: Sequence[int],
 ) -> Json:
-    """The response as it is stored: with the request's parameters, and the token ids that its log-probs belong to."""
+    """The response as it is stored: with the request's parameters and the ids of its tokens.
+
+    The log-probabilities are those of the content: of the tokens from `content_tokens[0]` to `content_tokens[1]`.
+    """
     choices = []
     for choice, builder in zip(response["choices"], builders, strict=True):
-        ids = {"token_ids": builder.ids[: builder.text_tokens]}
+        ids: Json = {"token_ids": builder.ids[: builder.text_tokens]}
+        if params.top_logprobs is not None and builder.content_tokens != slice(0, builder.text_tokens):
+            ids["content_tokens"] = [builder.content_tokens.start, builder.content_tokens.stop]
         if params.top_logprobs:
             ids["top_token_ids"] = [
                 [i for i, _ in top[: params.top_logprobs]]
-                for top in builder.top_logprobs[: builder.text_tokens]
+                for top in builder.top_logprobs[builder.content_tokens]
             ]
         choices.append(choice | ids)
-    return response | {
-        "choices": choices,
-        "input": list(params.prompts[0]),
-        "metadata": params.metadata,
-        "temperature": params.temperature,
-        "top_p": params.top_p,
-        "max_tokens": params.max_tokens,
-        "stop": list(params.stop) or None,
-        "seed": seed,
-        "n": params.n,
-        "prompt_token_ids": list(prompt_ids),
+    prompt = {
+        "tools": list(params.tools),
+        "documents": list(params.documents),
+        "chat_template_kwargs": params.template_kwargs,
     }
+    sampled = {name: params.sampling_params[name] for name in ("temperature", "top_p")}
+    return (
+        response
+        | {name: value for name, value in prompt.items() if value}
+        | {
+            "choices": choices,
+            "input": list(params.prompts[0]),
+            "metadata": params.metadata,
+            **sampled,
+            **sampler.active_params(params.sampling_params),
+            "max_tokens": params.max_tokens,
+            "stop": list(params.stop) or None,
+            "seed": seed,
+            "n": params.n,
+            "prompt_token_ids": list(prompt_ids),
+        }
+    )
 
 
 def _head(model: ServedModel, kind: str, completion_id: str, created: int) -> Json:
@@ -166,18 +252,22 @@ def _head(model: ServedModel, kind: str, completion_id: str, created: int) -> Js
 
 
 def _chat_choice(model: ServedModel, params: CompletionParams, builder: CompletionBuilder) -> Json:
-    message = {"role": "assistant", "content": builder.text, "refusal": None}
-    logprobs = _chat_logprobs(model, params, builder, slice(0, builder.text_tokens))
-    return {"message": message, "logprobs": logprobs}
+    content = None if builder.calls and not builder.content else builder.content
+    message = {"role": "assistant", "content": content, "refusal": None}
+    message |= {"reasoning_content": builder.thought} if builder.thought else {}
+    message |= {"tool_calls": list(builder.calls)} if builder.calls else {}
+    return {"message": message, "logprobs": _chat_logprobs(model, params, builder, builder.content_tokens)}
 
 
 def _chat_chunk_choice(
-    model: ServedModel, params: CompletionParams, builder: CompletionBuilder, new_text: str, new_tokens: slice
+    model: ServedModel, params: CompletionParams, builder: CompletionBuilder, new: Delta
 ) -> Json:
     delta = {} if builder.started else {"role": "assistant", "content": ""}
     builder.started = True
-    delta |= {"content": new_text} if new_text else {}
-    return {"delta": delta, "logprobs": _chat_logprobs(model, params, builder, new_tokens)}
+    delta |= {"reasoning_content": new.thought} if new.thought else {}
+    delta |= {"content": new.content} if new.content else {}
+    delta |= {"tool_calls": [{"index": i, **one} for i, one in enumerate(new.calls)]} if new.calls else {}
+    return {"delta": delta, "logprobs": _chat_logprobs(model, params, builder, new.tokens)}
 
 
 def _chat_logprobs(
@@ -206,24 +296,19 @@ def _token_bytes(model: ServedModel, i: int) -> bytes:
 
 def _token_name(model: ServedModel, i: int) -> str:
     r"""The token as text, bytes outside UTF-8 as \xhh; a special token's own text, or <|id|> for one without text."""
-    special = _special_tokens(model.template).get(i)
+    special = message_parser.special_names(model.template).get(i)
     return special or _token_bytes(model, i).decode(errors="backslashreplace") or f"<|{i}|>"
 
 
-@functools.cache
-def _special_tokens(template: Template) -> Mapping[int, str]:
-    return {i: text for text, i in template.tokenizer.specials.items()}
-
-
 def _text_choice(model: ServedModel, params: CompletionParams, builder: CompletionBuilder) -> Json:
-    logprobs = _text_logprobs(model, params, builder, slice(0, builder.text_tokens))
-    return {"text": builder.text, "logprobs": logprobs}
+    logprobs = _text_logprobs(model, params, builder, builder.content_tokens)
+    return {"text": builder.content, "logprobs": logprobs}
 
 
 def _text_chunk_choice(
-    model: ServedModel, params: CompletionParams, builder: CompletionBuilder, new_text: str, new_tokens: slice
+    model: ServedModel, params: CompletionParams, builder: CompletionBuilder, new: Delta
 ) -> Json:
-    return {"text": new_text, "logprobs": _text_logprobs(model, params, builder, new_tokens)}
+    return {"text": new.content, "logprobs": _text_logprobs(model, params, builder, new.tokens)}
 
 
 def _text_logprobs(

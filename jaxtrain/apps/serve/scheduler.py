@@ -12,8 +12,6 @@ from jaxtrain.generate.continuous_batching import CompletionPart, DecodeRequest
 from jaxtrain.generate.engine import Engine
 from jaxtrain.types import Params
 
-SAMPLING_DEFAULTS = {"temperature": 1.0, "top_p": 1.0}
-
 OnPart = Callable[[CompletionPart | None], None]  # called in the decoding thread; None: the thread has failed
 
 
@@ -93,7 +91,7 @@ class Scheduler:
         runner, requests = self.runner, self._requests(running)
         try:
             for part in continuous_batching.completion_parts(
-                runner.engine, runner.params, requests, rows=runner.rows, defaults=SAMPLING_DEFAULTS, chunk=runner.chunk
+                runner.engine, runner.params, requests, rows=runner.rows, defaults=sampler.NEUTRAL, chunk=runner.chunk
             ):  # fmt: skip
                 request, on_part = running[part.number]
                 if part.ended:
@@ -156,7 +154,7 @@ def warm_up(runner: ModelRunner) -> None:
         runner.params,
         separate,
         rows=runner.rows,
-        defaults=SAMPLING_DEFAULTS,
+        defaults=sampler.NEUTRAL,
         chunk=runner.chunk,
     )
     for _ in completions:

@@ -42,7 +42,7 @@ def model():
     decoding = engine.build_engine(
         plan,
         lm,
-        end=template().end,
+        ends=(template().end,),
         max_new=CONTEXT,
         slots=CONTEXT,
         top_logprobs=request_params.MAX_TOP_LOGPROBS,
@@ -79,7 +79,9 @@ class RunningServer(NamedTuple):
 
 def make_server(path, key=KEY):
     """The state of a server; `path` is its store's, or None."""
-    served = ServedModel(NAME, 1_700_000_000, "fp_test", template(), template().tokenizer.decode)
+    served = ServedModel(
+        NAME, 1_700_000_000, "fp_test", template(), (template().end,), template().tokenizer.decode
+    )
     scheduler = Scheduler(model()[2], WAITING)
     store = CompletionStore(path) if path else None
     return Server(served, scheduler, store, ServerLimits(key, BODY), Metrics(scheduler, store))

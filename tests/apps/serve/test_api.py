@@ -51,6 +51,14 @@ def forward():
     return logps
 
 
+def forward_logits(ids):
+    """Logits f32[T, V] of every next token, by the forward pass of training."""
+    lm, params, _ = model()
+    places = np.arange(len(ids), dtype=np.int32)[None]
+    batch = {"tokens": np.asarray(ids, np.int32)[None], "positions": places, "segments": np.ones_like(places)}
+    return np.asarray(logits(lm.hidden(params, batch), lm.head(params))[0])
+
+
 def test_a_completion_is_the_same_whole_and_streamed(client):
     whole = chat(client, n=3)
     assert [one.index for one in whole.choices] == [0, 1, 2]
@@ -136,6 +144,46 @@ def test_temperature_0_takes_the_likeliest_and_the_seed_does_not_matter(client, 
         assert entry.logprob == entry.top_logprobs[0].logprob
 
 
+def test_sampling_parameters_are_those_of_their_definitions(client, forward):
+    """With top_k=1 or min_p=1 the likeliest token is left; the penalty counts prompt and completion."""
+    likeliest = chat(client, temperature=0).choices[0].message.content
+    for one in ({"top_k": 1}, {"min_p": 1.0}, {"top_k": 3, "min_p": 1.0}):
+        assert chat(client, seed=9, extra_body=one).choices[0].message.content == likeliest
+    response = chat(client, temperature=0, extra_body={"repetition_penalty": 1.7}, store=True)
+    stored = client.chat.completions.retrieve(response.id).to_dict()
+    ids, prompt = stored["choices"][0]["token_ids"], stored["prompt_token_ids"]
+    assert stored["repetition_penalty"] == 1.7 and "min_p" not in stored
+    raw = forward_logits([*prompt, *ids])
+    for place, token in enumerate(ids):
+        row = raw[len(prompt) - 1 + place].astype(np.float64)
+        seen = [*{*prompt, *ids[:place]}]
+        row[seen] = np.where(row[seen] > 0, row[seen] / 1.7, row[seen] * 1.7)
+        assert row[token] >= row.max() - 1e-4
+    assert response.choices[0].message.content != likeliest
+
+
+def test_min_p_and_top_k_leave_the_tokens_of_their_definitions(client, forward):
+    prompt = template().encode_prompt(HI).tolist()
+    logps = forward(prompt)[len(prompt) - 1].astype(np.float64)
+    shares = np.sort(np.exp(logps - logps.max()))[::-1]
+    for name, value in (("min_p", float(shares[3] + shares[4]) / 2), ("top_k", 4)):
+        drawn = set()
+        for seed in range(6):
+            response = chat(client, seed=seed, n=3, max_tokens=1, store=True, extra_body={name: value})
+            stored = client.chat.completions.retrieve(response.id).to_dict()
+            drawn |= {one["token_ids"][0] for one in stored["choices"]}
+        assert drawn <= {*np.argsort(-logps)[:4].tolist()} and len(drawn) > 1, name
+
+
+def test_no_request_compiles_a_program(client):
+    compiled = []
+    chat(client)
+    jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.append(name))
+    for body in ({}, {"top_k": 3}, {"min_p": 0.2}, {"repetition_penalty": 1.3}, {"top_k": 9, "min_p": 0.1}):
+        chat(client, temperature=0.7, top_p=0.9, extra_body=body)
+    assert not [name for name in compiled if "backend_compile" in name]
+
+
 def test_legacy_completions_continue_texts_and_ids(client):
     params = {"model": NAME, "seed": 5, "max_tokens": 6, "logprobs": 2}
     response = client.completions.create(prompt=["ab", "xyz"], n=2, **params)
@@ -163,7 +211,24 @@ def test_models(client):
     [
         ({"extra_body": {"colour": 1}}, "unknown_parameter", "Unknown parameter: 'colour'"),
         ({"frequency_penalty": 0.5}, "unsupported_value", "frequency_penalty: 0.5 is not supported"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "unsupported_value", "tools: "),
+        ({"presence_penalty": 0.5}, "unsupported_value", "presence_penalty: 0.5 is not supported"),
+        ({"logit_bias": {"5": 1}}, "unsupported_value", "logit_bias: "),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "unsupported_value", "plain writes nothing of"),
+        ({"tools": [{"type": "function", "name": "f"}]}, "invalid_value", "tools[0]: it must be"),
+        ({"tools": [{"type": "web_search"}]}, "invalid_value", "no other tool is known"),
+        ({"tool_choice": "required"}, "unsupported_value", "only none and auto are supported"),
+        ({"reasoning_effort": "high"}, "unsupported_value", "plain reads no reasoning_effort"),
+        ({"verbosity": "low"}, "unsupported_value", "plain reads no verbosity"),
+        ({"prediction": {"type": "x"}}, "invalid_value", "an object of type content"),
+        ({"extra_body": {"chat_template_kwargs": {"thinking": True}}}, "unsupported_value", "plain reads no thinking"),
+        ({"extra_body": {"chat_template_kwargs": {"messages": []}}}, "invalid_value", "chat_template_kwargs.messages"),
+        ({"extra_body": {"top_k": -2}}, "invalid_value", "top_k: it must be a whole number from -1"),
+        ({"extra_body": {"top_k": 2.5}}, "invalid_value", "not 2.5"),
+        ({"extra_body": {"min_p": 1.5}}, "invalid_value", "min_p: it must be a number from 0 to 1"),
+        ({"extra_body": {"repetition_penalty": 0}}, "invalid_value", "repetition_penalty: it must be"),
+        ({"extra_body": {"ignore_eos": True}}, "unsupported_value", "ignore_eos: true is not supported"),
+        ({"extra_body": {"guided_json": {}}}, "unsupported_value", "guided_json"),
+        ({"user": 3}, "invalid_value", "user: it must be text"),
         ({"response_format": {"type": "json_object"}}, "unsupported_value", "response_format"),
         ({"temperature": 2.5}, "invalid_value", "temperature: it must be a number from 0 to 2, not 2.5"),
         ({"temperature": "hot"}, "invalid_value", 'not "hot"'),
@@ -171,19 +236,25 @@ def test_models(client):
         ({"n": 0}, "invalid_value", "n: it must be a whole number from 1 to 128, not 0"),
         ({"n": 100}, "invalid_value", f"{ROWS + WAITING} completions at once"),
         ({"max_tokens": True}, "invalid_value", "max_tokens"),
-        ({"max_tokens": 5, "max_completion_tokens": 5}, "invalid_value", "leave out one of them"),
+        ({"max_tokens": 5, "max_completion_tokens": 6}, "invalid_value", "leave out one of them"),
         ({"stop": [""]}, "invalid_value", "the empty text would end every completion"),
-        ({"stop": list("abcde")}, "invalid_value", "at most 4"),
+        ({"stop": list("abcdefghijklmnopq")}, "invalid_value", "at most 16"),
         ({"top_logprobs": 3}, "invalid_value", "it needs logprobs=true"),
         ({"logprobs": True, "top_logprobs": 21}, "invalid_value", "from 0 to 20, not 21"),
-        ({"metadata": {"a": "b"}}, "invalid_value", "it needs store=true"),
         ({"store": True, "metadata": {"a": 1}}, "invalid_value", "metadata.a: it must be text, not 1"),
         ({"store": True, "metadata": {"k" * 65: "v"}}, "invalid_value", "a key has at most 64"),
-        ({"stream_options": {"include_usage": True}}, "invalid_value", "it needs stream=true"),
+        ({"stream": True, "stream_options": {"continuous_usage_stats": True}}, "unsupported_value", "continuous_usage"),
         ({"stream": True, "stream_options": {"colour": 1}}, "unknown_parameter", "stream_options.colour"),
         ({"messages": []}, "invalid_value", "an empty one"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "invalid_value", "unknown role"),
         ({"messages": [{"role": "user", "content": "x", "mood": 1}]}, "unknown_parameter", "messages[0].mood"),
+        ({"messages": [{"role": "user", "content": None}]}, "invalid_value", "messages[0].content: it must be"),
+        ({"messages": [{"role": "user", "content": 5}]}, "invalid_value", "not a number"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+         "invalid_value", "image_url"),
+        ({"messages": [*HI, {"role": "assistant", "tool_calls": [{"function": {}}]}]}, "invalid_value", "has a name"),
+        ({"messages": [*HI, {"role": "assistant", "tool_calls": "x"}]}, "invalid_value", "a list of calls, not text"),
+        ({"messages": [{"role": "tool", "content": "4"}]}, "invalid_value", "plain has no place for tool"),
         ({"messages": [{"role": "user", "content": "x" * CONTEXT}]}, "context_length_exceeded", f"length is {CONTEXT}"),
         ({"max_tokens": CONTEXT}, "context_length_exceeded", f"{CONTEXT} in the completion"),
     ],
@@ -205,10 +276,37 @@ def test_neutral_values_are_served(client):
     }
     more = {
         "response_format": {"type": "text"},
+        "modalities": ["text"],
         "parallel_tool_calls": True,
-        "extra_body": {"tools": [], "audio": None},
+        "metadata": {"of": "nothing"},
+        "prediction": {"type": "content", "content": "Yo."},
+        "prompt_cache_key": "key",
+        "reasoning_effort": "medium",
+        "safety_identifier": "someone",
+        "service_tier": "flex",
+        "stream_options": {"include_usage": True},
+        "verbosity": "medium",
+        "max_completion_tokens": 12,
     }
-    assert chat(client, **neutral, **more).choices == chat(client).choices
+    of_vllm = {
+        "tools": [],
+        "audio": None,
+        "chat_template_kwargs": {"enable_thinking": False},
+        "top_k": -1,
+        "min_p": 0,
+        "repetition_penalty": 1,
+        "min_tokens": 0,
+        "ignore_eos": False,
+        "stop_token_ids": [],
+        "skip_special_tokens": True,
+        "add_generation_prompt": True,
+        "priority": 0,
+    }
+    plain = chat(client).choices
+    assert chat(client, **neutral | {"user": "someone"}, **more, extra_body=of_vllm).choices == plain
+    assert chat(client, **neutral).choices == plain
+    streamed = chat(client, stream=True, **more | {"stream_options": {"include_obfuscation": True}})
+    assert "".join(one.choices[0].delta.content or "" for one in streamed) == plain[0].message.content
     answer = chat(client).choices[0].message.to_dict() | {"content": "Yo."}
     assert chat(client, messages=[*HI, answer, *HI]).usage.prompt_tokens > chat(client).usage.prompt_tokens
 
@@ -242,6 +340,7 @@ def post(server, path, body, **headers):
         (b"[1]", 400, "not a JSON object but list"),
         (b'{"temperature": NaN}', 400, "NaN is no number"),
         (b"[" * 10_000, 400, "the body is not JSON"),
+        (b'{"model": "tiny", "tools": ' + b"[" * 500 + b"]" * 500 + b"}", 400, "more than 100 levels"),
         (b'{"model": "tiny", "messages": [{"role": "user", "content": "\\ud800"}]}', 400, "half a surrogate"),
         (b"{}", 400, "Missing required parameter: 'model'"),
         (b" " * (BODY + 1), 413, f"larger than {BODY:,} bytes"),
