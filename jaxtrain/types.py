@@ -69,7 +69,8 @@ class LM(NamedTuple):
     cache: Callable[
         [int, int], Any
     ]  # (B, S) -> an empty key-value cache of S slots, leaves f[..., B, K, S, C]
-    decode: Callable[..., tuple[Array, Any]]  # (params, tokens, positions, cache) -> hidden f[B, T, D], cache
+    # (params, tokens, positions, cache, slots it will have=0) -> hidden f[B, T, D], cache
+    decode: Callable[..., tuple[Array, Any]]
     # Parameters as decode and head are fastest with, in the type of computation.
     ready: Callable[[Params], Params] = lambda params: params
 

@@ -12,11 +12,23 @@ from jaxtrain.models.zoo import ZOO, Arch
 # One of each family, with everything that makes it different kept and the sizes made small.
 FAMILIES = (
     "gpt2", "llama2-7b", "llama3.1-8b", "mistral-7b", "qwen2-0.5b", "qwen3-0.6b", "gemma2-2b", "gemma3-1b", "gemma3-4b",
+    "pythia-160m", "olmo2-7b", "phi4-mini", "qwen2-upper",
 )  # fmt: skip
+# What no name of the zoo has: (the nearest name, the fields that differ at the small size).
+_VARIANTS = {
+    "phi4-mini": ("phi3-mini-4k", {
+        "kv_heads": 2, "head_width": 12, "rope_width": 6, "rope_scaling": (10, 1.2), "window": 0, "tied": True,
+        "rope_factors": (1.0, 1.1, 1.5, 1.0, 2.5, 6.0),
+    }),
+    "qwen2-upper": ("qwen2-0.5b", {
+        "rope_scaling": (4.0, 4.0, 1.0, 8, 1.1, True), "window": 5, "global_layers": (0,),
+    }),
+}  # fmt: skip
 
 
 def shrink(name: str, **changes) -> Arch:
-    """An architecture of the zoo at a size that a test can afford."""
+    """One of FAMILIES, or another architecture of the zoo, at a size that a test can afford."""
+    name, own = _VARIANTS.get(name, (name, {}))
     arch = ZOO[name]
     small = {
         "layers": 3,
@@ -24,6 +36,7 @@ def shrink(name: str, **changes) -> Arch:
         "heads": 4,
         "kv_heads": 2 if arch.kv_heads else 0,
         "head_width": 12 if arch.head_width else 0,
+        "rope_width": 4 if arch.rope_width else 0,
         "ff": 48,
         "vocab": 64,
         "max_len": 160 if arch.max_len else 0,
@@ -36,7 +49,7 @@ def shrink(name: str, **changes) -> Arch:
     }
     if len(arch.rope_scaling) == 4:
         small["rope_scaling"] = (4.0, 1.0, 4.0, 16)
-    return dataclasses.replace(arch, **{**small, **changes})
+    return dataclasses.replace(arch, **{**small, **own, **changes})
 
 
 def how(attention: str = "blocked", *, scan: bool = False, remat: str = "none", dtype=jnp.float32, **changes):
