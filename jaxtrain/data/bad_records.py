@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxtrain.config import ConfigError
-from jaxtrain.files import atomic
+from jaxtrain.files import atomic, cache
 
 _LIST = "skipped.jsonl"
 _MEMORY = 1 << 20  # bytes of the list that are held in memory; more are on the disk
@@ -54,6 +54,16 @@ class Skips:
             shutil.copyfileobj(self._file, file)
         self._file.seek(0, 2)
         return folder / name
+
+    def in_words(self, cache_dir: Path) -> str:
+        """Their number and the first, and the file in the cache that lists them all, which is written."""
+        name = cache.digest(self.count, self.first)
+        path = cache_dir / "bad_records" / f"{name}.jsonl"
+        with cache.full_disk(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.save(path.parent, path.name)
+        first = f"{self.first['where']}: {self.first['reason']}"
+        return f"{self.count:,} bad records skipped, the first {first}; listed in {path}"
 
 
 def raw_fields(raw: bytes) -> dict[str, str]:

@@ -63,7 +63,7 @@ def prepare(
     seed: int,
     tokenizer: Tokenizer,
     template: Template,
-    process: tuple[int, int] = (0, 1),
+    local_rows: LocalRows = np.arange,
     beside: Callable[[PackedRows], Sequence[Row]] | None = None,
 ) -> DataPipeline:
     """The training and held-out streams of packed conversations, with the columns of pipeline.prepare's.
@@ -113,13 +113,13 @@ def prepare(
     ]
     return DataPipeline(
         tokenizer=with_template(tokenizer, template),
-        train=Stream(lambda i: pipeline.finish(endless[i], lengths, extra=extra), cfg.batch_size, process),
+        train=Stream(lambda i: pipeline.finish(endless[i], lengths, extra=extra), cfg.batch_size, local_rows),
         eval=pipeline.held_out_stream(
             sets[1],
             blank,
             lambda i, row: pipeline.finish(row, lengths, extra=extra),
             cfg.batch_size,
-            process,
+            local_rows,
         ),
         table=[
             *about_template(template),

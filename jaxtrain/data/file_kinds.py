@@ -179,6 +179,9 @@ def _json_kind(text: str, whole: bool, name: str, label: str) -> str:
     if text.startswith("["):
         other = len(lines) > 1 and lines[1].lstrip()[:1] in ("[", "{")
         return LINES if isinstance(first, list) and other else VALUES
+    value = first if len(lines) == 1 else _loaded(text) if whole else None
+    if isinstance(value, dict) and (what := _no_list(value)):
+        raise _refusal(label, what, "write a list of records: [{...}, {...}]")
     if isinstance(first, dict):
         return VALUES if len(lines) == 1 and whole and list_key(first) else LINES
     if any(map(_is_object, lines[1:])):
@@ -195,6 +198,21 @@ def _json_kind(text: str, whole: bool, name: str, label: str) -> str:
         listed = re.search(rf'"({"|".join(LISTS)})"\s*:\s*\[\s*\{{', text[:4096])
         return VALUES if listed or ".jsonl" not in name else LINES
     return LINES
+
+
+def _no_list(value: dict[str, object]) -> str:
+    """What an object is that holds records otherwise than in a list; an empty string where it holds none."""
+    inside = list(value.values())
+    if FIELDS & value.keys() and all(isinstance(one, list) for one in inside):
+        long = {len(one) for one in inside}
+        flat = not any(isinstance(cell, dict | list) for one in inside for cell in one)
+        return "a JSON object of columns" if flat and long != {0} and len(long) == 1 else ""
+    if len(inside) < 2 or not all(isinstance(one, dict) for one in inside):
+        return ""
+    if FIELDS & value.keys():
+        by_number = all(key.isdigit() for one in inside for key in one)
+        return "a JSON object of columns, as pandas writes it" if by_number else ""
+    return "a JSON object of named records" if all(FIELDS & one.keys() for one in inside) else ""
 
 
 def _goes_on(line: str) -> bool:

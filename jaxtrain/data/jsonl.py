@@ -115,7 +115,7 @@ def prepare(paths: list[Path], fields: Mapping[str, type], policy: str, cache_di
     mark = cache.digest(_VERSION, content, sorted(names.items()), policy, *read_as)
 
     def fill(work: Path) -> None:
-        _fill(work, paths, fields, Skips(policy), cache_dir / "bad_records" / f"{mark}.jsonl")
+        _fill(work, paths, fields, Skips(policy), cache_dir)
         for path, was in zip(paths, before, strict=True):
             if _state(path) != was:
                 raise ConfigError(f"{path}: it changed while it was read; start again once it is written")
@@ -134,7 +134,7 @@ def notes_of(folder: Path) -> tuple[str, ...]:
     return tuple(json.loads((folder / _NOTES).read_text(encoding="utf-8")))
 
 
-def _fill(work: Path, paths: list[Path], fields: Mapping[str, type], skips: Skips, listed: Path) -> None:
+def _fill(work: Path, paths: list[Path], fields: Mapping[str, type], skips: Skips, cache_dir: Path) -> None:
     size = sum(path.stat().st_size for path in paths)
     notes, failed = ReadNotes(), []
 
@@ -143,7 +143,7 @@ def _fill(work: Path, paths: list[Path], fields: Mapping[str, type], skips: Skip
         try:
             first = next(records, None)
             if first is None:
-                raise ConfigError(_none_left(paths, skips, listed))
+                raise ConfigError(_none_left(paths, skips, cache_dir))
             yield first
             yield from records
         except (ConfigError, OSError) as error:
@@ -167,14 +167,9 @@ def _fill(work: Path, paths: list[Path], fields: Mapping[str, type], skips: Skip
             left.rmdir()
 
 
-def _none_left(paths: Sequence[Path], skips: Skips, listed: Path) -> str:
+def _none_left(paths: Sequence[Path], skips: Skips, cache_dir: Path) -> str:
     """The message where no record is left; the bad ones are listed in a file."""
     names = ", ".join(map(str, paths[:3])) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
     if not skips:
         return f"--data: no record in {names}"
-    listed.parent.mkdir(parents=True, exist_ok=True)
-    skips.save(listed.parent, listed.name)
-    first = f"{skips.first['where']}: {skips.first['reason']}"
-    return (
-        f"--data: no record left in {names}: {len(skips):,} bad ones, the first {first}; listed in {listed}"
-    )
+    return f"--data: no record left in {names}: {skips.in_words(cache_dir)}"

@@ -64,13 +64,13 @@ def read_prompts(
         lost.update(f"{summary.UNWRITTEN}{kind}" for kind in template.unwritten(messages, variables))
         return ids.tobytes(), Prompt(messages, ids, template_kwargs=variables)
 
-    prompts = _distinct(text, cfg, flag, limit, skips, use, records_of, tokenised, texts=not required)
+    lines: list[str] = []
+    prompts = _distinct(text, cfg, flag, limit, skips, use, records_of, tokenised, lines, texts=not required)
+    lines += [skips.in_words(sources.cache_dir(cfg))] if skips else []
     if not prompts and required:
-        raise ConfigError(f"--{flag}={text}: no prompt there ({len(skips)} bad records)")
-    lines = [*summary.unwritten(lost)]
-    if skips:
-        first = skips.first
-        lines.append(f"{len(skips)} bad records skipped, the first {first['where']}: {first['reason']}")
+        why = "".join(f"; {line}" for line in lines)
+        raise ConfigError(f"--{flag}={text}: no prompt there ({len(skips)} bad records){why}")
+    lines += summary.unwritten(lost)
     if notes is not None:
         notes += [*lines, *summary.unused(use.unused, "fields of records that no prompt has")]
     elif lines:
@@ -93,7 +93,7 @@ def read_conversations(text: str, flag: str, cache_dir: str, limit: int) -> list
         messages, answer = _split_answer(item)
         return json.dumps(messages, sort_keys=True), Prompt(messages, answer=answer)
 
-    prompts = _distinct(text, cfg, flag, limit, Skips("raise"), FieldUse(), records_of, plain)
+    prompts = _distinct(text, cfg, flag, limit, Skips("raise"), FieldUse(), records_of, plain, [])
     if not prompts:
         raise ConfigError(f"--{flag}={text}: no conversation there")
     return prompts
@@ -113,11 +113,12 @@ def _distinct(
     use: FieldUse,
     records_of: Callable[[DataSource], Records],
     make: Callable[[Any], tuple[Hashable, Prompt]],
+    lines: list[str],
     texts: bool = False,
 ) -> list[Prompt]:
     """The prompts that `make` returns of each record, with a key; of those with the same key the first.
 
-    With `texts`, sources of plain texts are passed over.
+    `lines` gets those about what the sources left out. With `texts`, sources of plain texts are passed over.
     """
     prompts: dict[Hashable, Prompt] = {}
     columns = record_fields.columns_of(cfg.columns)
@@ -127,6 +128,7 @@ def _distinct(
         if limit and len(prompts) >= limit:
             break
         records = records_of(source)
+        lines += summary.of_files(records)
         if flag == "data" and len(all_sources) == 1:
             record_formats.require_columns(columns, [records], cfg)
         field = sources.text_field(source, cfg)

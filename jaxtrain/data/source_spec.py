@@ -26,6 +26,7 @@ from pathlib import Path
 from jaxtrain.config import ConfigError, Data, Dialogs
 from jaxtrain.data import file_records
 from jaxtrain.data.file_kinds import HF_EXTRA
+from jaxtrain.data.record_fields import columns_of
 from jaxtrain.worlds.tinytown import configs as tinytown
 
 KINDS = ("tinytown", "tfds", "hf", "jsonl", "store", "preferences", "filtered")
@@ -211,6 +212,8 @@ def files(source: DataSource, flag: str = "data") -> list[Path]:
     name = os.path.expanduser(source.name)
     there = os.path.lexists(name)
     paths = [name] if there or source.quoted else sorted(glob.glob(name, recursive=True))
+    if "://" in name and not paths:
+        raise ConfigError(f"--{flag}: {name} is an address, not a file: fetch it, and name the file")
     if not paths or (not there and source.quoted):
         hint = "" if source.quoted or not set(source.name) & set("?*[,:=\"") else (
             f"; {_LITERAL}: {source.kind}:{quote(source.name)}"
@@ -253,6 +256,8 @@ def check(data: Data) -> None:
     check_sources(data.data, data, "data")
     if data.eval_data:
         check_sources(data.eval_data, data, "eval_data")
+    if isinstance(data, Dialogs):
+        columns_of(data.columns)
     check_tokenizer(data.tokenizer)
 
 

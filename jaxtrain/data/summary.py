@@ -70,6 +70,13 @@ def unwritten(counts: Mapping[str, Any]) -> Iterator[str]:
         yield f"not written by the chat template: {', '.join(kinds)}"
 
 
+def of_files(records: Records) -> Iterator[str]:
+    """Lines on the bad records of a source's files, and on what else they left out."""
+    if records.skipped:
+        yield f"{records.skipped:,} bad records skipped, listed in {records.listed}"
+    yield from records.notes
+
+
 def skips(records: Records, listed: str) -> Iterator[str]:
     """Lines on the bad records of a source, before and during tokenisation, by kind of reason."""
     if records.skipped:

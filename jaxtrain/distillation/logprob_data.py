@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxtrain.config import ConfigError, Dialogs
-from jaxtrain.data import completions_db, dialogs, pipeline, source_spec, summary
+from jaxtrain.data import completions_db, dialogs, pipeline, source_spec, sources, summary
 from jaxtrain.data.bad_records import Skips
 from jaxtrain.data.chat import Template
 from jaxtrain.data.messages import BadRecord, Message, messages_of, text_of
@@ -189,7 +189,7 @@ class _Rows:
 
 
 def prepare(
-    cfg: Dialogs, *, seed: int, tokenizer: Tokenizer, template: Template, process: tuple[int, int] = (0, 1)
+    cfg: Dialogs, *, seed: int, tokenizer: Tokenizer, template: Template, local_rows: LocalRows = np.arange
 ) -> DataPipeline:
     """The training and held-out streams of stored completions, a completion a row.
 
@@ -214,8 +214,8 @@ def prepare(
     sizes = [len(one) for one in sets[0]]
     return DataPipeline(
         tokenizer=dialogs.with_template(tokenizer, template),
-        train=Stream(lambda i: endless[i], cfg.batch_size, process),
-        eval=pipeline.held_out_stream(sets[1], blank, lambda i, row: row, cfg.batch_size, process),
+        train=Stream(lambda i: endless[i], cfg.batch_size, local_rows),
+        eval=pipeline.held_out_stream(sets[1], blank, lambda i, row: row, cfg.batch_size, local_rows),
         table=[*dialogs.about_template(template), *lines, *summary.mix(cfg, train, sizes, held_out)],
         fingerprints=dialogs.fingerprints(
             template,
@@ -243,11 +243,8 @@ def _read(
             f"({'; '.join(line for line in _left_out(counts)) or 'it is empty'}): store them with logprobs=True and "
             "top_logprobs=20, or train on the texts with ./launch/run sft"
         )
-    skipped = [
-        f"{len(skips):,} bad records skipped, the first {one['where']}: {one['reason']}"
-        for one in ([skips.first] if skips else [])
-    ]
-    return usable, [*_about(usable, counts), *records.notes, *skipped]
+    skipped = [skips.in_words(sources.cache_dir(cfg))] if skips else []
+    return usable, [*_about(usable, counts), *summary.of_files(records), *skipped]
 
 
 def _about(usable: Sequence[LogprobRecords], counts: Counter[str]) -> Iterator[str]:

@@ -49,7 +49,8 @@ def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The records of a file of JSON lines that was written whole."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    with path.open(encoding="utf-8", newline="\n") as file:  # text may hold other ends of lines
+        return [json.loads(line) for line in file]
 
 
 def check_export(store: Path, out: Path) -> None:

@@ -30,6 +30,9 @@ OTHERS = {
     "a program": b"\x7fELF\2\1\1",
     "a binary file": bytes(range(256)) * 4,
     "lines of Python dictionaries": b"{'prompt': 'Q', 'completion': None}\n" * 3,
+    "a JSON object of columns": b'{"prompt": ["Q", "R"], "completion": ["A", null]}',
+    "a JSON object of columns, as pandas": b'{"prompt": {"0": "Q", "1": "R"}, "completion": {"0": "A", "1": "B"}}',
+    "a JSON object of named records": b'{"one": {"text": "a"},\n "two": {"text": "b"}}',
     "plain text": b"It was the best of times, it was the worst of times.\nAnd so on, and on.\n",
 }
 
@@ -66,6 +69,9 @@ def test_a_git_lfs_pointer_says_what_to_run():
         (f"{ROW},\n{ROW},\n", VALUES),
         (f"{ROW}{ROW}", VALUES),
         (f'{{"data": [{ROW}]}}', VALUES),
+        ('{"messages": [{"role": "user"}]}', LINES),
+        ('{"prompt": {"text": "Q"}, "chosen": {"text": "A"}}', LINES),
+        ('{"prompt": [], "completion": []}', LINES),
         ("prompt,completion\nQ,A\n", TABLE),
         ('prompt;completion\n"Q\n;";A\n', TABLE),
     ],

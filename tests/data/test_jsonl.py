@@ -115,7 +115,7 @@ def test_ten_thousand_bad_lines_are_one_short_message_and_a_list_of_all(cfg, tmp
         opened(cfg(f"jsonl:{tmp_path}/a.jsonl", on_bad_record="skip"))
     says, _, listed = str(error.value).partition("; listed in ")
     assert says == (
-        f"--data: no record left in {tmp_path}/a.jsonl: 10,000 bad ones, the first {tmp_path}/a.jsonl:1: "
+        f"--data: no record left in {tmp_path}/a.jsonl: 10,000 bad records skipped, the first {tmp_path}/a.jsonl:1: "
         "not JSON (Unterminated string starting at column 10)"
     )
     rows = [json.loads(line) for line in Path(listed).read_text(encoding="utf-8").splitlines()]

@@ -123,3 +123,17 @@ def test_plain_texts_have_no_prompts(conversations, tmp_path):
     assert len(prompts.read_prompts(both, cfg, template, required=False)) == 1
     with pytest.raises(ConfigError, match="fields text; known formats: messages"):
         prompts.read_prompts(texts, cfg, template)
+
+
+def test_what_files_leave_out_is_said_with_the_list_of_bad_records(conversations, tmp_path, capsys):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"prompt": "Q", "prompt": "R"}\n' + '{"prompt": 5}\n' * 3 + '{"prompt": "cut\n' * 2)
+    cfg = conversations(f"jsonl:{path}", on_bad_record="skip")
+    assert len(prompts.read_prompts(f"jsonl:{path}", cfg, load_template("plain", KIND))) == 1
+    err = capsys.readouterr().err
+    assert "--prompts: 2 bad records skipped, listed in " in err
+    assert "--prompts: records with a key twice, of which the last value counts: 1" in err
+    said = f"--prompts: 3 bad records skipped, the first jsonl:{path} record 1: no text: prompt is not a string but int"
+    listed = next(line for line in err.splitlines() if line.startswith(said)).rpartition("; listed in ")[2]
+    with open(listed, encoding="utf-8") as file:
+        assert [json.loads(line)["where"] for line in file] == [f"jsonl:{path} record {i}" for i in (1, 2, 3)]

@@ -21,7 +21,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
 
 
 def test_json_lines_are_read_as_they_were_written(tmp_path):
-    records = [{"text": "ä\nb", "n": 1}, {"text": "", "deep": [None, {"a": 0.5}]}]
+    records = [{"text": "ä\nb\u2028c\x85\x0b", "n": 1}, {"text": "", "deep": [None, {"a": 0.5}]}]
     atomic.write_jsonl(tmp_path / "a.jsonl", iter(records))
     assert atomic.read_jsonl(tmp_path / "a.jsonl") == records
     text = (tmp_path / "a.jsonl").read_text(encoding="utf-8")

@@ -19,7 +19,7 @@ from jaxtrain.apps.evals import lm_eval, report
 from jaxtrain.apps.evals.config import Evaluate
 from jaxtrain.apps.evals.lm_eval import LONGEST
 from jaxtrain.config import ConfigError
-from jaxtrain.data import chat, preferences_db
+from jaxtrain.data import chat, file_records, preferences_db
 from jaxtrain.data.prompts import question, read_prompts
 from jaxtrain.data.record_formats import BadRecord, Message
 from jaxtrain.data.tokenizer import ByteTokenizer
@@ -386,15 +386,11 @@ def _human_matches(
     if not path.is_file():
         raise ConfigError(f"--people={path}: no such file")
     places = {name: i for i, one in enumerate(models) for name in (one.text, one.label, one.llm.name)}
-    lines = (
-        preferences_db.as_lines(path, Path(cfg.machine.cache_dir).expanduser())
-        .read_text(encoding="utf-8")
-        .splitlines()
-    )
+    lines = preferences_db.as_lines(path, Path(cfg.machine.cache_dir).expanduser())
     matches, pairs, others = [], [], 0
-    for number, line in enumerate(lines, 1):
+    for record in file_records.records(lines, file_records.ReadNotes()):
         try:
-            row = json.loads(line)
+            row = json.loads(record.text)
             texts = row.get("completions") or [row["response_a"], row["response_b"]]
             ranks = row.get("ranking") or {"a": [1, 2], "b": [2, 1], "tie": [1, 1]}[row["preferred"]]
             authors = [places.get(name) for name in row["models"]]
@@ -403,7 +399,7 @@ def _human_matches(
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(
-                f"--people={path}:{number}: not a row of ./launch/run collect_preferences "
+                f"--people={path}{record.place}: not a row of ./launch/run collect_preferences "
                 f"({type(error).__name__}: {error})"
             ) from error
         if None in authors or len(set(authors)) < 2:
