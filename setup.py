@@ -48,19 +48,28 @@ setup(
         "tpu": ["jax[tpu]>=0.10"],
         # The site of docs/: launch/docs.
         "docs": ["mkdocs>=1.6.1", "mkdocs-material>=9.7"],
-        "hf": ["datasets>=4.0", "pyarrow>=18.0", "sentencepiece>=0.2"],
-        # Languages; near duplicates: MinHash and edit distance, compiled and small. filters-cluster: Slurm and Ray.
-        "filters": ["py3langid>=0.4", "rapidfuzz>=3.10", "rensa>=0.5"],
+        "hf": ["datasets>=4.0", "huggingface_hub>=1.0", "pyarrow>=18.0", "sentencepiece>=0.2"],
+        # Personal data: the world's telephone numbers and domain suffixes; languages; near duplicates: MinHash and edit
+        # distance, compiled and small. filters-cluster: Slurm and Ray.
+        "filters": [
+            "phonenumbers>=8.13",
+            "publicsuffixlist>=1.0",
+            "py3langid>=0.4",
+            "rapidfuzz>=3.10",
+            "rensa>=0.5",
+        ],
         "filters-cluster": ["datatrove>=0.10", "orjson>=3.10", "ray>=2.50"],
         # What Hugging Face weights are tested against. No requirement can ask for torch's CPU build: on Linux its usual
         # index has CUDA's, gigabytes; PIP_EXTRA_INDEX_URL may name one that has the CPU's. So only .ci/run asks for it.
-        "hf-test": ["torch>=2.6", "transformers>=5.0"],
+        "hf-test": ["peft>=0.17", "torch>=2.6", "transformers>=5.0"],
         "lm-eval": ["lm_eval>=0.4.9"],
         "serve": ["openai>=3.36", "prometheus-client>=0.21", "starlette>=1.0", "uvicorn>=0.34"],
         "test": [
             "hypothesis>=6.100",
             "openai>=3.36",
+            "phonenumbers>=8.13",
             "prometheus-client>=0.21",
+            "publicsuffixlist>=1.0",
             "py3langid>=0.4",
             "pyarrow>=18.0",
             "pytest>=8.3",

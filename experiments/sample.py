@@ -28,7 +28,7 @@ ESCAPES = {r"\n": "\n", r"\t": "\t", r"\,": ","}  # of --stop
 @dataclasses.dataclass(frozen=True)
 class SamplePrompts(config.Group):
     # fmt: off
-    init_from: str = config.arg("", "The run to sample from, WORKDIR, WORKDIR@STEP or hf:DIR")
+    init_from: str = config.arg("", "The run to sample from, WORKDIR, WORKDIR@STEP, hf:DIR or hf:ORG/NAME")
     prompt: str = config.arg(TYPED, "Text to answer. -: a conversation, a line of the terminal or of stdin a turn")
     prompts: str = config.arg("", "Data whose distinct prompts are answered into --out, such as tinytown:prompts:test")
     out: str = config.arg("", "New .jsonl file for the answers to --prompts, a completion a row")

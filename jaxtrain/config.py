@@ -71,7 +71,7 @@ class Model(Group):
         "Named size, with changes after commas: nano,layers=8,window=128 (models/zoo.py)",
         only=("init_from", ("",)))
     init_from: str = arg("",
-        "Start from this run's parameters, model and tokenizer (a workdir, or WORKDIR@STEP)")
+        "Start from this run's parameters, model and tokenizer (WORKDIR, WORKDIR@STEP, hf:DIR, hf:ORG/NAME)")
     dtype: str = arg("auto",
         "Compute type (mixed precision: parameters stay f32). auto: bfloat16 on GPU and TPU, float32 on CPU",
         choices=("auto", "float32", "bfloat16"), live=True)

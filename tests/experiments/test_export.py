@@ -13,6 +13,8 @@ from jaxtrain.config import ConfigError
 from jaxtrain.data.tokenizer import load
 from jaxtrain.models import transformer
 from jaxtrain.stages import init_from, session, weights
+from tests import hf_folders
+from tests.hub import hub  # noqa: F401
 from tests.runs import call, quick, rows
 
 STILL = ("--steps=3", "--lr=0", "--weight_decay=0")  # what it ends with is what it started from
@@ -120,8 +122,98 @@ def test_a_tokenizer_that_does_not_fit_the_embedding_is_refused(town, exported, 
     assert not (town / "refused").exists()
 
 
+@pytest.fixture(scope="module")
+def from_folder(town, tmp_path_factory):
+    """A run with adapters from a Hugging Face folder whose generation_config.json lists two ends, and the folder."""
+    folder = hf_folders.write(
+        tmp_path_factory.mktemp("folder") / "hf",
+        roles=hf_folders.BASE,
+        template=None,
+        favour=256,
+        generation={"eos_token_id": [257, 256], "temperature": 0.6},
+    )
+    flags = ("--steps=1", "--warmup=0", "--lora_rank=2", "--lr=0.01", "--template=chatml", "--seq_len=128")
+    return town.run("sft", "folder-lora", *flags, start=f"hf:{folder}"), folder
+
+
+def test_a_run_keeps_the_ends_of_the_folder_that_it_started_from_and_samples_to_them(from_folder, tmp_path):
+    run, _ = from_folder
+    start = init_from.load_run(str(run))
+    assert start.generation == {"temperature": 0.6, "eos_token_id": [257, 256]}
+    samples = [json.loads(line) for line in max((run / "samples").glob("*.jsonl")).read_text().splitlines()]
+    assert samples and all(each == each | {"ended": True, "completion": ""} for each in samples)
+    with quick():
+        call("export", f"--init_from={run}", f"--to=hf:{tmp_path / 'out'}")
+    files = [
+        json.loads((tmp_path / f"out/{name}.json").read_text()) for name in ("config", "generation_config")
+    ]
+    assert [each["eos_token_id"] for each in files] == [[258, 257, 256]] * 2
+    assert files[1]["temperature"] == 0.6
+    card = (tmp_path / "out/README.md").read_text()
+    assert "- Base model: hf\n" in card and "- Stage: sft\n" in card and "Licence: unknown" in card
+
+
+def test_the_adapters_of_a_run_from_a_folder_name_it_and_are_that_run(town, from_folder, tmp_path):
+    run, folder = from_folder
+    with quick():
+        call("export", f"--init_from={run}", f"--to=hf:{tmp_path / 'adapter'}", "--adapter")
+    held = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
+    assert held["base_model_name_or_path"] == str(folder) and held["revision"] is None
+    assert not (tmp_path / "adapter/config.json").exists() and (tmp_path / "adapter/README.md").exists()
+    wanted, found = parameters(town, str(run)), parameters(town, f"hf:{tmp_path / 'adapter'}")
+    assert all(np.allclose(value, found[path], atol=1e-6) for path, value in wanted.items())
+    start = init_from.load_run(f"hf:{tmp_path / 'adapter'}")
+    assert start.tokenizer.chat_template == init_from.load_run(str(run)).tokenizer.chat_template
+
+
+def test_the_adapters_of_a_run_from_a_run_name_the_export_of_that_one(town, adapted, tmp_path):
+    with pytest.raises(ConfigError, match=r"--adapter: .*started from a run.*name that with --base"):
+        call("export", f"--init_from={adapted}", f"--to=hf:{tmp_path / 'adapter'}", "--adapter")
+    with quick():
+        call("export", f"--init_from={town / 'sft'}", f"--to=hf:{tmp_path / 'base'}")
+        flags = ("--adapter", f"--base=hf:{tmp_path / 'base'}")
+        call("export", f"--init_from={adapted}", f"--to=hf:{tmp_path / 'adapter'}", *flags)
+    wanted, found = parameters(town, str(adapted)), parameters(town, f"hf:{tmp_path / 'adapter'}")
+    assert all(np.allclose(value, found[path], atol=1e-6) for path, value in wanted.items())
+    other = hf_folders.write(tmp_path / "other")
+    with pytest.raises(ConfigError, match=r"--base=hf:.*other: layers=2, in the run 1: another model"):
+        call(
+            "export", f"--init_from={adapted}", f"--to=hf:{tmp_path / 'a'}", "--adapter", f"--base=hf:{other}"
+        )
+    with pytest.raises(ConfigError, match="trained no adapters"):
+        call("export", f"--init_from={town / 'sft'}", f"--to=hf:{tmp_path / 'a'}", "--adapter")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of huggingface_hub itself
+def test_a_run_is_pushed_and_read_from_the_hub_again(town, adapted, hub, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    with quick():
+        said = call("export", f"--init_from={adapted}", "--push=org/town", "--private")
+    assert f"pushed {adapted} to http://127.0.0.1" in said and hub.private == {"org/town"}
+    files = hub.repositories["org/town"]["main"]
+    assert {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "README.md",
+    } <= files.keys()
+    assert b"# town" in files["README.md"] and hub.commits == ["jaxtrain export of town"]
+    wanted, found = parameters(town, str(adapted)), parameters(town, "hf:org/town")
+    assert all(np.array_equal(value, found[path]) for path, value in wanted.items())
+
+
 REFUSED = {
     "no run": ((), "--init_from and --to: name the run, and hf:DIR to write"),
+    "private, nowhere": (("--init_from=x", "--to=hf:out", "--private"), "--private: acts only with --push"),
+    "a base of nothing": (
+        ("--init_from=x", "--to=hf:out", "--base=hf:b"),
+        "--base: acts only with --adapter",
+    ),
+    "half adapters": (
+        ("--init_from=x", "--to=hf:out", "--adapter", "--dtype=bfloat16"),
+        "adapters are written as",
+    ),
     "no such run": (("--init_from=nowhere", "--to=hf:out"), "--init_from=nowhere is not a run"),
     "no form": (("--init_from=x", "--to=out"), "--to=out: write hf:DIR"),
 }

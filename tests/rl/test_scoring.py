@@ -48,7 +48,7 @@ def settings(seq_len=32, max_new=10, too_long="cut", batch_size=4, minibatches=3
     )
 
 
-def scored(cfg, completions=COMPLETIONS, scores=SCORES, gold=None):
+def scored(cfg, completions=COMPLETIONS, scores=SCORES, gold=None, ends=(END,)):
     """(the scored batch, the arguments of its scorer)."""
     seen = {}
 
@@ -57,7 +57,7 @@ def scored(cfg, completions=COMPLETIONS, scores=SCORES, gold=None):
         return list(scores)
 
     how = ScoringConfig(
-        scorer=CompletionScorer(score, []), tokenizer=TOKENS, ends=(END,),
+        scorer=CompletionScorer(score, []), tokenizer=TOKENS, ends=ends,
         truncation_tokens=scoring.truncation_tokens(TOKENS, cfg.scores), gold=gold,
     )  # fmt: skip
     return scoring.score_completions(cfg, how, PROMPTS, completions), seen
@@ -75,6 +75,14 @@ def test_a_scorer_gets_the_texts_and_its_scores_stay_floats():
         in_loss = batch.rows["targets"][row][batch.rows["mask"][row] > 0]
         assert in_loss.tolist() == new.ids
         assert seen["rows"]["length"][row] == len(prompt.ids) + len(new.ids) == batch.rows["length"][row]
+
+
+def test_any_end_is_in_the_loss_and_no_part_of_the_text():
+    other = ids("!")[0]  # an end that the tokenizer decodes
+    completions = [SampledTokens([*ids("Yes"), other], True), *COMPLETIONS[1:]]
+    batch, seen = scored(settings(), completions, ends=(END, other))
+    assert seen["texts"] == ["Yes", "It is", "So be it"] and batch.ended.tolist() == [True, True, False]
+    assert batch.rows["targets"][0][batch.rows["mask"][0] > 0].tolist() == [*ids("Yes"), other]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from jaxtrain.config import ConfigError
 from jaxtrain.inference.config import EndpointFlags, MachineFlags
 
 SHIPPED = Path(__file__).parent / "constitutions"
-RUN = "WORKDIR, WORKDIR@STEP or hf:DIR"
+RUN = "WORKDIR, WORKDIR@STEP, hf:DIR or hf:ORG/NAME"
 
 
 @dataclasses.dataclass(frozen=True)
