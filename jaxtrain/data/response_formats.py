@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from jaxtrain.config import ConfigError
 from jaxtrain.data.chat import Template
 from jaxtrain.data.messages import BadRecord, Message
-from jaxtrain.data.response import ThoughtMarks, split_thought
+from jaxtrain.data.response import MARKS, ThoughtMarks, split_thought
 from jaxtrain.data.tool_calls import NAME, CallFormat, Parameters, ToolCall, call_of, json_values
 
 _CONTENT, _THOUGHT = "Zqcontent", "Zqthought"
@@ -70,6 +70,9 @@ def _call_format(template: Template) -> CallFormat | None:
     whole = both if both and _SECOND.name in both else single
     if whole is None or _FIRST.name not in whole:
         return None
+    for marks in MARKS:  # a template may write an empty thought before a call
+        before, end, rest = whole.partition(marks.end)
+        whole = rest if end and _FIRST.name not in before else whole
     whole = _without_end(whole, template, (_answer(template, _CONTENT) or "").rpartition(_CONTENT)[2])
     head = _head(whole, _answer(template, _CONTENT, [one]))
     return _object_format(whole, head) or _named_format(whole, head)
@@ -152,7 +155,7 @@ def _named_format(whole: str, head: Callable[[int], str]) -> CallFormat | None:
         join=_literal(join) if join.strip() else r"\s*",
         close=_literal(whole[last + len(after) :]),
         before=_literal(before) + NAME,
-        between=_literal(between),
+        between=_literal(between).replace(_FIRST.name, "(?P=name)"),
         after=_literal(after),
         parameters=parameters,
     )
@@ -187,16 +190,17 @@ def _parameters(whole: str, at: int) -> tuple[str, Parameters, int, int] | None:
     if number[1] == middle:
         end += len(close)
         form = Parameters(_literal(opening), _exact(middle), _exact(close), _literal(body[len(close) :]))
-    elif middle == number[1] + '"' and close.startswith('"'):  # a text is JSON too
+    elif middle in (number[1] + "'", number[1] + '"') and close[:1] == middle[-1]:  # a text is a literal too
         last = last - len(close) + 1
         form = Parameters(_literal(opening), _literal(number[1]), "", _literal(body[1:]))
     else:
         form = Parameters(
-            _literal(opening),
-            _literal(number[1]),
-            _exact(close),
-            _literal(body[len(close) :]),
-            _exact(middle),
+            open=_literal(opening),
+            middle=_literal(number[1]),
+            close=_exact(close),
+            separator=_literal(body[len(close) :]),
+            text_middle=_exact(middle),
+            text_marks=(middle.removeprefix(number[1]), close),
         )
     return first[: len(first) - len(opening)], form, end, last if third >= 0 else end
 

@@ -5,11 +5,11 @@ arguments, stays content.
 """
 
 import itertools
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from jaxtrain.data.loose_json import json_at, value_at
 from jaxtrain.data.response import partial_length
 
 NAME = r"(?P<name>[^\s<>\[\]{}()\"'`:=|,]+)"
@@ -35,7 +35,7 @@ class Parameters(NamedTuple):
     """Patterns around parameters that are no JSON object: open key middle value close, with a separator between them.
 
     A value is what stands between `middle` and `close`. With `text_middle` that is so of texts, and any other value is
-    JSON behind `middle`; without `close` every value is.
+    JSON behind `middle`, or as loose as that; without `close` every value is.
     """
 
     open: str
@@ -43,6 +43,7 @@ class Parameters(NamedTuple):
     close: str = ""
     separator: str = ""
     text_middle: str = ""
+    text_marks: tuple[str, str] = ("", "")  # around texts inside a value, no patterns
 
 
 class CallFormat(NamedTuple):
@@ -179,7 +180,7 @@ def arguments_of(value: Any) -> dict[str, Any] | None:
 
 def decoded(text: str) -> Any:
     """The value of a JSON text, None where it is no JSON."""
-    found = _json_at(text.strip(), 0)
+    found = json_at(text.strip(), 0)
     return found[0] if found and found[1] == len(text.strip()) else None
 
 
@@ -219,7 +220,7 @@ def _group(text: str, start: int, form: CallFormat, tools: Tools) -> tuple[int, 
 def _call(text: str, at: int, form: CallFormat, tools: Tools) -> tuple[ToolCall, int] | None:
     """(the call that begins at a place, where it ends)."""
     if not form.before:
-        found = _json_at(text, at)
+        found = json_at(text, at)
         call = call_of(found[0], form.keys) if found else None
         return (call, found[1]) if call else None
     head = re.compile(form.before + form.between).match(text, at)
@@ -228,7 +229,7 @@ def _call(text: str, at: int, form: CallFormat, tools: Tools) -> tuple[ToolCall,
     found = (
         _parameters(text, head.end(), form.parameters, tools.types.get(head["name"], {}))
         if form.parameters
-        else _json_at(text, head.end())
+        else json_at(text, head.end())
     )
     arguments = arguments_of(found[0]) if found else None
     if form.parameters and not arguments and head["name"] not in tools.types:
@@ -266,7 +267,7 @@ def _parameters(
             kind = "string" if form.text_middle else types.get(match["key"], "")
             value, end = _typed(match["value"], kind), match.end()
         elif (form.text_middle or not form.close) and (match := unbounded.match(text, at)):
-            found = _json_at(text, match.end())
+            found = value_at(text, match.end(), form.text_marks)
             if not found:
                 return None
             value, end = found
@@ -281,32 +282,17 @@ def _typed(text: str, kind: str) -> Any:
     """The value of a parameter that is written without its type."""
     if kind == "string":
         return text
-    found = _json_at(text.strip(), 0)
+    found = json_at(text.strip(), 0)
     if found and found[1] == len(text.strip()) and not isinstance(found[0], str):
         return found[0]
     words = {"True": True, "False": False, "None": None}  # as Jinja writes them
     return words.get(text.strip(), text) if kind else text
 
 
-def _json_at(text: str, at: int) -> tuple[Any, int] | None:
-    """(the JSON value that begins at a place, where it ends)."""
-    try:
-        return _DECODER.raw_decode(text, at)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number")
-
-
-_DECODER = json.JSONDecoder(strict=False, parse_constant=_no_constant)
-
-
 def json_values(text: str) -> Iterator[tuple[int, Any, int]]:
     """(start, value, end) of each JSON object in a text, the outer one of nested ones first."""
     at = text.find("{")
     while at >= 0:
-        if found := _json_at(text, at):
+        if found := json_at(text, at):
             yield at, *found
         at = text.find("{", at + 1)

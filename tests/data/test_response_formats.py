@@ -33,6 +33,13 @@ CALLS = {
     "texts in marks": "{% for c in m.tool_calls %}{{ '<call>call:' + c.function.name + '{' }}"
     "{% for k, v in c.function.arguments.items() %}{{ k + ':' }}{{ '<q>' + v + '<q>' if v is string else v | tojson }}"
     "{% if not loop.last %},{% endif %}{% endfor %}{{ '}</call>' }}{% endfor %}",
+    "python": "{{ '<calls>[' }}{% for c in m.tool_calls %}{{ c.function.name + '(' }}"
+    "{% for k, v in c.function.arguments.items() %}{{ k + '=' }}"
+    "{% if v is string %}{{ \"'\" + v.replace('\\\\', '\\\\\\\\').replace('\n', '\\\\n') + \"'\" }}"
+    "{% else %}{{ v }}{% endif %}{% if not loop.last %}, {% endif %}{% endfor %})"
+    "{% if not loop.last %}, {% endif %}{% endfor %}]</calls>",
+    "names twice": "{% for c in m.tool_calls %}{{ '<to=' + c.function.name + '>\n<call name=\"' + c.function.name + '\">'"
+    " + c.function.arguments | tojson + '</call>' }}{% endfor %}",
     "functions": "{{ '[' }}{% for c in m.tool_calls %}{{ c.function.name + '(' }}"
     "{% for k, v in c.function.arguments.items() %}{{ k + '=' + v | tojson }}{% if not loop.last %}, {% endif %}"
     "{% endfor %}){% if not loop.last %}, {% endif %}{% endfor %}]",

@@ -106,7 +106,10 @@ def _submit(
         for i in range(params.n)
     ]
     special = message_parser.special_names(server.model.template)
-    names = {i: text for i, text in special.items() if i not in server.model.ends}
+    names, end_names = (
+        {i: text for i, text in special.items() if (i in server.model.ends) == ending}
+        for ending in (False, True)
+    )
     return CompletionJob(
         server=server,
         form=form,
@@ -116,7 +119,10 @@ def _submit(
         start=start,
         seed=seed,
         prompts=prompts,
-        builders=[CompletionBuilder(decode, params.stop, server.model.ends, parser, names) for _ in requests],
+        builders=[
+            CompletionBuilder(decode, params.stop, server.model.ends, parser, names, end_names)
+            for _ in requests
+        ],
         scheduled=ScheduledCompletions(scheduler, requests),
     )
 

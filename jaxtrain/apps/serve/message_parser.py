@@ -46,11 +46,14 @@ class MessageParser(NamedTuple):
     most_calls: int | None  # None: any number
     special: re.Pattern[str]  # special tokens, as thoughts and calls have them
 
-    def parse(self, text: str, places: Places) -> ParsedMessage:
-        """The message that a whole text is, with the special tokens that stood in it."""
+    def parse(self, text: str, places: Places, end: str = "") -> ParsedMessage:
+        """The message that a whole text is, with the special tokens that stood in it and the one that ended it."""
         guard, text = self._written_out(text, places)
         thought, answer = split_thought(text, self.opened, self.marks)
         content, calls = split_calls(answer, self.formats, self.tools)
+        if not calls and end:  # it may be the end of a call
+            content, calls = split_calls(answer + end, self.formats, self.tools)
+            content = content if calls else answer
         kept = (ToolCall(call.name, _without(guard, call.arguments)) for call in calls[: self.most_calls])
         return ParsedMessage(self._plain(thought, guard), self._plain(content, guard), tuple(kept))
 

@@ -48,7 +48,10 @@ class CompletionBuilder:
     stop: Sequence[str]
     ends: Sequence[int]  # tokens that end the completion
     parser: MessageParser | None = None  # None: the text is the content
-    names: Mapping[int, str] = dataclasses.field(default_factory=dict)  # special tokens by their ids
+    names: Mapping[int, str] = dataclasses.field(
+        default_factory=dict
+    )  # special tokens by their ids, but ends
+    end_names: Mapping[int, str] = dataclasses.field(default_factory=dict)  # ends that are special tokens
     ids: list[int] = dataclasses.field(default_factory=list)
     logprobs: list[float] = dataclasses.field(default_factory=list)
     top_logprobs: list[list[tuple[int, float]]] = dataclasses.field(default_factory=list)
@@ -109,7 +112,10 @@ class CompletionBuilder:
             return ParsedMessage("", self.text)
         self.places += message_parser.special_places(self.ids, self._placed, self.decode, self.names)
         self._placed = len(self.ids)
-        return (self.parser.parse if ended else self.parser.parse_unfinished)(self.text, self.places)
+        if not ended:
+            return self.parser.parse_unfinished(self.text, self.places)
+        end = self.end_names.get(self.ids[-1], "") if self.ids and self.finish_reason == "stop" else ""
+        return self.parser.parse(self.text, self.places, end)
 
     def _content_tokens(self, message: ParsedMessage, ended: bool) -> slice:
         """The tokens of a message's content, with the end token where it is the end of the text."""
