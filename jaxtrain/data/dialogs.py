@@ -27,8 +27,8 @@ from jaxtrain.data.conversations import Dialog
 from jaxtrain.data.messages import Message
 from jaxtrain.data.mlm_fim import Row
 from jaxtrain.data.packed_rows import PackedRows, WithColumns
-from jaxtrain.data.pipeline import DataPipeline, Stream
-from jaxtrain.data.record_fields import FieldUse
+from jaxtrain.data.pipeline import DataPipeline, LocalRows, Stream
+from jaxtrain.data.record_fields import Column, FieldUse
 from jaxtrain.data.record_formats import RecordFormat, Text
 from jaxtrain.data.source_spec import DataSource
 from jaxtrain.data.sources import Records
@@ -78,22 +78,9 @@ def prepare(
     columns = record_fields.columns_of(cfg.columns)
     train, held_out = pipeline.open_sources(cfg, None, message_trees.assembled)
     record_formats.require_columns(columns, [records for _, records in train], cfg)
-    flags = ("data", "eval_data" if cfg.eval_data else "data")
-    forms = [
-        [
-            record_formats.detect(
-                records, source, record_formats.chat(sources.text_field(source, cfg)), flag, columns
-            )
-            for source, records in opened
-        ]
-        for flag, opened in zip(flags, (train, held_out), strict=True)
-    ]
     sides = [
-        [
-            _rows(source, records, flag, cfg, template, form)
-            for (source, records), form in zip(opened, side, strict=True)
-        ]
-        for flag, opened, side in zip(flags, (train, held_out), forms, strict=True)
+        [_rows(source, records, flag, cfg, template, columns) for source, records in opened]
+        for flag, opened in (("data", train), ("eval_data" if cfg.eval_data else "data", held_out))
     ]
     lengths = tokenizer.byte_lengths
     blank = packing.assemble((), cfg.seq_len, tokenizer.pad) | {"slack": np.float32(0)}
@@ -105,11 +92,9 @@ def prepare(
     endless, _ = pipeline.mixed_rows(sets[0], train, seed)
     lines = [
         (f"{side} {records.label}", line)
-        for side, opened, tokenised, used in zip(
-            ("train", "held out"), (train, held_out), sides, forms, strict=True
-        )
-        for (_, records), (rows, counts), form in zip(opened, tokenised, used, strict=True)
-        for line in (*_about(records, rows, counts, cfg), *record_formats.columns_line(columns, form))
+        for side, opened, tokenised in zip(("train", "held out"), (train, held_out), sides, strict=True)
+        for (_, records), (rows, counts) in zip(opened, tokenised, strict=True)
+        for line in _about(records, rows, counts, cfg)
     ]
     return DataPipeline(
         tokenizer=with_template(tokenizer, template),
@@ -209,16 +194,22 @@ def fit_dialog(
 
 
 def _rows(
-    source: DataSource, records: Records, flag: str, cfg: Dialogs, template: Template, form: RecordFormat
+    source: DataSource,
+    records: Records,
+    flag: str,
+    cfg: Dialogs,
+    template: Template,
+    columns: Sequence[Column],
 ) -> tuple[PackedRows, dict[str, Any]]:
-    tokenizer = template.tokenizer
+    field, tokenizer = sources.text_field(source, cfg), template.tokenizer
+    form = record_formats.detect(records, source, record_formats.chat(field), flag, columns)
     mark = (
         1,
         records.fingerprint,
         tokenizer.fingerprint,
         template.fingerprint,
         form.name,
-        sources.text_field(source, cfg) if form.name == "text" else "",
+        field if form.name == "text" else "",
         cfg.system,
         cfg.too_long,
         cfg.seq_len,
@@ -248,7 +239,8 @@ def _rows(
         fingerprint=cache.digest(*mark, *counts["further"]),
         loss_mask=np.load(path / "learn.npy", mmap_mode="r").view(np.ndarray),
     )
-    return PackedRows(documents, tokenizer, cfg.seq_len), counts | {"format": form.name}
+    about = {"format": form.name, "columns": [*record_formats.columns_line(columns, form)]}
+    return PackedRows(documents, tokenizer, cfg.seq_len), counts | about
 
 
 def _fill(work: Path, records: Records, form: RecordFormat, cfg: Dialogs, template: Template) -> None:
@@ -336,6 +328,7 @@ def _about(records: Records, rows: PackedRows, counts: dict[str, Any], cfg: Dial
     yield f"{len(rows):,} rows of {cfg.seq_len}, {rows.padding:.1%} padding{split}"
     left_out = [*_left_out(records, rows.documents.listed, counts), *records.notes]
     yield from summary.changes(left_out, counts["unused"])
+    yield from counts["columns"]
 
 
 def _left_out(records: Records, listed: str | Path, counts: dict[str, Any]) -> Iterator[str]:

@@ -4,7 +4,7 @@ import functools
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from jaxtrain.data.bad_records import Skips
 from jaxtrain.data.chat import Template
 from jaxtrain.data.compared_completions import Comparison, JudgedCompletion
 from jaxtrain.data.messages import THOUGHTS, BadRecord, Message
-from jaxtrain.data.record_fields import Column, FieldUse
+from jaxtrain.data.record_fields import FieldUse, columns_of
 from jaxtrain.data.record_formats import RecordFormat
 from jaxtrain.data.source_spec import DataSource
 from jaxtrain.data.sources import Records
@@ -73,25 +73,13 @@ class TokenisedComparisons(NamedTuple):
     listed: str
 
 
-def detect(
-    source: DataSource, records: Records, flag: str, choice: Choice, columns: Sequence[Column]
-) -> RecordFormat:
-    """The format of a source's comparisons. Raises ConfigError."""
-    known = [one for one in record_formats.COMPARED if one.name in _READ[choice.kind]]
-    return record_formats.detect(records, source, known, flag, columns)
-
-
 def tokenised(
-    source: DataSource,
-    records: Records,
-    flag: str,
-    cfg: Dialogs,
-    template: Template,
-    choice: Choice,
-    form: RecordFormat,
+    source: DataSource, records: Records, flag: str, cfg: Dialogs, template: Template, choice: Choice
 ) -> TokenisedComparisons:
     """The rows of a source. Raises ConfigError where none is left."""
-    tokenizer = template.tokenizer
+    known = [one for one in record_formats.COMPARED if one.name in _READ[choice.kind]]
+    columns, tokenizer = columns_of(cfg.columns), template.tokenizer
+    form = record_formats.detect(records, source, known, flag, columns)
     mark = (
         1,
         choice.kind,
@@ -110,6 +98,7 @@ def tokenised(
         lambda work: _fill(work, records, form, cfg, template, choice.kind),
     )
     counts = json.loads((path / "counts.json").read_text()) | {"format": form.name}
+    counts["columns"] = [*record_formats.columns_line(columns, form)]
     columns = {name: np.load(path / f"{name}.npy") for name in _COLUMNS}
     undecided = (columns["rank"] > 0).sum(1) == 0
     known_p = ~np.isnan(columns["p_win"]) if choice.soft else np.zeros(len(undecided), bool)
@@ -283,6 +272,7 @@ def about(records: Records, one: TokenisedComparisons) -> Iterator[str]:
         f"{prompt:.0f} tokens a prompt, {completion:.0f} a completion"
     )
     yield from summary.changes([*_left_out(records, one), *records.notes], counts["unused"])
+    yield from counts["columns"]
 
 
 def _read_of(counts: Mapping[str, Any]) -> str:

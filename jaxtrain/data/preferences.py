@@ -14,17 +14,15 @@ from jaxtrain.data import (
     message_trees,
     pipeline,
     preference_cache,
-    record_fields,
     record_formats,
     source_spec,
     summary,
 )
 from jaxtrain.data.chat import Template
 from jaxtrain.data.mlm_fim import Row
-from jaxtrain.data.pipeline import Stream
+from jaxtrain.data.pipeline import LocalRows, Stream
 from jaxtrain.data.preference_cache import Choice, TokenisedComparisons
-from jaxtrain.data.record_fields import Column
-from jaxtrain.data.record_formats import RecordFormat
+from jaxtrain.data.record_fields import columns_of
 from jaxtrain.data.sources import Records
 from jaxtrain.data.tokenizer import Tokenizer
 
@@ -48,7 +46,7 @@ def prepare(
     seed: int,
     tokenizer: Tokenizer,
     template: Template,
-    process: tuple[int, int] = (0, 1),
+    local_rows: LocalRows = np.arange,
     kind: str = "pairs",
     ties: str = "half",
     flat: bool = False,
@@ -72,19 +70,14 @@ def prepare(
     if cfg.text_field != Dialogs.text_field:
         raise ConfigError(f"--text_field={cfg.text_field}: comparisons are not plain text; leave it out")
     train, held_out = pipeline.open_sources(cfg, None, message_trees.assembled)
-    choice, columns = Choice(kind, ties, flat, soft), record_fields.columns_of(cfg.columns)
-    record_formats.require_columns(columns, [records for _, records in train], cfg)
-    flags = ("data", "eval_data" if cfg.eval_data else "data")
-    forms = [
-        [preference_cache.detect(source, records, flag, choice, columns) for source, records in opened]
-        for flag, opened in zip(flags, (train, held_out), strict=True)
-    ]
+    record_formats.require_columns(columns_of(cfg.columns), [records for _, records in train], cfg)
+    choice = Choice(kind, ties, flat, soft)
     sides = [
         [
-            preference_cache.tokenised(source, records, flag, cfg, template, choice, form)
-            for (source, records), form in zip(opened, side, strict=True)
+            preference_cache.tokenised(source, records, flag, cfg, template, choice)
+            for source, records in opened
         ]
-        for flag, opened, side in zip(flags, (train, held_out), forms, strict=True)
+        for flag, opened in (("data", train), ("eval_data" if cfg.eval_data else "data", held_out))
     ]
     sets = [*sides[0], *sides[1]]
     N = 2 if kind != "ranked" else max(one.rank.shape[1] for one in sets)
@@ -98,12 +91,14 @@ def prepare(
     endless, _ = pipeline.mixed_rows(ours, train, seed)
     return PreferenceData(
         tokenizer=dialogs.with_template(tokenizer, template),
-        train=Stream(lambda i: endless[i], cfg.batch_size, process),
-        eval=pipeline.held_out_stream(theirs, _blank(rows[0]), lambda i, row: row, cfg.batch_size, process),
+        train=Stream(lambda i: endless[i], cfg.batch_size, local_rows),
+        eval=pipeline.held_out_stream(
+            theirs, _blank(rows[0]), lambda i, row: row, cfg.batch_size, local_rows
+        ),
         table=[
             *dialogs.about_template(template),
-            *_about("train", train, sides[0], columns, forms[0]),
-            *_about("held out", held_out, sides[1], columns, forms[1]),
+            *_about("train", train, sides[0]),
+            *_about("held out", held_out, sides[1]),
             *summary.mix(cfg, train, [len(one) for one in ours], held_out),
         ],
         fingerprints=dialogs.fingerprints(template, *([one.fingerprint for one in side] for side in sides)),
@@ -114,14 +109,10 @@ def prepare(
 
 
 def _about(
-    side: str,
-    opened: summary.Opened,
-    sets: Sequence[TokenisedComparisons],
-    columns: Sequence[Column],
-    forms: Sequence[RecordFormat],
+    side: str, opened: summary.Opened, sets: Sequence[TokenisedComparisons]
 ) -> Iterator[tuple[str, str]]:
-    for (_, records), one, form in zip(opened, sets, forms, strict=True):
-        for line in (*preference_cache.about(records, one), *record_formats.columns_line(columns, form)):
+    for (_, records), one in zip(opened, sets, strict=True):
+        for line in preference_cache.about(records, one):
             yield f"{side} {records.label}", line
 
 

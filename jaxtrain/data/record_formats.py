@@ -13,16 +13,9 @@ from typing import Any, NamedTuple, TypeVar
 from jaxtrain.config import ConfigError, Dialogs
 from jaxtrain.data import compared_completions, conversations, message_trees
 from jaxtrain.data.bad_records import Skips
-from jaxtrain.data.compared_completions import CHOSEN, REJECTED, Comparison, JudgedCompletion  # noqa: F401
-from jaxtrain.data.conversations import (
-    ANSWERS,
-    CONTEXTS,
-    PROMPTS,
-    SYSTEMS,
-    TURNS,
-    Dialog,  # noqa: F401
-)
-from jaxtrain.data.messages import ROLES, BadRecord, Message, in_loss, messages_of, text_of  # noqa: F401  until importers follow
+from jaxtrain.data.compared_completions import CHOSEN, REJECTED
+from jaxtrain.data.conversations import ANSWERS, CONTEXTS, PROMPTS, SYSTEMS, TURNS
+from jaxtrain.data.messages import BadRecord, text_of
 from jaxtrain.data.record_fields import Column, FieldUse, RecordFields, field_paths, has_path
 from jaxtrain.data.source_spec import DataSource
 from jaxtrain.data.sources import Records

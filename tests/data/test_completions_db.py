@@ -8,7 +8,7 @@ import pytest
 from jaxtrain.apps.serve.store import CompletionStore, export
 from jaxtrain.config import ConfigError, Dialogs
 from jaxtrain.data import chat, dialogs, prompts, record_formats, source_spec, sources, token_bytes
-from jaxtrain.data.record_formats import BadRecord
+from jaxtrain.data.messages import BadRecord
 from jaxtrain.data.tokenizer import ByteTokenizer
 
 ASKED = [

@@ -6,7 +6,10 @@ import tensorflow_datasets as tfds
 
 from jaxtrain.config import ConfigError, Corpus, Dialogs
 from jaxtrain.data import record_formats, source_spec, sources
-from jaxtrain.data.record_formats import BadRecord, Comparison, Dialog, JudgedCompletion, Text
+from jaxtrain.data.compared_completions import Comparison, JudgedCompletion
+from jaxtrain.data.conversations import Dialog
+from jaxtrain.data.messages import BadRecord, messages_of
+from jaxtrain.data.record_formats import Text
 from jaxtrain.data.sources import Records
 
 KNOWN = (*record_formats.chat("text"), *record_formats.COMPARED)
@@ -243,7 +246,7 @@ def test_a_prepared_data_set_of_tfds_is_read_whole(tmp_path):
     cfg = Dialogs(data=f"tfds:{folder}", cache_dir=str(tmp_path / "cache"))
     found, held = sources.train_and_held_out(source_spec.parse(cfg.data)[0], cfg, None)
     record = next(one for one in found.many(range(4)) if one["n"] == 2)
-    assert len(held) == 4 and record_formats.messages_of(record["turns"], "turns") == (ASK, ANSWER)
+    assert len(held) == 4 and messages_of(record["turns"], "turns") == (ASK, ANSWER)
     name, compared = read(record)
     assert name == "chosen" and compared.completions == ("So 2é.", "Sit.")
     assert [one["content"] for one in compared.prompt] == ["Hi?", "Yo.", "Why?"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxtrain.config import ConfigError
-from jaxtrain.data.record_formats import Message
+from jaxtrain.data.messages import Message
 
 CRITIQUES, CRITIQUE_SHOTS = "CritiqueRevisionInstructions.json", "CritiqueRevisionFewShotPrompts.json"
 COMPARISONS, COMPARISON_SHOTS = "RLMadisonInstructions.json", "RLMadisonFewShotPrompts.json"

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from jaxtrain.data.record_formats import Message
+from jaxtrain.data.messages import Message
 from jaxtrain.inference.llm import Request, user_messages
 from jaxtrain.inference.llm_judge import conversation_text, last_line
 
