@@ -75,7 +75,9 @@ class _Buffer:
 
     def value_end(self) -> int:
         """The end of the value that begins here."""
-        first = self.text[self.at]
+        first = self.next()
+        if not first:
+            raise Broken(f"the JSON is cut off on line {self.line}")
         if first == '"':
             return self.string_end()
         if first in "[{":

@@ -131,7 +131,7 @@ def parquet(file: Any, left_out: Counter[str]) -> Iterator[Row]:
     try:
         with pq.ParquetFile(file, pre_buffer=False) as opened:
             yield from _rows(opened.iter_batches(batch_size=_ROWS), left_out)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         raise Unreadable(_short(error)) from error
 
 
@@ -146,7 +146,7 @@ def arrow(file: Any, stream: bool, left_out: Counter[str]) -> Iterator[Row]:
         else:
             with pa.ipc.open_file(file) as opened:
                 yield from _rows(map(opened.get_batch, range(opened.num_record_batches)), left_out)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         raise Unreadable(_short(error)) from error
 
 
@@ -160,34 +160,29 @@ def _rows(batches: Any, left_out: Counter[str]) -> Iterator[Row]:
         names = batch.schema.names
         if twice := [name for name, count in Counter(names).items() if count > 1]:
             raise Unreadable(f"it has the column {twice[0]!r} twice")
+        columns = list(map(_checked, batch.columns))
         for start in range(0, batch.num_rows, _ROWS):
-            part = batch.slice(start, _ROWS)
-            try:
-                columns = [_values(column) for column in part.columns]
-            except (OverflowError, ValueError):  # of one row, which is looked for
-                yield from _one_by_one(part, number, left_out)
-            else:
-                for i, row in enumerate(zip(*columns, strict=True), number):
-                    yield Row(i, _record(names, row, left_out))
-            number += part.num_rows
+            values = (column.slice(start, _ROWS).to_pylist() for column in columns)
+            for i, row in enumerate(zip(*values, strict=True), number + start):
+                yield Row(i, _record(names, row, left_out))
+        number += batch.num_rows
 
 
-def _one_by_one(part: Any, number: int, left_out: Counter[str]) -> Iterator[Row]:
-    for i in range(part.num_rows):
-        row = part.slice(i, 1)
-        try:
-            values = [_values(column)[0] for column in row.columns]
-        except (OverflowError, ValueError) as error:
-            yield Row(number + i, {}, f"a value that cannot be read ({_short(error)})")
-        else:
-            yield Row(number + i, _record(part.schema.names, values, left_out))
-
-
-def _values(column: Any) -> list[Any]:
-    """The values of a column; times as text, since Python has no nanoseconds."""
+def _checked(column: Any) -> Any:
+    """A column that can be read: damaged data may end the process. Times are text, since Python has no nanoseconds;
+    a column of text that is no UTF-8 throughout is bytes.
+    """
     import pyarrow as pa
 
-    return (column.cast(pa.string()) if pa.types.is_temporal(column.type) else column).to_pylist()
+    text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid as error:
+        if not text or "UTF8" not in str(error):
+            raise
+        column = column.cast(pa.large_binary())
+        column.validate(full=True)
+    return column.cast(pa.string()) if pa.types.is_temporal(column.type) else column
 
 
 def _record(names: Sequence[str], row: Iterable[Any], left_out: Counter[str]) -> dict[str, Any]:

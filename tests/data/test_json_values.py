@@ -62,6 +62,7 @@ def test_a_bad_record_is_one_and_the_next_are_read(block):
         ('[{"a": 1}\n x]', 1, "line 2: 'x' where"),
         ('{"a": {"b": 1}', 0, "cut off in the value that begins on line 1"),
         ('{"a": 1}\n]', 1, "line 2: ']' where a value must begin"),
+        ('{"data": [{"a": 1}], "x": ', 1, "cut off on line 1"),
         ('{"data": [{"a": 1}], x}', 1, "line 1: 'x' where a key must begin"),
         ('[{"a": "never closed}, {"a": 1}]', 0, "cut off in the value that begins on line 1"),
     ],

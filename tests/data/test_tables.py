@@ -3,6 +3,7 @@
 import datetime
 import decimal
 import io
+import struct
 from collections import Counter
 
 import pyarrow as pa
@@ -98,17 +99,29 @@ def test_values_of_arrow_as_json_has_them():
     assert counts == {"bytes": 1}
 
 
-def test_one_row_that_cannot_be_read_is_one_bad_row():
-    bad = pa.Array.from_buffers(
-        pa.string(), 3, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0\3\0\0\0"), pa.py_buffer(b"a\xffb")]
-    )
-    file, counts = io.BytesIO(), Counter()
-    with pa.ipc.new_stream(file, pa.schema({"a": pa.string()})) as writer:
-        writer.write_batch(pa.record_batch([bad], names=["a"]))
+def strings(offsets, content):
+    """A batch with one column of text from raw buffers."""
+    buffers = [None, pa.py_buffer(struct.pack(f"<{len(offsets)}i", *offsets)), pa.py_buffer(content)]
+    return pa.record_batch([pa.Array.from_buffers(pa.string(), len(offsets) - 1, buffers)], names=["a"])
+
+
+def streamed(batch):
+    file = io.BytesIO()
+    with pa.ipc.new_stream(file, batch.schema) as writer:
+        writer.write_batch(batch)
     file.seek(0)
-    found = list(tables.arrow(file, True, counts))
-    assert [(row.number, row.record) for row in found if not row.wrong] == [(1, {"a": "a"}), (3, {"a": "b"})]
-    assert "cannot be read" in found[1].wrong
+    return file
+
+
+def test_text_that_is_no_utf8_is_binary_data():
+    counts = Counter()
+    found = list(tables.arrow(streamed(strings([0, 1, 2, 3], b"a\xffb")), True, counts))
+    assert [row.record["a"] for row in found] == ["a", None, "b"] and counts == {"a": 1}
+
+
+def test_damaged_columns_are_refused_and_do_not_end_the_process():
+    with pytest.raises(tables.Unreadable, match="offset"):
+        list(tables.arrow(streamed(strings([0, 1 << 30, 2, 3], b"abc")), True, Counter()))
 
 
 def test_a_large_table_is_read_batch_by_batch():
