@@ -15,9 +15,9 @@ from jaxtrain.config import ConfigError, Dialogs
 from jaxtrain.data import completions_db, dialogs, pipeline, source_spec, sources, summary
 from jaxtrain.data.bad_records import Skips
 from jaxtrain.data.chat import Template
-from jaxtrain.data.messages import BadRecord, Message, messages_of, text_of
+from jaxtrain.data.messages import BadRecord, Message, messages_of, speaks, text_of
 from jaxtrain.data.mlm_fim import Row
-from jaxtrain.data.pipeline import DataPipeline, Stream
+from jaxtrain.data.pipeline import DataPipeline, LocalRows, Stream
 from jaxtrain.data.preferences import alternatives
 from jaxtrain.data.record_fields import RecordFields, template_kwargs
 from jaxtrain.data.sources import Records
@@ -31,6 +31,7 @@ _LINES = {
     "length": "{:,} completions cut off by their limit left out",
     "unfinished": "{:,} completions that were filtered or refused left out",
     "bare": "{:,} completions without log-probabilities left out",
+    "speaks": "{:,} completions with a thought or a tool call, of which the log-probabilities are not all, left out",
     "torn": "{:,} completions whose tokens are no UTF-8, so that their text is not what was sampled, left out",
     "long": "{:,} conversations that do not fit --seq_len left out",
     "shortened": "{:,} prompts lost their beginning",
@@ -78,6 +79,9 @@ class LogprobReader:
             content = (choice.get("logprobs") or {}).get("content")
             if not content:
                 self.counts["bare"] += 1
+                continue
+            if speaks(choice["message"]):
+                self.counts["speaks"] += 1
                 continue
             text = text_of(choice["message"].get("content"), "content of a choice")
             if (row := self._row(messages, text, content, variables)) is not None:

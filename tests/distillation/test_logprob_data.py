@@ -124,6 +124,14 @@ def test_what_cannot_be_trained_on_is_left_out_and_counted(cfg):
     assert "1 completions without log-probabilities left out" in lines
 
 
+def test_an_answer_without_the_log_probabilities_of_its_thought_or_calls_is_left_out():
+    for more in ({"reasoning_content": "Hm."}, {"tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}):
+        record = stored([token("Y")])
+        record["choices"][0]["message"] |= more
+        reader = logprob_data.LogprobReader(load_template("plain", KIND), 48)
+        assert [*reader.read(record)] == [] and reader.counts["speaks"] == 1
+
+
 def test_tokens_that_are_no_text_are_left_out_and_counted(cfg):
     half = token("é", -0.5) | {"token": "\ufffd", "bytes": [0xC3]}
     data = prepare(cfg([stored([token("a"), half]), *(stored([token("b")]) for _ in range(3))]))
