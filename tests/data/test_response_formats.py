@@ -38,8 +38,8 @@ CALLS = {
     "{% if v is string %}{{ \"'\" + v.replace('\\\\', '\\\\\\\\').replace('\n', '\\\\n') + \"'\" }}"
     "{% else %}{{ v }}{% endif %}{% if not loop.last %}, {% endif %}{% endfor %})"
     "{% if not loop.last %}, {% endif %}{% endfor %}]</calls>",
-    "names twice": "{% for c in m.tool_calls %}{{ '<to=' + c.function.name + '>\n<call name=\"' + c.function.name + '\">'"
-    " + c.function.arguments | tojson + '</call>' }}{% endfor %}",
+    "names twice": "{% for c in m.tool_calls %}{{ '<to=' + c.function.name + '>\n<call name=\"' + c.function.name"
+    " + '\">' + c.function.arguments | tojson + '</call>' }}{% endfor %}",
     "functions": "{{ '[' }}{% for c in m.tool_calls %}{{ c.function.name + '(' }}"
     "{% for k, v in c.function.arguments.items() %}{{ k + '=' + v | tojson }}{% if not loop.last %}, {% endif %}"
     "{% endfor %}){% if not loop.last %}, {% endif %}{% endfor %}]",
