@@ -90,9 +90,12 @@ def _scope(report: dict[str, Any]) -> list[str]:
     for name, step in report["steps"].items():
         if fields := step.get("fields"):
             lines += textwrap.wrap(f"{name} searched the fields {', '.join(fields)}", _WIDTH)
+        reasons: dict[str, list[str]] = {}
         for rule, count in step.get("did_not_act", {}).items():
             rule, _, why = rule.partition("/")
-            lines += textwrap.wrap(f"{name}: {rule} did not act on {count:,}: {why}", _WIDTH)
+            reasons.setdefault(why, []).append(f"{rule} {count:,}")
+        for why, rules in reasons.items():
+            lines += textwrap.wrap(f"{name} did not act for {why}: {', '.join(rules)}", _WIDTH)
     return ["", *lines] if lines else []
 
 

@@ -1,18 +1,22 @@
 """Fingerprints of documents: a digest for exact duplicates, a character for each word, and MinHash signatures.
 
-A word becomes one of the 2^20 characters from U+10000 on, by a hash that is the same in every process. A document is
-then a string with one character a word, which compiled string metrics read as it is.
+A word becomes one of the 2^20 characters from U+10000 on, by a hash that is the same in every process; a word with a
+digit becomes an odd one. A document is then a string with one character a word, which compiled string metrics read as
+it is.
 """
 
 import hashlib
 import itertools
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from jaxtrain.apps.filters import notices
 
 SEED = 7
 _FIRST_CHARACTER = 0x10000
@@ -35,6 +39,14 @@ def normalise(text: str) -> str:
     return raw.strip(b" ").decode()
 
 
+def comparable(texts: Sequence[str], normalised: Sequence[str]) -> str:
+    """The words of a document that near duplicates are compared by: all but notices that many documents share."""
+    return " ".join(
+        normalise(notices.without_notices(text)) if notices.has_hint(plain) else plain
+        for text, plain in zip(texts, normalised, strict=True)
+    )
+
+
 def digest(texts: Sequence[str]) -> bytes:
     """A digest of normalised texts, 16 bytes."""
     return hashlib.blake2b("\x1e".join(texts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
@@ -54,10 +66,21 @@ def encode_words(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     place -= np.repeat(starts.astype(np.uint8), stops - starts + 1)
     terms = _PLACE_FACTORS[place] * (raw ^ np.uint8(32))
     hashes = np.add.reduceat(terms, starts) if len(raw) else stops
-    words = (_FIRST_CHARACTER + (mix64(hashes.astype(np.uint64)) >> np.uint64(44))).astype(np.uint32)
+    numbers = np.add.reduceat((raw - np.uint8(48) < 10).astype(np.uint8), starts) > 0 if len(raw) else stops
+    words = (
+        _FIRST_CHARACTER + (mix64(hashes.astype(np.uint64)) >> np.uint64(45)) * np.uint64(2) + numbers
+    ).astype(np.uint32)
     nonempty = stops > starts  # an empty text leaves an empty word
     ends = np.searchsorted(stops, np.cumsum([len(one) + 1 for one in encoded]), side="left")
     return words[nonempty], np.concatenate([[0], np.cumsum(nonempty)])[ends]
+
+
+def shared_numbers(a: str, b: str) -> tuple[float, float]:
+    """(the share of the words with a digit that two documents of `encode_words` share, the share of such words)."""
+    one, two = (np.frombuffer(x.encode("utf-32-le"), np.uint32) for x in (a, b))
+    counts = [Counter(words[words & 1 == 1].tolist()) for words in (one, two)]
+    most = max(counter.total() for counter in counts)
+    return (counts[0] & counts[1]).total() / max(1, most), most / max(1, len(one), len(two))
 
 
 def bare_words(text: str) -> list[str]:
@@ -161,7 +184,7 @@ class FingerprintWriter:
         self._numbers.append(number)
         self._digests.append(digest(normalised))
         if self._plan:
-            self._pending.append(" ".join(normalised))
+            self._pending.append(comparable(texts, normalised))
             self._pending_chars += len(self._pending[-1])
             if len(self._pending) >= _BATCH_DOCUMENTS or self._pending_chars >= _BATCH_CHARS:
                 self._flush()

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from jaxtrain import config
-from jaxtrain.apps.filters.types import Check, Finding
+from jaxtrain.apps.filters import stop_words
+from jaxtrain.apps.filters.types import Check, Finding, Findings
 from jaxtrain.config import arg
 
 # Bits of a symbol after another, in quarters, counted in the State of the Union addresses 1790 to 2021 and Moby Dick
@@ -136,12 +137,15 @@ def check(settings: GibberishFilter) -> Check:
     """A check by these rules; the score is bits a character, or the share that the rule measured."""
 
     def findings(text: str) -> Sequence[Finding]:
-        return [*_apply_rules(settings, text)] if text else ()
+        unfit: list[tuple[str, str]] = []
+        found = [*_apply_rules(settings, text, unfit)] if text else ()
+        return Findings(found, unfit) if unfit else found
 
     return findings
 
 
-def _apply_rules(settings: GibberishFilter, text: str) -> Iterator[Finding]:
+def _apply_rules(settings: GibberishFilter, text: str, unfit: list[tuple[str, str]]) -> Iterator[Finding]:
+    """The findings; rules that would find something but do not hold for the text are added to `unfit`."""
     raw = text.encode("utf-8", "surrogatepass")
     if settings.max_control < 1:
         count = len(raw) - len(raw.translate(None, _CONTROL))
@@ -151,7 +155,10 @@ def _apply_rules(settings: GibberishFilter, text: str) -> Iterator[Finding]:
     # The mean of few characters varies more.
     margin = 2 / math.sqrt(len(text))
     if settings.max_surprise and (bits := mean_surprisal(text)) > settings.max_surprise + margin:
-        yield Finding("surprise", bits)
+        if (language := stop_words.language_of(text)) in ("", "en"):
+            yield Finding("surprise", bits)
+        else:
+            unfit.append(("surprise", f"language {language}"))
     if settings.max_boilerplate < 1 and (share := boilerplate_share(text)) > settings.max_boilerplate:
         yield Finding("boilerplate", share)
 

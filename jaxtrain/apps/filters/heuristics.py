@@ -12,16 +12,18 @@ from collections.abc import Iterator, Sequence
 from itertools import islice, pairwise
 
 from jaxtrain import config
+from jaxtrain.apps.filters import rule_scope
 from jaxtrain.apps.filters.types import Check, Finding
 from jaxtrain.config import arg
 
 # Ends of a line or sentence, with closing quotes and brackets.
-TERMINAL = (".", "!", "?", '"', "'", "”", "’", "»", "…", "。", "！", "？", "।", "؟", "։", ".)")
+TERMINAL = (".", "!", "?", '"', "'", "”", "’", "»", "…", "。", "！", "？", "｡", "।", "॥", "؟", "۔", "։",
+            "።", "။", "។", "」", "』", ".)", "。）")  # fmt: skip
 _EDGE = "\"'`“”‘’«»()[]{}<>.,;:!?…-–—*_/\\|#"
 _LETTER = re.compile(r"[^\W\d_]")
-_SENTENCE = re.compile(r"[.!?。！？।؟։…](?=[\s\"'”’»)]|$)")
+_SENTENCE = re.compile(r"[.!?…](?=[\s\"'”’»)]|$)|[。！？｡।॥؟۔։።။។]")
 _BULLETS = ("-", "•", "*", "‣", "▪", "●", "◦", "·", "–")
-_STOP_WORDS = frozenset(("the", "be", "to", "of", "and", "that", "have", "with"))
+_STOP_WORDS = frozenset(("the", "be", "to", "of", "and", "that", "have", "with"))  # Gopher's
 _POLICY = re.compile(
     r"terms of use|privacy policy|cookie policy|uses cookies|use of cookies|use cookies", re.I
 )
@@ -46,7 +48,8 @@ class HeuristicsFilter(config.Group):
     max_ellipses: float = arg(0.3, "Gopher: most of the lines that end with an ellipsis; 1: no rule", low=0)
     min_alphabetic: float = arg(0.8, "Gopher: least of the words that have a letter; 0: no rule", low=0)
     min_stop_words: int = arg(2,
-        "Gopher: fewest of the, be, to, of, and, that, have, with (English); 0: no rule", low=0)
+        "Gopher: fewest of the, be, to, of, and, that, have, with; of another language's frequent words; 0: no rule",
+        low=0)
     min_sentences: int = arg(3, "C4: fewest sentences in the lines that it keeps; 0: no rule", low=0)
     min_line_words: int = arg(5, "C4: fewest words of a line that it keeps", low=0)
     lorem_ipsum: bool = arg(True, "C4: no text with lorem ipsum")
@@ -77,11 +80,12 @@ def check(settings: HeuristicsFilter) -> Check:
             return ()
         words = text.split()
         lines = _lines(text)
-        return [
+        found = [
             *_gopher(settings, text, words, lines),
             *_c4(settings, text, lines),
             *_fineweb(settings, text, words, lines),
         ]
+        return rule_scope.hold(found, text, settings.min_stop_words) if found else ()
 
     return findings
 

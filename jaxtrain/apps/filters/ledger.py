@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from jaxtrain.apps.filters.types import Finding
 from jaxtrain.config import Failure
 
 READ = "read"  # the step that rejects what cannot be read
+MAX_FIELDS, OTHER_FIELDS = 200, "other fields"  # of a record, that a report names
 LocatedFinding = tuple[RecordText | None, Finding]
 
 # Of a labelled data set (Tinytown's): a measured group -> its steps, and the labels that they are to find.
@@ -59,6 +60,10 @@ class Tally:
     rules: Counter = field(default_factory=Counter)  # step/rule -> documents
     seconds: Counter = field(default_factory=Counter)  # step -> seconds of a core
     lengths: Counter = field(default_factory=Counter)  # power of two of the characters -> documents read
+    fields: Counter = field(
+        default_factory=Counter
+    )  # field of a record -> strings searched for personal data
+    unfit: Counter = field(default_factory=Counter)  # step/rule/why it did not act -> documents
     labels: Counter = field(default_factory=Counter)  # step/label/reached or found or right -> documents
 
     def add(self, other: "Tally") -> None:
@@ -74,6 +79,12 @@ class Tally:
         """Counts a document that `step` dropped or masked by these rules."""
         (self.dropped if action == "drop" else self.changed)[step] += 1
         self.rules.update({f"{step}/{rule}" for rule in rules})
+
+    def count_fields(self, names: Iterable[str]) -> None:
+        """Counts strings that were searched for personal data, by field; beyond 200 fields as "other fields"."""
+        for name in names:
+            known = name in self.fields or len(self.fields) < MAX_FIELDS
+            self.fields[name if known else OTHER_FIELDS] += 1
 
     def count_label(self, step: str, label: str | None, event: str) -> None:
         """Counts a labelled document: "reached" the step, "found" by it, "right" to be; nothing without a label."""
@@ -114,6 +125,12 @@ def step_report(total: Tally, order: Sequence[str]) -> dict[str, Any]:
                 if name.partition("/")[0] == step
             },
         }
+        if unfit := {
+            key.partition("/")[2]: n for key, n in sorted(total.unfit.items()) if key.startswith(f"{step}/")
+        }:
+            steps[step]["did_not_act"] = unfit
+        if step == "pii":
+            steps[step]["fields"] = dict(total.fields.most_common())
     return {
         "read": total.read,
         "kept": total.kept,

@@ -22,6 +22,7 @@ from jaxtrain.config import ConfigError, arg
 _MAX_NEIGHBOURS = 8  # earlier documents of a bucket that each is compared with, besides its first
 _WINDOW = 1 << 16  # documents whose candidates are in memory at once
 _MAX_EDIT_WORDS = 20_000  # of a document; of longer ones the Jaccard index of the n-grams decides
+_NUMBERS, _MIN_NUMBERS = 0.05, 3  # of the words, and how many, from which on numbers make a record
 _MIN_RECALL = 0.97  # of a pair at the threshold
 
 
@@ -31,8 +32,13 @@ class NearDuplicates(config.Group):
     near: str = arg("drop", "Near duplicates, within and across the data sets; the first copy is kept",
         choices=("drop", "off"))
     near_similarity: float = arg(0.8,
-        "Documents are near duplicates from this similarity on: 1 - edit distance between their words / words of the "
+        "Documents are near duplicates from this similarity on: 1 - edit distance between their words / "
+        "words of the "
         "longer one", low=0.5, only=("near", ("drop",)))
+    near_numbers: float = arg(0.5,
+        "Least share of their numbers that near duplicates have in common, where numbers are a twentieth "
+        "of the words and "
+        "three at least; 0: no rule", low=0, only=("near", ("drop",)))
     near_from: int = arg(0, "Fewest words of a document that is compared", low=0, only=("near", ("drop",)))
     near_ngram: int = arg(2, "Words of a shingle, by which candidates are found", low=1, only=("near", ("drop",)))
     near_hashes: int = arg(144, "MinHash values of a document", low=16, only=("near", ("drop",)))
@@ -43,9 +49,12 @@ class NearDuplicates(config.Group):
             raise ConfigError(
                 f"--near_similarity={self.near_similarity}: must be below 1; equal texts are --exact's"
             )
+        if self.near_numbers > 1:
+            raise ConfigError(f"--near_numbers={self.near_numbers}: a share, at most 1")
         if min_jaccard(self.near_similarity, self.near_ngram) < 0.1:
             raise ConfigError(
-                f"--near_ngram={self.near_ngram}: such edits may leave no {self.near_ngram} words in a row that both "
+                f"--near_ngram={self.near_ngram}: such edits may leave no {self.near_ngram} words in a "
+                f"row that both "
                 "share; lower it, or raise --near_similarity"
             )
 
@@ -201,7 +210,17 @@ def _candidates(bands: Sequence[Path], size: int) -> Iterator[tuple[int, np.ndar
 
 
 def similarity(a: str, b: str, settings: NearDuplicates) -> float:
-    """The similarity of two documents' words, 1 - edit distance / length of the longer one; 0 below the threshold.
+    """The similarity of two documents; 0 below the threshold, and where they are of one form with other numbers."""
+    value = _similarity_of_words(a, b, settings)
+    if value and settings.near_numbers:
+        shared, share = fingerprints.shared_numbers(a, b)
+        many = share >= _NUMBERS and share * max(len(a), len(b)) >= _MIN_NUMBERS - 1e-9
+        return 0.0 if many and shared < settings.near_numbers else value
+    return value
+
+
+def _similarity_of_words(a: str, b: str, settings: NearDuplicates) -> float:
+    """1 - edit distance / words of the longer one; 0 below the threshold.
 
     The edit distance takes time in proportion to both lengths, so of very long documents the exact Jaccard index of
     the n-grams decides, and the similarity of that index by `min_jaccard` is returned.

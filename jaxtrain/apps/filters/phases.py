@@ -251,13 +251,10 @@ def _document_place(
 def _same_texts(run: FilterRun, record: Any, copy: Any, step: str) -> bool:
     """Whether two records, as they were read, are duplicates by the step's own definition."""
     field = run.cfg.source.text_field
-    both = [
-        [fingerprints.normalise(one.text) for one in record_texts.find_texts(each, field)]
-        for each in (record, copy)
-    ]
+    both = [[one.text for one in record_texts.find_texts(each, field)] for each in (record, copy)]
+    normalised = [[fingerprints.normalise(text) for text in texts] for texts in both]
     if step == "exact":
-        return both[0] == both[1]
-    encoded = [
-        fingerprints.encode_words([" ".join(texts)])[0].tobytes().decode("utf-32-le") for texts in both
-    ]
+        return normalised[0] == normalised[1]
+    words = [fingerprints.comparable(*each) for each in zip(both, normalised, strict=True)]
+    encoded = [fingerprints.encode_words([one])[0].tobytes().decode("utf-32-le") for one in words]
     return near_duplicates.similarity(*encoded, run.cfg.near) > 0

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from jaxtrain import config
-from jaxtrain.apps.filters.types import Check, Finding
+from jaxtrain.apps.filters import rule_scope
+from jaxtrain.apps.filters.types import Check, Finding, Findings
 from jaxtrain.config import arg
 from jaxtrain.measures.diversity import ngrams
 
@@ -42,9 +43,25 @@ def check(settings: RepetitionFilter) -> Check:
     def findings(text: str) -> Sequence[Finding]:
         if len(text) < settings.repetition_from or not text.strip():
             return ()
-        return [*_line_repeats(settings, text), *_ngram_repeats(settings.repeated_ngrams, text)]
+        found = [*_line_repeats(settings, text), *_ngram_repeats(settings.repeated_ngrams, text)]
+        if not found:
+            return ()
+        scale, form = rule_scope.repetition_scope(text)
+        looser, why = _looser(settings, scale), rule_scope.has_no_ngrams(text, form)
+        again = [*_line_repeats(looser, text), *(() if why else _ngram_repeats(looser.repeated_ngrams, text))]
+        rules = {one.rule for one in again}
+        return Findings(again, [(one.rule, why or form) for one in found if one.rule not in rules])
 
     return findings
+
+
+def _looser(settings: RepetitionFilter, scale: float) -> RepetitionFilter:
+    return dataclasses.replace(
+        settings,
+        max_line_repeats=scale * settings.max_line_repeats,
+        max_line_repeat_chars=scale * settings.max_line_repeat_chars,
+        repeated_ngrams=scale * settings.repeated_ngrams,
+    )
 
 
 def _line_repeats(settings: RepetitionFilter, text: str) -> Iterator[Finding]:

@@ -144,7 +144,7 @@ def histogram(values: Sequence[float]) -> dict[str, list]:
 
 def _sample(line: Mapping[str, Any]) -> dict[str, Any]:
     """A sample of the page: the text before, in and after the finding."""
-    texts = record_texts.find_texts(line["record"])
+    texts = record_texts.find_strings(line["record"])
     part = next((p for p in texts if record_texts.path_text(p.path) == line.get("part")), None)
     part = part or max(texts, key=lambda p: len(p.text), default=None)
     text = part.text if part and isinstance(part.text, str) else json.dumps(line["record"], default=str)
@@ -232,7 +232,10 @@ def _steps(report: Mapping[str, Any]) -> list[dict[str, Any]]:
             "name": name,
             "title": TITLES.get(name, name),
             "share": (one["dropped"] + one["changed"]) / read,
-            "rules": sorted(one["rules"].items(), key=lambda item: -item[1]),
+            **{
+                key: sorted(one.get(key, {}).items(), key=lambda item: -item[1])
+                for key in ("rules", "did_not_act", "fields")
+            },
             **{key: one[key] for key in ("seen", "dropped", "changed", "documents_per_second")},
         }
         for name, one in report["steps"].items()

@@ -2,7 +2,7 @@
 
 import importlib.util
 
-from jaxtrain.apps.filters import classifier
+from jaxtrain.apps.filters import classifier, pii
 from jaxtrain.apps.filters.config import Filter
 from jaxtrain.apps.filters.near_duplicates import NearDuplicates
 from jaxtrain.config import ConfigError
@@ -18,6 +18,7 @@ def require(cfg: Filter) -> None:
             classifier.load(path, flag)
     if cfg.language.languages:
         _require(f"--languages={cfg.language.languages}", ("py3langid",), "filters")
+    _require(f"--pii={cfg.pii.pii} and the report, which shows no personal data", pii.PACKAGES, "filters")
     require_near(cfg.near)
     if cfg.work.executor != "local":
         packages = ("datatrove", "ray") if cfg.work.executor == "ray" else ("datatrove",)

@@ -5,7 +5,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxtrain.apps.filters import (
@@ -25,7 +25,7 @@ from jaxtrain.apps.filters import (
 from jaxtrain.apps.filters.config import Filter
 from jaxtrain.apps.filters.ledger import READ, LocatedFinding, Tally
 from jaxtrain.apps.filters.record_texts import Path, RecordText
-from jaxtrain.apps.filters.types import Check, FilterStep, Finding
+from jaxtrain.apps.filters.types import Check, FilterStep, Finding, Findings
 from jaxtrain.config import ConfigError, Failure
 
 # Decontamination comes before the duplicates, so that it does not drop the only copy that they keep.
@@ -33,7 +33,6 @@ ORDER = (
     "language", "heuristics", "repetition", "junk", "classifier", "perplexity", "pii", "harm", "spam",
     "decontamination", "exact", "near",
 )  # fmt: skip
-_EVERYWHERE = ("pii", "decontamination")  # steps that check prompts and rejected answers too
 Scorer = Callable[[str], perplexity.BitsPerByte]  # --scored_by -> the bits a byte of a text by that run
 TOO_SLOW = "too_slow"  # rule of a document that exceeded --document_seconds
 
@@ -180,9 +179,9 @@ class FilterPipeline:
 
     def _run_step(self, step: FilterStep, check: Check, block: list[_Document]) -> list[_Document]:
         """The documents of a block that pass a step."""
-        tally, start, everywhere = self._tally, time.perf_counter(), step.name in _EVERYWHERE
+        tally, start = self._tally, time.perf_counter()
         for one in block:
-            if findings := self._findings(step, check, one, one.texts if everywhere else one.judged):
+            if findings := self._findings(step, check, one):
                 self._act(step, one, findings)
         tally.seconds[step.name] += time.perf_counter() - start
         tally.seen[step.name] += len(block)
@@ -190,14 +189,12 @@ class FilterPipeline:
             tally.count_label(step.name, one.label, "reached")
         return [one for one in block if one.record is not None]
 
-    def _findings(
-        self, step: FilterStep, check: Check, document: _Document, texts: Sequence[RecordText]
-    ) -> list[LocatedFinding]:
+    def _findings(self, step: FilterStep, check: Check, document: _Document) -> list[LocatedFinding]:
         """The findings of a check in a document; one that takes too long is dropped."""
         deadline, start = self._deadline, time.perf_counter()
         try:
             deadline.time = start + document.seconds_left
-            findings = [(text, finding) for text in texts for finding in check(text.text)]
+            searched = [(text, found) for text, found in self._search(step, check, document) if found]
             deadline.time = math.inf
         except StepTimeout:
             self._drop(step.name, document, [(None, Finding(TOO_SLOW, self._cfg.work.document_seconds))])
@@ -207,7 +204,23 @@ class FilterPipeline:
         except Exception as error:
             raise Failure(f"{document.id}: the step {step.name} failed: {error!r}") from error
         document.seconds_left -= time.perf_counter() - start
-        return findings
+        return [(text, finding) for text, found in searched for finding in found]
+
+    def _search(
+        self, step: FilterStep, check: Check, document: _Document
+    ) -> Iterator[tuple[RecordText, Sequence[Finding]]]:
+        """(text, its findings) of the texts that a step reads, counting the rules that do not hold for one."""
+        if step.name == "pii":  # every string, those that no other step reads too
+            strings = record_texts.find_strings(document.record)
+            self._tally.count_fields(record_texts.field_pattern(one.path) for one in strings)
+            yield from ((one, pii.field_findings(check, one.field, one.text)) for one in strings)
+            return
+        unfit: set[tuple[str, str]] = set()
+        for one in document.texts if step.name == "decontamination" else document.judged:
+            found = check(one.text)
+            unfit.update(found.unfit if isinstance(found, Findings) else ())
+            yield one, found
+        self._tally.unfit.update(f"{step.name}/{rule}/{why}" for rule, why in unfit)
 
     def _act(self, step: FilterStep, document: _Document, findings: list[LocatedFinding]) -> None:
         """Drops or masks a document with findings, as the step says."""
@@ -221,9 +234,9 @@ class FilterPipeline:
             tally.count_label(step.name, label, "right")
             self._drop(step.name, document, findings)
             return
-        document.texts = _mask(document.texts, findings)
+        document.record = record_texts.replace_strings(document.record, _masked(findings))
+        document.texts = record_texts.find_texts(document.record, self._cfg.source.text_field)
         document.judged = self._judged(document.texts)
-        document.record = _with_texts(document.record, document.texts)
         planted = document.original.get("planted")
         if not (isinstance(planted, str) and planted and any(planted in one.text for one in document.texts)):
             tally.count_label(step.name, label, "right")
@@ -258,19 +271,9 @@ def _read_fault(texts: Sequence[RecordText], size: int, max_chars: int) -> Locat
     return None
 
 
-def _mask(texts: Sequence[RecordText], findings: Sequence[LocatedFinding]) -> list[RecordText]:
-    by_path: dict[Path, list[Finding]] = {}
+def _masked(findings: Sequence[LocatedFinding]) -> dict[Path, str]:
+    """The masked strings by their paths."""
+    by_text: dict[Path, tuple[str, list[Finding]]] = {}
     for text, finding in findings:
-        by_path.setdefault(text.path, []).append(finding)
-    return [
-        one._replace(text=record_texts.mask_findings(one.text, by_path[one.path]))
-        if one.path in by_path
-        else one
-        for one in texts
-    ]
-
-
-def _with_texts(record: Mapping[str, Any], texts: Sequence[RecordText]) -> Mapping[str, Any]:
-    for one in texts:
-        record = record_texts.replace_text(record, one.path, one.text)
-    return record
+        by_text.setdefault(text.path, (text.text, []))[1].append(finding)
+    return {path: record_texts.mask_findings(text, found) for path, (text, found) in by_text.items()}

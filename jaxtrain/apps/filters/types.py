@@ -1,6 +1,6 @@
 """The types of the filters: a check maps a text to findings; a step is a named check and its action."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 
@@ -11,6 +11,16 @@ class Finding(NamedTuple):
     score: float  # what the rule measured (a count, a share, a probability)
     span: tuple[int, int] | None = None  # characters of the text; None: all of it
     replacement: str | None = None  # of the span, where the step masks; None: no change
+
+
+class Findings(list[Finding]):
+    """The findings of a check in a text, and the rules that would have found something but do not hold for it."""
+
+    def __init__(self, findings: Iterable[Finding] = (), unfit: Iterable[tuple[str, str]] = ()):
+        super().__init__(findings)
+        self.unfit = [
+            *unfit
+        ]  # (rule, why it does not hold), such as ("gopher_stop_words", "no words for sw")
 
 
 def lowercase(text: str) -> str:

@@ -11,6 +11,7 @@ from jaxtrain.apps.filters import fingerprints, near_duplicates
 from jaxtrain.apps.filters.near_duplicates import NearDuplicates
 from jaxtrain.config import ConfigError
 from tests.apps.filters.duplicates import WORDS, edited, find_copies, zipf_words
+from tests.apps.filters.test_notices import HEADER
 
 
 @pytest.mark.parametrize("share", [0.02, 0.05, 0.1, 0.15, 0.2])
@@ -99,6 +100,36 @@ def test_long_documents_are_judged_by_their_ngrams(monkeypatch):
     assert near_duplicates.similarity(coded[0], coded[1], NearDuplicates()) > 0.9
     assert near_duplicates.similarity(coded[0], coded[2], NearDuplicates()) == 0
     assert near_duplicates.similarity(coded[0], coded[0], NearDuplicates()) == 1
+
+
+def test_records_of_one_form_with_other_numbers_are_no_duplicates(tmp_path):
+    form = (
+        "Weather report for {}. On Monday it was {} degrees by day and {} at night. The wind came from the north "
+        "with {} kilometres an hour, and {} millimetres of rain were read at the gauge. The sun rose at {} and set at {}."
+    )
+    towns = ("Aldmouth", "Brackley", "Corran", "Dunmere")
+    texts = [
+        form.format(t, 11 + i, i - 3, 12 + 5 * i, 3 * i, f"6:1{i}", f"19:3{i}") for i, t in enumerate(towns)
+    ]
+    copy = texts[0].replace("Weather report", "A weather report").replace("6:10", "6:11")
+    _, leader = find_copies(tmp_path, [*texts, copy], NearDuplicates())
+    assert leader.tolist() == [-1, -1, -1, -1, 0]
+    (tmp_path / "off").mkdir()
+    _, leader = find_copies(tmp_path / "off", texts, NearDuplicates(near_numbers=0.0))
+    assert (leader[1:] >= 0).all()
+    with pytest.raises(ConfigError, match="--near_numbers"):
+        NearDuplicates(near_numbers=1.5)
+
+
+def test_files_of_one_licence_are_no_duplicates_by_it(tmp_path):
+    codes = [
+        "LIMIT = 40\nSTEP = 2\n",
+        "def greet(name):\n    print('good day', name)\n",
+        "class Gate:\n    open = False\n",
+    ]
+    texts = [HEADER + code for code in codes] + [HEADER.replace("Gate", "Door") + codes[1]]
+    _, leader = find_copies(tmp_path, texts, NearDuplicates())
+    assert leader.tolist() == [-1, -1, -1, 1], "the same code under another licence is a copy"
 
 
 def test_a_threshold_that_leaves_no_shingle_is_refused():

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from jaxtrain.apps.filters import pii
+from jaxtrain.apps.filters.personal_data import account_numbers
 from jaxtrain.apps.filters.pii import PiiFilter
 from jaxtrain.config import ConfigError
 from tests.apps.filters import planted
@@ -67,8 +68,10 @@ def test_flags_act():
 
 
 def test_check_digits_by_hand():
-    assert pii.is_luhn("79927398713") and not pii.is_luhn("79927398710")  # the standard's example
-    assert pii.is_mod97("GB82WEST12345698765432") and not pii.is_mod97(
+    assert account_numbers.is_luhn("79927398713") and not account_numbers.is_luhn(
+        "79927398710"
+    )  # the standard's example
+    assert account_numbers.is_mod97("GB82WEST12345698765432") and not account_numbers.is_mod97(
         "GB82WEST12345698765431"
     )  # ISO 13616's
     assert CHECK("IBAN DE89 3704 0044 0532 0130 00.")[0].span == (5, 32)
@@ -105,6 +108,20 @@ def test_private_keys_and_named_secrets():
         "-----BEGIN PRIVATE KEY-----",
         "DE12",
         "::",
+        "a (at) ",
+        "a [at] b [dot] ",
+        "a at b dot ",
+        "&#64;",
+        "a%40",
+        "+1 (2",
+        "0 1 2",
+        "01/",
+        "1.1.1.1 ",
+        "tel 1 ",
+        "password='",
+        "password=a1(",
+        "://a:b",
+        '{"a":"',
     ],
 )
 def test_the_time_is_linear_whatever_the_text(piece):

@@ -46,6 +46,74 @@ def test_personal_data_is_masked_in_every_format(tmp_path, name):
     assert len(found) == (2 if name == "preference" else 1)
 
 
+ADDRESSES = ("ada@mail.example.org", "bob@mail.example.org", "415-555-2671")
+COLUMNS = [
+    {"instruction": "Who?", "context": "Letter of ada@mail.example.org, 415-555-2671.", "response": "Ada."},
+    {"instruction": "And?", "output": "Soon.", "history": [["Mail of bob@mail.example.org?", "Yes."]]},
+    {
+        "prompt": [{"role": "user", "content": "Mail ada@mail.example.org"}],
+        "chosen": [{"role": "assistant", "content": "Done."}],
+        "rejected": [{"role": "assistant", "content": "No, bob@mail.example.org"}],
+    },
+    {
+        "messages": [
+            {"role": "user", "content": "Send it."},
+            {
+                "role": "assistant",
+                "content": "",
+                "tool_calls": [
+                    {
+                        "function": {
+                            "name": "mail",
+                            "arguments": '{"to": "x\\nada@mail.example.org", "n": [1, 2.50]}',
+                        }
+                    }
+                ],
+            },
+        ],
+        "meta": {"bob@mail.example.org": {"phone": 4155552671}},
+    },
+]
+
+
+def test_personal_data_is_masked_in_every_string_of_a_record(tmp_path):
+    source = write(tmp_path / "a.jsonl", COLUMNS)
+    report, kept, lines = filtering.run(source, tmp_path / "out", *only("pii"))
+    shown = json.dumps(kept)
+    assert (
+        not any(one in shown for one in (*ADDRESSES, "4155552671"))
+        and [line["record"] for line in lines] == COLUMNS
+    )
+    call = kept[3]["messages"][1]["tool_calls"][0]["function"]["arguments"]
+    assert call == '{"to": "x\\n<EMAIL>", "n": [1, 2.50]}' and json.loads(call)["to"] == "x\n<EMAIL>"
+    assert kept[3]["meta"] == {"<EMAIL>": {"phone": "<PHONE>"}}
+    assert kept[1]["history"] == [["Mail of <EMAIL>?", "Yes."]]
+    fields = report["steps"]["pii"]["fields"]
+    assert fields["history[][]"] == 2 and fields["messages[].tool_calls[].function.arguments"] == 1
+    assert "meta.*.phone" in fields and not any("@" in name for name in fields)
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "strings searched, by field" in page and "history[][]" in page
+    assert not any(one in page for one in ADDRESSES)
+    _, kept, lines = filtering.run(source, tmp_path / "drop", *only("pii"), "--pii=drop")
+    assert not kept and {line["action"] for line in lines} == {"drop"}
+
+
+def test_many_fields_are_counted_together(tmp_path):
+    rows = [{"text": "good", **{f"f{n}_{i}": "x" for i in range(100)}} for n in range(4)]
+    report, _, _ = filtering.run(write(tmp_path / "a.jsonl", rows), tmp_path / "out", *only("pii"))
+    fields = report["steps"]["pii"]["fields"]
+    assert len(fields) == 201 and fields["other fields"] + len(fields) - 2 + 4 == 404
+
+
+def test_rejected_records_with_nan_are_valid_json(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "", "score": NaN}\n{"text": "fine", "score": -Infinity}\n')
+    filtering.run(f"jsonl:{tmp_path}/a.jsonl", tmp_path / "out", *only("spam"))
+    for name in ("rejected.jsonl", "kept/000000.jsonl"):
+        line = (tmp_path / "out" / name).read_text()
+        row = json.loads(line, parse_constant=pytest.fail)
+        assert row.get("record", row)["score"] in ("NaN", "-Infinity")
+
+
 def test_what_is_only_read_or_avoided_is_not_judged(tmp_path):
     advert = "BUY A LAMP NOW!!! Only $90 today!!! Visit www.lamp90.example"
     rows = [
