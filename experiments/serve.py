@@ -104,6 +104,7 @@ def open_server(
     from jaxtrain.apps.serve.server import Server, ServerLimits
     from jaxtrain.files import cache
     from jaxtrain.generate import engine, sampler
+    from jaxtrain.generate.prompt_logprobs import prompt_scorer
     from jaxtrain.inference import chat as inference_chat
     from jaxtrain.stages import init_from
     from jaxtrain.stages.load_model import load_model
@@ -119,18 +120,22 @@ def open_server(
             f"--rows={cfg.served.rows}: use a multiple of the {plan.shards} devices that share the rows"
         )
     model, trained, *_ = load_model(start, plan, config.Model(dtype=cfg.machine.dtype))
-    ends = init_from.end_ids(start, template.end)
+    ends = init_from.end_ids(start, template.ends)
     decoding = engine.build_engine(
         plan, model, ends=ends, max_new=context, slots=sampler.bucketed(context),
         top_logprobs=request_params.MAX_TOP_LOGPROBS, max_steps=cfg.served.chunk,
     )  # fmt: skip
+    ready = decoding.ready(trained, ())
     runner = ModelRunner(
         engine=decoding,
-        params=decoding.ready(trained, ()),
+        params=ready,
         rows=cfg.served.rows,
         chunk=cfg.served.chunk,
         context=context,
         vocab=start.arch.vocab,
+        score_prompt=prompt_scorer(
+            plan, model, ready, request_params.MAX_TEXT_LOGPROBS, sampler.bucketed(context)
+        ),
     )
     warm_up(runner)
     scheduler = Scheduler(runner, cfg.http.waiting)
@@ -142,6 +147,7 @@ def open_server(
         template=template,
         ends=ends,
         decode=inference_chat.decoder(template, ends),
+        tool_template=_tool_template(template),
     )
     return Server(
         model=served,
@@ -150,6 +156,14 @@ def open_server(
         limits=ServerLimits(cfg.http.key(), cfg.http.max_body_kb * 1024),
         metrics=Metrics(scheduler, store),
     )
+
+
+def _tool_template(template: "Template") -> "Template | None":
+    """The template that the tokenizer has for requests with tools, as transformers chooses it."""
+    from jaxtrain.data import chat
+
+    named = template.tokenizer.named_templates if template.name == "auto" else {}
+    return chat.load_template("hf:tool_use", template.tokenizer) if "tool_use" in named else None
 
 
 def _name(cfg: Serve) -> str:

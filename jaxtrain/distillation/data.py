@@ -39,7 +39,8 @@ def prepare(
 ) -> DistillationBatches:
     """The data, read, or written by the teacher and then read."""
     options = {
-        "seed": cfg.run.seed, "tokenizer": template.tokenizer, "template": template, "process": plan.process
+        "seed": cfg.run.seed, "tokenizer": template.tokenizer, "template": template,
+        "local_rows": plan.local_rows,
     }  # fmt: skip
     if teacher is None:
         reading, table = cfg.data, []
@@ -88,7 +89,7 @@ def batches(
     """Batches of the data, and with --on_policy of the student's completions; a batch's number says which."""
     extra = () if prepared.live else ("teacher_ids", "teacher_logps")
     B, share = cfg.data.batch_size, cfg.loss.on_policy
-    local = session.plan.local_slice(B)
+    local = session.plan.local_rows(B)
     student_rows = _student_rows_fn(cfg, session, prepared.prompts, template) if share else None
 
     def is_on_policy(step: int) -> bool:
@@ -121,7 +122,7 @@ def _student_rows_fn(
     B, T = cfg.data.batch_size, cfg.data.seq_len
     sample = sampling.token_sampler(
         session,
-        init_from.end_ids(session.start, template.end),
+        init_from.end_ids(session.start, template.ends),
         max_new=cfg.samples.max_new,
         temperature=cfg.loss.draw_temperature,
     )

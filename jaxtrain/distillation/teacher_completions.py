@@ -23,7 +23,7 @@ from jaxtrain.inference.sampler import decoder
 from jaxtrain.rl import scoring
 from jaxtrain.stages import init_from, sampling, weights
 from jaxtrain.stages.session import Session
-from jaxtrain.train import parallel
+from jaxtrain.train import multihost, parallel
 
 FOLDER = "teacher"  # of the run, for the teacher's completions
 REQUESTS_AT_ONCE = 64  # between two updates of the progress bar
@@ -95,7 +95,7 @@ def _sample_records(
     def records(fitting: list[Prompt], draws: int, number: int) -> list[Record]:
         sample = sampling.token_sampler(
             session,
-            init_from.end_ids(teacher.start, template.end),
+            init_from.end_ids(teacher.start, template.ends),
             max_new=cfg.samples.max_new,
             temperature=cfg.loss.draw_temperature,
             samples=draws,
@@ -108,7 +108,7 @@ def _sample_records(
                 completions += sample(teacher.params, (), [one.ids.tolist() for one in part], seed + first)
                 advance(len(part))
         by_completion = [prompt for prompt in fitting for _ in range(draws)]
-        decode = decoder(template)
+        decode = decoder(template, ())
         return [
             {"prompt": list(prompt.messages), "completion": decode(one.text_ids), "ended": one.ended}
             | ({"chat_template_kwargs": dict(prompt.template_kwargs)} if prompt.template_kwargs else {})
@@ -148,6 +148,7 @@ def _usage(cfg: DistillConfig, usage: llm.Usage) -> str:
     ]
     if usage.refused:
         parts.append(f"{usage.refused:,} prompts were refused and left out")
+    parts += usage.change_lines()
     if cfg.endpoint.price_out:
         parts.append(f"{cfg.endpoint.cost(usage.tokens_in, usage.tokens_out):.2f} in money")
     return ", ".join(parts)
@@ -191,7 +192,7 @@ def _stored(model: str, request: llm.Request, completions: Sequence[llm.Completi
     choices = [
         {
             "index": i,
-            "message": {"role": "assistant", "content": one.text},
+            "message": {**one.message(), "content": one.text},
             "finish_reason": one.finish_reason,
             "logprobs": {
                 "content": [
@@ -207,7 +208,7 @@ def _stored(model: str, request: llm.Request, completions: Sequence[llm.Completi
 
 
 def _write(file: Path, records: Sequence[Mapping[str, Any]], plan: parallel.Plan) -> None:
-    if not plan.primary:
-        return
-    file.parent.mkdir(exist_ok=True)
-    atomic.write_jsonl(file, records)
+    if plan.primary:
+        file.parent.mkdir(exist_ok=True)
+        atomic.write_jsonl(file, records)
+    multihost.barrier()  # before any host reads it

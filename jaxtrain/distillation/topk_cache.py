@@ -4,6 +4,8 @@ A teacher that is too big to be loaded beside its student runs over the data onc
 """
 
 import dataclasses
+import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from jaxtrain.files import cache
 from jaxtrain.files.progress import bar
 from jaxtrain.ops.divergences import top_k
 from jaxtrain.ops.logprobs import logits
-from jaxtrain.train import checkpoint, parallel
+from jaxtrain.train import checkpoint, multihost, parallel
 from jaxtrain.types import Params
 
 COLUMNS = ("tokens", "targets", "mask", "segments", "positions")
@@ -89,7 +91,7 @@ def cached_topk(cfg: DistillConfig, teacher: Teacher, plan: parallel.Plan, rows:
 
     def parts() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         count = len(rows)
-        stream = Stream(lambda i: _model_columns(rows[min(i, count - 1)]), B, plan.process, -(-count // B))
+        stream = Stream(lambda i: _model_columns(rows[min(i, count - 1)]), B, plan.local_rows, -(-count // B))
         with bar("the teacher's log-probabilities", len(stream), least=20) as advance:
             for i in range(len(stream)):
                 table = plan.get(compiled(teacher.params, (), plan.put(stream.batch(i))))
@@ -97,8 +99,20 @@ def cached_topk(cfg: DistillConfig, teacher: Teacher, plan: parallel.Plan, rows:
                 yield table["ids"][:left], table["logps"][:left]
                 advance(1)
 
-    cache.build(folder, lambda work: write(work, parts()))
+    if not all(multihost.gather(folder.is_dir())):
+        _build(folder, parts(), alone=plan.process[1] == 1)
     return TopK(folder, T)
+
+
+def _build(folder: Path, parts: Iterable[tuple[np.ndarray, np.ndarray]], alone: bool) -> None:
+    if alone:
+        cache.build(folder, lambda work: write(work, parts))
+        return
+    # The hosts compute the parts together, so none may wait meanwhile for another that holds the cache's lock.
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with cache.full_disk(folder), tempfile.TemporaryDirectory(dir=folder.parent) as own:
+        write(Path(own), parts)
+        cache.build(folder, lambda work: shutil.copytree(own, work, dirs_exist_ok=True))
 
 
 def _model_columns(row: Row) -> Row:

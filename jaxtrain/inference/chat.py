@@ -9,9 +9,9 @@ from jaxtrain import config
 from jaxtrain.config import ConfigError
 from jaxtrain.data.chat import Template
 from jaxtrain.data.dialogs import with_system
+from jaxtrain.data.messages import BadRecord, Message
 from jaxtrain.data.preferences import alternatives
 from jaxtrain.data.prompts import Prompt
-from jaxtrain.data.record_formats import BadRecord, Message
 from jaxtrain.files import terminal
 from jaxtrain.generate import sampler, stop_strings
 from jaxtrain.generate.batch_sampler import SampleRequest
@@ -60,7 +60,7 @@ def open_chat_model(cfg: ChatFlags, start: InitFrom, template: Template) -> Chat
     settings = config.Model(dtype=cfg.machine.dtype)
     scorer, size, context = _open_scorer(cfg, start, plan, settings, template)
     loaded = load_model(start, plan, settings)
-    ends = end_ids(start, template.end)
+    ends = end_ids(start, template.ends)
     texts = text_sampler(plan, loaded.model, loaded.params, template, ends, cfg.drawing.max_new, context)
     sample, stream = _with_flags(cfg, texts)
     return ChatModel(

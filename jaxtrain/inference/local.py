@@ -13,7 +13,7 @@ from jaxtrain import config
 from jaxtrain.config import ConfigError
 from jaxtrain.data import chat
 from jaxtrain.data.chat import Template
-from jaxtrain.data.record_formats import BadRecord
+from jaxtrain.data.messages import BadRecord
 from jaxtrain.data.response import opens_thought
 from jaxtrain.generate import batch_sampler
 from jaxtrain.generate.batch_sampler import SampleRequest
@@ -70,7 +70,7 @@ def _of_run(text: str, flag: str, machine: MachineFlags, max_new: int) -> LLM:
     templates = {True: raw, False: template}  # by Request.raw
     context = start.arch.max_len
     samplers = {
-        is_raw: text_sampler(plan, model, params, one, init_from.end_ids(start, one.end), max_new, context)
+        is_raw: text_sampler(plan, model, params, one, init_from.end_ids(start, one.ends), max_new, context)
         for is_raw, one in templates.items()
     }
     usage, forward = Usage(), forward_fn(plan, model, params)

@@ -126,7 +126,7 @@ def stage(
         scoring=rl_scoring.ScoringConfig(
             scorer=scorer,
             tokenizer=template.tokenizer,
-            ends=init_from.end_ids(session.start, template.end),
+            ends=init_from.end_ids(session.start, template.ends),
             truncation_tokens=rl_scoring.truncation_tokens(template.tokenizer, cfg.scores),
             gold=world.gold if world else None,
         ),
@@ -176,7 +176,7 @@ def ptx_columns(
         return lambda step, tokens: {}, []
     pretraining = dialogs.prepare(
         dataclasses.replace(cfg.data, data=data, eval_data="", columns=""), seed=cfg.run.seed,
-        tokenizer=template.tokenizer, template=template, process=session.plan.process,
+        tokenizer=template.tokenizer, template=template, local_rows=session.plan.local_rows,
     )  # fmt: skip
 
     def extra(step: int, tokens: float) -> dict[str, np.ndarray]:

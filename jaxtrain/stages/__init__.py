@@ -21,8 +21,8 @@ class OpenStage(NamedTuple):
         """The data that a `prepare` of data/ makes of --data, this process's rows of each batch."""
         template = {"template": self.template} if self.template is not None else {}
         return prepare(
-            data or self.cfg.data, seed=self.cfg.run.seed, tokenizer=self.start.tokenizer, process=self.plan.process,
-            **template, **options,
+            data or self.cfg.data, seed=self.cfg.run.seed, tokenizer=self.start.tokenizer,
+            local_rows=self.plan.local_rows, **template, **options,
         )  # fmt: skip
 
     def session(self, tokenizer: Any, fingerprints: Mapping[str, str], **options: Any) -> Any:
@@ -51,9 +51,10 @@ def open(
     template = chat.load_template(cfg.data.template, start.tokenizer) if dialogs else None
 
     from jaxtrain.stages.session import make_plan, open_workdir
-    from jaxtrain.train import parallel
+    from jaxtrain.train import multihost, parallel
 
     parallel.initialize(cfg.data.cache_dir)
+    multihost.require_same_start(cfg, stage)
     plan = make_plan(cfg)
     with open_workdir(cfg, stage, start, plan) as path:
         yield OpenStage(cfg, path, plan, start, template)

@@ -42,7 +42,7 @@ def with_before_after(
     def measured(session: Session, params: Params, base: Params) -> dict[str, float]:
         draw = sampling.token_sampler(
             session,
-            init_from.end_ids(session.start, template.end),
+            init_from.end_ids(session.start, template.ends),
             max_new=cfg.samples.max_new,
             temperature=cfg.samples.answer_temperature(),
             samples=DRAWS,

@@ -35,7 +35,7 @@ def eval_sampler(
         return None
     draw = sampling.token_sampler(
         session,
-        init_from.end_ids(session.start, template.end),
+        init_from.end_ids(session.start, template.ends),
         max_new=settings.max_new,
         temperature=settings.answer_temperature(),
     )

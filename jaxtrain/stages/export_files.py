@@ -27,7 +27,7 @@ def chat_template(start: InitFrom) -> Template | None:
 def token_ids(start: InitFrom, template: Template | None) -> dict[str, Any]:
     """bos, eos and pad as config.json and generation_config.json have them; eos are all ids that end a completion."""
     tokenizer = start.tokenizer
-    ends = end_ids(start, template.end if template else tokenizer.eos)
+    ends = end_ids(start, template.ends if template else (tokenizer.eos,))
     bos = tokenizer.bos if "bos_token" in tokenizer.token_names else None
     return {"bos": bos, "eos": hf_generation.end_value(ends), "pad": tokenizer.pad}
 

@@ -1,6 +1,6 @@
 """--init_from: which architecture, tokenizer and checkpoints a model comes from. jax is not imported."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -150,6 +150,6 @@ def require_rows(vocab: int, tokenizer: Tokenizer, what: str) -> None:
         )
 
 
-def end_ids(start: InitFrom, end: int) -> tuple[int, ...]:
-    """The tokens that end a completion: the chat template's or tokenizer's `end`, then generation_config.json's."""
-    return tuple(dict.fromkeys((end, *start.generation.get(hf_generation.ENDS, ()))))
+def end_ids(start: InitFrom, ends: Sequence[int]) -> tuple[int, ...]:
+    """The tokens that end a completion: the chat template's or tokenizer's `ends`, then generation_config.json's."""
+    return tuple(dict.fromkeys((*ends, *start.generation.get(hf_generation.ENDS, ()))))

@@ -111,7 +111,7 @@ def _reference(
         # A fresh adapter changes nothing, so that one program serves the reference and the policy.
         part = trained_part(session, start, cfg.run.seed)
         B, count, parts = cfg.data.batch_size, len(data.rows), []
-        stream = Stream(lambda i: data.rows[min(i, count - 1)], B, session.plan.process, -(-count // B))
+        stream = Stream(lambda i: data.rows[min(i, count - 1)], B, session.plan.local_rows, -(-count // B))
         with bar("reference log-probabilities", len(stream), least=20) as advance:
             for i in range(len(stream)):
                 parts.append(logps(part, session.base, stream.batch(i)))

@@ -98,7 +98,7 @@ def _reference_completions(
     bare = session._replace(trained=weights.trained_part(session.model.axes, type(cfg.lora)()), base=())
     draw = sampling.token_sampler(
         bare,
-        init_from.end_ids(session.start, template.end),
+        init_from.end_ids(session.start, template.ends),
         max_new=cfg.samples.max_new,
         temperature=cfg.samples.temperature,
     )
@@ -113,7 +113,7 @@ def _reference_completions(
         columns["tokens"][i, 0, : len(row)] = row
         columns["segments"][i, 0, : len(row)] = 1
         columns["positions"][i, 0] = np.arange(T)
-    here = session.plan.local_slice(B)
+    here = session.plan.local_rows(B)
     return [
         {name: x[first : first + B][here] for name, x in columns.items()} for first in range(0, len(rows), B)
     ]

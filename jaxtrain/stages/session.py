@@ -18,7 +18,7 @@ from jaxtrain.files import hf_hub
 from jaxtrain.models import transformer, zoo
 from jaxtrain.stages import weights
 from jaxtrain.stages.init_from import InitFrom, require_rows
-from jaxtrain.train import metrics, optim, parallel, workdir
+from jaxtrain.train import metrics, multihost, optim, parallel, workdir
 from jaxtrain.train.checkpoint import Checkpoints
 from jaxtrain.train.step import init_state
 from jaxtrain.types import LM, ActorCritic, Batch, Key, Loss, Objective, Params, TrainState
@@ -63,8 +63,11 @@ def open_workdir(cfg: config.StageConfig, stage: str, start: InitFrom, plan: par
         return
     folder, primary = config.workdir(cfg, stage).expanduser().absolute(), plan.primary
     existed, fresh = folder.exists(), not (folder / workdir.CONFIG).exists()
-    with workdir.open_workdir(folder, cfg, stage, lineage=start.lineage, primary=primary) as path:
+    with contextlib.ExitStack() as stack:
+        opened = workdir.open_workdir(folder, cfg, stage, lineage=start.lineage, primary=primary)
+        path = multihost.gather_results(lambda: stack.enter_context(opened))[plan.process[0]]
         try:
+            multihost.require_seen(path, "workdir")
             yield path
         except BaseException:
             if primary and fresh:
@@ -106,6 +109,9 @@ def start_session(
     how = transformer.execution(cfg.model, plan.shards, plan.local)
     model = transformer.build(arch, replace(how, noise=noise))
     head_model = heads(model) if heads else None
+    multihost.require_same(
+        fingerprints, "Let all hosts read the same files: put them on a disk that all of them mount"
+    )
     trained = weights.trained_part(head_model.axes if head_model else model.axes, cfg.lora)
     tx = optim.optimizer(cfg.optim, cfg.run.steps, trained.axes, rates or {})
     if primary and not cfg.run.dry_run:

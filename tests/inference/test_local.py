@@ -36,7 +36,7 @@ def loaded():
 @pytest.fixture
 def llm(monkeypatch):
     plan, model, params = loaded()
-    start = SimpleNamespace(arch=ARCH, tokenizer=ByteTokenizer(), lineage={"origin": "runs/sft@8"})
+    start = SimpleNamespace(arch=ARCH, tokenizer=ByteTokenizer(), lineage={"origin": "runs/sft@8"}, generation={})
     monkeypatch.setattr(local.init_from, "load_run", lambda text, flag, causal: start)
     monkeypatch.setattr(local, "inference_plan", lambda run, cache_dir: plan)
     monkeypatch.setattr(local, "load_model", lambda start, plan, settings: (model, params, plan, start))

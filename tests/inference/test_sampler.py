@@ -63,5 +63,5 @@ def test_a_completion_ends_before_a_stop_also_where_it_is_streamed():
 
 def test_the_white_space_that_a_template_begins_with_is_not_the_answers():
     ids = ByteTokenizer().encode(["  Yes. "])[0].tolist()
-    assert decoder(load_template("plain", ByteTokenizer()), ())(ids) == "Yes. "
+    assert decoder(load_template("plain", ByteTokenizer()), ())(ids) == " Yes. "
     assert decoder(TEMPLATE, ())(ids) == "  Yes. "

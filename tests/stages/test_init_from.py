@@ -48,12 +48,12 @@ def params(start):
 def test_the_ends_are_the_templates_and_those_of_the_folder(base, tmp_path):
     start = init_from.load_run(f"hf:{base}")
     template = chat.load_template("auto", start.tokenizer)
-    assert init_from.end_ids(start, template.end) == (258, 256)
-    assert init_from.end_ids(start, 257) == (257, 258, 256)
+    assert init_from.end_ids(start, template.ends) == (258, 256)
+    assert init_from.end_ids(start, (257,)) == (257, 258, 256)
     bare = init_from.load_run(f"hf:{hf_folders.write(tmp_path / 'bare')}")
-    assert bare.generation == {} and init_from.end_ids(bare, template.end) == (258,)
+    assert bare.generation == {} and init_from.end_ids(bare, template.ends) == (258,)
     listed = hf_folders.write(tmp_path / "listed", config={"eos_token_id": [258, 257]})
-    assert init_from.end_ids(init_from.load_run(f"hf:{listed}"), 258) == (258, 257)
+    assert init_from.end_ids(init_from.load_run(f"hf:{listed}"), (258,)) == (258, 257)
 
 
 def test_a_tokenizer_larger_than_the_embedding_is_refused_under_the_flag_that_names_it(tmp_path):
