@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,18 @@ from typing import Any
 from absl import flags
 
 from jaxtrain.config import ConfigError, ConfigT, Failure, leaves
+
+# A path with a scheme: the whole value, or what follows the kind of a source, KIND:PATH, or a comma.
+_REMOTE = re.compile(r"(?:^|[,:])([A-Za-z][A-Za-z0-9+.-]*)://")
+_WEB = ("http", "https")  # of endpoints, where a flag's help or default has one
+_TEXTS = ("prompt", "stop", "system", "truncate_at")  # flags whose value may be any text
+_REMEDIES = {
+    "gs": "mount the bucket with gcsfuse, and name the folder where it is mounted",
+    "s3": "mount the bucket with mount-s3 or s3fs, and name the folder where it is mounted",
+    "file": "write the path without it",
+    "http": "fetch the file, and name it",
+    "https": "fetch the file, and name it",
+}
 
 
 def _define(cls: type) -> flags.FlagValues:
@@ -40,11 +53,11 @@ def from_flags(cls: type, argv: list[str]) -> ConfigT | None:
         raise ConfigError(f"{message} (--help lists the flags)") from error
     if rest:
         raise ConfigError(f"{rest[0]!r} is not a flag: write --name=value (--help lists the flags)")
-    return (
-        None
-        if values.help
-        else _build(cls, {field.name: values[field.name].value for _, field, _ in leaves(cls)})
-    )
+    if values.help:
+        return None
+    config = _build(cls, {field.name: values[field.name].value for _, field, _ in leaves(cls)})
+    _check_local(config)
+    return config
 
 
 def _build(cls: type, values: dict[str, Any]) -> ConfigT:
@@ -57,6 +70,20 @@ def _build(cls: type, values: dict[str, Any]) -> ConfigT:
     config = cls(**groups)
     _check_pairs(config, default)
     return config
+
+
+def _check_local(config: ConfigT) -> None:
+    """Raises ConfigError for a path of a bucket or another remote storage, which would become a local folder."""
+    for _, field, value in leaves(config):
+        if not isinstance(value, str) or field.name in _TEXTS or not (found := _REMOTE.search(value)):
+            continue
+        scheme = found[1].lower()
+        if scheme in _WEB and "http" in f"{field.metadata['help']}{field.default}":
+            continue
+        raise ConfigError(
+            f"--{field.name}={value}: {scheme}:// is read and written by no flag that names files: "
+            f"{_REMEDIES.get(scheme, 'mount it, and name the folder where it is mounted')} (docs/devices.md)"
+        )
 
 
 def _check_pairs(config: ConfigT, default: ConfigT) -> None:

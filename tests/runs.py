@@ -220,11 +220,15 @@ def town(tmp_path_factory):
     return Town(tmp_path_factory.mktemp("town"))
 
 
-@pytest.fixture
-def free_port():
+def free_port_number():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+@pytest.fixture
+def free_port():
+    return free_port_number()
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,8 @@ from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.files import cache
 
 Batch = dict[str, np.ndarray]
+# Rows of a global batch -> i64[n], ascending: numbers of those that this process supplies. np.arange: all of them.
+LocalRows = Callable[[int], np.ndarray]
 
 
 class Stream:
@@ -29,16 +31,10 @@ class Stream:
     """
 
     def __init__(
-        self, row: Callable[[int], Row], batch_size: int, process: tuple[int, int], length: int | None = None
+        self, row: Callable[[int], Row], batch_size: int, local_rows: LocalRows, length: int | None = None
     ):
-        index, count = process
-        if batch_size % count:
-            raise ConfigError(
-                f"--batch_size={batch_size} rows cannot be shared equally by {count} processes; make it a multiple"
-            )
         self._row, self._batch_size, self._length = row, batch_size, length
-        share = batch_size // count
-        self._mine = range(index * share, (index + 1) * share)
+        self._local_rows = local_rows(batch_size)
 
     def __len__(self) -> int:
         if self._length is None:
@@ -49,9 +45,9 @@ class Stream:
         """This process's rows of global batch i."""
         if i < 0 or (self._length is not None and i >= self._length):
             raise IndexError(f"batch {i} of {self._length}")
-        rows = [self._row(i * self._batch_size + r) for r in self._mine]
+        rows = [self._row(i * self._batch_size + r) for r in self._local_rows.tolist()]
         stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-        return stacked | {"row": np.arange(self._mine.start, self._mine.stop, dtype=np.int32)}
+        return stacked | {"row": self._local_rows.astype(np.int32)}
 
     def iterate(self, start: int = 0) -> Iterator[Batch]:
         """Batches from number `start` on, prepared ahead by threads."""
@@ -77,13 +73,13 @@ class DataPipeline:
 
 
 def prepare(
-    cfg: Corpus, *, seed: int, tokenizer: Tokenizer | None = None, process: tuple[int, int] = (0, 1)
+    cfg: Corpus, *, seed: int, tokenizer: Tokenizer | None = None, local_rows: LocalRows = np.arange
 ) -> DataPipeline:
     """Reads, tokenises and packs --data, from the cache where it can.
 
-    `tokenizer` None loads or trains the one that --tokenizer names; `process` is (index, count). A batch has tokens,
-    targets, segments, positions i32[B, T], mask f32[B, T], row i32[B] and bytes f32[B]; the last held-out
-    batch is filled up with rows of mask 0. Held-out next-token rows, where the data has it, have logp f32[B],
+    `tokenizer` None loads or trains the one that --tokenizer names. A batch has tokens, targets, segments,
+    positions i32[B, T], mask f32[B, T], row i32[B] and bytes f32[B]; the last held-out batch is filled up with rows of
+    mask 0. Held-out next-token rows, where the data has it, have logp f32[B],
     the exact log-probability of the row's documents in nats, and has_logp f32[B], 1 where it is known.
     Raises ConfigError for whatever is wrong with the data, before training.
     """
@@ -105,8 +101,8 @@ def prepare(
     eval_rows = [rows(*pair) for pair in held_out]
     return DataPipeline(
         tokenizer=tokenizer,
-        train=_train_stream(cfg, train_rows, train, tokenizer, seed, process),
-        eval=_eval_stream(cfg, eval_rows, tokenizer, process),
+        train=_train_stream(cfg, train_rows, train, tokenizer, seed, local_rows),
+        eval=_eval_stream(cfg, eval_rows, tokenizer, local_rows),
         table=[
             ("tokenizer", f"{tokenizer.vocab_size:,} tokens: {about}"),
             *(("tokenizer", note) for note in tokenizer.notes),
@@ -156,13 +152,13 @@ def _train_stream(
     train: Sequence[tuple[DataSource, Records]],
     tokenizer: Tokenizer,
     seed: int,
-    process: tuple[int, int],
+    local_rows: LocalRows,
 ) -> Stream:
     rows, mask_seed = mixed_rows(sets, train, seed)
     if cfg.objective == "masked":
         rows = rows.random_map(mlm_fim.mask_tokens(tokenizer, cfg.mask_rate), seed=mask_seed)
     lengths, masked = tokenizer.byte_lengths, cfg.objective == "masked"
-    return Stream(lambda i: finish(rows[i], lengths, masked), cfg.batch_size, process)
+    return Stream(lambda i: finish(rows[i], lengths, masked), cfg.batch_size, local_rows)
 
 
 def mixed_rows(
@@ -183,7 +179,7 @@ def mixed_rows(
 
 
 def _eval_stream(
-    cfg: Corpus, sets: Sequence[PackedRows], tokenizer: Tokenizer, process: tuple[int, int]
+    cfg: Corpus, sets: Sequence[PackedRows], tokenizer: Tokenizer, local_rows: LocalRows
 ) -> Stream:
     masked = cfg.objective == "masked"
     transform = mlm_fim.mask_tokens(tokenizer, cfg.mask_rate) if masked else None
@@ -197,7 +193,7 @@ def _eval_stream(
             packed = transform(packed, np.random.Generator(np.random.Philox(key=i)))
         return finish(packed, tokenizer.byte_lengths, masked, extra)
 
-    return held_out_stream(sets, blank, row, cfg.batch_size, process)
+    return held_out_stream(sets, blank, row, cfg.batch_size, local_rows)
 
 
 def held_out_stream(
@@ -205,7 +201,7 @@ def held_out_stream(
     blank: Row,
     finished: Callable[[int, Row], Row],
     batch_size: int,
-    process: tuple[int, int],
+    local_rows: LocalRows,
 ) -> Stream:
     """A stream of every row once, `finished` with its number, then `blank` ones to fill the last batch."""
     joined = ShuffledSets(sets)
@@ -214,7 +210,7 @@ def held_out_stream(
     return Stream(
         lambda i: finished(i, joined[int(order[i])] if i < len(joined) else blank),
         batch_size,
-        process,
+        local_rows,
         -(-len(joined) // batch_size),
     )
 

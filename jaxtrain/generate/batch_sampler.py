@@ -105,6 +105,6 @@ def _local_rows(
     engine: Engine, batch: Mapping[str, np.ndarray], first: int, size: int
 ) -> dict[str, np.ndarray]:
     """This host's rows of the call that begins at row `first`, filled up to `size` with empty ones."""
-    local = engine.plan.local_slice(size)
+    local = engine.plan.local_rows(size)
     rows = sampler.pad_rows({name: x[first : first + size] for name, x in batch.items()}, size)
     return {name: x[local] for name, x in rows.items()}

@@ -20,8 +20,7 @@ from jaxtrain.rewards import functions
 from jaxtrain.rewards.function_args import Logs, Scored, TrainerState
 from jaxtrain.rewards.functions import RewardScores
 from jaxtrain.stages import init_from, weights
-from jaxtrain.stages.session import gather_rows
-from jaxtrain.train import parallel, workdir
+from jaxtrain.train import multihost, parallel, workdir
 from jaxtrain.train.checkpoint import restore_params
 from jaxtrain.types import Batch, Params, Scorer
 
@@ -136,7 +135,7 @@ def load(settings: config.Scores, text: str, plan: parallel.Plan, model: config.
 def model_scorer(model: RewardModel, plan: parallel.Plan, size: int) -> CompletionScorer:
     """A scorer by a reward model, `size` rows at a time."""
     compiled = plan.rows(lambda params, frozen, batch: model.scorer.scores(params, batch).swapaxes(0, 1))
-    combine, local = COMBINED[model.ensemble], plan.local_slice(size)
+    combine, local = COMBINED[model.ensemble], plan.local_rows(size)
 
     def scores(rows: Batch, prompts: Sequence[Prompt], texts: Sequence[str]) -> np.ndarray:
         parts = []
@@ -150,33 +149,46 @@ def model_scorer(model: RewardModel, plan: parallel.Plan, size: int) -> Completi
 
 
 def function_scorer(text: str, plan: parallel.Plan) -> CompletionScorer:
-    """A scorer by a Python function (rewards/functions.py), which each host calls for its own rows."""
+    """A scorer by a Python function (rewards/functions.py), which each host calls for its share of the completions."""
     reward = functions.resolve(text)
-    hosts = plan.process[1]
 
     def evaluate(
         rows: Batch, prompts: Sequence[Prompt], texts: Sequence[str], state: TrainerState | None
     ) -> RewardScores:
-        local = plan.local_slice(len(texts))
+        share = multihost.share(len(texts))
         ids = _completion_ids(rows, prompts)
         scored = Scored(
-            conversations=[prompt.messages for prompt in prompts[local]],
-            completions=texts[local],
-            records=[prompt.record for prompt in prompts[local]],
-            ids=ids and ids[local],
+            conversations=[prompt.messages for prompt in prompts[share]],
+            completions=texts[share],
+            records=[prompt.record for prompt in prompts[share]],
+            ids=ids and ids[share],
             state=state and state._replace(is_world_process_zero=plan.process[0] == 0),
         )
-        own = functions.scores(reward, scored)
-        gathered = gather_rows(plan, {"": own.total, **own.by_function})
-        return RewardScores(gathered.pop(""), gathered, own.logs if hosts == 1 else Logs({}, {}))
+
+        def own_scores() -> RewardScores | None:
+            return functions.scores(reward, scored) if scored.completions or not texts else None
+
+        return _joined([part for part in multihost.gather_results(own_scores) if part is not None])
 
     def scores(rows: Batch, prompts: Sequence[Prompt], texts: Sequence[str]) -> np.ndarray:
         return evaluate(rows, prompts, texts, None).total
 
-    table = [("reward", text)]
-    if hosts > 1:
-        table.append(("reward", f"what functions log is left out: there are {hosts} hosts"))
-    return CompletionScorer(scores, table, evaluate)
+    return CompletionScorer(scores, [("reward", text)], evaluate)
+
+
+def _joined(parts: Sequence[RewardScores]) -> RewardScores:
+    """The scores of all completions, from those of each host's share."""
+    logs = Logs({}, {})
+    columns = dict.fromkeys(name for part in parts for name in part.logs.extra)
+    for part in parts:
+        for name in columns:  # which a function need not log each time
+            logs.log_extra(name, part.logs.extra.get(name, [None] * len(part.total)))
+        for name, values in part.logs.metrics.items():
+            logs.metrics.setdefault(name, []).extend(values)
+    by_function = {
+        name: np.concatenate([part.by_function[name] for part in parts]) for name in parts[0].by_function
+    }
+    return RewardScores(np.concatenate([part.total for part in parts]), by_function, logs)
 
 
 def _completion_ids(rows: Batch, prompts: Sequence[Prompt]) -> list[list[int]] | None:

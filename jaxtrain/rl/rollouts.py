@@ -53,7 +53,7 @@ def rollout_batches(
     """The stage's batches: next_batch(first) goes on from update `first`, with the rollout on disk."""
     next_rollout = _rollout_fn(cfg, session, setup)
     updates = cfg.samples.epochs * cfg.samples.minibatches
-    local = session.plan.local_slice(cfg.data.batch_size)
+    local = session.plan.local_rows(cfg.data.batch_size)
 
     def batches_from(first: int) -> loop.NextBatch:
         rollout, step = rollout_store.load_rollout(session, first, setup.controller.coef), first
@@ -187,7 +187,7 @@ def _annotate_fn(
         lambda params, frozen, rows: annotate(session.trained.whole(params, frozen[0]), frozen[1], rows)
     )
     reference = setup.reference() if setup.reference else ()
-    B, local = cfg.data.batch_size, session.plan.local_slice(cfg.data.batch_size)
+    B, local = cfg.data.batch_size, session.plan.local_rows(cfg.data.batch_size)
 
     def annotated(params: Params, rows: Columns) -> Columns:
         parts = []

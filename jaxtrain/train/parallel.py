@@ -23,6 +23,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError
+from jaxtrain.train import device_grid
 from jaxtrain.types import Axes, Batch
 
 Tree = Any
@@ -51,8 +52,10 @@ class Plan(NamedTuple):
     """How a run uses its devices: functions that compile, place and fetch, the same for both runtimes."""
 
     name: str
-    shards: int  # devices that the rows of a global batch lie on, over all hosts
+    platform: str  # of the devices: cpu, gpu or tpu
+    shards: int  # parts of a global batch's rows, over all hosts
     process: tuple[int, int]  # (index of this host, number of hosts)
+    local_rows: Callable[[int], np.ndarray]  # rows of a global batch -> i64[n], those that this host supplies
     init: Callable[..., Tree]  # (f, axes, *args) -> f(*args), born sharded
     abstract: Callable[..., Tree]  # the same as shapes with shardings, nothing computed
     # f(tree, frozen, batch, axis_name=) -> replicated or state-like trees, compiled
@@ -77,11 +80,6 @@ class Plan(NamedTuple):
     def one_program(self) -> bool:
         """Whether a function sees all rows of a batch at once; under pmap each device's has its own."""
         return self.name != "pmap" or self.shards == 1
-
-    def local_slice(self, rows: int) -> slice:
-        """This host's part of the rows of a global batch."""
-        index, hosts = self.process
-        return slice(index * rows // hosts, (index + 1) * rows // hosts)
 
     def check_batch(self, batch_size: int, microbatches: int = 1) -> None:
         """Raises ConfigError unless a global batch splits over the devices and the microbatches."""
@@ -117,6 +115,8 @@ def initialize(cache_dir: str = "") -> None:
         (int(env.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_NODELIST" in env)
         or int(env.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
         or "," in env.get("TPU_WORKER_HOSTNAMES", "")
+        or int(env.get("MEGASCALE_NUM_SLICES", "1"))
+        > 1  # slices of one host each, whose list of names has one
         or "JAX_COORDINATOR_ADDRESS" in env
     ):
         jax.distributed.initialize()
@@ -140,34 +140,21 @@ def make(run: config.Run, devices: Sequence[Any] = ()) -> Plan:
     replicated = jax.process_count() == 1 and not sharded
     if run.parallel == "pmap" and not replicated:
         raise ConfigError("--parallel=pmap is for one process with a replicated model: use --parallel=mesh")
-    mesh = _mesh(sizes or {"data": -1}, devices or jax.devices())
-    _require_rows_of_a_host_together(mesh, run.mesh)
+    grid = device_grid.arrange(sizes or {"data": -1}, devices or jax.devices())
+    mesh = Mesh(grid, config.MESH_AXES, axis_types=(AxisType.Auto,) * grid.ndim)
     return _pmap(list(mesh.devices.flat)) if replicated and run.parallel != "mesh" else _sharded(mesh)
 
 
-def _mesh(sizes: dict[str, int], devices: Sequence[Any]) -> Mesh:
-    count = len(devices)
-    flag = ",".join(f"{axis}:{size}" for axis, size in sizes.items())
-    known = math.prod(size for size in sizes.values() if size != -1)
-    sizes = {axis: count // known if size == -1 else size for axis, size in sizes.items()}
-    if math.prod(sizes.values()) != count:
-        raise ConfigError(
-            f"--mesh={flag} takes {'a multiple of ' * ('-1' in flag)}{known} devices, there are {count}"
-        )
-    shape = [sizes.get(axis, 1) for axis in config.MESH_AXES]
-    return jax.make_mesh(shape, config.MESH_AXES, axis_types=(AxisType.Auto,) * len(shape), devices=devices)
+def rows_of_host(mesh: Mesh, host: int, rows: int) -> np.ndarray:
+    """i64[n], ascending: numbers of the rows of a global batch of `rows` that the devices of a host hold.
 
-
-def _require_rows_of_a_host_together(mesh: Mesh, flag: str) -> None:
-    """Raises ConfigError unless host i has block i of the global batch's rows, which is what a stream gives it."""
-    hosts = np.vectorize(lambda device: device.process_index)(mesh.devices).reshape(-1, mesh.shape["tensor"])
-    count = jax.process_count()
-    wanted = np.arange(len(hosts))[:, None] * count // len(hosts)
-    if len(hosts) % count or (hosts != wanted).any():
-        raise ConfigError(
-            f"--mesh={flag}: the {len(hosts)} parts of a batch (data x fsdp) must divide over {count} hosts, "
-            "with the tensor axis inside a host: lower tensor, raise data or fsdp"
-        )
+    A mesh follows the network of the devices, not the hosts: the rows of a host need not be a block, and two hosts have
+    the same ones where the tensor axis spans both.
+    """
+    held = NamedSharding(mesh, PartitionSpec(ROWS)).devices_indices_map((rows,))
+    return np.unique(
+        np.concatenate([np.arange(rows)[at] for device, at in held.items() if device.process_index == host])
+    )
 
 
 def partition_spec(mesh: Mesh, names: tuple[str | None, ...], shape: tuple[int, ...]) -> PartitionSpec:
@@ -262,8 +249,8 @@ def _sharded(mesh: Mesh) -> Plan:
     def rows(f: Callable) -> Callable:
         return _within(active, f, out_shardings=by_row)
 
-    def put(batch: Mapping[str, np.ndarray]) -> Batch:
-        return {name: jax.make_array_from_process_local_data(by_row, x) for name, x in batch.items()}
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    local_rows = functools.lru_cache(functools.partial(rows_of_host, mesh, jax.process_index()))
 
     def local(f: Callable) -> Callable:
         heads = PartitionSpec(ROWS, None, "tensor", None)
@@ -277,8 +264,10 @@ def _sharded(mesh: Mesh) -> Plan:
 
     return Plan(
         name="mesh",
-        shards=mesh.shape["data"] * mesh.shape["fsdp"],
+        platform=mesh.devices.flat[0].platform,
+        shards=shards,
         process=(jax.process_index(), jax.process_count()),
+        local_rows=local_rows,
         init=init,
         abstract=functools.partial(_abstract, mesh),
         step=step,
@@ -287,10 +276,32 @@ def _sharded(mesh: Mesh) -> Plan:
         carry=functools.partial(_carried, active),
         blocks=1,
         fetch=_get,
-        put=put,
+        put=_put_fn(by_row, local_rows, shards),
         get=_get,
         local=local,
     )
+
+
+def _put_fn(
+    by_row: NamedSharding, local_rows: Callable[[int], np.ndarray], shards: int
+) -> Callable[[Mapping[str, np.ndarray]], Batch]:
+    """Plan.put of a mesh over whose `shards` parts rows lie."""
+    local_shards = len(local_rows(shards))
+
+    def from_local_rows(x: np.ndarray) -> jax.Array:
+        rows = len(x) // local_shards * shards
+        held = local_rows(rows)
+
+        def of_device(at: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = at[0].indices(rows)
+            first = np.searchsorted(
+                held, start
+            )  # both ascend, so that a device's rows are a slice of the host's
+            return x[first : first + stop - start]
+
+        return jax.make_array_from_callback((rows, *x.shape[1:]), by_row, of_device)
+
+    return lambda batch: {name: from_local_rows(x) for name, x in batch.items()}
 
 
 def _within(active: Callable[[], Any], f: Callable, **how: Any) -> Callable:
@@ -355,8 +366,10 @@ def _pmap(devices: list[Any]) -> Plan:
 
     return Plan(
         name="pmap",
+        platform=devices[0].platform,
         shards=count,
         process=(0, 1),
+        local_rows=np.arange,
         init=init,
         abstract=lambda fn, axes, *args: _abstract(mesh, fn, {}, *args),
         step=step,

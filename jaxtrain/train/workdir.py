@@ -54,7 +54,7 @@ def open_workdir(
     with _locked(path):
         start = {
             "command": shlex.join([sys.executable, *sys.orig_argv[1:]]),
-            "versions": _versions(),
+            "versions": versions(),
             "git": _git(Path(__file__).parent),
             "started": _now(),
         }
@@ -196,7 +196,8 @@ def _write(file: Path, value: dict[str, Any]) -> None:
         raise ConfigError(f"--workdir={file.parent}: cannot write {file.name}: {error.strerror}") from error
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that a result depends on."""
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

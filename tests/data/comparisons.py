@@ -14,9 +14,9 @@ def better(prompt, chosen, rejected, **more):
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected, **more}
 
 
-def prepare(cfg, *, template="plain", seed=0, process=(0, 1), **options):
-    given = {"seed": seed, "tokenizer": KIND, "template": load_template(template, KIND), "process": process}
-    return preferences.prepare(cfg, **given, **options)
+def prepare(cfg, *, template="plain", seed=0, local_rows=np.arange, **options):
+    given = {"seed": seed, "tokenizer": KIND, "template": load_template(template, KIND)}
+    return preferences.prepare(cfg, **given, local_rows=local_rows, **options)
 
 
 def said_of(made, side="train"):

@@ -31,7 +31,7 @@ def flags(share):
     )
 
 
-SESSION = SimpleNamespace(plan=SimpleNamespace(local_slice=lambda rows: slice(0, rows)))
+SESSION = SimpleNamespace(plan=SimpleNamespace(local_rows=np.arange))
 
 
 @pytest.mark.parametrize("live", [True, False])

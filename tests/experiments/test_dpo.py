@@ -46,7 +46,7 @@ def prepared(town, folder, *flags, **options):
     template = chat.load_template(cfg.data.template, start.tokenizer)
     plan = session.make_plan(cfg)
     data = preferences.prepare(
-        cfg.data, seed=cfg.run.seed, tokenizer=start.tokenizer, template=template, process=plan.process,
+        cfg.data, seed=cfg.run.seed, tokenizer=start.tokenizer, template=template, local_rows=plan.local_rows,
         kind="pairs", ties="drop", soft=False,
     )  # fmt: skip
     run = session.start_session(cfg, folder, plan, start, data.tokenizer, data.fingerprints)

@@ -34,8 +34,8 @@ class OnePlan:
     def get(self, x):
         return np.asarray(x)
 
-    def local_slice(self, rows):
-        return slice(0, rows)
+    def local_rows(self, rows):
+        return np.arange(rows)
 
 
 def reward_model(ensemble="mean", price=0.0):
