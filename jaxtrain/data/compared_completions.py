@@ -11,6 +11,10 @@ from jaxtrain.data.record_fields import RecordFields, template_kwargs
 CHOSEN = ("chosen", "chosen_response", "response_j", "preferred_output")
 REJECTED = ("rejected", "rejected_response", "response_k", "non_preferred_output")
 _SCORES = ("overall_score", "score", "rating")  # of a completion, the highest is the best
+FIRST, SECOND = ("response_a", "conversation_a"), ("response_b", "conversation_b")
+VERDICTS = ("preferred", "winner")
+LABELS = ("label", "kto_tag")
+_SAME = {"model_a": "a", "model_b": "b", "tie (bothbad)": "tie"}
 _GOLD = ("family", "reward_chosen", "reward_rejected")  # read by the evaluation of a reward model
 _TEXTS = ("response", "answer", "text", "content", "completion")  # a completion's text beside them
 
@@ -55,11 +59,7 @@ def chosen(record: RecordFields) -> Comparison:
         prompt, pair = hh_pair(*(text_of(one, "chosen or rejected") for one in pair))
         prompt = with_own_system(prompt, record)
     else:
-        whole = [messages_of(one, name) for one, name in zip(pair, names, strict=True)]
-        prompt = whole[0][:-1]
-        if not prompt or whole[1][:-1] != prompt:
-            raise BadRecord("no common prompt: chosen and rejected differ before their last turn")
-        prompt, pair = with_own_system(prompt, record), [list(one[-1:]) for one in whole]
+        prompt, pair = _shared(pair, names, record)
     completions = (completion_of(pair[0], names[0]), completion_of(pair[1], names[1]))
     variables = variables or template_kwargs(record)
     for name in _GOLD:
@@ -114,6 +114,17 @@ def _whole(
     ]
 
 
+def _shared(
+    pair: Sequence[Any], names: tuple[str, str], record: RecordFields
+) -> tuple[tuple[Message, ...], list[Any]]:
+    """(prompt, completions) of two whole conversations that differ in their last turn."""
+    whole = [messages_of(one, name) for one, name in zip(pair, names, strict=True)]
+    prompt = whole[0][:-1]
+    if not prompt or whole[1][:-1] != prompt:
+        raise BadRecord(f"no common prompt: {names[0]} and {names[1]} differ before their last turn")
+    return with_own_system(prompt, record), [list(one[-1:]) for one in whole]
+
+
 def _bare(messages: Sequence[Message]) -> list[tuple[str, str]]:
     """(role, content) of each message that is no system message."""
     return [(m["role"], m["content"]) for m in messages if m["role"] not in ("system", "developer")]
@@ -130,16 +141,24 @@ def _last(value: Any, prompt: tuple[Message, ...]) -> Any:
 
 
 def responses(record: RecordFields) -> Comparison:
-    """The better of two responses first; the record's `p_win` is that of response_a."""
-    prompt = prompt_of(record)
-    a, b = (completion_of(record[name], name) for name in ("response_a", "response_b"))
+    """The better of two responses first; the record's `p_win` is that of response_a.
+
+    Each may be a whole conversation, without a prompt beside them.
+    """
+    names = (record.first(FIRST), record.first(SECOND))
+    pair: Sequence[Any] = [record[name] for name in names]
+    prompt, pair = _whole(pair, names, prompt_of(record), record) if record.first(PROMPTS) else _shared(
+        pair, names, record
+    )  # fmt: skip
+    a, b = (completion_of(one, name) for one, name in zip(pair, names, strict=True))
     p = _probability(record)
-    given = record.get("preferred")
+    name = record.first(VERDICTS)
+    given = record.get(name)
     if given is None and p is not None:
         given = "a" if p > 0.5 else "tie" if p == 0.5 else "b"
-    better = given.strip().lower() if isinstance(given, str) else given
+    better = _SAME.get(given.strip().lower(), given.strip().lower()) if isinstance(given, str) else given
     if better not in ("a", "b", "tie"):
-        raise BadRecord(f"unknown preference: preferred is {given!r}, not a, b or tie")
+        raise BadRecord(f"unknown preference: {name or 'preferred'} is {given!r}, not a, b or tie")
     if better == "b":
         a, b, p = b, a, None if p is None else 1 - p
     rank = (0, 0) if better == "tie" else (0, 1)
@@ -212,12 +231,28 @@ def _finite(value: Any, what: str) -> float:
 
 
 def judged(record: RecordFields) -> JudgedCompletion:
-    """A completion with the label true or false."""
-    label, name = record["label"], record.first(ANSWERS)
+    """A completion with the label true or false; it may be the last message of a conversation."""
+    label, name = record[record.first(LABELS)], record.first(ANSWERS)
     if label not in (0, 1):
         raise BadRecord(f"unknown label: {label!r}, not true or false")
-    completion = completion_of(record[name], name)
-    return JudgedCompletion(prompt_of(record), completion, bool(label), template_kwargs(record))
+    if record.first(PROMPTS):
+        prompt, completion = prompt_of(record), record[name]
+    else:
+        name = record.first(("messages", *TURNS))
+        *before, completion = messages_of(record[name], name)
+        if not before:
+            raise BadRecord(f"no prompt: {name} has one message alone")
+        prompt = with_own_system(tuple(before), record)
+    return JudgedCompletion(prompt, completion_of(completion, name), bool(label), template_kwargs(record))
+
+
+def is_judged(record: RecordFields) -> bool:
+    """Whether a record has a completion and a label; that of a conversation must be true or false."""
+    label = record.peek(record.first(LABELS))
+    has_completion = record.first(PROMPTS) and record.first(ANSWERS[:3])
+    return label is not None and bool(
+        has_completion or (record.first(("messages", *TURNS)) and isinstance(label, bool))
+    )
 
 
 def _probability(record: RecordFields) -> float | None:

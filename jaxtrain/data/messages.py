@@ -33,6 +33,8 @@ _ALIASES = {
 _ALIASES |= {"function_call": "assistant", "function": "tool", "observation": "tool", "ipython": "tool"}
 _ALIASES |= {"tool_response": "tool"}
 _CONTENT = ("content", "value", "text")
+# Fields of an object that is a question and its answer.
+_PAIRS = (("input", "output"), ("user", "assistant"), ("human", "assistant"), ("question", "answer"))
 _TEXTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 _LOSS = ("train", "weight")  # fields that say whether a message is in the loss
 
@@ -76,8 +78,8 @@ def json_of(value: Any, what: str) -> Any:
 def messages_of(value: Any, what: str) -> tuple[Message, ...]:
     """The messages of a list; raises BadRecord.
 
-    The list holds objects with role and content, or from and value; objects with input and output, a turn of each side;
-    or strings, the user's first. It may be JSON in a string, one message alone, or an object of lists.
+    The list holds objects with role and content, or from and value; objects that are a turn of each side, such as input
+    and output; or strings, the user's first. It may be JSON in a string, one message alone, or an object of lists.
     """
     value = (
         json_of(value, what) if isinstance(value, str) and value.lstrip().startswith(("[", "{")) else value
@@ -105,14 +107,25 @@ def _listed(value: Mapping[str, Any], what: str) -> list[Any]:
 
 
 def _turns(value: Any, what: str, left: int) -> Iterator[Message]:
-    if isinstance(value, Mapping) and "input" in value and not {"role", "from"} & value.keys():
-        if unknown := sorted(value.keys() - {"input", "output"}):
-            raise BadRecord(f"no messages: {what} has input and output, and {', '.join(unknown)} beside them")
-        yield {"role": "user", "content": text_of(value["input"], f"input of {what}")}
-        if value.get("output") is not None or left > 1:
-            yield _message({"role": "assistant", "content": value.get("output")}, what)
+    names = _pair_names(value)
+    if names:
+        ask, answer = names
+        if unknown := sorted(value.keys() - {*names}):
+            raise BadRecord(
+                f"no messages: {what} has {ask} and {answer}, and {', '.join(unknown)} beside them"
+            )
+        yield {"role": "user", "content": text_of(value[ask], f"{ask} of {what}")}
+        if value.get(answer) is not None or left > 1:
+            yield _message({"role": "assistant", "content": value.get(answer)}, what)
     else:
         yield _message(value, what)
+
+
+def _pair_names(value: Any) -> tuple[str, str] | None:
+    """The fields of an object that is a turn of each side, or None for any other value."""
+    if not isinstance(value, Mapping) or {"role", "from"} & value.keys():
+        return None
+    return next((names for names in _PAIRS if names[0] in value), None)
 
 
 def _message(value: Any, what: str) -> Message:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 from jaxtrain.config import ConfigError, Dialogs
 from jaxtrain.data import compared_completions, conversations, message_trees
 from jaxtrain.data.bad_records import Skips
-from jaxtrain.data.compared_completions import CHOSEN, REJECTED
+from jaxtrain.data.compared_completions import CHOSEN, FIRST, LABELS, REJECTED, SECOND, VERDICTS
 from jaxtrain.data.conversations import ANSWERS, CONTEXTS, PROMPTS, SYSTEMS, TURNS
 from jaxtrain.data.messages import BadRecord, text_of
 from jaxtrain.data.record_fields import Column, FieldUse, RecordFields, field_paths, has_path
@@ -79,7 +79,7 @@ CHAT = (
         "prompt, completion",
         _has("prompt", "completion"),
         conversations.demonstration,
-        unless=("label",),
+        unless=LABELS,
     ),
     RecordFormat(
         "instruction",
@@ -104,7 +104,7 @@ QUESTION = RecordFormat(
     "question, query, problem or input, and answer, response, output or solution; or prompt and response",
     lambda r: _has(PROMPTS[2:], ANSWERS)(r) or _has("prompt", ("response", "output", "solution"))(r),
     conversations.demonstration,
-    unless=("label",),
+    unless=LABELS,
 )
 COMPARED = (
     RecordFormat(
@@ -115,8 +115,10 @@ COMPARED = (
     ),
     RecordFormat(
         "responses",
-        "prompt, response_a, response_b, preferred or p_win",
-        _has(PROMPTS, "response_a", "response_b", ["preferred", "p_win"]),
+        "prompt, response_a, response_b, preferred or p_win; or conversation_a, conversation_b, winner",
+        lambda r: (
+            _has(FIRST, SECOND, [*VERDICTS, "p_win"])(r) and bool(r.first(PROMPTS) or "conversation_a" in r)
+        ),
         compared_completions.responses,
     ),
     RecordFormat(
@@ -133,8 +135,8 @@ COMPARED = (
     ),
     RecordFormat(
         "judged",
-        "prompt, completion, label",
-        _has(PROMPTS, ["completion", "response", "output"], "label"),
+        "prompt, completion, label; or messages, label",
+        compared_completions.is_judged,
         compared_completions.judged,
     ),
     RecordFormat("tree", _TREE_SHAPE, message_trees.is_tree, message_trees.comparisons),
@@ -160,16 +162,16 @@ FIELDS = tuple(
             *ANSWERS,
             *CHOSEN,
             *REJECTED,
-            "response_a",
-            "response_b",
-            "preferred",
+            *FIRST,
+            *SECOND,
+            *VERDICTS,
             "p_win",
             "margin",
             "completions",
             "ranking",
             "answers",
             "responses",
-            "label",
+            *LABELS,
             "choices",
             "request",
             "tools",
@@ -193,7 +195,7 @@ def fits_any(record: Record, known: Sequence[RecordFormat], columns: Sequence[Co
 
 
 def _detected(form: RecordFormat, fields: RecordFields) -> bool:
-    return form.fits(fields) and not any(name in fields for name in form.unless)
+    return form.fits(fields) and not any(name in fields or name in fields.nulls for name in form.unless)
 
 
 def detect(

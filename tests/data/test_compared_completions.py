@@ -96,6 +96,10 @@ SHAPES = {  # name: record, prompt, completions, fields that are not used
         {"system": "s", "chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"},
         ("s(s)u(q)", ("a", "b"), []),
     ),
+    "arena": (
+        {"conversation_a": [ASK, POOR], "conversation_b": [ASK, GOOD], "winner": "model_b", "turn": 1},
+        ("u(q)", ("a", "b"), ["turn"]),
+    ),
     "responses": (
         {"question": "q", "response_a": "b", "response_b": "a", "preferred": "b", "reason": "r"},
         ("u(q)", ("a", "b"), ["reason"]),
@@ -141,9 +145,34 @@ def test_labelled_completions():
         assert judged.label is False and unused == ["id"]
 
 
+def test_labels_of_conversations():
+    record = {"messages": [SYSTEM, ASK, GOOD], "kto_tag": True}
+    form, judged, unused = read(record)
+    assert (form, spelt(judged.prompt), judged.completion, judged.label) == ("judged", "s(s)u(q)", "a", True)
+    assert unused == []
+    with pytest.raises(BadRecord, match="wrong roles: messages is not one assistant message"):
+        read({"messages": [ASK, GOOD, ASK], "label": False})
+    with pytest.raises(BadRecord, match="no prompt: messages has one message alone"):
+        read({"messages": [GOOD], "label": False})
+
+
+@pytest.mark.parametrize("winner", ["tie", "tie (bothbad)"])
+def test_a_tie_of_the_arena(winner):
+    pair = read({"conversation_a": [ASK, POOR], "conversation_b": [ASK, GOOD], "winner": winner})[1]
+    assert pair.rank == (0, 0)
+
+
 @pytest.mark.parametrize(
     ("record", "reason"),
     [
+        (
+            {"conversation_a": [ASK, POOR], "conversation_b": [*EARLIER, ASK, GOOD], "winner": "model_a"},
+            "no common prompt: conversation_a and conversation_b differ",
+        ),
+        (
+            {"conversation_a": [ASK, POOR], "conversation_b": [ASK, GOOD], "winner": "nobody"},
+            "winner is 'nobody', not a, b or tie",
+        ),
         ({"prompt": "x", "chosen": [ASK, GOOD], "rejected": [ASK, POOR]}, "does not start with prompt"),
         (
             {"prompt": "q", "chosen": [*EARLIER, ASK, GOOD], "rejected": [ASK, POOR]},

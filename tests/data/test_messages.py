@@ -11,6 +11,7 @@ FORMS = {
     "messages": [ASK, ANSWER],
     "sharegpt": [{"from": "human", "value": "Hi?"}, {"from": "gpt", "value": "Yo."}],
     "pairs": [{"input": "Hi?", "output": "Yo."}],
+    "sides": [{"user": "Hi?", "assistant": "Yo."}],
     "strings": ["Hi?", "Yo."],
     "JSON": '[{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Yo."}]',
     "object of lists": {"role": ["user", "assistant"], "content": ["Hi?", "Yo."]},

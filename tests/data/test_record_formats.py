@@ -163,8 +163,9 @@ def test_the_order_of_formats_decides_and_a_name_overrules():
     assert read(both, options=(("format", "completion"),))[0] == "completion"
     # A judged completion may be a bad one: it is imitated only where the format is named.
     judged = {"prompt": "Hi?", "completion": "Yo.", "label": False}
-    with pytest.raises(ConfigError, match="label, prompt; known formats: messages"):
-        read(judged, record_formats.chat("text"))
+    for label in (False, None):
+        with pytest.raises(ConfigError, match="label, prompt; known formats: messages"):
+            read(judged | {"label": label}, record_formats.chat("text"))
     assert read(judged, record_formats.chat("text"), (("format", "completion"),))[1].messages[1] == ANSWER
 
 
