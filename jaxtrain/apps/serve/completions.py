@@ -51,7 +51,8 @@ async def chat(server: Server, request: Request) -> Response:
     require_model(server, params.model)
     if params.store and server.store is None:
         raise invalid_param("store", "the server was started without a store (--store)")
-    ids, parser = await run_in_threadpool(chat_prompts.chat_prompt, server.model.template, params)
+    template = (params.tools and server.model.tool_template) or server.model.template
+    ids, parser = await run_in_threadpool(chat_prompts.chat_prompt, template, params)
     job = _submit(server, responses.CHAT, params, start, [ids], server.model.decode, parser)
     return await _respond(job, request)
 
@@ -72,7 +73,30 @@ async def text(server: Server, request: Request) -> Response:
         prompts.append(ids)
     decode = without_ends(tokenizer.decode, server.model.ends)
     job = _submit(server, responses.TEXT, params, start, prompts, decode)
+    if params.echo:
+        try:
+            await _add_echoes(job)
+        except BaseException:
+            job.scheduled.cancel()
+            raise
     return await _respond(job, request)
+
+
+async def _add_echoes(job: CompletionJob) -> None:
+    """Puts its prompt before each completion."""
+    given = zip(job.params.prompts, job.prompts, strict=True)
+    echoes = [await run_in_threadpool(_echo, job.server, job.params, *pair) for pair in given]
+    for i, builder in enumerate(job.builders):
+        builder.echo = echoes[i // job.params.n]
+
+
+def _echo(
+    server: Server, params: CompletionParams, prompt: str | list[int], ids: list[int]
+) -> responses.Echo:
+    """What a completion starts with where its prompt is echoed."""
+    text = prompt if isinstance(prompt, str) else server.model.template.tokenizer.decode(ids)
+    scored = params.top_logprobs is not None
+    return responses.Echo(text, ids, server.scheduler.runner.score_prompt(ids) if scored else None)
 
 
 def _submit(
@@ -130,7 +154,7 @@ def _submit(
 def _token_limit(ids: Sequence[int], max_tokens: int | None, context: int, field: str) -> int:
     """The most tokens of a completion. Raises ApiError where the context has no room for `max_tokens`."""
     room = context - len(ids)
-    if room < 1 or (max_tokens or 1) > room:
+    if room < (1 if max_tokens is None else max_tokens):
         wanted = f"{max_tokens} in the completion" if max_tokens else "none left for a completion"
         raise ApiError(
             400,
@@ -139,7 +163,7 @@ def _token_limit(ids: Sequence[int], max_tokens: int | None, context: int, field
             param="max_tokens" if room > 0 else field,
             code="context_length_exceeded",
         )
-    return max_tokens or room
+    return room if max_tokens is None else max_tokens
 
 
 async def _respond(job: CompletionJob, request: Request) -> Response:

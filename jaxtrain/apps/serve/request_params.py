@@ -21,6 +21,7 @@ from jaxtrain.generate.sampler import NEUTRAL
 
 MAX_CHOICES = 128  # completions of a prompt, OpenAI's limit
 MAX_TOP_LOGPROBS = 20  # most likely tokens at each position
+MAX_TEXT_LOGPROBS = 5  # those of legacy completions
 MAX_STOPS = 16
 MAX_DEPTH = 100  # lists and objects inside each other
 GREEDY = 1e-5  # temperatures below it are 0, as in vLLM
@@ -42,6 +43,7 @@ class CompletionParams(NamedTuple):
     include_usage: bool  # whether the last chunk of a stream has the token counts
     store: bool
     metadata: dict[str, str]
+    echo: bool = False  # whether a text starts with its prompt
     tools: tuple[dict[str, Any], ...] = ()
     documents: tuple[dict[str, Any], ...] = ()
     tool_choice: str = "auto"
@@ -102,7 +104,12 @@ def text_params(body: Mapping[str, Any]) -> CompletionParams:
     values = _parse(body, TEXT)
     if values["best_of"] not in (None, values["n"]):
         raise invalid_param("best_of", f"only n={values['n']} is supported; or leave it out")
-    return _params(values, values["prompt"], values["max_tokens"], values["logprobs"])
+    if not values["max_tokens"] and not values["echo"]:
+        raise invalid_param("max_tokens", "a completion of no tokens needs echo=true")
+    if values["echo"] and values["stream"]:
+        raise invalid_param("echo", "it is not supported with stream=true", "unsupported_value")
+    params = _params(values, values["prompt"], values["max_tokens"], values["logprobs"])
+    return params._replace(echo=values["echo"])
 
 
 def metadata_of(body: Mapping[str, Any]) -> dict[str, str]:
@@ -358,11 +365,11 @@ CHAT = {
 TEXT = {
     **_SHARED,
     "prompt": (_prompts, _REQUIRED),
-    "max_tokens": (_integer(1, 2**31 - 1), 16),
-    "logprobs": (_integer(0, 5), None),
+    "max_tokens": (_integer(0, 2**31 - 1), 16),
+    "logprobs": (_integer(0, MAX_TEXT_LOGPROBS), None),
     "best_of": (_integer(1, MAX_CHOICES), None),
     "add_special_tokens": (_neutral(True), None),
-    "echo": (_neutral(False), None),
+    "echo": (_boolean, False),
     "response_format": (_neutral({"type": "text"}), None),
     "suffix": (_neutral(""), None),
 }

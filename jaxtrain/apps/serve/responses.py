@@ -14,7 +14,7 @@ from jaxtrain.apps.serve.request_params import CompletionParams
 from jaxtrain.data.chat import Template
 from jaxtrain.data.tool_calls import ToolCall
 from jaxtrain.generate import sampler, stop_strings
-from jaxtrain.generate.continuous_batching import CompletionPart
+from jaxtrain.generate.continuous_batching import CompletionPart, TokenLogprobs
 
 Json = dict[str, Any]
 _ID = string.ascii_letters + string.digits
@@ -29,6 +29,17 @@ class ServedModel(NamedTuple):
     template: Template
     ends: tuple[int, ...]  # tokens that end a completion
     decode: Callable[[list[int]], str]  # token ids of a chat completion -> its text
+    tool_template: Template | None = (
+        None  # of requests with tools, where the tokenizer has one of its own for them
+    )
+
+
+class Echo(NamedTuple):
+    """The prompt that a legacy completion starts with."""
+
+    text: str
+    ids: Sequence[int]
+    scores: TokenLogprobs | None  # of all tokens but the first
 
 
 class Delta(NamedTuple):
@@ -65,6 +76,7 @@ class CompletionBuilder:
     finish_reason: str | None = None
     started: bool = False  # whether the client has got a first chunk of it
     places: list[tuple[int, str]] = dataclasses.field(default_factory=list)  # special tokens in the text
+    echo: Echo | None = None
     _placed: int = 0  # tokens that were looked at for them
 
     def add_part(self, part: CompletionPart) -> None:
@@ -308,7 +320,7 @@ def _token_name(model: ServedModel, i: int) -> str:
 
 def _text_choice(model: ServedModel, params: CompletionParams, builder: CompletionBuilder) -> Json:
     logprobs = _text_logprobs(model, params, builder, builder.content_tokens)
-    return {"text": builder.content, "logprobs": logprobs}
+    return {"text": (builder.echo.text if builder.echo else "") + builder.content, "logprobs": logprobs}
 
 
 def _text_chunk_choice(
@@ -322,18 +334,26 @@ def _text_logprobs(
 ) -> Json | None:
     if params.top_logprobs is None:
         return None
-    before = b"".join(_token_bytes(model, i) for i in builder.ids[: tokens.start])
-    offset, offsets = len(before.decode(errors="replace")), []
-    for i in builder.ids[tokens]:
+    ids, logps, tops = builder.ids[tokens], builder.logprobs[tokens], builder.top_logprobs[tokens]
+    before = builder.ids[: tokens.start]
+    if builder.echo:  # its first token has no log-probability
+        scores = builder.echo.scores
+        pairs = zip(scores.ids.tolist(), scores.logps.tolist(), strict=True)
+        ids = [*builder.echo.ids, *ids]
+        logps = [None, *scores.token_logps.tolist(), *logps]
+        tops = [None, *(list(zip(*pair, strict=True)) for pair in pairs), *tops]
+    offset, offsets = len(b"".join(_token_bytes(model, i) for i in before).decode(errors="replace")), []
+    for i in ids:
         offsets.append(offset)
         offset += len(_token_bytes(model, i).decode(errors="replace"))
+
+    def names(top: Sequence[tuple[int, float]]) -> Json:
+        return {_token_name(model, i): logp for i, logp in top[: params.top_logprobs]}
+
     return {
-        "tokens": [_token_name(model, i) for i in builder.ids[tokens]],
-        "token_logprobs": builder.logprobs[tokens],
-        "top_logprobs": [
-            {_token_name(model, i): logp for i, logp in top[: params.top_logprobs]}
-            for top in builder.top_logprobs[tokens]
-        ],
+        "tokens": [_token_name(model, i) for i in ids],
+        "token_logprobs": logps,
+        "top_logprobs": [None if top is None else names(top) for top in tops],
         "text_offset": offsets,
     }
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from jaxtrain.generate import continuous_batching, sampler
-from jaxtrain.generate.continuous_batching import CompletionPart, DecodeRequest
+from jaxtrain.generate.continuous_batching import CompletionPart, DecodeRequest, TokenLogprobs
 from jaxtrain.generate.engine import Engine
 from jaxtrain.types import Params
 
@@ -37,6 +37,8 @@ class ModelRunner(NamedTuple):
     chunk: int  # tokens between two checks for new and cancelled requests
     context: int  # most tokens of prompt and completion
     vocab: int
+    # ids of a prompt -> log-probabilities of all but the first; None: prompts have none
+    score_prompt: Callable[[Sequence[int]], TokenLogprobs] | None = None
 
 
 class Scheduler:

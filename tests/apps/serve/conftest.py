@@ -22,6 +22,7 @@ from jaxtrain.apps.serve.store import CompletionStore
 from jaxtrain.data import chat
 from jaxtrain.data.tokenizer import ByteTokenizer
 from jaxtrain.generate import engine
+from jaxtrain.generate.prompt_logprobs import prompt_scorer
 from jaxtrain.models import transformer
 from jaxtrain.train import parallel
 from tests import tiny
@@ -48,13 +49,15 @@ def model():
         top_logprobs=request_params.MAX_TOP_LOGPROBS,
         max_steps=CHUNK,
     )
+    ready = decoding.ready(params, ())
     runner = ModelRunner(
         engine=decoding,
-        params=decoding.ready(params, ()),
+        params=ready,
         rows=ROWS,
         chunk=CHUNK,
         context=CONTEXT,
         vocab=ARCH.vocab,
+        score_prompt=prompt_scorer(plan, lm, ready, request_params.MAX_TEXT_LOGPROBS, CONTEXT),
     )
     return lm, params, runner
 

@@ -199,6 +199,34 @@ def test_legacy_completions_continue_texts_and_ids(client):
     assert "".join(chunk.choices[0].text for chunk in stream) == response.choices[0].text
 
 
+def test_an_echoed_prompt_has_the_log_probabilities_of_the_model(client, forward):
+    """What lm-eval sends for a log-likelihood."""
+    ids = [template().tokenizer.bos, *b"What is 3 + 4? It is 7."]
+    body = {"model": NAME, "temperature": 0, "logprobs": 1, "echo": True, "seed": 1}
+    whole = client.completions.create(prompt=[ids, ids[:9]], max_tokens=1, **body)
+    wanted = forward(ids)
+    for choice, n in zip(whole.choices, (len(ids), 9), strict=True):
+        logprobs = choice.logprobs
+        assert len(logprobs.tokens) == len(logprobs.token_logprobs) == len(logprobs.text_offset) == n + 1
+        assert logprobs.token_logprobs[0] is None and logprobs.top_logprobs[0] is None
+        own = [wanted[t, token] for t, token in enumerate(ids[1:n])]
+        np.testing.assert_allclose(logprobs.token_logprobs[1:n], own, atol=1e-4)
+        tops = [max(top.values()) for top in logprobs.top_logprobs[1:]]
+        np.testing.assert_allclose(tops, wanted[:n].max(-1), atol=1e-4)
+        assert choice.text.startswith(bytes(ids[1:n]).decode()) and logprobs.text_offset[1:3] == [0, 1]
+    none = client.completions.create(prompt="It is 7.", max_tokens=0, **body)
+    (choice,) = none.choices
+    assert (
+        choice.text == "It is 7." and choice.finish_reason == "length" and none.usage.completion_tokens == 0
+    )
+    assert len(choice.logprobs.token_logprobs) == 1 + len("It is 7.")
+    del body["logprobs"]
+    assert client.completions.create(prompt="It", max_tokens=2, **body).choices[0].text.startswith("It")
+    for wrong in ({"max_tokens": 0, "echo": False}, {"stream": True}):
+        with pytest.raises(openai.BadRequestError):
+            client.completions.create(prompt="It", **body | wrong)
+
+
 def test_models(client):
     assert [one.id for one in client.models.list()] == [NAME]
     assert client.models.retrieve(NAME).owned_by == "jaxtrain"
