@@ -177,8 +177,7 @@ def _json_kind(text: str, whole: bool, name: str, label: str) -> str:
     lines = _complete_lines(text, whole)[:_ROWS]
     first = _loaded(lines[0]) if lines else None
     if text.startswith("["):
-        other = len(lines) > 1 and lines[1].lstrip()[:1] in ("[", "{")
-        return LINES if isinstance(first, list) and other else VALUES
+        return _array_kind(text, lines, label)
     value = first if len(lines) == 1 else _loaded(text) if whole else None
     if isinstance(value, dict) and (what := _no_list(value)):
         raise _refusal(label, what, "write a list of records: [{...}, {...}]")
@@ -198,6 +197,20 @@ def _json_kind(text: str, whole: bool, name: str, label: str) -> str:
         listed = re.search(rf'"({"|".join(LISTS)})"\s*:\s*\[\s*\{{', text[:4096])
         return VALUES if listed or ".jsonl" not in name else LINES
     return LINES
+
+
+def _array_kind(text: str, lines: list[str], label: str) -> str:
+    """LINES or VALUES, for a text that begins with a bracket."""
+    remedy = 'write objects with named fields, such as {"prompt": "...", "completion": "..."}'
+    several = len(lines) > 1 and lines[1].lstrip()[:1] in ("[", "{")
+    if several and isinstance(_loaded(lines[0]), list):
+        if all(isinstance(_loaded(line), list) for line in lines):
+            raise _refusal(label, "lines of JSON lists", remedy)
+        return LINES  # whose first is bad
+    if member := re.match(r'\[\s*(["\[\d])', text):
+        what = {'"': "texts", "[": "lists"}.get(member.group(1), "numbers")
+        raise _refusal(label, f"a JSON array of {what}", remedy)
+    return VALUES
 
 
 def _no_list(value: dict[str, object]) -> str:

@@ -33,6 +33,9 @@ OTHERS = {
     "a JSON object of columns": b'{"prompt": ["Q", "R"], "completion": ["A", null]}',
     "a JSON object of columns, as pandas": b'{"prompt": {"0": "Q", "1": "R"}, "completion": {"0": "A", "1": "B"}}',
     "a JSON object of named records": b'{"one": {"text": "a"},\n "two": {"text": "b"}}',
+    "a JSON array of texts": b'[\n"one",\n"two"\n]',
+    "a JSON array of lists": b'[["Q", "A"], ["Q", "A"]]',
+    "lines of JSON lists": b'["Q", "A"]\n["Q", "A"]\n',
     "plain text": b"It was the best of times, it was the worst of times.\nAnd so on, and on.\n",
 }
 
@@ -60,7 +63,7 @@ def test_a_git_lfs_pointer_says_what_to_run():
         (f"broken\n{ROW}\n", LINES),
         ('{"a": "cut\n' + ROW, LINES),
         ('{"a": "cut\n{"a": "cut\n', LINES),
-        ('["a", "b"]\n["c"]\n', LINES),
+        (f'["a", "b"]\n{ROW}\n', LINES),
         (f"\x00\x01 junk\n{ROW}\n", LINES),
         (f"[{ROW}]", VALUES),
         (f"[\n{ROW},\n{ROW}\n]", VALUES),
