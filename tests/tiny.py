@@ -17,7 +17,7 @@ FAMILIES = (
 # What no name of the zoo has: (the nearest name, the fields that differ at the small size).
 _VARIANTS = {
     "phi4-mini": ("phi3-mini-4k", {
-        "kv_heads": 2, "head_width": 12, "rope_width": 6, "rope_scaling": (10, 1.2), "window": 0, "tied": True,
+        "kv_heads": 2, "rope_width": 6, "rope_scaling": (10, 1.2), "window": 0, "tied": True,
         "rope_factors": (1.0, 1.1, 1.5, 1.0, 2.5, 6.0),
     }),
     "qwen2-upper": ("qwen2-0.5b", {

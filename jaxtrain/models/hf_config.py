@@ -7,6 +7,7 @@ cannot say, raises ConfigError with its key and value. Settings of training alon
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from jaxtrain.models import hf_rope
 from jaxtrain.models.hf_families import FAMILIES, LEGAL, Config, Family, nearest
 from jaxtrain.models.zoo import Arch
 
+OTHERWISE = "the model would compute something else"
 _SLIDING, _FULL = "sliding_attention", "full_attention"
 
 
@@ -79,8 +81,7 @@ def _require_legal(path: Path, config: Config, legal: Mapping[str, tuple]) -> No
         if config.get(key, values[0]) not in values:
             allowed = " or ".join(json.dumps(value) for value in values if value is not None) or "none"
             raise ConfigError(
-                f"{path}: {key}={json.dumps(config[key])} is not supported, only {allowed}: "
-                "the model would compute something else"
+                f"{path}: {key}={json.dumps(config[key])} is not supported, only {allowed}: {OTHERWISE}"
             )
 
 
@@ -91,13 +92,21 @@ class _File(NamedTuple):
     kind: str
     values: Config
 
-    def number(self, key: str, kinds: Any = int) -> Any:
+    def number(self, key: str, kinds: Any = int, least: float = 1) -> Any:
         value = self.values[key]
-        if isinstance(value, bool) or not isinstance(value, kinds):
-            spelled = FAMILIES[self.kind].spelled.get(key, key)
+        if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value < math.inf:
             name = "int" if kinds is int else "float"
-            raise ConfigError(f"{self.path}: {spelled}={value!r} must be a number ({name})")
+            raise self.refusal(key, f"must be a number ({name}) of at least {least}")
         return value
+
+    def flag(self, key: str) -> bool:
+        if not isinstance(self.values[key], bool):
+            raise self.refusal(key, "must be true or false")
+        return self.values[key]
+
+    def refusal(self, key: str, why: str) -> ConfigError:
+        spelled = FAMILIES[self.kind].spelled.get(key, key)
+        return ConfigError(f"{self.path}: {spelled}={json.dumps(self.values[key])} {why}")
 
     def fields(self) -> dict[str, Any]:
         """The fields of an Arch that differ within the family."""
@@ -109,23 +118,25 @@ class _File(NamedTuple):
             "layers": count("num_hidden_layers"),
             "width": width,
             "heads": heads,
-            "ff": 4 * width if values["intermediate_size"] is None else count("intermediate_size"),
+            "ff": 4 * width
+            if values["intermediate_size"] is None and self.kind == "gpt2"
+            else count("intermediate_size"),
             "kv_heads": 0 if kv_heads == heads else kv_heads,
             "head_width": 0 if head_width * heads == width else head_width,
             "vocab": count("vocab_size"),
             "max_len": count("max_position_embeddings"),
-            "norm_eps": self.number("rms_norm_eps", int | float),
-            "tied": bool(values["tie_word_embeddings"]),
-            "init_std": self.number("initializer_range", int | float),
+            "norm_eps": self.number("rms_norm_eps", int | float, 0),
+            "tied": self.flag("tie_word_embeddings"),
+            "init_std": self.number("initializer_range", int | float, 0),
             "mlp": self._mlp(),
             **self._windows(),
         }
         for key, field in family.fields.items():
             fields[field] = self._value(key)
         if "attention_bias" in family.defaults:
-            fields["qkv_bias"] = fields["out_bias"] = bool(values["attention_bias"])
+            fields["qkv_bias"] = fields["out_bias"] = self.flag("attention_bias")
         if "mlp_bias" in family.defaults:
-            fields["mlp_bias"] = bool(values["mlp_bias"])
+            fields["mlp_bias"] = self.flag("mlp_bias")
         if family.arch["positions"] == "rope":
             each = head_width or width // max(heads, 1)
             fields |= hf_rope.read(self.path, values, self.kind, each, bool(fields.get("window")))
@@ -135,16 +146,14 @@ class _File(NamedTuple):
         value = self.values[key]
         if value is None:
             return 0.0
-        return value if isinstance(value, bool) else self.number(key, int | float)
+        return value if isinstance(value, bool) else self.number(key, int | float, 0)
 
     def _mlp(self) -> str:
         family = FAMILIES[self.kind]
         act = self.values["hidden_act"]
-        if act not in family.acts:
-            key = family.spelled.get("hidden_act", "hidden_act")
-            raise ConfigError(
-                f"{self.path}: {key}={json.dumps(act)} is not supported, only {' or '.join(family.acts)}: "
-                "the model would compute something else"
+        if not isinstance(act, str) or act not in family.acts:
+            raise self.refusal(
+                "hidden_act", f"is not supported, only {' or '.join(family.acts)}: {OTHERWISE}"
             )
         return family.acts[act]
 
@@ -152,8 +161,15 @@ class _File(NamedTuple):
         """`window` and the layers without one, of the layers' types, given or implied."""
         path, values, kind, window = self.path, self.values, self.kind, self.values["sliding_window"]
         layers, family = self.number("num_hidden_layers"), FAMILIES[kind]
+        if "use_sliding_window" in family.defaults:
+            self.flag("use_sliding_window")
+            self.number("max_window_layers", least=0)
+        if "sliding_window_pattern" in family.defaults:
+            self.number("sliding_window_pattern")
         types = [_SLIDING if family.slides(values, i) else _FULL for i in range(layers)]
         given = values.get("layer_types") or types
+        if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
+            raise self.refusal("layer_types", f"must be a list of {_SLIDING} and {_FULL}")
         fixed = "window" in family.arch or "global_layers" in family.arch
         if len(given) != layers or (fixed and given != types):
             raise ConfigError(

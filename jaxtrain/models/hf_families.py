@@ -71,6 +71,7 @@ LEGAL: dict[str, tuple] = {
     "compression_config": (None,),
     "pruned_heads": (None, {}),
     "is_encoder_decoder": (False,),
+    "is_causal": (None, True),
     "alibi": (None, False),
     "clip_qkv": (None,),
     "attention_multiplier": (None,),

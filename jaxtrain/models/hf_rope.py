@@ -26,6 +26,7 @@ _ANY = (
 _LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor")
 _YARN = ("factor", "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate")
 _LONGROPE = ("factor", "attention_factor", "short_factor", "long_factor")
+_PHI3_TYPES = ("default", "longrope")
 _SETTINGS = {"default": (), "linear": ("factor",), "llama3": _LLAMA3, "yarn": _YARN, "longrope": _LONGROPE}
 _NESTED = ("full_attention", "sliding_attention")
 
@@ -45,12 +46,14 @@ def read(path: Path, values: Config, kind: str, head_width: int, windowed: bool)
 
     `windowed`: some layers have a window.
     """
-    new, nests = values.get("rope_parameters") or {}, nested(kind)
+    block, new, nests = _Block(path, values, kind, head_width), values.get("rope_parameters"), nested(kind)
+    if not isinstance(new, dict | None):
+        raise block.refusal("rope_parameters", new, "must be an object")
+    new = new or {}
     blocks = {key: new[key] for key in _NESTED if key in new}
     if new and bool(blocks) != nests:
         per = "one for each type of layer" if nests else "one for all layers"
         raise ConfigError(f"{path}: rope_parameters={json.dumps(new)}: a {kind} model has {per}")
-    block = _Block(path, values, kind, head_width)
     old = block.read(values.get("rope_scaling"), values["rope_theta"])
     everywhere = block.read(blocks.get("full_attention") if blocks else new, values["rope_theta"])
     if values.get("rope_scaling") and new and everywhere != old:
@@ -90,9 +93,10 @@ class _Block(NamedTuple):
         # Phi 3 has one type beside the default, which releases before transformers 4.43 called su and yarn.
         if self.kind == "phi3" and rope_type in ("su", "yarn"):
             rope_type = "longrope"
-        if rope_type not in _SETTINGS:
+        types = _PHI3_TYPES if self.kind == "phi3" else tuple(_SETTINGS)
+        if rope_type not in types:
             more = "; it acts beyond max_position_embeddings alone" if rope_type == "dynamic" else ""
-            raise self.refusal("rope_type", rope_type, f"is not supported, only {', '.join(_SETTINGS)}{more}")
+            raise self.refusal("rope_type", rope_type, f"is not supported, only {', '.join(types)}{more}")
         for key, value in given.items():
             if key not in (*_ANY, *_SETTINGS[rope_type]) and value is not None:
                 raise self.refusal(
@@ -110,6 +114,10 @@ class _Block(NamedTuple):
             return plain._replace(rope_scaling=(factor,))
         original = self._original(given)
         if rope_type == "llama3":
+            if given.get("low_freq_factor") == given.get("high_freq_factor"):
+                raise self.refusal(
+                    "high_freq_factor", given.get("high_freq_factor"), "must be above low_freq_factor"
+                )
             return plain._replace(
                 rope_scaling=(factor, *(self._number(given, key) for key in _LLAMA3[1:]), original)
             )
@@ -118,22 +126,23 @@ class _Block(NamedTuple):
 
     def _yarn(self, given: Config, factor: float, original: float) -> tuple[float, ...]:
         """(factor, beta_fast, beta_slow, original length, attention factor, truncate) (arXiv:2309.00071, eq. 22)."""
-        fast, slow = (self._number({key: default, **_set(given)}, key) or default
-                      for key, default in (("beta_fast", 32), ("beta_slow", 1)))  # fmt: skip
+        fast, slow = (
+            self._number(given, key) if given.get(key) else default
+            for key, default in (("beta_fast", 32), ("beta_slow", 1))
+        )
         truncate = given.get("truncate", True)
         if nested(self.kind) and not truncate:  # transformers looks for it in another place there
             raise self.refusal("truncate", truncate, "is not supported in settings for each type of layer")
         attention = given.get("attention_factor")
         if attention is None:
-            scales = [given.get("mscale"), given.get("mscale_all_dim")]
-            above, below = (self._mscale(factor, given, key) for key in ("mscale", "mscale_all_dim"))
-            attention = above / below if all(scales) else _attention(factor, 1.0)
+            scales = [self._number(given, key) for key in ("mscale", "mscale_all_dim") if given.get(key)]
+            above, below = (
+                _attention(factor, scale) for scale in (scales if len(scales) == 2 else (1.0, 0.0))
+            )
+            attention = above / below
         else:
             attention = self._number(given, "attention_factor")
         return (factor, fast, slow, original, attention, float(bool(truncate)))
-
-    def _mscale(self, factor: float, given: Config, key: str) -> float:
-        return _attention(factor, self._number({key: 1.0, **_set(given)}, key))
 
     def _longrope(self, given: Config, plain: _Rotary) -> _Rotary:
         """LongRoPE's tables (arXiv:2402.13753), and the attention factor of Phi 3."""
@@ -146,7 +155,7 @@ class _Block(NamedTuple):
                 or len(numbers) != width // 2
                 or not all(map(_is_number, numbers))
             ):
-                raise self.refusal(key, numbers, f"must be a list of {width // 2} numbers")
+                raise self.refusal(key, numbers, f"must be a list of {width // 2} numbers above 0")
         attention = given.get("attention_factor")
         attention = _su(factor, original) if attention is None else self._number(given, "attention_factor")
         factors = (*map(float, given["short_factor"]), *map(float, given["long_factor"]))
@@ -183,7 +192,7 @@ class _Block(NamedTuple):
                 f"{self.path}: the settings of rotary positions have no {key!r}: {json.dumps(given)}"
             )
         if not _is_number(given[key]):
-            raise self.refusal(key, given[key], "must be a number")
+            raise self.refusal(key, given[key], "must be a number above 0")
         return given[key]
 
     def refusal(self, key: str, value: Any, why: str) -> ConfigError:
@@ -197,7 +206,7 @@ def _set(given: Config) -> dict[str, Any]:
 
 def _is_number(value: Any) -> bool:
     return (
-        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
     )
 
 

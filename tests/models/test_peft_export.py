@@ -18,6 +18,13 @@ from tests import tiny
 
 LLAMA = tiny.shrink("llama2-7b", layers=2, kv_heads=2, vocab=40)
 GPT2 = tiny.shrink("gpt2", layers=2, vocab=40)
+# q, k and v in one tensor: side by side, gate and up too; and a head of each in turn.
+ARCHS = {
+    "llama": LLAMA,
+    "gpt2": GPT2,
+    "phi3": tiny.shrink("phi4-mini", layers=2, vocab=40),
+    "gpt_neox": tiny.shrink("pythia-160m", layers=2, vocab=40),
+}
 LORA = Lora(lora_rank=3, lora_alpha=6.0)
 BASE = ("org/base", "")
 
@@ -38,7 +45,7 @@ def write(folder, arch, settings, adapters, base, **options):
 
 
 @pytest.mark.parametrize("targets", ["attention,mlp", "attention/q,attention/v", "mlp/down", "attention/out"])
-@pytest.mark.parametrize("arch", [LLAMA, GPT2], ids=["llama", "gpt2"])
+@pytest.mark.parametrize("arch", ARCHS.values(), ids=ARCHS)
 def test_what_is_written_and_read_again_is_the_merged_model(arch, targets, tmp_path):
     settings = dataclasses.replace(LORA, lora_targets=targets)
     base, adapters = trained(arch, settings)
@@ -107,7 +114,7 @@ def test_what_peft_cannot_hold_and_a_full_folder_are_refused(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")  # those of the package itself
-@pytest.mark.parametrize("arch", [LLAMA, GPT2], ids=["llama", "gpt2"])
+@pytest.mark.parametrize("arch", ARCHS.values(), ids=ARCHS)
 def test_peft_computes_our_logits(arch, tmp_path):
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     package = pytest.importorskip("peft")
