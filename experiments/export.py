@@ -60,6 +60,11 @@ def main(cfg: Export) -> None:
     with _folder(target) as folder:
         hf.check_target(folder)
         plan = load_model.inference_plan(config.Run(parallel="mesh", mesh="fsdp:-1"))
+        if target.push and plan.process[1] > 1:
+            raise ConfigError(
+                "--push: one process pushes, and the others would wait for it; write with --to=hf:DIR, then push that: "
+                f"./launch/run export --init_from=hf:DIR --push={target.push}"
+            )
         title = (target.push or folder.name).rpartition("/")[2]
         card = {export_files.CARD: export_files.model_card(start, title, base[0])}
         if target.adapter:

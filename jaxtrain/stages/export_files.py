@@ -45,17 +45,15 @@ def tokenizer_files(tokenizer: Tokenizer, template: Template | None) -> dict[str
         }
     if isinstance(tokenizer, ByteTokenizer):
         files["tokenizer.json"] = json.dumps(_byte_level(tokenizer), ensure_ascii=False).encode()
-    if "tokenizer.json" in files:
-        texts = {number: text for text, number in tokenizer.specials.items()}
-        names: dict[str, str | None] = {"bos_token": None, "pad_token": texts[tokenizer.pad]}
-        names |= tokenizer.token_names
-        if template and not re.search(r"\beos_token\b", template.source):
-            names["eos_token"] = texts.get(template.end, names.get("eos_token"))
-        settings = {
-            "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **names
-        }  # fmt: skip
-        files["tokenizer_config.json"] = config.dumps(settings).encode()
-    return files
+    texts = {number: text for text, number in tokenizer.specials.items()}
+    names: dict[str, str | None] = {"bos_token": None, "pad_token": texts[tokenizer.pad]}
+    names |= tokenizer.token_names
+    if template and not re.search(r"\beos_token\b", template.source):
+        names["eos_token"] = texts.get(template.end, names.get("eos_token"))
+    # Of a SentencePiece model transformers knows the class from config.json's model_type.
+    fast = {"tokenizer_class": "PreTrainedTokenizerFast"} if "tokenizer.json" in files else {}
+    settings = {**fast, "clean_up_tokenization_spaces": False, **names}
+    return {**files, "tokenizer_config.json": config.dumps(settings).encode()}
 
 
 def _byte_level(tokenizer: ByteTokenizer) -> dict[str, Any]:

@@ -81,7 +81,9 @@ def continuations(
     session: Session, tokenizer: Tokenizer, prompts: list[list[int]], max_new: int, seed: int
 ) -> loop.Sample:
     """Samples that continue token prompts, written to samples/STEP.txt and returned as text."""
-    sample_tokens = token_sampler(session, init_from.end_ids(session.start, (tokenizer.eos,)), max_new=max_new)
+    sample_tokens = token_sampler(
+        session, init_from.end_ids(session.start, (tokenizer.eos,)), max_new=max_new
+    )
 
     def sample(state: TrainState, step: int) -> tuple[str, Mapping[str, float]]:
         lines = [f"samples at step {step}: prompt▸continuation, ⏎ where it ended by itself"]

@@ -17,7 +17,7 @@ from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.files import hf_hub
 from jaxtrain.models import transformer, zoo
 from jaxtrain.stages import weights
-from jaxtrain.stages.init_from import InitFrom, require_rows
+from jaxtrain.stages.init_from import InitFrom, load_run, require_rows
 from jaxtrain.train import metrics, multihost, optim, parallel, workdir
 from jaxtrain.train.checkpoint import Checkpoints
 from jaxtrain.train.step import init_state
@@ -119,16 +119,23 @@ def start_session(
         branch = POLICY if isinstance(head_model, ActorCritic) else ""
         workdir.record(path, arch=asdict(arch), branch=branch, generation=dict(start.generation))
         tokenizer.save(path / "tokenizer")
-    session = Session(path, plan, arch, model, tx, primary, _pinned(path, start), trained, head_model, given)
+    session = Session(
+        path, plan, arch, model, tx, primary, pinned_start(path, start), trained, head_model, given
+    )
     return session._replace(base=initial_params(session, cfg.run.seed)) if cfg.lora.lora_rank else session
 
 
-def _pinned(path: Path, start: InitFrom) -> InitFrom:
-    """The InitFrom pinned to the parent's step in config.json: the parent may have trained on since."""
-    if not start.origins or start.origins[-1].hf or not (path / workdir.CONFIG).exists():
+def pinned_start(path: Path, start: InitFrom) -> InitFrom:
+    """The InitFrom pinned to the parent's step or commit in config.json: the parent may have trained on since."""
+    if not start.origins or not (path / workdir.CONFIG).exists():
         return start
     *before, last = start.origins
-    _, step = workdir.split_step(workdir.read_run(path)["parent"]["origin"])
+    if last.hf and not last.hub:
+        return start
+    origin = workdir.read_run(path)["parent"]["origin"]
+    if last.hub:
+        return start._replace(origins=load_run(origin).origins)
+    _, step = workdir.split_step(origin)
     return start._replace(origins=(*before, last if step is None else last._replace(step=step)))
 
 

@@ -11,7 +11,7 @@ from jaxtrain import config
 from jaxtrain.config import ConfigError
 from jaxtrain.data import chat
 from jaxtrain.models import hf
-from jaxtrain.stages import init_from, weights
+from jaxtrain.stages import init_from, session, weights
 from jaxtrain.train import parallel
 from tests import hf_folders, tiny
 from tests.hub import hub  # noqa: F401
@@ -122,6 +122,24 @@ def test_a_model_and_an_adapter_of_the_hub_are_read_and_named_by_their_commits(h
     assert np.abs(merged["layers"]["mlp"]["up"]["kernel"] - plain["layers"]["mlp"]["up"]["kernel"]).max() > 1
     again = init_from.load_run(start.lineage["origin"])
     assert again.origins == start.origins
+
+
+def test_a_run_that_is_resumed_starts_from_the_commit_that_it_recorded(hub, base, tmp_path):  # noqa: F811
+    hub.add("org/base", base)
+    first = init_from.load_run("hf:org/base")
+    record = {"stage": "sft", "config": {}, "data": None, "resumed": [], "parent": dict(first.lineage)}
+    hub.add("org/base", base, "then")
+    hub.repositories["org/base"]["main"] |= {"README.md": b"a later commit"}
+    later = init_from.load_run("hf:org/base")
+    assert later.origins != first.origins
+    assert session.pinned_start(tmp_path, later) == later  # it has only begun
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    assert session.pinned_start(tmp_path, later).origins == first.origins
+    local = init_from.load_run(f"hf:{base}")
+    assert session.pinned_start(tmp_path, local) == local
+    pinned = session.pinned_run(tmp_path, "teacher", "hf:org/base")
+    assert pinned == f"hf:org/base@{hub.sha('org/base', 'main')}"
+    assert session.pinned_run(tmp_path, "teacher", f"hf:{base}") == f"hf:{base}"
 
 
 def test_a_folder_that_is_none_and_a_repository_that_is_none_are_named(hub, tmp_path):  # noqa: F811
