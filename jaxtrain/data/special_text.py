@@ -77,8 +77,9 @@ def without_guard(text: str, guard: str, ids: np.ndarray, spans: np.ndarray) -> 
 
 
 def marked_decoder(tokenizer: Tokenizer) -> Callable[[Iterable[int]], str]:
-    """A function that makes text of ids, with special tokens as they are written."""
-    names = {i: text for text, i in tokenizer.specials.items()}
+    """A function that makes text of ids, with special tokens as they are written, but padding."""
+    padding = {tokenizer.pad} - {tokenizer.bos, tokenizer.eos}
+    names = {i: "" if i in padding else text for text, i in tokenizer.specials.items()}
 
     def decode(ids: Iterable[int]) -> str:
         parts = []

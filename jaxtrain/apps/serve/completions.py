@@ -71,7 +71,7 @@ async def text(server: Server, request: Request) -> Response:
         if max(ids) >= vocab:
             raise invalid_param(f"prompt[{i}]", f"the token {max(ids)} is beyond the vocabulary of {vocab}")
         prompts.append(ids)
-    decode = without_ends(tokenizer.decode, server.model.ends)
+    decode = without_ends(tokenizer.decode_completion, server.model.ends)
     job = _submit(server, responses.TEXT, params, start, prompts, decode)
     if params.echo:
         try:
