@@ -9,6 +9,7 @@ from jaxtrain.data.messages import (
     Message,
     answer_message,
     completion_of,
+    json_of,
     messages_of,
     text_of,
     unlearnt,
@@ -53,7 +54,7 @@ def prompt_of(record: RecordFields) -> tuple[Message, ...]:
     for field in CONTEXTS:
         if field == name or field not in record:
             continue
-        context = text_of(record[field], field).strip()
+        context = record.beside(field, text_of).strip()
         text = f"{text}\n\n{context}" if context else text
         if context and (field, name) == ("input", "prompt"):
             record.further.add(field)
@@ -70,27 +71,29 @@ def with_own_system(messages: tuple[Message, ...], record: RecordFields) -> tupl
         if own[0] == record.peek(name):
             record.use(name)
         return messages
-    content = text_of(record[name], name)
+    content = record.beside(name, text_of)
     return ({"role": "system", "content": content}, *messages) if content.strip() else messages
 
 
 def _history(record: RecordFields) -> tuple[Message, ...]:
     """The earlier turns of a record's history, [question, answer] pairs or messages; they are not in the loss."""
-    history = record.get("history")
-    if not history:
-        return ()
-    if not isinstance(history, list):
-        raise BadRecord("no history: history is not a list of [question, answer] pairs, nor of messages")
-    if not all(isinstance(one, list) for one in history):
-        return unlearnt(messages_of(history, "history"))
+    return record.beside("history", _earlier) if record.peek("history") else ()
+
+
+def _earlier(value: Any, what: str) -> tuple[Message, ...]:
+    value = json_of(value, what) if isinstance(value, str) and value.lstrip().startswith("[") else value
+    if not isinstance(value, list):
+        raise BadRecord(f"no history: {what} is not a list of [question, answer] pairs, nor of messages")
+    if not all(isinstance(one, list) for one in value):
+        return unlearnt(messages_of(value, what))
     turns: list[Message] = []
-    for i, pair in enumerate(history):
+    for i, pair in enumerate(value):
         if len(pair) != 2:
-            raise BadRecord(f"no history: history[{i}] is not a pair of question and answer")
+            raise BadRecord(f"no history: {what}[{i}] is not a pair of question and answer")
         turns += [
             {"role": role, "content": content}
             for role, one in zip(("user", "assistant"), pair, strict=True)
-            if (content := text_of(one, f"history[{i}]")).strip()
+            if (content := text_of(one, f"{what}[{i}]")).strip()
         ]
     return unlearnt(turns)
 
@@ -126,10 +129,14 @@ def dialog(messages: Sequence[Message], record: RecordFields) -> Dialog:
     return Dialog(tuple(messages), template_kwargs(record))
 
 
-def turns(record: RecordFields, names: Sequence[str]) -> Dialog:
-    """The conversation that the first of `names` holds whole; the record may have its system message beside it."""
+def turns(record: RecordFields, names: Sequence[str], answered: bool = True) -> Dialog:
+    """The conversation that the first of `names` holds whole; the record may have its system message beside it.
+
+    Raises BadRecord where it has no answer, if it must be `answered`.
+    """
     name = record.first(names)
-    return dialog(with_own_system(messages_of(record[name], name), record), record)
+    messages = with_own_system(messages_of(record[name], name), record)
+    return dialog(messages, record) if answered else Dialog(messages, template_kwargs(record))
 
 
 def demonstration(record: RecordFields) -> Dialog:

@@ -164,7 +164,11 @@ def _split_answer(item: Any) -> tuple[tuple[Message, ...], str]:
         raise BadRecord("tools: conversations with tools or tool calls are not read here")
     if messages[-1]["role"] == "assistant":
         messages, answer = messages[:-1], messages[-1]["content"]
-    plain = tuple({"role": one["role"], "content": one["content"]} for one in messages)
+    # Few endpoints know the role developer.
+    roles = {"developer": "system"}
+    plain = tuple(
+        {"role": roles.get(one["role"], one["role"]), "content": one["content"]} for one in messages
+    )
     if not any(one["role"] == "user" for one in plain):
         raise BadRecord("no question: the conversation has no turn of a user")
     return plain, answer

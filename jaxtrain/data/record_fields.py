@@ -1,11 +1,13 @@
 """The fields of a record under the names that the formats know, with an account of those that nothing read."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from jaxtrain.config import ConfigError
 from jaxtrain.data.messages import BadRecord, check_unicode, json_of, without_nulls
+
+T = TypeVar("T")
 
 # Fields that the first version of the formats did not read: where one has a part, the data's fingerprint says so.
 FURTHER = (
@@ -95,6 +97,13 @@ class RecordFields(Mapping[str, Any]):
         """The first of `names` that the record has, or an empty string."""
         return next((name for name in names if name in self._values), "")
 
+    def beside(self, name: str, read: Callable[[Any, str], T]) -> T:
+        """What `read` makes of a field that stands beside the main ones; its BadRecord says how to leave it out."""
+        try:
+            return read(self[name], name)
+        except BadRecord as error:
+            raise BadRecord(f"{error}; --columns={name}: leaves the field unread") from error
+
     def use(self, *path: str) -> None:
         """Notes that the field at a path was used."""
         self._used.add(path)
@@ -153,33 +162,47 @@ def template_kwargs(record: RecordFields) -> dict[str, Any]:
     """
     variables: dict[str, Any] = {}
     if given := _json_field(record, "chat_template_kwargs"):
-        if not isinstance(given, Mapping):
-            raise BadRecord("no template variables: chat_template_kwargs is not an object")
-        if reserved := [name for name in _RESERVED if name in given]:
-            raise BadRecord(f"no template variables: chat_template_kwargs cannot set {', '.join(reserved)}")
         variables |= given
     for name in ("tools", "documents"):
         if value := _json_field(record, name):
-            variables[name] = _objects(value, name)
+            variables[name] = value
     if "tools" not in variables and (functions := _json_field(record, "functions")):
-        variables["tools"] = [
-            {"type": "function", "function": one} for one in _objects(functions, "functions")
-        ]
+        variables["tools"] = [{"type": "function", "function": one} for one in functions]
     return variables
 
 
 def _json_field(record: RecordFields, name: str) -> Any:
-    if _is_empty(record.peek(name)):
-        return None
-    value = without_nulls(json_of(record[name], name))
+    return None if _is_empty(record.peek(name)) else record.beside(name, _CHECKS[name])
+
+
+def _parsed(value: Any, name: str) -> Any:
+    value = without_nulls(json_of(value, name))
     check_unicode(value, name)
     return value
 
 
+def _variables(value: Any, name: str) -> Mapping[str, Any]:
+    value = _parsed(value, name)
+    if not isinstance(value, Mapping):
+        raise BadRecord(f"no template variables: {name} is not an object")
+    if reserved := [one for one in _RESERVED if one in value]:
+        raise BadRecord(f"no template variables: {name} cannot set {', '.join(reserved)}")
+    return value
+
+
 def _objects(value: Any, name: str) -> list[Any]:
+    value = _parsed(value, name)
     if not isinstance(value, list) or not all(isinstance(one, Mapping) for one in value):
         raise BadRecord(f"no {name}: {name} is not a list of objects, nor JSON of one")
     return value
+
+
+_CHECKS = {
+    "chat_template_kwargs": _variables,
+    "tools": _objects,
+    "documents": _objects,
+    "functions": _objects,
+}
 
 
 def _is_empty(value: Any) -> bool:

@@ -58,21 +58,29 @@ def text_format(field: str) -> RecordFormat:
 
 
 _TREE_SHAPE = "rows with message_id, parent_id, text, role; or prompt with text, role and replies"
-CHAT = (
-    # A stored completion may have the messages of its prompt: they are not in the loss.
-    RecordFormat(
-        "messages",
-        "messages",
-        _has("messages"),
-        lambda r: conversations.turns(r, ["messages"]),
-        unless=("choices",),
-    ),
-    RecordFormat(
-        "conversations",
-        "conversations or conversation",
-        lambda r: bool(r.first(TURNS)) or conversations.turns_of_strings(r),
-        lambda r: conversations.turns(r, (*TURNS, "data")),
-    ),
+
+
+def _whole(answered: bool) -> tuple[RecordFormat, ...]:
+    """The formats of whole conversations, which need an answer to train on, and none to be a prompt."""
+    return (
+        # A stored completion may have the messages of its prompt: they are not in the loss.
+        RecordFormat(
+            "messages",
+            "messages",
+            _has("messages"),
+            lambda r: conversations.turns(r, ["messages"], answered),
+            unless=("choices",),
+        ),
+        RecordFormat(
+            "conversations",
+            "conversations or conversation",
+            lambda r: bool(r.first(TURNS)) or conversations.turns_of_strings(r),
+            lambda r: conversations.turns(r, (*TURNS, "data"), answered),
+        ),
+    )
+
+
+_DEMONSTRATIONS = (
     # A labelled completion may be a bad one: no demonstration unless the format is named.
     RecordFormat(
         "completion",
@@ -97,7 +105,8 @@ CHAT = (
     ),
     RecordFormat("stored", "choices, and input, messages or request", _has("choices"), conversations.stored),
     RecordFormat("tree", _TREE_SHAPE, message_trees.is_tree, message_trees.conversations),
-)  # then text, then QUESTION
+)
+CHAT = (*_whole(answered=True), *_DEMONSTRATIONS)  # then text, then QUESTION
 # A prompt with an `answer` is left to a reward or a judge.
 QUESTION = RecordFormat(
     "question",
@@ -142,7 +151,8 @@ COMPARED = (
     RecordFormat("tree", _TREE_SHAPE, message_trees.is_tree, message_trees.comparisons),
 )
 PROMPT = (
-    *CHAT,
+    *_whole(answered=False),
+    *_DEMONSTRATIONS,
     *COMPARED,
     RecordFormat("prompt", "prompt", _has("prompt"), conversations.prompt),
     RecordFormat("question", "question, query, problem or input", _has(PROMPTS), conversations.question),

@@ -6,7 +6,7 @@ import pytest
 
 from jaxtrain.data import record_formats, source_spec
 from jaxtrain.data.messages import BadRecord
-from jaxtrain.data.record_fields import FieldUse, RecordFields
+from jaxtrain.data.record_fields import FieldUse, RecordFields, columns_of
 from jaxtrain.data.sources import Records
 
 
@@ -58,6 +58,10 @@ SHAPES = {  # name: record, format, what is read, fields that are not used
     "history of messages": (
         {"instruction": "q", "output": "a", "history": SHARED},
         ("instruction", "u(q)a(a)u(q)a«a»", []),
+    ),
+    "history as JSON": (
+        {"instruction": "q", "output": "a", "history": '[["x", "y"]]'},
+        ("instruction", "u(x)a(y)u(q)a«a»", []),
     ),
     "history that begins with the model": (
         {"instruction": "q", "output": "a", "history": [["", "y"]]},
@@ -190,8 +194,15 @@ def test_variables_of_the_template(fields, variables):
     ],
 )
 def test_a_field_that_cannot_be_read_as_its_name_says_is_a_bad_record(fields, reason):
-    with pytest.raises(BadRecord, match=reason):
-        read({"instruction": "q", "output": "a"} | fields)
+    record = {"instruction": "q", "output": "a"} | fields
+    with pytest.raises(
+        BadRecord, match=rf"{reason}.*; --columns={next(iter(fields))}: leaves the field unread"
+    ):
+        read(record)
+    unread = RecordFields(record, columns_of(f"{next(iter(fields))}:"))
+    form = next(one for one in record_formats.CHAT if one.name == "instruction")
+    assert spelt(record_formats.read(unread, form).messages) == "u(q)a«a»"
+    assert list(unread.unused()) == list(fields)
 
 
 def test_a_prompt_is_read_without_an_answer_that_is_no_text():

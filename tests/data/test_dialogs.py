@@ -145,6 +145,19 @@ def test_counts_add_up_and_bad_records_are_listed(conversations, tmp_path):
     assert len({one for i in range(5) for one in documents(made.train.batch(i))}) == 20
 
 
+def test_many_bad_records_are_a_line_each(conversations):
+    kinds = [{"messages": 3}, {"messages": [{"role": "x"}]}, {"other": 1}, {"messages": [{"role": "user"}]}]
+    records = [turns("q", "a"), *(kinds[i % 4] for i in range(400))]
+    held = conversations([turns("q", "a")], "held").data
+    table = said_of(prepare(conversations(records, eval_data=held, on_bad_record="skip")))
+    assert "1 of 401 conversations" in table
+    assert (
+        "400 bad records skipped (100 no messages, 100 unknown role, 100 other fields, 100 no text)" in table
+    )
+    with open(table.split("listed in ")[1].split(";")[0], encoding="utf-8") as file:
+        assert [int(json.loads(line)["where"].split(" ")[-1]) for line in file] == list(range(1, 401))
+
+
 def test_nothing_left_names_what_was_dropped(conversations):
     held = conversations([turns("q", "a")], "held").data
     with pytest.raises(

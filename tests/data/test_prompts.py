@@ -49,16 +49,18 @@ def test_conversations_are_messages_up_to_their_last_answer(tmp_path):
         {"prompt": "Q4", "chosen": "a", "rejected": "b", "family": "f"},
     ]
     records[0]["messages"][0]["weight"] = 1
+    records[2]["messages"].insert(0, {"role": "developer", "content": "S"})
     found = []
-    for name, wanted in {"messages": [0, 1], "chosen": [3]}.items():
+    for name, wanted in {"messages": [0, 1], "chosen": [3], "developer": [2]}.items():
         file = write(tmp_path / f"{name}.jsonl", [records[i] for i in (*wanted, *wanted)])
         found += prompts.read_conversations(file, "source", str(tmp_path / "cache"), 0)
-    assert [one.answer for one in found] == ["A2", "", ""] and all(one.ids is None for one in found)
+    assert [one.answer for one in found] == ["A2", "", "", ""] and all(one.ids is None for one in found)
     assert [m["content"] for m in found[0].messages] == ["Q1", "A1", "Q2"]
     assert all(m.keys() == {"role", "content"} for one in found for m in one.messages)
     assert found[1].record["n"] == 7 and found[2].record["family"] == "f"
     assert found[1].name == f"jsonl:{tmp_path}/messages.jsonl record 1"
-    assert [prompts.question(one.messages) for one in found] == ["Q2", "Q3", "Q4"]
+    assert [prompts.question(one.messages) for one in found] == ["Q2", "Q3", "Q4", "Q5"]
+    assert found[3].messages[0] == {"role": "system", "content": "S"}
 
 
 def test_conversations_of_no_user_are_refused_and_a_limit_ends_the_reading(tmp_path):
