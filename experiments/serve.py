@@ -126,29 +126,21 @@ def open_server(
         top_logprobs=request_params.MAX_TOP_LOGPROBS, max_steps=cfg.served.chunk,
     )  # fmt: skip
     ready = decoding.ready(trained, ())
-    runner = ModelRunner(
-        engine=decoding,
-        params=ready,
-        rows=cfg.served.rows,
-        chunk=cfg.served.chunk,
-        context=context,
-        vocab=start.arch.vocab,
-        score_prompt=prompt_scorer(
-            plan, model, ready, request_params.MAX_TEXT_LOGPROBS, sampler.bucketed(context)
-        ),
+    score_prompt = prompt_scorer(
+        plan, model, ready, request_params.MAX_TEXT_LOGPROBS, sampler.bucketed(context)
     )
+    runner = ModelRunner(
+        engine=decoding, params=ready, rows=cfg.served.rows, chunk=cfg.served.chunk, context=context,
+        vocab=start.arch.vocab, score_prompt=score_prompt,
+    )  # fmt: skip
     warm_up(runner)
     scheduler = Scheduler(runner, cfg.http.waiting)
     digest = cache.digest(start.lineage["origin"], start.tokenizer.fingerprint, template.fingerprint)
     served = ServedModel(
-        name=_name(cfg),
-        created=int(time.time()),
-        fingerprint=f"fp_{digest}",
-        template=template,
-        ends=ends,
+        name=_name(cfg), created=int(time.time()), fingerprint=f"fp_{digest}", template=template, ends=ends,
         decode=inference_chat.decoder(template, ends),
         tool_template=_tool_template(template),
-    )
+    )  # fmt: skip
     return Server(
         model=served,
         scheduler=scheduler,

@@ -27,7 +27,7 @@ UNTESTED_TODAY = {  # of jaxtrain
     apps.lifecycle.tables apps.serve.app apps.serve.completions apps.serve.http
     apps.serve.request_params apps.serve.responses apps.serve.scheduler apps.serve.stored_completions
     apps.serve.streaming apps.synthesis.config apps.synthesis.prompts apps.synthesis.run models.hf_families
-    models.hf_layout models.layers models.zoo stages.before_after stages.init_from
+    models.hf_layout models.layers models.zoo stages.before_after
     stages.reference stages.reward_model stages.session stages.trainer stages.weights types
     """.split()
 }
