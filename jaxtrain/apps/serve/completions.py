@@ -65,9 +65,10 @@ async def text(server: Server, request: Request) -> Response:
     tokenizer, vocab = server.model.template.tokenizer, server.scheduler.runner.vocab
     texts = [prompt for prompt in params.prompts if isinstance(prompt, str)]
     encoded = iter(await run_in_threadpool(tokenizer.encode, texts) if texts else [])
+    opening = [tokenizer.bos] if "bos_token" in tokenizer.token_names else []
     prompts = []
     for i, prompt in enumerate(params.prompts):
-        ids = [tokenizer.bos, *next(encoded).tolist()] if isinstance(prompt, str) else prompt
+        ids = [*opening, *next(encoded).tolist()] or [tokenizer.bos] if isinstance(prompt, str) else prompt
         if max(ids) >= vocab:
             raise invalid_param(f"prompt[{i}]", f"the token {max(ids)} is beyond the vocabulary of {vocab}")
         prompts.append(ids)

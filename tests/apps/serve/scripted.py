@@ -38,7 +38,7 @@ OPENING = HEAD + "{{ m.content }}" + TAIL + "{{ '<think>\n' }}{% endif %}"
 
 
 @functools.cache
-def template(source):
+def template(source, bos="<|start|>"):
     """A template for a tokenizer of bytes and SPECIALS."""
     inner = Tokenizer(
         models.BPE({c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, [])
@@ -48,7 +48,7 @@ def template(source):
         decoders.ByteLevel(),
     )
     inner.add_special_tokens([AddedToken(one, special=True, normalized=False) for one in SPECIALS])
-    return Template("scripted", source, FastTokenizer(inner, {"eos": "<|end|>", "bos": "<|start|>"}))
+    return Template("scripted", source, FastTokenizer(inner, {"eos": "<|end|>", "bos": bos}))
 
 
 class ScriptedScheduler:
@@ -81,9 +81,9 @@ class ScriptedScheduler:
         """Nothing runs."""
 
 
-def scripted_server(source, path=None):
+def scripted_server(source, path=None, **options):
     """The state of a server with a template; `path` is its store's."""
-    own = template(source)
+    own = template(source, **options)
     scheduler = ScriptedScheduler(own.tokenizer.vocab_size)
     store = CompletionStore(path) if path else None
     served = ServedModel(NAME, 1_700_000_000, "fp_test", own, own.ends, decoder(own, own.ends))

@@ -207,3 +207,24 @@ def test_a_stored_turn_is_learnt_as_it_was_written(server, client):
     (row,) = template(FULL).encode(dialog.messages, dialog.template_kwargs)
     assert row.ids.tolist() == [*record["prompt_token_ids"], *ids]
     assert row.ids[row.loss_mask].tolist() == ids
+
+
+def test_a_text_has_a_bos_where_the_tokenizer_names_one():
+    for bos, opening in (("<|start|>", ["<|start|>"]), (None, [])):
+        with running(scripted_server(FULL, bos=bos)) as other, other.client() as one:
+            write(other, "Yes.")
+            assert one.completions.create(model=NAME, prompt="Hi").choices[0].text == "Yes."
+            assert shown(other) == "".join([*opening, "Hi"])
+            one.completions.create(model=NAME, prompt="")
+            assert len(other.state.scheduler.requests[0].ids) == 1
+
+
+def test_requests_with_tools_take_the_template_for_tools():
+    state = scripted_server(HEAD + "{{ m.content }}" + TAIL + "{% endif %}")
+    state = state._replace(model=state.model._replace(tool_template=template(FULL)))
+    with running(state) as other, other.client() as one:
+        write(other, CALL)
+        assert chat(one, tools=TOOLS).choices[0].finish_reason == "tool_calls" and '"name": "add"' in shown(
+            other
+        )
+        assert chat(one).choices[0].finish_reason == "stop"
