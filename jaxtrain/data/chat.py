@@ -20,7 +20,7 @@ import numpy as np
 from jaxtrain.config import ConfigError
 from jaxtrain.data import special_text
 from jaxtrain.data.chat_jinja import ChatJinja, TemplateFailure, with_arguments
-from jaxtrain.data.messages import BadRecord, Message, in_loss
+from jaxtrain.data.messages import THOUGHTS, BadRecord, Message, in_loss, thought_of
 from jaxtrain.data.response import MARKS, split_thought
 from jaxtrain.data.special_text import SpecialText
 from jaxtrain.data.tokenizer import ByteTokenizer, Tokenizer
@@ -29,7 +29,6 @@ from jaxtrain.files import cache
 
 NAMED = ("plain", "hh", "chatml", "llama2", "llama3", "gemma", "none")
 _MARKUP = re.compile(r"<\|\w+\|>|<\w+_of_turn>")  # what a template of ours writes for a special token
-_THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thought")  # names of the field in messages
 _USER = {"role": "user", "content": "Question?"}
 _ANSWER = {"role": "assistant", "content": "Answer."}
 _CALL = {"type": "function", "id": "call00000", "function": {"name": "lookup", "arguments": {"key": "value"}}}
@@ -103,7 +102,7 @@ class Template:
         # A thought may stand in the content of an assistant's message: its marks are the template's to read.
         marks = {mark for one in MARKS for mark in one if mark}
         self._in_others, self._in_answers = SpecialText(specials), SpecialText(set(specials) - marks)
-        self._thoughts = tuple(one for one in _THOUGHTS if re.search(rf"[.'\"]{one}\b", source))
+        self._thoughts = tuple(one for one in THOUGHTS if re.search(rf"[.'\"]{one}\b", source))
         self._inline = next((one for one in MARKS if one.end in source), None)
         # What the template writes before an answer; whether content is null beside a call, a list of parts.
         self.lead, self._none_for_empty, self._in_parts = "", False, False
@@ -225,7 +224,7 @@ class Template:
             message["tool_calls"] = [with_arguments(call) for call in calls]
         # A model's answer brings the space that the template writes itself.
         message["content"] = message["content"].removeprefix(self.lead)
-        if thought := _thought(message):
+        if thought := thought_of(message):
             message |= {name: thought for name in self._thoughts if not message.get(name)}
             called = self._none_for_empty and message.get("tool_calls") and not message["content"]
             if not (self._thoughts or called) and self._inline and self._inline.end not in message["content"]:
@@ -244,7 +243,7 @@ class Template:
             learn = in_loss(message)
             if learn:
                 require_answer(answer, message)
-                if thought_lost(answer, _thought(message)):
+                if thought_lost(answer, thought_of(message)):
                     lost["thoughts"] = None
             if not before.startswith(rows[-1].written):
                 rows.append(_Row())
@@ -289,7 +288,7 @@ class Template:
                     return answer, ended
                 if answer.startswith(start):
                     return answer.removeprefix(start).lstrip("\n"), ended
-                thought = _thought(message) or split_thought(message["content"])[0]
+                thought = thought_of(message) or split_thought(message["content"])[0]
                 return "{}\n{}\n\n{}".format(thought, end, answer.lstrip("\n")), ended
         raise ConfigError(
             f"--template={self.name}: the text before an answer changes once the answer is there, from "
@@ -474,11 +473,6 @@ def _version(source: str, tokenizer: Tokenizer) -> int:
     """The version of the way this file encodes; the second one changed no id of bytes under a template of ours."""
     ours = isinstance(tokenizer, ByteTokenizer) and source in map(_named, NAMED)
     return 1 if ours else 2
-
-
-def _thought(message: Message) -> str:
-    """The thought in a field of its own; empty where there is none."""
-    return next((value for name in _THOUGHTS if isinstance(value := message.get(name), str) and value), "")
 
 
 def _crossing(spans: np.ndarray, cut: int) -> np.ndarray:

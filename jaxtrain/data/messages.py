@@ -145,6 +145,9 @@ def _message(value: Any, what: str) -> Message:
     if "refusal" in others and not content:
         content = text_of(others.pop("refusal"), f"refusal of {what}")
     _read_calls(others, what)
+    for name in THOUGHTS:
+        if name in others:
+            text_of(others[name], f"{name} of {what}")
     if content is None and speaks(others):
         content = ""
     content = text_of(content, f"content of {what}")
@@ -161,9 +164,14 @@ def _role(value: Any) -> str | None:
     return _ALIASES.get(role, role if role in ROLES else None)
 
 
+def thought_of(message: Mapping[str, Any]) -> str:
+    """The thought in a field of its own; empty where there is none."""
+    return next((message[name] for name in THOUGHTS if message.get(name)), "")
+
+
 def speaks(message: Mapping[str, Any]) -> bool:
     """Whether a message without content says something nonetheless: it calls a tool, or thinks."""
-    return bool(message.get("tool_calls")) or any(message.get(name) for name in THOUGHTS)
+    return bool(message.get("tool_calls") or thought_of(message))
 
 
 def _joined(parts: Sequence[Any], what: str) -> tuple[str, Message]:

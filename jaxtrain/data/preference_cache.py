@@ -15,7 +15,7 @@ from jaxtrain.data import dialogs, record_formats, sources, summary
 from jaxtrain.data.bad_records import Skips
 from jaxtrain.data.chat import Template
 from jaxtrain.data.compared_completions import Comparison, JudgedCompletion
-from jaxtrain.data.messages import THOUGHTS, BadRecord, Message
+from jaxtrain.data.messages import BadRecord, Message, thought_of
 from jaxtrain.data.record_fields import FieldUse, columns_of
 from jaxtrain.data.record_formats import RecordFormat
 from jaxtrain.data.source_spec import DataSource
@@ -216,7 +216,7 @@ def _unwritten(
     kinds = list(template.unwritten(messages, item.template_kwargs))
     completions = [item.completion] if isinstance(item, JudgedCompletion) else item.completions
     for one in completions:
-        thought = "" if isinstance(one, str) else next((one[name] for name in THOUGHTS if one.get(name)), "")
+        thought = "" if isinstance(one, str) else thought_of(one)
         if thought and thought_lost(template.completion_text(messages, one, item.template_kwargs), thought):
             kinds.append("thoughts")
     return (f"{summary.UNWRITTEN}{kind}" for kind in dict.fromkeys(kinds))

@@ -93,6 +93,7 @@ BAD = [
     ({"content": "x", "tool_calls": ["f"]}, "no tool call: tool_calls of m.0. is not a list of objects"),
     ({"content": "x", "tool_calls": [{"function": {}}]}, "no tool call: a call of m.0. has no name"),
     ({"content": "x", "tool_calls": "f("}, "no JSON: tool_calls of m.0. is a string that is none"),
+    ({"content": "x", "thinking": ["hm"]}, "no text: thinking of m.0. is not a string but list"),
     ({"content": "x", "note": ["a", {"b": "\ud83d"}]}, "no text: m.0. holds half a surrogate pair"),
     ({"content": "x", "\udc00": 1}, "no text: m.0. holds half a surrogate pair"),
 ]
