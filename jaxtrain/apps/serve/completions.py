@@ -212,7 +212,7 @@ async def _store(job: CompletionJob) -> dict[str, Any]:
         job.server.model, job.form, params, job.id, job.created, builders, job.prompt_tokens
     )
     if params.store:
-        stored = responses.stored_body(body, params, job.seed, builders, job.prompts[0])
+        stored = responses.stored_body(job.server.model, body, params, job.seed, builders, job.prompts[0])
         await asyncio.wrap_future(job.server.store.add(stored))
     return body
 

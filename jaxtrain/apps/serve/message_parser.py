@@ -5,8 +5,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from jaxtrain.config import ConfigError
 from jaxtrain.data import special_text
 from jaxtrain.data.chat import Template
+from jaxtrain.data.messages import BadRecord
 from jaxtrain.data.response import (
     MARKS,
     ThoughtMarks,
@@ -20,6 +22,7 @@ from jaxtrain.data.tool_calls import KNOWN, CallFormat, ToolCall, Tools, calls_b
 _TAIL = 64  # last tokens of a prompt, among which is the mark that opens a thought
 
 _USER = {"role": "user", "content": "Question?"}
+_ANSWER = {"role": "assistant", "content": "Answer."}
 _TOOL = {
     "type": "function",
     "function": {"name": "lookup", "description": "", "parameters": {"type": "object", "properties": {}}},
@@ -101,6 +104,15 @@ def parser_for(
 def calls_without_tools(template: Template) -> bool:
     """Whether a template writes an assistant's calls, but not the tools of a request."""
     return _formats(template).calls is not None and bool(template.unwritten([_USER], {"tools": [_TOOL]}))
+
+
+@functools.cache
+def writes_thoughts(template: Template) -> bool:
+    """Whether a template writes a thought that stands in a field of its own."""
+    try:
+        return "Thought" in template.completion_text([_USER], {**_ANSWER, "reasoning_content": "Thought."})
+    except (BadRecord, ConfigError):
+        return False
 
 
 def special_places(

@@ -12,6 +12,7 @@ from jaxtrain.apps.serve import message_parser
 from jaxtrain.apps.serve.message_parser import MessageParser, ParsedMessage
 from jaxtrain.apps.serve.request_params import CompletionParams
 from jaxtrain.data.chat import Template
+from jaxtrain.data.response import split_thought
 from jaxtrain.data.tool_calls import ToolCall
 from jaxtrain.generate import sampler, stop_strings
 from jaxtrain.generate.continuous_batching import CompletionPart, TokenLogprobs
@@ -214,6 +215,7 @@ def usage(builders: Sequence[CompletionBuilder], prompt_tokens: int) -> Json:
 
 
 def stored_body(
+    model: ServedModel,
     response: Json,
     params: CompletionParams,
     seed: int,
@@ -222,10 +224,16 @@ def stored_body(
 ) -> Json:
     """The response as it is stored: with the request's parameters and the ids of its tokens.
 
-    The log-probabilities are those of the content: of the tokens from `content_tokens[0]` to `content_tokens[1]`.
+    The log-probabilities are those of the content: of the tokens from `content_tokens[0]` to `content_tokens[1]`. A
+    thought stays in the content where the chat template would not write it otherwise: training learns what was written.
     """
     choices = []
     for choice, builder in zip(response["choices"], builders, strict=True):
+        if _thought_is_text(model, builder):
+            builder.content_tokens = slice(0, builder.text_tokens)
+            message = {k: v for k, v in choice["message"].items() if k != "reasoning_content"}
+            logprobs = _chat_logprobs(model, params, builder, builder.content_tokens)
+            choice = choice | {"message": message | {"content": builder.text}, "logprobs": logprobs}
         ids: Json = {"token_ids": builder.ids[: builder.text_tokens]}
         if params.top_logprobs is not None and builder.content_tokens != slice(0, builder.text_tokens):
             ids["content_tokens"] = [builder.content_tokens.start, builder.content_tokens.stop]
@@ -257,6 +265,14 @@ def stored_body(
             "prompt_token_ids": list(prompt_ids),
         }
     )
+
+
+def _thought_is_text(model: ServedModel, builder: CompletionBuilder) -> bool:
+    """Whether a thought is a part of an answer's text, which the chat template writes nowhere else."""
+    inside = (
+        bool(builder.thought) and not builder.calls and not message_parser.writes_thoughts(model.template)
+    )
+    return inside and split_thought(builder.text)[0] == builder.thought
 
 
 def _head(model: ServedModel, kind: str, completion_id: str, created: int) -> Json:

@@ -228,3 +228,16 @@ def test_requests_with_tools_take_the_template_for_tools():
             other
         )
         assert chat(one).choices[0].finish_reason == "stop"
+
+
+def test_a_thought_that_the_template_does_not_write_is_stored_as_the_text_that_it_was(tmp_path):
+    source = HEAD + "{{ m.content }}" + TAIL + "{% endif %}"
+    with running(scripted_server(source, tmp_path / "store.sqlite")) as other, other.client() as one:
+        ids = write(other, "<think>\nHm.\n</think>\n\nYes.")
+        response = chat(one, store=True, logprobs=True)
+        assert parts(response.choices[0].message)[:2] == ("Hm.", "Yes.")
+        record = one.chat.completions.retrieve(response.id).to_dict()
+    assert len(record["choices"][0]["logprobs"]["content"]) == len(ids)
+    (form,) = [known for known in record_formats.CHAT if known.name == "stored"]
+    (row,) = template(source).encode(record_formats.read(record, form).messages)
+    assert row.ids[row.loss_mask].tolist() == ids
