@@ -66,10 +66,10 @@ def encode_words(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     place -= np.repeat(starts.astype(np.uint8), stops - starts + 1)
     terms = _PLACE_FACTORS[place] * (raw ^ np.uint8(32))
     hashes = np.add.reduceat(terms, starts) if len(raw) else stops
-    numbers = np.add.reduceat((raw - np.uint8(48) < 10).astype(np.uint8), starts) > 0 if len(raw) else stops
-    words = (
-        _FIRST_CHARACTER + (mix64(hashes.astype(np.uint64)) >> np.uint64(45)) * np.uint64(2) + numbers
-    ).astype(np.uint32)
+    numbers = np.zeros(len(stops), np.uint64)
+    numbers[np.searchsorted(stops, np.flatnonzero(raw - np.uint8(48) < 10))] = 1  # a digit in the word
+    hashes = mix64(hashes.astype(np.uint64)) >> np.uint64(45) << np.uint64(1) | numbers
+    words = (_FIRST_CHARACTER + hashes).astype(np.uint32)
     nonempty = stops > starts  # an empty text leaves an empty word
     ends = np.searchsorted(stops, np.cumsum([len(one) + 1 for one in encoded]), side="left")
     return words[nonempty], np.concatenate([[0], np.cumsum(nonempty)])[ends]

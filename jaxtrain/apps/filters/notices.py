@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator
 from itertools import groupby
 
+# Every notice has one of them.
 _HINTS = (
-    "copyright", "licens", "licenc", "lizenz", "©", "(c) ", "spdx", "warrant", "rights reserved", "redistribut",
-    "permission is hereby", "do not edit", "generated", "confidential", "privacy policy", "cookie", "terms of ",
-    "unsubscribe", "public domain",
+    "copyright", "licen", "lizenz", "©", "rights reserved", "do not edit", "generated", "confidential", "cookie",
+    "privacy policy", "unsubscribe",
 )  # fmt: skip
 # Of a text in small letters; one such phrase makes a block of comments or a short paragraph a notice.
 _STRONG = re.compile(

@@ -105,7 +105,8 @@ def test_long_documents_are_judged_by_their_ngrams(monkeypatch):
 def test_records_of_one_form_with_other_numbers_are_no_duplicates(tmp_path):
     form = (
         "Weather report for {}. On Monday it was {} degrees by day and {} at night. The wind came from the north "
-        "with {} kilometres an hour, and {} millimetres of rain were read at the gauge. The sun rose at {} and set at {}."
+        "with {} kilometres an hour, and {} millimetres of rain were read at the gauge. "
+        "The sun rose at {} and set at {}."
     )
     towns = ("Aldmouth", "Brackley", "Corran", "Dunmere")
     texts = [

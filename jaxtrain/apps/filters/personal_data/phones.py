@@ -22,11 +22,12 @@ _NANP = re.compile(
 )
 _INTERNATIONAL = re.compile(r"(?<![\w+.*)\]-])(?:\(?\+ ?|00 ?)[1-9](?:[ ().\-/]{0,3}\d){6,16}(?!\w)")
 _TRUNK = re.compile(
-    r"(?<![\w.,+/:*-])(?<![0-9A-Z]{4} )(?:\((?=\d{1,5}\)))?0[1-9]\d{0,4}(?:(?:\) ?|[ "
+    r"(?<![\w.,+/:*-])(?<![0-9A-Z]{4} [0-9A-Z]{4} )(?:\((?=\d{1,5}\)))?0[1-9]\d{0,4}(?:(?:\) ?|[ "
     r"./-])\d{1,8}){1,6}(?![\w,:])(?!\.\d)"
 )
 _DIGITS = re.compile(r"[0-9](?:[ ().\-/]{0,3}[0-9]){5,}")  # begins with a class of characters, which is fast
 _RUN = re.compile(r"(?<![\w.+,])(?:\((?=\d{1,5}\)))?\d(?:[ ().\-/]{0,3}\d){5,18}(?!\w)")
+_IN_FOURS = re.compile(r"[0-9A-Z]{4} \d{4}|/|\d{4}(?: \d{4})+\Z")  # an account, a path, a dump
 _DATE = re.compile(
     r"(?:(?:19|20)\d\d[-./ ](?:0?[1-9]|1[0-2])[-./ ]\d{1,2}|\d{1,2}[-./]\d{1,2}[-./](?:19|20)?\d\d)(?!\d)"
 )
@@ -37,7 +38,7 @@ _BEFORE = 48  # characters before a number that are looked at
 
 # Words that name a telephone; for speed, numbers are looked for first and then the words before them.
 _NOUNS = frozenset(
-    "tel telephone phone telephones phones cellphone fax telefax hotline helpline whatsapp viber sms "
+    "tel telephone phone cellphone fax telefax hotline helpline whatsapp viber sms "
     "landline fon fono "
     "telefon telefono teléfono téléphone telephonnummer telefonnummer rufnummer tél móvil movil celular "
     "telefone telemóvel "
@@ -58,6 +59,9 @@ _VERBS = frozenset(
 _NEED_A_MARK = frozenset(
     "cell mobile mobil mobiel handy portable ph".split()
 )  # nouns, with a colon or dot behind them
+_ADDRESSED = frozenset(
+    "me us him her them on at under now back is unter au al a".split()
+)  # between a verb and a number
 _OWNERS = frozenset(
     "my our his her their your the this office home work meine mein unsere mon notre mi nuestro".split()
 )
@@ -158,8 +162,7 @@ def _international(text: str, first: int, last: int) -> Spans:
             start += match[0][0] == "(" and match[0].count("(") > match[0].count(")")
             number = text[start:end]
             if number.startswith("00"):
-                fours = {*map(len, number.split())} == {4}
-                if not cue and (fours or "." in number or text[match.start() - 1 : match.start()] == "/"):
+                if not cue and (_IN_FOURS.search(text, max(0, start - 5), end) or "." in number):
                     continue
                 number = "+" + number[2:].lstrip()
             elif "+ " in number and not cue:
@@ -175,10 +178,11 @@ def _international(text: str, first: int, last: int) -> Spans:
 
 def _stands_alone(text: str, match: re.Match[str]) -> bool:
     """Whether no number or expression stands before a + or 00, as where something is added."""
-    before = text[max(0, match.start() - 2) : match.start()]
-    return not re.search(r"[\w)\]] \Z", before) or bool(
-        before[0].isalpha() and _count_digits(match[0]) >= 9 and match[0][1] != " "
-    )
+    before, number = text[max(0, match.start() - 2) : match.start()], match[0]
+    if not re.search(r"[\w)\]] \Z", before):
+        return True
+    grouped = re.search(r"\d[ -]\d", number)
+    return _count_digits(number) >= 9 and number[1] != " " and (before[0].isalpha() or bool(grouped))
 
 
 def _longest_valid(number: str, regions: tuple[str | None, ...]) -> str:
@@ -206,7 +210,9 @@ def _is_possible(number: str) -> bool:
 
 
 def _cue(text: str, start: int) -> str:
-    """What stands before a number: "noun", a word such as Tel.; "verb", one such as call; "" for neither."""
+    """What stands before a number: "noun", a word such as Tel.; "verb", one such as call; "addressed", as in call me
+    on; "" for none.
+    """
     before = text[max(0, start - _BEFORE) : start]
     if before.endswith("tel:") or before.endswith(("wa.me/", "phone=", "callto:", "sms:")):
         return "noun"
@@ -223,7 +229,8 @@ def _cue(text: str, start: int) -> str:
                 continue
             if word in _NEED_A_MARK and marked:
                 return "noun"
-            return "verb" if word != "ph" else ""
+            addressed = marked or (i > 0 and words[-1] in _ADDRESSED)
+            return "" if word == "ph" else "addressed" if addressed else "verb"
         if word not in _FILLERS:
             return ""
     return ""
@@ -240,9 +247,10 @@ def _number_end(text: str, match: re.Match[str], cue: str) -> int:
         return 0
     thousands = _THOUSANDS.match(number)
     if valid := _longest_valid(number, _REGIONS):
-        amount = thousands and (number.endswith("000") or (cue == "verb" and len(number) < 11))
-        return 0 if amount and not named else match.start() + len(valid)
-    if cue == "verb" or (thousands and not named) or not 6 <= digits <= _MOST:
+        amount = thousands and not named and (number.endswith("000") or cue == "verb")
+        count = cue == "verb" and digits == len(number) and number[0] != "0" and digits < 10
+        return 0 if amount or count else match.start() + len(valid)
+    if cue != "noun" or (thousands and not named) or not 6 <= digits <= _MOST:
         return 0
     apart = digits < len(number) or (digits >= _FEWEST and number[0] == "0")
     return match.end() if named or apart else 0

@@ -97,6 +97,28 @@ phone_id = 1234567890
 $user@host.com is filled in, ${name}@example.com too
 f"{user}@{host}.com"
 foo@bar and root@localhost and a@b
+The call 12345678 returned -1 after 123 456 789 calls.
+Text 2 345 678 words, ring 7 654 321 times, cell 612 345 678 units
+x = 5 :: Int; y = '5'::int; u8::from(3); f32::MAX; Ada::Bee::c3
+a { color: red } a::before { content: "\\201C" } ::1
+scp file1.txt host2:/tmp/ && rsync -a src@2024.bak dst
+"name": "left-pad", "resolved": "left-pad@npm:1.3.0"
+log.info("took %d ms", 1234567) # page 12 of 300
+0x7fff5fbff8c0 in foo (x=0x100200300400) at main.c:42
+AAAA-1234-BBBB-5678 is a serial; part no. 12-345-6789 and 1234-56-789
+user_password_hash2 = hash_password2(user_password1)
+print(f"{password1!r}")
+if token == expected_token2: return
+auth_token = self.client.login1(user).token2
+"token": "string", "password": "string", "secretKey": "stringValue1"
+bearer token-based-auth2 is used; basic authentication2 is not
+-----BEGIN CERTIFICATE----- MIIB -----END CERTIFICATE-----
+pub key: ssh-keygen -t ed25519
+1.10.2.3.4 and 10.2.0.1-rc1 and 4.14.0.300
+June 30 2024 415-5552, rooms 415-555, lines 2671-2680
+@ada and @bob2 talk; see #12345678 and $1,234,567.89
++1.0.0, +12 dB, +100 200 units, 1+1234567890, C++11 2014
+2^52 is 4503599627370496 and 2^62 is 4611686018427387904
 s/foo@bar/baz@qux/g
 """.strip().split("\n")
 
@@ -141,6 +163,22 @@ phone|030 901820|Telefon 030 901820
 phone|(030) 90 18 20|Fon (030) 90 18 20
 phone|0171 1234567|Mobil: 0171 1234567
 phone|+49 (0)30 901820|+49 (0)30 901820
+phone|(020) 7946 0958|(020) 7946 0958
+phone|+44 20 7946 0958|Suite 300 +44 20 7946 0958
+phone|020 7946 0958|Room 1204 020 7946 0958
+phone|020 7946 0958|12 020 7946 0958
+phone|(415) 555-2671|Apt 5 (415) 555-2671
+phone|+1 (415) 555-2671|+1 (415) 555-2671
+phone|+1-415-555-2671, ext. 9|+1-415-555-2671, ext. 9
+phone|1-800-555-0199|1-800-555-0199
+phone|0171/1234567|Handy: 0171/1234567
+phone|089 / 12 34 56 78|Tel. 089 / 12 34 56 78
+phone|+49-171-1234567|+49-171-1234567
+phone|+41 44 668 18 00|+41 44 668 18 00
+phone|044 668 18 00|Tel. 044 668 18 00
+phone|+34 612 34 56 78|+34 612 34 56 78
+phone|4155552671|my number is 4155552671
+phone|415/555-2671|415/555-2671
 phone|0049 30 901820|Fax 0049 30 901820
 phone|020 7946 0958|ring me on 020 7946 0958
 phone|+44 20 7946 0958|WhatsApp +44 20 7946 0958
@@ -167,6 +205,11 @@ ip|fe80::1ff:fe23:4567:890a%eth0|ping fe80::1ff:fe23:4567:890a%eth0
 ip|::ffff:192.0.2.7|from ::ffff:192.0.2.7
 ip|2001:0db8:85a3:0000:0000:8a2e:0370:7334|2001:0db8:85a3:0000:0000:8a2e:0370:7334
 ip|192.0.2.7|192.0.2.7:8080
+ip|203.0.113.77|[203.0.113.77]:25
+ip|203.0.113.77|(203.0.113.77)
+ip|2001:db8::ff00:42:8329|2001:db8::ff00:42:8329/64
+ip|2001:DB8::FF00:42:8329|[2001:DB8::FF00:42:8329]
+ip|203.0.113.77|X-Real-IP: 203.0.113.77
 ip|203.0.113.9|203.0.113.9 - - [01/Mar/2024:10:00:00 +0000] "GET / HTTP/1.1" 200
 ip|198.51.100.23|Failed password for root from 198.51.100.23 port 22
 ip|10.1.2.3|ssh root@10.1.2.3
