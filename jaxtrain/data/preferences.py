@@ -66,19 +66,12 @@ def prepare(
     `ties` half counts a tie for both sides by half, drop leaves it out. `soft` takes `p_win` where a record has it.
     Completions are never cut: a prompt loses its beginning, or the row is dropped. Raises ConfigError.
     """
-    source_spec.check(cfg)
-    if cfg.text_field != Dialogs.text_field:
-        raise ConfigError(f"--text_field={cfg.text_field}: comparisons are not plain text; leave it out")
-    train, held_out = pipeline.open_sources(cfg, None, message_trees.assembled)
-    record_formats.require_columns(columns_of(cfg.columns), [records for _, records in train], cfg)
+    train, held_out = _open(cfg)
     choice = Choice(kind, ties, flat, soft)
-    sides = [
-        [
-            preference_cache.tokenised(source, records, flag, cfg, template, choice)
-            for source, records in opened
-        ]
-        for flag, opened in (("data", train), ("eval_data" if cfg.eval_data else "data", held_out))
-    ]
+    sides = (
+        _tokenised("data", train, cfg, template, choice),
+        _tokenised("eval_data" if cfg.eval_data else "data", held_out, cfg, template, choice),
+    )
     sets = [*sides[0], *sides[1]]
     N = 2 if kind != "ranked" else max(one.rank.shape[1] for one in sets)
     firsts = list(itertools.accumulate([len(one.number) for one in sets], initial=0))
@@ -106,6 +99,23 @@ def prepare(
         train_rows=firsts[len(train)],
         fields=lambda i: everything.record(i, [records for _, records in (*train, *held_out)]),
     )
+
+
+def _open(cfg: Dialogs) -> tuple[summary.Opened, summary.Opened]:
+    source_spec.check(cfg)
+    if cfg.text_field != Dialogs.text_field:
+        raise ConfigError(f"--text_field={cfg.text_field}: comparisons are not plain text; leave it out")
+    train, held_out = pipeline.open_sources(cfg, None, message_trees.assembled)
+    record_formats.require_columns(columns_of(cfg.columns), [records for _, records in train], cfg)
+    return train, held_out
+
+
+def _tokenised(
+    flag: str, opened: summary.Opened, cfg: Dialogs, template: Template, choice: Choice
+) -> list[TokenisedComparisons]:
+    return [
+        preference_cache.tokenised(source, records, flag, cfg, template, choice) for source, records in opened
+    ]
 
 
 def _about(
