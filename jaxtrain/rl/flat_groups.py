@@ -51,8 +51,8 @@ def warner(session: Session, group: int) -> Callable[[ScoredBatch, Mapping[str, 
             )
         if zero is not None and zero.all():
             lines["flat"] = (
-                f"all {len(batch.scores) // group:,} groups have equal scores: their advantages are 0, and nothing is "
-                "learnt from them (frac_reward_zero_std)"
+                f"all {len(batch.scores) // group:,} groups of an iteration have equal scores: their advantages "
+                "are 0, and nothing is learnt from them (frac_reward_zero_std)"
             )
         for kind, line in lines.items():
             if kind not in printed and session.primary:

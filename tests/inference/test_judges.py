@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from jaxtrain.apps.evals.config import EvalJudge
 from jaxtrain.config import ConfigError
 from jaxtrain.inference import judges
 from jaxtrain.inference.config import VERDICT_TOKENS, MachineFlags, QualityFlags
@@ -58,3 +59,46 @@ def test_models_and_rubrics_that_cannot_judge_are_refused(monkeypatch):
         judges, "reward_model_judge", lambda source, step, machine: SimpleNamespace(name=str(source))
     )
     assert open_judge("runs/rm")[0].name == "runs/rm"
+
+
+@pytest.mark.parametrize("flags, temperature, max_new", [
+    ({}, 0.0, VERDICT_TOKENS), ({"votes": 3}, 0.7, VERDICT_TOKENS), ({"judge_temperature": 1.0}, 1.0, VERDICT_TOKENS),
+    ({"votes": 2, "judge_temperature": 0.2}, 0.2, VERDICT_TOKENS), ({"judge_temperature": 0.0}, 0.0, VERDICT_TOKENS),
+])  # fmt: skip
+def test_the_judge_s_temperature_is_a_flag(flags, temperature, max_new):
+    judge, _, requests = open_judge("http://h/v1", **flags)
+    judge.score([CASE], 0)
+    assert {(one.temperature, one.max_new) for one in requests} == {(temperature, max_new)}
+
+
+def test_flags_of_a_judge_that_would_do_nothing_are_refused():
+    for flags, message in (
+        (
+            {"judge": "gold", "judge_temperature": 1.0},
+            "--judge_temperature: acts only where a model is the --judge",
+        ),
+        ({"judge": "gold", "judge_max_new": 9}, "--judge_max_new: acts only"),
+        (
+            {"judge": "http://h/v1", "judge_temperature": -0.5},
+            r"--judge_temperature=-0\.5: at least 0, or -1",
+        ),
+        (
+            {"judge": "http://h/v1", "judge_temperature": 0.0, "votes": 2},
+            "2 --votes at temperature 0 are one vote",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            QualityFlags(**flags).check()
+        with pytest.raises(ConfigError, match=message):
+            EvalJudge(**flags).check()
+
+
+def test_a_function_that_needs_what_a_judge_cannot_give_is_refused_at_once(tmp_path):
+    (tmp_path / "mine.py").write_text("def f(completions, answer): return [1.0] * len(completions)\n")
+    quality = QualityFlags(judge=f"{tmp_path}/mine.py:f")
+    with pytest.raises(
+        ConfigError, match=r"--judge=.*mine\.py:f: it needs answer, which what is judged does not have"
+    ):
+        judges.open_judge(quality, MachineFlags(), None)
+    judge, _ = judges.open_judge(quality, MachineFlags(), None, {"answer"})
+    assert judge.score([CASE._replace(record={"answer": 5})], 0).values == [1.0]

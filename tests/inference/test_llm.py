@@ -3,6 +3,7 @@
 import threading
 
 from jaxtrain.inference import llm
+from jaxtrain.inference.llm import CUT_OFF, Completion, TokenLogprob, Usage, completion_of
 
 
 def test_threads_add_up_their_usage():
@@ -37,3 +38,26 @@ def test_a_model_needs_no_more_than_completions():
     )
     assert model.generate([llm.Request(llm.user_messages("a"))]) == [[llm.Completion("x", "stop")]]
     assert model.local is None and model.embed is None and not model.remote and model.close() is None
+
+
+def tokens(*texts):
+    return tuple(TokenLogprob(text, -1.0, ()) for text in texts)
+
+
+def test_a_completion_is_the_answer_apart_from_its_thought():
+    whole = tokens("<think>", "A", "</think>", "\n\n", "A", "!")
+    one = completion_of("<think>A</think>\n\nA!", "stop", whole)
+    assert (one.text, one.thought, [t.token for t in one.logprobs]) == ("A!", "A", ["A", "!"])
+    assert one.message() == {"role": "assistant", "content": "A!", "reasoning_content": "A"}
+    opened = completion_of("hm</think> A!", "stop", tokens("hm", "</think>", " A", "!"), opened=True)
+    assert (opened.text, opened.thought, [t.token for t in opened.logprobs]) == ("A!", "hm", [" A", "!"])
+    plain = completion_of(" A! ", "stop", tokens(" A", "!", " "))
+    assert plain == Completion(" A! ", "stop", tokens(" A", "!", " ")) and plain.message()["content"] == "A!"
+    assert completion_of("<think>A</think>", "stop", raw=True).thought == ""
+    assert completion_of("<think>A", CUT_OFF, tokens("<think>", "A")).logprobs == ()
+
+
+def test_changes_of_requests_are_recorded_once():
+    usage = Usage()
+    assert usage.add_change("seed", "no seed") and not usage.add_change("seed", "another line")
+    assert usage.change_lines() == ["no seed"]

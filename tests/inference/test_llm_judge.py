@@ -5,7 +5,16 @@ import math
 import pytest
 
 from jaxtrain.inference import llm_judge
-from jaxtrain.inference.llm import LLM, Completion, TokenLogprob, Usage, user_messages
+from jaxtrain.inference.llm import (
+    CUT_OFF,
+    FILTERED,
+    LLM,
+    REFUSED,
+    Completion,
+    TokenLogprob,
+    Usage,
+    user_messages,
+)
 from jaxtrain.inference.llm_judge import JudgeCase, JudgeConfig, JudgePair
 from jaxtrain.rewards import functions
 
@@ -178,3 +187,42 @@ def test_a_function_is_a_judge_and_sees_the_record():
     )
     assert length.score([JudgeCase(MESSAGES, "abc", {"most": 5})], 0).values == [2.0]
     assert length.compare([JudgePair(MESSAGES, "abc", "ab", {"most": 5})], 0).values == [0.0]
+
+
+FAULTS = {
+    "the judge's last line is no verdict: Nice": Completion("Nice.", "stop"),
+    "the judge's answer is empty": Completion(" ", "stop"),
+    "the judge's answer did not end in 9 tokens: raise --judge_max_new": Completion("Sc", CUT_OFF),
+    "the judge's answer did not end in 9 tokens of thought and answer: raise --judge_max_new": Completion(
+        "", CUT_OFF, thought="Score: 3"
+    ),
+    "the endpoint refused the request (400): no": Completion(
+        "", REFUSED, detail="the endpoint refused the request (400): no"
+    ),
+    "the judge's context has no room for the prompt": Completion("", REFUSED),
+    "the endpoint's content filter ended the judge's answer": Completion("", FILTERED),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_case_without_a_verdict_has_a_reason(fault):
+    model = Model(lambda text, n: FAULTS[fault] if "Six" in text else "Score: 4")
+    result = model.judge(max_new=9).score([JudgeCase(MESSAGES, "Five."), JudgeCase(MESSAGES, "Six.")], 0)
+    assert result.values == [4.0, None] and result.faults == ["", fault]
+    assert {one.max_new for one in model.requests} == {9}
+    model = Model(lambda text, n: FAULTS[fault] if text.index("Six") < text.index("Five") else "Verdict: A")
+    result = model.judge(max_new=9).compare([JudgePair(MESSAGES, "Five.", "Six.")], 0)
+    assert result.values == [None] and result.faults == [fault]
+
+
+def test_a_function_that_does_not_apply_leaves_a_case_unjudged():
+    judge = llm_judge.reward_judge(functions.RewardFunction("f", lambda completions: [None, 2.0]))
+    result = judge.score([JudgeCase(MESSAGES, "a"), JudgeCase(MESSAGES, "b")], 0)
+    assert result.values == [None, 2.0] and result.faults == ["the judge has no score for it", ""]
+
+
+def test_an_expected_score_is_read_from_the_answer_s_own_tokens():
+    """The white space between thought and answer is in the tokens, and not in the answer."""
+    found = tokens("\n\nScore", ": ", "8", **{"8": 0.5, "9": 0.5})
+    model = Model(lambda text, n: Completion("Score: 8", "stop", found, thought="Score: 1"))
+    assert model.judge(top_logprobs=3).score([JudgeCase(MESSAGES, "Five.")], 0).values == [pytest.approx(8.5)]

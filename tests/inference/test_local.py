@@ -36,7 +36,9 @@ def loaded():
 @pytest.fixture
 def llm(monkeypatch):
     plan, model, params = loaded()
-    start = SimpleNamespace(arch=ARCH, tokenizer=ByteTokenizer(), lineage={"origin": "runs/sft@8"}, generation={})
+    start = SimpleNamespace(
+        arch=ARCH, tokenizer=ByteTokenizer(), lineage={"origin": "runs/sft@8"}, generation={}
+    )
     monkeypatch.setattr(local.init_from, "load_run", lambda text, flag, causal: start)
     monkeypatch.setattr(local, "inference_plan", lambda run, cache_dir: plan)
     monkeypatch.setattr(local, "load_model", lambda start, plan, settings: (model, params, plan, start))
@@ -111,3 +113,34 @@ def test_several_processes_are_refused(monkeypatch, llm):
     monkeypatch.setattr(local, "inference_plan", lambda run, cache_dir: plan)
     with pytest.raises(ConfigError, match="--judge=x: a run is sampled in one process"):
         local.open_llm("x", "judge", EndpointFlags(), dataclasses.replace(MachineFlags()), NEW)
+
+
+@pytest.mark.parametrize("prompt, text, thought, answer", [
+    ("Hi<think>\n", "hm</think>\n\nYes.", "hm", "Yes."),
+    ("Hi<think>\n", "hm", "hm", ""),
+    ("Hi", "<think>hm</think>Yes.", "hm", "Yes."),
+    ("Hi", "hm</think>\n\nYes.", "", "hm</think>\n\nYes."),
+])  # fmt: skip
+def test_the_thought_of_a_run_is_apart_from_its_answer(monkeypatch, prompt, text, thought, answer):
+    """A prompt that opens the thought makes what comes up to its end one; in a text that is continued nothing does."""
+    plan, model, params = loaded()
+    tokenizer = ByteTokenizer()
+    template = SimpleNamespace(
+        encode_prompt=lambda messages: tokenizer.encode([prompt])[0],
+        tokenizer=tokenizer,
+        ends=(tokenizer.eos,),
+        notes=(),
+    )
+    own = SimpleNamespace(chat_template="a template", encode=tokenizer.encode)
+    start = SimpleNamespace(arch=ARCH, tokenizer=own, lineage={}, generation={})
+    sampled = SampledText(text, [int(i) for i in tokenizer.encode([text])[0]], True, 0.0)
+    sampler = SimpleNamespace(sample=lambda requests: [sampled] * len(requests))
+    monkeypatch.setattr(local.init_from, "load_run", lambda text, flag, causal: start)
+    monkeypatch.setattr(local, "inference_plan", lambda run, cache_dir: plan)
+    monkeypatch.setattr(local, "load_model", lambda start, plan, settings: (model, params, plan, start))
+    monkeypatch.setattr(local.chat, "load_template", lambda name, tokenizer, **more: template)
+    monkeypatch.setattr(local, "text_sampler", lambda *args: sampler)
+    llm = local.open_llm("runs/sft", "generator", EndpointFlags(), MachineFlags(), NEW)
+    chat, raw = llm.generate([Request(user_messages("Hi")), Request(user_messages("Hi"), raw=True)])
+    assert (chat[0].thought, chat[0].text) == (thought, answer)
+    assert (raw[0].thought, raw[0].text) == ("", text)

@@ -56,7 +56,7 @@ def test_what_nothing_is_learnt_from_is_said_once(capsys):
         say(batch, {"frac_reward_zero_std": np.ones(4)})
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2 and lines[0].startswith("1 of 4 completions have no score")
-    assert lines[1].startswith("all 2 groups have equal scores: their advantages are 0")
+    assert lines[1].startswith("all 2 groups of an iteration have equal scores: their advantages are 0")
     say = flat_groups.warner(SimpleNamespace(primary=True), 2)
     say(group_of([1, 1, 0, 2], "x"), {"frac_reward_zero_std": np.array([1, 1, 0, 0])})
     say(group_of([1, 1, 0, 2], "x"), {})

@@ -6,6 +6,7 @@ import pytest
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError
+from jaxtrain.data import chat
 from jaxtrain.rl import on_policy
 from tests.rl.test_scoring import TOKENS, settings
 
@@ -51,3 +52,22 @@ def test_the_first_update_has_no_ratio_and_no_kl():
 def test_without_a_weight_there_are_no_pretraining_columns():
     extra, table = on_policy.ptx_columns(flags(), None, None, 0.0, "")
     assert extra(3, 10.0) == {} and table == []
+
+
+def test_a_reward_function_that_needs_more_than_the_records_have_is_refused_with_the_data(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "def f(prompts, completions, completion_ids, trainer_state, answer): return answer\n"
+    )
+    (tmp_path / "with.jsonl").write_text(
+        "".join(f'{{"prompt": "Hi {i}?", "answer": "Yes."}}\n' for i in range(3))
+    )
+    (tmp_path / "without.jsonl").write_text("".join(f'{{"prompt": "Hi {i}?"}}\n' for i in range(3)))
+    template = chat.load_template("plain", TOKENS)
+    cfg = flags()
+    cfg.scores = config.Scores(reward=f"{tmp_path}/mine.py:f")
+    cfg.data = config.Dialogs(data=f"jsonl:{tmp_path}/with.jsonl", cache_dir=str(tmp_path / "cache"))
+    assert on_policy.fingerprints(cfg, template)["tokenizer"] == TOKENS.fingerprint
+    cfg.data = dataclasses.replace(cfg.data, data=f"jsonl:{tmp_path}/without.jsonl")
+    message = r"mine\.py:f: it needs answer, which --data=jsonl:.* does not have; there are"
+    with pytest.raises(ConfigError, match=message):
+        on_policy.fingerprints(cfg, template)

@@ -77,8 +77,9 @@ def print_tables(result: Mapping[str, Any], console: Console | None = None) -> N
             for name, row in zip(names, one["rates"], strict=False)
         ]
         console.print(_table(f"Wins by {by}, of {one['count']:,} comparisons (95 % interval)", names, rows))
-        for fault, count in one.get("faults", {}).items():
-            console.print(f"{count:,} pairs without a verdict: {fault}", markup=False)
+        if one.get("unanswered"):
+            most = "; ".join(f"{count:,}: {fault}" for fault, count in one["faults"].items())
+            console.print(f"{one['unanswered']:,} pairs without a verdict, most often {most}", markup=False)
     for group, shares in result["stances"]["groups"].items():
         rows = [(stance, [percent(shares[name][stance]) for name in names]) for stance in STANCES]
         console.print(_table(f"To {result['stances']['counts'][group]:,} {group}", names, rows))

@@ -20,8 +20,8 @@ from jaxtrain.apps.evals.config import Evaluate
 from jaxtrain.apps.evals.lm_eval import LONGEST
 from jaxtrain.config import ConfigError
 from jaxtrain.data import chat, file_records, preferences_db
+from jaxtrain.data.messages import BadRecord, Message
 from jaxtrain.data.prompts import question, read_prompts
-from jaxtrain.data.record_formats import BadRecord, Message
 from jaxtrain.data.tokenizer import ByteTokenizer
 from jaxtrain.files import atomic
 from jaxtrain.files.progress import bar
@@ -34,6 +34,7 @@ from jaxtrain.measures.win_rates import Match
 from jaxtrain.worlds import WorldPrompt
 
 BATCH = 64  # prompts of a call
+FAULTS = 3  # most frequent reasons for no verdict that the report has
 _PROMPTS, _TOPICS, _HARM = range(3)  # what a seed is for
 
 
@@ -336,7 +337,7 @@ def _contests(
         matches, faults = _judge_matches(cfg, judge, models, prompts, answers)
         contests[judge.name] = _win_rates(models, matches, cfg.drawing.seed) | {
             "unanswered": sum(faults.values()),
-            "faults": dict(faults.most_common()),
+            "faults": dict(faults.most_common(FAULTS)),
         }
     if cfg.judged.people:
         matches, pairs, others = _human_matches(cfg, models)

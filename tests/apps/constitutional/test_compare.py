@@ -8,7 +8,7 @@ import pytest
 from jaxtrain.apps.constitutional import compare, principles, revise
 from jaxtrain.apps.constitutional.compare import AnswerPair, PreferenceLabel
 from jaxtrain.apps.constitutional.config import SHIPPED
-from jaxtrain.inference.llm import CUT_OFF, Completion, TokenLogprob, user_messages
+from jaxtrain.inference.llm import CUT_OFF, REFUSED, Completion, TokenLogprob, user_messages
 from jaxtrain.worlds.tinytown.configs import Redteam
 from jaxtrain.worlds.tinytown.records import named_rows
 from tests.oracle import chosen, complies, oracle
@@ -144,3 +144,38 @@ def test_examples_name_both_letters_alike():
     assert (
         not requests[2].raw and requests[2].top_logprobs == compare.TOP and chat.endswith("and nothing else.")
     )
+
+
+def test_a_chat_critic_that_thinks_has_room_for_its_letter():
+    """The few tokens of a letter end in its thought; it is requested again with --critic_max_new."""
+    letter = TokenLogprob("A", 0.0, (("A", math.log(0.9)), ("B", math.log(0.1))))
+    sizes = []
+
+    def generate(batch):
+        sizes.extend(one.max_new for one in batch)
+        full = Completion("A", "stop", (letter,), thought="Which?")
+        cut = Completion("", CUT_OFF, (), thought="Whi")
+        return [[full if one.max_new >= needed else cut] for one in batch]
+
+    how = recipe()
+    how = how._replace(
+        critic=how.critic._replace(
+            pages=False, max_new=64, model=how.critic.model._replace(generate=generate)
+        )
+    )
+    needed = 64
+    (label,) = compare.labels(how, PAIRS[:1])
+    assert label.p_first == pytest.approx(0.5) and label.orders == pytest.approx((0.9, 0.9))
+    assert sizes == [compare.CHAT_MAX_NEW] * 2 + [64] * 2
+    needed = 65
+    (label,) = compare.labels(how, PAIRS[:1])
+    assert label.fault == "label truncated in the critic's thought: raise --critic_max_new"
+
+
+def test_a_label_that_an_endpoint_refuses_has_its_words():
+    how = recipe()
+    model = how.critic.model._replace(
+        generate=lambda batch: [[Completion("", REFUSED, detail="no (400)")]] * len(batch)
+    )
+    (label,) = compare.labels(how._replace(critic=how.critic._replace(model=model)), PAIRS[:1])
+    assert label.fault == "label refused: no (400)"

@@ -2,6 +2,7 @@
 
 import collections
 import json
+import re
 
 import pytest
 
@@ -9,7 +10,7 @@ from jaxtrain.apps.synthesis import prompts, recipes, screening
 from jaxtrain.apps.synthesis.recipes import DraftRow, RowFilter, SynthesisConfig
 from jaxtrain.data.prompts import Prompt
 from jaxtrain.inference import llm_judge
-from jaxtrain.inference.llm import CUT_OFF, LLM, REFUSED, Completion, Usage
+from jaxtrain.inference.llm import CUT_OFF, FILTERED, LLM, REFUSED, Completion, Usage
 from jaxtrain.rewards import functions
 
 
@@ -259,3 +260,41 @@ def test_what_the_judge_rejects_is_no_twin_of_what_comes_later():
 @pytest.mark.parametrize("text", ["", "Why?", "{}", "[]", '["a", 1]', '[" "]', "[" * 100_000])
 def test_only_a_list_of_texts_is_one(text):
     assert prompts.read_list(text) is None
+
+
+def test_a_thought_is_in_the_message_and_not_in_the_answer():
+    expert = Model(
+        lambda ask, g, n: Completion("Blue light is scattered.\n", "stop", thought="Rayleigh?"), "thinks"
+    )
+    how = recipe("qa", questions("Why is the sky blue?"), expert, topics=("weather",), per_ask=1)
+    (row,), rejected, _ = recipes.filter_drafts(recipes.drafts(how, [0]), passing(), 0)
+    message = {"role": "assistant", "content": "Blue light is scattered.", "reasoning_content": "Rayleigh?"}
+    assert row["completion"] == [message] and not rejected
+    assert recipes.texts(row) == ["Why is the sky blue?", "Blue light is scattered."]
+    asks = Model(lambda ask, g, n: f"And then {n}?")
+    how = recipe("conversation", asks, expert, topics=("weather",), turns=2)
+    (row,), _, _ = recipes.filter_drafts(recipes.drafts(how, [0]), passing(), 0)
+    assert [one.get("reasoning_content") for one in row["messages"]] == [None, "Rayleigh?"] * 2
+    assert "Rayleigh" not in asks.asks[1].messages[-1]["content"]
+
+
+@pytest.mark.parametrize("reply, reason", [
+    (Completion("", REFUSED, detail="the endpoint refused it: no"), "refused: the endpoint refused it: no"),
+    (Completion("", CUT_OFF, thought="hm"), "cut: no end in 256 tokens of thought and answer"),
+    (Completion("half", FILTERED), "filtered: the endpoint's content filter"),
+])  # fmt: skip
+def test_an_answer_that_did_not_end_says_why(reply, reason):
+    how = recipe("qa", questions("Why?"), Model(lambda ask, g, n: reply), topics=("x",), per_ask=1)
+    _, (row,), _ = recipes.filter_drafts(recipes.drafts(how, [0]), passing(), 0)
+    assert re.match(reason, row["reason"])
+
+
+def test_a_row_without_a_verdict_has_the_judge_s_reason():
+    reply = Completion(
+        "", REFUSED, detail="the endpoint refused the request (400): your plan has no such use"
+    )
+    judge = llm_judge.llm_judge(Model(lambda ask, g, n: reply).generator)
+    how = recipe("qa", questions("Why?"), Model(lambda ask, g, n: "So."), topics=("x",), per_ask=1)
+    _, (row,), counts = recipes.filter_drafts(recipes.drafts(how, [0]), passing(judge=judge), 0)
+    assert row["reason"] == "not judged: the endpoint refused the request (400): your plan has no such use"
+    assert counts["unanswered"] == 1
