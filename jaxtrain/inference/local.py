@@ -91,7 +91,9 @@ def _of_run(text: str, flag: str, machine: MachineFlags, max_new: int) -> LLM:
                 )
                 opened = not is_raw and opens_thought(template.tokenizer.decode(prompts[i][-TAIL:]))
                 completions[i] = [
-                    completion_of(one.text, "stop" if one.ended else CUT_OFF, logps, raw=is_raw, opened=opened)
+                    completion_of(
+                        one.text, "stop" if one.ended else CUT_OFF, logps, raw=is_raw, opened=opened
+                    )
                     for one, logps in zip(own, logprobs, strict=True)
                 ]
             usage.add(
