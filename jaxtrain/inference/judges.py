@@ -9,9 +9,9 @@ import numpy as np
 from jaxtrain import config
 from jaxtrain.config import ConfigError
 from jaxtrain.data import chat
+from jaxtrain.data.messages import BadRecord
 from jaxtrain.data.preferences import alternatives
 from jaxtrain.data.prompts import Prompt
-from jaxtrain.data.record_formats import BadRecord
 from jaxtrain.data.tokenizer import load as load_tokenizer
 from jaxtrain.inference import llm_judge
 from jaxtrain.inference.config import MachineFlags, is_url

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxtrain.data.chat import Template
-from jaxtrain.data.record_formats import Message
+from jaxtrain.data.messages import Message
 from jaxtrain.data.response import split_thought
 
 CUT_OFF = "length"  # finish_reason of a completion that a limit ended

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxtrain import worlds
+from jaxtrain.data.messages import Message
 from jaxtrain.data.prompts import question
-from jaxtrain.data.record_formats import Message
 from jaxtrain.inference.config import VERDICT_TOKENS
 from jaxtrain.inference.llm import (
     CUT_OFF,

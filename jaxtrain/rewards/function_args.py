@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxtrain.config import Failure
+from jaxtrain.data.messages import Message
 from jaxtrain.data.prompts import question
-from jaxtrain.data.record_formats import Message
 
 QUOTED = 40  # characters of a prompt in a message
 OURS = ("prompts", "completions", "messages")  # what every function gets beside the records' fields

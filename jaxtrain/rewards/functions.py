@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxtrain import worlds
 from jaxtrain.config import ConfigError, Failure
-from jaxtrain.data.record_formats import Message
+from jaxtrain.data.messages import Message
 from jaxtrain.rewards import function_args, function_import
 from jaxtrain.rewards.function_args import Logs, Scored
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxtrain.apps.constitutional.revise import Critic, draw_principle, fault_of
-from jaxtrain.data.record_formats import Message
+from jaxtrain.data.messages import Message
 from jaxtrain.inference.llm import (
     CUT_OFF,
     FILTERED,

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from jaxtrain.apps.constitutional.principles import Constitution, ConstitutionPrinciple, PageFormat
+from jaxtrain.data.messages import Message
 from jaxtrain.data.preferences_db import prompt_field
-from jaxtrain.data.record_formats import Message
 from jaxtrain.inference.llm import (
     CUT_OFF,
     FILTERED,

@@ -10,9 +10,9 @@ from jaxtrain.apps.constitutional.config import Constitutional, RevisePhase
 from jaxtrain.apps.constitutional.phase import PhaseRun
 from jaxtrain.apps.constitutional.principles import Constitution
 from jaxtrain.config import Failure
+from jaxtrain.data.messages import Message
 from jaxtrain.data.preferences_db import prompt_field
 from jaxtrain.data.prompts import Prompt, question, read_conversations
-from jaxtrain.data.record_formats import Message
 from jaxtrain.files import terminal
 from jaxtrain.inference.llm import Request, derive_seed
 

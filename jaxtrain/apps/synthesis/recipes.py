@@ -13,9 +13,9 @@ import numpy as np
 
 from jaxtrain.apps.synthesis import prompts, screening
 from jaxtrain.apps.synthesis.prompts import PromptStyle
+from jaxtrain.data.messages import Message
 from jaxtrain.data.preferences_db import prompt_field
 from jaxtrain.data.prompts import Prompt, question
-from jaxtrain.data.record_formats import Message
 from jaxtrain.inference.llm import (
     CUT_OFF,
     FILTERED,
