@@ -270,3 +270,9 @@ def test_steps_on_the_surrogate_make_the_rewarded_token_likely():
     for _ in range(60):
         params, after = step(params)
     assert before < 0.1 and after > 0.9
+
+
+def test_a_number_that_does_not_apply_to_a_row_is_left_out_of_its_mean():
+    stats = np.array([np.nan, 7.0, -0.5], "f")
+    total, count = of({**BATCH, "stats/rewards/one/mean": stats}).metrics["rewards/one/mean"]
+    assert (float(total), float(count)) == (-0.5, 1.0)
