@@ -89,14 +89,10 @@ def push(folder: Path, repository: str, *, private: bool, message: str) -> str:
         api = hub.HfApi(library_name="jaxtrain")
         repository = api.create_repo(repository, private=private or None, exist_ok=True).repo_id
         has_card = api.file_exists(repository, "README.md")
-        try:
-            commit = api.upload_folder(
-                repo_id=repository, folder_path=folder, commit_message=message, delete_patterns=list(_STALE),
-                ignore_patterns=["README.md"] if has_card else None,
-            )  # fmt: skip
-        except RuntimeError as error:  # what the library makes of every failed upload
-            cause = f" ({_line(error.__cause__)})" if error.__cause__ else ""
-            raise Failure(f"{what}: {_line(error)}{cause}; the same command goes on from there") from error
+        commit = api.upload_folder(
+            repo_id=repository, folder_path=folder, commit_message=message, delete_patterns=list(_STALE),
+            ignore_patterns=["README.md"] if has_card else None,
+        )  # fmt: skip
     return str(commit.commit_url)
 
 
@@ -125,7 +121,7 @@ def _library(what: str) -> Any:
 
 @contextlib.contextmanager
 def _explained(what: str, repository: str) -> Iterator[None]:
-    """What the Hub answers, as a ConfigError with what to do about it."""
+    """What the Hub answers, as a ConfigError with what to do about it; a transfer that breaks off is a Failure."""
     from huggingface_hub import constants, errors
 
     login = "log in with `hf auth login`, or set HF_TOKEN"
@@ -158,6 +154,12 @@ def _explained(what: str, repository: str) -> Iterator[None]:
         raise ConfigError(f"{what}: {constants.ENDPOINT} answered {_line(error)}{hint}") from error
     except (errors.HTTPError, errors.OfflineModeIsEnabled) as error:
         raise ConfigError(f"{what}: {constants.ENDPOINT} cannot be reached ({_line(error)})") from error
+    except (
+        RuntimeError,
+        getattr(errors, "XetDownloadError", RuntimeError),
+    ) as error:  # a transfer that broke off
+        cause = f" ({_line(error.__cause__)})" if error.__cause__ else ""
+        raise Failure(f"{what}: {_line(error)}{cause}; the same command goes on from there") from error
 
 
 def _line(error: BaseException) -> str:

@@ -3,10 +3,11 @@
 import pytest
 
 from jaxtrain.config import ConfigError, Corpus
-from jaxtrain.data import tokenizer_training
+from jaxtrain.data import source_spec, tokenizer_training
 from jaxtrain.data.source_spec import DataSource
 from jaxtrain.data.tokenizer import ByteTokenizer
 from tests.data.corpus import records_of, text
+from tests.hub import hub  # noqa: F401
 
 
 def make(folder, name, *counts, weights=None, **changes):
@@ -25,6 +26,23 @@ def make(folder, name, *counts, weights=None, **changes):
 def test_bytes_need_no_training(tmp_path):
     kind, origin = make(tmp_path, "byte", 1)
     assert isinstance(kind, ByteTokenizer) and origin == "bytes" and not list(tmp_path.iterdir())
+
+
+def test_a_tokenizer_of_a_folder_or_of_the_hub_is_read(hub, tmp_path):  # noqa: F811
+    folder = tmp_path / "model"
+    folder.mkdir()
+    make(tmp_path, "bpe:300", 5)[0].save(folder)
+    source_spec.check(Corpus(data="tinytown:pretrain", tokenizer="hf:org/model"))
+    local, origin = make(tmp_path, f"hf:{folder}", 1)
+    assert local.vocab_size == 300 and origin == f"from hf:{folder}"
+    hub.add("org/model", folder)
+    again, origin = make(tmp_path, "hf:org/model", 1)
+    assert (
+        again.fingerprint == local.fingerprint
+        and origin == f"from hf:org/model@{hub.sha('org/model', 'main')}"
+    )
+    with pytest.raises(ConfigError, match=r"--tokenizer=hf:org/nothing: no folder of this machine"):
+        make(tmp_path, "hf:org/nothing", 1)
 
 
 def test_a_bpe_is_trained_once(tmp_path, monkeypatch):
