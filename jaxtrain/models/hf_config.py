@@ -66,6 +66,9 @@ def _arch(path: Path, config: Config, kind: str) -> Arch:
     plain = {key: value for key, value in config.items() if key not in family.spelled}
     own = {key: config[name] for key, name in family.spelled.items() if config.get(name) is not None}
     file = _File(path, kind, {**family.defaults, **plain, **own})
+    for key, name in family.spelled.items():
+        if key != "hidden_act" and config.get(key, file.values.get(key)) != file.values.get(key):
+            raise file.refusal(key, f"and {key}={json.dumps(config[key])} disagree; {kind} has {name}")
     try:
         return Arch(**family.arch, **file.fields(), family=kind)
     except KeyError as error:
@@ -306,7 +309,8 @@ def _window_keys(arch: Arch, family: Family, context: int) -> dict[str, Any]:
     if "use_sliding_window" in family.defaults:
         first = types.index(_SLIDING) if arch.window else arch.layers
         keys |= {"use_sliding_window": bool(arch.window), "max_window_layers": first}
-    if "sliding_window_pattern" in family.defaults:  # these take no null
-        pattern = arch.global_every or arch.layers + 1
-        keys |= {"sliding_window": arch.window or context, "sliding_window_pattern": pattern}
+    if family.slides({**family.defaults, **keys}, 0):  # a null there would not be no window
+        keys["sliding_window"] = arch.window or context
+    if "sliding_window_pattern" in family.defaults:
+        keys["sliding_window_pattern"] = arch.global_every or arch.layers + 1
     return keys

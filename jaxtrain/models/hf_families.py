@@ -1,6 +1,7 @@
 """The architectures of transformers that an Arch can say: what each has, takes by default, and must not ask for."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from jaxtrain.config import ConfigError
@@ -125,8 +126,8 @@ def _upper(config: Config, layer: int) -> bool:
     return bool(used) and layer >= config["max_window_layers"]
 
 
-def _alternate(config: Config, layer: int) -> bool:
-    return bool((layer + 1) % config["sliding_window_pattern"])
+def _but_every_nth(config: Config, layer: int, every: int = 0) -> bool:
+    return bool((layer + 1) % (every or config["sliding_window_pattern"]))
 
 
 FAMILIES: dict[str, Family] = {
@@ -167,13 +168,13 @@ FAMILIES: dict[str, Family] = {
     "gemma2": Family(
         "Gemma2ForCausalLM",
         {**_GEMMA, "qk_norm": False, "rope_theta_local": 0.0},
-        {**_GEMMA_SIZES, "max_position_embeddings": 8192, "sliding_window_pattern": 2,
+        {**_GEMMA_SIZES, "max_position_embeddings": 8192,
             "final_logit_softcapping": 30.0, "attn_logit_softcapping": 50.0},
-        _GEMMA_LEGAL, _alternate, _GEGLU, _CAPS, _GEMMA_NAMES,
+        _GEMMA_LEGAL, partial(_but_every_nth, every=2), _GEGLU, _CAPS, _GEMMA_NAMES,
     ),
     "gemma3_text": Family(
         "Gemma3ForCausalLM", {**_GEMMA, "qk_norm": True, "attn_softcap": 0.0}, _GEMMA3_SIZES,
-        {**_GEMMA_LEGAL, "attn_logit_softcapping": (None, 0)}, _alternate, _GEGLU, _CAPS, _GEMMA_NAMES,
+        {**_GEMMA_LEGAL, "attn_logit_softcapping": (None, 0)}, _but_every_nth, _GEGLU, _CAPS, _GEMMA_NAMES,
     ),
     "olmo2": Family(
         "Olmo2ForCausalLM", {**_UNCAPPED, **_ROPE, **_OLMO, "rope_theta_local": 0.0, "window": 0}, _OLMO_SIZES,
@@ -181,9 +182,9 @@ FAMILIES: dict[str, Family] = {
     ),
     "olmo3": Family(
         "Olmo3ForCausalLM", {**_UNCAPPED, **_ROPE, **_OLMO},
-        {**_OLMO_SIZES, "rope_theta": 5e5, "rope_local_base_freq": 5e5, "sliding_window": 4096,
-            "sliding_window_pattern": 4},
-        {**_ROPE_LEGAL, **_NO_MLP_BIAS}, _alternate, _SILU,
+        {**_OLMO_SIZES, "rope_theta": 5e5, "rope_local_base_freq": 5e5, "sliding_window": 4096},
+        {**_ROPE_LEGAL, **_NO_MLP_BIAS, "rope_local_base_freq": (None, 5e5)},
+        partial(_but_every_nth, every=4), _SILU,
     ),
     "phi3": Family(
         "Phi3ForCausalLM",

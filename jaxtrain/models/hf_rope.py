@@ -93,6 +93,10 @@ class _Block(NamedTuple):
         # Phi 3 has one type beside the default, which releases before transformers 4.43 called su and yarn.
         if self.kind == "phi3" and rope_type in ("su", "yarn"):
             rope_type = "longrope"
+        if nested(self.kind) and "type" in given and "rope_type" not in given:
+            raise self.refusal(
+                "type", rope_type, "is read differently by transformers 4 and 5; write rope_type"
+            )
         types = _PHI3_TYPES if self.kind == "phi3" else tuple(_SETTINGS)
         if rope_type not in types:
             more = "; it acts beyond max_position_embeddings alone" if rope_type == "dynamic" else ""
@@ -162,9 +166,9 @@ class _Block(NamedTuple):
         return plain._replace(rope_scaling=(original, attention), rope_factors=factors)
 
     def _original(self, given: Config) -> float:
-        """The length before it was stretched: that beside the block, which transformers prefers, or in it."""
+        """The length before it was stretched: that beside a single block, which transformers prefers, or in it."""
         key = "original_max_position_embeddings"
-        for place in (self.values, given):
+        for place in (given,) if nested(self.kind) else (self.values, given):
             if place.get(key) is not None:
                 return self._number(place, key)
         return self._number(self.values, "max_position_embeddings")
@@ -244,7 +248,9 @@ def write(arch: Arch, kind: str) -> dict[str, Any]:
         "full_attention": {**scaling, "rope_theta": theta},
         "sliding_attention": {"rope_type": "default", "rope_theta": local},
     }
-    return {**keys, "rope_local_base_freq": local, "rope_parameters": new}
+    if "rope_local_base_freq" not in FAMILIES[kind].legal:
+        keys["rope_local_base_freq"] = local
+    return {**keys, "rope_parameters": new}
 
 
 def _settings(arch: Arch) -> dict[str, Any]:

@@ -123,8 +123,17 @@ CONFIGS = {
 
 def make(kind):
     """A model whose every parameter is random: norms and biases are not left at 1 and 0."""
-    torch.manual_seed(sum(map(ord, kind)))
-    model = transformers.AutoModelForCausalLM.from_config(CONFIGS[kind](), attn_implementation="eager").eval()
+    return _random(CONFIGS[kind](), sum(map(ord, kind)))
+
+
+def of_folder(folder):
+    """Such a model of a folder's config.json."""
+    return _random(transformers.AutoConfig.from_pretrained(folder, local_files_only=True), 0)
+
+
+def _random(config, seed):
+    torch.manual_seed(seed)
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:

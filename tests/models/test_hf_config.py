@@ -248,6 +248,8 @@ REFUSED = [
     ),
     ("llama3.1-8b", {"model_type": ...}, "model_type=None"),
     ("gpt2", {"activation_function": "relu"}, 'activation_function="relu"'),
+    ("gpt2", {"num_attention_heads": 16}, "n_head=12 and num_attention_heads=16 disagree"),
+    ("pythia-160m", {"rope_theta": 500.0}, r"rotary_emb_base=10000\.0 and rope_theta=500\.0 disagree"),
     ("gpt2", {"n_embd": "768"}, 'n_embd="768" must be a number'),
     ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
     ("gpt2", {"scale_attn_weights": False}, "scale_attn_weights"),
@@ -265,6 +267,7 @@ REFUSED = [
     ("gemma2-2b", {"hidden_activation": "gelu"}, "hidden_activation"),
     ("gemma2-2b", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
     ("gemma3-1b", {"rope_parameters": {"rope_type": "default"}}, "one for each type of layer"),
+    ("gemma3-1b", {"rope_scaling": {"type": "linear", "factor": 8.0}}, 'type="linear".*write rope_type'),
     ("gemma3-1b", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping=50.0"),
     ("gemma3-1b", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
     (
@@ -390,3 +393,9 @@ def test_a_family_is_exported_as_itself(tmp_path):
     for name in ("mistral-7b", "phi3-mini-4k"):
         config = {**dict(RELEASED)[name], "sliding_window": None}
         assert hf_config.write(hf_config.read(save(tmp_path, config)))["model_type"] == config["model_type"]
+
+
+def test_a_pattern_that_transformers_does_not_look_at_changes_nothing(tmp_path):
+    config = dict(RELEASED)["gemma2-2b"]
+    assert hf_config.read(save(tmp_path, {**config, "sliding_window_pattern": 3})).global_every == 2
+    assert hf_config.read(save(tmp_path, {**config, "hidden_act": "gelu", "rope_theta": 1e4})).mlp == "geglu"

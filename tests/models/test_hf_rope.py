@@ -55,3 +55,18 @@ def test_phi_3s_longrope_goes_by_three_names(kind, tmp_path):
     written = hf_config.write(arch)
     assert written["rope_scaling"] == {"type": "longrope", **TABLES}  # transformers 4 takes nothing more
     assert written["original_max_position_embeddings"] == 4096
+
+
+def test_the_original_length_beside_a_single_block_comes_first(tmp_path):
+    """As in transformers; where each type of layer has a block, that in the block alone counts."""
+
+    def original(name):
+        llama3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+        scaling = {**llama3, "original_max_position_embeddings": 8192}
+        config = dict(RELEASED)[name]
+        config = {**config.get("text_config", config), "rope_scaling": scaling}
+        config["original_max_position_embeddings"] = 4096
+        return hf_config.read(save(tmp_path, config)).rope_scaling[3]
+
+    assert original("llama3.1-8b") == 4096
+    assert original("gemma3-4b") == 8192

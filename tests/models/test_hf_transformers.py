@@ -120,7 +120,8 @@ OLD_CONFIGS = {
         "rope_scaling": {"type": "linear", "factor": 2.0},
     },
 }
-del OLD_CONFIGS["neox_serial"]["num_key_value_heads"]
+for key in ("num_key_value_heads", "rms_norm_eps"):
+    del OLD_CONFIGS["neox_serial"][key]
 
 
 class Case(NamedTuple):
