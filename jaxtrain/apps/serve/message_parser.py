@@ -103,7 +103,11 @@ def parser_for(
 @functools.cache
 def calls_without_tools(template: Template) -> bool:
     """Whether a template writes an assistant's calls, but not the tools of a request."""
-    return _formats(template).calls is not None and bool(template.unwritten([_USER], {"tools": [_TOOL]}))
+    try:
+        lost = template.unwritten([_USER], {"tools": [_TOOL]})
+    except (BadRecord, ConfigError):  # it reads them, and takes others than this one
+        return False
+    return _formats(template).calls is not None and "tools" in lost
 
 
 @functools.cache
