@@ -137,8 +137,13 @@ def _is_expression(value: str) -> bool:
 def _is_call(value: str) -> bool:
     """Whether an unquoted value is a call or a subscript, by words before a bracket or names inside."""
     name, bracket, rest = re.match(r"([\w.$:>-]*)([(\[]?)(.*)", value, re.S).groups()
+    if not bracket or not name:
+        return False
+    closed = all(value.count(one) == value.count(other) for one, other in ("()", "[]"))
     return (
-        bool(bracket) and bool(name) and (_is_of_words(name) or bool(re.fullmatch(r"[\w.=*&]*[)\]]*", rest)))
+        _is_of_words(name)
+        or (closed and bool(_PATH.match(name)))
+        or bool(re.fullmatch(r"[\w.=*&]*[)\]]*", rest))
     )
 
 

@@ -25,7 +25,7 @@ _REQUIREMENT = re.compile(r"[\w\]] ?>\s?\Z")  # name>1.2.3.4
 _CUE = re.compile(
     r"(?:\bips?\b|\bipv?4?|\bhosts?\b|addr|server|client|\bping\b|\bssh\b|\bfrom\b|gateway|\bdns\b|"
     r"\bnode\b|peer|\bsrc\b|\bdst\b|"
-    r"source|proxy|bind|listen|connect|blocked|login|remote|forwarded|//|\[)[^\d\n]{0,24}\Z",
+    r"source|proxy|bind|listen|\bconnect(?:ed|ing|ion|s)?\b|blocked|login|remote|forwarded|//)[^\d\n]{0,24}\Z",
     re.I,
 )
 _SUBSCRIPT = re.compile(r"[\w)\]]\[[^\]\n]{0,50}\Z")  # a slice of rows[2001::2]

@@ -22,7 +22,7 @@ _NANP = re.compile(
 )
 _INTERNATIONAL = re.compile(r"(?<![\w+.*)\]-])(?:\(?\+ ?|00 ?)[1-9](?:[ ().\-/]{0,3}\d){6,16}(?!\w)")
 _TRUNK = re.compile(
-    r"(?<![\w.,+/:*-])(?<![0-9A-Z]{4} [0-9A-Z]{4} )(?:\((?=\d{1,5}\)))?0[1-9]\d{0,4}(?:(?:\) ?|[ "
+    r"(?<![\w.,+/:*-])(?<![0-9A-Z]{4} [0-9A-Z]{4} )(?<!\.\d{3} )(?:\((?=\d{1,5}\)))?0[1-9]\d{0,4}(?:(?:\) ?|[ "
     r"./-])\d{1,8}){1,6}(?![\w,:])(?!\.\d)"
 )
 _DIGITS = re.compile(r"[0-9](?:[ ().\-/]{0,3}[0-9]){5,}")  # begins with a class of characters, which is fast
@@ -50,7 +50,7 @@ _NOUNS = frozenset(
 )
 # Words that also mean something else: the number after them must be one of some country.
 _VERBS = frozenset(
-    "call calls ring dial text reach contact message cell mobile mobil mobiel handy portable line number "
+    "call calls ring dial text reach contact message cell mobile mobil mobiel handy portable number "
     "numbers numéro número "
     "numero nummer ph anrufen rufen ruf appelez appeler llame llámame llama ligue chiama chiamare bel "
     "ring zadzwoń "
@@ -105,7 +105,8 @@ def _is_national(number: str) -> bool:
     import phonenumbers
 
     groups, digits = re.findall(r"\d+", number), _count_digits(number)
-    if _DECIMAL.match(number) or {*map(len, groups)} == {3}:
+    mixed = "." in number and " " in number
+    if _DECIMAL.match(number) or mixed or {*map(len, groups)} == {3}:
         return False
     for region in _REGIONS:
         if (parsed := _parsed(number, region)) is not None:
@@ -130,6 +131,8 @@ def phones(text: str) -> Spans:
     for run in _DIGITS.finditer(text):
         first, last = max(0, run.start() - 3), run.end()
         for match in _NANP.finditer(text, first, last):
+            if match["lead"] == "." != match["gap"]:
+                continue  # a decimal
             if match["gap"] != " " or _is_apart(text, match) or _cue(text, match.start()):
                 yield _with_extension(text, match.span())
         if "+" in text[first:last] or "00" in run[0]:
@@ -181,7 +184,7 @@ def _stands_alone(text: str, match: re.Match[str]) -> bool:
     before, number = text[max(0, match.start() - 2) : match.start()], match[0]
     if not re.search(r"[\w)\]] \Z", before):
         return True
-    grouped = re.search(r"\d[ -]\d", number)
+    grouped = number[0] != "0" and re.search(r"\d[ -]\d", number)
     return _count_digits(number) >= 9 and number[1] != " " and (before[0].isalpha() or bool(grouped))
 
 

@@ -97,6 +97,10 @@ phone_id = 1234567890
 $user@host.com is filled in, ${name}@example.com too
 f"{user}@{host}.com"
 foo@bar and root@localhost and a@b
+first radiation constant 1.319 590 8951 e-15, 28 024.951 4242, 1.999 007 501 2699
+see python_variable.cpp line 1453-1460, max_line=10000000
+decoded_secret = base64.b64decode(secret[6:]); password = base64.b16encode(random_bytes[8:])
+a comment line [3.3.2.4^1], ('Connectivity.Contract', '1.0.0.0')
 The call 12345678 returned -1 after 123 456 789 calls.
 Text 2 345 678 words, ring 7 654 321 times, cell 612 345 678 units
 x = 5 :: Int; y = '5'::int; u8::from(3); f32::MAX; Ada::Bee::c3
