@@ -8,7 +8,8 @@
 #   launch/tpu_vm.sh [--dry-run] delete
 #
 # NAME, ZONE, TYPE, IMAGE and SPOT=1 say which one; the defaults are below. --dry-run prints the commands.
-# Put --workdir on a bucket (gs://...) where there is more than one host, or where SPOT may take the machine.
+# Put --workdir on a disk that every host mounts (Filestore, or a bucket mounted by gcsfuse) where there is more than one
+# host, or where SPOT may take the machine. A host that does not see it is refused, and so is gs://.
 set -euo pipefail
 # shellcheck source=launch/setup.sh
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
@@ -49,7 +50,7 @@ REMOTE
 
 run_stage() {
   local addresses='HOST_0 HOST_1' archive=jaxtrain.tgz hosts
-  [ $# -gt 0 ] || fail 2 "name a stage: launch/tpu_vm.sh run pretrain --workdir=gs://..."
+  [ $# -gt 0 ] || fail 2 "name a stage: launch/tpu_vm.sh run pretrain --workdir=/mnt/runs/pretrain"
   if [ -z "$dry" ]; then
     addresses=$(tpu describe "$NAME" --format='value[delimiter=" "](networkEndpoints[].ipAddress)')
     archive=$(mktemp -d)/jaxtrain.tgz

@@ -1,5 +1,6 @@
 """Command lines to configs: every mistake answered before anything heavy is loaded."""
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -80,11 +81,32 @@ def test_help_shows_every_flag_with_its_default():
         (["mesh=fsdp:-10"], "sizes of 1 or more"),
         (["mesh=fsdp:0"], "sizes of 1 or more"),
         (["mesh=fsdp:-1,data:-1"], r"only one axis can take the rest \(-1\)"),
+        (["workdir=gs://bucket/run"], "--workdir=gs://bucket/run: .* mount the bucket with gcsfuse, and name"),
+        (["cache_dir=hdfs://x"], "--cache_dir=hdfs://x: .* mount it"),
+        (["data=tinytown:pretrain*0.5,jsonl:s3://b/*.jsonl*0.5"], "--data=.*s3://b.* mount-s3"),
+        (["data=jsonl:https://x.org/a.jsonl"], "fetch the file, and name it"),
+        (["init_from=file:///runs/a"], "write the path without it"),
     ],
 )  # fmt: skip
 def test_a_flag_that_cannot_be_is_refused_with_the_remedy(flags, message):
     with pytest.raises(ConfigError, match=message):
         read(*flags)
+
+
+def test_an_endpoint_may_have_an_address_and_a_text_any_words():
+    @dataclasses.dataclass(frozen=True)
+    class Asked(config.Group):
+        teacher: str = config.arg("", "A run, or http://HOST:PORT/v1?model=NAME")
+        prompt: str = config.arg("", "Text")
+
+    @dataclasses.dataclass(frozen=True)
+    class Command:
+        asked: Asked = config.group(Asked)
+
+    given = ["--teacher=http://h:1/v1", "--prompt=gs://bucket is"]
+    assert flags.from_flags(Command, given).asked == Asked("http://h:1/v1", "gs://bucket is")
+    with pytest.raises(ConfigError, match="--teacher=s3://b: "):
+        flags.from_flags(Command, ["--teacher=s3://b"])
 
 
 def test_what_is_not_a_flag_is_refused():
@@ -99,6 +121,7 @@ def test_a_mistake_is_answered_at_once_in_one_line_with_status_2():
         ("--modle=nano", "modle"),
         ("--model=nanoo", "did you mean nano"),
         ("--warmup=9000", "--warmup"),
+        ("--workdir=gs://b/run", "gcsfuse"),
     ):
         begun = time.monotonic()
         done = subprocess.run(

@@ -1,0 +1,113 @@
+"""Stages in two processes whose devices are interleaved in the mesh, as in a TPU slice: the losses are those of one
+process. A pair of processes runs all stages one after the other, which saves their starts.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from jaxtrain.train import parallel
+from tests.runs import MODEL, ROOT, call, free_port_number, quick, rows
+
+make_plan = parallel.make
+
+CHILD = """
+import json, os, sys
+import jax
+from jaxtrain.train import parallel
+from tests.runs import call
+
+parallel.initialize()
+del os.environ["JAXTRAIN_COORDINATOR"]  # the commands do not join again
+devices = sorted(jax.devices(), key=lambda d: (d.id % 2048, d.process_index))
+assert [d.process_index for d in devices] == [0, 1, 0, 1]
+make_plan = parallel.make
+parallel.make = lambda run: make_plan(run, devices)
+for stage, flags in json.load(open(sys.argv[1])):
+    said = call(stage, *flags)
+    said = [line for line in said.splitlines() if "bad record" in line or "finished" in line]
+    assert bool(said) == (jax.process_index() == 0), (stage, said)
+"""
+
+SHORT = ("--steps=3", "--warmup=1", "--lr=0.01", "--log_every=1")
+# Each tensor pair spans both processes, which then have the same rows; each fsdp shard's rows are two pieces.
+FSDP, TENSOR = "--mesh=fsdp:4", "--mesh=data:2,tensor:2"
+DIALOGS = "tinytown:sft?documents=96&held_out=24"
+STAGES = {
+    "pretrain": (None, None, FSDP, "--data=tinytown:pretrain?documents=300&held_out=40", f"--model={MODEL}",
+                 "--tokenizer=bpe:400", "--seq_len=64", "--batch_size=8", "--eval_batches=1"),
+    "sft": ("base", DIALOGS, TENSOR, "--neftune=5"),
+    "reward": ("sft", None, FSDP),
+    "dpo": ("sft", None, TENSOR, "--loss=kto"),
+    "ppo": ("sft", None, TENSOR, "--reward=gold", "--steps=2", "--epochs=2", "--prompt_count=4", "--max_new=8"),
+    "grpo": ("sft", None, FSDP, "--reward=gold", "--group=4"),
+    "distill": ("base", DIALOGS, FSDP, "--teacher=sft", "--on_policy=0.5"),
+    "distill table": ("base", DIALOGS, TENSOR, "--teacher=sft", "--teacher_topk=8"),  # both build it, in one cache
+}  # fmt: skip
+
+
+def command_of(town, stage, workdir):
+    """The stage's command, and its flags."""
+    (command, *_), (start, data, *own) = stage.split(), STAGES[stage]
+    own = [f"--teacher={town / 'sft'}" if flag == "--teacher=sft" else flag for flag in own]
+    if start is None:
+        return command, (*SHORT, *own, town.cache, f"--workdir={workdir}")
+    return command, town.flags(command, *SHORT, *own, f"--workdir={workdir}", start=start, data=data)
+
+
+def in_two_processes(town, stages, folder):
+    """Runs the stages; the workdirs are those of the folder."""
+    commands = folder / "commands.json"
+    commands.write_text(json.dumps([command_of(town, stage, folder / stage) for stage in stages]))
+    env = {
+        **os.environ, "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "true", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAXTRAIN_COORDINATOR": f"127.0.0.1:{free_port_number()}", "JAXTRAIN_NUM_PROCESSES": "2",
+    }  # fmt: skip
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(commands)],
+            env={**env, "JAXTRAIN_PROCESS_ID": str(i)}, stderr=subprocess.PIPE, text=True,
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    errors = [process.communicate(timeout=400)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], "\n".join(errors)
+
+
+def in_one_process(town, stages, folder):
+    with quick(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parallel, "make", lambda run: make_plan(run, jax.devices()[:4]))
+        for stage in stages:
+            command, flags = command_of(town, stage, folder / stage)
+            call(command, *flags)
+
+
+def require_same_losses(town, stages, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    two.mkdir()
+    in_two_processes(town, stages, two)
+    in_one_process(town, stages, one)
+    for stage in stages:
+        alone, both = rows(one / stage), rows(two / stage)
+        assert len(both) == len(alone) and any("loss" in row for row in alone)
+        for a, b in zip(alone, both, strict=True):
+            assert a.keys() == b.keys(), stage
+            for name in a:
+                np.testing.assert_allclose(
+                    b[name], a[name], rtol=2e-5, atol=1e-6, err_msg=f"{stage}: {name} of {a['step']}"
+                )
+
+
+def test_ppo_in_two_processes(town, tmp_path):
+    require_same_losses(town, ("ppo",), tmp_path)
+
+
+@pytest.mark.slow
+def test_the_other_stages_in_two_processes(town, tmp_path):
+    require_same_losses(town, tuple(stage for stage in STAGES if stage != "ppo"), tmp_path)
