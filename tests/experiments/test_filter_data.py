@@ -59,6 +59,9 @@ def test_what_cannot_be_is_refused(flags, message):
         ("rensa", "--near=drop", r"--near=drop: needs rensa: JAXTRAIN_EXTRAS=filters .*or --near=off"),
         ("rapidfuzz", "--near=drop", r"needs rapidfuzz.*pip install 'jaxtrain\[filters\]'"),
         ("py3langid", "--languages=en", r"--languages=en: needs py3langid.*JAXTRAIN_EXTRAS=filters "),
+        ("py3langid", "--pii=off", r"--heuristics=drop: needs py3langid.*or --heuristics=off"),
+        ("phonenumbers", "--pii=mask", r"--pii=mask.*needs phonenumbers: JAXTRAIN_EXTRAS=filters "),
+        ("publicsuffixlist", "--pii=off", r"the report.*needs publicsuffixlist.*pip install"),
         ("datatrove", "--executor=ray", r"--executor=ray: needs datatrove.*JAXTRAIN_EXTRAS=filters-cluster"),
     ],
 )

@@ -18,6 +18,8 @@ def require(cfg: Filter) -> None:
             classifier.load(path, flag)
     if cfg.language.languages:
         _require(f"--languages={cfg.language.languages}", ("py3langid",), "filters")
+    if cfg.steps.heuristics != "off":
+        _require("--heuristics=drop", ("py3langid",), "filters", ", or --heuristics=off")
     _require(f"--pii={cfg.pii.pii} and the report, which shows no personal data", pii.PACKAGES, "filters")
     require_near(cfg.near)
     if cfg.work.executor != "local":
