@@ -16,6 +16,7 @@ from jax import Array
 
 from jaxtrain.config import ConfigError
 from jaxtrain.models.zoo import Arch
+from jaxtrain.ops.mixed_precision import matmul
 
 MASKED = -1e30  # finite, so that a row with nothing to see stays finite
 BLOCK = 64  # queries in a block; PERF: 64 to 128 are the fastest on a CPU
@@ -41,7 +42,7 @@ Attend = Callable[[Array, Array, Array, Array | None], Array]  # (q, k, v, segme
 
 def _softmax_mix(q: Array, k: Array, v: Array, mask: Array, softcap: float) -> Array:
     """q f[B, K, Q, C] on k, v f[B, K, S, C] under mask bool[B or 1, 1, Q, S]; the softmax in f32."""
-    scores = (q @ k.swapaxes(-1, -2)).astype(jnp.float32)
+    scores = matmul(q, k.swapaxes(-1, -2))
     if softcap:
         scores = softcap * jnp.tanh(scores / softcap)
     return jax.nn.softmax(jnp.where(mask, scores, MASKED), -1).astype(v.dtype) @ v

@@ -19,6 +19,7 @@ from jaxtrain.models import attention
 from jaxtrain.models.attention import AttentionExecution
 from jaxtrain.models.layers import Block, Norm, drop, residual, rope_table, table
 from jaxtrain.models.zoo import Arch
+from jaxtrain.ops.mixed_precision import lookup
 from jaxtrain.types import LM, Batch, Head, Key, Params
 
 Tables = tuple[Any, Any]  # rotary tables of layers without and with a window
@@ -165,13 +166,13 @@ def _embed(
     keys: Array | None,
     noise: Array | None = None,
 ) -> Array:
-    x = table(params["embed"]).astype(how.dtype)[tokens]
+    x = lookup(table(params["embed"]).astype(how.dtype), params["embed"], tokens)
     if noise is not None:
         x = x + noise.astype(how.dtype)
     if arch.embed_scale:
         x = x * jnp.asarray(arch.width**0.5, how.dtype)
     if arch.positions == "learned":
-        x = x + params["positions"].astype(how.dtype)[positions]
+        x = x + lookup(params["positions"].astype(how.dtype), params["positions"], positions)
     return residual(drop(x, arch.dropout, keys))
 
 
@@ -312,8 +313,11 @@ def _remat(policy: str, f: Callable, scanned: bool) -> Callable:
 
 
 def _head(arch: Arch, how: AttentionExecution, params: Params) -> Head:
-    weight = table(params["embed" if arch.tied else "unembed"]).astype(how.dtype)
-    return Head(weight, arch.logit_softcap, how.logits_limit)
+    master = params["embed" if arch.tied else "unembed"]
+    weight = table(master).astype(how.dtype)
+    return Head(
+        weight, arch.logit_softcap, how.logits_limit, None if weight.dtype == master.dtype else master
+    )
 
 
 def _cache(arch: Arch, how: AttentionExecution, rows: int, slots: int) -> Any:

@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxtrain.ops import mixed_precision
 from jaxtrain.types import LM, Batch, Head, Params
 
 
 def logits(hidden: Array, head: Head, temperature: float = 1.0) -> Array:
     """f32[..., V]: softcap(hidden @ weightᵀ) / temperature. Temperature divides after the cap, as sampling does."""
-    out = (hidden @ head.weight.T).astype(jnp.float32)
+    out = mixed_precision.project(hidden, head.weight, head.master)
     if head.softcap:
         out = head.softcap * jnp.tanh(out / head.softcap)
     return out / temperature if temperature != 1.0 else out

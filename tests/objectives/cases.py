@@ -375,9 +375,9 @@ CASES: dict[str, Case] = {
 }
 
 
-def build(case: Case, **changes) -> Any:
-    """What the case's objective trains, tiny: an LM, or something on one."""
+def build(case: Case, dtype: Any = jnp.float32, **changes) -> Any:
+    """What the case's objective trains, tiny: an LM, or something on one, computed in `dtype`."""
     arch = tiny.shrink(
         "llama3.1-8b", **{"layers": 2, "vocab": VOCAB, "init_std": 0.1, **case.arch, **changes}
     )
-    return case.trained(tiny.model(arch))
+    return case.trained(tiny.model(arch, dtype=dtype))
