@@ -222,8 +222,6 @@ class Template:
         message = dict(message)
         if isinstance(calls := message.get("tool_calls"), list | tuple):
             message["tool_calls"] = [with_arguments(call) for call in calls]
-        # A model's answer brings the space that the template writes itself.
-        message["content"] = message["content"].removeprefix(self.lead)
         if thought := thought_of(message):
             message |= {name: thought for name in self._thoughts if not message.get(name)}
             called = self._none_for_empty and message.get("tool_calls") and not message["content"]

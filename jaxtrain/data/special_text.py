@@ -71,7 +71,8 @@ def without_guard(text: str, guard: str, ids: np.ndarray, spans: np.ndarray) -> 
     """The ids and spans of a text but those of the guards in it; spans stay those of the text with its guards."""
     if not guard or guard not in text:
         return ids, spans
-    there = np.array([char == guard for char in text] + [False])
+    there = np.zeros(len(text) + 1, bool)
+    there[[match.start() for match in re.finditer(guard, text)]] = True
     keep = ~(there[spans[:, 0]] & (spans[:, 1] - spans[:, 0] == 1))
     return ids[keep], spans[keep]
 

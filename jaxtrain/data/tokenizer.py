@@ -107,22 +107,21 @@ def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
 
 
 def _between_specials(
-    text: str, specials: Mapping[str, int], encode: Callable[[str], tuple[list[int], list[tuple[int, int]]]]
+    text: str, specials: Mapping[str, int], encode: Callable[[str], tuple[np.ndarray, np.ndarray]]
 ) -> tuple[np.ndarray, np.ndarray]:
     """`encode_marked` for a tokenizer that reads no special token in a text: what stands between them, encoded."""
-    ids: list[int] = []
-    spans: list[tuple[int, int]] = []
+    ids, spans = [np.zeros(0, np.int32)], [np.zeros((0, 2), np.int64)]
     at = 0
     for i, piece in enumerate(_any_of(specials).split(text)):
         if i % 2:
-            ids.append(specials[piece])
-            spans.append((at, at + len(piece)))
+            ids.append(np.array([specials[piece]]))
+            spans.append(np.array([[at, at + len(piece)]]))
         elif piece:
             inner, places = encode(piece)
-            ids += inner
-            spans += [(at + start, at + end) for start, end in places]
+            ids.append(inner)
+            spans.append(at + places)
         at += len(piece)
-    return np.asarray(ids, np.int32), np.asarray(spans, np.int64).reshape(-1, 2)
+    return np.concatenate(ids).astype(np.int32), np.concatenate(spans)
 
 
 def _after(anchor: int, decode: Callable[[Iterable[int]], str], ids: Iterable[int]) -> str:
@@ -156,8 +155,10 @@ class ByteTokenizer:
         return [np.frombuffer(text.encode(), np.uint8).astype(np.int32) for text in texts]
 
     def encode_marked(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
-        def encode(text: str) -> tuple[list[int], list[tuple[int, int]]]:
-            return list(text.encode()), [(i, i + 1) for i, char in enumerate(text) for _ in char.encode()]
+        def encode(text: str) -> tuple[np.ndarray, np.ndarray]:
+            raw = np.frombuffer(text.encode(), np.uint8)
+            char = np.cumsum((raw & 0xC0) != 0x80) - 1  # all bytes of a character but its first are 10xxxxxx
+            return raw, np.stack([char, char + 1], 1)
 
         return [_between_specials(text, self.specials, encode) for text in texts]
 
@@ -396,9 +397,10 @@ class SentencePieceTokenizer:
         return _plain([i for e in encoded for i in e], self._specials, text)
 
     def encode_marked(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
-        def encode(text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        def encode(text: str) -> tuple[np.ndarray, np.ndarray]:
             pieces = self._inner.encode(text, out_type="immutable_proto").pieces
-            return [one.id for one in pieces], [(one.begin, one.end) for one in pieces]
+            spans = [(one.begin, one.end) for one in pieces]
+            return np.array([one.id for one in pieces], np.int32), np.array(spans, np.int64).reshape(-1, 2)
 
         return [_between_specials(text, self.specials, encode) for text in texts]
 

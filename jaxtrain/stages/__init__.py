@@ -49,7 +49,6 @@ def open(
     start = start or init_from.resolve(cfg, causal=causal, needed=needed)
     dialogs = isinstance(cfg.data, config.Dialogs)
     template = chat.load_template(cfg.data.template, start.tokenizer) if dialogs else None
-
     from jaxtrain.stages.session import make_plan, open_workdir
     from jaxtrain.train import multihost, parallel
 

@@ -5,8 +5,7 @@ import json
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from jaxtrain.config import ConfigError
-from jaxtrain.data import chat, chat_jinja, special_text
+from jaxtrain.data import chat, special_text
 from jaxtrain.data.chat import Template, load_template
 from jaxtrain.data.messages import BadRecord, messages_of
 from jaxtrain.data.tokenizer import ByteTokenizer, FastTokenizer
@@ -189,8 +188,10 @@ def test_templates_get_what_transformers_gives():
 
 
 def test_arguments_are_an_object_or_text_as_the_template_takes_them():
-    text = "{% for m in messages %}{{ '[ASK]' if m.role == 'user' }}{{ m.content }}{% for c in m.tool_calls or [] %}{{ c.function.name + %s }}"
-    text += "{% endfor %}{{ eos_token }}{% endfor %}"
+    text = "{% for m in messages %}{{ '[ASK]' if m.role == 'user' }}{{ m.content }}"
+    text += (
+        "{% for c in m.tool_calls or [] %}{{ c.function.name + %s }}{% endfor %}{{ eos_token }}{% endfor %}"
+    )
     for spelt in ("c.function.arguments", "'' ~ c.function.arguments", "(c.function.arguments | tojson)"):
         template = Template("mine", text.replace("%s", spelt), instruct())
         for arguments in ({"gate": "g0"}, '{"gate": "g0"}'):
@@ -212,30 +213,6 @@ def test_templates_that_want_other_contents():
     null += "{{ m.tool_calls[0].function | tojson }}{% else %}{{ m.content }}{% endif %}{{ eos_token }}{% endfor %}"
     (row,) = rows(Template("null", null, instruct()), [ask("A?"), call({})])
     assert row == '[ASK]A?</s>«{"name": "gate_state", "arguments": {}}</s>»'
-
-
-@pytest.mark.parametrize(
-    ("source", "words"),
-    [
-        ("", "does not write the text of a user's message"),
-        ("{{ bos_token }}", "does not write the text of a user's message"),
-        (
-            "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}",
-            "does not write this answer",
-        ),
-        (
-            "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-            "does it loop for ever",
-        ),
-        ("{{ 'a' * 10 ** 12 }}", "would make more than"),
-        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError"),
-        ("{{ messages[0].content.nothing.at_all }}", "has no attribute"),
-    ],
-)
-def test_templates_that_fail_are_refused_in_time(source, words, monkeypatch):
-    monkeypatch.setattr(chat_jinja, "SECONDS", 0.2)
-    with pytest.raises(ConfigError, match=f"--template=mine: .*{words}"):
-        Template("mine", source, instruct())
 
 
 def metaspace(scheme, *, normalizer=None):
@@ -324,11 +301,10 @@ def test_the_first_space_of_a_completion_stays():
     assert shown([kind.bos, *ids, kind.eos]) == "<s> t t t</s>"
 
 
-def test_an_answer_that_brings_the_template_s_own_space_has_it_once():
-    template = load_template("llama2", metaspace("first"))
-    assert template.lead == " "
-    (row,) = template.encode([ask("Hi?"), answer("t t")])
-    assert row.ids.tolist() == template.encode([ask("Hi?"), answer(" t t")])[0].ids.tolist()
+def test_the_white_space_that_a_template_writes_before_an_answer():
+    for name, lead in (("llama2", " "), ("plain", " "), ("none", "")):
+        assert load_template(name, metaspace("first")).lead == lead
+    assert load_template("chatml", chatml()).lead == ""
 
 
 def test_no_bos_means_none():

@@ -1,6 +1,5 @@
 """Sampled completions and their scores, and prompts that leave room for one."""
 
-import json
 import types
 
 import numpy as np
@@ -13,7 +12,7 @@ from jaxtrain.data.tokenizer import ByteTokenizer
 from jaxtrain.rewards import models
 from jaxtrain.rewards.function_args import TrainerState
 from jaxtrain.rewards.models import CompletionScorer
-from jaxtrain.rl import completion_table, scoring
+from jaxtrain.rl import scoring
 from jaxtrain.rl.scoring import ScoringConfig
 from jaxtrain.stages.sampling import SampledTokens
 from tests.rewards.test_models import OnePlan
@@ -121,19 +120,6 @@ def test_a_text_that_no_token_has_is_refused():
     assert scoring.truncation_tokens(TOKENS, config.Scores()) == frozenset()
 
 
-def test_completions_are_written_with_score_kl_and_gold():
-    batch, _ = scored(settings(), gold=lambda question, text: float(len(question) - len(text)))
-    metrics = {"objective/scores": batch.scores, "objective/kl": np.array([0.5, 0.25, 0]), **batch.stats}
-    lines = [json.loads(line) for line in completion_table.rollout_lines(batch, metrics).splitlines()]
-    assert lines[2] == {
-        "prompt": "Go", "completion": "So be it", "ended": False, "score": 0.2, "kl": 0.0, "gold": -6.0,
-    }  # fmt: skip
-    assert [row["gold"] for row in lines] == [-5, 3, -6] and len(lines) == 3
-    table = completion_table._table(lines, "00000004.jsonl")
-    assert "rollouts/00000004.jsonl" in table and "So be it …" in table and "-6.00" in table
-    assert max(map(len, table.splitlines())) <= 80
-
-
 LONG = [prompt("a"), prompt("b" * 20), prompt("c" * 29)]
 
 
@@ -179,10 +165,4 @@ def one(completions, n, **columns):
         1,
         0,
     ]
-    lines = [
-        json.loads(line)
-        for line in completion_table.rollout_lines(batch, {"objective/scores": batch.scores}).splitlines()
-    ]
-    assert lines[1]["score"] is None and lines[1]["rewards"] == {"ids": None, "one": None}
-    assert lines[0]["rewards"] == {"ids": 9.0, "one": 1.0} and lines[0]["extra"] == {"first": ids("Y")[0]}
-    assert "–" in completion_table._table(lines, "x.jsonl")
+    assert batch.extra["first"][0] == ids("Y")[0]
