@@ -61,6 +61,7 @@ found["shared"] = raised(lambda: multihost.require_seen(folder, "workdir"))
 own = folder / f"own{here}"
 own.mkdir()
 found["own"] = raised(lambda: multihost.require_seen(own, "workdir"))
+multihost.barrier()
 found["left"] = [str(path) for path in sorted(folder.rglob(".seen*"))]
 
 devices = sorted(jax.devices(), key=lambda d: (d.id % 2048, d.process_index))

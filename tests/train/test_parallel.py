@@ -43,7 +43,7 @@ def test_every_axis_of_every_model_has_a_rule_and_no_mesh_axis_comes_twice(name)
         names = model.axes[tuple(entry.key for entry in path)]
         assert len(names) == leaf.ndim
         spec = parallel.partition_spec(mesh, names, leaf.shape)
-        if leaf.size > 100_000:
+        if leaf.size > 300_000:  # more than the scales of a norm in all layers
             assert any(spec), f"{path} {names} lies whole on every device"
 
 
@@ -60,6 +60,16 @@ def test_an_unknown_axis_and_a_mesh_axis_used_twice_are_refused():
         "fsdp",
         "tensor",
     )
+
+
+def test_scales_of_norms_lie_whole_on_every_device():
+    mesh = mesh_of(fsdp=8)
+    for names, shape in ((("embed",), (8,)), (("layers", "embed"), (3, 8)), (("members", "embed"), (2, 8))):
+        assert not any(parallel.partition_spec(mesh, names, shape))
+    assert any(parallel.partition_spec(mesh, ("embed", None), (8, 3)))
+    plan, model, start, _ = built("fsdp:8")
+    scale = plan.init(start, model.axes).params["norm"]["scale"]
+    assert scale.is_fully_replicated
 
 
 def test_a_dimension_that_does_not_divide_stays_whole_and_says_so(caplog):
