@@ -46,6 +46,8 @@ setup(
         # of CUDA 13 included, and on Volta GPUs; the CUDA 13 wheels need driver 580 and Turing or later.
         "cuda": ["jax[cuda12]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
+        # libtpu describes TPU slices, and compiles for them, on a machine without one; tests that need it are skipped.
+        "aot": ["jax[tpu]>=0.10"],
         # The site of docs/: launch/docs.
         "docs": ["mkdocs>=1.6.1", "mkdocs-material>=9.7"],
         "hf": ["datasets>=4.0", "huggingface_hub>=1.0", "pyarrow>=18.0", "sentencepiece>=0.2"],

@@ -47,6 +47,21 @@ def test_what_is_written_comes_back_by_row(tmp_path, monkeypatch):
         np.testing.assert_array_equal(table[r]["teacher_logps"], logps[r])
 
 
+def test_hosts_that_compute_together_do_not_wait_for_each_others_lock(tmp_path):
+    """Each reads all parts, though another host holds the lock or has built the folder by then."""
+    ids, logps = np.zeros((4, T, K), np.int32), np.ones((4, T, K), np.float32)
+    folder = tmp_path / "teachers" / "x"
+
+    def parts(other=None):
+        yield ids, logps
+        if other:
+            topk_cache._build(folder, other, alone=True)
+
+    topk_cache._build(folder, parts(parts()), alone=False)
+    assert len(topk_cache.TopK(folder, T)) == 4
+    assert [path.name for path in folder.parent.iterdir() if path.is_dir()] == ["x"], "nothing else is left"
+
+
 def test_the_table_is_the_models_and_is_computed_once(tmp_path, monkeypatch):
     plan, model = parallel.make(config.Run()), tiny.model(ARCH)
     params = model.init(jax.random.key(0))

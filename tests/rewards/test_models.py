@@ -82,6 +82,39 @@ def test_a_function_gets_the_texts_and_records(tmp_path, monkeypatch):
     assert scorer.scores({}, PROMPTS, ["a", "bb", "", "c"]).tolist() == [1, 3, 2, 4]
 
 
+def test_each_completion_is_scored_by_one_host_and_all_hosts_have_the_scores_and_logs(tmp_path, monkeypatch):
+    (tmp_path / "rewards.py").write_text(
+        "def score(completions, n, log_extra, log_metric, **columns):\n"
+        "    log_metric('seen', len(n))\n"
+        "    if 0 in n:\n"
+        "        log_extra('first', [f'row {i}' for i in n])\n"
+        "    return [10 * i for i in n]\n"
+    )
+    scorer = models.function_scorer(f"{tmp_path / 'rewards.py'}:score", OnePlan())
+    parts = []
+
+    def evaluate(share):
+        """What a host has, whose results are gathered after those of the hosts before it."""
+        monkeypatch.setattr(models.multihost, "share", lambda count: share)
+        monkeypatch.setattr(
+            models.multihost, "gather_results", lambda action: parts.append(action()) or parts
+        )
+        return scorer.evaluate({}, PROMPTS, [""] * 4, None)
+
+    evaluate(slice(0, 1))
+    evaluate(slice(1, 1))  # there may be more hosts than completions
+    scores = evaluate(slice(1, 4))
+    assert parts[1] is None
+    assert scores.total.tolist() == [0, 10, 20, 30] and scores.by_function["score"].tolist() == [
+        0,
+        10,
+        20,
+        30,
+    ]
+    assert scores.logs.extra == {"first": ["row 0", None, None, None]}
+    assert scores.logs.metrics == {"seen": [1.0, 3.0]}
+
+
 def test_a_reward_model_that_does_not_fit_the_policy_is_refused(monkeypatch, tmp_path):
     ByteTokenizer().save(tmp_path / "tokenizer")
     record = {"stage": "reward", "arch": {"max_len": 16}}
