@@ -70,7 +70,7 @@ def prefill(
 
     batch is {prompt i32[R, P], length, limit i32[R], seed u32[R, G] or [R]} and columns f32[R] (top_k: i32[R]) of HOW.
     Prompts stand at the left, padded on the right to P. Each is read once and continued G times: B = R G rows, those
-    of a prompt together. A row of length 0 stays empty, each of `ends` ends one. The KV cache has `slots`, by default P + N.
+    of a prompt together. A row of length 0 stays empty, each of `ends` ends one. The KV cache has `slots`, 0: P + N.
     `top_logprobs`, (K, W), adds TopLogprobs of the rows for which the batch's `top_logprobs` bool[R] requests them.
     """
     prompt, length = batch["prompt"], batch["length"]

@@ -7,7 +7,9 @@ from typing import Any
 from jaxtrain import config
 from jaxtrain.config import ConfigError
 
-MODEL_HELP = "a run (WORKDIR, WORKDIR@STEP, hf:DIR, hf:ORG/NAME) or an endpoint (http://HOST:PORT/v1?model=NAME)"
+MODEL_HELP = (
+    "a run (WORKDIR, WORKDIR@STEP, hf:DIR, hf:ORG/NAME) or an endpoint (http://HOST:PORT/v1?model=NAME)"
+)
 
 
 VERDICT_TOKENS = 512

@@ -136,10 +136,7 @@ BAD = [
     ({"prompt": "Hi?", "completions": "ab", "ranking": [1, 2]}, "must be lists"),
     ({"prompt": "Hi?", "completion": "Yo.", "label": "good"}, "unknown label: 'good'"),
 ]
-BAD += [
-    (EITHER | {"preferred": value}, f"preferred is {value!r}, not a, b or tie")
-    for value in ("c", "", 1)
-]
+BAD += [(EITHER | {"preferred": value}, f"preferred is {value!r}, not a, b or tie") for value in ("c", "", 1)]
 BAD += [(EITHER | {"preferred": None}, "the record has .*, and preferred without a value")]
 
 

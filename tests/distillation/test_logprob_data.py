@@ -125,7 +125,10 @@ def test_what_cannot_be_trained_on_is_left_out_and_counted(cfg):
 
 
 def test_an_answer_without_the_log_probabilities_of_its_thought_or_calls_is_left_out():
-    for more in ({"reasoning_content": "Hm."}, {"tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}):
+    for more in (
+        {"reasoning_content": "Hm."},
+        {"tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]},
+    ):
         record = stored([token("Y")])
         record["choices"][0]["message"] |= more
         reader = logprob_data.LogprobReader(load_template("plain", KIND), 48)
