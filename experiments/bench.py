@@ -124,7 +124,7 @@ def measure(cfg: Bench, arch: Any) -> dict:
     from jaxtrain.train.step import init_state, train_step
 
     plan, T = session.make_plan(cfg), cfg.data.seq_len
-    model = transformer.build(arch, transformer.execution(cfg.model, plan.shards, plan.local))
+    model = transformer.build(arch, transformer.execution(cfg.model, plan.platform, plan.shards, plan.local))
     todo = bench_work(cfg.what.task, model, cfg.data.batch_size, T, arch.vocab, cfg.run.seed)
     tx = optim.optimizer(cfg.optim, 1000, todo.axes)
     taken = functools.partial(
@@ -186,7 +186,7 @@ def measure_sampling(cfg: Bench, arch: Any) -> dict:
 
     plan, B, T = session.make_plan(cfg), cfg.data.batch_size, cfg.data.seq_len
     prompt, new = T // 5, T - T // 5
-    model = transformer.build(arch, transformer.execution(cfg.model, plan.shards, plan.local))
+    model = transformer.build(arch, transformer.execution(cfg.model, plan.platform, plan.shards, plan.local))
     params = plan.init(lambda: model.init(jax.random.key(cfg.run.seed)), model.axes)
     decoder = engine.build_engine(plan, model, ends=(), max_new=new)
     ready, times, first = decoder.ready(params, ()), [], None

@@ -106,6 +106,7 @@ def main(cfg: Distill) -> None:
     from jaxtrain.data import special_text
     from jaxtrain.distillation import data
     from jaxtrain.distillation import teacher as distillation_teacher
+    from jaxtrain.models import transformer
     from jaxtrain.objectives.distill import DistillSettings, distill
     from jaxtrain.stages import eval_prompts, trainer
 
@@ -135,7 +136,9 @@ def main(cfg: Distill) -> None:
                 cfg.run.eval_batches, frozen=frozen,
             ),
             sample=sample,
-            expect=distillation_teacher.expected_at_start(start, origin, cfg),
+            expect=distillation_teacher.expected_at_start(
+                start, origin, transformer.compute_dtype(cfg.model, stage.plan.platform)
+            ),
             frozen=frozen,
         )  # fmt: skip
         trainer.train(cfg, session, training)

@@ -54,7 +54,7 @@ def shrink(name: str, **changes) -> Arch:
 
 def how(attention: str = "blocked", *, scan: bool = False, remat: str = "none", dtype=jnp.float32, **changes):
     """A way to compute a model."""
-    made = AttentionExecution(jnp.dtype(dtype), attention, scan, remat, 2**28)
+    made = AttentionExecution(jnp.dtype(dtype), attention, scan, remat, 2**28, "cpu")
     return dataclasses.replace(made, **changes)
 
 

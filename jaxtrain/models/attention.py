@@ -31,6 +31,7 @@ class AttentionExecution:
     scan_layers: bool
     remat: str
     logits_limit: int  # f32 logits held at once, over all devices
+    platform: str  # of the devices: cpu, gpu or tpu
     local: Callable[[Callable], Callable] | None = (
         None  # runs f(q, k, v, segments) a shard at a time, see Plan
     )
@@ -122,6 +123,7 @@ def splash(
     causal: bool,
     window: int,
     softcap: float,
+    interpret: bool,
 ) -> Array:
     """The TPU's splash kernel: blocks that the mask hides entirely are never touched. Interpreted on a CPU."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
@@ -146,7 +148,7 @@ def splash(
         q_seq_shards=1,
         block_sizes=sizes,
         attn_logits_soft_cap=softcap or None,
-        interpret=jax.default_backend() == "cpu",
+        interpret=interpret,
     )
     q, k, v = (x.transpose(0, 2, 1, 3) for x in (q, k, v))
     ids = None if segments is None else kernel.SegmentIds(segments, segments)
@@ -188,10 +190,13 @@ def _say_once(text: str) -> None:
 
 def kernel_for(how: AttentionExecution, arch: Arch, window: int, length: int) -> Attend:
     """The kernel as a function of (q, k, v, segments). A fallback from the platform's best is said once."""
-    chosen, reason = choose(how.attention, arch, how.dtype, length, jax.default_backend())
+    chosen, reason = choose(how.attention, arch, how.dtype, length, how.platform)
     if reason:
         _say_once(f"attention: {reason}; falling back to {chosen}")
-    kernel = functools.partial(KERNELS[chosen], causal=arch.causal, window=window, softcap=arch.attn_softcap)
+    own = {"interpret": how.platform == "cpu"} if chosen == "splash" else {}
+    kernel = functools.partial(
+        KERNELS[chosen], causal=arch.causal, window=window, softcap=arch.attn_softcap, **own
+    )
     # XLA cannot partition a Pallas kernel by itself.
     return how.local(kernel) if chosen == "splash" and how.local else kernel
 

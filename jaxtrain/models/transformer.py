@@ -25,13 +25,20 @@ from jaxtrain.types import LM, Batch, Head, Key, Params
 Tables = tuple[Any, Any]  # rotary tables of layers without and with a window
 
 
-def execution(settings: config.Model, shards: int = 1, local: Callable | None = None) -> AttentionExecution:
-    """Resolves `auto` for the devices at hand; `shards` is the number of devices that a batch's rows lie on."""
-    on_cpu = jax.default_backend() == "cpu"
-    dtype = {"auto": "float32" if on_cpu else "bfloat16"}.get(settings.dtype, settings.dtype)
-    scan = {"auto": not on_cpu, "true": True, "false": False}[settings.scan_layers]
+def compute_dtype(settings: config.Model, platform: str) -> Any:
+    """The type of computation; `auto` is float32 on a CPU, bfloat16 elsewhere."""
+    auto = "float32" if platform == "cpu" else "bfloat16"
+    return jnp.dtype(auto if settings.dtype == "auto" else settings.dtype)
+
+
+def execution(
+    settings: config.Model, platform: str, shards: int = 1, local: Callable | None = None
+) -> AttentionExecution:
+    """Resolves `auto` for devices of a platform; `shards` is the number of devices that a batch's rows lie on."""
+    scan = {"auto": platform != "cpu", "true": True, "false": False}[settings.scan_layers]
     limit = settings.logits_limit_mb * 2**20 // 4 * shards
-    return AttentionExecution(jnp.dtype(dtype), settings.attention, scan, settings.remat, limit, local)
+    dtype = compute_dtype(settings, platform)
+    return AttentionExecution(dtype, settings.attention, scan, settings.remat, limit, platform, local)
 
 
 def build(arch: Arch, how: AttentionExecution) -> LM:
@@ -52,7 +59,7 @@ def build(arch: Arch, how: AttentionExecution) -> LM:
 
 def parameters(arch: Arch) -> int:
     """Number of parameters."""
-    how = AttentionExecution(jnp.float32, "xla", True, "none", 1)
+    how = AttentionExecution(jnp.float32, "xla", True, "none", 1, "cpu")
     shapes = jax.eval_shape(functools.partial(_init, arch, how), jax.random.key(0))
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 

@@ -19,7 +19,8 @@ def logits(hidden: Array, head: Head, temperature: float = 1.0) -> Array:
 
 
 def _entropy(x: Array, lse: Array, target: Array, top: Array) -> Array:
-    return lse - (jnp.exp(x - lse[..., None]) * x).sum(-1)
+    logps = x - lse[..., None]  # not lse - Σ p x, whose terms cancel where the logits share an offset
+    return -(jnp.exp(logps) * logps).sum(-1)
 
 
 # Each is a function of logits x f32[B, T, V], their logsumexp, the target's logit and the largest, all f32[B, T].

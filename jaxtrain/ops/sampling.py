@@ -13,6 +13,7 @@ HOW = (
     "min_p",
     "repetition_penalty",
 )  # sampling parameters, columns of a batch
+LOW_TEMPERATURE = 1e-6
 
 
 def uniforms(seeds: Array, index: Array) -> Array:
@@ -52,6 +53,9 @@ def draw(u: Array, x: Array, how: Mapping[str, Array], seen: Array | None = None
         x = penalised(x, seen, how["repetition_penalty"])
     if "temperature" in how:
         t = how["temperature"]
+        # A quotient may be beyond f32: where the temperature is that low, differences to the largest logit are divided.
+        low = (t > 0) & (t < LOW_TEMPERATURE)
+        x = _where_any(low, lambda x: x - jnp.where(low[:, None], x.max(-1, keepdims=True), 0), x)
         x = x / jnp.where(t > 0, t, 1.0)[:, None]
     x = _filtered(x, how)
     top = x.max(-1, keepdims=True)
@@ -78,10 +82,12 @@ def _filtered(x: Array, how: Mapping[str, Array]) -> Array:
         k = how["top_k"]
         least = jnp.where(k > 0, k, x.shape[-1])
         x = _where_any(k > 0, lambda x: _kept(x, lambda above: above.sum(-1) < least), x)
-    if "top_p" in how:
-        x = _where_any(how["top_p"] < 1, lambda x: _nucleus(x, how["top_p"]), x)
+    if "top_p" in how:  # whatever it is, the most likely token is kept
+        p = jnp.maximum(how["top_p"], jnp.finfo(jnp.float32).tiny)
+        x = _where_any(p < 1, lambda x: _nucleus(x, p), x)
     if "min_p" in how:
-        x = jnp.where(x < x.max(-1, keepdims=True) + jnp.log(how["min_p"])[:, None], -jnp.inf, x)
+        least = jnp.log(jnp.minimum(how["min_p"], 1.0))[:, None]
+        x = jnp.where(x < x.max(-1, keepdims=True) + least, -jnp.inf, x)
     return x
 
 

@@ -92,7 +92,7 @@ def load(settings: config.Scores, text: str, plan: parallel.Plan, model: config.
     source, step = workdir.split_step(text)
     record = workdir.read_run(source, "--reward_model")
     arch, loss = zoo.from_dict(record["arch"]), record["config"]["loss"]
-    lm = transformer.build(arch, transformer.execution(model, plan.shards, plan.local))
+    lm = transformer.build(arch, transformer.execution(model, plan.platform, plan.shards, plan.local))
     scorer = reward_models.build(lm, loss["members"])
     lora = config.Lora(**record["config"]["lora"])
     trained = weights.trained_part(scorer.axes, lora)

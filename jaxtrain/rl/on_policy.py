@@ -152,14 +152,14 @@ def stage(
         decode=special_text.marked_decoder(template.tokenizer),
         tokens=cfg.data.batch_size * cfg.data.seq_len,
         sample=before_after.with_before_after(session, cfg, template, decode, reference, sample),
-        expect=expected(cfg, priced),
+        expect=expected(transformer.compute_dtype(cfg.model, session.plan.platform), priced),
         carry=rollouts.carry(cfg),
     )
 
 
-def expected(cfg: RolloutStageConfig, priced: bool) -> dict[str, tuple[float, float]]:
+def expected(dtype: Any, priced: bool) -> dict[str, tuple[float, float]]:
     """The first update's metrics, (value, tolerance): the policy is still the one that sampled, and the reference."""
-    near = 1e-3 if transformer.execution(cfg.model).dtype == jnp.float32 else 3e-2
+    near = 1e-3 if dtype == jnp.float32 else 3e-2
     kl = {"objective/kl": (0.0, 10 * near)} if priced else {}
     return {
         "val/ratio": (1.0, near),

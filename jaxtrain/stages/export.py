@@ -51,7 +51,9 @@ def write_adapter(
     All processes call this.
     """
     own = start.origins[-1]
-    model = transformer.build(start.arch, transformer.execution(config.Model(), plan.shards, plan.local))
+    model = transformer.build(
+        start.arch, transformer.execution(config.Model(), plan.platform, plan.shards, plan.local)
+    )
 
     def fresh() -> Params:
         return model.init(jax.random.key(0))

@@ -27,6 +27,6 @@ def inference_plan(run: config.Run, cache_dir: str = "") -> parallel.Plan:
 
 def load_model(source: InitFrom, plan: parallel.Plan, settings: config.Model | None = None) -> LoadedModel:
     """The model that `init_from.load_run` describes, its adapters merged; `settings` are --dtype, --attention, ..."""
-    execution = transformer.execution(settings or config.Model(), plan.shards, plan.local)
+    execution = transformer.execution(settings or config.Model(), plan.platform, plan.shards, plan.local)
     model = transformer.build(source.arch, execution)
     return LoadedModel(model, weights.load_params(plan, source, model, 0), plan, source)

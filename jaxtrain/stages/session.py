@@ -106,7 +106,7 @@ def start_session(
     vocab = start.arch.vocab or -(-tokenizer.vocab_size // 64) * 64
     require_rows(vocab, tokenizer, f"--tokenizer and --model={cfg.model.model}")
     arch, primary = replace(start.arch, vocab=vocab), plan.primary
-    how = transformer.execution(cfg.model, plan.shards, plan.local)
+    how = transformer.execution(cfg.model, plan.platform, plan.shards, plan.local)
     model = transformer.build(arch, replace(how, noise=noise))
     head_model = heads(model) if heads else None
     multihost.require_same(

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import jax.numpy as jnp
 import pytest
 
 from jaxtrain import config
@@ -54,6 +55,6 @@ def test_teachers_that_do_not_fit_the_student_are_refused(origin):
 
 def test_a_student_that_is_its_teacher_starts_at_divergence_0(origin):
     same = start(ByteTokenizer(), origins=("teacher",))
-    assert teacher.expected_at_start(same, origin, flags()) == {"divergence": (0.0, 1e-3)}
-    assert teacher.expected_at_start(start(ByteTokenizer()), origin, flags()) is None
-    assert teacher.expected_at_start(same, None, flags()) is None
+    assert teacher.expected_at_start(same, origin, jnp.float32) == {"divergence": (0.0, 1e-3)}
+    assert teacher.expected_at_start(start(ByteTokenizer()), origin, jnp.float32) is None
+    assert teacher.expected_at_start(same, None, jnp.float32) is None

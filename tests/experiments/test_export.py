@@ -33,7 +33,7 @@ def parameters(town, name):
     start = init_from.load_run(name)
     cfg = command_line.from_flags(sft.Sft, list(town.flags("sft", start=name)))
     with quick():
-        model = transformer.build(start.arch, transformer.execution(cfg.model))
+        model = transformer.build(start.arch, transformer.execution(cfg.model, "cpu"))
         params = weights.load_params(session.make_plan(cfg), start, model, 0)
     return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree.leaves_with_path(params)}
 

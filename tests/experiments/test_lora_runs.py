@@ -57,7 +57,7 @@ def restored(town, name):
     cfg = command_line.from_flags(dpo.Dpo, list(town.flags("dpo", "--dry_run", start=name)))
     with quick():
         plan = session.make_plan(cfg)
-        model = transformer.build(start.arch, transformer.execution(cfg.model))
+        model = transformer.build(start.arch, transformer.execution(cfg.model, "cpu"))
         return flat(weights.load_params(plan, start, model, 0))
 
 

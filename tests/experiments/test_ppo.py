@@ -162,7 +162,7 @@ def starting(town, name):
     cfg = command_line.from_flags(dpo.Dpo, list(town.flags("dpo", "--dry_run", start=name)))
     with quick():
         plan = session.make_plan(cfg)
-        model = transformer.build(start.arch, transformer.execution(cfg.model))
+        model = transformer.build(start.arch, transformer.execution(cfg.model, "cpu"))
         params = weights.load_params(plan, start, model, 0)
     return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree.leaves_with_path(params)}
 

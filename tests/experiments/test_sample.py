@@ -50,7 +50,7 @@ def load(folder):
     start = init_from.load_run(str(folder))
     with quick():
         plan = parallel.make(config.Run())
-        model = transformer.build(start.arch, transformer.execution(config.Model()))
+        model = transformer.build(start.arch, transformer.execution(config.Model(), "cpu"))
         params = weights.load_params(plan, start, model, 0)
 
     @jax.jit

@@ -84,3 +84,15 @@ def test_above_the_limit_the_logits_are_never_whole():
 def test_logits_of_bfloat16_are_float32():
     out = logits(jnp.ones((3, 4), jnp.bfloat16), Head(jnp.ones((5, 4), jnp.bfloat16), 0.0, 1))
     assert out.dtype == jnp.float32 and out.shape == (3, 5)
+
+
+def test_entropy_does_not_cancel_where_logits_share_an_offset():
+    x = np.random.default_rng(0).normal(0, 1, (1, 1, 50))
+    weight = np.concatenate([x[0, 0][:, None], np.ones((50, 1))], 1).astype(np.float32)
+    hidden = np.array([[[1.0, 30_000.0]]], np.float32)  # each logit is x + 30,000
+    rounded = (x.astype(np.float32) + np.float32(30_000)).astype(np.float64)
+    p = np.exp(rounded - rounded.max()) / np.exp(rounded - rounded.max()).sum()
+    got = token_stats(
+        jnp.asarray(hidden), Head(jnp.asarray(weight), 0.0, 2**20), jnp.zeros((1, 1), int), want=("entropy",)
+    )
+    np.testing.assert_allclose(got["entropy"][0, 0], -(p * np.log(p)).sum(), atol=2e-3)

@@ -93,3 +93,17 @@ def test_uniforms_are_uniform_and_of_seed_and_index_alone():
     assert np.abs(share - 0.05).max() < 4 * np.sqrt(0.05 / found.size)
     assert abs(np.corrcoef(found[:, :-1].ravel(), found[:, 1:].ravel())[0, 1]) < 0.03
     assert np.array_equal(uniforms(seeds[5:6], index[:1, 7:9]), found[5:6, 7:9])
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"temperature": 1e-9}, {"temperature": 1e-37}, {"temperature": 1e-30, "top_p": 0.5}, {"top_p": 0.0},
+        {"top_p": -1.0}, {"min_p": 2.0},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_extreme_parameters_leave_the_most_likely_token(how):
+    columns = {name: np.full(B, value, np.float32) for name, value in how.items()}
+    token, logp = jax.jit(draw)(np.full(B, 0.7, np.float32), 100 * X, columns)
+    assert token.tolist() == X.argmax(-1).tolist() and np.array_equal(logp, np.zeros(B))
