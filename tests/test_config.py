@@ -43,7 +43,7 @@ def test_the_workdir_is_named_after_what_differs():
     ("flags", "message"),
     [
         (["model=nanoo"], "--model=nanoo: no model of that name; did you mean nano"),
-        (["model=nano,layer=3"], "'layer' is no field of a model; one of layers, width"),
+        (["model=nano,layer=3"], "'layer' is no field; one of layers, width"),
         (["model=nano,layers=x"], "layers takes int, not 'x'"),
         (["model=nano,causal=false"], "--model=nano,causal=false: .*use --objective=masked"),
         (["model=gpt2", "seq_len=2048"], "--seq_len=2048: the context of --model=gpt2 is 1024"),

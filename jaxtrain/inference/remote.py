@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxtrain.config import ConfigError, Failure
+from jaxtrain.files import terminal
 from jaxtrain.inference import endpoint_errors, endpoint_params, endpoint_responses
 from jaxtrain.inference.config import EndpointFlags
 from jaxtrain.inference.endpoint_errors import RejectedRequest
@@ -108,8 +109,8 @@ def _address(text: str, flag: str) -> tuple[str, str]:
 def _listed(endpoint: _Endpoint) -> tuple[str, tuple[str, ...]]:
     """(the model, its only one where none was named; the models that the endpoint lists, none without a list).
 
-    Raises Failure where there is no connection, ConfigError where it refuses the key, and where no model was named and
-    it does not list one alone.
+    Without a connection a named model may still be answered for by stored responses: a note says so. Raises Failure
+    where none was named, ConfigError where the endpoint refuses the key or does not list one model alone.
     """
     import openai
 
@@ -127,6 +128,9 @@ def _listed(endpoint: _Endpoint) -> tuple[str, tuple[str, ...]]:
         no_server = isinstance(caught, openai.APIConnectionError) and not isinstance(
             caught, openai.APITimeoutError
         )
+        if no_server and endpoint.model:
+            terminal.note([("endpoint", f"{error} Stored responses and finished files are used.")])
+            return endpoint.model, ()
         if no_server or isinstance(caught, openai.AuthenticationError):
             raise error from caught
     except MalformedResponse as caught:

@@ -161,14 +161,18 @@ def test_a_slow_server_is_given_up(remote, cache):
         model.generate([Request(user_messages("a"))])
 
 
-def test_no_server(cache):
+def test_no_server(cache, capsys):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         free_port = probe.getsockname()[1]
-    with pytest.raises(Failure, match=r"--expert=.*no connection .*is it up"):
-        inference_remote.open_endpoint(
-            f"http://127.0.0.1:{free_port}/v1", "expert", EndpointFlags(retries=0), cache
-        )
+    url, message = f"http://127.0.0.1:{free_port}/v1", r"--expert=.*no connection .*is it up"
+    with pytest.raises(Failure, match=message):
+        inference_remote.open_endpoint(url, "expert", EndpointFlags(retries=0), cache)
+    # A model that is named may have stored responses: the first request without one fails.
+    model = inference_remote.open_endpoint(f"{url}?model=m", "expert", EndpointFlags(retries=0), cache)
+    with contextlib.closing(model), pytest.raises(Failure, match=message):
+        model.generate([Request(user_messages("a"))])
+    assert "no connection" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,10 @@ def test_blocked_and_splash_equal_the_plain_square(kv_heads, causal, window, sof
         return jax.jit(jax.grad(functools.partial(scalar, kernel), argnums=(0, 1, 2), has_aux=True))
 
     wanted = grad(attention.xla)(q, k, v)
-    for kernel in (attention.blocked, *([functools.partial(attention.splash, interpret=True)] if splash else [])):
+    for kernel in (
+        attention.blocked,
+        *([functools.partial(attention.splash, interpret=True)] if splash else []),
+    ):
         for a, b in zip(*map(jax.tree.leaves, (wanted, grad(kernel)(q, k, v))), strict=True):
             np.testing.assert_allclose(b, a, atol=2e-5)
 
