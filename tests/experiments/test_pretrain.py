@@ -138,7 +138,7 @@ def test_a_dry_run_leaves_nothing_behind_even_over_a_run(bench, whole):
         "documents",
         "parameters",
         "positions are in the loss",
-        "<|eos|>",
+        "row 0: ",
         "first step",
         "loss",
         "seconds a step",
