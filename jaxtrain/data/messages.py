@@ -61,7 +61,7 @@ def without_nulls(value: Any) -> Any:
 
 def check_unicode(value: Any, what: str) -> None:
     """Raises BadRecord where a string at any depth of `value` is none that UTF-8 can write."""
-    if not all(map(is_unicode, _strings(value))):
+    if not all(map(is_unicode, strings(value))):
         raise BadRecord(f"no text: {what} holds half a surrogate pair")
 
 
@@ -224,16 +224,18 @@ def _check_arguments(arguments: str, what: str) -> None:
     check_unicode(parsed, f"the arguments of a call of {what}")
 
 
-def _strings(value: Any) -> Iterator[str]:
+def strings(value: Any, keys: bool = True) -> Iterator[str]:
+    """Every string in nested lists and objects, those that are keys with `keys`."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
         for key, one in value.items():
-            yield from _strings(key)
-            yield from _strings(one)
+            if keys:
+                yield from strings(key)
+            yield from strings(one, keys)
     elif isinstance(value, list | tuple):
         for one in value:
-            yield from _strings(one)
+            yield from strings(one, keys)
 
 
 def in_loss(message: Mapping[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxtrain.data.messages import BadRecord
+from jaxtrain.data.messages import BadRecord, strings
 from jaxtrain.data.tokenizer import Tokenizer
 
 GUARDS = tuple(map(chr, range(0xFDD0, 0xFDF0)))  # noncharacters
@@ -34,7 +34,7 @@ class SpecialText:
 
     def occurs(self, value: Any) -> bool:
         """Whether a string in `value` could be read as a special token, whole or at its edges."""
-        return any(self._guarded(text, "\0") is not text for text in strings(value))
+        return any(self._guarded(text, "\0") is not text for text in strings(value, keys=False))
 
     def guarded(self, value: Any, guard: str) -> Any:
         """`value` with the guard inside whatever could be read so, in every string but the keys of objects."""
@@ -60,7 +60,7 @@ class SpecialText:
 
 def unused_guard(value: Any) -> str:
     """A guard that no string in `value` has. Raises BadRecord where there is none."""
-    whole = "".join(strings(value))
+    whole = "".join(strings(value, keys=False))
     guard = next((one for one in GUARDS if one not in whole), None)
     if guard is None:
         raise BadRecord("no text: it has every noncharacter from U+FDD0 to U+FDEF")
@@ -90,15 +90,3 @@ def marked_decoder(tokenizer: Tokenizer) -> Callable[[Iterable[int]], str]:
         return "".join(parts)
 
     return decode
-
-
-def strings(value: Any) -> Iterable[str]:
-    """Every string in nested lists and objects, but keys."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for one in value.values():
-            yield from strings(one)
-    elif isinstance(value, list | tuple):
-        for one in value:
-            yield from strings(one)

@@ -2,7 +2,6 @@
 
 import re
 import unicodedata
-from bisect import bisect_left
 from collections.abc import Sequence
 
 # Full-width ASCII, spaces, hyphens and dashes, digits of other scripts.
@@ -41,8 +40,3 @@ def fold(text: str) -> tuple[str, Sequence[int] | None]:
 def unfold(span: tuple[int, int], places: Sequence[int] | None) -> tuple[int, int]:
     """A span of the folded text as one of the text."""
     return span if places is None else (places[span[0]], places[span[1] - 1] + 1)
-
-
-def fold_span(span: tuple[int, int], places: Sequence[int] | None) -> tuple[int, int]:
-    """A span of the text as one of the folded text."""
-    return span if places is None else (bisect_left(places, span[0]), bisect_left(places, span[1]))
