@@ -62,6 +62,7 @@ def main(cfg: Reward) -> None:
             ties=cfg.loss.ties,
             flat=cfg.loss.flat,
             soft=cfg.loss.soft_labels,
+            margin=cfg.loss.margin,
         )
         members = cfg.loss.members
         heads = functools.partial(models.build, members=members)
@@ -72,7 +73,7 @@ def main(cfg: Reward) -> None:
         )
         training = trainer.Stage(
             objective=objective,
-            next_batch=reward_model.ensemble_batches(data.train, members, cfg.loss.margin, cfg.run.seed),
+            next_batch=reward_model.ensemble_batches(data.train, members, cfg.run.seed),
             table=data.table,
             decode=special_text.marked_decoder(data.tokenizer),
             tokens=data.rows[0]["tokens"].size * cfg.data.batch_size * members,

@@ -26,7 +26,7 @@ class Comparison(NamedTuple):
     completions: tuple[str | Message, ...]
     rank: tuple[int, ...]
     p_win: float | None  # probability that the first of two completions is the better one, where known
-    margin: float  # by how much the first should win, in units of reward
+    margin: float | None  # by how much the first should win, in units of reward, where the record says
     template_kwargs: Mapping[str, Any] = {}
 
 
@@ -262,8 +262,8 @@ def _probability(record: RecordFields) -> float | None:
     return p
 
 
-def _margin(record: RecordFields) -> float:
+def _margin(record: RecordFields) -> float | None:
     margin = record.get("margin")
     if margin is not None and not (isinstance(margin, int | float) and math.isfinite(margin)):
         raise BadRecord(f"unknown margin: {margin!r} is not a finite number")
-    return float(margin or 0)
+    return None if margin is None else float(margin)

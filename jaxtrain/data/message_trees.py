@@ -70,7 +70,7 @@ def comparisons(record: RecordFields) -> list[Comparison]:
                 tuple(node.message["content"] for node in ranked),
                 tuple(steps.index(node.rank) for node in ranked),
                 None,
-                0.0,
+                None,
             )
         )
     return compared

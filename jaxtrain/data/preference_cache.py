@@ -24,7 +24,7 @@ from jaxtrain.data.unwritten import thought_lost
 from jaxtrain.files import cache
 from jaxtrain.files.progress import bar
 
-_FORMAT = 2  # of the folder; part of its name, and of no fingerprint
+_FORMAT = 3  # of the folder; part of its name, and of no fingerprint
 _READ = {  # formats that each kind of batch is read from
     "pairs": ("tree", "chosen", "responses", "ranked", "marked"),
     "ranked": ("tree", "chosen", "responses", "ranked", "marked"),
@@ -64,7 +64,7 @@ class TokenisedComparisons(NamedTuple):
     bounds: np.ndarray  # i64[R, K + 2]
     rank: np.ndarray  # i8[R, K]
     p_win: np.ndarray  # f32[R], NaN where unknown
-    margin: np.ndarray  # f32[R]
+    margin: np.ndarray  # f32[R], NaN where unknown
     label: np.ndarray  # f32[R]
     number: np.ndarray  # i64[R], of the record
     other: np.ndarray  # i64[R], the next row whose prompt is another one
@@ -223,9 +223,9 @@ def _unwritten(
 
 
 def _facts(
-    rank: tuple[int, ...], p_win: float = np.nan, margin: float = 0.0, label: float = 0.0
+    rank: tuple[int, ...], p_win: float = np.nan, margin: float | None = None, label: float = 0.0
 ) -> dict[str, Any]:
-    return {"rank": rank, "p_win": p_win, "margin": margin, "label": label}
+    return {"rank": rank, "p_win": p_win, "margin": np.nan if margin is None else margin, "label": label}
 
 
 def _distinct(

@@ -51,6 +51,7 @@ def prepare(
     ties: str = "half",
     flat: bool = False,
     soft: bool = True,
+    margin: float = 0.0,
 ) -> PreferenceData:
     """The training and held-out streams of comparisons of N alternatives.
 
@@ -64,7 +65,8 @@ def prepare(
     ranking; a row's comparisons weigh 1 together, or each, where `flat`. unpaired has label f32[B] (1 desirable), a
     row's own completion first, then that of the next row with another prompt; of a pair it makes two rows.
     `ties` half counts a tie for both sides by half, drop leaves it out. `soft` takes `p_win` where a record has it.
-    Completions are never cut: a prompt loses its beginning, or the row is dropped. Raises ConfigError.
+    `margin` is that of training rows whose record has none. Completions are never cut: a prompt loses its beginning, or
+    the row is dropped. Raises ConfigError.
     """
     train, held_out = _open(cfg)
     choice = Choice(kind, ties, flat, soft)
@@ -76,8 +78,8 @@ def prepare(
     N = 2 if kind != "ranked" else max(one.rank.shape[1] for one in sets)
     firsts = list(itertools.accumulate([len(one.number) for one in sets], initial=0))
     rows = [
-        _Rows(one, first, N, cfg.seq_len, tokenizer, choice)
-        for one, first in zip(sets, firsts[:-1], strict=True)
+        _Rows(one, first, N, cfg.seq_len, tokenizer, choice, margin * (i < len(train)))
+        for i, (one, first) in enumerate(zip(sets, firsts[:-1], strict=True))
     ]
     ours, theirs = rows[: len(train)], rows[len(train) :]
     everything = _All(rows, firsts)
@@ -130,10 +132,18 @@ class _Rows:
     """The rows of one set, padded to N alternatives of T."""
 
     def __init__(
-        self, one: TokenisedComparisons, first: int, N: int, T: int, tokenizer: Tokenizer, choice: Choice
+        self,
+        one: TokenisedComparisons,
+        first: int,
+        N: int,
+        T: int,
+        tokenizer: Tokenizer,
+        choice: Choice,
+        margin: float,
     ):
         self.set, self._first, self._N, self._T = one, first, N, T
         self._tokenizer, self._choice = tokenizer, choice
+        self._margin = np.where(np.isnan(one.margin), np.float32(margin), one.margin)
 
     def __len__(self) -> int:
         return len(self.set.number)
@@ -151,7 +161,7 @@ class _Rows:
         row = alternatives(pairs, self._N, self._T, self._tokenizer.pad) | {
             "index": np.int32(self._first + r),
             "prefer": prefer(rank, float(self.set.p_win[r]), self._choice.ties, self._choice.flat),
-            "margin": self.set.margin[r],
+            "margin": self._margin[r],
             "rank": rank,
         }
         return row | ({"label": self.set.label[r]} if self._choice.kind == "unpaired" else {})

@@ -119,8 +119,8 @@ def _reference_completions(
     ]
 
 
-def ensemble_batches(train: Any, members: int, margin: float, seed: int) -> Callable[[int], loop.NextBatch]:
-    """Training batches with `margin` where a record has none, and rows weighed for each member of an ensemble.
+def ensemble_batches(train: Any, members: int, seed: int) -> Callable[[int], loop.NextBatch]:
+    """Training batches whose rows are weighed for each member of an ensemble.
 
     A member sees a row Poisson(1) times, always the same for a row: its bootstrap of the data.
     """
@@ -128,7 +128,6 @@ def ensemble_batches(train: Any, members: int, margin: float, seed: int) -> Call
     def weigh(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         batch = dict(batch)
         index = batch.pop("index")
-        batch["margin"] = np.where(batch["margin"] == 0, np.float32(margin), batch["margin"])
         if members > 1:
             draws = [
                 np.random.Generator(np.random.Philox(key=(seed, int(i)))).poisson(1.0, members) for i in index

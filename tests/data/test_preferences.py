@@ -76,6 +76,15 @@ def test_rows_have_their_numbers_in_every_order(comparisons):
         made.rows[16]
 
 
+def test_a_margin_of_the_flag_is_for_training_rows_that_have_none(comparisons):
+    records = [better("P", "a", "b", margin=0), better("Q", "a", "b", margin=2), better("R", "a", "b")]
+    made = prepare(
+        comparisons(records, held=[better("S", "a", "b"), better("T", "a", "b", margin=1)]), margin=0.5
+    )
+    assert [float(made.rows[i]["margin"]) for i in range(5)] == [0, 2, 0.5, 0, 1]
+    assert made.rows[0]["margin"].dtype == np.float32
+
+
 def test_epochs_processes_and_mixes(comparisons, tmp_path):
     one = write(tmp_path / "one.jsonl", [better(f"Q{i}", f"a{i}", "b") for i in range(6)])
     two = write(tmp_path / "two.jsonl", [better(f"R{i}", f"a{i}", "b") for i in range(10)])

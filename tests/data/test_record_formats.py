@@ -46,11 +46,11 @@ COMPARED = {
     ),
     "responses": (
         {"prompt": "Hi?", "response_a": "Yo.", "response_b": "No.", "preferred": " B", "reason": "why"},
-        Comparison(ASKED, ("No.", "Yo."), (0, 1), None, 0.0),
+        Comparison(ASKED, ("No.", "Yo."), (0, 1), None, None),
     ),
     "ranked": (
         {"prompt": "Hi?", "completions": ["c", "a", "b", "d"], "ranking": [3, 1, 1, 4]},
-        Comparison(ASKED, ("a", "b", "c", "d"), (0, 0, 1, 2), None, 0.0),
+        Comparison(ASKED, ("a", "b", "c", "d"), (0, 0, 1, 2), None, None),
     ),
     "judged": ({"prompt": "Hi?", "completion": "Yo.", "label": False}, JudgedCompletion(ASKED, "Yo.", False)),
 }
@@ -63,7 +63,7 @@ def test_each_format_is_found_and_read(name):
 
 
 WHY = {"role": "user", "content": "Why?"}
-PAIR = Comparison(ASKED, ("Yo.", "No."), (0, 1), None, 0.0)
+PAIR = Comparison(ASKED, ("Yo.", "No."), (0, 1), None, None)
 DIALOG = Dialog((ASK, ANSWER))
 EITHER = {"prompt": "Hi?", "response_a": "Yo.", "response_b": "No."}
 PARTS = [{"type": "text", "text": "Hi"}, {"type": "text", "text": "?"}]
@@ -83,11 +83,11 @@ VARIANTS = [
     ({"prompt": "Hi?", "chosen": [ASK, ANSWER], "rejected": [OTHER]}, PAIR),
     (
         {"chosen": f"{HH} So.", "rejected": f"{HH} Sit."},
-        Comparison((ASK, ANSWER, WHY), ("So.", "Sit."), (0, 1), None, 0.0),
+        Comparison((ASK, ANSWER, WHY), ("So.", "Sit."), (0, 1), None, None),
     ),
     (
         {"chosen": f"{HH} So.", "rejected": f"{HH} So."},
-        Comparison((ASK, ANSWER, WHY), ("So.", "So."), (0, 1), None, 0.0),
+        Comparison((ASK, ANSWER, WHY), ("So.", "So."), (0, 1), None, None),
     ),
     (EITHER | {"preferred": "TIE"}, PAIR._replace(rank=(0, 0))),
     (EITHER | {"p_win": 0.25}, PAIR._replace(completions=("No.", "Yo."), p_win=0.75)),
