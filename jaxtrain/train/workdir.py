@@ -55,7 +55,7 @@ def open_workdir(
         start = {
             "command": shlex.join([sys.executable, *sys.orig_argv[1:]]),
             "versions": versions(),
-            "git": _git(Path(__file__).parent),
+            "git": git_state(Path(__file__).parent),
             "started": _now(),
         }
         if (path / CONFIG).exists():
@@ -205,7 +205,7 @@ def versions() -> dict[str, str]:
     return versions
 
 
-def _git(folder: Path) -> dict[str, Any] | None:
+def git_state(folder: Path) -> dict[str, Any] | None:
     """{"commit", "dirty"} of the checkout that the code runs from, None outside one or without git."""
     ask = ["git", "-C", str(folder), "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
     try:
