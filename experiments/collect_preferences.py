@@ -41,6 +41,8 @@ def main(cfg: Collect) -> None:
             collect.annotate_on_page(cfg, db, sock)
         else:
             collect.annotate_in_terminal(cfg, db)
+    if sock:
+        http.leave()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import jinja2
 import numpy as np
 
 from jaxtrain.config import ConfigError
-from jaxtrain.data import special_text
+from jaxtrain.data import special_text, turn_ends
 from jaxtrain.data.chat_jinja import ChatJinja, TemplateFailure, with_arguments
 from jaxtrain.data.messages import THOUGHTS, BadRecord, Message, in_loss, thought_of
 from jaxtrain.data.response import MARKS, split_thought
@@ -329,6 +329,12 @@ class Template:
         """A prompt with the EOS tokens that the template does not write behind earlier answers."""
         if self._writes_end or not any(message["role"] == "assistant" for message in given.messages):
             return before
+
+        def render(messages: Sequence[Message], generation: bool) -> str:
+            return self._text(given._replace(messages=list(messages)), generation)
+
+        if (text := turn_ends.with_ends(given.messages, before, render, self._eos)) is not None:
+            return text
         row = self._rows(given, 0, {})[0][-1]
         if not before.startswith(row.written):
             return before

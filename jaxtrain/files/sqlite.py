@@ -1,6 +1,7 @@
 """SQLite files of a --store flag: created with a write-ahead log, and marked with an application id and a version."""
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ def create(
         connect(path).close()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # What people wrote, and the secret of cookies. SQLite's files beside it are made with the same mode.
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
         with contextlib.closing(open_connection(path)) as db:
             (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
             db.execute("BEGIN IMMEDIATE")

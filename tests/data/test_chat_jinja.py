@@ -5,7 +5,7 @@ import json
 import pytest
 
 from jaxtrain.config import ConfigError
-from jaxtrain.data import chat_jinja
+from jaxtrain.data import jinja_limits
 from jaxtrain.data.chat import Template
 from jaxtrain.data.chat_jinja import ChatJinja, TemplateFailure, with_arguments
 from tests.data.talk import tokenizer_of
@@ -26,7 +26,7 @@ FAILING = [
 
 @pytest.mark.parametrize(("source", "words"), FAILING)
 def test_templates_that_fail_are_refused_in_time(source, words, monkeypatch):
-    monkeypatch.setattr(chat_jinja, "SECONDS", 0.2)
+    monkeypatch.setattr(jinja_limits, "SECONDS", 0.2)
     with pytest.raises(ConfigError, match=f"--template=mine: .*{words}"):
         Template("mine", source, tokenizer_of("[ASK]", "[/ASK]", bos="<s>", eos="</s>"))
 

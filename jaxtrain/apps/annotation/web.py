@@ -106,13 +106,20 @@ def _require_same_site(page: AnnotationApp, request: Request) -> None:
     """Raises _Refused for a host name that another site may have given this machine, and for another site's forms."""
     if not page.key and not http.is_local(request):
         raise _Refused(
-            403, f"without --api_key only this machine is served, not {request.url.hostname or 'this'}"
+            403, f"without --api_key only this machine is served, not {http.host_name(request) or 'this'}"
         )
     origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site", "same-origin")
     if request.method == "POST" and (
-        site not in ("same-origin", "none") or (origin and urlsplit(origin).netloc != request.url.netloc)
+        site not in ("same-origin", "none") or (origin and _netloc(origin) != request.url.netloc)
     ):
         raise _Refused(403, "the form is of another site")
+
+
+def _netloc(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError as error:
+        raise _Refused(400, f"the header Origin is no address: {error}") from error
 
 
 async def _form(page: AnnotationApp, request: Request, annotator: str) -> dict[str, str]:

@@ -21,6 +21,8 @@ from jaxtrain.apps.serve.streaming import ClientDisconnected
 
 Handler = Callable[[Server, Request], Awaitable[Response]]
 
+_ONLY_LOCAL = "without --api_key only programs on this machine are served"
+
 
 def app(server: Server) -> Starlette:
     """The ASGI application. It closes the scheduler and the store when it ends."""
@@ -62,6 +64,8 @@ def _endpoint(
         try:
             if guarded:
                 _require_key(server.limits.api_key, request)
+            elif not server.limits.api_key:
+                _require_local(request)
             response = await handler(server, request)
         except ApiError as error:
             response = error.response()
@@ -83,11 +87,14 @@ def _require_key(key: str, request: Request) -> None:
             problem = "Incorrect API key provided" if token else "You didn't provide an API key"
             raise ApiError(401, f"{problem}: send it as Authorization: Bearer KEY.", code="invalid_api_key")
         return
-    if not http.is_local(request) or "origin" in request.headers:
-        raise ApiError(
-            403,
-            f"without --api_key only programs on this machine are served, not {request.url.hostname or 'this'}",
-        )
+    _require_local(request)
+    if "origin" in request.headers:
+        raise ApiError(403, f"{_ONLY_LOCAL}, not a page in a browser")
+
+
+def _require_local(request: Request) -> None:
+    if not http.is_local(request):
+        raise ApiError(403, f"{_ONLY_LOCAL}, not {http.host_name(request) or 'this'}")
 
 
 async def health(server: Server, request: Request) -> Response:

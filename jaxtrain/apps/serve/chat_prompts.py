@@ -9,6 +9,7 @@ from jaxtrain.apps.serve.errors import invalid_param
 from jaxtrain.apps.serve.message_parser import MessageParser
 from jaxtrain.apps.serve.request_params import CompletionParams
 from jaxtrain.config import ConfigError
+from jaxtrain.data import jinja_limits
 from jaxtrain.data.chat import Template
 from jaxtrain.data.messages import BadRecord
 
@@ -17,8 +18,9 @@ def chat_prompt(template: Template, params: CompletionParams) -> tuple[list[int]
     """(ids of the prompt, the parser of its completions). Raises ApiError for what the template does not write."""
     messages, variables = params.prompts[0], _variables(template, params)
     try:
-        ids = template.encode_prompt(messages, variables).tolist()
-        lost = template.unwritten(messages, variables) if params.tools or params.documents else ()
+        with jinja_limits.within(jinja_limits.SECONDS):
+            ids = template.encode_prompt(messages, variables).tolist()
+            lost = template.unwritten(messages, variables) if params.tools or params.documents else ()
     except (BadRecord, ConfigError) as error:
         raise invalid_param("messages", str(error)) from error
     for name in ("tools", "documents"):

@@ -8,12 +8,12 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, NamedTuple
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from jaxtrain.apps.serve import chat_prompts, message_parser, request_params, responses
 from jaxtrain.apps.serve.errors import ApiError, invalid_param
+from jaxtrain.apps.serve.http import in_thread
 from jaxtrain.apps.serve.message_parser import MessageParser
 from jaxtrain.apps.serve.request_params import CompletionParams
 from jaxtrain.apps.serve.responses import CompletionBuilder, ResponseFormat
@@ -52,7 +52,11 @@ async def chat(server: Server, request: Request) -> Response:
     if params.store and server.store is None:
         raise invalid_param("store", "the server was started without a store (--store)")
     template = (params.tools and server.model.tool_template) or server.model.template
-    ids, parser = await run_in_threadpool(chat_prompts.chat_prompt, template, params)
+    if (count := len(params.prompts[0])) > server.scheduler.runner.context:
+        raise _too_long(
+            server.scheduler.runner.context, f"{count} messages, each of a token at least", "messages"
+        )
+    ids, parser = await in_thread(chat_prompts.chat_prompt, template, params)
     job = _submit(server, responses.CHAT, params, start, [ids], server.model.decode, parser)
     return await _respond(job, request)
 
@@ -64,7 +68,7 @@ async def text(server: Server, request: Request) -> Response:
     require_model(server, params.model)
     tokenizer, vocab = server.model.template.tokenizer, server.scheduler.runner.vocab
     texts = [prompt for prompt in params.prompts if isinstance(prompt, str)]
-    encoded = iter(await run_in_threadpool(tokenizer.encode, texts) if texts else [])
+    encoded = iter(await in_thread(tokenizer.encode, texts) if texts else [])
     opening = [tokenizer.bos] if "bos_token" in tokenizer.token_names else []
     prompts = []
     for i, prompt in enumerate(params.prompts):
@@ -86,7 +90,7 @@ async def text(server: Server, request: Request) -> Response:
 async def _add_echoes(job: CompletionJob) -> None:
     """Puts its prompt before each completion."""
     given = zip(job.params.prompts, job.prompts, strict=True)
-    echoes = [await run_in_threadpool(_echo, job.server, job.params, *pair) for pair in given]
+    echoes = [await in_thread(_echo, job.server, job.params, *pair) for pair in given]
     for i, builder in enumerate(job.builders):
         builder.echo = echoes[i // job.params.n]
 
@@ -157,14 +161,18 @@ def _token_limit(ids: Sequence[int], max_tokens: int | None, context: int, field
     room = context - len(ids)
     if room < (1 if max_tokens is None else max_tokens):
         wanted = f"{max_tokens} in the completion" if max_tokens else "none left for a completion"
-        raise ApiError(
-            400,
-            f"This model's maximum context length is {context} tokens. You requested "
-            f"{len(ids) + (max_tokens or 0)} tokens ({len(ids)} in the prompt, {wanted}): shorten one of them.",
-            param="max_tokens" if room > 0 else field,
-            code="context_length_exceeded",
-        )
+        requested = f"{len(ids) + (max_tokens or 0)} tokens ({len(ids)} in the prompt, {wanted})"
+        raise _too_long(context, requested, "max_tokens" if room > 0 else field)
     return room if max_tokens is None else max_tokens
+
+
+def _too_long(context: int, requested: str, param: str) -> ApiError:
+    return ApiError(
+        400,
+        f"This model's maximum context length is {context} tokens. You requested {requested}: shorten one of them.",
+        param=param,
+        code="context_length_exceeded",
+    )
 
 
 async def _respond(job: CompletionJob, request: Request) -> Response:

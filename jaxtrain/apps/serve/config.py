@@ -7,6 +7,7 @@ from jaxtrain.config import ConfigError
 from jaxtrain.inference.config import HttpAddress, MachineFlags
 
 DEFAULT_CONTEXT = 1024  # tokens of --context=0
+ANSWER_SECONDS = 600
 EXTRA = "install the extra: pip install 'jaxtrain[serve]', or JAXTRAIN_EXTRAS=serve ./launch/run serve"
 
 
@@ -31,6 +32,8 @@ class HttpFlags(HttpAddress):
     # fmt: off
     waiting: int = config.arg(64, "Completions that may wait for a row; more are answered 429", low=0)
     max_body_kb: int = config.arg(1024, "Largest request, KiB", low=1)
+    answer_seconds: int = config.arg(ANSWER_SECONDS,
+        "Most seconds from a request's last byte to its response's; 0: no bound", low=0)
     drain: int = config.arg(30, "Seconds that running requests have to finish after SIGTERM", low=0)
     # fmt: on
 

@@ -1,18 +1,29 @@
 """Runs an ASGI application on a socket until a signal ends it, with time for running requests to finish."""
 
+import functools
+import os
 import signal
 import socket
+import sys
+import threading
+import time
 from collections.abc import Callable
+from typing import Any, TypeVar
 
+import anyio.to_thread
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 
+from jaxtrain.apps.serve.config import ANSWER_SECONDS
 from jaxtrain.apps.serve.scheduler import Scheduler
+from jaxtrain.apps.serve.timed_protocol import timed_protocol
 from jaxtrain.config import ConfigError, Failure
 from jaxtrain.inference.config import LOOPBACK
 
 _BACKLOG = 2048
+_LEAVE_SECONDS = 2.0
+Result = TypeVar("Result")
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -40,10 +51,19 @@ def run(
     scheduler: Scheduler | None,
     drain: int,
     ready: Callable[[], None],
+    answer_seconds: int = ANSWER_SECONDS,
 ) -> None:
-    """Serves until SIGTERM or Ctrl-C; running requests then have `drain` seconds. Raises Failure if decoding fails."""
+    """Serves until SIGTERM or Ctrl-C; running requests then have `drain` seconds. Raises Failure if decoding fails.
+
+    A response that is not complete, and read, within `answer_seconds` is cut off; 0: no bound.
+    """
     settings = uvicorn.Config(
-        application, log_level="warning", access_log=False, timeout_graceful_shutdown=drain, lifespan="on"
+        application,
+        http=timed_protocol(answer_seconds),
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=drain,
+        lifespan="on",
     )
     server = _Server(settings, ready)
     if scheduler is not None:
@@ -70,9 +90,37 @@ class _Server(uvicorn.Server):
         self._ready()
 
 
+async def in_thread(f: Callable[..., Result], *args: Any) -> Result:
+    """f(*args) in a thread. Where the request is cancelled the thread is left to itself: it must change nothing."""
+    return await anyio.to_thread.run_sync(functools.partial(f, *args), abandon_on_cancel=True)
+
+
+def leave() -> None:
+    """Ends the process where a thread still works; Python would wait for it. Everything else must be closed by now."""
+    others = [
+        one for one in threading.enumerate() if one is not threading.current_thread() and not one.daemon
+    ]
+    until = time.monotonic() + _LEAVE_SECONDS
+    for one in others:
+        one.join(max(0.0, until - time.monotonic()))
+    if busy := sum(one.is_alive() for one in others):
+        print(f"ended while {busy} threads still worked on requests that were given up", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
 def is_local(request: Request) -> bool:
     """Whether a request names this machine as its host; a page of another site may have given it another name."""
-    return request.url.hostname in LOOPBACK
+    return host_name(request) in LOOPBACK
+
+
+def host_name(request: Request) -> str:
+    """The host that a request names; empty where the name is not valid."""
+    try:
+        return request.url.hostname or ""
+    except ValueError:  # such as [
+        return ""
 
 
 def url(sock: socket.socket) -> str:

@@ -5,7 +5,7 @@ import json
 import openai
 import pytest
 
-from jaxtrain.data import chat_jinja, record_formats
+from jaxtrain.data import jinja_limits, record_formats
 from tests.apps.serve.conftest import HI, NAME, running
 from tests.apps.serve.scripted import CALLS, FULL, HEAD, OPENING, TAIL, scripted_server, template, write
 
@@ -182,7 +182,7 @@ def test_variables_of_the_template(server, client):
 
 
 def test_a_template_that_refuses_or_never_ends_is_a_bad_request(monkeypatch):
-    monkeypatch.setattr(chat_jinja, "SECONDS", 0.2)
+    monkeypatch.setattr(jinja_limits, "SECONDS", 0.2)
     refusing = "{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
     loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
     endless = "{% if m.role == 'tool' %}" + loops + "{% endif %}"

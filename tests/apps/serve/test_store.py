@@ -201,3 +201,12 @@ def test_files_that_are_not_a_store(tmp_path, kind):
     with pytest.raises(ConfigError, match=r"not a store|cannot be (read|written)"):
         CompletionStore(path)
     assert before is None or path.read_bytes() == before
+
+
+def test_a_new_store_is_its_owner_s_alone_and_an_old_one_stays_as_it_is(tmp_path):
+    path = tmp_path / "store.sqlite"
+    CompletionStore(path).close()
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.chmod(0o640)
+    CompletionStore(path).close()
+    assert path.stat().st_mode & 0o777 == 0o640

@@ -1,0 +1,79 @@
+"""Who is served, and how a process ends whose threads still work."""
+
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+from starlette.requests import Request
+
+from jaxtrain.apps.serve import app, http
+from tests.apps.serve.conftest import make_server, running
+from tests.apps.serve.test_api import post
+
+OPEN = {"/health", "/metrics"}
+
+
+def status(server, method, path, **headers):
+    import http.client
+
+    link = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=10)
+    link.putrequest(method, path, skip_host="Host" in headers)
+    for name, value in headers.items():
+        link.putheader(name, value)
+    link.endheaders()
+    response = link.getresponse()
+    response.read()
+    link.close()
+    return response.status
+
+
+def test_every_route_but_health_and_metrics_needs_the_key(server):
+    routes = app.app(server.state).routes
+    assert {route.path for route in routes} >= OPEN and len(routes) == 11
+    for route in routes:
+        path = route.path.replace("{id}", "chatcmpl-1").replace("{model:path}", "tiny")
+        (method,) = route.methods - {"HEAD"}
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic a key"}):
+            assert (status(server, method, path, **headers) == 401) == (path not in OPEN), (method, path)
+
+
+def test_without_a_key_a_host_name_of_another_site_sees_nothing():
+    with running(make_server(None, key="")) as server:
+        for path in ("/health", "/metrics", "/v1/models"):
+            assert status(server, "GET", path) == 200
+            assert status(server, "GET", path, Host="evil.example") == 403, path
+            assert status(server, "GET", path, Host="[") < 500  # no address
+
+
+@pytest.mark.parametrize(
+    ("host", "local"), [("127.0.0.1:80", True), ("[::1]", True), ("[", False), ("a", False)]
+)
+def test_host_names(host, local):
+    headers = [(b"host", host.encode())]
+    assert http.is_local(Request({"type": "http", "path": "/", "headers": headers})) == local
+
+
+def test_more_messages_than_the_context_has_tokens_are_refused_unread(server, monkeypatch):
+    monkeypatch.setattr("jaxtrain.apps.serve.chat_prompts.chat_prompt", None)
+    messages = ",".join(['{"role":"user","content":""}'] * 600)
+    answer = post(server, "/v1/chat/completions", f'{{"model":"tiny","messages":[{messages}]}}'.encode())
+    assert answer[0] == 400 and answer[1]["error"]["code"] == "context_length_exceeded"
+    assert "600 messages" in answer[1]["error"]["message"]
+
+
+def test_the_process_ends_though_a_thread_works():
+    script = """
+        import threading, time
+        from jaxtrain.apps.serve import http
+        threading.Thread(target=time.sleep, args=(600,)).start()
+        print("closed")
+        http.leave()
+        """
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0 and done.stdout == "closed\n" and "1 threads still worked" in done.stderr
+    assert time.monotonic() - start < 60
