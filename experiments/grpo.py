@@ -1,6 +1,7 @@
 """GRPO and its kin: policy gradients from groups of completions, without a value function."""
 
 import dataclasses
+from typing import Any
 
 from jaxtrain import config, flags, stages
 
@@ -82,6 +83,19 @@ class Grpo:
     lora: config.Lora = config.group(config.Lora)
     run: config.Run = config.group(config.Run, steps=128, sample_every=0, log_every=4)
 
+    def settings(self) -> Any:
+        """The objective's settings. Raises ConfigError where one would do nothing."""
+        from jaxtrain.rl import on_policy
+
+        loss = self.loss.resolved()
+        return on_policy.settings(
+            self, critic=False, clip_low=loss["clip_ratio"] if loss["surrogate"] == "clip" else 0.2,
+            clip_high=(loss["clip_ratio_high"] or loss["clip_ratio"]) if loss["surrogate"] != "none" else 0.2,
+            surrogate=loss["surrogate"], level=loss["level"], aggregate=loss["aggregate"],
+            limit=self.samples.max_new if loss["aggregate"] == "fixed" else 0,
+            kl_weight=loss["kl_weight"], kl=self.loss.kl, entropy_weight=self.loss.entropy_coef,
+        )  # fmt: skip
+
 
 def main(cfg: Grpo) -> None:
     """Checks the flags, loads policy and reference, and trains on groups of completions."""
@@ -103,13 +117,7 @@ def main(cfg: Grpo) -> None:
         raise config.ConfigError(
             f"--group={cfg.samples.group}: a score has no group to be compared with; use 2 or more"
         )
-    settings = on_policy.settings(
-        cfg, critic=False, clip_low=loss["clip_ratio"] if loss["surrogate"] == "clip" else 0.2,
-        clip_high=(loss["clip_ratio_high"] or loss["clip_ratio"]) if loss["surrogate"] != "none" else 0.2,
-        surrogate=loss["surrogate"], level=loss["level"], aggregate=loss["aggregate"],
-        limit=cfg.samples.max_new if loss["aggregate"] == "fixed" else 0,
-        kl_weight=loss["kl_weight"], kl=cfg.loss.kl, entropy_weight=cfg.loss.entropy_coef,
-    )  # fmt: skip
+    settings = cfg.settings()
     with stages.open(cfg, "grpo", start=start) as stage:
         template = stage.template
         scorer, _ = on_policy.open_scorer(cfg, stage.plan, stage.path)

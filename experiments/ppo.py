@@ -1,6 +1,7 @@
 """Proximal policy optimisation with a price on the KL from the reference: RLHF's last step."""
 
 import dataclasses
+from typing import Any
 
 from jaxtrain import config, flags, stages
 from jaxtrain.data import source_spec
@@ -30,7 +31,7 @@ class PpoLoss(config.Group):
     ptx_weight: float = config.arg(-1.0,
         "Weight of the pretraining loss in the same update (PPO-ptx). -1: 0.1 where --data is Tinytown's, else 0",
         low=-1)
-    ptx_data: str = config.arg("tinytown:pretrain", "Data of that loss: texts or conversations")
+    ptx_data: str = config.arg("tinytown:pretrain", "Data of that loss: texts or conversations", remote=True)
     # fmt: on
 
     def check(self):
@@ -71,6 +72,16 @@ class Ppo:
     lora: config.Lora = config.group(config.Lora)
     run: config.Run = config.group(config.Run, steps=160, sample_every=0, log_every=4)
 
+    def settings(self, ptx_weight: float) -> Any:
+        """The objective's settings. Raises ConfigError where one would do nothing."""
+        from jaxtrain.rl import on_policy
+
+        loss = self.loss
+        return on_policy.settings(
+            self, critic=True, clip_low=loss.clip_ratio, clip_high=loss.clip_ratio, entropy_weight=loss.entropy_coef,
+            value_weight=loss.value_coef, value_clip=loss.value_clip, ptx_weight=ptx_weight,
+        )  # fmt: skip
+
 
 def main(cfg: Ppo) -> None:
     """Checks the flags, loads policy, reference and reward model, and trains on rollouts."""
@@ -100,10 +111,7 @@ def main(cfg: Ppo) -> None:
             rates={"value": rate},
         )._replace(extra=rollouts.first_extra(cfg))  # fmt: skip
         weight = loss.pretraining(cfg.data.data)
-        settings = on_policy.settings(
-            cfg, critic=True, clip_low=loss.clip_ratio, clip_high=loss.clip_ratio, entropy_weight=loss.entropy_coef,
-            value_weight=loss.value_coef, value_clip=loss.value_clip, ptx_weight=weight,
-        )  # fmt: skip
+        settings = cfg.settings(weight)
         how = advantages.AdvantageConfig(
             gamma=loss.gamma, lam=loss.lam, bootstrap=loss.bootstrap, whiten_rewards=loss.whiten_rewards,
             whiten_advantages=loss.whiten_advantages,

@@ -181,11 +181,7 @@ def _annotate_fn(
     cfg: RolloutStageConfig, session: Session, setup: RolloutConfig
 ) -> Callable[[Params, Columns], Columns]:
     """A function (trained, rows [R, T]) -> annotate_logps' columns, --batch_size rows at a time."""
-    critic = session.heads if isinstance(session.heads, ActorCritic) else None
-    annotate = advantages.annotate_logps(session.model, critic, cfg.samples.temperature)
-    compiled = session.plan.rows(
-        lambda params, frozen, rows: annotate(session.trained.whole(params, frozen[0]), frozen[1], rows)
-    )
+    compiled = annotate_program(session, cfg.samples.temperature)
     reference = setup.reference() if setup.reference else ()
     B, local = cfg.data.batch_size, session.plan.local_rows(cfg.data.batch_size)
 
@@ -198,6 +194,15 @@ def _annotate_fn(
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     return annotated
+
+
+def annotate_program(session: Session, temperature: float) -> Callable[..., Columns]:
+    """A compiled function (trained, (base, reference), rows) -> annotate_logps' columns."""
+    critic = session.heads if isinstance(session.heads, ActorCritic) else None
+    annotate = advantages.annotate_logps(session.model, critic, temperature)
+    return session.plan.rows(
+        lambda params, frozen, rows: annotate(session.trained.whole(params, frozen[0]), frozen[1], rows)
+    )
 
 
 def _next_coef(

@@ -48,8 +48,8 @@ def memory(abstract_state: Any, batch: Mapping[str, np.ndarray]) -> list[tuple[s
     state = jax.tree.leaves(abstract_state)
     params = jax.tree.leaves(abstract_state.params)
     count = sum(leaf.size for leaf in params)
-    total = sum(_bytes(leaf) for leaf in state)
-    one = sum(_bytes(leaf, shard=True) for leaf in state)
+    total = sum(leaf_bytes(leaf) for leaf in state)
+    one = sum(leaf_bytes(leaf, shard=True) for leaf in state)
     return [
         ("parameters", f"{count:,}"),
         ("training state", f"{total / 2**20:,.1f} MiB, {one / 2**20:,.1f} MiB on each device"),
@@ -57,7 +57,7 @@ def memory(abstract_state: Any, batch: Mapping[str, np.ndarray]) -> list[tuple[s
     ]
 
 
-def _bytes(leaf: Any, shard: bool = False) -> int:
+def leaf_bytes(leaf: Any, shard: bool = False) -> int:
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return 8
     shape = leaf.sharding.shard_shape(leaf.shape) if shard else leaf.shape
