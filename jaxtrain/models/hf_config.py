@@ -7,7 +7,6 @@ cannot say, raises ConfigError with its key and value. Settings of training alon
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +17,11 @@ from jaxtrain.models.hf_families import FAMILIES, LEGAL, Config, Family, nearest
 from jaxtrain.models.zoo import Arch
 
 OTHERWISE = "the model would compute something else"
+MOST = {
+    "num_hidden_layers": 1 << 12,
+    "hidden_size": 1 << 18,
+}  # far above any model: a file of more is damaged
+MOST_NUMBER = (1 << 31) - 1
 _SLIDING, _FULL = "sliding_attention", "full_attention"
 
 
@@ -30,7 +34,7 @@ def read(folder: Path) -> Arch:
         outer, config, kind = config, config["text_config"], "gemma3_text"
         config.setdefault("tie_word_embeddings", outer.get("tie_word_embeddings", True))
         _require_legal(path, outer, LEGAL)
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise ConfigError(
             f"{path}: model_type={kind!r}, architectures={config.get('architectures')} is no architecture that can be "
             f"read; known are {', '.join(f'{name} ({family.architecture})' for name, family in FAMILIES.items())}"
@@ -58,7 +62,7 @@ def _arch(path: Path, config: Config, kind: str) -> Arch:
     stem = family.architecture.removesuffix("ForCausalLM").removesuffix("LMHeadModel").lower()
     names = config.get("architectures") or [family.architecture]
     known = {stem + end for end in ("forcausallm", "lmheadmodel", "model", "textmodel")}
-    if not any(str(name).lower() in known for name in names):
+    if not isinstance(names, list) or not any(str(name).lower() in known for name in names):
         raise ConfigError(
             f"{path}: architectures={names} is no language model of model_type={kind!r}; want {family.architecture}"
         )
@@ -67,8 +71,8 @@ def _arch(path: Path, config: Config, kind: str) -> Arch:
     own = {key: config[name] for key, name in family.spelled.items() if config.get(name) is not None}
     file = _File(path, kind, {**family.defaults, **plain, **own})
     for key, name in family.spelled.items():
-        if key != "hidden_act" and config.get(key, file.values.get(key)) != file.values.get(key):
-            raise file.refusal(key, f"and {key}={json.dumps(config[key])} disagree; {kind} has {name}")
+        if key != "hidden_act" and key in config and config[key] != file.values.get(key):
+            raise file.refusal(key, f"and {key}={_shown(config[key])} disagree; {kind} has {name}")
     try:
         return Arch(**family.arch, **file.fields(), family=kind)
     except KeyError as error:
@@ -84,8 +88,14 @@ def _require_legal(path: Path, config: Config, legal: Mapping[str, tuple]) -> No
         if config.get(key, values[0]) not in values:
             allowed = " or ".join(json.dumps(value) for value in values if value is not None) or "none"
             raise ConfigError(
-                f"{path}: {key}={json.dumps(config[key])} is not supported, only {allowed}: {OTHERWISE}"
+                f"{path}: {key}={_shown(config[key])} is not supported, only {allowed}: {OTHERWISE}"
             )
+
+
+def _shown(value: Any) -> str:
+    """A value as the file has it, at most a line of it."""
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:80]}… ({len(text):,} characters)"
 
 
 class _File(NamedTuple):
@@ -96,10 +106,10 @@ class _File(NamedTuple):
     values: Config
 
     def number(self, key: str, kinds: Any = int, least: float = 1) -> Any:
-        value = self.values[key]
-        if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value < math.inf:
+        value, most = self.values[key], MOST.get(key, MOST_NUMBER)
+        if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
             name = "int" if kinds is int else "float"
-            raise self.refusal(key, f"must be a number ({name}) of at least {least}")
+            raise self.refusal(key, f"must be a number ({name}) from {least} to {most:,}")
         return value
 
     def flag(self, key: str) -> bool:
@@ -109,7 +119,7 @@ class _File(NamedTuple):
 
     def refusal(self, key: str, why: str) -> ConfigError:
         spelled = FAMILIES[self.kind].spelled.get(key, key)
-        return ConfigError(f"{self.path}: {spelled}={json.dumps(self.values[key])} {why}")
+        return ConfigError(f"{self.path}: {spelled}={_shown(self.values[key])} {why}")
 
     def fields(self) -> dict[str, Any]:
         """The fields of an Arch that differ within the family."""

@@ -29,6 +29,7 @@ _LONGROPE = ("factor", "attention_factor", "short_factor", "long_factor")
 _PHI3_TYPES = ("default", "longrope")
 _SETTINGS = {"default": (), "linear": ("factor",), "llama3": _LLAMA3, "yarn": _YARN, "longrope": _LONGROPE}
 _NESTED = ("full_attention", "sliding_attention")
+MOST = 1e15  # of a number: a file with a larger one is damaged
 
 
 class _Rotary(NamedTuple):
@@ -209,9 +210,7 @@ def _set(given: Config) -> dict[str, Any]:
 
 
 def _is_number(value: Any) -> bool:
-    return (
-        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
-    )
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < MOST
 
 
 def _attention(factor: float, mscale: float) -> float:

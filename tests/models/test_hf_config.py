@@ -314,6 +314,25 @@ def test_what_an_arch_cannot_say_is_refused_by_name(name, changes, named, tmp_pa
     assert str(tmp_path / "config.json") in str(raised.value)
 
 
+ODD = (10**400, 10**9, -1, 0, 1.5, 1e308, float("nan"), "x", [], {}, None, True, [1, 2, 3], [[]])
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama3.1-8b", "gemma3-4b"])
+def test_any_value_of_any_key_is_read_or_refused_by_name_before_anything_is_built(name, tmp_path):
+    config, refused = dict(RELEASED)[name], 0
+    for key in config:
+        inner = list(config[key]) if isinstance(config[key], dict) else []
+        for value in ODD:
+            for changed in (value, *({**config[key], one: value} for one in inner)):
+                folder = save(tmp_path, {**config, key: changed})
+                try:
+                    assert hf_config.read(folder).layers <= hf_config.MOST["num_hidden_layers"]
+                except ConfigError as error:
+                    assert str(folder) in str(error) and len(str(error)) < 2000
+                    refused += 1
+    assert refused > 4 * len(config)
+
+
 @pytest.mark.parametrize("text", [None, "{", "[]", "\xff"], ids=["absent", "broken", "list", "not text"])
 def test_a_file_that_is_no_config_is_refused(text, tmp_path):
     if text is not None:
