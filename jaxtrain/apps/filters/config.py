@@ -68,7 +68,7 @@ class FilterWork(config.Group):
     workers: int = arg(0, "Processes, Slurm tasks or Ray tasks at once; 0: one a core", low=0, live=True)
     shard: int = arg(8_192, "Documents of a shard, the unit of resuming", low=1)
     document_seconds: float = arg(30.0,
-        "Most seconds of the steps on a document; one that takes longer is rejected as too_slow", low=0.01)
+        "Most seconds of CPU time of the steps on a document; one that takes longer is rejected as too_slow", low=0.01)
     slurm_partition: str = arg("", "Partition of the Slurm jobs", only=("executor", ("slurm",)), live=True)
     slurm_time: str = arg("24:00:00", "Time limit of a Slurm job", only=("executor", ("slurm",)), live=True)
     slurm_mem_gb: int = arg(4, "Gigabytes of memory of a Slurm task", low=1, only=("executor", ("slurm",)),

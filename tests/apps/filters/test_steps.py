@@ -152,6 +152,19 @@ def test_a_document_that_makes_an_expression_slow_is_bounded(tmp_path, monkeypat
     assert [(line["step"], line["rule"], line["record"]["n"]) for line in lines] == [("spam", "too_slow", 1)]
 
 
+def test_a_process_that_is_stopped_loses_no_document(tmp_path, monkeypatch):
+    def waits(text):
+        until = time.monotonic() + 0.5
+        while time.monotonic() < until:
+            time.sleep(0.01)  # as a process waits that gets no core
+        return []
+
+    monkeypatch.setattr(spam, "check", lambda settings: waits)
+    source = filtering.source(tmp_path, ["fine a", "fine b"])
+    _, kept, _ = filtering.run(source, tmp_path / "out", *only("spam"), "--document_seconds=0.2")
+    assert [record["n"] for record in kept] == [0, 1]
+
+
 def test_a_check_that_raises_names_the_document_and_step(tmp_path, monkeypatch):
     monkeypatch.setattr(spam, "check", lambda settings: lambda text: [][1])
     with pytest.raises(Failure, match=r"a\.jsonl#0: the step spam failed: IndexError"):
