@@ -1,0 +1,110 @@
+"""Bounds on the time of a training step, from what its compiled programs do and what the chip can do at most.
+
+A program takes at least as long as the slowest of its products, its HBM traffic and its communication, if all overlap,
+and about their sum if nothing does. Latencies, and kernels that miss the peak, come on top: these are no predictions.
+
+Compiled at effort -1, a TPU's program moves more bytes than it will in a run (llama3.2-1b on v5e:2x4: HBM 130 GB, at
+full effort 45): of it the products alone bound the step from below. Decode is bound by reading weights and cache for
+each token, at any effort.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from jaxtrain.apps.plan import program_cost, topologies
+from jaxtrain.apps.plan.chips import CHIPS, ChipPeaks, Interconnect, interconnect
+from jaxtrain.apps.plan.program_cost import ProgramCost
+from jaxtrain.apps.plan.types import CompiledProgram, CompiledStage
+from jaxtrain.models.zoo import Arch
+
+
+class ProgramBounds(NamedTuple):
+    """One run of a program on one device: what it does, and the seconds that each part takes at the chip's peak."""
+
+    program: CompiledProgram
+    cost: ProgramCost
+    products: float
+    memory: float
+    links: float
+    network: float
+    final: bool  # False: at this effort of compilation bytes are more than those of a real run
+
+    @property
+    def least(self) -> float:
+        """Seconds if products, memory and communication all run at once."""
+        if self.final:
+            return max(self.products, self.memory, self.links, self.network)
+        return max(self.products, self.memory if self.cost.iterations else 0.0)
+
+    @property
+    def serial(self) -> float:
+        """Seconds if they run one after the other."""
+        return self.products + self.memory + self.links + self.network
+
+
+class StageBounds(NamedTuple):
+    """A training step on one device; seconds, of all its programs as often as each runs."""
+
+    programs: tuple[ProgramBounds, ...]
+    least: float  # if all overlaps
+    serial: float  # if nothing does
+    tokens: float  # of one step, that the trained model reads, over all devices; of sampling alone, that it samples
+    mfu: tuple[float, float]  # model FLOPs by the peak's: if nothing overlaps, if all does
+    final: bool
+
+
+def stage_bounds(stage: CompiledStage) -> StageBounds:
+    """The bounds of a compiled stage. Raises ValueError where it has no program that fits."""
+    if not stage.programs:
+        raise ValueError(f"{stage.stage} on {stage.chip}: no program fits, there is nothing to bound")
+    topology = topologies.parse(stage.chip)
+    peaks, links = CHIPS[topology.kind], interconnect(topology)
+    final = stage.exact or not peaks.torus  # the GPU's compiler does the same at any effort
+    branches = window_branches(stage.arch)
+    programs = tuple(_bounded(program, peaks, links, branches, final) for program in stage.programs)
+    least = sum(each.program.runs * each.least for each in programs)
+    serial = sum(each.program.runs * each.serial for each in programs)
+    model = stage.model_flops / (stage.devices * peaks.flops)
+    return StageBounds(
+        programs, least, serial, _tokens(stage), (model / serial, min(1.0, model / least)), final
+    )
+
+
+def _tokens(stage: CompiledStage) -> float:
+    name = "train step" if any(each.name == "train step" for each in stage.programs) else "decode"
+    return sum(each.runs * each.tokens for each in stage.programs if each.name == name)
+
+
+def _bounded(
+    program: CompiledProgram,
+    peaks: ChipPeaks,
+    links: Interconnect,
+    branches: program_cost.Branches,
+    final: bool,
+) -> ProgramBounds:
+    cost = program_cost.cost(program.text, links.domain, branches)
+    return ProgramBounds(
+        program,
+        cost,
+        cost.flops / peaks.flops,
+        cost.memory / peaks.hbm,
+        (cost.sent - cost.crossing) / links.fast,
+        cost.crossing / links.network,
+        final,
+    )
+
+
+def window_branches(arch: Arch | None) -> Callable[[str, int], Sequence[float]]:
+    """How often a layer takes each branch of its attention: without and with the model's window, if layers are scanned.
+
+    Of other conditionals each branch counts as often as another.
+    """
+    windows = arch.windows() if arch is not None else ()
+    share = sum(map(bool, windows)) / len(windows) if windows else 0.5
+
+    def of(op_name: str, count: int) -> Sequence[float]:
+        if count == 2 and op_name.endswith("attention/cond"):
+            return [1 - share, share]
+        return program_cost.evenly(op_name, count)
+
+    return of

@@ -1,0 +1,71 @@
+import dataclasses
+
+import pytest
+
+from jaxtrain.apps.plan.bounds import stage_bounds, window_branches
+from jaxtrain.models import zoo
+from tests.apps.plan.modules import module, program, stage
+
+# On a v5e: 1.31e10 FLOPs take 66.5 us, HBM 102.5 us (16 MiB in, 16 and 32 MiB more), the ring of 8 another 293.6 us.
+STEP = module(
+    """%x = bf16[2048,4096]{1,0} parameter(0)
+    %y = f32[2048,4096]{1,0} parameter(1)
+    %d = bf16[2048,2048]{1,0} dot(%x, %x), lhs_contracting_dims={1}, rhs_contracting_dims={1}
+    ROOT %r = f32[2048,4096]{1,0} all-reduce(%y), replica_groups=[1,8]<=[8], to_apply=%add"""
+)
+FLOPS, HBM, SENT = 2 * 2048 * 2048 * 4096, 2**24 * 2 + 2**23 + 2 * 2**25, 2 * 2**25 * 7 / 8
+
+
+def test_times_are_work_by_peaks():
+    bounds = stage_bounds(stage(program("train step", STEP, tokens=2048)))
+    (each,) = bounds.programs
+    assert each.products == FLOPS / 197e12
+    assert each.memory == HBM / 819e9
+    assert each.links == SENT / 100e9  # two axes that do not close: a link each
+    assert each.network == 0
+    assert bounds.least == max(each.products, each.memory, each.links)
+    assert bounds.serial == pytest.approx(each.products + each.memory + each.links)
+    assert bounds.tokens == 2048
+    assert bounds.mfu == pytest.approx(
+        (8e12 / 8 / 197e12 / bounds.serial, min(1, 8e12 / 8 / 197e12 / bounds.least))
+    )
+
+
+def test_each_program_counts_its_runs():
+    programs = program("train step", STEP), program("reshard", STEP, runs=0.25)
+    assert stage_bounds(stage(*programs)).serial == pytest.approx(
+        1.25 * stage_bounds(stage(programs[0])).serial
+    )
+
+
+def test_at_effort_minus_one_products_alone_bound_a_tpus_step():
+    one = program("train step", STEP)
+    fast = stage_bounds(stage(one, exact=False))
+    assert not fast.final and fast.least == FLOPS / 197e12
+    assert fast.serial == stage_bounds(stage(one)).serial
+    gpu = stage(one, exact=False, chip="h100:8")
+    assert stage_bounds(gpu).final and stage_bounds(gpu).least == SENT / 450e9
+
+
+def test_what_goes_between_hosts_takes_the_network():
+    (each,) = stage_bounds(stage(program("train step", STEP), chip="2xv5e:2x2")).programs
+    assert each.network == 2 * 2**25 / 8 / 3.125e9 and each.links == (SENT - 2 * 2**25 / 8) / 100e9
+
+
+def test_sampling_alone_counts_what_it_samples():
+    programs = program("prefill", STEP, tokens=5), program("decode", STEP, tokens=7, runs=2)
+    assert stage_bounds(stage(*programs, stage="sample")).tokens == 14
+
+
+def test_nothing_that_fits_has_no_bounds():
+    with pytest.raises(ValueError, match="no program fits"):
+        stage_bounds(stage())
+
+
+def test_layers_with_a_window_take_their_branch():
+    gemma = zoo.resolve("gemma3-4b")
+    far, near = window_branches(gemma)("jit(f)/while/body/Block/attention/cond", 2)
+    assert near == sum(map(bool, gemma.windows())) / gemma.layers and far + near == 1 and near > 0.8
+    assert window_branches(gemma)("other/cond", 2) == [0.5, 0.5]
+    assert window_branches(None)("attention/cond", 2) == [0.5, 0.5]
+    assert window_branches(dataclasses.replace(gemma, window=0))("attention/cond", 2) == [1, 0]
