@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from jaxtrain import config
+from jaxtrain.models import lora
 from jaxtrain.train import optim
 from tests import tiny
 
@@ -59,6 +60,16 @@ def test_decay_acts_on_kernels_alone_and_with_the_learning_rate(kind):
     )
     assert np.array_equal(with_decay["embed"], without["embed"])
     assert np.array_equal(with_decay["norm"]["scale"], without["norm"]["scale"])
+
+
+def test_both_matrices_of_an_adapter_decay_and_dora_s_norms_do_not():
+    model = tiny.model(tiny.shrink("llama3.1-8b"))
+    settings = config.Lora(lora_rank=2, dora=True)
+    adapters = jax.eval_shape(
+        lambda key: lora.init(model.init(key), key, model.axes, settings), jax.random.key(0)
+    )
+    decays = {path[-1].key: on for path, on in jax.tree.leaves_with_path(optim.decay_mask(adapters))}
+    assert decays == {"a": True, "b": True, "m": False}
 
 
 def test_every_parameter_that_is_in_a_product_decays_and_no_other():
