@@ -56,7 +56,8 @@ def main(cfg: Any) -> None:
         raise config.ConfigError("--chip: name the devices, such as v5e:4x4, v5p:4x4x4, v6e:8x8 or h100:8")
     wanted = request.PlanRequest(what.stage, own, what.chip, what.exact)
     request.check(wanted)
-    print("\n".join(report.lines(compiler.compile_one(wanted))), flush=True)
+    stage = compiler.compile_one(wanted)
+    print("\n".join([report.row(stage)] if what.row else report.lines(stage)), flush=True)
     if what.search:
         from jaxtrain.apps.plan import search
 

@@ -8,7 +8,7 @@ full effort 45): of it the products alone bound the step from below. Decode is b
 each token, at any effort.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from jaxtrain.apps.plan import program_cost, topologies
@@ -30,11 +30,16 @@ class ProgramBounds(NamedTuple):
     final: bool  # False: at this effort of compilation bytes are more than those of a real run
 
     @property
+    def decodes(self) -> bool:
+        """Whether it samples, a token after the other."""
+        return self.program.name == "decode"
+
+    @property
     def least(self) -> float:
         """Seconds if products, memory and communication all run at once."""
         if self.final:
             return max(self.products, self.memory, self.links, self.network)
-        return max(self.products, self.memory if self.cost.iterations else 0.0)
+        return max(self.products, self.memory if self.decodes else 0.0)
 
     @property
     def serial(self) -> float:
@@ -60,7 +65,7 @@ def stage_bounds(stage: CompiledStage) -> StageBounds:
     topology = topologies.parse(stage.chip)
     peaks, links = CHIPS[topology.kind], interconnect(topology)
     final = stage.exact or not peaks.torus  # the GPU's compiler does the same at any effort
-    branches = window_branches(stage.arch)
+    branches = attention_branches(stage.arch)
     programs = tuple(_bounded(program, peaks, links, branches, final) for program in stage.programs)
     least = sum(each.program.runs * each.least for each in programs)
     serial = sum(each.program.runs * each.serial for each in programs)
@@ -94,17 +99,21 @@ def _bounded(
     )
 
 
-def window_branches(arch: Arch | None) -> Callable[[str, int], Sequence[float]]:
-    """How often a layer takes each branch of its attention: without and with the model's window, if layers are scanned.
+def attention_branches(arch: Arch | None) -> program_cost.Branches:
+    """How often attention takes each branch that it chooses at run time; of other conditionals, all alike.
 
-    Of other conditionals each branch counts as often as another.
+    Scanned layers ask whether theirs has a window. On a GPU a batch of packed rows takes the branch after that of rows
+    of one document: the packed layout, or blocks where the GPU has none (models/cudnn_attention.py).
     """
     windows = arch.windows() if arch is not None else ()
     share = sum(map(bool, windows)) / len(windows) if windows else 0.5
 
-    def of(op_name: str, count: int) -> Sequence[float]:
-        if count == 2 and op_name.endswith("attention/cond"):
+    def of(op_name: str, branches: Sequence[frozenset[str]]) -> Sequence[float]:
+        cudnn = [any(target.startswith("__cudnn$fmha") for target in branch) for branch in branches]
+        if cudnn in ([True, False], [True, True, False]):
+            return [0.0, 1.0, 0.0][: len(branches)]
+        if len(branches) == 2 and op_name.endswith("attention/cond"):
             return [1 - share, share]
-        return program_cost.evenly(op_name, count)
+        return program_cost.evenly(op_name, branches)
 
     return of

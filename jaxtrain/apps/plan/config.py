@@ -17,6 +17,7 @@ class PlanFlags(config.Group):
     exact: bool = config.arg(False,
         "Compile at the compiler's full effort, 4 times slower: on a TPU communication is only right so")
     search: bool = config.arg(False, "Also try other meshes, batches and --remat, and list the fastest that fit")
+    row: bool = config.arg(False, "Print a row of a table in place of the report: GiB, milliseconds, MFU")
     # fmt: on
 
 

@@ -14,8 +14,8 @@ from jaxtrain.apps.plan.hlo_text import Computation, HloProgram, Instruction
 from jaxtrain.apps.plan.loops import trip_count
 from jaxtrain.apps.plan.memory_traffic import traffic
 
-# (a conditional's op_name, number of its branches) -> how often each is taken, in sum 1
-Branches = Callable[[str, int], Sequence[float]]
+# (a conditional's op_name, the custom calls in each of its branches) -> how often each is taken, in sum 1
+Branches = Callable[[str, Sequence[frozenset[str]]], Sequence[float]]
 
 
 class ProgramCost(NamedTuple):
@@ -41,9 +41,9 @@ class ProgramCost(NamedTuple):
         return sum(each.crossing * each.runs for each in self.collectives)
 
 
-def evenly(op_name: str, count: int) -> Sequence[float]:
+def evenly(op_name: str, branches: Sequence[frozenset[str]]) -> Sequence[float]:
     """Each branch of a conditional as often as another."""
-    return [1 / count] * count
+    return [1 / len(branches)] * len(branches)
 
 
 def cost(text: str, domain: int = 0, branches: Branches = evenly) -> ProgramCost:
@@ -103,7 +103,7 @@ class _Sums:
             if listed
             else [instruction.called(k) for k in keys]
         )
-        shares = self._branches(instruction.op_name, len(names))
+        shares = self._branches(instruction.op_name, [_custom_calls(self._program, name) for name in names])
         for name, share in zip(names, shares, strict=True):
             self.run(self._program.computations[name], runs * share, in_loop)
 
@@ -144,6 +144,23 @@ class _Sums:
             self.unread[str(error)] += 1
         else:
             self.collectives.append(each)
+
+
+def _custom_calls(program: HloProgram, name: str) -> frozenset[str]:
+    """Targets of the custom calls in a computation and in those that it calls."""
+    found, todo, seen = set(), [name], set()
+    while todo:
+        computation = program.computations.get(todo.pop())
+        if computation is None or computation.name in seen:
+            continue
+        seen.add(computation.name)
+        for each in computation.instructions.values():
+            found.add(custom_target(each))
+            todo += [each.called(key) for key in ("calls", "to_apply", "body")]
+            todo += [
+                part.strip(" %") for part in each.attribute(r"branch_computations=\{([^}]*)\}").split(",")
+            ]
+    return frozenset(found - {""})
 
 
 def _channel(instruction: Instruction) -> str:

@@ -58,6 +58,17 @@ def lines(stage: CompiledStage, width: int = 0) -> list[str]:
     return out
 
 
+def row(stage: CompiledStage) -> str:
+    """Cells of a table: GiB of a device, milliseconds of a step between its bounds, MFU between them."""
+    most = fit(stage)
+    memory = f"{_gib(most.needed)} of {_gib(most.usable)}"
+    if not most.fits:
+        return f"{memory if most.needed else 'more'}: does not fit | – | –"
+    bounds = stage_bounds(stage)
+    low, high = (percent(share) for share in bounds.mfu)
+    return f"{memory} | {_ms(bounds.least)} to {_ms(bounds.serial)} | {low} to {high}"
+
+
 def _heading(stage: CompiledStage) -> str:
     mesh = ",".join(f"{axis}:{size}" for axis, size in stage.mesh.items() if size > 1) or "one device"
     effort = "full effort" if stage.exact else "effort -1"
@@ -150,7 +161,7 @@ def _step(stage: CompiledStage, bounds: StageBounds, width: int) -> list[str]:
     low, high = bounds.mfu
     own = stage.model_flops / stage.devices
     done = sum(each.cost.flops * each.program.runs for each in bounds.programs)
-    sampled = any(each.cost.iterations for each in bounds.programs)
+    sampled = any(each.decodes for each in bounds.programs)
     least = "if all of it overlaps" if bounds.final else f"for the products{' and decode' * sampled} alone"
     text = (
         f"Step: at least {_ms(bounds.least)} ms, {least}; {_ms(bounds.serial)} ms if nothing overlaps. "
@@ -160,7 +171,7 @@ def _step(stage: CompiledStage, bounds: StageBounds, width: int) -> list[str]:
     text += f", of {done / 1e12:.1f} that it computes." if done > own else "."
     out += ["", *_wrapped(text, width)]
     for each in bounds.programs:
-        if each.cost.iterations and each.program.tokens:
+        if each.decodes and each.cost.iterations:
             out += _wrapped(_decode(each), width)
     return out
 

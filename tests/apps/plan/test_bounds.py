@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from jaxtrain.apps.plan.bounds import stage_bounds, window_branches
+from jaxtrain.apps.plan.bounds import attention_branches, stage_bounds
 from jaxtrain.models import zoo
 from tests.apps.plan.modules import module, program, stage
 
@@ -62,10 +62,21 @@ def test_nothing_that_fits_has_no_bounds():
         stage_bounds(stage())
 
 
+NONE, KERNEL = frozenset(), frozenset({"__cudnn$fmhaSoftmax"})
+LAYER = "jit(f)/while/body/Block/attention/cond"
+
+
 def test_layers_with_a_window_take_their_branch():
     gemma = zoo.resolve("gemma3-4b")
-    far, near = window_branches(gemma)("jit(f)/while/body/Block/attention/cond", 2)
+    far, near = attention_branches(gemma)(LAYER, [NONE, NONE])
     assert near == sum(map(bool, gemma.windows())) / gemma.layers and far + near == 1 and near > 0.8
-    assert window_branches(gemma)("other/cond", 2) == [0.5, 0.5]
-    assert window_branches(None)("attention/cond", 2) == [0.5, 0.5]
-    assert window_branches(dataclasses.replace(gemma, window=0))("attention/cond", 2) == [1, 0]
+    assert attention_branches(gemma)("other/cond", [NONE, NONE]) == [0.5, 0.5]
+    assert attention_branches(None)(LAYER, [NONE, NONE]) == [0.5, 0.5]
+    assert attention_branches(dataclasses.replace(gemma, window=0))(LAYER, [NONE, NONE]) == [1, 0]
+
+
+def test_packed_rows_take_their_branch():
+    of = attention_branches(zoo.resolve("llama3.2-1b"))
+    assert of(LAYER, [KERNEL, KERNEL, NONE]) == [0, 1, 0]
+    assert of(LAYER, [KERNEL, NONE]) == [0, 1]
+    assert of(LAYER, [KERNEL, KERNEL]) == [1, 0]  # a layer's window, and this model has none

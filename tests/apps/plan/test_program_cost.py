@@ -59,9 +59,9 @@ def test_branches_are_weighted():
         *branches,
     )
     assert cost(text).flops == (2 * 16 * 2 + 2 * 16 * 8) / 2
-    assert cost(text, branches=lambda name, count: [0.75, 0.25]).flops == 0.75 * 64 + 0.25 * 256
+    assert cost(text, branches=lambda name, calls: [0.75, 0.25]).flops == 0.75 * 64 + 0.25 * 256
     old = text.replace("branch_computations={%near, %far}", "true_computation=%far, false_computation=%near")
-    assert cost(old, branches=lambda name, count: [1, 0]).flops == 64
+    assert cost(old, branches=lambda name, calls: [1, 0]).flops == 64
 
 
 def test_an_asynchronous_collective_counts_once():

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from jaxtrain.apps.plan import report
@@ -108,3 +110,9 @@ def test_collectives_of_one_line_are_one():
     programs = program("train step", STEP), program("annotate", STEP, runs=0.5)
     (only,) = report.merged_collectives(stage_bounds(stage(*programs)))
     assert (only.runs, only.sent) == (1.5, 1.5 * 2 * 2**25 * 7 / 8)
+
+
+def test_a_row_of_a_table():
+    shown = report.row(stage(TRAIN, model_flops=0.11 * 8 * 197e12))  # 110 ms of a v5e's products
+    assert re.fullmatch(r"5\.00 of 15\.75 \| 0\.587 to 0\.895 \| \d+ % to 100 %", shown)
+    assert report.row(stage(TRAIN._replace(beside=11 * GIB))) == "16.00 of 15.75: does not fit | – | –"
