@@ -28,7 +28,7 @@ def _training(stage: CompiledStage) -> list[str]:
     rows = _rows(stage)
     parts = next((n for n in range(stage.microbatches + 1, rows + 1) if rows % n == 0), 0)
     if parts:
-        flags.append(f"--microbatches={parts}: {rows // parts} rows of a device at once, of {rows}")
+        flags.append(f"--microbatches={parts}: of {rows} rows of a device {rows // parts} at once")
         size = stage.batch_size // rows * max(1, rows // 2)
         flags.append(f"--batch_size={size}: half the rows")
     flags.append("--logits_limit_mb=256: smaller chunks of the logits, where they are large")

@@ -15,6 +15,7 @@ from jaxtrain.train.metrics import peak_flops
 
 GIB = 2**30
 GPU_SHARE = 0.75  # of a GPU's memory, that jax takes by default
+GPU_MOST = 0.92  # that it can take: the driver and the libraries need the rest
 
 
 class ChipPeaks(NamedTuple):

@@ -1,5 +1,6 @@
 """What a compiled stage needs of a device and how fast it can be at best, as text."""
 
+import math
 import re
 import shutil
 import textwrap
@@ -8,13 +9,14 @@ from typing import NamedTuple
 
 from jaxtrain.apps.plan import advice, hlo_text, topologies
 from jaxtrain.apps.plan.bounds import ProgramBounds, StageBounds, stage_bounds
-from jaxtrain.apps.plan.chips import CHIPS, GIB, GPU_SHARE
+from jaxtrain.apps.plan.chips import CHIPS, GIB, GPU_MOST, GPU_SHARE
 from jaxtrain.apps.plan.collectives import Collective
 from jaxtrain.apps.plan.types import CompiledProgram, CompiledStage, OutOfMemory
 from jaxtrain.files.terminal import number, percent
 
 WIDTH = 100
 SHOWN = 6  # collectives
+UNSURE = 0.1  # of the memory of a program of a TPU, by which it is off at effort -1
 
 
 class Fit(NamedTuple):
@@ -81,7 +83,10 @@ def _heading(stage: CompiledStage) -> str:
 
 def _memory(stage: CompiledStage, width: int) -> list[str]:
     most = fit(stage)
-    out = _wrapped(f"Memory of a device: {_verdict(most)}", width)
+    chip = CHIPS[topologies.parse(stage.chip).kind]
+    close = most.fits and chip.torus and not stage.exact and most.needed > (1 - UNSURE) * most.usable
+    doubt = " That is close for effort -1: see --exact." if close else ""
+    out = _wrapped(f"Memory of a device: {_verdict(most)}{doubt}", width)
     held = [f"{kind} {_gib(size)}" for kind, size in stage.held.items() if size]
     out += _wrapped(f"  GiB by kind: {', '.join(held)}", width, 4)
     rows = [("program", "runs a step", "GiB", "arguments", "temporaries", "logits", "other state")]
@@ -100,10 +105,19 @@ def _memory(stage: CompiledStage, width: int) -> list[str]:
     out += _table(rows, width)
     if not most.fits:
         out += ["", "What helps, the cheapest first:"]
-        out += [
-            line for each in advice.remedies(stage, most.program) for line in _wrapped(f"  {each}", width, 4)
-        ]
+        flags = ([] if chip.torus else _more_of_a_gpu(most)) + advice.remedies(stage, most.program)
+        out += [line for each in flags for line in _wrapped(f"  {each}", width, 4)]
     return out
+
+
+def _more_of_a_gpu(most: Fit) -> list[str]:
+    """The share of a GPU's memory that jax would have to take, where it has that much."""
+    share = math.ceil(100 * GPU_SHARE * most.needed / most.usable) / 100
+    if not most.needed or share > GPU_MOST:
+        return []
+    return [
+        f"XLA_PYTHON_CLIENT_MEM_FRACTION={share:.2f}: jax takes {percent(GPU_SHARE)} of a GPU's memory by default"
+    ]
 
 
 def _verdict(most: Fit) -> str:
@@ -240,7 +254,7 @@ def _notes(stage: CompiledStage, bounds: StageBounds) -> list[str]:
     notes = []
     if not bounds.final:
         notes.append(
-            "Memory and FLOPs are those of a run, within 6 %. Communication and HBM bytes are not: at effort -1 the "
+            "FLOPs are those of a run, and memory within 10 %. Communication and HBM bytes are not: at effort -1 the "
             "TPU's compiler leaves in loops what it takes out of them in a run. Use --exact for them."
         )
     if not CHIPS[topologies.parse(stage.chip).kind].torus:

@@ -9,7 +9,7 @@ def flags(program: str = "train step", **fields) -> str:
 def test_remat_comes_before_rows():
     said = flags(remat="none", batch_size=32).splitlines()
     assert said[0].startswith("--remat=dots") and said[1].startswith(
-        "--microbatches=2: 2 rows of a device at once, of 4"
+        "--microbatches=2: of 4 rows of a device 2 at once"
     )
     assert said[2].startswith("--batch_size=16")
     assert flags(remat="dots").startswith("--remat=full")
@@ -17,8 +17,8 @@ def test_remat_comes_before_rows():
 
 
 def test_microbatches_divide_the_rows_of_a_device():
-    assert "--microbatches=3: 1 rows" in flags(batch_size=24)
-    assert "--microbatches=4: 1 rows" in flags(batch_size=32, microbatches=2)
+    assert "--microbatches=3: of 3 rows of a device 1 at" in flags(batch_size=24)
+    assert "--microbatches=4: of 4 rows of a device 1 at" in flags(batch_size=32, microbatches=2)
     assert "--microbatches" not in flags(batch_size=8) and "--batch_size=" not in flags(batch_size=8)
 
 

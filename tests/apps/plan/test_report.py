@@ -44,6 +44,20 @@ def test_a_program_that_the_compiler_refuses_does_not_fit():
     assert "The compiler refuses the train step: RESOURCE_EXHAUSTED: too much" in text(refused=(silent,))
 
 
+def test_little_room_is_not_sure_at_effort_minus_one():
+    near = TRAIN._replace(beside=int(9.5 * GIB))
+    assert "That is close for effort -1: see --exact." in " ".join(text(near, exact=False).split())
+    assert "close" not in text(near) and "close" not in text(TRAIN, exact=False)
+
+
+def test_a_gpu_may_have_more():
+    big = TRAIN._replace(beside=60 * GIB)  # 65 of 79.1 GiB
+    assert "XLA_PYTHON_CLIENT_MEM_FRACTION=0.83: jax takes 75 %" in " ".join(text(big, chip="h100:8").split())
+    assert "jax takes 75 % of a GPU's memory by default" not in text(
+        big._replace(beside=70 * GIB), chip="h100:8"
+    )
+
+
 def test_the_report_says_what_fits():
     shown = text(TRAIN)
     assert "pretrain of llama3.2-1b (1.00B parameters) on v5e:2x4: 8 devices, 1 host, mesh fsdp:8" in shown
