@@ -1,4 +1,7 @@
-"""Eight virtual CPU devices for every test; set before jax is imported."""
+"""Eight virtual CPU devices for every test; set before jax is imported.
+
+JAXTRAIN_TEST_PLATFORM=cuda,cpu runs tests on a GPU instead: those of jaxtrain/apps/benchmark/device_tests.py mean to.
+"""
 
 import importlib.metadata
 import os
@@ -6,7 +9,7 @@ import sys
 
 import pytest
 
-os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_PLATFORMS"] = os.environ.get("JAXTRAIN_TEST_PLATFORM", "cpu")
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 # The emitters of XLA's fusions take half of the time to compile, and a tiny model gains nothing by them. Versions after
 # 0.10 do not have this flag, and XLA ends the process on one that it does not know.

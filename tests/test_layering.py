@@ -40,6 +40,7 @@ ROOMS: dict[str, set[str]] = {
     "distillation": STAGES | {"rewards", "rl", "inference"},
     # The outer ring: the core imports no application, and no application another one.
     "apps": set(),
+    "apps.benchmark": CORE,
     "apps.filters": CORE,
     "apps.serve": CORE,
     "apps.annotation": CORE,
@@ -47,6 +48,7 @@ ROOMS: dict[str, set[str]] = {
     "apps.synthesis": CORE,
     "apps.evals": CORE,
     "apps.lifecycle": CORE,
+    "apps.plan": CORE,
 }
 BETWEEN_APPS = {"apps.annotation": "jaxtrain.apps.serve.http"}  # the one module of another application
 
@@ -70,8 +72,10 @@ PARALLEL = {"pmap", "shard_map", "Mesh", "NamedSharding", "PartitionSpec"}  # na
 
 # Modules of experiments/ that are no commands.
 LIBRARY = {"experiments.constitutional_pipeline", "experiments.papers.arms"}
-# Experiments that run other experiments; constitutional is the command of constitutional_pipeline.
-COMPOSED = ("experiments.constitutional_pipeline", "experiments.bench", "experiments.papers.*")
+# Experiments that run or compile other experiments; constitutional is the command of constitutional_pipeline.
+COMPOSED = (
+    "experiments.constitutional_pipeline", "experiments.bench", "experiments.papers.*", "experiments.plan"
+)  # fmt: skip
 COMMAND_OF = {"experiments.constitutional": "experiments.constitutional_pipeline"}
 
 # Flag groups outside of a config.py:

@@ -1,0 +1,6 @@
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _quick(quick_compiles):
+    """All tests here compile many small programs."""
