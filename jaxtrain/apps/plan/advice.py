@@ -4,7 +4,11 @@ from jaxtrain.apps.plan.chips import GIB
 from jaxtrain.apps.plan.types import CompiledStage
 
 SAMPLING = ("reshard", "prefill", "decode")
-_MORE_REMAT = {"none": "dots", "auto": "full", "dots": "full"}
+_REMAT = {
+    "dots": "--remat=dots: keeps the results of products and attention, and computes the rest again",
+    "full": "--remat=full: keeps the input of each layer, and computes it again",
+}
+_MORE_REMAT = {"none": ("dots", "full"), "auto": ("full",), "dots": ("full",)}
 
 
 def remedies(stage: CompiledStage, program: str) -> list[str]:
@@ -19,12 +23,7 @@ def _rows(stage: CompiledStage) -> int:
 
 
 def _training(stage: CompiledStage) -> list[str]:
-    flags = []
-    if more := _MORE_REMAT.get(stage.remat):
-        what = (
-            "keeps the products' results alone" if more == "dots" else "keeps the input of each layer alone"
-        )
-        flags.append(f"--remat={more}: {what}, and computes the rest again")
+    flags = [_REMAT[more] for more in _MORE_REMAT.get(stage.remat, ())]
     rows = _rows(stage)
     parts = next((n for n in range(stage.microbatches + 1, rows + 1) if rows % n == 0), 0)
     if parts:

@@ -92,16 +92,7 @@ def _memory(stage: CompiledStage, width: int) -> list[str]:
     rows = [("program", "runs a step", "GiB", "arguments", "temporaries", "logits", "other state")]
     for each in stage.programs:
         rows.append(_memory_row(stage, each))
-    for each in stage.refused:
-        rows.append(
-            (
-                each.name,
-                number(each.runs),
-                _gib(each.needed) if each.needed else "too many",
-                *["-"] * 3,
-                _gib(each.beside),
-            )
-        )
+    rows += [_refused_row(each) for each in stage.refused]
     out += _table(rows, width)
     if not most.fits:
         out += ["", "What helps, the cheapest first:"]
@@ -143,6 +134,12 @@ def _memory_row(stage: CompiledStage, program: CompiledProgram) -> tuple[str, ..
         _gib(logits) if logits else "-",
         _gib(program.beside) if program.beside > 0 else "-",
     )
+
+
+def _refused_row(program: OutOfMemory) -> tuple[str, ...]:
+    needed = _gib(program.needed) if program.needed else "too many"
+    beside = _gib(program.beside) if program.beside > 0 else "-"
+    return program.name, number(program.runs), needed, "-", "-", "-", beside
 
 
 def largest_logits(stage: CompiledStage, program: CompiledProgram) -> float:

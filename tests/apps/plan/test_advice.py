@@ -8,10 +8,9 @@ def flags(program: str = "train step", **fields) -> str:
 
 def test_remat_comes_before_rows():
     said = flags(remat="none", batch_size=32).splitlines()
-    assert said[0].startswith("--remat=dots") and said[1].startswith(
-        "--microbatches=2: of 4 rows of a device 2 at once"
-    )
-    assert said[2].startswith("--batch_size=16")
+    assert said[0].startswith("--remat=dots") and said[1].startswith("--remat=full")
+    assert said[2].startswith("--microbatches=2: of 4 rows of a device 2 at once")
+    assert said[3].startswith("--batch_size=16")
     assert flags(remat="dots").startswith("--remat=full")
     assert "--remat" not in flags(remat="full")
 
