@@ -179,8 +179,8 @@ def search(
         left = [other for other in left if not settled(trial, other)]
         dropped += before - len(left)
     say(
-        f"{len(trials)} of {len(ordered)} layouts compiled; {small} need more than {usable / GIB:.2f} GiB by their "
-        f"parameters and activations alone, {dropped} are settled by one that was compiled, {len(left)} left out"
+        f"{len(trials)} of {len(ordered)} layouts compiled. {small} need more than {usable / GIB:.2f} GiB for "
+        f"state and activations alone;\n{dropped} are settled by one that was compiled; {len(left)} were left out."
     )
     return sorted(trials, key=lambda trial: -trial.rate)
 
@@ -202,14 +202,12 @@ def settled(trial: Trial, other: Candidate) -> bool:
 
 
 def _line(trial: Trial) -> str:
+    """A row: GiB, milliseconds, tokens/s, and the flags; without the latter two of one that does not fit."""
+    needs = f"{trial.fit.needed / GIB:>7.2f} GiB" if trial.fit.needed else "too much   "
     if trial.bounds is None:
-        needs = f"{trial.fit.needed / GIB:.2f} GiB" if trial.fit.needed else "too much"
-        return f"{trial.candidate.flags}: does not fit, the {trial.fit.program} needs {needs}"
+        return f"{needs}  {f'does not fit: {trial.fit.program}':<36}  {trial.candidate.flags}"
     low, high = (1e3 * seconds for seconds in (trial.bounds.least, trial.bounds.serial))
-    return (
-        f"{trial.candidate.flags}: {trial.fit.needed / GIB:.2f} GiB, {low:,.0f} to {high:,.0f} ms, "
-        f"{trial.rate:,.0f} tokens/s"
-    )
+    return f"{needs}  {low:>6,.0f} to {high:>6,.0f} ms  {trial.rate:>9,.0f} tok/s  {trial.candidate.flags}"
 
 
 def propose(request: PlanRequest, say: Callable[[str], None]) -> list[str]:

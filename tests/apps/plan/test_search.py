@@ -101,7 +101,7 @@ def test_what_does_not_fit_settles_what_needs_no_less():
     ]
     _, tried, said = run([BASE, *others], lambda each: 20 if each.remat == "dots" and each.fsdp == 8 else 5)
     assert tried == [BASE, *others[2:]]
-    assert "does not fit, the train step needs 20.00 GiB" in said[0] and "2 are settled" in said[-1]
+    assert "20.00 GiB  does not fit: train step" in said[0] and "2 are settled" in said[-1]
 
 
 def test_what_fits_settles_what_is_no_faster():
@@ -134,4 +134,4 @@ def test_a_layout_that_cannot_be_is_said():
 def test_only_so_many_are_compiled():
     ordered = [BASE._replace(data=n) for n in range(1, 9)]
     _, tried, said = run(ordered, lambda each: 5, most=3)
-    assert len(tried) == 3 and "5 left out" in said[-1]
+    assert len(tried) == 3 and "5 were left out" in said[-1]
