@@ -13,7 +13,8 @@ class DistillLoss(config.Group):
     # fmt: off
     teacher: str = config.arg("",
         "The teacher: a run (WORKDIR or WORKDIR@STEP), hf:DIR, an OpenAI-compatible endpoint "
-        "(http://HOST:PORT/v1?model=NAME), or data: stored completions with log-probabilities (store:PATH)")
+        "(http://HOST:PORT/v1?model=NAME), or data: stored completions with log-probabilities (store:PATH)",
+        remote=True)
     teacher_topk: int = config.arg(0,
         "Ask the teacher once for this many likeliest tokens at each position of the data, keep them on disk, and "
         "train without it beside the student; 0: its whole distribution at every step", low=0)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from jaxtrain import config, flags
 from jaxtrain.config import ConfigError
+from jaxtrain.files import paths
 
 if TYPE_CHECKING:
     from jaxtrain.stages.init_from import InitFrom
@@ -17,15 +18,16 @@ if TYPE_CHECKING:
 @dataclasses.dataclass(frozen=True)
 class ExportTarget(config.Group):
     # fmt: off
-    init_from: str = config.arg("", "The run to export, WORKDIR or WORKDIR@STEP; or hf:NAME")
-    to: str = config.arg("", "Where to, hf:DIR")
+    init_from: str = config.arg("", "The run to export, WORKDIR or WORKDIR@STEP; or hf:NAME", remote=True)
+    to: str = config.arg("", "Where to, hf:DIR", remote=True)
     push: str = config.arg("", "The repository of the Hugging Face Hub to write to, ORG/NAME; a new one is made")
     private: bool = config.arg(False, "Make that repository private")
     dtype: str = config.arg("float32", "Type of the weights", choices=("float32", "bfloat16", "float16"))
     shard_gb: float = config.arg(5.0, "Most gigabytes of a file of weights", low=0.001)
     adapter: bool = config.arg(False, "Write the adapters of a run with --lora_rank alone, as PEFT reads them")
     base: str = config.arg("",
-        "The base model that --adapter names, hf:DIR or hf:ORG/NAME; empty: the one that the run started from")
+        "The base model that --adapter names, hf:DIR or hf:ORG/NAME; empty: the one that the run started from",
+        remote=True)
     # fmt: on
 
     def check(self):
@@ -54,11 +56,9 @@ def main(cfg: Export) -> None:
     start = init_from.load_run(target.init_from)
     base = _base(target, start) if target.adapter else ("", "")
 
-    from jaxtrain.models import hf
     from jaxtrain.stages import export, export_files, load_model
 
     with _folder(target) as folder:
-        hf.check_target(folder)
         plan = load_model.inference_plan(config.Run(parallel="mesh", mesh="fsdp:-1"))
         if target.push and plan.process[1] > 1:
             raise ConfigError(
@@ -73,8 +73,6 @@ def main(cfg: Export) -> None:
             export.write_model(
                 folder, start, plan, card, dtype=target.dtype, shard_bytes=target.shard_gb * 1e9
             )
-        if plan.primary and target.to:
-            print(f"exported {target.init_from} to {folder}")
         if plan.primary and target.push:
             from jaxtrain.files import hf_hub
 
@@ -82,13 +80,20 @@ def main(cfg: Export) -> None:
                 folder, target.push, private=target.private, message=f"jaxtrain export of {title}"
             )
             print(f"pushed {target.init_from} to {address}")
+    if plan.primary and target.to:
+        print(f"exported {target.init_from} to {target.to.removeprefix('hf:')}")
 
 
 @contextlib.contextmanager
 def _folder(target: ExportTarget) -> Iterator[Path]:
     """The folder of --to; without it one that is removed after --push."""
+    from jaxtrain.models import hf
+
     if target.to:
-        yield Path(target.to.removeprefix("hf:")).expanduser()
+        to = paths.parse(target.to.removeprefix("hf:"), "to")
+        hf.check_target(to)
+        with paths.written(to) as folder:
+            yield folder
         return
     with tempfile.TemporaryDirectory() as name:
         yield Path(name) / "export"

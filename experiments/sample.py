@@ -8,11 +8,11 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from jaxtrain import config, flags
 from jaxtrain.config import ConfigError
-from jaxtrain.files import atomic
+from jaxtrain.files import atomic, paths
 from jaxtrain.inference.config import MachineFlags
 
 if TYPE_CHECKING:
@@ -28,16 +28,19 @@ ESCAPES = {r"\n": "\n", r"\t": "\t", r"\,": ","}  # of --stop
 @dataclasses.dataclass(frozen=True)
 class SamplePrompts(config.Group):
     # fmt: off
-    init_from: str = config.arg("", "The run to sample from, WORKDIR, WORKDIR@STEP, hf:DIR or hf:ORG/NAME")
+    init_from: str = config.arg("", "The run to sample from, WORKDIR, WORKDIR@STEP, hf:DIR or hf:ORG/NAME",
+        remote=True)
     prompt: str = config.arg(TYPED, "Text to answer. -: a conversation, a line of the terminal or of stdin a turn")
-    prompts: str = config.arg("", "Data whose distinct prompts are answered into --out, such as tinytown:prompts:test")
-    out: str = config.arg("", "New .jsonl file for the answers to --prompts, a completion a row")
+    prompts: str = config.arg("", "Data whose distinct prompts are answered into --out, such as tinytown:prompts:test",
+        remote=True)
+    out: str = config.arg("", "New .jsonl file for the answers to --prompts, a completion a row", remote=True)
     prompt_count: int = config.arg(0, "Most of --prompts answered; 0: all", low=0)
     on_bad_record: str = config.arg("raise", "A record of --prompts that is broken: stop, or skip, count and list it",
         choices=("raise", "skip"))
     template: str = config.arg("auto",
         "Chat template: plain, hh, chatml, llama2, llama3, gemma, none (text is continued as it is), hf:NAME (one "
-        "of the tokenizer's own that have a name), or a Jinja file. auto: the tokenizer's own if it has one, else none")
+        "of the tokenizer's own that have a name), or a Jinja file. auto: the tokenizer's own if it has one, else none",
+        remote=True)
     system: str = config.arg("", "System message put before conversations that have none")
     # fmt: on
 
@@ -93,7 +96,8 @@ class BestOf(config.Group):
     best_of: int = config.arg(1, "Draw this many completions, keep the one with the highest score", low=1)
     reward: str = config.arg("",
         "Score completions with a function: gold or correct (Tinytown's judge), MODULE:FUNCTION, or FILE.py:FUNCTION")
-    reward_model: str = config.arg("", "Score completions with this run's reward model, WORKDIR or WORKDIR@STEP")
+    reward_model: str = config.arg("", "Score completions with this run's reward model, WORKDIR or WORKDIR@STEP",
+        remote=True)
     # fmt: on
 
     def check(self):
@@ -129,7 +133,7 @@ def main(cfg: Sample) -> None:
             "--samples: a conversation goes on from one completion; name a --prompt, or --best_of"
         )
     if asked.out:
-        _new_file(Path(asked.out).expanduser())
+        _new_file(paths.parse(asked.out, "out"))
     start = init_from.load_run(asked.init_from, causal=True)
     template = chat.load_template(asked.template, start.tokenizer, otherwise="none")
     if template.name == "none" and asked.system:
@@ -148,7 +152,7 @@ def main(cfg: Sample) -> None:
 
     chat_model = inference_chat.open_chat_model(cfg, start, template)
     if asked.prompts:
-        answer_data(chat_model, data, Path(asked.out).expanduser())
+        answer_data(chat_model, data, paths.parse(asked.out, "out"))
     elif asked.prompt != TYPED:
         answer_prompt(chat_model, asked.prompt)
     else:
@@ -158,7 +162,7 @@ def main(cfg: Sample) -> None:
 def _new_file(out: Path) -> None:
     if out.exists():
         raise ConfigError(f"--out={out}: it is there already; name a new file, or remove it")
-    if out.suffix != ".jsonl" or not out.parent.is_dir():
+    if out.suffix != ".jsonl" or not (config.is_remote(out) or out.parent.is_dir()):
         raise ConfigError(f"--out={out}: write FOLDER/NAME.jsonl, in a folder that is there")
 
 
@@ -193,7 +197,7 @@ def _print(completions: "list[SampledText]", prompt: str) -> None:
 
 
 def answer_data(chat_model: "ChatModel", prompts: "list[Prompt]", out: Path) -> None:
-    """Writes a completion a row. The file has its name once it is whole; until then .part is behind it."""
+    """Writes a completion a row. The file has its name once it is whole."""
     from jaxtrain.files.progress import bar
     from jaxtrain.inference import chat as inference_chat
 
@@ -202,9 +206,11 @@ def answer_data(chat_model: "ChatModel", prompts: "list[Prompt]", out: Path) -> 
     for i, prompt in enumerate(prompts):
         first = prompt.messages[-1]["content"][:40]
         inference_chat.require_room(chat_model, prompt, f"--prompts={source}: prompt {i} ({first!r})")
-    part = out.with_name(f"{out.name}.part") if chat_model.process[0] == 0 else Path(os.devnull)
     step = max(1, inference_chat.AT_ONCE // inference_chat.samples_per_prompt(chat_model))
-    with part.open("w", encoding="utf-8") as file, bar("prompts", len(prompts), least=step + 1) as advance:
+    with (
+        _writing(out, chat_model.process[0] == 0) as file,
+        bar("prompts", len(prompts), least=step + 1) as advance,
+    ):
         for place in range(0, len(prompts), step):
             batch = prompts[place : place + step]
             groups = inference_chat.answers(chat_model, batch, place)
@@ -218,7 +224,6 @@ def answer_data(chat_model: "ChatModel", prompts: "list[Prompt]", out: Path) -> 
             advance(len(batch))
     if chat_model.process[0]:
         return
-    part.replace(out)
     seconds = time.perf_counter() - start
     cut = len(ended) - sum(ended)
     _note(
@@ -231,6 +236,22 @@ def answer_data(chat_model: "ChatModel", prompts: "list[Prompt]", out: Path) -> 
             *chat_model.notes,
         ]
     )
+
+
+@contextlib.contextmanager
+def _writing(out: Path, primary: bool) -> Iterator[IO[str]]:
+    """A file for the answers; until it is whole, a local one has .part behind its name."""
+    if not primary:
+        with open(os.devnull, "w") as file:
+            yield file
+    elif config.is_remote(out):
+        with atomic.replacing(out, "w") as file:
+            yield file
+    else:
+        part = out.with_name(f"{out.name}.part")
+        with part.open("w", encoding="utf-8") as file:
+            yield file
+        part.replace(out)
 
 
 def _row(prompt: "Prompt", completion: "SampledText") -> dict[str, Any]:

@@ -15,6 +15,9 @@ from typing import Any, Protocol
 
 ConfigT = Any  # an instance of a stage's frozen dataclass
 
+BUCKETS = {"gs": "gcsfs", "s3": "s3fs"}  # schemes of object stores, and the package that speaks each (files/paths.py)
+_OF_BUCKETS = ("aiohttp", "botocore", "gcsfs", "google", "s3fs")  # packages whose errors are a bucket's
+
 
 class ConfigError(ValueError):
     """A mistake of the user's: the message names the flag or file, and the remedy. Exit status 2."""
@@ -32,18 +35,32 @@ def arg(
     low: float | None = None,
     live: bool = False,
     only: tuple[str, tuple[str, ...]] | None = None,
+    remote: bool = False,
 ) -> Any:
     """A field with its flag's help. `low` is the least legal value; a `live` flag may change when a run resumes.
 
-    `only`, (flag, values), says where it acts: changing it while that flag has another value is refused.
+    `only`, (flag, values), says where it acts: changing it while that flag has another value is refused. A `remote`
+    flag may name files in BUCKETS; any other that names one is refused.
     """
-    metadata = {"help": help, "choices": choices, "low": low, "live": live, "only": only}
+    metadata = {
+        "help": help, "choices": choices, "low": low, "live": live, "only": only, "remote": remote,
+    }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def group(cls: type, **defaults: Any) -> Any:
     """A group as a field of a stage's config, with the stage's own defaults."""
     return dataclasses.field(default_factory=lambda: cls(**defaults))
+
+
+def is_remote(path: Path | str) -> bool:
+    """Whether a path is of a bucket."""
+    return str(path).startswith(tuple(f"{scheme}://" for scheme in BUCKETS))
+
+
+def is_bucket_error(error: BaseException) -> bool:
+    """Whether an error is of a bucket's library: the network, credentials, or what the store answered."""
+    return type(error).__module__.partition(".")[0] in _OF_BUCKETS
 
 
 class Group:
@@ -71,7 +88,8 @@ class Model(Group):
         "Named size, with changes after commas: nano,layers=8,window=128 (models/zoo.py)",
         only=("init_from", ("",)))
     init_from: str = arg("",
-        "Start from this run's parameters, model and tokenizer (WORKDIR, WORKDIR@STEP, hf:DIR, hf:ORG/NAME)")
+        "Start from this run's parameters, model and tokenizer (WORKDIR, WORKDIR@STEP, hf:DIR, hf:ORG/NAME)",
+        remote=True)
     dtype: str = arg("auto",
         "Compute type (mixed precision: parameters stay f32). auto: bfloat16 on GPU and TPU, float32 on CPU",
         choices=("auto", "float32", "bfloat16"), live=True)
@@ -93,14 +111,16 @@ class Data(Group):
     # fmt: off
     data: str = arg("tinytown:pretrain",
         "Training data: tinytown:CONFIG, tfds:NAME[:SPLIT], hf:NAME[:SPLIT], jsonl:GLOB (JSON, Parquet, Arrow, "
-        "CSV), store:PATH (stored completions), preferences:PATH (people's votes); mixed by weight: a*0.7,b*0.3")
+        "CSV), store:PATH (stored completions), preferences:PATH (people's votes); mixed by weight: a*0.7,b*0.3",
+        remote=True)
     eval_data: str = arg("",
-        "Held-out data of the same form; empty: the data's own validation or test split, or eval_share of it")
+        "Held-out data of the same form; empty: the data's own validation or test split, or eval_share of it",
+        remote=True)
     eval_share: float = arg(0.02, "Share of the documents held out where the data has no test split", low=0,
         only=("eval_data", ("",)))
     tokenizer: str = arg("bpe:1024",
         "byte, bpe:SIZE (trained on the data), a tokenizer.json or SentencePiece file, or hf:NAME",
-        only=("init_from", ("",)))
+        only=("init_from", ("",)), remote=True)
     text_field: str = arg("text", "Field of a record that holds the text, where it is plain text")
     on_bad_record: str = arg("raise",
         "A record that is broken or lacks the field: stop, or skip, count and list it",
@@ -133,10 +153,11 @@ class Dialogs(Data):
     # fmt: off
     data: str = arg("tinytown:sft",
         Data.__dataclass_fields__["data"].metadata["help"] + ". Record formats are detected, or named: "
-        "?format=NAME after a source (data/record_formats.py)")
+        "?format=NAME after a source (data/record_formats.py)", remote=True)
     template: str = arg("auto",
         "Chat template: plain, hh, chatml, llama2, llama3, gemma, none (texts as they are), hf:NAME (one of the "
-        "tokenizer's own that have a name), or a Jinja file. auto: the tokenizer's own if it has one, else plain")
+        "tokenizer's own that have a name), or a Jinja file. auto: the tokenizer's own if it has one, else plain",
+        remote=True)
     columns: str = arg("", "Names of a record's fields, OURS:THEIRS, such as prompt:question,chosen:chosen_response; "
         "THEIRS may be a path, input.messages, or empty: not read")
     system: str = arg("", "System message put before conversations that have none")
@@ -160,7 +181,7 @@ class Samples(Group):
     # fmt: off
     prompts: str = arg("auto",
         "Data whose prompts are answered during training. auto: tinytown:prompts:test where --data is Tinytown's, "
-        "whose judge then measures the answers, else the held-out data", live=True)
+        "whose judge then measures the answers, else the held-out data", live=True, remote=True)
     prompt_count: int = arg(256, "Most prompts answered", low=1, live=True)
     max_new: int = arg(64, "Most tokens of an answer", low=1, live=True)
     temperature: float = arg(1.0, "Temperature of the answers; 0 takes the likeliest token", low=0, live=True)
@@ -204,7 +225,8 @@ class Rollouts(Samples):
 @dataclasses.dataclass(frozen=True)
 class Scores(Group):
     # fmt: off
-    reward_model: str = arg("", "Score completions with this run's reward model (a workdir, or WORKDIR@STEP)")
+    reward_model: str = arg("", "Score completions with this run's reward model (a workdir, or WORKDIR@STEP)",
+        remote=True)
     reward: str = arg("",
         "Score completions with a function: gold or correct (Tinytown's judge), module:function, or FILE.py:function; "
         "several joined by commas are added, each *WEIGHT")
@@ -301,7 +323,7 @@ class Run(Group):
     # fmt: off
     workdir: str = arg("auto",
         "The run's folder; the same command resumes it. auto: runs/STAGE for the default model and"
-        " data, else runs/STAGE-MODEL-DATA", live=True)
+        " data, else runs/STAGE-MODEL-DATA", live=True, remote=True)
     steps: int = arg(1500, "Training steps", low=1)
     seed: int = arg(0, "Seed of initialisation, data order and sampling", low=0)
     parallel: str = arg("auto",
@@ -402,17 +424,17 @@ def difference(old: dict[str, dict[str, Any]], new: ConfigT) -> list[str]:
     ]
 
 
-def workdir(config: ConfigT, stage: str) -> Path:
+def workdir(config: ConfigT, stage: str) -> str:
     """The run's folder; `auto` names it after what differs from the stage's default model and data."""
     if config.run.workdir != "auto":
-        return Path(config.run.workdir).expanduser()
+        return config.run.workdir
     default = type(config)()
     model, data = config.model.model, config.data.data
     if (model, data) == (default.model.model, default.data.data):
-        return Path("runs") / stage
+        return f"runs/{stage}"
     stem = "+".join(part.split("*")[0].rsplit("/", 1)[-1].split(".")[0] for part in data.split(","))
     name = f"{stage}-{model}-{stem}"
-    return Path("runs") / "".join(c if c.isalnum() or c in "-_+." else "-" for c in name)
+    return "runs/" + "".join(c if c.isalnum() or c in "-_+." else "-" for c in name)
 
 
 def dumps(value: Any) -> str:

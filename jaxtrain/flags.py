@@ -10,15 +10,16 @@ from typing import Any
 
 from absl import flags
 
-from jaxtrain.config import ConfigError, ConfigT, Failure, leaves
+from jaxtrain.config import BUCKETS, ConfigError, ConfigT, Failure, is_bucket_error, leaves
 
-# A path with a scheme: the whole value, or what follows the kind of a source, KIND:PATH, or a comma.
-_REMOTE = re.compile(r"(?:^|[,:])([A-Za-z][A-Za-z0-9+.-]*)://")
+# A command's config class, or what makes it of the command line (plan has the flags of the stage that --stage names).
+ConfigClass = type | Callable[[list[str]], type]
+
+# A path with a scheme: the whole value, or what follows the kind of a source, KIND:PATH, an option's =, or a comma.
+_REMOTE = re.compile(r"(?:^|[,:=])([A-Za-z][A-Za-z0-9+.-]*):(/+)")
 _WEB = ("http", "https")  # of endpoints, where a flag's help or default has one
 _TEXTS = ("prompt", "stop", "system", "truncate_at")  # flags whose value may be any text
 _REMEDIES = {
-    "gs": "mount the bucket with gcsfuse, and name the folder where it is mounted",
-    "s3": "mount the bucket with mount-s3 or s3fs, and name the folder where it is mounted",
     "file": "write the path without it",
     "http": "fetch the file, and name it",
     "https": "fetch the file, and name it",
@@ -73,17 +74,26 @@ def _build(cls: type, values: dict[str, Any]) -> ConfigT:
 
 
 def _check_local(config: ConfigT) -> None:
-    """Raises ConfigError for a path of a bucket or another remote storage, which would become a local folder."""
+    """Raises ConfigError for a path of a remote storage that its flag does not take: it would become a local folder."""
+    takers = ", ".join(f"--{field.name}" for _, field, _ in leaves(config) if field.metadata["remote"])
     for _, field, value in leaves(config):
-        if not isinstance(value, str) or field.name in _TEXTS or not (found := _REMOTE.search(value)):
+        if not isinstance(value, str) or field.name in _TEXTS:
             continue
-        scheme = found[1].lower()
-        if scheme in _WEB and "http" in f"{field.metadata['help']}{field.default}":
-            continue
-        raise ConfigError(
-            f"--{field.name}={value}: {scheme}:// is read and written by no flag that names files: "
-            f"{_REMEDIES.get(scheme, 'mount it, and name the folder where it is mounted')} (docs/devices.md)"
-        )
+        for scheme, slashes in _REMOTE.findall(value):
+            what, web = f"--{field.name}={value}", "http" in f"{field.metadata['help']}{field.default}"
+            if (scheme.lower() in _WEB and web) or (len(slashes) < 2 and scheme not in BUCKETS):
+                continue
+            if scheme not in BUCKETS:
+                raise ConfigError(
+                    f"{what}: {scheme}:// is read and written by no flag that names files: "
+                    f"{_REMEDIES.get(scheme.lower(), 'mount it, and name the folder where it is mounted')} "
+                    "(docs/devices.md)"
+                )
+            if len(slashes) < 2:
+                raise ConfigError(f"{what}: write {scheme}://BUCKET/PATH")
+            if not field.metadata["remote"]:
+                there = f"; {scheme}:// is for {takers}" if takers else ""
+                raise ConfigError(f"{what}: this must be a path of this machine{there} (docs/devices.md)")
 
 
 def _check_pairs(config: ConfigT, default: ConfigT) -> None:
@@ -163,8 +173,10 @@ def launch(cls: type, main: Callable[[ConfigT], Any], program: str) -> None:
         return
     except ConfigError as error:
         status, lines = 2, [error, *getattr(error, "__notes__", ())]
-    except (Failure, OSError) as error:
-        status, lines = 1, [error, *getattr(error, "__notes__", ())]
+    except Exception as error:
+        if not (isinstance(error, Failure | OSError) or is_bucket_error(error)):
+            raise
+        status, lines = 1, [str(error) or type(error).__name__, *getattr(error, "__notes__", ())]
     except KeyboardInterrupt:
         status, lines = 130, ["interrupted"]
     print("error:", "\n".join(map(str, lines)), file=sys.stderr)

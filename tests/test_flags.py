@@ -1,17 +1,21 @@
 """Command lines to configs: every mistake answered before anything heavy is loaded."""
 
 import dataclasses
+import importlib
 import os
 import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from experiments.pretrain import Pretrain
 from jaxtrain import config, flags
 from jaxtrain.config import ConfigError
+
+ROOT = Path(__file__).parent.parent
 
 
 def read(*given):
@@ -81,9 +85,11 @@ def test_help_shows_every_flag_with_its_default():
         (["mesh=fsdp:-10"], "sizes of 1 or more"),
         (["mesh=fsdp:0"], "sizes of 1 or more"),
         (["mesh=fsdp:-1,data:-1"], r"only one axis can take the rest \(-1\)"),
-        (["workdir=gs://bucket/run"], "--workdir=gs://bucket/run: .* mount the bucket with gcsfuse, and name"),
+        (["workdir=gs:/bucket/run"], "--workdir=gs:/bucket/run: write gs://BUCKET/PATH"),
+        (["workdir=az://bucket/run"], "--workdir=az://bucket/run: .* mount it, and name"),
+        (["cache_dir=gs://b/c"], "--cache_dir=gs://b/c: this must be a path of this machine; gs:// is for --init"),
         (["cache_dir=hdfs://x"], "--cache_dir=hdfs://x: .* mount it"),
-        (["data=tinytown:pretrain*0.5,jsonl:s3://b/*.jsonl*0.5"], "--data=.*s3://b.* mount-s3"),
+        (["data=jsonl:s3://b/*.jsonl*0.5,jsonl:az://b/*.jsonl*0.5"], "--data=.*az:// is read .* by no flag"),
         (["data=jsonl:https://x.org/a.jsonl"], "fetch the file, and name it"),
         (["init_from=file:///runs/a"], "write the path without it"),
     ],
@@ -105,7 +111,7 @@ def test_an_endpoint_may_have_an_address_and_a_text_any_words():
 
     given = ["--teacher=http://h:1/v1", "--prompt=gs://bucket is"]
     assert flags.from_flags(Command, given).asked == Asked("http://h:1/v1", "gs://bucket is")
-    with pytest.raises(ConfigError, match="--teacher=s3://b: "):
+    with pytest.raises(ConfigError, match="--teacher=s3://b: this must be a path of this machine "):
         flags.from_flags(Command, ["--teacher=s3://b"])
 
 
@@ -121,7 +127,7 @@ def test_a_mistake_is_answered_at_once_in_one_line_with_status_2():
         ("--modle=nano", "modle"),
         ("--model=nanoo", "did you mean nano"),
         ("--warmup=9000", "--warmup"),
-        ("--workdir=gs://b/run", "gcsfuse"),
+        ("--cache_dir=gs://b/run", "path of this machine"),
     ):
         begun = time.monotonic()
         done = subprocess.run(
@@ -164,3 +170,30 @@ def test_what_a_run_can_explain_has_no_traceback(kind, status, said):
         env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (status, said)
+
+
+def commands():
+    """(name, config class) of every command."""
+    for file in sorted((ROOT / "experiments").glob("**/*.py")):
+        if launched := re.search(r"flags\.launch\((\w+), main", file.read_text(encoding="utf-8")):
+            name = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+            if isinstance(cls := getattr(importlib.import_module(name), launched[1]), type):
+                yield name, cls
+
+
+@pytest.mark.parametrize(("name", "cls"), [pytest.param(*each, id=each[0]) for each in commands()])
+def test_every_flag_takes_a_bucket_or_refuses_it(name, cls):
+    """No flag can make a local folder `gs:`: one that says nothing about buckets refuses them."""
+    for _, field, default in config.leaves(cls):
+        if not isinstance(default, str) or field.name in flags._TEXTS:
+            continue
+        for value in ("gs://bucket/a", "jsonl:s3://bucket/a", "hf:gs://bucket/a", "gs:/bucket/a"):
+            refused = ""
+            try:
+                flags.from_flags(cls, [f"--{field.name}={value}"])
+            except ConfigError as error:
+                refused = str(error)
+            if field.metadata["remote"] and "://" in value:
+                assert "path of this machine" not in refused
+            else:
+                assert f"--{field.name}" in refused, value

@@ -393,3 +393,29 @@ def test_a_list_of_exceptions_only_shrinks():
         "c: no longer needed, take it off the list",
     ]
     assert shrinking({"a"}, {"a"}) == []
+
+
+# The method of pathlib's and of epath's paths makes a folder of this machine of gs://: these modules know no buckets,
+# or are where that is decided.
+ABSOLUTE = {
+    "experiments.export", "experiments.gpu_check", "experiments.papers.arms", "jaxtrain.apps.filters.plan",
+    "jaxtrain.apps.lifecycle.plan", "jaxtrain.data.completions_db", "jaxtrain.files.cache", "jaxtrain.files.hf_hub",
+    "jaxtrain.files.paths", "jaxtrain.rewards.function_import",
+}  # fmt: skip
+
+
+def absolute(tree: Source) -> Iterator[str]:
+    for name, module in tree.items():
+        for node in ast.walk(module.tree):
+            call = node.func if isinstance(node, ast.Call) and not node.args else None
+            if isinstance(call, ast.Attribute) and call.attr in ("absolute", "resolve"):
+                yield name
+
+
+def test_paths_become_absolute_in_one_place(tree):
+    assert set(absolute(tree)) == ABSOLUTE
+
+
+def test_a_path_made_absolute_elsewhere_is_found(tmp_path):
+    text = "def f(path): return path.absolute()"
+    assert list(absolute(source.write(tmp_path, {"jaxtrain/train/x.py": text}))) == ["jaxtrain.train.x"]

@@ -25,7 +25,7 @@ from jaxtrain.data.response import MARKS, split_thought
 from jaxtrain.data.special_text import SpecialText
 from jaxtrain.data.tokenizer import ByteTokenizer, Tokenizer
 from jaxtrain.data.unwritten import require_answer, thought_lost, unwritten
-from jaxtrain.files import cache
+from jaxtrain.files import cache, paths
 
 NAMED = ("plain", "hh", "chatml", "llama2", "llama3", "gemma", "none")
 _MARKUP = re.compile(r"<\|\w+\|>|<\w+_of_turn>")  # what a template of ours writes for a special token
@@ -458,7 +458,7 @@ def load_template(name: str, tokenizer: Tokenizer, otherwise: str = "plain") -> 
         raise ConfigError(f"--template={name}: the tokenizer has no template of that name; it has {there}")
     if name in NAMED:
         return Template(name, _named(name), tokenizer)
-    path = Path(name).expanduser()
+    path = paths.local_copy(paths.parse(name, "template"), f"--template={name}")
     if not path.is_file():
         raise ConfigError(
             f"--template={name}: no such file; write auto, hf:NAME, {', '.join(NAMED)} or a Jinja file"

@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError
-from jaxtrain.files import atomic, cache
+from jaxtrain.files import atomic, cache, paths
 
 REPORT = "report.json"
 # Half a surrogate pair, which no encoding has, becomes the escape that JSON has for it.
@@ -39,19 +39,20 @@ def files_of(name: str, flag: str, memo: Path) -> tuple[list[Path], str]:
 
     Raises ConfigError where it is not finished, was changed since, or accepted nothing.
     """
-    folder = Path(name).expanduser()
+    what = f"--{flag}=filtered:{name}"
+    folder = paths.local_copy(paths.parse(name, flag), what, memo.parent)
     report = read_report(folder)
     if report is None or "fingerprint" not in report:
         raise ConfigError(
-            f"--{flag}=filtered:{name}: there is no finished filtering; run one: "
+            f"{what}: there is no finished filtering; run one: "
             f"./launch/run filter_data --data=... --out={name}"
         )
-    paths = []
+    files = []
     for one in report["files"]:
         path = folder / one["file"]
         if not path.is_file() or cache.digest_file(path, memo) != one["digest"]:
-            raise ConfigError(f"--{flag}=filtered:{name}: {path} changed since it was written; filter again")
-        paths.append(path)
-    if not paths:
-        raise ConfigError(f"--{flag}=filtered:{name}: the filtering accepted no document")
-    return paths, report["fingerprint"]
+            raise ConfigError(f"{what}: {path} changed since it was written; filter again")
+        files.append(path)
+    if not files:
+        raise ConfigError(f"{what}: the filtering accepted no document")
+    return files, report["fingerprint"]

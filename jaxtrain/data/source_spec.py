@@ -23,10 +23,11 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxtrain.config import ConfigError, Data, Dialogs
+from jaxtrain.config import ConfigError, Data, Dialogs, is_remote
 from jaxtrain.data import file_records
 from jaxtrain.data.file_kinds import HF_EXTRA
 from jaxtrain.data.record_fields import columns_of
+from jaxtrain.files import hf_hub, paths
 from jaxtrain.worlds.tinytown import configs as tinytown
 
 KINDS = ("tinytown", "tfds", "hf", "jsonl", "store", "preferences", "filtered")
@@ -200,7 +201,9 @@ def _cut_split(kind: str, rest: str) -> tuple[str, str]:
     if kind in FILES:
         match = re.search(r":(train(?:\[[^\[\]]*\])?)$", rest)
         return (rest[: match.start()], match.group(1)) if match else (rest, "")
+    scheme, mark, rest = rest.rpartition("://") if is_remote(rest) else ("", "", rest)
     name, _, split = rest.partition(":")
+    name = f"{scheme}{mark}{name}"
     version = re.match(r"(\d+\.\d+\.\d+)(?::|$)", split)
     if kind == "tfds" and version:
         return f"{name}:{version.group(1)}", split[version.end() :]
@@ -209,21 +212,38 @@ def _cut_split(kind: str, rest: str) -> tuple[str, str]:
 
 def files(source: DataSource, flag: str = "data") -> list[Path]:
     """The files of a source whose name is a path, sorted. Raises ConfigError where there are none, or one is none."""
+    if is_remote(source.name):
+        return _bucket_files(source, flag)
     name = os.path.expanduser(source.name)
     there = os.path.lexists(name)
-    paths = [name] if there or source.quoted else sorted(glob.glob(name, recursive=True))
-    if "://" in name and not paths:
+    found = [name] if there or source.quoted else sorted(glob.glob(name, recursive=True))
+    if "://" in name and not found:
         raise ConfigError(f"--{flag}: {name} is an address, not a file: fetch it, and name the file")
-    if not paths or (not there and source.quoted):
+    if not found or (not there and source.quoted):
         hint = "" if source.quoted or not set(source.name) & set("?*[,:=\"") else (
             f"; {_LITERAL}: {source.kind}:{quote(source.name)}"
         )  # fmt: skip
         raise ConfigError(
             f"--{flag}: no file matches {source.name!r} (looked in {os.getcwd()}); check the path{hint}"
         )
-    for path in paths:
+    for path in found:
         _check_file(path, source.kind, flag)
-    return [Path(path) for path in paths]
+    return [Path(path) for path in found]
+
+
+def _bucket_files(source: DataSource, flag: str) -> list[Path]:
+    if source.kind in ("store", "preferences"):
+        raise ConfigError(
+            f"--{flag}={source.label}: a database is read on this machine's own disk: copy it here, or name its --export "
+            "with jsonl:"
+        )
+    name = glob.escape(source.name) if source.quoted else source.name
+    found = paths.matches(name, flag)
+    if not found:
+        raise ConfigError(
+            f"--{flag}: no file matches {source.name!r}; check the path, and name files, not a folder"
+        )
+    return [paths.parse(one, flag) for one in found]
 
 
 def _check_file(path: str, kind: str, flag: str) -> None:
@@ -293,7 +313,7 @@ def _check_tinytown(source: DataSource, flag: str) -> None:
 
 def _check_files(source: DataSource, flag: str) -> None:
     for path in files(source, flag):
-        if source.kind != "jsonl":
+        if source.kind != "jsonl" or is_remote(path):  # one of a bucket is looked into once it is here
             continue
         try:
             file_records.kind_of(path)
@@ -302,7 +322,7 @@ def _check_files(source: DataSource, flag: str) -> None:
 
 
 def _check_filtered(source: DataSource, flag: str) -> None:
-    if not (Path(source.name).expanduser() / "report.json").is_file():
+    if not (paths.parse(source.name, flag) / "report.json").is_file():
         raise ConfigError(
             f"--{flag}={source.label}: {source.name} holds no report.json; name the folder of a finished "
             "./launch/run filter_data --out=DIR"
@@ -310,18 +330,26 @@ def _check_filtered(source: DataSource, flag: str) -> None:
 
 
 def _check_hf(source: DataSource, flag: str) -> None:
+    if is_remote(source.label.removeprefix("hf:")):
+        raise ConfigError(
+            f"--{flag}={source.label}: hf: names a data set of the Hub; write jsonl: and its files"
+        )
     if importlib.util.find_spec("datasets") is None:
         raise ConfigError(f"--{flag}={source.label}: hf: needs the package datasets; {HF_EXTRA}")
 
 
 def _check_tfds(source: DataSource, flag: str) -> None:
     if is_folder(source):
-        if not (Path(source.name).expanduser() / "dataset_info.json").is_file():
+        if not (paths.parse(source.name, flag) / "dataset_info.json").is_file():
             raise ConfigError(
                 f"--{flag}={source.label}: {source.name} holds no dataset_info.json; name the folder of a prepared "
                 "data set, such as ~/tensorflow_datasets/NAME/1.0.0"
             )
         return
+    if is_remote(source.option("data_dir")):
+        raise ConfigError(
+            f"--{flag}={source.label}: of a bucket name the folder of the prepared data set, tfds:gs://BUCKET/NAME/1.0.0"
+        )
     import tensorflow_datasets as tfds  # a second; only for tfds:
 
     name = source.name.partition(":")[0].partition("/")[0]
@@ -346,7 +374,7 @@ _CHECKS = {
 
 def is_folder(source: DataSource) -> bool:
     """Whether a tfds source names the folder of a prepared data set."""
-    return source.name.startswith(("/", "~", "."))
+    return source.name.startswith(("/", "~", ".")) or is_remote(source.name)
 
 
 def check_tokenizer(text: str) -> None:
@@ -362,7 +390,7 @@ def check_tokenizer(text: str) -> None:
                 f"--tokenizer={text}: write bpe:SIZE with a SIZE of {LEAST_BPE} or more, such as bpe:4096"
             )
         return
-    path = Path(text).expanduser()
+    path = hf_hub.tokenizer_path(text)
     if not text or not path.exists():
         raise ConfigError(
             f"--tokenizer={text}: no such file; write byte, bpe:SIZE, hf:NAME, or a tokenizer.json or *.model file"

@@ -16,6 +16,7 @@ from jaxtrain.config import ConfigError, Data
 from jaxtrain.data import source_spec
 from jaxtrain.data.source_spec import DataSource
 from jaxtrain.files import cache
+from jaxtrain.files import paths as bucket_paths
 
 HELD_OUT = ("validation", "valid", "val", "dev", "test")  # in this order
 Fields = Mapping[str, type] | None  # what a record must have; None: whatever it has, whole
@@ -276,7 +277,9 @@ def _open_files(
 
     from jaxtrain.data import bad_records, jsonl
 
-    folder = jsonl.prepare(paths, wanted or {}, data.on_bad_record, cache_dir(data))
+    copies = bucket_paths.local_copies(paths, f"--{flag}={source.label}", cache_dir(data))
+    with bucket_paths.named(copies, paths):
+        folder = jsonl.prepare(copies, wanted or {}, data.on_bad_record, cache_dir(data))
 
     def get(split: str) -> Records:
         data_source = _slice(tfds.builder_from_directory(str(folder)), split, source, flag)
@@ -335,7 +338,9 @@ def _tfds_builder(source: DataSource, data: Data, flag: str) -> Any:
     import tensorflow_datasets as tfds
 
     if source_spec.is_folder(source):
-        builder = tfds.builder_from_directory(str(Path(source.name).expanduser()))
+        folder = bucket_paths.parse(source.name, flag)
+        copy = bucket_paths.local_copy(folder, f"--{flag}={source.label}", cache_dir(data))
+        builder = tfds.builder_from_directory(str(copy))
     else:
         builder = _named_builder(source, data, flag)
     kind = builder.info.file_format.value if builder.info.file_format else "unknown"

@@ -16,9 +16,9 @@ import numpy as np
 
 from jaxtrain.config import ConfigError
 from jaxtrain.data import chat_template_files, token_bytes
+from jaxtrain.files import hf_hub
 
 SPECIALS = ("pad", "bos", "eos", "mask", "fim_prefix", "fim_suffix", "fim_middle")
-_SIDE = "special_tokens.json"  # beside a saved tokenizer: role -> token
 # Their names in well-known tokenizers, where there is no tokenizer_config.json.
 _NAMES = {
     "bos": ("<|bos|>", "<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "[CLS]", "<|endoftext|>"),
@@ -246,7 +246,7 @@ class FastTokenizer:
     def save(self, folder: str | os.PathLike[str]) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         (Path(folder) / "tokenizer.json").write_text(self._inner.to_str(pretty=True), encoding="utf-8")
-        (Path(folder) / _SIDE).write_text(json.dumps(self._roles, indent=1) + "\n")
+        (Path(folder) / hf_hub.ROLES).write_text(json.dumps(self._roles, indent=1) + "\n")
         chat_template_files.save(folder, self.chat_template, self.named_templates)
 
     def _pieces(self) -> list[bytes]:
@@ -414,7 +414,7 @@ class SentencePieceTokenizer:
     def save(self, folder: str | os.PathLike[str]) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         (Path(folder) / "tokenizer.model").write_bytes(self._inner.serialized_model_proto())
-        (Path(folder) / _SIDE).write_text(json.dumps({"add": self._added}) + "\n")
+        (Path(folder) / hf_hub.ROLES).write_text(json.dumps({"add": self._added}) + "\n")
         chat_template_files.save(folder, self.chat_template, self.named_templates)
 
 
@@ -426,7 +426,7 @@ def load(path: str | os.PathLike[str], *, add: Sequence[str] = ()) -> Tokenizer:
     are added where missing. Its chat templates are those of chat_template_files.
     Raises ConfigError where there is no tokenizer.
     """
-    path = Path(path).expanduser()
+    path = hf_hub.tokenizer_path(str(path))
     folder = path if path.is_dir() else path.parent
     tokenizer = _load(path, folder, add)
     tokenizer.chat_template, tokenizer.named_templates = chat_template_files.read(folder)
@@ -459,8 +459,8 @@ def _load(path: Path, folder: Path, add: Sequence[str]) -> Tokenizer:
 
 def _roles(folder: Path) -> dict[str, Any]:
     roles: dict[str, Any] = {}
-    if (folder / _SIDE).is_file():
-        return json.loads((folder / _SIDE).read_text(encoding="utf-8"))
+    if (folder / hf_hub.ROLES).is_file():
+        return json.loads((folder / hf_hub.ROLES).read_text(encoding="utf-8"))
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if (folder / name).is_file():
             for key, value in json.loads((folder / name).read_text(encoding="utf-8")).items():

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from jaxtrain.config import ConfigError
+from jaxtrain.config import ConfigError, is_remote
+from jaxtrain.files import paths
 
 TEMPORARY = ".tmp"  # suffix of a file under way
 
@@ -18,6 +19,10 @@ def replacing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
     After a crash `path` holds the old content or the new one. One writer at a time.
     """
+    if is_remote(path):
+        with paths.uploading(path, mode) as file:
+            yield file
+        return
     temporary = path.with_name(path.name + TEMPORARY)
     try:
         with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:

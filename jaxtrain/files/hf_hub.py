@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from absl import logging
 
-from jaxtrain.config import ConfigError, Failure
+from jaxtrain.config import ConfigError, Failure, is_remote
+from jaxtrain.files import paths
 
 PREFIX = "hf:"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -21,16 +22,17 @@ _TOKENIZER = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt", "*.model", "chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja",
 )  # fmt: skip
+ROLES = "special_tokens.json"  # what data/tokenizer.py writes beside a tokenizer
 _SMALL = ("config.json", "generation_config.json", INDEX, ADAPTER_CONFIG, *_TOKENIZER)
 _STALE = ("*.safetensors", INDEX, "pytorch_model*.bin", "pytorch_model.bin.index.json", ADAPTER_CONFIG)
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w./-]+)?")
 
 
 class HfFolder(NamedTuple):
-    """A folder in Hugging Face's layout, and the repository and commit that it is a copy of."""
+    """A folder in Hugging Face's layout, and the repository and commit or bucket's folder that it is a copy of."""
 
     path: Path
-    hub: str = ""  # NAME@COMMIT; empty: a folder of this machine alone
+    hub: str = ""  # NAME@COMMIT, or gs://BUCKET/PATH; empty: a folder of this machine alone
 
     @property
     def origin(self) -> str:
@@ -39,13 +41,15 @@ class HfFolder(NamedTuple):
 
 
 def locate(text: str, flag: str) -> HfFolder:
-    """The folder that --`flag`=hf:DIR, hf:ORG/NAME or hf:ORG/NAME@REVISION names, without the weights.
+    """The folder that --`flag`=hf:DIR, hf:ORG/NAME or hf:ORG/NAME@REVISION names, of a copy without the weights.
 
     A folder of this machine comes first, and a line says so where the Hub may have one of that name. Raises ConfigError
     where there is none, or it cannot be read.
     """
     name = text.removeprefix(PREFIX)
-    path = Path(name).expanduser()
+    path = paths.parse(name, flag)
+    if is_remote(path):
+        return HfFolder(paths.local_copy(path, f"--{flag}={text}", names=_SMALL), name)
     is_repository = _REPOSITORY.fullmatch(name) is not None
     if path.exists() or not is_repository:
         if is_repository and "/" in name:
@@ -56,10 +60,20 @@ def locate(text: str, flag: str) -> HfFolder:
     return HfFolder(folder, f"{repository}@{folder.name}")
 
 
+def tokenizer_path(text: str) -> Path:
+    """The file or folder of --tokenizer on this machine; of a bucket's a copy, with the files beside it that count."""
+    path, what = paths.parse(text, "tokenizer"), f"--tokenizer={text}"
+    if not is_remote(path) or not path.suffix:
+        return paths.local_copy(path, what)
+    return paths.local_copy(path.parent, what, names=(path.name, ROLES, *_TOKENIZER)) / path.name
+
+
 def with_weights(folder: HfFolder) -> Path:
     """The folder with its safetensors: those of the index, else the one file. Raises ConfigError."""
     if not folder.hub:
         return folder.path
+    if is_remote(folder.hub):
+        return paths.local_copy(paths.parse(folder.hub, "init_from"), folder.origin)
     repository, _, commit = folder.hub.partition("@")
     index = folder.path / INDEX
     wanted: Sequence[str] = (SINGLE, ADAPTER)

@@ -106,7 +106,7 @@ def _open_scorer(
     models.check(scores, start.tokenizer, 0, template)
     if scores.reward:
         return models.function_scorer(scores.reward, plan), plan.process[1], context
-    source, step = workdir.split_step(scores.reward_model)
+    source, step = workdir.split_step(scores.reward_model, "reward_model")
     bounds = [bound for bound in (context, workdir.read_run(source)["arch"]["max_len"]) if bound]
     model = models.load(scores, f"{source}@{step or workdir.newest_step(source)}", plan, settings)
     most = AT_ONCE if cfg.asked.prompts else chosen.best_of * cfg.drawing.samples

@@ -13,6 +13,7 @@ from jaxtrain.data.messages import BadRecord
 from jaxtrain.data.preferences import alternatives
 from jaxtrain.data.prompts import Prompt
 from jaxtrain.data.tokenizer import load as load_tokenizer
+from jaxtrain.files import paths
 from jaxtrain.inference import llm_judge
 from jaxtrain.inference.config import MachineFlags, is_url
 from jaxtrain.inference.llm import LLM
@@ -59,7 +60,7 @@ def open_judge(
         functions.check_arguments(reward, available(set(fields), has_ids=False, state=None), "what is judged")
         return llm_judge.reward_judge(reward), None
     if not is_url(text) and not text.startswith("hf:"):
-        source, step = workdir.split_step(text)
+        source, step = workdir.split_step(text, "judge")
         if workdir.read_run(source, "--judge")["stage"] == "reward":
             if quality.rubric or quality.soft or quality.votes > 1:
                 raise ConfigError(
@@ -98,7 +99,7 @@ def reward_model_judge(source: Path, step: int | None, machine: MachineFlags) ->
     tokenizer = load_tokenizer(source / "tokenizer")
     models.check(scores, tokenizer, 0)
     plan = inference_plan(config.Run(mesh=machine.mesh), machine.cache_dir)
-    name = f"{source.absolute()}@{step or workdir.newest_step(source)}"
+    name = f"{paths.absolute(source)}@{step or workdir.newest_step(source)}"
     model = models.load(scores, name, plan, config.Model(dtype=machine.dtype))
     size = -(-AT_ONCE // plan.shards) * plan.shards
     scorer, template = models.model_scorer(model, plan, size), chat.load_template("auto", tokenizer)

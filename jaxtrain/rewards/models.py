@@ -64,7 +64,7 @@ def check(
         functions.resolve(settings.reward)
         return
     flag = f"--reward_model={settings.reward_model}"
-    source, _ = workdir.split_step(settings.reward_model)
+    source, _ = workdir.split_step(settings.reward_model, "reward_model")
     record = workdir.read_run(source, "--reward_model")
     if record["stage"] != "reward":
         raise ConfigError(f"{flag}: a run of {record['stage']}; name one of ./launch/run reward")
@@ -89,7 +89,7 @@ def check(
 
 def load(settings: config.Scores, text: str, plan: parallel.Plan, model: config.Model) -> RewardModel:
     """The reward model of a run, which `text` names as WORKDIR@STEP."""
-    source, step = workdir.split_step(text)
+    source, step = workdir.split_step(text, "reward_model")
     record = workdir.read_run(source, "--reward_model")
     arch, loss = zoo.from_dict(record["arch"]), record["config"]["loss"]
     lm = transformer.build(arch, transformer.execution(model, plan.platform, plan.shards, plan.local))

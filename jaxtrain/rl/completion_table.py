@@ -24,7 +24,7 @@ def with_completion_table(session: Session, sample: loop.Sample, shown: int = 4)
         files = sorted((session.path / "samples" / FOLDER).glob("*.jsonl")) if session.primary else []
         if not files:
             return text, numbers
-        with open(files[-1], encoding="utf-8") as file:
+        with files[-1].open(encoding="utf-8") as file:
             rows = [json.loads(line) for line, _ in zip(file, range(shown), strict=False)]
         return f"{_table(rows, files[-1].name)}\n{text}", numbers
 

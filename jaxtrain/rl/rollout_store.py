@@ -66,7 +66,7 @@ def load_rollout(session: Session, step: int, kl_coef: float) -> Rollout:
         return Rollout(0, -1, 0, kl_coef, {}, 0, kl_coef)
     file = folder / f"{stored[-1]:08d}.npz"
     try:
-        with open(file, "rb") as raw, np.load(raw) as arrays:
+        with file.open("rb") as raw, np.load(raw) as arrays:
             columns = {_COLUMNS.get(name, name): arrays[name] for name in arrays.files}
             return Rollout(columns=columns, **json.loads(str(columns.pop("facts"))))
     except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:

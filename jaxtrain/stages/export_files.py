@@ -11,7 +11,7 @@ from jaxtrain import config
 from jaxtrain.data import chat
 from jaxtrain.data.chat import Template
 from jaxtrain.data.tokenizer import ByteTokenizer, Tokenizer
-from jaxtrain.files import hf_hub
+from jaxtrain.files import hf_hub, paths
 from jaxtrain.models import hf_generation
 from jaxtrain.stages.init_from import InitFrom, end_ids
 from jaxtrain.train import workdir
@@ -96,9 +96,13 @@ def base_model(start: InitFrom) -> tuple[str, str]:
         origin = node.get("origin") or ""
         if origin.startswith(hf_hub.PREFIX):
             name = origin.removeprefix(hf_hub.PREFIX)
-            return (name, "") if name.startswith("/") else tuple(name.split("@"))
+            return (name, "") if _is_path(name) else tuple(name.split("@"))
         node = node.get("parent") or {}
     return "", ""
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith("/") or config.is_remote(name)
 
 
 def model_card(start: InitFrom, title: str, adapter_of: str = "") -> bytes:
@@ -108,19 +112,19 @@ def model_card(start: InitFrom, title: str, adapter_of: str = "") -> bytes:
     """
     lineage = start.lineage
     base = adapter_of or base_model(start)[0]
-    run = Path(lineage["run"]) if lineage["run"] else None
+    run = paths.parse(lineage["run"], "init_from") if lineage["run"] else None
     data = workdir.read_run(run)["config"].get("data", {}).get("data", "") if run else ""
     step = lineage["step"] or (workdir.newest_step(run) if run else None)
     head = {
         "library_name": "peft" if adapter_of else "transformers",
-        "base_model": base if base and not base.startswith("/") else None,
+        "base_model": base if base and not _is_path(base) else None,
         "tags": "[jaxtrain]",
     }
     facts = {
-        "Base model": Path(base).name if base.startswith("/") else base or "none",
+        "Base model": base.rpartition("/")[2] if _is_path(base) else base or "none",
         "Run": f"{run.name}, step {step}" if run else None,
         "Stage": lineage["stage"] if run else None,
-        "Data": re.sub(r"(?<=:)[/~][^,]*/", "", data),
+        "Data": re.sub(r"(?<=:)(?:[/~]|\w+://)[^,]*/", "", data),
         "Licence": "unknown; those of the base model and of the data apply",
     }
     lines = ["---", *(f"{key}: {value}" for key, value in head.items() if value), "---", "", f"# {title}", ""]

@@ -9,7 +9,7 @@ from jaxtrain.config import ConfigError, Lora, StageConfig
 from jaxtrain.data import source_spec
 from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.data.tokenizer import load as load_tokenizer
-from jaxtrain.files import hf_hub
+from jaxtrain.files import hf_hub, paths
 from jaxtrain.models import hf_config, hf_generation, peft, zoo
 from jaxtrain.train import workdir
 
@@ -78,14 +78,14 @@ def load_run(text: str, flag: str = "init_from", *, causal: bool = False) -> Ini
 
 
 def _of_run(text: str, flag: str) -> InitFrom:
-    source, step = workdir.split_step(text)
+    source, step = workdir.split_step(text, flag)
     record = workdir.read_run(source, f"--{flag}")
     if "arch" not in record:
         raise ConfigError(f"--{flag}={source}: the run ended before it had a model")
     if record["stage"] == "reward":
         raise ConfigError(f"--{flag}={source}: a reward model; name the run of a language model")
     lineage = {
-        "run": str(source.absolute()),
+        "run": str(paths.absolute(source)),
         "stage": record["stage"],
         "step": step,
         "parent": record["parent"],
@@ -99,7 +99,7 @@ def _of_run(text: str, flag: str) -> InitFrom:
     before = load_run(record["parent"]["origin"], flag).origins if own.lora else ()
     tokenizer = load_tokenizer(source / "tokenizer")
     pinned = own.step or workdir.newest_step(source)
-    lineage["origin"] = f"{source.absolute()}@{pinned}" if pinned else str(source.absolute())
+    lineage["origin"] = f"{lineage['run']}@{pinned}" if pinned else lineage["run"]
     return InitFrom(
         zoo.from_dict(record["arch"]), tokenizer, lineage, (*before, own), record.get("generation", {})
     )

@@ -14,12 +14,13 @@ import optax
 
 from jaxtrain import config
 from jaxtrain.data.tokenizer import Tokenizer
-from jaxtrain.files import hf_hub
+from jaxtrain.files import hf_hub, paths
 from jaxtrain.models import transformer, zoo
 from jaxtrain.stages import weights
 from jaxtrain.stages.init_from import InitFrom, load_run, require_rows
 from jaxtrain.train import metrics, multihost, optim, parallel, workdir
 from jaxtrain.train.checkpoint import Checkpoints
+from jaxtrain.train.checkpoint_upload import needs_upload
 from jaxtrain.train.step import init_state
 from jaxtrain.types import LM, ActorCritic, Batch, Key, Loss, Objective, Params, TrainState
 
@@ -61,7 +62,12 @@ def open_workdir(cfg: config.StageConfig, stage: str, start: InitFrom, plan: par
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
         return
-    folder, primary = config.workdir(cfg, stage).expanduser().absolute(), plan.primary
+    folder, primary = paths.absolute(paths.parse(config.workdir(cfg, stage), "workdir")), plan.primary
+    if needs_upload(folder) and plan.process[1] > 1:
+        raise config.ConfigError(
+            f"--workdir={folder}: checkpoints of several hosts cannot be written to s3://; name a folder of gs://, or on "
+            "a disk that all hosts mount"
+        )
     existed, fresh = folder.exists(), not (folder / workdir.CONFIG).exists()
     with contextlib.ExitStack() as stack:
         opened = workdir.open_workdir(folder, cfg, stage, lineage=start.lineage, primary=primary)
@@ -78,8 +84,13 @@ def open_workdir(cfg: config.StageConfig, stage: str, start: InitFrom, plan: par
 def _unmake(path: Path, keep: bool) -> None:
     if {entry.name for entry in path.iterdir()} - {workdir.CONFIG, workdir.LOCK, "tokenizer"}:
         return  # it has trained
-    for file in [*path.glob("tokenizer/*"), path / workdir.CONFIG, path / workdir.LOCK]:
+    for file in [*path.glob("tokenizer/*"), path / workdir.CONFIG]:
         file.unlink(missing_ok=True)
+    if config.is_remote(
+        path
+    ):  # its lock goes when it is released, and it has no folders but in its objects' names
+        return
+    (path / workdir.LOCK).unlink(missing_ok=True)
     for folder in [*path.glob("tokenizer"), *([] if keep else [path])]:
         folder.rmdir()
 
@@ -118,10 +129,9 @@ def start_session(
         workdir.record_data(path, fingerprints)
         branch = POLICY if isinstance(head_model, ActorCritic) else ""
         workdir.record(path, arch=asdict(arch), branch=branch, generation=dict(start.generation))
-        tokenizer.save(path / "tokenizer")
-    session = Session(
-        path, plan, arch, model, tx, primary, pinned_start(path, start), trained, head_model, given
-    )
+        with paths.written(path / "tokenizer") as folder:
+            tokenizer.save(folder)
+    session = session._replace(start=pinned_start(path, start), given=given)
     return session._replace(base=initial_params(session, cfg.run.seed)) if cfg.lora.lora_rank else session
 
 
@@ -147,8 +157,8 @@ def pinned_run(path: Path, name: str, text: str) -> str:
     if text.startswith(hf_hub.PREFIX):
         folder = hf_hub.locate(text, name)
         return folder.origin if folder.hub else text
-    source, step = workdir.split_step(text)
-    return f"{source.absolute()}@{step or workdir.newest_step(source)}"
+    source, step = workdir.split_step(text, name)
+    return f"{paths.absolute(source)}@{step or workdir.newest_step(source)}"
 
 
 def policy_session(session: Session) -> Session:

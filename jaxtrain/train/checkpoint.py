@@ -9,10 +9,13 @@ Orbax is imported at the first save or restore, never on the way to a first step
 inside `jax.set_mesh`, and every process of a run calls everything.
 """
 
+import contextlib
 import hashlib
 import json
 import shutil
+import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +24,10 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import multihost_utils
 
-from jaxtrain.config import ConfigError, Failure
-from jaxtrain.train.workdir import CHECKPOINTS, saved_steps
+from jaxtrain.config import ConfigError, Failure, is_bucket_error, is_remote
+from jaxtrain.files import paths
+from jaxtrain.train.checkpoint_upload import Upload, needs_upload
+from jaxtrain.train.workdir import CHECKPOINTS, COMMITTED, saved_steps
 
 HEADROOM = 1.1  # free space asked for before a save, as a multiple of the state's bytes
 FAILURES = (OSError, ValueError, RuntimeError)  # what a failed write raises: the system, tensorstore, jax
@@ -41,10 +46,12 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, keep: int):
         self._workdir = workdir
-        self._folder = workdir.absolute() / CHECKPOINTS
+        self._folder = paths.absolute(workdir) / CHECKPOINTS
         self._keep = keep
         self._manager = None  # made at the first save
         self._current: int | None = None  # the step that this run saved or restored last
+        self._upload = Upload(self._folder, keep) if needs_upload(self._folder) else None
+        self._written = self._upload.folder if self._upload else self._folder  # by Orbax
 
     def steps(self) -> list[int]:
         """The complete steps on disk, ascending."""
@@ -64,7 +71,7 @@ class Checkpoints:
 
         manager = self._manager or self._open(step)
         size = sum(_data(leaf).nbytes for leaf in jax.tree.leaves(state))
-        _require_space(self._folder, size, step)
+        _require_space(self._written, size, step)
         body = json.loads(json.dumps({"meta": meta, "leaves": _table(state)}))
         args = ocp.args.Composite(
             state=ocp.args.PyTreeSave(jax.tree.map(_data, state)),
@@ -73,7 +80,9 @@ class Checkpoints:
         self._current = step
         try:
             manager.save(step, args=args, force=True)
-        except FAILURES as error:
+            if self._upload:
+                self._upload.start(step, manager.wait_until_finished)
+        except Exception as error:
             self._fail(error)
 
     def _open(self, step: int):
@@ -82,11 +91,11 @@ class Checkpoints:
 
         if jax.process_index() == 0:
             self._folder.mkdir(parents=True, exist_ok=True)
-            for leftover in self._folder.glob("*.orbax-checkpoint-tmp*"):
-                shutil.rmtree(leftover)
+            for leftover in _leftovers(self._folder):
+                paths.remove_tree(leftover)
             for later in [s for s in self.steps() if s >= step]:
                 aside = _free_name(self._folder / f"{later}.aside")
-                (self._folder / str(later)).rename(aside)
+                _set_aside(self._folder / str(later), aside)
                 warnings.warn(
                     f"{self._folder / str(later)} is of an attempt that this run does not go on from: kept as "
                     f"{aside.name}, delete it when it is not wanted",
@@ -98,21 +107,29 @@ class Checkpoints:
             preservation_policy=ocp.checkpoint_managers.LatestN(self._keep),
         )
         handlers = {"state": ocp.PyTreeCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
-        self._manager = ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
+        self._manager = ocp.CheckpointManager(self._written, options=options, item_handlers=handlers)
         return self._manager
 
     def _fail(self, error: Exception):
         """Drops the manager, so that a next save starts afresh, and raises what its failure means."""
+        if not _is_failure(error):
+            raise error
         manager, self._manager, failed, self._current = self._manager, None, self._current, None
         try:
             manager.close()
-        except FAILURES as again:  # the same failure, kept by its threads
+        except Exception as again:  # the same failure, kept by its threads
+            if not _is_failure(again):
+                raise
             error.add_note(f"and on closing: {again}")
         good = self.steps()
         raise CheckpointError(
             f"saving step {failed} in {self._folder} failed: {_reason(error)}. "
             + (f"Step {good[-1]} is the last good one. " if good else "There is no checkpoint yet. ")
-            + f"{_free(self._folder) / 1e6:.0f} MB are free there: make room, then run the same command again"
+            + (
+                "See to the bucket's rights and quota, then run the same command again"
+                if is_remote(self._folder)
+                else f"{_free(self._folder) / 1e6:.0f} MB are free there: make room, then run the same command again"
+            )
         ) from error
 
     def restore(self, abstract: Any, step: int | None = None) -> tuple[Any, dict]:
@@ -133,7 +150,9 @@ class Checkpoints:
         try:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
-        except FAILURES as error:
+            if self._upload:
+                self._upload.wait()
+        except Exception as error:
             self._fail(error)
 
     def close(self) -> None:
@@ -142,6 +161,8 @@ class Checkpoints:
         if self._manager is not None:
             self._manager.close()
             self._manager = None
+        if self._upload:
+            self._upload.close()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -170,7 +191,7 @@ def restore_params(
     `workdir` has no checkpoint or holds other parameters; CheckpointError when none is intact.
     """
     params, meta, _ = _restore(
-        workdir.absolute() / CHECKPOINTS, abstract_params, f"{part}/", step, f"{flag}={workdir}"
+        paths.absolute(workdir) / CHECKPOINTS, abstract_params, f"{part}/", step, f"{flag}={workdir}"
     )
     return params, meta
 
@@ -193,7 +214,8 @@ def _restore(
         raise ConfigError(f"{source} has no step {step}: choose one of {', '.join(map(str, steps))}")
     for candidate in reversed(steps) if step is None else [step]:
         try:
-            return *_read(folder / str(candidate), abstract, prefix, source), candidate
+            with _readable(folder / str(candidate)) as copy:
+                return *_read(copy, abstract, prefix, source), candidate
         except _Damaged as error:
             reason = f"{folder / str(candidate)} is damaged: {error}"
             if candidate == steps[0] or step is not None:
@@ -204,6 +226,16 @@ def _restore(
                 ) from error
             warnings.warn(f"{reason}. Falling back to the step before it; nothing was deleted", stacklevel=3)
     raise AssertionError("unreachable: the oldest step returns or raises")
+
+
+@contextlib.contextmanager
+def _readable(step: Path) -> Iterator[Path]:
+    """The folder of a step where Orbax can read it: of a bucket that it cannot, a copy until the context ends."""
+    if not needs_upload(step):
+        yield step
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield paths.local_copy(step, str(step), Path(folder))
 
 
 def _read(step: Path, abstract: Any, prefix: str, source: str) -> tuple[Any, dict]:
@@ -319,11 +351,32 @@ def _free_name(path: Path) -> Path:
     return next(name for name in names if not name.exists())
 
 
+def _is_failure(error: Exception) -> bool:
+    return isinstance(error, FAILURES) or is_bucket_error(error)
+
+
 def _free(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
+def _leftovers(folder: Path) -> list[Path]:
+    """What killed saves left: in a bucket the steps that Orbax has not marked as complete."""
+    if not is_remote(folder):
+        return list(folder.glob("*.orbax-checkpoint-tmp*"))
+    complete = set(map(str, saved_steps(folder)))
+    there = folder.iterdir() if folder.is_dir() else ()
+    return [entry for entry in there if entry.name.isdecimal() and entry.name not in complete]
+
+
+def _set_aside(step: Path, aside: Path) -> None:
+    if is_remote(step):  # its objects are renamed one by one: it is incomplete from the first on
+        (step / COMMITTED).unlink()
+    step.rename(aside)
+
+
 def _require_space(folder: Path, size: int, step: int) -> None:
+    if is_remote(folder):
+        return
     need, free = int(size * HEADROOM), _free(folder)
     if free < need:
         raise CheckpointError(

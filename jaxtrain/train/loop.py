@@ -141,6 +141,7 @@ def eval_lines(head: str, values: Mapping[str, float]) -> str:
 
 
 def _save(state: TrainState, out: Output, done: int) -> None:
+    out.writer.sync()
     out.checkpoints.save(done, state, {**out.meta, "step": done, "mean": out.mean.sums})
 
 

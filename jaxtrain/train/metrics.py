@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from jaxtrain.config import is_remote
 from jaxtrain.files import atomic
+from jaxtrain.files.mirror import Mirror
 
 FILE, UNREADABLE, EVENTS = "metrics.jsonl", "metrics.jsonl.unreadable", "tensorboard"
 
@@ -130,15 +132,19 @@ class MetricWriter:
     lines: those steps run again. So write what belongs to step k before the checkpoint of step k, and a
     resumed run's file equals an uninterrupted one's, apart from TIMES. A line that a crash tore is moved to
     metrics.jsonl.unreadable. `note` says in words what was dropped, empty if nothing was. NaN and infinities
-    become null, since JSON has none; TensorBoard keeps them. Only the `primary` process writes.
+    become null, since JSON has none; TensorBoard keeps them. Only the `primary` process writes. In a bucket the files
+    appear as of the last `sync` or interval of Mirror's.
     """
 
     def __init__(self, workdir: Path, start_step: int, *, primary: bool = True):
         self._workdir, self._start, self._primary = workdir, start_step, primary
-        self._events = None
-        self.note = _rewind(workdir / FILE, start_step) if primary else ""
+        self._events, self._mirror = None, None
+        if primary and is_remote(workdir):
+            self._mirror = Mirror(workdir, (FILE, UNREADABLE))
+            self._workdir = self._mirror.folder
+        self.note = _rewind(self._workdir / FILE, start_step) if primary else ""
         # Unbuffered: a line is handed to the kernel whole, and survives the death of this process.
-        self._file = open(workdir / FILE, "ab", buffering=0) if primary else None  # noqa: SIM115
+        self._file = open(self._workdir / FILE, "ab", buffering=0) if primary else None  # noqa: SIM115
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One line with `step`, `time` (seconds since 1970) and these values, and a scalar of each in
@@ -174,12 +180,21 @@ class MetricWriter:
         if self._file is not None:
             self._file.close()
 
+    def sync(self) -> None:
+        """Uploads both to a workdir in a bucket. Call it before a checkpoint, which goes on from what was written."""
+        if self._mirror is not None:
+            if self._events is not None:
+                self._events.flush()
+            self._mirror.upload()
+
     def __enter__(self) -> "MetricWriter":
         return self
 
     def __exit__(self, *_) -> None:
         self.close()
 
+        if self._mirror is not None:
+            self._mirror.close()
 
 def _append(file, line: bytes) -> None:
     try:

@@ -20,10 +20,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxtrain.config import ConfigError, ConfigT, difference, dumps, to_dict
-from jaxtrain.files import atomic
+from jaxtrain.config import ConfigError, ConfigT, difference, dumps, is_remote, to_dict
+from jaxtrain.files import atomic, paths
+from jaxtrain.train import bucket_lock
 
 CONFIG, LOCK, CHECKPOINTS = "config.json", "lock", "checkpoints"
+COMMITTED = (
+    "commit_success.txt"  # what Orbax writes last into a checkpoint in a bucket, where no rename is atomic
+)
 PACKAGES = (
     *("jaxtrain", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets"),
     *("tokenizers", "numpy"),
@@ -47,7 +51,7 @@ def open_workdir(
     ConfigError when the folder cannot be used, belongs to a running process, to something that is no run, or
     to a run of another config or other data; nothing in it is changed then.
     """
-    path = path.expanduser().absolute()
+    path = paths.absolute(path)
     if not primary:
         yield path
         return
@@ -105,19 +109,22 @@ def read_run(workdir: Path, flag: str = "--init_from") -> dict[str, Any]:
     return record
 
 
-def split_step(text: str) -> tuple[Path, int | None]:
-    """(workdir, step) of --init_from=WORKDIR or WORKDIR@STEP; without @STEP the step is None, the newest."""
+def split_step(text: str, flag: str = "init_from") -> tuple[Path, int | None]:
+    """(workdir, step) of --`flag`=WORKDIR or WORKDIR@STEP; without @STEP the step is None, the newest."""
     name, _, step = text.rpartition("@")
-    if name and step.isdecimal() and not Path(text).exists():
-        return Path(name).expanduser(), int(step)
-    return Path(text).expanduser(), None
+    if name and step.isdecimal() and not paths.parse(text, flag).exists():
+        return paths.parse(name, flag), int(step)
+    return paths.parse(text, flag), None
 
 
 def saved_steps(checkpoints: Path) -> list[int]:
     """The complete steps in a folder of checkpoints, ascending."""
     if not checkpoints.is_dir():
         return []
-    return sorted(int(entry.name) for entry in checkpoints.iterdir() if entry.name.isdecimal())
+    steps = [entry for entry in checkpoints.iterdir() if entry.name.isdecimal()]
+    if is_remote(checkpoints):
+        steps = [entry for entry in steps if (entry / COMMITTED).exists()]
+    return sorted(int(entry.name) for entry in steps)
 
 
 def newest_step(workdir: Path) -> int | None:
@@ -142,7 +149,14 @@ def _resume(path: Path, config: ConfigT, stage: str, start: dict[str, Any]) -> N
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Makes the folder and holds its lock, which the kernel frees even on kill -9."""
+    """Makes the folder and holds its lock, which the kernel frees even on kill -9; that of a bucket is an object."""
+    holder = f"process {os.getpid()} on {socket.gethostname()}, since {_now()}"
+    if is_remote(path):
+        with paths.explained(f"--workdir={path}"):
+            _require_run_or_empty(path)
+        with bucket_lock.hold(path / LOCK, path, holder):
+            yield
+        return
     try:
         path.mkdir(parents=True, exist_ok=True)
         _require_run_or_empty(path)
@@ -161,15 +175,18 @@ def _locked(path: Path) -> Iterator[None]:
                 "wait for it to end, stop it, or name another --workdir"
             ) from error
         except OSError as error:
-            raise ConfigError(f"--workdir={path}: its file system has no locks: {error.strerror}") from error
+            raise ConfigError(
+                f"--workdir={path}: its file system has no locks ({error.strerror}), so two runs could write there at "
+                "once: name a folder on another disk, or, of a bucket that is mounted, its address, gs://BUCKET/PATH"
+            ) from error
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {_now()}\n")
+        file.write(f"{holder}\n")
         file.flush()
         yield
 
 
 def _require_run_or_empty(path: Path) -> None:
-    if (path / CONFIG).exists():
+    if (path / CONFIG).exists() or not path.is_dir():
         return
     strangers = sorted(
         entry.name for entry in path.iterdir() if entry.name not in (LOCK, CONFIG + atomic.TEMPORARY)

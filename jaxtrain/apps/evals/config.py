@@ -21,8 +21,8 @@ EXTRA = "install the extra: pip install 'jaxtrain[lm-eval]', or JAXTRAIN_EXTRAS=
 class ComparedModels(config.Group):
     # fmt: off
     models: str = config.arg("", "What is compared, joined by commas: runs (WORKDIR, WORKDIR@STEP, hf:DIR) or "
-        "endpoints (http://HOST:PORT/v1?model=NAME)")
-    prompts: str = config.arg("tinytown:prompts:test", "Data whose distinct prompts every model answers")
+        "endpoints (http://HOST:PORT/v1?model=NAME)", remote=True)
+    prompts: str = config.arg("tinytown:prompts:test", "Data whose distinct prompts every model answers", remote=True)
     prompt_count: int = config.arg(128, "Most prompts; 0: all", low=0)
     reference: str = config.arg("", "The one of --models that the others' KL is measured from. Empty: the first run "
         "with a chat template, else the first")
