@@ -73,18 +73,21 @@ def row(stage: CompiledStage) -> str:
 
 def _heading(stage: CompiledStage) -> str:
     mesh = ",".join(f"{axis}:{size}" for axis, size in stage.mesh.items() if size > 1) or "one device"
-    effort = "full effort" if stage.exact else "effort -1"
+    effort = "" if not _is_tpu(stage) else " at full effort" if stage.exact else " at effort -1"
     return (
         f"{stage.stage} of {stage.model} ({stage.parameters / 1e9:.2f}B parameters) on {stage.chip}: {stage.devices} "
         f"devices, {stage.hosts} {'host' if stage.hosts == 1 else 'hosts'}, mesh {mesh}, {stage.batch_size} rows of "
-        f"{stage.seq_len:,} tokens, remat {stage.remat}. Compiled at {effort}, and not run: every number is a bound."
+        f"{stage.seq_len:,} tokens, remat {stage.remat}. Compiled{effort}, and not run: every number is a bound."
     )
+
+
+def _is_tpu(stage: CompiledStage) -> bool:
+    return CHIPS[topologies.parse(stage.chip).kind].torus > 0
 
 
 def _memory(stage: CompiledStage, width: int) -> list[str]:
     most = fit(stage)
-    chip = CHIPS[topologies.parse(stage.chip).kind]
-    close = most.fits and chip.torus and not stage.exact and most.needed > (1 - UNSURE) * most.usable
+    close = most.fits and _is_tpu(stage) and not stage.exact and most.needed > (1 - UNSURE) * most.usable
     doubt = " That is close for effort -1: see --exact." if close else ""
     out = _wrapped(f"Memory of a device: {_verdict(most)}{doubt}", width)
     held = [f"{kind} {_gib(size)}" for kind, size in stage.held.items() if size]
@@ -96,7 +99,7 @@ def _memory(stage: CompiledStage, width: int) -> list[str]:
     out += _table(rows, width)
     if not most.fits:
         out += ["", "What helps, the cheapest first:"]
-        flags = ([] if chip.torus else _more_of_a_gpu(most)) + advice.remedies(stage, most.program)
+        flags = ([] if _is_tpu(stage) else _more_of_a_gpu(most)) + advice.remedies(stage, most.program)
         out += [line for each in flags for line in _wrapped(f"  {each}", width, 4)]
     return out
 
@@ -127,7 +130,7 @@ def _memory_row(stage: CompiledStage, program: CompiledProgram) -> tuple[str, ..
     logits = largest_logits(stage, program)
     return (
         program.name,
-        number(program.runs),
+        f"{program.runs:.3g}",
         _gib(program.needed),
         _gib(memory.arguments),
         _gib(max(0, memory.peak - memory.arguments)),
@@ -139,7 +142,7 @@ def _memory_row(stage: CompiledStage, program: CompiledProgram) -> tuple[str, ..
 def _refused_row(program: OutOfMemory) -> tuple[str, ...]:
     needed = _gib(program.needed) if program.needed else "too many"
     beside = _gib(program.beside) if program.beside > 0 else "-"
-    return program.name, number(program.runs), needed, "-", "-", "-", beside
+    return program.name, f"{program.runs:.3g}", needed, "-", "-", "-", beside
 
 
 def largest_logits(stage: CompiledStage, program: CompiledProgram) -> float:
@@ -249,12 +252,15 @@ def merged_collectives(bounds: StageBounds) -> list[Collective]:
 
 def _notes(stage: CompiledStage, bounds: StageBounds) -> list[str]:
     notes = []
+    if stage.refused:
+        names = ", ".join(each.name for each in stage.refused)
+        notes.append(f"The step is without what does not fit: {names}.")
     if not bounds.final:
         notes.append(
             "FLOPs are those of a run, and memory within 10 %. Communication and HBM bytes are not: at effort -1 the "
             "TPU's compiler leaves in loops what it takes out of them in a run. Use --exact for them."
         )
-    if not CHIPS[topologies.parse(stage.chip).kind].torus:
+    if not _is_tpu(stage):
         notes.append(
             f"jax takes {percent(GPU_SHARE)} of a GPU's memory, which is what is compared: "
             "XLA_PYTHON_CLIENT_MEM_FRACTION=0.92 gives it more. cuDNN's workspaces are not counted."

@@ -40,6 +40,9 @@ def test_a_program_that_the_compiler_refuses_does_not_fit():
     shown = text(refused=(refused,), remat="none", batch_size=32)
     assert "DOES NOT FIT. The train step needs 55.40 of 15.75 GiB, 39.65 too many." in shown
     assert "--remat=dots" in shown and "--microbatches=2" in shown
+    assert "The step is without what does not fit: train step." in text(
+        program("decode", STEP), refused=(refused,)
+    )
     silent = refused._replace(needed=0, available=0)
     assert "The compiler refuses the train step: RESOURCE_EXHAUSTED: too much" in text(refused=(silent,))
 
@@ -75,7 +78,7 @@ def test_at_effort_minus_one_the_report_names_exact():
 
 def test_a_gpus_report_says_what_jax_takes():
     shown = text(TRAIN, chip="h100:8", exact=False)
-    assert "XLA_PYTHON_CLIENT_MEM_FRACTION" in shown and "--exact" not in shown
+    assert "XLA_PYTHON_CLIENT_MEM_FRACTION" in shown and "--exact" not in shown and "effort" not in shown
 
 
 def test_what_was_not_counted_is_said():
