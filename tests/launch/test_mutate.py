@@ -31,6 +31,7 @@ def project(tmp_path, monkeypatch):
     """A library of one function, one test that looks at it and one that does not."""
     (tmp_path / "jaxtrain").mkdir()
     (tmp_path / "tests").mkdir()
+    (tmp_path / "jaxtrain" / "__init__.py").touch()
     (tmp_path / "jaxtrain" / "sums.py").write_text("def add(a, b):\n    return a + b\n")
     (tmp_path / "tests" / "test_sums.py").write_text(
         "from jaxtrain.sums import add\n\n\ndef test_add():\n    assert add(2, 3) == 5\n"
