@@ -4,8 +4,8 @@ A program takes at least as long as the slowest of its products, its HBM traffic
 and about their sum if nothing does. Latencies, and kernels that miss the peak, come on top: these are no predictions.
 
 Compiled at effort -1, a TPU's program moves more bytes than it will in a run (llama3.2-1b on v5e:2x4: HBM 130 GB, at
-full effort 45): of it the products alone bound the step from below. Decode is bound by reading weights and cache for
-each token, at any effort.
+full effort 45): of it the products alone bound the step from below, and decode by reading weights and cache for each
+token.
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,14 @@ class ProgramBounds(NamedTuple):
         """Seconds if products, memory and communication all run at once."""
         if self.final:
             return max(self.products, self.memory, self.links, self.network)
-        return max(self.products, self.memory if self.decodes else 0.0)
+        return max(self.products, self.memory * self._sure)
+
+    @property
+    def _sure(self) -> float:
+        """The share of the HBM traffic that no effort saves: decode reads weights and cache for each token."""
+        if not self.decodes or not self.cost.memory:
+            return 0.0
+        return min(1.0, self.program.memory.arguments * self.cost.iterations / self.cost.memory)
 
     @property
     def serial(self) -> float:
@@ -69,6 +76,7 @@ def stage_bounds(stage: CompiledStage) -> StageBounds:
     programs = tuple(_bounded(program, peaks, links, branches, final) for program in stage.programs)
     least = sum(each.program.runs * each.least for each in programs)
     serial = sum(each.program.runs * each.serial for each in programs)
+    least = least or serial  # of programs without a product there is no other bound
     model = stage.model_flops / (stage.devices * peaks.flops)
     return StageBounds(
         programs, least, serial, _tokens(stage), (model / serial, min(1.0, model / least)), final
@@ -103,14 +111,14 @@ def attention_branches(arch: Arch | None) -> program_cost.Branches:
     """How often attention takes each branch that it chooses at run time; of other conditionals, all alike.
 
     Scanned layers ask whether theirs has a window. On a GPU a batch of packed rows takes the branch after that of rows
-    of one document: the packed layout, or blocks where the GPU has none (models/cudnn_attention.py).
+    of one document: the packed layout, or what takes any rows where the GPU has none (models/cudnn_attention.py).
     """
     windows = arch.windows() if arch is not None else ()
     share = sum(map(bool, windows)) / len(windows) if windows else 0.5
 
     def of(op_name: str, branches: Sequence[frozenset[str]]) -> Sequence[float]:
         cudnn = [any(target.startswith("__cudnn$fmha") for target in branch) for branch in branches]
-        if cudnn in ([True, False], [True, True, False]):
+        if cudnn in ([True, False], [True, True, False], [True, True, True]):
             return [0.0, 1.0, 0.0][: len(branches)]
         if len(branches) == 2 and op_name.endswith("attention/cond"):
             return [1 - share, share]

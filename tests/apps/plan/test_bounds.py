@@ -47,6 +47,34 @@ def test_at_effort_minus_one_products_alone_bound_a_tpus_step():
     assert stage_bounds(gpu).final and stage_bounds(gpu).least == SENT / 450e9
 
 
+def test_decode_reads_its_arguments_for_each_token():
+    body = """body:
+        %p = (s32[], f32[4,4]) parameter(0)
+        %i = s32[] get-tuple-element(%p), index=0
+        %one = s32[] constant(1)
+        %next = s32[] add(%i, %one)
+        %x = f32[4,4] get-tuple-element(%p), index=1
+        %y = f32[4,4] negate(%x)
+        ROOT %t = (s32[], f32[4,4]) tuple(%next, %y)"""
+    less = """less:
+        %p = (s32[], f32[4,4]) parameter(0)
+        %i = s32[] get-tuple-element(%p), index=0
+        %n = s32[] constant(10)
+        %k = s32[] custom-call(), custom_call_target="AllocateBuffer"
+        %most = s32[] minimum(%k, %n)
+        ROOT %l = pred[] compare(%i, %most), direction=LT"""
+    loop = "%t = (s32[], f32[4,4]) tuple(%a, %b)\nROOT %w = (s32[], f32[4,4]) while(%t), condition=%less, body=%body"
+    text = module(loop, body, less)
+    moved = 10 * (2 * 64 + 3 * 4)  # the negation and the counter
+    decode = program("decode", text)
+    few = decode._replace(memory=decode.memory._replace(arguments=100))
+    many = decode._replace(memory=decode.memory._replace(arguments=10**6))
+    for each, read in ((few, 10 * 100), (many, moved)):
+        assert stage_bounds(stage(each, exact=False)).programs[0].least == pytest.approx(read / 819e9)
+    assert stage_bounds(stage(few._replace(name="train step"), exact=False)).programs[0].least == 0
+    assert stage_bounds(stage(few)).least == pytest.approx(moved / 819e9)
+
+
 def test_what_goes_between_hosts_takes_the_network():
     (each,) = stage_bounds(stage(program("train step", STEP), chip="2xv5e:2x2")).programs
     assert each.network == 2 * 2**25 / 8 / 3.125e9 and each.links == (SENT - 2 * 2**25 / 8) / 100e9

@@ -110,7 +110,9 @@ def test_decode_is_a_rate():
         %less = pred[] compare(%i, %n), direction=LT
         %any = pred[] custom-call(), custom_call_target="AllocateBuffer"
         ROOT %and = pred[] and(%less, %any)"""
-    made = stage(program("decode", module(loop, step, go), tokens=511 * 8), stage="sample", exact=False)
+    decode = program("decode", module(loop, step, go), tokens=511 * 8)
+    decode = decode._replace(memory=decode.memory._replace(arguments=10**6))
+    made = stage(decode, stage="sample", exact=False)
     shown = " ".join(report.lines(made, 100))
     assert "bound by HBM; counted to the last of 511 tokens" in shown
 
