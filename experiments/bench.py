@@ -68,7 +68,7 @@ def measure(cfg: Bench, arch: Any) -> dict:
 
     plan, T = session.make_plan(cfg), cfg.data.seq_len
     step = workloads.training_step(
-        plan, arch, cfg.model, cfg.optim, cfg.what.task, cfg.data.batch_size, T, cfg.run.seed
+        plan, arch, cfg.model, cfg.optim, cfg.what.task, cfg.data.batch_size, T, seed=cfg.run.seed
     )
     tokens = step.work.tokens
     numbers = {"logits": 4 * tokens * arch.vocab, "jax": jax.__version__}

@@ -50,6 +50,8 @@ def compared(case: AttentionCase, repeats: int) -> dict[str, Any]:
         exact = _jitted(case, "xla", jnp.float32, plan)(*(x.astype(jnp.float32) for x in (q, k, v)), segments)
     kernels: dict[str, Any] = {}
     for name in kernels_of.KERNELS:
+        if name != chosen and not case.others:
+            continue
         if name != chosen and plan.platform not in ELSEWHERE.get(name, (plan.platform,)):
             continue
         run = _jitted(case, name, jnp.bfloat16, plan)

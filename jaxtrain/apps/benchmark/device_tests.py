@@ -21,6 +21,7 @@ TESTS = (
     "tests/objectives/test_properties.py::test_a_batch_is_the_sum_of_its_rows[next_token]",
     "tests/objectives/test_properties.py::test_a_batch_is_the_sum_of_its_rows[dpo]",
     "tests/objectives/test_properties.py::test_a_batch_is_the_sum_of_its_rows[ppo]",
+    "tests/generate/test_sampler_logps.py::test_the_sampler_gives_the_trainer_s_log_probabilities[llama3.1-8b]",
     "tests/generate/test_sampler.py::test_lengths_and_log_probabilities_are_those_of_the_training_forward",
     "tests/generate/test_sampler.py::test_greedy_is_the_most_likely_token_of_the_full_forward_step_by_step",
     "tests/ops/test_logprobs.py",

@@ -15,7 +15,7 @@ DEVICE = ("name", "driver_version", "memory.total", "power.limit", "clocks.max.s
 LOAD = ("utilization.gpu", "clocks.sm", "clocks.mem", "power.draw", "temperature.gpu")
 # Besides those that every run records: what the numbers of a GPU depend on.
 PREFIXES = ("jax-cuda", "nvidia-cu", "nvidia-nccl", "torch", "triton", "flax", "optax")
-INTERVAL_MS = 250  # between two readings of clocks and power
+INTERVAL_MS = 500  # between two readings of clocks and power
 
 
 def describe() -> dict[str, Any]:

@@ -18,7 +18,7 @@ class Part(NamedTuple):
 
 PARTS: dict[str, Part] = {
     "device": Part("peak of bf16 products, copy rate", f"{HERE}.speed", "device", (), 8, 30),
-    "attention": Part("kernels beside xla in f32", f"{HERE}.attention_check", "attention", (), 15, 60),
+    "attention": Part("kernels beside xla in f32", f"{HERE}.attention_check", "attention", (), 15, 75),
     "pretrain_125m": Part("pretraining, 125M", f"{HERE}.speed", "pretrain", ("125M",), 25, 70),
     "parity": Part(
         "packed rows beside single documents, sampler beside trainer",

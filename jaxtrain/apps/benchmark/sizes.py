@@ -50,6 +50,7 @@ class AttentionCase(NamedTuple):
     softcap: float = 0.0
     documents: int = 1
     causal: bool = True
+    others: bool = False  # kernels that `auto` does not take are measured, too
 
     def arch(self) -> Arch:
         """A model with this attention."""
@@ -97,15 +98,14 @@ FULL = CheckSizes(
     matmul=8192,
     copy=2**30,
     attention={
-        "causal": AttentionCase(12, 12, 64, 2048),
-        "packed": AttentionCase(12, 12, 64, 2048, documents=5),
-        "grouped": AttentionCase(32, 8, 128, 2048),
-        "window": AttentionCase(16, 8, 128, 2048, window=512),
+        "causal": AttentionCase(12, 12, 64, 2048, others=True),
+        "packed, grouped": AttentionCase(32, 8, 128, 2048, documents=5, others=True),
         "packed, window": AttentionCase(16, 8, 128, 2048, window=512, documents=5),
-        "odd length": AttentionCase(16, 16, 64, 1999),
         "packed, odd length": AttentionCase(16, 4, 64, 1999, documents=5),
+        "many documents": AttentionCase(12, 12, 64, 2048, documents=200),
+        "many documents, long": AttentionCase(4, 2, 64, 8192, documents=200),
         "soft cap": AttentionCase(8, 4, 256, 2048, softcap=50.0, documents=5),
-        "wide heads": AttentionCase(4, 1, 256, 2048, documents=5),
+        "one key head, wide": AttentionCase(4, 1, 256, 2048, documents=5),
         "bidirectional": AttentionCase(12, 12, 64, 2048, documents=5, causal=False),
     },
     parity="llama3.2-1b,layers=8,width=1024,heads=16,kv_heads=4,ff=2816,vocab=32000,init_std=0.04",
@@ -115,7 +115,7 @@ FULL = CheckSizes(
     pretrain={
         "125M": TrainingSize(
             f"gpt2,{_GPT3}", 16, 2048, ({}, {"remat": "full"}),
-            ({"remat": "none"}, {"logits_limit_mb": 8192}, {"rows": 32}, {"scan_layers": "false"}),
+            ({"remat": "none"}, {"documents": 5}, {"logits_limit_mb": 8192}, {"rows": 32}, {"scan_layers": "false"}),
         ),
         "1.3B": TrainingSize(
             _XL, 8, 2048, ({}, {"remat": "full"}),
@@ -142,7 +142,7 @@ TINY = CheckSizes(
     matmul=64,
     copy=2**20,
     attention={
-        "causal": AttentionCase(4, 4, 16, 64),
+        "causal": AttentionCase(4, 4, 16, 64, others=True),
         "packed": AttentionCase(4, 2, 16, 96, documents=3),
         "odd length": AttentionCase(4, 2, 16, 77, documents=3),
         "window": AttentionCase(4, 1, 16, 64, window=16, documents=3),
@@ -153,8 +153,9 @@ TINY = CheckSizes(
     parity_length=32,
     parity_prompt=8,
     pretrain={
-        "125M": TrainingSize(_TINY_GPT2, 2, 32, ({}, {"remat": "full"}), ({"remat": "dots"}, {"rows": 4})),
+        "125M": TrainingSize(_TINY_GPT2, 2, 32, ({}, {"remat": "full"}), ({"documents": 3}, {"rows": 4})),
         "1.3B": TrainingSize(_TINY_GPT2, 2, 32, ({"remat": "dots"}, {"remat": "full"}), ({"logits_limit_mb": 1},)),
+        "350M": TrainingSize(_TINY_GPT2, 2, 32, ({},)),
     },
     dpo=TrainingSize(_TINY, 2, 32, ({},)),
     decode=DecodingSize(_TINY_GPT2, (1, 2), 8, 8, ({"scan_layers": "true"},)),

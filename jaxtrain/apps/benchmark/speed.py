@@ -69,8 +69,10 @@ def _until_one_fits(
 
 
 def named(settings: Mapping[str, Any]) -> str:
-    """Settings as flags; `defaults` where there are none."""
-    return " ".join(f"--{'batch_size' if k == 'rows' else k}={v}" for k, v in settings.items()) or "defaults"
+    """Settings as flags, and in words what is none; `defaults` where there are none."""
+    words = {"rows": "--batch_size={}", "documents": "{} documents a row"}
+    texts = [words.get(name, f"--{name}={{}}").format(value) for name, value in settings.items()]
+    return " ".join(texts) or "defaults"
 
 
 def measured_step(
@@ -80,21 +82,24 @@ def measured_step(
 
     Steps run ahead of the host as they do in training: a repeat is several in a row.
     """
-    rows = settings.get("rows", size.rows)
-    flags = {key: value for key, value in settings.items() if key != "rows"}
+    rows, documents = settings.get("rows", size.rows), settings.get("documents", 1)
+    flags = {key: value for key, value in settings.items() if key not in ("rows", "documents")}
     arch, plan = zoo.resolve(size.model), workloads.one_device()
     model = config.Model(model=size.model, **flags)
-    about = {"task": task, "model": size.model, "rows": rows, "length": size.length, "flags": dict(flags)}
+    about = {"task": task, "model": size.model, "rows": rows, "length": size.length, "documents": documents}
+    about["flags"] = flags
     begun = time.monotonic()
     try:
-        step = workloads.training_step(plan, arch, model, OPTIM, task, rows, size.length, SEED)
+        step = workloads.training_step(
+            plan, arch, model, OPTIM, task, rows, size.length, seed=SEED, documents=documents
+        )
         run = step.runner()
         _, metric = jax.block_until_ready(run())
         first = time.monotonic() - begun
         times = timing.repeat(run, warmup=1, repeats=sizes.repeats, calls=sizes.calls, clock=clock)
     except jax.errors.JaxRuntimeError as error:
         return {**about, "error": first_lines(error)}
-    tokens = step.work.tokens
+    tokens, flops = step.work.tokens, transformer.flops_per_token(arch, size.length // documents)
     loss, count = metric["loss"]
     return {
         **about,
@@ -103,8 +108,8 @@ def measured_step(
         "tokens": tokens,
         "seconds": times.record(),
         "tokens_per_s": tokens / times.median,
-        "flops_per_token": transformer.flops_per_token(arch, size.length),
-        "flops_per_s": transformer.flops_per_token(arch, size.length) * tokens / times.median,
+        "flops_per_token": flops,
+        "flops_per_s": flops * tokens / times.median,
         "peak_memory": workloads.peak_memory(plan),
         "first_step_s": first,
         "first_loss": float(loss) / float(count),

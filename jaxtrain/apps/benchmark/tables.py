@@ -18,6 +18,7 @@ TORCH = (
     "Plain torch has the same shapes, SDPA and fused AdamW. It trains f32 weights under bfloat16 autocast, as jaxtrain "
     "does, and decodes with bfloat16 weights, a static KV cache and one CUDA graph a step."
 )
+SHAPE = ("rows", "length", "documents")
 GRADIENTS = ("dq", "dk", "dv")
 
 
@@ -66,15 +67,17 @@ def share_of_copy(results: Results, record: Results) -> float | None:
     return record["bytes_a_step"] / record["step_seconds"]["median"] / copy if copy else None
 
 
-def best(results: Results, part: str, shape: tuple[int, int] | None = None) -> tuple[str, Results] | None:
+def best(
+    results: Results, part: str, shape: tuple[int, int, int] | None = None
+) -> tuple[str, Results] | None:
     """(settings, record) of a pretraining part with the most tokens/s, the sweep's among them; None without any.
 
-    With a shape, (rows, tokens of a row), among those of it.
+    With a shape, (rows, tokens of a row, its documents), among those of it.
     """
     name = part.removeprefix("pretrain_").upper()
     rows = [*records(results, part).items(), *records(results, "sweep").items()]
     rows = [(label, each) for label, each in rows if label.startswith(f"{name} ") and "tokens_per_s" in each]
-    rows = [row for row in rows if shape in (None, (row[1]["rows"], row[1]["length"]))]
+    rows = [row for row in rows if shape in (None, tuple(row[1][name] for name in SHAPE))]
     return max(rows, key=lambda row: row[1]["tokens_per_s"], default=None)
 
 
@@ -230,7 +233,9 @@ def _ppo(results: Results) -> Iterator[str]:
 def _beside_torch(results: Results) -> Iterator[str]:
     rows = []
     for label, record in records(results, "torch_pretrain").items():
-        top = best(results, f"pretrain_{label.partition(' ')[0].lower()}", (record["rows"], record["length"]))
+        top = best(
+            results, f"pretrain_{label.partition(' ')[0].lower()}", (record["rows"], record["length"], 1)
+        )
         own = top[1]["tokens_per_s"] if top else None
         rows.append([f"pretrain {label}", *_beside(own, record)])
     for label, record in records(results, "torch_decode").items():

@@ -36,17 +36,22 @@ class StepWork(NamedTuple):
     tokens: int  # in the batch
 
 
-def step_work(task: str, model: LM, B: int, T: int, vocab: int, seed: int) -> StepWork:
-    """B random rows of T tokens, or B pairs of them, with an eighth of each as the prompt where there is one."""
+def step_work(task: str, model: LM, B: int, T: int, vocab: int, seed: int, documents: int = 1) -> StepWork:
+    """B random rows of T tokens, or B pairs of them, with an eighth of each as the prompt where there is one.
+
+    Each row is that many documents, as equally long as can be.
+    """
     shape = (B, 2, T) if task in ("reward", "dpo") else (B, T)
     ids = np.random.default_rng(seed).integers(0, vocab, (*shape[:-1], T + 1)).astype(np.int32)
     ones, places = np.ones(shape, np.int32), np.arange(T, dtype=np.int32)
+    segments = places * documents // T
+    starts = np.searchsorted(segments, segments).astype(np.int32)
     batch = {
         "tokens": ids[..., :-1],
         "targets": ids[..., 1:],
         "mask": (ones * (places >= (0 if task == "pretrain" else T // 8))).astype(np.float32),
-        "segments": ones,
-        "positions": places * ones,
+        "segments": (1 + segments) * ones,
+        "positions": (places - starts) * ones,
         "row": np.arange(B, dtype=np.int32),
     }
     params, axes = model.init, model.axes
@@ -98,15 +103,24 @@ class TrainingStep(NamedTuple):
 def build_model(plan: Plan, arch: Arch, settings: config.Model) -> LM:
     """The model as a training command on this plan builds it."""
     return transformer.build(
-        arch, transformer.execution(settings, plan.platform, plan.shards, plan.local, plan.compute_capability)
+        arch, transformer.execution(settings, plan.platform, plan.local, plan.compute_capability)
     )
 
 
 def training_step(
-    plan: Plan, arch: Arch, settings: config.Model, how: config.Optim, task: str, B: int, T: int, seed: int
+    plan: Plan,
+    arch: Arch,
+    settings: config.Model,
+    how: config.Optim,
+    task: str,
+    B: int,
+    T: int,
+    *,
+    seed: int,
+    documents: int = 1,
 ) -> TrainingStep:
-    """The step of a task on B random rows, or pairs, of T tokens."""
-    work = step_work(task, build_model(plan, arch, settings), B, T, arch.vocab, seed)
+    """The step of a task on B random rows, or pairs, of T tokens in `documents` documents."""
+    work = step_work(task, build_model(plan, arch, settings), B, T, arch.vocab, seed, documents)
     tx = optim.optimizer(how, 1000, work.axes)
     update = functools.partial(train_step, objective=work.objective, tx=tx, microbatches=how.microbatches)
     key = jax.random.key(seed)

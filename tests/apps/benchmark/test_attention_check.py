@@ -6,7 +6,7 @@ from jaxtrain.apps.benchmark import attention_check
 from jaxtrain.apps.benchmark.sizes import TINY, AttentionCase
 from jaxtrain.models import attention as kernels
 
-CASE = AttentionCase(2, 1, 8, 40, window=16, documents=3)
+CASE = AttentionCase(2, 1, 8, 40, window=16, documents=3, others=True)
 
 
 def test_inputs_are_bfloat16_and_documents_end_in_padding():

@@ -21,7 +21,9 @@ def test_the_sizes_are_gpt_3_s(name, millions):
 def test_sizes_are_legal(sizes):
     for size in (*sizes.pretrain.values(), sizes.dpo):
         for settings in (*size.settings, *size.sweep):
-            config.Model(**{key: value for key, value in settings.items() if key != "rows"})
+            config.Model(
+                **{key: value for key, value in settings.items() if key not in ("rows", "documents")}
+            )
         assert zoo.resolve(size.model).max_len >= size.length
     assert zoo.resolve(sizes.parity).max_len >= sizes.parity_length > sizes.parity_prompt
     for size in (sizes.decode, sizes.ppo):

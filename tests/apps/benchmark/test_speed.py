@@ -22,7 +22,8 @@ def test_sweeps_take_turns():
 
 def test_settings_are_named_as_flags():
     assert speed.named({}) == "defaults"
-    assert speed.named({"remat": "none", "rows": 32}) == "--remat=none --batch_size=32"
+    named = speed.named({"remat": "none", "rows": 32, "documents": 5})
+    assert named == "--remat=none --batch_size=32 5 documents a row"
 
 
 def test_a_setting_that_does_not_fit_is_a_record_and_the_next_is_taken(monkeypatch):
@@ -50,7 +51,7 @@ def test_a_sweep_says_what_it_had_no_time_for(monkeypatch):
     monkeypatch.setattr(speed, "_decoded", lambda *args: iter(["batch 1"]))
     reported = {}
     missing = speed.sweep(sizes.TINY, 10, reported.__setitem__)
-    assert list(reported) == ["125M --remat=dots"]
+    assert list(reported) == ["125M 3 documents a row"]
     assert missing == [
         "1.3B --logits_limit_mb=1",
         "125M --batch_size=4",

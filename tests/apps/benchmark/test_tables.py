@@ -12,7 +12,14 @@ SECONDS = {"median": 0.1, "low": 0.09, "high": 0.12, "repeats": 5}
 
 
 def training(flops_per_s, rows=16, **extra):
-    record = {"rows": rows, "length": 2048, "flags": {}, "seconds": SECONDS, "peak_memory": 2**34}
+    record = {
+        "rows": rows,
+        "length": 2048,
+        "documents": 1,
+        "flags": {},
+        "seconds": SECONDS,
+        "peak_memory": 2**34,
+    }
     return {**record, "flops_per_s": flops_per_s, "tokens_per_s": flops_per_s / 1e9, **extra}
 
 
@@ -68,7 +75,7 @@ def test_decode_is_a_share_of_the_copy_s_rate(found):
 
 def test_the_best_setting_counts_and_torch_stands_beside_its_own_shape(found):
     assert tables.best(found, "pretrain_125m")[0] == "125M --batch_size=32"
-    assert tables.best(found, "pretrain_125m", (16, 2048))[0] == "125M defaults"
+    assert tables.best(found, "pretrain_125m", (16, 2048, 1))[0] == "125M defaults"
     assert tables.best(found, "pretrain_1.3b") is None
     text, step = tables.section(found), "100.0 (90.0 to 120.0)"
     shares = "50 % | 62 % | 16.0 GiB | 45 %: reached"

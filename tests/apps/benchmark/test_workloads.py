@@ -27,9 +27,23 @@ def test_rows_are_full_and_the_prompt_is_an_eighth(task, shape):
     assert np.array_equal(again.batch["tokens"], work.batch["tokens"])
 
 
+def test_rows_of_several_documents():
+    model = workloads.build_model(workloads.one_device(), ARCH, config.Model())
+    batch = workloads.step_work("pretrain", model, 2, 7, 32, 0, 3).batch
+    assert batch["segments"].tolist() == [[1, 1, 1, 2, 2, 3, 3]] * 2
+    assert batch["positions"].tolist() == [[0, 1, 2, 0, 1, 0, 1]] * 2
+
+
 def test_a_step_trains(quick_compiles):
     step = workloads.training_step(
-        workloads.one_device(), ARCH, config.Model(), config.Optim(lr=0.01, warmup=0), "pretrain", 2, 16, 0
+        workloads.one_device(),
+        ARCH,
+        config.Model(),
+        config.Optim(lr=0.01, warmup=0),
+        "pretrain",
+        2,
+        16,
+        seed=0,
     )
     run = step.runner()
     losses = [float(total / count) for total, count in (run()[1]["loss"] for _ in range(4))]
