@@ -1,5 +1,6 @@
-"""Where each device stands in a mesh: along the network of a TPU slice, data across slices, tensor inside one."""
+"""Where each device stands in a mesh: along a TPU slice's network, data across slices, context and tensor inside."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from jaxtrain.config import ConfigError
 
 
 def arrange(sizes: Mapping[str, int], devices: Sequence[Any]) -> np.ndarray:
-    """object[data, fsdp, tensor], the devices at their places in a mesh of these sizes, -1 for the rest.
+    """object[data, fsdp, context, tensor], the devices at their places in a mesh of these sizes, -1 for the rest.
 
     Neighbours in it are neighbours in the network. Raises ConfigError, with the meshes that fit, where it takes more or
     fewer devices than there are, or does not divide over the slices.
@@ -30,7 +31,7 @@ def arrange(sizes: Mapping[str, int], devices: Sequence[Any]) -> np.ndarray:
     across = _across_slices(shape, slices)
     if across is None:
         raise ConfigError(
-            f"{flag}: data x fsdp must be a multiple of the {slices} slices, as the tensor axis lies inside one: "
+            f"{flag}: data x fsdp must be a multiple of the {slices} slices, as context and tensor lie inside one: "
             f"use {_nearest_meshes(sizes, count, slices)}"
         )
     if across[1] > 1:
@@ -53,10 +54,10 @@ def _slices(devices: Sequence[Any]) -> int:
 
 def _across_slices(shape: Sequence[int], slices: int) -> list[int] | None:
     """How many slices each axis lies across: data as many as it can, fsdp the rest; None where that does not divide."""
-    data, fsdp, _ = shape
+    data, fsdp, *inside = shape
     over_data = math.gcd(data, slices)
     over_fsdp = slices // over_data
-    return None if fsdp % over_fsdp else [over_data, over_fsdp, 1]
+    return None if fsdp % over_fsdp else [over_data, over_fsdp, *(1 for _ in inside)]
 
 
 def _nearest_meshes(sizes: Mapping[str, int], count: int, slices: int, most: int = 3) -> str:
@@ -69,10 +70,9 @@ def _nearest_meshes(sizes: Mapping[str, int], count: int, slices: int, most: int
 
     divisors = [n for n in range(1, count + 1) if count % n == 0]
     fitting = [
-        (data, fsdp, count // data // fsdp)
-        for data in divisors
-        for fsdp in divisors
-        if count // data % fsdp == 0 and _across_slices((data, fsdp, 0), slices)
+        (*outer, count // math.prod(outer))
+        for outer in itertools.product(divisors, repeat=len(config.MESH_AXES) - 1)
+        if count % math.prod(outer) == 0 and _across_slices(outer, slices)
     ]
     texts = [
         ",".join(f"{axis}:{size}" for axis, size in zip(config.MESH_AXES, shape, strict=True) if size > 1)

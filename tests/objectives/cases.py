@@ -21,7 +21,7 @@ from jaxtrain.objectives.reward import reward
 from jaxtrain.objectives.sft import sft
 from jaxtrain.ops import policy_gradient as pg
 from jaxtrain.ops import preference
-from jaxtrain.types import LM, ActorCritic, Batch, Key, Objective, Params
+from jaxtrain.types import LM, ActorCritic, Batch, Key, Objective, Params, Shards
 from tests import tiny
 
 VOCAB = 24
@@ -54,7 +54,7 @@ class Case(NamedTuple):
 
 
 def _packed(rows: int) -> dict[str, np.ndarray]:
-    return tiny.batch(rows, 12, VOCAB)
+    return tiny.batch(rows, 16, VOCAB)
 
 
 def _with_entropy(rows: int) -> dict[str, np.ndarray]:
@@ -65,7 +65,7 @@ def _with_entropy(rows: int) -> dict[str, np.ndarray]:
 
 def _comparisons(rows: int, n: int = 2) -> dict[str, np.ndarray]:
     """Prompts with n completions of ragged lengths, every row's sequence whole with its last token."""
-    rng, T = np.random.default_rng(5), 12
+    rng, T = np.random.default_rng(5), 16
     prompt, place = rng.integers(2, 5, (rows, 1, 1)), np.arange(T)
     length = prompt[..., 0] + rng.integers(1, T - 5, (rows, n))
     tokens = rng.integers(0, VOCAB, (rows, n, T + 1)).astype(np.int32)
@@ -178,7 +178,7 @@ def _sampled(rows: int) -> dict[str, np.ndarray]:
         **made,
         **dict(zip(NUMBERS, numbers, strict=True)),
         "stats/objective/kl": rng.normal(size=rows).astype(np.float32),
-        **{f"ptx/{name}": x for name, x in tiny.batch(rows, 10, VOCAB, seed=3).items() if name != "bytes"},
+        **{f"ptx/{name}": x for name, x in tiny.batch(rows, 8, VOCAB, seed=3).items() if name != "bytes"},
         "ptx_scale": np.full(rows, 0.7, np.float32),
         "row": np.arange(rows, dtype=np.int32),
     }
@@ -375,9 +375,9 @@ CASES: dict[str, Case] = {
 }
 
 
-def build(case: Case, dtype: Any = jnp.float32, **changes) -> Any:
-    """What the case's objective trains, tiny: an LM, or something on one, computed in `dtype`."""
+def build(case: Case, dtype: Any = jnp.float32, local: Shards | None = None, **changes) -> Any:
+    """What the case's objective trains, tiny: an LM, or something on one, computed in `dtype`, on a plan's shards."""
     arch = tiny.shrink(
         "llama3.1-8b", **{"layers": 2, "vocab": VOCAB, "init_std": 0.1, **case.arch, **changes}
     )
-    return case.trained(tiny.model(arch, dtype=dtype))
+    return case.trained(tiny.model(arch, dtype=dtype, local=local))

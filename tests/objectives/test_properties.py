@@ -85,6 +85,8 @@ PLANS = {
     "fsdp": ("mesh", "fsdp:8", 1),
     "fsdp x tensor": ("mesh", "fsdp:4,tensor:2", 1),
     "2 x 2 x 2, 2 microbatches": ("mesh", "data:2,fsdp:2,tensor:2", 2),
+    "context": ("mesh", "data:2,context:4", 1),
+    "fsdp x context x tensor, 2 microbatches": ("mesh", "fsdp:2,context:2,tensor:2", 2),
 }
 
 
@@ -92,7 +94,7 @@ def trained(case, kind, mesh, microbatches, dropout=0.0):
     """(first raw gradient, parameters after 5 steps, grad_norm of each step) under a plan, with SGD."""
     devices = jax.devices()[: 1 if mesh == "data:1" else 8]
     plan = parallel.make(config.Run(parallel=kind, mesh=mesh), devices)
-    model = build(case, kv_heads=2, dropout=dropout)
+    model = build(case, local=plan.local, kv_heads=2, dropout=dropout)
     settings = config.Optim(
         optimizer="sgd", lr=case.lr, warmup=0, schedule="constant", weight_decay=0, b1=0, clip=0
     )
@@ -124,7 +126,9 @@ TRIED = [
     (name, plan)
     for name in CASES
     for plan in list(PLANS)[1:]
-    if not CASES[name].like or plan == "2 x 2 x 2, 2 microbatches"
+    if (not CASES[name].like and plan != "context")
+    or plan == "2 x 2 x 2, 2 microbatches"
+    or (plan == "context" and name in ("next_token", "masked", "sft", "policy_gradient"))
 ]
 
 
