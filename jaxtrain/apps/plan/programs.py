@@ -143,7 +143,7 @@ def _all_parameters(session: Session) -> Any:
 
 
 def _frozen(cfg: Any, plan: parallel.Plan, arch: Arch) -> tuple[LM, Params]:
-    how = transformer.execution(cfg.model, plan.platform, plan.shards, plan.local, plan.compute_capability)
+    how = transformer.execution(cfg.model, plan.platform, plan.local, plan.compute_capability)
     model = transformer.build(arch, how)
     return model, plan.abstract(lambda: model.init(jax.random.key(0)), model.axes)
 

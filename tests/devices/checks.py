@@ -1,0 +1,49 @@
+"""What must be, and must not be, in the text of a compiled program."""
+
+import math
+import re
+from collections.abc import Iterator
+
+from jaxtrain.apps.plan import program_cost
+from jaxtrain.apps.plan.types import CompiledProgram, CompiledStage
+
+
+def shapes(text: str, dtypes: str = r"\w+") -> Iterator[tuple[str, tuple[int, ...]]]:
+    """(type, dimensions) of every array of a program's text, once each."""
+    for dtype, dims in set(re.findall(rf"\b({dtypes})\[([\d,]+)\]", text)):
+        yield dtype, tuple(map(int, dims.split(",")))
+
+
+def logits(text: str, vocab: int, length: int) -> list[str]:
+    """Arrays in f32 of a whole row's logits or more: they have the vocabulary, and at least T times its numbers."""
+    return sorted(
+        f"{dtype}{list(dims)}"
+        for dtype, dims in shapes(text, "f32")
+        if vocab in dims and math.prod(dims) >= vocab * length
+    )
+
+
+def squares(text: str, length: int) -> list[str]:
+    """Arrays with a number for each query and key; masks of a byte are no scores, and counted too."""
+    return sorted(f"{dtype}{list(dims)}" for dtype, dims in shapes(text) if dims.count(length) > 1)
+
+
+def kernels(text: str, target: str) -> int:
+    """Calls of a kernel that begins with `target`."""
+    return len(re.findall(rf'custom_call_target="{re.escape(target)}', text))
+
+
+def looped_gathers(program: CompiledProgram, least: int) -> list[str]:
+    """All-gathers inside a loop that send at least so many bytes."""
+    found = program_cost.cost(program.text).collectives
+    return [
+        f"{each.kind} {each.shape} {each.source}"
+        for each in found
+        if each.in_loop and "gather" in each.kind and each.sent / max(each.runs, 1) >= least
+    ]
+
+
+def program(stage: CompiledStage, name: str) -> CompiledProgram:
+    """A program of a stage by its name."""
+    (found,) = [each for each in stage.programs if each.name == name]
+    return found

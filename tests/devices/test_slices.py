@@ -1,0 +1,81 @@
+"""Whole models on the slices that people have, and what only the compiler's full effort shows. Minutes of CPU time."""
+
+import functools
+
+import pytest
+
+from jaxtrain.apps.plan import program_cost
+from tests.devices import cases, checks
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(cases.missing("v5e:2x2")), reason=cases.missing("v5e:2x2")),
+]
+HBM = {"v5e": 15.75, "v5p": 95.0, "v6e": 31.25}  # GiB of a chip that programs may use
+
+
+@functools.cache
+def compiled(name, chip, *flags, exact=False, only=("train step",)):
+    (stage,) = cases.compiled([cases.request(name, chip, *flags, exact=exact, only=only)])
+    return stage
+
+
+def large(model, batch, length, *more):
+    return (
+        f"--model={model}",
+        f"--batch_size={batch}",
+        f"--seq_len={length}",
+        "--logits_limit_mb=1024",
+        *more,
+    )
+
+
+@pytest.mark.parametrize("chip", ["v5p:2x2x1", "v6e:2x2"])
+@pytest.mark.parametrize("name", list(cases.STAGES))
+def test_every_stage_compiles_for_other_generations(name, chip):
+    stage = compiled(name, chip, only=())
+    assert stage.refused == ()
+    for program in stage.programs:
+        assert checks.logits(program.text, cases.V, cases.T) == []
+    wanted = cases.golden(chip)
+    for program, sizes in cases.memory(stage).items() if wanted else ():
+        assert sizes == pytest.approx(wanted[name][program], rel=0.05), program
+
+
+@pytest.mark.parametrize("chip", ["v5e:2x4", "v5p:2x2x4"])
+def test_at_full_effort_no_gradient_of_a_table_is_summed_whole(chip):
+    stage = compiled("pretrain", chip, "--batch_size=16", exact=True)
+    (step,) = stage.programs
+    table = cases.V * 256 * 2  # bytes of the embedding in bfloat16
+    whole = [
+        f"{each.kind} {each.shape} {each.source}"
+        for each in program_cost.cost(step.text).collectives
+        if each.kind == "all-reduce" and each.sent / max(each.runs, 1) >= table
+    ]
+    assert whole == []
+
+
+@pytest.mark.parametrize("chip", ["v5p:2x2x4", "v5p:4x4x4"])
+def test_llama3_8b_fits(chip):
+    devices = 16 if chip == "v5p:2x2x4" else 64
+    stage = compiled("pretrain", chip, *large("llama3-8b", devices, 8192, "--remat=full"))
+    (step,) = stage.programs
+    assert stage.devices == devices
+    assert step.needed / 2**30 < HBM["v5p"] / 2
+    assert checks.kernels(step.text, "tpu_custom_call") >= 3
+    assert checks.logits(step.text, 128256, 8192) == []
+    assert checks.squares(step.text, 8192) == []
+
+
+def test_rows_of_32768_tokens_fit_a_model_of_1b():
+    stage = compiled("pretrain", "v5p:2x2x2", *large("llama3.2-1b", 8, 32768, "--remat=full"))
+    (step,) = stage.programs
+    assert step.needed / 2**30 < 20
+    assert checks.squares(step.text, 32768) == []
+
+
+def test_what_does_not_fit_is_said_with_its_size():
+    stage = compiled("pretrain", "v5e:2x4", *large("llama3-8b", 8, 4096, "--remat=none"))
+    (refused,) = stage.refused
+    assert refused.name == "train step"
+    assert refused.needed > refused.available > 15 * 2**30

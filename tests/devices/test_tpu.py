@@ -1,0 +1,61 @@
+"""Every objective's step and the sampler compile for TPU slices, and what must be in the program is there."""
+
+import pytest
+
+from tests.devices import cases, checks, conftest
+
+TRAINED = [name for name in cases.STAGES if name != "sample"]
+TRUNKS = {"ppo": 2}  # models that a step differentiates
+FROZEN = {"distill": 1}  # models that it only reads
+KERNEL = "tpu_custom_call"  # splash: there is no other Pallas kernel
+WEIGHTS = 256 * 2 * 64 * 2  # bytes of a layer's least kernel in bfloat16
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_step_has_splash_in_its_layers_and_holds_no_logits(tpu_stage, name):
+    text = checks.program(tpu_stage(name, "v5e:2x2"), "train step").text
+    # Forward, the gradient of the queries and that of keys and values; remat keeps the forward's result.
+    assert checks.kernels(text, KERNEL) == 3 * TRUNKS.get(name, 1) + FROZEN.get(name, 0)
+    assert checks.logits(text, cases.V, cases.T) == []
+    assert checks.squares(text, cases.T) == []
+
+
+def test_a_sampled_token_gathers_no_parameter(tpu_stage):
+    stage = tpu_stage("sample", "v5e:2x2")
+    decode = checks.program(stage, "decode")
+    assert checks.looped_gathers(decode, WEIGHTS) == []
+    assert decode.memory.aliased > 0.9 * stage.held["KV cache"], "the cache is donated"
+
+
+def test_prefill_is_by_the_training_kernel(tpu_stage):
+    prefill = checks.program(tpu_stage("sample", "v5e:2x2"), "prefill")
+    assert checks.kernels(prefill.text, KERNEL) == 1
+    assert checks.squares(prefill.text, cases.P) == []
+
+
+@pytest.mark.parametrize("chip", ["v5p:2x2x1", "v6e:2x2"])
+def test_a_step_compiles_for_other_generations(tpu_stage, chip):
+    text = checks.program(tpu_stage("pretrain", chip), "train step").text
+    assert checks.kernels(text, KERNEL) == 3
+    assert checks.logits(text, cases.V, cases.T) == []
+
+
+@pytest.mark.parametrize("name, chip", conftest.TPU)
+def test_memory_is_that_of_the_table(tpu_stage, name, chip):
+    stage, wanted = tpu_stage(name, chip), cases.golden(chip)
+    if not wanted:
+        pytest.skip(f"golden.json has nothing of {cases.release(chip)}: python -m tests.devices.golden")
+    for program, sizes in cases.memory(stage).items():
+        assert sizes == pytest.approx(wanted[name][program], rel=0.05), program
+
+
+def test_what_a_slice_holds_adds_up(tpu_stage):
+    stage = tpu_stage("distill", "v5e:2x2")
+    step = checks.program(stage, "train step")
+    assert stage.held["frozen"] == stage.held["parameters"]
+    # Adam has two moments of each parameter; norms lie whole on every device.
+    assert stage.held["optimizer"] == pytest.approx(2 * stage.held["parameters"], rel=0.01)
+    resident = sum(stage.held[kind] for kind in ("parameters", "optimizer", "frozen", "batch"))
+    assert resident <= step.memory.arguments < 1.4 * resident  # small arrays are padded to tiles of 8 x 128
+    assert step.beside == 0
+    assert (stage.devices, stage.hosts, stage.mesh["fsdp"]) == (4, 1, 4)
