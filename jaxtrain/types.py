@@ -25,6 +25,16 @@ Key = Array  # a typed key, jax.random.key
 Batch = Mapping[str, Array]
 
 
+class Shards(NamedTuple):
+    """How a mesh runs an attention kernel."""
+
+    # run(f, split_time=False) -> f(q, k, v, segments) on each shard of rows and heads, and of time where it is split
+    run: Callable[..., Callable]
+    context: int  # devices that a row's time is split over: the axis "context" inside f
+    rows: int = 1  # parts of a batch's rows
+    tensor: int = 1  # devices that heads and the vocabulary are split over
+
+
 class Loss(NamedTuple):
     """What an objective returns. Every member is a sum over rows: devices, hosts and microbatches just add."""
 
@@ -56,9 +66,13 @@ class Head(NamedTuple):
 
     weight: Array  # f[V, D]
     softcap: float  # logits -> softcap * tanh(logits / softcap); 0 is none
-    limit: int  # f32 logits that may be held at once; above it the vocabulary op works in chunks of T
+    limit: int  # f32 logits of a part that may be held at once; above it the vocabulary op works in chunks of T
     master: Array | None = (
         None  # f32[V, D], the parameter that weight was cast from, where it was: it has the gradient
+    )
+    parts: tuple[int, int] = (1, 1)  # of a batch's rows and time, each on its devices
+    compare: bool = (
+        False  # whether a target's logit is found by comparing ids, which accelerators fuse; CPUs gather
     )
 
 
@@ -72,7 +86,7 @@ class LM(NamedTuple):
     cache: Callable[
         [int, int], Any
     ]  # (B, S) -> an empty key-value cache of S slots, leaves f[..., B, K, S, C]
-    # (params, tokens, positions, cache, slots it will have=0) -> hidden f[B, T, D], cache
+    # (params, tokens, positions or None for prefill, cache, slots it will have=0) -> hidden f[B, T, D], cache
     decode: Callable[..., tuple[Array, Any]]
     # Parameters as decode and head are fastest with, in the type of computation.
     ready: Callable[[Params], Params] = lambda params: params

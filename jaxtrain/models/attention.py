@@ -15,11 +15,17 @@ from absl import logging
 from jax import Array
 
 from jaxtrain.config import ConfigError
+from jaxtrain.models import cudnn_attention
+from jaxtrain.models.cudnn_attention import cudnn
+from jaxtrain.models.flash_attention import CONTEXT, LOG_SUM_EXP, MASKED, flash, visible
+from jaxtrain.models.splash_attention import splash
 from jaxtrain.models.zoo import Arch
 from jaxtrain.ops.mixed_precision import matmul
+from jaxtrain.types import Shards
 
-MASKED = -1e30  # finite, so that a row with nothing to see stays finite
 BLOCK = 64  # queries in a block; PERF: 64 to 128 are the fastest on a CPU
+SHORT = 128  # a row below it, as a prompt may be, costs little with any kernel
+SAVED = (CONTEXT, LOG_SUM_EXP)  # names of what a kernel's backward pass needs of its forward pass, for remat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +36,11 @@ class AttentionExecution:
     attention: str
     scan_layers: bool
     remat: str
-    logits_limit: int  # f32 logits held at once, over all devices
+    logits_limit: int  # f32 logits that a device may hold at once
     platform: str  # of the devices: cpu, gpu or tpu
-    local: Callable[[Callable], Callable] | None = (
-        None  # runs f(q, k, v, segments) a shard at a time, see Plan
-    )
+    local: Shards | None = None  # of a mesh
     noise: float = 0.0  # α of NEFTune's noise on the embeddings, models/transformer.py
+    capability: str = ""  # of GPUs: their compute capability, such as 9.0
 
 
 Attend = Callable[[Array, Array, Array, Array | None], Array]  # (q, k, v, segments) -> f[B, T, H, C]
@@ -71,7 +76,7 @@ def blocked(
     for start in range(0, T, BLOCK):
         stop = min(start + BLOCK, T)
         low, high = (max(0, start - window + 1) if window else 0, stop) if causal else (0, T)
-        mask = _visible(place[start:stop], place[low:high], causal, window)[None]
+        mask = visible(place[start:stop], place[low:high], causal, window)[None]
         if segments is not None:
             mask = mask & (segments[:, start:stop, None] == segments[:, None, low:high])
         mask = jnp.repeat(mask, H // K, axis=1)[:, None]
@@ -81,105 +86,47 @@ def blocked(
     return jnp.concatenate([_ungrouped(x, H) for x in out], axis=1)
 
 
-def _visible(query: Array, key: Array, causal: bool, window: int) -> Array:
-    distance = query[:, None] - key[None, :]
-    seen = distance >= 0 if causal else jnp.ones_like(distance, bool)
-    return seen & (distance < window) & (distance > -window) if window else seen
-
-
 def xla(
     q: Array, k: Array, v: Array, segments: Array | None, *, causal: bool, window: int, softcap: float
 ) -> Array:
     """The whole square at once; what XLA makes of it."""
-    T, H, K = q.shape[1], q.shape[2], k.shape[2]
-    mask = _visible(jnp.arange(T), jnp.arange(T), causal, window)[None]
+    T = q.shape[1]
+    mask = visible(jnp.arange(T), jnp.arange(T), causal, window)[None]
     if segments is not None:
         mask = mask & (segments[:, :, None] == segments[:, None, :])
+    return masked(q, k, v, mask, softcap)
+
+
+def masked(q: Array, k: Array, v: Array, mask: Array, softcap: float) -> Array:
+    """f[B, T, H, C]: queries on keys and values f[B, S, K, C] under mask bool[B or 1, T, S]."""
+    H, K = q.shape[2], k.shape[2]
     k, v = (x.transpose(0, 2, 1, 3) for x in (k, v))
-    return _ungrouped(
-        _softmax_mix(_grouped(q, K), k, v, jnp.repeat(mask, H // K, axis=1)[:, None], softcap), H
-    )
+    mixed = _softmax_mix(_grouped(q, K), k, v, jnp.repeat(mask, H // K, axis=1)[:, None], softcap)
+    return _ungrouped(mixed, H)
 
 
-def cudnn(
-    q: Array, k: Array, v: Array, segments: Array | None, *, causal: bool, window: int, softcap: float
-) -> Array:
-    """cuDNN's fused attention through jax.nn; packed rows become a boolean mask."""
-    if softcap:
-        raise ConfigError("--attention=cudnn: cuDNN has no soft cap; use --attention=auto")
-    mask = None if segments is None else (segments[:, :, None] == segments[:, None, :])[:, None]
-    span = None if not window else (window - 1, 0 if causal else window - 1)
-    return jax.nn.dot_product_attention(
-        q, k, v, mask=mask, scale=1.0, is_causal=causal, local_window_size=span, implementation="cudnn"
-    )
+KERNELS: dict[str, Callable[..., Array]] = {
+    "blocked": blocked,
+    "xla": xla,
+    "flash": flash,
+    "cudnn": cudnn,
+    "splash": splash,
+}
 
 
-def splash(
-    q: Array,
-    k: Array,
-    v: Array,
-    segments: Array | None,
-    *,
-    causal: bool,
-    window: int,
-    softcap: float,
-    interpret: bool,
-) -> Array:
-    """The TPU's splash kernel: blocks that the mask hides entirely are never touched. Interpreted on a CPU."""
-    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
-    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
-
-    T, H = q.shape[1], q.shape[2]
-    if window:
-        mask = masks.LocalMask((T, T), (window - 1, 0 if causal else window - 1), 0)
-    else:
-        mask = masks.CausalMask((T, T)) if causal else masks.FullMask((T, T))
-    block = min(512, T)
-    sizes = kernel.BlockSizes(
-        **dict.fromkeys(
-            ("block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute",
-             "block_q_dq", "block_kv_dq"), block)
-    )  # fmt: skip
-    make = kernel.make_splash_mha if k.shape[2] == H else kernel.make_splash_mqa
-    heads = H if k.shape[2] == H else H // k.shape[2]
-    run = make(
-        masks.MultiHeadMask([mask] * heads),
-        head_shards=1,
-        q_seq_shards=1,
-        block_sizes=sizes,
-        attn_logits_soft_cap=softcap or None,
-        interpret=interpret,
-    )
-    q, k, v = (x.transpose(0, 2, 1, 3) for x in (q, k, v))
-    ids = None if segments is None else kernel.SegmentIds(segments, segments)
-    if k.shape[1] == H:
-        out = jax.vmap(run)(q, k, v, ids)
-    else:
-        B, _, _, C = q.shape
-        groups = q.reshape(B, k.shape[1], -1, T, C)
-        out = jax.vmap(jax.vmap(run, in_axes=(0, 0, 0, None)))(groups, k, v, ids).reshape(B, H, T, C)
-    return out.transpose(0, 2, 1, 3)
-
-
-KERNELS: dict[str, Callable[..., Array]] = {"blocked": blocked, "xla": xla, "cudnn": cudnn, "splash": splash}
-
-
-def choose(name: str, arch: Arch, dtype: Any, length: int, platform: str) -> tuple[str, str]:
+def choose(
+    name: str, arch: Arch, dtype: Any, length: int, platform: str, capability: str = "", window: int = 0
+) -> tuple[str, str]:
     """The kernel that `--attention` means here, and why it is not the platform's best where it is not."""
     if name != "auto":
         return name, ""
     if platform == "tpu":
         if length % 128 or arch.C % 64:
-            return "xla", f"splash needs T % 128 = 0 and C % 64 = 0, not T={length}, C={arch.C}"
+            return "flash", f"splash needs T % 128 = 0 and C % 64 = 0, not T={length}, C={arch.C}"
         return "splash", ""
     if platform in ("gpu", "cuda"):
-        if arch.attn_softcap:
-            return "xla", "cudnn has no soft cap"
-        if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16):
-            return "xla", f"cudnn needs bfloat16, not {jnp.dtype(dtype).name}"
-        if arch.C % 8 or arch.C > 256:
-            return "xla", f"cudnn needs C % 8 = 0 and C <= 256, not C={arch.C}"
-        return "cudnn", ""
+        lacking = cudnn_attention.lacks(arch, dtype, capability, window)
+        return ("flash", lacking) if lacking else ("cudnn", "")
     return "blocked", ""
 
 
@@ -190,15 +137,21 @@ def _say_once(text: str) -> None:
 
 def kernel_for(how: AttentionExecution, arch: Arch, window: int, length: int) -> Attend:
     """The kernel as a function of (q, k, v, segments). A fallback from the platform's best is said once."""
-    chosen, reason = choose(how.attention, arch, how.dtype, length, how.platform)
-    if reason:
+    chosen, reason = choose(how.attention, arch, how.dtype, length, how.platform, how.capability, window)
+    if reason and length >= SHORT:
         _say_once(f"attention: {reason}; falling back to {chosen}")
-    own = {"interpret": how.platform == "cpu"} if chosen == "splash" else {}
+    own: dict[str, Any] = {}
+    if chosen == "splash":
+        own = {"interpret": how.platform == "cpu"}
+    elif chosen == "cudnn":
+        if lacking := cudnn_attention.lacks(arch, how.dtype, how.capability, window):
+            raise ConfigError(f"--attention=cudnn: {lacking}; use --attention=auto")
+        own = {"packed": cudnn_attention.takes_documents(how.capability)}
     kernel = functools.partial(
         KERNELS[chosen], causal=arch.causal, window=window, softcap=arch.attn_softcap, **own
     )
-    # XLA cannot partition a Pallas kernel by itself.
-    return how.local(kernel) if chosen == "splash" and how.local else kernel
+    # XLA cannot partition by itself a Pallas kernel, or the offsets of documents in rows.
+    return how.local.run(kernel) if chosen in ("splash", "cudnn", "flash") and how.local else kernel
 
 
 def cached(q: Array, keys: Array, values: Array, positions: Array, *, window: int, softcap: float) -> Array:
@@ -213,7 +166,9 @@ def cached(q: Array, keys: Array, values: Array, positions: Array, *, window: in
     return _ungrouped(_softmax_mix(_grouped(q, K), keys, values, mask, softcap), H)
 
 
-def write(cache: Array, new: Array, positions: Array) -> Array:
-    """Puts f[B, T, K, C] into the slots i32[B, T] of a cache f[B, K, S, C]; slots beyond S are dropped."""
+def write(cache: Array, new: Array, positions: Array | None) -> Array:
+    """Puts f[B, T, K, C] into slots i32[B, T] (None: 0 to T - 1) of a cache f[B, K, S, C]; dropped beyond S."""
+    if positions is None:
+        return jax.lax.dynamic_update_slice(cache, new.swapaxes(1, 2).astype(cache.dtype), (0, 0, 0, 0))
     rows = jnp.arange(cache.shape[0])[:, None]
     return cache.at[rows, :, positions].set(new.astype(cache.dtype), mode="drop")
