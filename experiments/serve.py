@@ -54,7 +54,9 @@ def main(cfg: Serve) -> None:
             server.scheduler,
             cfg.http.drain,
             lambda: _print_settings(cfg, server, template, context, http.url(sock)),
+            cfg.http.answer_seconds,
         )
+    http.leave()
 
 
 def _print_settings(cfg: Serve, server: "Server", template: "Template", context: int, url: str) -> None:
@@ -108,9 +110,9 @@ def open_server(
     from jaxtrain.inference import chat as inference_chat
     from jaxtrain.stages import init_from
     from jaxtrain.stages.load_model import load_model
-    from jaxtrain.train import parallel
+    from jaxtrain.train import parallel, processes
 
-    parallel.initialize(cfg.machine.cache_dir)
+    processes.initialize(cfg.machine.cache_dir)
     if jax.process_count() > 1:
         raise ConfigError("serve takes one process; --mesh spreads the model over its devices")
     kind = "mesh" if jax.device_count() > 1 else "auto"
@@ -127,7 +129,7 @@ def open_server(
     )  # fmt: skip
     ready = decoding.ready(trained, ())
     score_prompt = prompt_scorer(
-        plan, model, ready, request_params.MAX_TEXT_LOGPROBS, sampler.bucketed(context)
+        decoding.plan, model, ready, request_params.MAX_TEXT_LOGPROBS, sampler.bucketed(context)
     )
     runner = ModelRunner(
         engine=decoding, params=ready, rows=cfg.served.rows, chunk=cfg.served.chunk, context=context,

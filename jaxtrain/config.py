@@ -93,13 +93,15 @@ class Model(Group):
     dtype: str = arg("auto",
         "Compute type (mixed precision: parameters stay f32). auto: bfloat16 on GPU and TPU, float32 on CPU",
         choices=("auto", "float32", "bfloat16"), live=True)
-    attention: str = arg("auto", "Attention kernel. auto: cudnn on GPU, splash on TPU, blocked on CPU",
-        choices=("auto", "blocked", "xla", "cudnn", "splash"), live=True)
+    attention: str = arg("auto",
+        "Attention kernel. auto: cudnn on GPU, splash on TPU, flash where they cannot, blocked on CPU",
+        choices=("auto", "blocked", "xla", "flash", "cudnn", "splash"), live=True)
     scan_layers: str = arg("auto",
         "Scan over layers: compiles faster, runs 2.2 times slower on a CPU. auto: off on CPU",
         choices=("auto", "true", "false"), live=True)
-    remat: str = arg("none", "What the backward pass recomputes: nothing, all but the matmuls, all",
-        choices=("none", "dots", "full"), live=True)
+    remat: str = arg("auto",
+        "What the backward pass recomputes: nothing, all but matmuls and attention, all. auto: dots, none on CPU",
+        choices=("auto", "none", "dots", "full"), live=True)
     logits_limit_mb: int = arg(1024,
         "Most MiB of f32[B, T, V] a device may hold; above it the vocabulary op works in chunks of T",
         low=1, live=True)
@@ -329,7 +331,8 @@ class Run(Group):
     parallel: str = arg("auto",
         "pmap (replicated), or mesh (sharded). auto: pmap for one process without --mesh",
         choices=("auto", "pmap", "mesh"), live=True)
-    mesh: str = arg("", "Mesh axes and sizes, data:2,fsdp:4,tensor:1; -1 takes the rest of the devices",
+    mesh: str = arg("",
+        "Mesh axes (data, fsdp, context, tensor) and sizes, data:2,fsdp:4; -1 takes the rest of the devices",
         live=True)
     eval_every: int = arg(500, "Steps between evaluations; 0: only at the end", low=0, live=True)
     eval_batches: int = arg(16, "Most held-out batches in an evaluation; 0: all", low=0, live=True)
@@ -346,9 +349,9 @@ class Run(Group):
 
     def check(self):
         sizes = parse_mesh(self.mesh)
-        if self.parallel == "pmap" and any(sizes.get(axis, 1) != 1 for axis in ("fsdp", "tensor")):
+        if self.parallel == "pmap" and any(sizes.get(axis, 1) != 1 for axis in MESH_AXES[1:]):
             raise ConfigError(
-                f"--parallel=pmap replicates the model, --mesh={self.mesh} shards it: "
+                f"--parallel=pmap replicates the model and keeps rows whole, --mesh={self.mesh} does not: "
                 "use --parallel=mesh, or only the data axis"
             )
 
@@ -377,7 +380,7 @@ class RolloutStageConfig(DialogStageConfig, Protocol):
     scores: Scores
 
 
-MESH_AXES = ("data", "fsdp", "tensor")
+MESH_AXES = ("data", "fsdp", "context", "tensor")
 
 
 def parse_mesh(text: str) -> dict[str, int]:

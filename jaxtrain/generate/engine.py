@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxtrain.generate import sampler, stop_strings
@@ -24,7 +25,7 @@ class DecodeProgress(NamedTuple):
 class Engine(NamedTuple):
     """Prefill and decode compiled for a plan, whose `put` takes the batches."""
 
-    plan: Plan
+    plan: Plan  # the one to decode with, whose shards are at most as many as the model's
     max_new: int  # most tokens of a completion
     ready: Callable[[Params, Params], Params]  # (trained, base) -> parameters laid out for what follows
     prefill: Callable[[Params, Batch], DecodeState]
@@ -32,6 +33,7 @@ class Engine(NamedTuple):
     insert: Callable[
         [Params, DecodeState, Batch], DecodeState
     ]  # prefills a batch into its column `slot` i32[R]
+    programs: tuple[Callable, Callable]  # prefill and decode as Plan.carry made them
 
     def fetch(self, state: DecodeState) -> DecodeProgress:
         """The progress of a decode state, on the host."""
@@ -57,6 +59,7 @@ def build_engine(
     host, by default `max_new`: a small one makes short decodes fast. `whole` makes a model's parameters of what is
     trained and the base.
     """
+    plan = plan.decoding(lambda: model.ready(model.init(jax.random.key(0))))
     top = (top_logprobs, max_steps + 1 if max_steps else max_new)  # prefill's token and those of a decode
 
     def prefill(params: Params, state: Any, _: Any, batch: Batch) -> DecodeState:
@@ -86,6 +89,7 @@ def build_engine(
         prefill=lambda params, batch: prefilled(params, (), (), batch),
         decode=run_decode,
         insert=lambda params, state, batch: inserted(params, state, (), batch),
+        programs=(prefilled, decoded),
     )
 
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxtrain.models import rope
+from jaxtrain.models.residual_stream import from_residual, residual, to_residual
 from jaxtrain.models.zoo import Arch
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -178,20 +179,10 @@ class Block(nn.Module):
                 return x
             return Norm(arch.norm, arch.norm_eps, arch.norm_offset, self.dtype, name=name)(x)
 
-        h = norm(arch.pre_norms, "attention_norm", x)
+        h = from_residual(norm(arch.pre_norms, "attention_norm", x))
         h, back = Attention(arch, self.dtype, name="attention")(h, rotary, attend)
-        h = norm(arch.post_norms, "attention_post_norm", h)
+        h = norm(arch.post_norms, "attention_post_norm", to_residual(h))
         mixed = residual(x + drop(h, arch.dropout, keys[0]))
-        h = norm(arch.pre_norms, "mlp_norm", x if arch.parallel else mixed)
-        h = norm(arch.post_norms, "mlp_post_norm", FeedForward(arch, self.dtype, name="mlp")(h))
+        h = from_residual(norm(arch.pre_norms, "mlp_norm", x if arch.parallel else mixed))
+        h = norm(arch.post_norms, "mlp_post_norm", to_residual(FeedForward(arch, self.dtype, name="mlp")(h)))
         return residual(mixed + drop(h, arch.dropout, keys[1])), back
-
-
-def residual(x: Array) -> Array:
-    """Names the axes of the residual stream, so that a sharded mesh keeps rows, and nothing else, apart."""
-    return nn.with_logical_constraint(x, ("batch", "time", "act_embed"))
-
-
-def table(weight: Array) -> Array:
-    """An embedding f[V, D] as it is used: whole along D, as FSDP gathers a parameter before its use."""
-    return nn.with_logical_constraint(weight, ("vocab", "act_embed"))

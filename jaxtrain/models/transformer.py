@@ -15,12 +15,13 @@ import numpy as np
 from jax import Array
 
 from jaxtrain import config
-from jaxtrain.models import attention
+from jaxtrain.models import attention, context_attention
 from jaxtrain.models.attention import AttentionExecution
-from jaxtrain.models.layers import Block, Norm, drop, residual, rope_table, table
+from jaxtrain.models.layers import Block, Norm, drop, rope_table
+from jaxtrain.models.residual_stream import embedded, from_residual, residual
 from jaxtrain.models.zoo import Arch
-from jaxtrain.ops.mixed_precision import lookup
-from jaxtrain.types import LM, Batch, Head, Key, Params
+from jaxtrain.ops.placement import laid
+from jaxtrain.types import LM, Axes, Batch, Head, Key, Params, Shards
 
 Tables = tuple[Any, Any]  # rotary tables of layers without and with a window
 
@@ -32,28 +33,31 @@ def compute_dtype(settings: config.Model, platform: str) -> Any:
 
 
 def execution(
-    settings: config.Model, platform: str, shards: int = 1, local: Callable | None = None
+    settings: config.Model, platform: str, local: Shards | None = None, capability: str = ""
 ) -> AttentionExecution:
-    """Resolves `auto` for devices of a platform; `shards` is the number of devices that a batch's rows lie on."""
+    """Resolves `auto` for devices of a platform."""
     scan = {"auto": platform != "cpu", "true": True, "false": False}[settings.scan_layers]
-    limit = settings.logits_limit_mb * 2**20 // 4 * shards
+    limit = settings.logits_limit_mb * 2**20 // 4
     dtype = compute_dtype(settings, platform)
-    return AttentionExecution(dtype, settings.attention, scan, settings.remat, limit, platform, local)
+    remat = ("none" if platform == "cpu" else "dots") if settings.remat == "auto" else settings.remat
+    return AttentionExecution(
+        dtype, settings.attention, scan, remat, limit, platform, local, capability=capability
+    )
 
 
 def build(arch: Arch, how: AttentionExecution) -> LM:
     """The model. `arch.vocab` must be set by now."""
     if not arch.vocab:
         raise ValueError("arch.vocab is 0: set it from the tokenizer first")
-    boxed = jax.eval_shape(functools.partial(_init, arch, how), jax.random.key(0))
+    axes = _axes(jax.eval_shape(functools.partial(_init, arch, how), jax.random.key(0)))
     return LM(
         init=lambda key: nn.meta.unbox(_init(arch, how, key)),
-        axes=_axes(boxed),
+        axes=axes,
         hidden=functools.partial(_hidden, arch, how),
         head=functools.partial(_head, arch, how),
         cache=functools.partial(_cache, arch, how),
         decode=functools.partial(_decode, arch, how),
-        ready=functools.partial(_ready, arch, how),
+        ready=functools.partial(_ready, arch, how, axes),
     )
 
 
@@ -173,13 +177,13 @@ def _embed(
     keys: Array | None,
     noise: Array | None = None,
 ) -> Array:
-    x = lookup(table(params["embed"]).astype(how.dtype), params["embed"], tokens)
+    x = embedded(params["embed"], "vocab", how.dtype, tokens)
     if noise is not None:
         x = x + noise.astype(how.dtype)
     if arch.embed_scale:
         x = x * jnp.asarray(arch.width**0.5, how.dtype)
     if arch.positions == "learned":
-        x = x + lookup(params["positions"].astype(how.dtype), params["positions"], positions)
+        x = x + embedded(params["positions"], "positions", how.dtype, positions)
     return residual(drop(x, arch.dropout, keys))
 
 
@@ -197,7 +201,7 @@ def _hidden(
         return jax.vmap(functools.partial(jax.random.fold_in, here))(rows)
 
     def mixer(window: int) -> Callable[..., Any]:
-        kernel = attention.kernel_for(how, arch, window, tokens.shape[1])
+        kernel = context_attention.kernel_for(how, arch, window, tokens.shape[1])
         return lambda q, k, v, _: (kernel(q, k, v, batch["segments"]), None)
 
     noise = _noise(how.noise, batch["segments"], arch.width, keys(2 * arch.layers + 1)) if how.noise else None
@@ -206,7 +210,7 @@ def _hidden(
         arch, how, params["layers"], x, _tables(arch, positions, tokens.shape[1]), mixer, None,
         lambda i: (keys(2 * i + 1), keys(2 * i + 2)),
     )  # fmt: skip
-    return _final(arch, how).apply({"params": params["norm"]}, x)
+    return from_residual(_final(arch, how).apply({"params": params["norm"]}, x))
 
 
 def _noise(alpha: float, segments: Array, width: int, keys: Array | None) -> Array | None:
@@ -227,7 +231,7 @@ def _decode(
     how: AttentionExecution,
     params: Params,
     tokens: Array,
-    positions: Array,
+    positions: Array | None,
     cache: Any,
     context: int = 0,
 ) -> tuple[Array, Any]:
@@ -236,15 +240,24 @@ def _decode(
     The slot of a token is its position, so rows of different length need no padding on the left: a row's prompt is
     padded on the right, and what the padding wrote is overwritten before any query can see it. `context` is the number
     of slots that the cache will have, where it is to grow; LongRoPE must know it from the first token on.
+
+    positions None is prefill: 0 to T - 1 in each row, on an empty cache, with the kernel of training.
     """
     if not arch.causal:
         raise ValueError("a bidirectional model cannot be decoded token by token")
 
+    T, places = tokens.shape[1], positions
+    if positions is None:
+        positions = jnp.broadcast_to(jnp.arange(T), tokens.shape)
+
     def mixer(window: int) -> Callable[..., Any]:
         def attend(q: Array, k: Array, v: Array, layer: Any) -> Any:
             keys, values = (
-                attention.write(old, new, positions) for old, new in zip(layer, (k, v), strict=True)
+                laid(attention.write(old, new, places), ("batch", "kv", None, None))
+                for old, new in zip(layer, (k, v), strict=True)
             )
+            if places is None:
+                return context_attention.kernel_for(how, arch, window, T)(q, k, v, None), (keys, values)
             mixed = attention.cached(q, keys, values, positions, window=window, softcap=arch.attn_softcap)
             return mixed, (keys, values)
 
@@ -256,11 +269,17 @@ def _decode(
     return _final(arch, how).apply({"params": params["norm"]}, x), cache
 
 
-def _ready(arch: Arch, how: AttentionExecution, params: Params) -> Params:
+def _ready(arch: Arch, how: AttentionExecution, axes: Axes, params: Params) -> Params:
     """Parameters cast once, and where layers are unrolled a tree a layer: XLA would copy each layer every token."""
 
-    def cast(path: Any, leaf: Array) -> Array:  # norms compute in f32
-        return leaf if any("norm" in str(entry.key) for entry in path) else leaf.astype(how.dtype)
+    def cast(path: Any, leaf: Array) -> Array:
+        if any("norm" in str(entry.key) for entry in path):
+            return laid(
+                leaf, (None,) * leaf.ndim
+            )  # in f32, whole, on the mesh of all others: cuDNN takes one
+        names = axes[tuple(entry.key for entry in path)]
+        rows = tuple("batch" if name == "embed" else name for name in names)
+        return laid(laid(leaf.astype(how.dtype), rows), names)  # cast, then gathered
 
     params = jax.tree.map_with_path(cast, params)
     return params if how.scan_layers else {**params, "layers": tuple(unstack(params["layers"], arch.layers))}
@@ -315,16 +334,19 @@ def unstack(layers: Params, count: int) -> list[Params]:
 def _remat(policy: str, f: Callable, scanned: bool) -> Callable:
     if policy == "none":
         return f
-    save = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if policy == "dots" else None
-    return jax.checkpoint(f, policy=save, prevent_cse=not scanned)
+    save = jax.checkpoint_policies  # what of attention's kernels is saved has a name: no kernel runs twice
+    kernels = save.save_only_these_names(*attention.SAVED)
+    dots = save.save_from_both_policies(save.dots_with_no_batch_dims_saveable, kernels)
+    return jax.checkpoint(f, policy=dots if policy == "dots" else None, prevent_cse=not scanned)
 
 
 def _head(arch: Arch, how: AttentionExecution, params: Params) -> Head:
     master = params["embed" if arch.tied else "unembed"]
-    weight = table(master).astype(how.dtype)
-    return Head(
-        weight, arch.logit_softcap, how.logits_limit, None if weight.dtype == master.dtype else master
-    )
+    weight = laid(master.astype(how.dtype), ("vocab", "embed"))
+    cast = None if weight.dtype == master.dtype else master
+    mesh = how.local or Shards(None, 1)
+    limit = how.logits_limit * (mesh.tensor if arch.vocab % mesh.tensor == 0 else 1)
+    return Head(weight, arch.logit_softcap, limit, cast, (mesh.rows, mesh.context), how.platform != "cpu")
 
 
 def _cache(arch: Arch, how: AttentionExecution, rows: int, slots: int) -> Any:

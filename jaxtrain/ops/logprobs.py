@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxtrain.ops import mixed_precision
+from jaxtrain.ops.placement import by_part
 from jaxtrain.types import LM, Batch, Head, Params
 
 
@@ -47,33 +48,41 @@ def token_stats(
     """What STATS says of each target, f32[B, T] each, from hidden f[B, T, D] and targets i32[B, T].
 
     `also(x, *beside)`, of the logits x f32[B, T, V] and arrays [B, T, ...], adds statistics f32[B, T]; it holds `held`
-    further f32 of each position. At most head.limit f32 exist at once: where B * T * (V + held) is more, T is worked
-    through in chunks under jax.checkpoint, which computes the logits again in the backward pass. Log-softmax in f32.
+    further f32 of each position. At most head.limit f32 of a part of the batch exist at once: where its B * T * (V +
+    held) is more, T is worked through in chunks under jax.checkpoint, which computes the logits again in the backward
+    pass. Log-softmax in f32.
     """
 
-    def stats(hidden: Array, targets: Array, *beside: Array) -> dict[str, Array]:
+    def stats(head: Head, hidden: Array, targets: Array, *beside: Array) -> dict[str, Array]:
         x = logits(hidden, head, temperature)
         top = jax.lax.stop_gradient(x.max(-1))
         lse = top + jnp.log(jnp.exp(x - top[..., None]).sum(-1))
-        target = jnp.take_along_axis(x, targets[..., None], -1)[..., 0]
+        if (
+            head.compare
+        ):  # a gather's gradient is two more passes over [B, T, V] on a GPU; on a CPU it is the faster
+            target = jnp.where(targets[..., None] == jnp.arange(x.shape[-1]), x, 0.0).sum(-1)
+        else:
+            target = jnp.take_along_axis(x, targets[..., None], -1)[..., 0]
         values = {name: STATS[name](x, lse, target, top) for name in want}
         return values | (also(x, *beside) if also else {})
 
-    B, T = targets.shape
-    chunks = min(
-        T, -(-B * T * (head.weight.shape[0] + held) // head.limit)
-    )  # a chunk is one position at least
-    if chunks == 1:
-        return stats(hidden, targets, *beside)
-    size = -(-T // chunks)
+    def of_part(weights: tuple[Array, Array | None], columns: tuple[Array, ...]) -> dict[str, Array]:
+        part = head._replace(weight=weights[0], master=weights[1])
+        B, T = columns[1].shape
+        chunks = min(T, -(-B * T * (head.weight.shape[0] + held) // head.limit))  # of one position at least
+        if chunks == 1:
+            return stats(part, *columns)
+        size = -(-T // chunks)
 
-    def split(x: Array) -> Array:
-        x = jnp.pad(x, [(0, 0), (0, size * chunks - T)] + [(0, 0)] * (x.ndim - 2))
-        return x.reshape(B, chunks, size, *x.shape[2:]).swapaxes(0, 1)
+        def split(x: Array) -> Array:
+            x = jnp.pad(x, [(0, 0), (0, size * chunks - T)] + [(0, 0)] * (x.ndim - 2))
+            return x.reshape(B, chunks, size, *x.shape[2:]).swapaxes(0, 1)
 
-    parts = tuple(map(split, (hidden, targets, *beside)))
-    out = jax.lax.map(jax.checkpoint(lambda part: stats(*part), prevent_cse=False), parts)
-    return {name: x.swapaxes(0, 1).reshape(B, -1)[:, :T] for name, x in out.items()}
+        chunk = jax.checkpoint(lambda columns: stats(part, *columns), prevent_cse=False)
+        out = jax.lax.map(chunk, tuple(map(split, columns)))
+        return {name: x.swapaxes(0, 1).reshape(B, -1)[:, :T] for name, x in out.items()}
+
+    return by_part(of_part, head.parts, (head.weight, head.master), (hidden, targets, *beside))
 
 
 # The columns [B, N, T] that say what the completions are.

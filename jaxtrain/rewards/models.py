@@ -92,7 +92,9 @@ def load(settings: config.Scores, text: str, plan: parallel.Plan, model: config.
     source, step = workdir.split_step(text, "reward_model")
     record = workdir.read_run(source, "--reward_model")
     arch, loss = zoo.from_dict(record["arch"]), record["config"]["loss"]
-    lm = transformer.build(arch, transformer.execution(model, plan.platform, plan.shards, plan.local))
+    lm = transformer.build(
+        arch, transformer.execution(model, plan.platform, plan.local, plan.compute_capability)
+    )
     scorer = reward_models.build(lm, loss["members"])
     lora = config.Lora(**record["config"]["lora"])
     trained = weights.trained_part(scorer.axes, lora)
@@ -132,9 +134,14 @@ def load(settings: config.Scores, text: str, plan: parallel.Plan, model: config.
     )
 
 
+def score_program(scorer: Scorer, plan: parallel.Plan) -> Callable[..., jax.Array]:
+    """A compiled function (params, (), rows [R, N, T]) -> each member's scores f32[R, M, N]."""
+    return plan.rows(lambda params, frozen, batch: scorer.scores(params, batch).swapaxes(0, 1))
+
+
 def model_scorer(model: RewardModel, plan: parallel.Plan, size: int) -> CompletionScorer:
     """A scorer by a reward model, `size` rows at a time."""
-    compiled = plan.rows(lambda params, frozen, batch: model.scorer.scores(params, batch).swapaxes(0, 1))
+    compiled = score_program(model.scorer, plan)
     combine, local = COMBINED[model.ensemble], plan.local_rows(size)
 
     def scores(rows: Batch, prompts: Sequence[Prompt], texts: Sequence[str]) -> np.ndarray:

@@ -52,7 +52,10 @@ def write_adapter(
     """
     own = start.origins[-1]
     model = transformer.build(
-        start.arch, transformer.execution(config.Model(), plan.platform, plan.shards, plan.local)
+        start.arch,
+        transformer.execution(
+            config.Model(), plan.platform, plan.local, plan.compute_capability
+        ),
     )
 
     def fresh() -> Params:

@@ -6,7 +6,7 @@ from jaxtrain import config
 from jaxtrain.models import transformer
 from jaxtrain.stages import weights
 from jaxtrain.stages.init_from import InitFrom
-from jaxtrain.train import parallel
+from jaxtrain.train import parallel, processes
 from jaxtrain.types import LM, Params
 
 
@@ -21,12 +21,14 @@ class LoadedModel(NamedTuple):
 
 def inference_plan(run: config.Run, cache_dir: str = "") -> parallel.Plan:
     """The plan of --mesh and --parallel, after joining the run's other processes; --cache_dir keeps programs."""
-    parallel.initialize(cache_dir)
+    processes.initialize(cache_dir)
     return parallel.make(run)
 
 
 def load_model(source: InitFrom, plan: parallel.Plan, settings: config.Model | None = None) -> LoadedModel:
     """The model that `init_from.load_run` describes, its adapters merged; `settings` are --dtype, --attention, ..."""
-    execution = transformer.execution(settings or config.Model(), plan.platform, plan.shards, plan.local)
+    execution = transformer.execution(
+        settings or config.Model(), plan.platform, plan.local, plan.compute_capability
+    )
     model = transformer.build(source.arch, execution)
     return LoadedModel(model, weights.load_params(plan, source, model, 0), plan, source)

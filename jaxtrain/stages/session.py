@@ -47,7 +47,7 @@ class Session(NamedTuple):
 def make_plan(cfg: config.StageConfig) -> parallel.Plan:
     """The device plan of --parallel and --mesh. Raises ConfigError unless a batch splits over it."""
     plan = parallel.make(cfg.run)
-    plan.check_batch(cfg.data.batch_size, cfg.optim.microbatches)
+    plan.check_batch(cfg.data.batch_size, cfg.optim.microbatches, cfg.data.seq_len)
     return plan
 
 
@@ -116,23 +116,39 @@ def start_session(
     """
     vocab = start.arch.vocab or -(-tokenizer.vocab_size // 64) * 64
     require_rows(vocab, tokenizer, f"--tokenizer and --model={cfg.model.model}")
-    arch, primary = replace(start.arch, vocab=vocab), plan.primary
-    how = transformer.execution(cfg.model, plan.platform, plan.shards, plan.local)
-    model = transformer.build(arch, replace(how, noise=noise))
-    head_model = heads(model) if heads else None
+    arch = replace(start.arch, vocab=vocab)
     multihost.require_same(
         fingerprints, "Let all hosts read the same files: put them on a disk that all of them mount"
     )
-    trained = weights.trained_part(head_model.axes if head_model else model.axes, cfg.lora)
-    tx = optim.optimizer(cfg.optim, cfg.run.steps, trained.axes, rates or {})
-    if primary and not cfg.run.dry_run:
+    session = build_session(cfg, path, plan, arch, start, heads=heads, rates=rates, noise=noise)
+    if session.primary and not cfg.run.dry_run:
         workdir.record_data(path, fingerprints)
-        branch = POLICY if isinstance(head_model, ActorCritic) else ""
+        branch = POLICY if isinstance(session.heads, ActorCritic) else ""
         workdir.record(path, arch=asdict(arch), branch=branch, generation=dict(start.generation))
         with paths.written(path / "tokenizer") as folder:
             tokenizer.save(folder)
     session = session._replace(start=pinned_start(path, start), given=given)
     return session._replace(base=initial_params(session, cfg.run.seed)) if cfg.lora.lora_rank else session
+
+
+def build_session(
+    cfg: config.StageConfig,
+    path: Path,
+    plan: parallel.Plan,
+    arch: zoo.Arch,
+    start: InitFrom,
+    *,
+    heads: Callable[[LM], Any] | None = None,
+    rates: Mapping[str, float] | None = None,
+    noise: float = 0.0,
+) -> Session:
+    """A session without parameters: model, optimizer and what is trained. Nothing is read, written or computed."""
+    how = transformer.execution(cfg.model, plan.platform, plan.local, plan.compute_capability)
+    model = transformer.build(arch, replace(how, noise=noise))
+    head_model = heads(model) if heads else None
+    trained = weights.trained_part(head_model.axes if head_model else model.axes, cfg.lora)
+    tx = optim.optimizer(cfg.optim, cfg.run.steps, trained.axes, rates or {})
+    return Session(path, plan, arch, model, tx, plan.primary, start, trained, head_model)
 
 
 def pinned_start(path: Path, start: InitFrom) -> InitFrom:

@@ -84,8 +84,8 @@ def train(cfg: StageConfig, session: Session, stage: Stage) -> TrainState:
     """
     plan, started, numbers = session.plan, time.perf_counter(), {}
     flops = transformer.flops_per_token(session.arch, cfg.data.seq_len) * stage.tokens
-    peak = metrics.peak_flops(jax.devices()[0].device_kind)
-    speed = metrics.SpeedMeter(flops, peak and peak * jax.device_count())
+    peak = metrics.peak_flops(plan.device_kind)
+    speed = metrics.SpeedMeter(flops, peak and peak * len(plan.devices))
     objective = of_trained(session, stage.objective)
     parts = cfg.optim.microbatches
     step = plan.step(
@@ -145,7 +145,7 @@ def _preflight(cfg: StageConfig, session: Session, stage: Stage, first: Any, flo
     if session.trained.frozen:
         count = sum(leaf.size for leaf in jax.tree.leaves(session.base))
         sizes.insert(1, ("frozen parameters", f"{count:,}, the adapters' base"))
-    where = f"{session.plan.name}, {jax.device_count()} x {jax.devices()[0].device_kind}"
+    where = f"{session.plan.name}, {len(session.plan.devices)} x {session.plan.device_kind}"
     rest = [("model FLOPs of a step", f"{flops:.3g}"), ("plan", where)]
     head = "targets of the first rows (⟨not in the loss⟩)"
     rows = preflight.first_rows(first, stage.decode)

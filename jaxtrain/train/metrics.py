@@ -31,6 +31,8 @@ PEAKS = {
     "NVIDIA H100 NVL": 835e12,
     "NVIDIA H200": 989e12,
     "NVIDIA GH200": 989e12,
+    "NVIDIA B200": 2250e12,
+    "NVIDIA GB200": 2500e12,
     "NVIDIA L4": 121e12,
     "NVIDIA L40S": 362e12,
     "TPU v4": 275e12,
@@ -43,11 +45,16 @@ PEAKS = {
 }
 
 
+def of_kind(table: Mapping[str, float], device_kind: str) -> float | None:
+    """The value of a table whose keys are the starts of jax's `device_kind`; the longest match counts."""
+    words = device_kind.replace("-", " ").split()  # "NVIDIA A100-SXM4-80GB"
+    known = [name for name in table if words[: len(name.split())] == name.split()]
+    return table[max(known, key=len)] if known else None
+
+
 def peak_flops(device_kind: str) -> float | None:
     """Peak dense bf16 FLOP/s of a device, None where it is not known (a CPU, another accelerator)."""
-    words = device_kind.replace("-", " ").split()  # "NVIDIA A100-SXM4-80GB"
-    known = [name for name in PEAKS if words[: len(name.split())] == name.split()]
-    return PEAKS[max(known, key=len)] if known else None
+    return of_kind(PEAKS, device_kind)
 
 
 class MetricMean:
@@ -173,13 +180,6 @@ class MetricWriter:
             self._events = SummaryWriter(str(self._workdir / EVENTS), purge_step=purge, flush_secs=10)
         return self._events
 
-    def close(self) -> None:
-        """Flushes and closes both."""
-        if self._events is not None:
-            self._events.close()
-        if self._file is not None:
-            self._file.close()
-
     def sync(self) -> None:
         """Uploads both to a workdir in a bucket. Call it before a checkpoint, which goes on from what was written."""
         if self._mirror is not None:
@@ -187,14 +187,21 @@ class MetricWriter:
                 self._events.flush()
             self._mirror.upload()
 
+    def close(self) -> None:
+        """Flushes and closes both."""
+        if self._events is not None:
+            self._events.close()
+        if self._file is not None:
+            self._file.close()
+        if self._mirror is not None:
+            self._mirror.close()
+
     def __enter__(self) -> "MetricWriter":
         return self
 
     def __exit__(self, *_) -> None:
         self.close()
 
-        if self._mirror is not None:
-            self._mirror.close()
 
 def _append(file, line: bytes) -> None:
     try:

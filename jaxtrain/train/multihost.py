@@ -1,6 +1,6 @@
 """What the hosts of a run send each other outside of a step: values, and whether all of them run the same.
 
-Each function is called by all hosts, after parallel.initialize. With one host there is nothing to send.
+Each function is called by all hosts, after processes.initialize. With one host there is nothing to send.
 """
 
 import hashlib
@@ -123,7 +123,7 @@ def require_seen(folder: Path, flag: str) -> None:
         hosts = f"host{'s' * (len(blind) > 1)} {', '.join(map(str, blind))}"
         raise ConfigError(
             f"--{flag}={folder}: {hosts} of {jax.process_count()} cannot see what host 0 writes there: name a folder "
-            "on a disk that all hosts mount (NFS, Filestore, Lustre, or a bucket mounted by gcsfuse)"
+            "on a disk that all hosts mount (NFS, Filestore, Lustre), or in a bucket of gs://"
         )
 
 

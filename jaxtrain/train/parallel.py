@@ -8,23 +8,20 @@ with psum over the axis whose name it is given. State is a plain tree either way
 import contextlib
 import functools
 import math
-import os
-import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import numpy as np
 from absl import logging
+from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError
-from jaxtrain.train import device_grid
-from jaxtrain.types import Axes, Batch
+from jaxtrain.train import device_grid, device_memory, row_layout
+from jaxtrain.types import Axes, Batch, Shards
 
 Tree = Any
 
@@ -33,9 +30,11 @@ ROWS = ("data", "fsdp")  # a batch is split over both: over data alone it would 
 # Logical axis -> mesh axis. Every name that a model uses is here: an unknown one would silently be replicated.
 RULES: dict[str, tuple[str, ...] | str | None] = {
     "batch": ROWS,
-    "time": None,
+    "lookup": "data",
+    "time": "context",
+    "act_time": ("context", "tensor"),
     "act_embed": None,
-    "embed": "fsdp",
+    "embed": ("fsdp", "context"),  # devices that have parts of one row have parts of the parameters, too
     "vocab": "tensor",
     "heads": "tensor",
     "kv": "tensor",
@@ -52,8 +51,9 @@ class Plan(NamedTuple):
     """How a run uses its devices: functions that compile, place and fetch, the same for both runtimes."""
 
     name: str
-    platform: str  # of the devices: cpu, gpu or tpu
+    devices: tuple[Any, ...]  # jax's, of one kind, in the order of the mesh
     shards: int  # parts of a global batch's rows, over all hosts
+    context: int  # parts of a row's time
     process: tuple[int, int]  # (index of this host, number of hosts)
     local_rows: Callable[[int], np.ndarray]  # rows of a global batch -> i64[n], those that this host supplies
     init: Callable[..., Tree]  # (f, axes, *args) -> f(*args), born sharded
@@ -62,6 +62,8 @@ class Plan(NamedTuple):
     step: Callable[..., Callable]
     rows: Callable[[Callable], Callable]  # f(tree, frozen, batch) -> arrays [B, ...], compiled
     ready: Callable[[Callable], Callable]  # f(tree, frozen) -> a tree of parameters, compiled
+    # (f() -> the parameters of a model as it decodes) -> the plan to decode with, see device_memory.decoding_grid
+    decoding: Callable[[Callable[[], Tree]], "Plan"]
     # f(tree, state, shared, batch) -> state, compiled; the state's rows stay on their devices between calls, donated
     carry: Callable[[Callable], Callable]
     blocks: int  # parts of the rows, of which a function of `carry` sees one
@@ -70,7 +72,22 @@ class Plan(NamedTuple):
     ]  # a tree of arrays by row, from such a state, to numpy, whole, on every host
     put: Callable[[Mapping[str, np.ndarray]], Batch]  # this host's rows -> the global batch on the devices
     get: Callable[[Tree], Tree]  # to numpy, whole, on every host
-    local: Callable[[Callable], Callable] | None  # runs f(q, k, v, segments) on each shard of rows and heads
+    local: Shards | None  # how a mesh runs an attention kernel
+
+    @property
+    def platform(self) -> str:
+        """The devices' platform: cpu, gpu or tpu."""
+        return self.devices[0].platform
+
+    @property
+    def device_kind(self) -> str:
+        """Their kind, as jax calls it: `TPU v5 lite`, `NVIDIA H100 80GB HBM3`."""
+        return self.devices[0].device_kind
+
+    @property
+    def compute_capability(self) -> str:
+        """A GPU's generation, `9.0` for Hopper; empty on other devices."""
+        return getattr(self.devices[0], "compute_capability", "")
 
     @property
     def primary(self) -> bool:
@@ -81,8 +98,9 @@ class Plan(NamedTuple):
         """Whether a function sees all rows of a batch at once; under pmap each device's has its own."""
         return self.name != "pmap" or self.shards == 1
 
-    def check_batch(self, batch_size: int, microbatches: int = 1) -> None:
-        """Raises ConfigError unless a global batch splits over the devices and the microbatches."""
+    def check_batch(self, batch_size: int, microbatches: int = 1, length: int = 0) -> None:
+        """Raises ConfigError unless a global batch of rows of `length` tokens splits over devices and microbatches."""
+        row_layout.require_parts(length, self.context)
         parts = self.shards * microbatches
         if batch_size % parts:
             raise ConfigError(
@@ -91,58 +109,26 @@ class Plan(NamedTuple):
             )
 
 
-def initialize(cache_dir: str = "") -> None:
-    """Joins the other processes of a run, if there are any: call it once, before anything else of jax.
-
-    Compiled programs are stored in `cache_dir` for the next start, unless JAX_COMPILATION_CACHE_DIR names a folder.
-
-    JAXTRAIN_COORDINATOR, JAXTRAIN_NUM_PROCESSES and JAXTRAIN_PROCESS_ID name them; on Slurm, TPU pods and under MPI
-    jax finds them itself.
-    """
-    env = os.environ
-    if "JAXTRAIN_COORDINATOR" in env:
-        try:
-            count, index = int(env["JAXTRAIN_NUM_PROCESSES"]), int(env["JAXTRAIN_PROCESS_ID"])
-        except (KeyError, ValueError) as error:
-            raise ConfigError(
-                "JAXTRAIN_COORDINATOR is set, so JAXTRAIN_NUM_PROCESSES and JAXTRAIN_PROCESS_ID must be "
-                f"numbers: {error}"
-            ) from error
-        if count > 1:
-            jax.distributed.initialize(env["JAXTRAIN_COORDINATOR"], count, index)
-            sys.excepthook = _leave
-    elif (
-        (int(env.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_NODELIST" in env)
-        or int(env.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
-        # Two slices of one host each have one name in their lists.
-        or "," in env.get("TPU_WORKER_HOSTNAMES", "")
-        or int(env.get("MEGASCALE_NUM_SLICES", "1")) > 1
-        or "JAX_COORDINATOR_ADDRESS" in env
-    ):
-        jax.distributed.initialize()
-        sys.excepthook = _leave
-    if cache_dir and not jax.config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", str(Path(cache_dir).expanduser() / "compiled"))
-
-
-def _leave(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """Ends a process of several with its traceback last; exit handlers would wait for the others, and they for it."""
-    traceback.print_exception(kind, error, trace)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(1)
-
-
 def make(run: config.Run, devices: Sequence[Any] = ()) -> Plan:
     """The plan that the flags name, for these devices, or all there are."""
     sizes = config.parse_mesh(run.mesh)
-    sharded = any(sizes.get(axis, 1) != 1 for axis in ("fsdp", "tensor"))
-    replicated = jax.process_count() == 1 and not sharded
+    sharded = any(sizes.get(axis, 1) != 1 for axis in config.MESH_AXES[1:])
+    devices = devices or jax.devices()
+    replicated = hosts_of(devices) == 1 and not sharded
     if run.parallel == "pmap" and not replicated:
         raise ConfigError("--parallel=pmap is for one process with a replicated model: use --parallel=mesh")
-    grid = device_grid.arrange(sizes or {"data": -1}, devices or jax.devices())
-    mesh = Mesh(grid, config.MESH_AXES, axis_types=(AxisType.Auto,) * grid.ndim)
+    grid = device_grid.arrange(sizes or {"data": -1}, devices)
+    mesh = _mesh(grid)
     return _pmap(list(mesh.devices.flat)) if replicated and run.parallel != "mesh" else _sharded(mesh)
+
+
+def _mesh(grid: np.ndarray) -> Mesh:
+    return Mesh(grid, config.MESH_AXES, axis_types=(AxisType.Auto,) * grid.ndim)
+
+
+def hosts_of(devices: Sequence[Any]) -> int:
+    """The number of hosts that the devices belong to: those of a described topology are of no running process."""
+    return len({device.process_index for device in devices})
 
 
 def rows_of_host(mesh: Mesh, host: int, rows: int) -> np.ndarray:
@@ -242,14 +228,13 @@ def _sharded(mesh: Mesh) -> Plan:
     def step(f: Callable, donate: bool = True) -> Callable:
         compiled: dict[str, Callable] = {}
 
-        def run(tree: Tree, frozen: Tree, batch: Batch) -> Any:
+        def program(tree: Tree, frozen: Tree, batch: Batch) -> Callable:
             if not compiled:  # the state leaves the step lying as it came
                 out = (jax.tree.map(lambda x: x.sharding, tree), replicated) if donate else replicated
                 compiled["f"] = jax.jit(f, donate_argnums=(0,) if donate else (), out_shardings=out)
-            with active():
-                return compiled["f"](tree, frozen, batch)
+            return compiled["f"]
 
-        return run
+        return _lowerable(active, program)
 
     def rows(f: Callable) -> Callable:
         return _within(active, f, out_shardings=by_row)
@@ -257,43 +242,64 @@ def _sharded(mesh: Mesh) -> Plan:
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     local_rows = functools.lru_cache(functools.partial(rows_of_host, mesh, jax.process_index()))
 
-    def local(f: Callable) -> Callable:
-        heads = PartitionSpec(ROWS, None, "tensor", None)
-        return jax.shard_map(
-            f,
-            mesh=mesh,
-            in_specs=(heads, heads, heads, PartitionSpec(ROWS, None)),
-            out_specs=heads,
-            check_vma=False,
-        )
+    def local(f: Callable, split_time: bool = False) -> Callable:
+        rows = PartitionSpec(ROWS, RULES["time"] if split_time else None)
 
-    return Plan(
+        def run(q: Array, k: Array, v: Array, segments: Array | None) -> Array:
+            inside = jax.sharding.get_abstract_mesh()
+            here = inside if inside.shape else mesh  # a plan to decode has another
+            over = "tensor" if k.shape[2] % here.shape["tensor"] == 0 else None  # as their projection lies
+            heads = PartitionSpec(*rows, over)
+            return jax.shard_map(
+                f, mesh=here, in_specs=(heads, heads, heads, rows), out_specs=heads, check_vma=False
+            )(q, k, v, segments)
+
+        return run
+
+    def decoding(fn: Callable[[], Tree]) -> Plan:
+        grid = device_memory.decoding_grid(fn, mesh.devices, mesh.axis_names)
+        return plan if grid.shape == mesh.devices.shape else _sharded(_mesh(grid))
+
+    plan = Plan(
         name="mesh",
-        platform=mesh.devices.flat[0].platform,
+        devices=tuple(mesh.devices.flat),
         shards=shards,
-        process=(jax.process_index(), jax.process_count()),
+        context=mesh.shape["context"],
+        process=(jax.process_index(), hosts_of(mesh.devices.flat)),
         local_rows=local_rows,
         init=init,
         abstract=functools.partial(_abstract, mesh),
         step=step,
         rows=rows,
         ready=functools.partial(_within, active),
+        decoding=decoding,
         carry=functools.partial(_carried, active),
         blocks=1,
         fetch=_get,
-        put=_put_fn(by_row, local_rows, shards),
+        put=_put_fn(mesh, local_rows, shards),
         get=_get,
-        local=local,
+        local=Shards(local, mesh.shape["context"], shards, mesh.shape["tensor"]),
     )
+    return plan
+
+
+def batch_shardings(mesh: Mesh, batch: Mapping[str, Any]) -> dict[str, NamedSharding]:
+    """Where each column of a batch lies: rows over data and fsdp, time over context."""
+    specs = {}
+    for name, axis in row_layout.time_axes(batch).items():
+        if axis is not None:
+            row_layout.require_parts(batch[name].shape[axis], mesh.shape["context"])
+        specs[name] = PartitionSpec(ROWS, *([] if axis is None else [*[None] * (axis - 1), RULES["time"]]))
+    return {name: NamedSharding(mesh, spec) for name, spec in specs.items()}
 
 
 def _put_fn(
-    by_row: NamedSharding, local_rows: Callable[[int], np.ndarray], shards: int
+    mesh: Mesh, local_rows: Callable[[int], np.ndarray], shards: int
 ) -> Callable[[Mapping[str, np.ndarray]], Batch]:
     """Plan.put of a mesh over whose `shards` parts rows lie."""
     local_shards = len(local_rows(shards))
 
-    def from_local_rows(x: np.ndarray) -> jax.Array:
+    def from_local_rows(x: np.ndarray, sharding: NamedSharding) -> jax.Array:
         rows = len(x) // local_shards * shards
         held = local_rows(rows)
 
@@ -302,36 +308,50 @@ def _put_fn(
             first = np.searchsorted(
                 held, start
             )  # both ascend, so that a device's rows are a slice of the host's
-            return x[first : first + stop - start]
+            return x[(slice(first, first + stop - start), *at[1:])]
 
-        return jax.make_array_from_callback((rows, *x.shape[1:]), by_row, of_device)
+        return jax.make_array_from_callback((rows, *x.shape[1:]), sharding, of_device)
 
-    return lambda batch: {name: from_local_rows(x) for name, x in batch.items()}
+    def put(batch: Mapping[str, np.ndarray]) -> Batch:
+        shardings = batch_shardings(mesh, batch)
+        return {name: from_local_rows(x, shardings[name]) for name, x in batch.items()}
+
+    return put
+
+
+def _lowerable(active: Callable[[], Any], program: Callable[..., Any]) -> Callable:
+    """A function that runs program(*args), a jitted function, inside the mesh; its `lower` takes shapes instead."""
+
+    def run(*args: Tree) -> Tree:
+        with active():
+            return program(*args)(*args)
+
+    def lower(*args: Tree) -> Any:
+        with active():
+            return program(*args).lower(*args)
+
+    run.lower = lower
+    return run
 
 
 def _within(active: Callable[[], Any], f: Callable, **how: Any) -> Callable:
     """f compiled, which runs inside the mesh."""
     compiled = jax.jit(f, **how)
-
-    def run(*args: Tree) -> Tree:
-        with active():
-            return compiled(*args)
-
-    return run
+    return _lowerable(active, lambda *args: compiled)
 
 
 def _carried(active: Callable[[], Any], f: Callable) -> Callable:
     """f(tree, state, shared, batch) compiled; a new state lies as XLA finds, and leaves each call lying as it came."""
     compiled: dict[Any, Callable] = {}
 
-    def run(tree: Tree, state: Tree, shared: Tree, batch: Batch) -> Tree:
+    def program(tree: Tree, state: Tree, shared: Tree, batch: Batch) -> Callable:
         out = jax.tree.map(lambda x: x.sharding, state)
         key = tuple(jax.tree.leaves(out))
         if key not in compiled:
-            compiled[key] = _within(active, f, donate_argnums=(1,), out_shardings=out if key else None)
-        return compiled[key](tree, state, shared, batch)
+            compiled[key] = jax.jit(f, donate_argnums=(1,), out_shardings=out if key else None)
+        return compiled[key]
 
-    return run
+    return _lowerable(active, program)
 
 
 def _pmap(devices: list[Any]) -> Plan:
@@ -369,10 +389,11 @@ def _pmap(devices: list[Any]) -> Plan:
             name: jax.device_put(x.reshape(count, -1, *x.shape[1:]), by_device) for name, x in batch.items()
         }
 
-    return Plan(
+    plan = Plan(
         name="pmap",
-        platform=devices[0].platform,
+        devices=tuple(devices),
         shards=count,
+        context=1,
         process=(0, 1),
         local_rows=np.arange,
         init=init,
@@ -380,6 +401,7 @@ def _pmap(devices: list[Any]) -> Plan:
         step=step,
         rows=rows,
         ready=lambda f: jax.jit(f, out_shardings=NamedSharding(mesh, PartitionSpec())),
+        decoding=lambda fn: plan,
         carry=carry,
         blocks=count,
         fetch=fetch,
@@ -387,3 +409,4 @@ def _pmap(devices: list[Any]) -> Plan:
         get=_get,
         local=None,
     )
+    return plan

@@ -19,10 +19,10 @@ make_plan = parallel.make
 CHILD = """
 import json, os, sys
 import jax
-from jaxtrain.train import parallel
+from jaxtrain.train import parallel, processes
 from tests.runs import call
 
-parallel.initialize()
+processes.initialize()
 del os.environ["JAXTRAIN_COORDINATOR"]  # the commands do not join again
 devices = sorted(jax.devices(), key=lambda d: (d.id % 2048, d.process_index))
 assert [d.process_index for d in devices] == [0, 1, 0, 1]

@@ -1,6 +1,8 @@
 """The compiled sampler: chunks, stops, shared prefill and slots give what a completion gets alone."""
 
 import functools
+import math
+import re
 
 import jax
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from jaxtrain import config
 from jaxtrain.generate import engine, sampler
 from jaxtrain.models import transformer
-from jaxtrain.train import parallel
+from jaxtrain.train import device_memory, parallel
 from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -91,3 +93,30 @@ def test_samples_of_a_prompt_share_its_prefill_and_are_what_each_gets_alone(plan
         alone = engine.complete(*engine_and_params(*plan), {**given, "seed": given["seed"][:, g].copy()})
         assert np.array_equal(completions.tokens[g::3], alone.tokens)
         np.testing.assert_allclose(completions.logps[g::3], alone.logps, atol=1e-5)
+
+
+def largest_gathered(built, params):
+    """The most numbers that an all-gather of the compiled decode gives, indices aside."""
+    state = built.prefill(params, built.plan.put(batch()))
+    text = built.programs[1].lower(params, state, np.int32(3), {}).compile().as_text()
+    assert "while(" in text
+    shapes = re.findall(r" = \(?f32\[([\d,]+)\][^=\n]* all-gather(?:-start)?\(", text)
+    return max((math.prod(map(int, shape.split(","))) for shape in shapes), default=0)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_no_token_gathers_a_parameter(scan):
+    built, params = engine_and_params("mesh", "fsdp:8", scan)
+    smallest = ARCH.width * ARCH.K * ARCH.C  # kernel of a layer; a token's keys and values are less
+    assert largest_gathered(built, params) < smallest
+
+
+def test_parameters_that_one_device_has_no_room_for_are_split_and_sampled_from_alike(monkeypatch):
+    monkeypatch.setattr(device_memory, "capacity", lambda _: 100_000)
+    engine_and_params.cache_clear()
+    built, params = engine_and_params("mesh", "fsdp:8", True)
+    assert built.plan.shards < 8
+    completions, wanted = engine.complete(built, params, batch()), whole()
+    assert np.array_equal(completions.tokens, wanted.tokens)
+    assert 0 < largest_gathered(built, params) <= len(PROMPTS) * ARCH.vocab  # logits, to sample from
+    engine_and_params.cache_clear()

@@ -20,10 +20,10 @@ from pathlib import Path
 import jax, numpy as np
 from jaxtrain import config
 from jaxtrain.config import ConfigError, Failure
-from jaxtrain.train import multihost, parallel
+from jaxtrain.train import multihost, parallel, processes
 
 folder = Path(sys.argv[1])
-parallel.initialize()
+processes.initialize()
 here, found = jax.process_index(), {}
 
 def raised(call):
@@ -66,15 +66,16 @@ found["left"] = [str(path) for path in sorted(folder.rglob(".seen*"))]
 
 devices = sorted(jax.devices(), key=lambda d: (d.id % 2048, d.process_index))
 assert [d.process_index for d in devices] == [0, 1, 0, 1]
-for mesh in ("fsdp:4", "data:2,tensor:2", "tensor:4"):
+for mesh in ("fsdp:4", "data:2,tensor:2", "tensor:4", "data:2,context:2"):
     plan = parallel.make(config.Run(mesh=mesh), devices)
     own_rows = plan.local_rows(8)
-    batch = {"row": own_rows.astype(np.int32), "x": np.arange(24, dtype=np.float32).reshape(8, 3)[own_rows]}
-    doubled = plan.rows(lambda tree, frozen, batch: {"row": batch["row"], "x": 2 * batch["x"]})
+    tokens = np.arange(32, dtype=np.float32).reshape(8, 4)[own_rows]
+    batch = {"row": own_rows.astype(np.int32), "tokens": tokens}
+    doubled = plan.rows(lambda tree, frozen, batch: {"row": batch["row"], "tokens": 2 * batch["tokens"]})
     whole = plan.get(doubled((), (), plan.put(batch)))
-    total = plan.step(lambda tree, frozen, batch: (batch["x"] * (1 + batch["row"][:, None])).sum(), donate=False)
+    total = plan.step(lambda tree, frozen, batch: (batch["tokens"] * (1 + batch["row"][:, None])).sum(), donate=False)
     found[mesh] = {
-        "rows": own_rows.tolist(), "row": whole["row"].tolist(), "x": whole["x"].ravel().tolist(),
+        "rows": own_rows.tolist(), "row": whole["row"].tolist(), "tokens": whole["tokens"].ravel().tolist(),
         "total": float(plan.get(total((), (), plan.put(batch)))), "platform": plan.platform,
     }
 (folder / f"{here}.json").write_text(json.dumps(found))
@@ -139,14 +140,15 @@ def test_a_folder_that_not_all_hosts_see_is_refused(found):
         ("fsdp:4", ([0, 1, 4, 5], [2, 3, 6, 7])),
         ("data:2,tensor:2", (list(range(8)), list(range(8)))),  # each tensor pair spans both hosts
         ("tensor:4", (list(range(8)), list(range(8)))),
+        ("data:2,context:2", (list(range(8)), list(range(8)))),  # each host has a part of each row's time
     ],
 )
 def test_rows_of_interleaved_hosts_are_those_of_one_batch(found, mesh, rows):
-    x = np.arange(24, dtype=np.float32).reshape(8, 3)
+    tokens = np.arange(32, dtype=np.float32).reshape(8, 4)
     for each, own in zip(found, rows, strict=True):
         assert each[mesh]["rows"] == own and each[mesh]["row"] == list(range(8))
-        assert each[mesh]["x"] == (2 * x).ravel().tolist() and each[mesh]["platform"] == "cpu"
-        assert each[mesh]["total"] == (x * (1 + np.arange(8))[:, None]).sum()
+        assert each[mesh]["tokens"] == (2 * tokens).ravel().tolist() and each[mesh]["platform"] == "cpu"
+        assert each[mesh]["total"] == (tokens * (1 + np.arange(8))[:, None]).sum()
 
 
 def test_one_host_sends_nothing(tmp_path):
