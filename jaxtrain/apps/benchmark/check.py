@@ -51,6 +51,8 @@ def run(cfg: GpuCheck, say: Callable[[str], None]) -> dict[str, Any]:
 def _start(part: Part, cfg: GpuCheck) -> PartProcess:
     """The process of a part, which imports what it needs and waits."""
     env = {**ENVIRONMENT, **os.environ}
+    if part.xla_flags:
+        env["XLA_FLAGS"] = " ".join([*filter(None, [os.environ.get("XLA_FLAGS")]), part.xla_flags])
     if cfg.compiled:
         env.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(cfg.compiled).expanduser() / "compiled"))
     return PartProcess(part.module, part.function, env)

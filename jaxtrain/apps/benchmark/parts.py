@@ -6,7 +6,7 @@ HERE = "jaxtrain.apps.benchmark"
 
 
 class Part(NamedTuple):
-    """A part: what it measures, its function, its arguments after the sizes, and its seconds."""
+    """A part: what it measures, its function, its arguments after the sizes, its seconds, and XLA's flags."""
 
     about: str
     module: str
@@ -14,6 +14,7 @@ class Part(NamedTuple):
     args: tuple[str, ...]
     least: int  # it is left out where less is left
     most: int
+    xla_flags: str = ""
 
 
 PARTS: dict[str, Part] = {
@@ -33,8 +34,12 @@ PARTS: dict[str, Part] = {
     "decode": Part("decode, 1.3B", f"{HERE}.speed", "decode", (), 20, 60),
     "torch_pretrain": Part("pretraining in torch", f"{HERE}.torch_speed", "pretrain", (), 30, 110),
     "torch_decode": Part("decode in torch", f"{HERE}.torch_speed", "decode", (), 15, 40),
+    "decode_graphs": Part(
+        "decode with its loops in CUDA graphs", f"{HERE}.speed", "decode_graphs", (), 15, 30,
+        "--xla_gpu_enable_command_buffer=+WHILE,+CONDITIONAL",
+    ),
     "ppo": Part("a PPO iteration, 350M", f"{HERE}.ppo_speed", "iteration", (), 30, 60),
     "dpo_1.3b": Part("DPO, 1.3B", f"{HERE}.speed", "dpo", (), 30, 60),
     "pretrain_350m": Part("pretraining, 350M", f"{HERE}.speed", "pretrain", ("350M",), 25, 50),
     "sweep": Part("other settings, the most promising first", f"{HERE}.speed", "sweep", (), 25, 480),
-}
+}  # fmt: skip

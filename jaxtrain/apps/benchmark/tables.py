@@ -206,12 +206,15 @@ def _memory(record: Results) -> str:
 def _decode(results: Results) -> Iterator[str]:
     rows = []
     swept = {label: each for label, each in records(results, "sweep").items() if label.startswith("batch ")}
-    for label, record in (records(results, "decode") | swept).items():
+    graphs = {
+        f"{label}, loops in CUDA graphs": each for label, each in records(results, "decode_graphs").items()
+    }
+    for label, record in (records(results, "decode") | swept | graphs).items():
         if "error" in record:
             rows.append([label, _cause(record), "", "", ""])
             continue
         share = share_of_copy(results, record)
-        aim = DECODE_AIMS.get(record["rows"]) if not record["flags"] else None
+        aim = DECODE_AIMS.get(record["rows"]) if label == f"batch {record['rows']}" else None
         rows.append([label, number(record["tokens_per_s"]), spread(record["step_seconds"]), percent(share),
                      reached(share, aim)])  # fmt: skip
     yield from table(

@@ -59,6 +59,16 @@ def test_a_part_for_which_too_little_time_is_left_is_left_out(run):
     assert parts["c"]["results"]["seconds"]["given"] < 10  # what is left, not what it may have
 
 
+def test_xla_s_flags_are_a_part_s_own(monkeypatch):
+    env = []
+    monkeypatch.setattr(check, "PartProcess", lambda module, function, given: env.append(given))
+    monkeypatch.setenv("XLA_FLAGS", "--a=1")
+    for name in ("decode", "decode_graphs"):
+        check._start(PARTS[name], GpuCheck(out="x", page="", compiled="~/c"))
+    assert [each["XLA_FLAGS"] for each in env] == ["--a=1", f"--a=1 {PARTS['decode_graphs'].xla_flags}"]
+    assert env[0]["JAX_COMPILATION_CACHE_DIR"] == str(Path("~/c/compiled").expanduser())
+
+
 def test_a_cpu_is_refused_for_the_sizes_of_a_gpu(monkeypatch, tmp_path):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     with pytest.raises(ConfigError, match="--tiny"):

@@ -55,6 +55,7 @@ def found():
                 }
             ),
             "decode": part(**{"batch 1": decoding}),
+            "decode_graphs": part(**{"batch 1": {**decoding, "bytes_a_step": 4.0e9}}),
             "torch_pretrain": part(**{"125M eager": training(200e12)}),
             "torch_decode": part(**{"batch 1": {"error": "OutOfMemoryError: x"}}),
         },
@@ -85,6 +86,7 @@ def test_the_best_setting_counts_and_torch_stands_beside_its_own_shape(found):
     assert "| pretrain 125M eager | 400,000 | 200,000 | 2.00 |" in text
     assert "| decode batch 1 | 800.0 | OutOfMemoryError: x | – |" in text
     assert "| batch 1 | 800.0 | 100.0 (90.0 to 120.0) | 40 % | 60 %: not reached |" in text
+    assert "| batch 1, loops in CUDA graphs | 800.0 | 100.0 (90.0 to 120.0) | 80 % |  |" in text
     assert "RESOURCE_EXHAUSTED: out |" in text and "more" not in text
     assert "attention, packed \\| odd: cudnn" in text and "gradients 4.0e-03 | right |" in text
 
