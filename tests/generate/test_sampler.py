@@ -119,7 +119,9 @@ def test_an_empty_row_stays_empty():
     assert np.array_equal(done.tokens[[0, 1, 3]], sampled().tokens[[0, 1, 3]])
 
 
-@pytest.mark.parametrize(("kind", "mesh"), [("pmap", ""), ("mesh", "fsdp:4,tensor:2")])
+@pytest.mark.parametrize(
+    ("kind", "mesh"), [("pmap", ""), ("mesh", "fsdp:4,tensor:2"), ("mesh", "fsdp:4,context:2")]
+)
 def test_every_plan_samples_the_same_tokens(kind, mesh):
     plan = parallel.make(config.Run(parallel=kind, mesh=mesh))
     model = transformer.build(ARCH, tiny.how(local=plan.local))
