@@ -39,8 +39,7 @@ def _logprobs(model: LM, params: Params, batch: Batch, k: int, slots: int) -> tu
     """(f32[R, P], i32[R, P, k], f32[R, P, k]) of the token after each position of prompts i32[R, P], but the last."""
     prompt = batch["prompt"]
     R, P = prompt.shape
-    places = jnp.broadcast_to(jnp.arange(P), (R, P))
-    hidden, _ = model.decode(params, prompt, places, model.cache(R, P), slots)
+    hidden, _ = model.decode(params, prompt, None, model.cache(R, P), slots)
     head, chunks = model.head(params), P // min(CHUNK, P)
 
     def split(x: Array) -> Array:

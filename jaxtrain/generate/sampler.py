@@ -76,9 +76,7 @@ def prefill(
     prompt, length = batch["prompt"], batch["length"]
     R, P = prompt.shape
     slots = slots or P + max_new
-    hidden, kv_cache = model.decode(
-        params, prompt, jnp.broadcast_to(jnp.arange(P), (R, P)), model.cache(R, P), slots
-    )
+    hidden, kv_cache = model.decode(params, prompt, None, model.cache(R, P), slots)
     last = jnp.take_along_axis(hidden, jnp.maximum(length - 1, 0)[:, None, None], 1)[:, 0]
     head, sampling_params = model.head(params), {name: batch[name] for name in HOW if name in batch}
     V = head.weight.shape[0]
