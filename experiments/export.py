@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from jaxtrain import config, flags
 from jaxtrain.config import ConfigError
-from jaxtrain.files import paths
 
 if TYPE_CHECKING:
     from jaxtrain.stages.init_from import InitFrom
@@ -87,6 +86,7 @@ def main(cfg: Export) -> None:
 @contextlib.contextmanager
 def _folder(target: ExportTarget) -> Iterator[Path]:
     """The folder of --to; without it one that is removed after --push."""
+    from jaxtrain.files import paths
     from jaxtrain.models import hf
 
     if target.to:

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from jaxtrain import config, flags
 from jaxtrain.config import ConfigError
-from jaxtrain.files import atomic, paths
+from jaxtrain.files import atomic
 from jaxtrain.inference.config import MachineFlags
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ def main(cfg: Sample) -> None:
     """Checks the flags, loads the run, and answers."""
     # Imported here, so that a mistake in the flags is answered before jax is loaded.
     from jaxtrain.data import chat
+    from jaxtrain.files import paths
     from jaxtrain.stages import init_from
 
     asked = cfg.asked

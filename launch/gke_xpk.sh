@@ -7,8 +7,8 @@
 #
 # CLUSTER, WORKLOAD, TYPE, SLICES, ZONE, PROJECT, IMAGE and SPOT=1 say which; the defaults are below.
 # IMAGE is one made from launch/Dockerfile with ACCELERATOR=tpu and pushed to a registry that the cluster reads.
-# GKE tells jax where the other processes are. Put --workdir on a volume that every host mounts (Filestore, or a bucket by
-# the Cloud Storage FUSE driver); gs:// is refused.
+# GKE tells jax where the other processes are. Put --workdir where every host sees it: in a bucket,
+# --workdir=gs://BUCKET/PATH (build IMAGE with EXTRAS=remote), or on a volume that every host mounts.
 set -euo pipefail
 # shellcheck source=launch/setup.sh
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
@@ -33,7 +33,7 @@ shift || true
 case $action in
   cluster) call xpk cluster create "${where[@]}" --tpu-type="$TYPE" --num-slices="$SLICES" ${SPOT:+--spot} ;;
   run)
-    [ $# -gt 0 ] || fail 2 "name a stage: launch/gke_xpk.sh run pretrain --workdir=/mnt/runs/pretrain"
+    [ $# -gt 0 ] || fail 2 "name a stage: launch/gke_xpk.sh run pretrain --workdir=gs://BUCKET/runs/pretrain"
     call xpk workload create "${where[@]}" --workload="$WORKLOAD" --docker-image="$IMAGE" --tpu-type="$TYPE" \
       --num-slices="$SLICES" --max-restarts=10 --restart-on-exit-codes=1 --command="launch/run $(printf '%q ' "$@")"
     ;;

@@ -8,8 +8,8 @@
 #   launch/tpu_vm.sh [--dry-run] delete
 #
 # NAME, ZONE, TYPE, IMAGE and SPOT=1 say which one; the defaults are below. --dry-run prints the commands.
-# Put --workdir on a disk that every host mounts (Filestore, or a bucket mounted by gcsfuse) where there is more than one
-# host, or where SPOT may take the machine. A host that does not see it is refused, and so is gs://.
+# Put --workdir where every host sees it if there is more than one host, or if SPOT may take the machine: in a bucket,
+# --workdir=gs://BUCKET/PATH, which the machine's service account may write, or on a disk that every host mounts.
 set -euo pipefail
 # shellcheck source=launch/setup.sh
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
@@ -28,6 +28,13 @@ call() {
 
 tpu() { call gcloud compute tpus tpu-vm "$@" --zone="$ZONE"; }
 
+# extras ARGUMENTS: those of setup.py that the hosts install.
+extras() {
+  local names=${JAXTRAIN_EXTRAS:-}
+  case $1 in *gs://* | *s3://*) names=${names:+$names,}remote ;; esac
+  printf %s "$names"
+}
+
 # remote COORDINATOR HOSTS ARGUMENTS: what each host runs. An image's own Python may be too old.
 remote() {
   cat <<REMOTE
@@ -38,7 +45,7 @@ if [ -e stage.pid ] && kill -0 "\$(cat stage.pid)" 2>/dev/null; then
   exit 1
 fi
 tar xzf ../jaxtrain.tgz
-export JAXTRAIN_ACCELERATOR=tpu JAXTRAIN_COORDINATOR=$1:8476 JAXTRAIN_NUM_PROCESSES=$2
+export JAXTRAIN_ACCELERATOR=tpu JAXTRAIN_COORDINATOR=$1:8476 JAXTRAIN_NUM_PROCESSES=$2 JAXTRAIN_EXTRAS=$(extras "$3")
 JAXTRAIN_PROCESS_ID=\$(curl -sf -H Metadata-Flavor:Google \
   http://metadata.google.internal/computeMetadata/v1/instance/attributes/agent-worker-number)
 export JAXTRAIN_PROCESS_ID
@@ -50,7 +57,7 @@ REMOTE
 
 run_stage() {
   local addresses='HOST_0 HOST_1' archive=jaxtrain.tgz hosts
-  [ $# -gt 0 ] || fail 2 "name a stage: launch/tpu_vm.sh run pretrain --workdir=/mnt/runs/pretrain"
+  [ $# -gt 0 ] || fail 2 "name a stage: launch/tpu_vm.sh run pretrain --workdir=gs://BUCKET/runs/pretrain"
   if [ -z "$dry" ]; then
     addresses=$(tpu describe "$NAME" --format='value[delimiter=" "](networkEndpoints[].ipAddress)')
     archive=$(mktemp -d)/jaxtrain.tgz

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from jaxtrain.config import ConfigError, is_remote
-from jaxtrain.files import paths
 
 TEMPORARY = ".tmp"  # suffix of a file under way
 
@@ -20,6 +19,8 @@ def replacing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     After a crash `path` holds the old content or the new one. One writer at a time.
     """
     if is_remote(path):
+        from jaxtrain.files import paths
+
         with paths.uploading(path, mode) as file:
             yield file
         return

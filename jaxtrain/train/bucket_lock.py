@@ -17,8 +17,10 @@ from pathlib import Path
 from jaxtrain.config import ConfigError, is_bucket_error
 from jaxtrain.files import paths
 
-RENEW_EVERY = 15.0  # seconds
-DEAD_AFTER = 60.0  # seconds without a renewal
+RENEW_EVERY = 8.0  # seconds
+DEAD_AFTER = (
+    25.0  # seconds without a renewal; other hosts wait for the lock, and on CPUs for 30 seconds at most
+)
 SETTLES_WITHIN = 2.0  # seconds in which two runs that take a lock over see each other
 
 
@@ -92,8 +94,11 @@ class _Lock:
     def _create(self) -> bool:
         try:
             self._store.pipe_file(str(self._file), self._content(), mode="create")
-        except FileExistsError:
-            return False
+        except OSError:  # gcsfs raises FileExistsError, s3fs another
+            there = self._read()
+            if not there:
+                raise
+            return _name(there) == self._holder  # it may be the answer alone that did not arrive
         return True
 
     def _read(self) -> str:

@@ -2,18 +2,22 @@
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 
 import pytest
 
+from jaxtrain.config import ConfigError
 from jaxtrain.files import mirror, paths
 from jaxtrain.train import bucket_lock, workdir
 from tests import buckets
 from tests.experiments.test_two_processes import CHILD
-from tests.runs import ROOT, SMALL, Bench, free_port_number, prose, rows, same_arrays, write
+from tests.runs import ROOT, SMALL, Bench, call, free_port_number, prose, quick, rows, same_arrays, write
 
 HERE = f"gs://{buckets.BUCKET}"
+PACKAGES = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
 STEPS = (
     "--steps=8",
     "--checkpoint_every=2",
@@ -68,6 +72,48 @@ def test_a_run_in_a_bucket_goes_on_to_the_same_bits(bench, whole, bucket, tmp_pa
     assert not (tmp_path / "gs:").exists()
 
 
+NOWHERE = {  # a flag that names a bucket which is not there -> the other flags that its command needs
+    "pretrain --workdir=gs://none/a": "",
+    "pretrain --init_from=gs://none/a@3": "",
+    "pretrain --init_from=hf:gs://none/a": "",
+    "pretrain --data=jsonl:gs://none/*.jsonl": "",
+    "pretrain --data=tfds:gs://none/set/1.0.0": "",
+    "pretrain --data=filtered:gs://none/kept": "",
+    "pretrain --eval_data=jsonl:gs://none/a.jsonl": "",
+    "pretrain --tokenizer=gs://none/tokenizer.json": "",
+    "sft --template=gs://none/a.jinja": "--init_from=RUN",
+    "sft --prompts=jsonl:gs://none/a.jsonl": "--init_from=RUN --seq_len=32 --data=tinytown:sft?documents=96",
+    "ppo --reward_model=gs://none/a": "--init_from=RUN --data=tinytown:prompts?documents=64 --seq_len=64 --workdir=NEW",
+    "distill --teacher=gs://none/a": "--init_from=RUN --seq_len=32",
+    "sample --init_from=gs://none/a": "--prompt=x",
+    "sample --out=gs://none/a.jsonl": "--init_from=RUN --prompts=tinytown:prompts:test",
+    "sample --prompts=jsonl:gs://none/a": "--init_from=RUN --out=NEW.jsonl",
+    "export --to=hf:gs://none/a": "--init_from=RUN",
+    "serve --model=gs://none/a": "--store=",
+    "evaluate --models=gs://none/a": "--out=NEW",
+}
+
+
+@pytest.mark.parametrize("case", NOWHERE)
+def test_a_bucket_that_is_not_there_is_refused(case, whole, bucket, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stage, flag = case.split()
+    others = NOWHERE[case].replace("RUN", str(whole)).replace("NEW", str(tmp_path / "new")).split()
+    with (
+        buckets.in_process(bucket),
+        quick(),
+        pytest.raises(ConfigError, match="there is no bucket none; create it") as e,
+    ):
+        call(
+            stage,
+            flag,
+            f"--cache_dir={tmp_path / 'cache'}" if stage != "export" else "--dtype=float32",
+            *others,
+        )
+    assert str(e.value).startswith(flag.partition("=")[0])
+    assert not list(tmp_path.glob("*:"))
+
+
 @pytest.fixture(params=["gs", "s3"])
 def store(request, bucket, tmp_path):
     """(scheme, environment) of a bucket of each protocol."""
@@ -82,6 +128,7 @@ def store(request, bucket, tmp_path):
 def test_every_file_of_a_stage_may_be_in_a_bucket(store, whole, tmp_path, monkeypatch):
     """A run is killed and goes on; another starts from it; samples, exports and data."""
     scheme, environment = store
+    environment = environment | PACKAGES
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     here, one = f"{scheme}://{buckets.BUCKET}", Bench(tmp_path)
@@ -89,18 +136,19 @@ def test_every_file_of_a_stage_may_be_in_a_bucket(store, whole, tmp_path, monkey
         data = paths.parse(f"{here}/data", "data")
         (data / "a.jsonl").write_text((tmp_path / "corpus.jsonl").read_text())
         corpus = f"--data=jsonl:{here}/data/*.jsonl"
-        killed = (*STEPS, "--steps=400", "--checkpoint_every=20", f"--workdir={here}/runs/a")
+        killed = (*STEPS, "--steps=120", "--checkpoint_every=10", f"--workdir={here}/runs/a")
         with one.start(*killed, data=corpus, env=environment.items()) as process:
             for line in process.stdout:
-                if line.startswith("step 170/"):
+                if (step := re.match(r"step (\d+)/", line)) and int(step[1]) >= 60:
                     process.kill()
+        assert process.returncode == -signal.SIGKILL
         said = one.run(*killed, data=corpus, env=environment.items())
         assert "taken over" in said and "resuming from step " in said and "resuming from step 0 " not in said
         plain = one.folder / "plain"
         one.run(*killed[:-1], f"--workdir={plain}", data=corpus, env=environment.items())
         copy = fetched(f"{here}/runs/a", tmp_path / "copies")
         assert rows(copy) == rows(plain)
-        same_arrays(copy, plain, 400)
+        same_arrays(copy, plain, 120)
 
         short = (
             "--seq_len=32",
@@ -111,10 +159,10 @@ def test_every_file_of_a_stage_may_be_in_a_bucket(store, whole, tmp_path, monkey
             "--max_new=4",
         )
         dialogs = "--data=tinytown:sft?documents=96&held_out=24"
-        flags = (f"--init_from={here}/runs/a@380", f"--workdir={here}/runs/sft")
+        flags = (f"--init_from={here}/runs/a@110", f"--workdir={here}/runs/sft")
         one.run(*flags, stage="sft", data=dialogs, small=short, env=environment.items())
         record = workdir.read_run(paths.parse(f"{here}/runs/sft", "init_from"))
-        assert record["parent"]["origin"] == f"{here}/runs/a@380"
+        assert record["parent"]["origin"] == f"{here}/runs/a@110"
         run = dict(env=environment, cwd=tmp_path)
         command(f"export --init_from={here}/runs/sft --to=hf:{here}/exported", **run)
         answers = f"--prompts=tinytown:prompts:test --prompt_count=3 --max_new=4 {one.cache}"
@@ -132,7 +180,6 @@ def command(line, env, cwd):
     environment = {
         **os.environ,
         **env,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     }
     done = subprocess.run(
         [sys.executable, "-m", f"experiments.{name}", *flags],
@@ -150,9 +197,8 @@ def test_two_processes_write_one_run(bench, whole, bucket, tmp_path):
     url, commands = f"{HERE}/runs/two", tmp_path / "commands.json"
     commands.write_text(json.dumps([("pretrain", [*flags, "--mesh=fsdp:4", f"--workdir={url}"])]))
     environment = {
-        **os.environ, **bucket, "JAX_NUM_CPU_DEVICES": "2", "JAXTRAIN_NUM_PROCESSES": "2",
+        **os.environ, **bucket, **PACKAGES, "JAX_NUM_CPU_DEVICES": "2", "JAXTRAIN_NUM_PROCESSES": "2",
         "JAXTRAIN_COORDINATOR": f"127.0.0.1:{free_port_number()}",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     }  # fmt: skip
     both = [
         subprocess.Popen(

@@ -74,7 +74,13 @@ def test_tpu_vm_dry_run():
     script = script.removeprefix("--command=")
     assert subprocess.run(["bash", "-n", "-c", script]).returncode == 0
     assert f"launch/run {' '.join(STAGE[:2])} --data=jsonl:a\\ b.jsonl " in script
-    assert "JAXTRAIN_NUM_PROCESSES=2" in script
+    assert "JAXTRAIN_NUM_PROCESSES=2" in script and "JAXTRAIN_EXTRAS=\n" in script
+    out = subprocess.check_output(
+        ["bash", "launch/tpu_vm.sh", "--dry-run", "run", "pretrain", "--workdir=gs://b/run"],
+        cwd=ROOT,
+        text=True,
+    )
+    assert "JAXTRAIN_EXTRAS=remote" in out
 
 
 def test_gke_dry_run():

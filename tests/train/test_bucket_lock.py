@@ -11,10 +11,11 @@ from jaxtrain.train import bucket_lock
 from tests import buckets
 
 
-@pytest.fixture(scope="module")
-def bucket():
-    with buckets.gcs() as environment, buckets.in_process(environment):
-        yield paths.parse(f"gs://{buckets.BUCKET}", "workdir")
+@pytest.fixture(scope="module", params=["gs", "s3"])
+def bucket(request, tmp_path_factory):
+    of = buckets.gcs() if request.param == "gs" else buckets.s3(tmp_path_factory.mktemp("buckets"))
+    with of as environment, buckets.in_process(environment):
+        yield paths.parse(f"{request.param}://{buckets.BUCKET}", "workdir")
 
 
 @pytest.fixture
