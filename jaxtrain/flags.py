@@ -44,8 +44,14 @@ def _define(cls: type) -> flags.FlagValues:
     return values
 
 
-def from_flags(cls: type, argv: list[str]) -> ConfigT | None:
+def class_of(cls: ConfigClass, argv: list[str]) -> type:
+    """The config class of a command line."""
+    return cls if isinstance(cls, type) else cls(argv)
+
+
+def from_flags(cls: ConfigClass, argv: list[str]) -> ConfigT | None:
     """The config of a command line; None for --help. `argv` is without the program's name."""
+    cls = class_of(cls, argv)
     values = _define(cls)
     try:
         rest = values(["", *argv])[1:]
@@ -158,7 +164,7 @@ def from_dict(cls: type, values: dict[str, dict[str, Any]]) -> ConfigT:
     return _build(cls, flat)
 
 
-def launch(cls: type, main: Callable[[ConfigT], Any], program: str) -> None:
+def launch(cls: ConfigClass, main: Callable[[ConfigT], Any], program: str) -> None:
     """Runs a command's main; an expected error is one message without a traceback.
 
     Exit status 2 for a ConfigError, which the same command would raise again; 1 for a Failure or an OSError, such as a
@@ -167,7 +173,7 @@ def launch(cls: type, main: Callable[[ConfigT], Any], program: str) -> None:
     try:
         config = from_flags(cls, sys.argv[1:])
         if config is None:
-            print(usage(cls, program))
+            print(usage(class_of(cls, sys.argv[1:]), program))
             return
         main(config)
         return
