@@ -51,6 +51,7 @@ def split_to_decode(size: int, devices: Sequence[Any], tensor: int) -> int:
     """
     memory = capacity(devices)
     if memory is None or size / tensor <= memory / SHARE:
+        logging.info("decoding: each %d of %d devices have all parameters", tensor, len(devices))
         return tensor
     take = f"decoding: parameters of {size / GIB:.1f} GiB take more than a third of {tensor} x {memory / GIB:.0f} GiB"
     if tensor > 1:

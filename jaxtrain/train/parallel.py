@@ -242,20 +242,6 @@ def _sharded(mesh: Mesh) -> Plan:
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     local_rows = functools.lru_cache(functools.partial(rows_of_host, mesh, jax.process_index()))
 
-    def local(f: Callable, split_time: bool = False) -> Callable:
-        rows = PartitionSpec(ROWS, RULES["time"] if split_time else None)
-
-        def run(q: Array, k: Array, v: Array, segments: Array | None) -> Array:
-            inside = jax.sharding.get_abstract_mesh()
-            here = inside if inside.shape else mesh  # a plan to decode has another
-            over = "tensor" if k.shape[2] % here.shape["tensor"] == 0 else None  # as their projection lies
-            heads = PartitionSpec(*rows, over)
-            return jax.shard_map(
-                f, mesh=here, in_specs=(heads, heads, heads, rows), out_specs=heads, check_vma=False
-            )(q, k, v, segments)
-
-        return run
-
     def decoding(fn: Callable[[], Tree]) -> Plan:
         grid = device_memory.decoding_grid(fn, mesh.devices, mesh.axis_names)
         return plan if grid.shape == mesh.devices.shape else _sharded(_mesh(grid))
@@ -278,9 +264,29 @@ def _sharded(mesh: Mesh) -> Plan:
         fetch=_get,
         put=_put_fn(mesh, local_rows, shards),
         get=_get,
-        local=Shards(local, mesh.shape["context"], shards, mesh.shape["tensor"]),
+        local=Shards(_local_fn(mesh), mesh.shape["context"], shards, mesh.shape["tensor"]),
     )
     return plan
+
+
+def _local_fn(mesh: Mesh) -> Callable[..., Callable]:
+    """Shards.run of a mesh."""
+
+    def local(f: Callable, split_time: bool = False) -> Callable:
+        rows = PartitionSpec(ROWS, RULES["time"] if split_time else None)
+
+        def run(q: Array, k: Array, v: Array, segments: Array | None) -> Array:
+            inside = jax.sharding.get_abstract_mesh()
+            here = inside if inside.shape else mesh  # a plan to decode has another
+            over = "tensor" if k.shape[2] % here.shape["tensor"] == 0 else None  # as their projection lies
+            heads = PartitionSpec(*rows, over)
+            return jax.shard_map(
+                f, mesh=here, in_specs=(heads, heads, heads, rows), out_specs=heads, check_vma=False
+            )(q, k, v, segments)
+
+        return run
+
+    return local
 
 
 def batch_shardings(mesh: Mesh, batch: Mapping[str, Any]) -> dict[str, NamedSharding]:
