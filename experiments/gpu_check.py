@@ -13,11 +13,15 @@ class GpuCheckCommand:
 
 def main(cfg: GpuCheckCommand) -> None:
     """Measures the parts, each in a process of its own, writes results and page, and prints a summary."""
+    import signal
     from pathlib import Path
 
     from jaxtrain.apps.benchmark import check, results, tables
 
     what = cfg.check
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # a time limit's end stops the parts, as Ctrl-C does
     for flag, path in (("out", what.out), ("page", what.page)):
         if path and not Path(path).absolute().parent.is_dir():
             raise config.ConfigError(f"--{flag}={path}: there is no folder {Path(path).absolute().parent}")

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -93,7 +94,8 @@ class PartProcess:
 
 def _child(module: str, function: str, pipe: Connection, errors: str, env: dict[str, str]) -> None:
     """The other side. All that this process and its libraries write to stderr goes to a file."""
-    os.setsid()
+    os.setpgid(0, 0)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 2)
     os.environ.update(env)
     try:
@@ -112,6 +114,12 @@ def _child(module: str, function: str, pipe: Connection, errors: str, env: dict[
         end = PartEnd("failed", first_lines(error))
     pipe.send(end)
     pipe.close()
+
+
+def _end_with_parent() -> None:
+    """Ends this process and those that it started as soon as the parent is gone, however it ended."""
+    multiprocessing.parent_process().join()
+    os.killpg(0, signal.SIGKILL)
 
 
 def first_lines(error: BaseException) -> str:
