@@ -77,16 +77,19 @@ def _measure(
         return
     say(f"{name}: {part.about}, at most {seconds:.0f} s of {left:.0f}")
     file.start(name)
-    with machine.load_readings() as load:
-        for message in current.run((sizes, *part.args), seconds):
-            if isinstance(message, PartEnd):
-                result = message
-            else:
-                file.add(name, *message)
-                say(f"  {message[0]}: {brief(message[1])}")
-    took = round(time.monotonic() - begun, 1)
-    file.end(name, status=result.status, note=result.note, seconds=took, load=load)
-    say(f"{name}: {result.status} after {took:.0f} s{': ' if result.note else ''}{result.note}")
+    result, load = PartEnd("stopped", "interrupted"), {}
+    try:
+        with machine.load_readings() as load:
+            for message in current.run((sizes, *part.args), seconds):
+                if isinstance(message, PartEnd):
+                    result = message
+                else:
+                    file.add(name, *message)
+                    say(f"  {message[0]}: {brief(message[1])}")
+    finally:
+        took = round(time.monotonic() - begun, 1)
+        file.end(name, status=result.status, note=result.note, seconds=took, load=load)
+        say(f"{name}: {result.status} after {took:.0f} s{': ' if result.note else ''}{result.note}")
 
 
 def brief(record: Any) -> str:

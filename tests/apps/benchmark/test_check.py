@@ -60,6 +60,18 @@ def test_a_part_for_which_too_little_time_is_left_is_left_out(run):
     assert parts["c"]["results"]["seconds"]["given"] < 10  # what is left, not what it may have
 
 
+def test_an_interrupted_check_leaves_what_there_was(run, monkeypatch, tmp_path):
+    def interrupted(record):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(check, "brief", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(30, a=("", 1, 20), b=("", 1, 20))
+    parts = json.loads((tmp_path / "r.json").read_text())["parts"]
+    assert list(parts) == ["a"] and parts["a"]["results"]["seconds"]["given"] == 20
+    assert (parts["a"]["status"], parts["a"]["note"]) == ("stopped", "interrupted")
+
+
 def test_xla_s_flags_are_a_part_s_own(monkeypatch):
     env = []
     monkeypatch.setattr(check, "PartProcess", lambda module, function, given: env.append(given))
