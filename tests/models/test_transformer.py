@@ -6,9 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxtrain import config
 from jaxtrain.models import attention, transformer
 from jaxtrain.models.zoo import ZOO
 from jaxtrain.ops.logprobs import logits
+from jaxtrain.types import Shards
 from tests import tiny
 from tests.models import reference
 
@@ -153,3 +155,21 @@ def test_bfloat16_computes_near_float32():
     assert jax.eval_shape(half.hidden, params, batch).dtype == jnp.bfloat16
     assert rough.dtype == jnp.float32
     assert 0 < np.abs(rough - exact).max() < 0.1 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize(("platform", "remat"), [("cpu", "none"), ("gpu", "dots"), ("tpu", "dots")])
+def test_what_is_recomputed_by_default_depends_on_the_platform(platform, remat):
+    assert transformer.execution(config.Model(), platform).remat == remat
+    assert transformer.execution(config.Model(remat="full"), platform).remat == "full"
+
+
+def test_logits_on_a_mesh_are_bounded_by_the_device_and_its_part_of_the_vocabulary():
+    arch = dataclasses.replace(tiny.shrink("llama2-7b"), vocab=64)
+    params = tiny.model(arch).init(jax.random.key(0))
+
+    def head(tensor):
+        how = transformer.execution(config.Model(logits_limit_mb=1), "cpu", Shards(None, 2, 4, tensor))
+        return transformer.build(arch, how).head(params)
+
+    assert head(1).parts == (4, 2) and head(1).limit == 2**18
+    assert head(2).limit == 2 * 2**18 and head(3).limit == 2**18  # 64 does not divide by 3

@@ -188,25 +188,18 @@ def test_parameters_and_what_mirrors_them_are_born_in_shards():
         assert a.sharding.is_equivalent_to(b.sharding, b.ndim) and a.shape == b.shape and a.dtype == b.dtype
 
 
-def test_constraints_on_activations_are_not_inert():
-    """The lowered step names shardings of [B, T, D] arrays over (data, fsdp), beside those of its arguments."""
-    plan, model, start, _ = built("fsdp:8")
-    texts = []
-
-    def traced(f):
-        def run(tree, frozen, batch):
-            texts.append(jax.jit(f).lower(tree, frozen, batch).as_text())
-            return jnp.zeros(())
-
-        return run
-
-    batch = plan.put(BATCH)
-    state = plan.init(start, model.axes)
-    plan.step(traced(lambda p, _, b: model.hidden(p, b)), donate=False)(state.params, (), batch)
-    found = re.findall(
-        r'sharding_constraint %\d+ <@\w+, \[{"data", "fsdp"}, {[^}]*}, {}\]> : tensor<16x12x32xf32>', texts[0]
+@pytest.mark.parametrize("mesh", ["fsdp:8", "fsdp:4,tensor:2"])
+def test_constraints_on_activations_are_not_inert(mesh):
+    """The lowered forward pass names where f[B, T, D] lies: the residual stream, and what reads its whole rows."""
+    plan, model, start, _ = built(mesh)
+    batch, state = plan.put(BATCH), plan.init(start, model.axes)
+    run = plan.step(lambda p, _, b: model.hidden(p, b), donate=False)
+    text = run.lower(state.params, (), batch).as_text()
+    constraints = re.findall(r"sharding_constraint %\d+ <@\w+, (.*)> : tensor<16x12x32xf32>", text)
+    stream, rows = (
+        f'[{{"data", "fsdp"}}, {{{time}}}, {{}}]' for time in ('"context", "tensor"', '"context"')
     )
-    assert len(found) > ARCH.layers
+    assert constraints.count(stream) > 2 * ARCH.layers and constraints.count(rows) > 2 * ARCH.layers
 
 
 def test_state_moves_between_plans_to_the_bit(tmp_path):
