@@ -34,12 +34,12 @@ def kernels(text: str, target: str) -> int:
 
 
 def looped_gathers(program: CompiledProgram, least: int) -> list[str]:
-    """All-gathers inside a loop that send at least so many bytes."""
+    """All-gathers inside a loop of which a device sends at least so many bytes each time."""
     found = program_cost.cost(program.text).collectives
     return [
         f"{each.kind} {each.shape} {each.source}"
         for each in found
-        if each.in_loop and "gather" in each.kind and each.sent / max(each.runs, 1) >= least
+        if each.in_loop and "gather" in each.kind and each.sent >= least
     ]
 
 

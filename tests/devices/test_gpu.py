@@ -22,7 +22,7 @@ def test_no_scores_of_queries_and_keys_are_held(gpu_stage):
 
 def test_a_sampled_token_gathers_no_parameter(gpu_stage):
     decode = checks.program(gpu_stage("sample", "h100:4"), "decode")
-    assert checks.looped_gathers(decode, 256 * 2 * 64 * 2) == []
+    assert checks.looped_gathers(decode, 256 * 2 * 64) == []
 
 
 def test_prefill_is_by_cudnn(gpu_stage):

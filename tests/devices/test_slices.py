@@ -37,9 +37,8 @@ def test_every_stage_compiles_for_other_generations(name, chip):
     assert stage.refused == ()
     for program in stage.programs:
         assert checks.logits(program.text, cases.V, cases.T) == []
-    wanted = cases.golden(chip)
-    for program, sizes in cases.memory(stage).items() if wanted else ():
-        assert sizes == pytest.approx(wanted[name][program], rel=0.05), program
+    for program, sizes in cases.golden(chip).get(name, {}).items():
+        assert cases.memory(stage)[program] == pytest.approx(sizes, rel=0.05), program
 
 
 @pytest.mark.parametrize("chip", ["v5e:2x4", "v5p:2x2x4"])
@@ -50,7 +49,7 @@ def test_at_full_effort_no_gradient_of_a_table_is_summed_whole(chip):
     whole = [
         f"{each.kind} {each.shape} {each.source}"
         for each in program_cost.cost(step.text).collectives
-        if each.kind == "all-reduce" and each.sent / max(each.runs, 1) >= table
+        if each.kind == "all-reduce" and each.sent >= table
     ]
     assert whole == []
 
