@@ -136,7 +136,7 @@ def test_every_file_of_a_stage_may_be_in_a_bucket(store, whole, tmp_path, monkey
         data = paths.parse(f"{here}/data", "data")
         (data / "a.jsonl").write_text((tmp_path / "corpus.jsonl").read_text())
         corpus = f"--data=jsonl:{here}/data/*.jsonl"
-        killed = (*STEPS, "--steps=120", "--checkpoint_every=10", f"--workdir={here}/runs/a")
+        killed = (*STEPS, "--steps=120", "--checkpoint_every=30", f"--workdir={here}/runs/a")
         with one.start(*killed, data=corpus, env=environment.items()) as process:
             for line in process.stdout:
                 if (step := re.match(r"step (\d+)/", line)) and int(step[1]) >= 60:
@@ -159,10 +159,10 @@ def test_every_file_of_a_stage_may_be_in_a_bucket(store, whole, tmp_path, monkey
             "--max_new=4",
         )
         dialogs = "--data=tinytown:sft?documents=96&held_out=24"
-        flags = (f"--init_from={here}/runs/a@110", f"--workdir={here}/runs/sft")
+        flags = (f"--init_from={here}/runs/a@90", f"--workdir={here}/runs/sft")
         one.run(*flags, stage="sft", data=dialogs, small=short, env=environment.items())
         record = workdir.read_run(paths.parse(f"{here}/runs/sft", "init_from"))
-        assert record["parent"]["origin"] == f"{here}/runs/a@110"
+        assert record["parent"]["origin"] == f"{here}/runs/a@90"
         run = dict(env=environment, cwd=tmp_path)
         command(f"export --init_from={here}/runs/sft --to=hf:{here}/exported", **run)
         answers = f"--prompts=tinytown:prompts:test --prompt_count=3 --max_new=4 {one.cache}"
