@@ -81,7 +81,7 @@ def test_help_shows_every_flag_with_its_default():
         (["parallel=pmap", "mesh=context:2"], "keeps rows whole, --mesh=context:2 does not"),
         (["mesh=fsdp"], "--mesh=fsdp: write AXIS:SIZE"),
         (["mesh=fsdp:2,fsdp:2"], "each once"),
-        (["mesh=expert:2"], "with axes data, fsdp, tensor"),
+        (["mesh=expert:2"], "with axes data, fsdp, context, tensor"),
         (["mesh=fsdp:-2"], "sizes of 1 or more"),
         (["mesh=fsdp:-10"], "sizes of 1 or more"),
         (["mesh=fsdp:0"], "sizes of 1 or more"),
