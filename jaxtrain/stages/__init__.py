@@ -42,12 +42,10 @@ def open(
     where the command has resolved it itself; `causal` and `needed` are its arguments.
     """
     from jaxtrain.data import chat
-    from jaxtrain.files import paths
     from jaxtrain.stages import init_from
     from jaxtrain.train import host
 
     host.keep_freed_memory()
-    paths.parse(config.workdir(cfg, stage), "workdir")
     start = start or init_from.resolve(cfg, causal=causal, needed=needed)
     dialogs = isinstance(cfg.data, config.Dialogs)
     template = chat.load_template(cfg.data.template, start.tokenizer) if dialogs else None

@@ -40,10 +40,12 @@ class InitFrom(NamedTuple):
 
 
 def resolve(cfg: StageConfig, *, causal: bool = True, needed: bool = False) -> InitFrom:
-    """The model and tokenizer that --model or --init_from name. Raises ConfigError for what cannot be trained.
+    """The model and tokenizer that --model or --init_from name. Raises ConfigError for what cannot be trained, and
+    for a --workdir in a bucket that cannot be used.
 
     `needed`: the stage goes on from another model.
     """
+    paths.parse(cfg.run.workdir, "workdir")
     result = (
         load_run(cfg.model.init_from)
         if cfg.model.init_from

@@ -65,8 +65,8 @@ def open_workdir(cfg: config.StageConfig, stage: str, start: InitFrom, plan: par
     folder, primary = paths.absolute(paths.parse(config.workdir(cfg, stage), "workdir")), plan.primary
     if needs_upload(folder) and plan.process[1] > 1:
         raise config.ConfigError(
-            f"--workdir={folder}: checkpoints of several hosts cannot be written to s3://; name a folder of gs://, or on "
-            "a disk that all hosts mount"
+            f"--workdir={folder}: checkpoints of several hosts cannot be written to s3://; name a folder of gs://, or "
+            "on a disk that all hosts mount"
         )
     existed, fresh = folder.exists(), not (folder / workdir.CONFIG).exists()
     with contextlib.ExitStack() as stack:

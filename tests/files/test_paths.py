@@ -1,6 +1,7 @@
 """Paths of buckets, against a server of Google's protocol on this machine; and no path of a bucket becomes a folder."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatc
 def test_a_bucket_that_does_not_answer_is_refused_in_time(monkeypatch):
     monkeypatch.setattr(paths, "FIRST_ANSWER_WITHIN", 0.05)
     monkeypatch.setattr(paths.importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setattr(paths, "file_system", lambda path: paths.time.sleep(5))
+    monkeypatch.setattr(paths, "file_system", lambda path: time.sleep(5))
     with pytest.raises(
         ConfigError, match=r"--workdir=gs://silent/a: no answer in .* credentials: `gcloud auth"
     ):

@@ -17,8 +17,8 @@ class ServedModelFlags(config.Group):
     model: str = config.arg("", "The run to serve, WORKDIR, WORKDIR@STEP, hf:DIR or hf:ORG/NAME", remote=True)
     name: str = config.arg("", "Name of the model in requests; empty: the name of the run's folder")
     template: str = config.arg("auto",
-        "Chat template: plain, hh, chatml, llama2, llama3, gemma, none (text is continued as it is), hf:NAME (one of the "
-        "tokenizer's own that have a name), or a Jinja file. auto: the tokenizer's own, else none", remote=True)
+        "Chat template: plain, hh, chatml, llama2, llama3, gemma, none (text is continued as it is), hf:NAME (one of "
+        "the tokenizer's own that have a name), or a Jinja file. auto: the tokenizer's own, else none", remote=True)
     rows: int = config.arg(16, "Completions decoded at once", low=1)
     context: int = config.arg(0,
         "Most tokens of prompt and completion, for which every row has a KV cache. 0: the model's own, "
