@@ -25,7 +25,7 @@ class DecodeProgress(NamedTuple):
 class Engine(NamedTuple):
     """Prefill and decode compiled for a plan, whose `put` takes the batches."""
 
-    plan: Plan  # the one to decode with, whose shards are at most as many as the model's
+    plan: Plan  # the one to decode with, whose shards may be other than the model's
     max_new: int  # most tokens of a completion
     ready: Callable[[Params, Params], Params]  # (trained, base) -> parameters laid out for what follows
     prefill: Callable[[Params, Batch], DecodeState]
