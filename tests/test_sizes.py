@@ -24,7 +24,7 @@ UNTESTED_TODAY = {  # of jaxtrain
     apps.annotation.collect apps.annotation.config apps.constitutional.compare_phase apps.constitutional.config
     apps.constitutional.phase apps.constitutional.revise_phase apps.evals.config apps.evals.report
     apps.evals.run apps.lifecycle.html apps.lifecycle.plan apps.lifecycle.progress apps.lifecycle.report
-    apps.lifecycle.tables apps.serve.app apps.serve.completions apps.serve.http
+    apps.lifecycle.tables apps.serve.app apps.serve.completions
     apps.serve.request_params apps.serve.responses apps.serve.scheduler apps.serve.stored_completions
     apps.serve.streaming apps.synthesis.config apps.synthesis.prompts apps.synthesis.run models.hf_families
     models.hf_layout models.layers models.zoo stages.before_after

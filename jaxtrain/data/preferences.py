@@ -70,16 +70,15 @@ def prepare(
     """
     train, held_out = _open(cfg)
     choice = Choice(kind, ties, flat, soft)
-    sides = (
-        _tokenised("data", train, cfg, template, choice),
-        _tokenised("eval_data" if cfg.eval_data else "data", held_out, cfg, template, choice),
-    )
+    held_flag = "eval_data" if cfg.eval_data else "data"
+    sides = [_tokenised(*side, cfg, template, choice) for side in (("data", train), (held_flag, held_out))]
     sets = [*sides[0], *sides[1]]
     N = 2 if kind != "ranked" else max(one.rank.shape[1] for one in sets)
     firsts = list(itertools.accumulate([len(one.number) for one in sets], initial=0))
+    margins = [margin] * len(train) + [0.0] * len(held_out)
     rows = [
-        _Rows(one, first, N, cfg.seq_len, tokenizer, choice, margin * (i < len(train)))
-        for i, (one, first) in enumerate(zip(sets, firsts[:-1], strict=True))
+        _Rows(*each, N, cfg.seq_len, tokenizer, choice)
+        for each in zip(sets, firsts[:-1], margins, strict=True)
     ]
     ours, theirs = rows[: len(train)], rows[len(train) :]
     everything = _All(rows, firsts)
@@ -135,11 +134,11 @@ class _Rows:
         self,
         one: TokenisedComparisons,
         first: int,
+        margin: float,
         N: int,
         T: int,
         tokenizer: Tokenizer,
         choice: Choice,
-        margin: float,
     ):
         self.set, self._first, self._N, self._T = one, first, N, T
         self._tokenizer, self._choice = tokenizer, choice
