@@ -26,8 +26,8 @@ REQUESTS = [
 
 
 @functools.cache
-def engine_and_params():
-    plan = parallel.make(config.Run())
+def engine_and_params(mesh=""):
+    plan = parallel.make(config.Run(mesh=mesh))
     model = transformer.build(ARCH, tiny.how(local=plan.local))
     built = engine.build_engine(plan, model, ends=(END,), max_new=NEW)
     return built, built.ready(plan.init(lambda: model.init(jax.random.key(0)), model.axes), ())
@@ -50,6 +50,14 @@ def test_a_call_that_is_filled_up_or_cut_gives_the_same():
     whole = [one.ids for one in sample()]
     assert [one.ids for one in sample(REQUESTS[:3])] == whole[:6]
     assert [one.ids for one in sample(REQUESTS + REQUESTS[:4], 8)] == whole + whole[:8]
+
+
+def test_devices_of_a_context_axis_decode_further_rows():
+    """A call of as many prompts as the model's plan has shards is filled up to those of the plan to decode."""
+    engine, params = engine_and_params("fsdp:2,context:4")
+    assert engine.plan.shards == 8
+    found = batch_sampler.sample(engine, params, REQUESTS, context=CONTEXT, size=2)
+    assert [one.ids for one in found] == [one.ids for one in sample()]
 
 
 def test_a_streamed_completion_is_the_sampled_one_up_to_its_stop():
