@@ -46,9 +46,9 @@ setup(
         # of CUDA 13 included, and on Volta GPUs; the CUDA 13 wheels need driver 580 and Turing or later.
         "cuda": ["jax[cuda12]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
-        # Compilers for devices that are not here (./launch/run plan, tests/devices): libtpu for TPU slices, one wheel of
-        # 213 MB; for an H100 the CUDA plug-in and its assembler, without the libraries that a GPU would run. The tests
-        # that need them are skipped where they are not.
+        # Compilers for devices that are not here (./launch/run plan, tests/devices): libtpu for TPU slices, one wheel
+        # of 213 MB; for an H100 the CUDA plug-in and its assembler, without the libraries that a GPU would run. The
+        # tests that need them are skipped where they are not.
         "aot": ["jax[tpu]>=0.10"],
         "aot-gpu": ["jax-cuda12-plugin>=0.10", "nvidia-cuda-nvcc-cu12>=12.6.85"],
         # The site of docs/: launch/docs.

@@ -15,7 +15,10 @@ from typing import Any, Protocol
 
 ConfigT = Any  # an instance of a stage's frozen dataclass
 
-BUCKETS = {"gs": "gcsfs", "s3": "s3fs"}  # schemes of object stores, and the package that speaks each (files/paths.py)
+BUCKETS = {
+    "gs": "gcsfs",
+    "s3": "s3fs",
+}  # schemes of object stores, and the package that speaks each (files/paths.py)
 _OF_BUCKETS = ("aiohttp", "botocore", "gcsfs", "google", "s3fs")  # packages whose errors are a bucket's
 
 

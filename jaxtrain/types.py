@@ -66,7 +66,9 @@ class Head(NamedTuple):
 
     weight: Array  # f[V, D]
     softcap: float  # logits -> softcap * tanh(logits / softcap); 0 is none
-    limit: int  # f32 logits of a part that may be held at once; above it the vocabulary op works in chunks of T
+    limit: (
+        int  # f32 logits of a part that may be held at once; above it the vocabulary op works in chunks of T
+    )
     master: Array | None = (
         None  # f32[V, D], the parameter that weight was cast from, where it was: it has the gradient
     )

@@ -234,8 +234,8 @@ def files(source: DataSource, flag: str = "data") -> list[Path]:
 def _bucket_files(source: DataSource, flag: str) -> list[Path]:
     if source.kind in ("store", "preferences"):
         raise ConfigError(
-            f"--{flag}={source.label}: a database is read on this machine's own disk: copy it here, or name its --export "
-            "with jsonl:"
+            f"--{flag}={source.label}: a database is read on this machine's own disk: copy it here, or name its "
+            "--export with jsonl:"
         )
     name = glob.escape(source.name) if source.quoted else source.name
     found = paths.matches(name, flag)

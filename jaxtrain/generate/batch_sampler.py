@@ -40,7 +40,9 @@ def sample(
     bound). Raises ConfigError where a prompt leaves no room.
     """
     batch, done = _batch(engine, requests, context), []
-    size += -size % engine.plan.shards  # which are more than the model's where a context axis decodes further rows
+    size += (
+        -size % engine.plan.shards
+    )  # which are more than the model's where a context axis decodes further rows
     for first in range(0, len(requests), size):
         rows = engine_module.complete(engine, params, _local_rows(engine, batch, first, size))
         done += [

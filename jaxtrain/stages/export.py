@@ -53,9 +53,7 @@ def write_adapter(
     own = start.origins[-1]
     model = transformer.build(
         start.arch,
-        transformer.execution(
-            config.Model(), plan.platform, plan.local, plan.compute_capability
-        ),
+        transformer.execution(config.Model(), plan.platform, plan.local, plan.compute_capability),
     )
 
     def fresh() -> Params:

@@ -24,9 +24,7 @@ def test_bits_a_byte_are_those_that_the_tokens_have(town, score):
 
     start = init_from.load_run(str(town / "base"))
     plan = parallel.make(config.Run())
-    model = transformer.build(
-        start.arch, transformer.execution(config.Model(), plan.platform, plan.local)
-    )
+    model = transformer.build(start.arch, transformer.execution(config.Model(), plan.platform, plan.local))
     params = weights.load_params(plan, start, model, 0)
     text = "Q: How do I wash a bike?\nA: Just wipe the bike."
     ids = np.array([start.tokenizer.bos, *start.tokenizer.encode([text])[0], start.tokenizer.eos])
