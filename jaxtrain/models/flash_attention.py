@@ -70,8 +70,8 @@ _flash.defvjp(_flash_forward, _flash_backward)
 def forward(q: Array, k: Array, v: Array, segments: Array | None, masking: Masking) -> tuple[Array, Array]:
     """(the output f[B, T, H, C], the log-sum-exp of each query's scores f32[B, H, T])."""
     blocks = _Blocks(q.shape, k.shape[2])
-    queries, keys, values = blocks.queries(q), blocks.keys(k), blocks.keys(v)
-    ids = blocks.segments(segments)
+    keys, values = blocks.keys(k), blocks.keys(v)
+    queries, ids, pairs = _beside(blocks.queries(q), blocks.segments(segments), blocks.pairs(masking))
     wide = jnp.promote_types(q.dtype, jnp.float32)
 
     def step(carry: tuple, pair: tuple[Array, Array, Array]) -> tuple[tuple, None]:
@@ -92,7 +92,7 @@ def forward(q: Array, k: Array, v: Array, segments: Array | None, masking: Maski
     empty = jnp.zeros(queries.shape[1:-1], wide)
     carry = (empty, empty, jnp.zeros(queries.shape[1:], wide), jnp.zeros_like(queries))
     carry = (*carry, jnp.zeros(queries.shape[:-1], wide))
-    (_, _, _, out, lse), _ = jax.lax.scan(step, carry, blocks.pairs(masking))
+    (_, _, _, out, lse), _ = jax.lax.scan(step, carry, pairs)
     return blocks.of_queries(out), blocks.of_queries(lse[..., None])[..., 0].swapaxes(1, 2)
 
 
@@ -109,11 +109,11 @@ def backward(
     """Gradients of q, k and v from that of the output."""
     blocks = _Blocks(q.shape, k.shape[2])
     queries, keys, values = blocks.queries(q), blocks.keys(k), blocks.keys(v)
-    ids = blocks.segments(segments)
     wide = jnp.promote_types(q.dtype, jnp.float32)
     dot = functools.partial(jnp.matmul, preferred_element_type=wide)
     delta = (gradient.astype(wide) * out.astype(wide)).sum(-1, keepdims=True)
     delta, gradients = blocks.queries(delta)[..., 0], blocks.queries(gradient.astype(q.dtype))
+    gradients, ids, pairs = _beside(gradients, blocks.segments(segments), blocks.pairs(masking))
     lse = blocks.queries(lse.swapaxes(1, 2)[..., None])[..., 0]
 
     def step(carry: tuple[Array, Array, Array], pair: tuple[Array, Array, Array]) -> tuple[tuple, None]:
@@ -129,8 +129,17 @@ def backward(
         return (_put(dq, i, dq[i] + dot(dscores, keys[j])), dk, dv), None
 
     zeros = [jnp.zeros(x.shape, wide) for x in (queries, keys, values)]
-    (dq, dk, dv), _ = jax.lax.scan(step, tuple(zeros), blocks.pairs(masking))
+    (dq, dk, dv), _ = jax.lax.scan(step, tuple(zeros), pairs)
     return blocks.of_queries(dq).astype(q.dtype), *(blocks.of_keys(x).astype(k.dtype) for x in (dk, dv))
+
+
+def _beside(x: Array, ids: Array | None, pairs: tuple) -> tuple[Array, Array | None, tuple]:
+    """The same three. What masks are made of seems to depend on x.
+
+    What is the same in all layers is computed once, apart from their loop: the masks of all pairs of blocks, held at
+    once, which are as large as the square.
+    """
+    return jax.lax.optimization_barrier((x, ids, tuple(map(jnp.asarray, pairs))))
 
 
 def _scores(q: Array, k: Array, mask: Array, softcap: float) -> tuple[Array, Array | float]:

@@ -113,3 +113,16 @@ def test_saved_by_their_names_the_forward_pass_is_not_run_again():
     policies = jax.checkpoint_policies
     assert scans(policies.nothing_saveable) == 2
     assert scans(policies.save_only_these_names(*attention.SAVED)) == 1
+
+
+def test_masks_of_all_blocks_are_never_held_where_it_is_computed_again(monkeypatch):
+    monkeypatch.setattr(flash_attention, "BLOCK", 8)  # 4 blocks of queries, 10 pairs under a causal mask
+    q, k, v = (jnp.ones((1, 32, heads, 8)) for heads in (2, 1, 1))
+    segments = jnp.ones((1, 32), jnp.int32)
+
+    @jax.checkpoint
+    def layer(q, scale):
+        return flash_attention.flash(scale * q, k, v, segments, **PLAIN), None
+
+    text = str(jax.make_jaxpr(jax.grad(lambda q: jax.lax.scan(layer, q, jnp.ones(3))[0].sum()))(q))
+    assert "bool[1,16,8]" in text and "bool[10," not in text
