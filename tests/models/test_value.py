@@ -117,5 +117,5 @@ def test_adapters_of_policy_and_values_with_a_head_that_is_trained_whole(shared)
     np.testing.assert_allclose(hidden, jax.jit(made.look)(params, rows())[0], atol=1e-6)
     assert not values.any()
     part["value"]["score"] = {"weight": jnp.zeros(32), "bias": jnp.float32(0.75)}
-    assert np.array_equal(look(part, params)[1], np.full((3, 12), 0.75, "f"))
+    assert np.array_equal(look(part, params)[1], np.full((3, 16), 0.75, "f"))
     assert float(params["value"]["score"]["bias"]) == 0, "the base stays what it was"
