@@ -117,16 +117,16 @@ def open_server(
         raise ConfigError("serve takes one process; --mesh spreads the model over its devices")
     kind = "mesh" if jax.device_count() > 1 else "auto"
     plan = parallel.make(config.Run(mesh=cfg.machine.mesh, parallel=kind))
-    if cfg.served.rows % plan.shards:
-        raise ConfigError(
-            f"--rows={cfg.served.rows}: use a multiple of the {plan.shards} devices that share the rows"
-        )
     model, trained, *_ = load_model(start, plan, config.Model(dtype=cfg.machine.dtype))
     ends = init_from.end_ids(start, template.ends)
     decoding = engine.build_engine(
         plan, model, ends=ends, max_new=context, slots=sampler.bucketed(context),
         top_logprobs=request_params.MAX_TOP_LOGPROBS, max_steps=cfg.served.chunk,
     )  # fmt: skip
+    if cfg.served.rows % decoding.plan.shards:
+        raise ConfigError(
+            f"--rows={cfg.served.rows}: use a multiple of the {decoding.plan.shards} devices that share the rows"
+        )
     ready = decoding.ready(trained, ())
     score_prompt = prompt_scorer(
         decoding.plan, model, ready, request_params.MAX_TEXT_LOGPROBS, sampler.bucketed(context)
