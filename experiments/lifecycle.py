@@ -13,7 +13,7 @@ class LifecycleRun(config.Group):
     seed: int = config.arg(0, "Seed of every stage", low=0)
     jobs: int = config.arg(0, "Stages that train at once where none needs another; 0: 2 on a CPU, 1 on an accelerator",
         low=0)
-    cache_dir: str = config.arg("~/.cache/jaxtrain", "Where prepared data sets and compiled programs are kept")
+    cache_dir: str = config.arg(config.CACHE_DIR, "Where prepared data sets and compiled programs are kept")
     # fmt: on
 
 

@@ -22,7 +22,7 @@ class LabelledDocuments(config.Group):
         "Field of --data's records with the label: empty, clean, good, none, 0 or false is good, any other bad")
     documents: int = config.arg(20_000, "Most documents of each label", low=10)
     text_field: str = config.arg("text", "Field of a record that holds the text, where it is plain text")
-    cache_dir: str = config.arg("~/.cache/jaxtrain", "Folder of prepared data sets")
+    cache_dir: str = config.arg(config.CACHE_DIR, "Folder of prepared data sets")
     # fmt: on
 
     def check(self):

@@ -19,6 +19,7 @@ BUCKETS = {
     "gs": "gcsfs",
     "s3": "s3fs",
 }  # schemes of object stores, and the package that speaks each (files/paths.py)
+CACHE_DIR = "~/.cache/jaxtrain"
 _OF_BUCKETS = ("aiohttp", "botocore", "gcsfs", "google", "s3fs")  # packages whose errors are a bucket's
 
 
@@ -132,7 +133,7 @@ class Data(Group):
         choices=("raise", "skip"))
     seq_len: int = arg(128, "Tokens in a row (T)", low=2)
     batch_size: int = arg(8, "Rows in a global batch (B), over all devices, hosts and microbatches", low=1)
-    cache_dir: str = arg("~/.cache/jaxtrain", "Folder of prepared data sets and packed tokens",
+    cache_dir: str = arg(CACHE_DIR, "Folder of prepared data sets and packed tokens",
         live=True)
     # fmt: on
 

@@ -226,6 +226,23 @@ def free_port_number():
         return probe.getsockname()[1]
 
 
+def in_two_processes(code, argument, timeout=400, **environment):
+    """Runs Python code with one argument in two processes of two devices, which join as the environment says."""
+    env = {
+        **os.environ, "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu",
+        "JAXTRAIN_COORDINATOR": f"127.0.0.1:{free_port_number()}", "JAXTRAIN_NUM_PROCESSES": "2", **environment,
+    }  # fmt: skip
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(argument)],
+            env={**env, "JAXTRAIN_PROCESS_ID": str(i)}, stderr=subprocess.PIPE, text=True,
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    errors = [process.communicate(timeout=timeout)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], "\n".join(errors)
+
+
 @pytest.fixture
 def free_port():
     return free_port_number()

@@ -27,7 +27,7 @@ class CorpusTrial(config.Group):
     steps: int = config.arg(700, "Training steps of each run: all see as many tokens", low=20)
     lr: float = config.arg(4e-3, "Peak learning rate", low=0)
     seed: int = config.arg(0, "Seed of the corpus, and of every run", low=0)
-    cache_dir: str = config.arg("~/.cache/jaxtrain", "Where prepared data sets and compiled programs are kept")
+    cache_dir: str = config.arg(config.CACHE_DIR, "Where prepared data sets and compiled programs are kept")
     # fmt: on
 
 

@@ -140,9 +140,9 @@ def _width(text: str, width: int = 80, *_: Any) -> int:
 
 def _formatted(text: str, *args: Any, **named: Any) -> int:
     widths = [int(digits) for digits in re.findall(r"\d{7,}", text)]
-    numbers = [abs(one) for one in (*args, *named.values()) if isinstance(one, int)] if "*" in text else []
-    nested = [abs(one) for one in (*args, *named.values()) if isinstance(one, int)] if ":{" in text else []
-    return max((*widths, *numbers, *nested), default=0)
+    if "*" in text or ":{" in text:  # a width may be an argument
+        widths += [abs(one) for one in (*args, *named.values()) if isinstance(one, int)]
+    return max(widths, default=0)
 
 
 # A filter, or a method of a text -> the size of its result, or less, from its arguments, the text first.

@@ -19,13 +19,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from jaxtrain.config import BUCKETS, ConfigError, Failure, is_bucket_error, is_remote
+from jaxtrain.config import BUCKETS, CACHE_DIR, ConfigError, Failure, is_bucket_error, is_remote
 from jaxtrain.files import cache
 
 T = TypeVar("T")
 
 FIRST_ANSWER_WITHIN = 10.0  # seconds for a bucket's first answer, the search for credentials included
-CACHE = Path("~/.cache/jaxtrain")  # --cache_dir's default: where what is read from buckets is copied to
+CACHE = Path(CACHE_DIR)  # where what is read from buckets is copied to
 COPIES = "remote"  # in it
 AT_ONCE = 16  # files that are fetched at the same time
 SETTINGS = {

@@ -76,7 +76,7 @@ class MachineFlags(config.Group):
     dtype: str = config.arg("auto", "Compute type. auto: bfloat16 on GPU and TPU, float32 on CPU",
         choices=("auto", "float32", "bfloat16"))
     mesh: str = config.arg("", "Mesh axes and sizes, data:2,fsdp:4,tensor:1; empty: the model on every device")
-    cache_dir: str = config.arg("~/.cache/jaxtrain", "Where prepared data sets and compiled programs are kept")
+    cache_dir: str = config.arg(config.CACHE_DIR, "Where prepared data sets and compiled programs are kept")
     # fmt: on
 
     def check(self):

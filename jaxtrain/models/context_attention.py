@@ -81,12 +81,12 @@ def by_keys(
     if not balanced:
         places = np.arange(k.shape[1], dtype=np.int32).reshape(devices, -1)
         return kernel(q, k, v, segments, key_segments=key_segments, places=places, part=this)
-    half = q.shape[1] // 2
-    halves = np.array(half_parts(devices)).T  # [C, 2]
+    half, parts = q.shape[1] // 2, half_parts(devices)
+    halves = np.array(parts).T  # [C, 2]
     places = (half * halves[..., None] + np.arange(half)).reshape(devices, -1).astype(np.int32)
-    segments = None if segments is None else _exchanged(segments, half_parts(devices))
+    segments = None if segments is None else _exchanged(segments, parts)
     out = kernel(
-        _exchanged(q, half_parts(devices)),
+        _exchanged(q, parts),
         k,
         v,
         segments,
@@ -94,7 +94,7 @@ def by_keys(
         places=places,
         part=this,
     )
-    return _exchanged(out, half_parts(devices), back=True)
+    return _exchanged(out, parts, back=True)
 
 
 def half_parts(devices: int) -> tuple[list[int], list[int]]:

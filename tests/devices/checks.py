@@ -4,8 +4,11 @@ import math
 import re
 from collections.abc import Iterator
 
+import pytest
+
 from jaxtrain.apps.plan import program_cost
 from jaxtrain.apps.plan.types import CompiledProgram, CompiledStage
+from tests.devices import cases
 
 
 def shapes(text: str, dtypes: str = r"\w+") -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -47,3 +50,12 @@ def program(stage: CompiledStage, name: str) -> CompiledProgram:
     """A program of a stage by its name."""
     (found,) = [each for each in stage.programs if each.name == name]
     return found
+
+
+def require_golden_memory(stage: CompiledStage, name: str, chip: str) -> None:
+    """Fails unless the memory of each program is within 5 % of golden.json's, and skips where that has none."""
+    wanted = cases.golden(chip)
+    if not wanted:
+        pytest.skip(f"golden.json has nothing of {cases.release(chip)}: python -m tests.devices.golden")
+    for program_name, sizes in cases.memory(stage).items():
+        assert sizes == pytest.approx(wanted[name][program_name], rel=0.05), program_name

@@ -33,8 +33,4 @@ def test_prefill_is_by_cudnn(gpu_stage):
 
 @pytest.mark.parametrize("name, chip", conftest.GPU)
 def test_memory_is_that_of_the_table(gpu_stage, name, chip):
-    stage, wanted = gpu_stage(name, chip), cases.golden(chip)
-    if not wanted:
-        pytest.skip(f"golden.json has nothing of {cases.release(chip)}: python -m tests.devices.golden")
-    for program, sizes in cases.memory(stage).items():
-        assert sizes == pytest.approx(wanted[name][program], rel=0.05), program
+    checks.require_golden_memory(gpu_stage(name, chip), name, chip)

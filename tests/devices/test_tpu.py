@@ -42,11 +42,7 @@ def test_a_step_compiles_for_other_generations(tpu_stage, chip):
 
 @pytest.mark.parametrize("name, chip", conftest.TPU)
 def test_memory_is_that_of_the_table(tpu_stage, name, chip):
-    stage, wanted = tpu_stage(name, chip), cases.golden(chip)
-    if not wanted:
-        pytest.skip(f"golden.json has nothing of {cases.release(chip)}: python -m tests.devices.golden")
-    for program, sizes in cases.memory(stage).items():
-        assert sizes == pytest.approx(wanted[name][program], rel=0.05), program
+    checks.require_golden_memory(tpu_stage(name, chip), name, chip)
 
 
 def test_what_a_slice_holds_adds_up(tpu_stage):

@@ -14,7 +14,7 @@ from jaxtrain.files import mirror, paths
 from jaxtrain.train import bucket_lock, workdir
 from tests import buckets
 from tests.experiments.test_two_processes import CHILD
-from tests.runs import ROOT, SMALL, Bench, call, free_port_number, prose, quick, rows, same_arrays, write
+from tests.runs import ROOT, SMALL, Bench, call, in_two_processes, prose, quick, rows, same_arrays, write
 
 HERE = f"gs://{buckets.BUCKET}"
 PACKAGES = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
@@ -196,19 +196,7 @@ def test_two_processes_write_one_run(bench, whole, bucket, tmp_path):
     flags = [write(tmp_path / "corpus.jsonl", prose(300)), bench.cache, *SMALL, *STEPS]
     url, commands = f"{HERE}/runs/two", tmp_path / "commands.json"
     commands.write_text(json.dumps([("pretrain", [*flags, "--mesh=fsdp:4", f"--workdir={url}"])]))
-    environment = {
-        **os.environ, **bucket, **PACKAGES, "JAX_NUM_CPU_DEVICES": "2", "JAXTRAIN_NUM_PROCESSES": "2",
-        "JAXTRAIN_COORDINATOR": f"127.0.0.1:{free_port_number()}",
-    }  # fmt: skip
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", CHILD, str(commands)],
-            env={**environment, "JAXTRAIN_PROCESS_ID": str(i)}, stderr=subprocess.PIPE, text=True,
-        )
-        for i in range(2)
-    ]  # fmt: skip
-    errors = [process.communicate(timeout=400)[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], "\n".join(errors)
+    in_two_processes(CHILD, commands, **bucket, **PACKAGES)
     with buckets.in_process(bucket):
         copy = fetched(url, tmp_path / "copies")
     for a, b in zip(rows(whole), rows(copy), strict=True):

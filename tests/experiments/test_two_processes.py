@@ -3,16 +3,13 @@ process. A pair of processes runs all stages one after the other, which saves th
 """
 
 import json
-import os
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
 
 from jaxtrain.train import parallel
-from tests.runs import MODEL, ROOT, call, free_port_number, quick, rows
+from tests.runs import MODEL, call, in_two_processes, quick, rows
 
 make_plan = parallel.make
 
@@ -60,24 +57,12 @@ def command_of(town, stage, workdir):
     return command, town.flags(command, *SHORT, *own, f"--workdir={workdir}", start=start, data=data)
 
 
-def in_two_processes(town, stages, folder):
-    """Runs the stages; the workdirs are those of the folder."""
+def in_two(town, stages, folder):
+    """Runs the stages in two processes; the workdirs are those of the folder."""
     commands = folder / "commands.json"
     commands.write_text(json.dumps([command_of(town, stage, folder / stage) for stage in stages]))
-    env = {
-        **os.environ, "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "true", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAXTRAIN_COORDINATOR": f"127.0.0.1:{free_port_number()}", "JAXTRAIN_NUM_PROCESSES": "2",
-    }  # fmt: skip
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", CHILD, str(commands)],
-            env={**env, "JAXTRAIN_PROCESS_ID": str(i)}, stderr=subprocess.PIPE, text=True,
-        )
-        for i in range(2)
-    ]  # fmt: skip
-    errors = [process.communicate(timeout=400)[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], "\n".join(errors)
+    quickly = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    in_two_processes(CHILD, commands, **quickly)
 
 
 def in_one_process(town, stages, folder):
@@ -91,7 +76,7 @@ def in_one_process(town, stages, folder):
 def require_same_losses(town, stages, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     two.mkdir()
-    in_two_processes(town, stages, two)
+    in_two(town, stages, two)
     in_one_process(town, stages, one)
     for stage in stages:
         alone, both = rows(one / stage), rows(two / stage)
@@ -109,5 +94,5 @@ def test_ppo_in_two_processes(town, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_other_stages_in_two_processes(town, tmp_path):
+def test_the_other_stages_in_two(town, tmp_path):
     require_same_losses(town, [stage for stage in STAGES if stage != "ppo"], tmp_path)

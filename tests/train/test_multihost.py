@@ -1,9 +1,6 @@
 """Two real processes, whose devices are interleaved in the mesh: what they send each other, and what they refuse."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -11,7 +8,7 @@ import pytest
 from jaxtrain import config
 from jaxtrain.config import ConfigError
 from jaxtrain.train import multihost
-from tests.runs import ROOT, free_port_number
+from tests.runs import in_two_processes
 
 HOST = """
 import json, os, sys
@@ -86,19 +83,7 @@ for mesh in ("fsdp:4", "data:2,tensor:2", "tensor:4", "data:2,context:2"):
 def found(tmp_path_factory):
     """What two processes of two devices each found."""
     folder = tmp_path_factory.mktemp("hosts")
-    env = {
-        **os.environ, "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu",
-        "JAXTRAIN_COORDINATOR": f"127.0.0.1:{free_port_number()}", "JAXTRAIN_NUM_PROCESSES": "2",
-    }  # fmt: skip
-    command = [sys.executable, "-c", HOST, str(folder)]
-    both = [
-        subprocess.Popen(
-            command, env={**env, "JAXTRAIN_PROCESS_ID": str(i)}, stderr=subprocess.PIPE, text=True
-        )
-        for i in range(2)
-    ]
-    errors = [process.communicate(timeout=120)[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], "".join(errors)
+    in_two_processes(HOST, folder, timeout=120)
     return [json.loads((folder / f"{i}.json").read_text()) for i in range(2)]
 
 

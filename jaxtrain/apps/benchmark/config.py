@@ -19,7 +19,7 @@ class GpuCheck(config.Group):
         "out. 0: measure nothing, write the page alone", low=0)
     parts: str = config.arg("all", f"What to measure, joined by +, in this order: {', '.join(PARTS)}")
     tiny: bool = config.arg(False, "Sizes that a CPU can run, to try the check itself; needs another --out")
-    compiled: str = config.arg("~/.cache/jaxtrain", "Folder in which compiled programs are stored for the next run")
+    compiled: str = config.arg(config.CACHE_DIR, "Folder in which compiled programs are stored for the next run")
     # fmt: on
 
     def check(self):

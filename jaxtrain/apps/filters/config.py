@@ -31,7 +31,7 @@ class FilterSource(config.Group):
         "Texts that quality, harm and spam are judged by: those that a model is trained on (prompts and rejected "
         "answers are not), or all. Personal data is searched in all, and duplicates are compared whole",
         choices=("learnt", "all"))
-    cache_dir: str = arg("~/.cache/jaxtrain", "Folder of prepared data sets", live=True)
+    cache_dir: str = arg(config.CACHE_DIR, "Folder of prepared data sets", live=True)
     # fmt: on
 
     def check(self):
