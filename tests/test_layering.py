@@ -49,6 +49,7 @@ ROOMS: dict[str, set[str]] = {
     "apps.evals": CORE,
     "apps.lifecycle": CORE,
     "apps.plan": CORE,
+    "apps.soak": CORE,
 }
 BETWEEN_APPS = {"apps.annotation": "jaxtrain.apps.serve.http"}  # the one module of another application
 
