@@ -51,6 +51,8 @@ setup(
         # tests that need them are skipped where they are not.
         "aot": ["jax[tpu]>=0.10"],
         "aot-gpu": ["jax-cuda12-plugin>=0.10", "nvidia-cuda-nvcc-cu12>=12.6.85"],
+        # Hashes, advisories and the bill of materials: launch/lock, launch/audit.py, launch/sbom.
+        "audit": ["cyclonedx-bom>=7", "pip-audit>=2.9", "uv>=0.9"],
         # The site of docs/: launch/docs.
         "docs": ["mkdocs>=1.6.1", "mkdocs-material>=9.7"],
         "hf": ["datasets>=4.0", "huggingface_hub>=1.0", "pyarrow>=18.0", "sentencepiece>=0.2"],

@@ -6,10 +6,12 @@
 #   JAXTRAIN_ACCELERATOR=cpu|cuda|tpu   instead of looking for a GPU or TPU
 #   JAXTRAIN_PYTHON=python3.12          the Python to make .venv with, instead of looking for one
 #   JAXTRAIN_EXTRAS=hf                  further extras, separated by commas
+#   JAXTRAIN_HASHES=off                 a CPU without the hashes of launch/cpu.lock: for an index with builds of its own
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 VENV=$ROOT/.venv
 TESTED="3.11 3.12 3.13"
+LOCKED="cpu filters serve" # the extras that launch/cpu.lock holds
 
 say() { printf 'launch: %s\n' "$*" >&2; }
 
@@ -77,7 +79,16 @@ full_version() { "$1" -I -c 'import sys; print("%d.%d.%d" % sys.version_info[:3]
 # The stamp of an installed extra: what it was installed from.
 stamp() {
   printf '%s\n' "$ROOT"
-  cat "$ROOT/setup.py" "$ROOT/constraints.txt"
+  cat "$ROOT/setup.py" "$ROOT/constraints.txt" "$ROOT/launch/cpu.lock"
+}
+
+# locked EXTRA...: whether launch/cpu.lock has all that these need.
+locked() {
+  local extra
+  [ "${JAXTRAIN_HASHES:-on}" != off ] || return 1
+  for extra; do
+    [[ " $LOCKED " == *" $extra "* ]] || return 1
+  done
 }
 
 # unusable: why .venv cannot be kept; nothing where it can.
@@ -141,6 +152,11 @@ install_failed() {
     "the usual causes: the package index is out of reach (proxy, PIP_INDEX_URL) or the disk is full; then run it again"
 }
 
+pip_install() {
+  "$VENV/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off "$@" \
+    >>"$VENV/install.log" 2>&1 || install_failed
+}
+
 # install EXTRA...
 install() {
   local python extra list
@@ -149,11 +165,18 @@ install() {
   lock "$python"
   if ! installed "$@"; then
     make_venv "$python"
+    # The lock is installed whole, so all its extras are there at once.
+    # shellcheck disable=SC2086
+    ! locked "$@" || set -- $LOCKED
     list=$(IFS=, && echo "$*")
     say "installing jaxtrain[$list], a minute or two the first time (log: $VENV/install.log)"
     : >"$VENV/installing"
-    "$VENV/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off \
-      --constraint "$ROOT/constraints.txt" --editable "${ROOT}[$list]" >>"$VENV/install.log" 2>&1 || install_failed
+    if locked "$@"; then
+      pip_install --require-hashes --requirement "$ROOT/launch/cpu.lock"
+      pip_install --no-deps --no-build-isolation --editable "${ROOT}[$list]"
+    else
+      pip_install --constraint "$ROOT/constraints.txt" --editable "${ROOT}[$list]"
+    fi
     for extra; do stamp >"$VENV/installed/$extra"; done
     rm "$VENV/installing"
     say "installed in $SECONDS s"

@@ -75,6 +75,7 @@ class Project:
         files = {
             "setup.py": "# a part of the stamp, not run here\n",
             "constraints.txt": "",
+            "launch/cpu.lock": "",
             "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n',
             "backend.py": BACKEND,
             "experiments/__init__.py": "",

@@ -122,7 +122,7 @@ def test_installs_once(project, tmp_path):
     (elsewhere / "experiments").mkdir(parents=True)
     first = project.call("launch/run", "show", "--data=a b.jsonl", cwd=elsewhere)
     assert first.returncode == 0, first.stderr
-    assert "making .venv" in first.stderr and "installing jaxtrain[cpu]" in first.stderr
+    assert "making .venv" in first.stderr and "installing jaxtrain[cpu,filters,serve]" in first.stderr
     seen = json.loads(first.stdout)
     assert seen["argv"] == ["--data=a b.jsonl"] and seen["cwd"] == str(elsewhere)
     assert seen["env"]["JAX_PLATFORMS"] == "cpu"
@@ -146,6 +146,16 @@ def test_installs_once(project, tmp_path):
     assert broken.returncode == 1 and broken.stdout == "" and project.installs == 4
     assert "no such mirror" in broken.stderr and ".venv/install.log" in broken.stderr
     assert function(project, "unusable").stdout == "an earlier install did not finish\n"
+
+
+def test_a_cpu_installs_by_hashes(project):
+    (project.root / "launch" / "cpu.lock").write_text(f"absent==1.0 --hash=sha256:{'0' * 64}\n")
+    refused = project.call("launch/run", "show")
+    assert refused.returncode == 1 and "absent==1.0" in refused.stderr and project.installs == 0
+    done = project.call("launch/run", "show", JAXTRAIN_HASHES="off")
+    assert done.returncode == 0 and "installing jaxtrain[cpu]," in done.stderr
+    # What the lock does not hold comes by the constraints.
+    assert project.call("launch/setup.sh", "test").returncode == 0
 
 
 def test_an_environment_of_another_place_or_python_is_not_kept(ready, tmp_path):
