@@ -23,7 +23,7 @@ from jaxtrain.files import cache
 from jaxtrain.files.progress import bar
 from jaxtrain.ops.divergences import top_k
 from jaxtrain.ops.logprobs import logits
-from jaxtrain.train import checkpoint, multihost, parallel
+from jaxtrain.train import digest, multihost, parallel
 from jaxtrain.types import Params
 
 COLUMNS = ("tokens", "targets", "mask", "segments", "positions")
@@ -74,7 +74,7 @@ def cached_topk(cfg: DistillConfig, teacher: Teacher, plan: parallel.Plan, rows:
             f"--teacher_topk={k}: the teacher's vocabulary has {teacher.start.arch.vocab} tokens"
         )
     parts_of_key = (
-        checkpoint.digest(teacher.params),
+        digest.tree_digest(teacher.params),
         rows.documents.fingerprint,
         T,
         k,

@@ -17,7 +17,7 @@ from jaxtrain.files.progress import bar
 from jaxtrain.ops import preference
 from jaxtrain.ops.logprobs import COMPLETIONS, completion_logps
 from jaxtrain.stages.session import Session, gather_rows, initial_params, trained_part
-from jaxtrain.train import checkpoint, loop, workdir
+from jaxtrain.train import digest, loop, workdir
 from jaxtrain.types import Metrics, Params, TrainState
 
 Batch = Mapping[str, np.ndarray]
@@ -102,7 +102,7 @@ def _reference(
     params_digest, params = record.get("reference"), None
     if params_digest is None:
         params = initial_params(session, cfg.run.seed)
-        params_digest = checkpoint.digest(params)
+        params_digest = digest.tree_digest(params)
         if session.primary and not cfg.run.dry_run:
             workdir.record(session.path, reference=params_digest)
 

@@ -10,22 +10,21 @@ inside `jax.set_mesh`, and every process of a run calls everything.
 """
 
 import contextlib
-import hashlib
 import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.experimental import multihost_utils
 
 from jaxtrain.config import ConfigError, Failure, is_bucket_error, is_remote
 from jaxtrain.files import paths
+from jaxtrain.train import digest
 from jaxtrain.train.checkpoint_upload import Upload, needs_upload
 from jaxtrain.train.workdir import CHECKPOINTS, COMMITTED, saved_steps
 
@@ -35,6 +34,19 @@ FAILURES = (OSError, ValueError, RuntimeError)  # what a failed write raises: th
 
 class CheckpointError(Failure):
     """A checkpoint could not be written or none could be read. The message says where and what to do."""
+
+
+Retain = Callable[[list[int]], Collection[int]]  # ascending steps -> those that are not deleted
+
+
+class _Preserved(NamedTuple):
+    """Orbax's interface of a policy, which it asks when a save begins, and follows when it is complete."""
+
+    retain: Retain
+
+    def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
+        stay = self.retain([each.step for each in checkpoints])
+        return [each.step in stay for each in checkpoints]
 
 
 class _Damaged(Exception):
@@ -47,19 +59,21 @@ class Checkpoints:
     def __init__(self, workdir: Path, keep: int):
         self._workdir = workdir
         self._folder = paths.absolute(workdir) / CHECKPOINTS
-        self._keep = keep
+        self.keep = keep
+        self._retain: Retain | None = None  # of the save under way
         self._manager = None  # made at the first save
         self._current: int | None = None  # the step that this run saved or restored last
-        self._upload = Upload(self._folder, keep) if needs_upload(self._folder) else None
+        self._upload = Upload(self._folder) if needs_upload(self._folder) else None
         self._written = self._upload.folder if self._upload else self._folder  # by Orbax
 
     def steps(self) -> list[int]:
         """The complete steps on disk, ascending."""
         return saved_steps(self._folder)
 
-    def save(self, step: int, state: Any, meta: dict) -> None:
+    def save(self, step: int, state: Any, meta: dict, retain: Retain | None = None) -> None:
         """Starts a save of `state` (arrays and typed keys) and `meta` (JSON values), and returns once the
-        state is copied.
+        state is copied. When it is complete, the steps that are not in `retain(all steps)` are deleted, by default all
+        but the newest `keep`.
 
         The step that was saved or restored last is not saved again. Raises CheckpointError when the save
         before this one failed or the disk has no room for this one; older checkpoints are untouched.
@@ -70,18 +84,20 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         manager = self._manager or self._open(step)
-        size = sum(_data(leaf).nbytes for leaf in jax.tree.leaves(state))
+        size = sum(digest.plain(leaf).nbytes for leaf in jax.tree.leaves(state))
         _require_space(self._written, size, step)
-        body = json.loads(json.dumps({"meta": meta, "leaves": _table(state)}))
-        args = ocp.args.Composite(
-            state=ocp.args.PyTreeSave(jax.tree.map(_data, state)),
-            meta=ocp.args.JsonSave({**body, "sha256": _sha256(body)}),
+        body = json.loads(
+            json.dumps({"meta": meta, "leaves": digest.table(state), "digests": digest.VERSION})
         )
-        self._current = step
+        args = ocp.args.Composite(
+            state=ocp.args.PyTreeSave(jax.tree.map(digest.plain, state)),
+            meta=ocp.args.JsonSave({**body, "sha256": digest.sha256(body)}),
+        )
+        self._current, self._retain = step, retain or (lambda steps: steps[-self.keep :])
         try:
             manager.save(step, args=args, force=True)
             if self._upload:
-                self._upload.start(step, manager.wait_until_finished)
+                self._upload.start(step, manager.wait_until_finished, self._retain)
         except Exception as error:
             self._fail(error)
 
@@ -104,7 +120,7 @@ class Checkpoints:
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("jaxtrain.checkpoint.open")
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=ocp.checkpoint_managers.LatestN(self._keep),
+            preservation_policy=_Preserved(lambda steps: self._retain(steps)),
         )
         handlers = {"state": ocp.PyTreeCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(self._written, options=options, item_handlers=handlers)
@@ -196,11 +212,6 @@ def restore_params(
     return params, meta
 
 
-def digest(tree: Any) -> str:
-    """16 hexadecimal digits that stand for the names, shapes, types and bits of all leaves, however they lie."""
-    return _sha256(_table(tree))[:16]
-
-
 def _restore(
     folder: Path, abstract: Any, prefix: str, step: int | None, source: str
 ) -> tuple[Any, dict, int]:
@@ -247,8 +258,13 @@ def _read(step: Path, abstract: Any, prefix: str, source: str) -> tuple[Any, dic
         stored_sum = body.pop("sha256")
     except (ValueError, LookupError, AttributeError, TypeError, OSError) as error:
         raise _Damaged(f"{step / 'meta'}: {_reason(error)}") from error
-    if stored_sum != _sha256(body):
+    if stored_sum != digest.sha256(body):
         raise _Damaged(f"{step / 'meta'} differs from what was written (SHA-256)")
+    version = body.get("digests", 1)
+    if version not in digest.VERSIONS:
+        raise ConfigError(
+            f"{source} (step {step.name}) is of a newer release, with digests of version {version}: use that release"
+        )
     stored = {path: row for path, row in body["leaves"].items() if path.startswith(prefix)}
     _require_same_tree(stored, abstract, prefix, f"{source} (step {step.name})")
 
@@ -269,15 +285,15 @@ def _read(step: Path, abstract: Any, prefix: str, source: str) -> tuple[Any, dic
         raise
     except Exception as error:  # Orbax raises nearly every type on damaged files, this base type too
         raise _Damaged(f"{step / 'state'}: {_reason(error)}") from error
-    for path, (_, _, digest) in _table(state, prefix).items():
-        if digest != stored[path][2]:
-            raise _Damaged(f"{path} differs from what was written (digest {digest}, was {stored[path][2]})")
+    for path, (_, _, computed) in digest.table(state, prefix, version).items():
+        if computed != stored[path][2]:
+            raise _Damaged(f"{path} differs from what was written (digest {computed}, was {stored[path][2]})")
     return state, body["meta"]
 
 
 def _require_same_tree(stored: dict, abstract: Any, prefix: str, source: str) -> None:
     """Raises ConfigError that names the first leaf in which a checkpoint and the tree wanted differ."""
-    wanted = {path: list(_shape(leaf)) for path, leaf in _named(abstract, prefix)}
+    wanted = {path: list(digest.shape_and_type(leaf)) for path, leaf in digest.named_leaves(abstract, prefix)}
     for path, (shape, dtype) in wanted.items():
         if path not in stored:
             raise ConfigError(f"{source} lacks {path} {dtype}{shape}: it is of another model or optimizer")
@@ -293,55 +309,13 @@ def _require_same_tree(stored: dict, abstract: Any, prefix: str, source: str) ->
             )
 
 
-def _named(tree: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    flat = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return [(prefix + jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in flat]
-
-
-def _shape(leaf: Any) -> tuple[list[int], str]:
-    return list(leaf.shape), str(leaf.dtype)
-
-
-def _table(state: Any, prefix: str = "") -> dict[str, list]:
-    """path -> [shape, dtype, digest] of every leaf."""
-    named = _named(state, prefix)
-    # One at a time: on a CPU with as many devices as cores, sums over shards that run at once wait for each other.
-    return {path: [*_shape(leaf), int(_digest(leaf))] for path, leaf in named}
-
-
-@jax.jit  # one program a shape, shared by all layers: one for all leaves compiles for seconds
-def _digest(leaf: jax.Array) -> jax.Array:
-    """u32[], Σᵢ (2i + 1) · bitsᵢ mod 2³², where i is the index of an element in the global array.
-
-    Odd factors make every single flipped bit count and most exchanges of elements too. Integer sums do not
-    depend on their order, so a digest does not depend on the sharding.
-    """
-    x = _data(leaf)
-    if x.dtype == jnp.bool_:
-        x = x.astype(jnp.uint8)
-    bits = lax.bitcast_convert_type(x, {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32))
-    index, stride = jnp.zeros(bits.shape, jnp.uint32), 1
-    for axis in reversed(range(bits.ndim)):
-        index += lax.broadcasted_iota(jnp.uint32, bits.shape, axis) * jnp.uint32(stride % 2**32)
-        stride *= bits.shape[axis]
-    return jnp.sum(bits.astype(jnp.uint32) * (2 * index + 1), dtype=jnp.uint32)
-
-
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _data(leaf: jax.Array) -> jax.Array:
-    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
-
-
 def _abstract_data(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    data = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+    data = jax.eval_shape(jax.random.key_data, leaf) if digest.is_key(leaf) else leaf
     return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=leaf.sharding)
 
 
 def _undata(abstract: jax.ShapeDtypeStruct, data: jax.Array) -> jax.Array:
-    if not _is_key(abstract):
+    if not digest.is_key(abstract):
         return data
     return jax.random.wrap_key_data(data, impl=jax.random.key_impl(jnp.empty(0, abstract.dtype)))
 
@@ -383,10 +357,6 @@ def _require_space(folder: Path, size: int, step: int) -> None:
             f"saving step {step} in {folder} needs {need / 1e6:.1f} MB, {free / 1e6:.1f} MB are free; older "
             "checkpoints are untouched. Make room or lower --keep, then run the same command again"
         )
-
-
-def _sha256(body: dict) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def _reason(error: BaseException) -> str:
