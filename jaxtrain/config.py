@@ -92,8 +92,8 @@ class Model(Group):
         "Named size, with changes after commas: nano,layers=8,window=128 (models/zoo.py)",
         only=("init_from", ("",)))
     init_from: str = arg("",
-        "Start from this run's parameters, model and tokenizer (WORKDIR, WORKDIR@STEP, hf:DIR, hf:ORG/NAME)",
-        remote=True)
+        "Start from this run's parameters, model and tokenizer (WORKDIR, WORKDIR@STEP, WORKDIR@best, hf:DIR, "
+        "hf:ORG/NAME)", remote=True)
     dtype: str = arg("auto",
         "Compute type (mixed precision: parameters stay f32). auto: bfloat16 on GPU and TPU, float32 on CPU",
         choices=("auto", "float32", "bfloat16"), live=True)
@@ -131,6 +131,10 @@ class Data(Group):
     on_bad_record: str = arg("raise",
         "A record that is broken or lacks the field: stop, or skip, count and list it",
         choices=("raise", "skip"))
+    max_line_mb: int = arg(64, "MiB that a line, or another record of a file, may have; a longer one is a bad record",
+        low=1)
+    max_expansion: float = arg(500.0,
+        "Bytes that a byte of a compressed file may stand for, once they are more than 256 MiB", low=1, live=True)
     seq_len: int = arg(128, "Tokens in a row (T)", low=2)
     batch_size: int = arg(8, "Rows in a global batch (B), over all devices, hosts and microbatches", low=1)
     cache_dir: str = arg(CACHE_DIR, "Folder of prepared data sets and packed tokens",
@@ -343,15 +347,36 @@ class Run(Group):
     sample_every: int = arg(500, "Steps between samples; 0: only at the end", low=0, live=True,
         only=("objective", ("next_token", "fim")))
     checkpoint_every: int = arg(500, "Steps between checkpoints; 0: only at the end", low=0, live=True)
-    keep: int = arg(2, "Checkpoints kept, the newest ones", low=1, live=True)
+    keep: int = arg(2, "Checkpoints kept, the newest ones; of 1, until the run ends, the one before it, too", low=1,
+        live=True)
+    keep_best: str = arg("",
+        "Keep the best checkpoint, too: METRIC[:max|min], a metric of evaluation as metrics.jsonl calls it, such as "
+        "eval/loss; RUN@best names it. Without a direction its name decides: a loss is to be low", live=True)
     log_every: int = arg(10, "Steps between lines of metrics", low=1, live=True)
     max_skips: int = arg(10,
-        "Steps in a row whose loss or gradient is not finite, after which the run stops", low=1, live=True)
+        "Steps in a row that are not applied, after which the run stops", low=1, live=True)
+    skip_spikes: float = arg(0.0,
+        "Do not apply a step whose loss or gradient norm is this many standard deviations above the last 128 applied "
+        "steps' (6 is usual); 0: apply it", low=0, live=True)
+    step_timeout: str = arg("auto",
+        "Seconds without a finished step, batch or save after which a run that hangs ends with status 42 and its stacks "
+        "(compilations and saves have an hour). auto: 600, or 20 times the median step; 0: never", live=True)
     dry_run: bool = arg(False,
         "Show the data, the sizes and the cost of a step, check the first step, and stop", live=True)
     # fmt: on
 
+    def timeout(self) -> float | None:
+        """Seconds of --step_timeout, None for auto. Raises ConfigError."""
+        try:
+            seconds = None if self.step_timeout == "auto" else float(self.step_timeout)
+        except ValueError:
+            seconds = -1.0
+        if seconds is not None and not 0 <= seconds < math.inf:
+            raise ConfigError(f"--step_timeout={self.step_timeout}: write auto, seconds, or 0 for never")
+        return seconds
+
     def check(self):
+        self.timeout()
         sizes = parse_mesh(self.mesh)
         if self.parallel == "pmap" and any(sizes.get(axis, 1) != 1 for axis in MESH_AXES[1:]):
             raise ConfigError(

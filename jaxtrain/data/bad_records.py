@@ -1,6 +1,7 @@
 """Records that cannot be used: refused, or skipped, counted and listed."""
 
 import base64
+import codecs
 import json
 import shutil
 import tempfile
@@ -13,6 +14,7 @@ from jaxtrain.files import atomic, cache
 
 _LIST = "skipped.jsonl"
 _MEMORY = 1 << 20  # bytes of the list that are held in memory; more are on the disk
+_LISTED = 1 << 20  # bytes of a record that are listed; of a longer one their number too
 
 
 class Skips:
@@ -66,12 +68,15 @@ class Skips:
         return f"{self.count:,} bad records skipped, the first {first}; listed in {path}"
 
 
-def raw_fields(raw: bytes) -> dict[str, str]:
-    """{"line": text}, or {"line_base64": …} where the bytes are no UTF-8."""
+def raw_fields(raw: bytes) -> dict[str, Any]:
+    """{"line": text}, or {"line_base64": …} where the bytes are no UTF-8; with `listed_bytes` where it is cut."""
+    first = raw[:_LISTED]
+    cut = {} if first == raw else {"listed_bytes": f"the first {_LISTED:,}"}
     try:
-        return {"line": raw.decode()}
+        # A character that the cut divides is left out.
+        return {"line": codecs.getincrementaldecoder("utf-8")().decode(first, final=not cut)} | cut
     except UnicodeDecodeError:
-        return {"line_base64": base64.b64encode(raw).decode()}
+        return {"line_base64": base64.b64encode(first).decode()} | cut
 
 
 def skipped(folder: Path) -> int:

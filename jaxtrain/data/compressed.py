@@ -11,17 +11,20 @@ from typing import Any, BinaryIO
 import zstandard
 
 from jaxtrain.config import ConfigError
+from jaxtrain.data.read_limits import Expanding, ReadLimits
 
 BROKEN = (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, gzip.BadGzipFile, UnicodeDecodeError)
 _LAYERS = 3  # of compression, one inside another
 _BLOCK = 1 << 18
+_LARGEST_BLOCK = 1 << 17  # bytes that a block of zstandard stands for at most
+_SKIPPABLE = b"\x2a\x4d\x18"  # behind 0x50 to 0x5f: a frame that holds no data
 
 
 class _Decoded(io.RawIOBase):
-    """The bytes that `decode` makes of a stream's blocks."""
+    """The bytes that `_more` makes of a stream's blocks."""
 
     def __init__(self, raw: BinaryIO):
-        self._raw, self._ready = raw, b""
+        self._raw, self._ready = raw, memoryview(b"")
 
     def readable(self) -> bool:
         return True
@@ -35,30 +38,61 @@ class _Decoded(io.RawIOBase):
             more = self._more()
             if more is None:
                 return 0
-            self._ready = more
+            self._ready = memoryview(more)
         count = min(len(buffer), len(self._ready))
         buffer[:count], self._ready = self._ready[:count], self._ready[count:]
         return count
 
 
 class _Zst(_Decoded):
-    """Decompressed frames of a zstandard file; unlike the library's reader it notices a truncated one."""
+    """Decompressed frames of a zstandard file, a block of at most 128 KiB at a time (RFC 8878, section 3.1.1).
+
+    The library's reader does not notice a truncated frame, and its decompressobj returns all of its input at once: a
+    block of four bytes stands for 128 KiB.
+    """
 
     def __init__(self, raw: BinaryIO):
         super().__init__(raw)
-        self._rest, self._frame = b"", None
+        self._frame: Any = None
+        self._checksum = 0  # bytes behind the last block of the frame
 
     def _more(self) -> bytes | None:
-        block = self._rest or self._raw.read(_BLOCK)
-        if not block:
-            if self._frame is not None:
-                raise EOFError("the last frame is cut off")
-            return None
-        self._frame = self._frame or zstandard.ZstdDecompressor().decompressobj()
-        ready, self._rest = self._frame.decompress(block), b""
-        if self._frame.eof:
-            self._rest, self._frame = self._frame.unused_data, None
+        if self._frame is None:
+            return self._begin()
+        head = self._exactly(3)
+        last, kind, size = head[0] & 1, head[0] >> 1 & 3, int.from_bytes(head, "little") >> 3
+        if kind == 3 or (kind != 1 and size > _LARGEST_BLOCK):
+            raise zstandard.ZstdError("a block of an unknown kind or size")
+        block = head + self._exactly(1 if kind == 1 else size)
+        if not last:
+            return self._frame.decompress(block)
+        ready, whole = self._frame.decompress(block + self._exactly(self._checksum)), self._frame.eof
+        self._frame = None
+        if not whole:
+            raise zstandard.ZstdError("a frame goes on behind its last block")
         return ready
+
+    def _begin(self) -> bytes | None:
+        """Reads the header of a frame, or a frame to skip; None at the end of the file."""
+        magic = self._raw.read(4)
+        if not magic:
+            return None
+        if magic[1:] == _SKIPPABLE and magic[0] >> 4 == 5:
+            left = int.from_bytes(self._exactly(4), "little")
+            while left:
+                left -= len(self._exactly(min(left, _BLOCK)))
+            return b""
+        header = magic + self._exactly(2)
+        header += self._exactly(max(zstandard.frame_header_size(header + bytes(12)) - len(header), 0))
+        self._checksum = 4 * zstandard.get_frame_parameters(header).has_checksum
+        self._frame = zstandard.ZstdDecompressor().decompressobj()
+        return self._frame.decompress(header)
+
+    def _exactly(self, count: int) -> bytes:
+        data = self._raw.read(count)
+        if len(data) < count:
+            raise EOFError("the last frame is cut off")
+        return data
 
 
 class _Bz2(bz2.BZ2File):
@@ -104,13 +138,14 @@ def broken(label: str, line: int, how: str, error: Exception) -> ConfigError:
     return ConfigError(f"{label}:{line}: broken {how or 'zip'} data ({reason}); fetch the file again")
 
 
-def decompressed(raw: Any, label: str) -> tuple[Any, str]:
+def decompressed(raw: Any, label: str, limits: ReadLimits) -> tuple[Any, str]:
     """(the content of a buffered stream, the suffixes of its compression, "" where it has none).
 
-    Reading the content raises one of BROKEN where the compressed data are broken or cut off. `label` is the file's name
-    in a ConfigError, where they are so from their begin.
+    Reading the content raises one of BROKEN where the compressed data are broken or cut off, and ConfigError where they
+    expand beyond the limits. `label` is the file's name in a ConfigError, also where they are broken from their begin.
     """
     names: list[str] = []
+    compressed = raw
     for _ in range(_LAYERS):
         try:
             head = raw.peek(8)
@@ -120,7 +155,8 @@ def decompressed(raw: Any, label: str) -> tuple[Any, str]:
         if found is None:
             break
         names.append(found[0])
-        raw = io.BufferedReader(found[1](raw), _BLOCK)
+        # Each layer is bounded: one of them may expand far and the next hold nothing.
+        raw = io.BufferedReader(Expanding(found[1](raw), compressed, limits, label), _BLOCK)
     return raw, "".join(reversed(names))
 
 

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxtrain.config import ConfigError
-from jaxtrain.data import compressed, file_kinds, json_values, tables
+from jaxtrain.data import compressed, file_kinds, json_values, read_limits, tables
 from jaxtrain.data.bad_records import is_unicode
 from jaxtrain.data.file_kinds import FileKind
+from jaxtrain.data.read_limits import ReadLimits
 
 DEEPEST = 200  # lists and objects inside one another: programs that read a record call themselves for each
+_PASSED_OVER = 1 << 20  # bytes of a line that is too long that are read at once
 _TICK = 256  # records between two reports of progress
 _NAMES = {str: "a string", list: "a list", dict: "an object"}
 _IGNORED = ("__MACOSX/", ".DS_Store", "Thumbs.db")  # what file managers add to archives
@@ -78,7 +80,7 @@ def kind_of(path: Path) -> FileKind:
     is, or cannot be read.
     """
     with reading(path), path.open("rb") as raw:
-        return _kind(raw, str(path))[0]
+        return _kind(raw, str(path), read_limits.DEFAULT)[0]
 
 
 class reading:
@@ -97,9 +99,9 @@ class reading:
             ) from error
 
 
-def _kind(raw: Any, label: str) -> tuple[FileKind, Any]:
+def _kind(raw: Any, label: str, limits: ReadLimits) -> tuple[FileKind, Any]:
     """(the kind of a buffered stream's content, the content's first bytes)."""
-    content, how = compressed.decompressed(raw, label)
+    content, how = compressed.decompressed(raw, label, limits)
     try:
         head = content.read(file_kinds.HEAD)
     except compressed.BROKEN as error:
@@ -108,17 +110,22 @@ def _kind(raw: Any, label: str) -> tuple[FileKind, Any]:
 
 
 def records(
-    path: Path, notes: ReadNotes, advance: Callable[[int], None] = lambda done: None
+    path: Path,
+    notes: ReadNotes,
+    advance: Callable[[int], None] = lambda done: None,
+    limits: ReadLimits = read_limits.DEFAULT,
 ) -> Iterator[FileRecord]:
-    """The records of a file. `advance` is called with the bytes read from disk.
+    """The records of a file; one that is longer than the limits allow is wrong. `advance` is called with the bytes read
+    from disk.
 
-    Raises ConfigError where the file is of another kind, or broken so that what follows cannot be read.
+    Raises ConfigError where the file is of another kind, expands beyond the limits, or is broken so that what follows
+    cannot be read.
     """
     with reading(path), path.open("rb") as raw:
-        kind, _ = _kind(raw, str(path))
+        kind, _ = _kind(raw, str(path), limits)
         raw.seek(0)
         position = 0
-        for i, record in enumerate(_of_kind(raw, kind, str(path), notes)):
+        for i, record in enumerate(_of_kind(raw, kind, str(path), notes, limits)):
             if i % _TICK == 0:
                 position, before = max(position, raw.tell()), position
                 advance(position - before)
@@ -126,18 +133,20 @@ def records(
         advance(path.stat().st_size - position)
 
 
-def _of_kind(raw: Any, kind: FileKind, label: str, notes: ReadNotes) -> Iterator[FileRecord]:
-    content, how = compressed.decompressed(raw, label)
+def _of_kind(
+    raw: Any, kind: FileKind, label: str, notes: ReadNotes, limits: ReadLimits
+) -> Iterator[FileRecord]:
+    content, how = compressed.decompressed(raw, label, limits)
     if kind.name in (file_kinds.LINES, file_kinds.VALUES, file_kinds.TABLE):
         if kind.encoding != "utf-8":
             content, how = (
                 compressed.as_utf8(content, kind.encoding),
                 f"{how} {kind.encoding.upper()}".strip(),
             )
-        yield from _TEXTS[kind.name](content, kind, label, how, notes)
+        yield from _TEXTS[kind.name](_Text(content, kind, label, how), notes, limits)
     else:
         with _seekable(content, how, label) as file:
-            yield from _BINARIES[kind.name](file, label, notes)
+            yield from _BINARIES[kind.name](file, label, notes, limits)
 
 
 def _seekable(content: Any, how: str, label: str) -> Any:
@@ -154,20 +163,38 @@ def _seekable(content: Any, how: str, label: str) -> Any:
     return file
 
 
-def _of_lines(content: Any, kind: FileKind, label: str, how: str, notes: ReadNotes) -> Iterator[FileRecord]:
+class _Text(NamedTuple):
+    """The decompressed UTF-8 of a file, and how it was compressed and encoded."""
+
+    content: Any
+    kind: FileKind
+    label: str
+    how: str
+
+
+def _of_lines(text: _Text, notes: ReadNotes, limits: ReadLimits) -> Iterator[FileRecord]:
     number = 0
     try:
-        while line := content.readline(json_values.LONGEST):
+        while line := text.content.readline(limits.record + 1):
             number += 1
-            if len(line) == json_values.LONGEST:
-                raise ConfigError(
-                    f"{label}:{number}: a line of more than {len(line):,} bytes; write one record a line"
-                )
-            text = line.removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n")
-            if text.strip():
-                yield from _page(FileRecord(f":{number}", text), notes)
+            size = len(line) + (0 if line.endswith(b"\n") else _rest_of_line(text.content))
+            record = FileRecord(f":{number}", line.removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n"))
+            if wrong := limits.too_long(size - line.endswith(b"\n")):
+                yield record._replace(wrong=wrong)
+            elif record.text.strip():
+                yield from _page(record, notes)
     except compressed.BROKEN as error:
-        raise compressed.broken(label, number + 1, how, error) from error
+        raise compressed.broken(text.label, number + 1, text.how, error) from error
+
+
+def _rest_of_line(content: Any) -> int:
+    """The bytes up to the end of the line, which are passed over."""
+    size = 0
+    while more := content.readline(_PASSED_OVER):
+        size += len(more.removesuffix(b"\n"))
+        if more.endswith(b"\n"):
+            break
+    return size
 
 
 def _page(record: FileRecord, notes: ReadNotes) -> Iterator[FileRecord]:
@@ -187,73 +214,84 @@ def _page(record: FileRecord, notes: ReadNotes) -> Iterator[FileRecord]:
         yield FileRecord(f"{record.place} data[{i}]", json.dumps(one).encode())
 
 
-def _of_values(content: Any, kind: FileKind, label: str, how: str, notes: ReadNotes) -> Iterator[FileRecord]:
+def _of_values(text: _Text, notes: ReadNotes, limits: ReadLimits) -> Iterator[FileRecord]:
     line = 1
     try:
-        with io.TextIOWrapper(content, "utf-8-sig", "surrogateescape", newline="") as stream:
-            for i, value in enumerate(json_values.values(stream, notes.beside)):
+        with io.TextIOWrapper(text.content, "utf-8-sig", "surrogateescape", newline="") as stream:
+            for i, value in enumerate(json_values.values(stream, notes.beside, limits.record)):
                 line = value.line
-                place = f":{line}" if line > 1 else f":1 record {i}"
-                yield FileRecord(place, value.text.encode("utf-8", "surrogateescape"))
+                record = value.text.encode("utf-8", "surrogateescape")
+                wrong = limits.too_long(max(len(record), value.size), "record")
+                yield FileRecord(f":{line}" if line > 1 else f":1 record {i}", record, wrong)
     except json_values.Broken as error:
-        raise ConfigError(f"{label}: {error}; mend the file, or fetch it again") from error
+        raise ConfigError(f"{text.label}: {error}; mend the file, or fetch it again") from error
     except compressed.BROKEN as error:
-        raise compressed.broken(label, line, how, error) from error
+        raise compressed.broken(text.label, line, text.how, error) from error
 
 
-def _of_table(content: Any, kind: FileKind, label: str, how: str, notes: ReadNotes) -> Iterator[FileRecord]:
+def _of_table(text: _Text, notes: ReadNotes, limits: ReadLimits) -> Iterator[FileRecord]:
     number = 0
     try:
-        with io.TextIOWrapper(content, "utf-8-sig", "surrogateescape", newline="") as stream:
-            for row in tables.delimited(stream, kind.delimiter):
+        with io.TextIOWrapper(text.content, "utf-8-sig", "surrogateescape", newline="") as stream:
+            for row in tables.delimited(stream, text.kind.delimiter, limits):
                 number = row.number
-                yield _row(row, f":{number}")
+                yield _row(row, f":{number}", limits)
     except tables.Unreadable as error:
-        raise ConfigError(f"{label}: {error}; mend the file") from error
+        raise ConfigError(f"{text.label}: {error}; mend the file") from error
     except compressed.BROKEN as error:
-        raise compressed.broken(label, number + 1, how, error) from error
+        raise compressed.broken(text.label, number + 1, text.how, error) from error
 
 
-def _row(row: tables.Row, place: str) -> FileRecord:
+def _row(row: tables.Row, place: str, limits: ReadLimits) -> FileRecord:
     if row.wrong:
         return FileRecord(place, row.raw, row.wrong)
-    text = json.dumps(row.record, ensure_ascii=False)
-    return FileRecord(place, text.encode("utf-8", "surrogatepass"))
+    text = json.dumps(row.record, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    return FileRecord(place, text, limits.too_long(len(text), "row"))
 
 
-def _of_parquet(file: Any, label: str, notes: ReadNotes) -> Iterator[FileRecord]:
-    return _arrow_rows(lambda counts: tables.parquet(file, counts), "Parquet", label, notes)
+def _of_parquet(file: Any, label: str, notes: ReadNotes, limits: ReadLimits) -> Iterator[FileRecord]:
+    return _arrow_rows(lambda counts: tables.parquet(file, counts), "Parquet", label, notes, limits)
 
 
-def _of_arrow_file(file: Any, label: str, notes: ReadNotes) -> Iterator[FileRecord]:
-    return _arrow_rows(lambda counts: tables.arrow(file, False, counts), "Arrow", label, notes)
+def _of_arrow_file(file: Any, label: str, notes: ReadNotes, limits: ReadLimits) -> Iterator[FileRecord]:
+    return _arrow_rows(lambda counts: tables.arrow(file, False, counts), "Arrow", label, notes, limits)
 
 
-def _of_arrow_stream(file: Any, label: str, notes: ReadNotes) -> Iterator[FileRecord]:
-    return _arrow_rows(lambda counts: tables.arrow(file, True, counts), "Arrow", label, notes)
+def _of_arrow_stream(file: Any, label: str, notes: ReadNotes, limits: ReadLimits) -> Iterator[FileRecord]:
+    return _arrow_rows(lambda counts: tables.arrow(file, True, counts), "Arrow", label, notes, limits)
 
 
 def _arrow_rows(
-    rows: Callable[[Counter[str]], Iterator[tables.Row]], what: str, label: str, notes: ReadNotes
+    rows: Callable[[Counter[str]], Iterator[tables.Row]],
+    what: str,
+    label: str,
+    notes: ReadNotes,
+    limits: ReadLimits,
 ) -> Iterator[FileRecord]:
     binary: Counter[str] = Counter()
     try:
         for row in rows(binary):
-            yield _row(row, f" row {row.number}")
+            yield _row(row, f" row {row.number}", limits)
     except tables.Unreadable as error:
         raise ConfigError(f"{label}: broken {what} data ({error}); fetch the file again") from error
     notes.binary(binary)
 
 
-def _of_zip(file: Any, label: str, notes: ReadNotes) -> Iterator[FileRecord]:
+def _of_zip(file: Any, label: str, notes: ReadNotes, limits: ReadLimits) -> Iterator[FileRecord]:
+    compressed_size = file.seek(0, io.SEEK_END)
     try:
         with zipfile.ZipFile(file) as archive:
-            yield from _members(archive, label, notes)
+            # The members' own sizes, as far as each is read; several of them may share their compressed bytes.
+            size = sum(one.file_size for one in archive.infolist())
+            limits.check_expansion(size, compressed_size, label)
+            yield from _members(archive, label, notes, limits)
     except (zipfile.BadZipFile, NotImplementedError, *compressed.BROKEN) as error:
         raise ConfigError(f"{label}: broken zip archive ({error}); fetch the file again") from error
 
 
-def _members(archive: zipfile.ZipFile, label: str, notes: ReadNotes) -> Iterator[FileRecord]:
+def _members(
+    archive: zipfile.ZipFile, label: str, notes: ReadNotes, limits: ReadLimits
+) -> Iterator[FileRecord]:
     names = archive.namelist()
     for marks, what in (
         (("[Content_Types].xml",), f"{_OFFICE}; save it as CSV"),
@@ -271,14 +309,14 @@ def _members(archive: zipfile.ZipFile, label: str, notes: ReadNotes) -> Iterator
             raise ConfigError(f"{inside}: it is encrypted; unpack the archive with its password first")
         try:
             with archive.open(member) as raw:
-                kind, _ = _kind(io.BufferedReader(raw), inside)
+                kind, _ = _kind(io.BufferedReader(raw), inside, limits)
         except file_kinds.OtherKind as error:
             notes.member(error)
             refused = refused or error
             continue
         read += 1
         with archive.open(member) as raw:
-            for record in _of_kind(io.BufferedReader(raw), kind, inside, notes):
+            for record in _of_kind(io.BufferedReader(raw), kind, inside, notes, limits):
                 yield record._replace(place=f"/{member.filename}{record.place}")
     if not read:
         raise refused or ConfigError(f"{label}: the archive is empty")

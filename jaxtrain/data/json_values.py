@@ -10,11 +10,13 @@ from typing import Any, NamedTuple, TextIO
 from jaxtrain.data import file_kinds
 
 _BLOCK = 1 << 20  # characters read at once
-LONGEST = 1 << 28  # characters of a record
+HEAD = 1 << 20  # characters of a value that is too long that are returned
 _SPACE = re.compile(r"[ \t\r\n\ufeff]*+")
 _STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["\[\]{}]', re.DOTALL)
 _SCALAR = re.compile(r"[^\s,\]}\[{:]++")
+_INSIDE = re.compile(r'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)  # of a string
+_MARK = re.compile(r"[\[\]{}]")
 _DECODER = json.JSONDecoder()
 
 
@@ -22,36 +24,42 @@ class Broken(Exception):
     """The text is cut off, or is no JSON between its records: what follows cannot be read."""
 
 
+class _TooLong(Exception):
+    """What begins here is longer than a record may be."""
+
+
 class Value(NamedTuple):
-    """The text of a record, and the line on which it begins."""
+    """The text of a record, the line on which it begins, and its characters; of one that is too long the text has the
+    first.
+    """
 
     line: int
     text: str
+    size: int
 
 
 class _Buffer:
-    """A stretch of a text that is read on where more of it is needed."""
+    """A stretch of a text that is read on where more of it is needed; `held` is where it begins, else `at`."""
 
-    def __init__(self, stream: TextIO):
-        self._stream, self.text, self.at, self.line, self._end = stream, "", 0, 1, False
+    def __init__(self, stream: TextIO, longest: int):
+        self._stream, self._longest, self.held = stream, longest, -1
+        self.text, self.at, self.line, self._end = "", 0, 1, False
 
     def more(self) -> bool:
-        """Whether more could be read; grows with what is there, so that reading again stays cheap."""
+        """Whether more could be read; grows with what is there, so that reading again stays cheap.
+
+        Raises _TooLong.
+        """
         if self._end:
             return False
-        if len(self.text) - self.at > LONGEST:
-            raise Broken(
-                f"line {self.line}: the record that begins here is longer than {LONGEST:,} characters"
-            )
+        if self.held < 0:
+            self.text, self.at = self.text[self.at :], 0
+        if len(self.text) - max(self.held, 0) > self._longest:
+            raise _TooLong
         block = self._stream.read(max(_BLOCK, len(self.text) // 2))
         self._end = not block
         self.text += block
         return not self._end
-
-    def drop(self) -> None:
-        """Forgets what was read."""
-        if self.at > _BLOCK:
-            self.text, self.at = self.text[self.at :], 0
 
     def move(self, end: int) -> str:
         """The text to `end`, after which reading goes on."""
@@ -107,46 +115,114 @@ class _Brackets:
     """The search for the end of an array or an object, which goes on where it stopped once more is read."""
 
     def __init__(self, buffer: _Buffer):
-        self._buffer, self._from, self._depth = buffer, buffer.at, 0
+        self._buffer, self._from, self._depth = buffer, 0, 0  # behind the beginning of the value
 
     def end(self) -> int:
         """The position after the closing bracket; -1: not yet read."""
-        for match in _BRACKET.finditer(self._buffer.text, self._from):
+        for match in _BRACKET.finditer(self._buffer.text, self._buffer.at + self._from):
             token = match.group()
             if token == '"':  # of a string that goes on
-                self._from = match.start()
+                self._from = match.start() - self._buffer.at
                 return -1
             if len(token) == 1:
                 self._depth += 1 if token in "[{" else -1
                 if self._depth == 0:
                     return match.end()
-            self._from = match.end()
+            self._from = match.end() - self._buffer.at
         return -1
 
 
-def values(stream: TextIO, beside: Callable[[str, list[str]], None]) -> Iterator[Value]:
+def values(stream: TextIO, beside: Callable[[str, list[str]], None], longest: int) -> Iterator[Value]:
     """The values of a JSON text: the members of arrays, the records under an object's list (file_kinds.list_key), and
     other objects as they are.
 
-    `beside` is called with the key of such a list and the other keys of its object. Raises Broken, with the line, where
-    the text goes on as no JSON.
+    `beside` is called with the key of such a list and the other keys of its object. A value of more than `longest`
+    characters has its first HEAD alone. Raises Broken, with the line, where the text goes on as no JSON.
     """
-    buffer = _Buffer(stream)
-    while first := buffer.next():
-        if first == "[":
-            yield from _members(buffer)
-        elif first == "{" and (key := _listed(buffer)):
-            yield from _under(buffer, key, beside)
-        elif first == ",":  # after a record, as some people end their lines
-            buffer.move(buffer.at + 1)
-        else:
-            yield _value(buffer)
-        buffer.drop()
+    buffer = _Buffer(stream, longest)
+    try:
+        while first := buffer.next():
+            if first == "[":
+                yield from _members(buffer)
+            elif first == "{" and (key := _listed(buffer)):
+                yield from _under(buffer, key, beside)
+            elif first == ",":  # after a record, as some people end their lines
+                buffer.move(buffer.at + 1)
+            else:
+                yield _value(buffer)
+    except _TooLong as error:
+        raise Broken(
+            f"line {buffer.line}: the name that begins here is longer than {longest:,} characters"
+        ) from error
 
 
 def _value(buffer: _Buffer) -> Value:
     line = buffer.line
-    return Value(line, buffer.move(buffer.value_end()))
+    try:
+        text = buffer.move(buffer.value_end())
+    except _TooLong:
+        return Value(line, *_passed_over(buffer))
+    return Value(line, text, len(text))
+
+
+def _passed_over(buffer: _Buffer) -> tuple[str, int]:
+    """(the first HEAD characters of the value that begins here, its length); reading goes on behind it."""
+    line, head, size = buffer.line, buffer.text[buffer.at : buffer.at + HEAD], 0
+    rest = _Rest() if head[0] in '"[{' else None
+    while True:
+        end, done = rest.end(buffer.text, buffer.at) if rest else _scalar_end(buffer.text, buffer.at)
+        size += len(buffer.move(end))
+        if done:
+            return head, size
+        if not buffer.more():
+            if rest is None:
+                return head, size
+            raise Broken(f"the JSON is cut off in the value that begins on line {line}")
+
+
+def _scalar_end(text: str, at: int) -> tuple[int, bool]:
+    """(the end of a number or word in a piece of it, whether that is its last)."""
+    match = _SCALAR.match(text, at)
+    end = match.end() if match else at
+    return end, end < len(text)
+
+
+class _Rest:
+    """The search for the end of a string, an array or an object that is too long, piece by piece."""
+
+    def __init__(self) -> None:
+        self._depth, self._in_string = 0, False
+
+    def end(self, text: str, at: int) -> tuple[int, bool]:
+        """(how far the value goes in its next piece, whether it ends there)."""
+        while at < len(text):
+            if self._in_string:
+                at = _INSIDE.match(text, at).end()
+                if at == len(text) or text[at] != '"':
+                    break  # a backslash may stand there, whose character is not yet read
+                at, self._in_string = at + 1, False
+            else:
+                quote = text.find('"', at)
+                stop = len(text) if quote < 0 else quote
+                if (end := self._closed(text, at, stop)) >= 0:
+                    return end, True
+                at, self._in_string = stop + (quote >= 0), quote >= 0
+                continue
+            if not self._depth:
+                return at, True
+        return at, False
+
+    def _closed(self, text: str, at: int, stop: int) -> int:
+        """Where the last bracket is closed in a stretch without strings; -1: behind it."""
+        opened, closed = (sum(text.count(one, at, stop) for one in pair) for pair in ("[{", "]}"))
+        if closed < self._depth or not closed:
+            self._depth += opened - closed
+            return -1
+        for match in _MARK.finditer(text, at, stop):
+            self._depth += 1 if match.group() in "[{" else -1
+            if self._depth == 0:
+                return match.end()
+        return -1
 
 
 def _members(buffer: _Buffer) -> Iterator[Value]:
@@ -163,7 +239,6 @@ def _members(buffer: _Buffer) -> Iterator[Value]:
         if not first:
             raise Broken(f"the JSON is cut off on line {buffer.line}: its array has no end")
         yield _value(buffer)
-        buffer.drop()
         comma = True
     buffer.move(buffer.at + 1)
 
@@ -175,6 +250,7 @@ def _listed(buffer: _Buffer) -> str:
         return file_kinds.list_key(_DECODER.raw_decode(buffer.text, at)[0])
     except (ValueError, RecursionError):
         pass  # not yet read whole, or bad
+    buffer.held = at
     try:
         for key in _keys(buffer):
             if key in file_kinds.FIELDS:
@@ -183,9 +259,9 @@ def _listed(buffer: _Buffer) -> str:
                 found = key if _first_is_a_record(buffer) else ""
                 break
             buffer.move(buffer.value_end())
-    except Broken:
+    except (Broken, _TooLong):
         found = ""
-    buffer.at, buffer.line = at, line
+    buffer.at, buffer.line, buffer.held = at, line, -1
     return found
 
 
@@ -213,7 +289,7 @@ def _first_is_a_record(buffer: _Buffer) -> bool:
         return False
     try:
         first: Any = json.loads(buffer.move(buffer.value_end()))
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, _TooLong):
         return True  # a bad one
     return file_kinds.are_records([first])
 
@@ -225,7 +301,6 @@ def _under(buffer: _Buffer, key: str, beside: Callable[[str, list[str]], None]) 
             yield from _members(buffer)
         else:
             others.append(one)
-            buffer.move(buffer.value_end())
-        buffer.drop()
+            _value(buffer)
     if others:
         beside(key, others)

@@ -13,9 +13,10 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from jaxtrain.config import ConfigError
-from jaxtrain.data import file_kinds, file_records
+from jaxtrain.data import file_kinds, file_records, read_limits
 from jaxtrain.data.bad_records import Skips
 from jaxtrain.data.file_records import ReadNotes
+from jaxtrain.data.read_limits import ReadLimits
 from jaxtrain.files import atomic, cache
 from jaxtrain.files.progress import bar
 from jaxtrain.files.tf_example import encoder
@@ -31,12 +32,13 @@ def _records(
     fields: Mapping[str, type],
     skips: Skips,
     notes: ReadNotes,
+    limits: ReadLimits,
     advance: Callable[[int], None],
 ) -> Iterator[tuple[str, str]]:
     """(JSON text, place) of the records that are not bad."""
     for i, path in enumerate(paths):
         empty = True
-        for record in file_records.records(path, notes, advance):
+        for record in file_records.records(path, notes, advance, limits):
             empty = False
             text, wrong = (
                 ("", record.wrong) if record.wrong else file_records.parse(record.text, fields, notes)
@@ -97,7 +99,13 @@ class JsonLines(tfds.core.GeneratorBasedBuilder):
         self.info.set_splits(tfds.core.splits.SplitDict([split]))
 
 
-def prepare(paths: list[Path], fields: Mapping[str, type], policy: str, cache_dir: Path) -> Path:
+def prepare(
+    paths: list[Path],
+    fields: Mapping[str, type],
+    policy: str,
+    cache_dir: Path,
+    limits: ReadLimits = read_limits.DEFAULT,
+) -> Path:
     """The folder of the TFDS data set that holds these files' records, in order; built if the cache lacks it.
 
     A record must have `fields`, each of its type. Raises ConfigError, naming file and line, for one that
@@ -112,10 +120,11 @@ def prepare(paths: list[Path], fields: Mapping[str, type], policy: str, cache_di
     names = {field: kind.__name__ for field, kind in fields.items()}
     # A name decides where the content does not; lines of JSON have the mark that they always had.
     read_as = [] if all(kind.name == file_kinds.LINES for kind in kinds) else [kinds]
-    mark = cache.digest(_VERSION, content, sorted(names.items()), policy, *read_as)
+    longest = [] if limits.record == read_limits.DEFAULT.record else [limits.record]
+    mark = cache.digest(_VERSION, content, sorted(names.items()), policy, *read_as, *longest)
 
     def fill(work: Path) -> None:
-        _fill(work, paths, fields, Skips(policy), cache_dir)
+        _fill(work, paths, fields, Skips(policy), limits, cache_dir)
         for path, was in zip(paths, before, strict=True):
             if _state(path) != was:
                 raise ConfigError(f"{path}: it changed while it was read; start again once it is written")
@@ -134,7 +143,14 @@ def notes_of(folder: Path) -> tuple[str, ...]:
     return tuple(json.loads((folder / _NOTES).read_text(encoding="utf-8")))
 
 
-def _fill(work: Path, paths: list[Path], fields: Mapping[str, type], skips: Skips, cache_dir: Path) -> None:
+def _fill(
+    work: Path,
+    paths: list[Path],
+    fields: Mapping[str, type],
+    skips: Skips,
+    limits: ReadLimits,
+    cache_dir: Path,
+) -> None:
     size = sum(path.stat().st_size for path in paths)
     notes, failed = ReadNotes(), []
 
@@ -151,7 +167,7 @@ def _fill(work: Path, paths: list[Path], fields: Mapping[str, type], skips: Skip
             raise
 
     with bar(f"reading {', '.join(path.name for path in paths)[:60]}", size, least=1 << 20) as advance:
-        records = watched(_records(paths, fields, skips, notes, advance))
+        records = watched(_records(paths, fields, skips, notes, limits, advance))
         with contextlib.redirect_stdout(io.StringIO()):
             tfds.disable_progress_bar()
             try:

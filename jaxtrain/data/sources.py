@@ -276,10 +276,11 @@ def _open_files(
     import tensorflow_datasets as tfds
 
     from jaxtrain.data import bad_records, jsonl
+    from jaxtrain.data.read_limits import ReadLimits
 
     copies = bucket_paths.local_copies(paths, f"--{flag}={source.label}", cache_dir(data))
     with bucket_paths.named(copies, paths):
-        folder = jsonl.prepare(copies, wanted or {}, data.on_bad_record, cache_dir(data))
+        folder = jsonl.prepare(copies, wanted or {}, data.on_bad_record, cache_dir(data), ReadLimits.of(data))
 
     def get(split: str) -> Records:
         data_source = _slice(tfds.builder_from_directory(str(folder)), split, source, flag)

@@ -9,8 +9,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TextIO
 
+from jaxtrain.data.read_limits import ReadLimits
+
 _ROWS = 512  # of an Arrow table that are turned into records at once
-_LONGEST = 1 << 28  # characters of a field
+_PASSED_OVER = 1 << 20  # characters of a row that is too long that are read at once
 # Columns of a delimited text in which a JSON value stands for itself; every other cell is the text that it is, so that
 # 007 stays 007 and the answer 42 a text.
 _TYPED = frozenset((
@@ -36,33 +38,72 @@ class Row(NamedTuple):
     raw: bytes = b""  # as it stands in the file, where something is wrong
 
 
-class _Lines:
-    """Lines for csv.reader; those of the row under way stay."""
+class _LongRow(Exception):
+    """A row is longer than a record may be; `size` is its characters."""
 
-    def __init__(self, stream: TextIO):
-        self._stream, self.count, self.row = stream, 0, []
+    def __init__(self, size: int):
+        super().__init__()
+        self.size = size
+
+
+class _Lines:
+    """Lines for csv.reader; those of the row under way stay. Reading one raises _LongRow."""
+
+    def __init__(self, stream: TextIO, longest: int):
+        self._stream, self._longest = stream, longest
+        self.begin()
+        self.count = 0
+
+    def begin(self) -> None:
+        """A row begins."""
+        self.row: list[str] = []
+        self._size = 0
 
     def __iter__(self) -> Iterator[str]:
-        for line in self._stream:
-            self.count += 1
-            self.row.append(line)
-            yield line
+        return self
+
+    def __next__(self) -> str:
+        line = self._stream.readline(self._longest + 2)
+        if not line:
+            raise StopIteration
+        self.count += 1
+        self.row.append(line)
+        self._size += max(len(line.rstrip("\r\n")), 1)
+        if self._size > self._longest:
+            raise _LongRow(self._size + self._pass_over(line))
+        return line
+
+    def _pass_over(self, line: str) -> int:
+        """Reads the rest of a line, and returns its characters. Raises Unreadable where a quote is open behind it."""
+        quotes, size = sum(one.count('"') for one in self.row), 0
+        while not line.endswith(("\n", "\r")) and (line := self._stream.readline(_PASSED_OVER)):
+            quotes, size = quotes + line.count('"'), size + len(line)
+        if quotes % 2:
+            begin = self.count - len(self.row) + 1
+            raise Unreadable(f"a quote in the row that begins on line {begin} has no end")
+        return size
 
 
-def delimited(stream: TextIO, delimiter: str) -> Iterator[Row]:
+def delimited(stream: TextIO, delimiter: str, limits: ReadLimits) -> Iterator[Row]:
     """The rows of a delimited text whose first row names the fields.
 
     `stream` was opened with newline="" and errors="surrogateescape". Raises Unreadable for a header that names a field
     twice, and for a quote without its end.
     """
-    csv.field_size_limit(_LONGEST)
-    lines = _Lines(stream)
+    csv.field_size_limit(limits.record + 1)
+    lines = _Lines(stream, limits.record)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     header: list[str] | None = None
     while True:
-        start, lines.row = lines.count + 1, []
+        start = lines.count + 1
+        lines.begin()
         try:
             row = next(reader, None)
+        except _LongRow as error:
+            if header is None:
+                raise Unreadable("its header is too long") from error
+            yield Row(start, {}, limits.too_long(error.size, "row"), _bytes(lines.row))
+            continue
         except csv.Error as error:
             if lines.count - start > 1_000 or "unexpected end" in str(error) or "limit" in str(error):
                 raise Unreadable(f"a quote in the row that begins on line {start} has no end") from error

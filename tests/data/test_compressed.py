@@ -9,7 +9,7 @@ import pytest
 import zstandard
 
 from jaxtrain.config import ConfigError
-from jaxtrain.data import compressed
+from jaxtrain.data import compressed, read_limits
 
 TEXT = b"".join(b"line %d\n" % i for i in range(20_000))
 PACK = {
@@ -21,8 +21,8 @@ PACK = {
 }
 
 
-def opened(content):
-    return compressed.decompressed(io.BufferedReader(io.BytesIO(content)), "file")
+def opened(content, limits=read_limits.DEFAULT):
+    return compressed.decompressed(io.BufferedReader(io.BytesIO(content)), "file", limits)
 
 
 @pytest.mark.parametrize("how", PACK)

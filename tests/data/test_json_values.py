@@ -17,8 +17,8 @@ def block(request, monkeypatch):
     monkeypatch.setattr(json_values, "_BLOCK", request.param)
 
 
-def found(text, beside=lambda key, others: None):
-    return list(values(io.StringIO(text, newline=""), beside))
+def found(text, beside=lambda key, others: None, longest=1 << 20):
+    return list(values(io.StringIO(text, newline=""), beside, longest))
 
 
 @pytest.mark.parametrize(
@@ -70,24 +70,54 @@ def test_a_bad_record_is_one_and_the_next_are_read(block):
 def test_where_the_text_is_broken(block, text, read, says):
     some = []
     with pytest.raises(Broken, match=says):
-        for one in values(io.StringIO(text), lambda key, others: None):
+        for one in values(io.StringIO(text), lambda key, others: None, 1 << 20):
             some.append(one)
     assert len(some) == read
 
 
 def test_a_record_without_end_is_not_read_into_memory(monkeypatch):
     monkeypatch.setattr(json_values, "_BLOCK", 100)
-    monkeypatch.setattr(json_values, "LONGEST", 1_000)
     stream = io.StringIO('[{"a": 1}, {"a": "' + "x" * 100_000)
-    with pytest.raises(Broken, match="longer than 1,000 characters"):
-        list(values(stream, lambda key, others: None))
-    assert stream.tell() < 3_000
+    some = values(stream, lambda key, others: None, 1_000)
+    next(some)
+    with pytest.raises(Broken, match="cut off in the value that begins on line 1"):
+        next(some)
+
+
+LONG = {
+    "a string": json.dumps('\\"]}' * 600),
+    "an object": json.dumps({"a": ["x]}" * 9, {"b": 'q"}'}] * 60}),
+    "a list": json.dumps([[[[i]]] for i in range(600)]),
+    "a number": "1" * 2_000,
+    "a key": json.dumps({"k" * 2_000: 1}),
+    "a list under a key": json.dumps({"x": "y" * 2_000, "data": [{"a": 1}]}),
+}
+
+
+@pytest.mark.parametrize("long", LONG.values(), ids=LONG)
+def test_a_value_that_is_too_long_has_its_beginning_and_the_next_are_read(block, monkeypatch, long):
+    monkeypatch.setattr(json_values, "HEAD", 50)
+    array = f'[{{"a": 1}},\n{long},\n{{"a": 2}}]'
+    for text in (array, *([f'{{"rows": {array}}}'] if long[0] == "{" else [])):
+        some = found(text, longest=500)
+        if len(some[1].text) > 50:  # it was read at once
+            assert some[1].text == long
+        else:
+            assert some[1] == (2, long[:50], len(long))
+        assert [(one.line, one.text) for one in (some[0], some[2])] == [(1, '{"a": 1}'), (3, '{"a": 2}')]
+    if long[0] == "{":
+        assert [one.text for one in found(f'{long}\n{{"a": 2}}', longest=500)][-1] == '{"a": 2}'
+
+
+def test_white_space_without_end_takes_no_memory(monkeypatch):
+    monkeypatch.setattr(json_values, "_BLOCK", 100)
+    assert [one.text for one in found("[" + " " * 100_000 + '{"a": 1}]', longest=500)] == ['{"a": 1}']
 
 
 def test_a_long_array_is_read_bit_by_bit(monkeypatch):
     monkeypatch.setattr(json_values, "_BLOCK", 1_000)
     stream = io.StringIO(json.dumps([{"text": "x" * 100}] * 1_000))
-    some = values(stream, lambda key, others: None)
+    some = values(stream, lambda key, others: None, 1_000)
     for _ in range(10):
         next(some)
     assert stream.tell() < 5_000

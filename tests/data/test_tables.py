@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jaxtrain.data import tables
+from jaxtrain.data import read_limits, tables
 
 
-def rows(text, delimiter=","):
-    return list(tables.delimited(io.StringIO(text, newline=""), delimiter))
+def rows(text, delimiter=",", limits=read_limits.DEFAULT):
+    return list(tables.delimited(io.StringIO(text, newline=""), delimiter, limits))
 
 
 def test_quotes_line_ends_and_the_lines_on_which_rows_begin():
