@@ -4,12 +4,14 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from jaxtrain.config import ConfigError
 
@@ -22,6 +24,11 @@ _LARGE = 1 << 28  # bytes of a file whose digest is stored: it takes a quarter o
 def digest(*parts: object) -> str:
     """A digest of the parts' repr, 20 hexadecimal digits."""
     return hashlib.blake2b(repr(parts).encode(), digest_size=10).hexdigest()
+
+
+def json_sha256(value: Any) -> str:
+    """The SHA-256 of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def digest_file(path: Path, memo: Path) -> str:

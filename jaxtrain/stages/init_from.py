@@ -11,7 +11,7 @@ from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.data.tokenizer import load as load_tokenizer
 from jaxtrain.files import hf_hub, paths
 from jaxtrain.models import hf_config, hf_generation, peft, zoo
-from jaxtrain.train import workdir
+from jaxtrain.train import best_checkpoint, workdir
 
 
 class CheckpointRef(NamedTuple):
@@ -40,12 +40,13 @@ class InitFrom(NamedTuple):
 
 
 def resolve(cfg: StageConfig, *, causal: bool = True, needed: bool = False) -> InitFrom:
-    """The model and tokenizer that --model or --init_from name. Raises ConfigError for what cannot be trained, and
-    for a --workdir in a bucket that cannot be used.
+    """The model and tokenizer that --model or --init_from name. Raises ConfigError for what cannot be trained, for
+    a --workdir in a bucket that cannot be used, and for a --keep_best that says no direction.
 
     `needed`: the stage goes on from another model.
     """
     paths.parse(cfg.run.workdir, "workdir")
+    best_checkpoint.parse(cfg.run.keep_best)
     result = (
         load_run(cfg.model.init_from)
         if cfg.model.init_from

@@ -5,7 +5,7 @@ The objects of a checkpoint are visible one by one. It counts as complete once i
 
 import concurrent.futures
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from jaxtrain.files import paths
@@ -18,18 +18,23 @@ def needs_upload(folder: Path) -> bool:
 
 
 class Upload:
-    """The uploads of one run's checkpoints from `folder`, on this machine, to `target`, which keeps the newest ones."""
+    """The uploads of one run's checkpoints from `folder`, on this machine, to `target`."""
 
-    def __init__(self, target: Path, keep: int):
-        self._target, self._keep = target, keep
+    def __init__(self, target: Path):
+        self._target = target
         self._temporary = tempfile.TemporaryDirectory()
         self.folder = Path(self._temporary.name)
         self._pool = concurrent.futures.ThreadPoolExecutor(1)
         self._last: concurrent.futures.Future[None] | None = None
 
-    def start(self, step: int, saved: Callable[[], None]) -> None:
-        """Starts the upload of a step; `saved` blocks until it is complete on this machine's disk."""
-        self._last = self._pool.submit(self._upload, step, saved)
+    def start(
+        self, step: int, saved: Callable[[], None], retain: Callable[[list[int]], Collection[int]]
+    ) -> None:
+        """Starts the upload of a step; `saved` blocks until it is complete on this machine's disk.
+
+        Then the steps of the target that are not in `retain(all steps)` are deleted.
+        """
+        self._last = self._pool.submit(self._upload, step, saved, retain)
 
     def wait(self) -> None:
         """Blocks until the upload is complete, and raises what it raised."""
@@ -42,12 +47,15 @@ class Upload:
         self._pool.shutdown()
         self._temporary.cleanup()
 
-    def _upload(self, step: int, saved: Callable[[], None]) -> None:
+    def _upload(
+        self, step: int, saved: Callable[[], None], retain: Callable[[list[int]], Collection[int]]
+    ) -> None:
         saved()
         folder, target = self.folder / str(step), self._target / str(step)
         (folder / COMMITTED).unlink(missing_ok=True)
         paths.upload(folder, target)
         (target / COMMITTED).write_text("")
-        for old in saved_steps(self._target)[: -self._keep]:
+        steps = saved_steps(self._target)
+        for old in sorted(set(steps).difference(retain(steps))):
             (self._target / str(old) / COMMITTED).unlink()
             paths.remove_tree(self._target / str(old))

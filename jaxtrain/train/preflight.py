@@ -1,7 +1,7 @@
 """The preflight of a run: the data as the loss sees it, sizes, memory, cost."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,20 +18,25 @@ def first_rows(batch: Mapping[str, np.ndarray], decode: Callable[[Sequence[int]]
     What is not in the loss stands between ⟨ and ⟩, by its number of tokens where it has no text.
     """
     out = []
-    names = ("targets", "mask", "segments")
-    flat = {name: batch[name].reshape(-1, batch[name].shape[-1]) for name in names}  # alternatives one by one
-    for row in range(min(ROWS, len(flat["targets"]))):
-        mask, segments = flat["mask"][row] > 0, flat["segments"][row]
-        documents = []
-        for number in range(1, segments.max() + 1):
-            here = segments == number
-            documents.append(_marked(flat["targets"][row][here], mask[here], decode))
-        text = "\n".join(documents)
-        out.append(f"  row {row}: {mask.sum()} of {len(mask)} positions are in the loss")
+    for row, count, positions, text in itertools.islice(decoded_rows(batch, decode), ROWS):
+        out.append(f"  row {row}: {count} of {positions} positions are in the loss")
         out += wrapped(text[:SHOWN], "    ")
         if len(text) > SHOWN:
             out.append(f"    … and {len(text) - SHOWN} more characters")
     return out
+
+
+def decoded_rows(
+    batch: Mapping[str, np.ndarray], decode: Callable[[Sequence[int]], str]
+) -> Iterator[tuple[int, int, int, str]]:
+    """(row, positions in the loss, positions, its targets as text) of every row; alternatives are rows one by one."""
+    names = ("targets", "mask", "segments")
+    flat = {name: batch[name].reshape(-1, batch[name].shape[-1]) for name in names}
+    for row, targets in enumerate(flat["targets"]):
+        mask, segments = flat["mask"][row] > 0, flat["segments"][row]
+        here = [segments == number for number in range(1, segments.max() + 1)]
+        text = "\n".join(_marked(targets[at], mask[at], decode) for at in here)
+        yield row, int(mask.sum()), len(mask), text
 
 
 def _marked(targets: np.ndarray, mask: np.ndarray, decode: Callable[[Sequence[int]], str]) -> str:

@@ -27,11 +27,13 @@ def train_step(
     microbatches: int = 1,
     axis_name: str | None = None,
     carry: Callable[[Any, Metrics], Any] | None = None,
+    accept: Callable[[Array, Array, Array], tuple[Array, Metrics]] | None = None,
 ) -> tuple[TrainState, Metrics]:
     """One update from Σ gradients / Σ weight over all rows, whatever devices and microbatches they are spread over.
 
     A step whose loss or gradient is not finite, or which has no weight, leaves parameters, optimizer and `extra` as
-    they are and is counted. `carry(extra, metrics)` gives the next `extra`.
+    they are and is counted. `carry(extra, metrics)` gives the next `extra`. `accept(mean loss, gradient norm, whether
+    they are finite)` says whether a step is applied, with metrics of its own.
     """
     rng = jax.random.fold_in(state.rng, state.step)
     grads, loss = _gradients(objective, state.params, frozen, batch, rng, microbatches)
@@ -39,7 +41,9 @@ def train_step(
         grads, loss = jax.lax.psum((grads, loss), axis_name)
     grads = jax.tree.map(lambda g: g / loss.weight, grads)
     norm = optax.tree.norm(grads)
-    good = jnp.isfinite(loss.total) & jnp.isfinite(norm) & (loss.weight > 0)
+    good, judged = jnp.isfinite(loss.total) & jnp.isfinite(norm) & (loss.weight > 0), {}
+    if accept is not None:
+        good, judged = accept(loss.total / loss.weight, norm, good)
 
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -58,7 +62,7 @@ def train_step(
         skipped_in_row=(state.skipped_in_row + 1) * bad,
         extra=extra,
     )
-    return after, {**loss.metrics, **_health(norm, after)}
+    return after, {**loss.metrics, **_health(norm, after), **judged}
 
 
 def _health(norm: Array, after: TrainState) -> Metrics:

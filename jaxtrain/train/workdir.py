@@ -1,6 +1,6 @@
 """The workdir of a run: one owner at a time, one config for life, and the record of where the run came from.
 
-config.json holds the stage, every flag, the versions, the git commit, the data's fingerprints, the parent
+config.json holds its own checksum, the stage, every flag, the versions, the git commit, the data's fingerprints, the parent
 run, the command and the time of the first start; `resumed` lists the later starts that differ in command,
 versions or commit. jax is not imported here, so a changed flag is refused at once.
 """
@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxtrain.config import ConfigError, ConfigT, difference, dumps, is_remote, to_dict
-from jaxtrain.files import atomic, paths
-from jaxtrain.train import bucket_lock
+from jaxtrain.files import atomic, checksums, paths
+from jaxtrain.train import best_checkpoint, bucket_lock
 
 CONFIG, LOCK, CHECKPOINTS = "config.json", "lock", "checkpoints"
 COMMITTED = (
@@ -97,23 +97,35 @@ def read_run(workdir: Path, flag: str = "--init_from") -> dict[str, Any]:
     """config.json of a run. Raises ConfigError, naming `flag`, when `workdir` is not one."""
     file = workdir / CONFIG
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
+        record = checksums.unsealed(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         why = f"it has no {CONFIG}" if workdir.is_dir() else "there is no such folder"
         raise ConfigError(f"{flag}={workdir} is not a run: {why}") from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{flag}={workdir}: {file} cannot be read: {error}") from error
-    lacking = [key for key in ("stage", "config", "data", "resumed") if key not in dict(record)]
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"{flag}={workdir}: {file} cannot be read: {error}. Restore it from a copy; to take it as it is, such as "
+            "after an edit of your own, delete its fields format and sha256"
+        ) from error
+    known = record if isinstance(record, dict) else {}
+    lacking = [key for key in ("stage", "config", "data", "resumed") if key not in known]
     if lacking:
         raise ConfigError(f"{flag}={workdir}: {file} lacks {', '.join(lacking)}: it was not written by a run")
     return record
 
 
 def split_step(text: str, flag: str = "init_from") -> tuple[Path, int | None]:
-    """(workdir, step) of --`flag`=WORKDIR or WORKDIR@STEP; without @STEP the step is None, the newest."""
+    """(workdir, step) of --`flag`=WORKDIR, WORKDIR@STEP or WORKDIR@best; without @STEP the step is None, the newest.
+
+    Raises ConfigError where a run has no best checkpoint.
+    """
     name, _, step = text.rpartition("@")
-    if name and step.isdecimal() and not paths.parse(text, flag).exists():
-        return paths.parse(name, flag), int(step)
+    if name and (step.isdecimal() or step == best_checkpoint.BEST) and not paths.parse(text, flag).exists():
+        path = paths.parse(name, flag)
+        if step.isdecimal():
+            return path, int(step)
+        read_run(path, f"--{flag}")
+        folder = path / CHECKPOINTS
+        return path, best_checkpoint.best_step(folder, saved_steps(folder), f"--{flag}={text}")
     return paths.parse(text, flag), None
 
 
@@ -208,7 +220,7 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 def _write(file: Path, value: dict[str, Any]) -> None:
     """Replaces a JSON file as a whole: after a crash it holds the old value or the new one."""
     try:
-        atomic.write_text(file, dumps(value) + "\n")
+        atomic.write_text(file, dumps(checksums.sealed(value)) + "\n")
     except OSError as error:
         raise ConfigError(f"--workdir={file.parent}: cannot write {file.name}: {error.strerror}") from error
 
