@@ -1,4 +1,4 @@
-"""The HTTP API: OpenAI's chat completions, completions, models and stored completions; health and metrics."""
+"""The HTTP API: OpenAI's chat completions, completions, models and stored completions; health, metrics, description."""
 
 import contextlib
 import hmac
@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from jaxtrain.apps.serve import completions, http, stored_completions
+from jaxtrain.apps.serve import completions, http, openapi, stored_completions
 from jaxtrain.apps.serve.errors import ApiError
 from jaxtrain.apps.serve.responses import ServedModel
 from jaxtrain.apps.serve.server import Server, require_model
@@ -29,6 +29,7 @@ def app(server: Server) -> Starlette:
     routes = [
         ("GET", "/health", health, False),
         ("GET", "/metrics", metrics, False),
+        ("GET", "/openapi.json", description, True),
         ("GET", "/v1/models", models, True),
         ("GET", "/v1/models/{model:path}", model, True),
         ("POST", "/v1/completions", completions.text, True),
@@ -47,7 +48,7 @@ def app(server: Server) -> Starlette:
         if server.store:
             await run_in_threadpool(server.store.close)
 
-    return Starlette(
+    application = Starlette(
         routes=[
             Route(path, _endpoint(server, path, handler, guarded), methods=[method])
             for method, path, handler, guarded in routes
@@ -55,6 +56,12 @@ def app(server: Server) -> Starlette:
         exception_handlers={HTTPException: _unknown_url, Exception: _internal_error},
         lifespan=lifespan,
     )
+    described = [
+        openapi.Route(method, path, (handler.__doc__ or "").strip(), guarded)
+        for method, path, handler, guarded in routes
+    ]
+    application.state.description = openapi.describe(described, bool(server.limits.api_key))
+    return application
 
 
 def _endpoint(
@@ -114,6 +121,11 @@ async def health(server: Server, request: Request) -> Response:
 async def metrics(server: Server, request: Request) -> Response:
     """The metrics as Prometheus reads them."""
     return server.metrics.response()
+
+
+async def description(server: Server, request: Request) -> Response:
+    """The OpenAPI description of the server."""
+    return JSONResponse(request.app.state.description)
 
 
 async def models(server: Server, request: Request) -> Response:

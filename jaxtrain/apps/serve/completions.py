@@ -51,6 +51,7 @@ async def chat(server: Server, request: Request) -> Response:
     require_model(server, params.model)
     if params.store and server.store is None:
         raise invalid_param("store", "the server was started without a store (--store)")
+    _require_room(server, params)
     template = (params.tools and server.model.tool_template) or server.model.template
     if (count := len(params.prompts[0])) > server.scheduler.runner.context:
         raise _too_long(
@@ -66,6 +67,7 @@ async def text(server: Server, request: Request) -> Response:
     start, body = time.perf_counter(), await read_body(server, request)
     params = request_params.text_params(body)
     require_model(server, params.model)
+    _require_room(server, params)
     tokenizer, vocab = server.model.template.tokenizer, server.scheduler.runner.vocab
     texts = [prompt for prompt in params.prompts if isinstance(prompt, str)]
     encoded = iter(await in_thread(tokenizer.encode, texts) if texts else [])
@@ -104,6 +106,14 @@ def _echo(
     return responses.Echo(text, ids, server.scheduler.runner.score_prompt(ids) if scored else None)
 
 
+def _require_room(server: Server, params: CompletionParams) -> None:
+    """Raises ApiError for more completions than the scheduler ever takes, before their prompts are read."""
+    prompts, capacity = len(params.prompts), server.scheduler.capacity
+    if prompts * params.n > capacity:
+        limit = f"this server takes at most {capacity} completions at once"
+        raise invalid_param("n", f"{limit}, not {prompts} prompts times {params.n}")
+
+
 def _submit(
     server: Server,
     form: ResponseFormat,
@@ -115,9 +125,6 @@ def _submit(
 ) -> CompletionJob:
     """Submits a request's completions to the scheduler. Raises ApiError for what it cannot do, or has no room for."""
     scheduler = server.scheduler
-    if len(prompts) * params.n > scheduler.capacity:
-        limit = f"this server takes at most {scheduler.capacity} completions at once"
-        raise invalid_param("n", f"{limit}, not {len(prompts)} prompts times {params.n}")
     field = "messages" if form is responses.CHAT else "prompt"
     limits = [_token_limit(ids, params.max_tokens, scheduler.runner.context, field) for ids in prompts]
     seed = secrets.randbits(63) if params.seed is None else params.seed

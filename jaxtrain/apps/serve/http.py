@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, TypeVar
 
 import anyio.to_thread
@@ -22,6 +23,7 @@ from jaxtrain.config import ConfigError, Failure
 from jaxtrain.inference.config import LOOPBACK
 
 _BACKLOG = 2048
+_CLOSE_SECONDS = 10.0  # after the drain, in which the scheduler and the store must have closed
 _LEAVE_SECONDS = 2.0
 Result = TypeVar("Result")
 
@@ -55,7 +57,8 @@ def run(
 ) -> None:
     """Serves until SIGTERM or Ctrl-C; running requests then have `drain` seconds. Raises Failure if decoding fails.
 
-    A response that is not complete, and read, within `answer_seconds` is cut off; 0: no bound.
+    A response that is not complete, and read, within `answer_seconds` is cut off; 0: no bound. A process whose threads
+    do not let it end, such as a decoding that hangs, ends with status 1 soon after the drain.
     """
     settings = uvicorn.Config(
         application,
@@ -65,7 +68,7 @@ def run(
         timeout_graceful_shutdown=drain,
         lifespan="on",
     )
-    server = _Server(settings, ready)
+    server = _Server(settings, ready, drain + _CLOSE_SECONDS)
     if scheduler is not None:
         scheduler.on_failure = lambda: setattr(server, "should_exit", True)
     # uvicorn raises the signal again once it has stopped; without these handlers that would end the process too early.
@@ -73,6 +76,7 @@ def run(
     try:
         server.run(sockets=[sock])
     finally:
+        server.deadline.cancel()
         for number, handler in previous.items():
             signal.signal(number, handler)
     error = scheduler.failure if scheduler is not None else None
@@ -81,13 +85,35 @@ def run(
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, settings: uvicorn.Config, ready: Callable[[], None]):
+    def __init__(self, settings: uvicorn.Config, ready: Callable[[], None], seconds_to_end: float):
         super().__init__(settings)
         self._ready = ready
+        self.deadline = threading.Timer(seconds_to_end, _end_now, [seconds_to_end])
+        self.deadline.daemon = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._start_deadline()  # here, since what blocks the event loop delays the shutdown
+        super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._start_deadline()
+        await super().shutdown(sockets)
+
+    def _start_deadline(self) -> None:
+        if self.deadline.ident is None:
+            self.deadline.start()
+
+
+def _end_now(seconds: float) -> None:
+    busy = ", ".join(one.name for one in threading.enumerate() if one is not threading.current_thread())
+    print(f"ended, {seconds:.0f} s after the signal, while these threads worked: {busy}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 async def in_thread(f: Callable[..., Result], *args: Any) -> Result:

@@ -48,7 +48,7 @@ def _checked(name: str, message: Any) -> Message:
                 400, f"Unknown parameter: '{name}.{key[:80]}'.", param=name, code="unknown_parameter"
             )
     for key in _TEXTS:
-        if not isinstance(message.get(key) or "", str):
+        if not isinstance(message.get(key), str | None):
             raise invalid_param(f"{name}.{key}", f"it must be text, not {_kind(message[key])}")
     row = {
         key: message.get(key) for key in _READ if key == "content" or message.get(key) not in (None, [], "")
@@ -165,3 +165,67 @@ def _require_unicode(name: str, value: Any) -> None:
 def _kind(value: Any) -> str:
     names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
+
+
+def _texts_or_null(*names: str) -> dict[str, Any]:
+    return {name: {"type": ["string", "null"]} for name in names}
+
+
+# JSON schemas, each of all that the function above takes.
+_EMPTY = [None, [], {}, ""]
+_CALLED = {
+    "type": "object",
+    "required": ["name"],
+    "properties": {
+        "name": {"type": "string", "minLength": 1},
+        "arguments": {"type": ["string", "object", "null"]},
+    },
+}
+_CALLS = {
+    "type": "array",
+    "items": {"type": "object", "required": ["function"], "properties": {"function": _CALLED}},
+}
+MESSAGES = {
+    "type": "array",
+    "minItems": 1,
+    "items": {
+        "type": "object",
+        "required": ["role"],
+        "properties": {
+            "role": {"enum": [*_ROLES]},
+            "content": {"type": ["string", "array", "null"]},
+            "tool_calls": {"anyOf": [_CALLS, {"enum": [*_EMPTY]}]},
+            "function_call": {"anyOf": [_CALLED, {"enum": [*_EMPTY]}]},
+            **_texts_or_null(*_TEXTS),
+            **{name: {} for name in _UNREAD},
+        },
+        "additionalProperties": {"enum": _EMPTY},
+        "anyOf": [
+            {"properties": {"role": {"const": "assistant"}}},
+            {"required": ["content"], "properties": {"content": {"type": ["string", "array"]}}},
+        ],
+    },
+}
+_PARAMETERS = {"type": ["object", "null"], "properties": {"properties": {"type": ["object", "null"]}}}
+TOOLS = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "required": ["type", "function"],
+        "properties": {
+            "type": {"const": "function"},
+            "function": {
+                "type": "object",
+                "required": ["name"],
+                "properties": {
+                    "name": {"type": "string", "minLength": 1},
+                    "parameters": _PARAMETERS,
+                    **_texts_or_null("description"),
+                },
+            },
+        },
+    },
+}
+TOOL_CHOICE = {"enum": ["none", "auto"]}
+DOCUMENTS = {"type": "array", "items": {"type": "object"}}
+TEMPLATE_KWARGS = {"type": "object", "propertyNames": {"not": {"enum": [*_SERVERS]}}}

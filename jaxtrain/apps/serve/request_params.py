@@ -8,14 +8,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from jaxtrain.apps.serve import request_messages
 from jaxtrain.apps.serve.errors import ApiError, invalid_param
-from jaxtrain.apps.serve.request_messages import (
-    read_documents,
-    read_messages,
-    read_template_kwargs,
-    read_tool_choice,
-    read_tools,
-)
 from jaxtrain.data.bad_records import is_unicode
 from jaxtrain.generate.sampler import NEUTRAL
 
@@ -26,6 +20,16 @@ MAX_STOPS = 16
 MAX_DEPTH = 100  # lists and objects inside each other
 GREEDY = 1e-5  # temperatures below it are 0, as in vLLM
 MAX_METADATA, MAX_KEY, MAX_VALUE = 16, 64, 512  # pairs of metadata, characters of a key and of a value
+
+
+class Rule(NamedTuple):
+    """How a parameter is checked, and the JSON schema of its values, which takes all that the check takes."""
+
+    check: Callable[[str, Any], Any]  # (name, value) -> the value as it is used. Raises ApiError
+    schema: Mapping[str, Any]
+
+
+Rules = Mapping[str, tuple[Rule, Any]]  # a parameter -> its rule and its default
 
 
 class CompletionParams(NamedTuple):
@@ -58,7 +62,7 @@ class CompletionParams(NamedTuple):
 def parse_body(text: bytes) -> dict[str, Any]:
     """The JSON object of a request's body. Raises ApiError."""
     try:
-        body = json.loads(text, parse_constant=_no_constant)
+        body = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_object)
     except UnicodeDecodeError as error:
         raise ApiError(400, f"the body is not UTF-8, at byte {error.start}", code="invalid_json") from error
     except (ValueError, RecursionError) as error:
@@ -114,7 +118,7 @@ def text_params(body: Mapping[str, Any]) -> CompletionParams:
 
 def metadata_of(body: Mapping[str, Any]) -> dict[str, str]:
     """The metadata of a request that has nothing else. Raises ApiError."""
-    return _parse(body, {"metadata": (_metadata, {})})["metadata"]
+    return _parse(body, METADATA)["metadata"]
 
 
 def _params(
@@ -132,10 +136,8 @@ def _params(
     )
 
 
-def _parse(
-    body: Mapping[str, Any], rules: Mapping[str, tuple[Callable[[str, Any], Any], Any]]
-) -> dict[str, Any]:
-    """The values of the parameters of `rules`, {name: (function that checks a value, default)}, and `include_usage`."""
+def _parse(body: Mapping[str, Any], rules: Rules) -> dict[str, Any]:
+    """The values of the parameters of `rules`, {name: (rule, default)}, and `include_usage`."""
     for name in body:
         if name not in rules:
             raise ApiError(
@@ -148,7 +150,7 @@ def _parse(
             raise ApiError(
                 400, f"Missing required parameter: '{name}'.", param=name, code="missing_required_parameter"
             )
-        values[name] = default if value is None else rule(name, value)
+        values[name] = default if value is None else rule.check(name, value)
     return values | {"include_usage": bool(values.get("stream_options"))}
 
 
@@ -165,32 +167,46 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no number")
 
 
-def _number(low: float, high: float) -> Callable[[str, Any], float]:
-    def rule(name: str, value: Any) -> float:
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of pairs. Raises ValueError where a key stands twice: all its values but one would be lost."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise ValueError(f"an object has the key {twice[:80]!a} twice")
+    return value
+
+
+def _number(low: float, high: float) -> Rule:
+    def check(name: str, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
             raise invalid_param(name, f"it must be a number from {low:g} to {high:g}, not {_short(value)}")
         return float(value)
 
-    return rule
+    return Rule(check, {"type": "number", "minimum": low, "maximum": high})
 
 
-def _integer(low: int, high: int) -> Callable[[str, Any], int]:
-    def rule(name: str, value: Any) -> int:
+def _integer(low: int, high: int) -> Rule:
+    def check(name: str, value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise invalid_param(name, f"it must be a whole number from {low} to {high}, not {_short(value)}")
         return value
 
-    return rule
+    return Rule(check, {"type": "integer", "minimum": low, "maximum": high})
 
 
-def _temperature(name: str, value: Any) -> float:
-    number = _number(0, 2)(name, value)
-    return number if number >= GREEDY else 0.0
+def _then(rule: Rule, f: Callable[[Any], Any]) -> Rule:
+    """A rule whose value is `f` of the checked one."""
+    return rule._replace(check=lambda name, value: f(rule.check(name, value)))
 
 
-def _top_k(name: str, value: Any) -> int:
+def _greedy(temperature: float) -> float:
+    return temperature if temperature >= GREEDY else 0.0
+
+
+def _all_tokens(top_k: int) -> int:
     """0 and −1 are all tokens."""
-    return max(_integer(-1, 2**31 - 1)(name, value), 0)
+    return max(top_k, 0)
 
 
 def _boolean(name: str, value: Any) -> bool:
@@ -206,17 +222,17 @@ def _string(name: str, value: Any) -> str:
     return value
 
 
-def _neutral(*values: Any) -> Callable[[str, Any], Any]:
+def _neutral(*values: Any) -> Rule:
     """The rule of an unsupported parameter: only values that have no effect are valid."""
 
-    def rule(name: str, value: Any) -> None:
+    def check(name: str, value: Any) -> None:
         if not any(value == other and type(value) is type(other) for other in values):
             valid = " or ".join(json.dumps(other) for other in (None, *values))
             raise invalid_param(
                 name, f"{_short(value)} is not supported; leave it out ({valid})", "unsupported_value"
             )
 
-    return rule
+    return Rule(check, {"enum": [None, *values]})
 
 
 def _no_bias(name: str, value: Any) -> None:
@@ -254,15 +270,14 @@ def _metadata(name: str, value: Any) -> dict[str, str]:
 def _options(name: str, value: Any) -> bool:
     if not isinstance(value, dict):
         raise invalid_param(name, f"it must be an object, not {_short(value)}")
-    for key in value:
-        if key not in ("include_usage", "include_obfuscation", "continuous_usage_stats"):
+    for key, option in value.items():
+        if key not in _STREAM:
             raise ApiError(
                 400, f"Unknown parameter: '{name}.{key[:80]}'.", param=name, code="unknown_parameter"
             )
-    # Obfuscation only pads a stream.
-    _boolean(f"{name}.include_obfuscation", value.get("include_obfuscation") or False)
-    _neutral(False)(f"{name}.continuous_usage_stats", value.get("continuous_usage_stats") or False)
-    return _boolean(f"{name}.include_usage", value.get("include_usage") or False)
+        if option is not None:
+            _STREAM[key].check(f"{name}.{key}", option)
+    return bool(value.get("include_usage"))
 
 
 def _prompts(name: str, value: Any) -> tuple[Any, ...]:
@@ -283,28 +298,70 @@ def _short(value: Any) -> str:
 
 
 _REQUIRED: Any = object()
+_STRING, _BOOLEAN = Rule(_string, {"type": "string"}), Rule(_boolean, {"type": "boolean"})
+# Obfuscation only pads a stream.
+_STREAM = {
+    "include_usage": _BOOLEAN,
+    "include_obfuscation": _BOOLEAN,
+    "continuous_usage_stats": _neutral(False),
+}
+_OPTIONS = Rule(
+    _options,
+    {
+        "type": "object",
+        "properties": {name: {"anyOf": [rule.schema, {"type": "null"}]} for name, rule in _STREAM.items()},
+        "additionalProperties": False,
+    },
+)
+_STOPS = Rule(
+    _stops,
+    {
+        "anyOf": [
+            {"type": "string", "minLength": 1},
+            {"type": "array", "maxItems": MAX_STOPS, "items": {"type": "string", "minLength": 1}},
+        ]
+    },
+)
+_METADATA = Rule(
+    _metadata,
+    {
+        "type": "object",
+        "maxProperties": MAX_METADATA,
+        "propertyNames": {"maxLength": MAX_KEY},
+        "additionalProperties": {"type": "string", "maxLength": MAX_VALUE},
+    },
+)
+_IDS = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}}
+_ONE_PROMPT = [{"type": "string"}, _IDS]
+_PROMPTS = Rule(
+    _prompts, {"anyOf": [*_ONE_PROMPT, {"type": "array", "minItems": 1, "items": {"anyOf": _ONE_PROMPT}}]}
+)
+_NO_BIAS = Rule(_no_bias, {"type": "object", "additionalProperties": {"enum": [0, None, False, "", [], {}]}})
+_PREDICTION = Rule(
+    _prediction, {"type": "object", "required": ["type"], "properties": {"type": {"const": "content"}}}
+)
 # Parameters for the chat template, and their values that are as good as none where it does not read them.
 TEMPLATE_ONLY = {"reasoning_effort": ("none", "medium"), "verbosity": ("medium",)}
 _SHARED = {
-    "model": (_string, _REQUIRED),
+    "model": (_STRING, _REQUIRED),
     "n": (_integer(1, MAX_CHOICES), 1),
-    "temperature": (_temperature, NEUTRAL["temperature"]),
+    "temperature": (_then(_number(0, 2), _greedy), NEUTRAL["temperature"]),
     "top_p": (_number(1e-6, 1), NEUTRAL["top_p"]),
-    "top_k": (_top_k, NEUTRAL["top_k"]),
+    "top_k": (_then(_integer(-1, 2**31 - 1), _all_tokens), NEUTRAL["top_k"]),
     "min_p": (_number(0, 1), NEUTRAL["min_p"]),
     "repetition_penalty": (_number(1e-2, 1e2), NEUTRAL["repetition_penalty"]),
-    "stop": (_stops, ()),
+    "stop": (_STOPS, ()),
     "seed": (_integer(-(2**63), 2**63 - 1), None),
-    "stream": (_boolean, False),
-    "stream_options": (_options, False),
+    "stream": (_BOOLEAN, False),
+    "stream_options": (_OPTIONS, False),
     "frequency_penalty": (_neutral(0, 0.0), None),
     "presence_penalty": (_neutral(0, 0.0), None),
-    "logit_bias": (_no_bias, None),
+    "logit_bias": (_NO_BIAS, None),
     # Of whom a request is, and how it is cached and scheduled: nothing of it changes a completion.
-    "user": (_string, None),
-    "cache_salt": (_string, None),
+    "user": (_STRING, None),
+    "cache_salt": (_STRING, None),
     "priority": (_integer(-(2**31), 2**31 - 1), None),
-    "request_id": (_string, None),
+    "request_id": (_STRING, None),
     # vLLM's, at the values that change nothing.
     "allowed_token_ids": (_neutral([]), None),
     "bad_words": (_neutral([]), None),
@@ -329,25 +386,28 @@ _SHARED = {
 }
 CHAT = {
     **_SHARED,
-    "messages": (read_messages, _REQUIRED),
-    "tools": (read_tools, ()),
-    "tool_choice": (read_tool_choice, "auto"),
-    "parallel_tool_calls": (_boolean, True),
-    "documents": (read_documents, ()),
-    "chat_template_kwargs": (read_template_kwargs, {}),
-    "reasoning_effort": (_string, None),
-    "verbosity": (_string, None),
+    "messages": (Rule(request_messages.read_messages, request_messages.MESSAGES), _REQUIRED),
+    "tools": (Rule(request_messages.read_tools, request_messages.TOOLS), ()),
+    "tool_choice": (Rule(request_messages.read_tool_choice, request_messages.TOOL_CHOICE), "auto"),
+    "parallel_tool_calls": (_BOOLEAN, True),
+    "documents": (Rule(request_messages.read_documents, request_messages.DOCUMENTS), ()),
+    "chat_template_kwargs": (
+        Rule(request_messages.read_template_kwargs, request_messages.TEMPLATE_KWARGS),
+        {},
+    ),
+    "reasoning_effort": (_STRING, None),
+    "verbosity": (_STRING, None),
     "max_tokens": (_integer(1, 2**31 - 1), None),
     "max_completion_tokens": (_integer(1, 2**31 - 1), None),
-    "logprobs": (_boolean, False),
+    "logprobs": (_BOOLEAN, False),
     "top_logprobs": (_integer(0, MAX_TOP_LOGPROBS), None),
-    "store": (_boolean, False),
-    "metadata": (_metadata, {}),
-    "prediction": (_prediction, None),
-    "prompt_cache_key": (_string, None),
-    "prompt_cache_retention": (_string, None),
-    "safety_identifier": (_string, None),
-    "service_tier": (_string, None),
+    "store": (_BOOLEAN, False),
+    "metadata": (_METADATA, {}),
+    "prediction": (_PREDICTION, None),
+    "prompt_cache_key": (_STRING, None),
+    "prompt_cache_retention": (_STRING, None),
+    "safety_identifier": (_STRING, None),
+    "service_tier": (_STRING, None),
     "add_generation_prompt": (_neutral(True), None),
     "add_special_tokens": (_neutral(False), None),
     "audio": (_neutral(), None),
@@ -364,12 +424,28 @@ CHAT = {
 }
 TEXT = {
     **_SHARED,
-    "prompt": (_prompts, _REQUIRED),
+    "prompt": (_PROMPTS, _REQUIRED),
     "max_tokens": (_integer(0, 2**31 - 1), 16),
     "logprobs": (_integer(0, MAX_TEXT_LOGPROBS), None),
     "best_of": (_integer(1, MAX_CHOICES), None),
     "add_special_tokens": (_neutral(True), None),
-    "echo": (_boolean, False),
+    "echo": (_BOOLEAN, False),
     "response_format": (_neutral({"type": "text"}), None),
     "suffix": (_neutral(""), None),
 }
+METADATA: Rules = {"metadata": (_METADATA, {})}
+
+
+def body_schema(rules: Rules) -> dict[str, Any]:
+    """The JSON schema of a request's body: any parameter may be null, which is its default."""
+    properties = {
+        name: rule.schema if default is _REQUIRED else {"anyOf": [rule.schema, {"type": "null"}]}
+        for name, (rule, default) in rules.items()
+    }
+    required = [name for name, (_, default) in rules.items() if default is _REQUIRED]
+    return {
+        "type": "object",
+        "required": required,
+        "properties": properties,
+        "additionalProperties": False,
+    }

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -10,15 +11,25 @@ from starlette.responses import JSONResponse, Response
 
 from jaxtrain.apps.serve import request_params
 from jaxtrain.apps.serve.errors import ApiError, invalid_param
+from jaxtrain.apps.serve.request_params import MAX_METADATA
 from jaxtrain.apps.serve.server import Server, read_body
 from jaxtrain.apps.serve.store import CompletionStore
 
-MAX_LIMIT = 100  # completions or messages of a page
+MAX_LIMIT, LIMIT = 100, 20  # completions or messages of a page: most, and without the parameter
+_TEXT = {"type": "string"}
+# Parameters of a query, with their JSON schemas. A page of completions also has metadata[KEY].
+MESSAGES_QUERY = {
+    "after": _TEXT,
+    "limit": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": LIMIT},
+    "order": {"enum": ["asc", "desc"], "default": "asc"},
+}
+_METADATA = {"type": "object", "maxProperties": MAX_METADATA, "additionalProperties": _TEXT}
+PAGE_QUERY = {**MESSAGES_QUERY, "model": _TEXT, "metadata": _METADATA}
 
 
 async def page(server: Server, request: Request) -> Response:
     """A page of stored completions in the order of time."""
-    query, metadata = _query(request, ("after", "limit", "order", "model"))
+    query, metadata = _query(request, PAGE_QUERY)
     completions = await run_in_threadpool(
         _store(server).page, query["after"], _limit(query), _descending(query), query["model"], metadata
     )
@@ -52,7 +63,7 @@ async def delete(server: Server, request: Request) -> Response:
 
 async def messages(server: Server, request: Request) -> Response:
     """A page of the input messages of a stored completion."""
-    query, _ = _query(request, ("after", "limit", "order"))
+    query, _ = _query(request, MESSAGES_QUERY)
     completion = await _completion(server, request)
     inputs = [
         {"id": f"{completion['id']}-{i}", "name": None, **message}
@@ -95,30 +106,35 @@ def _list(data: list[dict[str, Any]], has_more: bool) -> Response:
     )
 
 
-def _query(request: Request, known: tuple[str, ...]) -> tuple[dict[str, str], dict[str, str]]:
-    """(known parameters, empty where they are not given; the KEYs of metadata[KEY]). Raises ApiError for others."""
-    query, metadata = dict.fromkeys(known, ""), {}
-    for name, value in request.query_params.multi_items():
-        key = re.fullmatch(r"metadata\[(.+)\]", name)
-        if key and "model" in known:
+def _query(request: Request, known: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
+    """(the parameters, with their defaults; the KEYs of metadata[KEY]). Raises ApiError for others."""
+    query, metadata = {name: str(schema.get("default", "")) for name, schema in known.items()}, {}
+    pairs = request.query_params.multi_items()
+    for name, value in pairs:
+        key = re.fullmatch(r"metadata\[(.+)\]", name, re.DOTALL)
+        if key and "metadata" in known:
             metadata[key[1]] = value
-        elif name in query:
+        elif name in known and name != "metadata":
             query[name] = value
         else:
             raise ApiError(
                 400, f"Unknown parameter: '{name[:80]}'.", param=name[:80], code="unknown_parameter"
             )
+    if len(metadata) > MAX_METADATA:
+        raise invalid_param("metadata", f"at most {MAX_METADATA} keys, not {len(metadata)}")
+    if len(pairs) > len(request.query_params):
+        raise invalid_param("query", "a parameter is given more than once")
     return query, metadata
 
 
 def _limit(query: dict[str, str]) -> int:
-    text = query["limit"] or "20"
-    if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:9]) <= MAX_LIMIT:
+    text = query["limit"]
+    if not re.fullmatch("[0-9]{1,9}", text) or not 1 <= int(text) <= MAX_LIMIT:
         raise invalid_param("limit", f"it must be a whole number from 1 to {MAX_LIMIT}, not {text[:80]!r}")
     return int(text)
 
 
 def _descending(query: dict[str, str]) -> bool:
-    if query["order"] not in ("", "asc", "desc"):
+    if query["order"] not in ("asc", "desc"):
         raise invalid_param("order", f"it must be asc or desc, not {query['order'][:80]!r}")
     return query["order"] == "desc"

@@ -9,7 +9,10 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 READ_SECONDS = 30.0  # for all of a request, headers and body, from the connection or the last response on
-_TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_NOT_SENT, _NOT_ANSWERED = (
+    b"HTTP/1.1 %s\r\nconnection: close\r\ncontent-length: 0\r\n\r\n" % status
+    for status in (b"408 Request Timeout", b"504 Gateway Timeout")
+)
 
 
 def timed_protocol(answer_seconds: float) -> Callable[..., asyncio.Protocol]:
@@ -22,6 +25,7 @@ class _TimedProtocol(H11Protocol):
         super().__init__(*args, **kwargs)
         self._answer_seconds = answer_seconds
         self._receiving = True  # a request, or waiting for one
+        self._since = 0.0  # when it began to receive, or to answer
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -50,9 +54,12 @@ class _TimedProtocol(H11Protocol):
             self._start_timer()
 
     def _start_timer(self) -> None:
+        self._since = self.loop.time()
+        self._arm()
+
+    def _arm(self) -> None:
         self._stop_timer()
-        seconds = READ_SECONDS if self._receiving else self._answer_seconds
-        if seconds and not self.transport.is_closing():
+        if seconds := READ_SECONDS if self._receiving else self._answer_seconds:
             self._timer = self.loop.call_later(seconds, self._expired)
 
     def _stop_timer(self) -> None:
@@ -60,10 +67,17 @@ class _TimedProtocol(H11Protocol):
             self._timer.cancel()
 
     def _expired(self) -> None:
-        if self.transport.is_closing():
-            return
-        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
+        unread = self.transport.get_write_buffer_size() > 0  # of a response that is complete here
+        started = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
+        if self._receiving and unread and not self._over():
+            self._arm()
+        elif unread or started or self.transport.is_closing():
             self.transport.abort()  # what it has not read is lost
-            return
-        self.transport.write(_TIMEOUT)
-        self.transport.close()
+        else:
+            self.transport.write(_NOT_SENT if self._receiving else _NOT_ANSWERED)
+            self.transport.close()
+            self._start_timer()
+
+    def _over(self) -> bool:
+        """Whether the last response has had its time to be read."""
+        return 0 < self._answer_seconds <= self.loop.time() - self._since

@@ -1,0 +1,193 @@
+"""The description that the server publishes: its routes, and what it answers, are as the description says."""
+
+import http.client
+import json
+
+import pytest
+
+from jaxtrain.apps.serve import app, openapi, request_params
+from tests.apps.serve.conftest import CONTEXT, HI, KEY, NAME, make_server, running
+from tests.apps.serve.test_request_messages import VALUES
+
+jsonschema_rs = pytest.importorskip("jsonschema_rs")
+PATHS = {"/v1/models/{model:path}": "/v1/models/{model}"}
+
+
+def send(server, method, path, body=None, **headers):
+    """(status, type of the content, content)"""
+    link = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=30)
+    text = body if body is None or isinstance(body, bytes) else json.dumps(body)
+    link.request(method, path, text, {"Authorization": f"Bearer {KEY}", **headers})
+    response = link.getresponse()
+    content = response.read()
+    link.close()
+    return response.status, response.headers.get("content-type", "").partition(";")[0], content
+
+
+@pytest.fixture(scope="module")
+def description(server):
+    status, kind, content = send(server, "GET", "/openapi.json")
+    assert (status, kind) == (200, "application/json")
+    return json.loads(content)
+
+
+def validator(description, schema):
+    return jsonschema_rs.Draft202012Validator({**schema, "components": description["components"]})
+
+
+def test_the_routes_are_those_of_the_description(server, description):
+    routes = {
+        (PATHS.get(route.path, route.path), *(route.methods - {"HEAD"}))
+        for route in app.app(server.state).routes
+    }
+    described = {
+        (path, method.upper()) for path, methods in description["paths"].items() for method in methods
+    }
+    assert routes == described and len(described) == len(openapi._OPERATIONS) == 12
+    operations = [one for methods in description["paths"].values() for one in methods.values()]
+    assert len({one["operationId"] for one in operations}) == 12 and all(one["summary"] for one in operations)
+    open_paths = {
+        path for path, one in description["paths"].items() if not one.get("get", {"security": 1})["security"]
+    }
+    assert open_paths == {"/health", "/metrics"}
+
+
+def test_a_server_without_a_key_says_so():
+    described = app.app(make_server(None, key="")).state.description
+    operations = [one for methods in described["paths"].values() for one in methods.values()]
+    assert not any(one["security"] or "401" in one["responses"] for one in operations)
+
+
+@pytest.mark.parametrize("path, rules, required", [
+    ("/v1/chat/completions", request_params.CHAT, {"model": "m", "messages": HI}),
+    ("/v1/completions", request_params.TEXT, {"model": "m", "prompt": "Hi"}),
+    ("/v1/chat/completions/{id}", request_params.METADATA, {}),
+])  # fmt: skip
+def test_what_a_request_may_be_is_in_the_schema(description, path, rules, required):
+    """What the check takes the schema takes; and but for few values, what it refuses the schema refuses."""
+    schema = description["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert schema["properties"].keys() == rules.keys() and {*schema["required"]} == required.keys()
+    schema, taken, looser = validator(description, schema), 0, []
+    assert schema.is_valid(required) and not schema.is_valid(required | {"unknown": 1})
+    for name in rules:
+        for value in VALUES:
+            if (value is None and name in required) or "\\ud800" in json.dumps(value):
+                continue  # the validator takes no half surrogate
+            try:
+                request_params._parse({**required, name: value}, rules)
+            except request_params.ApiError:
+                if schema.is_valid({**required, name: value}):
+                    looser.append((name, value))
+            else:
+                assert schema.is_valid({**required, name: value}), (name, value)
+                taken += 1
+    assert taken >= len(rules)
+    # Parts are read when the messages are.
+    assert looser == [("messages", VALUES[-5])] * ("messages" in rules)
+
+
+def responses(server):
+    """(path as described, method, status, type, content) of a request for each response that can be had here."""
+    chat, text = (
+        {"model": NAME, "messages": HI, "max_tokens": 3},
+        {"model": NAME, "prompt": "Hi", "max_tokens": 3},
+    )
+    chats, texts, stored = "/v1/chat/completions", "/v1/completions", "/v1/chat/completions/{id}"
+    rich = {"n": 2, "logprobs": True, "top_logprobs": 2}
+    *_, content = send(
+        server, "POST", chats, chat | rich | {"store": True, "metadata": {"a": "b"}, "stop": ["x"]}
+    )
+    one = f"{chats}/{json.loads(content)['id']}"
+    usage = {"stream": True, "stream_options": {"include_usage": True}}
+    for described, method, path, body, headers in [
+        *((own, "GET", own, None, {}) for own in ("/health", "/metrics", "/openapi.json", "/v1/models")),
+        ("/v1/models/{model}", "GET", f"/v1/models/{NAME}", None, {}),
+        ("/v1/models/{model}", "GET", "/v1/models/other", None, {}),
+        (chats, "POST", chats, chat, {}),
+        (chats, "POST", chats, chat | rich, {}),
+        (chats, "POST", chats, chat | rich | usage, {}),
+        (chats, "POST", chats, chat | {"stream": True}, {}),
+        (chats, "POST", chats, chat | {"colour": 1}, {}),
+        (chats, "POST", chats, b"{", {}),
+        (chats, "POST", chats, b" " * 30_000, {}),
+        (chats, "POST", chats, chat | {"model": "x"}, {}),
+        (chats, "POST", chats, chat | {"max_tokens": CONTEXT}, {}),
+        (chats, "POST", chats, chat, {"Authorization": "Bearer no"}),
+        (texts, "POST", texts, text | {"logprobs": 2, "echo": True}, {}),
+        (texts, "POST", texts, text | {"logprobs": 1, **usage}, {}),
+        (texts, "POST", texts, text | {"prompt": [10**6]}, {}),
+        (chats, "GET", f"{chats}?limit=1&metadata[a]=b", None, {}),
+        (chats, "GET", f"{chats}?limit=0", None, {}),
+        (chats, "GET", f"{chats}?after=no", None, {}),
+        (stored, "GET", one, None, {}),
+        (stored, "POST", one, {"metadata": {"c": "d"}}, {}),
+        (f"{stored}/messages", "GET", f"{one}/messages?order=desc", None, {}),
+        (stored, "DELETE", one, None, {}),
+        (stored, "DELETE", one, None, {}),
+    ]:  # fmt: skip
+        yield described, method, *send(server, method, path, body, **headers)
+
+
+def test_live_responses_are_as_described(server, description):
+    answered = set()
+    for path, method, status, kind, content in responses(server):
+        operation = description["paths"][path][method.lower()]
+        response = operation["responses"][str(status)]
+        if "$ref" in response:
+            response = description["components"]["responses"][response["$ref"].rpartition("/")[2]]
+        schema = response["content"][kind]["schema"]
+        answered.add((operation["operationId"], status))
+        if kind == "text/event-stream":
+            *events, last = [line for line in content.decode().split("\n\n") if line]
+            assert last == "data: [DONE]" and events
+            chunk = validator(description, schema["contentSchema"])
+            for event in events:
+                chunk.validate(json.loads(event.removeprefix("data: ")))
+        elif kind == "application/json":
+            validator(description, schema).validate(json.loads(content))
+    assert {one["operationId"] for ops in description["paths"].values() for one in ops.values()} == {
+        name for name, status in answered if status == 200
+    }
+    assert {status for _, status in answered} == {200, 400, 401, 404, 413}
+
+
+def test_a_server_that_serves_programs_here_alone_and_a_full_one_answer_as_described():
+    with running(make_server(None, key="")) as server:
+        description = server.state and json.loads(send(server, "GET", "/openapi.json")[2])
+        error = validator(description, {"$ref": "#/components/schemas/Error"})
+        status, _, content = send(server, "GET", "/v1/models", Host="evil.example")
+        error.validate(json.loads(content))
+        assert status == 403 and "403" in description["paths"]["/v1/models"]["get"]["responses"]
+        status, _, content = send(server, "GET", "/v1/chat/completions")
+        error.validate(json.loads(content))
+        assert status == 404, "it has no store"
+        server.state.scheduler.capacity = 0  # as if it were full
+        status, _, content = send(
+            server, "POST", "/v1/completions", {"model": NAME, "prompt": "Hi", "max_tokens": 1}
+        )
+        error.validate(json.loads(content))
+        assert status == 400  # more than it ever takes
+
+
+def test_queries(server, client):
+    made = client.chat.completions.create(model=NAME, messages=HI, max_tokens=2, store=True)
+    many = "&".join(f"metadata[k{i}]=v" for i in range(17))
+    path = "/v1/chat/completions"
+    for query in ("limit=", "limit=00000000011000", "limit=1_0", "limit=٣", "order=", "order=ASC",
+                  "order=asc&order=asc",
+                  "limit=1&limit=2", "metadata=x", "metadata[]=x", "metadata[a]=x&metadata[a]=y", many,
+                  "&".join([many] * 100)):  # fmt: skip
+        assert send(server, "GET", f"{path}?{quoted(query)}")[0] == 400, query[:60]
+        if "metadata" not in query:
+            assert send(server, "GET", f"{path}/{made.id}/messages?{quoted(query)}")[0] == 400, query
+    assert send(server, "GET", f"{path}?limit=9&order=desc&metadata[a%0ab]=%00")[0] == 200
+
+
+def quoted(text):
+    return text.encode("ascii", "xmlcharrefreplace").decode().replace("#", "%23")
+
+
+def test_a_key_that_stands_twice_is_refused(server):
+    body = b'{"model": "tiny", "messages": [{"role": "user", "content": "a", "content": "b"}]}'
+    status, _, content = send(server, "POST", "/v1/chat/completions", body)
+    assert status == 400 and b"the key 'content' twice" in content
