@@ -27,7 +27,8 @@ _LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor")
 _YARN = ("factor", "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate")
 _LONGROPE = ("factor", "attention_factor", "short_factor", "long_factor")
 _PHI3_TYPES = ("default", "longrope")
-_SETTINGS = {"default": (), "linear": ("factor",), "llama3": _LLAMA3, "yarn": _YARN, "longrope": _LONGROPE}
+_SETTINGS = {"default": (), "linear": ("factor",), "dynamic": ("factor",), "llama3": _LLAMA3, "yarn": _YARN,
+    "longrope": _LONGROPE}  # fmt: skip
 _NESTED = ("full_attention", "sliding_attention")
 MOST = 1e15  # of a number: a file with a larger one is damaged
 
@@ -100,8 +101,7 @@ class _Block(NamedTuple):
             )
         types = _PHI3_TYPES if self.kind == "phi3" else tuple(_SETTINGS)
         if rope_type not in types:
-            more = "; it acts beyond max_position_embeddings alone" if rope_type == "dynamic" else ""
-            raise self.refusal("rope_type", rope_type, f"is not supported, only {', '.join(types)}{more}")
+            raise self.refusal("rope_type", rope_type, f"is not supported, only {', '.join(types)}")
         for key, value in given.items():
             if key not in (*_ANY, *_SETTINGS[rope_type]) and value is not None:
                 raise self.refusal(
@@ -118,6 +118,15 @@ class _Block(NamedTuple):
         if rope_type == "linear":
             return plain._replace(rope_scaling=(factor,))
         original = self._original(given)
+        if rope_type == "dynamic":
+            if original != length:  # transformers reads over it
+                key = "original_max_position_embeddings"
+                raise self.refusal(
+                    key, original, f"must be max_position_embeddings={length} under dynamic scaling"
+                )
+            return plain._replace(
+                rope_scaling=(factor, original), max_len=max(plain.max_len, round(original * factor))
+            )
         if rope_type == "llama3":
             if given.get("low_freq_factor") == given.get("high_freq_factor"):
                 raise self.refusal(
@@ -227,6 +236,8 @@ def write(arch: Arch, kind: str) -> dict[str, Any]:
     keys: dict[str, Any] = {"rope_theta": theta, "rope_scaling": scaling if arch.rope_scaling else None}
     if "partial_rotary_factor" not in FAMILIES[kind].legal:
         keys["partial_rotary_factor"] = arch.R / arch.C
+    if scaling["rope_type"] == "dynamic":  # transformers has no other place for the original length
+        keys["max_position_embeddings"] = int(arch.rope_scaling[1])
     if arch.rope_factors:
         original, attention = arch.rope_scaling
         keys["original_max_position_embeddings"] = int(original)
@@ -268,6 +279,8 @@ def _settings(arch: Arch) -> dict[str, Any]:
     elif len(arch.rope_scaling) == 4:
         rope_type, numbers = "llama3", dict(zip(_LLAMA3, map(float, arch.rope_scaling), strict=False))
         numbers["original_max_position_embeddings"] = int(arch.rope_scaling[3])
+    elif len(arch.rope_scaling) == 2:
+        rope_type, numbers = "dynamic", {"factor": float(arch.rope_scaling[0])}
     elif arch.rope_scaling:
         rope_type, numbers = "linear", {"factor": float(arch.rope_scaling[0])}
     else:

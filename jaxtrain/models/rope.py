@@ -14,7 +14,8 @@ def frequencies(arch: Arch, theta: float, scaled: bool, context: int) -> tuple[n
     """(radians a position f32[R/2], what cos and sin are multiplied by), R being the rotary width of a head.
 
     θ^(-2i/R) (arXiv:2104.09864), and where `scaled` arch.rope_scaling's change of it. `context` is the length of the
-    rows, or of the KV cache: LongRoPE has a table for contexts above the original length and one for the others.
+    rows, or of the KV cache: LongRoPE has a table for contexts above the original length and one for the others, and
+    dynamic scaling a θ for each length above it.
     """
     freq = theta ** (-np.arange(0, arch.R, 2) / arch.R)
     factor, numbers = 1.0, arch.rope_scaling if scaled else ()
@@ -24,11 +25,24 @@ def frequencies(arch: Arch, theta: float, scaled: bool, context: int) -> tuple[n
         freq = freq / (long if context > original else short)
     elif len(numbers) == 1:
         freq = freq / numbers[0]
+    elif len(numbers) == 2:
+        freq = _dynamic(freq, *numbers, context)
     elif len(numbers) == 4:
         freq = _llama3(freq, *numbers)
     elif numbers:
         freq, factor = _yarn(freq, theta, *numbers[:4], truncate=bool(numbers[5])), numbers[4]
     return freq.astype(np.float32), factor
+
+
+def _dynamic(freq: np.ndarray, factor: float, original: float, context: int) -> np.ndarray:
+    """Dynamic "NTK-aware" scaling, θ' = θ · (s · context / original − (s − 1))^(R / (R − 2)), s being the factor.
+
+    arXiv:2309.00071, sections 3.1 and 3.3, in the form of transformers: contexts up to the original length are left as
+    they are, and beyond it the factor says how fast θ grows.
+    """
+    growth = factor * max(context, original) / original - (factor - 1)
+    half = len(freq)
+    return freq * growth ** (-np.arange(half) / (half - 1))  # (θ'/θ)^(-2i/R) = growth^(-2i / (R - 2))
 
 
 def _llama3(freq: np.ndarray, factor: float, low: float, high: float, original: float) -> np.ndarray:

@@ -239,7 +239,7 @@ def _decode(
 
     The slot of a token is its position, so rows of different length need no padding on the left: a row's prompt is
     padded on the right, and what the padding wrote is overwritten before any query can see it. `context` is the number
-    of slots that the cache will have, where it is to grow; LongRoPE must know it from the first token on.
+    of slots that the cache will have, where it is to grow: rope.frequencies wants it from the first token on.
 
     positions None is prefill: 0 to T - 1 in each row, on an empty cache, with the kernel of training.
     """

@@ -23,8 +23,8 @@ class Arch:
     rope_theta: float = 10_000.0
     rope_theta_local: float = 0.0  # of layers with a window, where it differs
     rope_width: int = 0  # R, leading components of a head that are rotated; 0 is all
-    # (factor,) linear; Llama 3's (factor, low, high, original length); YaRN's (factor, beta_fast, beta_slow, original
-    # length, attention factor, truncate); with rope_factors LongRoPE's (original length, attention factor)
+    # (factor,) linear; (factor, original length) dynamic; Llama 3's (factor, low, high, original length); YaRN's
+    # (factor, beta_fast, beta_slow, original length, attention factor, truncate); LongRoPE's (original, attention)
     rope_scaling: tuple[float, ...] = ()
     rope_factors: tuple[float, ...] = ()  # LongRoPE's divisors of frequencies: R/2 short, R/2 long
     norm: str = "rms"  # rms, or layer
@@ -69,12 +69,13 @@ class Arch:
             raise ConfigError(f"--model: {self.heads} heads do not divide width {self.width}: set head_width")
         if self.heads % (self.kv_heads or self.heads):
             raise ConfigError(f"--model: kv_heads={self.kv_heads} does not divide heads={self.heads}")
-        if self.positions == "rope" and (self.R % 2 or not 0 < self.R <= self.C):
+        dynamic = len(self.rope_scaling) == 2 and not self.rope_factors
+        if self.positions == "rope" and (self.R % 2 or not 2 * dynamic < self.R <= self.C):
             raise ConfigError(f"--model: rotary positions need an even head or rope_width, not {self.R}")
         if self.positions == "learned" and not self.max_len:
             raise ConfigError("--model: learned positions need max_len")
-        if len(self.rope_scaling) not in ((2,) if self.rope_factors else (0, 1, 4, 6)):
-            raise ConfigError("--model: rope_scaling takes (factor), Llama 3's 4 numbers or YaRN's 6")
+        if len(self.rope_scaling) not in ((2,) if self.rope_factors else (0, 1, 2, 4, 6)):
+            raise ConfigError("--model: rope_scaling takes (factor), 2 numbers, Llama 3's 4 or YaRN's 6")
         if len(self.rope_factors) not in (0, self.R):
             raise ConfigError(f"--model: rope_factors takes {self.R} numbers, not {len(self.rope_factors)}")
 

@@ -73,6 +73,10 @@ CONFIGS = {
     "llama_yarn_mscale": lambda: transformers.LlamaConfig(
         **SIZES, rope_parameters={**YARN, "mscale": 0.707, "mscale_all_dim": 1.3, "truncate": False}
     ),
+    "llama_dynamic": lambda: transformers.LlamaConfig(
+        **{**SIZES, "max_position_embeddings": 32},
+        rope_parameters={"rope_type": "dynamic", "factor": 3.0, "rope_theta": 1e4},
+    ),
     "llama_longrope": lambda: transformers.LlamaConfig(
         **SIZES, rope_parameters={**LONGROPE8, "factor": 6.0, "original_max_position_embeddings": 16}
     ),

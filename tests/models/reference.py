@@ -37,6 +37,10 @@ def _frequencies(arch, theta, scaled, length):
         )
     if len(arch.rope_scaling) == 1:
         return freq / arch.rope_scaling[0]
+    if len(arch.rope_scaling) == 2:
+        factor, original = arch.rope_scaling
+        base = theta * (factor * max(length, original) / original - (factor - 1)) ** (arch.R / (arch.R - 2))
+        return np.array([base ** (-2 * i / arch.R) for i in range(arch.R // 2)])
     if len(arch.rope_scaling) == 6:
         return _yarn(freq, theta, *arch.rope_scaling)
     factor, low, high, original = arch.rope_scaling
@@ -81,9 +85,9 @@ def _attention(x, p, arch, positions, segments, window):
     if arch.positions == "rope":
         local = bool(window) and arch.rope_theta_local
         freq = _frequencies(arch, arch.rope_theta_local if local else arch.rope_theta, not local, len(x))
-        attention = {2: arch.rope_scaling[1:], 6: arch.rope_scaling[4:5]}.get(len(arch.rope_scaling), (1.0,))[
-            0
-        ]
+        attention = 1.0
+        if arch.rope_factors or len(arch.rope_scaling) == 6:
+            attention = arch.rope_scaling[1 if arch.rope_factors else 4]
         q, k = (_rotate(x, positions, freq, 1.0 if local else attention) for x in (q, k))
     T, H, group = len(x), arch.heads, arch.heads // arch.K
     out = np.zeros((T, H, arch.C))

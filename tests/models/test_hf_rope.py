@@ -43,6 +43,16 @@ def test_the_attention_factor_of_yarn_is_the_files_or_follows_mscale(tmp_path):
     assert factor(attention_factor=1, mscale=1.0, mscale_all_dim=0.5) == 1
 
 
+@pytest.mark.parametrize(("factor", "longest"), [(4.0, 131072), (0.5, 32768), (1.7, 55706)])
+def test_dynamic_scaling_goes_from_max_position_embeddings(factor, longest, tmp_path):
+    arch = hf_config.read(save(tmp_path, {**QWEN, "rope_scaling": {"type": "dynamic", "factor": factor}}))
+    assert (arch.rope_scaling, arch.max_len) == ((factor, 32768), longest)
+    written = hf_config.write(arch)
+    assert written["max_position_embeddings"] == 32768
+    assert written["rope_scaling"] == {"rope_type": "dynamic", "factor": factor}
+    assert hf_config.read(save(tmp_path, written)) == arch
+
+
 PHI = {**dict(RELEASED)["phi3-mini-4k"], "sliding_window": 262144, "max_position_embeddings": 131072}
 TABLES = {"short_factor": [1.0] * 48, "long_factor": [2.0] * 47 + [64.0]}
 

@@ -31,6 +31,9 @@ READ = [
     ("llama", {"rope_scaling": YARN, "original_max_position_embeddings": 24}),
     ("llama", {"rope_scaling": {"type": "yarn", "factor": 2.0}, "max_position_embeddings": 32}),
     ("llama", {"rope_scaling": {**LLAMA3, "rope_theta": 50.0}, "max_position_embeddings": 40}),
+    ("llama", {"rope_scaling": {"type": "dynamic", "factor": 4.0}, "max_position_embeddings": 16}),
+    ("llama", {"rope_scaling": {"type": "dynamic", "factor": 4.0}, "max_position_embeddings": T}),
+    ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 0.5}, "max_position_embeddings": 20}),
     ("llama", {"rope_parameters": {"rope_type": "default"}, "rope_theta": 50.0}),
     ("llama", {"sliding_window": 4, "tie_word_embeddings": True}),
     ("mistral", {"sliding_window": None, "num_key_value_heads": 1}),
@@ -44,10 +47,19 @@ READ = [
         {"sliding_window": 4, "original_max_position_embeddings": 32, "layer_types": [FULL, SLIDING, FULL],
             "rope_scaling": {**LLAMA3, "original_max_position_embeddings": 16}},
     ),
+    (
+        "gemma3_text",
+        {"sliding_window": 4, "max_position_embeddings": 16,
+            "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
+    ),
     ("olmo3", {"sliding_window": 4, "rope_scaling": YARN, "rope_theta": 5e5}),
     ("phi3", {"rope_scaling": LONGROPE, "original_max_position_embeddings": 20}),
     ("phi3", {"rope_scaling": LONGROPE, "original_max_position_embeddings": 64}),
     ("gpt_neox", {"rotary_pct": 0.5, "rotary_emb_base": 100, "use_parallel_residual": False}),
+    (
+        "gpt_neox",
+        {"rope_scaling": {"type": "dynamic", "factor": 2.0}, "rotary_pct": 0.5, "max_position_embeddings": 8},
+    ),
     ("gpt_neox", {"rope_parameters": {**YARN, "partial_rotary_factor": 0.5}, "attention_bias": False}),
 ]  # fmt: skip
 
@@ -72,6 +84,11 @@ def test_a_setting_that_is_read_is_what_transformers_makes_of_it(kind, changes, 
 # transformers takes these in silence, and computes something else than the key says, or than another release.
 REFUSED = [
     ("llama", {"is_causal": False}, "is_causal"),
+    (
+        "llama",
+        {"rope_scaling": {"type": "dynamic", "factor": 2.0, "original_max_position_embeddings": 16}},
+        "original_max_position_embeddings=16 must be max_position_embeddings=96",
+    ),
     ("gemma3_text", {"attn_logit_softcapping": 2.0}, "attn_logit_softcapping"),
     ("gemma3_text", {"rope_scaling": {"type": "linear", "factor": 3.0}}, "write rope_type"),
     ("gpt_neox", {"rope_theta": 100.0}, "disagree"),

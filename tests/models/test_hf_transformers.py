@@ -82,6 +82,14 @@ OLD_CONFIGS = {
         "rope_theta": 10000.0,
         "rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16},
     },
+    "llama_dynamic": {
+        **OLD,
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "max_position_embeddings": 32,
+        "rope_theta": 10000.0,
+        "rope_scaling": {"type": "dynamic", "factor": 3.0},
+    },
     "qwen2_upper": {
         **OLD,
         "architectures": ["Qwen2ForCausalLM"],
@@ -166,10 +174,11 @@ def test_what_is_exported_computes_the_same_and_reads_back_to_the_bit(case, tmp_
 
 
 def test_greedy_generation_agrees_token_for_token(case):
-    # transformers goes over to LongRoPE's long table in the middle of a text, ours has it from the start.
+    # transformers goes over to LongRoPE's long table in the middle of a text, ours has it from the start; under dynamic
+    # scaling the 32 tokens are the original length.
     rows, count = TOKENS[:, : 28 if case.arch.rope_factors else 8], 24
     sample = sample_fn(case.ours, max_new=count, ends=(), temperature=0.0)
-    done = jax.jit(sample)(case.params, None, sampler.prompt_batch(rows, 0))
+    done = jax.jit(sample)(case.params, None, sampler.prompt_batch(rows, 0, bucket=rows.shape[1]))
     np.testing.assert_array_equal(done.tokens, hf_models.greedy(case.theirs, rows, count))
 
 

@@ -1,4 +1,4 @@
-"""Frequencies by hand, and LongRoPE's choice of a table where it must be made before the context is that long."""
+"""Frequencies by hand, and those that follow from the context where it must be known before it is that long."""
 
 import dataclasses
 import math
@@ -61,10 +61,27 @@ def test_longrope_has_a_table_for_long_contexts_and_one_for_short_ones():
     assert factor == 1.2
 
 
+def test_dynamic_scaling_raises_theta_with_the_context():
+    """Twice the original length under a factor of 3: 3 · 2 - 2 = 4 times, to the power of 8 / 6."""
+    plain, _ = frequencies()
+    settings = {"rope_scaling": (3.0, 100)}
+    for context in (1, 99, 100):
+        np.testing.assert_array_equal(frequencies(context=context, **settings)[0], plain)
+    found, factor = frequencies(context=200, **settings)
+    theta = 1e4 * 4 ** (8 / 6)
+    np.testing.assert_allclose(found, [theta ** (-i / 4) for i in range(4)], rtol=1e-6)
+    assert factor == 1.0
+    np.testing.assert_array_equal(frequencies(context=200, scaled=False, **settings)[0], plain)
+    theta = 1e4 * (3 * 1.01 - 2) ** (4 / 2)
+    half, _ = frequencies(context=101, rope_width=4, **settings)
+    np.testing.assert_allclose(half, [1, theta**-0.5], rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"rope_scaling": (1.0, 2.0)}, "rope_scaling takes"),
+        ({"rope_scaling": (1.0, 2.0, 3.0)}, "rope_scaling takes"),
+        ({"rope_scaling": (2.0, 16), "rope_width": 2}, "even head or rope_width, not 2"),
         ({"rope_scaling": (1.0,), "rope_factors": (1.0,) * 8}, "rope_scaling takes"),
         ({"rope_scaling": (1.0, 2.0), "rope_factors": (1.0,) * 7}, "rope_factors takes 8 numbers, not 7"),
         ({"rope_width": 3}, "even head or rope_width, not 3"),
@@ -76,14 +93,18 @@ def test_a_scaling_of_another_length_is_refused(changes, named):
         dataclasses.replace(ARCH, **changes)
 
 
-def test_a_sampler_knows_from_the_prompt_on_that_the_context_will_be_long():
-    """8 tokens of prompt are below LongRoPE's original length of 10, the 20 slots of the KV cache above."""
-    arch = tiny.shrink("phi4-mini", layers=2)
+@pytest.mark.parametrize(
+    "arch",
+    [tiny.shrink("phi4-mini", layers=2), tiny.shrink("llama2-7b", layers=2, rope_scaling=(4.0, 10))],
+    ids=["longrope", "dynamic"],
+)
+def test_a_sampler_knows_from_the_prompt_on_that_the_context_will_be_long(arch):
+    """8 tokens of prompt are below the original length of 10, the 20 slots of the KV cache above."""
     model = tiny.model(arch)
     params = model.init(jax.random.key(0))
     prompts = np.random.default_rng(0).integers(0, arch.vocab, (2, 8)).astype(np.int32)
     sample = jax.jit(sample_fn(model, max_new=12, ends=(), temperature=1.0))
-    done = sample(params, None, sampler.prompt_batch(prompts, 0))
+    done = sample(params, None, sampler.prompt_batch(prompts, 0, bucket=8))
     tokens = np.concatenate([prompts, done.tokens], 1)
     batch = {"tokens": tokens, "positions": np.tile(np.arange(20), (2, 1)), "segments": np.ones_like(tokens)}
     logps = jax.nn.log_softmax(logits(model.hidden(params, batch), model.head(params)))
