@@ -40,13 +40,12 @@ def empty_window() -> SpikeWindow:
     return SpikeWindow(jnp.zeros(STEPS), jnp.zeros(STEPS), jnp.int32(0), jnp.int32(0))
 
 
-def z_score(value: Array, window: Array, count: Array, least: float) -> Array:
-    """f32[], (x - mean) / std of the first `count` values of a window f32[STEPS], of all once it is full."""
+def mean_and_std(window: Array, count: Array, least: float) -> tuple[Array, Array]:
+    """f32[] each, of the first `count` values of a window f32[STEPS], of all once it is full. Least std: `least`."""
     valid, n = jnp.arange(window.shape[0]) < count, jnp.clip(count, 1, window.shape[0])
     mean = jnp.sum(window, where=valid) / n
     variance = jnp.sum((window - mean) ** 2, where=valid) / n
-    floor = jnp.maximum(FLOOR * jnp.abs(mean), least)
-    return (value - mean) / jnp.maximum(jnp.sqrt(variance), floor)
+    return mean, jnp.maximum(jnp.sqrt(variance), jnp.maximum(FLOOR * jnp.abs(mean), least))
 
 
 def judge(
@@ -56,24 +55,30 @@ def judge(
 
     Neither a step that is not finite nor a spike enters the window: one NaN would make every later step one. Nor does
     a step without a gradient, such as one of GRPO whose groups' scores are all equal: the next real gradient would be
-    infinitely far above them.
+    infinitely far above them. A spike among the first steps, which are all applied, enters as the least of spikes: it
+    would hide later ones.
     """
-    tiny = float(jnp.finfo(jnp.float32).tiny)
-    z_loss = z_score(loss, window.losses, window.accepted, LOSS_FLOOR)
-    z_norm = z_score(norm, window.norms, window.accepted, tiny)
-    spike = finite & (window.accepted >= FEWEST) & (jnp.maximum(z_loss, z_norm) > threshold)
+    seen, slot = window.accepted, window.accepted % window.losses.shape[0]
+    z, clipped = [], []
+    for value, values, least in (
+        (loss, window.losses, LOSS_FLOOR), (norm, window.norms, float(jnp.finfo(jnp.float32).tiny)),
+    ):  # fmt: skip
+        mean, std = mean_and_std(values, seen, least)
+        z.append((value - mean) / std)
+        clipped.append(jnp.where(seen > 1, jnp.minimum(value, mean + threshold * std), value))
+    spike = finite & (seen >= FEWEST) & (jnp.maximum(*z) > threshold)
     applied = finite & jnp.logical_not(spike)
-    recorded, slot = applied & (norm > 0), window.accepted % window.losses.shape[0]
+    recorded = applied & (norm > 0)
     after = SpikeWindow(
-        jnp.where(recorded, window.losses.at[slot].set(loss), window.losses),
-        jnp.where(recorded, window.norms.at[slot].set(norm), window.norms),
-        window.accepted + recorded.astype(jnp.int32),
+        jnp.where(recorded, window.losses.at[slot].set(clipped[0]), window.losses),
+        jnp.where(recorded, window.norms.at[slot].set(clipped[1]), window.norms),
+        seen + recorded.astype(jnp.int32),
         window.skipped + spike.astype(jnp.int32),
     )
-    one, some = jnp.ones(()), window.accepted > 1
+    one, some = jnp.ones(()), seen > 1
     metrics = {
-        "spikes/loss_z": (jnp.where(some, z_loss, 0.0), one),
-        "spikes/grad_norm_z": (jnp.where(some, z_norm, 0.0), one),
+        "spikes/loss_z": (jnp.where(some, z[0], 0.0), one),
+        "spikes/grad_norm_z": (jnp.where(some, z[1], 0.0), one),
         SHARE: (spike.astype(jnp.float32), one),
         TOTAL: (after.skipped.astype(jnp.float32), one),
     }

@@ -155,3 +155,13 @@ def test_a_bad_batch_of_any_kind_never_poisons_the_rule():
     assert spikes.described({f"spikes/{n}_z": (1.25, 1.0) for n in ("loss", "grad_norm")}).startswith(
         "loss +1.2"
     )
+
+
+def test_a_spike_among_the_first_steps_hides_no_later_one():
+    losses = np.random.default_rng(0).normal(5, 0.2, 40).astype(np.float32)
+    losses[6] = 400.0
+    seen = spikes.empty_window()
+    for loss in losses:
+        applied, seen, _ = judged(seen, loss, 1.0)
+        assert applied
+    assert float(seen.losses[6]) < 9 and not judged(seen, 12.0, 1.0)[0]
