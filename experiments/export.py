@@ -55,6 +55,7 @@ def main(cfg: Export) -> None:
     start = init_from.load_run(target.init_from)
     base = _base(target, start) if target.adapter else ("", "")
 
+    from jaxtrain.files import checksums, hf_hub
     from jaxtrain.stages import export, export_files, load_model
 
     with _folder(target) as folder:
@@ -65,16 +66,16 @@ def main(cfg: Export) -> None:
                 f"./launch/run export --init_from=hf:DIR --push={target.push}"
             )
         title = (target.push or folder.name).rpartition("/")[2]
-        card = {export_files.CARD: export_files.model_card(start, title, base[0])}
+        card = {hf_hub.CARD: export_files.model_card(start, title, base[0])}
         if target.adapter:
             export.write_adapter(folder, start, plan, base, card)
         else:
             export.write_model(
                 folder, start, plan, card, dtype=target.dtype, shard_bytes=target.shard_gb * 1e9
             )
+        if plan.primary and target.to:
+            checksums.write(folder, skip=[hf_hub.CARD])
         if plan.primary and target.push:
-            from jaxtrain.files import hf_hub
-
             address = hf_hub.push(
                 folder, target.push, private=target.private, message=f"jaxtrain export of {title}"
             )

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from jaxtrain.config import ConfigError
 from jaxtrain.data import source_spec
-from jaxtrain.files import cache
+from jaxtrain.files import cache, sqlite
 
 APPLICATION = 0x6A747363  # SQLite's application_id of our files
 SCHEMA = 1  # user_version
@@ -48,13 +48,18 @@ def connect(
     except sqlite3.Error as error:
         if connection:
             connection.close()
-        raise ConfigError(f"{path}: cannot be read as a SQLite file ({error})") from error
+        raise ConfigError(
+            f"{path}: cannot be read as a SQLite file ({error}); {sqlite.remedy(path)}"
+        ) from error
     if (application, version) != kind:
         connection.close()
         raise ConfigError(
             f"{path}: not a store of {maker}, of this version ({application:#x}, {version}, "
             f"not {kind[0]:#x}, {kind[1]}); name the file that its --store wrote, or an export"
         )
+    if wrong := sqlite.damage(connection):
+        connection.close()
+        raise ConfigError(f"{path}: the file is damaged ({wrong}); {sqlite.remedy(path)}")
     return connection
 
 
@@ -68,7 +73,7 @@ def as_lines(path: Path, cache_dir: Path) -> Path:
     """The path of a JSON-lines file with a database's completions of now; `path` itself where it is no database."""
     if not is_database(path):
         return path
-    with closing(connect(path)) as connection:
+    with sqlite.reading(path), closing(connect(path)) as connection:
         connection.execute("BEGIN")  # one state of it, while a server writes
         state = hashlib.blake2b(digest_size=10)
         for body in bodies(connection):

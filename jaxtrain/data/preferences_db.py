@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxtrain.data import completions_db
-from jaxtrain.files import atomic, cache
+from jaxtrain.files import atomic, cache, sqlite
 
 APPLICATION = 0x6A747076  # SQLite's application_id of our files
 SCHEMA = 1  # user_version
@@ -60,7 +60,7 @@ def as_lines(path: Path, cache_dir: Path) -> Path:
     """The path of a JSON-lines file with a database's votes of now; `path` itself where it is no database."""
     if not completions_db.is_database(path):
         return path
-    with closing(connect(path)) as connection:
+    with sqlite.reading(path), closing(connect(path)) as connection:
         text = "".join(lines(connection))
     state = hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
 
@@ -77,6 +77,6 @@ def lines(connection: sqlite3.Connection) -> Iterator[str]:
 
 def export(path: Path, out: Path) -> int:
     """Writes the votes as JSON lines, atomically; returns their number."""
-    with closing(connect(path)) as connection, atomic.replacing(out, "w") as file:
+    with sqlite.reading(path), closing(connect(path)) as connection, atomic.replacing(out, "w") as file:
         count = sum(1 for line in lines(connection) if file.write(line))
     return count

@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxtrain.config import ConfigError
 from jaxtrain.data import chat_template_files, token_bytes
-from jaxtrain.files import hf_hub
+from jaxtrain.files import checksums, hf_hub
 
 SPECIALS = ("pad", "bos", "eos", "mask", "fim_prefix", "fim_suffix", "fim_middle")
 # Their names in well-known tokenizers, where there is no tokenizer_config.json.
@@ -428,9 +428,17 @@ def load(path: str | os.PathLike[str], *, add: Sequence[str] = ()) -> Tokenizer:
     """
     path = hf_hub.tokenizer_path(str(path))
     folder = path if path.is_dir() else path.parent
+    checksums.require(folder, f"--tokenizer={path}", partial=not path.is_dir())
     tokenizer = _load(path, folder, add)
     tokenizer.chat_template, tokenizer.named_templates = chat_template_files.read(folder)
     return tokenizer
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Writes the files that `load` reads, with their checksums; a process killed meanwhile leaves none of these."""
+    (folder / checksums.FILE).unlink(missing_ok=True)
+    tokenizer.save(folder)
+    checksums.write(folder)
 
 
 def _load(path: Path, folder: Path, add: Sequence[str]) -> Tokenizer:
@@ -450,23 +458,42 @@ def _load(path: Path, folder: Path, add: Sequence[str]) -> Tokenizer:
         text = path.read_text(encoding="utf-8")
         if not json.loads(text).keys() >= {"model", "added_tokens"}:
             raise ValueError("it has no model")
-    except (ValueError, AttributeError) as error:
+        return FastTokenizer(Inner.from_str(text), roles, add)
+    except ConfigError:
+        raise
+    except Exception as error:  # the tokenizers library raises this type itself
         raise ConfigError(
-            f"--tokenizer={path}: not a tokenizer.json of the tokenizers library ({error})"
+            f"--tokenizer={path}: not a tokenizer.json of the tokenizers library ({type(error).__name__}: {error})"
         ) from error
-    return FastTokenizer(Inner.from_str(text), roles, add)
 
 
 def _roles(folder: Path) -> dict[str, Any]:
-    roles: dict[str, Any] = {}
-    if (folder / hf_hub.ROLES).is_file():
-        return json.loads((folder / hf_hub.ROLES).read_text(encoding="utf-8"))
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        if (folder / name).is_file():
-            for key, value in json.loads((folder / name).read_text(encoding="utf-8")).items():
-                role = key.removesuffix("_token")
-                content = value.get("content") if isinstance(value, dict) else value
-                named = isinstance(content, str) or (content is None and role in ("bos", "pad"))
-                if role in SPECIALS and key.endswith("_token") and named:
-                    roles[role] = content  # null: there is none, whatever well-known names the vocabulary has
+    path = folder / hf_hub.ROLES
+    try:
+        if path.is_file():
+            return _checked_roles(json.loads(path.read_text(encoding="utf-8")))
+        roles: dict[str, Any] = {}
+        for path in (folder / name for name in ("special_tokens_map.json", "tokenizer_config.json")):
+            if path.is_file():
+                for key, value in json.loads(path.read_text(encoding="utf-8")).items():
+                    role = key.removesuffix("_token")
+                    content = value.get("content") if isinstance(value, dict) else value
+                    named = isinstance(content, str) or (content is None and role in ("bos", "pad"))
+                    if role in SPECIALS and key.endswith("_token") and named:
+                        roles[role] = (
+                            content  # null: there is none, whatever well-known names the vocabulary has
+                        )
+        return roles
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise ConfigError(
+            f"{path}: the roles of special tokens cannot be read ({error}); restore the file from a copy"
+        ) from error
+
+
+def _checked_roles(roles: Any) -> dict[str, Any]:
+    """What `save` wrote to special_tokens.json. Raises TypeError for anything else."""
+    for role, name in roles.items():
+        fits = isinstance(name, list if role == "add" else str | None)
+        if role not in (*SPECIALS, "add") or not fits or (role == "add" and not {*name} <= {*SPECIALS}):
+            raise TypeError(f"{role!r}: {name!r} is no role and its token")
     return roles

@@ -99,7 +99,7 @@ def cached_topk(cfg: DistillConfig, teacher: Teacher, plan: parallel.Plan, rows:
                 yield table["ids"][:left], table["logps"][:left]
                 advance(1)
 
-    if not all(multihost.gather(folder.is_dir())):
+    if not all(multihost.gather(cache.intact(folder))):
         _build(folder, parts(), alone=plan.process[1] == 1)
     return TopK(folder, T)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxtrain.config import ConfigError
+from jaxtrain.files import checksums
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
@@ -24,11 +25,6 @@ _LARGE = 1 << 28  # bytes of a file whose digest is stored: it takes a quarter o
 def digest(*parts: object) -> str:
     """A digest of the parts' repr, 20 hexadecimal digits."""
     return hashlib.blake2b(repr(parts).encode(), digest_size=10).hexdigest()
-
-
-def json_sha256(value: Any) -> str:
-    """The SHA-256 of a JSON value, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def digest_file(path: Path, memo: Path) -> str:
@@ -49,10 +45,14 @@ def digest_file(path: Path, memo: Path) -> str:
     if stat.st_size >= _LARGE:
         with full_disk(stored):
             memo.mkdir(parents=True, exist_ok=True)
-            fresh = memo / f".{uuid.uuid4().hex}"
-            fresh.write_text(state.hexdigest())
-            fresh.rename(stored)
+            _write_whole(stored, state.hexdigest())
     return state.hexdigest()
+
+
+def _write_whole(path: Path, text: str) -> None:
+    fresh = path.parent / f".{uuid.uuid4().hex}"
+    fresh.write_text(text)
+    fresh.rename(path)
 
 
 def build(path: Path, fill: Callable[[Path], None], flag: str = "cache_dir") -> Path:
@@ -60,10 +60,10 @@ def build(path: Path, fill: Callable[[Path], None], flag: str = "cache_dir") -> 
 
     `fill` writes to a folder beside it that is renamed at the end: a process that dies leaves no folder that
     looks complete, and the next build removes what it left. Of several processes one builds and the others
-    wait; where the file system has no locks each builds and the first to finish wins. Raises
-    ConfigError where the disk is full.
+    wait; where the file system has no locks each builds and the first to finish wins. A folder whose files differ
+    from their checksums is written anew, with a line. Raises ConfigError where the disk is full.
     """
-    if path.is_dir():
+    if intact(path):
         return path
     with full_disk(path, flag):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,11 +77,60 @@ def build(path: Path, fill: Callable[[Path], None], flag: str = "cache_dir") -> 
             try:
                 work.mkdir()
                 fill(work)
+                checksums.write(work)
                 _sync(work)
                 _rename(work, path)
             finally:
                 shutil.rmtree(work, ignore_errors=True)
     return path
+
+
+def intact(path: Path) -> bool:
+    """Whether a folder of `build` is there with the files that were written; a damaged one is moved away, with a line.
+
+    The files of an earlier release, which have no checksums, are taken as they are. A large file is read again where
+    its size or a time of change differs from the last time.
+    """
+    if not path.is_dir():
+        return False
+    number = path.stat().st_ino
+    memo = path.parent / f".{path.name}.verified"
+    known = _read_memo(memo)
+    stamps = {str(file.relative_to(path)): _stamp(file) for file in path.rglob("*") if file.is_file()}
+    if known == stamps:
+        small = [name for name, (size, *_) in stamps.items() if size < _LARGE]
+        wrong = next(checksums.wrong(path, small), "")
+    else:
+        wrong = next(checksums.wrong(path), "")
+    if not wrong:
+        if known != stamps and any(size >= _LARGE for size, *_ in stamps.values()):
+            _write_memo(memo, stamps)
+        return True
+    aside = path.parent / f".{path.name}.tmp-{uuid.uuid4().hex[:8]}"  # the next build removes it
+    with contextlib.suppress(FileNotFoundError):  # another process was first
+        if path.stat().st_ino == number:
+            path.rename(aside)
+    print(f"{wrong}: made anew", file=sys.stderr, flush=True)
+    return False
+
+
+def _stamp(file: Path) -> list[int]:
+    stat = file.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+
+
+def _read_memo(memo: Path) -> Any:
+    try:
+        return json.loads(memo.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _write_memo(memo: Path, stamps: dict[str, list[int]]) -> None:
+    try:
+        _write_whole(memo, json.dumps(stamps))
+    except OSError as error:  # a cache that may not be written: its large files are read each time
+        print(f"{memo}: not written ({error.strerror})", file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from absl import logging
 
 from jaxtrain.config import ConfigError, Failure, is_remote
-from jaxtrain.files import paths
+from jaxtrain.files import checksums, paths
 
 PREFIX = "hf:"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -22,8 +22,9 @@ _TOKENIZER = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt", "*.model", "chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja",
 )  # fmt: skip
+CARD = "README.md"  # which people write on
 ROLES = "special_tokens.json"  # what data/tokenizer.py writes beside a tokenizer
-_SMALL = ("config.json", "generation_config.json", INDEX, ADAPTER_CONFIG, *_TOKENIZER)
+_SMALL = (checksums.FILE, "config.json", "generation_config.json", INDEX, ADAPTER_CONFIG, *_TOKENIZER)
 _STALE = ("*.safetensors", INDEX, "pytorch_model*.bin", "pytorch_model.bin.index.json", ADAPTER_CONFIG)
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w./-]+)?")
 
@@ -49,11 +50,14 @@ def locate(text: str, flag: str) -> HfFolder:
     name = text.removeprefix(PREFIX)
     path = paths.parse(name, flag)
     if is_remote(path):
-        return HfFolder(paths.local_copy(path, f"--{flag}={text}", names=_SMALL), name)
+        folder = paths.local_copy(path, f"--{flag}={text}", names=_SMALL)
+        checksums.require(folder, f"--{flag}={text}", partial=True)
+        return HfFolder(folder, name)
     is_repository = _REPOSITORY.fullmatch(name) is not None
     if path.exists() or not is_repository:
         if is_repository and "/" in name:
             logging.warning("%s%s: the folder of this machine, not the repository of the Hub", PREFIX, name)
+        checksums.require(path, f"--{flag}={text}")
         return HfFolder(path)
     repository, _, revision = name.partition("@")
     folder = _download(repository, revision, _SMALL, f"--{flag}={PREFIX}{name}")
@@ -102,10 +106,10 @@ def push(folder: Path, repository: str, *, private: bool, message: str) -> str:
     with _explained(what, repository):
         api = hub.HfApi(library_name="jaxtrain")
         repository = api.create_repo(repository, private=private or None, exist_ok=True).repo_id
-        has_card = api.file_exists(repository, "README.md")
+        has_card = api.file_exists(repository, CARD)
         commit = api.upload_folder(
             repo_id=repository, folder_path=folder, commit_message=message, delete_patterns=list(_STALE),
-            ignore_patterns=["README.md"] if has_card else None,
+            ignore_patterns=[checksums.FILE, *([CARD] if has_card else [])],
         )  # fmt: skip
     return str(commit.commit_url)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxtrain.config import Failure
+from jaxtrain.files import sqlite
 
 _TABLE = "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, made TEXT DEFAULT CURRENT_TIMESTAMP, answer TEXT)"
 _WAIT = 30.0  # seconds to wait for another process's lock
@@ -35,6 +36,8 @@ class RequestCache:
             try:
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute(_TABLE)
+                if wrong := sqlite.damage(self._db):
+                    raise sqlite3.DatabaseError(wrong)
             except sqlite3.Error:
                 self._db.close()
                 raise

@@ -16,8 +16,6 @@ from jaxtrain.models import hf_generation
 from jaxtrain.stages.init_from import InitFrom, end_ids
 from jaxtrain.train import workdir
 
-CARD = "README.md"
-
 
 def chat_template(start: InitFrom) -> Template | None:
     """The chat template that the model was trained with; None for a model without one."""

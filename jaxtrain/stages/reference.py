@@ -129,7 +129,7 @@ def _reference(
         dataclasses.asdict(cfg.model),
     )
     folder = Path(cfg.data.cache_dir).expanduser() / "reference" / cache.digest(1, *how)
-    reused = folder.is_dir()
+    reused = cache.intact(folder)
     cache.build(folder, lambda work: np.save(work / "logps.npy", compute()))
     return np.load(folder / "logps.npy"), "from the cache" if reused else "computed"
 

@@ -1,5 +1,6 @@
 """Trained parameters: all of them or adapters, and the checkpoints that they are loaded from."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -7,10 +8,10 @@ from typing import NamedTuple
 import jax
 
 from jaxtrain.config import Lora
-from jaxtrain.files import hf_hub
+from jaxtrain.files import checksums, hf_hub
 from jaxtrain.models import hf, lora
 from jaxtrain.stages.init_from import CheckpointRef, InitFrom
-from jaxtrain.train import parallel
+from jaxtrain.train import multihost, parallel
 from jaxtrain.train.checkpoint import restore_params
 from jaxtrain.types import LM, Axes, Key, Params
 
@@ -48,6 +49,9 @@ def load_params(plan: parallel.Plan, start: InitFrom, model: LM, seed: int) -> P
     first, *adapters = start.origins
     if first.hf:
         folder, *more = (_folder(origin) for origin in start.origins if origin.hf)
+        for each in (folder, *more):
+            share = slice(plan.process[0], None, plan.process[1])  # each host reads its share of the files
+            multihost.gather_results(functools.partial(checksums.require_weights, each, str(each), share))
         params = hf.read(folder, start.arch, abstract, more)
     else:
         params, _ = restore_params(first.path, abstract, first.step, part=first.part)

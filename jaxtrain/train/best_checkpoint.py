@@ -9,12 +9,14 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxtrain.config import ConfigError
-from jaxtrain.files.cache import json_sha256
+from jaxtrain.files.checksums import json_sha256
+
+Retain = Callable[[list[int]], Collection[int]]  # ascending steps -> those that are not deleted
 
 BEST = "best"  # RUN@best
 METRIC, EVALUATION = "keep_best", "evaluation"  # keys of a checkpoint's meta

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxtrain.files import cache
+from jaxtrain.files.checksums import json_sha256
 
 WORD = 1 << 32  # elements that a word counts
 VERSION = 2  # of new records; those without a version are of 1
@@ -18,7 +18,7 @@ VERSION = 2  # of new records; those without a version are of 1
 
 def tree_digest(tree: Any) -> str:
     """16 hexadecimal digits that stand for names, shapes, types and bits of all leaves, however they are sharded."""
-    return sha256(table(tree))[:16]
+    return json_sha256(table(tree))[:16]
 
 
 def table(tree: Any, prefix: str = "", version: int = VERSION) -> dict[str, list]:
@@ -26,11 +26,6 @@ def table(tree: Any, prefix: str = "", version: int = VERSION) -> dict[str, list
     named = named_leaves(tree, prefix)
     # One at a time: on a CPU with as many devices as cores, sums over shards that run at once wait for each other.
     return {path: [*shape_and_type(leaf), VERSIONS[version](leaf)] for path, leaf in named}
-
-
-def sha256(value: Any) -> str:
-    """The SHA-256 of a JSON value, whatever the order of its keys."""
-    return cache.json_sha256(value)
 
 
 def named_leaves(tree: Any, prefix: str = "") -> list[tuple[str, Any]]:

@@ -1,8 +1,8 @@
 """The workdir of a run: one owner at a time, one config for life, and the record of where the run came from.
 
-config.json holds its own checksum, the stage, every flag, the versions, the git commit, the data's fingerprints, the parent
-run, the command and the time of the first start; `resumed` lists the later starts that differ in command,
-versions or commit. jax is not imported here, so a changed flag is refused at once.
+config.json holds its own checksum, the stage, every flag, the versions, the git commit, the data's fingerprints,
+the parent run, the command and the time of the first start; `resumed` lists the later starts that differ in
+command, versions or commit. jax is not imported here, so a changed flag is refused at once.
 """
 
 import contextlib

@@ -12,7 +12,7 @@ import pytest
 
 from jaxtrain.config import Corpus
 from jaxtrain.data import pipeline
-from jaxtrain.files import cache
+from jaxtrain.files import cache, checksums
 from tests.data.corpus import prose
 
 RUN = """
@@ -147,6 +147,68 @@ def test_where_there_are_no_locks_the_first_to_finish_wins(tmp_path):
 
     assert (cache.build(tmp_path / "x", fill) / "by").read_text() == "the other"
     assert sorted(path.name for path in tmp_path.iterdir()) == [".x.lock", "x"]
+
+
+def flip(path):
+    bits = bytearray(path.read_bytes())
+    bits[len(bits) // 2] ^= 4
+    path.write_bytes(bits)
+
+
+def test_damaged_folders_are_made_anew(cfg, clean, tmp_path, capsys):
+    """One file of each kind of folder that pretraining has: flipped, cut off, removed."""
+    batches(cfg)
+    folders = {
+        stage: [path for path in (tmp_path / "cache" / stage).iterdir() if not path.name.startswith(".")]
+        for stage in ("records", "tokenizers", "tokens")
+    }
+    files = {stage: [path for path in of[0].rglob("*") if path.is_file()] for stage, of in folders.items()}
+    names = {stage: {path.name: path for path in paths} for stage, paths in files.items()}
+    records = next(path for path in files["records"] if "array_record" in path.name)
+    damaged = [records, names["tokenizers"]["special_tokens.json"], names["tokens"]["ids.bin"]]
+    flip(damaged[0])
+    damaged[1].write_text(damaged[1].read_text()[:-9])
+    damaged[2].unlink()
+    capsys.readouterr()
+    again = batches(cfg)
+    said = capsys.readouterr().err
+    for path, why in zip(damaged, ("differs from what was written", "bytes", "is missing"), strict=True):
+        assert any(
+            str(path) in line and why in line and line.endswith(": made anew") for line in said.split("\n")
+        )
+    assert again[0] == clean[0]
+    for a, b in zip(again[1], clean[1], strict=True):
+        assert all((a[name] == b[name]).all() for name in b)
+    batches(cfg)
+    assert capsys.readouterr().err == ""
+
+
+def test_what_an_earlier_release_built_is_taken_as_it_is(tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "a").write_text("old")
+    built = cache.build(tmp_path / "x", lambda work: (work / "a").write_text("new"))
+    assert (built / "a").read_text() == "old"
+
+
+def test_a_large_file_is_read_again_only_where_it_has_changed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cache, "_LARGE", 100)
+    read = []
+    real = checksums.of_file
+    monkeypatch.setattr(checksums, "of_file", lambda path: read.append(path.name) or real(path))
+
+    def build():
+        read.clear()
+        fill = {"large": "x" * 200, "small": "y"}
+        cache.build(
+            tmp_path / "x", lambda work: [(work / name).write_text(text) for name, text in fill.items()]
+        )
+        return sorted(read)
+
+    assert build() == ["large", "small"], "their checksums are made"
+    assert build() == ["large", "small"] and build() == ["small"] == build()
+    flip(tmp_path / "x" / "large")
+    assert build() == ["large", "large", "small"] and "large differs" in capsys.readouterr().err
+    assert build() == ["large", "small"] and build() == ["small"]
 
 
 def test_digests_tell_parts_and_files_apart(tmp_path):

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from jaxtrain.config import ConfigError
-from jaxtrain.files.cache import json_sha256
+from jaxtrain.files.checksums import json_sha256
 from jaxtrain.train import best_checkpoint, workdir
 from jaxtrain.train.best_checkpoint import best_step, parse, record, resume, retained
 

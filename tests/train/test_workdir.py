@@ -15,6 +15,7 @@ import pytest
 from jaxtrain import config as configs
 from jaxtrain import flags
 from jaxtrain.config import ConfigError
+from jaxtrain.train import workdir
 from jaxtrain.train.workdir import open_workdir, read_run, record_data, split_step
 
 
@@ -76,10 +77,40 @@ def test_a_flag_that_is_newer_than_the_run_had_its_default(tmp_path):
     path = tmp_path / "run" / "config.json"
     record = json.loads(path.read_text())
     assert [part for part in record["config"].values() if part.pop("lr", None)]
-    path.write_text(json.dumps(record))
+    path.write_text(json.dumps({name: record[name] for name in record if name not in ("format", "sha256")}))
     start(tmp_path / "run")
     with pytest.raises(ConfigError, match=r"--lr: 0\.004 -> 0\.25"):
         start(tmp_path / "run", changed(lr=0.25))
+
+
+def test_a_changed_record_is_refused_until_it_is_accepted(tmp_path):
+    """A bit that turned, and an edit by hand: no run goes on from what it did not have."""
+    start(tmp_path / "run")
+    record_data(tmp_path / "run", {"a": "1"})
+    workdir.record(tmp_path / "run", arch={"rope_theta": 10000.0})
+    path, want = tmp_path / "run" / "config.json", read_run(tmp_path / "run")
+    assert not {"format", "sha256"} & want.keys()
+    whole = path.read_text()
+    for damaged in (
+        whole.replace("10000.0", "10001.0"),
+        whole.replace('"arch"', '"arbh"'),
+        whole[:-20],
+        "",
+        "[1]",
+    ):
+        path.write_text(damaged)
+        for use in (read_run, lambda run: record_data(run, {"a": "1"}), start):
+            with pytest.raises(
+                ConfigError, match=r"config\.json (cannot be read: .*delete its fields|lacks stage)"
+            ):
+                use(tmp_path / "run")
+        assert path.read_text() == damaged
+    accepted = json.loads(whole.replace("10000.0", "500000.0"))
+    del accepted["format"], accepted["sha256"]
+    path.write_text(json.dumps(accepted))
+    assert read_run(tmp_path / "run")["arch"] == {"rope_theta": 500000.0}
+    workdir.record(tmp_path / "run", branch="x")
+    assert json.loads(path.read_text()).keys() >= {"format", "sha256", "branch"}, "and has a checksum again"
 
 
 def test_other_data_is_refused_with_its_difference(tmp_path):

@@ -157,6 +157,9 @@ def _write_batch(db: sqlite3.Connection, batch: Sequence[tuple[Callable, Future]
 
 def export(path: Path, out: Path) -> int:
     """Writes the completions of a store as JSON lines, atomically; returns their number."""
-    with contextlib.closing(completions_db.connect(path)) as db, atomic.replacing(out, "w") as file:
-        count = sum(1 for body in completions_db.bodies(db) if file.write(body + "\n"))
-    return count
+    with (
+        sqlite.reading(path),
+        contextlib.closing(completions_db.connect(path)) as db,
+        atomic.replacing(out, "w") as file,
+    ):
+        return sum(1 for body in completions_db.bodies(db) if file.write(body + "\n"))
