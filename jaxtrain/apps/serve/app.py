@@ -56,6 +56,7 @@ def app(server: Server) -> Starlette:
         exception_handlers={HTTPException: _unknown_url, Exception: _internal_error},
         lifespan=lifespan,
     )
+    application.router.redirect_slashes = False  # a redirection would be an answer without the key
     described = [
         openapi.Route(method, path, (handler.__doc__ or "").strip(), guarded)
         for method, path, handler, guarded in routes

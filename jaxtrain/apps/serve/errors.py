@@ -20,6 +20,10 @@ class ApiError(Exception):
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
     ):
+        # What a request has may be half a surrogate, which no response can have.
+        message, param = (
+            text and text.encode(errors="backslashreplace").decode() for text in (message, param)
+        )
         super().__init__(message)
         self.status, self.param, self.code, self.headers = status, param, code, dict(headers or {})
 

@@ -1,5 +1,6 @@
 """Runs an ASGI application on a socket until a signal ends it, with time for running requests to finish."""
 
+import asyncio
 import functools
 import os
 import signal
@@ -15,7 +16,9 @@ import anyio.to_thread
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from jaxtrain.apps.serve import errors
 from jaxtrain.apps.serve.config import ANSWER_SECONDS
 from jaxtrain.apps.serve.scheduler import Scheduler
 from jaxtrain.apps.serve.timed_protocol import timed_protocol
@@ -61,7 +64,7 @@ def run(
     do not let it end, such as a decoding that hangs, ends with status 1 soon after the drain.
     """
     settings = uvicorn.Config(
-        application,
+        _answering_when_cancelled(application),
         http=timed_protocol(answer_seconds),
         log_level="warning",
         access_log=False,
@@ -82,6 +85,28 @@ def run(
     error = scheduler.failure if scheduler is not None else None
     if error is not None:
         raise Failure(f"decoding failed: {type(error).__name__}: {error}") from error
+
+
+def _answering_when_cancelled(application: ASGIApp) -> ASGIApp:
+    """The application, where a request that is cancelled after the drain is answered 503 if no answer has begun."""
+
+    async def run(scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def sending(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await application(scope, receive, sending)
+        except asyncio.CancelledError:
+            if scope["type"] != "http":
+                raise
+            if not started:
+                await errors.server_down("the server is shutting down").response()(scope, receive, send)
+
+    return run
 
 
 class _Server(uvicorn.Server):

@@ -62,7 +62,7 @@ class CompletionParams(NamedTuple):
 def parse_body(text: bytes) -> dict[str, Any]:
     """The JSON object of a request's body. Raises ApiError."""
     try:
-        body = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_object)
+        body = json.loads(text.decode("utf-8-sig"), parse_constant=_no_constant, object_pairs_hook=_object)
     except UnicodeDecodeError as error:
         raise ApiError(400, f"the body is not UTF-8, at byte {error.start}", code="invalid_json") from error
     except (ValueError, RecursionError) as error:
@@ -186,11 +186,19 @@ def _number(low: float, high: float) -> Rule:
     return Rule(check, {"type": "number", "minimum": low, "maximum": high})
 
 
+def _is_whole(value: Any) -> bool:
+    """Whether a value is an integer for JSON schemas, as 1.0 is."""
+    return (isinstance(value, int) and not isinstance(value, bool)) or (
+        isinstance(value, float) and value.is_integer()
+    )
+
+
 def _integer(low: int, high: int) -> Rule:
     def check(name: str, value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        whole = value if _is_whole(value) else None
+        if whole is None or not low <= whole <= high:
             raise invalid_param(name, f"it must be a whole number from {low} to {high}, not {_short(value)}")
-        return value
+        return int(whole)
 
     return Rule(check, {"type": "integer", "minimum": low, "maximum": high})
 
@@ -284,12 +292,12 @@ def _prompts(name: str, value: Any) -> tuple[Any, ...]:
     """Texts and lists of token ids."""
 
     def is_ids(prompt: Any) -> bool:
-        return isinstance(prompt, list) and bool(prompt) and all(type(i) is int and i >= 0 for i in prompt)
+        return isinstance(prompt, list) and bool(prompt) and all(_is_whole(i) and i >= 0 for i in prompt)
 
     prompts = [value] if isinstance(value, str) or is_ids(value) else value
     if not isinstance(prompts, list) or not prompts:
         raise invalid_param(name, f"it must be a text, a list of texts, or of token ids, not {_short(value)}")
-    return tuple(prompt if is_ids(prompt) else _string(name, prompt) for prompt in prompts)
+    return tuple([*map(int, prompt)] if is_ids(prompt) else _string(name, prompt) for prompt in prompts)
 
 
 def _short(value: Any) -> str:

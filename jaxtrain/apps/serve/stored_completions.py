@@ -111,7 +111,7 @@ def _query(request: Request, known: Mapping[str, Any]) -> tuple[dict[str, str], 
     query, metadata = {name: str(schema.get("default", "")) for name, schema in known.items()}, {}
     pairs = request.query_params.multi_items()
     for name, value in pairs:
-        key = re.fullmatch(r"metadata\[(.+)\]", name, re.DOTALL)
+        key = re.fullmatch(r"metadata\[(.*)\]", name, re.DOTALL)
         if key and "metadata" in known:
             metadata[key[1]] = value
         elif name in known and name != "metadata":

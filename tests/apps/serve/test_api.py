@@ -365,6 +365,14 @@ def post(server, path, body, **headers):
     [
         (b"{", 400, "the body is not JSON"),
         (b"\xff", 400, "the body is not UTF-8, at byte 0"),
+        (b'{"\xed\xa0\x80": 1}', 400, "the body is not UTF-8, at byte 2"),
+        ("{}".encode("utf-16"), 400, "the body is not UTF-8, at byte 0"),
+        (b'{"\\ud800": 1}', 400, "Unknown parameter: '\\ud800'"),
+        (
+            b'{"model": "m", "messages": [{"role": "user", "content": "", "\\udc00": 1}]}',
+            400,
+            "messages[0].\\udc00",
+        ),
         (b"[1]", 400, "not a JSON object but list"),
         (b'{"temperature": NaN}', 400, "NaN is no number"),
         (b"[" * 10_000, 400, "the body is not JSON"),
