@@ -24,7 +24,7 @@ from jaxtrain.files import atomic, terminal
 from jaxtrain.inference import local
 from jaxtrain.inference.llm import Request, derive_seed
 from jaxtrain.stages import init_from
-from jaxtrain.train import workdir
+from jaxtrain.train import stop, workdir
 
 HELD_OUT = {"red-team": "tinytown:redteam:test", "harmless": "tinytown:prompts:test?family=help"}
 _MEASURED = 40  # what a seed is for
@@ -78,6 +78,7 @@ def stage(cfg: Constitutional, name: str, folder: str, more: str, **values: obje
     try:
         stage_cfg = flags.from_flags(cfg_class, arguments)
         main(stage_cfg)
+        stop.raise_if_stopped(f"in {name} of --phase=all: the same command goes on with it")
     except ConfigError as error:
         error.add_note(f"in {name} of --phase=all; its flags are {shlex.join(arguments)}")
         raise

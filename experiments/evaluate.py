@@ -28,8 +28,10 @@ def main(cfg: Evaluate) -> None:
 
     # Imported here, so that a mistake in the flags is reported before jax is loaded.
     from jaxtrain.apps.evals import run
+    from jaxtrain.train import watchdog
 
-    run.run(cfg, out)
+    with watchdog.watch(None, out.parent):
+        run.run(cfg, out)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from jaxtrain import config, flags
+from jaxtrain import config, flags, signals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,4 +43,6 @@ def main(cfg: Lifecycle) -> None:
 
 
 if __name__ == "__main__":
-    flags.launch(Lifecycle, main, "./launch/run lifecycle")
+    from jaxtrain.apps.lifecycle.plan import SAVED_WITHIN
+
+    flags.launch(Lifecycle, main, "./launch/run lifecycle", grace=SAVED_WITHIN + signals.GRACE)

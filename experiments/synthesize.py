@@ -14,8 +14,10 @@ def main(cfg: Synthesize) -> None:
 
     # Imported here, so that a mistake in the flags is reported before jax is loaded.
     from jaxtrain.apps.synthesis import run
+    from jaxtrain.train import watchdog
 
-    run.run(cfg, out)
+    with watchdog.watch(None, out.parent):
+        run.run(cfg, out)
 
 
 def _checked(cfg: Synthesize) -> Path:

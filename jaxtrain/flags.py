@@ -10,6 +10,7 @@ from typing import Any
 
 from absl import flags
 
+from jaxtrain import full_disk, signals
 from jaxtrain.config import BUCKETS, ConfigError, ConfigT, Failure, is_bucket_error, leaves
 
 # A command's config class, or what makes it of the command line (plan has the flags of the stage that --stage names).
@@ -164,12 +165,15 @@ def from_dict(cls: type, values: dict[str, dict[str, Any]]) -> ConfigT:
     return _build(cls, flat)
 
 
-def launch(cls: ConfigClass, main: Callable[[ConfigT], Any], program: str) -> None:
+def launch(
+    cls: ConfigClass, main: Callable[[ConfigT], Any], program: str, *, grace: float = signals.GRACE
+) -> None:
     """Runs a command's main; an expected error is one message without a traceback.
 
     Exit status 2 for a ConfigError, which the same command would raise again; 1 for a Failure or an OSError, such as a
-    full disk; 130 for Ctrl-C.
+    full disk; 130 for Ctrl-C, 143 for SIGTERM, at most `grace` seconds after it.
     """
+    signals.install(grace)
     try:
         config = from_flags(cls, sys.argv[1:])
         if config is None:
@@ -183,8 +187,12 @@ def launch(cls: ConfigClass, main: Callable[[ConfigT], Any], program: str) -> No
         if not (isinstance(error, Failure | OSError) or is_bucket_error(error)):
             raise
         status, lines = 1, [str(error) or type(error).__name__, *getattr(error, "__notes__", ())]
-    except KeyboardInterrupt:
-        status, lines = 130, ["interrupted"]
+        if full_disk.is_full(error):
+            lines.insert(1, full_disk.remedy(error.filename or ".", error))
+    except KeyboardInterrupt as error:
+        number = signals.number_of(error)
+        head = "interrupted" if number == signals.SIGINT else f"stopped by {signals.name(number)}"
+        status, lines = signals.status(number), [head, *getattr(error, "__notes__", ())]
     print("error:", "\n".join(map(str, lines)), file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()

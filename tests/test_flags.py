@@ -160,8 +160,8 @@ flags.launch(Pretrain, main, "run")
     [
         ("config.ConfigError('bad flag')", 2, "error: bad flag\na note\n"),
         ("config.Failure('went wrong')", 1, "error: went wrong\na note\n"),
-        ("OSError(28, 'No room', '/x')", 1, "error: [Errno 28] No room: '/x'\na note\n"),
-        ("KeyboardInterrupt()", 130, "error: interrupted\n"),
+        ("OSError(13, 'No right', '/x')", 1, "error: [Errno 13] No right: '/x'\na note\n"),
+        ("KeyboardInterrupt()", 130, "error: interrupted\na note\n"),
     ],
 )  # fmt: skip
 def test_what_a_run_can_explain_has_no_traceback(kind, status, said):

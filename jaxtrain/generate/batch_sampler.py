@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxtrain.config import ConfigError
+from jaxtrain.files import progress
 from jaxtrain.generate import engine as engine_module
 from jaxtrain.generate import sampler
 from jaxtrain.generate.engine import Engine
@@ -44,6 +45,7 @@ def sample(
         -size % engine.plan.shards
     )  # which are more than the model's where a context axis decodes further rows
     for first in range(0, len(requests), size):
+        progress.stop_point(f"sampling, prompt {first} of {len(requests)}")
         rows = engine_module.complete(engine, params, _local_rows(engine, batch, first, size))
         done += [
             SampledIds(tokens[:n].tolist(), logps[:n])

@@ -15,6 +15,7 @@ from jaxtrain.data import chat
 from jaxtrain.data.chat import Template
 from jaxtrain.data.messages import BadRecord
 from jaxtrain.data.response import opens_thought
+from jaxtrain.files import progress
 from jaxtrain.generate import batch_sampler
 from jaxtrain.generate.batch_sampler import SampleRequest
 from jaxtrain.generate.sampler import bucketed
@@ -212,7 +213,10 @@ def _token_logprobs(
 def embed_texts(forward: Forward, rows: Sequence[np.ndarray], context: int) -> np.ndarray:
     """f32[N, D]: the mean hidden state of each text; of one longer than the context, of its beginning."""
     cut = [np.asarray(row[: context or None], np.int32) for row in rows]
-    parts = [forward(cut[first : first + AT_ONCE]) for first in range(0, len(cut), AT_ONCE)]
+    parts = []
+    for first in range(0, len(cut), AT_ONCE):
+        progress.report(f"embeddings, text {first} of {len(cut)}")
+        parts.append(forward(cut[first : first + AT_ONCE]))
     return np.concatenate(parts)
 
 
@@ -225,6 +229,7 @@ def token_logps(
     """
     logps = []
     for first in range(0, len(pairs), AT_ONCE):
+        progress.report(f"log-probabilities, completion {first} of {len(pairs)}")
         part = pairs[first : first + AT_ONCE]
         own, _, best = forward([np.concatenate(pair).astype(np.int32) for pair in part], 1)
         for row, (prompt, completion) in enumerate(part):

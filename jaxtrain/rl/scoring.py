@@ -13,6 +13,7 @@ from jaxtrain.data.dialogs import shorten
 from jaxtrain.data.preferences import alternatives
 from jaxtrain.data.prompts import Prompt, question
 from jaxtrain.data.tokenizer import Tokenizer
+from jaxtrain.files import progress
 from jaxtrain.ops import returns
 from jaxtrain.rewards.function_args import TrainerState
 from jaxtrain.rewards.models import CompletionScorer
@@ -92,6 +93,7 @@ def _evaluated(
     scorer: CompletionScorer, rows: Columns, prompts: list[Prompt], texts: list[str], state: TrainerState
 ) -> tuple[np.ndarray, Columns, Columns]:
     """(scores f32[R], what is reported of them f32[R], what reward functions log of each completion object[R])."""
+    progress.report(f"scoring {len(texts)} completions")
     if scorer.evaluate is None:
         return np.asarray(scorer.scores(rows, prompts, texts), np.float32), {}, {}
     result = scorer.evaluate(rows, prompts, texts, state)

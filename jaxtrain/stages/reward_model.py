@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxtrain.config import DialogStageConfig
 from jaxtrain.data import prompts
+from jaxtrain.files import progress
 from jaxtrain.measures import agreement
 from jaxtrain.ops.ensembles import COMBINED
 from jaxtrain.stages import init_from, sampling, weights
@@ -48,6 +49,7 @@ def evaluator(cfg: DialogStageConfig, session: Session, data: Any) -> loop.Evalu
         params = optim.eval_params(state.params, state.opt_state)
         parts = []
         for i in range(min(len(data.eval), cfg.run.eval_batches or len(data.eval))):
+            progress.stop_point(f"batch {i} of an evaluation")
             batch = data.eval.batch(i)
             all_rows = gather_rows(
                 session.plan, {name: batch[name] for name in ("index", "length", "prefer")}

@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError, Failure
-from jaxtrain.train import workdir
+from jaxtrain.train import slowest_host, workdir
 
 T = TypeVar("T")
 
@@ -34,10 +34,11 @@ def gather(value: T) -> list[T]:
     if jax.process_count() == 1:
         return [value]
     data = np.frombuffer(pickle.dumps(value), np.uint8)
-    sizes = multihost_utils.process_allgather(np.int32(len(data))).ravel()
-    padded = np.zeros(1 << int(sizes.max()).bit_length(), np.uint8)  # few shapes: each compiles a program
-    padded[: len(data)] = data
-    rows = multihost_utils.process_allgather(padded)
+    with slowest_host.waiting():
+        sizes = multihost_utils.process_allgather(np.int32(len(data))).ravel()
+        padded = np.zeros(1 << int(sizes.max()).bit_length(), np.uint8)  # few shapes: each compiles a program
+        padded[: len(data)] = data
+        rows = multihost_utils.process_allgather(padded)
     return [pickle.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from jaxtrain.config import ConfigError
+from jaxtrain.train import stop
 
 
 def initialize(cache_dir: str = "") -> None:
@@ -30,7 +31,7 @@ def initialize(cache_dir: str = "") -> None:
             ) from error
         if count > 1:
             jax.distributed.initialize(env["JAXTRAIN_COORDINATOR"], count, index)
-            sys.excepthook = _leave
+            _joined()
     elif (
         (int(env.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_NODELIST" in env)
         or int(env.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
@@ -40,9 +41,14 @@ def initialize(cache_dir: str = "") -> None:
         or "JAX_COORDINATOR_ADDRESS" in env
     ):
         jax.distributed.initialize()
-        sys.excepthook = _leave
+        _joined()
     if cache_dir and not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(Path(cache_dir).expanduser() / "compiled"))
+
+
+def _joined() -> None:
+    stop.stop_before_training()
+    sys.excepthook = _leave
 
 
 def _leave(kind: type[BaseException], error: BaseException, trace: Any) -> None:

@@ -19,6 +19,7 @@ from jaxtrain.files import atomic, journal, terminal
 from jaxtrain.files.progress import bar
 from jaxtrain.inference.llm import LLM
 from jaxtrain.inference.llm_pool import LLMPool
+from jaxtrain.train import watchdog
 
 BATCH = 64  # prompts between two writes
 JOURNAL = "part.jsonl"
@@ -66,7 +67,7 @@ def run_phase(
     `generate` ends with `finish`; `settings` are the groups of the config that decide the rows.
     """
     folder = Path(cfg.asked.workdir).expanduser() / name
-    with open_models(cfg, constitution) as (policy, critic):
+    with watchdog.watch(None, folder.parent), open_models(cfg, constitution) as (policy, critic):
         made_by = {
             "constitution": constitution.fingerprint,
             "model": policy.name,

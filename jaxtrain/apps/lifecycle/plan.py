@@ -1,11 +1,10 @@
 """The stages of the whole lifecycle as data, and their runner: each stage is its own command in a subprocess."""
 
-import contextlib
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,10 +12,11 @@ from typing import Any, NamedTuple
 
 from jaxtrain import config
 from jaxtrain.config import Failure
-from jaxtrain.files import atomic
+from jaxtrain.files import atomic, checksums, processes
 from jaxtrain.train import metrics, workdir
 
 PROMPTS, SAMPLES, MAX_NEW = "tinytown:prompts:test", 2, 48
+SAVED_WITHIN = 60.0  # seconds in which a stage that is stopped saves and ends
 ACCELERATORS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "libtpu")
 TIMES, LOGS, ANSWERS = "times.json", "logs", "answers"
 AUDIT = "audit.json"  # of ./launch/run constitutional
@@ -102,18 +102,18 @@ def train(
 ) -> dict[str, dict[str, Any]]:
     """Runs the steps that are not done; returns {step: {"began", "seconds", "commands"}} of all.
 
-    Raises Failure where a command fails, after terminating the others.
+    Raises Failure where a command fails, after ending the others.
     """
     file = folder / TIMES
-    times = json.loads(file.read_text()) if file.exists() else {}
+    times = _read_times(file)
     commands = {step.name: _commands(step, folder, seed, cache_dir) for step in steps}
     done = {name for name, each in commands.items() if times.get(name, {}).get("commands") == each}
     under_way: dict[Future, LifecycleStep] = {}
-    running: list[subprocess.Popen] = []
+    running = processes.ChildProcesses(SAVED_WITHIN)
     with (
         show_of(steps, folder, done) as show,
         ThreadPoolExecutor(jobs) as pool,
-        _terminating(running),
+        running,
     ):
         while len(done) < len(steps):
             busy = {step.name for step in under_way.values()}
@@ -129,11 +129,30 @@ def train(
                 step = under_way.pop(one)
                 started, seconds = one.result()
                 times[step.name] = {"began": started, "seconds": seconds, "commands": commands[step.name]}
-                atomic.write_text(file, config.dumps(times) + "\n")
+                atomic.write_text(file, config.dumps(checksums.sealed(times)) + "\n")
                 done.add(step.name)
                 show.finish(step, seconds)
             show.tick()
     return times
+
+
+def _read_times(file: Path) -> dict[str, dict[str, Any]]:
+    """The content of times.json; a damaged one is moved aside, with a line, and all steps run again from their ends."""
+    try:
+        times = checksums.unsealed(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+        return {
+            name: {key: one[key] for key in ("began", "seconds", "commands")} for name, one in times.items()
+        }
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        aside = file.with_name(f"{TIMES}.damaged")
+        file.replace(aside)
+        print(
+            f"{file} is damaged ({error}): moved to {aside.name}; finished stages are sampled from again, and their "
+            "time is that of this call",
+            file=sys.stderr,
+            flush=True,
+        )
+        return {}
 
 
 def _commands(step: LifecycleStep, folder: Path, seed: int, cache_dir: str) -> list[list[str]]:
@@ -151,18 +170,15 @@ def _commands(step: LifecycleStep, folder: Path, seed: int, cache_dir: str) -> l
 
 
 def _run(
-    commands: Sequence[Sequence[str]], log: Path, answers: Path, running: list[subprocess.Popen]
+    commands: Sequence[Sequence[str]], log: Path, answers: Path, running: processes.ChildProcesses
 ) -> tuple[float, float]:
     """(start time, seconds) of the commands, which print to the log."""
     started = time.time()
     answers.unlink(missing_ok=True)  # of an earlier command; `sample` writes new files only
     with log.open("w", encoding="utf-8") as out:
         for stage, *flags in commands:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", f"experiments.{stage}", *flags], stdout=out, stderr=subprocess.STDOUT
-            )  # fmt: skip
-            running.append(process)
-            if status := process.wait():
+            command = [sys.executable, "-P", "-m", f"experiments.{stage}", *flags]
+            if status := running.call(command, stdout=out, stderr=subprocess.STDOUT):
                 out.flush()
                 last = "\n".join(f"  {line}" for line in log.read_text().splitlines()[-12:])
                 raise Failure(
@@ -181,25 +197,12 @@ def busy_seconds(times: Mapping[str, Mapping[str, Any]]) -> float:
     return total
 
 
-@contextlib.contextmanager
-def _terminating(running: Sequence[subprocess.Popen]) -> Iterator[None]:
-    """Terminates the running processes where the block raises."""
-    try:
-        yield
-    except BaseException:
-        for process in running:
-            process.terminate()
-        raise
-
-
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """The complete lines of a run's metrics.jsonl; of revisions one a round."""
+    """The readable lines of a run's metrics.jsonl; of revisions one a round."""
     if (folder / AUDIT).exists():
         rounds = json.loads((folder / AUDIT).read_text(encoding="utf-8"))["rounds"]
         return [{"step": one["round"], **one} for one in rounds]
-    file = folder / metrics.FILE
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    return metrics.read_rows(folder / metrics.FILE)[0]
 
 
 def total(folder: Path) -> int | None:

@@ -1,0 +1,143 @@
+"""What SIGTERM and Ctrl-C do to a command: they end it at once, or, while it trains, after the batch under way.
+
+A thread sees to it that they end it where the main thread is in C code, which Python's own handlers wait for.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+SIGTERM, SIGINT = signal.SIGTERM, signal.SIGINT
+SIGNALS = (SIGTERM, SIGINT)
+GRACE = 10.0  # seconds in which a command that a signal ends leaves by itself
+FLUSHED_WITHIN = 1.0  # seconds, where a thread that hangs may own the lock of a stream
+
+_noted: list[int] = []  # signals that `noting` has received
+_noting = 0  # how many `noting` there are
+_explanations: list[Callable[[], str]] = []
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal, its number, that ends a command as Ctrl-C does: SIGTERM, or SIGHUP of a terminal that is closed."""
+
+
+def number_of(error: KeyboardInterrupt) -> int:
+    """The signal behind an error."""
+    return error.args[0] if isinstance(error, Stopped) else SIGINT
+
+
+def status(number: int) -> int:
+    """The exit status of a command that a signal has ended: 143 of SIGTERM, 130 of Ctrl-C."""
+    return 128 + number
+
+
+def name(number: int) -> str:
+    """A signal as messages name it."""
+    return "Ctrl-C" if number == SIGINT else signal.Signals(number).name
+
+
+def install(grace: float = GRACE) -> None:
+    """From now on SIGTERM raises Stopped, and a process that a signal does not end in `grace` seconds is ended."""
+    for number in (SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _raise)
+    received, written = os.pipe()
+    os.set_blocking(written, False)
+    signal.set_wakeup_fd(written, warn_on_full_buffer=False)
+    threading.Thread(target=_enforce, args=(received, grace), name="signals", daemon=True).start()
+
+
+def _raise(number: int, frame: Any) -> None:
+    signal.signal(number, signal.SIG_DFL)  # a second one ends the process
+    raise Stopped(number)
+
+
+def _enforce(received: int, grace: float) -> None:
+    """Ends the process where the handlers of Python do not: it reads what the C handlers write."""
+    first, until = 0, 0.0
+    while True:
+        wait = max(0.0, until - time.monotonic()) if until else None
+        if not select.select([received], [], [], wait)[0]:
+            leave(status(first), f"error: stopped by {name(first)}{_explained()}")
+        for number in os.read(received, 64):
+            if number not in SIGNALS or not (_noting or _ours(number) or first):
+                continue
+            if first:
+                leave(status(number), f"error: ended by a second {name(number)}{_explained()}")
+            first, until = number, 0.0 if _noting else time.monotonic() + grace
+
+
+def _ours(number: int) -> bool:
+    """Whether the signal ends the command: one that serves has handlers of its own."""
+    return signal.getsignal(number) in (_raise, signal.SIG_DFL, signal.default_int_handler)
+
+
+def leave(code: int, message: str) -> None:
+    """Ends the process with a message, whatever its threads do."""
+    _write(f"{message}\n")
+    flush = threading.Thread(target=lambda: (sys.stdout.flush(), sys.stderr.flush()), daemon=True)
+    flush.start()
+    flush.join(FLUSHED_WITHIN)
+    os._exit(code)
+
+
+def _write(text: str) -> None:
+    with contextlib.suppress(OSError):  # a terminal that is closed
+        os.write(2, text.encode(errors="replace"))
+
+
+@contextlib.contextmanager
+def explaining(text: Callable[[], str]) -> Iterator[None]:
+    """Within it a command that a signal ends says `text` too, such as what is on the disk."""
+    _explanations.append(text)
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        error.add_note(text())
+        raise
+    finally:
+        _explanations.remove(text)
+
+
+def _explained() -> str:
+    return "".join(f"\n{text()}" for text in reversed(_explanations))
+
+
+@contextlib.contextmanager
+def noting() -> Iterator[Callable[[], int]]:
+    """Yields a function that returns the number of the signal received in this context, 0 without one.
+
+    The first SIGTERM or Ctrl-C is only noted, the second one does what it did before.
+    """
+    global _noting
+    before: dict[int, Any] = {}
+    _noted.clear()
+
+    def note(number: int, frame: Any) -> None:
+        _noted.append(number)
+        restore()
+        # A print could meet one that the signal interrupted.
+        _write(f"{name(number)}: stopping after this batch; a second signal ends the process at once\n")
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    _noting += 1
+    try:
+        for number in SIGNALS:
+            before[number] = signal.signal(number, note)
+    except ValueError:  # not the main thread: signals are the caller's
+        before = {}
+    try:
+        yield lambda: _noted[0] if _noted else 0
+    finally:
+        _noting -= 1
+        if not _noted:
+            restore()

@@ -1,0 +1,52 @@
+"""What Orbax and tensorstore print of a save that fails: tracebacks, for a file in the workdir.
+
+They would come before our own message, and hide it.
+"""
+
+import collections
+import functools
+import logging
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any
+
+FILE = "save_errors.txt"  # in the workdir
+_printed: collections.deque[str] = collections.deque(maxlen=100)
+
+
+@functools.cache
+def collect() -> None:
+    """From now on keeps the errors that Orbax logs, and those of callbacks in threads of C++, in place of stderr."""
+    before = sys.unraisablehook
+
+    def hook(args: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            before(args)
+        else:
+            _printed.append(
+                "".join(traceback.format_exception(args.exc_type, args.exc_value, args.exc_traceback))
+            )
+
+    def is_printed(record: logging.LogRecord) -> bool:
+        if record.levelno < logging.ERROR or "orbax" not in record.pathname:
+            return True
+        _printed.append(logging.Formatter("%(levelname)s %(message)s").format(record))
+        return False
+
+    sys.unraisablehook = hook
+    logging.getLogger("absl").addFilter(is_printed)
+
+
+def write(workdir: Path) -> tuple[str, str]:
+    """(a sentence that says where the tracebacks are, the tracebacks themselves where no file could be written)."""
+    text = "\n".join(_printed)
+    _printed.clear()
+    if not text:
+        return "", ""
+    try:
+        (workdir / FILE).write_text(text, encoding="utf-8")
+    except OSError:
+        return "", text
+    return f" The tracebacks of Orbax are in {workdir / FILE}.", ""

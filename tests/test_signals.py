@@ -1,0 +1,87 @@
+"""What a signal does to a command, in processes of their own: launched as all commands are."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+COMMAND = """
+import dataclasses, hashlib, sys, time
+from jaxtrain import config, flags, signals
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    run: config.Run = config.group(config.Run)
+
+def main(cfg):
+    with signals.explaining(lambda: "step 7 is saved"):
+        {body}
+
+flags.launch(Command, main, "command", grace=0.5)
+"""
+WAIT = "print('up', flush=True); time.sleep(900)"
+ENDLESS = (
+    "hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)"  # C code, during which no handler of Python's runs
+)
+NOTING = """
+        with signals.noting() as received:
+            print('up', flush=True)
+            while not received(): time.sleep(0.01)
+            print(received(), flush=True)
+            {then}
+        print('saved')
+"""
+
+
+def run(body, *numbers):
+    """(exit status, stdout, stderr) of a command to which signals are sent once it says that it is up, and after each
+    line that it prints then."""
+    command = [sys.executable, "-c", COMMAND.format(body=body)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        for number in numbers:
+            process.stdout.readline()
+            process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "said"),
+    [
+        (signal.SIGTERM, 143, "stopped by SIGTERM"),
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGHUP, 129, "stopped by SIGHUP"),
+    ],
+)
+def test_a_command_ends_and_says_what_is_on_the_disk(number, status, said):
+    assert run(WAIT, number) == (status, "", f"error: {said}\nstep 7 is saved\n")
+
+
+def test_a_command_that_hangs_in_c_code_is_ended():
+    body = f"print('up', flush=True); {ENDLESS}"
+    assert run(body, signal.SIGTERM) == (143, "", "error: stopped by SIGTERM\nstep 7 is saved\n")
+
+
+def test_an_error_that_the_users_code_swallows_still_ends_the_command():
+    body = "\n        try: print('up', flush=True); time.sleep(900)\n        except BaseException: time.sleep(900)"
+    assert run(body, signal.SIGTERM)[0] == 143
+
+
+def test_training_notes_the_first_signal_and_saves():
+    status, out, err = run(NOTING.format(then="pass"), signal.SIGTERM)
+    assert (status, out) == (0, "15\nsaved\n") and err.startswith(
+        "SIGTERM: stopping after this batch; a second"
+    )
+
+
+@pytest.mark.parametrize("then", ["time.sleep(900)", ENDLESS])
+def test_a_second_signal_ends_training_at_once(then):
+    status, out, err = run(NOTING.format(then=then), signal.SIGTERM, signal.SIGTERM)
+    assert status == 143 and "saved" not in out and "step 7 is saved" in err
