@@ -35,7 +35,7 @@ case $action in
   run)
     [ $# -gt 0 ] || fail 2 "name a stage: launch/gke_xpk.sh run pretrain --workdir=gs://BUCKET/runs/pretrain"
     call xpk workload create "${where[@]}" --workload="$WORKLOAD" --docker-image="$IMAGE" --tpu-type="$TYPE" \
-      --num-slices="$SLICES" --max-restarts=10 --restart-on-exit-codes=1 --command="launch/run $(printf '%q ' "$@")"
+      --num-slices="$SLICES" --max-restarts=10 --restart-on-exit-codes=1,42 --command="launch/run $(printf '%q ' "$@")"
     ;;
   list) call xpk workload list "${where[@]}" ;;
   stop) call xpk workload delete "${where[@]}" --workload="$WORKLOAD" ;;

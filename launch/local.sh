@@ -4,7 +4,8 @@
 #   launch/local.sh [--dry-run] N STAGE [--flag=value ...]
 #
 # On a CPU each process has JAX_NUM_CPU_DEVICES devices (default 1), on GPUs process i has GPU i.
-# The first process that fails ends the others; Ctrl-C and SIGTERM reach all of them.
+# The first process that ends with a failure ends the others. Ctrl-C and SIGTERM reach all of them: they save and end,
+# or are killed after JAXTRAIN_STOP_WITHIN seconds (default 60), or at a second Ctrl-C.
 set -euo pipefail
 # shellcheck source=launch/setup.sh
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
@@ -43,11 +44,24 @@ for ((i = 0; i < n; i++)); do
 done
 [ -z "$dry" ] || exit 0
 
-trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' INT TERM
-status=0
+stop_within=${JAXTRAIN_STOP_WITHIN:-60}
+[[ $stop_within =~ ^[0-9]+$ ]] || fail 2 "JAXTRAIN_STOP_WITHIN=$stop_within: want a number of seconds"
 kill_at=
+
+# stop SECONDS: SIGTERM to all, and SIGKILL to those still there after so long: one that hangs does not see SIGTERM.
+stop() {
+  kill -TERM "${pids[@]}" 2>/dev/null || true
+  kill_at=$((SECONDS + $1))
+}
+
+on_signal() {
+  if [ -n "$kill_at" ]; then kill_at=0; else stop "$stop_within"; fi
+}
+trap on_signal INT TERM HUP
+
+status=0
 while ((${#pids[@]})); do
-  sleep 0.2
+  sleep 0.2 || true
   running=()
   for pid in "${pids[@]}"; do
     if kill -0 "$pid" 2>/dev/null; then
@@ -59,12 +73,12 @@ while ((${#pids[@]})); do
     fi
   done
   pids=(${running[@]+"${running[@]}"})
-  ((status && ${#pids[@]})) || continue
-  if [ -z "$kill_at" ]; then
+  ((${#pids[@]})) || continue
+  if ((status)) && [ -z "$kill_at" ]; then
     say "a process ended with status $status; stopping the others"
-    kill -TERM "${pids[@]}" 2>/dev/null || true
-    kill_at=$((SECONDS + 10)) # one that waits in a collective does not see SIGTERM
-  elif ((SECONDS >= kill_at)); then
+    stop 10
+  elif [ -n "$kill_at" ] && ((SECONDS >= kill_at)); then
+    say "${#pids[@]} processes have not ended; killing them"
     kill -KILL "${pids[@]}" 2>/dev/null || true
   fi
 done

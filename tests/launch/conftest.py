@@ -56,6 +56,11 @@ def main():
     here = os.environ.get("JAXTRAIN_PROCESS_ID", "0")
     if f"--fail={here}" in sys.argv:
         sys.exit(7)
+    if "--hang" in sys.argv:  # in C code, which no handler of Python's interrupts
+        import hashlib
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        pathlib.Path(f"up-{here}").write_text(str(os.getpid()))
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
     if "--wait" in sys.argv:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(pathlib.Path(f"saved-{here}").touch()))
         pathlib.Path(f"up-{here}").touch()

@@ -126,6 +126,23 @@ def test_local_passes_sigterm_on(ready, tmp_path):
     assert {path.name for path in tmp_path.glob("saved-*")} == {"saved-0", "saved-1"}
 
 
+@pytest.mark.parametrize("signals", [1, 2])
+def test_local_kills_what_hangs(ready, tmp_path, signals):
+    """Soon after SIGTERM, or at once at a second one; nothing that it started is left."""
+    bound = {"JAXTRAIN_STOP_WITHIN": "1" if signals == 1 else "900"}
+    process = ready.start("launch/local.sh", "2", "show", "--hang", cwd=tmp_path, **bound)
+    while len(pids := [path.read_text() for path in tmp_path.glob("up-*")]) < 2 or not all(pids):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    if signals == 2:
+        time.sleep(0.5)  # bash runs one trap for two signals that come at once
+        process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 137 and "2 processes have not ended; killing them" in err
+    assert not any(Path("/proc", pid).exists() for pid in pids)
+
+
 def supervise(*arguments: str, cwd: Path) -> subprocess.Popen:
     command = [sys.executable, str(ROOT / "launch" / "supervise.py"), *arguments]
     return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -160,6 +177,31 @@ def test_supervise_counts_restarts_in_a_row(tmp_path):
     process = supervise(*arguments, *shell(text), cwd=tmp_path)
     process.communicate(timeout=30)
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("saves", [True, False])
+def test_supervise_restarts_what_hangs_while_it_makes_progress(tmp_path, saves):
+    """However long it lasted, since a hang lasts as long as the watchdog waits."""
+    text = (
+        "n=$(wc -l <runs); [ $n -lt 4 ] || exit 0; "
+        + "mkdir -p run/checkpoints/$n; " * saves
+        + "sleep .2; exit 42"
+    )
+    options = ["--backoff=0.01", "--max-restarts=1", "--healthy-after=0.1"]
+    process = supervise(*options, *shell(text), "--workdir=run", cwd=tmp_path)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == (0 if saves else 42)
+    assert "exit status 42 (it hung)" in err and ("giving up after 1 restarts" in err) == (not saves)
+
+
+def test_supervise_kills_what_does_not_end(tmp_path):
+    process = supervise("--stop-within=0.1", *shell('trap "" TERM; while :; do sleep 9; done'), cwd=tmp_path)
+    while not (tmp_path / "runs").exists():
+        time.sleep(0.02)
+    time.sleep(0.3)  # bash sets its trap
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 137 and "has not ended 0.1 s after a signal" in err
 
 
 @pytest.mark.parametrize("where", ["run", "wait"])
