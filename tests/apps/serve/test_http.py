@@ -63,6 +63,53 @@ def test_more_messages_than_the_context_has_tokens_are_refused_unread(server, mo
     assert "600 messages" in answer[1]["error"]["message"]
 
 
+HANGING = """
+    import asyncio, contextlib, os, signal, threading
+    from starlette.applications import Starlette
+    from starlette.routing import Route
+    from jaxtrain.apps.serve import http
+
+    async def hang(request):
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(600)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_):
+        yield
+        if {close_hangs}:
+            await asyncio.to_thread(threading.Event().wait)
+
+    http._CLOSE_SECONDS = 3.0
+    sock = http.listen("127.0.0.1", 0)
+    app = Starlette(routes=[Route("/", hang)], lifespan=lifespan)
+    http.run(app, sock, None, 1, lambda: print(sock.getsockname()[1], flush=True))
+    print("closed")
+    http.leave()
+    """
+
+
+@pytest.mark.parametrize("close_hangs", [False, True])
+def test_sigterm_answers_what_is_cancelled_and_ends_a_process_that_does_not_close(close_hangs):
+    import http.client
+
+    script = textwrap.dedent(HANGING).format(close_hangs=close_hangs)
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        link = http.client.HTTPConnection("127.0.0.1", int(process.stdout.readline()), timeout=60)
+        link.request("GET", "/")
+        response = link.getresponse()
+        assert response.status == 503 and b"shutting down" in response.read()
+        link.close()
+        out, err = process.communicate(timeout=60)
+    assert "Traceback" not in err, err
+    if close_hangs:
+        assert process.returncode == 1 and "ended, 4 s after the signal, while these threads worked" in err
+        assert "MainThread" in err and not out
+    else:
+        assert process.returncode == 0 and out == "closed\n"
+
+
 def test_the_process_ends_though_a_thread_works():
     script = """
         import threading, time

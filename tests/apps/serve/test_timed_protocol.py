@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from jaxtrain.apps.serve import http, timed_protocol
 
+SIZE = 30 << 20  # bytes: more than the buffers of the kernel hold
 ENOUGH = 10.0  # seconds in which a closed connection is seen to be so
 
 
@@ -29,13 +30,29 @@ async def endless(request):
     return StreamingResponse(pieces())
 
 
+async def large(request):
+    return PlainTextResponse(b"x" * SIZE)
+
+
+async def unanswered(request):
+    await asyncio.sleep(600)
+
+
 @pytest.fixture
 def address(monkeypatch):
+    with serving(monkeypatch, 0.5) as own:
+        yield own
+
+
+@contextlib.contextmanager
+def serving(monkeypatch, answer_seconds):
+    """The address of a server that waits half a second for requests."""
     monkeypatch.setattr(timed_protocol, "READ_SECONDS", 0.5)
     sock = http.listen("127.0.0.1", 0)
     routes = [Route("/", echo, methods=["GET", "POST"]), Route("/endless", endless)]
+    routes += [Route("/large", large), Route("/unanswered", unanswered)]
     settings = uvicorn.Config(
-        Starlette(routes=routes), http=timed_protocol.timed_protocol(0.5), log_level="critical"
+        Starlette(routes=routes), http=timed_protocol.timed_protocol(answer_seconds), log_level="critical"
     )
     server = uvicorn.Server(settings)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
@@ -99,3 +116,19 @@ def test_a_response_that_does_not_end_is_cut_off(address):
     with socket.create_connection(address) as link:
         link.sendall(GET.replace(b"/ ", b"/endless ", 1))
         assert b"first" in until_closed(link)
+
+
+def test_a_request_without_a_response_is_a_timeout_of_the_server(address):
+    with socket.create_connection(address) as link:
+        link.sendall(GET.replace(b"/ ", b"/unanswered ", 1))
+        assert until_closed(link).startswith(b"HTTP/1.1 504 ")
+
+
+@pytest.mark.parametrize("close", [b"", b"Connection: close\r\n"])
+@pytest.mark.parametrize("answer_seconds", [0.5, 60])
+def test_a_complete_response_has_its_time_to_be_read_and_no_more(monkeypatch, close, answer_seconds):
+    request = GET.replace(b"/ ", b"/large ", 1).replace(b"\r\n\r\n", b"\r\n" + close + b"\r\n")
+    with serving(monkeypatch, answer_seconds) as address, socket.create_connection(address) as link:
+        link.sendall(request)
+        time.sleep(1.5)  # both times that are half a second are over
+        assert (len(until_closed(link)) > SIZE) == (answer_seconds == 60)
