@@ -12,6 +12,7 @@ from jaxtrain import config
 from jaxtrain.config import ConfigError
 from jaxtrain.data import source_spec
 from jaxtrain.files import atomic
+from jaxtrain.train import metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +99,7 @@ def train(
 
 def clean_loss(run: Path) -> tuple[float, float]:
     """(nats a token, bits a byte) of the held-out clean documents at a run's end."""
-    rows = atomic.read_jsonl(run / "metrics.jsonl")
+    rows, _ = metrics.read_rows(run / metrics.FILE)
     last = [row for row in rows if "eval/loss" in row][-1]
     return last["eval/loss"], last["eval/bits_per_byte"]
 

@@ -21,6 +21,7 @@ from jaxtrain.rewards import functions, models
 from jaxtrain.rewards.function_args import TrainerState, available
 from jaxtrain.rl import completion_table, rollouts
 from jaxtrain.rl import scoring as rl_scoring
+from jaxtrain.rl.rollout_store import RolloutStore
 from jaxtrain.stages import before_after, eval_prompts, init_from, trainer
 from jaxtrain.stages.session import Session, gather_rows, pinned_run, policy_session, reference_params
 from jaxtrain.train import workdir
@@ -138,10 +139,11 @@ def stage(
     sample = completion_table.with_completion_table(
         session, eval_prompts.eval_sampler(policy_session(session), cfg, template, decode)
     )
+    store = RolloutStore(cfg, session, controller.coef)
     iteration = f"{size:,} completions of {size // cfg.samples.group:,} prompts, {updates} updates"
     return trainer.Stage(
         objective=objective,
-        next_batch=rollouts.rollout_batches(cfg, session, setup),
+        next_batch=rollouts.rollout_batches(cfg, session, setup, store),
         table=[
             ("prompts", f"{len(fitting):,} of {cfg.data.data}"),
             *(("prompts", line) for line in (*lines, *notes)),
@@ -154,6 +156,8 @@ def stage(
         sample=before_after.with_before_after(session, cfg, template, decode, reference, sample),
         expect=expected(transformer.compute_dtype(cfg.model, session.plan.platform), priced),
         carry=rollouts.carry(cfg),
+        meta=store.meta,
+        unusable=store.unusable,
     )
 
 

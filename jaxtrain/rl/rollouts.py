@@ -12,11 +12,12 @@ import numpy as np
 
 from jaxtrain.config import RolloutStageConfig
 from jaxtrain.data.prompts import Prompt
+from jaxtrain.files import progress
 from jaxtrain.ops import returns
 from jaxtrain.rewards.function_args import TrainerState
-from jaxtrain.rl import advantages, completion_table, flat_groups, rollout_store, scoring
+from jaxtrain.rl import advantages, completion_table, flat_groups, scoring
 from jaxtrain.rl.completion_table import FOLDER
-from jaxtrain.rl.rollout_store import Rollout
+from jaxtrain.rl.rollout_store import Rollout, RolloutStore
 from jaxtrain.rl.scoring import Columns, ScoredBatch, ScoringConfig
 from jaxtrain.stages import sampling
 from jaxtrain.stages.session import Session, policy_session
@@ -48,15 +49,15 @@ class RolloutConfig(NamedTuple):
 
 
 def rollout_batches(
-    cfg: RolloutStageConfig, session: Session, setup: RolloutConfig
+    cfg: RolloutStageConfig, session: Session, setup: RolloutConfig, store: RolloutStore
 ) -> Callable[[int], loop.NextBatch]:
-    """The stage's batches: next_batch(first) goes on from update `first`, with the rollout on disk."""
+    """The stage's batches: next_batch(first) goes on from update `first`, with the store's current rollout."""
     next_rollout = _rollout_fn(cfg, session, setup)
     updates = cfg.samples.epochs * cfg.samples.minibatches
     local = session.plan.local_rows(cfg.data.batch_size)
 
     def batches_from(first: int) -> loop.NextBatch:
-        rollout, step = rollout_store.load_rollout(session, first, setup.controller.coef), first
+        rollout, step = store.current(), first
 
         def next_batch(state: TrainState) -> Columns:
             nonlocal rollout, step
@@ -65,7 +66,7 @@ def rollout_batches(
                 rollout = rollout._replace(columns={}, taken=rollout.next_taken, kl_coef=rollout.next_kl_coef)
             if not rollout.columns:
                 rollout = next_rollout(state, rollout._replace(first=step, iteration=rollout.iteration + 1))
-                rollout_store.save_rollout(session, rollout)
+                store.save(rollout)
             rows = _rows(cfg, rollout, step - rollout.first)
             own = {name: x[rows[local]] for name, x in rollout.columns.items()}
             extra = setup.extra(step, float(rollout.columns["mask"][rows].sum()))
@@ -188,6 +189,7 @@ def _annotate_fn(
     def annotated(params: Params, rows: Columns) -> Columns:
         parts = []
         for first in range(0, len(rows["tokens"]), B):
+            progress.stop_point(f"log-probabilities, row {first} of a rollout")
             part = session.plan.put({name: rows[name][first : first + B][local] for name in ROWS})
             parts.append(compiled(params, (session.base, reference), part))
         parts = [session.plan.get(part) for part in parts]

@@ -13,13 +13,13 @@ import numpy as np
 import optax
 
 from jaxtrain import config
-from jaxtrain.data.tokenizer import Tokenizer
+from jaxtrain.data.tokenizer import Tokenizer, save_tokenizer
 from jaxtrain.files import hf_hub, paths
 from jaxtrain.models import transformer, zoo
 from jaxtrain.stages import weights
 from jaxtrain.stages.init_from import InitFrom, load_run, require_rows
 from jaxtrain.train import metrics, multihost, optim, parallel, workdir
-from jaxtrain.train.checkpoint import Checkpoints
+from jaxtrain.train.checkpoint import Checkpoints, Unusable
 from jaxtrain.train.checkpoint_upload import needs_upload
 from jaxtrain.train.step import init_state
 from jaxtrain.types import LM, ActorCritic, Batch, Key, Loss, Objective, Params, TrainState
@@ -126,7 +126,7 @@ def start_session(
         branch = POLICY if isinstance(session.heads, ActorCritic) else ""
         workdir.record(path, arch=asdict(arch), branch=branch, generation=dict(start.generation))
         with paths.written(path / "tokenizer") as folder:
-            tokenizer.save(folder)
+            save_tokenizer(tokenizer, folder)
     session = session._replace(start=pinned_start(path, start), given=given)
     return session._replace(base=initial_params(session, cfg.run.seed)) if cfg.lora.lora_rank else session
 
@@ -222,12 +222,14 @@ def _state(session: Session, params: Params, seed: int) -> TrainState:
     return init_state(params, session.tx, jax.random.fold_in(jax.random.key(seed), 1), session.extra)
 
 
-def first_state(cfg: config.StageConfig, session: Session, saved: Checkpoints) -> tuple[TrainState, dict]:
+def first_state(
+    cfg: config.StageConfig, session: Session, saved: Checkpoints, unusable: Unusable | None = None
+) -> tuple[TrainState, dict]:
     """(state, meta): of the newest checkpoint, else of the parameters that --init_from names, else a fresh one."""
     seed, axes = cfg.run.seed, session.trained.axes
     make = fresh_state_fn(session, seed)
-    if saved.steps():
-        return saved.restore(session.plan.abstract(make, axes))
+    if restored := saved.restore_usable(session.plan.abstract(make, axes), unusable):
+        return restored
     if not session.start.origins:
         return session.plan.init(make, axes), {}
     params = trained_part(session, initial_params(session, seed), seed)

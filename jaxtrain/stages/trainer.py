@@ -13,7 +13,7 @@ from jaxtrain.files import terminal
 from jaxtrain.models import transformer
 from jaxtrain.stages.session import Session, first_state, fresh_state_fn, of_trained, print_lines
 from jaxtrain.train import loop, metrics, optim, preflight
-from jaxtrain.train.checkpoint import Checkpoints
+from jaxtrain.train.checkpoint import Checkpoints, Unusable
 from jaxtrain.train.step import evaluate, train_step
 from jaxtrain.types import Metrics, Objective, Params, TrainState
 
@@ -75,6 +75,8 @@ class Stage(NamedTuple):
     frozen: Params = ()
     carry: Callable[[Any, Metrics], Any] | None = None
     finish: Callable[[TrainState], TrainState] | None = None
+    meta: Callable[[], Mapping[str, Any]] = dict  # what its checkpoints hold beside the state
+    unusable: Unusable | None = None  # of a stage that needs more than its checkpoints
 
 
 def train(cfg: StageConfig, session: Session, stage: Stage) -> TrainState:
@@ -100,7 +102,7 @@ def train(cfg: StageConfig, session: Session, stage: Stage) -> TrainState:
         return numbers
 
     with Checkpoints(session.path, cfg.run.keep) as saved:
-        state, meta = first_state(cfg, session, saved)
+        state, meta = first_state(cfg, session, saved, stage.unusable)
         done = int(plan.get(state.step))
         if done >= cfg.run.steps:
             print_lines(

@@ -24,6 +24,7 @@ from jax.experimental import multihost_utils
 
 from jaxtrain.config import ConfigError, Failure, is_bucket_error, is_remote
 from jaxtrain.files import paths
+from jaxtrain.files.checksums import json_sha256
 from jaxtrain.train import digest
 from jaxtrain.train.checkpoint_upload import Upload, needs_upload
 from jaxtrain.train.workdir import CHECKPOINTS, COMMITTED, saved_steps
@@ -49,8 +50,15 @@ class _Preserved(NamedTuple):
         return [each.step in stay for each in checkpoints]
 
 
+Unusable = Callable[[int, dict], str]  # (step, meta) -> why training cannot go on from there, empty if it can
+
+
 class _Damaged(Exception):
     """One step cannot be trusted; the message names the leaf or the file."""
+
+
+class _Unusable(Exception):
+    """Training cannot go on from a step that is intact; the message says why."""
 
 
 class Checkpoints:
@@ -91,7 +99,7 @@ class Checkpoints:
         )
         args = ocp.args.Composite(
             state=ocp.args.PyTreeSave(jax.tree.map(digest.plain, state)),
-            meta=ocp.args.JsonSave({**body, "sha256": digest.sha256(body)}),
+            meta=ocp.args.JsonSave({**body, "sha256": json_sha256(body)}),
         )
         self._current, self._retain = step, retain or (lambda steps: steps[-self.keep :])
         try:
@@ -159,6 +167,26 @@ class Checkpoints:
         state, meta, self._current = _restore(self._folder, abstract, "", step, f"--workdir={self._workdir}")
         return state, meta
 
+    def restore_usable(self, abstract: Any, unusable: Unusable | None = None) -> tuple[Any, dict] | None:
+        """`restore` of the newest step that is intact and from which training can go on; None where there is none.
+
+        A step that is not usable is skipped with a warning, as a damaged one is. Raises CheckpointError where the
+        oldest step is damaged.
+        """
+        if not self.steps():
+            return None
+        source = f"--workdir={self._workdir}"
+        try:
+            state, meta, self._current = _restore(self.folder, abstract, "", None, source, unusable)
+        except _Unusable as error:
+            warnings.warn(
+                f"{error}. No older step is left: the run starts again from its first step, and its checkpoints "
+                "are set aside with the first save",
+                stacklevel=2,
+            )
+            return None
+        return state, meta
+
     def wait(self) -> None:
         """Blocks until the save under way is complete. Raises CheckpointError if it failed."""
         if self._manager is None:
@@ -213,7 +241,12 @@ def restore_params(
 
 
 def _restore(
-    folder: Path, abstract: Any, prefix: str, step: int | None, source: str
+    folder: Path,
+    abstract: Any,
+    prefix: str,
+    step: int | None,
+    source: str,
+    unusable: Unusable | None = None,
 ) -> tuple[Any, dict, int]:
     steps = saved_steps(folder)
     if not steps:
@@ -226,7 +259,11 @@ def _restore(
     for candidate in reversed(steps) if step is None else [step]:
         try:
             with _readable(folder / str(candidate)) as copy:
-                return *_read(copy, abstract, prefix, source), candidate
+                return *_read(copy, abstract, prefix, source, unusable), candidate
+        except _Unusable as error:
+            if candidate == steps[0]:
+                raise
+            warnings.warn(f"{error}. Falling back to the step before it; nothing was deleted", stacklevel=3)
         except _Damaged as error:
             reason = f"{folder / str(candidate)} is damaged: {error}"
             if candidate == steps[0] or step is not None:
@@ -249,7 +286,7 @@ def _readable(step: Path) -> Iterator[Path]:
         yield paths.local_copy(step, str(step), Path(folder))
 
 
-def _read(step: Path, abstract: Any, prefix: str, source: str) -> tuple[Any, dict]:
+def _read(step: Path, abstract: Any, prefix: str, source: str, unusable: Unusable | None) -> tuple[Any, dict]:
     import orbax.checkpoint as ocp
 
     try:
@@ -258,13 +295,15 @@ def _read(step: Path, abstract: Any, prefix: str, source: str) -> tuple[Any, dic
         stored_sum = body.pop("sha256")
     except (ValueError, LookupError, AttributeError, TypeError, OSError) as error:
         raise _Damaged(f"{step / 'meta'}: {_reason(error)}") from error
-    if stored_sum != digest.sha256(body):
+    if stored_sum != json_sha256(body):
         raise _Damaged(f"{step / 'meta'} differs from what was written (SHA-256)")
     version = body.get("digests", 1)
     if version not in digest.VERSIONS:
         raise ConfigError(
             f"{source} (step {step.name}) is of a newer release, with digests of version {version}: use that release"
         )
+    if unusable and (why := unusable(int(step.name), body["meta"])):
+        raise _Unusable(f"training cannot go on from {step}: {why}")
     stored = {path: row for path, row in body["leaves"].items() if path.startswith(prefix)}
     _require_same_tree(stored, abstract, prefix, f"{source} (step {step.name})")
 

@@ -10,7 +10,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -218,13 +218,13 @@ def _rewind(file: Path, step: int) -> str:
     """
     if not file.exists():
         return ""
-    later, torn = 0, 0
+    later, torn = 0, []
     with open(file, "rb") as lines, atomic.replacing(file) as out, contextlib.ExitStack() as stack:
         aside = None
-        for line in lines:
+        for number, line in enumerate(lines, 1):
             at = _step_of(line)
             if at is None:
-                torn += 1
+                torn.append(number)
                 aside = aside or stack.enter_context(open(file.with_name(UNREADABLE), "ab"))
                 aside.write(line.rstrip(b"\n") + b"\n")
             elif at > step or step == 0:
@@ -232,14 +232,31 @@ def _rewind(file: Path, step: int) -> str:
             else:
                 out.write(line.rstrip(b"\n") + b"\n")
     notes = [f"{later} lines after step {step} dropped, these steps run again"] if later else []
-    notes += [f"{torn} unreadable lines moved to {UNREADABLE}"] if torn else []
+    notes += [f"{len(torn)} unreadable lines moved to {UNREADABLE}, {line_numbers(torn)}"] if torn else []
     return f"{FILE}: {'; '.join(notes)}" if notes else ""
+
+
+def read_rows(file: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """(the lines of a metrics.jsonl, the numbers of those that cannot be read); of a last one under way neither."""
+    rows, torn = [], []
+    for number, line in enumerate(file.read_bytes().splitlines(keepends=True) if file.exists() else (), 1):
+        if _step_of(line) is not None:
+            rows.append(json.loads(line))
+        elif line.endswith(b"\n"):
+            torn.append(number)
+    return rows, torn
+
+
+def line_numbers(numbers: Sequence[int]) -> str:
+    """Numbers of lines in words; of many the first ones."""
+    more = f" and {len(numbers) - 5} more" if len(numbers) > 5 else ""
+    return f"line{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers[:5]))}{more}"
 
 
 def _step_of(line: bytes) -> int | None:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     step = row.get("step") if isinstance(row, dict) else None
     return step if isinstance(step, int) else None

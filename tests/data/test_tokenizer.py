@@ -207,6 +207,38 @@ def test_what_is_no_tokenizer_is_named(tmp_path):
         load(tmp_path / "nowhere")
 
 
+def test_damaged_files_are_named_where_there_are_no_checksums(bpe, tmp_path):
+    """Of an earlier release, or of another project: bits flipped, cut off, values of another kind."""
+    bpe.save(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<|eos|>"}')
+    draw, refused = np.random.default_rng(4), 0
+    for name in ("tokenizer.json", "special_tokens.json", "tokenizer_config.json"):
+        file = tmp_path / name
+        whole = file.read_bytes()
+        damages = [
+            b"",
+            b"[]",
+            b"3",
+            b'{"eos": [3], "eos_token": {"content": [1]}}',
+            b"\xff",
+            whole[: len(whole) // 2],
+        ]
+        for place, bit in zip(draw.integers(0, len(whole), 12), draw.integers(0, 8, 12), strict=True):
+            damages.append(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
+        for damaged in damages:
+            file.write_bytes(damaged)
+            try:
+                load(tmp_path)
+            except ConfigError as error:
+                refused += 1
+                assert name in str(error)
+        if name == "special_tokens.json":
+            file.unlink()  # the next one counts where it is not there
+        else:
+            file.write_bytes(whole)
+    assert refused > 15
+
+
 def test_what_is_no_sentencepiece_model_is_named(tmp_path):
     pytest.importorskip("sentencepiece")
     (tmp_path / "x.model").write_bytes(b"hello")

@@ -69,6 +69,54 @@ def test_a_run_from_an_export_begins_where_the_exported_one_ended(town, adapted,
     }
 
 
+def test_a_damaged_export_is_refused_and_an_edit_of_it_can_be_accepted(town, exported, tmp_path):
+    copy = tmp_path / "hf"
+    shutil.copytree(exported, copy)
+    (copy / "README.md").write_text("# A model of mine")
+    parameters(town, f"hf:{copy}")
+    weight = copy / "model.safetensors"
+    bits = bytearray(weight.read_bytes())
+    bits[-5] ^= 64
+    weight.write_bytes(bits)
+    init_from.load_run(f"hf:{copy}")
+    with pytest.raises(ConfigError, match=r"model\.safetensors differs from what was written"):
+        parameters(town, f"hf:{copy}")
+    for name in ("config.json", "tokenizer.json", "special_tokens.json", "generation_config.json"):
+        file = copy / name
+        whole = file.read_bytes()
+        file.write_bytes(whole.replace(b":", b": ", 1))
+        with pytest.raises(
+            ConfigError, match=rf"^--init_from=hf:{copy}: {file} has .*export the folder again"
+        ):
+            init_from.load_run(f"hf:{copy}")
+        file.write_bytes(whole)
+    (copy / "tokenizer.json").rename(copy / "elsewhere.json")
+    with pytest.raises(ConfigError, match=r"tokenizer\.json is missing"):
+        init_from.load_run(f"hf:{copy}")
+    (copy / "elsewhere.json").rename(copy / "tokenizer.json")
+    hf_folders.edit(copy / "config.json", max_position_embeddings=77)
+    with pytest.raises(ConfigError, match=r"config\.json .*delete .*checksums\.json"):
+        init_from.load_run(f"hf:{copy}")
+    (copy / "checksums.json").unlink()
+    assert init_from.load_run(f"hf:{copy}").arch.max_len == 77
+
+
+def test_the_tokenizer_of_a_run_is_verified(town, tmp_path):
+    copy = tmp_path / "sft"
+    shutil.copytree(town / "sft", copy, ignore=shutil.ignore_patterns("checkpoints"))
+    init_from.load_run(str(copy))
+    for name in ("special_tokens.json", "tokenizer.json", "checksums.json"):
+        file = copy / "tokenizer" / name
+        whole = file.read_bytes()
+        for damaged in (whole[: len(whole) // 2], whole.replace(b"eos", b"eor"), whole[:-3] + b"\xff\n}"):
+            file.write_bytes(damaged)
+            if damaged != whole:
+                with pytest.raises(ConfigError, match=name.replace(".", r"\.")):
+                    init_from.load_run(str(copy))
+        file.write_bytes(whole)
+    init_from.load_run(str(copy))
+
+
 def test_tokenizer_and_template_travel_with_the_export(town, adapted, exported):
     before, after = load(adapted / "tokenizer"), load(exported)
     assert after.fingerprint == before.fingerprint and after.chat_template == before.chat_template
@@ -90,7 +138,7 @@ def test_an_export_is_of_the_step_and_in_the_type_of_the_flags(town, adapted, ex
 
 def test_a_damaged_directory_is_named(town, exported, tmp_path):
     copy = tmp_path / "cut"
-    shutil.copytree(exported, copy)
+    shutil.copytree(exported, copy, ignore=shutil.ignore_patterns("checksums.json"))
     file = copy / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ConfigError, match=r"cut/model\.safetensors: cannot be read as safetensors"):
@@ -103,7 +151,7 @@ def test_a_damaged_directory_is_named(town, exported, tmp_path):
 
 def test_a_tokenizer_that_does_not_fit_the_embedding_is_refused(town, exported, tmp_path):
     copy = tmp_path / "other"
-    shutil.copytree(exported, copy)
+    shutil.copytree(exported, copy, ignore=shutil.ignore_patterns("checksums.json"))
     file = copy / "tokenizer.json"
     held = json.loads(file.read_text())
     size = json.loads((copy / "config.json").read_text())["vocab_size"]

@@ -1,5 +1,7 @@
 """GRPO and its kin from the command to the files they leave, and what both on-policy stages refuse."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -35,6 +37,22 @@ def dapo(town, reward):
 def test_a_run_killed_in_the_middle_of_an_iteration_goes_on_to_the_same_bits(town, reward, dapo):
     copy = town.resumed("grpo", "dapo", 3, reward, *FLAGS)
     assert same_arrays(dapo, copy, 4) and rows(copy) == rows(dapo)
+
+
+def test_the_policy_of_a_checkpoint_samples_a_lost_rollout_again_to_the_bit(town, reward, dapo):
+    """Step 3 is in the middle of an iteration; that of step 2 starts with it."""
+    copy = town / "dapo-lost"
+    shutil.copytree(dapo, copy)
+    for lost in ("checkpoints/4", "rollouts"):
+        shutil.rmtree(copy / lost)
+    with pytest.warns(UserWarning) as told:
+        said = town.again("grpo", copy.name, reward, *FLAGS)
+    first = str(told[0].message)
+    assert "checkpoints/3: " in first and "rollouts/00000002.npz is missing. Falling back" in first
+    assert "rollouts/00000002.npz is missing: sampled from the policy of step 2\n" in said
+    assert "resuming from step 2 " in said and rows(copy) == rows(dapo) and same_arrays(dapo, copy, 4)
+    one, two = (folder / "rollouts" / "00000002.npz" for folder in (dapo, copy))
+    assert one.read_bytes() == two.read_bytes()
 
 
 def test_groups_are_drawn_again_and_the_masked_are_still_counted(dapo):

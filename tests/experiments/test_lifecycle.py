@@ -8,6 +8,7 @@ import pytest
 from jaxtrain.apps.lifecycle import html, plan, progress, report
 from jaxtrain.apps.lifecycle.plan import LifecycleStep, Target
 from jaxtrain.config import Failure
+from jaxtrain.files import checksums
 from tests.runs import MODEL
 
 TINY = ("--seq_len=48", "--batch_size=8", "--warmup=2", "--eval_batches=1")
@@ -75,7 +76,24 @@ def test_a_second_call_runs_what_is_missing_alone(trained, capsys):
     )
     with pytest.raises(Failure, match=r"sft ended with status 2(.|\n)*no_such_flag(.|\n)*third.log"):
         run(steps, folder)
-    assert json.loads((folder / plan.TIMES).read_text()) == times
+    assert checksums.unsealed(json.loads((folder / plan.TIMES).read_text())) == times
+
+
+def test_damaged_times_are_moved_aside(tmp_path, capsys):
+    file, times = (
+        tmp_path / plan.TIMES,
+        {"base": {"began": 1.5, "seconds": 2.0, "commands": [["sft", "--steps=3"]]}},
+    )
+    assert plan._read_times(file) == {}
+    whole = json.dumps(checksums.sealed(times)).encode()
+    for text in (whole, json.dumps(times).encode()):  # an earlier release wrote no checksum
+        file.write_bytes(text)
+        assert plan._read_times(file) == times
+    for damaged in (whole.replace(b"2.0", b"2.1"), whole[:-9], b"", b"[]", b'{"base": {}}', b"\xff"):
+        file.write_bytes(damaged)
+        assert plan._read_times(file) == {} and not file.exists()
+        assert f"{file} is damaged (" in capsys.readouterr().err
+        assert (tmp_path / "times.json.damaged").read_bytes() == damaged
 
 
 def test_the_report_tells_what_was_reached_and_what_was_not(trained, capsys):

@@ -9,7 +9,6 @@ import pytest
 
 from experiments import dpo
 from jaxtrain import flags as command_line
-from jaxtrain.config import Failure
 from jaxtrain.models import transformer
 from jaxtrain.rl import advantages
 from jaxtrain.stages import init_from, session, weights
@@ -104,9 +103,9 @@ def test_each_completion_is_kept_and_some_are_shown(whole, town):
     assert {"before/gold", "after/gold", "before/alike", "after/alike", "judge/gold"} <= last.keys()
 
 
-def killed(town, name, step):
+def killed(town, name, step, mark="killed"):
     """What a run killed between update `step` and the next checkpoint leaves."""
-    copy = town / f"{name}-killed-{step}"
+    copy = town / f"{name}-{mark}-{step}"
     shutil.copytree(town / name, copy)
     for later in (
         *copy.glob("checkpoints/[0-9]*"),
@@ -127,11 +126,35 @@ def test_a_run_killed_in_the_middle_of_an_iteration_goes_on_to_the_same_bits(tow
     assert any("average" in path for path in saved) and any("['value']['trunk']" in path for path in saved)
 
 
-def test_a_checkpoint_without_its_rollout_is_refused(town, whole, judge):
+def test_a_run_without_a_rollout_goes_back_and_comes_to_the_same_bits(town, whole, judge):
+    """A flipped bit in the one of step 9, none for step 6: it goes on from step 3, which has its own."""
     copy = killed(town, "ppo", 9)
+    files = [copy / "rollouts" / f"{first:08d}.npz" for first in (0, 4, 8)]
+    bits = bytearray(files[2].read_bytes())
+    bits[len(bits) // 2] ^= 16
+    files[2].write_bytes(bits)
+    files[1].unlink()
+    with pytest.warns(UserWarning) as told:
+        said = town.again("ppo", copy.name, judge, *FLAGS)
+    texts = [str(one.message) for one in told]
+    for step, file, why in ((9, files[2], "damaged"), (6, files[1], "missing")):
+        start = f"training cannot go on from {copy / 'checkpoints' / str(step)}: {file} is {why}"
+        assert any(text.startswith(start) and "Falling back to the step before" in text for text in texts)
+    assert f"{copy / 'checkpoints' / '6'} is of an attempt" in "".join(texts)
+    assert "resuming from step 3 " in said
+    assert rows(copy) == rows(whole) and rollouts(copy) == rollouts(whole)
+    same_arrays(whole, copy, 10)
+
+
+def test_a_run_without_any_rollout_starts_again(town, whole, judge):
+    copy = killed(town, "ppo", 3, "alone")
     shutil.rmtree(copy / "rollouts")
-    with pytest.raises(Failure, match="has no rollout of step 9 or before"):
-        town.again("ppo", copy.name, judge, *FLAGS)
+    with pytest.warns(UserWarning) as told:
+        said = town.again("ppo", copy.name, judge, *FLAGS)
+    assert "No older step is left: the run starts again from its first step" in str(told[0].message)
+    assert "resuming" not in said and (copy / "checkpoints" / "3.aside").is_dir()
+    assert rows(copy) == rows(whole)
+    same_arrays(whole, copy, 10)
 
 
 def test_a_policy_that_is_not_the_one_that_sampled_stops_the_run(town, whole, judge, monkeypatch):

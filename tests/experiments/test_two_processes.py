@@ -3,13 +3,14 @@ process. A pair of processes runs all stages one after the other, which saves th
 """
 
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
 from jaxtrain.train import parallel
-from tests.runs import MODEL, call, in_two_processes, quick, rows
+from tests.runs import MODEL, call, in_two_processes, quick, rows, same_arrays
 
 make_plan = parallel.make
 
@@ -41,7 +42,10 @@ STAGES = {
     "sft": ("base", DIALOGS, TENSOR, "--neftune=5"),
     "reward": ("sft", None, FSDP),
     "dpo": ("sft", None, TENSOR, "--loss=kto"),
-    "ppo": ("sft", None, TENSOR, "--reward=gold", "--steps=2", "--epochs=2", "--prompt_count=4", "--max_new=8"),
+    "ppo": ("sft", None, TENSOR, "--reward=gold", "--steps=2", "--epochs=2", "--prompt_count=4", "--max_new=8",
+            "--keep_best=judge/gold", "--skip_spikes=6"),
+    "ppo again": ("sft", None, TENSOR, "--reward=gold", "--epochs=2", "--prompt_count=4", "--max_new=8",
+                  "--checkpoint_every=1", "--keep=9"),
     "grpo": ("sft", None, FSDP, "--reward=gold", "--group=4"),
     "distill": ("base", DIALOGS, FSDP, "--teacher=sft", "--on_policy=0.5"),
     "distill table": ("base", DIALOGS, TENSOR, "--teacher=sft", "--teacher_topk=8"),  # both build it, in one cache
@@ -95,4 +99,18 @@ def test_ppo_in_two_processes(town, tmp_path):
 
 @pytest.mark.slow
 def test_the_other_stages_in_two(town, tmp_path):
-    require_same_losses(town, [stage for stage in STAGES if stage != "ppo"], tmp_path)
+    require_same_losses(town, [stage for stage in STAGES if not stage.startswith("ppo")], tmp_path)
+
+
+@pytest.mark.slow
+def test_two_processes_sample_a_damaged_rollout_again_to_the_bit(town, tmp_path):
+    """Step 2 starts an iteration; its rollout is cut off, and the checkpoint after it is gone."""
+    in_two(town, ["ppo again"], tmp_path)
+    run, whole = tmp_path / "ppo again", tmp_path / "whole"
+    shutil.copytree(run, whole)
+    shutil.rmtree(run / "checkpoints" / "3")
+    file = run / "rollouts" / "00000002.npz"
+    file.write_bytes(file.read_bytes()[:-50])
+    in_two(town, ["ppo again"], tmp_path)
+    assert file.read_bytes() == (whole / "rollouts" / "00000002.npz").read_bytes()
+    assert same_arrays(whole, run, 3) and rows(run) == rows(whole)

@@ -17,6 +17,7 @@ import time
 import numpy as np
 import pytest
 
+from jaxtrain.train import metrics
 from jaxtrain.train.metrics import (
     EVENTS,
     FILE,
@@ -153,9 +154,23 @@ def test_a_torn_line_is_moved_aside_and_said(tmp_path, tail):
     whole = (tmp_path / FILE).read_bytes()
     (tmp_path / FILE).write_bytes(whole + tail)
     with MetricWriter(tmp_path, 3) as writer:
-        assert writer.note == "metrics.jsonl: 1 unreadable lines moved to metrics.jsonl.unreadable"
+        assert writer.note == "metrics.jsonl: 1 unreadable lines moved to metrics.jsonl.unreadable, line 4"
     assert (tmp_path / FILE).read_bytes() == whole
     assert (tmp_path / UNREADABLE).read_bytes() == tail.rstrip(b"\n") + b"\n"
+
+
+def test_rows_are_read_around_what_is_damaged(tmp_path):
+    write(tmp_path, 0, 9)
+    file = tmp_path / FILE
+    good = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(
+        b"".join([*good[:2], b"\xff\n", good[2], b"[" * 9999 + b"\n", good[3], b'{"step": 5, "lo'])
+    )
+    rows, torn = metrics.read_rows(file)
+    assert rows == [json.loads(line) for line in good[:4]] and torn == [3, 5]
+    assert metrics.line_numbers(torn) == "lines 3, 5" and metrics.line_numbers([7]) == "line 7"
+    assert metrics.line_numbers(range(1, 9)) == "lines 1, 2, 3, 4, 5 and 3 more"
+    assert metrics.read_rows(tmp_path / "none") == ([], [])
 
 
 def test_a_last_line_that_lacks_only_its_end_is_kept(tmp_path):

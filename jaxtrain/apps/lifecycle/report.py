@@ -1,6 +1,7 @@
 """result.json and report.html of the whole lifecycle: each stage's targets, what it reached, and its time."""
 
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from jaxtrain import config, worlds
 from jaxtrain.apps.lifecycle import html, plan, tables
 from jaxtrain.apps.lifecycle.plan import LifecycleStep, Target
 from jaxtrain.files import atomic
+from jaxtrain.train import metrics
 
 SHOWN = 8  # prompts whose completions are shown
 # The curves of a stage: (metric, title).
@@ -32,6 +34,13 @@ def result(
 ) -> dict[str, Any]:
     """The content of the report, as plain JSON."""
     runs = {step.name: plan.rows(folder / step.name) for step in steps}
+    for step in steps:
+        if torn := metrics.read_rows(folder / step.name / metrics.FILE)[1]:
+            file = folder / step.name / metrics.FILE
+            print(
+                f"{file}: {metrics.line_numbers(torn)} cannot be read; the report is without them",
+                file=sys.stderr,
+            )
     completions = {
         step.name: atomic.read_jsonl(plan.answers_of(folder, step.name)) for step in steps if step.answers
     }
