@@ -50,10 +50,10 @@ def open(
     dialogs = isinstance(cfg.data, config.Dialogs)
     template = chat.load_template(cfg.data.template, start.tokenizer) if dialogs else None
     from jaxtrain.stages.session import make_plan, open_workdir
-    from jaxtrain.train import multihost, processes
+    from jaxtrain.train import multihost, processes, run_end
 
     processes.initialize(cfg.data.cache_dir)
     multihost.require_same_start(cfg, stage)
     plan = make_plan(cfg)
-    with open_workdir(cfg, stage, start, plan) as path:
+    with open_workdir(cfg, stage, start, plan) as path, run_end.explained(cfg, path, plan.process[0]):
         yield OpenStage(cfg, path, plan, start, template)

@@ -1,9 +1,11 @@
 """Loads a trained model for inference, whatever its origin: a run, a run's adapters, a Hugging Face directory."""
 
+import dataclasses
 from typing import NamedTuple
 
 from jaxtrain import config
 from jaxtrain.models import transformer
+from jaxtrain.models.zoo import Arch
 from jaxtrain.stages import weights
 from jaxtrain.stages.init_from import InitFrom
 from jaxtrain.train import parallel, processes
@@ -25,10 +27,13 @@ def inference_plan(run: config.Run, cache_dir: str = "") -> parallel.Plan:
     return parallel.make(run)
 
 
+def build_model(plan: parallel.Plan, arch: Arch, settings: config.Model, noise: float = 0.0) -> LM:
+    """The language model as the plan's devices compute it; `settings` are --dtype, --attention, ..."""
+    how = transformer.execution(settings, plan.platform, plan.local, plan.compute_capability)
+    return transformer.build(arch, dataclasses.replace(how, noise=noise))
+
+
 def load_model(source: InitFrom, plan: parallel.Plan, settings: config.Model | None = None) -> LoadedModel:
-    """The model that `init_from.load_run` describes, its adapters merged; `settings` are --dtype, --attention, ..."""
-    execution = transformer.execution(
-        settings or config.Model(), plan.platform, plan.local, plan.compute_capability
-    )
-    model = transformer.build(source.arch, execution)
+    """The model that `init_from.load_run` describes, its adapters merged."""
+    model = build_model(plan, source.arch, settings or config.Model())
     return LoadedModel(model, weights.load_params(plan, source, model, 0), plan, source)

@@ -52,6 +52,6 @@ def write_batch(
 ) -> Path | None:
     """Writes a step's batch to the workdir, the rows of all hosts (bad_batches.write_batch)."""
     rows = gather_rows(session.plan, batch)
-    if not session.primary:
-        return None
+    if not session.primary:  # which writes and prints
+        return session.path
     return bad_batches.write_batch(session.path, step, rows, stage.decode, why, values)

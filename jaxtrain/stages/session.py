@@ -15,9 +15,10 @@ import optax
 from jaxtrain import config
 from jaxtrain.data.tokenizer import Tokenizer, save_tokenizer
 from jaxtrain.files import hf_hub, paths
-from jaxtrain.models import transformer, zoo
+from jaxtrain.models import zoo
 from jaxtrain.stages import weights
 from jaxtrain.stages.init_from import InitFrom, load_run, require_rows
+from jaxtrain.stages.load_model import build_model
 from jaxtrain.train import metrics, multihost, optim, parallel, workdir
 from jaxtrain.train.checkpoint import Checkpoints, Unusable
 from jaxtrain.train.checkpoint_upload import needs_upload
@@ -143,8 +144,7 @@ def build_session(
     noise: float = 0.0,
 ) -> Session:
     """A session without parameters: model, optimizer and what is trained. Nothing is read, written or computed."""
-    how = transformer.execution(cfg.model, plan.platform, plan.local, plan.compute_capability)
-    model = transformer.build(arch, replace(how, noise=noise))
+    model = build_model(plan, arch, cfg.model, noise)
     head_model = heads(model) if heads else None
     trained = weights.trained_part(head_model.axes if head_model else model.axes, cfg.lora)
     tx = optim.optimizer(cfg.optim, cfg.run.steps, trained.axes, rates or {})

@@ -9,12 +9,13 @@ import jax
 import numpy as np
 
 from jaxtrain.config import StageConfig
-from jaxtrain.files import terminal
+from jaxtrain.files import progress, terminal
 from jaxtrain.models import transformer
+from jaxtrain.stages import run_guards
 from jaxtrain.stages.session import Session, first_state, fresh_state_fn, of_trained, print_lines
 from jaxtrain.train import loop, metrics, optim, preflight
 from jaxtrain.train.checkpoint import Checkpoints, Unusable
-from jaxtrain.train.step import evaluate, train_step
+from jaxtrain.train.step import evaluate
 from jaxtrain.types import Metrics, Objective, Params, TrainState
 
 
@@ -39,6 +40,7 @@ def evaluate_fn(
         mean = metrics.MetricMean()
         params = optim.eval_params(state.params, state.opt_state)
         for i in range(min(len(batches), most or len(batches))):
+            progress.stop_point(f"batch {i} of an evaluation")
             batch = session.plan.put(complete(state, batches.batch(i)))
             mean.add(session.plan.get(step(params, (session.base, frozen), batch)))
         # A metric with count 0 is left out, such as the entropy where no row's documents are complete.
@@ -88,13 +90,6 @@ def train(cfg: StageConfig, session: Session, stage: Stage) -> TrainState:
     flops = transformer.flops_per_token(session.arch, cfg.data.seq_len) * stage.tokens
     peak = metrics.peak_flops(plan.device_kind)
     speed = metrics.SpeedMeter(flops, peak and peak * len(plan.devices))
-    objective = of_trained(session, stage.objective)
-    parts = cfg.optim.microbatches
-    step = plan.step(
-        functools.partial(
-            train_step, objective=objective, tx=session.tx, microbatches=parts, carry=stage.carry
-        )
-    )
     frozen = (session.base, stage.frozen)
 
     def scored(state: TrainState) -> Mapping[str, float]:
@@ -104,7 +99,9 @@ def train(cfg: StageConfig, session: Session, stage: Stage) -> TrainState:
     with Checkpoints(session.path, cfg.run.keep) as saved:
         state, meta = first_state(cfg, session, saved, stage.unusable)
         done = int(plan.get(state.step))
-        if done >= cfg.run.steps:
+        step, window = run_guards.training_step(cfg, session, stage, meta)
+        unevaluated = meta.get("unevaluated", False)
+        if done >= cfg.run.steps and not unevaluated:
             print_lines(
                 [f"all {done} steps are done; held-out numbers and samples of the last checkpoint:"],
                 session.primary,
@@ -112,6 +109,7 @@ def train(cfg: StageConfig, session: Session, stage: Stage) -> TrainState:
             text = stage.sample(state, done)[0] if stage.sample else ""
             print_lines([loop.eval_lines("", scored(state)) if stage.score else "", text], session.primary)
             return state
+        best = run_guards.best_checkpoint(cfg, session, stage, saved, state)
         batches = stage.next_batch(done)
         first = batches(state)
         lines = _preflight(cfg, session, stage, first, flops)
@@ -121,13 +119,16 @@ def train(cfg: StageConfig, session: Session, stage: Stage) -> TrainState:
         if cfg.run.dry_run:
             return dry_run(cfg, session, step, state, first, stage.expect, frozen)
         with (
-            metrics.MetricWriter(session.path, done, primary=session.primary) as writer,
+            metrics.MetricWriter(session.path, done, primary=session.primary, again=unevaluated) as writer,
             metrics.TrainingProgress(cfg.run.steps, done, show=session.primary) as bar,
         ):
             if writer.note:
                 bar.print(writer.note)
             rate, mean = optim.schedule(cfg.optim, cfg.run.steps), metrics.MetricMean(meta.get("mean"))
-            out = loop.Output(writer, bar, saved, speed, stage.tokens, rate, mean)
+            write = functools.partial(run_guards.write_batch, session, stage)
+            out = loop.Output(
+                writer, bar, saved, speed, stage.tokens, rate, mean, window, best, write, unevaluated
+            )
             state, finished = loop.fit(
                 state, frozen, plan, step, _replayed(first, batches), run=cfg.run, out=out, sample=stage.sample,
                 evaluate=scored if stage.score else None, expect=stage.expect, finish=stage.finish,

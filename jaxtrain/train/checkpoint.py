@@ -14,7 +14,7 @@ import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,10 +22,12 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import multihost_utils
 
+from jaxtrain import full_disk
 from jaxtrain.config import ConfigError, Failure, is_bucket_error, is_remote
-from jaxtrain.files import paths
+from jaxtrain.files import atomic, paths, progress
 from jaxtrain.files.checksums import json_sha256
-from jaxtrain.train import digest
+from jaxtrain.train import digest, save_errors
+from jaxtrain.train.best_checkpoint import Retain
 from jaxtrain.train.checkpoint_upload import Upload, needs_upload
 from jaxtrain.train.workdir import CHECKPOINTS, COMMITTED, saved_steps
 
@@ -35,9 +37,6 @@ FAILURES = (OSError, ValueError, RuntimeError)  # what a failed write raises: th
 
 class CheckpointError(Failure):
     """A checkpoint could not be written or none could be read. The message says where and what to do."""
-
-
-Retain = Callable[[list[int]], Collection[int]]  # ascending steps -> those that are not deleted
 
 
 class _Preserved(NamedTuple):
@@ -66,31 +65,35 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, keep: int):
         self._workdir = workdir
-        self._folder = paths.absolute(workdir) / CHECKPOINTS
+        self.folder = paths.absolute(workdir) / CHECKPOINTS
         self.keep = keep
         self._retain: Retain | None = None  # of the save under way
         self._manager = None  # made at the first save
         self._current: int | None = None  # the step that this run saved or restored last
-        self._upload = Upload(self._folder) if needs_upload(self._folder) else None
-        self._written = self._upload.folder if self._upload else self._folder  # by Orbax
+        self._upload = Upload(self.folder) if needs_upload(self.folder) else None
+        self._written = self._upload.folder if self._upload else self.folder  # by Orbax
 
     def steps(self) -> list[int]:
         """The complete steps on disk, ascending."""
-        return saved_steps(self._folder)
+        return saved_steps(self.folder)
 
     def save(self, step: int, state: Any, meta: dict, retain: Retain | None = None) -> None:
         """Starts a save of `state` (arrays and typed keys) and `meta` (JSON values), and returns once the
         state is copied. When it is complete, the steps that are not in `retain(all steps)` are deleted, by default all
         but the newest `keep`.
 
-        The step that was saved or restored last is not saved again. Raises CheckpointError when the save
-        before this one failed or the disk has no room for this one; older checkpoints are untouched.
+        The step that was saved or restored last is not saved again, but its `meta` is replaced. Raises CheckpointError
+        when the save before this one failed or the disk has no room for this one; older checkpoints are untouched.
         """
         self.wait()
         if step == self._current:
+            if jax.process_index() == 0:
+                _replace_meta(self.folder / str(step), meta)
             return
         import orbax.checkpoint as ocp
 
+        save_errors.collect()
+        progress.report(f"saving step {step}", slow=True)
         manager = self._manager or self._open(step)
         size = sum(digest.plain(leaf).nbytes for leaf in jax.tree.leaves(state))
         _require_space(self._written, size, step)
@@ -108,20 +111,21 @@ class Checkpoints:
                 self._upload.start(step, manager.wait_until_finished, self._retain)
         except Exception as error:
             self._fail(error)
+        progress.report(f"the save of step {step} that goes on beside training")
 
     def _open(self, step: int):
         """Starts the manager; clears what killed saves left, and sets steps aside that come again."""
         import orbax.checkpoint as ocp
 
         if jax.process_index() == 0:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            for leftover in _leftovers(self._folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for leftover in _leftovers(self.folder):
                 paths.remove_tree(leftover)
             for later in [s for s in self.steps() if s >= step]:
-                aside = _free_name(self._folder / f"{later}.aside")
-                _set_aside(self._folder / str(later), aside)
+                aside = _free_name(self.folder / f"{later}.aside")
+                _set_aside(self.folder / str(later), aside)
                 warnings.warn(
-                    f"{self._folder / str(later)} is of an attempt that this run does not go on from: kept as "
+                    f"{self.folder / str(later)} is of an attempt that this run does not go on from: kept as "
                     f"{aside.name}, delete it when it is not wanted",
                     stacklevel=3,
                 )
@@ -145,16 +149,21 @@ class Checkpoints:
             if not _is_failure(again):
                 raise
             error.add_note(f"and on closing: {again}")
-        good = self.steps()
-        raise CheckpointError(
-            f"saving step {failed} in {self._folder} failed: {_reason(error)}. "
+        good, reason = self.steps(), _reason(error)
+        where, traces = save_errors.write(self._workdir)
+        failure = CheckpointError(
+            f"saving step {failed} in {self.folder} failed: {reason}. "
             + (f"Step {good[-1]} is the last good one. " if good else "There is no checkpoint yet. ")
             + (
-                "See to the bucket's rights and quota, then run the same command again"
-                if is_remote(self._folder)
-                else f"{_free(self._folder) / 1e6:.0f} MB are free there: make room, then run the same command again"
+                f"See to the bucket's rights and quota, {full_disk.AGAIN}"
+                if is_remote(self.folder)
+                else full_disk.remedy(self.folder, reason)
             )
-        ) from error
+            + f".{where}" * bool(where)
+        )
+        if traces:
+            failure.add_note(traces)
+        raise failure from error
 
     def restore(self, abstract: Any, step: int | None = None) -> tuple[Any, dict]:
         """(state, meta) of a step, by default the newest that is intact.
@@ -164,7 +173,7 @@ class Checkpoints:
         no step is left, or when the `step` asked for is damaged; ConfigError when it does not exist or holds
         another tree.
         """
-        state, meta, self._current = _restore(self._folder, abstract, "", step, f"--workdir={self._workdir}")
+        state, meta, self._current = _restore(self.folder, abstract, "", step, f"--workdir={self._workdir}")
         return state, meta
 
     def restore_usable(self, abstract: Any, unusable: Unusable | None = None) -> tuple[Any, dict] | None:
@@ -191,6 +200,7 @@ class Checkpoints:
         """Blocks until the save under way is complete. Raises CheckpointError if it failed."""
         if self._manager is None:
             return
+        progress.report(f"saving step {self._current}", slow=True)
         try:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
@@ -198,6 +208,7 @@ class Checkpoints:
                 self._upload.wait()
         except Exception as error:
             self._fail(error)
+        progress.report(f"the save of step {self._current}")
 
     def close(self) -> None:
         """Waits, then ends the background threads. Raises CheckpointError if the last save failed."""
@@ -248,6 +259,7 @@ def _restore(
     source: str,
     unusable: Unusable | None = None,
 ) -> tuple[Any, dict, int]:
+    progress.report(f"reading a checkpoint of {folder}", slow=True)
     steps = saved_steps(folder)
     if not steps:
         missing = "has no checkpoint" if folder.parent.is_dir() else "does not exist"
@@ -346,6 +358,15 @@ def _require_same_tree(stored: dict, abstract: Any, prefix: str, source: str) ->
             raise ConfigError(
                 f"{source} holds {path}, which is not wanted here: it is of another model or optimizer"
             )
+
+
+def _replace_meta(step: Path, meta: dict) -> None:
+    file = step / "meta" / "metadata"  # Orbax's JSON
+    body = json.loads(file.read_text(encoding="utf-8"))
+    del body["sha256"]
+    if body["meta"] != (meta := json.loads(json.dumps(meta))):
+        body["meta"] = meta
+        atomic.write_text(file, json.dumps({**body, "sha256": json_sha256(body)}))
 
 
 def _abstract_data(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:

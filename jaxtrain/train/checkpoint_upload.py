@@ -5,10 +5,11 @@ The objects of a checkpoint are visible one by one. It counts as complete once i
 
 import concurrent.futures
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 
 from jaxtrain.files import paths
+from jaxtrain.train.best_checkpoint import Retain
 from jaxtrain.train.workdir import COMMITTED, saved_steps
 
 
@@ -27,9 +28,7 @@ class Upload:
         self._pool = concurrent.futures.ThreadPoolExecutor(1)
         self._last: concurrent.futures.Future[None] | None = None
 
-    def start(
-        self, step: int, saved: Callable[[], None], retain: Callable[[list[int]], Collection[int]]
-    ) -> None:
+    def start(self, step: int, saved: Callable[[], None], retain: Retain) -> None:
         """Starts the upload of a step; `saved` blocks until it is complete on this machine's disk.
 
         Then the steps of the target that are not in `retain(all steps)` are deleted.
@@ -47,9 +46,7 @@ class Upload:
         self._pool.shutdown()
         self._temporary.cleanup()
 
-    def _upload(
-        self, step: int, saved: Callable[[], None], retain: Callable[[list[int]], Collection[int]]
-    ) -> None:
+    def _upload(self, step: int, saved: Callable[[], None], retain: Retain) -> None:
         saved()
         folder, target = self.folder / str(step), self._target / str(step)
         (folder / COMMITTED).unlink(missing_ok=True)

@@ -1,20 +1,24 @@
 """The one training loop, for every stage. It knows batches, a compiled step and a state, and no objective."""
 
-import contextlib
 import dataclasses
+import functools
 import math
-import signal
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
 from jaxtrain import config
+from jaxtrain.files import progress
+from jaxtrain.train import multihost, slowest_host, spikes, stop
+from jaxtrain.train.best_checkpoint import BestCheckpoint
 from jaxtrain.train.checkpoint import Checkpoints
+from jaxtrain.train.checkpoint_saver import CheckpointSaver
 from jaxtrain.train.metrics import MetricMean, MetricWriter, SpeedMeter, TrainingProgress
 from jaxtrain.train.parallel import Plan
+from jaxtrain.train.skipped_steps import COUNTERS, SkippedSteps, TrainingError, WriteBatch
 from jaxtrain.types import Batch, Metrics, Params, TrainState
 
 NextBatch = Callable[[TrainState], Batch]  # this host's rows; offline stages ignore the state
@@ -30,10 +34,6 @@ SHOWN = (
 )  # fmt: skip
 
 
-class TrainingError(config.Failure):
-    """Training cannot go on: the message says since when and what to do. Checkpoints are left as they are."""
-
-
 @dataclasses.dataclass
 class Output:
     """Where a run's results go."""
@@ -45,7 +45,12 @@ class Output:
     tokens: int  # tokens in a global batch
     lr: Callable[[int], Any]  # learning rate by number of applied steps
     mean: MetricMean = dataclasses.field(default_factory=MetricMean)
-    meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # kept in every checkpoint
+    meta: Callable[[], Mapping[str, Any]] = dict  # what else every checkpoint has
+    best: BestCheckpoint | None = None
+    write_batch: WriteBatch | None = None  # of a step that is not applied
+    unevaluated: bool = (
+        False  # whether the first state was saved by a stop before its evaluation was complete
+    )
 
 
 def fit(
@@ -67,49 +72,68 @@ def fit(
     Metrics of a step are fetched after the next one is on its way. `expect`, name -> (value, tolerance), is checked on
     the first step of a fresh run, before its update is kept anywhere: what must hold there by construction. `finish`
     acts on the state once, after the last step and before it is evaluated and saved. Raises
-    TrainingError where it does not, or after run.max_skips steps in a row that are not finite.
+    TrainingError where it does not, or after run.max_skips steps in a row that are not applied.
     """
     done = int(plan.get(state.step))
-    waiting: tuple[int, Metrics] | None = None
-    fresh = done == 0
-    with _stoppable(plan.process[1]) as stopping:
-        while done < run.steps and not stopping(done):
-            state, metrics = step(state, frozen, plan.put(next_batch(state)))
-            done += 1
-            if waiting:
-                _report(*waiting, plan, run, out, expect if fresh else None)
-            waiting = (done, metrics)
-            last = done == run.steps
-            if last and finish is not None:
-                state = finish(state)
-            due = {name: _due(done, every, last) for name, every in _cadence(run).items()}
-            if any(due.values()):
-                _report(*waiting, plan, run, out, expect if fresh else None)
-                waiting = None
-                with out.speed.pause():
-                    _pause(state, plan, run, out, done, due, evaluate, sample)
-    if waiting:
-        _report(*waiting, plan, run, out, expect if fresh else None)
-    if done < run.steps and out.checkpoints is not None:
-        _save(state, out, done)
-        out.checkpoints.wait()
-        out.progress.print(f"stopped at step {done} of {run.steps}; the same command resumes there")
-    return state, done >= run.steps
+    waiting: tuple[int, Metrics, Batch] | None = None
+    saver = CheckpointSaver(
+        out.checkpoints, plan, state, meta=lambda: _meta(out, unevaluated), show=out.progress.print, best=out.best
+    )  # fmt: skip
+    skips = SkippedSteps(run, out.progress.print, out.write_batch, saver.steps)
+    report = functools.partial(_report, plan=plan, run=run, out=out, skips=skips, expect=expect)
+    pending, unevaluated = _due(run, done) if out.unevaluated else {}, False
+    with stop.stoppable(plan.process[1]) as until_stopped:
+        with until_stopped:
+            while pending or done < run.steps:
+                if not pending:
+                    progress.stop_point(f"step {done}")
+                    batch = next_batch(state)
+                    state, metrics = step(state, frozen, plan.put(batch))
+                    done += 1
+                    if waiting:
+                        report(*waiting)
+                    waiting = (done, metrics, batch)
+                    if done == run.steps and finish is not None:
+                        state = finish(state)
+                    pending = _due(run, done)
+                if pending:
+                    if waiting:
+                        report(*waiting)
+                    waiting = None
+                    with out.speed.pause():
+                        _pause(state, plan, out, saver, done, pending, evaluate, sample)
+                    pending = {}
+        if waiting:
+            report(*waiting)
+        unevaluated = bool(pending)
+        if stopped := unevaluated or done < run.steps:
+            saver.save(done, state)
+        at = max(saver.steps(), default=0)
+    if stopped and out.checkpoints is not None:
+        where = "there" if at == done else f"at step {at}, as none after it was applied"
+        out.progress.print(f"stopped at step {done} of {run.steps}; the same command resumes {where}")
+    return state, not stopped
 
 
-def _cadence(run: config.Run) -> dict[str, int]:
-    return {"eval": run.eval_every, "sample": run.sample_every, "checkpoint": run.checkpoint_every}
+def _meta(out: Output, unevaluated: bool) -> dict[str, Any]:
+    """What a checkpoint holds beside the state, once the metrics before it are on the disk."""
+    out.writer.sync()
+    return {**out.meta(), "mean": out.mean.sums, **({"unevaluated": True} if unevaluated else {})}
 
 
-def _due(done: int, every: int, last: bool) -> bool:
-    return last or (bool(every) and done % every == 0)
+def _due(run: config.Run, done: int) -> dict[str, bool]:
+    """What comes after a step, and whether it is the last one; empty where nothing does."""
+    every = {"eval": run.eval_every, "sample": run.sample_every, "checkpoint": run.checkpoint_every}
+    last = done == run.steps
+    due = {name: last or (bool(steps) and done % steps == 0) for name, steps in every.items()}
+    return {**due, "last": last} if any(due.values()) else {}
 
 
 def _pause(
     state: TrainState,
     plan: Plan,
-    run: config.Run,
     out: Output,
+    saver: CheckpointSaver,
     done: int,
     due: Mapping[str, bool],
     evaluate: Evaluate | None,
@@ -118,16 +142,17 @@ def _pause(
     if due["eval"] and evaluate is not None:
         values = {f"eval/{name}": value for name, value in evaluate(state).items()}
         out.writer.write(done, values)
+        saver.evaluated(done, values, more=sample is not None)
         out.progress.print(eval_lines(f"step {done}: held out  ", values))
     if due["sample"] and sample is not None:
         text, values = sample(state, done)
         if values:
             out.writer.write(done, values)
+        saver.evaluated(done, values)
         if plan.primary:
             out.writer.text(done, "samples", text)
             out.progress.print(text)
-    if due["checkpoint"] and out.checkpoints is not None:
-        _save(state, out, done)
+    saver.save(done, state, due=due["checkpoint"], last=due["last"])
 
 
 def eval_lines(head: str, values: Mapping[str, float]) -> str:
@@ -140,48 +165,38 @@ def eval_lines(head: str, values: Mapping[str, float]) -> str:
     return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")
 
 
-def _save(state: TrainState, out: Output, done: int) -> None:
-    out.writer.sync()
-    out.checkpoints.save(done, state, {**out.meta, "step": done, "mean": out.mean.sums})
-
-
 def _report(
     step: int,
     metrics: Metrics,
+    batch: Batch,
+    *,
     plan: Plan,
     run: config.Run,
     out: Output,
+    skips: SkippedSteps,
     expect: Mapping[str, tuple[float, float]] | None,
 ) -> None:
-    values = plan.get(metrics)
+    with slowest_host.waiting():
+        values = plan.get(metrics)
+    progress.report(f"step {step}", step=True)
     out.speed.step(out.tokens)
-    if expect and step == 1:
+    if expect and step == 1:  # a resumed run does not start where it holds
         check(values, expect)
     in_row = int(values["skipped_in_row"][0])
     if in_row:
-        _skipped(step, in_row, run, out)
-        values = {name: values[name] for name in ("skipped", "skipped_in_row")}
+        skips.add(step, in_row, values, batch)
+        values = {name: values[name] for name in COUNTERS if name in values}
     out.mean.add(values)
     if step % run.log_every and step != run.steps:
         out.progress.update(step)
         return
     means = out.mean.take()
     skipped = int(values["skipped"][0])
-    means["skipped"] = skipped
+    means |= {name: int(values[name][0]) for name in ("skipped", spikes.TOTAL) if name in values}
     means["lr"] = float(out.lr(step - skipped - 1))
-    means |= out.speed.take()
+    means |= {**out.speed.take(), **slowest_host.metrics(step, multihost.gather)}
     out.writer.write(step, means)
     out.progress.update(step, {name: means[name] for name in SHOWN if name in means})
-
-
-def _skipped(step: int, in_row: int, run: config.Run, out: Output) -> None:
-    out.progress.print(f"step {step}: loss or gradient is not finite, not applied (batch {step - 1})")
-    if in_row >= run.max_skips:
-        raise TrainingError(
-            f"{in_row} steps in a row, batches {step - in_row} to {step - 1}, had a loss or gradient that is not "
-            "finite. Checkpoints are as they were, and the same command meets the same steps again: look at these "
-            "batches, or train with a lower --lr in another --workdir"
-        )
 
 
 def check(values: Mapping[str, Any], expect: Mapping[str, tuple[float, float]]) -> None:
@@ -194,37 +209,6 @@ def check(values: Mapping[str, Any], expect: Mapping[str, tuple[float, float]]) 
                 f"the first step must have {name} = {wanted:g} ± {tolerance:g}, by construction, and has {mean:g}: "
                 "data, masks or parameters are not what the objective takes them for"
             )
-
-
-@contextlib.contextmanager
-def _stoppable(processes: int) -> Iterator[Callable[[int], bool]]:
-    """Yields a function that says whether to stop; the first SIGTERM or Ctrl-C asks for it, the second kills.
-
-    With several processes jax's own notifier owns SIGTERM, and all of them stop at the same step.
-    """
-    if processes > 1:
-        from jax.experimental import multihost_utils
-
-        yield lambda step: multihost_utils.reached_preemption_sync_point(step)
-        return
-    signals: list[int] = []
-    before = {}
-
-    def ask(number: int, frame: Any) -> None:
-        signals.append(number)
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-    try:
-        before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    except ValueError:  # not the main thread: signals are the caller's
-        before = {}
-    try:
-        yield lambda step: bool(signals)
-    finally:
-        if not signals:
-            for each, handler in before.items():
-                signal.signal(each, handler)
 
 
 def step_seconds(step: Callable, state: TrainState, frozen: Params, batch: Batch, count: int = 3) -> float:

@@ -21,7 +21,10 @@ from jaxtrain.files.mirror import Mirror
 FILE, UNREADABLE, EVENTS = "metrics.jsonl", "metrics.jsonl.unreadable", "tensorboard"
 
 # Columns of metrics.jsonl that differ between two runs of the same command.
-TIMES = ("time", "tokens_per_s", "step_time", "flops_per_s", "mfu")
+TIMES = (
+    *("time", "tokens_per_s", "step_time", "flops_per_s", "mfu"),
+    *("hosts/step_time_max", "hosts/slowest"),
+)
 
 # Peak dense bf16 FLOP/s of one device, by the start of jax's `device_kind`; the longest match counts.
 PEAKS = {
@@ -136,20 +139,21 @@ class MetricWriter:
     """Appends to metrics.jsonl, one JSON object a line, and to TensorBoard events. A context manager.
 
     start_step: the step restored, 0 for a fresh start. Lines of later steps are dropped, on a fresh start all
-    lines: those steps run again. So write what belongs to step k before the checkpoint of step k, and a
-    resumed run's file equals an uninterrupted one's, apart from TIMES. A line that a crash tore is moved to
-    metrics.jsonl.unreadable. `note` says in words what was dropped, empty if nothing was. NaN and infinities
-    become null, since JSON has none; TensorBoard keeps them. Only the `primary` process writes. In a bucket the files
+    lines: those steps run again. `again`: so does the evaluation of start_step. So write what belongs to step k before
+    the checkpoint of step k, and a resumed run's file equals an uninterrupted one's, apart from TIMES. A line that a
+    crash tore is moved to metrics.jsonl.unreadable. `note` says in words what was dropped, empty if nothing was. NaN
+    and infinities become null, since JSON has none; TensorBoard keeps them. Only the `primary` process writes. In a
+    bucket the files
     appear as of the last `sync` or interval of Mirror's.
     """
 
-    def __init__(self, workdir: Path, start_step: int, *, primary: bool = True):
+    def __init__(self, workdir: Path, start_step: int, *, primary: bool = True, again: bool = False):
         self._workdir, self._start, self._primary = workdir, start_step, primary
         self._events, self._mirror = None, None
         if primary and is_remote(workdir):
             self._mirror = Mirror(workdir, (FILE, UNREADABLE))
             self._workdir = self._mirror.folder
-        self.note = _rewind(self._workdir / FILE, start_step) if primary else ""
+        self.note = _rewind(self._workdir / FILE, start_step, again) if primary else ""
         # Unbuffered: a line is handed to the kernel whole, and survives the death of this process.
         self._file = open(self._workdir / FILE, "ab", buffering=0) if primary else None  # noqa: SIM115
 
@@ -212,9 +216,9 @@ def _append(file, line: bytes) -> None:
         raise OSError(errno.ENOSPC, "cannot append to the metrics: no space left", file.name)
 
 
-def _rewind(file: Path, step: int) -> str:
+def _rewind(file: Path, step: int, again: bool = False) -> str:
     """Drops the lines after `step`, all lines if it is 0, replacing the file as a whole. Returns what was
-    dropped.
+    dropped. `again`: of the step itself only the line of training stays, which alone has its learning rate.
     """
     if not file.exists():
         return ""
@@ -223,11 +227,12 @@ def _rewind(file: Path, step: int) -> str:
         aside = None
         for number, line in enumerate(lines, 1):
             at = _step_of(line)
+            evaluation = again and at == step and "lr" not in json.loads(line)
             if at is None:
                 torn.append(number)
                 aside = aside or stack.enter_context(open(file.with_name(UNREADABLE), "ab"))
                 aside.write(line.rstrip(b"\n") + b"\n")
-            elif at > step or step == 0:
+            elif at > step or step == 0 or evaluation:
                 later += 1
             else:
                 out.write(line.rstrip(b"\n") + b"\n")

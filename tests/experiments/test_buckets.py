@@ -23,7 +23,7 @@ STEPS = (
     "--checkpoint_every=2",
     "--log_every=1",
     "--sample_every=0",
-    "--eval_every=0",
+    "--eval_every=4",
     "--warmup=1",
 )
 
@@ -52,20 +52,22 @@ def test_a_run_in_a_bucket_goes_on_to_the_same_bits(bench, whole, bucket, tmp_pa
     monkeypatch.setattr(bucket_lock, "DEAD_AFTER", 0.3)
     monkeypatch.setattr(bucket_lock, "SETTLES_WITHIN", 0.1)
     monkeypatch.setattr(mirror, "UPLOAD_EVERY", 0.2)
+    best = "--keep_best=eval/loss:max"  # of the first evaluation
     with buckets.in_process(bucket):
         url = f"{HERE}/runs/a"
-        said = bench.main(*STEPS, f"--workdir={url}")
+        said = bench.main(*STEPS, best, f"--workdir={url}")
         run = paths.parse(url, "workdir")
         assert f"{url}/checkpoints/8" in said and not (run / "lock").exists()
         assert {"config.json", "metrics.jsonl", "tokenizer", "samples", "tensorboard"} <= {
             p.name for p in run.iterdir()
         }
-        assert workdir.saved_steps(run / "checkpoints") == [6, 8]
+        assert workdir.saved_steps(run / "checkpoints") == [4, 6, 8]
         (run / "checkpoints" / "8" / workdir.COMMITTED).unlink()
         (run / "lock").write_text("process 1 on here, 00000000\n3\n")
         assert workdir.newest_step(run) == 6
-        said = bench.main(*STEPS, f"--workdir={url}")
+        said = bench.main(*STEPS, best, f"--workdir={url}")
         assert "is locked by process 1 on here" in said and "resuming from step 6 of 8" in said
+        assert workdir.split_step(f"{url}@best") == (run, 4) and workdir.newest_step(run) == 8
         copy = fetched(url, tmp_path / "copies")
     assert rows(copy) == rows(whole)
     same_arrays(copy, whole, 8)
@@ -136,7 +138,13 @@ def test_every_file_of_a_stage_may_be_in_a_bucket(store, whole, tmp_path, monkey
         data = paths.parse(f"{here}/data", "data")
         (data / "a.jsonl").write_text((tmp_path / "corpus.jsonl").read_text())
         corpus = f"--data=jsonl:{here}/data/*.jsonl"
-        killed = (*STEPS, "--steps=120", "--checkpoint_every=30", f"--workdir={here}/runs/a")
+        killed = (
+            *STEPS,
+            "--steps=120",
+            "--checkpoint_every=30",
+            "--eval_every=0",
+            f"--workdir={here}/runs/a",
+        )
         with one.start(*killed, data=corpus, env=environment.items()) as process:
             for line in process.stdout:
                 if (step := re.match(r"step (\d+)/", line)) and int(step[1]) >= 60:

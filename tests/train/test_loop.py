@@ -67,12 +67,12 @@ class Told(TrainingProgress):
 
 def run_fit(tmp_path, plan, state=None, *, step=None, saved=None, **settings):
     """Runs `fit` on it all; returns (state, finished, rows of metrics.jsonl, what was printed)."""
-    names = ("evaluate", "sample", "expect", "finish")
+    names, unevaluated = ("evaluate", "sample", "expect", "finish"), settings.pop("unevaluated", False)
     hooks = {name: settings.pop(name) for name in names if name in settings}
     defaults = {"steps": 10, "log_every": 1, "eval_every": 0, "sample_every": 0, "checkpoint_every": 0}
     run = config.Run(**{**defaults, **settings})
     state, bar = state or begin(), Told()
-    with MetricWriter(tmp_path, int(state.step)) as writer:
+    with MetricWriter(tmp_path, int(state.step), again=unevaluated) as writer:
         out = Output(
             writer,
             bar,
@@ -81,6 +81,7 @@ def run_fit(tmp_path, plan, state=None, *, step=None, saved=None, **settings):
             4,
             lambda i: i / 10,
             MetricMean(),
+            unevaluated=unevaluated,
         )
         try:
             state, finished = fit(state, (), plan, step or stepper(), batches, run=run, out=out, **hooks)
