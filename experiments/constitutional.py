@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from jaxtrain import flags
+from jaxtrain import flags, signals
 from jaxtrain.apps.constitutional.config import RUN, Constitutional
 from jaxtrain.config import ConfigError
 
@@ -24,12 +24,13 @@ def main(cfg: Constitutional) -> None:
     from jaxtrain.apps.constitutional import compare_phase, revise_phase
 
     Path(cfg.asked.workdir).expanduser().mkdir(parents=True, exist_ok=True)
-    if cfg.asked.phase == "revise":
-        revise_phase.run(cfg, constitution)
-    elif cfg.asked.phase == "compare":
-        compare_phase.run(cfg, constitution)
-    else:
-        constitutional_pipeline.run(cfg, constitution)
+    with signals.explaining(lambda: f"what is finished is in {cfg.asked.workdir}: the same command goes on"):
+        if cfg.asked.phase == "revise":
+            revise_phase.run(cfg, constitution)
+        elif cfg.asked.phase == "compare":
+            compare_phase.run(cfg, constitution)
+        else:
+            constitutional_pipeline.run(cfg, constitution)
 
 
 if __name__ == "__main__":

@@ -29,14 +29,15 @@ def main(cfg: Lifecycle) -> None:
     options = cfg.whole
     folder = plan.open_folder(options.workdir)
     steps = plan.steps()
-    times = plan.train(
-        steps,
-        folder,
-        progress.show_progress,
-        jobs=options.jobs or plan.jobs(),
-        seed=options.seed,
-        cache_dir=options.cache_dir,
-    )
+    with signals.explaining(lambda: f"the stages under way have saved in {folder}: the same command goes on"):
+        times = plan.train(
+            steps,
+            folder,
+            progress.show_progress,
+            jobs=options.jobs or plan.jobs(),
+            seed=options.seed,
+            cache_dir=options.cache_dir,
+        )
     result = report.result(steps, folder, times)
     report.write(result, folder)
     report.print_result(result, folder)

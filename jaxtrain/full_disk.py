@@ -25,9 +25,9 @@ def remedy(path: Path | str, error: BaseException | str) -> str:
         import resource
 
         most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-        known = most != resource.RLIM_INFINITY
-        limit = f" of at most {most:,} bytes (ulimit -f): raise it" if known else ": name another disk"
-        return f"Files there may be{limit}, {AGAIN}"
+        if most == resource.RLIM_INFINITY:
+            return f"No file there may be so large: name another disk, {AGAIN}"
+        return f"Files may have at most {most:,} bytes here (ulimit -f): raise that to make room, {AGAIN}"
     folder = Path(path)
     while not folder.is_dir():
         folder = folder.parent

@@ -24,7 +24,7 @@ def test_a_limit_on_the_size_of_files_is_named(monkeypatch):
         "OUT_OF_RANGE: Failed to write: File too large [os_error_code='27']",
     ):
         assert full_disk.remedy("/", error).startswith(
-            "Files there may be of at most 61,440 bytes (ulimit -f): raise it"
+            "Files may have at most 61,440 bytes here (ulimit -f): raise"
         )
     monkeypatch.setattr(resource, "getrlimit", lambda what: (resource.RLIM_INFINITY, -1))
     assert "name another disk" in full_disk.remedy("/", OSError(errno.EFBIG, "x"))

@@ -240,9 +240,10 @@ def test_a_full_disk_ends_the_run_with_a_message_and_keeps_what_was_saved(bench,
         shutil.rmtree(workdir / "checkpoints" / step)
 
     limited = ("bash", "-c", 'ulimit -f 60 && exec "$@"', "-")  # KiB of a file
-    said = bench.run(*STEPS, *HARD, f"--workdir={workdir}", status=1, prefix=limited, quiet=False)
-    said = said[said.index("error: ") :]
-    assert "Step 10 is the last good one" in said and "make room" in said
+    said = bench.run(*STEPS, *HARD, f"--workdir={workdir}", status=1, prefix=limited)
+    assert said.startswith("error: saving step 20 in "), "tracebacks of Orbax are in a file"
+    assert "Step 10 is the last good one" in said and "at most 61,440 bytes here (ulimit -f): raise" in said
+    assert "Traceback" in (workdir / "save_errors.txt").read_text()
     assert "resuming from step 10" in bench.run(*STEPS, *HARD, f"--workdir={workdir}")
     assert rows(workdir) == rows(whole[0])
 
