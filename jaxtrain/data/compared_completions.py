@@ -1,11 +1,18 @@
 """Comparisons from records: the completions of one prompt with their ranks, or one with a label."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxtrain.data.conversations import ANSWERS, PROMPTS, TURNS, Dialog, hh_pair, prompt_of, with_own_system
-from jaxtrain.data.messages import BadRecord, Message, answer_message, completion_of, messages_of, text_of
+from jaxtrain.data.messages import (
+    BadRecord,
+    Message,
+    answer_message,
+    completion_of,
+    is_number,
+    messages_of,
+    text_of,
+)
 from jaxtrain.data.record_fields import RecordFields, template_kwargs
 
 CHOSEN = ("chosen", "chosen_response", "response_j", "preferred_output")
@@ -225,8 +232,8 @@ def marked(record: RecordFields) -> Comparison:
 
 
 def _finite(value: Any, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise BadRecord(f"no ranking: {what} is {value!r}, not a number")
+    if not is_number(value):
+        raise BadRecord(f"no ranking: {what} is {repr(value)[:40]}, not a number")
     return value
 
 
@@ -257,13 +264,13 @@ def is_judged(record: RecordFields) -> bool:
 
 def _probability(record: RecordFields) -> float | None:
     p = record.get("p_win")
-    if p is not None and not (isinstance(p, int | float) and 0 <= p <= 1):
-        raise BadRecord(f"unknown preference: p_win is {p!r}, not a probability")
+    if p is not None and not (is_number(p) and 0 <= p <= 1):
+        raise BadRecord(f"unknown preference: p_win is {repr(p)[:40]}, not a probability")
     return p
 
 
 def _margin(record: RecordFields) -> float | None:
     margin = record.get("margin")
-    if margin is not None and not (isinstance(margin, int | float) and math.isfinite(margin)):
-        raise BadRecord(f"unknown margin: {margin!r} is not a finite number")
+    if margin is not None and not is_number(margin):
+        raise BadRecord(f"unknown margin: {repr(margin)[:40]} is not a finite number")
     return None if margin is None else float(margin)

@@ -1,6 +1,7 @@
 """Conversations as training data: tokenised once, packed into rows, with a loss mask on assistants' text alone."""
 
 import copy
+import functools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxtrain.config import ConfigError, Dialogs
+from jaxtrain.config import Dialogs
+from jaxtrain.data import held_out as held_out_rows
 from jaxtrain.data import (
     message_trees,
     packing,
@@ -24,6 +26,7 @@ from jaxtrain.data import (
 from jaxtrain.data.bad_records import Skips
 from jaxtrain.data.chat import EncodedDialog, Template
 from jaxtrain.data.conversations import Dialog
+from jaxtrain.data.held_out import NoneUsable
 from jaxtrain.data.messages import Message
 from jaxtrain.data.mlm_fim import Row
 from jaxtrain.data.packed_rows import PackedRows, WithColumns
@@ -78,10 +81,8 @@ def prepare(
     columns = record_fields.columns_of(cfg.columns)
     train, held_out = pipeline.open_sources(cfg, None, message_trees.assembled)
     record_formats.require_columns(columns, [records for _, records in train], cfg)
-    sides = [
-        [_rows(source, records, flag, cfg, template, columns) for source, records in opened]
-        for flag, opened in (("data", train), ("eval_data" if cfg.eval_data else "data", held_out))
-    ]
+    make = functools.partial(_rows, cfg=cfg, template=template, columns=columns)
+    sides = held_out_rows.rows_of(cfg, train, held_out, make)
     lengths = tokenizer.byte_lengths
     blank = packing.assemble((), cfg.seq_len, tokenizer.pad) | {"slack": np.float32(0)}
     sets, extra = [[rows for rows, _ in side] for side in sides], ()
@@ -194,9 +195,9 @@ def fit_dialog(
 
 
 def _rows(
+    flag: str,
     source: DataSource,
     records: Records,
-    flag: str,
     cfg: Dialogs,
     template: Template,
     columns: Sequence[Column],
@@ -222,7 +223,7 @@ def _rows(
     )
     counts = json.loads((path / "counts.json").read_text())
     if not counts["kept"]:
-        raise ConfigError(
+        raise NoneUsable(
             f"--{flag}={source.label}: no conversation left of {counts['read']:,}: "
             f"{'; '.join(_left_out(records, path / 'skipped.jsonl', counts)) or 'it is empty'}"
         )

@@ -207,6 +207,9 @@ def _array_kind(text: str, lines: list[str], label: str) -> str:
         if all(isinstance(_loaded(line), list) for line in lines):
             raise _refusal(label, "lines of JSON lists", remedy)
         return LINES  # whose first is bad
+    member = lines[0].lstrip().removeprefix("[").strip().removesuffix(",") if lines else ""
+    if member and not _is_object(member) and 2 * sum(map(_is_object, lines[1:])) > len(lines) - 1 > 0:
+        return LINES  # whose first is bad
     if member := re.match(r'\[\s*(["\[\d])', text):
         what = {'"': "texts", "[": "lists"}.get(member.group(1), "numbers")
         raise _refusal(label, f"a JSON array of {what}", remedy)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from jaxtrain.data.compared_completions import Comparison
 from jaxtrain.data.conversations import Dialog
-from jaxtrain.data.messages import BadRecord, Message, messages_of, text_of
+from jaxtrain.data.messages import BadRecord, Message, is_number, messages_of, text_of
 from jaxtrain.data.record_fields import RecordFields
 from jaxtrain.data.sources import Records
 from jaxtrain.files import cache
@@ -110,8 +110,8 @@ def _node(value: Any, what: str) -> _Node | None:
     for i in reversed(range(len(order))):
         one, message, children = order[i]
         rank = one.get("rank")
-        if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int | float)):
-            raise BadRecord(f"no ranking: a reply's rank is {rank!r}, not a number")
+        if rank is not None and not is_number(rank):
+            raise BadRecord(f"no ranking: a reply's rank is {repr(rank)[:40]}, not a number")
         nodes[i] = _Node(message, rank, tuple(nodes.pop(child) for child in children))
     return nodes.get(0)
 

@@ -6,6 +6,7 @@ other messages have.
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -50,6 +51,13 @@ def text_of(value: Any, what: str) -> str:
     if not is_unicode(value):
         raise BadRecord(f"no text: {what} holds half a surrogate pair")
     return value
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is a finite number that a float can hold; true and false are none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value) if isinstance(value, float) else abs(value) < 1 << 1023
 
 
 def without_nulls(value: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxtrain.config import ConfigError, Corpus, Data
+from jaxtrain.data import held_out as held_out_rows
 from jaxtrain.data import mlm_fim, packing, source_spec, sources, summary, tokenizer_training
 from jaxtrain.data.mlm_fim import Row
 from jaxtrain.data.packed_rows import PackedRows, ShuffledSets
@@ -92,13 +93,12 @@ def prepare(
     _check_needs(cfg, tokenizer)
     fim = Fim(cfg.fim_rate, seed) if cfg.objective == "fim" else None
 
-    def rows(source: DataSource, records: Records) -> PackedRows:
+    def rows(flag: str, source: DataSource, records: Records) -> PackedRows:
         field, folder = sources.text_field(source, cfg), sources.cache_dir(cfg)
-        documents = tokenise(records, tokenizer, field, cfg.on_bad_record, folder, fim)
+        documents = tokenise(records, tokenizer, field, cfg.on_bad_record, folder, fim, flag)
         return PackedRows(documents, tokenizer, cfg.seq_len)
 
-    train_rows = [rows(*pair) for pair in train]
-    eval_rows = [rows(*pair) for pair in held_out]
+    train_rows, eval_rows = held_out_rows.rows_of(cfg, train, held_out, rows)
     return DataPipeline(
         tokenizer=tokenizer,
         train=_train_stream(cfg, train_rows, train, tokenizer, seed, local_rows),

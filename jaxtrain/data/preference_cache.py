@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxtrain.config import ConfigError, Dialogs
+from jaxtrain.config import Dialogs
 from jaxtrain.data import dialogs, record_formats, sources, summary
 from jaxtrain.data.bad_records import Skips
 from jaxtrain.data.chat import Template
 from jaxtrain.data.compared_completions import Comparison, JudgedCompletion
+from jaxtrain.data.held_out import NoneUsable
 from jaxtrain.data.messages import BadRecord, Message, thought_of
 from jaxtrain.data.record_fields import FieldUse, columns_of
 from jaxtrain.data.record_formats import RecordFormat
@@ -62,7 +63,7 @@ class TokenisedComparisons(NamedTuple):
 
     ids: np.ndarray  # u16 or u32
     bounds: np.ndarray  # i64[R, K + 2]
-    rank: np.ndarray  # i8[R, K]
+    rank: np.ndarray  # i32[R, K]
     p_win: np.ndarray  # f32[R], NaN where unknown
     margin: np.ndarray  # f32[R], NaN where unknown
     label: np.ndarray  # f32[R]
@@ -74,9 +75,9 @@ class TokenisedComparisons(NamedTuple):
 
 
 def tokenised(
-    source: DataSource, records: Records, flag: str, cfg: Dialogs, template: Template, choice: Choice
+    flag: str, source: DataSource, records: Records, cfg: Dialogs, template: Template, choice: Choice
 ) -> TokenisedComparisons:
-    """The rows of a source. Raises ConfigError where none is left."""
+    """The rows of a source. Raises NoneUsable where none is left."""
     known = [one for one in record_formats.COMPARED if one.name in _READ[choice.kind]]
     columns, tokenizer = columns_of(cfg.columns), template.tokenizer
     form = record_formats.detect(records, source, known, flag, columns)
@@ -119,7 +120,7 @@ def tokenised(
         listed=str(path / "skipped.jsonl"),
     )
     if not len(rows.number):
-        raise ConfigError(
+        raise NoneUsable(
             f"--{flag}={source.label}: no comparison left of {counts['read']:,} records: "
             f"{'; '.join(_left_out(records, rows)) or 'it is empty'}"
         )
@@ -162,7 +163,7 @@ def _fill(
     ragged = [np.pad(one, (0, width - len(one)), mode="edge") for one in bounds]
     np.save(work / "bounds.npy", np.asarray(ragged, np.int64).reshape(-1, width))
     ranks = [(*rank, *[-1] * (width - 2 - len(rank))) for rank in columns.pop("rank")]
-    np.save(work / "rank.npy", np.asarray(ranks, np.int8).reshape(-1, width - 2))
+    np.save(work / "rank.npy", np.asarray(ranks, np.int32).reshape(-1, width - 2))
     for name, values in columns.items():
         np.save(work / f"{name}.npy", np.asarray(values, np.int64 if name == "number" else np.float32))
     np.save(work / "ids.npy", np.concatenate(ids) if ids else np.zeros(0, dtype))

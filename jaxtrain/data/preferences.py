@@ -1,6 +1,7 @@
 """Preference data: batches of N alternative completions of one prompt, and every row by its number."""
 
 import bisect
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from jaxtrain.data import (
     source_spec,
     summary,
 )
+from jaxtrain.data import held_out as held_out_rows
 from jaxtrain.data.chat import Template
 from jaxtrain.data.mlm_fim import Row
 from jaxtrain.data.pipeline import LocalRows, Stream
@@ -70,8 +72,8 @@ def prepare(
     """
     train, held_out = _open(cfg)
     choice = Choice(kind, ties, flat, soft)
-    held_flag = "eval_data" if cfg.eval_data else "data"
-    sides = [_tokenised(*side, cfg, template, choice) for side in (("data", train), (held_flag, held_out))]
+    make = functools.partial(preference_cache.tokenised, cfg=cfg, template=template, choice=choice)
+    sides = held_out_rows.rows_of(cfg, train, held_out, make)
     sets = [*sides[0], *sides[1]]
     N = 2 if kind != "ranked" else max(one.rank.shape[1] for one in sets)
     firsts = list(itertools.accumulate([len(one.number) for one in sets], initial=0))
@@ -109,14 +111,6 @@ def _open(cfg: Dialogs) -> tuple[summary.Opened, summary.Opened]:
     train, held_out = pipeline.open_sources(cfg, None, message_trees.assembled)
     record_formats.require_columns(columns_of(cfg.columns), [records for _, records in train], cfg)
     return train, held_out
-
-
-def _tokenised(
-    flag: str, opened: summary.Opened, cfg: Dialogs, template: Template, choice: Choice
-) -> list[TokenisedComparisons]:
-    return [
-        preference_cache.tokenised(source, records, flag, cfg, template, choice) for source, records in opened
-    ]
 
 
 def _about(

@@ -290,24 +290,24 @@ def each(
     for start, block in records.blocks():
         for i, record in enumerate(block, start):
             fields = RecordFields(record, form.columns)
-            attempt = functools.partial(_attempt, skips=skips, where=functools.partial(records.where, i))
-            items = attempt(lambda fields=fields: read(fields, form))
-            if items is _BAD:
+            attempted = functools.partial(attempt, skips=skips, where=functools.partial(records.where, i))
+            items = attempted(lambda fields=fields: read(fields, form))
+            if items is BAD:
                 continue
             if use is not None:
                 use.add(fields, nothing=items == [])
             for item in items if isinstance(items, list) else [items]:
-                result = attempt(functools.partial(make, item))
-                if result is not _BAD:
+                result = attempted(functools.partial(make, item))
+                if result is not BAD:
                     yield i, result
         advance(len(block))
 
 
-_BAD: Any = object()
+BAD: Any = object()
 
 
-def _attempt(call: Callable[[], T], skips: Skips, where: Callable[[], str]) -> T:
-    """What `call` returns; _BAD where it raises BadRecord, which goes to `skips`."""
+def attempt(call: Callable[[], T], skips: Skips, where: Callable[[], str]) -> T:
+    """What `call` returns; BAD where it raises BadRecord, which goes to `skips`."""
     try:
         return call()
     except BadRecord as error:
@@ -316,7 +316,7 @@ def _attempt(call: Callable[[], T], skips: Skips, where: Callable[[], str]) -> T
         skips.bad(where(), "nested too deeply: a value of it has more levels than can be read")
     except ConfigError as error:
         raise ConfigError(f"{where()}: {error}") from error
-    return _BAD
+    return BAD
 
 
 def read(record: Record, form: RecordFormat) -> Any:

@@ -54,11 +54,9 @@ class Records:
         return i if self.index is None else self.index[i]
 
     def where(self, i: int) -> str:
-        """Record i as messages call it: the source, its number, and its file and line where these say more."""
+        """Record i as messages call it: its file with the line or row, or the source with its number."""
         number = int(self.source_number(i))
-        place = self.place(number) if self.place else ""
-        said = not place or place == f"{self.label.partition(':')[2]}:{number + 1}"
-        return f"{self.label} record {number}" + ("" if said else f" ({place})")
+        return (self.place and self.place(number)) or f"{self.label} record {number}"
 
     def blocks(self, seed: int | None = None) -> Iterator[tuple[int, list[dict[str, Any]]]]:
         """(number of the first, records) of blocks that cover all, in order or shuffled by `seed`."""
@@ -132,7 +130,7 @@ def _hold_out(records: Records, share: float) -> tuple[Records, Records]:
             f"--data={records.label}: it has {len(records)} document, and one must be held out; cut it into several "
             "documents, or name other held-out data with --eval_data"
         )
-    order = _hash(np.arange(len(records)))
+    order = hash_of(np.arange(len(records)))
     is_held_out = order < share * 2.0**64
     is_held_out[np.argmin(order)], is_held_out[np.argmax(order)] = True, False
     sides = []
@@ -142,7 +140,7 @@ def _hold_out(records: Records, share: float) -> tuple[Records, Records]:
     return sides[0], sides[1]
 
 
-def _hash(numbers: np.ndarray) -> np.ndarray:
+def hash_of(numbers: np.ndarray) -> np.ndarray:
     """u64 of each number, evenly spread (the finaliser of SplitMix64)."""
     x = (numbers.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxtrain.config import ConfigError
 from jaxtrain.data import mlm_fim
 from jaxtrain.data.bad_records import Skips, is_unicode
+from jaxtrain.data.held_out import NoneUsable
 from jaxtrain.data.sources import Records
 from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.files import cache
@@ -57,12 +57,18 @@ class Documents:
 
 
 def tokenise(
-    records: Records, tokenizer: Tokenizer, field: str, policy: str, folder: Path, fim: Fim | None
+    records: Records,
+    tokenizer: Tokenizer,
+    field: str,
+    policy: str,
+    folder: Path,
+    fim: Fim | None,
+    flag: str = "data",
 ) -> Documents:
     """The documents of `records`, tokenised once and cached in `folder`.
 
     Documents of white space alone are dropped and counted. Records without text raise ConfigError, or are
-    counted and listed if `policy` is skip. Raises ConfigError where no document is left.
+    counted and listed if `policy` is skip. Raises NoneUsable, naming `flag`, where no document is left.
     """
     name = cache.digest(_FORMAT, records.fingerprint, tokenizer.fingerprint, field, policy, fim)
     path = cache.build(
@@ -70,8 +76,8 @@ def tokenise(
     )
     meta = json.loads((path / "meta.json").read_text())
     if not meta["documents"]:
-        raise ConfigError(
-            f"--data={records.label}: no document left ({meta['empty']} empty, {meta['skipped']} skipped); "
+        raise NoneUsable(
+            f"--{flag}={records.label}: no document left ({meta['empty']} empty, {meta['skipped']} skipped); "
             "check --text_field"
         )
     offsets = np.load(path / "offsets.npy")
@@ -118,7 +124,7 @@ def texts(
                 skips.bad(records.where(i), wrong)
                 continue
             logp = record.get("logp")
-            good.append((text, float(logp) if isinstance(logp, float) else np.nan))
+            good.append((text, float(logp) if isinstance(logp, float) and np.isfinite(logp) else np.nan))
         yield good
 
 

@@ -5,21 +5,25 @@ A record is OpenAI's chat.completion object with the conversation of the request
 student is trained on their distribution, elsewhere on the token as it is.
 """
 
+import functools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxtrain.config import ConfigError, Dialogs
-from jaxtrain.data import completions_db, dialogs, pipeline, source_spec, sources, summary
-from jaxtrain.data.bad_records import Skips
+from jaxtrain.config import Dialogs
+from jaxtrain.data import completions_db, dialogs, pipeline, record_formats, source_spec, sources, summary
+from jaxtrain.data import held_out as held_out_rows
+from jaxtrain.data.bad_records import Skips, is_unicode
 from jaxtrain.data.chat import Template
+from jaxtrain.data.held_out import NoneUsable
 from jaxtrain.data.messages import BadRecord, Message, messages_of, speaks, text_of
 from jaxtrain.data.mlm_fim import Row
 from jaxtrain.data.pipeline import DataPipeline, LocalRows, Stream
 from jaxtrain.data.preferences import alternatives
 from jaxtrain.data.record_fields import RecordFields, template_kwargs
+from jaxtrain.data.source_spec import DataSource
 from jaxtrain.data.sources import Records
 from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.files import cache
@@ -76,7 +80,7 @@ class LogprobReader:
             if completions_db.unfinished(choice):
                 self.counts["length" if choice.get("finish_reason") == "length" else "unfinished"] += 1
                 continue
-            content = (choice.get("logprobs") or {}).get("content")
+            content = _tokens(choice.get("logprobs"))
             if not content:
                 self.counts["bare"] += 1
                 continue
@@ -134,8 +138,6 @@ class LogprobReader:
         """
         spans, at, spelt = {}, 0, b""
         for entry in content:
-            if not isinstance(entry, dict) or not isinstance(entry.get("logprob"), int | float):
-                raise BadRecord("no log-probability: a token of logprobs.content has none")
             piece = _bytes(entry)
             spelt += piece
             spans[(at, at + len(piece))] = entry
@@ -164,6 +166,40 @@ class LogprobReader:
         return (
             self._by_bytes.get(piece) if piece else self.template.tokenizer.specials.get(entry.get("token"))
         )
+
+
+def _tokens(logprobs: Any) -> Sequence[dict[str, Any]]:
+    """The tokens of a choice's logprobs, none where these are null. Raises BadRecord where they are no tokens."""
+    content = logprobs.get("content") if isinstance(logprobs, dict) else logprobs
+    if content is None:
+        return ()
+    if not isinstance(logprobs, dict) or not isinstance(content, list):
+        raise BadRecord("no log-probability: logprobs is not an object whose content is a list")
+    for entry in content:
+        others = entry.get("top_logprobs") if isinstance(entry, dict) else None
+        if not all(
+            map(_is_token, (entry, *(others if isinstance(others, list) else [others] * bool(others))))
+        ):
+            raise BadRecord(
+                "no log-probability: a token of logprobs.content, or one of its top_logprobs, is no object with token "
+                "(a text), logprob (a number) and bytes (a list of them, or null)"
+            )
+    return content
+
+
+def _is_token(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    token, logprob, values = value.get("token", ""), value.get("logprob"), value.get("bytes")
+    return (
+        isinstance(token, str)
+        and is_unicode(token)
+        and (isinstance(logprob, float) or (type(logprob) is int and abs(logprob) < 1 << 53))
+        and (
+            values is None
+            or (isinstance(values, list) and all(type(b) is int and 0 <= b < 256 for b in values))
+        )
+    )
 
 
 def _bytes(entry: dict[str, Any]) -> bytes:
@@ -202,10 +238,8 @@ def prepare(
     """
     source_spec.check(cfg)
     train, held_out = pipeline.open_sources(cfg, None)
-    sides = [
-        [_read(records, flag, cfg, template) for _, records in opened]
-        for flag, opened in (("data", train), ("eval_data" if cfg.eval_data else "data", held_out))
-    ]
+    make = functools.partial(_read, cfg=cfg, template=template)
+    sides = held_out_rows.rows_of(cfg, train, held_out, make)
     sets = [[_Rows(records, cfg.seq_len, tokenizer.pad) for records, _ in side] for side in sides]
     endless, _ = pipeline.mixed_rows(sets[0], train, seed)
     blank = {name: np.zeros_like(x) for name, x in sets[0][0][0].items()}
@@ -229,21 +263,24 @@ def prepare(
 
 
 def _read(
-    records: Records, flag: str, cfg: Dialogs, template: Template
+    flag: str, source: DataSource, records: Records, cfg: Dialogs, template: Template
 ) -> tuple[list[LogprobRecords], list[str]]:
     """(the records that can be trained on, lines about them and the others)."""
     reader = LogprobReader(template, cfg.seq_len, cfg.too_long == "cut")
     skips, usable = Skips(cfg.on_bad_record), []
     for start, block in records.blocks():
         for i, record in enumerate(block, start):
-            try:
-                usable += reader.read(record)
-            except BadRecord as error:
-                skips.bad(records.where(i), str(error))
+            before = reader.counts.copy()
+            where = functools.partial(records.where, i)
+            rows = record_formats.attempt(lambda record=record: [*reader.read(record)], skips, where)
+            if rows is record_formats.BAD:
+                reader.counts = before
+            else:
+                usable += rows
     counts = reader.counts
     if not usable:
-        raise ConfigError(
-            f"--{flag}={records.label}: no completion with log-probabilities among {counts['read']:,} "
+        raise NoneUsable(
+            f"--{flag}={source.label}: no completion with log-probabilities among {counts['read']:,} "
             f"({'; '.join(line for line in _left_out(counts)) or 'it is empty'}): store them with logprobs=True and "
             "top_logprobs=20, or train on the texts with ./launch/run sft"
         )

@@ -130,7 +130,7 @@ def test_counts_add_up_and_bad_records_are_listed(conversations, tmp_path):
     records += [turns("q", ""), turns("q"), {"messages": [{"role": "robot", "content": "x"}]}, {"other": 1}]
     records += [turns("q", "a" * 90), {"messages": silent}, json.dumps(turns("q", "\ud83d"))]
     held = conversations([turns("q", "a")], "held").data
-    with pytest.raises(ConfigError, match=r"a.jsonl record 20: empty completion: .*--on_bad_record=skip"):
+    with pytest.raises(ConfigError, match=r"a\.jsonl:21: empty completion: .*--on_bad_record=skip"):
         prepare(conversations(records, eval_data=held))
     made = prepare(conversations(records, eval_data=held, on_bad_record="skip"))
     table = said_of(made)
@@ -140,7 +140,7 @@ def test_counts_add_up_and_bad_records_are_listed(conversations, tmp_path):
     assert f"5 bad records skipped ({kinds}), listed in " in table
     with open(table.split("listed in ")[1].split(";")[0], encoding="utf-8") as file:
         listed = [json.loads(line) for line in file]
-    assert [one["where"].split(" ")[-1] for one in listed] == ["20", "21", "22", "23", "26"]
+    assert [one["where"].split(":")[-1] for one in listed] == ["21", "22", "23", "24", "27"]
     assert listed[2]["reason"].startswith("unknown role: messages[0] has 'robot'")
     assert len({one for i in range(5) for one in documents(made.train.batch(i))}) == 20
 
@@ -155,7 +155,7 @@ def test_many_bad_records_are_a_line_each(conversations):
         "400 bad records skipped (100 no messages, 100 unknown role, 100 other fields, 100 no text)" in table
     )
     with open(table.split("listed in ")[1].split(";")[0], encoding="utf-8") as file:
-        assert [int(json.loads(line)["where"].split(" ")[-1]) for line in file] == list(range(1, 401))
+        assert [int(json.loads(line)["where"].split(":")[-1]) for line in file] == list(range(2, 402))
 
 
 def test_nothing_left_names_what_was_dropped(conversations):
@@ -263,7 +263,7 @@ def test_tools_go_to_the_template_and_what_it_does_not_write_is_said(conversatio
     made = prepare(cfg, template=jinja(tmp_path, knows))
     assert f"<|bos|>{json.dumps([TOOL])}Qq1A«" in "".join(documents(made.train.batch(0)))
     assert "nothing cut, dropped or added" in said_of(made)
-    with pytest.raises(ConfigError, match=r"record 0: lost tool call: .* no place for a call of 'look'"):
+    with pytest.raises(ConfigError, match=r"a\.jsonl:1: lost tool call: .* no place for a call of 'look'"):
         prepare(cfg)
 
 

@@ -65,6 +65,8 @@ def test_a_git_lfs_pointer_says_what_to_run():
         ('{"a": "cut\n{"a": "cut\n', LINES),
         (f'["a", "b"]\n{ROW}\n', LINES),
         (f"\x00\x01 junk\n{ROW}\n", LINES),
+        (f"[[[[\n{ROW}\n{ROW}\n", LINES),
+        (f"[{ROW},\n{ROW}\n", VALUES),
         (f"[{ROW}]", VALUES),
         (f"[\n{ROW},\n{ROW}\n]", VALUES),
         ("[]", VALUES),

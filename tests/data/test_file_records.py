@@ -81,15 +81,15 @@ def test_a_place_is_the_line_the_row_or_the_member(tmp_path, content, places):
     assert read(tmp_path, content)[0] == places
 
 
-def test_messages_name_the_file_and_the_line_where_the_number_does_not_say_them(cfg, tmp_path):
+def test_messages_name_the_file_and_the_line(cfg, tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "a"}\n{"text": "b"}\n')
     (tmp_path / "b.json").write_bytes(b'[\n{"text": "c"},\n{"text": "d"}\n]')
     one, _ = opened(cfg(f"jsonl:{tmp_path}/a.jsonl", eval_data="tinytown:pretrain"))
-    assert one.where(1) == f"jsonl:{tmp_path}/a.jsonl record 1"
+    assert one.where(1) == f"{tmp_path}/a.jsonl:2"
     both, _ = opened(cfg(f"jsonl:{tmp_path}/[ab].*", eval_data="tinytown:pretrain"))
-    assert both.where(3) == f"jsonl:{tmp_path}/[ab].* record 3 ({tmp_path}/b.json:3)"
+    assert both.where(3) == f"{tmp_path}/b.json:3"
     part, _ = opened(cfg(f"jsonl:{tmp_path}/[ab].*:train[75%:]", eval_data="tinytown:pretrain"))
-    assert part[0] == {"text": "d"} and part.where(0).endswith(f"({tmp_path}/b.json:3)")
+    assert part[0] == {"text": "d"} and part.where(0) == f"{tmp_path}/b.json:3"
 
 
 def test_what_stands_beside_the_records_is_noted(tmp_path):

@@ -28,7 +28,7 @@ def test_what_is_dropped_is_counted(comparisons):
     records += [better("q", "a", "a"), better("q", "a" * 60, "b"), better("q", "", "b"), {"text": "x"}]
     records += [{"prompt": "q", "response_a": "a", "response_b": "b", "preferred": "c"}]
     held = [better("a", "b", "c")]
-    with pytest.raises(ConfigError, match=r"a.jsonl record 7: empty completion: chosen holds nothing"):
+    with pytest.raises(ConfigError, match=r"a\.jsonl:8: empty completion: chosen holds nothing"):
         prepare(comparisons(records, held=held))
     table = said_of(prepare(comparisons(records, held=held, on_bad_record="skip")))
     assert "5 rows of 5 of 10 records" in table
@@ -38,7 +38,9 @@ def test_what_is_dropped_is_counted(comparisons):
     with pytest.raises(ConfigError, match="no comparison left of 1 records: 1 records dropped: chosen and"):
         prepare(comparisons([better("q", "a", "a")], held=held))
     bad = [{"prompt": "q", "response_a": "a", "response_b": "b", "preferred": "c"}]
-    with pytest.raises(ConfigError, match="record 0: unknown preference: preferred is 'c', not a, b or tie"):
+    with pytest.raises(
+        ConfigError, match=r"a\.jsonl:1: unknown preference: preferred is 'c', not a, b or tie"
+    ):
         prepare(comparisons(bad, held=held))
 
 

@@ -31,12 +31,12 @@ def test_prompts_come_from_records_of_every_format(conversations, tmp_path, caps
     assert found[2].record == other and found[3].messages[1]["content"] == "Q3"
     assert len(prompts.read_prompts(sources[3], base, template, limit=1)) == 1
     broken = write(tmp_path / "e.jsonl", [{"prompt": 3}])
-    with pytest.raises(ConfigError, match=r"e.jsonl record 0: no text: prompt is not a string but int"):
+    with pytest.raises(ConfigError, match=r"e\.jsonl:1: no text: prompt is not a string but int"):
         prompts.read_prompts(broken, base, template)
     with pytest.raises(ConfigError, match=r"--prompts=.*: no prompt there \(1 bad records\)"):
         prompts.read_prompts(broken, conversations([pair(0)], on_bad_record="skip"), template)
     prompts.read_prompts(f"{broken},{sources[2]}", conversations([pair(0)], on_bad_record="skip"), template)
-    assert "--prompts: 1 bad records skipped, the first jsonl:" in capsys.readouterr().err
+    assert f"--prompts: 1 bad records skipped, the first {tmp_path}/e.jsonl:1: " in capsys.readouterr().err
     with pytest.raises(ConfigError, match=r"--prompts=tinytown:nope: tinytown has no config 'nope'"):
         prompts.read_prompts("tinytown:nope", base, template)
 
@@ -66,7 +66,7 @@ def test_conversations_are_messages_up_to_their_last_answer(tmp_path):
 def test_conversations_of_no_user_are_refused_and_a_limit_ends_the_reading(tmp_path):
     alone = write(tmp_path / "a.jsonl", [{"messages": [{"role": "assistant", "content": "Hi."}]}])
     cache = str(tmp_path / "cache")
-    with pytest.raises(ConfigError, match="record 0: no question: the conversation has no turn of a user"):
+    with pytest.raises(ConfigError, match=r"a\.jsonl:1: no question: the conversation has no turn of a user"):
         prompts.read_conversations(alone, "source", cache, 0)
     both = ",".join(write(tmp_path / f"{name}.jsonl", [pair(i) for i in range(9)]) for name in "bc")
     assert [one.answer for one in prompts.read_conversations(both, "source", cache, 3)] == [
@@ -101,7 +101,7 @@ def test_tools_of_a_record_are_part_of_its_prompt(conversations, tmp_path, capsy
     prompts.read_prompts(file, cfg, plain)
     assert capsys.readouterr().err == "--prompts: not written by the chat template: tools (1)\n"
     with pytest.raises(
-        ConfigError, match="record 0: tools: conversations with tools or tool calls are not read"
+        ConfigError, match=r"own\.jsonl:1: tools: conversations with tools or tool calls are not read"
     ):
         prompts.read_conversations(file, "source", str(tmp_path / "cache"), 0)
 
@@ -135,7 +135,7 @@ def test_what_files_leave_out_is_said_with_the_list_of_bad_records(conversations
     err = capsys.readouterr().err
     assert "--prompts: 2 bad records skipped, listed in " in err
     assert "--prompts: records with a key twice, of which the last value counts: 1" in err
-    said = f"--prompts: 3 bad records skipped, the first jsonl:{path} record 1: no text: prompt is not a string but int"
+    said = f"--prompts: 3 bad records skipped, the first {path}:2: no text: prompt is not a string but int"
     listed = next(line for line in err.splitlines() if line.startswith(said)).rpartition("; listed in ")[2]
     with open(listed, encoding="utf-8") as file:
-        assert [json.loads(line)["where"] for line in file] == [f"jsonl:{path} record {i}" for i in (1, 2, 3)]
+        assert [json.loads(line)["where"] for line in file] == [f"{path}:{i}" for i in (2, 3, 4)]

@@ -135,6 +135,35 @@ def test_an_answer_without_the_log_probabilities_of_its_thought_or_calls_is_left
         assert [*reader.read(record)] == [] and reader.counts["speaks"] == 1
 
 
+@pytest.mark.parametrize(
+    "logprobs",
+    [
+        5,
+        [],
+        {"content": 5},
+        {"content": [5]},
+        {"content": [{"token": "Y"}]},
+        {"content": [token("Y") | {"logprob": True}]},
+        {"content": [token("Y") | {"logprob": 10**400}]},
+        {"content": [token("Y") | {"bytes": [256]}]},
+        {"content": [token("Y") | {"bytes": "Y"}]},
+        {"content": [token("Y") | {"top_logprobs": [None]}]},
+        {"content": [token("Y") | {"top_logprobs": 5}]},
+    ],
+)
+def test_log_probabilities_that_are_none_make_a_bad_record(cfg, logprobs):
+    good = [stored([token("a")]) for _ in range(3)]
+    two = stored([token("Y")])
+    two["choices"] = [good[0]["choices"][0], two["choices"][0] | {"logprobs": logprobs}]
+    data = prepare(cfg([*good, two], on_bad_record="skip", eval_data=cfg(good[:1]).data))
+    lines = " ".join(line for _, line in data.table)
+    assert "1 bad records skipped, the first" in lines and "stored.jsonl:4: no log-probability: " in lines
+    # Nothing of it is used or counted.
+    assert "3 of 3 stored completions" in lines
+    with pytest.raises(ConfigError, match=r"stored\.jsonl:4: no log-probability: "):
+        prepare(cfg([*good, two], eval_data=cfg(good[:1]).data))
+
+
 def test_tokens_that_are_no_text_are_left_out_and_counted(cfg):
     half = token("é", -0.5) | {"token": "\ufffd", "bytes": [0xC3]}
     data = prepare(cfg([stored([token("a"), half]), *(stored([token("b")]) for _ in range(3))]))

@@ -172,9 +172,9 @@ TUTORIAL = {"prompt": "Hi?", "response_a": "Yo.", "response_b": "No.", "preferre
 BAD = {
     "preferred is neither": (
         [TUTORIAL] * 3,
-        r"a\.jsonl record \d: unknown preference: preferred is 'c', not a, b or tie",
+        r"a\.jsonl:\d: unknown preference: preferred is 'c', not a, b or tie",
     ),
-    "an empty completion": ([ASKED | {"chosen": " "}] * 3, r"a\.jsonl record \d: empty completion: chosen"),
+    "an empty completion": ([ASKED | {"chosen": " "}] * 3, r"a\.jsonl:\d: empty completion: chosen"),
     "equal completions": (
         [ASKED | {"rejected": ASKED["chosen"]}] * 3,
         r"no comparison left of \d records: \d records dropped: chosen and rejected are the same",

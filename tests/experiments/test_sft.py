@@ -106,15 +106,15 @@ TALK = [
 BAD = {
     "an unknown role": (
         {"messages": [{"role": "judge", "content": "No."}]},
-        r"a\.jsonl record 1: unknown role",
+        r"a\.jsonl:2: unknown role",
     ),
     "an empty completion": (
         {"messages": [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": " "}]},
-        r"a\.jsonl record 1: empty completion",
+        r"a\.jsonl:2: empty completion",
     ),
     "nothing to learn": (
         {"messages": [{"role": "user", "content": "Hi?"}]},
-        r"a\.jsonl record 1: no assistant turn",
+        r"a\.jsonl:2: no assistant turn",
     ),
 }
 
