@@ -31,10 +31,12 @@ class ServedModelFlags(config.Group):
 class HttpFlags(HttpAddress):
     # fmt: off
     waiting: int = config.arg(64, "Completions that may wait for a row; more are answered 429", low=0)
-    max_body_kb: int = config.arg(1024, "Largest request, KiB", low=1)
+    max_body_kb: int = config.arg(1024, "Largest body of a request, KiB; more is answered 413", low=1)
     answer_seconds: int = config.arg(ANSWER_SECONDS,
-        "Most seconds from a request's last byte to its response's; 0: no bound", low=0)
-    drain: int = config.arg(30, "Seconds that running requests have to finish after SIGTERM", low=0)
+        "Most seconds from a request's last byte until the client has read its response; 0: no bound", low=0)
+    drain: int = config.arg(30,
+        "Seconds that running requests have to finish after SIGTERM; then they are answered 503, and the process ends "
+        "within 10 s", low=0)
     # fmt: on
 
 

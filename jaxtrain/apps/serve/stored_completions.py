@@ -23,7 +23,12 @@ MESSAGES_QUERY = {
     "limit": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": LIMIT},
     "order": {"enum": ["asc", "desc"], "default": "asc"},
 }
-_METADATA = {"type": "object", "maxProperties": MAX_METADATA, "additionalProperties": _TEXT}
+_METADATA = {
+    "type": "object",
+    "maxProperties": MAX_METADATA,
+    "propertyNames": {"minLength": 1},
+    "additionalProperties": _TEXT,
+}
 PAGE_QUERY = {**MESSAGES_QUERY, "model": _TEXT, "metadata": _METADATA}
 
 
@@ -111,7 +116,7 @@ def _query(request: Request, known: Mapping[str, Any]) -> tuple[dict[str, str], 
     query, metadata = {name: str(schema.get("default", "")) for name, schema in known.items()}, {}
     pairs = request.query_params.multi_items()
     for name, value in pairs:
-        key = re.fullmatch(r"metadata\[(.*)\]", name, re.DOTALL)
+        key = re.fullmatch(r"metadata\[(.+)\]", name, re.DOTALL)
         if key and "metadata" in known:
             metadata[key[1]] = value
         elif name in known and name != "metadata":

@@ -1,5 +1,7 @@
 """The annotation page over HTTP: what it stores, and which requests it refuses."""
 
+import random
+
 import pytest
 
 from tests.apps.annotation.web_app import HOSTILE, Client, exported_rows, filled_db, running_page
@@ -124,3 +126,43 @@ def test_a_key_is_required_where_there_is_one(db):
         late = Client(port)
         late.cookie = old
         assert "Your name" in late.page(), "a cookie of another key is not valid"
+
+
+def test_no_request_breaks_the_page(db):
+    rng = random.Random(0)
+    routes = (
+        "POST /vote, POST /begin, POST /undo, GET /, PUT /, GET /status, GET /votes.jsonl, POST /none?x=%ff"
+    )
+    with running_page(db) as port:
+        ann = Client(port, "ann")
+        own, cookie = ann.token(), ann.cookie
+        pieces = [
+            f"token={own}",
+            "item=0",
+            "choice=first",
+            "reason=%ff%00",
+            "rank0=1",
+            "item=\u0663",
+            "token=\x00",
+        ]
+        pieces += [
+            "item=" + "9" * 5000,
+            "name=%ed%a0%80",
+            "&" * 80,
+            "a=b;c",
+            "key=\U0001d11e",
+            "=",
+            "choice[]=first",
+        ]
+        cookies = (cookie, cookie[:-9], cookie[:15], "annotator=\xff.\xfe", "annotator==", "")
+        more = ({}, {"Content_Type": "multipart/form-data"}, {"Origin": "http://[::1"}, {"Origin": "x"})
+        for _ in range(150):
+            body = "&".join(rng.sample(pieces, rng.randint(0, 4))).encode() + rng.randbytes(
+                rng.choice((0, 0, 2))
+            )
+            method, path = rng.choice(routes.split(", ")).split()
+            ann.cookie = rng.choice(cookies)
+            status, text = ann.request(method, path, body, **rng.choice(more))
+            assert status < 500, (method, path, body, text)
+        ann.cookie = cookie
+        assert "prompt" in ann.page() and all(row["annotator"] == "ann" for row in exported_rows(db))
