@@ -107,11 +107,12 @@ def measure_sampling(cfg: Bench, arch: Any) -> dict:
     from jaxtrain.generate import engine
     from jaxtrain.models import transformer
     from jaxtrain.stages import session
+    from jaxtrain.stages.load_model import build_model
     from jaxtrain.train import host
 
     plan, B, T = session.make_plan(cfg), cfg.data.batch_size, cfg.data.seq_len
     prompt, new = T // 5, T - T // 5
-    model = workloads.build_model(plan, arch, cfg.model)
+    model = build_model(plan, arch, cfg.model)
     params = plan.init(lambda: model.init(jax.random.key(cfg.run.seed)), model.axes)
     decoder = workloads.sampler_engine(plan, arch, cfg.model, new)
     work = workloads.sampling(decoder, decoder.ready(params, ()), arch.vocab, B, prompt, cfg.run.seed)

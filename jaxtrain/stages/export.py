@@ -6,10 +6,10 @@ from pathlib import Path
 import jax
 
 from jaxtrain import config
-from jaxtrain.models import hf, peft_export, transformer
+from jaxtrain.models import hf, peft_export
 from jaxtrain.stages import export_files, weights
 from jaxtrain.stages.init_from import InitFrom
-from jaxtrain.stages.load_model import load_model
+from jaxtrain.stages.load_model import build_model, load_model
 from jaxtrain.train import parallel
 from jaxtrain.types import Params
 
@@ -51,10 +51,7 @@ def write_adapter(
     All processes call this.
     """
     own = start.origins[-1]
-    model = transformer.build(
-        start.arch,
-        transformer.execution(config.Model(), plan.platform, plan.local, plan.compute_capability),
-    )
+    model = build_model(plan, start.arch, config.Model())
 
     def fresh() -> Params:
         return model.init(jax.random.key(0))

@@ -15,6 +15,7 @@ from jaxtrain.apps.benchmark.timing import Clock
 from jaxtrain.generate import engine
 from jaxtrain.models import zoo
 from jaxtrain.ops.logprobs import token_stats
+from jaxtrain.stages.load_model import build_model
 from jaxtrain.train import parallel
 from jaxtrain.types import LM, Batch, Params
 
@@ -26,7 +27,7 @@ DOCUMENTS = 4  # of a packed row
 def parity(sizes: CheckSizes, seconds: float, report: Report) -> list[str]:
     """Differences in nats a token; `good` where they are within rounding."""
     clock, arch, plan = Clock(seconds), zoo.resolve(sizes.parity), workloads.one_device()
-    make = functools.partial(workloads.build_model, plan, arch)
+    make = functools.partial(build_model, plan, arch)
     exact = config.Model(model=sizes.parity, dtype="float32", attention="xla")
     low = config.Model(model=sizes.parity, dtype="bfloat16")
     params = plan.init(lambda: make(exact).init(jax.random.key(0)), {})
@@ -95,7 +96,7 @@ def sampler(
     ids = np.concatenate([work.batch["prompt"][:, :prompt], completions.tokens], axis=1)
     batch = {"tokens": ids, "targets": np.roll(ids, -1, axis=1), "segments": np.ones_like(ids)}
     batch["positions"] = np.tile(np.arange(T, dtype=np.int32), (len(ids), 1))
-    run = plan.rows(functools.partial(logps, workloads.build_model(plan, arch, settings)))
+    run = plan.rows(functools.partial(logps, build_model(plan, arch, settings)))
     trained = plan.get(run(params, (), plan.put(batch)))[:, prompt - 1 : -1]
     return differences(completions.logps - trained, trained)
 

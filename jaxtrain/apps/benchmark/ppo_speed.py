@@ -20,6 +20,7 @@ from jaxtrain.objectives.ppo import ppo
 from jaxtrain.ops.logprobs import COMPLETIONS
 from jaxtrain.ops.policy_gradient import PolicyGradientSettings
 from jaxtrain.rl import advantages
+from jaxtrain.stages.load_model import build_model
 from jaxtrain.train import host, optim
 from jaxtrain.train.step import init_state, train_step
 
@@ -69,7 +70,7 @@ class Stages(NamedTuple):
 def _stages(size: PpoSize) -> Stages:
     """As experiments/ppo.py puts them together: values on a trunk of their own, a reward and a reference model."""
     plan, arch = workloads.one_device(), zoo.resolve(size.model)
-    model = workloads.build_model(plan, arch, config.Model(model=size.model))
+    model = build_model(plan, arch, config.Model(model=size.model))
     critic, scorer = value.build(model, False), reward_models.build(model, 1)
     tx, key = optim.optimizer(OPTIM, 1000, critic.axes), jax.random.key(SEED)
     state = plan.init(lambda: init_state(critic.grow(model.init(key), key), tx, key), critic.axes)

@@ -15,6 +15,7 @@ from jaxtrain.apps.benchmark.process import LeftOut, Report, first_lines
 from jaxtrain.apps.benchmark.sizes import CheckSizes, DecodingSize, TrainingSize
 from jaxtrain.apps.benchmark.timing import Clock
 from jaxtrain.models import transformer, zoo
+from jaxtrain.stages.load_model import build_model
 from jaxtrain.train import metrics
 
 SEED = 0
@@ -133,7 +134,7 @@ def _decoded(
     """Reports each batch; yields those left out."""
     arch, plan, last = zoo.resolve(size.model), workloads.one_device(), 0.0
     settings = config.Model(model=size.model, **flags)
-    model = workloads.build_model(plan, arch, settings)
+    model = build_model(plan, arch, settings)
     params = plan.init(lambda: model.init(jax.random.key(SEED)), model.axes)
     engine = workloads.sampler_engine(plan, arch, settings, size.new)
     ready = engine.ready(params, ())

@@ -10,10 +10,10 @@ import numpy as np
 from jaxtrain import config
 from jaxtrain.generate import engine, sampler
 from jaxtrain.models import reward as reward_models
-from jaxtrain.models import transformer
 from jaxtrain.models.zoo import Arch
 from jaxtrain.objectives import dpo, next_token, reward, sft
 from jaxtrain.ops.preference import PreferenceSettings
+from jaxtrain.stages.load_model import build_model
 from jaxtrain.train import metrics, optim, parallel
 from jaxtrain.train.parallel import Plan
 from jaxtrain.train.step import init_state, train_step
@@ -98,13 +98,6 @@ class TrainingStep(NamedTuple):
             return state, metric
 
         return run
-
-
-def build_model(plan: Plan, arch: Arch, settings: config.Model) -> LM:
-    """The model as a training command on this plan builds it."""
-    return transformer.build(
-        arch, transformer.execution(settings, plan.platform, plan.local, plan.compute_capability)
-    )
 
 
 def training_step(

@@ -7,6 +7,7 @@ from jaxtrain import config
 from jaxtrain.apps.benchmark import parity_check, workloads
 from jaxtrain.apps.benchmark.sizes import TINY
 from jaxtrain.models import zoo
+from jaxtrain.stages.load_model import build_model
 
 
 def test_every_document_stands_in_a_packed_row_and_in_one_of_its_own():
@@ -39,7 +40,7 @@ def test_a_document_that_sees_another_one_is_not_right():
         zoo.resolve(TINY.parity),
         dataclasses.replace(TINY, parity_rows=8),
     )
-    model = workloads.build_model(plan, arch, config.Model(dtype="float32"))
+    model = build_model(plan, arch, config.Model(dtype="float32"))
     params = model.init(jax.random.key(0))
     record = parity_check.packed(plan, model, params, sizes, arch.vocab)
     assert record["largest"] < parity_check.MOST_F32 and record["logps_spread"] > 0.5
@@ -58,7 +59,7 @@ def test_the_sampler_s_log_probabilities_are_the_trainer_s():
         dataclasses.replace(TINY, parity_rows=2),
     )
     settings = config.Model(dtype="bfloat16")
-    params = workloads.build_model(plan, arch, settings).init(jax.random.key(0))
+    params = build_model(plan, arch, settings).init(jax.random.key(0))
     record = parity_check.sampler(plan, arch, settings, params, sizes)
     assert record["tokens"] == 2 * 24 and abs(record["mean"]) < parity_check.MOST_MEAN
     assert record["logps_spread"] > 0.5

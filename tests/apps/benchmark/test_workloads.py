@@ -8,6 +8,7 @@ from experiments.dpo import DpoLoss
 from jaxtrain import config
 from jaxtrain.apps.benchmark import workloads
 from jaxtrain.models import zoo
+from jaxtrain.stages.load_model import build_model
 
 ARCH = zoo.resolve("tinytown-200k,layers=1,width=16,heads=2,ff=16,vocab=32")
 
@@ -18,7 +19,7 @@ def test_the_settings_are_the_command_s():
 
 @pytest.mark.parametrize(("task", "shape"), [("pretrain", (2, 16)), ("sft", (2, 16)), ("reward", (2, 2, 16))])
 def test_rows_are_full_and_the_prompt_is_an_eighth(task, shape):
-    model = workloads.build_model(workloads.one_device(), ARCH, config.Model())
+    model = build_model(workloads.one_device(), ARCH, config.Model())
     work = workloads.step_work(task, model, 2, 16, 32, 0)
     assert work.batch["tokens"].shape == shape and work.tokens == np.prod(shape)
     assert np.array_equal(work.batch["tokens"][..., 1:], work.batch["targets"][..., :-1])
@@ -28,7 +29,7 @@ def test_rows_are_full_and_the_prompt_is_an_eighth(task, shape):
 
 
 def test_rows_of_several_documents():
-    model = workloads.build_model(workloads.one_device(), ARCH, config.Model())
+    model = build_model(workloads.one_device(), ARCH, config.Model())
     batch = workloads.step_work("pretrain", model, 2, 7, 32, 0, 3).batch
     assert batch["segments"].tolist() == [[1, 1, 1, 2, 2, 3, 3]] * 2
     assert batch["positions"].tolist() == [[0, 1, 2, 0, 1, 0, 1]] * 2
