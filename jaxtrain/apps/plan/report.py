@@ -16,7 +16,7 @@ from jaxtrain.files.terminal import number, percent
 
 WIDTH = 100
 SHOWN = 6  # collectives
-UNSURE = 0.1  # of the memory of a program of a TPU, by which it is off at effort -1
+UNSURE = 0.15  # of the memory of a program of a TPU, by which it is off at effort -1
 
 
 class Fit(NamedTuple):
@@ -257,7 +257,7 @@ def _notes(stage: CompiledStage, bounds: StageBounds) -> list[str]:
         notes.append(f"The step is without what does not fit: {names}.")
     if not bounds.final:
         notes.append(
-            "FLOPs are those of a run, and memory within 10 %. Communication and HBM bytes are not: at effort -1 the "
+            "FLOPs are those of a run, and memory within 15 %. Communication and HBM bytes are not: at effort -1 the "
             "TPU's compiler leaves in loops what it takes out of them in a run. Use --exact for them."
         )
     if not _is_tpu(stage):

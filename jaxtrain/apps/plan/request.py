@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from jaxtrain import config
@@ -32,16 +33,50 @@ def stage_arch(cfg: Any) -> Arch:
     return dataclasses.replace(arch, causal=getattr(cfg.data, "objective", "") != "masked")
 
 
-def named_arch(text: str, flag: str, cfg: Any, default: Arch) -> Arch:
-    """The model that another model's flag names, by a name of the zoo; without one it is that of --model."""
-    if not text or text.split(",")[0] not in zoo.ZOO:
-        if text:
-            raise ConfigError(
-                f"--{flag}={text}: plan reads no weights: name a size of models/zoo.py, such as llama3.2-1b, or leave "
-                "it out for that of --model"
-            )
+def teacher_arch(cfg: Any, default: Arch) -> Arch:
+    """The model that --teacher names: a size of models/zoo.py, a run or hf:DIR; without one it is that of --model."""
+    return _other_model(cfg.loss.teacher, "teacher", cfg, (default, 1), _teacher)[0]
+
+
+def reward_model_arch(cfg: Any, default: Arch) -> tuple[Arch, int]:
+    """(the model that --reward_model names, a size or a run; its members); without one it is that of --model."""
+    return _other_model(cfg.scores.reward_model, "reward_model", cfg, (default, 1), _reward_model)
+
+
+def _other_model(
+    text: str, flag: str, cfg: Any, default: tuple[Arch, int], read: Callable[[str], tuple[Arch, int]]
+) -> tuple[Arch, int]:
+    """(architecture, members) of a model beside the trained one. Raises ConfigError for a context below --seq_len."""
+    if not text:
         return default
-    return _with_vocabulary(zoo.resolve(text), cfg, f"--{flag}={text}")
+    named = f"--{flag}={text}"
+    if text.split(",")[0] in zoo.ZOO:
+        arch, members = _with_vocabulary(zoo.resolve(text), cfg, named), 1
+    else:
+        try:
+            arch, members = read(text)
+        except ConfigError as error:
+            raise ConfigError(f"{error} (plan takes a size, too, such as --{flag}=llama3.2-1b)") from error
+    if arch.max_len and cfg.data.seq_len > arch.max_len:
+        raise ConfigError(f"--seq_len={cfg.data.seq_len}: the context of {named} is {arch.max_len}")
+    return arch, members
+
+
+def _teacher(text: str) -> tuple[Arch, int]:
+    from jaxtrain.stages import init_from
+
+    return init_from.load_run(text, "teacher", causal=True).arch, 1
+
+
+def _reward_model(text: str) -> tuple[Arch, int]:
+    from jaxtrain.train import workdir
+
+    record = workdir.read_run(workdir.split_step(text, "reward_model")[0], "--reward_model")
+    if record["stage"] != "reward" or "arch" not in record:
+        raise ConfigError(
+            f"--reward_model={text}: a run of {record['stage']}; name one of ./launch/run reward"
+        )
+    return zoo.from_dict(record["arch"]), record["config"]["loss"]["members"]
 
 
 def _with_vocabulary(arch: Arch, cfg: Any, what: str) -> Arch:
@@ -63,7 +98,7 @@ def check(request: PlanRequest) -> None:
         raise ConfigError(f"--seq_len={T}: the context of --model={cfg.model.model} is {arch.max_len}")
     loss = getattr(cfg, "loss", None)
     if request.stage == "distill" and not loss.teacher_topk:
-        named_arch(loss.teacher, "teacher", cfg, arch)
+        teacher_arch(cfg, arch)
     rollouts = request.stage in ("ppo", "grpo")
     if (rollouts or request.stage == "sample") and cfg.samples.max_new >= T:
         raise ConfigError(
@@ -83,7 +118,7 @@ def _check_rollouts(cfg: Any, arch: Arch) -> None:
             "--minibatches): use a divisor"
         )
     if not cfg.scores.reward:
-        named_arch(cfg.scores.reward_model, "reward_model", cfg, arch)
+        reward_model_arch(cfg, arch)
 
 
 def _check_mesh(request: PlanRequest, count: int) -> None:

@@ -6,6 +6,7 @@ less remat or fewer microbatches either; what fits is not faster with more remat
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ REMAT = ("none", "dots", "full")  # each keeps less
 _MOMENTS = {"adamw": 2, "adam_tf": 2}  # of the optimizers that hold any for sure
 _COMPUTED = {"none": 1.0, "dots": 1.05, "full": 4 / 3}  # times the products of a step
 MOST = 12  # layouts compiled
+LONG = 4096  # tokens of a row that a device of a context axis has at least
 TIGHT = 0.8  # of the memory, that the least which a layout needs may take for it to be tried early
 
 
@@ -36,6 +38,12 @@ class Candidate(NamedTuple):
     batch_size: int
     remat: str
     microbatches: int
+    context: int = 1
+
+    @property
+    def mesh(self) -> dict[str, int]:
+        """Axis -> size."""
+        return {"data": self.data, "fsdp": self.fsdp, "context": self.context, "tensor": self.tensor}
 
     @property
     def rows(self) -> int:
@@ -45,15 +53,13 @@ class Candidate(NamedTuple):
     @property
     def flags(self) -> str:
         """The flags that say it."""
-        sizes = {"data": self.data, "fsdp": self.fsdp, "tensor": self.tensor}
-        mesh = ",".join(f"{axis}:{size}" for axis, size in sizes.items() if size > 1) or "data:1"
+        mesh = ",".join(f"{axis}:{size}" for axis, size in self.mesh.items() if size > 1) or "data:1"
         parts = f" --microbatches={self.microbatches}" * (self.microbatches > 1)
         return f"--mesh={mesh} --batch_size={self.batch_size} --remat={self.remat}{parts}"
 
     def applied(self, cfg: Any) -> Any:
         """A stage's config with it."""
-        sizes = {"data": self.data, "fsdp": self.fsdp, "tensor": self.tensor}
-        mesh = ",".join(f"{axis}:{size}" for axis, size in sizes.items())
+        mesh = ",".join(f"{axis}:{size}" for axis, size in self.mesh.items())
         return dataclasses.replace(
             cfg,
             run=dataclasses.replace(cfg.run, mesh=mesh, parallel="mesh"),
@@ -81,20 +87,20 @@ def candidates(cfg: Any, arch: Arch, topology: Topology, sampling: bool = False)
     """Layouts whose sizes divide: the batch of the flags, half, twice and four times it, or else a row a device.
 
     Those that a rough model calls fastest come first, of each mesh one before a second, and those that hardly fit last.
-    A stage that only samples has neither remat nor microbatches.
+    A stage that only samples has neither remat nor microbatches, and its rows are not split.
     """
     count, own = devices(topology), cfg.data.batch_size
-    meshes: dict[tuple[int, ...], list[Candidate]] = {}
-    for tensor in (1, 2, 4, 8):
-        if count % tensor or arch.K % tensor or arch.ff % tensor:
+    meshes: list[list[Candidate]] = []
+    for tensor, context in itertools.product((1, 2, 4, 8), [1] if sampling else _parts(cfg.data.seq_len)):
+        shards = count // (tensor * context)
+        if count % (tensor * context) or arch.K % tensor or arch.ff % tensor or shards % topology.slices:
             continue
-        shards = count // tensor
         batches = {B for B in (own // 2, own, 2 * own, 4 * own) if B and B % shards == 0} or {shards}
         for fsdp in (n for n in range(1, shards + 1) if shards % n == 0):
-            layouts = [Candidate(shards // fsdp, fsdp, tensor, B, "dots", 1) for B in batches]
+            layouts = [Candidate(shards // fsdp, fsdp, tensor, B, "dots", 1, context) for B in batches]
             if not sampling:
                 layouts = [each for layout in layouts for each in _recomputed(layout)]
-            meshes[shards // fsdp, fsdp, tensor] = layouts
+            meshes.append(layouts)
     tight = TIGHT * CHIPS[topology.kind].usable
 
     def rank(each: Candidate) -> tuple[bool, float]:
@@ -102,10 +108,15 @@ def candidates(cfg: Any, arch: Arch, topology: Topology, sampling: bool = False)
 
     places = {
         each: (rank(each)[0], rank(each)[1] * 0.98**place)
-        for layouts in meshes.values()
+        for layouts in meshes
         for place, each in enumerate(sorted(layouts, key=rank))
     }
     return sorted(places, key=places.__getitem__)
+
+
+def _parts(length: int) -> list[int]:
+    """Sizes of a context axis that leave a device LONG tokens of a row or more, and two whole parts."""
+    return [C for C in (2**n for n in range(9)) if C == 1 or (length >= C * LONG and length % (2 * C) == 0)]
 
 
 def _recomputed(layout: Candidate) -> Iterator[Candidate]:
@@ -129,22 +140,27 @@ def least_memory(each: Candidate, cfg: Any, arch: Arch) -> float:
     with less remat than `full` the results of the products, in two bytes each.
     """
     trained = 0 if cfg.lora.lora_rank else 1 + _MOMENTS.get(cfg.optim.optimizer, 0)
-    state = 4.0 * (1 + trained) * weights(arch) / (each.fsdp * each.tensor)
+    state = 4.0 * (1 + trained) * weights(arch) / (each.fsdp * each.context * each.tensor)
     products = arch.C * (2 * arch.heads + 2 * arch.K) + (3 if arch.gated else 2) * arch.ff
     position = arch.width + (products / each.tensor if each.remat != "full" else 0)
-    return state + 2.0 * arch.layers * each.rows * cfg.data.seq_len * position
+    return state + 2.0 * arch.layers * each.rows * cfg.data.seq_len / each.context * position
 
 
 def promise(each: Candidate, cfg: Any, arch: Arch, topology: Topology) -> float:
-    """Tokens a second by a rough model: products at the peak, weights sent round, activations reduced over tensor."""
+    """Tokens a second by a rough model: products at the peak, weights sent round, activations exchanged."""
     size, T = weights(arch), cfg.data.seq_len
     peaks, links = CHIPS[topology.kind], interconnect(topology)
     tokens = each.batch_size * T
     products = 6.0 * size * tokens / devices(topology) * _COMPUTED[each.remat] / peaks.flops
-    sent = 3 * 2.0 * size / each.tensor * (1 - 1 / each.fsdp) * each.microbatches
-    sent += 4.0 * size / (each.fsdp * each.tensor) * (each.data > 1)
-    rows = each.rows * each.microbatches
-    sent += 8.0 * arch.layers * rows * T * arch.width * 2 * (1 - 1 / each.tensor)
+    parts = each.fsdp * each.context  # of the weights, with tensor
+    sent = 3 * 2.0 * size / each.tensor * (1 - 1 / parts) * each.microbatches
+    sent += 4.0 * size / (parts * each.tensor) * (each.data > 1)
+    places = each.rows * each.microbatches * T / each.context
+    sent += 8.0 * arch.layers * places * arch.width * 2 * (1 - 1 / each.tensor)
+    heads = (
+        arch.C * (2 * arch.heads + 2 * arch.K) / each.tensor
+    )  # exchanged for time: forward, again, backward
+    sent += 3 * 2.0 * arch.layers * places * heads * (1 - 1 / each.context)
     return tokens / (products + sent / links.fast)
 
 
@@ -193,7 +209,7 @@ def _trial(candidate: Candidate, stage: CompiledStage) -> Trial:
 def settled(trial: Trial, other: Candidate) -> bool:
     """Whether a compiled candidate leaves nothing to find out about another one of the same mesh."""
     own = trial.candidate
-    if own[:3] != other[:3]:
+    if own.mesh != other.mesh:
         return False
     saves = REMAT.index(other.remat) - REMAT.index(own.remat)  # above 0: the other keeps less
     if trial.fit.fits:

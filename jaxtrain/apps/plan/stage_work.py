@@ -201,14 +201,16 @@ def training_flops(arch: Arch, cfg: StageConfig, work: StageWork, teacher: Arch 
     return work.tokens * (own * (2 / 3 if cfg.lora.lora_rank else 1) + beside)
 
 
-def rollout_flops(arch: Arch, cfg: StageConfig, work: StageWork, scorer: Arch | None) -> float:
+def rollout_flops(
+    arch: Arch, cfg: StageConfig, work: StageWork, scorer: Arch | None, members: int = 1
+) -> float:
     """Model FLOPs of sampling, annotating and scoring --batch_size completions, forward alone."""
     T = cfg.data.seq_len
     policy = transformer.flops_per_token(arch, T)
     trunk = transformer.flops_per_token(dataclasses.replace(arch, vocab=0), T)
     annotated = policy * (1 + work.reference) + trunk * (work.trunks - 1)
     scored = transformer.flops_per_token(dataclasses.replace(scorer, vocab=0), T) if scorer else 0.0
-    return cfg.data.batch_size * T * (policy + annotated + scored) / 3
+    return cfg.data.batch_size * T * (policy + annotated + members * scored) / 3
 
 
 def scored_rows(B: int, T: int) -> Columns:

@@ -1,11 +1,16 @@
 """Plans that cannot be are refused from their flags alone, with the remedy."""
 
+import dataclasses
+import json
+
 import pytest
 
 from experiments import plan
 from jaxtrain import flags
 from jaxtrain.apps.plan import request, topologies
 from jaxtrain.config import ConfigError
+from jaxtrain.data.tokenizer import ByteTokenizer
+from jaxtrain.models import zoo
 
 
 @pytest.fixture(autouse=True)
@@ -28,9 +33,22 @@ def made(stage, chip, *argv):
         ("pretrain", ["--model=llama3-8b", "--seq_len=16384"], "the context of --model=llama3-8b is 8192"),
         ("pretrain", ["--tokenizer=byte"], "no vocabulary of its own; write tinytown-1m,vocab=32000"),
         ("ppo", ["--max_new=48", "--reward=gold"], "--seq_len=48 leaves no room for a prompt"),
-        ("ppo", ["--reward_model=runs/reward"], "--reward_model=runs/reward: .*name a size"),
+        (
+            "ppo",
+            ["--reward_model=runs/reward"],
+            "--reward_model=runs/reward is not a run: .*takes a size, too",
+        ),
         ("grpo", ["--group=7", "--reward=gold"], "--group=7 .* do not divide an iteration's 128"),
-        ("distill", ["--teacher=runs/ppo"], "--teacher=runs/ppo: plan reads no weights"),
+        (
+            "distill",
+            ["--teacher=runs/ppo"],
+            "--teacher=runs/ppo is not a run: .*such as --teacher=llama3.2-1b",
+        ),
+        (
+            "distill",
+            ["--teacher=gpt2", "--seq_len=2048", "--batch_size=16"],
+            "context of --teacher=gpt2 is 1024",
+        ),
         ("sample", ["--max_new=512"], "leaves no room for a prompt"),
     ],
 )
@@ -59,3 +77,37 @@ def test_a_vocabulary_is_the_models_or_the_tokenizers():
     assert ours.vocab == 1024
     masked = request.stage_arch(made("pretrain", "v5e:4x4", "--objective=masked").cfg)
     assert ours.causal and not masked.causal
+
+
+def run(path, stage, arch, **config):
+    """A folder with what a run records of itself."""
+    path.mkdir()
+    ByteTokenizer().save(path / "tokenizer")
+    config = {"optim": {"ema": 0.0}, **config}
+    record = {"stage": stage, "parent": None, "data": {}, "resumed": [], "config": config, "arch": arch}
+    (path / "config.json").write_text(json.dumps(record))
+    return path
+
+
+def test_a_teacher_and_a_reward_model_may_be_runs(tmp_path):
+    arch = zoo.resolve("nano,vocab=320,max_len=256")
+    teacher = run(tmp_path / "teacher", "sft", dataclasses.asdict(arch))
+    reward = run(tmp_path / "reward", "reward", dataclasses.asdict(arch), loss={"members": 3})
+    distill = made("distill", "v5e:2x2", f"--teacher={teacher}", "--seq_len=256")
+    assert request.teacher_arch(distill.cfg, zoo.ZOO["gpt2"]) == arch
+    ppo = made("ppo", "v5e:2x2", f"--reward_model={reward}@7", "--seq_len=256", "--max_new=64")
+    assert request.reward_model_arch(ppo.cfg, zoo.ZOO["gpt2"]) == (arch, 3)
+    for each in (distill, ppo):
+        request.check(each)
+    with pytest.raises(ConfigError, match=r"--teacher=.*reward: a reward model"):
+        request.check(made("distill", "v5e:2x2", f"--teacher={reward}", "--seq_len=256"))
+    with pytest.raises(ConfigError, match=r"a run of sft; name one of \./launch/run reward"):
+        request.check(made("ppo", "v5e:2x2", f"--reward_model={teacher}"))
+    with pytest.raises(ConfigError, match=f"--seq_len=512: the context of --reward_model={reward} is 256"):
+        request.check(made("ppo", "v5e:2x2", f"--reward_model={reward}", "--seq_len=512"))
+
+
+def test_without_a_name_they_are_as_large_as_the_model():
+    own = zoo.resolve("llama3.2-1b")
+    assert request.teacher_arch(made("distill", "v5e:2x2").cfg, own) == own
+    assert request.reward_model_arch(made("ppo", "v5e:2x2").cfg, own) == (own, 1)

@@ -35,6 +35,32 @@ def test_candidates_divide():
     }
 
 
+def test_long_rows_are_split_over_a_context_axis():
+    """131,072 tokens on 16 devices, a row on all of them among others; 4,096 tokens on none."""
+    long = dataclasses.replace(CFG, data=dataclasses.replace(CFG.data, batch_size=1, seq_len=131072))
+    found = search.candidates(long, ARCH, SLICE)
+    assert {each.context for each in found} == {1, 2, 4, 8, 16}
+    for each in found:
+        assert each.data * each.fsdp * each.tensor * each.context == 16
+        assert each.batch_size % (each.data * each.fsdp) == 0
+    assert any(each.context == 16 and each.batch_size == 1 for each in found)
+    assert {each.context for each in search.candidates(CFG, ARCH, SLICE)} == {1}
+    assert {each.context for each in search.candidates(long, ARCH, SLICE, True)} == {1}
+    odd = dataclasses.replace(long, data=dataclasses.replace(long.data, seq_len=131072 + 8))
+    assert {each.context for each in search.candidates(odd, ARCH, SLICE)} == {
+        1,
+        2,
+        4,
+    }  # two whole parts a device
+    two = search.candidates(long, ARCH, topologies.parse("2xv5e:4x4"))
+    assert {each.context for each in two} == {1, 2, 4, 8, 16}  # inside a slice, of 32 devices
+    # A sixteenth of the row on each device, and the same part of the state.
+    whole, split = Candidate(1, 16, 1, 16, "full", 1), Candidate(1, 1, 1, 1, "full", 1, 16)
+    state = search.weights(ARCH)  # 16 bytes a parameter, over 16 devices
+    rows = search.least_memory(whole, long, ARCH) - state
+    assert search.least_memory(split, long, ARCH) == pytest.approx(state + rows / 16)
+
+
 def test_sampling_has_neither_remat_nor_microbatches():
     assert {(each.remat, each.microbatches) for each in search.candidates(CFG, ARCH, SLICE, True)} == {
         ("dots", 1)
@@ -44,8 +70,9 @@ def test_sampling_has_neither_remat_nor_microbatches():
 def test_the_flags_say_the_layout():
     each = Candidate(1, 8, 2, 32, "full", 2)
     assert each.flags == "--mesh=fsdp:8,tensor:2 --batch_size=32 --remat=full --microbatches=2"
+    assert each._replace(fsdp=2, context=4).flags.startswith("--mesh=fsdp:2,context:4,tensor:2 ")
     cfg = each.applied(CFG)
-    assert config.parse_mesh(cfg.run.mesh) == {"data": 1, "fsdp": 8, "tensor": 2}
+    assert config.parse_mesh(cfg.run.mesh) == {"data": 1, "fsdp": 8, "context": 1, "tensor": 2}
     assert (cfg.data.batch_size, cfg.model.remat, cfg.optim.microbatches) == (32, "full", 2)
     assert (
         each.rows == 2
@@ -98,6 +125,7 @@ def test_what_does_not_fit_settles_what_needs_no_less():
         BASE._replace(remat="full"),
         BASE._replace(microbatches=2),
         BASE._replace(data=2, fsdp=4),
+        BASE._replace(fsdp=4, context=2),
     ]
     _, tried, said = run([BASE, *others], lambda each: 20 if each.remat == "dots" and each.fsdp == 8 else 5)
     assert tried == [BASE, *others[2:]]
