@@ -82,15 +82,16 @@ class SkippedSteps:
         """Which checkpoint is good: the steps met the state after step `applied`, and the ones before it were fine."""
         saved = self.saved()
         good = [step for step in saved if step < applied]
-        doubtful = [step for step in saved if step >= applied]
+        doubtful = [str(step) for step in saved if step >= applied]
         text = (
-            f"The last good checkpoint is step {good[-1]}."
+            f"The last good checkpoint is step {good[-1]}"
             if good
-            else "There is no checkpoint from before them."
+            else "There is no checkpoint from before them"
         )
         if doubtful:
-            text += f" Step {' and '.join(map(str, doubtful))} has the parameters that they met."
-        return f"{text} None was deleted since."
+            many = len(doubtful) > 1
+            text += f"; step{'s' * many} {' and '.join(doubtful)} {'have' if many else 'has'} the parameters they met"
+        return f"{text}. No checkpoint was deleted since."
 
     def _files(self) -> str:
         if self.write is None:

@@ -90,9 +90,7 @@ def test_a_streak_deletes_no_checkpoint_and_the_run_goes_on_with_the_rule_off_an
     with pytest.raises(TrainingError, match=r"5 steps in a row, batches 12 to 16, .*lower --lr") as error:
         bench.main(*flags)
     assert saved(folder) == [10, 12], "the step after the save of 12 is the first that was skipped"
-    assert "The last good checkpoint is step 10. Step 12 has the parameters that they met." in str(
-        error.value
-    )
+    assert "The last good checkpoint is step 10; step 12 has the parameters they met." in str(error.value)
     spoil(dict.fromkeys(range(12, 17)))
     assert "resuming from step 12 of 20" in bench.main(*flags, "--skip_spikes=6", "--steps=20")
     assert saved(folder) == [18, 20] and column(folder, "spikes/skipped")[-1] == 0

@@ -73,11 +73,11 @@ def test_the_end_of_a_streak_says_what_the_steps_were_and_what_helps():
 @pytest.mark.parametrize(
     ("saved", "wanted"),
     [
-        ([2, 4], "The last good checkpoint is step 4. None was deleted since."),
-        ([2, 6], "The last good checkpoint is step 2. Step 6 has the parameters that they met."),
-        ([2, 6, 8], "The last good checkpoint is step 2. Step 6 and 8 has the parameters"),
-        ([6], "There is no checkpoint from before them. Step 6 has the parameters that they met."),
-        ([], "There is no checkpoint from before them. None was deleted since."),
+        ([2, 4], "The last good checkpoint is step 4. No checkpoint was deleted since."),
+        ([2, 6], "The last good checkpoint is step 2; step 6 has the parameters they met. No"),
+        ([2, 6, 8], "The last good checkpoint is step 2; steps 6 and 8 have the parameters they met. No"),
+        ([6], "There is no checkpoint from before them; step 6 has the parameters they met. No"),
+        ([], "There is no checkpoint from before them. No checkpoint was deleted since."),
     ],
 )
 def test_the_last_good_checkpoint_is_one_that_an_applied_step_went_on_from(saved, wanted):
