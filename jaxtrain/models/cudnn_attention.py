@@ -28,7 +28,9 @@ from jaxtrain.models.zoo import Arch
 # Below it, jax counts the offsets of keys in heads of queries, and reads wrong keys where there are fewer key heads
 # (https://github.com/jax-ml/jax/pull/39521).
 RIGHT_KEY_OFFSETS = (0, 11, 2)
-MOST_MASK = 2**26  # numbers of a mask bf16[B, 1, T, T]: 128 MiB, and as much for its gradient
+# Numbers of a mask bf16[B, 1, T, T]: 128 MiB, and as much for its gradient. As it is the same in all layers it is made
+# before them, and so lies there whatever the rows are.
+MOST_MASK = 2**26
 _ARGUMENTS = {
     "q_seqlen",
     "kv_seqlen",

@@ -26,9 +26,13 @@ def logits(text: str, vocab: int, length: int) -> list[str]:
     )
 
 
-def squares(text: str, length: int) -> list[str]:
-    """Arrays with a number for each query and key; masks of a byte are no scores, and counted too."""
-    return sorted(f"{dtype}{list(dims)}" for dtype, dims in shapes(text) if dims.count(length) > 1)
+def squares(text: str, length: int, dtypes: str = r"\w+", least: int = 0) -> list[str]:
+    """Arrays with a number for each query and key, of `least` numbers or more; masks of a byte are counted too."""
+    return sorted(
+        f"{dtype}{list(dims)}"
+        for dtype, dims in shapes(text, dtypes)
+        if dims.count(length) > 1 and math.prod(dims) >= least
+    )
 
 
 def kernels(text: str, target: str) -> int:

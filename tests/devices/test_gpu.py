@@ -14,11 +14,17 @@ def test_a_step_has_cudnns_attention_and_holds_no_logits(gpu_stage):
     assert checks.logits(text, cases.V, cases.T) == []
 
 
-def test_rows_of_one_document_take_the_causal_kernel_and_scores_are_never_f32(gpu_stage):
+def test_rows_of_one_document_take_the_causal_kernel_and_scores_are_never_whole(gpu_stage):
     text = checks.program(gpu_stage("pretrain", "h100:4"), "train step").text
-    # Packed rows have branches of their own; that of very many documents has a mask in bfloat16 where it is small.
+    # Packed rows have branches of their own; that of very many documents has a mask, of 2 rows, where it is small.
     assert checks.kernels(text, f'{KERNEL}SoftmaxBackward"') == checks.kernels(text, f'{KERNEL}Softmax"') >= 1
-    assert [found for found in checks.squares(text, cases.T) if found.startswith("f32")] == []
+    assert checks.squares(text, cases.T, "f32") == []
+    mask = 2 * cases.T**2
+    assert checks.squares(text, cases.T, "bf16", mask) == [
+        f"bf16[2, 1, {cases.T}, {cases.T}]",
+        f"bf16[2, {cases.T}, {cases.T}]",
+    ]
+    assert checks.squares(text, cases.T, least=mask + 1) == []  # no mask of each head, and no scores
 
 
 def test_a_sampled_token_gathers_no_parameter(gpu_stage):
