@@ -250,28 +250,34 @@ def _row(row: tables.Row, place: str, limits: ReadLimits) -> FileRecord:
 
 
 def _of_parquet(file: Any, label: str, notes: ReadNotes, limits: ReadLimits) -> Iterator[FileRecord]:
-    return _arrow_rows(lambda counts: tables.parquet(file, counts), "Parquet", label, notes, limits)
+    return _arrow_rows(lambda counts: tables.parquet(file, counts), "Parquet", file, label, notes, limits)
 
 
 def _of_arrow_file(file: Any, label: str, notes: ReadNotes, limits: ReadLimits) -> Iterator[FileRecord]:
-    return _arrow_rows(lambda counts: tables.arrow(file, False, counts), "Arrow", label, notes, limits)
+    return _arrow_rows(lambda counts: tables.arrow(file, False, counts), "Arrow", file, label, notes, limits)
 
 
 def _of_arrow_stream(file: Any, label: str, notes: ReadNotes, limits: ReadLimits) -> Iterator[FileRecord]:
-    return _arrow_rows(lambda counts: tables.arrow(file, True, counts), "Arrow", label, notes, limits)
+    return _arrow_rows(lambda counts: tables.arrow(file, True, counts), "Arrow", file, label, notes, limits)
 
 
 def _arrow_rows(
     rows: Callable[[Counter[str]], Iterator[tables.Row]],
     what: str,
+    file: Any,
     label: str,
     notes: ReadNotes,
     limits: ReadLimits,
 ) -> Iterator[FileRecord]:
     binary: Counter[str] = Counter()
+    compressed_size, size = file.seek(0, io.SEEK_END), 0
+    file.seek(0)
     try:
         for row in rows(binary):
-            yield _row(row, f" row {row.number}", limits)
+            record = _row(row, f" row {row.number}", limits)
+            size += len(record.text)
+            limits.check_expansion(size, compressed_size, label)
+            yield record
     except tables.Unreadable as error:
         raise ConfigError(f"{label}: broken {what} data ({error}); fetch the file again") from error
     notes.binary(binary)

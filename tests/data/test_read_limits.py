@@ -103,6 +103,16 @@ def test_the_members_of_an_archive_are_counted_together(written, monkeypatch):
     assert len(read(written(file.getvalue()), ReadLimits(1_000, 1e6))) == 12_000
 
 
+@pytest.mark.parametrize("make", [file_formats.parquet, file_formats.arrow])
+def test_rows_that_stand_for_more_than_their_file_are_bounded(written, monkeypatch, make):
+    monkeypatch.setattr(read_limits, "FREE", 1 << 16)
+    path, seen = written(make([{"text": "a" * 500}] * 3_000)), []
+    bound = ReadLimits(1_000, 0.5 * (512 * 3_000) / path.stat().st_size)
+    with pytest.raises(ConfigError, match=f"{path}: .* expand to more than .* raise --max_expansion"):
+        seen.extend(file_records.records(path, ReadNotes(), limits=bound))
+    assert 1_000 < len(seen) < 2_000 and len(read(path, ReadLimits(1_000, 1e6))) == 3_000
+
+
 def test_layers_that_hold_nothing_are_bounded_too(monkeypatch):
     monkeypatch.setattr(read_limits, "FREE", 1 << 16)
     empty = ZST(b"") * 20_000  # frames without content
