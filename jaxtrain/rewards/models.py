@@ -13,13 +13,15 @@ from jaxtrain.data.chat import Template, load_template
 from jaxtrain.data.prompts import Prompt
 from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.data.tokenizer import load as load_tokenizer
+from jaxtrain.files import progress
 from jaxtrain.models import reward as reward_models
-from jaxtrain.models import transformer, zoo
+from jaxtrain.models import zoo
 from jaxtrain.ops.ensembles import COMBINED
 from jaxtrain.rewards import functions
 from jaxtrain.rewards.function_args import Logs, Scored, TrainerState
 from jaxtrain.rewards.functions import RewardScores
 from jaxtrain.stages import init_from, weights
+from jaxtrain.stages.load_model import build_model
 from jaxtrain.train import multihost, parallel, workdir
 from jaxtrain.train.checkpoint import restore_params
 from jaxtrain.types import Batch, Params, Scorer
@@ -92,9 +94,7 @@ def load(settings: config.Scores, text: str, plan: parallel.Plan, model: config.
     source, step = workdir.split_step(text, "reward_model")
     record = workdir.read_run(source, "--reward_model")
     arch, loss = zoo.from_dict(record["arch"]), record["config"]["loss"]
-    lm = transformer.build(
-        arch, transformer.execution(model, plan.platform, plan.local, plan.compute_capability)
-    )
+    lm = build_model(plan, arch, model)
     scorer = reward_models.build(lm, loss["members"])
     lora = config.Lora(**record["config"]["lora"])
     trained = weights.trained_part(scorer.axes, lora)
@@ -147,6 +147,7 @@ def model_scorer(model: RewardModel, plan: parallel.Plan, size: int) -> Completi
     def scores(rows: Batch, prompts: Sequence[Prompt], texts: Sequence[str]) -> np.ndarray:
         parts = []
         for first in range(0, len(rows["length"]), size):
+            progress.stop_point(f"scores of the reward model, row {first}")
             part = {name: rows[name][first : first + size, None][local] for name in COLUMNS}
             parts.append(plan.get(compiled(model.params, (), plan.put(part)))[..., 0])
         by_member = model.gain[:, None] * np.concatenate(parts).T + model.bias[:, None]
