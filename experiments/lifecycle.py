@@ -29,7 +29,7 @@ def main(cfg: Lifecycle) -> None:
     options = cfg.whole
     folder = plan.open_folder(options.workdir)
     steps = plan.steps()
-    with signals.explaining(lambda: f"the stages under way have saved in {folder}: the same command goes on"):
+    with signals.explaining(lambda: f"what is finished or saved is in {folder}: the same command goes on"):
         times = plan.train(
             steps,
             folder,

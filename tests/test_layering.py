@@ -15,7 +15,7 @@ from tests import source
 from tests.source import ROOT, Source, shrinking
 
 # Room -> the rooms that it may import besides itself.
-LOW = {"types", "config", "files", "ops"}
+LOW = {"types", "config", "signals", "full_disk", "files", "ops"}
 MATH = LOW | {"objectives", "models", "data", "train", "worlds", "measures"}
 STAGES = MATH | {"generate", "stages"}
 CORE = STAGES | {"flags", "rewards", "rl", "inference", "distillation"}
@@ -23,7 +23,9 @@ ROOMS: dict[str, set[str]] = {
     "": set(),
     "types": set(),
     "config": set(),
-    "flags": {"config"},
+    "signals": set(),
+    "full_disk": set(),
+    "flags": {"config", "signals", "full_disk"},
     "files": {"types", "config", "flags"},
     "ops": {"types"},
     "objectives": {"types", "ops"},
@@ -63,7 +65,7 @@ WORLD_TODAY = {
 
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
 # And models/zoo.py: a wrong flag fails before jax is loaded.
-WITHOUT_JAX = {"config", "flags", "files", "data", "worlds"}
+WITHOUT_JAX = {"config", "signals", "full_disk", "flags", "files", "data", "worlds"}
 ONLY_IN = {  # package -> modules or rooms that may import it
     "orbax": {"jaxtrain.train.checkpoint"},
     "tensorflow_datasets": {"data", "worlds"},

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxtrain.config import ConfigError, Failure
-from jaxtrain.files import terminal
+from jaxtrain.files import progress, terminal
 from jaxtrain.inference import endpoint_errors, endpoint_params, endpoint_responses
 from jaxtrain.inference.config import EndpointFlags
 from jaxtrain.inference.endpoint_errors import RejectedRequest
@@ -153,6 +153,7 @@ def _generate(endpoint: _Endpoint, requests: Sequence[Request]) -> list[list[Com
         futures = {pool.submit(_completions, endpoint, request): request for request in requests}
         rejected: collections.Counter[str] = collections.Counter()
         for done in as_completed(futures):
+            progress.report(f"an answer of {endpoint.label}")
             error, kind = done.exception(), _kind(futures[done])
             rejected[kind] += isinstance(error, RejectedRequest)
             may_go_on = kind in endpoint.accepted or rejected[kind] < endpoint.settings.concurrency
