@@ -64,13 +64,13 @@ def test_at_full_effort_the_gradient_of_a_table_is_summed_once(chip, kind):
     assert [(each.kind, each.runs, each.in_loop) for each in sums] == [(kind, 1, False)]
 
 
-@pytest.mark.parametrize("chip", ["v5p:2x2x4", "v5p:4x4x4"])
-def test_llama3_8b_fits(chip):
-    devices = 16 if chip == "v5p:2x2x4" else 64
+# 12.9 and 7.6 GiB, of them 5.6 and 1.4 the state.
+@pytest.mark.parametrize(("chip", "devices", "most"), [("v5p:2x2x4", 16, 14), ("v5p:4x4x4", 64, 8.5)])
+def test_llama3_8b_fits(chip, devices, most):
     stage = compiled("pretrain", chip, *large("llama3-8b", devices, 8192, "--remat=full"))
     (step,) = stage.programs
     assert stage.devices == devices
-    assert step.needed / 2**30 < 14  # 12.9 on 16 devices: half is state, on 64 a quarter of it
+    assert step.needed / 2**30 < most
     assert checks.kernels(step.text, "tpu_custom_call") >= 3
     assert checks.logits(step.text, 128256, 8192) == []
     assert checks.squares(step.text, 8192) == []
