@@ -34,9 +34,7 @@ class HttpFlags(HttpAddress):
     max_body_kb: int = config.arg(1024, "Largest body of a request, KiB; more is answered 413", low=1)
     answer_seconds: int = config.arg(ANSWER_SECONDS,
         "Most seconds from a request's last byte until the client has read its response; 0: no bound", low=0)
-    drain: int = config.arg(30,
-        "Seconds that running requests have to finish after SIGTERM; then they are answered 503, and the process ends "
-        "within 10 s", low=0)
+    drain: int = config.arg(30, "Seconds that requests have after SIGTERM; the process ends 10 s later at most", low=0)
     # fmt: on
 
 

@@ -34,7 +34,7 @@ class Address(NamedTuple):
         return {"Authorization": f"Bearer {self.key}"} if self.key else {}
 
 
-class Reply(NamedTuple):
+class RawResponse(NamedTuple):
     """What came of a request. Status 0: the connection was closed without an answer; −1: it stayed open."""
 
     status: int
@@ -130,7 +130,7 @@ def _described(address: Address, count: int, seed: int) -> Outcome:
     return tally.outcome()
 
 
-def _exchange(address: Address, sent: Iterator[bytes], end: bool) -> list[Reply]:
+def _exchange(address: Address, sent: Iterator[bytes], end: bool) -> list[RawResponse]:
     """The replies to bytes that are sent piece by piece; `end`: nothing more will come."""
     url = urlsplit(address.url)
     received = b""
@@ -149,29 +149,29 @@ def _exchange(address: Address, sent: Iterator[bytes], end: bool) -> list[Reply]
     except ConnectionResetError:
         pass
     except TimeoutError:
-        return [*_replies(received), Reply(-1, b"")]
-    return _replies(received) or [Reply(0, b"")]
+        return [*_replies(received), RawResponse(-1, b"")]
+    return _replies(received) or [RawResponse(0, b"")]
 
 
-def _replies(received: bytes) -> list[Reply]:
+def _replies(received: bytes) -> list[RawResponse]:
     """The HTTP responses that bytes are; what is none is a status of 999."""
     replies = []
     while received:
         head, _, rest = received.partition(b"\r\n\r\n")
         match = re.match(rb"HTTP/1\.1 (\d{3}) ", head)
         if not match:
-            return [*replies, Reply(999, received[:200])]
+            return [*replies, RawResponse(999, received[:200])]
         if (status := int(match[1])) < 200:
             received = rest
             continue
         length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
         size = int(length[1]) if length else len(rest)
-        replies.append(Reply(status, rest[:size]))
+        replies.append(RawResponse(status, rest[:size]))
         received = rest[size:]
     return replies
 
 
-def _problem(reply: Reply, allowed: Callable[[int], bool] = lambda status: status < 500) -> str:
+def _problem(reply: RawResponse, allowed: Callable[[int], bool] = lambda status: status < 500) -> str:
     """Why a reply is none that the server may give; empty: it is one."""
     if reply.status == -1:
         return f"no answer in {PATIENCE:.0f} s"
@@ -180,7 +180,7 @@ def _problem(reply: Reply, allowed: Callable[[int], bool] = lambda status: statu
     return ""
 
 
-def _first_problem(replies: list[Reply], sent: bytes) -> str:
+def _first_problem(replies: list[RawResponse], sent: bytes) -> str:
     problem = next(filter(None, map(_problem, replies)), "")
     return problem and f"{problem} to {sent[:300]!r}"
 

@@ -7,7 +7,7 @@ import pytest
 from jaxtrain.apps.serve import app
 from jaxtrain.apps.serve.server import ServerLimits
 from jaxtrain.apps.soak import request_faults
-from jaxtrain.apps.soak.request_faults import Address, Reply, attack_server
+from jaxtrain.apps.soak.request_faults import Address, RawResponse, attack_server
 from tests.apps.serve.conftest import KEY, make_server, running
 
 
@@ -79,12 +79,14 @@ def test_a_server_that_sends_other_fields_is_found(monkeypatch):
 
 def test_replies_are_read_as_http_has_them():
     one = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab"
-    assert request_faults._replies(one + one) == [Reply(200, b"ab")] * 2
-    assert request_faults._replies(b"HTTP/1.1 100 Continue\r\n\r\n" + one) == [Reply(200, b"ab")]
+    assert request_faults._replies(one + one) == [RawResponse(200, b"ab")] * 2
+    assert request_faults._replies(b"HTTP/1.1 100 Continue\r\n\r\n" + one) == [RawResponse(200, b"ab")]
     assert request_faults._replies(one + b"x")[1].status == 999
-    assert request_faults._problem(Reply(0, b"")) == request_faults._problem(Reply(503, b"")) == ""
-    assert "500" in request_faults._problem(Reply(500, b"")) and "no answer" in request_faults._problem(
-        Reply(-1, b"")
+    assert (
+        request_faults._problem(RawResponse(0, b"")) == request_faults._problem(RawResponse(503, b"")) == ""
+    )
+    assert "500" in request_faults._problem(RawResponse(500, b"")) and "no answer" in request_faults._problem(
+        RawResponse(-1, b"")
     )
 
 
