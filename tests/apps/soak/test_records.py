@@ -4,9 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
-import pytest
-
-from jaxtrain.apps.soak import malformed, records
+from jaxtrain.apps.soak import records
 from jaxtrain.apps.soak.records import RecordStage
 from jaxtrain.config import ConfigError
 
@@ -76,23 +74,3 @@ def test_a_list_without_places_and_a_bad_record_that_is_accepted_are_seen(tmp_pa
 
     (row,) = records.attack(30, 0, stage_that(one))
     assert row.held == 0 and "is accepted where the first stops" in row.detail
-
-
-@pytest.mark.parametrize("name", [one for one in malformed.RECORDS if one != "messages"])  # some have tools
-def test_the_records_that_are_mutated_are_accepted(tmp_path, name):
-    rows = [
-        row
-        | {
-            "message_id": f"{row['message_id']}{i}",
-            "parent_id": row["parent_id"] and f"{row['parent_id']}{i}",
-        }
-        if name == "rows of a tree"
-        else row
-        for i in range(8)
-        for row in malformed.RECORDS[name]
-    ]
-    path = tmp_path / "a.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    # Only some templates know tools; prompts are read of any format.
-    stage = "pretrain" if name == "text" else "prompts of ppo, grpo and evaluate"
-    records.STAGES[stage].prepare(f"jsonl:{path}", "raise", str(tmp_path / "cache"))
