@@ -1,6 +1,7 @@
 """What the on-policy stages share: prompts, scorer, rollouts, samples. Imported once the flags are checked."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from jaxtrain.stages import before_after, eval_prompts, init_from, trainer
 from jaxtrain.stages.session import Session, gather_rows, pinned_run, policy_session, reference_params
 from jaxtrain.train import workdir
 from jaxtrain.train.parallel import Plan
-from jaxtrain.types import Objective, Params
+from jaxtrain.types import Objective
 
 
 def check(cfg: RolloutStageConfig, tokenizer: Tokenizer) -> None:
@@ -118,10 +119,7 @@ def stage(
     world = worlds.world_of(source.kind for source in source_spec.parse(cfg.data.data))
     size = _iteration_size(cfg)
     updates = cfg.samples.epochs * cfg.samples.minibatches
-
-    def reference() -> Params:
-        return reference_params(session, cfg.run.seed)
-
+    reference = functools.partial(reference_params, session, cfg.run.seed)
     setup = rollouts.RolloutConfig(
         prompts=fitting,
         scoring=rl_scoring.ScoringConfig(

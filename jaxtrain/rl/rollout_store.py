@@ -171,8 +171,12 @@ def _digest(rollout: Rollout) -> str:
 def _read(file: Path) -> Rollout:
     """The rollout in a file. Raises _Damaged."""
     try:
-        with file.open("rb") as raw, np.load(raw) as arrays:
-            columns = {_COLUMNS.get(name, name): arrays[name] for name in arrays.files}
+        with file.open("rb") as raw:
+            if not zipfile.is_zipfile(raw):
+                raise ValueError("no .npz file")
+            raw.seek(0)
+            with np.load(raw) as arrays:
+                columns = {_COLUMNS.get(name, name): arrays[name] for name in arrays.files}
         facts = json.loads(str(columns.pop("facts")))
         digest = facts.pop(_DIGEST, None)
         rollout = Rollout(columns=columns, **facts)

@@ -44,8 +44,8 @@ STAGES = {
     "dpo": ("sft", None, TENSOR, "--loss=kto"),
     "ppo": ("sft", None, TENSOR, "--reward=gold", "--steps=2", "--epochs=2", "--prompt_count=4", "--max_new=8",
             "--keep_best=judge/gold", "--skip_spikes=6"),
-    "ppo again": ("sft", None, TENSOR, "--reward=gold", "--epochs=2", "--prompt_count=4", "--max_new=8",
-                  "--checkpoint_every=1", "--keep=9"),
+    "ppo again": ("sft", None, TENSOR, "--reward=gold", "--epochs=2", "--minibatches=1", "--max_new=8",
+                  "--prompt_count=4", "--checkpoint_every=1", "--keep=9"),
     "grpo": ("sft", None, FSDP, "--reward=gold", "--group=4"),
     "distill": ("base", DIALOGS, FSDP, "--teacher=sft", "--on_policy=0.5"),
     "distill table": ("base", DIALOGS, TENSOR, "--teacher=sft", "--teacher_topk=8"),  # both build it, in one cache
