@@ -189,7 +189,7 @@ def _joined(parts: Sequence[Any], what: str) -> tuple[str, Message]:
         if isinstance(part, str):
             part = {"type": "text", "text": part}
         kind = part.get("type") if isinstance(part, Mapping) else None
-        if kind in _TEXTS:
+        if isinstance(kind, str) and kind in _TEXTS:
             texts.append(text_of(part.get(_TEXTS[kind]), f"content of {what}"))
         elif kind == "thinking":
             thoughts.append(text_of(part.get("thinking"), f"content of {what}"))

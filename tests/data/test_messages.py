@@ -155,3 +155,9 @@ def test_the_loss_of_a_message():
 def test_a_conversation_of_many_turns_is_read_in_one_pass():
     many = [ASK, ANSWER] * 5_000
     assert len(messages_of(many, "turns")) == 10_000
+
+
+def test_a_part_whose_type_is_no_text_makes_a_bad_record():
+    for kind in ({"a": 1}, ["text"], 5, None):
+        with pytest.raises(BadRecord, match="a part that is not of type text"):
+            messages_of([{"role": "user", "content": [{"type": kind, "text": "x"}]}], "messages")
