@@ -19,6 +19,13 @@ def test_flags_parse_and_name_folders_of_the_attempt_or_parents(command):
     assert any("/here/cache" in part for part in given) and not any("{" in part for part in given)
 
 
+def test_flags_of_the_stages_of_constitutional_ai_parse():
+    command = next(one.command for one in targets.TARGETS if one.name == "constitutional")
+    for stage, flag in {"sft": "sft_flags", "reward": "reward_flags", "ppo": "rl_flags"}.items():
+        given = next(part.partition("=")[2] for part in command if part.startswith(f"--{flag}="))
+        assert flags.from_flags(config_class(stage), given.split()).run.checkpoint_every == 1
+
+
 def test_every_training_stage_is_attacked():
     trained = {one.name for one in targets.TARGETS if one.trains}
     assert trained == {"pretrain", "sft", "reward", "dpo", "ppo", "grpo", "distill"}
