@@ -1,5 +1,6 @@
 """A run served by the command, requested through the official client, and training on the stored completions."""
 
+import contextlib
 import json
 import os
 import signal
@@ -235,6 +236,42 @@ def test_sigterm_lets_running_requests_finish_and_kill_9_loses_nothing(town, tmp
     store.close()
     ids, answered = [one["id"] for one in completions], [stored.id, *confirmed]
     assert ids[: len(answered)] == answered and len(ids) <= len(answered) + 1 and not more
+
+
+SLOW = (
+    "{% if messages[0].content == 'slow' %}{% for i in range(99999) %}{% for j in range(99999) %}"
+    "{% endfor %}{% endfor %}{% endif %}{% for m in messages %}{{ m.content }}{% endfor %}"
+)
+
+
+def test_the_process_answers_large_requests_and_ends_whatever_it_works_on(town, tmp_path):
+    (tmp_path / "slow.jinja").write_text(SLOW)
+    process, url = start(town, "", f"--template={tmp_path / 'slow.jinja'}", "--drain=1")
+    host, port = url.removeprefix("http://").removesuffix("/v1").split(":")
+    with process, contextlib.ExitStack() as stack:
+        stack.callback(process.kill)
+        client = stack.enter_context(openai.OpenAI(base_url=url, api_key="secret", max_retries=3, timeout=60))
+        for count in (401, 1601, 20_001):
+            messages = [{"role": "user", "content": "word " * 3}] * count
+            with pytest.raises(openai.BadRequestError, match="maximum context length is 256") as error:
+                client.chat.completions.create(model="sft", messages=messages)
+            assert error.value.code == "context_length_exceeded"
+        links = [
+            stack.enter_context(socket.create_connection((host, int(port)), timeout=60)) for _ in range(40)
+        ]
+        for i, link in enumerate(links):
+            body = json.dumps({"model": "sft", "messages": [{"role": "user", "content": "slow"}]})
+            head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer secret\r\n"
+            whole = f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
+            link.sendall(whole if i < 2 else whole[: 20 * (i % 14)])
+        # The connections are read in turn, so that all of them work when this one is answered.
+        assert _busy(url) == 0
+        assert chat_completion(client, "Hi", max_tokens=2).choices, "others are answered meanwhile"
+        process.send_signal(signal.SIGTERM)
+        answers = [link.recv(15) for link in links[:2]]
+        out, err = process.communicate(timeout=60)
+    assert answers == [b"HTTP/1.1 503 Se"] * 2, answers
+    assert process.returncode == 0 and "threads still worked" in err and "Traceback" not in err, out + err
 
 
 def _until_killed(client, confirmed):

@@ -27,7 +27,6 @@ _METADATA = {
     "type": "object",
     "maxProperties": MAX_METADATA,
     "propertyNames": {"minLength": 1},
-    "additionalProperties": _TEXT,
 }
 PAGE_QUERY = {**MESSAGES_QUERY, "model": _TEXT, "metadata": _METADATA}
 
