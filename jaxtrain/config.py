@@ -359,7 +359,7 @@ class Run(Group):
         "Do not apply a step whose loss or gradient norm is this many standard deviations above the last 128 applied "
         "steps' (6 is usual); 0: apply it", low=0, live=True)
     step_timeout: str = arg("auto",
-        "Seconds without a finished step, batch or save after which a run that hangs ends with status 42 and its stacks "
+        "Seconds without a finished step, batch or save after which a run ends with status 42 and its threads' stacks "
         "(compilations and saves have an hour). auto: 600, or 20 times the median step; 0: never", live=True)
     dry_run: bool = arg(False,
         "Show the data, the sizes and the cost of a step, check the first step, and stop", live=True)
