@@ -16,10 +16,10 @@ from jaxtrain.apps.soak.faults import Fault
 from jaxtrain.apps.soak.outcome import Outcome
 from jaxtrain.apps.soak.reference import Place, Reference
 from jaxtrain.apps.soak.targets import TARGETS, SoakTarget
-from jaxtrain.config import ConfigError
+from jaxtrain.config import ConfigError, Failure
 from jaxtrain.files import atomic
 
-REPORT, FAILED = "soak.json", "failed"
+REPORT, FAILED, UNDISTURBED = "soak.json", "failed", "undisturbed"
 Say = Callable[[str], None]
 COMMANDS = (*TARGETS, *stores.TARGETS)
 FAULTS = (*faults.FAULTS, *peers.FAULTS, *stores.FAULTS)
@@ -113,13 +113,20 @@ def run(
     for target in wanted:
         if not stopping():
             say(f"undisturbed {target.name}")
-            references[target.name] = _built(place, target)
+            try:
+                references[target.name] = _built(place, target)
+            except Failure as error:  # the other commands are attacked all the same
+                results.append(Result(target.name, UNDISTURBED, 1, "no fault", str(error)))
+                say(str(error))
     mounts, end = faults.can_mount(place.here), time.monotonic() + 60 * flags.minutes
     if not mounts:
         say("no right to mount a file system: the fault 'full disk' is left out; 'file size limit' is not")
+    if not references:
+        return
+    done = len(results)
     for injection in order:
         late = not flags.only and time.monotonic() > end
-        if stopping() or late or (flags.attempts and len(results) >= flags.attempts):
+        if stopping() or late or (flags.attempts and len(results) >= done + flags.attempts):
             break
         if injection.target.name not in references or (injection.fault.name == "full disk" and not mounts):
             continue
@@ -159,7 +166,8 @@ def outcomes(results: Sequence[Result], seed: int) -> list[Outcome]:
     rows = []
     for (fault, target), group in sorted(groups.items()):
         first = next((one for one in group if one.why), group[0])
-        detail = f'launch/soak --seed={seed} --only="{target}:{fault}:{first.number}"'
+        only = f'--only="{target}:{fault}:{first.number}"'
+        detail = f"launch/soak --seed={seed} {only if fault != UNDISTURBED else f'--stages={target}'}"
         rows.append(Outcome(f"{fault}, {target}", len(group), sum(not one.why for one in group), detail))
     return rows
 

@@ -83,7 +83,8 @@ TARGETS = (
         "--helpful_samples=1", "--allow_position_bias",
         "--grammar=false", f"--sft_flags={' '.join(_SMALL)} --prompt_count=4 --steps=3 --checkpoint_every=1",
         f"--reward_flags={' '.join(_SMALL)} --prompt_count=4 --steps=3 --checkpoint_every=1 --soft_labels",
-        f"--rl_flags={' '.join(_SMALL)} --max_new=12 --batch_size=4 --minibatches=2 --steps=3 --checkpoint_every=1 --ptx_weight=0",
+        f"--rl_flags={' '.join(_SMALL)} --max_new=12 --batch_size=4 --minibatches=2 --steps=3 "
+        "--checkpoint_every=1 --ptx_weight=0",
         "--workdir={here}/run", "--cache_dir={here}/cache"), False, (), "held_out"),
     SoakTarget("lifecycle", ("lifecycle", "--workdir={here}/run", "--cache_dir={here}/cache"), False,
         ("kill -9 at a time", "SIGTERM at a time", "bit flip", "truncation", "deletion"), "lifecycle"),

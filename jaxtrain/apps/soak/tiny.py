@@ -46,7 +46,7 @@ def lifecycle() -> None:
         plan.LifecycleStep("base", "pretrain", "pretraining", base, (), claims, False),
         plan.LifecycleStep("tuned", "sft", "fine-tuning", sft, ("base",), claims),
     ]
-    plan.steps, plan.SAMPLES, plan.MAX_NEW = lambda: steps, 1, 8
+    plan.steps, plan.MAX_NEW = lambda: steps, 8
     plan.PROMPTS = f"{plan.PROMPTS}?held_out=8"
 
 

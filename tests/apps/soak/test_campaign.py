@@ -7,7 +7,7 @@ import pytest
 from jaxtrain.apps.soak import campaign, targets
 from jaxtrain.apps.soak.attempt import Result
 from jaxtrain.apps.soak.config import SoakFlags
-from jaxtrain.config import ConfigError
+from jaxtrain.config import ConfigError, Failure
 
 
 def names(flags, count):
@@ -41,6 +41,27 @@ def test_a_round_has_every_fault_of_every_command_as_often_as_its_share():
     whole = {*(target.name for target in targets.TARGETS)}
     assert by_fault["bit flip"] == whole and by_fault["kill -9 at an event"] == whole - {"lifecycle"}
     assert by_fault["kill -9 under load"] == {"serve", "collect_preferences"}
+
+
+def test_a_command_that_fails_undisturbed_is_reported_and_the_others_are_attacked(tmp_path, monkeypatch):
+    def built(place, target):
+        if target.name == "sft":
+            raise Failure("sft ended with status 1 without any fault")
+
+    class Place:
+        folder = here = tmp_path
+
+    monkeypatch.setattr(campaign, "_built", built)
+    monkeypatch.setattr(campaign.reference, "build_parents", lambda *_: None)
+    monkeypatch.setattr(campaign.faults, "can_mount", lambda _: True)
+    monkeypatch.setattr(
+        campaign, "strike", lambda one, *_: Result(one.target.name, one.fault.name, one.number, "", "")
+    )
+    flags, results = SoakFlags(stages="sft,pretrain", attempts=3, workdir=str(tmp_path)), []
+    campaign.run(flags, Place, results, lambda: False, lambda text: None)
+    assert [one.target for one in results] == ["sft", *["pretrain"] * 3] and "status 1" in results[0].why
+    (row,) = [row for row in campaign.outcomes(results, 0) if not row.held]
+    assert row.fault == "undisturbed, sft" and row.detail == "launch/soak --seed=0 --stages=sft"
 
 
 @pytest.mark.parametrize(
