@@ -264,8 +264,6 @@ def test_the_process_answers_large_requests_and_ends_whatever_it_works_on(town, 
             head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer secret\r\n"
             whole = f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
             link.sendall(whole if i < 2 else whole[: 20 * (i % 14)])
-        # The connections are read in turn, so that all of them work when this one is answered.
-        assert _busy(url) == 0
         assert chat_completion(client, "Hi", max_tokens=2).choices, "others are answered meanwhile"
         process.send_signal(signal.SIGTERM)
         answers = [link.recv(15) for link in links[:2]]
