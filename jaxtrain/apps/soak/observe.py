@@ -16,7 +16,7 @@ from jaxtrain.train import metrics, workdir
 # Files that two runs of one command need not have in common: they hold times, paths, process ids, or work under way.
 OTHER = (
     "config.json", "lock", "*.lock", "tensorboard/*", "checkpoints/*", "rollouts/*", "logs/*", "*.html",
-    "metrics.jsonl.unreadable", "*.tmp", "times.json", "*.part", "*.aside*",
+    "metrics.jsonl.unreadable", "*.tmp", "times.json", "*.part", "*.aside*", "work/*",
 )  # fmt: skip
 VOLATILE = {
     *metrics.TIMES,
