@@ -24,12 +24,15 @@ _PAGE = 4096  # bytes that a file is rounded up to
 
 
 class Fault(NamedTuple):
-    """A fault. `share` is how often it comes beside the others; `training`: whether it is for training stages alone."""
+    """A fault. `share` is how often it comes beside the others; `training`: whether it is for training stages alone;
+    `afresh`: whether it starts a Python of its own, in which nothing is made smaller.
+    """
 
     name: str
     inject: Injection
     share: int
     training: bool = False
+    afresh: bool = False
 
 
 def kill_at_event(attempt: Attempt) -> tuple[str, str]:
@@ -265,7 +268,7 @@ def deletion(attempt: Attempt) -> tuple[str, str]:
 FAULTS = (
     Fault("kill -9 at an event", kill_at_event, 6),
     Fault("kill -9 at a time", kill_at_time, 3),
-    Fault("kill -9 of a fresh process", kill_real, 1),
+    Fault("kill -9 of a fresh process", kill_real, 1, afresh=True),
     Fault("SIGTERM at an event", sigterm_at_event, 2),
     Fault("SIGTERM at a time", sigterm_at_time, 1),
     Fault("SIGSTOP and SIGCONT", frozen, 1),

@@ -17,6 +17,7 @@ from jaxtrain.train import metrics, workdir
 OTHER = (
     "config.json", "lock", "*.lock", "tensorboard/*", "checkpoints/*", "rollouts/*", "logs/*", "*.html",
     "metrics.jsonl.unreadable", "*.tmp", "times.json", "*.part", "*.aside*", "work/*",
+    "save_errors.txt",
 )  # fmt: skip
 VOLATILE = {
     *metrics.TIMES,
