@@ -222,6 +222,8 @@ def _damaged(
     if why := unexplained(ended):
         return what, why
     shown = next((part for part in name.parts if part in SHOWN), "")
+    if ended.status == 2 and not attempt.target.trains and not attempt.compare():
+        return what, ""  # its work was done, and it writes new files only
     if ended.status:
         return what, "" if named(ended, path, attempt.here) else f"the file is not named: {described(ended)}"
     if TRACEBACK in ended.output:
