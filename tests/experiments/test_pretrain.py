@@ -252,7 +252,7 @@ def test_a_run_that_diverges_stops_with_the_batches(bench):
     workdir = bench.folder / "diverged"
     flags = ("--lr=1e30", "--warmup=0", "--steps=50", "--max_skips=4", "--clip=0", f"--workdir={workdir}")
     said = bench.run(*flags, status=1)
-    assert said.startswith("error: 4 steps in a row, batches ") and "lower --lr in another --workdir" in said
+    assert "error: 4 steps in a row, batches " in said and "lower --lr in another --workdir" in said
     assert "loss or gradient is not finite, not applied (batch " in said
 
 
