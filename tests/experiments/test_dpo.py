@@ -12,6 +12,7 @@ from experiments import dpo
 from jaxtrain import flags as command_line
 from jaxtrain.config import ConfigError
 from jaxtrain.data import chat, preferences
+from jaxtrain.files import checksums
 from jaxtrain.stages import init_from, reference, session
 from jaxtrain.train.loop import TrainingError
 from tests.runs import column, jsonl, quick, rows, same_arrays
@@ -155,6 +156,7 @@ def test_a_table_of_another_reference_stops_the_run(town, whole):
     kept = {file: file.read_bytes() for file in tables(town)}
     for file in kept:
         np.save(file, np.load(file) + np.array([0.5, -0.5], np.float32))
+        checksums.write(file.parent)
     try:
         with pytest.raises(TrainingError, match=r"must have rewards/margins = 0 ± 0\.001.*has -0\.1"):
             town.run("dpo", "tampered", "--steps=3")
@@ -164,6 +166,7 @@ def test_a_table_of_another_reference_stops_the_run(town, whole):
     finally:
         for file, content in kept.items():
             file.write_bytes(content)
+            checksums.write(file.parent)
 
 
 ASKED = {"prompt": "What is a cart?", "chosen": "A thing with wheels.", "rejected": "No."}

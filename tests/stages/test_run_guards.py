@@ -111,7 +111,7 @@ def test_a_metric_that_is_not_there_is_refused_before_the_first_step(bench):
 
 
 def test_the_best_checkpoint_of_a_run_is_a_start(bench):
-    parent, child = bench.folder / "parent", bench.folder / "child"
+    parent, child = bench.folder / "best", bench.folder / "of_best"
     bench.main("--steps=12", "--eval_every=2", "--keep_best=eval/loss:max", MASKED, f"--workdir={parent}")
     assert saved(parent) == [2, 12], "the loss was highest at the first evaluation"
     bench.main(

@@ -129,14 +129,18 @@ def test_what_is_only_read_or_avoided_is_not_judged(tmp_path):
         assert {line["step"] for line in lines} == {"spam"}
 
 
-def test_a_huge_line_is_judged_or_rejected_whole(tmp_path):
-    huge = "the white whale swam on. " * 4_200_000  # 105 MB
-    rows = [{"text": huge, "n": 0}, {"text": "a short one", "n": 1}]
+def test_a_long_record_is_rejected_whole_and_a_huge_line_with_its_beginning(tmp_path):
+    long, huge = ("the white whale swam on. " * count for count in (400_000, 4_200_000))  # 10 and 105 MB
+    rows = [{"text": huge, "n": 0}, {"text": long, "n": 1}, {"text": "a short one", "n": 2}]
     source = write(tmp_path / "a.jsonl", rows)
     report, kept, lines = filtering.run(source, tmp_path / "out")
-    assert [record["n"] for record in kept] == [1]
-    assert lines[0]["rule"] == "too_long" and lines[0]["score"] == len(huge) and lines[0]["record"] == rows[0]
-    assert report["steps"]["read"]["rules"] == {"too_long": 1}
+    assert [record["n"] for record in kept] == [2] and [line["rule"] for line in lines] == ["too_long"] * 2
+    by_place = {line["id"].rpartition(":")[2]: line for line in lines}
+    beginning = {"line": json.dumps(rows[0])[: 1 << 20], "listed_bytes": "the first 1,048,576"}
+    assert by_place["1"]["record"] == beginning
+    (whole,) = (line for line in lines if "n" in line["record"])
+    assert whole["score"] == len(long) and whole["record"] == rows[1]
+    assert report["steps"]["read"]["rules"] == {"too_long": 2}
 
 
 def test_a_document_that_makes_an_expression_slow_is_bounded(tmp_path, monkeypatch):
