@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from jaxtrain import flags
-from jaxtrain.apps.evals.config import ComparedModels, Evaluate
+from jaxtrain.apps.evals.config import ComparedModels, Evaluate, unfinished
 from jaxtrain.config import ConfigError
 
 
@@ -17,7 +17,7 @@ def main(cfg: Evaluate) -> None:
     if compared.reference and compared.reference not in compared.names():
         raise ConfigError(f"--reference={compared.reference}: it is not one of --models={compared.models}")
     out = Path(compared.out).expanduser()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not unfinished(out):
         raise ConfigError(f"--out={out}: it exists already; name a new folder, or remove it")
     if not out.parent.is_dir() and compared.out != ComparedModels.out:
         raise ConfigError(f"--out={out}: the folder {out.parent} does not exist")

@@ -22,7 +22,7 @@ UNTESTED_TODAY = {  # of jaxtrain
     f"jaxtrain.{name}"
     for name in """
     apps.annotation.collect apps.annotation.config apps.constitutional.compare_phase apps.constitutional.config
-    apps.constitutional.phase apps.constitutional.revise_phase apps.evals.config apps.evals.report
+    apps.constitutional.phase apps.constitutional.revise_phase apps.evals.report
     apps.evals.run apps.lifecycle.html apps.lifecycle.plan apps.lifecycle.progress apps.lifecycle.report
     apps.lifecycle.tables apps.serve.app apps.serve.completions
     apps.serve.request_params apps.serve.responses apps.serve.scheduler apps.serve.stored_completions

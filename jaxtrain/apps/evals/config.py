@@ -1,9 +1,11 @@
 """Flag groups of ./launch/run evaluate."""
 
 import dataclasses
+from pathlib import Path
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError
+from jaxtrain.files.atomic import TEMPORARY
 from jaxtrain.inference.config import (
     JUDGE_MAX_NEW,
     JUDGE_TEMPERATURE,
@@ -14,6 +16,7 @@ from jaxtrain.inference.config import (
     check_judge,
 )
 
+REPORT = ("answers.jsonl", "report.json", "report.html")  # the files of a report, in the order of writing
 EXTRA = "install the extra: pip install 'jaxtrain[lm-eval]', or JAXTRAIN_EXTRAS=lm-eval ./launch/run evaluate"
 
 
@@ -97,3 +100,10 @@ class Evaluate:
     benchmarks: Benchmarks = config.group(Benchmarks)
     endpoint: EndpointFlags = config.group(EndpointFlags)
     machine: MachineFlags = config.group(MachineFlags)
+
+
+def unfinished(out: Path) -> bool:
+    """Whether a folder has nothing but a part of a report: a kill or a full disk ended the command before the page."""
+    if not out.is_dir() or (out / REPORT[-1]).exists():
+        return False
+    return {path.name.removesuffix(TEMPORARY) for path in out.iterdir()} <= set(REPORT)

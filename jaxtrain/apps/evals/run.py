@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 import json
 import math
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -115,19 +114,7 @@ def _evaluate(cfg: Evaluate, pool: LLMPool, prompts: Prompts) -> dict[str, Any]:
 
 
 def _write(result: dict[str, Any], out: Path) -> None:
-    """Writes the report; its folder has its name once it is complete."""
-    out = out.resolve()
-    work = out.with_name(out.name + atomic.TEMPORARY)
-    shutil.rmtree(work, ignore_errors=True)  # of a process that was killed
-    try:
-        work.mkdir(parents=True)
-        _write_files(result, work)
-        work.replace(out)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def _write_files(result: dict[str, Any], out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
     names = [one["label"] for one in result["models"]]
     lines = [
         {"prompt": row["prompt"], "answers": dict(zip(names, row["answers"], strict=True))}
