@@ -1,5 +1,6 @@
 """What was acknowledged must be in the store, and a client acknowledges what the server answered."""
 
+import contextlib
 import sqlite3
 import threading
 
@@ -21,7 +22,7 @@ class Place:
 @pytest.fixture
 def place(tmp_path):
     (tmp_path / "run").mkdir()
-    with sqlite3.connect(tmp_path / "run" / "store.sqlite") as db:
+    with contextlib.closing(sqlite3.connect(tmp_path / "run" / "store.sqlite", isolation_level=None)) as db:
         db.execute("CREATE TABLE completions (id TEXT)")
         db.executemany("INSERT INTO completions VALUES (?)", [("a",), ("b",)])
     return Place(tmp_path)
