@@ -32,9 +32,8 @@ def best_checkpoint(
     cfg: StageConfig, session: Session, stage: Any, saved: Checkpoints, state: TrainState
 ) -> BestCheckpoint | None:
     """What --keep_best names. A metric that no evaluation of the run has had must be one of an evaluation now."""
-    done = int(
-        session.plan.get(state.step)
-    )  # later checkpoints are of an attempt that this run does not go on from
+    # Later checkpoints are of an attempt that this run does not go on from.
+    done = int(session.plan.get(state.step))
     best = resume(cfg.run.keep_best, saved.folder, [step for step in saved.steps() if step <= done])
     if best is None:
         return None
