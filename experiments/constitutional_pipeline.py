@@ -72,7 +72,7 @@ def stage(cfg: Constitutional, name: str, folder: str, more: str, **values: obje
     path = Path(cfg.asked.workdir).expanduser() / folder
     cfg_class, main = _STAGES[name]
     machine = {field: getattr(cfg.machine, field) for field in ("dtype", "mesh", "cache_dir")}
-    values = {"workdir": path, "seed": cfg.asked.seed, **machine, **values}
+    values = {"workdir": path, "seed": cfg.asked.seed, **machine, **dataclasses.asdict(cfg.reading), **values}
     arguments = [f"--{key}={value}" for key, value in values.items()] + shlex.split(more)
     terminal.note([("stage", shlex.join(["./launch/run", name, *arguments]))])
     try:
@@ -103,7 +103,9 @@ def measure(cfg: Constitutional, folder: Path, models: Mapping[str, str]) -> Non
     for name, text in models.items():
         model = local.open_llm(text, "init_from", cfg.endpoint, cfg.machine, cfg.asked.max_new)
         for kind, source in HELD_OUT.items():
-            held_out = read_conversations(source, "data", cfg.machine.cache_dir, 0)
+            held_out = read_conversations(
+                source, "data", config.dialogs_of(cfg.reading, cfg.machine.cache_dir), 0
+            )
             requests = [
                 Request(
                     one.messages, _SAMPLES, derive_seed(cfg.asked.seed, i, _MEASURED), 1.0, cfg.asked.max_new

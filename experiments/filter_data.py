@@ -20,11 +20,9 @@ def main(cfg: Filter) -> None:
     """Runs the steps on every document of --data; writes kept and rejected documents and a report to --out."""
     if not cfg.source.data or not cfg.work.out:
         raise ConfigError("--data and --out: name the data, such as jsonl:corpus/*.jsonl, and a new folder")
-    source_spec.check_sources(cfg.source.data, cfg.source.dialogs_config(), "data")
+    source_spec.check_sources(cfg.source.data, cfg.dialogs_config(), "data")
     if cfg.decontaminate.decontaminate:
-        source_spec.check_sources(
-            cfg.decontaminate.decontaminate, cfg.source.dialogs_config(), "decontaminate"
-        )
+        source_spec.check_sources(cfg.decontaminate.decontaminate, cfg.dialogs_config(), "decontaminate")
 
     from jaxtrain.apps.filters import executors, plan, requirements
     from jaxtrain.data import filtered

@@ -35,8 +35,6 @@ class SamplePrompts(config.Group):
         remote=True)
     out: str = config.arg("", "New .jsonl file for the answers to --prompts, a completion a row", remote=True)
     prompt_count: int = config.arg(0, "Most of --prompts answered; 0: all", low=0)
-    on_bad_record: str = config.arg("raise", "A record of --prompts that is broken: stop, or skip, count and list it",
-        choices=("raise", "skip"))
     template: str = config.arg("auto",
         "Chat template: plain, hh, chatml, llama2, llama3, gemma, none (text is continued as it is), hf:NAME (one "
         "of the tokenizer's own that have a name), or a Jinja file. auto: the tokenizer's own if it has one, else none",
@@ -53,8 +51,8 @@ class SamplePrompts(config.Group):
             raise ConfigError(
                 "--prompts and --out: one names data, the other the file for the answers: give both"
             )
-        if not self.prompts and (self.prompt_count or self.on_bad_record != "raise"):
-            raise ConfigError("--prompt_count, --on_bad_record: they act only with --prompts")
+        if not self.prompts and self.prompt_count:
+            raise ConfigError("--prompt_count: it acts only with --prompts")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +110,7 @@ class Sample:
     asked: SamplePrompts = config.group(SamplePrompts)
     drawing: SampleSampling = config.group(SampleSampling)
     chosen: BestOf = config.group(BestOf)
+    reading: config.Reading = config.group(config.Reading)
     machine: MachineFlags = config.group(MachineFlags)
 
 
@@ -133,6 +132,8 @@ def main(cfg: Sample) -> None:
         raise ConfigError(
             "--samples: a conversation goes on from one completion; name a --prompt, or --best_of"
         )
+    if not asked.prompts and cfg.reading != config.Reading():
+        raise ConfigError("--on_bad_record, --max_line_mb, --max_expansion: they act only with --prompts")
     if asked.out:
         _new_file(paths.parse(asked.out, "out"))
     start = init_from.load_run(asked.init_from, causal=True)
@@ -144,9 +145,7 @@ def main(cfg: Sample) -> None:
 
     data = []
     if asked.prompts:
-        reading = config.Dialogs(
-            system=asked.system, on_bad_record=asked.on_bad_record, cache_dir=cfg.machine.cache_dir
-        )
+        reading = config.dialogs_of(cfg.reading, cfg.machine.cache_dir, system=asked.system)
         data = prompts.read_prompts(asked.prompts, reading, template, limit=asked.prompt_count)
 
     from jaxtrain.inference import chat as inference_chat

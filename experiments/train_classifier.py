@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ class ClassifierTraining(config.Group):
 @dataclasses.dataclass(frozen=True)
 class TrainClassifier:
     labelled: LabelledDocuments = config.group(LabelledDocuments)
+    reading: config.Reading = config.group(config.Reading, on_bad_record="skip")
     training: ClassifierTraining = config.group(ClassifierTraining)
 
 
@@ -69,7 +71,7 @@ def main(cfg: TrainClassifier) -> None:
     if out.suffix != ".npz" or not out.parent.is_dir():
         raise ConfigError(f"--out={out}: write FOLDER/NAME.npz, in a folder that exists")
     train, held_out = [], []
-    for texts in _labelled_texts(labelled):
+    for texts in _labelled_texts(labelled, cfg.reading):
         random.Random(training.seed).shuffle(texts)
         cut = max(1, round(len(texts) * training.held_share))
         held_out.append(texts[:cut])
@@ -93,17 +95,17 @@ def main(cfg: TrainClassifier) -> None:
     print("\n".join(lines(table)))
 
 
-def _labelled_texts(labelled: LabelledDocuments) -> list[list[str]]:
+def _labelled_texts(labelled: LabelledDocuments, reading: config.Reading) -> list[list[str]]:
     """[good, bad] texts, at most --documents of each."""
     limit = labelled.documents
     if not labelled.data:
         sides = [
-            [text for text, _ in itertools.islice(_texts(labelled, data, flag), limit)]
+            [text for text, _ in itertools.islice(_texts(labelled, reading, data, flag), limit)]
             for flag, data in (("good", labelled.good), ("bad", labelled.bad))
         ]
     else:
         sides = [[], []]
-        for text, record in _texts(labelled, labelled.data, "data"):
+        for text, record in _texts(labelled, reading, labelled.data, "data"):
             if labelled.label_field not in record:
                 raise ConfigError(f"--label_field={labelled.label_field}: records have no such field")
             side = sides[str(record[labelled.label_field] or "").lower() not in GOOD]
@@ -117,21 +119,22 @@ def _labelled_texts(labelled: LabelledDocuments) -> list[list[str]]:
     return sides
 
 
-def _texts(labelled: LabelledDocuments, data: str, flag: str) -> Iterator[tuple[str, Any]]:
+def _texts(
+    labelled: LabelledDocuments, reading: config.Reading, data: str, flag: str
+) -> Iterator[tuple[str, Any]]:
     """(the text that filter_data would check, the record) of all sources."""
     from jaxtrain.apps.filters import record_texts
-    from jaxtrain.data import source_spec, sources
+    from jaxtrain.data import source_spec, sources, summary
 
-    dialogs = config.Dialogs(
-        data=data,
-        eval_data="-",
-        text_field=labelled.text_field,
-        on_bad_record="skip",
-        cache_dir=labelled.cache_dir,
+    dialogs = config.dialogs_of(
+        reading, labelled.cache_dir, data=data, eval_data="-", text_field=labelled.text_field
     )
     source_spec.check_sources(data, dialogs, flag)
     for source in source_spec.parse(data, flag):
-        for _, block in sources.whole(source, dialogs, None).blocks():
+        records = sources.whole(source, dialogs, None)
+        for line in summary.of_files(records):
+            print(f"--{flag}: {line}", file=sys.stderr)
+        for _, block in records.blocks():
             for record in block:
                 texts = record_texts.targets(record_texts.find_texts(record, labelled.text_field))
                 if text := "\n".join(one.text for one in texts if isinstance(one.text, str)).strip():

@@ -113,7 +113,22 @@ class Model(Group):
 
 
 @dataclasses.dataclass(frozen=True)
-class Data(Group):
+class Reading(Group):
+    """How records are read of files, in every command that reads some."""
+
+    # fmt: off
+    on_bad_record: str = arg("raise",
+        "A record that is broken or lacks the field: stop, or skip, count and list it",
+        choices=("raise", "skip"))
+    max_line_mb: int = arg(64, "MiB that a line, or another record of a file, may have; a longer one is a bad record",
+        low=1)
+    max_expansion: float = arg(500.0,
+        "Bytes that a byte of a compressed file may stand for, once they are more than 256 MiB", low=1, live=True)
+    # fmt: on
+
+
+@dataclasses.dataclass(frozen=True)
+class Sources(Group):
     # fmt: off
     data: str = arg("tinytown:pretrain",
         "Training data: tinytown:CONFIG, tfds:NAME[:SPLIT], hf:NAME[:SPLIT], jsonl:GLOB (JSON, Parquet, Arrow, "
@@ -128,13 +143,12 @@ class Data(Group):
         "byte, bpe:SIZE (trained on the data), a tokenizer.json or SentencePiece file, or hf:NAME",
         only=("init_from", ("",)), remote=True)
     text_field: str = arg("text", "Field of a record that holds the text, where it is plain text")
-    on_bad_record: str = arg("raise",
-        "A record that is broken or lacks the field: stop, or skip, count and list it",
-        choices=("raise", "skip"))
-    max_line_mb: int = arg(64, "MiB that a line, or another record of a file, may have; a longer one is a bad record",
-        low=1)
-    max_expansion: float = arg(500.0,
-        "Bytes that a byte of a compressed file may stand for, once they are more than 256 MiB", low=1, live=True)
+    # fmt: on
+
+
+@dataclasses.dataclass(frozen=True)
+class Data(Reading, Sources):  # the flags of the last come first
+    # fmt: off
     seq_len: int = arg(128, "Tokens in a row (T)", low=2)
     batch_size: int = arg(8, "Rows in a global batch (B), over all devices, hosts and microbatches", low=1)
     cache_dir: str = arg(CACHE_DIR, "Folder of prepared data sets and packed tokens",
@@ -175,6 +189,11 @@ class Dialogs(Data):
         "What does not fit seq_len: cut (last turns, then the prompt's left; never a completion), or drop; "
         "both are counted", choices=("cut", "drop"))
     # fmt: on
+
+
+def dialogs_of(reading: Reading, cache_dir: str, **options: Any) -> Dialogs:
+    """The group that the data package reads conversations by, for a command that trains nothing."""
+    return Dialogs(**dataclasses.asdict(reading), cache_dir=cache_dir, **options)
 
 
 @dataclasses.dataclass(frozen=True)

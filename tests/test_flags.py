@@ -198,3 +198,12 @@ def test_every_flag_takes_a_bucket_or_refuses_it(name, cls):
                 assert "path of this machine" not in refused
             else:
                 assert f"--{field.name}" in refused, value
+
+
+@pytest.mark.parametrize(("name", "cls"), [pytest.param(*each, id=each[0]) for each in commands()])
+def test_every_command_that_names_sources_has_the_flags_of_reading(name, cls):
+    """Messages about records name --on_bad_record, --max_line_mb and --max_expansion."""
+    texts = {field.name: f"{field.metadata['help']} {default}" for _, field, default in config.leaves(cls)}
+    reads = any("tinytown:" in text for text in texts.values())
+    names = {field.name for field in dataclasses.fields(config.Reading)}
+    assert names <= texts.keys() if reads else not names & texts.keys()

@@ -1,5 +1,6 @@
 """Prompts from records of any format: conversations up to where a completion is wanted."""
 
+import dataclasses
 import json
 import sys
 from collections import Counter
@@ -8,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxtrain import config
 from jaxtrain.config import ConfigError, Dialogs
 from jaxtrain.data import dialogs, message_trees, record_fields, record_formats, source_spec, sources, summary
 from jaxtrain.data.bad_records import Skips
@@ -73,18 +73,20 @@ def read_prompts(
     lines += summary.unwritten(lost)
     if notes is not None:
         notes += [*lines, *summary.unused(use.unused, "fields of records that no prompt has")]
-    elif lines:
-        print("\n".join(f"--{flag}: {line}" for line in lines), file=sys.stderr)
+    else:
+        _print(flag, lines)
     return prompts
 
 
-def read_conversations(text: str, flag: str, cache_dir: str, limit: int) -> list[Prompt]:
+def read_conversations(text: str, flag: str, reading: Dialogs, limit: int) -> list[Prompt]:
     """The distinct prompts of the sources that `text` names as messages alone: at most `limit`, 0 is all.
 
-    They are what training would read of the sources; messages have role and content, nothing else. Raises ConfigError,
-    naming `flag`, where there is none, and for a bad record.
+    They are what training would read of the sources; messages have role and content, nothing else. Lines on bad records
+    that are skipped go to stderr. Raises ConfigError, naming `flag`, where there is none, and for a bad record that is
+    not to be skipped.
     """
-    cfg = config.Dialogs(eval_data=text, cache_dir=cache_dir)  # so that nothing is held out
+    cfg = dataclasses.replace(reading, eval_data=text)  # so that nothing is held out
+    skips, lines = Skips(cfg.on_bad_record), list[str]()
 
     def records_of(source: DataSource) -> Records:
         return sources.train_and_held_out(source, cfg, None, message_trees.assembled)[0]
@@ -93,10 +95,17 @@ def read_conversations(text: str, flag: str, cache_dir: str, limit: int) -> list
         messages, answer = _split_answer(item)
         return json.dumps(messages, sort_keys=True), Prompt(messages, answer=answer)
 
-    prompts = _distinct(text, cfg, flag, limit, Skips("raise"), FieldUse(), records_of, plain, [])
+    prompts = _distinct(text, cfg, flag, limit, skips, FieldUse(), records_of, plain, lines)
+    lines += [skips.in_words(sources.cache_dir(cfg))] if skips else []
     if not prompts:
-        raise ConfigError(f"--{flag}={text}: no conversation there")
+        raise ConfigError(f"--{flag}={text}: no conversation there" + "".join(f"; {line}" for line in lines))
+    _print(flag, lines)
     return prompts
+
+
+def _print(flag: str, lines: Sequence[str]) -> None:
+    if lines:
+        print("\n".join(f"--{flag}: {line}" for line in lines), file=sys.stderr)
 
 
 def question(messages: Sequence[Mapping[str, Any]]) -> str:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jaxtrain.config import ConfigError
+from jaxtrain.config import ConfigError, Dialogs
 from jaxtrain.data import prompts
 from jaxtrain.data.chat import load_template
 from jaxtrain.data.tokenizer import ByteTokenizer
@@ -53,7 +53,7 @@ def test_conversations_are_messages_up_to_their_last_answer(tmp_path):
     found = []
     for name, wanted in {"messages": [0, 1], "chosen": [3], "developer": [2]}.items():
         file = write(tmp_path / f"{name}.jsonl", [records[i] for i in (*wanted, *wanted)])
-        found += prompts.read_conversations(file, "source", str(tmp_path / "cache"), 0)
+        found += prompts.read_conversations(file, "source", Dialogs(cache_dir=str(tmp_path / "cache")), 0)
     assert [one.answer for one in found] == ["A2", "", "", ""] and all(one.ids is None for one in found)
     assert [m["content"] for m in found[0].messages] == ["Q1", "A1", "Q2"]
     assert all(m.keys() == {"role", "content"} for one in found for m in one.messages)
@@ -65,16 +65,28 @@ def test_conversations_are_messages_up_to_their_last_answer(tmp_path):
 
 def test_conversations_of_no_user_are_refused_and_a_limit_ends_the_reading(tmp_path):
     alone = write(tmp_path / "a.jsonl", [{"messages": [{"role": "assistant", "content": "Hi."}]}])
-    cache = str(tmp_path / "cache")
+    cfg = Dialogs(cache_dir=str(tmp_path / "cache"))
     with pytest.raises(ConfigError, match=r"a\.jsonl:1: no question: the conversation has no turn of a user"):
-        prompts.read_conversations(alone, "source", cache, 0)
+        prompts.read_conversations(alone, "source", cfg, 0)
     both = ",".join(write(tmp_path / f"{name}.jsonl", [pair(i) for i in range(9)]) for name in "bc")
-    assert [one.answer for one in prompts.read_conversations(both, "source", cache, 3)] == [
+    assert [one.answer for one in prompts.read_conversations(both, "source", cfg, 3)] == [
         "A0",
         "A1.",
         "A2..",
     ]
-    assert len(prompts.read_conversations(both, "source", cache, 0)) == 9
+    assert len(prompts.read_conversations(both, "source", cfg, 0)) == 9
+
+
+def test_bad_records_of_conversations_are_skipped_and_counted(tmp_path, capsys):
+    lines = [{"messages": [{"role": "assistant", "content": "Hi."}]}, turns("Q", "A")]
+    (tmp_path / "a.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in lines) + "{broken\n")
+    cfg = Dialogs(cache_dir=str(tmp_path / "cache"), on_bad_record="skip")
+    assert [
+        one.answer for one in prompts.read_conversations(f"jsonl:{tmp_path}/a.jsonl", "source", cfg, 0)
+    ] == ["A"]
+    read, unusable = capsys.readouterr().err.splitlines()
+    assert read.startswith("--source: 1 bad records skipped, listed in ")
+    assert "--source: 1 bad records skipped, the first" in unusable and "a.jsonl:1: no question" in unusable
 
 
 TOOL = {"type": "function", "function": {"name": "look"}}
@@ -103,7 +115,7 @@ def test_tools_of_a_record_are_part_of_its_prompt(conversations, tmp_path, capsy
     with pytest.raises(
         ConfigError, match=r"own\.jsonl:1: tools: conversations with tools or tool calls are not read"
     ):
-        prompts.read_conversations(file, "source", str(tmp_path / "cache"), 0)
+        prompts.read_conversations(file, "source", Dialogs(cache_dir=str(tmp_path / "cache")), 0)
 
 
 def test_columns_name_the_prompt(conversations, tmp_path):

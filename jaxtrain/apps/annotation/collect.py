@@ -32,7 +32,11 @@ _COMMANDS = "s skips, u undoes the last answer, q quits; a reason may follow: 1 
 def open_db(cfg: Collect, store: Path) -> AnnotationDB:
     """The database of --store, created if it is missing. Raises ConfigError if it belongs to another command."""
     db = AnnotationDB(store, 60 * cfg.page.lease)
-    binding = ("asked", "drawing")  # groups that must be the same as when the responses were generated
+    binding = (
+        "asked",
+        "drawing",
+        "reading",
+    )  # groups that must be the same as when the responses were generated
     current = config.to_dict(cfg)
     stored = json.loads(db.setting("config", json.dumps({name: current[name] for name in binding})))
     if changed := config.difference({**current, **stored}, cfg):
@@ -45,8 +49,8 @@ def open_db(cfg: Collect, store: Path) -> AnnotationDB:
 def generate_responses(cfg: Collect, db: AnnotationDB) -> None:
     """Generates and stores the missing responses, batch by batch, and prints how many prompts are left out and why."""
     flags = cfg.asked
-    dialogs = config.Dialogs(
-        system=flags.system, on_bad_record=flags.on_bad_record, cache_dir=cfg.machine.cache_dir,
+    dialogs = config.dialogs_of(
+        cfg.reading, cfg.machine.cache_dir, system=flags.system,
         eval_data=flags.data,  # so that nothing is held out
     )  # fmt: skip
     template = chat.load_template("plain", ByteTokenizer())

@@ -23,8 +23,6 @@ class AnnotationPrompts(config.Group):
     prompt_count: int = config.arg(100, "Most prompts; 0: all", low=0)
     responses: int = config.arg(2, "Responses of one model to a prompt; above 2 they are ranked", low=2)
     second: float = config.arg(0.2, "Share of the prompts that a second annotator answers too", low=0)
-    on_bad_record: str = config.arg("raise", "A record of --data that is broken: stop, or skip, count and list it",
-        choices=("raise", "skip"))
     system: str = config.arg("", "System message put before conversations that have none")
     # fmt: on
 
@@ -86,5 +84,6 @@ class Collect:
     drawing: ResponseSampling = config.group(ResponseSampling)
     page: AnnotationPage = config.group(AnnotationPage)
     kept: AnnotationStore = config.group(AnnotationStore)
+    reading: config.Reading = config.group(config.Reading)
     endpoint: EndpointFlags = config.group(EndpointFlags)
     machine: MachineFlags = config.group(MachineFlags)

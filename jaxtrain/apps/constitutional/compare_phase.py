@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxtrain import worlds
+from jaxtrain import config, worlds
 from jaxtrain.apps.constitutional import compare, phase, revise
 from jaxtrain.apps.constitutional.config import ComparePhase, Constitutional
 from jaxtrain.apps.constitutional.phase import PhaseRun
@@ -22,13 +22,14 @@ _SAMPLES = 30  # what a seed is for
 
 def run(cfg: Constitutional, constitution: Constitution) -> Path:
     """The path of the data set, written where it is missing."""
-    settings = ComparePhase(cfg.asked, cfg.critic, cfg.comparing)
+    settings = ComparePhase(cfg.asked, cfg.critic, cfg.comparing, cfg.reading)
     return phase.run_phase(cfg, constitution, "compare", settings, "labels.jsonl", _generate)
 
 
 def _generate(cfg: Constitutional, run: PhaseRun) -> None:
     task, options = cfg.asked, cfg.comparing
-    prompts = read_conversations(task.data, "data", cfg.machine.cache_dir, task.prompt_count)
+    dialogs = config.dialogs_of(cfg.reading, cfg.machine.cache_dir)
+    prompts = read_conversations(task.data, "data", dialogs, task.prompt_count)
     terminal.note([
         ("models", f"{run.policy.name} answers, {run.critic.model.name} compares"),
         ("pairs", f"{options.pairs} of each of {len(prompts):,} prompts of {task.data}"),

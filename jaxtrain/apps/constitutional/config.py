@@ -121,6 +121,7 @@ class Constitutional:
     revising: RevisionFlags = config.group(RevisionFlags)
     comparing: ComparisonFlags = config.group(ComparisonFlags)
     training: ConstitutionalTraining = config.group(ConstitutionalTraining)
+    reading: config.Reading = config.group(config.Reading)
     endpoint: EndpointFlags = config.group(EndpointFlags)
     machine: MachineFlags = config.group(MachineFlags)
 
@@ -132,6 +133,7 @@ class RevisePhase:
     asked: ConstitutionalPrompts = config.group(ConstitutionalPrompts)
     critic: CriticFlags = config.group(CriticFlags)
     revising: RevisionFlags = config.group(RevisionFlags)
+    reading: config.Reading = config.group(config.Reading)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,3 +143,4 @@ class ComparePhase:
     asked: ConstitutionalPrompts = config.group(ConstitutionalPrompts)
     critic: CriticFlags = config.group(CriticFlags)
     comparing: ComparisonFlags = config.group(ComparisonFlags)
+    reading: config.Reading = config.group(config.Reading)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxtrain import worlds
+from jaxtrain import config, worlds
 from jaxtrain.apps.constitutional import phase, revise
 from jaxtrain.apps.constitutional.config import Constitutional, RevisePhase
 from jaxtrain.apps.constitutional.phase import PhaseRun
@@ -21,15 +21,16 @@ _HELPFUL = 20  # what a seed is for
 
 def run(cfg: Constitutional, constitution: Constitution) -> Path:
     """The path of the data set, written where it is missing."""
-    settings = RevisePhase(cfg.asked, cfg.critic, cfg.revising)
+    settings = RevisePhase(cfg.asked, cfg.critic, cfg.revising, cfg.reading)
     return phase.run_phase(cfg, constitution, "revise", settings, "revisions.jsonl", _generate)
 
 
 def _generate(cfg: Constitutional, run: PhaseRun) -> None:
     task, options = cfg.asked, cfg.revising
-    prompts = read_conversations(task.data, "data", cfg.machine.cache_dir, task.prompt_count)
+    dialogs = config.dialogs_of(cfg.reading, cfg.machine.cache_dir)
+    prompts = read_conversations(task.data, "data", dialogs, task.prompt_count)
     source = options.helpful_of(task.data)
-    helpful = read_conversations(source, "helpful", cfg.machine.cache_dir, 0) if source else []
+    helpful = read_conversations(source, "helpful", dialogs, 0) if source else []
     revision = revise.RevisionConfig(
         policy=run.policy, critic=run.critic, seed=task.seed, rounds=options.rounds, critique=options.critique,
         temperature=task.temperature, max_new=task.max_new,

@@ -34,8 +34,6 @@ class ComparedModels(config.Group):
         "commas; empty: nothing")
     simply: str = config.arg("like I'm 5", "What the second request to explain adds")
     out: str = config.arg("runs/evaluation", "New folder for report.html, report.json and answers.jsonl")
-    on_bad_record: str = config.arg("raise", "A record of --prompts that is broken: stop, or skip, count and list it",
-        choices=("raise", "skip"))
     system: str = config.arg("", "System message put before conversations that have none")
     # fmt: on
 
@@ -98,6 +96,7 @@ class Evaluate:
     drawing: EvalSampling = config.group(EvalSampling)
     judged: EvalJudge = config.group(EvalJudge)
     benchmarks: Benchmarks = config.group(Benchmarks)
+    reading: config.Reading = config.group(config.Reading)
     endpoint: EndpointFlags = config.group(EndpointFlags)
     machine: MachineFlags = config.group(MachineFlags)
 

@@ -130,9 +130,7 @@ def _write(result: dict[str, Any], out: Path) -> None:
 
 def _read_prompts(cfg: Evaluate) -> list[tuple[Message, ...]]:
     compared = cfg.compared
-    reading = config.Dialogs(
-        system=compared.system, on_bad_record=compared.on_bad_record, cache_dir=cfg.machine.cache_dir
-    )
+    reading = config.dialogs_of(cfg.reading, cfg.machine.cache_dir, system=compared.system)
     template = chat.load_template("plain", ByteTokenizer())
     prompts = read_prompts(compared.prompts, reading, template, limit=compared.prompt_count)
     return [one.messages for one in prompts]

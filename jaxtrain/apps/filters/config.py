@@ -38,12 +38,6 @@ class FilterSource(config.Group):
         if "*" in self.data and not self.data.partition("*")[0].startswith("jsonl:"):
             raise ConfigError(f"--data={self.data}: every document is read once: leave out the weights")
 
-    def dialogs_config(self, data: str = "") -> config.Dialogs:
-        """The group that the data package reads: --data, or `data`; a broken record is skipped and listed."""
-        return config.Dialogs(
-            data=data or self.data, text_field=self.text_field, on_bad_record="skip", cache_dir=self.cache_dir
-        )
-
 
 @dataclasses.dataclass(frozen=True)
 class FilterSteps(config.Group):
@@ -83,6 +77,7 @@ class FilterWork(config.Group):
 @dataclasses.dataclass(frozen=True)
 class Filter:
     source: FilterSource = config.group(FilterSource)
+    reading: config.Reading = config.group(config.Reading, on_bad_record="skip")
     work: FilterWork = config.group(FilterWork)
     steps: FilterSteps = config.group(FilterSteps)
     language: LanguageFilter = config.group(LanguageFilter)
@@ -96,3 +91,10 @@ class Filter:
     spam: SpamFilter = config.group(SpamFilter)
     decontaminate: Decontaminate = config.group(Decontaminate)
     near: NearDuplicates = config.group(NearDuplicates)
+
+    def dialogs_config(self, data: str = "") -> config.Dialogs:
+        """The group that the data package reads: --data, or `data`."""
+        source = self.source
+        return config.dialogs_of(
+            self.reading, source.cache_dir, data=data or source.data, text_field=source.text_field
+        )

@@ -67,7 +67,7 @@ def open_run(cfg: Filter) -> FilterRun:
     """
     out = Path(cfg.work.out).expanduser().absolute()
     path = out / WORK / "plan.json"
-    dialogs = cfg.source.dialogs_config()
+    dialogs = cfg.dialogs_config()
     records = [sources.whole(source, dialogs, None) for source in source_spec.parse(cfg.source.data)]
     facts = {"version": VERSION, "config": config.to_dict(cfg), "sources": _source_facts(records)}
     if filtered.read_report(out) is not None or path.exists():
@@ -119,7 +119,7 @@ def _check_same(out: Path, saved: dict[str, Any], facts: dict[str, Any], cfg: Fi
 
 
 def _build_evals(cfg: Filter, folder: Path) -> dict[str, int]:
-    dialogs = cfg.source.dialogs_config(cfg.decontaminate.decontaminate)
+    dialogs = cfg.dialogs_config(cfg.decontaminate.decontaminate)
 
     def texts() -> Iterator[list[str]]:
         for source in source_spec.parse(cfg.decontaminate.decontaminate, "decontaminate"):
@@ -144,7 +144,7 @@ def load_run(out: str) -> FilterRun:
 def source_records(out: str, source: int) -> Records:
     """The records of a source of the filter run in a folder. Raises ConfigError where they changed."""
     cfg = load_run(out).cfg
-    records = sources.whole(source_spec.parse(cfg.source.data)[source], cfg.source.dialogs_config(), None)
+    records = sources.whole(source_spec.parse(cfg.source.data)[source], cfg.dialogs_config(), None)
     if records.fingerprint != load_run(out).plan["sources"][source]["fingerprint"]:
         raise ConfigError(
             f"--data: {records.label} changed while it was filtered; start again in a new folder"

@@ -101,7 +101,7 @@ def _prompts(data: str, policy: str, cache_dir: str) -> None:
 
 
 def _conversations(data: str, policy: str, cache_dir: str) -> None:
-    prompts.read_conversations(data, "data", cache_dir, 0)
+    prompts.read_conversations(data, "data", _dialogs(data, policy, cache_dir), 0)
 
 
 STAGES: Mapping[str, RecordStage] = {
@@ -112,7 +112,7 @@ STAGES: Mapping[str, RecordStage] = {
     "reward of rankings": RecordStage(_chat(preferences.prepare, "comparisons", kind="ranked"), _RANKED),
     "dpo of single completions": RecordStage(_chat(preferences.prepare, "", kind="unpaired"), _JUDGED),
     "prompts of ppo, grpo and evaluate": RecordStage(_prompts, (*_CHAT, *_RANKED, "judged", "prompt")),
-    "seeds of synthesize and constitutional": RecordStage(_conversations, (*_CHAT, "prompt"), ("raise",)),
+    "seeds of synthesize and constitutional": RecordStage(_conversations, (*_CHAT, "prompt")),
     "distill": RecordStage(_chat(logprob_data.prepare, ""), ("stored",)),
 }  # fmt: skip
 

@@ -78,5 +78,6 @@ class Synthesize:
     wanted: SynthesisTask = config.group(SynthesisTask)
     models: SynthesisModels = config.group(SynthesisModels)
     quality: QualityFlags = config.group(QualityFlags)
+    reading: config.Reading = config.group(config.Reading)
     endpoint: EndpointFlags = config.group(EndpointFlags)
     machine: MachineFlags = config.group(MachineFlags)

@@ -61,12 +61,16 @@ def run(cfg: Synthesize, out: Path) -> None:
     _print_rows(result, out)
 
 
+def _dialogs(cfg: Synthesize) -> config.Dialogs:
+    return config.dialogs_of(cfg.reading, cfg.machine.cache_dir)
+
+
 def _given(cfg: Synthesize) -> tuple[Prompt, ...]:
     """The distinct conversations of --source: of a source without a split its train split."""
     task = cfg.wanted
     if not task.source:
         return ()
-    return tuple(read_conversations(task.source, "source", cfg.machine.cache_dir, task.source_count))
+    return tuple(read_conversations(task.source, "source", _dialogs(cfg), task.source_count))
 
 
 def _examples(cfg: Synthesize) -> tuple[str, ...]:
@@ -74,7 +78,7 @@ def _examples(cfg: Synthesize) -> tuple[str, ...]:
     task = cfg.wanted
     if not task.examples:
         return ()
-    prompts = read_conversations(task.examples, "examples", cfg.machine.cache_dir, 0)
+    prompts = read_conversations(task.examples, "examples", _dialogs(cfg), 0)
     if task.shots > len(prompts):
         raise ConfigError(f"--shots={task.shots}: --examples has {len(prompts)} questions")
     return tuple(question(one.messages) for one in prompts)

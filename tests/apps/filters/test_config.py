@@ -2,8 +2,8 @@
 
 import pytest
 
-from jaxtrain.apps.filters.config import FilterSource, FilterWork
-from jaxtrain.config import ConfigError
+from jaxtrain.apps.filters.config import Filter, FilterSource, FilterWork
+from jaxtrain.config import ConfigError, Reading
 
 
 def test_weights_of_the_data_are_refused():
@@ -19,7 +19,9 @@ def test_slurm_needs_a_partition():
 
 
 def test_broken_records_are_skipped_and_listed():
-    source = FilterSource(data="jsonl:a.jsonl", text_field="body", cache_dir="/c")
-    dialogs = source.dialogs_config()
+    cfg = Filter(source=FilterSource(data="jsonl:a.jsonl", text_field="body", cache_dir="/c"))
+    dialogs = cfg.dialogs_config()
     assert (dialogs.data, dialogs.text_field, dialogs.cache_dir) == ("jsonl:a.jsonl", "body", "/c")
-    assert dialogs.on_bad_record == "skip" and source.dialogs_config("jsonl:b.jsonl").data == "jsonl:b.jsonl"
+    assert dialogs.on_bad_record == "skip" and cfg.dialogs_config("jsonl:b.jsonl").data == "jsonl:b.jsonl"
+    strict = Filter(reading=Reading(on_bad_record="raise", max_line_mb=3, max_expansion=7.0)).dialogs_config()
+    assert (strict.on_bad_record, strict.max_line_mb, strict.max_expansion) == ("raise", 3, 7.0)

@@ -50,12 +50,12 @@ def test_a_kill_at_the_end_loses_nothing(tmp_path, monkeypatch, step):
 def test_training_reads_what_was_kept_with_its_fingerprint(tmp_path):
     source = prose(tmp_path / "a.jsonl", 40)
     report, kept, _ = filtering.run(source, tmp_path / "out", "--shard=15")
-    cfg = filtering.config(source, tmp_path / "x").source.dialogs_config(f"filtered:{tmp_path}/out")
+    cfg = filtering.config(source, tmp_path / "x").dialogs_config(f"filtered:{tmp_path}/out")
     records = sources.whole(source_spec.parse(cfg.data)[0], cfg)
     assert [one for _, block in records.blocks() for one in block] == kept
     source_spec.check_sources(cfg.data, cfg, "data")
     filtering.run(source, tmp_path / "other", "--shard=15", "--max_chars=60")
-    other = filtering.config(source, tmp_path / "x").source.dialogs_config(f"filtered:{tmp_path}/other")
+    other = filtering.config(source, tmp_path / "x").dialogs_config(f"filtered:{tmp_path}/other")
     assert sources.whole(source_spec.parse(other.data)[0], other).fingerprint != records.fingerprint
     part = tmp_path / "out" / report["files"][0]["file"]
     part.write_bytes(part.read_bytes().replace(b"whale", b"snail"))
