@@ -6,83 +6,30 @@ heavy is imported here, so that a wrong command line fails before jax is loaded.
 """
 
 import dataclasses
-import json
 import math
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Protocol
 
-ConfigT = Any  # an instance of a stage's frozen dataclass
+# All of them are used as config.NAME.
+from jaxtrain.config_fields import (  # noqa: F401
+    BUCKETS,
+    ConfigError,
+    ConfigT,
+    Failure,
+    Group,
+    arg,
+    difference,
+    dumps,
+    group,
+    is_bucket_error,
+    is_remote,
+    leaves,
+    to_dict,
+)  # fmt: skip
 
-BUCKETS = {
-    "gs": "gcsfs",
-    "s3": "s3fs",
-}  # schemes of object stores, and the package that speaks each (files/paths.py)
 CACHE_DIR = "~/.cache/jaxtrain"
-_OF_BUCKETS = ("aiohttp", "botocore", "gcsfs", "google", "s3fs")  # packages whose errors are a bucket's
-
-
-class ConfigError(ValueError):
-    """A mistake of the user's: the message names the flag or file, and the remedy. Exit status 2."""
-
-
-class Failure(RuntimeError):
-    """A run cannot go on, though nothing in its command is wrong: the message says why. Exit status 1."""
-
-
-def arg(
-    default: Any,
-    help: str,
-    *,
-    choices: tuple[str, ...] = (),
-    low: float | None = None,
-    live: bool = False,
-    only: tuple[str, tuple[str, ...]] | None = None,
-    remote: bool = False,
-) -> Any:
-    """A field with its flag's help. `low` is the least legal value; a `live` flag may change when a run resumes.
-
-    `only`, (flag, values), says where it acts: changing it while that flag has another value is refused. A `remote`
-    flag may name files in BUCKETS; any other that names one is refused.
-    """
-    metadata = {
-        "help": help, "choices": choices, "low": low, "live": live, "only": only, "remote": remote,
-    }  # fmt: skip
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-def group(cls: type, **defaults: Any) -> Any:
-    """A group as a field of a stage's config, with the stage's own defaults."""
-    return dataclasses.field(default_factory=lambda: cls(**defaults))
-
-
-def is_remote(path: Path | str) -> bool:
-    """Whether a path is of a bucket."""
-    return str(path).startswith(tuple(f"{scheme}://" for scheme in BUCKETS))
-
-
-def is_bucket_error(error: BaseException) -> bool:
-    """Whether an error is of a bucket's library: the network, credentials, or what the store answered."""
-    return type(error).__module__.partition(".")[0] in _OF_BUCKETS
-
-
-class Group:
-    """A group of flags. It checks what each field's `arg` says; a subclass's `check` adds rules between fields."""
-
-    def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value, low, choices = getattr(self, field.name), field.metadata["low"], field.metadata["choices"]
-            if choices and value not in choices:
-                raise ConfigError(f"--{field.name}={value}: choose one of {', '.join(choices)}")
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ConfigError(f"--{field.name}={value}: must be a finite number")
-            if low is not None and value < low:
-                raise ConfigError(f"--{field.name}={value}: must be at least {low:g}")
-        self.check()
-
-    def check(self):
-        """Raises ConfigError where two fields contradict each other."""
+SEED_MAX = 2**32 - 1  # a jax.random.key of a seed has 32 bits: of a greater one it takes the lower bits
+JITTER_MIN = 2.0**-23  # a float32 is not moved by less than this share of itself
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +56,26 @@ class Model(Group):
     logits_limit_mb: int = arg(1024,
         "Most MiB of f32[B, T, V] a device may hold; above it the vocabulary op works in chunks of T",
         low=1, live=True)
+    jitter: float = arg(0.0,
+        "Move each fresh parameter by a normal draw times this share of itself (1e-6 does what another machine's "
+        "rounding does); 0: not at all", low=0)
     # fmt: on
+
+    def check(self):
+        check_jitter(self.jitter)
+        if self.jitter and self.init_from:
+            raise ConfigError(
+                f"--jitter={self.jitter:g} moves the parameters that a run draws, and those of --init_from="
+                f"{self.init_from} are not drawn: leave out one of them"
+            )
+
+
+def check_jitter(value: float) -> None:
+    """Raises ConfigError for a --jitter that moves no parameter, or leaves nothing of it."""
+    if value and not JITTER_MIN <= value <= 0.1:
+        raise ConfigError(
+            f"--jitter={value:g}: a relative amount, 0 or from {JITTER_MIN:.2g}, the precision of a float32, to 0.1"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,7 +168,9 @@ class Sampling(Group):
 
     max_new: int = arg(256, "Most tokens of a completion", low=1)
     temperature: float = arg(1.0, "Temperature; 0 takes the likeliest token", low=0)
-    seed: int = arg(0, "Seed; a completion depends on it, its prompt and its place alone", low=0)
+    seed: int = arg(
+        0, "Seed; a completion depends on it, its prompt and its place alone", low=0, high=SEED_MAX
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -354,7 +322,7 @@ class Run(Group):
         "The run's folder; the same command resumes it. auto: runs/STAGE for the default model and"
         " data, else runs/STAGE-MODEL-DATA", live=True, remote=True)
     steps: int = arg(1500, "Training steps", low=1)
-    seed: int = arg(0, "Seed of initialisation, data order and sampling", low=0)
+    seed: int = arg(0, "Seed of initialisation, data order and sampling", low=0, high=SEED_MAX)
     parallel: str = arg("auto",
         "pmap (replicated), or mesh (sharded). auto: pmap for one process without --mesh",
         choices=("auto", "pmap", "mesh"), live=True)
@@ -447,34 +415,6 @@ def parse_mesh(text: str) -> dict[str, int]:
     return sizes
 
 
-def leaves(config: ConfigT | type) -> Iterator[tuple[str, dataclasses.Field, Any]]:
-    """(group, field, value) of every flag of a config; of its defaults, for a class."""
-    instance = config() if isinstance(config, type) else config
-    for part in dataclasses.fields(instance):
-        value = getattr(instance, part.name)
-        for field in dataclasses.fields(value):
-            yield part.name, field, getattr(value, field.name)
-
-
-def to_dict(config: ConfigT) -> dict[str, dict[str, Any]]:
-    """The config as nested dicts of plain values, as config.json holds it."""
-    return dataclasses.asdict(config)
-
-
-def difference(old: dict[str, dict[str, Any]], new: ConfigT) -> list[str]:
-    """One line for each flag whose change a resumed run cannot take over, `--lr: 0.1 -> 0.2`.
-
-    A run that was started before a flag existed did what the flag's default does.
-    """
-    was = {field.name: value for _, field, value in leaves(type(new)())}
-    was |= {name: value for part in old.values() for name, value in part.items()}
-    return [
-        f"--{field.name}: {was[field.name]} -> {value}"
-        for _, field, value in leaves(new)
-        if not field.metadata["live"] and was[field.name] != value
-    ]
-
-
 def workdir(config: ConfigT, stage: str) -> str:
     """The run's folder; `auto` names it after what differs from the stage's default model and data."""
     if config.run.workdir != "auto":
@@ -486,8 +426,3 @@ def workdir(config: ConfigT, stage: str) -> str:
     stem = "+".join(part.split("*")[0].rsplit("/", 1)[-1].split(".")[0] for part in data.split(","))
     name = f"{stage}-{model}-{stem}"
     return "runs/" + "".join(c if c.isalnum() or c in "-_+." else "-" for c in name)
-
-
-def dumps(value: Any) -> str:
-    """JSON as this project writes it."""
-    return json.dumps(value, indent=1, ensure_ascii=False)

@@ -1,34 +1,13 @@
-"""Configs: checks, JSON, what may differ when a run resumes, and a run's folder."""
+"""Configs: checks, and a run's folder."""
 
 import dataclasses
-import json
 
 import pytest
 
-from experiments.pretrain import Pretrain
-from jaxtrain import config, flags
+from jaxtrain import config
 from jaxtrain.config import ConfigError
 from jaxtrain.stages import init_from
 from tests.test_flags import read
-
-
-def test_json_round_trip():
-    cfg = read("lr=0.25", "model=nano", "objective=fim", "fim_rate=0.9", "eval_every=7", "ema=0.5")
-    assert flags.from_dict(Pretrain, json.loads(config.dumps(config.to_dict(cfg)))) == cfg
-    held = config.to_dict(cfg)
-    held["optim"]["speed"] = held["optim"].pop("lr")
-    with pytest.raises(ConfigError, match=r"another version: unknown \['speed'\], missing \['lr'\]"):
-        flags.from_dict(Pretrain, held)
-
-
-def test_only_flags_that_are_not_live_keep_a_run_from_resuming():
-    old = config.to_dict(read("lr=0.1"))
-    assert config.difference(old, read("lr=0.2", "eval_every=3", "microbatches=2", "dtype=bfloat16")) == [
-        "--lr: 0.1 -> 0.2"
-    ]
-    del old["data"]["seq_len"]  # a run from before the flag had its default
-    assert config.difference(old, read("lr=0.1")) == []
-    assert config.difference(old, read("lr=0.1", "seq_len=64")) == ["--seq_len: 128 -> 64"]
 
 
 def test_the_workdir_is_named_after_what_differs():
@@ -72,3 +51,23 @@ def test_values_are_checked_when_made_in_code_too():
         config.Data(batch_size=0)
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.Data().batch_size = 3
+
+
+@pytest.mark.parametrize("text", ["-1e-6", "nan", "inf", "1e-9", "0.5"])
+def test_a_jitter_that_does_nothing_or_too_much_is_refused(text):
+    with pytest.raises(
+        ConfigError, match=f"--jitter={text}".replace("1e-6", "1e-06").replace("1e-9", "1e-09")
+    ):
+        read(f"jitter={text}")
+
+
+def test_a_jitter_needs_fresh_parameters():
+    assert read("jitter=1e-6").model.jitter == 1e-6 and read("jitter=0", "init_from=x").model.init_from == "x"
+    with pytest.raises(
+        ConfigError, match=r"--jitter=1e-06 moves the parameters .* --init_from=x are not drawn"
+    ):
+        read("jitter=1e-6", "init_from=x")
+    old = config.to_dict(read())
+    del old["model"]["jitter"]
+    assert config.difference(old, read()) == []
+    assert config.difference(old, read("jitter=1e-6")) == ["--jitter: 0.0 -> 1e-06"]

@@ -22,7 +22,8 @@ CORE = STAGES | {"flags", "rewards", "rl", "inference", "distillation"}
 ROOMS: dict[str, set[str]] = {
     "": set(),
     "types": set(),
-    "config": set(),
+    "config_fields": set(),
+    "config": {"config_fields"},
     "signals": set(),
     "full_disk": set(),
     "flags": {"config", "signals", "full_disk"},
@@ -65,7 +66,7 @@ WORLD_TODAY = {
 
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
 # And models/zoo.py: a wrong flag fails before jax is loaded.
-WITHOUT_JAX = {"config", "signals", "full_disk", "flags", "files", "data", "worlds"}
+WITHOUT_JAX = {"config", "config_fields", "signals", "full_disk", "flags", "files", "data", "worlds"}
 ONLY_IN = {  # package -> modules or rooms that may import it
     "orbax": {"jaxtrain.train.checkpoint"},
     "tensorflow_datasets": {"data", "worlds"},

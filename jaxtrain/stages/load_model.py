@@ -4,7 +4,7 @@ import dataclasses
 from typing import NamedTuple
 
 from jaxtrain import config
-from jaxtrain.models import transformer
+from jaxtrain.models import jitter, transformer
 from jaxtrain.models.zoo import Arch
 from jaxtrain.stages import weights
 from jaxtrain.stages.init_from import InitFrom
@@ -30,7 +30,8 @@ def inference_plan(run: config.Run, cache_dir: str = "") -> parallel.Plan:
 def build_model(plan: parallel.Plan, arch: Arch, settings: config.Model, noise: float = 0.0) -> LM:
     """The language model as the plan's devices compute it; `settings` are --dtype, --attention, ..."""
     how = transformer.execution(settings, plan.platform, plan.local, plan.compute_capability)
-    return transformer.build(arch, dataclasses.replace(how, noise=noise))
+    model = transformer.build(arch, dataclasses.replace(how, noise=noise))
+    return model._replace(init=jitter.jittered(model.init, settings.jitter)) if settings.jitter else model
 
 
 def load_model(source: InitFrom, plan: parallel.Plan, settings: config.Model | None = None) -> LoadedModel:
