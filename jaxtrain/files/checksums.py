@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxtrain.config import ConfigError
+from jaxtrain.config import ConfigError, is_remote
 
 FILE = "checksums.json"
 WEIGHTS = "*.safetensors"
@@ -54,24 +54,42 @@ def of_file(path: Path) -> str:
     return state.hexdigest()
 
 
-def write(folder: Path, skip: Sequence[str] = ()) -> None:
-    """Writes checksums.json for all files of a folder and those below it, except those of `skip`'s names."""
-    names = [name for name in _names(folder) if name not in skip]
+def write(
+    folder: Path,
+    skip: Sequence[str] = (),
+    *,
+    largest: int | None = None,
+    sizes: Mapping[str, int] | None = None,
+) -> None:
+    """Writes checksums.json for all files of a folder and those below it, except those of `skip`'s names.
+
+    largest: of a file with more bytes it has the size alone. sizes: {file: bytes}, which a bucket lists at once.
+    """
+
+    def entry(name: str) -> tuple[int, str | None]:
+        size = sizes[name] if sizes else (folder / name).stat().st_size
+        return size, of_file(folder / name) if largest is None or size <= largest else None
+
+    names = [name for name in sizes or _names(folder) if name not in skip and Path(name).name != FILE]
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        sums = pool.map(of_file, (folder / name for name in names))
-        files = {name: [(folder / name).stat().st_size, one] for name, one in zip(names, sums, strict=True)}
+        files = dict(zip(names, pool.map(entry, names), strict=True))
+    text = json.dumps(sealed({_FILES: files}), indent=1) + "\n"
+    if is_remote(folder):
+        (folder / FILE).write_text(text, encoding="utf-8")
+        return
     temporary = folder / f".{FILE}.tmp"
     with temporary.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(sealed({_FILES: files}), indent=1) + "\n")
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, folder / FILE)
 
 
-def read(folder: Path) -> dict[str, tuple[int, str]] | None:
+def read(folder: Path) -> dict[str, tuple[int, str | None]] | None:
     """{file: (bytes, SHA-256)} of a folder, None where it has none. Raises ValueError, which names checksums.json.
 
-    A file of this name with none of our fields is another project's.
+    The SHA-256 is None where the size alone was written. A file of this name with none of our fields is another
+    project's.
     """
     try:
         text = (folder / FILE).read_text(encoding="utf-8")
@@ -84,15 +102,21 @@ def read(folder: Path) -> dict[str, tuple[int, str]] | None:
         if not isinstance(record, dict) or not {_FORMAT, _SUM, _FILES} & record.keys():
             return None
         files = unsealed(record)[_FILES]
-        return {str(name): (int(size), str(one)) for name, (size, one) in files.items()}
+        return {str(name): (int(size), one and str(one)) for name, (size, one) in files.items()}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder / FILE} is damaged ({error})") from error
 
 
-def wrong(folder: Path, names: Collection[str] | None = None, *, partial: bool = False) -> Iterator[str]:
+def wrong(
+    folder: Path,
+    names: Collection[str] | None = None,
+    *,
+    partial: bool = False,
+    sizes: Mapping[str, int] | None = None,
+) -> Iterator[str]:
     """What differs in a folder from its checksums.json, one line a file; nothing where it has none.
 
-    names: the files to look at, by default all. partial: the folder is a copy of some of them.
+    names: the files to look at, by default all. partial: the folder is a copy of some of them. sizes: as in `write`.
     """
     try:
         files = read(folder) or {}
@@ -104,9 +128,12 @@ def wrong(folder: Path, names: Collection[str] | None = None, *, partial: bool =
             continue
         path = folder / name
         try:
-            if path.stat().st_size != size:
-                yield f"{path} has {path.stat().st_size:,} bytes, {size:,} were written"
-            elif of_file(path) != expected:
+            have = sizes.get(name, -1) if sizes else path.stat().st_size
+            if have < 0:
+                raise FileNotFoundError
+            if have != size:
+                yield f"{path} has {have:,} bytes, {size:,} were written"
+            elif expected is not None and of_file(path) != expected:
                 yield f"{path} differs from what was written (SHA-256)"
         except FileNotFoundError:
             if not partial:

@@ -159,6 +159,18 @@ def matches(pattern: str, flag: str) -> list[str]:
     return sorted(f"{scheme}://{name}" for name, info in found.items() if info["type"] == "file")
 
 
+def sizes(folder: Path) -> dict[str, int]:
+    """{name: bytes} of the files of a bucket's folder and those below it."""
+    with explained(str(folder)):
+        found = file_system(folder).find(str(folder), detail=True)
+    base = str(folder).split("://", 1)[1].rstrip("/")
+    return {
+        name.removeprefix(base).lstrip("/"): info["size"]
+        for name, info in found.items()
+        if not name.endswith("/")
+    }
+
+
 def local_copy(path: Path, what: str, folder: Path = CACHE, names: Sequence[str] = ()) -> Path:
     """A path of this machine with the content: itself, or the copy of a bucket's file or folder in a cache folder.
 

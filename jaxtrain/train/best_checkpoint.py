@@ -5,7 +5,6 @@ of which appears whole, are the record of which one is best: there is no other t
 """
 
 import dataclasses
-import json
 import math
 import re
 import warnings
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxtrain.config import ConfigError
-from jaxtrain.files.checksums import json_sha256
+from jaxtrain.train import checkpoint_files
 
 Retain = Callable[[list[int]], Collection[int]]  # ascending steps -> those that are not deleted
 
@@ -126,14 +125,10 @@ def retained(steps: Sequence[int], newest: int, best: int | None) -> set[int]:
 def _metas(checkpoints: Path, steps: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
     """(step, meta) of each checkpoint whose meta is intact, with a warning for each other."""
     for step in steps:
-        file = checkpoints / str(step) / "meta" / "metadata"
         try:
-            body = json.loads(file.read_text(encoding="utf-8"))
-            if body.pop("sha256") != json_sha256(body):
-                raise ValueError("it differs from what was written (SHA-256)")
-            yield step, dict(body["meta"])
-        except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
-            warnings.warn(f"{file} is damaged: {error}; step {step} does not count as the best", stacklevel=3)
+            yield step, dict(checkpoint_files.read_meta(checkpoints / str(step))["meta"])
+        except checkpoint_files.DamagedMeta as error:
+            warnings.warn(f"{error}; step {step} does not count as the best", stacklevel=3)
 
 
 def _finite(value: Any) -> float | None:

@@ -3,7 +3,7 @@
 A checkpoint is WORKDIR/checkpoints/STEP, renamed into place when complete. Beside the arrays it holds a table
 of every leaf's shape, dtype and digest. Orbax does not checksum array data: a flipped bit in its data file
 restores silently as a wrong weight, so `restore` computes the digests again and falls back to the step before
-where one differs.
+where one differs. The small files beside the data have checksums (checkpoint_files.py), verified before Orbax reads.
 
 Orbax is imported at the first save or restore, never on the way to a first step. Nothing here may be called
 inside `jax.set_mesh`, and every process of a run calls everything.
@@ -24,14 +24,16 @@ from jax.experimental import multihost_utils
 
 from jaxtrain import full_disk
 from jaxtrain.config import ConfigError, Failure, is_bucket_error, is_remote
-from jaxtrain.files import atomic, paths, progress
-from jaxtrain.files.checksums import json_sha256
-from jaxtrain.train import digest, save_errors
+from jaxtrain.files import checksums, paths, progress
+from jaxtrain.train import checkpoint_files, digest, orbax_errors
 from jaxtrain.train.best_checkpoint import Retain
+from jaxtrain.train.checkpoint_files import META, STATE
 from jaxtrain.train.checkpoint_upload import Upload, needs_upload
 from jaxtrain.train.workdir import CHECKPOINTS, COMMITTED, saved_steps
 
 HEADROOM = 1.1  # free space asked for before a save, as a multiple of the state's bytes
+# Seconds that Orbax waits for a save. It measures them by the clock, which may jump; the watchdog measures none by it.
+PATIENCE = 10**9
 FAILURES = (OSError, ValueError, RuntimeError)  # what a failed write raises: the system, tensorstore, jax
 
 
@@ -88,11 +90,11 @@ class Checkpoints:
         self.wait()
         if step == self._current:
             if jax.process_index() == 0:
-                _replace_meta(self.folder / str(step), meta)
+                checkpoint_files.replace_meta(self.folder / str(step), meta)
             return
         import orbax.checkpoint as ocp
 
-        save_errors.collect()
+        orbax_errors.collect()
         progress.report(f"saving step {step}", slow=True)
         manager = self._manager or self._open(step)
         size = sum(digest.plain(leaf).nbytes for leaf in jax.tree.leaves(state))
@@ -102,7 +104,7 @@ class Checkpoints:
         )
         args = ocp.args.Composite(
             state=ocp.args.PyTreeSave(jax.tree.map(digest.plain, state)),
-            meta=ocp.args.JsonSave({**body, "sha256": json_sha256(body)}),
+            meta=ocp.args.JsonSave(checkpoint_files.sealed_meta(body)),
         )
         self._current, self._retain = step, retain or (lambda steps: steps[-self.keep :])
         try:
@@ -133,8 +135,10 @@ class Checkpoints:
             multihost_utils.sync_global_devices("jaxtrain.checkpoint.open")
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_Preserved(lambda steps: self._retain(steps)),
+            # Folders that a thread makes are waited for 300 s by the clock, whatever the timeout.
+            async_options=ocp.AsyncOptions(timeout_secs=PATIENCE, create_directories_asynchronously=False),
         )
-        handlers = {"state": ocp.PyTreeCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
+        handlers = {STATE: _state_handler(), META: ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(self._written, options=options, item_handlers=handlers)
         return self._manager
 
@@ -150,7 +154,7 @@ class Checkpoints:
                 raise
             error.add_note(f"and on closing: {again}")
         good, reason = self.steps(), _reason(error)
-        where, traces = save_errors.write(self._workdir)
+        where, traces = orbax_errors.write(self._workdir)
         failure = CheckpointError(
             f"saving step {failed} in {self.folder} failed: {reason}. "
             + (f"Step {good[-1]} is the last good one. " if good else "There is no checkpoint yet. ")
@@ -299,16 +303,10 @@ def _readable(step: Path) -> Iterator[Path]:
 
 
 def _read(step: Path, abstract: Any, prefix: str, source: str, unusable: Unusable | None) -> tuple[Any, dict]:
-    import orbax.checkpoint as ocp
-
     try:
-        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-            body = reader.restore(step / "meta")
-        stored_sum = body.pop("sha256")
-    except (ValueError, LookupError, AttributeError, TypeError, OSError) as error:
-        raise _Damaged(f"{step / 'meta'}: {_reason(error)}") from error
-    if stored_sum != json_sha256(body):
-        raise _Damaged(f"{step / 'meta'} differs from what was written (SHA-256)")
+        body = checkpoint_files.read_meta(step)
+    except checkpoint_files.DamagedMeta as error:
+        raise _Damaged(str(error)) from error
     version = body.get("digests", 1)
     if version not in digest.VERSIONS:
         raise ConfigError(
@@ -319,6 +317,30 @@ def _read(step: Path, abstract: Any, prefix: str, source: str, unusable: Unusabl
     stored = {path: row for path, row in body["leaves"].items() if path.startswith(prefix)}
     _require_same_tree(stored, abstract, prefix, f"{source} (step {step.name})")
 
+    _require_undamaged(step / STATE)
+    state = _arrays(step / STATE, abstract, prefix)
+    for path, (_, _, computed) in digest.table(state, prefix, version).items():
+        if computed != stored[path][2]:
+            raise _Damaged(f"{path} differs from what was written (digest {computed}, was {stored[path][2]})")
+    return state, body["meta"]
+
+
+def _require_undamaged(state: Path) -> None:
+    """Raises _Damaged where a file differs from its checksum. Without checksums the digests of the arrays are left."""
+    differs, unverified = checkpoint_files.damage(state)
+    if differs:
+        raise _Damaged(
+            f"{differs}; to read it all the same, which verifies the arrays alone, delete {state / checksums.FILE}"
+        )
+    if unverified:
+        warnings.warn(f"{unverified}: the arrays alone are verified", stacklevel=5)
+
+
+def _arrays(folder: Path, abstract: Any, prefix: str) -> Any:
+    """The tree that Orbax reads from the folder of a state. Raises _Damaged."""
+    import orbax.checkpoint as ocp
+
+    orbax_errors.collect()
     tree, parts = jax.tree.map(_abstract_data, abstract), prefix.split("/")[:-1]
     for name in reversed(parts):
         tree = {name: tree}
@@ -326,20 +348,32 @@ def _read(step: Path, abstract: Any, prefix: str, source: str, unusable: Unusabl
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             args = ocp.checkpoint_utils.construct_restore_args(tree)
             tree = reader.restore(
-                step / "state",
-                args=ocp.args.PyTreeRestore(tree, restore_args=args, partial_restore=bool(prefix)),
+                folder, args=ocp.args.PyTreeRestore(tree, restore_args=args, partial_restore=bool(prefix))
             )
         for name in parts:
             tree = tree[name]
-        state = jax.tree.map(_undata, abstract, tree)
+        return jax.tree.map(_undata, abstract, tree)
     except RuntimeError:  # a device out of memory, a lost peer: it says nothing about the files
         raise
     except Exception as error:  # Orbax raises nearly every type on damaged files, this base type too
-        raise _Damaged(f"{step / 'state'}: {_reason(error)}") from error
-    for path, (_, _, computed) in digest.table(state, prefix, version).items():
-        if computed != stored[path][2]:
-            raise _Damaged(f"{path} differs from what was written (digest {computed}, was {stored[path][2]})")
-    return state, body["meta"]
+        raise _Damaged(f"{folder}: {_reason(error)}") from error
+
+
+def _state_handler() -> Any:
+    """Orbax's handler of a state, which writes the checksums of its files once they are complete."""
+    import orbax.checkpoint as ocp
+
+    handler = ocp.PyTreeCheckpointHandler()
+    finalize = handler.finalize
+
+    def finalize_and_sum(directory: Path) -> None:
+        finalize(directory)
+        checkpoint_files.write_checksums(directory if is_remote(directory) else Path(directory))
+
+    handler.finalize = (
+        finalize_and_sum  # of this one: arguments are registered for the very class of a handler
+    )
+    return handler
 
 
 def _require_same_tree(stored: dict, abstract: Any, prefix: str, source: str) -> None:
@@ -358,15 +392,6 @@ def _require_same_tree(stored: dict, abstract: Any, prefix: str, source: str) ->
             raise ConfigError(
                 f"{source} holds {path}, which is not wanted here: it is of another model or optimizer"
             )
-
-
-def _replace_meta(step: Path, meta: dict) -> None:
-    file = step / "meta" / "metadata"  # Orbax's JSON
-    body = json.loads(file.read_text(encoding="utf-8"))
-    del body["sha256"]
-    if body["meta"] != (meta := json.loads(json.dumps(meta))):
-        body["meta"] = meta
-        atomic.write_text(file, json.dumps({**body, "sha256": json_sha256(body)}))
 
 
 def _abstract_data(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:

@@ -2,9 +2,11 @@
 
 import functools
 import gc
+import itertools
 import json
 import random
 import shutil
+import time
 import warnings
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from jaxtrain.config import ConfigError
+from jaxtrain.files import checksums
 from jaxtrain.train import checkpoint
 from jaxtrain.train.checkpoint import CheckpointError, Checkpoints, restore_params
 from jaxtrain.types import TrainState
@@ -162,31 +165,47 @@ def test_the_newest_are_kept_and_a_step_is_saved_once(tmp_path):
     assert bits(restored) == bits(make_state(2))
 
 
-def test_damage_is_seen_or_harmless(tmp_path):
-    """Each file with flipped bits, halved, removed: the right weights, or the step before and a word."""
+HARMLESS = ("commit_success.txt", "_sharding", checksums.FILE)  # files that a restore does without
+
+
+@pytest.mark.parametrize("release", ["this", "earlier"])
+def test_damage_is_seen_or_harmless(tmp_path, release, capfd):
+    """Each file with flipped bits, halved, removed: the right weights, or the step before and a word.
+
+    A checkpoint of an earlier release has no checksums: Orbax reads what is damaged, and prints nothing of it.
+    """
     save(tmp_path, 1, 2)
+    flips = 1
+    if release == "earlier":
+        flips = 3
+        (tmp_path / "checkpoints" / "2" / "state" / checksums.FILE).unlink()
     right = {step: (bits(make_state(step)), {"loss": step / 7}) for step in (1, 2)}
     wanted, draw, seen = abstract(make_state()), random.Random(0), []
     for file in sorted(f for f in (tmp_path / "checkpoints" / "2").rglob("*") if f.is_file()):
         held = file.read_bytes()
         cases = [b"".join([held[:i], bytes([held[i] ^ 1 << draw.randrange(8)]), held[i + 1 :]])
-                 for i in (draw.randrange(len(held)) for _ in range(min(3, len(held))))]  # fmt: skip
-        for case in [*cases, held[: len(held) // 2], None]:
+                 for i in (draw.randrange(len(held)) for _ in range(min(flips, len(held))))]  # fmt: skip
+        for case in [*cases, held[: len(held) // 2], b"", None]:
             file.unlink() if case is None else file.write_bytes(case)
             before = files(tmp_path)
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 state, meta = Checkpoints(tmp_path, 5).restore(wanted)
-            told = [str(w.message) for w in caught if "is damaged" in str(w.message)]
+            told = [str(w.message) for w in caught if "Falling back" in str(w.message)]
             step = int(state.step)
             assert (bits(state), meta) == right[step], file
             assert step == (1 if told else 2), "falls back exactly when it says so"
             assert all(str(tmp_path / "checkpoints" / "2") in text for text in told)
             assert files(tmp_path) == before, "a failed restore changes nothing on disk"
+            if release == "this" and file.parts[-2:-1] != ("2",) and file.name not in HARMLESS:
+                assert len(told) == 1 and str(file) in told[0], "each is named before Orbax opens it"
             seen += told
             file.write_bytes(held)
+    gc.collect()
+    assert "Traceback" not in "".join(capfd.readouterr())
     digests = [text for text in seen if "digest" in text]
-    assert digests and all("params/" in text or "opt_state/" in text for text in digests), seen
+    assert release == "this" or digests
+    assert all("params/" in text or "opt_state/" in text for text in digests), seen
     assert any("manifest.ocdbt" in text for text in seen) and any("meta" in text for text in seen)
 
 
@@ -196,6 +215,30 @@ def flip_weights(workdir: Path, step: int) -> None:
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 16
     file.write_bytes(data)
+
+
+def test_a_damaged_list_of_checksums_leaves_the_arrays_verified(tmp_path):
+    save(tmp_path, 1, 2)
+    for text in ("", "{", '{"format": 2}'):
+        (tmp_path / "checkpoints" / "2" / "state" / checksums.FILE).write_text(text)
+        with pytest.warns(
+            UserWarning, match=r"2/state/checksums.json is damaged.*the arrays alone are verified"
+        ):
+            restored, _ = Checkpoints(tmp_path, 5).restore(abstract(make_state()))
+        assert bits(restored) == bits(make_state(2))
+    flip_weights(tmp_path, 2)
+    with pytest.warns(UserWarning, match="Falling back"), pytest.warns(UserWarning, match="arrays alone"):
+        restored, _ = Checkpoints(tmp_path, 5).restore(abstract(make_state()))
+    assert bits(restored) == bits(make_state(1))
+
+
+@pytest.mark.parametrize("seconds", [4_000, -40_000_000])
+def test_a_clock_that_jumps_at_every_look_ends_no_save(tmp_path, monkeypatch, seconds):
+    """A forward jump of an hour exceeds each timeout of Orbax that is measured by the clock."""
+    true, looks = time.time, itertools.count()
+    monkeypatch.setattr(time, "time", lambda: true() + seconds * next(looks))
+    save(tmp_path, 1, 2)
+    assert next(looks) > 10 and Checkpoints(tmp_path, 5).steps() == [1, 2]
 
 
 def test_without_an_intact_step_it_says_what_to_do(tmp_path):

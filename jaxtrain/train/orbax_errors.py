@@ -1,4 +1,4 @@
-"""What Orbax and tensorstore print of a save that fails: tracebacks, for a file in the workdir.
+"""What Orbax and tensorstore print of a save or a read that fails: tracebacks, for a file in the workdir.
 
 They would come before our own message, and hide it.
 """
@@ -18,11 +18,14 @@ _printed: collections.deque[str] = collections.deque(maxlen=100)
 
 @functools.cache
 def collect() -> None:
-    """From now on keeps the errors that Orbax logs, and those of callbacks in threads of C++, in place of stderr."""
+    """From now on keeps the errors that Orbax logs, and those of its threads and reads, in place of stderr.
+
+    A read that fails leaves others pending. They raise in threads of C++, and where Python collects their coroutines.
+    """
     before = sys.unraisablehook
 
     def hook(args: Any) -> None:
-        if threading.current_thread() is threading.main_thread():
+        if threading.current_thread() is threading.main_thread() and not _is_coroutine_of_orbax(args.object):
             before(args)
         else:
             _printed.append(
@@ -50,3 +53,8 @@ def write(workdir: Path) -> tuple[str, str]:
     except OSError:
         return "", text
     return f" The tracebacks of Orbax are in {workdir / FILE}.", ""
+
+
+def _is_coroutine_of_orbax(value: Any) -> bool:
+    code = getattr(value, "cr_code", None)
+    return code is not None and "orbax" in code.co_filename
