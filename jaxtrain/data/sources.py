@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxtrain.config import ConfigError, Data
-from jaxtrain.data import source_spec
+from jaxtrain.data import source_spec, tfds_errors
 from jaxtrain.data.source_spec import DataSource
 from jaxtrain.files import cache
 from jaxtrain.files import paths as bucket_paths
@@ -209,7 +209,11 @@ def _reader(data_source: Any, wanted: Fields) -> Callable[[Sequence[int]], list[
             {k: _plain(v) for k, v in slow.deserialize_example_np(example).items()} if slow else {}
         )
 
-    return lambda numbers: [one(example) for example in data_source.data_source.__getitems__(list(numbers))]
+    def read(numbers: Sequence[int]) -> list[dict[str, Any]]:
+        with tfds_errors.explained(data_source.dataset_info.data_dir):
+            return [one(example) for example in data_source.data_source.__getitems__(list(numbers))]
+
+    return read
 
 
 def _is_packed_float(feature: Any) -> bool:
@@ -313,7 +317,12 @@ def _slice(builder: Any, split: str, source: DataSource, flag: str) -> Any:
         raise ConfigError(
             f"--{flag}={source.label}: no split {split!r}; it has {', '.join(builder.info.splits)} ({error})"
         ) from error
-    if len(data_source) == 0:
+    except RuntimeError as error:
+        with tfds_errors.explained(builder.data_dir):
+            raise error
+    with tfds_errors.explained(builder.data_dir):
+        size = len(data_source)
+    if size == 0:
         raise ConfigError(f"--{flag}={source.label}: the split {split!r} is empty")
     return data_source
 
@@ -339,7 +348,8 @@ def _tfds_builder(source: DataSource, data: Data, flag: str) -> Any:
     if source_spec.is_folder(source):
         folder = bucket_paths.parse(source.name, flag)
         copy = bucket_paths.local_copy(folder, f"--{flag}={source.label}", cache_dir(data))
-        builder = tfds.builder_from_directory(str(copy))
+        with tfds_errors.explained(copy):
+            builder = tfds.builder_from_directory(str(copy))
     else:
         builder = _named_builder(source, data, flag)
     kind = builder.info.file_format.value if builder.info.file_format else "unknown"

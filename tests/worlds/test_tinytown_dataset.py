@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from jaxtrain.files import checksums
 from jaxtrain.files.tf_example import encoder
 from jaxtrain.worlds.tinytown import dataset
 from jaxtrain.worlds.tinytown.configs import COLUMNS, CONFIGS, SPLITS, VERSION, resolve
@@ -105,6 +106,39 @@ def test_a_second_call_reads_what_the_first_built(tmp_path):
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.array_record*")}
     load("sft", "train", data_dir=tmp_path, **SMALL)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.array_record*")} == files
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "delete"])
+def test_a_damaged_build_is_named_and_made_anew(tmp_path, damage, capsys):
+    """Whichever file it is, in the padding of a shard too."""
+    wanted = [decoded(row) for row in load("sft", "train", data_dir=tmp_path, **SMALL)]
+    (folder,) = tmp_path.glob(f"tinytown/sft-*/{VERSION}")
+    names = sorted(file.name for file in folder.iterdir() if file.name != checksums.FILE)
+    assert len(names) == 5
+    for name in names:
+        held = (folder / name).read_bytes()
+        spoilt = {
+            "flip": held[:-3] + bytes([held[-3] ^ 8]) + held[-2:],
+            "cut": held[: len(held) // 2],
+            "empty": b"",
+        }
+        (folder / name).unlink()
+        if damage != "delete":
+            (folder / name).write_bytes(spoilt[damage])
+        assert [decoded(row) for row in load("sft", "train", data_dir=tmp_path, **SMALL)] == wanted
+        said = capsys.readouterr().err
+        assert said.startswith(str(folder / name)) and said.endswith(": made anew\n")
+        assert (folder / name).read_bytes() == held
+    load("sft", "train", data_dir=tmp_path, **SMALL)
+    assert capsys.readouterr() == ("", "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tinytown"]
+
+
+def test_what_an_earlier_release_built_is_taken_as_it_is(tmp_path):
+    load("sft", "train", data_dir=tmp_path, **SMALL)
+    (file,) = tmp_path.rglob(checksums.FILE)
+    file.unlink()
+    assert len(load("sft", "train", data_dir=tmp_path, **SMALL)) == 50 and not file.exists()
 
 
 def test_building_says_nothing(tmp_path, capsys):

@@ -1,8 +1,8 @@
 """Tinytown as a TFDS data set, and `load`, which builds what is missing."""
 
-import fcntl
 import io
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from itertools import islice
@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from jaxtrain.files import cache
 from jaxtrain.files.tf_example import encoder
 from jaxtrain.worlds.tinytown.configs import (
     COLUMNS,
@@ -104,19 +105,6 @@ class Tinytown(tfds.core.GeneratorBasedBuilder):
 
 
 @contextmanager
-def _lock(folder: str, name: str) -> Iterator[None]:
-    """Holds an exclusive lock in a local folder; a second process waits. Remote stores have no locks."""
-    if "://" in folder:
-        yield
-        return
-    path = Path(folder) / "tinytown" / f".{name}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
 def _quiet() -> Iterator[None]:
     """Suppresses what TFDS prints of downloads, custom configurations and folders searched."""
     before = logging.get_verbosity()
@@ -136,18 +124,23 @@ def _builder(config: str, options: Options, data_dir: str | os.PathLike[str]) ->
 def load(
     config: str, split: str, *, data_dir: str | os.PathLike[str], **options: Any
 ) -> Sequence[dict[str, Any]]:
-    """The data source of a split, built first when `data_dir` lacks it.
+    """The data source of a split, built first when `data_dir` lacks it or holds a damaged one.
 
     `split` may be a TFDS slice such as `train[:50%]`. Text comes back as bytes, rows in the order of their
     index. A build appears whole or not at all, and of several processes one builds while the others wait.
-    Raises ValueError for a wrong config, option or split, naming the right ones.
+    Raises ValueError for a wrong config, option or split, naming the right ones; ConfigError where the disk is full.
     """
     chosen = resolve(config, options)
     check_split(config, split)
+
+    def fill(work: Path) -> None:
+        builder = _builder(config, chosen, work)
+        builder.download_and_prepare()
+        for file in Path(str(builder.data_path)).iterdir():
+            file.rename(work / file.name)
+        for left in (Tinytown.name, "downloads"):
+            shutil.rmtree(work / left)
+
     with _quiet():
-        builder = _builder(config, chosen, data_dir)
-        if not builder.is_prepared():
-            with _lock(os.fspath(data_dir), builder.builder_config.name):
-                builder = _builder(config, chosen, data_dir)
-                builder.download_and_prepare()
-        return builder.as_data_source(split=split)
+        cache.build(Path(data_dir) / Tinytown.name / full_name(config, chosen) / VERSION, fill)
+        return _builder(config, chosen, data_dir).as_data_source(split=split)
