@@ -129,9 +129,15 @@ def _reference(
         dataclasses.asdict(cfg.model),
     )
     folder = Path(cfg.data.cache_dir).expanduser() / "reference" / cache.digest(1, *how)
-    reused = cache.intact(folder)
-    cache.build(folder, lambda work: np.save(work / "logps.npy", compute()))
-    return np.load(folder / "logps.npy"), "from the cache" if reused else "computed"
+    came = "from the cache"
+
+    def fill(work: Path) -> None:
+        nonlocal came
+        came = "computed"
+        np.save(work / "logps.npy", compute())
+
+    cache.build(folder, fill)
+    return np.load(folder / "logps.npy"), came
 
 
 def _by_rank_and_mean(session: Session, logps: Callable, state: TrainState, batch: Batch, link: str) -> Batch:
