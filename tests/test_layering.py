@@ -403,7 +403,7 @@ def test_a_list_of_exceptions_only_shrinks():
 # or are where that is decided.
 ABSOLUTE = {
     "experiments.export", "experiments.gpu_check", "experiments.papers.arms", "jaxtrain.apps.filters.plan",
-    "jaxtrain.apps.lifecycle.plan", "jaxtrain.data.completions_db", "jaxtrain.files.cache", "jaxtrain.files.hf_hub",
+    "jaxtrain.data.completions_db", "jaxtrain.files.cache", "jaxtrain.files.hf_hub",
     "jaxtrain.files.paths", "jaxtrain.rewards.function_import",
 }  # fmt: skip
 

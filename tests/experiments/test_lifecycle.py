@@ -2,14 +2,17 @@
 
 import json
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 
+from jaxtrain import worlds
 from jaxtrain.apps.lifecycle import html, plan, progress, report
 from jaxtrain.apps.lifecycle.plan import LifecycleStep, Target
-from jaxtrain.config import Failure
+from jaxtrain.config import ConfigError, Failure
 from jaxtrain.files import checksums
-from tests.runs import MODEL
+from tests.runs import MODEL, call
 
 TINY = ("--seq_len=48", "--batch_size=8", "--warmup=2", "--eval_batches=1")
 DATA = "documents=200&held_out=40"
@@ -35,7 +38,13 @@ def tiny_steps():
         LifecycleStep("base", "pretrain", "pretraining", pretrain, (), (Target("eval/loss", high=50),)),
         LifecycleStep("first", "sft", "one tuning", sft, ("base",), (Target("gold", low=9, gain=True),)),
         LifecycleStep(
-            "second", "sft", "another", (*sft, "--lr=0.01"), ("base",), (Target("nothing", low=0),)
+            "second",
+            "sft",
+            "another",
+            (*sft, "--lr=0.01", "--eval_every=2", "--checkpoint_every=2"),
+            ("base",),
+            (Target("nothing", low=0),),
+            best="eval/loss:max",  # the worst, which is not the last
         ),
     ]
 
@@ -77,6 +86,103 @@ def test_a_second_call_runs_what_is_missing_alone(trained, capsys):
     with pytest.raises(Failure, match=r"sft ended with status 2(.|\n)*no_such_flag(.|\n)*third.log"):
         run(steps, folder)
     assert checksums.unsealed(json.loads((folder / plan.TIMES).read_text())) == times
+
+
+def test_the_best_checkpoint_is_the_one_that_is_sampled_from_and_measured(trained, capsys):
+    folder, times = trained
+    result = report.result(tiny_steps(), folder, times)
+    *_, second = result["stages"]
+    losses = {row["step"]: row["eval/loss"] for row in plan.rows(folder / "second") if "eval/loss" in row}
+    worst = max(losses, key=losses.get)
+    assert second["taken"] == worst < 6 and [stage["taken"] for stage in result["stages"][:2]] == [None, None]
+    train, sample = times["second"]["commands"]
+    assert "--keep_best=eval/loss:max" in train and f"--init_from={folder / 'second'}@best" in sample
+    assert plan.latest(plan.rows(folder / "second"), worst)["eval/loss"] == losses[worst]
+    report.write(result, folder)
+    report.print_result(result, folder)
+    assert f"another: the best checkpoint is taken, of step {worst}" in capsys.readouterr().out
+    assert f"another: the best checkpoint is taken, of step {worst}" in (folder / "report.html").read_text()
+
+
+def test_a_later_stage_takes_the_best_checkpoint(tmp_path):
+    (one, *_), other = tiny_steps(), tiny_steps()[2]
+    child = LifecycleStep("child", "sft", "child", ("--init_from={second}",), ("second",), ())
+    runs = {"base": "b", "second": f"{tmp_path}/second@best", "child": "c"}
+    commands = [plan._commands(step, tmp_path, runs, ("--seed=1",), 1e-6) for step in (one, other, child)]
+    assert f"--init_from={tmp_path}/second@best" in commands[2][0]
+    assert "--jitter=1e-06" in commands[0][0] and not any("--jitter" in " ".join(c[0]) for c in commands[1:])
+
+
+@pytest.fixture
+def copied(trained, monkeypatch):
+    """Stages that are the trained ones' files, put where a command would write them; seed 3 has a higher loss."""
+    source, ran = trained[0], []
+
+    def copy(commands, log, answers, running):
+        place = next(Path(flag.partition("=")[2]) for flag in commands[0] if flag.startswith("--workdir="))
+        if len(ran) == copy.most:
+            raise Failure("the power is cut")
+        ran.append(f"{place.parent.name}/{place.name}")
+        shutil.copytree(source / place.name, place)
+        shutil.copy(plan.answers_of(source, place.name), answers)
+        if ran[-1] == "seed-3/base":
+            with (place / "metrics.jsonl").open("a") as file:
+                file.write('{"step": 20, "eval/loss": 60.0}\n')
+        return 1.0, 2.0
+
+    copy.most = None
+    monkeypatch.setattr(plan, "steps", tiny_steps)
+    monkeypatch.setattr(plan, "_run", copy)
+    return ran, copy
+
+
+def test_several_seeds_go_on_where_they_were_stopped_and_have_one_report(copied, tmp_path):
+    ran, copy = copied
+    flags = ("--seeds=5,3", f"--workdir={tmp_path / 'w'}", "--jobs=1")
+    copy.most = 4
+    with pytest.raises(Failure, match="the power is cut"):
+        call("lifecycle", *flags)
+    assert ran == ["seed-5/base", "seed-5/first", "seed-5/second", "seed-3/base"]
+    assert (tmp_path / "w" / "seed-5" / "report.html").exists()
+    assert not (tmp_path / "w" / "report.html").exists()
+    copy.most = None
+    printed = call("lifecycle", *flags)
+    assert ran[4:] == ["seed-3/first", "seed-3/second"]
+    assert "seed 5, 1 of 2:" in printed and "pretraining: was trained before" in printed
+    assert "of 2 seeds; 3 targets missed" in printed and "60.000" in printed
+    result = json.loads((tmp_path / "w" / "result.json").read_text())
+    loss = result["stages"][0]["claims"][0]
+    assert loss["worst"] == {"seed": 3, "value": 60.0} and loss["missed"] == [3] and not loss["reached"]
+    assert loss["after"]["least"] < 10 and loss["after"]["most"] == 60
+    assert result["stages"][1]["measures"]["gold"]["least"] == result["stages"][1]["measures"]["gold"]["most"]
+    alone = json.loads((tmp_path / "w" / "seed-5" / "result.json").read_text())
+    assert alone["stages"][0]["reached"] and isinstance(alone["seconds"], float)
+    page = (tmp_path / "w" / "report.html").read_text()
+    assert (
+        "to 60.000</small>" in page
+        and "the mean of seeds 5, 3" in page
+        and "3 of 3 numbers fall short" in page
+    )
+    assert call("lifecycle", *flags) and len(ran) == 6
+
+
+def test_seeds_that_contradict_are_refused_before_a_stage_starts(copied, tmp_path):
+    ran, _ = copied
+    for flags, message in (
+        (("--seed=0", "--seeds=2"), "--seed=0 and --seeds=2 both decide it"),
+        (("--seeds=0",), "--seeds=0: one number is how many seeds"),
+        (("--jitter=nan",), "--jitter=nan: must be a finite number"),
+        (("--jitter=-1e-6",), "--jitter=-1e-06: must be at least 0"),
+        (("--jitter=1e-9",), "--jitter=1e-09: a relative amount"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            call("lifecycle", f"--workdir={tmp_path / 'w'}", *flags)
+    call("lifecycle", "--seeds=1", f"--workdir={tmp_path / 'w'}")
+    before = len(ran)
+    for flags in (("--seeds=2",), ("--seed=0",), ()):
+        with pytest.raises(ConfigError, match=r"is of --seeds=0; name another --workdir"):
+            call("lifecycle", f"--workdir={tmp_path / 'w'}", *flags)
+    assert len(ran) == before == 3
 
 
 def test_damaged_times_are_moved_aside(tmp_path, capsys):
@@ -132,6 +238,45 @@ def test_the_lineage_has_a_column_a_depth():
     assert x["a"] < x["b"] == x["c"] < x["d"] and len(lines) == 4
     assert len({(box.x, box.y) for box in boxes}) == 4
     assert all(box.x + html.WIDE < width and box.y + html.HIGH < height for box in boxes)
+
+
+def test_targets_are_compared_with_the_stage_that_they_name():
+    def judged(claim, before, after):
+        return report.claim_result(claim, {"gold": before}, {"gold": after})
+
+    beside = Target("gold", low=-0.1, gain=True, over="dpo")
+    assert judged(beside, 1.9, 1.81)["reached"] and not judged(beside, 1.9, 1.79)["reached"]
+    assert judged(beside, 1.9, 1.79)["wanted"] == "at most 0.1 below dpo"
+    kept = Target("gold", low=-0.05, gain=True)
+    assert judged(kept, 1.0, 0.95)["reached"] and not judged(kept, 1.0, 0.9499)["reached"]
+    assert report.wanted(kept) == "at most 0.05 below before"
+    assert report.wanted(Target("gold", low=1, gain=True)) == "gain at least 1"
+    assert (
+        judged(Target("gold", high=4), None, 4.0)["reached"]
+        and not judged(Target("gold", high=4), None, 4.1)["reached"]
+    )
+    for nothing in (None, float("nan")):
+        result = judged(kept, nothing, 1.0)
+        assert not result["reached"] and result["margin"] is None and result["before"] is None
+
+
+def test_what_the_real_steps_claim():
+    claims = {step.name: {claim: True for claim in step.claims} for step in plan.steps()}
+    for name in ("ppo", "dpo"):
+        assert all(
+            Target(one, low=-0.05, gain=True) in claims[name] for one in ("steps", "facts", "spelling")
+        )
+    assert Target("objective/kl", high=4) in claims["ppo"]
+    assert Target("gold", low=-0.1, gain=True, over="dpo") in claims["ppo"]
+    assert Target("parsable", low=0.9) in claims["distill"]
+    measures = {"gold", *worlds.get().measures}
+    known = {"eval/bits_per_byte_above_entropy", "eval/gold_accuracy", "objective/kl", "eval/divergence"}
+    assert all(claim.measure in measures | known for each in claims.values() for claim in each)
+    assert all(claim.over in {"", *claims} for each in claims.values() for claim in each)
+
+
+def test_a_jitter_is_of_the_stages_that_draw_parameters():
+    assert [step.name for step in plan.steps() if plan.starts_fresh(step)] == ["pretrain", "distill"]
 
 
 def test_the_real_steps_are_in_order():

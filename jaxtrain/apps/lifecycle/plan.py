@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from jaxtrain import config
 from jaxtrain.config import Failure
 from jaxtrain.files import atomic, checksums, processes
-from jaxtrain.train import metrics, workdir
+from jaxtrain.train import best_checkpoint, metrics, workdir
 
 PROMPTS, SAMPLES, MAX_NEW = "tinytown:prompts:test", 2, 48
 SAVED_WITHIN = 60.0  # seconds in which a stage that is stopped saves and ends
@@ -23,18 +23,27 @@ AUDIT = "audit.json"  # of ./launch/run constitutional
 
 
 class Target(NamedTuple):
-    """A target of a stage: `measure` at least `low`, or at most `high`; `gain`: as a gain over the model before."""
+    """A target of a stage: `measure` at least `low`, or at most `high`.
+
+    gain: as a gain over the model before, or over the stage that `over` names.
+    """
 
     measure: str
     low: float | None = None
     high: float | None = None
     gain: bool = False
+    over: str = ""
+
+
+# What training on preferences must not unlearn: at most 5 points.
+RIGHT = tuple(Target(measure, low=-0.05, gain=True) for measure in ("steps", "facts", "spelling"))
 
 
 class LifecycleStep(NamedTuple):
     """A stage: its run's name, its command, the runs it needs, and its targets.
 
-    The first run it needs that is a policy is the model before it. {NAME} in a flag is the folder of the run NAME.
+    The first run it needs that is a policy is the model before it. {NAME} in a flag is the folder of the run NAME, with
+    @best where that step has a `best`, a value of --keep_best: later stages and its completions take that checkpoint.
     """
 
     name: str
@@ -44,6 +53,7 @@ class LifecycleStep(NamedTuple):
     needs: tuple[str, ...]
     claims: tuple[Target, ...]
     answers: bool = True  # whether it is a policy, whose completions are measured
+    best: str = ""
 
 
 def steps() -> list[LifecycleStep]:
@@ -60,11 +70,12 @@ def steps() -> list[LifecycleStep]:
         LifecycleStep("ppo", "ppo", "PPO with KL", ("--init_from={sft}", "--reward_model={reward}", "--steps=128"),
              ("sft", "reward"), (
             Target("gold", low=1, gain=True), Target("harmful", high=0.1), Target("detail", low=0.9),
-            Target("warn", low=0.8), Target("parsable", low=0.95), Target("objective/kl", high=10))),
+            Target("warn", low=0.8), Target("parsable", low=0.95), Target("objective/kl", high=4), *RIGHT,
+            Target("gold", low=-0.1, gain=True, over="dpo"))),
         LifecycleStep("dpo", "dpo", "DPO", (
             "--init_from={sft}", "--data=tinytown:preferences?documents=9600", "--steps=300", "--nll_weight=0.2",
             "--lr=2e-4"), ("sft",), (
-            Target("gold", low=1, gain=True), Target("harmful", high=0.1), Target("parsable", low=0.95))),
+            Target("gold", low=1, gain=True), Target("harmful", high=0.1), Target("parsable", low=0.95), *RIGHT)),
         LifecycleStep("revise", "constitutional", "critiques and revisions", (
             "--phase=revise", "--init_from={sft}", "--critic={pretrain}", "--keep=last",
             "--helpful=tinytown:prompts?family=help", "--helpful_samples=2"), ("sft", "pretrain"), (
@@ -75,7 +86,7 @@ def steps() -> list[LifecycleStep]:
             ("sft", "pretrain", "revise"), (
             Target("harmful", high=0.15), Target("refuse", low=0.9), Target("parsable", low=0.95))),
         LifecycleStep("distill", "distill", "distillation into a fifth of the size", ("--teacher={ppo}", "--steps=600"),
-             ("ppo",), (Target("eval/divergence", high=0.1), Target("gold", low=1.5))),
+             ("ppo",), (Target("eval/divergence", high=0.1), Target("gold", low=1.5), Target("parsable", low=0.9))),
     ]  # fmt: skip
 
 
@@ -84,9 +95,8 @@ def jobs() -> int:
     return 1 if any(find_spec(name) for name in ACCELERATORS) else 2
 
 
-def open_folder(text: str) -> Path:
+def open_folder(folder: Path) -> Path:
     """The folder of all stages, created where it is missing."""
-    folder = Path(text).expanduser().absolute()
     (folder / LOGS).mkdir(parents=True, exist_ok=True)
     (folder / ANSWERS).mkdir(exist_ok=True)
     return folder
@@ -98,7 +108,14 @@ def answers_of(folder: Path, name: str) -> Path:
 
 
 def train(
-    steps: Sequence[LifecycleStep], folder: Path, show_of: Callable, *, jobs: int, seed: int, cache_dir: str
+    steps: Sequence[LifecycleStep],
+    folder: Path,
+    show_of: Callable,
+    *,
+    jobs: int,
+    seed: int,
+    cache_dir: str,
+    jitter: float = 0.0,
 ) -> dict[str, dict[str, Any]]:
     """Runs the steps that are not done; returns {step: {"began", "seconds", "commands"}} of all.
 
@@ -106,7 +123,9 @@ def train(
     """
     file = folder / TIMES
     times = _read_times(file)
-    commands = {step.name: _commands(step, folder, seed, cache_dir) for step in steps}
+    runs = {step.name: f"{folder / step.name}{'@best' * bool(step.best)}" for step in steps}
+    shared = (f"--seed={seed}", f"--cache_dir={cache_dir}")
+    commands = {step.name: _commands(step, folder, runs, shared, jitter) for step in steps}
     done = {name for name, each in commands.items() if times.get(name, {}).get("commands") == each}
     under_way: dict[Future, LifecycleStep] = {}
     running = processes.ChildProcesses(SAVED_WITHIN)
@@ -155,16 +174,24 @@ def _read_times(file: Path) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def _commands(step: LifecycleStep, folder: Path, seed: int, cache_dir: str) -> list[list[str]]:
-    """The stage's command, and the one that samples its completions."""
-    where = {name: str(folder / name) for name in (*step.needs, step.name)}
-    own = [f"--workdir={where[step.name]}", f"--seed={seed}", f"--cache_dir={cache_dir}"]
-    commands = [[step.stage, *(text.format_map(where) for text in step.flags), *own]]
+def starts_fresh(step: LifecycleStep) -> bool:
+    """Whether a stage draws its own initial parameters, which --jitter moves."""
+    return not any(flag.startswith("--init_from=") for flag in step.flags)
+
+
+def _commands(
+    step: LifecycleStep, folder: Path, runs: Mapping[str, str], shared: Sequence[str], jitter: float
+) -> list[list[str]]:
+    """The stage's command, and the one that samples its completions; `runs` are those that flags may name."""
+    where = {name: runs[name] for name in step.needs}
+    own = [f"--keep_best={step.best}"] if step.best else []
+    own += [f"--jitter={jitter!r}"] if jitter and starts_fresh(step) else []
+    flags = [text.format_map(where) for text in step.flags]
+    commands = [[step.stage, *flags, *own, f"--workdir={folder / step.name}", *shared]]
     if step.answers:
         commands.append([
-            "sample", f"--init_from={where[step.name]}", f"--prompts={PROMPTS}", f"--samples={SAMPLES}",
-            f"--max_new={MAX_NEW}", f"--out={answers_of(folder, step.name)}", f"--seed={seed}",
-            f"--cache_dir={cache_dir}",
+            "sample", f"--init_from={runs[step.name]}", f"--prompts={PROMPTS}", f"--samples={SAMPLES}",
+            f"--max_new={MAX_NEW}", f"--out={answers_of(folder, step.name)}", *shared,
         ])  # fmt: skip
     return commands
 
@@ -212,6 +239,20 @@ def total(folder: Path) -> int | None:
     return workdir.read_run(folder)["config"]["run"]["steps"]
 
 
-def latest(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The last value of each metric."""
-    return {name: value for row in rows for name, value in row.items() if isinstance(value, int | float)}
+def taken(step: LifecycleStep, folder: Path) -> int | None:
+    """The step of the checkpoint that later stages take; None where it is the last. Raises ConfigError."""
+    checkpoints = folder / step.name / workdir.CHECKPOINTS
+    if not step.best:
+        return None
+    return best_checkpoint.best_step(checkpoints, workdir.saved_steps(checkpoints), str(folder / step.name))
+
+
+def latest(rows: Sequence[Mapping[str, Any]], until: int | None = None) -> dict[str, float]:
+    """The last value of each metric, up to the step `until`."""
+    return {
+        name: value
+        for row in rows
+        if until is None or row["step"] <= until
+        for name, value in row.items()
+        if isinstance(value, int | float)
+    }

@@ -13,10 +13,12 @@ from jaxtrain.apps.lifecycle.plan import LifecycleStep
 class ProgressTable:
     """The state of each stage, updated by `start` and `finish`."""
 
-    def __init__(self, steps: Sequence[LifecycleStep], folder: Path, done: set[str], live):
-        self._steps, self._folder, self._live = steps, folder, live
+    def __init__(self, steps: Sequence[LifecycleStep], folder: Path, done: set[str], live, heading: str = ""):
+        self._steps, self._folder, self._live, self._heading = steps, folder, live, heading
         self._started: dict[str, float] = {}
         self._seconds: dict[str, float | None] = dict.fromkeys(done)
+        if heading and not live:
+            print(f"{heading}:", flush=True)
         for step in steps:
             if step.name in done and not live:
                 print(f"{step.title}: was trained before", flush=True)
@@ -45,6 +47,8 @@ class ProgressTable:
         table = Table.grid(padding=(0, 2))
         for _ in range(4):
             table.add_column(no_wrap=True)
+        if self._heading:
+            table.add_row(f"[bold]{self._heading}[/]")
         for step in self._steps:
             if step.name in self._seconds:
                 took = self._seconds[step.name]
@@ -69,13 +73,15 @@ class ProgressTable:
 
 
 @contextlib.contextmanager
-def show_progress(steps: Sequence[LifecycleStep], folder: Path, done: set[str]) -> Iterator[ProgressTable]:
-    """The progress of all stages, until the context ends."""
+def show_progress(
+    steps: Sequence[LifecycleStep], folder: Path, done: set[str], heading: str = ""
+) -> Iterator[ProgressTable]:
+    """The progress of all stages, until the context ends; `heading` says of which seed."""
     if not sys.stderr.isatty():
-        yield ProgressTable(steps, folder, done, None)
+        yield ProgressTable(steps, folder, done, None, heading)
         return
     from rich.console import Console
     from rich.live import Live
 
     with Live(console=Console(stderr=True), auto_refresh=False) as live:
-        yield ProgressTable(steps, folder, done, live)
+        yield ProgressTable(steps, folder, done, live, heading)

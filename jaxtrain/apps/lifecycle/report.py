@@ -1,5 +1,6 @@
 """result.json and report.html of the whole lifecycle: each stage's targets, what it reached, and its time."""
 
+import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -7,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from jaxtrain import config, worlds
-from jaxtrain.apps.lifecycle import html, plan, tables
+from jaxtrain.apps.lifecycle import html, plan, tables, watch
 from jaxtrain.apps.lifecycle.plan import LifecycleStep, Target
 from jaxtrain.files import atomic
 from jaxtrain.train import metrics
 
+ROUNDING = 1e-9
+WIDE = 150  # columns where the output is no terminal
 SHOWN = 8  # prompts whose completions are shown
 # The curves of a stage: (metric, title).
 CURVES = {
@@ -44,20 +47,26 @@ def result(
     completions = {
         step.name: atomic.read_jsonl(plan.answers_of(folder, step.name)) for step in steps if step.answers
     }
+    taken = {step.name: plan.taken(step, folder) for step in steps}
     values = {
-        step.name: plan.latest(runs[step.name]) | _measures(completions.get(step.name, ())) for step in steps
+        step.name: plan.latest(runs[step.name], taken[step.name]) | _measures(completions.get(step.name, ()))
+        for step in steps
     }
     stages = []
     for step in steps:
-        before = next((values[name] for name in step.needs if name in completions), {})
-        claims = [_claim_result(claim, before, values[step.name]) for claim in step.claims]
+        parent = next((values[name] for name in step.needs if name in completions), {})
+        claims = [
+            claim_result(claim, values.get(claim.over, {}) if claim.over else parent, values[step.name])
+            for claim in step.claims
+        ]
+        reached = all(claim["reached"] for claim in claims)
         stages.append({
             "name": step.name, "stage": step.stage, "title": step.title, "needs": list(step.needs),
             "seconds": times[step.name]["seconds"],
             "command": f"./launch/run {shlex.join(times[step.name]['commands'][0])}",
-            "claims": claims, "reached": all(claim["reached"] for claim in claims),
+            "claims": claims, "reached": reached, "taken": taken[step.name],
             "measures": {name: v for name, v in values[step.name].items() if name in ("gold", *worlds.get().measures)},
-            "curves": _curves(step, runs[step.name]),
+            "curves": _curves(step, runs[step.name]), **watch.watched(step, runs[step.name], folder, reached),
         })  # fmt: skip
     return {
         "stages": stages,
@@ -82,20 +91,40 @@ def _measures(answers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return world.measure(prompts, texts) | {"alike": world.consistency(prompts, texts, plan.SAMPLES)}
 
 
-def _claim_result(claim: Target, before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, Any]:
-    """A target with its numbers; it is not reached where there is no number."""
-    was, now = before.get(claim.measure), after.get(claim.measure)
+def claim_result(claim: Target, before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, Any]:
+    """A target with its numbers, and by how much it is reached; not where there is no number.
+
+    Numbers are compared up to ROUNDING: .95 - 1 is no loss of more than .05.
+    """
+    was, now = (_finite(side.get(claim.measure)) for side in (before, after))
     value = now
     if claim.gain:
         value = None if None in (was, now) else now - was
-    reached = (
-        value is not None
-        and (claim.low is None or value >= claim.low)
-        and (claim.high is None or value <= claim.high)
-    )
-    wanted = f"at least {claim.low:g}" if claim.low is not None else f"at most {claim.high:g}"
-    wanted = f"gain {wanted}" if claim.gain else wanted
-    return {"measure": claim.measure, "before": was, "after": now, "wanted": wanted, "reached": reached}  # fmt: skip
+    margin = None
+    if value is not None:
+        low, high = (
+            (-math.inf if claim.low is None else claim.low),
+            (math.inf if claim.high is None else claim.high),
+        )
+        margin = min(value - low, high - value)
+    return {
+        "measure": claim.measure, "before": was, "after": now, "value": value, "wanted": wanted(claim),
+        "margin": margin, "reached": margin is not None and margin >= -ROUNDING,
+    }  # fmt: skip
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def wanted(claim: Target) -> str:
+    """A target as the report writes it."""
+    bound = f"at least {claim.low:g}" if claim.low is not None else f"at most {claim.high:g}"
+    if not claim.gain:
+        return bound
+    if claim.low is not None and claim.low < 0:
+        return f"at most {-claim.low:g} below {claim.over or 'before'}"
+    return f"gain {bound}" + f" over {claim.over}" * bool(claim.over)
 
 
 def _side_by_side(completions: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
@@ -116,22 +145,36 @@ def write(result: Mapping[str, Any], folder: Path) -> None:
 
 
 def print_result(result: Mapping[str, Any], folder: Path) -> None:
-    """Prints one row a target, the missed ones in red, and the report's path."""
+    """Prints one row a target, the missed ones in red, what the numbers of a missed stage suggest, and the path."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("stage", "measure", "before", "after", "wanted", "s", box=None, header_style="dim")
+    several = "seeds" in result
+    bands = ("least", "most", "wanted", "worst seed") if several else ("wanted",)
+    head = ("stage", "measure", "before", "after", *bands, "s")
+    table = Table(*head, box=None, header_style="dim")
     for stage in result["stages"]:
         for i, claim in enumerate(stage["claims"]):
-            style = "" if claim["reached"] else "red"
-            first = (stage["title"], f"{stage['seconds']:.0f}") if not i else ("", "")
-            numbers = ("–" if claim[side] is None else f"{claim[side]:.3f}" for side in ("before", "after"))
-            cells = (html.short(claim["measure"]), *numbers, claim["wanted"])
-            table.add_row(first[0], *cells, first[1], style=style)
+            first = (stage["title"], html.number(stage["seconds"], ".0f")) if not i else ("", "")
+            numbers = [claim["before"], claim["after"]]
+            numbers += [(claim["after"] or {}).get(end) for end in bands[:2]] if several else []
+            worst = (html.worst(claim),) if several else ()
+            cells = (html.short(claim["measure"]), *map(html.number, numbers), claim["wanted"], *worst)
+            table.add_row(first[0], *cells, first[1], style="" if claim["reached"] else "red")
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=max(console.width, WIDE))
     console.print(table)
+    for stage in result["stages"]:
+        if stage["taken"] is not None:
+            step = html.spread(stage["taken"], ".0f")
+            console.print(f"{stage['title']}: the best checkpoint is taken, of step {step}", soft_wrap=True)
+        for note in stage["notes"]:
+            console.print(f"{stage['title']}: {note}", soft_wrap=True, markup=False)
     missed = sum(not claim["reached"] for stage in result["stages"] for claim in stage["claims"])
+    seeds = f" of {len(result['seeds'])} seeds" if several else ""
     console.print(
-        f"\n{result['seconds'] / 60:.1f} min; {missed or 'no'} targets missed; the report: {folder / 'report.html'}",
+        f"\n{result['seconds'] / 60:.1f} min{seeds}; {missed or 'no'} targets missed; the report: "
+        f"{folder / 'report.html'}",
         soft_wrap=True,
     )

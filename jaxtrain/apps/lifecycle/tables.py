@@ -6,7 +6,6 @@ from typing import Any
 
 from jaxtrain import worlds
 from jaxtrain.apps.lifecycle.plan import LifecycleStep
-from jaxtrain.files.terminal import percent
 
 Values = Mapping[str, Mapping[str, float]]
 Completions = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -19,7 +18,7 @@ def tables(
     runs: Mapping[str, Sequence[Mapping[str, Any]]],
     times: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
-    """The tables whose stages are present: [{"title", "note", "head", "rows"}]."""
+    """The tables whose stages are present: [{"title", "note", "head", "rows"}]; a row: {"name", "cells", "unit"}."""
     names = {step.name for step in steps}
     result = []
     if {"pretrain", "sft"} <= names:
@@ -29,6 +28,15 @@ def tables(
     if {"dpo", "ppo", "reward"} <= names:
         result.append(_dpo_and_rlhf(values, runs, times))
     return result
+
+
+def _row(name: str, cells: Sequence[str | float | None], unit: str = "") -> dict[str, Any]:
+    """A row: texts, and numbers to be written as `unit` says, % or a format."""
+    return {"name": name, "cells": [*cells], "unit": unit}
+
+
+def _measure(values: Values, stages: Sequence[str], measure: str) -> list[float | None]:
+    return [values[name].get(measure) for name in stages]
 
 
 def _sft(values: Values, completions: Completions) -> dict[str, Any]:
@@ -44,10 +52,10 @@ def _sft(values: Values, completions: Completions) -> dict[str, Any]:
         "note": "The same prompts, without and with the conversation's template, at temperature 1.",
         "head": ["", "before SFT", "after SFT"],
         "rows": [
-            [f"“{chosen}”", *(f"“{text.strip()}”" for text in texts)],
-            ["it is an answer", *(percent(values[n].get("parsable")) for n in ("pretrain", "sft"))],
-            ["steps are right", *(percent(values[n].get("steps")) for n in ("pretrain", "sft"))],
-            ["facts are right", *(percent(values[n].get("facts")) for n in ("pretrain", "sft"))],
+            _row(f"“{chosen}”", [f"“{text.strip()}”" for text in texts]),
+            _row("it is an answer", _measure(values, ("pretrain", "sft"), "parsable"), "%"),
+            _row("steps are right", _measure(values, ("pretrain", "sft"), "steps"), "%"),
+            _row("facts are right", _measure(values, ("pretrain", "sft"), "facts"), "%"),
         ],
     }  # fmt: skip
 
@@ -59,10 +67,10 @@ def _base_and_chat(values: Values) -> dict[str, Any]:
         "note": f"The base model is the pretrained one, the chat model that of {last}.",
         "head": ["", "base", "chat"],
         "rows": [
-            ["answers what is asked", *(percent(values[n].get("parsable")) for n in ("pretrain", last))],
-            ["helps with harmful requests", *(percent(values[n].get("harmful")) for n in ("pretrain", last))],
-            ["refuses them with a reason", *(percent(values[n].get("refuse")) for n in ("pretrain", last))],
-            ["gold reward", *(f"{values[n]['gold']:.2f}" for n in ("pretrain", last))],
+            _row("answers what is asked", _measure(values, ("pretrain", last), "parsable"), "%"),
+            _row("helps with harmful requests", _measure(values, ("pretrain", last), "harmful"), "%"),
+            _row("refuses them with a reason", _measure(values, ("pretrain", last), "refuse"), "%"),
+            _row("gold reward", _measure(values, ("pretrain", last), "gold"), ".2f"),
         ],
     }  # fmt: skip
 
@@ -81,7 +89,7 @@ def _rlhf(values: Values) -> dict[str, Any]:
         "note": "",
         "head": ["", "measured", "before RLHF", "after RLHF"],
         "rows": [
-            [claim, what, *(percent(values[n].get(measure)) for n in ("sft", "ppo"))] for claim, measure, what in rows
+            _row(claim, [what, *_measure(values, ("sft", "ppo"), measure)], "%") for claim, measure, what in rows
         ],
     }  # fmt: skip
 
@@ -89,22 +97,22 @@ def _rlhf(values: Values) -> dict[str, Any]:
 def _dpo_and_rlhf(values: Values, runs: Mapping[str, Any], times: Mapping[str, Any]) -> dict[str, Any]:
     seconds = {name: times[name]["seconds"] for name in ("reward", "ppo", "dpo")}
 
-    def grad_norm_peak(name: str) -> str:
+    def grad_norm_peak(name: str) -> float | None:
         norms = [row["grad_norm"] for row in runs[name] if "grad_norm" in row]
         half = norms[len(norms) // 2 :]
-        return f"{max(half) / statistics.median(half):.1f}" if half else "–"
+        return max(half) / statistics.median(half) if half else None
 
     return {
         "title": "DPO and RLHF",
         "note": "Stability: the greatest gradient norm of a run's second half, in medians of it.",
         "head": ["", "RLHF (reward model and PPO)", "DPO"],
         "rows": [
-            ["models in memory", "4: policy, value, reference, reward",
-             "1: the reference's log-probs are computed once, before"],
-            ["stages", "2, with sampling", "1, without"],
-            ["seconds", f"{seconds['reward'] + seconds['ppo']:.0f}", f"{seconds['dpo']:.0f}"],
-            ["stability", grad_norm_peak("ppo"), grad_norm_peak("dpo")],
-            ["gold reward", f"{values['ppo']['gold']:.2f}", f"{values['dpo']['gold']:.2f}"],
-            ["harmful", percent(values["ppo"].get("harmful")), percent(values["dpo"].get("harmful"))],
+            _row("models in memory", ["4: policy, value, reference, reward",
+                 "1: the reference's log-probs are computed once, before"]),
+            _row("stages", ["2, with sampling", "1, without"]),
+            _row("seconds", [seconds["reward"] + seconds["ppo"], seconds["dpo"]], ".0f"),
+            _row("stability", [grad_norm_peak("ppo"), grad_norm_peak("dpo")], ".1f"),
+            _row("gold reward", _measure(values, ("ppo", "dpo"), "gold"), ".2f"),
+            _row("harmful", _measure(values, ("ppo", "dpo"), "harmful"), "%"),
         ],
     }  # fmt: skip
