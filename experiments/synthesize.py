@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from jaxtrain import flags
-from jaxtrain.apps.synthesis.config import Synthesize
+from jaxtrain.apps.synthesis.config import Synthesize, output_files
 from jaxtrain.config import ConfigError
 from jaxtrain.inference.config import MODEL_HELP
 
@@ -41,7 +41,7 @@ def _checked(cfg: Synthesize) -> Path:
     out = Path(task.out).expanduser()
     if out.suffix != ".jsonl" or not out.parent.is_dir():
         raise ConfigError(f"--out={task.out}: write FOLDER/NAME.jsonl, in an existing folder")
-    if out.exists():
+    if out.exists() and not output_files(out)["part"].exists():  # a kill at the end leaves both
         raise ConfigError(f"--out={out}: it exists already; name a new file, or remove it")
     return out
 

@@ -104,7 +104,30 @@ class Usage:
     uncounted: int = 0  # responses without a count of tokens
     # parameter that the endpoint does not take -> a line about what is sent instead
     changes: dict[str, str] = dataclasses.field(default_factory=dict)
+    batch: str = ""  # the batch of work that requests are for now
+    sent: set[str] = dataclasses.field(default_factory=set)  # keys of requests that count for it
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock, repr=False)
+
+    def start_batch(self, batch: str) -> dict[str, int]:
+        """The counts so far; the requests that follow are for another batch of work."""
+        with self.lock:
+            self.batch, self.sent = batch, set()
+        return self.counts()
+
+    def counts(self) -> dict[str, int]:
+        """All counts of requests and tokens."""
+        with self.lock:
+            return {name: value for name, value in vars(self).items() if isinstance(value, int)}
+
+    def is_first(self, key: str, batch: str) -> bool:
+        """Whether a request that was sent for `batch` counts: that is the current one, and it was not counted yet.
+
+        A stored response then is one that this process has sent, or one before it that was killed in this batch.
+        """
+        with self.lock:
+            first = batch == self.batch and key not in self.sent
+            self.sent.add(key)
+            return first
 
     def add(self, **counts: int) -> None:
         with self.lock:

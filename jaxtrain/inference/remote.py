@@ -31,7 +31,8 @@ MALFORMED_RETRIES = 3  # times that a request is sent again after a malformed re
 LISTING_RETRIES = 2  # times that the list of models is requested again, before anything else is loaded
 NO_KEY = "none"  # the client wants some key; a server of one's own may want none
 CHAT, TEXT = "/chat/completions", "/completions"
-_CHANGES = "request_changes"  # field of a stored response: {parameter: line} of what was sent otherwise
+# Fields of a stored response: {parameter: line} of what was sent otherwise; what it took, and for which batch.
+_CHANGES, _SENT = "request_changes", "request_sent"
 
 
 class _Endpoint(NamedTuple):
@@ -207,17 +208,23 @@ def _cached(endpoint: _Endpoint, request: Request, n: int, seed: int) -> list[Co
     """Completions from the request cache, else from the endpoint."""
     path, body = _body(endpoint.model, request, n, seed)
     key = key_of(endpoint.url, path, body)
-    stored = endpoint.cache.get(key) if endpoint.cache else None
+    stored, usage = endpoint.cache.get(key) if endpoint.cache else None, endpoint.usage
     if stored is not None:
-        endpoint.usage.add(cached=1)
+        sent = stored.get(_SENT, {})
+        if sent.get("batch") and usage.is_first(key, sent["batch"]):
+            usage.add(requests=sent["requests"], repeated=sent["repeated"])
+            endpoint_responses.count_tokens(usage, stored)
+        else:
+            usage.add(cached=1)
         for name, line in stored.get(_CHANGES, {}).items():
             _add_change(endpoint, name, line)
         return _parse(endpoint, request, stored)
     api = endpoint.client.completions if request.raw else endpoint.client.chat.completions
     response = _send(endpoint, api.with_raw_response.create, body, request)
+    usage.is_first(key, usage.batch)
     if endpoint.cache:
         endpoint.cache.put(key, response)
-    endpoint_responses.count_tokens(endpoint.usage, response)
+    endpoint_responses.count_tokens(usage, response)
     return _parse(endpoint, request, response)
 
 
@@ -247,15 +254,18 @@ def _send(
     """The JSON of a response with completions, with the changes of its request. Raises ConfigError or Failure."""
     import openai
 
-    malformed = 0
+    times, malformed = 0, 0
     while True:
         sent, made = endpoint_params.changed(body, list(endpoint.usage.changes))
+        times += 1
         endpoint.usage.add(requests=1)
         try:
             response = endpoint_responses.read_json(create(**sent).text, "a completion")
             changes = {name: endpoint.usage.changes[name] for name in made}
             response = {**response, _CHANGES: changes} if changes else response
             _parse(endpoint, request, response)
+            if endpoint.usage.batch:
+                response[_SENT] = {"batch": endpoint.usage.batch, "requests": times, "repeated": malformed}
             return response
         except MalformedResponse as error:
             malformed += 1

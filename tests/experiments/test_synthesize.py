@@ -19,10 +19,12 @@ from jaxtrain.apps.synthesis.config import Synthesize
 from jaxtrain.config import ConfigError, Failure
 from jaxtrain.data import chat as chat_templates
 from jaxtrain.data.tokenizer import load as load_tokenizer
+from jaxtrain.files.journal import Journal
 from jaxtrain.inference import judges, local
 from jaxtrain.inference.config import EndpointFlags, MachineFlags
 from jaxtrain.inference.llm import Completion, Request, user_messages
 from jaxtrain.inference.llm_judge import JudgePair
+from jaxtrain.inference.request_cache import RequestCache
 from jaxtrain.stages import init_from
 from jaxtrain.train import parallel
 from jaxtrain.worlds.tinytown.judge import gold
@@ -134,6 +136,8 @@ def test_a_killed_command_goes_on_with_the_same_rows(town, judged, tmp_path, mon
         assert timeless(one) == timeless(other)
     counts = [json.loads((tmp_path / f"{one}.report.json").read_text()) for one in ("whole", "cut")]
     assert counts[0]["judge"] == counts[1]["judge"] and counts[0]["rejected"] == counts[1]["rejected"]
+    assert counts[0]["spent"] == counts[1]["spent"]
+    assert sum(model["requests"] for model in counts[0]["spent"].values()) >= 6
 
 
 def test_a_base_run_asks_and_answers(town, tmp_path):
@@ -321,6 +325,53 @@ def test_an_endpoint_that_fails_half_way_loses_nothing(tmp_path, monkeypatch):
         assert "resuming" in printed and len(remote.seen) == whole - before
     one, other = (timeless(read(tmp_path / f"{name}.jsonl")) for name in ("whole", "far"))
     assert [row["prompt"] for row in one] == [row["prompt"] for row in other]
+    one, other = (spent(tmp_path / f"{name}.report.json") for name in ("whole", "far"))
+    assert one == other == dict(one, requests=whole, tokens_in=10 * whole, tokens_out=5 * whole, cached=0)
+
+
+def spent(report):
+    """What the one model of a report took."""
+    (counts,) = json.loads(report.read_text())["spent"].values()
+    return counts
+
+
+@pytest.mark.parametrize("stored", [1, 4, 7])
+def test_responses_of_a_process_that_was_killed_count_once(tmp_path, monkeypatch, stored):
+    """Killed after a response is in the cache, before its batch is in the journal; then a new run of the same rows."""
+    put, puts = RequestCache.put, iter(range(100))
+
+    def killed(self, key, response):
+        put(self, key, response)
+        if next(puts) == stored - 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "BATCH", 1)
+    with Remote(expert) as remote:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(RequestCache, "put", killed)
+            remotely(remote, tmp_path, *TOPICS, "--concurrency=1")
+        remotely(remote, tmp_path, *TOPICS, "--concurrency=1")
+        sent = len(remote.seen)
+        took = spent(tmp_path / "far.report.json")
+        assert (took["requests"], took["tokens_in"], took["cached"]) == (sent, 10 * sent, 0)
+        remotely(remote, tmp_path, *TOPICS, "--concurrency=1", out="again.jsonl")
+        took = spent(tmp_path / "again.report.json")
+        assert (took["requests"], took["tokens_in"], took["cached"]) == (0, 0, sent) and len(
+            remote.seen
+        ) == sent
+
+
+def test_a_kill_after_the_rows_are_written_leaves_a_command_that_ends(tmp_path, monkeypatch):
+    with Remote(expert) as remote:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Journal, "remove", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+            remotely(remote, tmp_path, *TOPICS)
+        files = {path.name: path.read_bytes() for path in tmp_path.glob("far.*") if path.suffix != ".part"}
+        sent = len(remote.seen)
+        assert "resuming" in remotely(remote, tmp_path, *TOPICS) and len(remote.seen) == sent
+        assert {path.name: path.read_bytes() for path in tmp_path.glob("far.*")} == files
+        with pytest.raises(ConfigError, match=r"far\.jsonl: it exists already"):
+            remotely(remote, tmp_path, *TOPICS)
 
 
 def test_a_key_that_is_refused_is_a_mistake_of_the_command(tmp_path, monkeypatch):

@@ -61,3 +61,15 @@ def test_changes_of_requests_are_recorded_once():
     usage = Usage()
     assert usage.add_change("seed", "no seed") and not usage.add_change("seed", "another line")
     assert usage.change_lines() == ["no seed"]
+
+
+def test_a_request_counts_once_for_its_batch():
+    usage = Usage(requests=3)
+    assert usage.start_batch("run:0")["requests"] == 3
+    assert usage.is_first("a", "run:0") and not usage.is_first("a", "run:0")
+    assert not usage.is_first("b", "another:0") and not usage.is_first("b", "")
+    usage.start_batch("run:1")
+    assert not usage.is_first("a", "run:0") and usage.is_first("c", "run:1")
+    assert usage.counts() == {
+        "requests": 3, "cached": 0, "repeated": 0, "refused": 0, "tokens_in": 0, "tokens_out": 0, "uncounted": 0,
+    }  # fmt: skip

@@ -81,3 +81,9 @@ class Synthesize:
     reading: config.Reading = config.group(config.Reading)
     endpoint: EndpointFlags = config.group(EndpointFlags)
     machine: MachineFlags = config.group(MachineFlags)
+
+
+def output_files(out: Path) -> dict[str, Path]:
+    """The files beside a data set: rejected rows, the report, and the journal while it is generated."""
+    names = {"rejected": "rejected.jsonl", "report": "report.json", "part": "jsonl.part"}
+    return {name: out.with_name(f"{out.stem}.{ending}") for name, ending in names.items()}

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from jaxtrain import config
 from jaxtrain.apps.synthesis import prompts, recipes, screening
-from jaxtrain.apps.synthesis.config import Synthesize
+from jaxtrain.apps.synthesis.config import Synthesize, output_files
 from jaxtrain.apps.synthesis.recipes import SynthesisConfig
 from jaxtrain.config import ConfigError, Failure
 from jaxtrain.data.prompts import Prompt, question, read_conversations
@@ -31,11 +31,12 @@ SHOWN = 3  # rows shown at the end
 
 
 class SynthesizedRows(NamedTuple):
-    """The accepted rows, the rejected ones with their reasons, and the judge's counts."""
+    """The accepted rows, the rejected ones with their reasons, and the counts of all batches, whoever made them."""
 
     rows: list[dict[str, Any]]
     rejected: list[dict[str, Any]]
     judged: Mapping[str, float]
+    spent: Mapping[str, Mapping[str, int]]  # model -> counts of Usage
 
 
 def run(cfg: Synthesize, out: Path) -> None:
@@ -55,7 +56,7 @@ def run(cfg: Synthesize, out: Path) -> None:
             return
         started, work = time.perf_counter(), journal.Journal(output_files(out)["part"], cfg)
         stack.callback(work.close)
-        result = _generate_rows(cfg, recipe, row_filter, work)
+        result = _generate_rows(cfg, recipe, row_filter, work, pool.models)
         _finish(cfg, recipe, result, out, pool.models, time.perf_counter() - started)
         work.remove()
     _print_rows(result, out)
@@ -184,7 +185,11 @@ def estimated_tokens(request: Request) -> int:
 
 
 def _generate_rows(
-    cfg: Synthesize, recipe: SynthesisConfig, row_filter: recipes.RowFilter, work: journal.Journal
+    cfg: Synthesize,
+    recipe: SynthesisConfig,
+    row_filter: recipes.RowFilter,
+    work: journal.Journal,
+    models: Sequence[LLM],
 ) -> SynthesizedRows:
     """All rows; those in the journal are reused."""
     count, limit = cfg.wanted.count, cfg.wanted.count * cfg.wanted.tries
@@ -195,6 +200,8 @@ def _generate_rows(
     first = work.batches[-1]["next"] if work.batches else 0
     if work.batches:
         note([("resuming", f"{len(rows):,} rows and {len(rejected):,} rejected ones are there")])
+        for one in models:
+            one.usage.changes.update(work.batches[-1].get("changes", {}).get(one.name, {}))
     for row in rows:
         recipes.add_accepted(row_filter.seen, row)
     with bar(f"{recipe.kind} rows", count) as advance:
@@ -202,32 +209,40 @@ def _generate_rows(
         while len(rows) < count and len(rows) + len(rejected) < limit and first < units:
             room = count - len(rows)
             size = _batch_units(room, len(rows), len(rows) + len(rejected), limit, each)
+            before = {one.name: one.usage.start_batch(f"{work.run}:{first}") for one in models}
             drafts = recipes.drafts(recipe, range(first, min(first + size, units)))
             new, bad, counts = recipes.filter_drafts(
                 drafts, row_filter, derive_seed(recipe.seed, first, JUDGING)
             )
             bad += [{"reason": f"surplus: {count:,} rows were there before it", **row} for row in new[room:]]
             first = min(first + size, units)
-            work.add({"rows": new[:room], "rejected": bad, "judged": counts, "next": first})
+            batch = {"rows": new[:room], "rejected": bad, "judged": counts, "next": first}
+            work.add(batch | _spent(models, before))
             rows += new[:room]
             rejected += bad
             advance(len(new[:room]))
     judged: collections.Counter = collections.Counter()
+    spent = {one.name: collections.Counter(dict.fromkeys(one.usage.counts(), 0)) for one in models}
     for one in work.batches:
         judged.update(one["judged"])
-    return SynthesizedRows(rows, rejected, judged)
+        for name, counts in one.get("spent", {}).items():
+            spent[name].update(counts)
+    return SynthesizedRows(rows, rejected, judged, spent)
+
+
+def _spent(models: Sequence[LLM], before: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+    """What a batch took, by model, and what was learnt so far of endpoints, as the journal has it."""
+    spent = {
+        one.name: {name: value - before[one.name][name] for name, value in one.usage.counts().items()}
+        for one in models
+    }
+    return {"spent": spent, "changes": {one.name: dict(one.usage.changes) for one in models}}
 
 
 def _batch_units(room: int, rows: int, drafts: int, limit: int, each: int) -> int:
     """Units of the next batch: enough to fill the room at the acceptance rate so far, so that few rows are surplus."""
     drafts_needed = min(room * (drafts + 1) / (rows + 1), limit - drafts)
     return min(BATCH, math.ceil(drafts_needed / each))
-
-
-def output_files(out: Path) -> dict[str, Path]:
-    """The files beside a data set: rejected rows, the report, and the journal while it is generated."""
-    names = {"rejected": "rejected.jsonl", "report": "report.json", "part": "jsonl.part"}
-    return {name: out.with_name(f"{out.stem}.{ending}") for name, ending in names.items()}
 
 
 def _finish(
@@ -246,7 +261,7 @@ def _finish(
     embed = recipe.generator.embed or recipe.expert.embed
     if embed and len(texts) > 1:
         metrics["embedding_spread"] = diversity.mean_cosine_distance(embed(texts))
-    spent = {one.name: {k: v for k, v in vars(one.usage).items() if k != "lock"} for one in models}
+    spent = {one.name: {**result.spent[one.name], "changes": dict(one.usage.changes)} for one in models}
     counts = {
         "made": len(result.rows) + len(result.rejected),
         "kept": len(result.rows),
@@ -303,13 +318,13 @@ def _summary(
         table.append(("judge", ", ".join(f"{value:,} {name}" for name, value in result.judged.items())))
     table.append(("diversity", ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())))
     for one in models:
-        s = one.usage
-        cost = cfg.endpoint.cost(s.tokens_in, s.tokens_out) if one.remote else 0.0
-        parts = [f"{s.requests:,} requests, {s.tokens_in:,} tokens read, {s.tokens_out:,} written"]
-        parts += [f"{s.cached:,} answers from the cache"] if s.cached else []
-        parts += [f"{s.repeated:,} sent again for malformed answers"] if s.repeated else []
-        parts += [f"{s.refused:,} prompts were refused"] if s.refused else []
-        parts += [f"{s.uncounted:,} answers came without token counts"] if s.uncounted else []
-        table += [("endpoint", f"{one.name}: {line}") for line in s.change_lines()]
+        s = result.spent[one.name]
+        cost = cfg.endpoint.cost(s["tokens_in"], s["tokens_out"]) if one.remote else 0.0
+        parts = [f"{s['requests']:,} requests, {s['tokens_in']:,} tokens read, {s['tokens_out']:,} written"]
+        parts += [f"{s['cached']:,} answers from the cache"] if s["cached"] else []
+        parts += [f"{s['repeated']:,} sent again for malformed answers"] if s["repeated"] else []
+        parts += [f"{s['refused']:,} prompts were refused"] if s["refused"] else []
+        parts += [f"{s['uncounted']:,} answers came without token counts"] if s["uncounted"] else []
+        table += [("endpoint", f"{one.name}: {line}") for line in one.usage.change_lines()]
         table.append(("spent", f"{one.name}: {', '.join(parts)}" + (f", cost {cost:,.4f}" if cost else "")))
     return table
