@@ -52,10 +52,15 @@ def folders(
 ) -> dict[int, Path]:
     """{seed: folder of its stages}, made where they are missing: `root` itself, or with --seeds folders in it.
 
-    Raises ConfigError where the stages that are there have other seeds or another --jitter; nothing is changed then.
+    Raises ConfigError where `root` is a run, or its stages have other seeds or another --jitter; nothing is changed
+    then.
     """
     wanted = f"--seeds={_text(seeds)}" if several else f"--seed={_text(seeds)}"
     remedy = "name another --workdir, or the seeds of this one"
+    if (root / workdir.CONFIG).exists():
+        raise ConfigError(
+            f"--workdir={root} is the folder of one run; name another, for the runs of all stages"
+        )
     record = _read(root)
     alone = _trained(root, steps)
     if record is not None and (not several or set(record) != set(seeds)):

@@ -89,6 +89,13 @@ def test_a_folder_of_one_seed_takes_no_others(tmp_path):
     assert not (tmp_path / "seeds.json").exists() and not (tmp_path / "seed-0").exists()
 
 
+def test_the_folder_of_a_run_is_refused(tmp_path):
+    write_run(tmp_path, "pretrain", 0)
+    for several in (True, False):
+        with pytest.raises(ConfigError, match=r"--workdir=.*pretrain is the folder of one run; name another"):
+            folders(tmp_path / "pretrain", [0], several)
+
+
 def test_another_jitter_is_refused_before_a_stage_starts(tmp_path):
     write_run(tmp_path, "base", 0)  # of an earlier version: no jitter
     write_run(tmp_path, "tuned", 0, jitter=0.0)  # has no parameters of its own
