@@ -25,13 +25,16 @@ def main(cfg: Filter) -> None:
         source_spec.check_sources(cfg.decontaminate.decontaminate, cfg.dialogs_config(), "decontaminate")
 
     from jaxtrain.apps.filters import executors, plan, requirements
+    from jaxtrain.apps.filters import run as filter_run
     from jaxtrain.data import filtered
 
     requirements.require(cfg)
     scorer = _scorer(cfg)
     start = time.perf_counter()
     run = plan.open_run(cfg)
-    if not run.plan["finished"]:
+    if run.plan["finished"]:
+        print(filter_run.check_finished(run))
+    else:
         executors.execute(run, scorer)
         report = filtered.read_report(run.out)
         if report is None:

@@ -32,10 +32,6 @@ def execute(run: FilterRun, scorer: Scorer | None = None) -> None:
     _EXECUTORS[run.cfg.work.executor](run, task)
 
 
-def _unfinished(run: FilterRun, phase: FilterPhase) -> list[int]:
-    return [i for i in range(len(phase.sizes)) if not filter_run.is_done(run, phase.name, i)]
-
-
 def worker_count(run: FilterRun) -> int:
     """The number of tasks that run at once on this machine."""
     return run.cfg.work.workers or len(os.sched_getaffinity(0))
@@ -73,7 +69,7 @@ def _run_phase(
     run: FilterRun, phase: FilterPhase, results: Callable[[str, list[int]], Iterator[tuple[int, Any]]]
 ) -> None:
     """Runs the unfinished tasks of a phase, with a progress bar of documents."""
-    left = _unfinished(run, phase)
+    left = filter_run.unfinished(run, phase.name)
     total = sum(phase.sizes[i] for i in left)
     with bar(_TITLES.get(phase.name, phase.name), total, least=20_000) as advance:
         for rank, _ in results(phase.name, left):
@@ -108,7 +104,7 @@ def _ray(run: FilterRun, task: Task) -> None:
         # Ray's own choice: the cluster that RAY_ADDRESS names, else one on this machine.
         ray.init(log_to_driver=False, configure_logging=False)
     for phase in run.phases():
-        if left := _unfinished(run, phase):
+        if left := filter_run.unfinished(run, phase.name):
             executor = RayPipelineExecutor(
                 [PhaseStep(task, phase.name)],
                 tasks=len(phase.sizes),
@@ -118,9 +114,10 @@ def _ray(run: FilterRun, task: Task) -> None:
                 mem_per_cpu_gb=1,
             )
             executor.run()
-            if phase.name != "finish" and (failed := _unfinished(run, phase)):
+            failed = sum(not run.task_folder(phase.name, rank).is_dir() for rank in left)
+            if phase.name != "finish" and failed:
                 raise Failure(
-                    f"{len(failed)} of {len(left)} tasks of the phase {phase.name} failed: see "
+                    f"{failed} of {len(left)} tasks of the phase {phase.name} failed: see "
                     f"{executor.logging_dir.path}/logs; the same command resumes the run"
                 )
 
@@ -130,7 +127,7 @@ def _slurm(run: FilterRun, task: Task) -> None:
 
     work, last = run.cfg.work, None
     for phase in run.phases():
-        if _unfinished(run, phase):
+        if filter_run.unfinished(run, phase.name):
             last = SlurmPipelineExecutor(
                 [PhaseStep(task, phase.name)],
                 tasks=len(phase.sizes),

@@ -13,7 +13,6 @@ import numpy as np
 
 from jaxtrain.apps.filters import (
     broken_lines,
-    decontaminate,
     fingerprints,
     ledger,
     near_duplicates,
@@ -36,13 +35,8 @@ def check_documents(run: FilterRun, rank: int, folder: Path, *, scorer: steps.Sc
     """Writes what the steps make of a shard: kept.jsonl, rejected.jsonl, fingerprints, counts."""
     source, start, stop = run.plan["shards"][rank]
     records = source_records(str(run.out), source)
-    table = (
-        decontaminate.NgramTable(run.out / WORK / "evals.npy", run.cfg.decontaminate.decontaminate_ngram)
-        if run.cfg.decontaminate.decontaminate
-        else None
-    )
     tally = Tally()
-    pipeline = steps.FilterPipeline(run.cfg, steps.active_steps(run.cfg, table, scorer), tally)
+    pipeline = steps.FilterPipeline(run.cfg, steps.active_steps(run.cfg, run.evals_table(), scorer), tally)
     last = "near" if run.minhash_plan() else "exact"
     with (
         (folder / "kept.jsonl").open("wb") as kept,
@@ -126,7 +120,7 @@ def choose_kept_copies(run: FilterRun, rank: int, folder: Path) -> None:
     leader, score = np.full(len(shards), -1, np.int64), np.zeros(len(shards), np.float32)
     near = run.minhash_plan() is not None
     if near:
-        bands = sorted((run.out / WORK / "pairs").glob("*/*.npy"))
+        bands = sorted((run.out / WORK / "pairs").glob("[0-9]*/*.npy"))
         leader, score = near_duplicates.leaders(shards, bands, run.cfg.near)
     copies = first >= 0
     kind = np.where(copies, _EXACT, np.where(leader >= 0, _NEAR, 0)).astype(np.uint8)

@@ -2,6 +2,8 @@
 
 import functools
 import json
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,10 +14,11 @@ from jaxtrain.apps.filters.config import Filter
 from jaxtrain.config import ConfigError
 from jaxtrain.data import filtered, source_spec, sources
 from jaxtrain.data.sources import Records
-from jaxtrain.files import atomic, cache
+from jaxtrain.files import atomic, cache, checksums
 
 VERSION = 1
-WORK = "work"
+WORK, PLAN, EVALS = "work", "plan.json", "evals"
+_WRITTEN = {WORK, "logs", filtered.KEPT, *filtered.BESIDE}  # what an unfinished run may have written
 
 
 class FilterPhase(NamedTuple):
@@ -35,6 +38,18 @@ class FilterRun(NamedTuple):
     def task_folder(self, phase: str, rank: int = 0) -> Path:
         """The folder of a task's result."""
         return self.out / WORK / phase / f"{rank:06d}"
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that decides the results of the tasks; empty for a plan of an earlier release."""
+        return self.plan.get("plan", "")
+
+    def evals_table(self) -> decontaminate.NgramTable | None:
+        """The n-grams of the evaluation set; None without --decontaminate."""
+        settings, path = self.cfg.decontaminate, self.out / WORK / EVALS / "ngrams.npy"
+        return (
+            decontaminate.NgramTable(path, settings.decontaminate_ngram) if settings.decontaminate else None
+        )
 
     def minhash_plan(self) -> fingerprints.MinHashPlan | None:
         """The MinHash plan of near duplicates; None where they are kept."""
@@ -63,30 +78,81 @@ def _pair_tasks(plan: fingerprints.MinHashPlan, documents: int) -> int:
 def open_run(cfg: Filter) -> FilterRun:
     """The filter run of these flags: planned in a new folder, or the one that is there.
 
-    Raises ConfigError for a folder of anything else, of other flags, or of data that changed.
+    A plan that is missing or damaged is written anew, with a line; `run.is_done` compares it with that of the finished
+    tasks. Raises ConfigError for a folder of anything else, of other flags, or of data that changed.
     """
     out = Path(cfg.work.out).expanduser().absolute()
-    path = out / WORK / "plan.json"
+    path = out / WORK / PLAN
     dialogs = cfg.dialogs_config()
     records = [sources.whole(source, dialogs, None) for source in source_spec.parse(cfg.source.data)]
     facts = {"version": VERSION, "config": config.to_dict(cfg), "sources": _source_facts(records)}
-    if filtered.read_report(out) is not None or path.exists():
-        saved = filtered.read_report(out) or json.loads(path.read_text(encoding="utf-8"))
+    report = filtered.read_report(out)
+    saved = _saved_plan(path) if report is None else report
+    if saved is not None:
         _check_same(out, saved, facts, cfg)
-        return FilterRun(out, cfg, {**saved, "finished": "fingerprint" in saved})
-    if out.exists() and {entry.name for entry in out.iterdir()} - {WORK, "logs"}:
-        raise ConfigError(f"--out={out}: the folder is not empty and has no filter run; name a new one")
+    if report is not None:
+        shutil.rmtree(out / WORK, ignore_errors=True)  # of a kill after the report was written
+        return FilterRun(out, cfg, {**report, "finished": True})
+    if out.exists() and (more := _foreign(out)):
+        raise ConfigError(
+            f"--out={out}: the folder is not empty ({more}) and has no filter run, finished ({filtered.REPORT}) or "
+            f"unfinished ({WORK}/{PLAN}): name a new one"
+        )
+    with cache.full_disk(out, "out"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        evals = _build_evals(cfg, path.parent / EVALS) if cfg.decontaminate.decontaminate else {}
+        if saved is None:
+            saved = _new_plan(cfg, facts, records, evals)
+            atomic.write_text(path, config.dumps(checksums.sealed(saved)))
+    if saved["evals"] != evals:
+        raise ConfigError(f"--decontaminate: {cfg.decontaminate.decontaminate} changed; name a new folder")
+    load_run.cache_clear()  # of another plan in this folder
+    source_records.cache_clear()
+    return FilterRun(out, cfg, {**saved, "finished": False})
+
+
+def _saved_plan(path: Path) -> dict[str, Any] | None:
+    """The plan in a file; None where there is none that can be read, with a line where there was one."""
+    try:
+        return _read_plan(path)
+    except FileNotFoundError:
+        wrong = "is missing" if any(path.parent.glob("*/[0-9]*")) else ""
+    except ValueError as error:
+        wrong = f"is damaged ({error})"
+    if wrong:
+        print(f"{path} {wrong}: made anew", file=sys.stderr, flush=True)
+    return None
+
+
+def _read_plan(path: Path) -> dict[str, Any]:
+    """The plan in a file. Raises ValueError where it is damaged."""
+    plan = checksums.unsealed(json.loads(path.read_text(encoding="utf-8")))
+    if not isinstance(plan, dict) or not {"version", "config", "sources", "evals", "shards"} <= plan.keys():
+        raise ValueError("it is no plan of a filter run")
+    return plan
+
+
+def _foreign(out: Path) -> str:
+    """A name in the folder that no unfinished filter run has written; empty without one."""
+    names = {entry.name.removesuffix(atomic.TEMPORARY) for entry in out.iterdir()}
+    return min(names - (_WRITTEN if WORK in names else {"logs"}), default="")
+
+
+def _new_plan(
+    cfg: Filter, facts: dict[str, Any], records: list[Records], evals: dict[str, int]
+) -> dict[str, Any]:
     shards = [
         [i, start, min(start + cfg.work.shard, len(one))]
         for i, one in enumerate(records)
         for start in range(0, len(one), cfg.work.shard)
     ]
-    with cache.full_disk(out, "out"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        evals = _build_evals(cfg, path.parent) if cfg.decontaminate.decontaminate else {}
-        plan = {**facts, "shards": shards, "evals": evals}
-        atomic.write_text(path, config.dumps(plan))
-    return FilterRun(out, cfg, {**plan, "finished": False})
+    decisive = [
+        (field.name, value)
+        for _, field, value in config.leaves(cfg)
+        if not field.metadata["live"] and field.name != "out"
+    ]
+    fingerprint = cache.digest(VERSION, decisive, facts["sources"], shards, evals)
+    return {**facts, "shards": shards, "evals": evals, "plan": fingerprint}
 
 
 def _source_facts(records: list[Records]) -> list[dict[str, Any]]:
@@ -104,6 +170,8 @@ def _source_facts(records: list[Records]) -> list[dict[str, Any]]:
 
 
 def _check_same(out: Path, saved: dict[str, Any], facts: dict[str, Any], cfg: Filter) -> None:
+    if not {"version", "config", "sources"} <= saved.keys():
+        raise ConfigError(f"--out={out}: its {filtered.REPORT} is of no filter run; name a new folder")
     changed = config.difference(saved["config"], cfg)
     changed = [line for line in changed if not line.startswith("--out:")]
     if saved["sources"] != facts["sources"]:
@@ -119,6 +187,7 @@ def _check_same(out: Path, saved: dict[str, Any], facts: dict[str, Any], cfg: Fi
 
 
 def _build_evals(cfg: Filter, folder: Path) -> dict[str, int]:
+    """Counts of the evaluation set's n-grams, which are written to `folder` where they are missing or damaged."""
     dialogs = cfg.dialogs_config(cfg.decontaminate.decontaminate)
 
     def texts() -> Iterator[list[str]]:
@@ -128,13 +197,21 @@ def _build_evals(cfg: Filter, folder: Path) -> dict[str, int]:
                     found = record_texts.find_texts(record, sources.text_field(source, dialogs))
                     yield [one.text for one in found if isinstance(one.text, str)]
 
-    return decontaminate.build_ngram_table(texts(), cfg.decontaminate, folder / "evals.npy")
+    def fill(work: Path) -> None:
+        counts = decontaminate.build_ngram_table(texts(), cfg.decontaminate, work / "ngrams.npy")
+        (work / "counts.json").write_text(json.dumps(counts), encoding="utf-8")
+
+    return json.loads((cache.build(folder, fill, "out") / "counts.json").read_text(encoding="utf-8"))
 
 
 @functools.lru_cache(4)
 def load_run(out: str) -> FilterRun:
-    """The filter run that was planned in a folder."""
-    plan = json.loads((Path(out) / WORK / "plan.json").read_text(encoding="utf-8"))
+    """The filter run that was planned in a folder. Raises ConfigError where its plan cannot be read."""
+    path = Path(out) / WORK / PLAN
+    try:
+        plan = _read_plan(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}): give the same command again") from error
     defaults = Filter()
     groups = {name: type(getattr(defaults, name))(**values) for name, values in plan["config"].items()}
     return FilterRun(Path(out), Filter(**groups), plan)

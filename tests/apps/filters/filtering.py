@@ -5,6 +5,7 @@ from collections import Counter
 
 from jaxtrain import flags
 from jaxtrain.apps.filters import executors, plan
+from jaxtrain.apps.filters import run as filter_run
 from jaxtrain.apps.filters.config import Filter
 from jaxtrain.data import filtered
 from tests.data.corpus import write
@@ -31,7 +32,9 @@ def config(source, out, *more):
 def run(source, out, *more):
     """Filters `source` into `out`; returns (report, kept records, lines of rejected.jsonl), checked."""
     opened = plan.open_run(config(source, out, *more))
-    if not opened.plan["finished"]:
+    if opened.plan["finished"]:
+        filter_run.check_finished(opened)
+    else:
         executors.execute(opened)
     return read_result(out)
 

@@ -1,12 +1,16 @@
 """Nothing is lost and nothing is counted twice, whatever comes in and whenever the run is killed."""
 
+import os
+import shutil
+from pathlib import Path
+
 import pytest
 
 from jaxtrain.apps.filters import run, steps
 from jaxtrain.config import ConfigError
 from jaxtrain.data import filtered, source_spec, sources
 from tests.apps.filters import filtering
-from tests.data.corpus import prose
+from tests.data.corpus import prose, text
 
 
 def test_a_run_that_fails_in_mid_shard_goes_on_and_counts_nothing_twice(tmp_path, monkeypatch):
@@ -30,7 +34,7 @@ def test_a_run_that_fails_in_mid_shard_goes_on_and_counts_nothing_twice(tmp_path
     assert again[0]["fingerprint"] == whole[0]["fingerprint"]
 
 
-@pytest.mark.parametrize("step", ["_write_rejected", "_move_kept"])
+@pytest.mark.parametrize("step", ["_write_rejected", "_link_kept"])
 def test_a_kill_at_the_end_loses_nothing(tmp_path, monkeypatch, step):
     source = prose(tmp_path / "a.jsonl", 60)
     real = getattr(run, step)
@@ -71,3 +75,133 @@ def test_a_run_that_keeps_nothing_has_a_report_and_training_refuses_it(tmp_path)
     assert report["read"] == 5 and not kept
     with pytest.raises(ConfigError, match="accepted no document"):
         filtered.files_of(str(tmp_path / "out"), "data", tmp_path)
+
+
+STOPPED = (
+    "--shard=20", "--decontaminate_ngram=5", "--document_seconds=300", "--heuristics=off", "--repetition=off",
+    "--junk=off", "--harm=off", "--spam=off",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """(source, flags, the folder of a run that was killed before its last phase, the result of one that was not)."""
+    folder = tmp_path_factory.mktemp("stopped")
+    texts = [text(i) * 2 for i in range(20)]
+    source = filtering.source(
+        folder, [*texts, texts[4], texts[5] + " once more", "", "bob@corp.com " + text(40)]
+    )
+    evals = filtering.source(folder, [text(3)], "evals.jsonl")
+    flags = (*STOPPED, f"--decontaminate={evals}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        with pytest.MonkeyPatch.context() as killing, pytest.raises(KeyboardInterrupt):
+            killing.setattr(run, "finish", killed)
+            filtering.run(source, folder / "out", *flags)
+        shutil.copytree(folder / "out", folder / "left")
+        whole = filtering.run(source, folder / "out", *flags)
+    dropped = {name for name, one in whole[0]["steps"].items() if one["dropped"]}
+    assert dropped == {"read", "decontamination", "exact", "near"}
+    return source, flags, folder, whole
+
+
+def killed(*_):
+    raise KeyboardInterrupt
+
+
+def again(stopped, monkeypatch, harm, state="left"):
+    """The result of the same command after `harm` to a copy of the folder in that state; it is that of a whole run."""
+    source, flags, folder, whole = stopped
+    shutil.rmtree(folder / "out")
+    shutil.copytree(folder / state, folder / "out")
+    harm(folder / "out")
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+    result = filtering.run(source, folder / "out", *flags)
+    assert result[1:] == whole[1:] and result[0]["fingerprint"] == whole[0]["fingerprint"]
+    return result
+
+
+def flipped(place):
+    """Flips a bit of the byte at a share of the file."""
+
+    def flip(path):
+        body = bytearray(path.read_bytes())
+        body[int(place * (len(body) - 1))] ^= 4
+        path.write_bytes(body)
+
+    return flip
+
+
+def halved(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("name", "harm", "said"),
+    [
+        ("plan.json", flipped(0.5), "plan.json is damaged"),
+        ("plan.json", halved, "plan.json is damaged"),
+        ("plan.json", Path.unlink, "plan.json is missing: made anew"),
+        ("evals/ngrams.npy", flipped(0), "ngrams.npy differs"),
+        ("broken/000000/tally.json", halved, "tally.json has"),
+        ("check/000000/ends.npy", flipped(0), "ends.npy differs"),
+        ("check/000001/kept.jsonl", flipped(1), "kept.jsonl differs"),
+        ("exact/000000/first.npy", Path.unlink, "first.npy is missing"),
+        ("pairs/000001/0001.npy", flipped(1), "0001.npy differs"),
+        ("near/000000/kind.npy", flipped(1), "kind.npy differs"),
+        ("write/000000/rejected.jsonl", halved, "rejected.jsonl has"),
+        ("write/000001/checksums.json", flipped(0.5), "checksums.json is damaged"),
+        ("write/000001/checksums.json", Path.unlink, ""),
+    ],
+)
+def test_a_damaged_file_of_an_unfinished_run_is_made_anew(stopped, monkeypatch, capsys, name, harm, said):
+    again(stopped, monkeypatch, lambda out: harm(out / "work" / name))
+    assert said in capsys.readouterr().err
+
+
+def test_tasks_of_another_plan_are_not_taken(stopped, monkeypatch, capsys):
+    """A plan that is lost is made anew of the flags: of other flags no finished task is taken."""
+    source, flags, folder, _ = stopped
+    again(stopped, monkeypatch, lambda out: None)
+    assert "made anew" not in capsys.readouterr().err
+    other = (*flags, "--near_similarity=0.6", "--exact=off")
+    shutil.rmtree(folder / "out")
+    fresh = filtering.run(source, folder / "out", *other)
+    shutil.rmtree(folder / "out")
+    shutil.copytree(folder / "left", folder / "out")
+    (folder / "out" / "work" / "plan.json").unlink()
+    result = filtering.run(source, folder / "out", *other)
+    assert "work/check/000000: it is of another plan" in capsys.readouterr().err
+    assert result[1:] == fresh[1:] and "exact" not in result[0]["steps"]
+
+
+@pytest.mark.parametrize("step", ["rmtree", "write_report", "write_page"])
+def test_a_kill_in_the_last_phase_leaves_nothing_behind(stopped, monkeypatch, step):
+    source, flags, *_ = stopped
+
+    def harm(out):
+        module = {"rmtree": shutil, "write_report": filtered, "write_page": run.report}[step]
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(module, step, killed)
+            filtering.run(source, out, *flags)
+        if step == "rmtree":
+            assert filtered.read_report(out)
+            (out / "work" / "plan.json").unlink()  # a part of the folder is gone
+
+    again(stopped, monkeypatch, harm)
+
+
+def test_the_results_of_a_finished_run_are_compared(stopped, monkeypatch, capsys):
+    folder = stopped[2]
+    again(stopped, monkeypatch, lambda out: None)
+    shutil.rmtree(folder / "finished", ignore_errors=True)
+    shutil.copytree(folder / "out", folder / "finished")
+    page = (folder / "out" / "report.html").read_bytes()
+    capsys.readouterr()
+    again(stopped, monkeypatch, lambda out: halved(out / "report.html"), "finished")
+    assert "report.html has" in capsys.readouterr().err
+    assert (folder / "out" / "report.html").read_bytes() == page
+    for name in ("kept/000000.jsonl", "rejected.jsonl", "report.json"):
+        for harm in (flipped(0), flipped(0.5), flipped(1), halved, Path.unlink):
+            with pytest.raises(ConfigError, match=name.rpartition("/")[2]):
+                again(stopped, monkeypatch, lambda out, name=name, harm=harm: harm(out / name), "finished")
