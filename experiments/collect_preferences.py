@@ -34,9 +34,11 @@ def main(cfg: Collect) -> None:
 
             sock = stack.enter_context(http.listen(cfg.page.host, cfg.page.port))
         from jaxtrain.apps.annotation import collect
+        from jaxtrain.train import watchdog
 
         db = collect.open_db(cfg, store)
-        collect.generate_responses(cfg, db)
+        with watchdog.watch(None, store.parent):  # but no people, who may be away
+            collect.generate_responses(cfg, db)
         if sock:
             collect.annotate_on_page(cfg, db, sock)
         else:

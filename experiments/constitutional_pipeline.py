@@ -24,7 +24,7 @@ from jaxtrain.files import atomic, terminal
 from jaxtrain.inference import local
 from jaxtrain.inference.llm import Request, derive_seed
 from jaxtrain.stages import init_from
-from jaxtrain.train import stop, workdir
+from jaxtrain.train import stop, watchdog, workdir
 
 HELD_OUT = {"red-team": "tinytown:redteam:test", "harmless": "tinytown:prompts:test?family=help"}
 _MEASURED = 40  # what a seed is for
@@ -63,7 +63,8 @@ def run(cfg: Constitutional, constitution: Constitution) -> None:
         prompts = source + (f",{helpful}" if helpful else "")
         rl = stage(cfg, "ppo", "rl", training.rl_flags, init_from=sl, reward_model=model, data=prompts)
     if source.startswith("tinytown:"):
-        measure(cfg, folder, {"helpful": cfg.asked.init_from, "SL-CAI": str(sl), "RL-CAI": str(rl)})
+        with watchdog.watch(None, folder):
+            measure(cfg, folder, {"helpful": cfg.asked.init_from, "SL-CAI": str(sl), "RL-CAI": str(rl)})
     report.write(folder, constitution)
 
 

@@ -152,7 +152,11 @@ def main(cfg: Sample) -> None:
 
     chat_model = inference_chat.open_chat_model(cfg, start, template)
     if asked.prompts:
-        answer_data(chat_model, data, paths.parse(asked.out, "out"))
+        from jaxtrain.train import watchdog
+
+        out = paths.parse(asked.out, "out")
+        with watchdog.watch(None, out.parent, chat_model.process[0]):  # at a terminal people watch
+            answer_data(chat_model, data, out)
     elif asked.prompt != TYPED:
         answer_prompt(chat_model, asked.prompt)
     else:

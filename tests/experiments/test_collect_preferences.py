@@ -18,6 +18,7 @@ from jaxtrain.apps.annotation.db import AnnotationDB
 from jaxtrain.config import ConfigError
 from tests.apps.annotation.web_app import Client, exported_rows
 from tests.runs import ROOT, column, jsonl, quick
+from tests.watched import recorded_watchdog
 
 SAMPLING = ("--max_new=12", "--tries=6")
 
@@ -51,6 +52,18 @@ def annotated(town):
     again = collect(town, *common, "--annotator=bob", lines=["2", "q"])
     more = collect(town, *common, "--annotator=bob", lines="1" * 40)
     return store, output, again + more
+
+
+def test_the_watchdog_watches_the_models_and_not_the_people(tmp_path, monkeypatch):
+    watched = []
+    with recorded_watchdog(monkeypatch) as active:
+        for name in ("generate_responses", "annotate_in_terminal"):
+            monkeypatch.setattr(
+                annotation_collect, name, lambda *_, name=name: watched.append((name, list(active)))
+            )
+        flags = ("--model=m", f"--store={tmp_path / 'votes.sqlite'}", "--ui=terminal")
+        collect_preferences.main(command_line.from_flags(config.Collect, flags))
+    assert watched == [("generate_responses", [tmp_path]), ("annotate_in_terminal", [])]
 
 
 def test_votes_in_the_terminal_are_stored_and_resumed(annotated):

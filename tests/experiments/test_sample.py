@@ -21,7 +21,8 @@ from experiments import sample
 from jaxtrain import config
 from jaxtrain import flags as command_line
 from jaxtrain.config import ConfigError
-from jaxtrain.data import chat
+from jaxtrain.data import chat, prompts
+from jaxtrain.data.tokenizer import ByteTokenizer
 from jaxtrain.inference import best_of
 from jaxtrain.inference import chat as inference_chat
 from jaxtrain.models import transformer
@@ -32,6 +33,7 @@ from jaxtrain.worlds.tinytown.judge import gold
 from tests.experiments.test_reward import FLAGS as REWARD
 from tests.inference.test_chat import assistant, chat_model, user
 from tests.runs import ROOT, call, jsonl, quick
+from tests.watched import recorded_watchdog
 
 QUESTION = "How do I wash a bike?"
 PLACES = 128  # of the forward pass that answers are checked against
@@ -313,6 +315,20 @@ def test_commands_that_cannot_be_are_refused(kind):
     flags, message = REFUSED[kind]
     with pytest.raises(ConfigError, match=message):
         sample.main(command_line.from_flags(sample.Sample, flags.split(" ") if flags else []))
+
+
+@pytest.mark.parametrize("typed", [True, False])
+def test_the_watchdog_watches_a_data_set_and_not_a_conversation(tmp_path, monkeypatch, typed):
+    watched, model = [], SimpleNamespace(process=(0, 1))
+    monkeypatch.setattr(init_from, "load_run", lambda *_, **__: SimpleNamespace(tokenizer=ByteTokenizer()))
+    monkeypatch.setattr(inference_chat, "open_chat_model", lambda *_: model)
+    monkeypatch.setattr(prompts, "read_prompts", lambda *_, **__: ["a"])
+    with recorded_watchdog(monkeypatch) as active:
+        for name in ("answer_data", "chat_loop"):
+            monkeypatch.setattr(sample, name, lambda *_, name=name: watched.append((name, list(active))))
+        flags = () if typed else ("--prompts=tinytown:prompts", f"--out={tmp_path / 'a.jsonl'}")
+        sample.main(command_line.from_flags(sample.Sample, ["--init_from=x", *flags]))
+    assert watched == [("chat_loop", []) if typed else ("answer_data", [tmp_path])]
 
 
 def test_files_that_are_there_are_not_written_over(town, tmp_path):
