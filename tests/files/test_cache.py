@@ -10,8 +10,8 @@ import sys
 import numpy as np
 import pytest
 
-from jaxtrain.config import Corpus
-from jaxtrain.data import pipeline
+from jaxtrain.config import Corpus, Dialogs
+from jaxtrain.data import chat, dialogs, pipeline, preferences, tokenizer
 from jaxtrain.files import cache, checksums
 from tests.data.corpus import prose
 
@@ -181,6 +181,53 @@ def test_damaged_folders_are_made_anew(cfg, clean, tmp_path, capsys):
         assert all((a[name] == b[name]).all() for name in b)
     batches(cfg)
     assert capsys.readouterr().err == ""
+
+
+def prepared(folder):
+    """The fingerprints and some batches of each kind of data; it has every kind of folder in the cache."""
+    kind, cfg = tokenizer.ByteTokenizer(), {"batch_size": 4, "cache_dir": str(folder)}
+    given = dict(seed=0, tokenizer=kind, template=chat.load_template("plain", kind))
+    data = {name: f"tinytown:{name}?documents=60&held_out=8" for name in ("pretrain", "sft", "preferences")}
+    corpus = Corpus(data=data["pretrain"], tokenizer="bpe:300", seq_len=64, **cfg)
+    made = [pipeline.prepare(corpus, seed=0)]
+    made += [make.prepare(Dialogs(data=data[name], **cfg), **given)
+             for name, make in (("sft", dialogs), ("preferences", preferences))]  # fmt: skip
+    return [(one.fingerprints, one.train.batch(2), one.eval.batch(0)) for one in made]
+
+
+DAMAGES = {
+    "a flipped bit": lambda body: body[:-1] + bytes([body[-1] ^ 16]),
+    "half of it": lambda body: body[: len(body) // 2],
+    "empty": lambda body: b"",
+    "deleted": lambda body: None,
+}
+
+
+def test_any_damage_of_any_file_is_repaired(tmp_path, capsys):
+    """A file of every folder at a time, with one damage after another. Without checksums.json a folder is an earlier one."""
+    wanted = prepared(tmp_path)
+    folders = [file.parent for file in tmp_path.rglob(checksums.FILE)]
+    assert {str(folder.relative_to(tmp_path)).partition("/")[0] for folder in folders} == {
+        path.name for path in tmp_path.iterdir()
+    }
+    files = {folder: sorted(file for file in folder.iterdir() if file.stat().st_size) for folder in folders}
+    for turn in range(max(map(len, files.values()))):
+        damaged = []
+        for i, folder in enumerate(folders):
+            if turn < len(files[folder]):
+                path, (what, damage) = files[folder][turn], list(DAMAGES.items())[(turn + i) % 4]
+                if (what, path.name) != ("deleted", checksums.FILE):
+                    body = damage(path.read_bytes())
+                    path.unlink() if body is None else path.write_bytes(body)
+                    damaged.append(path)
+        capsys.readouterr()
+        again, said = prepared(tmp_path), capsys.readouterr().err
+        assert damaged and all(str(path) in said for path in damaged)
+        assert "Traceback" not in said
+        for (prints, *batches), (other, *others) in zip(again, wanted, strict=True):
+            assert prints == other
+            for a, b in zip(batches, others, strict=True):
+                assert a.keys() == b.keys() and all((a[name] == b[name]).all() for name in b)
 
 
 def test_what_an_earlier_release_built_is_taken_as_it_is(tmp_path):
