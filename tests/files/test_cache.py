@@ -204,7 +204,7 @@ DAMAGES = {
 
 
 def test_any_damage_of_any_file_is_repaired(tmp_path, capsys):
-    """A file of every folder at a time, with one damage after another. Without checksums.json a folder is an earlier one."""
+    """A file of every folder at a time, with one damage after another; without checksums.json nothing is verified."""
     wanted = prepared(tmp_path)
     folders = [file.parent for file in tmp_path.rglob(checksums.FILE)]
     assert {str(folder.relative_to(tmp_path)).partition("/")[0] for folder in folders} == {
