@@ -10,7 +10,7 @@ from jaxtrain.config import ConfigError
 from jaxtrain.files import atomic, cache, checksums, paths
 
 REPORT, KEPT, PAGE = "report.json", "kept", "report.html"
-BESIDE = ("rejected.jsonl", PAGE)  # the other files of the folder
+BESIDE = ("rejected.jsonl",)  # what a report lists beside the kept files
 _LARGE = 1 << 30  # bytes of files whose contents are not read when the command is given again
 # Half a surrogate pair, which no encoding has, becomes the escape that JSON has for it.
 ESCAPED = {"encoding": "utf-8", "errors": "backslashreplace"}
@@ -64,8 +64,6 @@ def damage(folder: Path, report: Mapping[str, Any], memo: Path, names: Sequence[
     """
     for one in _listed(report):
         path = folder / one["file"]
-        if names and one["file"] not in names:
-            continue
         if not path.is_file():
             yield f"{path} is missing"
         elif path.stat().st_size != one.get("bytes", path.stat().st_size):

@@ -18,7 +18,13 @@ from jaxtrain.files import atomic, cache, checksums
 
 VERSION = 1
 WORK, PLAN, EVALS = "work", "plan.json", "evals"
-_WRITTEN = {WORK, "logs", filtered.KEPT, *filtered.BESIDE}  # what an unfinished run may have written
+_WRITTEN = {
+    WORK,
+    "logs",
+    filtered.KEPT,
+    filtered.PAGE,
+    *filtered.BESIDE,
+}  # what an unfinished run may have written
 
 
 class FilterPhase(NamedTuple):

@@ -1,7 +1,7 @@
 """report.html: the report of a filter run, in one file that needs no network.
 
-`samples_and_scores` reads rejected.jsonl once, for a few samples and the scores of each step; `write_page` renders the
-page. The template escapes every text. Personal data is not shown, whichever step rejected the document.
+`samples_and_scores` reads rejected.jsonl once, for a few samples and the scores of each step; `page` renders the page.
+The template escapes every text. Personal data is not shown, whichever step rejected the document.
 """
 
 import json
@@ -178,12 +178,12 @@ def _masked_piece(text: str, start: int, end: int, private: Sequence[Finding]) -
     return record_texts.mask_findings(text[start:end], inside)
 
 
-def write_page(report: Mapping[str, Any], path: str | Path) -> None:
-    """Writes the page of a report.json: its counts, and "samples", "scores", "measured", "factors" where it has them.
+def page(report: Mapping[str, Any]) -> bytes:
+    """The page of a report.json: its counts, and "samples", "scores", "measured", "factors" where it has them.
 
     "factors" is {"before": ..., "after": ...} of corpus_stats.quality_factors.
     """
-    text = _page().render(
+    text = _template().render(
         report=report,
         data=report.get("data") or report.get("config", {}).get("source", {}).get("data", ""),
         steps=_steps(report),
@@ -193,11 +193,16 @@ def write_page(report: Mapping[str, Any], path: str | Path) -> None:
         factors=_factors(report.get("factors", {})),
         titles=TITLES,
     )
-    Path(path).write_text(text, encoding="utf-8", errors="backslashreplace")
+    return text.encode("utf-8", "backslashreplace")
+
+
+def write_page(report: Mapping[str, Any], path: str | Path) -> None:
+    """Writes the page of a report.json."""
+    Path(path).write_bytes(page(report))
 
 
 @cache
-def _page() -> Any:
+def _template() -> Any:
     file = Path(__file__).parent / "pages" / "report.html.jinja"
     return html.template(file, {"count": lambda n: f"{n:,}", "share": share_text, "number": number_text})
 

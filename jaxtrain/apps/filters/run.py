@@ -107,7 +107,7 @@ def finish(run: FilterRun) -> None:
             | ledger.step_report(total, steps.step_names(run.cfg))
             | report_data.report_data(run, files)
         )
-        report.write_page(result, run.out / "report.html")
+        report.write_page(result, run.out / filtered.PAGE)
         filtered.write_report(run.out, result, files)
     shutil.rmtree(run.out / WORK)
 
@@ -145,12 +145,14 @@ def _link_kept(run: FilterRun) -> list[Path]:
 def check_finished(run: FilterRun) -> str:
     """What is known of the files of a finished run, which are compared with its report.
 
-    A page that differs is written anew. Raises ConfigError for a file that differs.
+    The page is written anew where it is another. Raises ConfigError for a file that differs.
     """
-    page, memo = run.out / filtered.PAGE, sources.cache_dir(run.cfg.dialogs_config()) / "digests"
-    if wrong := next(filtered.damage(run.out, run.plan, memo, [page.name]), ""):
-        report.write_page(run.plan, page)
-        print(f"{wrong}: made anew", file=sys.stderr, flush=True)
+    page = run.out / filtered.PAGE
+    if not page.is_file() or page.read_bytes() != report.page(run.plan):
+        with cache.full_disk(page, "out"):
+            report.write_page(run.plan, page)
+        print(f"{page} is not the page of the report: made anew", file=sys.stderr, flush=True)
+    memo = sources.cache_dir(run.cfg.dialogs_config()) / "digests"
     for wrong in filtered.damage(run.out, run.plan, memo):
         raise ConfigError(
             f"--out={run.out}: {wrong}: restore it from a copy, or filter again in a new folder"

@@ -199,7 +199,7 @@ def test_the_results_of_a_finished_run_are_compared(stopped, monkeypatch, capsys
     page = (folder / "out" / "report.html").read_bytes()
     capsys.readouterr()
     again(stopped, monkeypatch, lambda out: halved(out / "report.html"), "finished")
-    assert "report.html has" in capsys.readouterr().err
+    assert "report.html is not the page of the report: made anew" in capsys.readouterr().err
     assert (folder / "out" / "report.html").read_bytes() == page
     for name in ("kept/000000.jsonl", "rejected.jsonl", "report.json"):
         for harm in (flipped(0), flipped(0.5), flipped(1), halved, Path.unlink):
