@@ -12,7 +12,6 @@ from jaxtrain import config
 from jaxtrain.apps.constitutional import report
 from jaxtrain.apps.constitutional.config import ComparePhase, Constitutional, RevisePhase
 from jaxtrain.apps.constitutional.principles import Constitution
-from jaxtrain.apps.constitutional.report import REPORT
 from jaxtrain.apps.constitutional.revise import Critic
 from jaxtrain.config import ConfigError
 from jaxtrain.files import atomic, journal, terminal
@@ -76,8 +75,9 @@ def run_phase(
         run = PhaseRun(folder=folder, settings=settings, made_by=made_by, policy=policy, critic=critic)
         if is_finished(run):
             terminal.note([(Path(out).stem, f"already there: {folder / out}")])
-            return folder / out
-        generate(cfg, run)
+            (folder / JOURNAL).unlink(missing_ok=True)  # of a kill after the report was written
+        else:
+            generate(cfg, run)
     report.write(folder.parent, constitution)
     return folder / out
 
@@ -121,11 +121,10 @@ def journalled_rows(
 
 
 def is_finished(run: PhaseRun) -> bool:
-    """Whether a phase is done. Raises ConfigError where another command did it."""
-    file = run.folder / REPORT
-    if not file.exists():
+    """Whether a phase is done. Raises ConfigError where another command did it, or a file of it is damaged."""
+    saved = report.read_phase(run.folder)
+    if saved is None:
         return False
-    saved = json.loads(file.read_text(encoding="utf-8"))
     changed = config.difference(saved["config"], run.settings)
     changed += [
         f"{key}: {saved['made_by'].get(key)} -> {value}"
@@ -144,7 +143,7 @@ def finish(run: PhaseRun, files: Mapping[str, Sequence[Mapping[str, Any]]], **co
     for name, rows in files.items():
         atomic.write_jsonl(run.folder / name, rows)
     summary = {**counts, "made_by": run.made_by, "config": dataclasses.asdict(run.settings)}
-    atomic.write_text(run.folder / REPORT, config.dumps(summary) + "\n")
+    report.write_phase(run.folder, summary, list(files))
     (run.folder / JOURNAL).unlink(missing_ok=True)
 
 

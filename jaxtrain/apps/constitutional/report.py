@@ -1,16 +1,20 @@
-"""The audit of ./launch/run constitutional: audit.json and audit.html, of the phases finished so far."""
+"""The audit of ./launch/run constitutional: audit.json and audit.html, of the phases finished so far.
+
+The report of a phase has the checksums of its files, models.json has its own.
+"""
 
 import collections
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxtrain import config
 from jaxtrain.apps.constitutional import audit
 from jaxtrain.apps.constitutional.principles import Constitution
-from jaxtrain.files import atomic, html, terminal
+from jaxtrain.config import ConfigError
+from jaxtrain.files import atomic, checksums, html, terminal
 
 MODELS = "models.json"
 REPORT = "report.json"  # of a finished phase
@@ -28,19 +32,19 @@ def write(folder: Path, constitution: Constitution) -> dict[str, Any]:
         }
     }
     faults: collections.Counter = collections.Counter()
-    if (folder / "revise" / REPORT).exists():
+    if revised := read_phase(folder / "revise"):
         rows = atomic.read_jsonl(folder / "revise" / "rounds.jsonl")
         report |= {
             "rounds": audit.by_round(rows),
             "revised": audit.by_principle(rows),
             "examples": audit.examples(rows),
         }
-        faults.update(_faults(folder / "revise"))
-    if (folder / "compare" / REPORT).exists():
+        faults.update(revised["faults"])
+    if compared := read_phase(folder / "compare"):
         report["labels"] = audit.label_measures(atomic.read_jsonl(folder / "compare" / "labels.jsonl"))
-        faults.update(_faults(folder / "compare"))
+        faults.update(compared["faults"])
     if (folder / MODELS).exists():
-        report["models"] = json.loads((folder / MODELS).read_text(encoding="utf-8"))
+        report["models"] = _read(folder / MODELS, "remove it, and --phase=all measures the models again")
     report["faults"] = dict(sorted(faults.items()))
     atomic.write_text(folder / "audit.json", config.dumps(report) + "\n")
     atomic.write_text(folder / "audit.html", page(report))
@@ -48,8 +52,44 @@ def write(folder: Path, constitution: Constitution) -> dict[str, Any]:
     return report
 
 
-def _faults(folder: Path) -> dict[str, int]:
-    return json.loads((folder / REPORT).read_text(encoding="utf-8"))["faults"]
+def read_phase(folder: Path) -> dict[str, Any] | None:
+    """The report of a finished phase, None of an unfinished one.
+
+    Raises ConfigError where it, or a file that it lists, differs from what was written.
+    """
+    path = folder / REPORT
+    if not path.exists():
+        return None
+    remedy = f"restore it from a copy, or remove {path}, and the phase runs again"
+    summary = _read(path, remedy)
+    for name, expected in summary.get("files", {}).items():  # an earlier release has none
+        file = folder / name
+        if not file.is_file():
+            raise ConfigError(f"{file} is missing: {remedy}")
+        if checksums.of_file(file) != expected:
+            raise ConfigError(f"{file} differs from what was written (SHA-256): {remedy}")
+    return summary
+
+
+def write_phase(folder: Path, summary: Mapping[str, Any], files: Sequence[str]) -> None:
+    """Writes the report of a finished phase, with the checksums of its files."""
+    sums = {name: checksums.of_file(folder / name) for name in files}
+    write_sealed(folder / REPORT, {**summary, "files": sums})
+
+
+def write_sealed(path: Path, record: Mapping[str, Any]) -> None:
+    """Writes a JSON record with its checksum."""
+    atomic.write_text(path, config.dumps(checksums.sealed(record)) + "\n")
+
+
+def _read(path: Path, remedy: str) -> dict[str, Any]:
+    try:
+        record = checksums.unsealed(json.loads(path.read_text(encoding="utf-8")))
+        if not isinstance(record, dict):
+            raise ValueError("it is no record")
+    except ValueError as error:
+        raise ConfigError(f"{path} is damaged ({error}): {remedy}") from error
+    return record
 
 
 def page(report: Mapping[str, Any]) -> str:
