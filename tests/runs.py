@@ -108,14 +108,13 @@ def quick():
 
     from jaxtrain.train import parallel
 
-    changed = {"jax_disable_most_optimizations": True, "jax_persistent_cache_min_compile_time_secs": 0}
     kept = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {"jax_disable_most_optimizations": False} | {name: getattr(jax.config, name) for name in kept}
+    before = {name: getattr(jax.config, name) for name in kept}
     make = parallel.make
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parallel, "make", lambda run: make(run, jax.devices()[:1]))
-        for name, value in changed.items():
-            jax.config.update(name, value)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_disable_most_optimizations", True)  # jax may be imported only now
         compilation_cache.reset_cache()  # jax decides at its first program whether it keeps any
         try:
             yield

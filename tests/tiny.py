@@ -4,6 +4,7 @@ import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxtrain.models import transformer
 from jaxtrain.models.attention import AttentionExecution
@@ -13,6 +14,11 @@ from jaxtrain.models.zoo import ZOO, Arch
 FAMILIES = (
     "gpt2", "llama2-7b", "llama3.1-8b", "mistral-7b", "qwen2-0.5b", "qwen3-0.6b", "gemma2-2b", "gemma3-1b", "gemma3-4b",
     "pythia-160m", "olmo2-7b", "phi4-mini", "qwen2-upper",
+)  # fmt: skip
+# Of these, every kind of norm, position, attention and feed-forward at least once (tests/models/test_transformer.py has
+# the proof). The others combine the same parts anew.
+COVERING = (
+    "gpt2", "llama3.1-8b", "gemma2-2b", "gemma3-4b", "pythia-160m", "olmo2-7b", "phi4-mini", "qwen2-upper",
 )  # fmt: skip
 # What no name of the zoo has: (the nearest name, the fields that differ at the small size).
 _VARIANTS = {
@@ -24,6 +30,11 @@ _VARIANTS = {
         "rope_scaling": (4.0, 4.0, 1.0, 8, 1.1, True), "window": 5, "global_layers": (0,),
     }),
 }  # fmt: skip
+
+
+def covering():
+    """The FAMILIES as parameters of a test: those beside COVERING are slow."""
+    return [name if name in COVERING else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
 
 
 def shrink(name: str, **changes) -> Arch:

@@ -14,8 +14,6 @@ from jaxtrain.ops.logprobs import logits
 from jaxtrain.train import parallel
 from tests import tiny
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 ARCH = tiny.shrink("llama2-7b", layers=1, vocab=32)
 B, T, K, TAU = 8, 8, 3, 2.0
 

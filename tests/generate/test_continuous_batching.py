@@ -14,8 +14,6 @@ from jaxtrain.train import parallel
 from tests import tiny
 from tests.generate.test_engine import ARCH, END, NEW, PROMPTS
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 SEEDS = sampler.prompt_batch(PROMPTS, 3)["seed"]
 DEFAULTS = {"temperature": 1.0}
 ROOM = 16 + NEW  # slots of the cache: the prompts' bucket and the completion

@@ -14,8 +14,6 @@ from jaxtrain.models import transformer
 from jaxtrain.train import device_memory, parallel
 from tests import tiny
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 ARCH = tiny.shrink("gemma2-2b", layers=2, vocab=32)
 END, NEW = 7, 12
 PROMPTS = [[1, 5, 9, 2], [3], [4, 4, 6, 1, 2, 3, 9, 30, 11], [8, 2], [1, 5, 9, 2], [10, 11, 12], [2, 9], [31]]

@@ -14,8 +14,6 @@ from jaxtrain.train import parallel
 from tests import tiny
 from tests.generate.sampling import sample_fn
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 ARCH = tiny.shrink("gemma2-2b", layers=2, vocab=32)  # windows, soft caps, grouped heads
 END, NEW = 7, 12
 MODEL = tiny.model(ARCH)

@@ -17,7 +17,7 @@ PROMPTS = [np.random.default_rng(n).integers(0, 64, n).tolist() for n in (9, 4, 
 
 
 @pytest.fixture(autouse=True)
-def small_blocks(monkeypatch, quick_compiles):
+def small_blocks(monkeypatch):
     """So that short rows are several blocks of queries."""
     monkeypatch.setattr(attention, "BLOCK", 10)
 
@@ -39,7 +39,9 @@ def differences(arch, dtype):
     return np.asarray(trained) - np.asarray(sampled.logps)
 
 
-@pytest.mark.parametrize("name", tiny.FAMILIES)
+@pytest.mark.parametrize(
+    "name", tiny.covering()
+)  # completions of all are in tests/models/test_hf_transformers.py
 def test_the_sampler_gives_the_trainer_s_log_probabilities(name):
     """Nats a token. Not to the bit: a product of one row and one of many add their terms in other orders.
 

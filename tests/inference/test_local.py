@@ -20,8 +20,6 @@ from jaxtrain.ops.logprobs import logits
 from jaxtrain.train import parallel
 from tests import tiny
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 ARCH = tiny.shrink("gpt2", layers=1, vocab=320, max_len=64)
 NEW = 8
 

@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import pytest
 
 from jaxtrain import config
 from jaxtrain.data.chat import load_template
@@ -13,8 +12,6 @@ from jaxtrain.inference.sampler import decoder, text_sampler
 from jaxtrain.models import transformer
 from jaxtrain.train import parallel
 from tests import tiny
-
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 ARCH = tiny.shrink("gpt2", layers=1, vocab=320, max_len=48)
 TEMPLATE = load_template("none", ByteTokenizer())

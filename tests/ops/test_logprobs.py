@@ -8,6 +8,8 @@ import pytest
 from jaxtrain.ops.logprobs import STATS, logits, token_stats
 from jaxtrain.types import Head
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 
 def exact(hidden, weight, targets, softcap, temperature):
     x = np.asarray(hidden, np.float64) @ np.asarray(weight, np.float64).T

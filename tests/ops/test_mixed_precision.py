@@ -9,6 +9,8 @@ from jaxtrain.ops import mixed_precision
 from jaxtrain.ops.logprobs import token_stats
 from jaxtrain.types import Head
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 V, D, TOKENS = 512, 16, 1 << 15
 
 

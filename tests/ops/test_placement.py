@@ -14,8 +14,6 @@ from jaxtrain.ops.placement import copied, laid, moved
 from jaxtrain.train import parallel
 from jaxtrain.types import Head
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 OWN = ("vocab", "embed")
 
 

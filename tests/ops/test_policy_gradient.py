@@ -9,8 +9,6 @@ from jaxtrain.ops import policy_gradient as pg
 from jaxtrain.ops.policy_gradient import PolicyGradientSettings, check
 from jaxtrain.ops.returns import kl_estimate
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 LOW, HIGH = 0.2, 0.28
 RNG = np.random.default_rng(1)
 MASK = np.array([[0, 1, 1, 1, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0]], "f")

@@ -45,9 +45,6 @@ LABEL = np.array([1.0, 0.0, 1.0, 0.0, 1.0, 0.0])
 FAR = 2  # points at the end that are extreme
 
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
-
 def make(logps=LOGPS, ratios=RATIOS, n=None):
     columns = (x[:n] for x in (logps, ratios, LENGTHS, SHIFT, PARTNER, KL, LABEL))
     return PairLogps(*(jnp.asarray(x, jnp.float32) for x in columns))

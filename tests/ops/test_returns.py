@@ -7,8 +7,6 @@ import pytest
 
 from jaxtrain.ops import returns
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 RNG = np.random.default_rng(0)
 # Completions begin anywhere; one has a gap, one is a single token, one row has none.
 MASK = np.array(

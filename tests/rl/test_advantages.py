@@ -12,8 +12,6 @@ from jaxtrain.ops.logprobs import logits
 from jaxtrain.rl import advantages
 from tests import tiny
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 RNG = np.random.default_rng(0)
 R, T, G = 6, 9, 3
 STARTS, ENDS = (2, 0, 1, 4, 3, 2), (5, 8, 2, 8, 6, 4)  # first and last place of a target in the loss

@@ -14,8 +14,6 @@ from jaxtrain.stages import sampling, weights
 from jaxtrain.train import parallel
 from tests import tiny
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 ARCH = tiny.shrink("gpt2", layers=2, vocab=32, max_len=24)
 END = 7
 PROMPTS = [[1, 5, 9, 2], [3], [4, 4, 6, 1, 2, 3, 9, 30, 11], [8, 2], [1] * 20]

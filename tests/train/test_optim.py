@@ -13,8 +13,6 @@ from jaxtrain.models import lora
 from jaxtrain.train import optim
 from tests import tiny
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 KINDS = config.Optim.__dataclass_fields__["optimizer"].metadata["choices"]
 PLAIN = {"warmup": 0, "schedule": "constant", "clip": 0.0, "weight_decay": 0.0}
 AXES = {("a", "kernel"): ("embed", "ff")}

@@ -19,8 +19,6 @@ from jaxtrain.train.checkpoint import Checkpoints
 from jaxtrain.train.step import init_state, train_step
 from tests import tiny
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 def plan_of(mesh="", kind="auto", rows=16, microbatches=1, devices=8):
     plan = parallel.make(config.Run(mesh=mesh, parallel=kind), jax.devices()[:devices])

@@ -13,8 +13,6 @@ from jaxtrain.train import parallel, spikes
 from jaxtrain.train.step import train_step
 from tests.train.test_step import BAD, SGD, data, same, squares, start
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 Z = 6.0
 
 

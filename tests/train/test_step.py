@@ -13,8 +13,6 @@ from jaxtrain.train import optim
 from jaxtrain.train.step import evaluate, init_state, train_step
 from jaxtrain.types import Loss
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 def squares(params, frozen, batch, rng):
     """Σ m (x·w + noise − y)², with the noise of a row where `rng` is given."""

@@ -35,7 +35,7 @@ def test_rows_of_several_documents():
     assert batch["positions"].tolist() == [[0, 1, 2, 0, 1, 0, 1]] * 2
 
 
-def test_a_step_trains(quick_compiles):
+def test_a_step_trains():
     step = workloads.training_step(
         workloads.one_device(),
         ARCH,

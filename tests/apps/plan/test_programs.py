@@ -24,10 +24,8 @@ def compiled(monkeypatch, stage, *argv, only=()):
 
 @pytest.fixture(scope="module")
 def grpo():
-    jax.config.update("jax_disable_most_optimizations", True)
     with pytest.MonkeyPatch.context() as patch:
         yield compiled(patch, "grpo", "--group=4", "--minibatches=2", "--epochs=2")
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def test_an_on_policy_step_has_its_rollouts_share_of_programs(grpo):
@@ -58,7 +56,6 @@ def test_what_a_device_holds_is_of_policy_reference_and_reward_model(grpo):
     assert step.needed == step.memory.peak + held["frozen"]
 
 
-@pytest.mark.usefixtures("quick_compiles")
 def test_adapters_are_trained_beside_a_frozen_base(monkeypatch):
     lora = compiled(monkeypatch, "sft", "--lora_rank=2", only=("train step",))
     (step,) = lora.programs

@@ -115,12 +115,8 @@ def running(state):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        with running(make_server(tmp_path_factory.mktemp("store") / "store.sqlite")) as running_server:
-            yield running_server
-    finally:
-        jax.config.update("jax_disable_most_optimizations", False)
+    with running(make_server(tmp_path_factory.mktemp("store") / "store.sqlite")) as running_server:
+        yield running_server
 
 
 @pytest.fixture(scope="module")

@@ -12,21 +12,12 @@ from tests.apps.serve.conftest import KEY, make_server, running
 
 
 @pytest.fixture(scope="module")
-def attacked(tmp_path_factory, module_quick):
+def attacked(tmp_path_factory):
     pytest.importorskip("schemathesis")
     state = make_server(tmp_path_factory.mktemp("store") / "store.sqlite")
     with running(state) as server:
         outcomes, stored = attack_server(Address(server.url, KEY), 200, 1)
     return outcomes, stored, state
-
-
-@pytest.fixture(scope="module")
-def module_quick():
-    import jax
-
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def test_nothing_falls(attacked):
