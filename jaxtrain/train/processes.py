@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from jaxtrain.config import ConfigError
-from jaxtrain.train import stop
+from jaxtrain.train import compiled_programs, stop
 
 
 def initialize(cache_dir: str = "") -> None:
@@ -43,7 +43,8 @@ def initialize(cache_dir: str = "") -> None:
         jax.distributed.initialize()
         _joined()
     if cache_dir and not jax.config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", str(Path(cache_dir).expanduser() / "compiled"))
+        compiled_programs.verify(folder := Path(cache_dir).expanduser() / "compiled")
+        jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def _joined() -> None:
