@@ -97,48 +97,63 @@ def main(cfg: TrainClassifier) -> None:
 
 def _labelled_texts(labelled: LabelledDocuments, reading: config.Reading) -> list[list[str]]:
     """[good, bad] texts, at most --documents of each."""
-    limit = labelled.documents
+    limit, field, notes = labelled.documents, labelled.label_field, list[str]()
     if not labelled.data:
         sides = [
-            [text for text, _ in itertools.islice(_texts(labelled, reading, data, flag), limit)]
+            [text for text, _ in itertools.islice(_texts(labelled, reading, data, flag, "", notes), limit)]
             for flag, data in (("good", labelled.good), ("bad", labelled.bad))
         ]
     else:
         sides = [[], []]
-        for text, record in _texts(labelled, reading, labelled.data, "data"):
-            if labelled.label_field not in record:
-                raise ConfigError(f"--label_field={labelled.label_field}: records have no such field")
-            side = sides[str(record[labelled.label_field] or "").lower() not in GOOD]
+        for text, label in _texts(labelled, reading, labelled.data, "data", field, notes):
+            side = sides[str(label or "").lower() not in GOOD]
             if len(side) < limit:
                 side.append(text)
             if min(map(len, sides)) >= limit:
                 break
     for name, side in zip(("good", "bad"), sides, strict=True):
         if len(side) < 2:
-            raise ConfigError(f"there are {len(side)} {name} documents; name data that has more")
+            why = "".join(f"; {line}" for line in notes)
+            raise ConfigError(f"there are {len(side)} {name} documents; name data that has more{why}")
+    if notes:
+        print("\n".join(notes), file=sys.stderr)
     return sides
 
 
 def _texts(
-    labelled: LabelledDocuments, reading: config.Reading, data: str, flag: str
+    labelled: LabelledDocuments, reading: config.Reading, data: str, flag: str, field: str, notes: list[str]
 ) -> Iterator[tuple[str, Any]]:
-    """(the text that filter_data would check, the record) of all sources."""
+    """(the text that filter_data would check, the label) of all sources; without `field` labels are None.
+
+    `notes` gets lines on the bad records that are skipped.
+    """
     from jaxtrain.apps.filters import record_texts
     from jaxtrain.data import source_spec, sources, summary
+    from jaxtrain.data.bad_records import Skips
 
     dialogs = config.dialogs_of(
         reading, labelled.cache_dir, data=data, eval_data="-", text_field=labelled.text_field
     )
     source_spec.check_sources(data, dialogs, flag)
+    skips = Skips(reading.on_bad_record)
     for source in source_spec.parse(data, flag):
         records = sources.whole(source, dialogs, None)
-        for line in summary.of_files(records):
-            print(f"--{flag}: {line}", file=sys.stderr)
-        for _, block in records.blocks():
-            for record in block:
+        notes += [f"--{flag}: {line}" for line in summary.of_files(records)]
+        for first, block in records.blocks():
+            for i, record in enumerate(block, first):
                 texts = record_texts.targets(record_texts.find_texts(record, labelled.text_field))
-                if text := "\n".join(one.text for one in texts if isinstance(one.text, str)).strip():
-                    yield text, record
+                text = "\n".join(one.text for one in texts if isinstance(one.text, str)).strip()
+                label = record.get(field)
+                if not text:
+                    skips.bad(records.where(i), f"no text under {labelled.text_field!r} (--text_field)")
+                elif field and field not in record:
+                    skips.bad(records.where(i), f"no label: --label_field={field} is no field of it")
+                elif isinstance(label, dict | list):
+                    skips.bad(records.where(i), f"no label: {field!r} is a {type(label).__name__}")
+                else:
+                    yield text, label
+    if skips:
+        notes.append(f"--{flag}: {skips.in_words(sources.cache_dir(dialogs))}")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ ROOMS: dict[str, set[str]] = {
     "objectives": {"types", "ops"},
     "models": LOW,
     "worlds": {"files", "config"},
-    "data": {"files", "config", "worlds"},
+    "data": {"files", "config", "worlds", "full_disk"},
     "measures": {"files", "config", "worlds"},
     "train": LOW,
     "generate": LOW | {"objectives", "models", "data", "train"},

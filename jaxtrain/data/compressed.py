@@ -11,11 +11,11 @@ from typing import Any, BinaryIO
 import zstandard
 
 from jaxtrain.config import ConfigError
-from jaxtrain.data.read_limits import Expanding, ReadLimits
+from jaxtrain.data.read_limits import Expanding, Expansion
 
 BROKEN = (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, gzip.BadGzipFile, UnicodeDecodeError)
 _LAYERS = 3  # of compression, one inside another
-_BLOCK = 1 << 18
+BLOCK = 1 << 18
 _LARGEST_BLOCK = 1 << 17  # bytes that a block of zstandard stands for at most
 _SKIPPABLE = b"\x2a\x4d\x18"  # behind 0x50 to 0x5f: a frame that holds no data
 
@@ -80,7 +80,7 @@ class _Zst(_Decoded):
         if magic[1:] == _SKIPPABLE and magic[0] >> 4 == 5:
             left = int.from_bytes(self._exactly(4), "little")
             while left:
-                left -= len(self._exactly(min(left, _BLOCK)))
+                left -= len(self._exactly(min(left, BLOCK)))
             return b""
         header = magic + self._exactly(2)
         header += self._exactly(max(zstandard.frame_header_size(header + bytes(12)) - len(header), 0))
@@ -117,7 +117,7 @@ class _Utf8(_Decoded):
     def _more(self) -> bytes | None:
         if self._end:
             return None
-        block = self._raw.read(_BLOCK)
+        block = self._raw.read(BLOCK)
         self._end = not block
         return self._decoder.decode(block, final=self._end).encode("utf-8", "surrogatepass")
 
@@ -138,14 +138,13 @@ def broken(label: str, line: int, how: str, error: Exception) -> ConfigError:
     return ConfigError(f"{label}:{line}: broken {how or 'zip'} data ({reason}); fetch the file again")
 
 
-def decompressed(raw: Any, label: str, limits: ReadLimits) -> tuple[Any, str]:
+def decompressed(raw: Any, label: str, expansion: Expansion) -> tuple[Any, str]:
     """(the content of a buffered stream, the suffixes of its compression, "" where it has none).
 
     Reading the content raises one of BROKEN where the compressed data are broken or cut off, and ConfigError where they
-    expand beyond the limits. `label` is the file's name in a ConfigError, also where they are broken from their begin.
+    expand too far. `label` is the file's name in a ConfigError, also where they are broken from their begin.
     """
     names: list[str] = []
-    compressed = raw
     for _ in range(_LAYERS):
         try:
             head = raw.peek(8)
@@ -155,11 +154,11 @@ def decompressed(raw: Any, label: str, limits: ReadLimits) -> tuple[Any, str]:
         if found is None:
             break
         names.append(found[0])
-        # Each layer is bounded: one of them may expand far and the next hold nothing.
-        raw = io.BufferedReader(Expanding(found[1](raw), compressed, limits, label), _BLOCK)
+        # Each layer counts: one of them may expand far and the next hold nothing.
+        raw = io.BufferedReader(Expanding(found[1](raw), expansion), BLOCK)
     return raw, "".join(reversed(names))
 
 
 def as_utf8(raw: Any, encoding: str) -> Any:
     """A stream of text in another encoding as UTF-8."""
-    return io.BufferedReader(_Utf8(raw, encoding), _BLOCK) if encoding != "utf-8" else raw
+    return io.BufferedReader(_Utf8(raw, encoding), BLOCK) if encoding != "utf-8" else raw

@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import shutil
+import stat
 import tempfile
 import zipfile
 from collections import Counter
@@ -10,14 +12,17 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxtrain import full_disk
 from jaxtrain.config import ConfigError
 from jaxtrain.data import compressed, file_kinds, json_values, read_limits, tables
 from jaxtrain.data.bad_records import is_unicode
 from jaxtrain.data.file_kinds import FileKind
-from jaxtrain.data.read_limits import ReadLimits
+from jaxtrain.data.read_limits import Expanding, Expansion, ReadLimits
 
 DEEPEST = 200  # lists and objects inside one another: programs that read a record call themselves for each
 _PASSED_OVER = 1 << 20  # bytes of a line that is too long that are read at once
+_ARCHIVES = 3  # one inside another
+_BLANK = 64  # lines one after another
 _TICK = 256  # records between two reports of progress
 _NAMES = {str: "a string", list: "a list", dict: "an object"}
 _IGNORED = ("__MACOSX/", ".DS_Store", "Thumbs.db")  # what file managers add to archives
@@ -75,16 +80,28 @@ class ReadNotes:
         self._members.append(f"left out: {error}")
 
 
+class _Task(NamedTuple):
+    """A file, or a member of an archive, that is read: its name in messages, and what its file shares."""
+
+    label: str
+    notes: ReadNotes
+    limits: ReadLimits
+    expansion: Expansion
+    archives: int = 0  # that it stands in
+
+
 def kind_of(path: Path) -> FileKind:
     """The kind of a file, a zip archive's members unread. Raises ConfigError where it holds no records, with what it
     is, or cannot be read.
     """
-    with reading(path), path.open("rb") as raw:
-        return _kind(raw, str(path), read_limits.DEFAULT)[0]
+    with reading(path), _regular(path) as raw:
+        size = os.fstat(raw.fileno()).st_size
+        expansion = Expansion(read_limits.DEFAULT, str(path), size)
+        return _identified(raw, _Task(str(path), ReadNotes(), read_limits.DEFAULT, expansion))[0]
 
 
 class reading:
-    """A context in which an OSError of a file becomes a ConfigError that names it."""
+    """A context in which an OSError of a file becomes a ConfigError that names it; a full disk stays what it is."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -93,20 +110,26 @@ class reading:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and not full_disk.is_full(error):
             raise ConfigError(
                 f"{self._path}: cannot be read ({error.strerror or error}); is it still there, and may you read it?"
             ) from error
 
 
-def _kind(raw: Any, label: str, limits: ReadLimits) -> tuple[FileKind, Any]:
-    """(the kind of a buffered stream's content, the content's first bytes)."""
-    content, how = compressed.decompressed(raw, label, limits)
-    try:
-        head = content.read(file_kinds.HEAD)
-    except compressed.BROKEN as error:
-        raise compressed.broken(label, 1, how, error) from error
-    return file_kinds.identify(head, len(head) < file_kinds.HEAD, label), head
+def _regular(path: Path) -> Any:
+    """A file opened to be read. Raises ConfigError for a pipe, a socket or a device, without waiting for it."""
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise ConfigError(f"{path}: it is no regular file: data are read several times")
+    return file
+
+
+def state(path: Path) -> tuple[int, ...]:
+    """What differs once a file is written again: size, time of change, and its number in the file system."""
+    with reading(path):
+        found = os.stat(path)
+    return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 def records(
@@ -118,40 +141,74 @@ def records(
     """The records of a file; one that is longer than the limits allow is wrong. `advance` is called with the bytes read
     from disk.
 
-    Raises ConfigError where the file is of another kind, expands beyond the limits, or is broken so that what follows
-    cannot be read.
+    Raises ConfigError where the file is of another kind, expands beyond the limits, changes while it is read, or is
+    broken so that what follows cannot be read.
     """
-    with reading(path), path.open("rb") as raw:
-        kind, _ = _kind(raw, str(path), limits)
-        raw.seek(0)
-        position = 0
-        for i, record in enumerate(_of_kind(raw, kind, str(path), notes, limits)):
+    with reading(path), _regular(path) as raw:
+        before, position = state(path), 0
+        task = _Task(str(path), notes, limits, Expansion(limits, str(path), before[0]))
+        for i, record in enumerate(_of_kind(raw, task)):
             if i % _TICK == 0:
-                position, before = max(position, raw.tell()), position
-                advance(position - before)
+                position, last = max(position, raw.tell()), position
+                advance(position - last)
             yield record
-        advance(path.stat().st_size - position)
+        advance(before[0] - position)
+        if state(path) != before:
+            raise ConfigError(f"{path}: it changed while it was read; start again once it is written")
 
 
-def _of_kind(
-    raw: Any, kind: FileKind, label: str, notes: ReadNotes, limits: ReadLimits
-) -> Iterator[FileRecord]:
-    content, how = compressed.decompressed(raw, label, limits)
-    if kind.name in (file_kinds.LINES, file_kinds.VALUES, file_kinds.TABLE):
+class _Joined(io.RawIOBase):
+    """The first bytes of a stream that were read, then the rest of it."""
+
+    def __init__(self, head: bytes, rest: Any):
+        self._head, self._rest = memoryview(head), rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._head:
+            return self._rest.readinto(buffer)
+        count = min(len(buffer), len(self._head))
+        buffer[:count], self._head = self._head[:count], self._head[count:]
+        return count
+
+
+def _identified(raw: Any, task: _Task) -> tuple[FileKind, Any, str]:
+    """(the kind of a buffered stream's content, the content, the suffixes of its compression)."""
+    content, how = compressed.decompressed(raw, task.label, task.expansion)
+    try:
+        head = content.read(file_kinds.HEAD)
+    except compressed.BROKEN as error:
+        raise compressed.broken(task.label, 1, how, error) from error
+    kind = file_kinds.identify(head, len(head) < file_kinds.HEAD, task.label)
+    if content is raw and _is_file(raw):
+        raw.seek(0)
+        return kind, raw, how
+    return kind, io.BufferedReader(_Joined(head, content), compressed.BLOCK), how
+
+
+def _is_file(content: Any) -> bool:
+    return isinstance(getattr(content, "raw", None), io.FileIO)
+
+
+def _of_kind(raw: Any, task: _Task) -> Iterator[FileRecord]:
+    kind, content, how = _identified(raw, task)
+    if kind.name in _TEXTS:
         if kind.encoding != "utf-8":
             content, how = (
                 compressed.as_utf8(content, kind.encoding),
                 f"{how} {kind.encoding.upper()}".strip(),
             )
-        yield from _TEXTS[kind.name](_Text(content, kind, label, how), notes, limits)
+        yield from _TEXTS[kind.name](_Text(content, kind, task.label, how), task.notes, task.limits)
     else:
-        with _seekable(content, how, label) as file:
-            yield from _BINARIES[kind.name](file, label, notes, limits)
+        with _seekable(content, how, task.label) as file:
+            yield from _BINARIES[kind.name](file, task)
 
 
 def _seekable(content: Any, how: str, label: str) -> Any:
     """The content in a file that can seek: itself, or decompressed on the disk."""
-    if not how and isinstance(content.raw, io.FileIO):
+    if _is_file(content):
         return content
     file = tempfile.TemporaryFile()  # noqa: SIM115 (the caller closes it)
     try:
@@ -173,10 +230,13 @@ class _Text(NamedTuple):
 
 
 def _of_lines(text: _Text, notes: ReadNotes, limits: ReadLimits) -> Iterator[FileRecord]:
-    number = 0
+    number = blank = 0
     try:
         while line := text.content.readline(limits.record + 1):
             number += 1
+            blank = blank + 1 if line == b"\n" else 0
+            if blank > _BLANK:  # a line at a time would take minutes for some hundred MB of them
+                number += _blank_lines(text.content)
             size = len(line) + (0 if line.endswith(b"\n") else _rest_of_line(text.content))
             record = FileRecord(f":{number}", line.removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n"))
             if wrong := limits.too_long(size - line.endswith(b"\n")):
@@ -185,6 +245,12 @@ def _of_lines(text: _Text, notes: ReadNotes, limits: ReadLimits) -> Iterator[Fil
                 yield from _page(record, notes)
     except compressed.BROKEN as error:
         raise compressed.broken(text.label, number + 1, text.how, error) from error
+
+
+def _blank_lines(content: Any) -> int:
+    """The number of blank lines at the begin of what is buffered, which are passed over."""
+    ready = content.peek(1)
+    return len(content.read(len(ready) - len(ready.lstrip(b"\n"))))
 
 
 def _rest_of_line(content: Any) -> int:
@@ -249,55 +315,45 @@ def _row(row: tables.Row, place: str, limits: ReadLimits) -> FileRecord:
     return FileRecord(place, text, limits.too_long(len(text), "row"))
 
 
-def _of_parquet(file: Any, label: str, notes: ReadNotes, limits: ReadLimits) -> Iterator[FileRecord]:
-    return _arrow_rows(lambda counts: tables.parquet(file, counts), "Parquet", file, label, notes, limits)
+def _of_parquet(file: Any, task: _Task) -> Iterator[FileRecord]:
+    return _arrow_rows(lambda counts: tables.parquet(file, counts, task.expansion), "Parquet", task)
 
 
-def _of_arrow_file(file: Any, label: str, notes: ReadNotes, limits: ReadLimits) -> Iterator[FileRecord]:
-    return _arrow_rows(lambda counts: tables.arrow(file, False, counts), "Arrow", file, label, notes, limits)
+def _of_arrow_file(file: Any, task: _Task) -> Iterator[FileRecord]:
+    return _arrow_rows(lambda counts: tables.arrow(file, False, counts, task.expansion), "Arrow", task)
 
 
-def _of_arrow_stream(file: Any, label: str, notes: ReadNotes, limits: ReadLimits) -> Iterator[FileRecord]:
-    return _arrow_rows(lambda counts: tables.arrow(file, True, counts), "Arrow", file, label, notes, limits)
+def _of_arrow_stream(file: Any, task: _Task) -> Iterator[FileRecord]:
+    return _arrow_rows(lambda counts: tables.arrow(file, True, counts, task.expansion), "Arrow", task)
 
 
 def _arrow_rows(
-    rows: Callable[[Counter[str]], Iterator[tables.Row]],
-    what: str,
-    file: Any,
-    label: str,
-    notes: ReadNotes,
-    limits: ReadLimits,
+    rows: Callable[[Counter[str]], Iterator[tables.Row]], what: str, task: _Task
 ) -> Iterator[FileRecord]:
     binary: Counter[str] = Counter()
-    compressed_size, size = file.seek(0, io.SEEK_END), 0
-    file.seek(0)
     try:
         for row in rows(binary):
-            record = _row(row, f" row {row.number}", limits)
-            size += len(record.text)
-            limits.check_expansion(size, compressed_size, label)
+            record = _row(row, f" row {row.number}", task.limits)
+            task.expansion.add(len(record.text))
             yield record
     except tables.Unreadable as error:
-        raise ConfigError(f"{label}: broken {what} data ({error}); fetch the file again") from error
-    notes.binary(binary)
+        raise ConfigError(f"{task.label}: broken {what} data ({error}); fetch the file again") from error
+    task.notes.binary(binary)
 
 
-def _of_zip(file: Any, label: str, notes: ReadNotes, limits: ReadLimits) -> Iterator[FileRecord]:
-    compressed_size = file.seek(0, io.SEEK_END)
+def _of_zip(file: Any, task: _Task) -> Iterator[FileRecord]:
+    if task.archives == _ARCHIVES:
+        raise ConfigError(f"{task.label}: an archive inside {_ARCHIVES} others; unpack them")
     try:
         with zipfile.ZipFile(file) as archive:
-            # The members' own sizes, as far as each is read; several of them may share their compressed bytes.
-            size = sum(one.file_size for one in archive.infolist())
-            limits.check_expansion(size, compressed_size, label)
-            yield from _members(archive, label, notes, limits)
+            # Several members may share their compressed bytes.
+            task.expansion.check(sum(one.file_size for one in archive.infolist()))
+            yield from _members(archive, task._replace(archives=task.archives + 1))
     except (zipfile.BadZipFile, NotImplementedError, *compressed.BROKEN) as error:
-        raise ConfigError(f"{label}: broken zip archive ({error}); fetch the file again") from error
+        raise ConfigError(f"{task.label}: broken zip archive ({error}); fetch the file again") from error
 
 
-def _members(
-    archive: zipfile.ZipFile, label: str, notes: ReadNotes, limits: ReadLimits
-) -> Iterator[FileRecord]:
+def _members(archive: zipfile.ZipFile, task: _Task) -> Iterator[FileRecord]:
     names = archive.namelist()
     for marks, what in (
         (("[Content_Types].xml",), f"{_OFFICE}; save it as CSV"),
@@ -306,26 +362,24 @@ def _members(
         ((".npy",), "an archive of NumPy arrays; write the records as JSON lines or Parquet"),
     ):
         if any(name.endswith(marks) for name in names):
-            raise ConfigError(f"{label}: {what}")
+            raise ConfigError(f"{task.label}: {what}")
     members = [one for one in archive.infolist() if not one.is_dir() and not _is_ignored(one.filename)]
     refused, read = None, 0
     for member in members:
-        inside = f"{label}/{member.filename}"
+        inside = task._replace(label=f"{task.label}/{member.filename}")
         if member.flag_bits & 1:
-            raise ConfigError(f"{inside}: it is encrypted; unpack the archive with its password first")
+            raise ConfigError(f"{inside.label}: it is encrypted; unpack the archive with its password first")
         try:
             with archive.open(member) as raw:
-                kind, _ = _kind(io.BufferedReader(raw), inside, limits)
+                stream = io.BufferedReader(Expanding(raw, task.expansion), compressed.BLOCK)
+                for record in _of_kind(stream, inside):
+                    yield record._replace(place=f"/{member.filename}{record.place}")
+            read += 1
         except file_kinds.OtherKind as error:
-            notes.member(error)
+            task.notes.member(error)
             refused = refused or error
-            continue
-        read += 1
-        with archive.open(member) as raw:
-            for record in _of_kind(io.BufferedReader(raw), kind, inside, notes, limits):
-                yield record._replace(place=f"/{member.filename}{record.place}")
     if not read:
-        raise refused or ConfigError(f"{label}: the archive is empty")
+        raise refused or ConfigError(f"{task.label}: the archive is empty")
 
 
 def _is_ignored(name: str) -> bool:

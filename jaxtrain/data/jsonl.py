@@ -4,7 +4,6 @@ import contextlib
 import io
 import itertools
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,7 +111,7 @@ def prepare(
     does not or that is no JSON object in UTF-8, unless `policy` is skip; and for a file of another kind, a broken one,
     one that changes while it is read, or files without any record.
     """
-    before, content, kinds = [_state(path) for path in paths], [], []
+    before, content, kinds = [file_records.state(path) for path in paths], [], []
     for path in paths:
         with file_records.reading(path):
             content.append(cache.digest_file(path, cache_dir / "digests"))
@@ -126,16 +125,10 @@ def prepare(
     def fill(work: Path) -> None:
         _fill(work, paths, fields, Skips(policy), limits, cache_dir)
         for path, was in zip(paths, before, strict=True):
-            if _state(path) != was:
+            if file_records.state(path) != was:
                 raise ConfigError(f"{path}: it changed while it was read; start again once it is written")
 
     return cache.build(cache_dir / "records" / mark, fill) / _VERSION
-
-
-def _state(path: Path) -> tuple[int, ...]:
-    with file_records.reading(path):
-        stat = os.stat(path)
-    return stat.st_size, stat.st_mtime_ns, stat.st_ino
 
 
 def notes_of(folder: Path) -> tuple[str, ...]:

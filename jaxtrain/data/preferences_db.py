@@ -11,15 +11,19 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from jaxtrain.data import completions_db
+from jaxtrain.data import completions_db, file_records
+from jaxtrain.data.bad_records import Skips, is_unicode
+from jaxtrain.data.read_limits import ReadLimits
 from jaxtrain.files import atomic, cache, sqlite
 
 APPLICATION = 0x6A747076  # SQLite's application_id of our files
 SCHEMA = 1  # user_version
 WRITTEN_BY = "./launch/run collect_preferences"
 BOTH_BAD, SKIP, CHOSEN = "both_bad", "skip", "chosen"  # kinds of votes; training does not read a skip
+
+_RANKS = {"a": [1, 2], "b": [2, 1], "tie": [1, 1]}  # by what is preferred
 
 _VOTES = """
 SELECT number, prompt, responses, annotator, kind, shown, ranking, reason
@@ -48,6 +52,69 @@ def rows(connection: sqlite3.Connection) -> Iterator[dict[str, Any]]:
             row |= {"completions": texts, "ranking": ranks}
         row |= {"reason": reason, "annotator": annotator, "item": number, "models": models}
         yield row | ({"both_bad": True} if kind == BOTH_BAD else {})
+
+
+class Vote(NamedTuple):
+    """A vote on the completions of a prompt; `ranks` are from 1, the best, and equal in a tie."""
+
+    item: int
+    prompt: str | list[dict[str, Any]]  # a user's turn, or messages
+    texts: list[str]
+    ranks: list[int]
+    models: list[str]
+
+
+def votes(path: Path, cache_dir: Path, limits: ReadLimits, skips: Skips) -> Iterator[Vote]:
+    """The votes of a database or of its export; what is none is a bad record.
+
+    Raises ConfigError, naming file and line, where bad records are refused.
+    """
+    notes = file_records.ReadNotes()
+    for record in file_records.records(as_lines(path, cache_dir), notes, limits=limits):
+        text, wrong = ("", record.wrong) if record.wrong else file_records.parse(record.text, {}, notes)
+        row = json.loads(text) if text else {}
+        if wrong := wrong or _wrong_vote(row):
+            skips.bad(f"{path}{record.place}", f"not a row of {WRITTEN_BY} ({wrong})", record.text)
+            continue
+        texts = row["completions"] if "completions" in row else [row["response_a"], row["response_b"]]
+        ranks = row["ranking"] if "completions" in row else _RANKS[row["preferred"]]
+        yield Vote(row["item"], row["prompt"], texts, ranks, row["models"])
+
+
+def _wrong_vote(row: dict[str, Any]) -> str:
+    """What is wrong with a vote; an empty string where nothing is."""
+    several = "completions" in row
+    named = ("completions", "ranking") if several else ("response_a", "response_b", "preferred")
+    if missing := [name for name in ("prompt", "item", "models", *named) if name not in row]:
+        return f"no field {missing[0]!r}"
+    texts = row["completions"] if several else [row["response_a"], row["response_b"]]
+    if not _are(texts, str) or len(texts) < 2:
+        return f"{' and '.join(named[: 1 if several else 2])} must be texts, two or more"
+    if not several and row["preferred"] not in list(_RANKS):
+        return f"preferred must be one of {', '.join(_RANKS)}"
+    if several and not (_are(row["ranking"], int) and len(row["ranking"]) == len(texts)):
+        return "ranking must have a whole number for each completion"
+    if not _are(row["models"], str) or len(row["models"]) != len(texts):
+        return "models must name that of each completion"
+    if not _are([row["item"]], int):
+        return "item must be a whole number"
+    return _wrong_prompt(row["prompt"])
+
+
+def _wrong_prompt(prompt: Any) -> str:
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    if not isinstance(messages, list) or not messages or not all(isinstance(one, dict) for one in messages):
+        return "prompt must be a text or messages"
+    if not _are([one.get(name) for one in messages for name in ("role", "content")], str):
+        return "each message of prompt must have a role and a content, which are texts"
+    return ""
+
+
+def _are(values: Any, kind: type) -> bool:
+    """Whether it is a list of values of a kind; texts are such that UTF-8 has them, and whole numbers of 64 bits."""
+    if not isinstance(values, list) or not all(type(one) is kind for one in values):
+        return False
+    return all(is_unicode(one) if kind is str else abs(one) < 1 << 63 for one in values)
 
 
 def prompt_field(messages: list[dict[str, Any]]) -> Any:

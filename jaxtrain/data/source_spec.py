@@ -27,7 +27,7 @@ from jaxtrain.config import ConfigError, Data, Dialogs, is_remote
 from jaxtrain.data import file_records
 from jaxtrain.data.file_kinds import HF_EXTRA
 from jaxtrain.data.record_fields import columns_of
-from jaxtrain.files import hf_hub, paths
+from jaxtrain.files import globs, hf_hub, paths
 from jaxtrain.worlds.tinytown import configs as tinytown
 
 KINDS = ("tinytown", "tfds", "hf", "jsonl", "store", "preferences", "filtered")
@@ -216,7 +216,10 @@ def files(source: DataSource, flag: str = "data") -> list[Path]:
         return _bucket_files(source, flag)
     name = os.path.expanduser(source.name)
     there = os.path.lexists(name)
-    found = [name] if there or source.quoted else sorted(glob.glob(name, recursive=True))
+    try:
+        found = [name] if there or source.quoted else globs.matches(name)
+    except ConfigError as error:
+        raise ConfigError(f"--{flag}: {error}") from error
     if "://" in name and not found:
         raise ConfigError(f"--{flag}: {name} is an address, not a file: fetch it, and name the file")
     if not found or (not there and source.quoted):

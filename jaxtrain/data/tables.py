@@ -9,9 +9,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TextIO
 
-from jaxtrain.data.read_limits import ReadLimits
+from jaxtrain import full_disk
+from jaxtrain.config import ConfigError
+from jaxtrain.data import arrow_sizes
+from jaxtrain.data.read_limits import Expansion, ReadLimits
 
-_ROWS = 512  # of an Arrow table that are turned into records at once
+_BATCH = 16  # rows of a Parquet file that are read at once: each may be as long as a page stands for
+_VALUE = 8  # bytes of a value in a list
 _PASSED_OVER = 1 << 20  # characters of a row that is too long that are read at once
 # Columns of a delimited text in which a JSON value stands for itself; every other cell is the text that it is, so that
 # 007 stays 007 and the answer 42 a text.
@@ -162,25 +166,43 @@ def _value(text: str) -> Any:
         return text
 
 
-def parquet(file: Any, left_out: Counter[str]) -> Iterator[Row]:
+def parquet(file: Any, left_out: Counter[str], expansion: Expansion) -> Iterator[Row]:
     """The rows of a Parquet file, a path or an open file that can seek. `left_out` counts the values by column that are
-    binary data, which records have as null. Raises Unreadable where the file is broken.
+    binary data, which records have as null. Raises Unreadable where the file is broken, and ConfigError where its
+    columns are too large to be read.
     """
     import pyarrow as pa
     from pyarrow import parquet as pq
 
     try:
         with pq.ParquetFile(file, pre_buffer=False) as opened:
-            yield from _rows(opened.iter_batches(batch_size=_ROWS), left_out)
+            expansion.check(_expanded(opened))
+            yield from _rows(opened.iter_batches(batch_size=_BATCH), left_out)
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
-        raise Unreadable(_short(error)) from error
+        raise _unreadable(error) from error
 
 
-def arrow(file: Any, stream: bool, left_out: Counter[str]) -> Iterator[Row]:
+def _expanded(opened: Any) -> int:
+    """The bytes that the columns of a Parquet file are in memory, as its footer has them.
+
+    The lists of a row are read at once, and a number that is repeated in them takes no room in the file.
+    """
+    size, repeated = 0, [opened.schema.column(i).max_repetition_level > 0 for i in range(len(opened.schema))]
+    for i in range(opened.metadata.num_row_groups):
+        group = opened.metadata.row_group(i)
+        for at, lists in enumerate(repeated):
+            column = group.column(at)
+            size += max(column.total_uncompressed_size, _VALUE * column.num_values * lists, 0)
+    return size
+
+
+def arrow(file: Any, stream: bool, left_out: Counter[str], expansion: Expansion) -> Iterator[Row]:
     """The rows of an Arrow file, or of a stream; otherwise as `parquet`."""
     import pyarrow as pa
 
     try:
+        expansion.check(arrow_sizes.expanded(file, stream))
+        file.seek(0)
         if stream:
             with pa.ipc.open_stream(file) as opened:
                 yield from _rows(opened, left_out)
@@ -188,7 +210,12 @@ def arrow(file: Any, stream: bool, left_out: Counter[str]) -> Iterator[Row]:
             with pa.ipc.open_file(file) as opened:
                 yield from _rows(map(opened.get_batch, range(opened.num_record_batches)), left_out)
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
-        raise Unreadable(_short(error)) from error
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: Exception) -> Exception:
+    """What is raised in place of an error of Arrow's; a ConfigError, which is a ValueError, and a full disk stay."""
+    return error if isinstance(error, ConfigError) or full_disk.is_full(error) else Unreadable(_short(error))
 
 
 def _short(error: Exception) -> str:
@@ -201,11 +228,10 @@ def _rows(batches: Any, left_out: Counter[str]) -> Iterator[Row]:
         names = batch.schema.names
         if twice := [name for name, count in Counter(names).items() if count > 1]:
             raise Unreadable(f"it has the column {twice[0]!r} twice")
-        columns = list(map(_checked, batch.columns))
-        for start in range(0, batch.num_rows, _ROWS):
-            values = (column.slice(start, _ROWS).to_pylist() for column in columns)
-            for i, row in enumerate(zip(*values, strict=True), number + start):
-                yield Row(i, _record(names, row, left_out))
+        # A value at a time: in memory a short column may be a long one, whose values are stored once.
+        columns = [(one.as_py() for one in _checked(column)) for column in batch.columns]
+        for i, row in enumerate(zip(*columns, strict=True), number):
+            yield Row(i, _record(names, row, left_out))
         number += batch.num_rows
 
 

@@ -22,7 +22,8 @@ PACK = {
 
 
 def opened(content, limits=read_limits.DEFAULT):
-    return compressed.decompressed(io.BufferedReader(io.BytesIO(content)), "file", limits)
+    expansion = read_limits.Expansion(limits, "file", len(content))
+    return compressed.decompressed(io.BufferedReader(io.BytesIO(content)), "file", expansion)
 
 
 @pytest.mark.parametrize("how", PACK)

@@ -12,6 +12,8 @@ import pytest
 
 from jaxtrain.data import read_limits, tables
 
+ANY = read_limits.Expansion(read_limits.DEFAULT, "a", 0)
+
 
 def rows(text, delimiter=",", limits=read_limits.DEFAULT):
     return list(tables.delimited(io.StringIO(text, newline=""), delimiter, limits))
@@ -68,7 +70,7 @@ def arrow_rows(table, batch=None):
     file, counts = io.BytesIO(), Counter()
     pq.write_table(table, file)
     file.seek(0)
-    return list(tables.parquet(file, counts)), counts
+    return list(tables.parquet(file, counts, ANY)), counts
 
 
 def test_values_of_arrow_as_json_has_them():
@@ -115,13 +117,13 @@ def streamed(batch):
 
 def test_text_that_is_no_utf8_is_binary_data():
     counts = Counter()
-    found = list(tables.arrow(streamed(strings([0, 1, 2, 3], b"a\xffb")), True, counts))
+    found = list(tables.arrow(streamed(strings([0, 1, 2, 3], b"a\xffb")), True, counts, ANY))
     assert [row.record["a"] for row in found] == ["a", None, "b"] and counts == {"a": 1}
 
 
 def test_damaged_columns_are_refused_and_do_not_end_the_process():
     with pytest.raises(tables.Unreadable, match="offset"):
-        list(tables.arrow(streamed(strings([0, 1 << 30, 2, 3], b"abc")), True, Counter()))
+        list(tables.arrow(streamed(strings([0, 1 << 30, 2, 3], b"abc")), True, Counter(), ANY))
 
 
 def test_a_large_table_is_read_batch_by_batch():
@@ -130,6 +132,6 @@ def test_a_large_table_is_read_batch_by_batch():
     with pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table, max_chunksize=2_000)
     file.seek(0)
-    assert [row.record["a"] for row in tables.arrow(file, False, Counter())] == list(range(5_000))
+    assert [row.record["a"] for row in tables.arrow(file, False, Counter(), ANY)] == list(range(5_000))
     with pytest.raises(tables.Unreadable):
-        list(tables.arrow(io.BytesIO(b"ARROW1\0\0junk"), False, Counter()))
+        list(tables.arrow(io.BytesIO(b"ARROW1\0\0junk"), False, Counter(), ANY))

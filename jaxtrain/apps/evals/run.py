@@ -4,8 +4,8 @@ import collections
 import contextlib
 import dataclasses
 import itertools
-import json
 import math
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,9 +19,11 @@ from jaxtrain.apps.evals import lm_eval, report
 from jaxtrain.apps.evals.config import Evaluate
 from jaxtrain.apps.evals.lm_eval import LONGEST
 from jaxtrain.config import ConfigError
-from jaxtrain.data import chat, file_records, preferences_db
+from jaxtrain.data import chat, preferences_db
+from jaxtrain.data.bad_records import Skips
 from jaxtrain.data.messages import BadRecord, Message
 from jaxtrain.data.prompts import question, read_prompts
+from jaxtrain.data.read_limits import ReadLimits
 from jaxtrain.data.tokenizer import ByteTokenizer
 from jaxtrain.files import atomic
 from jaxtrain.files.progress import bar
@@ -385,30 +387,24 @@ def _human_matches(
     if not path.is_file():
         raise ConfigError(f"--people={path}: no such file")
     places = {name: i for i, one in enumerate(models) for name in (one.text, one.label, one.llm.name)}
-    lines = preferences_db.as_lines(path, Path(cfg.machine.cache_dir).expanduser())
+    cache_dir, skips = Path(cfg.machine.cache_dir).expanduser(), Skips(cfg.reading.on_bad_record)
     matches, pairs, others = [], [], 0
-    for record in file_records.records(lines, file_records.ReadNotes()):
-        try:
-            row = json.loads(record.text)
-            texts = row.get("completions") or [row["response_a"], row["response_b"]]
-            ranks = row.get("ranking") or {"a": [1, 2], "b": [2, 1], "tie": [1, 1]}[row["preferred"]]
-            authors = [places.get(name) for name in row["models"]]
-            messages = (
-                user_messages(row["prompt"]) if isinstance(row["prompt"], str) else tuple(row["prompt"])
-            )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(
-                f"--people={path}{record.place}: not a row of ./launch/run collect_preferences "
-                f"({type(error).__name__}: {error})"
-            ) from error
-        if None in authors or len(set(authors)) < 2:
-            others += 1
-            continue
-        for a, b in itertools.combinations(range(len(texts)), 2):
-            value = 0.5 + 0.5 * float(np.sign(ranks[b] - ranks[a]))
-            if authors[a] != authors[b]:
-                matches.append(Match(int(row["item"]), authors[a], authors[b], value))
-                pairs.append((JudgePair(messages, texts[a], texts[b]), value))
+    try:
+        for vote in preferences_db.votes(path, cache_dir, ReadLimits.of(cfg.reading), skips):
+            authors = [places.get(name) for name in vote.models]
+            if None in authors or len(set(authors)) < 2:
+                others += 1
+                continue
+            messages = user_messages(vote.prompt) if isinstance(vote.prompt, str) else tuple(vote.prompt)
+            for a, b in itertools.combinations(range(len(vote.texts)), 2):
+                value = 0.5 + 0.5 * float(np.sign(vote.ranks[b] - vote.ranks[a]))
+                if authors[a] != authors[b]:
+                    matches.append(Match(vote.item, authors[a], authors[b], value))
+                    pairs.append((JudgePair(messages, vote.texts[a], vote.texts[b]), value))
+    except ConfigError as error:
+        raise ConfigError(f"--people: {error}") from error
+    if skips:
+        print(f"--people: {skips.in_words(cache_dir)}", file=sys.stderr)
     return matches, pairs, others
 
 
