@@ -26,6 +26,8 @@ _TOKEN = {
 }
 _REPLY = {"text": "5", "role": "assistant", "rank": 0, "replies": []}
 
+_NO_FORMATS = ("rows of a tree", "vote", "labelled")  # that ?format= knows by these names
+
 # Accepted records of each format.
 RECORDS: dict[str, tuple[dict[str, Any], ...]] = {
     "text": ({"text": "two and three are five"}, {"text": "a longer text, of Ω and 中", "logp": -3.5}),
@@ -82,6 +84,18 @@ RECORDS: dict[str, tuple[dict[str, Any], ...]] = {
     "marked": ({"prompt": "2+3?", "answers": [{"text": "5", "score": 2}, {"text": "6", "score": 1.5}]},),
     "judged": ({"prompt": "2+3?", "completion": "5", "label": True},),
     "prompt": ({"prompt": "2+3?", "answer": 5}, {"prompt": _ASKED}),
+    "labelled": (
+        {"text": "two and three are five", "label": "good"},
+        {"text": "BUY NOW two and three", "label": "spam"},
+        {"messages": [*_ASKED, _ANSWER], "label": 0},
+        {"prompt": "2+3?", "completion": "5", "label": True},
+    ),
+    "vote": (
+        {"prompt": "2+3?", "response_a": "5", "response_b": "6", "preferred": "a", "reason": "", "annotator": "ann",
+         "item": 3, "models": ["sft", "ppo"]},
+        {"prompt": [*_ASKED, _ANSWER, *_ASKED], "completions": ["5", "6", "7"], "ranking": [1, 2, 2], "reason": "so",
+         "annotator": "bob", "item": 4, "models": ["sft", "ppo", "base"]},
+    ),
 }  # fmt: skip
 
 _IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
@@ -302,5 +316,5 @@ def batches(draw: st.DrawFn, formats: Sequence[str], named: bool, most: int) -> 
     name = draw(st.sampled_from(sorted(formats)))
     several = draw(st.sampled_from((1, 1, 2)))
     files = tuple(draw(_file(f"{i}", RECORDS[name], most // several)) for i in range(several))
-    option = draw(st.sampled_from(("", "", f"?format={name}"))) if named and name != "rows of a tree" else ""
+    option = draw(st.sampled_from(("", "", f"?format={name}"))) if named and name not in _NO_FORMATS else ""
     return RecordBatch(name, files, option)

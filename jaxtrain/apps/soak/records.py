@@ -1,4 +1,5 @@
-"""An attack by malformed records: each stage's preparation of data, under --on_bad_record=skip and raise.
+"""An attack by malformed records: each stage's preparation of data, and other commands that read some, under
+--on_bad_record=skip and raise.
 
 What is promised of any record: it is used, or skipped with a count and a reason, or the command stops with a
 ConfigError that names its file and line. And the numbers add up: read = used + left out by reason.
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxtrain.apps.soak import record_commands
 from jaxtrain.apps.soak.outcome import Outcome
 from jaxtrain.config import ConfigError, Corpus, Dialogs
 from jaxtrain.data import chat, dialogs, pipeline, preferences, prompts, source_spec, sources
@@ -114,6 +116,9 @@ STAGES: Mapping[str, RecordStage] = {
     "prompts of ppo, grpo and evaluate": RecordStage(_prompts, (*_CHAT, *_RANKED, "judged", "prompt")),
     "seeds of synthesize and constitutional": RecordStage(_conversations, (*_CHAT, "prompt")),
     "distill": RecordStage(_chat(logprob_data.prepare, ""), ("stored",)),
+    "filter_data": RecordStage(record_commands.filter_data, ("text", "messages", "chosen", "stored")),
+    "train_classifier": RecordStage(record_commands.train_classifier, ("labelled",), named=False),
+    "people of evaluate": RecordStage(record_commands.people, ("vote",), named=False),
 }  # fmt: skip
 
 

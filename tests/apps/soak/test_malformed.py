@@ -23,5 +23,6 @@ def test_the_records_that_are_mutated_are_accepted(tmp_path, name):
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     # Only some templates know tools; prompts are read of any format.
-    stage = "pretrain" if name == "text" else "prompts of ppo, grpo and evaluate"
+    stages = {"text": "pretrain", "labelled": "train_classifier", "vote": "people of evaluate"}
+    stage = stages.get(name, "prompts of ppo, grpo and evaluate")
     records.STAGES[stage].prepare(f"jsonl:{path}", "raise", str(tmp_path / "cache"))
