@@ -15,6 +15,7 @@ from jaxtrain.apps.soak.warm import NOTHING, Ended, Injected
 
 COLD = 0.3  # share of the attempts in which data is prepared anew
 TRACEBACK = "Traceback (most recent call last)"
+_DONE = r"^error: --out=\S+ it (exists|is there) already;"
 _REFUSED = (1, 2)  # exit statuses of an error that is explained
 
 
@@ -79,13 +80,18 @@ class Attempt:
         return self.place.run(self.target, self.patience, injected)
 
     def compare(self, tolerance: float = 0.0, *, but: str = "") -> str:
-        """Where run/ differs from the undisturbed run's; empty: nowhere. Values of the file `but` do not count."""
+        """Where run/ differs from the undisturbed run's; empty: nowhere. Files whose path begins or ends with `but` do
+        not count.
+        """
         out = self.place.folder / "observed"
         if why := self.place.observe(out):
             return why
         wanted, got = self.reference.observed(), observe.read(out)
         if but:
-            wanted, got = ({k: v for k, v in each.items() if not k.startswith(but)} for each in (wanted, got))
+            wanted, got = (
+                {k: v for k, v in each.items() if not (k.startswith(but) or f"/{k}".endswith(f"/{but}"))}
+                for each in (wanted, got)
+            )
         if why := observe.difference(wanted, got, tolerance):
             return why
         for step, digests in observe.order(self.place.order).items():
@@ -104,14 +110,16 @@ class Attempt:
         if self.place.log.exists():
             shutil.copy2(self.place.log, self.failed / "log.txt")
 
-    def resume(self, tolerance: float = 0.0, injected: Injected = NOTHING) -> str:
-        """Gives the command again; says why it does not end in what the undisturbed run left."""
+    def resume(self, tolerance: float = 0.0, injected: Injected = NOTHING, *, but: str = "") -> str:
+        """Gives the command again; says why it does not end in what the undisturbed run left. but: as in `compare`."""
         ended = self.run(injected)
-        if ended.status == 2 and not self.target.trains and not self.compare(tolerance):
-            return ""  # its work was done, and it writes new files only
-        if ended.status != 0:
+        if ended.status != 0 and not self.was_done(ended):
             return f"the same command again: {described(ended)}"
-        return self.compare(tolerance)
+        return self.compare(tolerance, but=but)
+
+    def was_done(self, ended: Ended) -> bool:
+        """Whether a command that writes new files only refused --out, since its work was done before."""
+        return not self.target.trains and ended.status == 2 and bool(re.search(_DONE, ended.output, re.M))
 
 
 def described(ended: Ended) -> str:
@@ -137,11 +145,12 @@ def unexplained(ended: Ended) -> str:
 
 
 def named(ended: Ended, path: Path, here: Path) -> bool:
-    """Whether a command's output names a file, or a folder below run/ or cache/ in which it lies."""
-    text = re.sub(r"\s+", "", ended.output)  # long lines are wrapped
+    """Whether a command's error names a file, or the folder of the checkpoint, data set or table of which it is."""
+    error = ended.output[max(0, ended.output.find("error: ")) :]
+    text = re.sub(r"\s+", "", error)  # long lines are wrapped
     parts = path.relative_to(here).parts
-    places = [here.joinpath(*parts[:count]) for count in range(2, len(parts) + 1)]
-    return any(str(place) in text for place in places) or path.name in text
+    places = [here.joinpath(*parts[:count]) for count in range(min(3, len(parts)), len(parts) + 1)]
+    return any(str(place) in text for place in places)
 
 
 def event_fault(attempt: Attempt, action: events.Action, *, onward: bool = False) -> tuple[At, Injected]:

@@ -68,11 +68,7 @@ def fits(target: SoakTarget, fault: Fault) -> bool:
     """Whether a fault can strike a command."""
     if target.faults:
         return fault.name in target.faults
-    return (
-        fault not in stores.FAULTS
-        and (target.trains or not fault.training)
-        and not (target.tiny and fault.afresh)
-    )
+    return fault not in stores.FAULTS and (target.trains or not fault.training)
 
 
 def schedule(found: Sequence[tuple[SoakTarget, Fault]], seed: int) -> Iterator[Injection]:

@@ -13,6 +13,7 @@ from jaxtrain.apps.soak.attempt import TRACEBACK, Attempt, described, event_faul
 from jaxtrain.apps.soak.observe import TOLERANCE
 from jaxtrain.apps.soak.reference import STOPS
 from jaxtrain.apps.soak.warm import Ended, Injected
+from jaxtrain.train import orbax_errors
 
 Injection = Callable[[Attempt], tuple[str, str]]  # -> (what was done, why it did not hold)
 
@@ -20,19 +21,17 @@ Injection = Callable[[Attempt], tuple[str, str]]  # -> (what was done, why it di
 SHOWN = ("metrics.jsonl", "tensorboard", "samples", "logs", "lock")
 FLIPS = (1, 1, 1, 2, 8)  # bits of one flip
 _MOST = 1 << 30  # bytes of a disk that has room again
+_PROGRAMS = 3  # compiled programs among the files of which one is damaged
 _PAGE = 4096  # bytes that a file is rounded up to
 
 
 class Fault(NamedTuple):
-    """A fault. `share` is how often it comes beside the others; `training`: whether it is for training stages alone;
-    `afresh`: whether it starts a Python of its own, in which nothing is made smaller.
-    """
+    """A fault. `share` is how often it comes beside the others; `training`: whether it is for training stages alone."""
 
     name: str
     inject: Injection
     share: int
     training: bool = False
-    afresh: bool = False
 
 
 def kill_at_event(attempt: Attempt) -> tuple[str, str]:
@@ -69,9 +68,7 @@ def kill_real(attempt: Attempt) -> tuple[str, str]:
 
 
 def _after_sigterm(attempt: Attempt, ended: Ended) -> str:
-    if ended.status not in (0, 1, 128 + signal.SIGTERM):
-        return f"after SIGTERM: {described(ended)}"
-    if TRACEBACK in ended.output:
+    if ended.status not in (0, 128 + signal.SIGTERM) or TRACEBACK in ended.output:
         return f"after SIGTERM: {described(ended)}"
     return attempt.resume()
 
@@ -107,8 +104,8 @@ def clock_jump(attempt: Attempt) -> tuple[str, str]:
     moment = attempt.moment()
     ended = attempt.run(jumped._replace(signals=[(moment, signal.SIGKILL)]))
     what = f"{seconds:g} s at {when.kind} {when.count}, kill at {moment:.2f} s"
-    if ended.status != 128 + signal.SIGKILL and (why := unexplained(ended)):
-        return what, why  # Orbax waits by the clock, and a save may fail, with a message
+    if ended.status not in (0, 128 + signal.SIGKILL):
+        return what, f"before the kill: {described(ended)}"
     for path in attempt.here.rglob("*"):
         stat = path.stat()
         os.utime(path, (stat.st_atime + seconds, stat.st_mtime + seconds))
@@ -120,7 +117,7 @@ def no_space_at_event(attempt: Attempt) -> tuple[str, str]:
     attempt.reset()
     when, injected = event_fault(attempt, events.no_space, onward=True)
     ended = attempt.run(injected)
-    return f"{when.kind} {when.count}", unexplained(ended) or attempt.resume()
+    return f"{when.kind} {when.count}", unexplained(ended) or attempt.resume(but=orbax_errors.FILE)
 
 
 def file_size_limit(attempt: Attempt) -> tuple[str, str]:
@@ -133,7 +130,7 @@ def file_size_limit(attempt: Attempt) -> tuple[str, str]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
     ended = attempt.run(Injected(limit))
-    return f"{size} bytes", unexplained(ended) or attempt.resume()
+    return f"{size} bytes", unexplained(ended) or attempt.resume(but=orbax_errors.FILE)
 
 
 def full_disk(attempt: Attempt) -> tuple[str, str]:
@@ -147,7 +144,7 @@ def full_disk(attempt: Attempt) -> tuple[str, str]:
         disk.resize(disk.used() + int(share * grown) + _PAGE)
         ended = attempt.run()
         disk.resize(_MOST)
-        why = unexplained(ended) or attempt.resume()
+        why = unexplained(ended) or attempt.resume(but=orbax_errors.FILE)
         if why:
             attempt.preserve()
         return f"room for {share:.2f} of {grown} bytes", why
@@ -214,17 +211,17 @@ def _damaged(
     run = attempt.reference.folder / "run" if finished else attempt.stopped(index)
     attempt.reset(run, cold=False)
     files = sorted(path for path in attempt.here.rglob("*") if path.is_file() and not path.is_symlink())
-    files = [path for path in files if "compiled" not in path.parts and (empty or path.stat().st_size)]
-    path = attempt.rng.choice(files)
+    files = [path for path in files if empty or path.stat().st_size]
+    programs = [path for path in files if "compiled" in path.parts]  # there are more than of all others
+    few = attempt.rng.sample(programs, min(_PROGRAMS, len(programs)))
+    path = attempt.rng.choice([*(path for path in files if path not in programs), *few])
     name = path.relative_to(attempt.here)
     what = f"{damage(attempt, path)} of {name}, {run.name}"
     ended = attempt.run()
     if why := unexplained(ended):
         return what, why
     shown = next((part for part in name.parts if part in SHOWN), "")
-    if ended.status == 2 and not attempt.target.trains and not attempt.compare():
-        return what, ""  # its work was done, and it writes new files only
-    if ended.status:
+    if ended.status and not attempt.was_done(ended):
         return what, "" if named(ended, path, attempt.here) else f"the file is not named: {described(ended)}"
     if TRACEBACK in ended.output:
         return what, described(ended)
@@ -270,7 +267,7 @@ def deletion(attempt: Attempt) -> tuple[str, str]:
 FAULTS = (
     Fault("kill -9 at an event", kill_at_event, 6),
     Fault("kill -9 at a time", kill_at_time, 3),
-    Fault("kill -9 of a fresh process", kill_real, 1, afresh=True),
+    Fault("kill -9 of a fresh process", kill_real, 1),
     Fault("SIGTERM at an event", sigterm_at_event, 2),
     Fault("SIGTERM at a time", sigterm_at_time, 1),
     Fault("SIGSTOP and SIGCONT", frozen, 1),

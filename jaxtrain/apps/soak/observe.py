@@ -13,12 +13,13 @@ import numpy as np
 from jaxtrain.files import atomic
 from jaxtrain.train import metrics, workdir
 
-# Files that two runs of one command need not have in common: they hold times, paths, process ids, or work under way.
+# Files that two runs of one command need not have in common: of times, of process ids, and what a kill left of a file.
 OTHER = (
-    "config.json", "lock", "*.lock", "tensorboard/*", "checkpoints/*", "rollouts/*", "logs/*", "*.html",
-    "metrics.jsonl.unreadable", "*.tmp", "times.json", "*.part", "*.aside*", "work/*",
-    "save_errors.txt",
+    "lock", "*.lock", "tensorboard/*", "checkpoints/*", "rollouts/*", "logs/*", "*.html",
+    "metrics.jsonl.unreadable", "*.tmp", "times.json", "*.part", "*.aside*",
 )  # fmt: skip
+# Fields of config.json that are of a start, not of the run.
+STARTS = {"command", "versions", "git", "resumed", "format", "sha256"}
 VOLATILE = {
     *metrics.TIMES,
     "seconds",
@@ -65,7 +66,10 @@ def _file(name: str, path: Path) -> Iterator[tuple[str, Any]]:
         lines = path.read_text(encoding="utf-8").splitlines()
         yield from ((f"{name}:{i}", steady(json.loads(line))) for i, line in enumerate(lines, 1))
     elif path.suffix == ".json":
-        yield name, steady(json.loads(path.read_text(encoding="utf-8")))
+        record = steady(json.loads(path.read_text(encoding="utf-8")))
+        if path.name == workdir.CONFIG:
+            record = {key: value for key, value in record.items() if key not in STARTS}
+        yield name, record
     else:
         yield name, hashlib.sha256(path.read_bytes()).hexdigest()
 

@@ -66,7 +66,9 @@ class Place:
             injected.prepare()
 
         command = targets.fill(target.command, str(self.here), str(self.parents))
-        return self.processes.start(command, self.here, log or self.log, injected._replace(prepare=prepare))
+        return self.processes.start(
+            command, self.here, log or self.log, injected._replace(prepare=prepare, tiny=target.tiny)
+        )
 
     def run(self, target: SoakTarget, seconds: float, injected: Injected = NOTHING) -> Ended:
         """Runs the target's command to its end."""

@@ -24,6 +24,16 @@ HEAVY = ("orbax.checkpoint", "grain", "tensorflow_datasets", "tensorboardX", "te
 ROOT = Path(__file__).parents[3]
 TICK = 0.005  # seconds between two looks at a child
 FROZEN = 0.3  # seconds that a stopped process stays so
+# What a fresh Python runs in place of `-m experiments.STAGE`, where tiny.py makes the command smaller.
+_TINY = """
+import runpy, sys
+import experiments.constitutional_pipeline, jaxtrain.apps.lifecycle.plan
+from jaxtrain.apps.soak import tiny
+stage, name = sys.argv[1:3]
+sys.argv[:3] = [f"experiments.{stage}"]
+tiny.CHANGES[name]()
+runpy.run_module(f"experiments.{stage}", run_name="__main__")
+"""
 
 
 class Ended(NamedTuple):
@@ -42,6 +52,7 @@ class Injected(NamedTuple):
     environment: Mapping[str, str] = {}
     devices: int = 1
     afresh: bool = False  # in a Python that starts anew, in which `prepare` cannot run
+    tiny: str = ""  # what is made smaller in it, a name of tiny.py
 
 
 NOTHING = Injected()
@@ -172,8 +183,8 @@ def _run(command: Sequence[str], folder: Path, injected: Injected) -> None:
     stage, *flags = command
     if injected.afresh:
         os.environ.update(_afresh(injected.devices))
-        python = [sys.executable, "-P", "-m", f"experiments.{stage}", *flags]
-        os.execv(sys.executable, python)
+        start = ["-c", _TINY, stage, injected.tiny] if injected.tiny else ["-m", f"experiments.{stage}"]
+        os.execv(sys.executable, [sys.executable, "-P", *start, *flags])
     sys.argv = [f"experiments.{stage}", *flags]
     sys.orig_argv = [sys.executable, "-m", *sys.argv]
     injected.prepare()

@@ -34,6 +34,9 @@ class FakeAttempt:
     def run(self, injected=None):
         return self.ended
 
+    def was_done(self, ended):
+        return False
+
     def compare(self, tolerance=0.0, *, but=""):
         self.but = but
         return self.difference
@@ -61,6 +64,17 @@ def test_damage_holds_where_it_is_named_or_changes_nothing(tmp_path, damage, end
     assert (why == "") == held, (what, why)
     path = tmp_path / "here" / "run" / "state"
     assert (path.read_bytes() if path.exists() else b"") != bytes(range(64)) and "run/state" in what
+
+
+@pytest.mark.parametrize(
+    ("status", "output", "held"),
+    [(0, "", True), (137, "", True), (1, "error: Timeout waiting for a key\n", False), (None, "", False)],
+)
+def test_no_clock_jump_ends_a_command(tmp_path, monkeypatch, status, output, held):
+    attempt = FakeAttempt(tmp_path, Ended(status, 1.0, output))
+    monkeypatch.setattr(faults, "event_fault", lambda *_: (faults.events.At("open", 1), faults.Injected()))
+    attempt.moment, attempt.resume = lambda: 0.1, lambda: ""
+    assert (faults.clock_jump(attempt)[1] == "") == held
 
 
 def test_a_flip_changes_the_bits_that_it_says(tmp_path):

@@ -14,7 +14,8 @@ def write(folder, loss=0.1 + 0.2, time=1.0, text="a"):
     (folder / "run" / "metrics.jsonl").write_text(json.dumps({"step": 1, "time": time, "loss": loss}) + "\n")
     (folder / "run" / "report.json").write_text(json.dumps({"rows": [1, {"seconds": time}]}))
     (folder / "run" / "samples" / "1.txt").write_text(text)
-    (folder / "run" / "config.json").write_text(str(time))
+    config = {"stage": "sft", "config": {"lr": 0.1}, "command": str(time), "resumed": [time]}
+    (folder / "run" / "config.json").write_text(json.dumps(config))
     observe.write(folder / "run", folder / "observed")
     return observe.read(folder / "observed")
 
@@ -25,6 +26,7 @@ def test_times_are_no_difference_and_all_else_is(tmp_path):
     assert "metrics.jsonl:1 differs" in observe.difference(one, write(tmp_path / "c", loss=0.3))
     assert observe.difference(one, write(tmp_path / "d", loss=0.3), 1e-5) == ""
     assert "samples/1.txt differs" in observe.difference(one, write(tmp_path / "e", text="b"))
+    assert one["config.json"] == {"stage": "sft", "config": {"lr": 0.1}}, "it is of the run, not of a start"
     less = {name: value for name, value in one.items() if name != "report.json"}
     assert "report.json is missing" in observe.difference(one, less)
     assert "report.json is there" in observe.difference(less, one)
