@@ -66,11 +66,11 @@ def serving(monkeypatch, answer_seconds):
 def until_closed(link):
     """All that the server sends until it closes the connection; raises TimeoutError where it does not."""
     link.settimeout(ENOUGH)
-    received = b""
+    received = bytearray()
     with contextlib.suppress(ConnectionResetError):
-        while piece := link.recv(4096):
+        while piece := link.recv(1 << 20):
             received += piece
-    return received
+    return bytes(received)
 
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
