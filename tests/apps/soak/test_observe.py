@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 
 from jaxtrain.apps.soak import observe
+from jaxtrain.files import checksums
 from jaxtrain.train import loop
 
 
 def write(folder, loss=0.1 + 0.2, time=1.0, text="a"):
     (folder / "run" / "samples").mkdir(parents=True)
     (folder / "run" / "metrics.jsonl").write_text(json.dumps({"step": 1, "time": time, "loss": loss}) + "\n")
-    (folder / "run" / "report.json").write_text(json.dumps({"rows": [1, {"seconds": time}]}))
+    report = checksums.sealed({"rows": [1, {"seconds": time}]})
+    (folder / "run" / "report.json").write_text(json.dumps(report))
     (folder / "run" / "samples" / "1.txt").write_text(text)
     config = {"stage": "sft", "config": {"lr": 0.1}, "command": str(time), "resumed": [time]}
     (folder / "run" / "config.json").write_text(json.dumps(config))
