@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from jaxtrain import config, flags, stages
+from jaxtrain.rl.config import Watch
 
 # What an algorithm is defined with; a flag that is given goes before it.
 #   baseline  of a completion's score: its group's mean, that of the others, or none (returns by token)
@@ -77,11 +78,12 @@ class Grpo:
     model: config.Model = config.group(config.Model)
     data: config.Dialogs = config.group(config.Dialogs, data="tinytown:prompts", seq_len=48, batch_size=64)
     scores: config.Scores = config.group(config.Scores)
+    watch: Watch = config.group(Watch)
     loss: GrpoLoss = config.group(GrpoLoss)
     samples: config.Rollouts = config.group(config.Rollouts, group=8, minibatches=2)
     optim: config.Optim = config.group(config.Optim, lr=1.5e-4, schedule="linear", warmup=4, weight_decay=0.0)
     lora: config.Lora = config.group(config.Lora)
-    run: config.Run = config.group(config.Run, steps=128, sample_every=0, log_every=4)
+    run: config.Run = config.group(config.Run, steps=128, eval_every=20, sample_every=0, log_every=4)
 
     def settings(self) -> Any:
         """The objective's settings. Raises ConfigError where one would do nothing."""
@@ -100,16 +102,16 @@ class Grpo:
 def main(cfg: Grpo) -> None:
     """Checks the flags, loads policy and reference, and trains on groups of completions."""
     # Imported here, so that a mistake in the flags is answered before jax is loaded.
+    from jaxtrain.rl import watched_reward
     from jaxtrain.stages import init_from
 
-    cfg.scores.require()
+    cfg = watched_reward.checked(cfg)
     start = init_from.resolve(cfg, needed=True)
 
     import functools
 
     from jaxtrain.objectives.policy_gradient import policy_gradient
     from jaxtrain.rl import advantages, on_policy, rollouts
-    from jaxtrain.stages import trainer
 
     on_policy.check(cfg, start.tokenizer)
     loss = cfg.loss.resolved()
@@ -132,7 +134,7 @@ def main(cfg: Grpo) -> None:
             controller=rollouts.KlController(loss["kl_coef"], cfg.loss.kl_target, cfg.loss.kl_horizon),
             priced=bool(loss["kl_coef"] or loss["kl_weight"]),
         )  # fmt: skip
-        trainer.train(cfg, session, training)
+        on_policy.train(cfg, session, training)
 
 
 if __name__ == "__main__":

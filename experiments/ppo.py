@@ -5,6 +5,7 @@ from typing import Any
 
 from jaxtrain import config, flags, stages
 from jaxtrain.data import source_spec
+from jaxtrain.rl.config import Watch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,13 +65,14 @@ class Ppo:
     model: config.Model = config.group(config.Model)
     data: config.Dialogs = config.group(config.Dialogs, data="tinytown:prompts", seq_len=48, batch_size=64)
     scores: config.Scores = config.group(config.Scores)
+    watch: Watch = config.group(Watch)
     loss: PpoLoss = config.group(PpoLoss)
     samples: config.Rollouts = config.group(config.Rollouts, minibatches=2, epochs=2)
     optim: config.Optim = config.group(
         config.Optim, lr=1.5e-4, schedule="linear", warmup=4, weight_decay=0.0, ema=0.95
     )
     lora: config.Lora = config.group(config.Lora)
-    run: config.Run = config.group(config.Run, steps=160, sample_every=0, log_every=4)
+    run: config.Run = config.group(config.Run, steps=160, eval_every=20, sample_every=0, log_every=4)
 
     def settings(self, ptx_weight: float) -> Any:
         """The objective's settings. Raises ConfigError where one would do nothing."""
@@ -86,17 +88,17 @@ class Ppo:
 def main(cfg: Ppo) -> None:
     """Checks the flags, loads policy, reference and reward model, and trains on rollouts."""
     # Imported here, so that a mistake in the flags is answered before jax is loaded.
+    from jaxtrain.rl import watched_reward
     from jaxtrain.stages import init_from
 
-    cfg.scores.require()
+    cfg = watched_reward.checked(cfg)
     start = init_from.resolve(cfg, needed=True)
 
     import functools
 
     from jaxtrain.models import value
     from jaxtrain.objectives.ppo import ppo
-    from jaxtrain.rl import advantages, on_policy, rollouts
-    from jaxtrain.stages import trainer
+    from jaxtrain.rl import advantages, on_policy, ptx, rollouts
 
     on_policy.check(cfg, start.tokenizer)
     with stages.open(cfg, "ppo", start=start) as stage:
@@ -116,14 +118,14 @@ def main(cfg: Ppo) -> None:
             gamma=loss.gamma, lam=loss.lam, bootstrap=loss.bootstrap, whiten_rewards=loss.whiten_rewards,
             whiten_advantages=loss.whiten_advantages,
         )  # fmt: skip
-        extra, table = on_policy.ptx_columns(cfg, session, template, weight, loss.ptx_data)
+        extra, table = ptx.ptx_columns(cfg, session, template, weight, loss.ptx_data)
         training = on_policy.stage(
             cfg, session, template, functools.partial(ppo, model=session.heads, settings=settings),
             functools.partial(advantages.gae_advantages, how=how), scorer,
             controller=rollouts.KlController(loss.kl_coef, loss.kl_target, loss.kl_horizon),
             priced=loss.kl_coef > 0, extra=extra, table=table,
         )  # fmt: skip
-        trainer.train(cfg, session, training)
+        on_policy.train(cfg, session, training)
 
 
 if __name__ == "__main__":

@@ -93,18 +93,30 @@ def resolve(text: str, flag: str = "reward") -> WeightedReward:
     first. Raises ConfigError where there is no such function, its module fails, or it cannot be called by keyword.
     """
     label = f"--{flag}={text}"
-    parts: list[RewardFunction] = []
-    pending = ""
+    matches = _matches(text)
+    if not matches:
+        raise ConfigError(f"{label}: write {', '.join(NAMED)}, MODULE:FUNCTION or FILE.py:FUNCTION")
+    parts = [
+        _resolved(label, match["name"], match["format"] or "", match["weight"] or "1") for match in matches
+    ]
+    return WeightedReward(text, tuple(dataclasses.replace(one, flag=flag) for one in parts))
+
+
+def names_functions(text: str) -> bool:
+    """Whether a text has the form of what `resolve` takes, which a path of a run can have too."""
+    return bool(_matches(text))
+
+
+def _matches(text: str) -> list[re.Match]:
+    """The parts of REWARD[,REWARD ...], whose names may have commas; empty where it has another form."""
+    result, pending = [], ""
     for piece in text.split(","):
         pending = f"{pending},{piece}" if pending else piece
         match = _SPEC.fullmatch(pending.strip())
         if match and (match["name"] in NAMED or _FUNCTION.fullmatch(match["name"])):
-            one = _resolved(label, match["name"], match["format"] or "", match["weight"] or "1")
-            parts.append(dataclasses.replace(one, flag=flag))
+            result.append(match)
             pending = ""
-    if pending or not parts:
-        raise ConfigError(f"{label}: write {', '.join(NAMED)}, MODULE:FUNCTION or FILE.py:FUNCTION")
-    return WeightedReward(text, tuple(parts))
+    return [] if pending else result
 
 
 def _resolved(label: str, name: str, form: str, weight: str) -> RewardFunction:

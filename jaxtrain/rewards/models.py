@@ -59,15 +59,23 @@ class RewardModel(NamedTuple):
 
 
 def check(
-    settings: config.Scores, tokenizer: Tokenizer, seq_len: int, template: Template | None = None
+    settings: config.Scores,
+    tokenizer: Tokenizer,
+    seq_len: int,
+    template: Template | None = None,
+    name: str = "",
 ) -> None:
-    """Raises ConfigError for a reward model that cannot score completions of this tokenizer and chat template."""
+    """Raises ConfigError for a reward model that cannot score completions of this tokenizer and chat template.
+
+    `name` is the flag that names the reward model or function, where it is not one of Scores.
+    """
     if not settings.reward_model:
-        functions.resolve(settings.reward)
+        functions.resolve(settings.reward, name or "reward")
         return
-    flag = f"--reward_model={settings.reward_model}"
-    source, _ = workdir.split_step(settings.reward_model, "reward_model")
-    record = workdir.read_run(source, "--reward_model")
+    name = name or "reward_model"
+    flag = f"--{name}={settings.reward_model}"
+    source, _ = workdir.split_step(settings.reward_model, name)
+    record = workdir.read_run(source, f"--{name}")
     if record["stage"] != "reward":
         raise ConfigError(f"{flag}: a run of {record['stage']}; name one of ./launch/run reward")
     if "arch" not in record or workdir.newest_step(source) is None:
@@ -89,10 +97,12 @@ def check(
         raise ConfigError(f"--seq_len={seq_len}: the context of {flag} is {context}")
 
 
-def load(settings: config.Scores, text: str, plan: parallel.Plan, model: config.Model) -> RewardModel:
-    """The reward model of a run, which `text` names as WORKDIR@STEP."""
-    source, step = workdir.split_step(text, "reward_model")
-    record = workdir.read_run(source, "--reward_model")
+def load(
+    settings: config.Scores, text: str, plan: parallel.Plan, model: config.Model, name: str = "reward_model"
+) -> RewardModel:
+    """The reward model of a run, which `text` names as WORKDIR@STEP, and the flag `name` before it."""
+    source, step = workdir.split_step(text, name)
+    record = workdir.read_run(source, f"--{name}")
     arch, loss = zoo.from_dict(record["arch"]), record["config"]["loss"]
     lm = build_model(plan, arch, model)
     scorer = reward_models.build(lm, loss["members"])
@@ -109,12 +119,12 @@ def load(settings: config.Scores, text: str, plan: parallel.Plan, model: config.
         key = jax.random.fold_in(jax.random.key(seed), 2)
         base = plan.init(scorer.grow, scorer.axes, weights.load_params(plan, start, lm, seed), key)
         shapes = plan.abstract(trained.part, trained.axes, base, key)
-        own, _ = restore_params(source, shapes, step, "--reward_model", part)
+        own, _ = restore_params(source, shapes, step, f"--{name}", part)
         params = plan.init(trained.whole, scorer.axes, own, base)
     else:
-        params, _ = restore_params(source, plan.abstract(fresh, scorer.axes), step, "--reward_model", part)
+        params, _ = restore_params(source, plan.abstract(fresh, scorer.axes), step, f"--{name}", part)
     affine = plan.abstract(lambda: dict.fromkeys(("gain", "bias"), jnp.zeros(loss["members"])), {})
-    extra, _ = restore_params(source, affine, step, "--reward_model", "extra")
+    extra, _ = restore_params(source, affine, step, f"--{name}", "extra")
     extra = plan.get(extra)
     ensemble, price = settings.ensemble, settings.price
     if ensemble == "auto":
@@ -156,9 +166,9 @@ def model_scorer(model: RewardModel, plan: parallel.Plan, size: int) -> Completi
     return CompletionScorer(scores, model.table)
 
 
-def function_scorer(text: str, plan: parallel.Plan) -> CompletionScorer:
+def function_scorer(text: str, plan: parallel.Plan, flag: str = "reward") -> CompletionScorer:
     """A scorer by a Python function (rewards/functions.py), which each host calls for its share of the completions."""
-    reward = functions.resolve(text)
+    reward = functions.resolve(text, flag)
 
     def evaluate(
         rows: Batch, prompts: Sequence[Prompt], texts: Sequence[str], state: TrainerState | None

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 
 from jaxtrain.files import atomic, terminal
+from jaxtrain.rl.overoptimisation import GOLD, TRAINED, WATCHED
 from jaxtrain.rl.scoring import ScoredBatch
 from jaxtrain.stages.session import Session
 from jaxtrain.train import loop
 from jaxtrain.types import TrainState
 
 FOLDER = "rollouts"  # in the run's samples/
+_NUMBERS = {"score": TRAINED, "kl": "objective/kl", "watched": WATCHED, "gold": GOLD}
 
 
 def with_completion_table(session: Session, sample: loop.Sample, shown: int = 4) -> loop.Sample:
@@ -37,7 +39,7 @@ def _table(rows: list[dict[str, Any]], name: str) -> str:
     from rich.table import Table
     from rich.text import Text
 
-    numbers = [key for key in ("score", "kl", "gold") if key in rows[0]]
+    numbers = [key for key in _NUMBERS if key in rows[0]]
     table = Table(title=f"completions of the last iteration ({FOLDER}/{name})", title_justify="left")
     for column in ("prompt", "completion"):
         table.add_column(column, overflow="fold", ratio=1 if column == "prompt" else 2)
@@ -54,14 +56,13 @@ def _table(rows: list[dict[str, Any]], name: str) -> str:
 
 def rollout_lines(batch: ScoredBatch, metrics: Mapping[str, np.ndarray]) -> str:
     """The completions with their numbers as JSON lines."""
-    names = {"score": "objective/scores", "kl": "objective/kl", "gold": "judge/gold"}
     functions = {
         key.split("/", 1)[1].removesuffix("/mean"): key for key in batch.stats if key.startswith("rewards/")
     }
     out = []
     for i, (prompt, text) in enumerate(batch.texts):
         row = {"prompt": prompt, "completion": text, "ended": bool(batch.ended[i])}
-        row |= {name: _rounded(metrics[key][i]) for name, key in names.items() if key in metrics}
+        row |= {name: _rounded(metrics[key][i]) for name, key in _NUMBERS.items() if key in metrics}
         row |= (
             {"rewards": {name: _rounded(batch.stats[key][i]) for name, key in functions.items()}}
             if functions

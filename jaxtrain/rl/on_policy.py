@@ -1,17 +1,15 @@
 """What the on-policy stages share: prompts, scorer, rollouts, samples. Imported once the flags are checked."""
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
 from jaxtrain import worlds
 from jaxtrain.config import ConfigError, RolloutStageConfig
-from jaxtrain.data import dialogs, prompts, source_spec, special_text
+from jaxtrain.data import prompts, source_spec, special_text
 from jaxtrain.data.chat import Template, load_template
 from jaxtrain.data.prompts import Prompt
 from jaxtrain.data.tokenizer import Tokenizer
@@ -19,18 +17,18 @@ from jaxtrain.files import cache
 from jaxtrain.models import transformer
 from jaxtrain.ops import policy_gradient
 from jaxtrain.rewards import functions, models
-from jaxtrain.rewards.function_args import TrainerState, available
-from jaxtrain.rl import completion_table, rollouts
+from jaxtrain.rl import completion_table, held_out, rollouts, run_report, watch_scorer, watched_reward
 from jaxtrain.rl import scoring as rl_scoring
+from jaxtrain.rl.config import WatchedStageConfig
 from jaxtrain.rl.rollout_store import RolloutStore
 from jaxtrain.stages import before_after, eval_prompts, init_from, trainer
-from jaxtrain.stages.session import Session, gather_rows, pinned_run, policy_session, reference_params
+from jaxtrain.stages.session import Session, pinned_run, policy_session, reference_params
 from jaxtrain.train import workdir
 from jaxtrain.train.parallel import Plan
 from jaxtrain.types import Objective
 
 
-def check(cfg: RolloutStageConfig, tokenizer: Tokenizer) -> None:
+def check(cfg: WatchedStageConfig, tokenizer: Tokenizer) -> None:
     """Raises ConfigError for flags that contradict each other, and for a reward model that cannot score this policy."""
     s, size = cfg.samples, _iteration_size(cfg)
     if size % s.group:
@@ -44,7 +42,9 @@ def check(cfg: RolloutStageConfig, tokenizer: Tokenizer) -> None:
         )
     if cfg.scores.overlong_buffer > s.max_new:
         raise ConfigError(f"--overlong_buffer={cfg.scores.overlong_buffer}: more than --max_new={s.max_new}")
-    models.check(cfg.scores, tokenizer, cfg.data.seq_len, load_template(cfg.data.template, tokenizer))
+    template = load_template(cfg.data.template, tokenizer)
+    models.check(cfg.scores, tokenizer, cfg.data.seq_len, template)
+    watch_scorer.check(cfg, tokenizer, template)
 
 
 def _iteration_size(cfg: RolloutStageConfig) -> int:
@@ -64,17 +64,15 @@ def settings(
     return result
 
 
-def fingerprints(cfg: RolloutStageConfig, template: Template) -> dict[str, str]:
+def fingerprints(cfg: WatchedStageConfig, template: Template) -> dict[str, str]:
     """The fingerprints of a run's data: its prompts, tokenizer and template.
 
     Raises ConfigError, before a model is loaded, for a reward function that needs more than the prompts' records have.
     """
     read = _read_prompts(cfg, template)
-    if cfg.scores.reward:
-        names = available(
-            {name for prompt in read for name in prompt.record}, has_ids=True, state=TrainerState()
-        )
-        functions.check_arguments(functions.resolve(cfg.scores.reward), names, f"--data={cfg.data.data}")
+    names = held_out.argument_names(read)
+    for reward in watched_reward.reward_functions(cfg):
+        functions.check_arguments(reward, names, f"--data={cfg.data.data}")
     digest = cache.digest(*(prompt.ids.tobytes() for prompt in read))
     return {"data": digest, "tokenizer": template.tokenizer.fingerprint, "template": template.fingerprint}
 
@@ -99,7 +97,7 @@ def open_scorer(
 
 
 def stage(
-    cfg: RolloutStageConfig,
+    cfg: WatchedStageConfig,
     session: Session,
     template: Template,
     objective: Objective,
@@ -116,27 +114,24 @@ def stage(
     read = _read_prompts(cfg, template, notes)
     fitting, lines = rl_scoring.fitting_prompts(read, cfg, template.tokenizer.bos)
     decode = template.tokenizer.decode_completion
-    world = worlds.world_of(source.kind for source in source_spec.parse(cfg.data.data))
     size = _iteration_size(cfg)
     updates = cfg.samples.epochs * cfg.samples.minibatches
     reference = functools.partial(reference_params, session, cfg.run.seed)
+    watch = watch_scorer.open_watch(cfg, session)
+    how = _scoring(cfg, session, template, scorer)
     setup = rollouts.RolloutConfig(
         prompts=fitting,
-        scoring=rl_scoring.ScoringConfig(
-            scorer=scorer,
-            tokenizer=template.tokenizer,
-            ends=init_from.end_ids(session.start, template.ends),
-            truncation_tokens=rl_scoring.truncation_tokens(template.tokenizer, cfg.scores),
-            gold=world.gold if world else None,
-        ),
+        scoring=how._replace(watch=watch and watch.rollouts),
         advantages=advantages,
         controller=controller,
         reference=reference if priced else None,
         extra=extra,
     )
+    answers = eval_prompts.eval_answers(policy_session(session), cfg, template)
     sample = completion_table.with_completion_table(
-        session, eval_prompts.eval_sampler(policy_session(session), cfg, template, decode)
+        session, eval_prompts.eval_sampler(policy_session(session), cfg, template, decode, answers=answers)
     )
+    evaluate, held_out_lines = held_out.evaluator(cfg, session, how, watch, answers)
     store = RolloutStore(cfg, session, controller.coef)
     iteration = f"{size:,} completions of {size // cfg.samples.group:,} prompts, {updates} updates"
     return trainer.Stage(
@@ -147,16 +142,39 @@ def stage(
             *(("prompts", line) for line in (*lines, *notes)),
             ("iteration", iteration),
             *scorer.table,
+            *held_out_lines,
             *(table or []),
         ],
         decode=special_text.marked_decoder(template.tokenizer),
         tokens=cfg.data.batch_size * cfg.data.seq_len,
+        score=evaluate,
         sample=before_after.with_before_after(session, cfg, template, decode, reference, sample),
         expect=expected(transformer.compute_dtype(cfg.model, session.plan.platform), priced),
         carry=rollouts.carry(cfg),
         meta=store.meta,
         unusable=store.unusable,
+        ended=store.rewards.ended,
     )
+
+
+def _scoring(
+    cfg: WatchedStageConfig, session: Session, template: Template, scorer: models.CompletionScorer
+) -> rl_scoring.ScoringConfig:
+    world = worlds.world_of(source.kind for source in source_spec.parse(cfg.data.data))
+    return rl_scoring.ScoringConfig(
+        scorer=scorer,
+        tokenizer=template.tokenizer,
+        ends=init_from.end_ids(session.start, template.ends),
+        truncation_tokens=rl_scoring.truncation_tokens(template.tokenizer, cfg.scores),
+        gold=world.gold if world else None,
+    )
+
+
+def train(cfg: WatchedStageConfig, session: Session, training: trainer.Stage) -> None:
+    """Trains; once it is done, or over by --stop_on_overoptimisation, prints what the metrics say and draws them."""
+    state = trainer.train(cfg, session, training)
+    if not cfg.run.dry_run and (training.ended() or int(session.plan.get(state.step)) >= cfg.run.steps):
+        run_report.write(cfg, session)
 
 
 def expected(dtype: Any, priced: bool) -> dict[str, tuple[float, float]]:
@@ -168,24 +186,3 @@ def expected(dtype: Any, priced: bool) -> dict[str, tuple[float, float]]:
         "policy/approxkl_avg": (0.0, near),
         "policy/clipfrac_avg": (0.0, near),
     } | kl
-
-
-def ptx_columns(
-    cfg: RolloutStageConfig, session: Session, template: Template, weight: float, data: str
-) -> tuple[Callable[[int, float], Mapping[str, np.ndarray]], list[tuple[str, str]]]:
-    """(a function (update, tokens in the loss) -> PPO-ptx's columns, lines for the table)."""
-    if not weight:
-        return lambda step, tokens: {}, []
-    pretraining = dialogs.prepare(
-        dataclasses.replace(cfg.data, data=data, eval_data="", columns=""), seed=cfg.run.seed,
-        tokenizer=template.tokenizer, template=template, local_rows=session.plan.local_rows,
-    )  # fmt: skip
-
-    def extra(step: int, tokens: float) -> dict[str, np.ndarray]:
-        rows = pretraining.train.batch(step)
-        count = float(gather_rows(session.plan, {"mask": rows["mask"]})["mask"].sum())
-        names = ("tokens", "targets", "mask", "segments", "positions", "row")
-        scale = np.full(len(rows["row"]), tokens / max(count, 1.0), np.float32)
-        return {f"ptx/{name}": rows[name] for name in names} | {"ptx_scale": scale}
-
-    return extra, [(f"pretraining {name}", line) for name, line in pretraining.table]

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxtrain import config
-from jaxtrain.files import atomic
+from jaxtrain.files import atomic, progress
+from jaxtrain.rl.config import WatchedStageConfig
+from jaxtrain.rl.reward_history import RewardHistory
 from jaxtrain.stages.session import Session, print_lines
 from jaxtrain.train import multihost, workdir
 
@@ -41,11 +42,12 @@ class Rollout(NamedTuple):
 class RolloutStore:
     """The rollouts of one run. All hosts of a run call its methods alike."""
 
-    def __init__(self, cfg: config.RolloutStageConfig, session: Session, kl_coef: float):
+    def __init__(self, cfg: WatchedStageConfig, session: Session, kl_coef: float):
         self._session, self._steps, self._stop_kl = session, cfg.run.steps, cfg.samples.stop_kl
         self._updates = cfg.samples.epochs * cfg.samples.minibatches
         self._current = Rollout(0, -1, 0, kl_coef, {}, 0, kl_coef)
         self._record: dict[str, Any] = {}
+        self.rewards = RewardHistory(cfg.watch.stop_on_overoptimisation)
 
     def current(self) -> Rollout:
         """The rollout that training goes on with; without columns it is to be sampled."""
@@ -53,24 +55,30 @@ class RolloutStore:
 
     def meta(self) -> dict[str, Any]:
         """What a checkpoint's meta has of the rollouts: JSON values."""
-        return dict(self._record)
+        return {**self._record, **self.rewards.meta()}
 
     def save(self, rollout: Rollout) -> None:
         """Writes a rollout, and deletes those that no checkpoint needs."""
         self._record = {META: {**_facts(rollout), _DIGEST: _digest(rollout)}}
         self._current = rollout
+        self.rewards.add(rollout.first, rollout.columns)
         if self._session.primary:
             save_rollout(self._session.path, rollout)
+        progress.stop_point(
+            f"rollout of step {rollout.first}"
+        )  # before it is trained on, where the rewards end it
 
     def unusable(self, step: int, meta: Mapping[str, Any]) -> str:
         """Why training cannot go on from a checkpoint, empty if it can; then `current` is the rollout for it."""
         facts, finished = meta.get(META), step >= self._steps
         loaded, again, why = self._of_record(step, facts) if facts else self._of_files(step)
         every = multihost.gather((loaded is not None, why))
+        self.rewards.restore(step, meta)
         self._record = {META: dict(facts)} if facts else {}
         if all(there for there, _ in every):
             self._current = loaded
             if loaded.columns:
+                self.rewards.add(loaded.first, loaded.columns)
                 self._record = {META: {**_facts(loaded), _DIGEST: _digest(loaded)}}
         elif again is not None:
             self._current = again

@@ -30,6 +30,7 @@ class ScoringConfig(NamedTuple):
     ends: tuple[int, ...]  # tokens that end a completion
     truncation_tokens: frozenset[int]  # tokens after which a completion is not scored
     gold: Callable[[str, str], float] | None  # the world's own reward, reported beside the score
+    watch: Callable[..., Columns] | None = None  # likewise another reward, of rl/watch_scorer.py
 
 
 class ScoredBatch(NamedTuple):
@@ -72,6 +73,8 @@ def score_completions(
     scored = [len(prompt.ids) + len(each) for prompt, each in zip(prompts, ids, strict=True)]
     lengths = np.array(scored, np.int32)
     scores, stats, extra = _evaluated(how.scorer, {**rows, "length": lengths}, prompts, texts, state)
+    if how.watch is not None:
+        stats |= how.watch({**rows, "length": lengths}, prompts, texts, state)
     counts = rows["mask"].sum(1)
     stats |= {"completions/mean_length": counts, "completions/clipped_ratio": 1.0 - ended}
     questions = [question(prompt.messages) for prompt in prompts]

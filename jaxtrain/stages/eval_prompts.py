@@ -1,7 +1,7 @@
 """Answers to prompts while a run trains, measured by a world's judge where the prompts are of one."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,15 +18,23 @@ from jaxtrain.worlds import World
 SHOWN = 3  # answers shown
 
 
-def eval_sampler(
-    session: Session, cfg: DialogStageConfig, template: Any, decode: Callable, required: bool = True
-) -> loop.Sample | None:
-    """Completions of --prompts, written to samples/STEP.jsonl; a few are shown, with the world's measures of all.
+class EvalAnswers(NamedTuple):
+    """Answers to --prompts: of the same parameters always the same, and of the newest state sampled once."""
+
+    source: str
+    prompts: list[prompts.Prompt]
+    sample: Callable[[TrainState], list[sampling.SampledTokens]]  # one a prompt
+
+
+def eval_answers(
+    session: Session, cfg: DialogStageConfig, template: Any, required: bool = True
+) -> EvalAnswers | None:
+    """The answers to --prompts.
 
     None, unless `required`, where --prompts was not given and the data are plain texts, which have no prompts.
     """
     settings = cfg.samples
-    source, world = eval_source(settings, cfg.data)
+    source, _ = eval_source(settings, cfg.data)
     required = required or settings.prompts != "auto"
     eval_set = prompts.read_prompts(
         source, cfg.data, template, limit=settings.prompt_count, required=required
@@ -40,12 +48,39 @@ def eval_sampler(
         temperature=settings.answer_temperature(),
     )
     prompt_ids = [each.ids.tolist() for each in eval_set]
-    questions = [each.messages[-1]["content"] for each in eval_set]
+    last: dict[int, list[sampling.SampledTokens]] = {}
+
+    def sample(state: TrainState) -> list[sampling.SampledTokens]:
+        step = int(session.plan.get(state.step))
+        if step not in last:
+            last.clear()
+            params = optim.eval_params(state.params, state.opt_state)
+            last[step] = draw(params, session.base, prompt_ids, cfg.run.seed)
+        return last[step]
+
+    return EvalAnswers(source, eval_set, sample)
+
+
+def eval_sampler(
+    session: Session,
+    cfg: DialogStageConfig,
+    template: Any,
+    decode: Callable,
+    required: bool = True,
+    answers: EvalAnswers | None = None,
+) -> loop.Sample | None:
+    """Completions of --prompts, written to samples/STEP.jsonl; a few are shown, with the world's measures of all.
+
+    None where `eval_answers` is; `answers` are its, where the stage uses them for more.
+    """
+    answers = answers or eval_answers(session, cfg, template, required)
+    if answers is None:
+        return None
+    source, world = eval_source(cfg.samples, cfg.data)
+    questions = [each.messages[-1]["content"] for each in answers.prompts]
 
     def sample(state: TrainState, step: int) -> tuple[str, Mapping[str, float]]:
-        samples = draw(
-            optim.eval_params(state.params, state.opt_state), session.base, prompt_ids, cfg.run.seed
-        )
+        samples = answers.sample(state)
         texts = [decode(each.text_ids) for each in samples]
         measured = {
             "completions/mean_length": float(np.mean([len(each.ids) for each in samples])),

@@ -79,6 +79,7 @@ class Stage(NamedTuple):
     finish: Callable[[TrainState], TrainState] | None = None
     meta: Callable[[], Mapping[str, Any]] = dict  # what its checkpoints hold beside the state
     unusable: Unusable | None = None  # of a stage that needs more than its checkpoints
+    ended: Callable[[], str] = str  # as loop.Output has it
 
 
 def train(cfg: StageConfig, session: Session, stage: Stage) -> TrainState:
@@ -127,8 +128,8 @@ def train(cfg: StageConfig, session: Session, stage: Stage) -> TrainState:
             rate, mean = optim.schedule(cfg.optim, cfg.run.steps), metrics.MetricMean(meta.get("mean"))
             write = functools.partial(run_guards.write_batch, session, stage)
             out = loop.Output(
-                writer, bar, saved, speed, stage.tokens, rate, mean, window, best, write, unevaluated
-            )
+                writer, bar, saved, speed, stage.tokens, rate, mean, window, best, write, unevaluated, stage.ended
+            )  # fmt: skip
             state, finished = loop.fit(
                 state, frozen, plan, step, _replayed(first, batches), run=cfg.run, out=out, sample=stage.sample,
                 evaluate=scored if stage.score else None, expect=stage.expect, finish=stage.finish,

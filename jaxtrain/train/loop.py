@@ -26,6 +26,7 @@ Evaluate = Callable[[TrainState], Mapping[str, float]]
 Sample = Callable[
     [TrainState, int], tuple[str, Mapping[str, float]]
 ]  # (state, step) -> text to show, its numbers
+_RESUMES = "the same command resumes "
 
 # What the bar shows, in this order; metrics.jsonl and TensorBoard have all.
 SHOWN = (
@@ -51,6 +52,7 @@ class Output:
     unevaluated: bool = (
         False  # whether the first state was saved by a stop before its evaluation was complete
     )
+    ended: Callable[[], str] = str  # why the stage has ended before its last step, if it has
 
 
 def fit(
@@ -82,7 +84,7 @@ def fit(
     skips = SkippedSteps(run, out.progress.print, out.write_batch, saver.steps)
     report = functools.partial(_report, plan=plan, run=run, out=out, skips=skips, expect=expect)
     pending, unevaluated = _due(run, done) if out.unevaluated else {}, False
-    with stop.stoppable(plan.process[1]) as until_stopped:
+    with stop.stoppable(plan.process[1], out.ended) as until_stopped:
         with until_stopped:
             while pending or done < run.steps:
                 if not pending:
@@ -111,7 +113,7 @@ def fit(
         at = max(saver.steps(), default=0)
     if stopped and out.checkpoints is not None:
         where = "there" if at == done else f"at step {at}, as none after it was applied"
-        out.progress.print(f"stopped at step {done} of {run.steps}; the same command resumes {where}")
+        out.progress.print(f"stopped at step {done} of {run.steps}; {out.ended() or _RESUMES + where}")
     return state, not stopped
 
 

@@ -31,10 +31,11 @@ def raise_if_stopped(text: str) -> None:
 
 
 @contextlib.contextmanager
-def stoppable(processes: int) -> Iterator[contextlib.AbstractContextManager]:
+def stoppable(processes: int, ended: Callable[[], str] = str) -> Iterator[contextlib.AbstractContextManager]:
     """Training and the saves after it: yields a context that the first SIGTERM or Ctrl-C leaves at a stop point.
 
-    A second signal ends the process at once. With several processes jax's own notifier has SIGTERM.
+    So does `ended`, once it returns why training is over, on all processes alike. A second signal ends the process at
+    once. With several processes jax's own notifier has SIGTERM.
     """
     _state["signal"] = 0
     with _several() if processes > 1 else signals.noting() as requested:
@@ -42,6 +43,7 @@ def stoppable(processes: int) -> Iterator[contextlib.AbstractContextManager]:
         def check() -> None:
             if number := requested():
                 _state["signal"] = number
+            if number or ended():
                 raise _Stop
 
         with progress.checking(check):

@@ -8,7 +8,7 @@ import pytest
 from jaxtrain import config
 from jaxtrain.config import ConfigError
 from jaxtrain.data import chat
-from jaxtrain.rl import on_policy
+from jaxtrain.rl import on_policy, ptx
 from tests.rl.test_scoring import TOKENS, settings
 
 
@@ -50,7 +50,7 @@ def test_the_first_update_has_no_ratio_and_no_kl():
 
 
 def test_without_a_weight_there_are_no_pretraining_columns():
-    extra, table = on_policy.ptx_columns(flags(), None, None, 0.0, "")
+    extra, table = ptx.ptx_columns(flags(), None, None, 0.0, "")
     assert extra(3, 10.0) == {} and table == []
 
 

@@ -7,6 +7,7 @@ import types
 import numpy as np
 import pytest
 
+from jaxtrain.rl.config import Watch
 from jaxtrain.rl.rollout_store import Rollout, RolloutStore
 
 NAMES = {"first", "iteration", "taken", "kl_coef", "next_taken", "next_kl_coef"}
@@ -17,7 +18,7 @@ def store_in(path, *saved, primary=True, stop_kl=0.0, updates=4, steps=40):
     for step in saved:
         (path / "checkpoints" / str(step)).mkdir(parents=True, exist_ok=True)
     samples = types.SimpleNamespace(stop_kl=stop_kl, epochs=1, minibatches=updates)
-    cfg = types.SimpleNamespace(run=types.SimpleNamespace(steps=steps), samples=samples)
+    cfg = types.SimpleNamespace(run=types.SimpleNamespace(steps=steps), samples=samples, watch=Watch())
     return RolloutStore(cfg, types.SimpleNamespace(path=path, primary=primary), 0.25)
 
 
