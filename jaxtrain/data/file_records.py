@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from jaxtrain import full_disk
 from jaxtrain.config import ConfigError
-from jaxtrain.data import compressed, file_kinds, json_values, read_limits, tables
+from jaxtrain.data import compressed, file_kinds, json_values, read_limits, tables, zip_members
 from jaxtrain.data.bad_records import is_unicode
 from jaxtrain.data.file_kinds import FileKind
 from jaxtrain.data.read_limits import Expanding, Expansion, ReadLimits
@@ -25,7 +25,6 @@ _ARCHIVES = 3  # one inside another
 _BLANK = 64  # lines one after another
 _TICK = 256  # records between two reports of progress
 _NAMES = {str: "a string", list: "a list", dict: "an object"}
-_IGNORED = ("__MACOSX/", ".DS_Store", "Thumbs.db")  # what file managers add to archives
 _OF_PAGES = ("object", "first_id", "last_id")  # keys of OpenAI's pages that say nothing
 _OFFICE = "an Office document (a zip archive of XML)"
 
@@ -345,11 +344,11 @@ def _of_zip(file: Any, task: _Task) -> Iterator[FileRecord]:
     if task.archives == _ARCHIVES:
         raise ConfigError(f"{task.label}: an archive inside {_ARCHIVES} others; unpack them")
     try:
-        with zipfile.ZipFile(file) as archive:
+        with zip_members.opened(file) as archive:
             # Several members may share their compressed bytes.
             task.expansion.check(sum(one.file_size for one in archive.infolist()))
             yield from _members(archive, task._replace(archives=task.archives + 1))
-    except (zipfile.BadZipFile, NotImplementedError, *compressed.BROKEN) as error:
+    except zip_members.BrokenZip as error:
         raise ConfigError(f"{task.label}: broken zip archive ({error}); fetch the file again") from error
 
 
@@ -363,14 +362,13 @@ def _members(archive: zipfile.ZipFile, task: _Task) -> Iterator[FileRecord]:
     ):
         if any(name.endswith(marks) for name in names):
             raise ConfigError(f"{task.label}: {what}")
-    members = [one for one in archive.infolist() if not one.is_dir() and not _is_ignored(one.filename)]
     refused, read = None, 0
-    for member in members:
+    for member in zip_members.files(archive):
         inside = task._replace(label=f"{task.label}/{member.filename}")
         if member.flag_bits & 1:
             raise ConfigError(f"{inside.label}: it is encrypted; unpack the archive with its password first")
         try:
-            with archive.open(member) as raw:
+            with zip_members.Member(archive, member) as raw:
                 stream = io.BufferedReader(Expanding(raw, task.expansion), compressed.BLOCK)
                 for record in _of_kind(stream, inside):
                     yield record._replace(place=f"/{member.filename}{record.place}")
@@ -380,10 +378,6 @@ def _members(archive: zipfile.ZipFile, task: _Task) -> Iterator[FileRecord]:
             refused = refused or error
     if not read:
         raise refused or ConfigError(f"{task.label}: the archive is empty")
-
-
-def _is_ignored(name: str) -> bool:
-    return name.startswith(_IGNORED[0]) or name.rpartition("/")[2] in _IGNORED
 
 
 _TEXTS = {file_kinds.LINES: _of_lines, file_kinds.VALUES: _of_values, file_kinds.TABLE: _of_table}
