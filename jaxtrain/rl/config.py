@@ -13,9 +13,10 @@ class Watch(config.Group):
     watch_reward: str = config.arg("",
         "Score completions by another reward, too, which shows whether the trained one is exploited: a reward model's "
         "run (WORKDIR, WORKDIR@STEP, WORKDIR@best), or functions as --reward has them. It has no part in training. "
-        "The checkpoint whose answers to --prompts have the most of it is kept (--keep_best) every --eval_every steps",
+        "Every --eval_every steps the answers to --prompts are scored, too, and the checkpoint that is best by them is "
+        "kept (RUN@best)",
         remote=True)
-    watch_every: int = config.arg(1, "About every this many iterations, rollouts are scored by it", low=1, live=True)
+    watch_every: int = config.arg(1, "Iterations from one whose rollout is scored by it to the next", low=1, live=True)
     stop_on_overoptimisation: bool = config.arg(False,
         "Stop where the watched reward has fallen from its best, by 4.5 standard errors and a tenth of its gain, and "
         "the trained one has not", live=True)
