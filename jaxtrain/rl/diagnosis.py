@@ -1,7 +1,7 @@
 """What the metrics of an on-policy run suggest, in words: from a world's gold, a watched reward, or the metrics alone.
 
-A threshold below separates runs that went well on Tinytown and in published reports from those that did not; each
-sentence has its numbers, so that a reader can judge. NumPy alone.
+The thresholds below are judgement, not measurement: each sentence has its numbers, so that a reader can judge. NumPy
+alone.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,10 +20,8 @@ CAPPED = 0.2  # share of completions above --score_cap
 UNENDED = 0.3  # share of completions cut off at --max_new
 NEAR_KL, FAR_KL = 0.5, 2.0  # of --kl_target
 MOST_KL, LEAST_KL = 10.0, 0.05  # nats a completion, where there is no target
-SMALL_CLIP, SMALL_KL = (
-    0.01,
-    1e-3,
-)  # clip fraction and approximate KL of an update that is far inside the trust region
+# Clip fraction and approximate KL of an update that is far inside the trust region, and far beyond it.
+SMALL_CLIP, SMALL_KL = 0.01, 1e-3
 LARGE_CLIP, LARGE_KL = 0.4, 0.1
 COLLAPSED = 0.25  # of the entropy of a token at the start
 LONGER, SHORTER = 1.5, 0.5  # of the length at the start
