@@ -214,7 +214,7 @@ def test_the_report_tells_what_was_reached_and_what_was_not(trained, capsys):
     report.write(result, folder)
     report.print_result(result, folder)
     printed = capsys.readouterr().out
-    assert "2 targets missed" in printed and "one tuning" in printed
+    assert "2 targets missed" in printed and "one tuning: Nothing in its metrics says why" in printed
     page = (folder / "report.html").read_text()
     assert page.count('class="missed"') == 2 and "2 of 3 numbers fall short" in page
     assert not re.search(r"src=|https?://", page), "it needs no network"

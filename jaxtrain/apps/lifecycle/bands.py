@@ -64,13 +64,16 @@ def _claim(seeds: Sequence[int], claims: Sequence[Mapping[str, Any]]) -> dict[st
 
 
 def _by_seed(seeds: Sequence[int], notes: Sequence[Sequence[str]]) -> list[str]:
-    """Sentences about seeds: one that several have stands once, with their numbers."""
+    """Sentences about seeds, the most important first; one that several have stands once, with their numbers."""
     having: dict[str, list[int]] = {}
+    place: dict[str, int] = {}
     for seed, texts in zip(seeds, notes, strict=True):
-        for text in texts:
+        for i, text in enumerate(texts):
             having.setdefault(text, []).append(seed)
+            place[text] = min(i, place.get(text, i))
     return [
-        f"Seed{'s' * (len(which) > 1)} {', '.join(map(str, which))}: {text}" for text, which in having.items()
+        f"seed{'s' * (len(having[text]) > 1)} {', '.join(map(str, having[text]))}: {text}"
+        for text in sorted(having, key=lambda text: place[text])
     ]
 
 

@@ -60,13 +60,16 @@ def result(
             for claim in step.claims
         ]
         reached = all(claim["reached"] for claim in claims)
+        short = [stage["name"] for stage in stages if not stage["reached"]]
         stages.append({
             "name": step.name, "stage": step.stage, "title": step.title, "needs": list(step.needs),
             "seconds": times[step.name]["seconds"],
             "command": f"./launch/run {shlex.join(times[step.name]['commands'][0])}",
             "claims": claims, "reached": reached, "taken": taken[step.name],
             "measures": {name: v for name, v in values[step.name].items() if name in ("gold", *worlds.get().measures)},
-            "curves": _curves(step, runs[step.name]), **watch.watched(step, runs[step.name], folder, reached),
+            "curves": _curves(step, runs[step.name]),
+            "figures": watch.figures(step, runs[step.name], folder, taken[step.name]),
+            "notes": [] if reached else watch.notes(step, runs[step.name], folder, short),
         })  # fmt: skip
     return {
         "stages": stages,
@@ -147,15 +150,16 @@ def write(result: Mapping[str, Any], folder: Path) -> None:
 def print_result(result: Mapping[str, Any], folder: Path) -> None:
     """Prints one row a target, the missed ones in red, what the numbers of a missed stage suggest, and the path."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     several = "seeds" in result
+    title = "name" if several else "title"  # there is less room
     bands = ("least", "most", "wanted", "worst seed") if several else ("wanted",)
     head = ("stage", "measure", "before", "after", *bands, "s")
-    table = Table(*head, box=None, header_style="dim")
+    table = Table(*(Column(one, overflow="fold") for one in head), box=None, header_style="dim")
     for stage in result["stages"]:
         for i, claim in enumerate(stage["claims"]):
-            first = (stage["title"], html.number(stage["seconds"], ".0f")) if not i else ("", "")
+            first = (stage[title], html.number(stage["seconds"], ".0f")) if not i else ("", "")
             numbers = [claim["before"], claim["after"]]
             numbers += [(claim["after"] or {}).get(end) for end in bands[:2]] if several else []
             worst = (html.worst(claim),) if several else ()

@@ -56,10 +56,10 @@ def test_a_seed_without_a_number_is_the_worst():
 
 
 def test_curves_tables_notes_and_figures_of_several_seeds():
-    whole = bands.combine({0: result(2.0, 1.0, ["a", "b"]), 1: result(1.0, 1.0, ["a"])})
+    whole = bands.combine({0: result(2.0, 1.0, ["a", "b"]), 1: result(1.0, 1.0, ["c", "a"])})
     (stage,) = whole["stages"]
     assert stage["curves"][0]["points"] == [[1, 1.5, 1.0, 2.0], [2, 3.0, 2.0, 4.0]], "steps that both have"
-    assert stage["notes"] == ["Seeds 0, 1: a", "Seed 0: b"]
+    assert stage["notes"] == ["seeds 0, 1: a", "seed 1: c", "seed 0: b"]
     assert [one["title"] for one in stage["figures"]] == ["PPO, seed 0", "PPO, seed 1"]
     cells = whole["tables"][0]["rows"][0]["cells"]
     assert cells[0] == "a text" and html.spread(cells[1], ".2f") == "1.50 (1.00 to 2.00)"

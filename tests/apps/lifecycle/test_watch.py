@@ -1,0 +1,86 @@
+"""Why a stage falls short, and the picture of its score and gold."""
+
+import json
+
+from jaxtrain.apps.lifecycle import html, offline, watch
+from jaxtrain.apps.lifecycle.plan import LifecycleStep
+from jaxtrain.rl import diagnosis
+from tests.apps.lifecycle.test_seeds import write_run
+
+PPO = LifecycleStep("ppo", "ppo", "PPO with <KL>", ("--init_from={sft}",), ("sft", "reward"), ())
+SFT = LifecycleStep("sft", "sft", "tuning", ("--init_from={base}",), ("base",), ())
+
+
+def rows(fall):
+    """64 iterations whose score rises, and whose gold rises to step 30 and then falls by `fall` a step."""
+    return [
+        {
+            "step": i,
+            "objective/scores": 0.05 * i,
+            "judge/gold": 0.05 * min(i, 30) - fall * max(0, i - 30),
+            "objective/kl": 0.1 * i,
+            "objective/entropy": 20.0,
+            "completions/mean_length": 20.0,
+            "objective/scores_capped": 0.0,
+        }
+        for i in range(1, 65)
+    ]
+
+
+def test_a_stage_in_red_says_what_its_metrics_suggest(tmp_path):
+    write_run(tmp_path, "ppo", 0)
+    notes = watch.notes(PPO, rows(0.05), tmp_path, ["sft"])
+    assert notes[:-1] == diagnosis.diagnose(rows(0.05)) and "The score rises while gold falls" in notes[0]
+    assert notes[-1] == "It starts from sft, which falls short too."
+    assert watch.notes(PPO, rows(0.05), tmp_path / "no", ["sft"]) == notes, "without a config.json"
+    assert "It starts from sft and reward, which fall short too." in watch.notes(
+        PPO, rows(0), tmp_path, ["reward", "sft", "dpo"]
+    )
+
+
+def test_a_stage_without_a_diagnosis_says_so(tmp_path):
+    (note,) = watch.notes(SFT, [{"step": 1, "loss": 2.0}], tmp_path, [])
+    assert note.startswith("Nothing in its metrics says why")
+    assert watch.notes(SFT, [], tmp_path, ["base"]) == ["It starts from base, which falls short too."]
+
+
+def metrics(name, values):
+    return [{"step": i, name: value} for i, value in enumerate(values, 1)]
+
+
+def test_a_stage_on_fixed_data_says_what_its_loss_suggests():
+    level = metrics("loss", [3.0, 2.0, *[1.0] * 18])
+    assert offline.diagnose(level, "sft") == []
+    (falls,) = offline.diagnose(metrics("loss", [3 - 0.1 * i for i in range(20)]), "sft")
+    assert falls == "The training loss still falls at the end, from 1.65 to 1.25: more --steps."
+    (heart,) = offline.diagnose([*level, {"step": 20, "eval/loss": 1.2}], "sft")
+    assert "held-out loss is 1.2, the training loss 1" in heart
+    assert offline.diagnose([*level, {"step": 20, "eval/loss": 1.1}], "sft") == []
+    assert offline.diagnose(metrics("loss", [2.0, 1.0]), "sft") == [], "too few lines"
+
+
+def test_dpo_says_that_chosen_completions_have_become_less_likely():
+    falling = metrics("rewards/chosen", [-0.1 * i for i in range(20)])
+    (note,) = offline.diagnose(falling, "dpo")
+    assert "(rewards/chosen -1.8)" in note
+    assert offline.diagnose(falling, "reward") == [], "those are scores"
+    assert offline.diagnose(metrics("rewards/chosen", [0.1] * 20), "dpo") == []
+
+
+def test_the_picture_has_score_gold_and_the_turn(tmp_path):
+    (figure,) = watch.figures(PPO, rows(0.05), tmp_path)
+    assert figure["title"] == "PPO with <KL>" and figure["svg"].startswith("<svg")
+    (marked,) = watch.figures(PPO, rows(0.05), tmp_path, 12)
+    assert (
+        "turn, step" in figure["svg"]
+        and "best, step" not in figure["svg"]
+        and "best, step 12" in marked["svg"]
+    )
+    assert watch.figures(SFT, rows(0.05), tmp_path) == [] == watch.figures(PPO, [], tmp_path)
+    stage = {
+        "name": "ppo", "stage": "ppo", "title": PPO.title, "needs": [], "seconds": 1.0, "command": "x", "claims": [],
+        "reached": False, "taken": None, "measures": {}, "curves": [], "notes": ["Score & <gold>"], "figures": [figure],
+    }  # fmt: skip
+    page = html.page({"stages": [stage], "seconds": 1.0, "answers": [], "tables": []})
+    assert "<KL>" not in page and figure["svg"] in page and "Score &amp; &lt;gold&gt;" in page
+    assert json.dumps(figure)
