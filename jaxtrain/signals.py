@@ -1,9 +1,11 @@
 """What SIGTERM and Ctrl-C do to a command: they end it at once, or, while it trains, after the batch under way.
 
-A thread sees to it that they end it where the main thread is in C code, which Python's own handlers wait for.
+A thread sees to it that they end it where the main thread is in C code, which Python's own handlers wait for. What a
+handler raises is raised again where Python ignores it, as in a callback of its garbage collector.
 """
 
 import contextlib
+import functools
 import os
 import select
 import signal
@@ -17,7 +19,9 @@ SIGTERM, SIGINT = signal.SIGTERM, signal.SIGINT
 SIGNALS = (SIGTERM, SIGINT)
 GRACE = 10.0  # seconds in which a command that a signal ends leaves by itself
 FLUSHED_WITHIN = 1.0  # seconds, where a thread that hangs may own the lock of a stream
+_AGAIN = 0.02  # seconds after which an error that was ignored is raised again
 
+_repeated: list[int] = []  # signals that `_again` repeats: they are no second ones
 _noted: list[int] = []  # signals that `noting` has received
 _noting = 0  # how many `noting` there are
 _explanations: list[Callable[[], str]] = []
@@ -51,11 +55,31 @@ def install(grace: float = GRACE) -> None:
     os.set_blocking(written, False)
     signal.set_wakeup_fd(written, warn_on_full_buffer=False)
     threading.Thread(target=_enforce, args=(received, grace), name="signals", daemon=True).start()
+    sys.unraisablehook = functools.partial(_again, sys.unraisablehook)
 
 
 def _raise(number: int, frame: Any) -> None:
     signal.signal(number, signal.SIG_DFL)  # a second one ends the process
     raise Stopped(number)
+
+
+def _again(before: Callable[[Any], Any], ignored: Any) -> None:
+    """Takes the place of sys.unraisablehook: what a signal raised is raised again, all else goes to `before`."""
+    error = ignored.exc_value
+    if not isinstance(error, KeyboardInterrupt) or threading.current_thread() is not threading.main_thread():
+        before(ignored)
+        return
+    number = number_of(error)
+    if isinstance(error, Stopped):
+        signal.signal(number, _raise)
+
+    def repeat() -> None:
+        _repeated.append(number)
+        signal.pthread_kill(threading.main_thread().ident, number)
+
+    timer = threading.Timer(_AGAIN, repeat)  # within this hook it would be ignored too
+    timer.daemon = True
+    timer.start()
 
 
 def _enforce(received: int, grace: float) -> None:
@@ -66,6 +90,9 @@ def _enforce(received: int, grace: float) -> None:
         if not select.select([received], [], [], wait)[0]:
             leave(status(first), f"error: stopped by {name(first)}{_explained()}")
         for number in os.read(received, 64):
+            if number in _repeated:
+                _repeated.remove(number)
+                continue
             if number not in SIGNALS or not (_noting or _ours(number) or first):
                 continue
             if first:

@@ -37,10 +37,10 @@ NOTING = """
 """
 
 
-def run(body, *numbers):
+def run(body, *numbers, command=COMMAND):
     """(exit status, stdout, stderr) of a command to which signals are sent once it says that it is up, and after each
     line that it prints then."""
-    command = [sys.executable, "-c", COMMAND.format(body=body)]
+    command = [sys.executable, "-c", command.format(body=body)]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -72,6 +72,34 @@ def test_a_command_that_hangs_in_c_code_is_ended():
 def test_an_error_that_the_users_code_swallows_still_ends_the_command():
     body = "\n        try: print('up', flush=True); time.sleep(900)\n        except BaseException: time.sleep(900)"
     assert run(body, signal.SIGTERM)[0] == 143
+
+
+IGNORED = """
+        import gc
+        def collecting(phase, info):
+            gc.callbacks.clear()
+            print('up', flush=True)
+            time.sleep(900)
+        gc.disable()
+        gc.callbacks.append(collecting)
+        gc.collect()
+        print('not ended', flush=True)
+        time.sleep(900)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "said"),
+    [(signal.SIGTERM, 143, "stopped by SIGTERM"), (signal.SIGINT, 130, "interrupted")],
+)
+def test_a_signal_within_a_callback_whose_errors_are_ignored_ends_the_command(number, status, said):
+    """With a grace in which the test would fail."""
+    command = COMMAND.replace("grace=0.5", "grace=900")
+    assert run(IGNORED, number, command=command) == (
+        status,
+        "not ended\n",
+        f"error: {said}\nstep 7 is saved\n",
+    )
 
 
 def test_training_notes_the_first_signal_and_saves():
