@@ -344,7 +344,7 @@ def _of_zip(file: Any, task: _Task) -> Iterator[FileRecord]:
     if task.archives == _ARCHIVES:
         raise ConfigError(f"{task.label}: an archive inside {_ARCHIVES} others; unpack them")
     try:
-        with zip_members.opened(file) as archive:
+        with zip_members.open_archive(file) as archive:
             # Several members may share their compressed bytes.
             task.expansion.check(sum(one.file_size for one in archive.infolist()))
             yield from _members(archive, task._replace(archives=task.archives + 1))

@@ -146,12 +146,14 @@ def assembled(records: Records) -> Records:
     first = records.many(range(min(_FIRST, len(records))))
     if not first or not all(name in row for row in first for name in _ROW):
         return records
-    trees, lost = _trees(records)
+    trees, lost, repeated = _trees(records)
     if not trees:
         return records
     notes = [f"{len(records):,} messages are {len(trees):,} trees"]
     if lost:
         notes.append(f"{lost:,} messages left out: the one that they answer is not there")
+    if repeated:
+        notes.append(f"{repeated:,} messages left out: a later one has the same message_id, or none has one")
 
     def read(numbers: Sequence[int]) -> list[dict[str, Any]]:
         wanted = [trees[i] for i in numbers]
@@ -172,13 +174,15 @@ def assembled(records: Records) -> Records:
     )
 
 
-def _trees(records: Records) -> tuple[list[list[int]], int]:
-    """(the rows of each tree, its first message first; how many rows belong to none)."""
+def _trees(records: Records) -> tuple[list[list[int]], int, int]:
+    """(the rows of each tree, its first message first; how many rows belong to none; how many others have the name of a
+    later one).
+    """
     parents: dict[str, str | None] = {}
     numbers: dict[str, int] = {}
     for start, block in records.blocks():
         for number, row in enumerate(block, start):
-            name = str(row.get("message_id"))
+            name = _name(row)
             parents[name] = None if row.get("parent_id") is None else str(row["parent_id"])
             numbers[name] = number
     children: dict[str, list[str]] = {}
@@ -193,12 +197,17 @@ def _trees(records: Records) -> tuple[list[list[int]], int]:
             tree.append(numbers[name])
             pending += reversed(children.get(name, []))
         trees.append(tree)
-    return trees, len(records) - sum(map(len, trees))
+    return trees, len(numbers) - sum(map(len, trees)), len(records) - len(numbers)
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    """A row's id as text; that of all rows without one is the same."""
+    return str(row.get("message_id"))
 
 
 def _nested(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The tree of its rows, the first message first."""
-    nodes = {str(row["message_id"]): {**row, "replies": []} for row in rows}
+    nodes = {_name(row): {**row, "replies": []} for row in rows}
     for row in rows[1:]:
-        nodes[str(row["parent_id"])]["replies"].append(nodes[str(row["message_id"])])
-    return {_ROOT: nodes[str(rows[0]["message_id"])]}
+        nodes[str(row["parent_id"])]["replies"].append(nodes[_name(row)])
+    return {_ROOT: nodes[_name(rows[0])]}

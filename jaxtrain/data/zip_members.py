@@ -28,7 +28,7 @@ def _one_error() -> Iterator[None]:
         raise BrokenZip(str(error) or type(error).__name__) from error
 
 
-def opened(file: Any) -> zipfile.ZipFile:
+def open_archive(file: Any) -> zipfile.ZipFile:
     """The archive in a file that can seek. Raises BrokenZip."""
     with _one_error():
         return zipfile.ZipFile(file)

@@ -100,6 +100,19 @@ def test_rows_become_trees():
     assert pair.completions == ("a", "b")
 
 
+def test_rows_without_an_id_or_with_that_of_another_are_counted():
+    fill = rows(*((f"m{i}", None, "q", "prompter", None) for i in range(message_trees._FIRST)))
+    nameless = [{"parent_id": None, "text": text, "role": "prompter"} for text in ("one", "two")]
+    records = message_trees.assembled(opened(*fill, *ROWS, *nameless, *ROWS[:2]))
+    assert len(records) == len(fill) + 3
+    assert records.notes[1:] == (
+        "1 messages left out: the one that they answer is not there",
+        "3 messages left out: a later one has the same message_id, or none has one",
+    )
+    roots = [records[i]["prompt"] for i in range(len(records))]
+    assert {**nameless[1], "replies": []} in roots
+
+
 def test_other_records_stay_as_they_are():
     for records in (opened({"text": "x", "role": "user"}), opened({"prompt": "q"}, *ROWS)):
         assert message_trees.assembled(records) is records

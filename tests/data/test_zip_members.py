@@ -24,7 +24,7 @@ def archive(names, how=zipfile.ZIP_DEFLATED):
 
 def test_the_files_of_an_archive():
     names = ["a.jsonl", "d/b.jsonl", "__MACOSX/a.jsonl", "d/.DS_Store", "e/"]
-    with zip_members.opened(io.BytesIO(archive(names))) as opened:
+    with zip_members.open_archive(io.BytesIO(archive(names))) as opened:
         found = zip_members.files(opened)
         assert [one.filename for one in found] == names[:2]
         assert zip_members.Member(opened, found[1]).read() == CONTENT

@@ -5,9 +5,11 @@ What is promised of any record: it is used, or skipped with a count and a reason
 ConfigError that names its file and line. And the numbers add up: read = used + left out by reason.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.util
+import io
 import json
 import shutil
 import tempfile
@@ -103,7 +105,8 @@ def _prompts(data: str, policy: str, cache_dir: str) -> None:
 
 
 def _conversations(data: str, policy: str, cache_dir: str) -> None:
-    prompts.read_conversations(data, "data", _dialogs(data, policy, cache_dir), 0)
+    with contextlib.redirect_stderr(io.StringIO()):  # a line for each batch
+        prompts.read_conversations(data, "data", _dialogs(data, policy, cache_dir), 0)
 
 
 STAGES: Mapping[str, RecordStage] = {
