@@ -37,38 +37,32 @@ def undisturbed(town, tmp_path_factory):
     return town.run("grpo", "undisturbed", *GRPO, reward(folder, 0, "pass"))
 
 
-def require_same(one, other):
-    assert rows(one) == rows(other)
-    assert len(same_arrays(one, other, 6)) > 5
-
-
-def test_a_run_that_hangs_is_restarted_and_ends_as_if_it_had_not(town, undisturbed, tmp_path):
-    """In the second rollout, in C code; the watchdog of the restart has nothing to do."""
-    workdir = tmp_path / "run"
+@pytest.fixture(scope="module", autouse=True)
+def hanging(town, tmp_path_factory):
+    """A run that hangs in its second rollout, in C code; the other tests do their work while it waits."""
+    folder = tmp_path_factory.mktemp("hanging")
     flags = (
         *GRPO,
-        reward(tmp_path, 2, "ctypes.CDLL(None).sleep(900)"),
+        reward(folder, 2, "ctypes.CDLL(None).sleep(900)"),
         "--step_timeout=20",
-        f"--workdir={workdir}",
+        f"--workdir={folder / 'run'}",
     )
+    supervise = (str(ROOT / "launch" / "supervise.py"), "--backoff=0.1", "--max-restarts=1", "--")
     command = [sys.executable, "-P", "-m", "experiments.grpo", *town.flags("grpo", *flags)]
     env = {
         **os.environ, "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }  # fmt: skip
-    supervise = [
-        sys.executable,
-        str(ROOT / "launch" / "supervise.py"),
-        "--backoff=0.1",
-        "--max-restarts=1",
-        "--",
-    ]
-    done = subprocess.run([*supervise, *command], env=env, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count(f"supervise: exit status {watchdog.STATUS} (it hung)") == 1
-    assert "watchdog: scoring " in done.stderr and " in length" in (workdir / "hang-0.txt").read_text()
-    assert "resuming from step 2 of 6" in done.stdout
-    require_same(workdir, undisturbed)
+    with (folder / "out").open("w") as out, (folder / "err").open("w") as err:
+        process = subprocess.Popen([sys.executable, *supervise, *command], env=env, stdout=out, stderr=err)
+    yield folder, process
+    process.terminate()
+    process.wait(60)
+
+
+def require_same(one, other):
+    assert rows(one) == rows(other)
+    assert len(same_arrays(one, other, 6)) > 5
 
 
 def test_a_stop_in_a_rollout_saves_and_the_rollout_is_sampled_again(town, undisturbed, tmp_path):
@@ -83,3 +77,15 @@ def test_a_stop_in_a_rollout_saves_and_the_rollout_is_sampled_again(town, undist
         assert "stopped at step 2 of 6; the same command resumes there" in said
         assert "resuming from step 2 of 6" in call("grpo", *flags)
     require_same(workdir, undisturbed)
+
+
+def test_a_run_that_hangs_is_restarted_and_ends_as_if_it_had_not(undisturbed, hanging):
+    """The watchdog of the restart has nothing to do."""
+    folder, process = hanging
+    status = process.wait(timeout=400)
+    out, err = ((folder / name).read_text() for name in ("out", "err"))
+    assert status == 0, err
+    assert err.count(f"supervise: exit status {watchdog.STATUS} (it hung)") == 1
+    assert "watchdog: scoring " in err and " in length" in (folder / "run" / "hang-0.txt").read_text()
+    assert "resuming from step 2 of 6" in out
+    require_same(folder / "run", undisturbed)
