@@ -42,7 +42,7 @@ def kill_at_event(attempt: Attempt) -> tuple[str, str]:
         when, injected = event_fault(attempt, events.kill)
         what.append(f"{when.kind} {when.count}")
         ended = attempt.run(injected)
-        if ended.status not in (0, 128 + signal.SIGKILL):
+        if ended.status not in (0, 128 + signal.SIGKILL) and not attempt.was_done(ended):
             return ", ".join(what), f"before the kill: {described(ended)}"
     return ", ".join(what), attempt.resume()
 

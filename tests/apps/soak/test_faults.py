@@ -102,3 +102,11 @@ def test_a_disk_in_memory_fills_up_and_has_room_again(tmp_path):
 def test_names_are_said_once():
     names = [fault.name for fault in faults.FAULTS]
     assert len(names) == len(set(names)) and not any(":" in name or "," in name for name in names)
+
+
+@pytest.mark.parametrize(("done", "held"), [(True, True), (False, False)])
+def test_a_command_whose_work_was_done_before_the_second_kill_may_refuse(tmp_path, monkeypatch, done, held):
+    attempt = FakeAttempt(tmp_path, Ended(2, 1.0, "error: --out=x: it exists already; name another\n"))
+    attempt.was_done, attempt.resume = lambda ended: done, lambda: ""
+    monkeypatch.setattr(faults, "event_fault", lambda *_: (faults.events.At("open", 1), None))
+    assert (not faults.kill_at_event(attempt)[1]) == held
