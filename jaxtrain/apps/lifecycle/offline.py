@@ -18,15 +18,15 @@ GAP = 1.15  # held-out loss to training loss
 def diagnose(rows: Rows, stage: str) -> list[str]:
     """Sentences about a run of a stage; none where nothing stands out."""
     found = []
-    if (loss := ends(rows, "loss")) and loss[0] - loss[1] > FALLS * abs(loss[0]):
-        found.append(
-            f"The training loss still falls at the end, from {loss[0]:.3g} to {loss[1]:.3g}: more --steps."
-        )
-    held_out = series(rows, "eval/loss")[1]
+    loss, held_out = ends(rows, "loss"), series(rows, "eval/loss")[1]
     if loss and len(held_out) and held_out[-1] > GAP * loss[1]:
         found.append(
             f"The held-out loss is {held_out[-1]:.3g}, the training loss {loss[1]:.3g}: the model learns its data by "
             "heart. More data, or fewer --steps."
+        )
+    elif loss and loss[0] - loss[1] > FALLS * abs(loss[0]):
+        found.append(
+            f"The training loss still falls at the end, from {loss[0]:.3g} to {loss[1]:.3g}: more --steps."
         )
     chosen = ends(rows, "rewards/chosen") if stage == "dpo" else None
     if chosen and chosen[1] < 0:

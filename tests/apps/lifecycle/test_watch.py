@@ -56,6 +56,8 @@ def test_a_stage_on_fixed_data_says_what_its_loss_suggests():
     (heart,) = offline.diagnose([*level, {"step": 20, "eval/loss": 1.2}], "sft")
     assert "held-out loss is 1.2, the training loss 1" in heart
     assert offline.diagnose([*level, {"step": 20, "eval/loss": 1.1}], "sft") == []
+    both = [*metrics("loss", [3 - 0.1 * i for i in range(20)]), {"step": 20, "eval/loss": 2.0}]
+    assert len(offline.diagnose(both, "sft")) == 1, "not more steps and fewer steps"
     assert offline.diagnose(metrics("loss", [2.0, 1.0]), "sft") == [], "too few lines"
 
 
