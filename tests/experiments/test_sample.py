@@ -294,7 +294,7 @@ REFUSED = {
     "both": ("--init_from=x --prompt=a --prompts=tinytown:prompts --out=a.jsonl", "--prompt and --prompts"),
     "no file": ("--init_from=x --prompts=tinytown:prompts", "--prompts and --out"),
     "no data": ("--init_from=x --out=a.jsonl", "--prompts and --out"),
-    "count of nothing": ("--init_from=x --prompt=a --prompt_count=3", "act only with --prompts"),
+    "count of nothing": ("--init_from=x --prompt=a --prompt_count=3", "acts only with --prompts"),
     "another file": ("--init_from=x --prompts=tinytown:prompts --out=a.txt", r"write FOLDER/NAME\.jsonl"),
     "no folder": ("--init_from=x --prompts=tinytown:prompts --out=no/where/a.jsonl", "in a folder that is there"),
     "greedy and k": ("--init_from=x --prompt=a --temperature=0 --top_k=3", "--top_k: acts only with --temperature"),
