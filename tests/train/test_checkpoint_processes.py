@@ -67,7 +67,7 @@ from jaxtrain.train.checkpoint import Checkpoints
 
 def state(step):
     key = jax.random.fold_in(jax.random.key(0), step)
-    return {"params": {"w": jax.random.normal(key, (600, 500))}, "step": step, "rng": jax.random.key(7)}
+    return {"params": {"w": jax.random.uniform(key, (600, 500))}, "step": step, "rng": jax.random.key(7)}
 
 make = jax.jit(state)
 with Checkpoints(Path(sys.argv[1]), 2) as checkpoints:
@@ -82,7 +82,7 @@ with Checkpoints(Path(sys.argv[1]), 2) as checkpoints:
 @jax.jit
 def killed_state(step: int) -> dict:
     key = jax.random.fold_in(jax.random.key(0), step)
-    return {"params": {"w": jax.random.normal(key, (600, 500))}, "step": step, "rng": jax.random.key(7)}
+    return {"params": {"w": jax.random.uniform(key, (600, 500))}, "step": step, "rng": jax.random.key(7)}
 
 
 def kill_and_check(workdirs: list[Path], seed: int) -> None:
