@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from jaxtrain.config import ConfigError, is_remote
-
-TEMPORARY = ".tmp"  # suffix of a file under way
+from jaxtrain.files.checksums import TEMPORARY
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from typing import Any
 from jaxtrain.config import ConfigError, is_remote
 
 FILE = "checksums.json"
+TEMPORARY = ".tmp"  # suffix of a file under way, which files/atomic.py writes, too
 WEIGHTS = "*.safetensors"
 _FORMAT, _SUM = "format", "sha256"  # keys of a record: one is lost where the other is not
 _FILES = "files"  # the field of checksums.json
@@ -61,7 +62,8 @@ def write(
     largest: int | None = None,
     sizes: Mapping[str, int] | None = None,
 ) -> None:
-    """Writes checksums.json for all files of a folder and those below it, except those of `skip`'s names.
+    """Writes checksums.json for all files of a folder and those below it, except those of `skip`'s names and those that
+    a killed process was writing.
 
     largest: of a file with more bytes it has the size alone. sizes: {file: bytes}, which a bucket lists at once.
     """
@@ -70,14 +72,18 @@ def write(
         size = sizes[name] if sizes else (folder / name).stat().st_size
         return size, of_file(folder / name) if largest is None or size <= largest else None
 
-    names = [name for name in sizes or _names(folder) if name not in skip and Path(name).name != FILE]
+    names = [
+        name
+        for name in sizes or _names(folder)
+        if name not in skip and Path(name).name != FILE and not name.endswith(TEMPORARY)
+    ]
     with concurrent.futures.ThreadPoolExecutor() as pool:
         files = dict(zip(names, pool.map(entry, names), strict=True))
     text = json.dumps(sealed({_FILES: files}), indent=1) + "\n"
     if is_remote(folder):
         (folder / FILE).write_text(text, encoding="utf-8")
         return
-    temporary = folder / f".{FILE}.tmp"
+    temporary = folder / f"{FILE}{TEMPORARY}"
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

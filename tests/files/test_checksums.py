@@ -99,3 +99,11 @@ def test_damage_is_refused_with_a_remedy_that_works(folder):
     (folder / checksums.FILE).unlink()
     checksums.require(folder, "--init_from=hf:X")
     checksums.require_weights(folder, "X")
+
+
+def test_what_a_killed_process_was_writing_is_not_listed(folder):
+    listed = checksums.read(folder)
+    for name in ("checksums.json.tmp", "a.json.tmp"):
+        (folder / name).write_text("{", encoding="utf-8")
+    checksums.write(folder, skip=["README.md"])
+    assert listed and checksums.read(folder) == listed
