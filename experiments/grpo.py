@@ -111,7 +111,7 @@ def main(cfg: Grpo) -> None:
     import functools
 
     from jaxtrain.objectives.policy_gradient import policy_gradient
-    from jaxtrain.rl import advantages, on_policy, rollouts
+    from jaxtrain.rl import advantages, on_policy, rollouts, scoring
 
     on_policy.check(cfg, start.tokenizer)
     loss = cfg.loss.resolved()
@@ -122,7 +122,7 @@ def main(cfg: Grpo) -> None:
     settings = cfg.settings()
     with stages.open(cfg, "grpo", start=start) as stage:
         template = stage.template
-        scorer, _ = on_policy.open_scorer(cfg, stage.plan, stage.path)
+        scorer, _ = scoring.open_scorer(cfg, cfg.scores, stage.plan, stage.path)
         session = stage.session(template.tokenizer, on_policy.fingerprints(cfg, template))
         session = session._replace(extra=rollouts.first_extra(cfg))
         how = advantages.AdvantageConfig(

@@ -98,12 +98,12 @@ def main(cfg: Ppo) -> None:
 
     from jaxtrain.models import value
     from jaxtrain.objectives.ppo import ppo
-    from jaxtrain.rl import advantages, on_policy, ptx, rollouts
+    from jaxtrain.rl import advantages, on_policy, ptx, rollouts, scoring
 
     on_policy.check(cfg, start.tokenizer)
     with stages.open(cfg, "ppo", start=start) as stage:
         template, loss = stage.template, cfg.loss
-        scorer, reward_model = on_policy.open_scorer(cfg, stage.plan, stage.path)
+        scorer, reward_model = scoring.open_scorer(cfg, cfg.scores, stage.plan, stage.path)
         kind = loss.value_from(reward_model is not None)
         rate = loss.value_lr / cfg.optim.lr if loss.value_lr and kind != "head" else 1.0
         session = stage.session(

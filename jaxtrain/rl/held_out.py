@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from jaxtrain.config import ConfigError
 from jaxtrain.data.prompts import Prompt
 from jaxtrain.rewards import functions
@@ -11,6 +9,7 @@ from jaxtrain.rewards.function_args import TrainerState, available
 from jaxtrain.rl import scoring, watched_reward
 from jaxtrain.rl.config import WatchedStageConfig
 from jaxtrain.rl.overoptimisation import WATCHED
+from jaxtrain.rl.reward_history import mean
 from jaxtrain.rl.scoring import ScoringConfig
 from jaxtrain.rl.watch_scorer import WatchScorer
 from jaxtrain.stages.eval_prompts import EvalAnswers
@@ -60,7 +59,7 @@ def evaluator(
         values = {SCORES: batch.scores[: len(fitting)]}
         if WATCHED in batch.stats:
             values[WATCHED.rpartition("/")[2]] = batch.stats[WATCHED][: len(fitting)]
-        return {name: _mean(column) for name, column in values.items()}
+        return {name: mean(column) for name, column in values.items()}
 
     left = len(answers.prompts) - len(fitting)
     without = f"; {left:,} longer than {room} tokens left out" if left else ""
@@ -78,9 +77,3 @@ def argument_names(prompts: Sequence[Prompt]) -> set[str]:
     """The arguments that a reward function can be given with the records of prompts."""
     fields = {name for prompt in prompts for name in prompt.record}
     return available(fields, has_ids=True, state=TrainerState())
-
-
-def _mean(column: np.ndarray) -> float:
-    """The mean of the rows that have a number; NaN without one."""
-    there = column[~np.isnan(column)].astype(np.float64)
-    return float(there.mean()) if there.size else float("nan")

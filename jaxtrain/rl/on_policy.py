@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -22,9 +21,7 @@ from jaxtrain.rl import scoring as rl_scoring
 from jaxtrain.rl.config import WatchedStageConfig
 from jaxtrain.rl.rollout_store import RolloutStore
 from jaxtrain.stages import before_after, eval_prompts, init_from, trainer
-from jaxtrain.stages.session import Session, pinned_run, policy_session, reference_params
-from jaxtrain.train import workdir
-from jaxtrain.train.parallel import Plan
+from jaxtrain.stages.session import Session, policy_session, reference_params
 from jaxtrain.types import Objective
 
 
@@ -81,19 +78,6 @@ def _read_prompts(
     cfg: RolloutStageConfig, template: Template, notes: list[str] | None = None
 ) -> list[Prompt]:
     return prompts.read_prompts(cfg.data.data, cfg.data, template, flag="data", train=True, notes=notes)
-
-
-def open_scorer(
-    cfg: RolloutStageConfig, plan: Plan, path: Path
-) -> tuple[models.CompletionScorer, models.RewardModel | None]:
-    """(the scorer that --reward_model or --reward names, its reward model where it is one)."""
-    if cfg.scores.reward:
-        return models.function_scorer(cfg.scores.reward, plan), None
-    text = pinned_run(path, "reward_model", cfg.scores.reward_model)
-    if not cfg.run.dry_run and plan.primary:
-        workdir.record(path, reward_model=text)
-    reward_model = models.load(cfg.scores, text, plan, cfg.model)
-    return models.model_scorer(reward_model, plan, cfg.data.batch_size), reward_model
 
 
 def stage(

@@ -30,7 +30,7 @@ class RewardHistory:
         names = [f"stats/{name}" for name in (TRAINED, WATCHED)]
         if not columns.keys() >= {*names}:
             return
-        trained, watched = (_mean(columns[name]) for name in names)
+        trained, watched = (mean(columns[name]) for name in names)
         if math.isfinite(trained) and math.isfinite(watched):
             before = sorted(step for step in self._points if step < first)
             if self._stop and before:
@@ -61,7 +61,7 @@ class RewardHistory:
         )
 
 
-def _mean(column: np.ndarray) -> float:
-    """The mean of the rows that have a number, in f64."""
+def mean(column: np.ndarray) -> float:
+    """The mean of the rows that have a number, in f64; NaN without one."""
     there = column[~np.isnan(column)].astype(np.float64)
     return float(there.mean()) if there.size else math.nan

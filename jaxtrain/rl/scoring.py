@@ -1,6 +1,7 @@
 """Scores of sampled completions, and prompts that leave room for one."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -8,16 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtrain import config
-from jaxtrain.config import RolloutStageConfig
+from jaxtrain.config import RolloutStageConfig, Scores
 from jaxtrain.data.dialogs import shorten
 from jaxtrain.data.preferences import alternatives
 from jaxtrain.data.prompts import Prompt, question
 from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.files import progress
 from jaxtrain.ops import returns
+from jaxtrain.rewards import models
 from jaxtrain.rewards.function_args import TrainerState
-from jaxtrain.rewards.models import CompletionScorer
+from jaxtrain.rewards.models import CompletionScorer, RewardModel
 from jaxtrain.stages import sampling
+from jaxtrain.stages.session import pinned_run
+from jaxtrain.train import workdir
+from jaxtrain.train.parallel import Plan
 
 Columns = dict[str, np.ndarray]
 
@@ -146,6 +151,23 @@ def truncation_tokens(tokenizer: Tokenizer, how: config.Scores) -> frozenset[int
             f"--truncate_at={how.truncate_at}: the tokenizer has no token with this text"
         )
     return tokens
+
+
+def open_scorer(
+    cfg: RolloutStageConfig, scores: Scores, plan: Plan, path: Path, flag: str = ""
+) -> tuple[CompletionScorer, RewardModel | None]:
+    """(the scorer that `scores` names, its reward model where it is one), recorded in the run's workdir.
+
+    `flag` is the one that names it, where it is neither --reward_model nor --reward.
+    """
+    if scores.reward:
+        return models.function_scorer(scores.reward, plan, flag or "reward"), None
+    name = flag or "reward_model"
+    text = pinned_run(path, name, scores.reward_model)
+    if not cfg.run.dry_run and plan.primary:
+        workdir.record(path, **{name: text})
+    reward_model = models.load(scores, text, plan, cfg.model, name)
+    return models.model_scorer(reward_model, plan, cfg.data.batch_size), reward_model
 
 
 def fitting_prompts(

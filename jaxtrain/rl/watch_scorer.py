@@ -1,7 +1,6 @@
 """The scorer of --watch_reward: its scores of completions are metrics, and have no part in training."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -11,13 +10,12 @@ from jaxtrain.data.prompts import Prompt
 from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.rewards import models
 from jaxtrain.rewards.function_args import TrainerState
-from jaxtrain.rewards.models import CompletionScorer
 from jaxtrain.rl import watched_reward
 from jaxtrain.rl.config import WatchedStageConfig
 from jaxtrain.rl.overoptimisation import WATCHED
+from jaxtrain.rl.scoring import open_scorer
 from jaxtrain.rl.watched_reward import FLAG
-from jaxtrain.stages.session import Session, pinned_run
-from jaxtrain.train import workdir
+from jaxtrain.stages.session import Session
 from jaxtrain.types import Batch
 
 Stats = dict[str, np.ndarray]  # f32[R] by name
@@ -42,7 +40,7 @@ def open_watch(cfg: WatchedStageConfig, session: Session) -> WatchScorer | None:
     """The scorer that --watch_reward names, None without one."""
     if not cfg.watch.watch_reward:
         return None
-    scorer = _scorer(cfg, session, session.path)
+    scorer, _ = open_scorer(cfg, watched_reward.scores(cfg), session.plan, session.path, FLAG)
     updates = cfg.samples.epochs * cfg.samples.minibatches
 
     def always(rows: Batch, prompts: Sequence[Prompt], texts: Sequence[str], state: TrainerState) -> Stats:
@@ -58,14 +56,3 @@ def open_watch(cfg: WatchedStageConfig, session: Session) -> WatchScorer | None:
 
     table = [("watched reward", text) for _, text in scorer.table]
     return WatchScorer(rollouts, always, table)
-
-
-def _scorer(cfg: WatchedStageConfig, session: Session, path: Path) -> CompletionScorer:
-    settings = watched_reward.scores(cfg)
-    if settings.reward:
-        return models.function_scorer(settings.reward, session.plan, FLAG)
-    text = pinned_run(path, FLAG, settings.reward_model)
-    if not cfg.run.dry_run and session.primary:
-        workdir.record(path, **{FLAG: text})
-    model = models.load(settings, text, session.plan, cfg.model, FLAG)
-    return models.model_scorer(model, session.plan, cfg.data.batch_size)
