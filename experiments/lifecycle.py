@@ -59,8 +59,10 @@ def main(cfg: Lifecycle) -> None:
             )
             results[seed] = report.result(steps, folder, times)
             report.write(results[seed], folder)
-        result = bands.combine(results) if several else results[numbers[0]]
-        report.write(result, root)
+        result = results[numbers[0]]
+        if several:
+            result = bands.combine(results)
+            report.write(result, root)
     report.print_result(result, root)
 
 
