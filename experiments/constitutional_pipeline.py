@@ -19,7 +19,7 @@ from jaxtrain.config import ConfigError, Failure
 from jaxtrain.data import source_spec
 from jaxtrain.data.preferences_db import prompt_field
 from jaxtrain.data.prompts import read_conversations
-from jaxtrain.files import terminal
+from jaxtrain.files import atomic, terminal
 from jaxtrain.inference import local
 from jaxtrain.inference.llm import Request, derive_seed
 from jaxtrain.stages import init_from
@@ -116,4 +116,4 @@ def measure(cfg: Constitutional, folder: Path, models: Mapping[str, str]) -> Non
             texts = [reply.text for completions in model.generate(requests) for reply in completions]
             measures[f"{name}, {kind}"] = audit.answer_measures(prompts, texts)
         model.close()
-    report.write_sealed(folder / report.MODELS, measures)
+    atomic.write_sealed(folder / report.MODELS, measures)

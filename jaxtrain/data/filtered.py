@@ -1,6 +1,5 @@
 """The folder that ./launch/run filter_data writes: kept/*.jsonl, rejected.jsonl, and at the end report.json."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ def read_report(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        report = checksums.unsealed(json.loads(path.read_text(encoding="utf-8")))
+        report = atomic.read_sealed(path)
         if not isinstance(report, dict):
             raise ValueError("it is no report")
     except ValueError as error:

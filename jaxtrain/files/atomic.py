@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from jaxtrain.config import ConfigError, is_remote
-from jaxtrain.files.checksums import TEMPORARY
+from jaxtrain.config import ConfigError, dumps, is_remote
+from jaxtrain.files.checksums import TEMPORARY, sealed, unsealed
 
 
 @contextlib.contextmanager
@@ -39,6 +39,19 @@ def write_text(path: Path, text: str) -> None:
     """Writes UTF-8 text atomically."""
     with replacing(path, "w") as file:
         file.write(text)
+
+
+def write_sealed(path: Path, record: Mapping[str, Any]) -> None:
+    """Writes a JSON record with its checksum, atomically."""
+    write_text(path, dumps(sealed(record)) + "\n")
+
+
+def read_sealed(path: Path) -> Any:
+    """The JSON of a file, a record without its checksum. Raises OSError, and ValueError where it is damaged."""
+    try:
+        return unsealed(json.loads(path.read_text(encoding="utf-8")))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def json_line(record: Mapping[str, Any]) -> str:

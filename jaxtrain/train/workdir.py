@@ -9,7 +9,6 @@ import contextlib
 import datetime
 import fcntl
 import importlib.metadata
-import json
 import os
 import platform
 import shlex
@@ -20,8 +19,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxtrain.config import ConfigError, ConfigT, difference, dumps, is_remote, to_dict
-from jaxtrain.files import atomic, checksums, paths
+from jaxtrain.config import ConfigError, ConfigT, difference, is_remote, to_dict
+from jaxtrain.files import atomic, paths
 from jaxtrain.train import best_checkpoint, bucket_lock
 
 CONFIG, LOCK, CHECKPOINTS = "config.json", "lock", "checkpoints"
@@ -97,11 +96,11 @@ def read_run(workdir: Path, flag: str = "--init_from") -> dict[str, Any]:
     """config.json of a run. Raises ConfigError, naming `flag`, when `workdir` is not one."""
     file = workdir / CONFIG
     try:
-        record = checksums.unsealed(json.loads(file.read_text(encoding="utf-8")))
+        record = atomic.read_sealed(file)
     except FileNotFoundError as error:
         why = f"it has no {CONFIG}" if workdir.is_dir() else "there is no such folder"
         raise ConfigError(f"{flag}={workdir} is not a run: {why}") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(
             f"{flag}={workdir}: {file} cannot be read: {error}. Restore it from a copy; to take it as it is, such as "
             "after an edit of your own, delete its fields format and sha256"
@@ -220,7 +219,7 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 def _write(file: Path, value: dict[str, Any]) -> None:
     """Replaces a JSON file as a whole: after a crash it holds the old value or the new one."""
     try:
-        atomic.write_text(file, dumps(checksums.sealed(value)) + "\n")
+        atomic.write_sealed(file, value)
     except OSError as error:
         raise ConfigError(f"--workdir={file.parent}: cannot write {file.name}: {error.strerror}") from error
 

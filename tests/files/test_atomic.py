@@ -42,3 +42,14 @@ def test_an_export_needs_a_store_and_a_new_file(tmp_path):
     out.touch()
     with pytest.raises(ConfigError, match=r"b\.jsonl: it is there already"):
         atomic.check_export(store, out)
+
+
+def test_a_sealed_record_is_read_and_damage_is_an_error(tmp_path):
+    path = tmp_path / "a.json"
+    atomic.write_sealed(path, {"a": [1, "ü"]})
+    assert atomic.read_sealed(path) == {"a": [1, "ü"]}
+    whole = path.read_text(encoding="utf-8")
+    for text in (whole.replace("1", "2", 1), whole[:-9], "", "[" * 100_000):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(ValueError):
+            atomic.read_sealed(path)

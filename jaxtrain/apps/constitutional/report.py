@@ -5,7 +5,6 @@ The report of a phase has the checksums of its files, models.json has its own.
 
 import collections
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,17 +73,12 @@ def read_phase(folder: Path) -> dict[str, Any] | None:
 def write_phase(folder: Path, summary: Mapping[str, Any], files: Sequence[str]) -> None:
     """Writes the report of a finished phase, with the checksums of its files."""
     sums = {name: checksums.of_file(folder / name) for name in files}
-    write_sealed(folder / REPORT, {**summary, "files": sums})
-
-
-def write_sealed(path: Path, record: Mapping[str, Any]) -> None:
-    """Writes a JSON record with its checksum."""
-    atomic.write_text(path, config.dumps(checksums.sealed(record)) + "\n")
+    atomic.write_sealed(folder / REPORT, {**summary, "files": sums})
 
 
 def _read(path: Path, remedy: str) -> dict[str, Any]:
     try:
-        record = checksums.unsealed(json.loads(path.read_text(encoding="utf-8")))
+        record = atomic.read_sealed(path)
         if not isinstance(record, dict):
             raise ValueError("it is no record")
     except ValueError as error:

@@ -14,7 +14,7 @@ from jaxtrain.apps.filters.config import Filter
 from jaxtrain.config import ConfigError
 from jaxtrain.data import filtered, source_spec, sources
 from jaxtrain.data.sources import Records
-from jaxtrain.files import atomic, cache, checksums
+from jaxtrain.files import atomic, cache
 
 VERSION = 1
 WORK, PLAN, EVALS = "work", "plan.json", "evals"
@@ -109,7 +109,7 @@ def open_run(cfg: Filter) -> FilterRun:
         evals = _build_evals(cfg, path.parent / EVALS) if cfg.decontaminate.decontaminate else {}
         if saved is None:
             saved = _new_plan(cfg, facts, records, evals)
-            atomic.write_text(path, config.dumps(checksums.sealed(saved)))
+            atomic.write_sealed(path, saved)
     if saved["evals"] != evals:
         raise ConfigError(f"--decontaminate: {cfg.decontaminate.decontaminate} changed; name a new folder")
     load_run.cache_clear()  # of another plan in this folder
@@ -132,7 +132,7 @@ def _saved_plan(path: Path) -> dict[str, Any] | None:
 
 def _read_plan(path: Path) -> dict[str, Any]:
     """The plan in a file. Raises ValueError where it is damaged."""
-    plan = checksums.unsealed(json.loads(path.read_text(encoding="utf-8")))
+    plan = atomic.read_sealed(path)
     if not isinstance(plan, dict) or not {"version", "config", "sources", "evals", "shards"} <= plan.keys():
         raise ValueError("it is no plan of a filter run")
     return plan

@@ -10,9 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxtrain import config
 from jaxtrain.config import Failure
-from jaxtrain.files import atomic, checksums, processes
+from jaxtrain.files import atomic, processes
 from jaxtrain.train import best_checkpoint, metrics, workdir
 
 PROMPTS, SAMPLES, MAX_NEW = "tinytown:prompts:test", 2, 48
@@ -148,7 +147,7 @@ def train(
                 step = under_way.pop(one)
                 started, seconds = one.result()
                 times[step.name] = {"began": started, "seconds": seconds, "commands": commands[step.name]}
-                atomic.write_text(file, config.dumps(checksums.sealed(times)) + "\n")
+                atomic.write_sealed(file, times)
                 done.add(step.name)
                 show.finish(step, seconds)
             show.tick()
@@ -158,11 +157,11 @@ def train(
 def _read_times(file: Path) -> dict[str, dict[str, Any]]:
     """The content of times.json; a damaged one is moved aside, with a line, and all steps run again from their ends."""
     try:
-        times = checksums.unsealed(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+        times = atomic.read_sealed(file) if file.exists() else {}
         return {
             name: {key: one[key] for key in ("began", "seconds", "commands")} for name, one in times.items()
         }
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         aside = file.with_name(f"{TIMES}.damaged")
         file.replace(aside)
         print(

@@ -1,6 +1,5 @@
 """The seeds of a lifecycle: what --seed and --seeds mean, and the folder of each seed's stages."""
 
-import json
 import re
 import sys
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from jaxtrain import config
 from jaxtrain.apps.lifecycle import plan
 from jaxtrain.apps.lifecycle.plan import LifecycleStep
 from jaxtrain.config import ConfigError
-from jaxtrain.files import atomic, checksums
+from jaxtrain.files import atomic
 from jaxtrain.train import workdir
 
 FILE, FOLDER = "seeds.json", "seed-"
@@ -76,7 +75,7 @@ def folders(
             )
     if several:
         root.mkdir(parents=True, exist_ok=True)
-        atomic.write_text(root / FILE, config.dumps(checksums.sealed({"seeds": [*seeds]})) + "\n")
+        atomic.write_sealed(root / FILE, {"seeds": [*seeds]})
     return {seed: plan.open_folder(place) for seed, place in places.items()}
 
 
@@ -91,10 +90,8 @@ def _read(root: Path) -> list[int] | None:
     if not file.exists():
         return there or None
     try:
-        return [
-            int(seed) for seed in checksums.unsealed(json.loads(file.read_text(encoding="utf-8")))["seeds"]
-        ]
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        return [int(seed) for seed in atomic.read_sealed(file)["seeds"]]
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         aside = file.with_name(f"{FILE}.damaged")
         file.replace(aside)
         print(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxtrain.files import atomic, checksums
+from jaxtrain.files import atomic
 from jaxtrain.train import metrics, workdir
 
 # Files that two runs of one command need not have in common: of times, of process ids, and what a kill left of a file.
@@ -66,9 +66,7 @@ def _file(name: str, path: Path) -> Iterator[tuple[str, Any]]:
         lines = path.read_text(encoding="utf-8").splitlines()
         yield from ((f"{name}:{i}", steady(json.loads(line))) for i, line in enumerate(lines, 1))
     elif path.suffix == ".json":
-        record = steady(
-            checksums.unsealed(json.loads(path.read_text(encoding="utf-8")))
-        )  # its sum is of times too
+        record = steady(atomic.read_sealed(path))  # its sum is of times too
         if path.name == workdir.CONFIG:
             record = {key: value for key, value in record.items() if key not in STARTS}
         yield name, record

@@ -79,7 +79,7 @@ def finished(tmp_path):
 def test_the_files_of_a_finished_phase_are_audited(finished):
     folder, run = finished
     assert phase.is_finished(run) and not phase.is_finished(run._replace(folder=folder.parent))
-    audit_report.write_sealed(folder.parent / "models.json", {"SL-CAI": {"answers": 3, "harmful": 0.5}})
+    atomic.write_sealed(folder.parent / "models.json", {"SL-CAI": {"answers": 3, "harmful": 0.5}})
     report = audit_report.write(folder.parent, principles.load(config.SHIPPED / "tinytown.json"))
     assert report["labels"]["all"]["pairs"] == 1 and report["faults"] == {"label x": 2}
     assert report["models"] == {"SL-CAI": {"answers": 3, "harmful": 0.5}}
@@ -91,7 +91,7 @@ def test_the_files_of_a_finished_phase_are_audited(finished):
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty"])
 def test_damage_to_the_files_of_a_phase_is_named(finished, name, damage):
     folder, run = finished
-    audit_report.write_sealed(folder.parent / "models.json", {"SL-CAI": {"answers": 3}})
+    atomic.write_sealed(folder.parent / "models.json", {"SL-CAI": {"answers": 3}})
     path = folder.parent / name
     body = path.read_bytes()
     middle = len(body) // 2
