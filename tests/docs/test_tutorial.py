@@ -41,7 +41,7 @@ SMALL = {
     "dpo": (*ROWS, *ANSWERS, "--data=tinytown:preferences", "--steps=40", "--lr=0.001"),
     "constitutional": ("--helpful=tinytown:prompts?family=help", "--rounds=2", "--max_new=12", "--critic_max_new=40"),
     "synthesize": ("--count=6", "--max_new=12"),
-    "distill": (*ROWS, *ANSWERS, "--data=tinytown:prompts", "--steps=8", "--lr=0.01", "--eval_every=0"),
+    "distill": (*ROWS, *ANSWERS, "--data=tinytown:prompts", "--steps=40", "--lr=0.01", "--eval_every=0"),
     "serve": ("--rows=4", "--context=64"),
     "collect_preferences": ("--max_new=24",),
     "filter_data": ("--workers=1",),
