@@ -72,7 +72,8 @@ ONLY_IN = {  # package -> modules or rooms that may import it
     "tensorflow_datasets": {"data", "worlds"},
     "grain": {"data", "worlds"},
 }
-PARALLEL = {"pmap", "shard_map", "Mesh", "NamedSharding", "PartitionSpec"}  # named in train/parallel.py alone
+# Named in train/parallel.py alone.
+PARALLEL = {"device_put", "pmap", "shard_map", "Mesh", "NamedSharding", "PartitionSpec"}
 
 # Modules of experiments/ that are no commands.
 LIBRARY = {"experiments.constitutional_pipeline", "experiments.papers.arms"}
@@ -342,7 +343,13 @@ def test_a_package_in_a_wrong_room_is_found(tmp_path, path, text):
 
 @pytest.mark.parametrize(
     "text",
-    ["jax.pmap(f)", "from jax.sharding import PartitionSpec as P", "x: Mesh", "jax.sharding.NamedSharding"],
+    [
+        "jax.pmap(f)",
+        "jax.device_put(x, s)",
+        "from jax.sharding import PartitionSpec as P",
+        "x: Mesh",
+        "jax.sharding.NamedSharding",
+    ],
 )
 def test_a_runtime_named_elsewhere_is_found(tmp_path, text):
     quiet = "'''A Mesh.'''\nkind = 'pmap'  # shard_map\n"

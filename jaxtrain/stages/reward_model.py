@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -82,10 +81,9 @@ def normaliser(cfg: DialogStageConfig, session: Session, template: Any) -> Calla
         params = optim.eval_params(state.params, state.opt_state)
         scored = np.concatenate([scores(params, batch)[..., 0] for batch in batches], 1)
         gain, bias = agreement.score_normalisation(scored)
-        normalisation = {"gain": jnp.asarray(gain), "bias": jnp.asarray(bias)}
-        return state._replace(
-            extra=jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), normalisation, state.extra)
-        )
+        # Laid out by the plan: in jax 0.10, device_put to devices of several hosts makes an array that cannot be saved.
+        extra = session.plan.init(lambda gain, bias: {"gain": gain, "bias": bias}, {}, gain, bias)
+        return state._replace(extra=extra)
 
     return finish
 
