@@ -35,6 +35,14 @@ FIELDS = frozenset((
 
 _BOMS = ((b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"), (b"\xef\xbb\xbf", "utf-8"),
          (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))  # fmt: skip
+# Where the first two characters, which are ASCII in a JSON text, have other bytes than zeros.
+_ZEROS = {
+    b"\1\0\1\0": "utf-16-le",
+    b"\0\1\0\1": "utf-16-be",
+    b"\1\0\0\0" * 2: "utf-32-le",
+    b"\0\0\0\1" * 2: "utf-32-be",
+}
+_BETWEEN = "{[,;|\t"
 _BINARY = (
     (b"PAR1", PARQUET),
     (b"ARROW1", ARROW_FILE),
@@ -111,7 +119,7 @@ def identify(head: bytes, whole: bool, label: str) -> FileKind:
         raise _refusal(label, "a pickle", f"it could run any program when it is read: {_RECORDS}")
     if len(head) > 10 and head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") < 1 << 30:
         raise _refusal(label, "a safetensors file of model weights", "name a file of records")
-    encoding = next((encoding for bom, encoding in _BOMS if head.startswith(bom)), "") or _by_zeros(head)
+    encoding = _by_mark(head) or _by_zeros(head)
     text = head.decode(encoding, "replace").removeprefix("\ufeff")
     return _text_kind(text, whole, name, label)._replace(encoding=encoding)
 
@@ -126,18 +134,29 @@ def _with_pyarrow(kind: FileKind, label: str) -> FileKind:
     return kind
 
 
+def _by_mark(head: bytes) -> str:
+    """The encoding that a byte order mark names, "" where there is none.
+
+    Damage may put a mark in front of UTF-8, which read as UTF-16 has none of the characters between fields.
+    """
+    encoding = next((encoding for bom, encoding in _BOMS if head.startswith(bom)), "")
+    text = head.decode(encoding, "replace") if encoding not in ("", "utf-8") else _BETWEEN
+    return encoding if set(_BETWEEN) & set(text) else ""
+
+
 def _by_zeros(head: bytes) -> str:
-    """The encoding of a text without a byte order mark: where a JSON text has zeros."""
-    first = head[:4].replace(b"\0", b"")[:1]
-    return json.detect_encoding(head[:4]) if first in (b"{", b"[") else "utf-8"
+    """The encoding of a text without a byte order mark, by the zeros of its beginning; one zero may be damage."""
+    there = bytes(min(one, 1) for one in head[:8])
+    return next((encoding for zeros, encoding in _ZEROS.items() if there.startswith(zeros)), "utf-8")
 
 
 def _text_kind(text: str, whole: bool, name: str, label: str) -> FileKind:
     start = text.lstrip()
     if start[:1] in ("{", "["):
         return FileKind(_json_kind(start, whole, name, label))
-    if any(_is_object(line) for line in _complete_lines(start, whole)[:_ROWS]):
-        return FileKind(LINES)
+    lines = [line.strip() for line in _complete_lines(start, whole)[:_ROWS]]
+    if any(map(_is_object, lines)) or (".jsonl" in name and any(line.startswith('{"') for line in lines)):
+        return FileKind(LINES)  # whose first is bad
     odd = sum(text.count(one) for one in "\0\x01\x02\x03\x04\x05\x06\x0e\x0f\ufffd")
     if "\0" in text[:4096] or odd > len(text) / 10:
         begins = text[:8].encode("utf-8", "replace").hex(" ")

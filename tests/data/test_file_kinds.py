@@ -123,6 +123,16 @@ def test_prose_with_commas_is_no_table():
             identify(text.encode(), True, "notes.txt")
 
 
+@pytest.mark.parametrize(
+    "damage", [b"\0", b"\0\0", b"{\0", b'{"\0', b"\0\0\0", b"\xff\xfe", b"\xfe\xff", b"\xff\xfe\0\0"]
+)
+def test_a_damaged_beginning_is_no_other_encoding(damage):
+    """Else one bad record would take the whole file with it."""
+    for first in (f"{ROW}\n", " \n"):
+        content = damage + first.encode() + f" {ROW}\n".encode() * 3
+        assert identify(content, True, "a.jsonl") == file_kinds.FileKind(LINES)
+
+
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be", "utf-8-sig"])
 def test_the_encoding_is_that_of_the_mark_or_of_the_zeros(encoding):
     kind = identify(f"{ROW}\n".encode(encoding), True, "a")
