@@ -32,8 +32,8 @@ _STAGES = {"sft": (sft.Sft, sft.main), "reward": (reward.Reward, reward.main)}
 _STAGES |= {"ppo": (ppo.Ppo, ppo.main), "dpo": (dpo.Dpo, dpo.main)}
 
 
-def run(cfg: Constitutional, constitution: Constitution) -> None:
-    """Runs every phase that is not done, in order; each resumes where it stopped."""
+def run(cfg: Constitutional, constitution: Constitution) -> Path:
+    """Runs every phase that is not done, in order; each resumes where it stopped. Returns the folder of rl."""
     folder, training, source = Path(cfg.asked.workdir).expanduser(), cfg.training, cfg.asked.data
     pretrained = training.pretrained or _parent(cfg.asked.init_from)
     critic = cfg.critic.critic or cfg.asked.init_from
@@ -65,6 +65,7 @@ def run(cfg: Constitutional, constitution: Constitution) -> None:
         with watchdog.watch(None, folder):
             measure(cfg, folder, {"helpful": cfg.asked.init_from, "SL-CAI": str(sl), "RL-CAI": str(rl)})
     report.write(folder, constitution)
+    return rl
 
 
 def stage(cfg: Constitutional, name: str, folder: str, more: str, **values: object) -> Path:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import shlex
 
 from jaxtrain import config, flags, signals
 
@@ -39,6 +40,7 @@ def main(cfg: Lifecycle) -> None:
 
     from jaxtrain.apps.lifecycle import bands, plan, progress, report, seeds
     from jaxtrain.files import paths
+    from jaxtrain.train import run_list
 
     options, several = cfg.whole, bool(cfg.whole.seeds)
     steps, root = plan.steps(), paths.absolute(Path(options.workdir))
@@ -64,6 +66,9 @@ def main(cfg: Lifecycle) -> None:
             result = bands.combine(results)
             report.write(result, root)
     report.print_result(result, root)
+    print(
+        f"next  ./launch/run sample --init_from={shlex.quote(run_list.short_path(places[numbers[0]] / 'ppo'))}"
+    )
 
 
 if __name__ == "__main__":

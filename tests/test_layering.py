@@ -15,19 +15,21 @@ from tests import source
 from tests.source import ROOT, Source, shrinking
 
 # Room -> the rooms that it may import besides itself.
-LOW = {"types", "config", "signals", "full_disk", "files", "ops"}
+LOW = {"types", "config", "signals", "full_disk", "suggestions", "files", "ops"}
 MATH = LOW | {"objectives", "models", "data", "train", "worlds", "measures"}
 STAGES = MATH | {"generate", "stages"}
 CORE = STAGES | {"flags", "rewards", "rl", "inference", "distillation"}
 ROOMS: dict[str, set[str]] = {
     "": set(),
     "types": set(),
-    "config_fields": set(),
+    "config_fields": {"suggestions"},
     "config": {"config_fields"},
     "signals": set(),
     "full_disk": set(),
-    "flags": {"config", "signals", "full_disk"},
-    "files": {"types", "config", "flags"},
+    "suggestions": set(),
+    "flag_errors": {"suggestions"},
+    "flags": {"config", "signals", "full_disk", "flag_errors"},
+    "files": {"types", "config", "signals", "flags"},
     "ops": {"types"},
     "objectives": {"types", "ops"},
     "models": LOW,
@@ -66,7 +68,18 @@ WORLD_TODAY = {
 
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
 # And models/zoo.py: a wrong flag fails before jax is loaded.
-WITHOUT_JAX = {"config", "config_fields", "signals", "full_disk", "flags", "files", "data", "worlds"}
+WITHOUT_JAX = {
+    "config",
+    "config_fields",
+    "signals",
+    "full_disk",
+    "suggestions",
+    "flag_errors",
+    "flags",
+    "files",
+    "data",
+    "worlds",
+}
 ONLY_IN = {  # package -> modules or rooms that may import it
     "orbax": {"jaxtrain.train.checkpoint"},
     "tensorflow_datasets": {"data", "worlds"},

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtrain.config import StageConfig
 from jaxtrain.files import progress, terminal
 from jaxtrain.models import transformer
-from jaxtrain.stages import run_guards
+from jaxtrain.stages import next_commands, run_guards
 from jaxtrain.stages.session import Session, first_state, fresh_state_fn, of_trained, print_lines
 from jaxtrain.train import loop, metrics, optim, preflight
 from jaxtrain.train.checkpoint import Checkpoints, Unusable
@@ -108,7 +108,8 @@ def train(cfg: StageConfig, session: Session, stage: Stage) -> TrainState:
                 session.primary,
             )
             text = stage.sample(state, done)[0] if stage.sample else ""
-            print_lines([loop.eval_lines("", scored(state)) if stage.score else "", text], session.primary)
+            numbers_now = loop.eval_lines("", scored(state)) if stage.score else ""
+            print_lines([numbers_now, text, *next_commands.lines(session.path)], session.primary)
             return state
         best = run_guards.best_checkpoint(cfg, session, stage, saved, state)
         batches = stage.next_batch(done)
@@ -174,7 +175,7 @@ def summary(
         ("time", f"{seconds / 60:.1f} min{fast}"),
         ("checkpoint", str(session.path / "checkpoints" / str(steps))),
     ]
-    return [f"finished {steps} steps", *terminal.lines(table)]
+    return [f"finished {steps} steps", *terminal.lines(table), *next_commands.lines(session.path)]
 
 
 def _replayed(first: Any, batches: loop.NextBatch) -> loop.NextBatch:

@@ -21,12 +21,16 @@ from typing import Any
 
 from jaxtrain.config import ConfigError, ConfigT, difference, is_remote, to_dict
 from jaxtrain.files import atomic, paths
-from jaxtrain.train import best_checkpoint, bucket_lock
-
-CONFIG, LOCK, CHECKPOINTS = "config.json", "lock", "checkpoints"
-COMMITTED = (
-    "commit_success.txt"  # what Orbax writes last into a checkpoint in a bucket, where no rename is atomic
+from jaxtrain.train import best_checkpoint, bucket_lock, run_list
+from jaxtrain.train.run_list import (  # noqa: F401  (all of them are used as workdir.NAME, too)
+    CHECKPOINTS,
+    COMMITTED,
+    CONFIG,
+    newest_step,
+    saved_steps,
 )
+
+LOCK = "lock"
 PACKAGES = (
     *("jaxtrain", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets"),
     *("tokenizers", "numpy"),
@@ -99,7 +103,8 @@ def read_run(workdir: Path, flag: str = "--init_from") -> dict[str, Any]:
         record = atomic.read_sealed(file)
     except FileNotFoundError as error:
         why = f"it has no {CONFIG}" if workdir.is_dir() else "there is no such folder"
-        raise ConfigError(f"{flag}={workdir} is not a run: {why}") from error
+        others = "" if flag == "--workdir" else run_list.listing(workdir)
+        raise ConfigError(f"{flag}={workdir} is not a run: {why}{others}") from error
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"{flag}={workdir}: {file} cannot be read: {error}. Restore it from a copy; to take it as it is, such as "
@@ -115,32 +120,18 @@ def read_run(workdir: Path, flag: str = "--init_from") -> dict[str, Any]:
 def split_step(text: str, flag: str = "init_from") -> tuple[Path, int | None]:
     """(workdir, step) of --`flag`=WORKDIR, WORKDIR@STEP or WORKDIR@best; without @STEP the step is None, the newest.
 
-    Raises ConfigError where a run has no best checkpoint.
+    What is not there is looked for in runs/ and in a lifecycle's folder (run_list.resolve). Raises ConfigError where a
+    run has no best checkpoint.
     """
     name, _, step = text.rpartition("@")
     if name and (step.isdecimal() or step == best_checkpoint.BEST) and not paths.parse(text, flag).exists():
-        path = paths.parse(name, flag)
+        path = run_list.resolve(paths.parse(name, flag), flag)
         if step.isdecimal():
             return path, int(step)
         read_run(path, f"--{flag}")
         folder = path / CHECKPOINTS
         return path, best_checkpoint.best_step(folder, saved_steps(folder), f"--{flag}={text}")
-    return paths.parse(text, flag), None
-
-
-def saved_steps(checkpoints: Path) -> list[int]:
-    """The complete steps in a folder of checkpoints, ascending."""
-    if not checkpoints.is_dir():
-        return []
-    steps = [entry for entry in checkpoints.iterdir() if entry.name.isdecimal()]
-    if is_remote(checkpoints):
-        steps = [entry for entry in steps if (entry / COMMITTED).exists()]
-    return sorted(int(entry.name) for entry in steps)
-
-
-def newest_step(workdir: Path) -> int | None:
-    """The last step that a run has saved, None before there is one."""
-    return max(saved_steps(workdir / CHECKPOINTS), default=None)
+    return run_list.resolve(paths.parse(text, flag), flag), None
 
 
 def _resume(path: Path, config: ConfigT, stage: str, start: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from jaxtrain.apps.synthesis import prompts, recipes, screening
 from jaxtrain.apps.synthesis.config import Synthesize, output_files
 from jaxtrain.apps.synthesis.recipes import SynthesisConfig
 from jaxtrain.config import ConfigError, Failure
+from jaxtrain.data import source_spec
 from jaxtrain.data.prompts import Prompt, question, read_conversations
 from jaxtrain.files import atomic, journal, terminal
 from jaxtrain.files.progress import bar
@@ -289,7 +290,9 @@ def _print_rows(result: SynthesizedRows, out: Path) -> None:
     for row in result.rows[:SHOWN]:
         *turns, answer = recipes.texts(row)
         print("\n".join(terminal.wrapped(f"{' / '.join(turns)}▸{answer}{terminal.END}", "  │ ")), end="\n\n")
-    print(f"rows: {out}")
+    print(
+        f"rows: {out}\ntrain on them: ./launch/run sft --init_from=RUN --data={source_spec.of_path('jsonl', out)}"
+    )
 
 
 def _summary(
