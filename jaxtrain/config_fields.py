@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from jaxtrain import suggestions
+
 ConfigT = Any  # an instance of a stage's frozen dataclass
 
 BUCKETS = {
@@ -69,7 +71,8 @@ class Group:
         for field in dataclasses.fields(self):
             value, low, choices = getattr(self, field.name), field.metadata["low"], field.metadata["choices"]
             if choices and value not in choices:
-                raise ConfigError(f"--{field.name}={value}: choose one of {', '.join(choices)}")
+                near = suggestions.hint(value, choices)
+                raise ConfigError(f"--{field.name}={value}: choose one of {', '.join(choices)}{near}")
             if isinstance(value, float) and not math.isfinite(value):
                 raise ConfigError(f"--{field.name}={value}: must be a finite number")
             if low is not None and value < low:

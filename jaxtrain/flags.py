@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import flags
 
-from jaxtrain import full_disk, signals
+from jaxtrain import flag_errors, full_disk, signals
 from jaxtrain.config import BUCKETS, ConfigError, ConfigT, Failure, is_bucket_error, leaves
 
 # A command's config class, or what makes it of the command line (plan has the flags of the stage that --stage names).
@@ -56,16 +56,30 @@ def from_flags(cls: ConfigClass, argv: list[str]) -> ConfigT | None:
     values = _define(cls)
     try:
         rest = values(["", *argv])[1:]
-    except flags.Error as error:
-        message = str(error).removeprefix("ERROR:: ")
+    except (flags.Error, ValueError) as error:  # absl's of --nodry_run=3 is none of its own
+        message = flag_errors.message(error, {field.name: default for _, field, default in leaves(cls)})
         raise ConfigError(f"{message} (--help lists the flags)") from error
     if rest:
         raise ConfigError(f"{rest[0]!r} is not a flag: write --name=value (--help lists the flags)")
     if values.help:
         return None
-    config = _build(cls, {field.name: values[field.name].value for _, field, _ in leaves(cls)})
+    given = {field.name: values[field.name].value for _, field, _ in leaves(cls)}
+    if "warmup" in given and not values["warmup"].present:
+        given["warmup"] = _scaled_warmup(given["warmup"], given["steps"])
+    config = _build(cls, given)
     _check_local(config)
     return config
+
+
+def _scaled_warmup(warmup: int, steps: int) -> int:
+    """A default warm-up, a tenth of --steps where it would not end before them."""
+    if not 1 <= steps <= warmup:
+        return warmup
+    print(
+        f"--warmup: {steps // 10}, a tenth of --steps={steps}, as the default {warmup} is too long",
+        file=sys.stderr,
+    )
+    return steps // 10
 
 
 def _build(cls: type, values: dict[str, Any]) -> ConfigT:

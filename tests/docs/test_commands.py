@@ -179,7 +179,7 @@ def test_the_site_lists_every_page():
     ("line", "said"),
     [
         ("./launch/run pretrian --steps=3", "no stage named pretrian"),
-        ("./launch/run pretrain --step=3 # a comment", "'step'"),
+        ("./launch/run pretrain --step=3 # a comment", "did you mean --steps?"),
         ("launch/local.sh 2 pretrain --seed=one", "--seed"),
         ("sbatch launch/slurm.sbatch sft --lr=-1", "--lr=-1"),
         ("X=1 ./launch/run sft --flagfile=experiments/recipes/none.flags", "none.flags"),
