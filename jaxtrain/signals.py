@@ -19,6 +19,7 @@ SIGTERM, SIGINT = signal.SIGTERM, signal.SIGINT
 SIGNALS = (SIGTERM, SIGINT)
 GRACE = 10.0  # seconds in which a command that a signal ends leaves by itself
 FLUSHED_WITHIN = 1.0  # seconds, where a thread that hangs may own the lock of a stream
+PARENT = "JAXTRAIN_PARENT"  # a child's variable: a pipe that closes when the process that started it ends
 _AGAIN = 0.02  # seconds after which an error that was ignored is raised again
 
 _repeated: list[int] = []  # signals that `_again` repeats: they are no second ones
@@ -46,8 +47,27 @@ def name(number: int) -> str:
     return "Ctrl-C" if number == SIGINT else signal.Signals(number).name
 
 
+def end_with_parent() -> None:
+    """From now on kills this process when the one that started it through ChildProcesses has ended, kill -9 included.
+
+    Else the child would hold the lock of its --workdir, and the same command again would be refused.
+    """
+    if (pipe := os.environ.pop(PARENT, "")) == "":
+        return
+
+    def wait() -> None:
+        os.read(int(pipe), 1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def install(grace: float = GRACE) -> None:
-    """From now on SIGTERM raises Stopped, and a process that a signal does not end in `grace` seconds is ended."""
+    """From now on SIGTERM raises Stopped, and a process that a signal does not end in `grace` seconds is ended.
+
+    So is a child of ChildProcesses with the process that started it.
+    """
+    end_with_parent()
     for number in (SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _raise)

@@ -1,10 +1,13 @@
 """Child processes that end with this one: where it is stopped or fails they are stopped, waited for, and ended."""
 
+import os
 import subprocess
 import threading
 import time
 from collections.abc import Sequence
 from typing import Any
+
+from jaxtrain.signals import PARENT
 
 
 class ChildProcesses:
@@ -22,10 +25,21 @@ class ChildProcesses:
         with self._lock:
             if self._stopped:
                 return 143
+            theirs, ours = os.pipe()
             # A session of its own: the terminal's Ctrl-C would reach it beside our SIGTERM, and a second signal kills.
-            process = subprocess.Popen(command, start_new_session=True, **options)
+            try:
+                process = subprocess.Popen(
+                    command,
+                    start_new_session=True,
+                    pass_fds=(theirs,),
+                    env={**os.environ, PARENT: str(theirs)},
+                    **options,
+                )
+            finally:
+                os.close(theirs)
             self._running.append(process)
         status = process.wait()
+        os.close(ours)
         with self._lock:
             self._running.remove(process)
             return 143 if self._stopped else status
