@@ -70,6 +70,8 @@ setup(
         # index has CUDA's, gigabytes; PIP_EXTRA_INDEX_URL may name one that has the CPU's. So only .ci/run asks for it.
         "hf-test": ["peft>=0.17", "torch>=2.6", "transformers>=5.0"],
         "lm-eval": ["lm_eval>=0.4.9"],
+        # --reward=math: whether two expressions are equal, by sympy.
+        "math": ["math-verify[antlr4_13_2]>=0.9"],
         # Files in gs:// (with google-cloud-storage, which Orbax calls) and in s3://.
         "remote": ["gcsfs>=2026.4", "s3fs>=2026.4"],
         "serve": ["openai>=3.36", "prometheus-client>=0.21", "starlette>=1.0", "uvicorn>=0.34"],
@@ -81,6 +83,7 @@ setup(
             "gcsfs>=2026.4",
             "hypothesis>=6.130",
             "localbucket>=1.2",
+            "math-verify[antlr4_13_2]>=0.9",
             "openai>=3.36",
             "phonenumbers>=8.13",
             "prometheus-client>=0.21",

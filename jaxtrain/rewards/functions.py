@@ -6,7 +6,6 @@ import functools
 import inspect
 import math
 import numbers
-import re
 import sys
 import threading
 import traceback
@@ -18,16 +17,20 @@ import numpy as np
 from jaxtrain import worlds
 from jaxtrain.config import ConfigError, Failure
 from jaxtrain.data.messages import Message
-from jaxtrain.rewards import function_args, function_import
+from jaxtrain.rewards import (
+    function_args,
+    function_import,
+    math_answers,
+    reward_spec,
+    text_patterns,
+    verifier,
+)
 from jaxtrain.rewards.function_args import Logs, Scored
+from jaxtrain.rewards.reward_spec import RewardPart
+from jaxtrain.rewards.verifier import Verifier
 
 LARGEST = float(np.finfo(np.float32).max)
 FORMATS = ("auto", "text", "messages")
-_SPEC = re.compile(
-    r"(?P<name>.*?)(?:\?format=(?P<format>\w+))?(?:\*(?P<weight>[+-]?(?:\d[\d.]*|\.\d+)(?:e[+-]?\d+)?))?",
-    re.DOTALL,
-)
-_FUNCTION = re.compile(r".+:[^\W\d][\w.]*", re.DOTALL)
 # What a function that takes messages raises where it gets a text.
 _NO_MESSAGES = (TypeError, AttributeError, KeyError)
 
@@ -84,58 +87,55 @@ NAMED: Mapping[str, Callable[..., list[float]]] = {
     "gold": _gold,  # Tinytown's true reward
     "correct": _correct,  # 1 where Tinytown's judge finds right steps or the right value, else 0
 }
+VERIFIERS: Mapping[str, Verifier] = {
+    "math": math_answers.REWARD,
+    "format": text_patterns.FORMAT,
+    "regex": text_patterns.REGEX,
+}
+SHIPPED = (*NAMED, *VERIFIERS)
 
 
 def resolve(text: str, flag: str = "reward") -> WeightedReward:
-    """The reward that --`flag` names: REWARD[,REWARD ...], each NAME[?format=text|messages][*WEIGHT].
+    """The reward that --`flag` names: REWARD[,REWARD ...], each NAME[?key=value][*WEIGHT].
 
-    A NAME is one of NAMED, MODULE:FUNCTION, or PATH/TO/FILE.py:FUNCTION; a module is looked for in the current folder
-    first. Raises ConfigError where there is no such function, its module fails, or it cannot be called by keyword.
+    A NAME is one of NAMED or VERIFIERS, MODULE:FUNCTION, or PATH/TO/FILE.py:FUNCTION (reward_spec has the grammar); a
+    module is looked for in the current folder first. Raises ConfigError where there is no such function, its module
+    fails, it cannot be called by keyword, an option is none, or a package is missing.
     """
     label = f"--{flag}={text}"
-    matches = _matches(text)
-    if not matches:
-        raise ConfigError(f"{label}: write {', '.join(NAMED)}, MODULE:FUNCTION or FILE.py:FUNCTION")
-    parts = [
-        _resolved(label, match["name"], match["format"] or "", match["weight"] or "1") for match in matches
-    ]
-    return WeightedReward(text, tuple(dataclasses.replace(one, flag=flag) for one in parts))
+    parts = reward_spec.parts(text, SHIPPED, label)
+    if not parts:
+        quoted = "; a value with , * or & stands between double quotes" if "?" in text else ""
+        raise ConfigError(f"{label}: write {', '.join(SHIPPED)}, MODULE:FUNCTION or FILE.py:FUNCTION{quoted}")
+    return WeightedReward(text, tuple(_resolved(flag, label, part) for part in parts))
 
 
 def names_functions(text: str) -> bool:
     """Whether a text has the form of what `resolve` takes, which a path of a run can have too."""
-    return bool(_matches(text))
+    return bool(reward_spec.parts(text, SHIPPED, text))
 
 
-def _matches(text: str) -> list[re.Match]:
-    """The parts of REWARD[,REWARD ...], whose names may have commas; empty where it has another form."""
-    result, pending = [], ""
-    for piece in text.split(","):
-        pending = f"{pending},{piece}" if pending else piece
-        match = _SPEC.fullmatch(pending.strip())
-        if match and (match["name"] in NAMED or _FUNCTION.fullmatch(match["name"])):
-            result.append(match)
-            pending = ""
-    return [] if pending else result
-
-
-def _resolved(label: str, name: str, form: str, weight: str) -> RewardFunction:
+def _resolved(flag: str, label: str, part: RewardPart) -> RewardFunction:
+    name, options = part.name, part.options
+    if name in VERIFIERS:
+        call = verifier.configured(name, VERIFIERS[name], options, label)
+        return RewardFunction(call.name, call, "text", part.weight, flag)
+    if other := [key for key, _ in options if key != "format"]:
+        raise ConfigError(f"{label}: {name} has no option {other[0]}; it has format")
+    form = dict(options).get("format", "")
     if form and form not in FORMATS:
         raise ConfigError(f"{label}: ?format={form} is none of {', '.join(FORMATS)}")
-    try:
-        factor = float(weight)
-    except ValueError as error:
-        raise ConfigError(f"{label}: the weight *{weight} is no number") from error
     if name in NAMED:
-        return RewardFunction(name, NAMED[name], "text", factor)
+        return RewardFunction(name, NAMED[name], "text", part.weight, flag)
     module, _, function = name.rpartition(":")
     result = function_import.module_of(label, module)
-    for part in function.split("."):
-        if not hasattr(result, part):
-            raise ConfigError(f"{label}: {_described(result)} has no {part}")
-        result = getattr(result, part)
+    for attribute in function.split("."):
+        if not hasattr(result, attribute):
+            raise ConfigError(f"{label}: {_described(result)} has no {attribute}")
+        result = getattr(result, attribute)
     if inspect.isclass(result) or not callable(result):
-        hint = f": name an instance, such as {part.lower()} = {part}()" if inspect.isclass(result) else ""
+        instance = f": name an instance, such as {attribute.lower()} = {attribute}()"
+        hint = instance if inspect.isclass(result) else ""
         raise ConfigError(f"{label}: it is {_type(result)}, not a function{hint}")
     try:
         inspect.signature(result).bind_partial(completions=[])
@@ -144,7 +144,7 @@ def _resolved(label: str, name: str, form: str, weight: str) -> RewardFunction:
             f"{label}: it does not take completions by keyword ({error}): "
             "write def reward(prompts, completions, **columns)"
         ) from error
-    return RewardFunction(name, result, form or "auto", factor)
+    return RewardFunction(name, result, form or "auto", part.weight, flag)
 
 
 def check_arguments(reward: WeightedReward, names: set[str], source: str) -> None:
@@ -153,7 +153,7 @@ def check_arguments(reward: WeightedReward, names: set[str], source: str) -> Non
         if lacks := function_args.missing(function.call, names):
             raise ConfigError(
                 f"{function.label}: it needs {', '.join(lacks)}, which {source} does not have; there are "
-                f"{', '.join(sorted(names))}"
+                f"{', '.join(sorted(names))}{getattr(function.call, 'column_hint', '')}"
             )
 
 
@@ -186,9 +186,17 @@ def scores(reward: WeightedReward | RewardFunction, scored: Scored) -> RewardSco
     values = np.stack(columns, -1) * np.array([one.weight for one in parts], np.float32)
     applies = ~np.isnan(values)
     total = np.where(applies.any(-1), np.where(applies, values, 0.0).sum(-1), np.nan).astype(np.float32)
+    names = _metric_names(parts)
+    return RewardScores(total, dict(zip(names, columns, strict=True)), logs.checked(len(scored.completions)))
+
+
+def _metric_names(parts: Sequence[RewardFunction]) -> list[str]:
+    """A name in the metrics for each function: its own, with its module where two are called alike, and a number."""
     names = [one.name.rpartition(":")[2] for one in parts]
     names = [name if names.count(name) == 1 else one.name for name, one in zip(names, parts, strict=True)]
-    return RewardScores(total, dict(zip(names, columns, strict=True)), logs.checked(len(scored.completions)))
+    return [
+        f"{name}_{names[:i].count(name) + 1}" if name in names[:i] else name for i, name in enumerate(names)
+    ]
 
 
 class _Call(NamedTuple):

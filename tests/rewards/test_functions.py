@@ -193,7 +193,7 @@ def test_a_module_sees_its_neighbours(here):
 REFUSED = {
     "an unknown name": (
         "golden",
-        "--reward=golden: write gold, correct, MODULE:FUNCTION or FILE.py:FUNCTION",
+        "--reward=golden: write gold, correct, math, format, .*, MODULE:FUNCTION or FILE.py:FUNCTION",
     ),
     "no function": ("my_rewards:", "--reward=my_rewards:: write gold"),
     "no module": ("nowhere_at_all:f", "no module nowhere_at_all, neither in .* nor installed"),
