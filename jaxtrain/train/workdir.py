@@ -187,6 +187,19 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
+def holder(path: Path) -> str:
+    """The process that has a run's folder locked, in words; empty where none has."""
+    try:
+        with open(path / LOCK, encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return file.read().strip() or "a process that has only just started"
+    except FileNotFoundError:
+        return ""
+    return ""
+
+
 def _require_run_or_empty(path: Path) -> None:
     if (path / CONFIG).exists() or not path.is_dir():
         return
