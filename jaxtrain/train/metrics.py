@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from jaxtrain.config import is_remote
-from jaxtrain.files import atomic
+from jaxtrain.files import atomic, progress
 from jaxtrain.files.mirror import Mirror
 
 FILE, UNREADABLE, EVENTS = "metrics.jsonl", "metrics.jsonl.unreadable", "tensorboard"
@@ -326,6 +326,7 @@ class TrainingProgress:
             self._live.console.print(text, soft_wrap=True)
         else:
             print(text, file=self._stream, flush=True)
+            progress.line_printed()
 
     def _eta(self) -> str:
         if self._first is None or self._step == self._first[0]:

@@ -77,10 +77,11 @@ class Stall:
 def watch(timeout: float | None, folder: Path, process: int = 0) -> Iterator[None]:
     """Watches this process until the context ends. timeout: None for `Stall`'s own limits, 0 for no watchdog.
 
-    The stacks go to stderr and to FOLDER/hang-PROCESS.txt.
+    The stacks go to stderr and to FOLDER/hang-PROCESS.txt. Off a terminal process 0 prints lines on what goes on.
     """
     if timeout == 0:
-        yield
+        with progress.lines(show=process == 0):
+            yield
         return
     if "jax" in sys.modules:
         _listen_to_compiler()
@@ -88,7 +89,7 @@ def watch(timeout: float | None, folder: Path, process: int = 0) -> Iterator[Non
     file = (Path(tempfile.gettempdir()) if is_remote(folder) else folder) / f"hang-{process}.txt"
     ended = threading.Event()
     stall = Stall(timeout)
-    with _monitor(file) as tell:
+    with progress.lines(show=process == 0), _monitor(file) as tell:
         tell(stall.limit())
         thread = threading.Thread(target=_loop, args=(stall, file, ended, tell), name="watchdog", daemon=True)
         thread.start()
