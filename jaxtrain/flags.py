@@ -185,7 +185,7 @@ def launch(
     """Runs a command's main; an expected error is one message without a traceback.
 
     Exit status 2 for a ConfigError, which the same command would raise again; 1 for a Failure or an OSError, such as a
-    full disk; 130 for Ctrl-C, 143 for SIGTERM, at most `grace` seconds after it.
+    full disk; 130 for Ctrl-C, 143 for SIGTERM, at most `grace` seconds after it, or once training has saved its state.
     """
     signals.install(grace)
     try:
@@ -194,6 +194,8 @@ def launch(
             print(usage(class_of(cls, sys.argv[1:]), program))
             return
         main(config)
+        if stopped := signals.recorded_stop():  # training has saved its state, and said so
+            sys.exit(signals.status(stopped))
         return
     except ConfigError as error:
         status, lines = 2, [error, *getattr(error, "__notes__", ())]

@@ -6,6 +6,7 @@ handler raises is raised again where Python ignores it, as in a callback of its 
 
 import contextlib
 import functools
+import math
 import os
 import select
 import signal
@@ -21,10 +22,13 @@ GRACE = 10.0  # seconds in which a command that a signal ends leaves by itself
 FLUSHED_WITHIN = 1.0  # seconds, where a thread that hangs may own the lock of a stream
 PARENT = "JAXTRAIN_PARENT"  # a child's variable: a pipe that closes when the process that started it ends
 _AGAIN = 0.02  # seconds after which an error that was ignored is raised again
+_ANSWER = 0.5  # seconds in which a command that a signal ends has ended, or a line says that it is to
 
 _repeated: list[int] = []  # signals that `_again` repeats: they are no second ones
 _noted: list[int] = []  # signals that `noting` has received
 _noting = 0  # how many `noting` there are
+_watching = False  # whether the thread of `install` answers signals
+_training_stop = 0  # the signal that stopped the last training of this process
 _explanations: list[Callable[[], str]] = []
 
 
@@ -62,11 +66,25 @@ def end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
+def record_stop(number: int) -> None:
+    """Remembers the signal that has stopped the training under way, 0 at its beginning."""
+    global _training_stop
+    _training_stop = number
+
+
+def recorded_stop() -> int:
+    """The signal that stopped the last training of this process, 0 where none did."""
+    return _training_stop
+
+
 def install(grace: float = GRACE) -> None:
     """From now on SIGTERM raises Stopped, and a process that a signal does not end in `grace` seconds is ended.
 
-    So is a child of ChildProcesses with the process that started it.
+    So is a child of ChildProcesses with the process that started it. Every signal is answered within a second, whatever
+    C code the main thread is in: it ends the command, or a line says what it waits for.
     """
+    global _watching
+    _watching = True
     end_with_parent()
     for number in (SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
@@ -104,11 +122,15 @@ def _again(before: Callable[[Any], Any], ignored: Any) -> None:
 
 def _enforce(received: int, grace: float) -> None:
     """Ends the process where the handlers of Python do not: it reads what the C handlers write."""
-    first, until = 0, 0.0
+    first, until, answer = 0, math.inf, math.inf
     while True:
-        wait = max(0.0, until - time.monotonic()) if until else None
+        wait = None if until == math.inf else max(0.0, min(until, answer) - time.monotonic())
         if not select.select([received], [], [], wait)[0]:
-            leave(status(first), f"error: stopped by {name(first)}{_explained()}")
+            if time.monotonic() >= until:
+                leave(status(first), f"error: stopped by {name(first)}{_explained()}")
+            answer = math.inf
+            _write(f"{name(first)}: stopping, in at most {grace:.0f} s; again: now\n")
+            continue
         for number in os.read(received, 64):
             if number in _repeated:
                 _repeated.remove(number)
@@ -117,7 +139,15 @@ def _enforce(received: int, grace: float) -> None:
                 continue
             if first:
                 leave(status(number), f"error: ended by a second {name(number)}{_explained()}")
-            first, until = number, 0.0 if _noting else time.monotonic() + grace
+            first = number
+            if _noting:
+                _write(_after_this_step(number))
+            else:
+                until, answer = time.monotonic() + grace, time.monotonic() + min(_ANSWER, grace)
+
+
+def _after_this_step(number: int) -> str:
+    return f"{name(number)}: stopping after this step; again: now\n"
 
 
 def _ours(number: int) -> bool:
@@ -169,8 +199,8 @@ def noting() -> Iterator[Callable[[], int]]:
     def note(number: int, frame: Any) -> None:
         _noted.append(number)
         restore()
-        # A print could meet one that the signal interrupted.
-        _write(f"{name(number)}: stopping after this batch; a second signal ends the process at once\n")
+        if not _watching:  # a print could meet one that the signal interrupted
+            _write(_after_this_step(number))
 
     def restore() -> None:
         for number, handler in before.items():

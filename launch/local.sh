@@ -5,7 +5,7 @@
 #
 # On a CPU each process has JAX_NUM_CPU_DEVICES devices (default 1), on GPUs process i has GPU i.
 # The first process that ends with a failure ends the others. Ctrl-C and SIGTERM reach all of them: they save and end,
-# or are killed after JAXTRAIN_STOP_WITHIN seconds (default 60), or at a second Ctrl-C.
+# or are killed after JAXTRAIN_STOP_WITHIN seconds (default 60), or at a second Ctrl-C. The exit status is then 130 or 143.
 set -euo pipefail
 # shellcheck source=launch/setup.sh
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
@@ -54,10 +54,14 @@ stop() {
   kill_at=$((SECONDS + $1))
 }
 
+received=
 on_signal() {
+  received=${received:-$1}
   if [ -n "$kill_at" ]; then kill_at=0; else stop "$stop_within"; fi
 }
-trap on_signal INT TERM HUP
+trap 'on_signal 2' INT
+trap 'on_signal 15' TERM
+trap 'on_signal 1' HUP
 
 status=0
 while ((${#pids[@]})); do
@@ -82,4 +86,6 @@ while ((${#pids[@]})); do
     kill -KILL "${pids[@]}" 2>/dev/null || true
   fi
 done
+# All of them got SIGTERM, whatever came here.
+[ "$status" != 143 ] || [ -z "$received" ] || status=$((128 + received))
 exit "$status"

@@ -27,6 +27,7 @@ WAIT = "print('up', flush=True); time.sleep(900)"
 ENDLESS = (
     "hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)"  # C code, during which no handler of Python's runs
 )
+AFTER = "Ctrl-C: stopping after this step; again: now"
 NOTING = """
         with signals.noting() as received:
             print('up', flush=True)
@@ -95,18 +96,41 @@ IGNORED = """
 def test_a_signal_within_a_callback_whose_errors_are_ignored_ends_the_command(number, status, said):
     """With a grace in which the test would fail."""
     command = COMMAND.replace("grace=0.5", "grace=900")
-    assert run(IGNORED, number, command=command) == (
-        status,
-        "not ended\n",
-        f"error: {said}\nstep 7 is saved\n",
-    )
+    code, out, err = run(IGNORED, number, command=command)
+    assert (code, out.strip()) == (status, "not ended") and err.endswith(f"error: {said}\nstep 7 is saved\n")
 
 
 def test_training_notes_the_first_signal_and_saves():
     status, out, err = run(NOTING.format(then="pass"), signal.SIGTERM)
-    assert (status, out) == (0, "15\nsaved\n") and err.startswith(
-        "SIGTERM: stopping after this batch; a second"
-    )
+    assert (status, out, err) == (0, "15\nsaved\n", "SIGTERM: stopping after this step; again: now\n")
+
+
+def test_training_that_was_stopped_ends_with_the_status_of_the_signal():
+    """So that `pretrain && sft` does not go on."""
+    for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        assert run(NOTING.format(then="signals.record_stop(received())"), number)[:2] == (
+            status,
+            f"{int(number)}\nsaved\n",
+        )
+
+
+def test_a_signal_in_c_code_is_answered_before_the_code_ends():
+    """As in a compilation: the second signal is sent once the line that answers the first one is there."""
+    command = COMMAND.replace("grace=0.5", "grace=900")
+    for body, line in (
+        (f"print('up', flush=True); {ENDLESS}", "Ctrl-C: stopping, in at most 900 s; again: now"),
+        (NOTING.format(then="pass").replace("while not received(): time.sleep(0.01)", ENDLESS), AFTER),
+    ):
+        with subprocess.Popen(
+            [sys.executable, "-c", command.format(body=body)], env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        ) as process:  # fmt: skip
+            process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            assert process.stderr.readline() == f"{line}\n"
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        assert process.returncode == 130 and err == "error: ended by a second Ctrl-C\nstep 7 is saved\n"
 
 
 @pytest.mark.parametrize("then", ["time.sleep(900)", ENDLESS])

@@ -66,6 +66,7 @@ def train(
 ) -> dict[str, Path]:
     """Pretrains one model on each corpus, all for as many tokens; returns the runs' folders. `clean` is held out."""
     from experiments import pretrain
+    from jaxtrain.train import stop
 
     held_out = write_corpus(folder / "data" / "clean.jsonl", clean)
     runs = {}
@@ -94,6 +95,7 @@ def train(
             print(f"training on {name}", flush=True)
             with contextlib.redirect_stdout(io.StringIO()):  # the table sums up the metrics of all runs
                 pretrain.main(cfg)
+            stop.raise_if_stopped(f"in {name}: the same command goes on with it")
     return runs
 
 

@@ -12,10 +12,7 @@ import jax
 from jaxtrain import signals
 from jaxtrain.files import progress
 
-_state = {
-    "points": 0,
-    "signal": 0,
-}  # stop points that this process has come to; the signal that stopped training
+_state = {"points": 0}  # stop points that this process has come to
 
 
 class _Stop(Exception):
@@ -24,8 +21,8 @@ class _Stop(Exception):
 
 def raise_if_stopped(text: str) -> None:
     """Raises what the signal raises that came in the last training of this process, with `text`."""
-    if _state["signal"]:
-        error = signals.Stopped(_state["signal"])
+    if number := signals.recorded_stop():
+        error = signals.Stopped(number)
         error.add_note(text)
         raise error
 
@@ -37,19 +34,19 @@ def stoppable(processes: int, ended: Callable[[], str] = str) -> Iterator[contex
     So does `ended`, once it returns why training is over, on all processes alike. A second signal ends the process at
     once. With several processes jax's own notifier has SIGTERM.
     """
-    _state["signal"] = 0
+    signals.record_stop(0)
     with _several() if processes > 1 else signals.noting() as requested:
 
         def check() -> None:
             if number := requested():
-                _state["signal"] = number
+                signals.record_stop(number)
             if number or ended():
                 raise _Stop
 
         with progress.checking(check):
             yield contextlib.suppress(_Stop)
         if processes == 1:  # one that came in the last save stops what follows
-            _state["signal"] = requested()
+            signals.record_stop(requested())
 
 
 @contextlib.contextmanager
