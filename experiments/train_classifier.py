@@ -2,8 +2,9 @@
 
 import dataclasses
 import itertools
+import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def _labelled_texts(labelled: LabelledDocuments, reading: config.Reading) -> lis
     else:
         sides = [[], []]
         for text, label in _texts(labelled, reading, labelled.data, "data", field, notes):
-            side = sides[str(label or "").lower() not in GOOD]
+            side = sides[str(label or "").strip().lower() not in GOOD]
             if len(side) < limit:
                 side.append(text)
             if min(map(len, sides)) >= limit:
@@ -143,17 +144,29 @@ def _texts(
             for i, record in enumerate(block, first):
                 texts = record_texts.targets(record_texts.find_texts(record, labelled.text_field))
                 text = "\n".join(one.text for one in texts if isinstance(one.text, str)).strip()
-                label = record.get(field)
-                if not text:
-                    skips.bad(records.where(i), f"no text under {labelled.text_field!r} (--text_field)")
-                elif field and field not in record:
-                    skips.bad(records.where(i), f"no label: --label_field={field} is no field of it")
-                elif isinstance(label, dict | list):
-                    skips.bad(records.where(i), f"no label: {field!r} is a {type(label).__name__}")
+                if wrong := _wrong(text, record, labelled.text_field, field):
+                    skips.bad(records.where(i), wrong)
                 else:
-                    yield text, label
+                    yield text, record.get(field)
     if skips:
         notes.append(f"--{flag}: {skips.in_words(sources.cache_dir(dialogs))}")
+
+
+def _wrong(text: str, record: Mapping[str, Any], text_field: str, field: str) -> str:
+    """Why a record is no document, with a label under `field` where that is not empty; "" where it is one."""
+    from jaxtrain.data.bad_records import is_unicode
+
+    label = record.get(field)
+    if not text:
+        return f"no text under {text_field!r} (--text_field)"
+    if not is_unicode(text):
+        return "no text: it holds half a surrogate pair"
+    if field and field not in record:
+        return f"no label: --label_field={field} is no field of it"
+    infinite = isinstance(label, float) and not math.isfinite(label)
+    if isinstance(label, dict | list) or infinite or (isinstance(label, str) and not is_unicode(label)):
+        return f"no label: {field!r} is {label!r:.40}, no word and no number"
+    return ""
 
 
 if __name__ == "__main__":

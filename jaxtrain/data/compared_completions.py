@@ -8,6 +8,7 @@ from jaxtrain.data.messages import (
     BadRecord,
     Message,
     answer_message,
+    check_calls,
     completion_of,
     is_number,
     messages_of,
@@ -68,6 +69,7 @@ def chosen(record: RecordFields) -> Comparison:
     else:
         prompt, pair = _shared(pair, names, record)
     completions = (completion_of(pair[0], names[0]), completion_of(pair[1], names[1]))
+    check_calls([answer_message(completions[0])])  # a rejected completion may have what is no call
     variables = variables or template_kwargs(record)
     for name in _GOLD:
         record.use(name)

@@ -8,6 +8,7 @@ from jaxtrain.data.messages import (
     BadRecord,
     Message,
     answer_message,
+    check_calls,
     completion_of,
     json_of,
     messages_of,
@@ -126,6 +127,7 @@ def dialog(messages: Sequence[Message], record: RecordFields) -> Dialog:
     """The conversation, with the record's variables for the template. Raises BadRecord without an assistant turn."""
     if not any(message["role"] == "assistant" for message in messages):
         raise BadRecord("no assistant turn: there is nothing to train on")
+    check_calls(messages)
     return Dialog(tuple(messages), template_kwargs(record))
 
 
@@ -182,7 +184,9 @@ def stored(record: RecordFields) -> Dialog:
         variables = template_kwargs(inner)
     else:
         variables = template_kwargs(record)
-    return Dialog((*unlearnt(user(asked, "input")), *messages_of([answer], "message")), variables)
+    answers = messages_of([answer], "message")
+    check_calls(answers)
+    return Dialog((*unlearnt(user(asked, "input")), *answers), variables)
 
 
 def turns_of_strings(record: RecordFields) -> bool:

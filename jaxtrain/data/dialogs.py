@@ -40,7 +40,7 @@ from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.files import cache
 from jaxtrain.files.progress import bar
 
-_FORMAT = 2  # of the folder; part of its name, and of no fingerprint
+_FORMAT = 3  # of the folder; part of its name, and of no fingerprint
 LEAST_BAR = 10_000  # records from which on progress is shown
 
 # What is counted of a source, and its line in the table.

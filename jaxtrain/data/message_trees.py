@@ -144,7 +144,7 @@ def assembled(records: Records) -> Records:
     counted in the notes.
     """
     first = records.many(range(min(_FIRST, len(records))))
-    if not first or not all(name in row for row in first for name in _ROW):
+    if 2 * sum(all(name in row for name in _ROW) for row in first) <= len(first):
         return records
     trees, lost, repeated = _trees(records)
     if not trees:
@@ -153,7 +153,7 @@ def assembled(records: Records) -> Records:
     if lost:
         notes.append(f"{lost:,} messages left out: the one that they answer is not there")
     if repeated:
-        notes.append(f"{repeated:,} messages left out: a later one has the same message_id, or none has one")
+        notes.append(f"{repeated:,} messages left out: a later one has the same message_id")
 
     def read(numbers: Sequence[int]) -> list[dict[str, Any]]:
         wanted = [trees[i] for i in numbers]
@@ -182,7 +182,7 @@ def _trees(records: Records) -> tuple[list[list[int]], int, int]:
     numbers: dict[str, int] = {}
     for start, block in records.blocks():
         for number, row in enumerate(block, start):
-            name = _name(row)
+            name = _name(row, number)
             parents[name] = None if row.get("parent_id") is None else str(row["parent_id"])
             numbers[name] = number
     children: dict[str, list[str]] = {}
@@ -200,14 +200,14 @@ def _trees(records: Records) -> tuple[list[list[int]], int, int]:
     return trees, len(numbers) - sum(map(len, trees)), len(records) - len(numbers)
 
 
-def _name(row: Mapping[str, Any]) -> str:
-    """A row's id as text; that of all rows without one is the same."""
-    return str(row.get("message_id"))
+def _name(row: Mapping[str, Any], number: int) -> str:
+    """A row's id as text; one without an id, which no other row answers, has its number."""
+    return f"row {number}" if row.get("message_id") is None else str(row["message_id"])
 
 
 def _nested(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The tree of its rows, the first message first."""
-    nodes = {_name(row): {**row, "replies": []} for row in rows}
-    for row in rows[1:]:
-        nodes[str(row["parent_id"])]["replies"].append(nodes[_name(row)])
-    return {_ROOT: nodes[_name(rows[0])]}
+    nodes = {_name(row, i): {**row, "replies": []} for i, row in enumerate(rows)}
+    for i, row in enumerate(rows[1:], 1):
+        nodes[str(row["parent_id"])]["replies"].append(nodes[_name(row, i)])
+    return {_ROOT: nodes[_name(rows[0], 0)]}

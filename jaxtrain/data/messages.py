@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxtrain.data.bad_records import is_unicode
+from jaxtrain.data.tool_calls import arguments_of
 
 # role (one of ROLES), content (str) and whatever else the record's message has; one whose "train" is false or
 # "weight" 0 is not in the loss.
@@ -213,7 +214,8 @@ def _read_calls(message: Message, what: str) -> None:
         raise BadRecord(f"no tool call: tool_calls of {what} is not a list of objects")
     for call in calls:
         function = call.get("function", call)
-        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        name = function.get("name") if isinstance(function, Mapping) else None
+        if not isinstance(name, str) or not name.strip():
             raise BadRecord(f"no tool call: a call of {what} has no name of a function")
         arguments = function.get("arguments")
         if isinstance(arguments, str) and "\\u" in arguments:
@@ -247,12 +249,40 @@ def strings(value: Any, keys: bool = True) -> Iterator[str]:
 
 
 def in_loss(message: Mapping[str, Any]) -> bool:
-    """Whether an assistant's message is in the loss. Raises BadRecord for a weight between 0 and 1."""
-    weight = message.get("weight", 1)
-    weight = 1 if weight is None else weight
-    if weight not in (0, 1):
-        raise BadRecord(f"unknown weight: {weight!r}; a message is in the loss (1) or not (0)")
-    return bool(weight) and message.get("train", True) is not False
+    """Whether an assistant's message is in the loss. Raises BadRecord for a weight that is neither 0 nor 1."""
+    values = [1 if message.get(name) is None else message[name] for name in _LOSS]
+    for name, value in zip(_LOSS, values, strict=True):
+        if value not in (0, 1):
+            raise BadRecord(
+                f"unknown weight: {name} is {value!r:.40}; a message is in the loss (1) or not (0)"
+            )
+    return all(values)
+
+
+def check_calls(messages: Sequence[Message]) -> None:
+    """Raises BadRecord where a message in the loss calls a tool with what is no JSON object.
+
+    A prompt may have such calls, as a model wrote them.
+    """
+    for message in messages:
+        if message["role"] != "assistant" or not in_loss(message):
+            continue
+        for call in message.get("tool_calls") or ():
+            function = call.get("function", call)
+            if not _is_json(arguments_of(function.get("arguments"))):
+                name = function["name"][:40]
+                raise BadRecord(
+                    f"no tool call: the arguments of a call of {name!r} are no JSON object, nor JSON of one"
+                )
+
+
+def _is_json(value: Any) -> bool:
+    """Whether JSON can write an object: it has no number for NaN, nor for what is infinite."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return False
+    return value is not None
 
 
 def completion_of(value: Any, what: str) -> str | Message:

@@ -25,7 +25,7 @@ from jaxtrain.data.unwritten import thought_lost
 from jaxtrain.files import cache
 from jaxtrain.files.progress import bar
 
-_FORMAT = 3  # of the folder; part of its name, and of no fingerprint
+_FORMAT = 4  # of the folder; part of its name, and of no fingerprint
 _READ = {  # formats that each kind of batch is read from
     "pairs": ("tree", "chosen", "responses", "ranked", "marked"),
     "ranked": ("tree", "chosen", "responses", "ranked", "marked"),

@@ -92,8 +92,10 @@ def _wrong_vote(row: dict[str, Any]) -> str:
         return f"{' and '.join(named[: 1 if several else 2])} must be texts, two or more"
     if not several and row["preferred"] not in list(_RANKS):
         return f"preferred must be one of {', '.join(_RANKS)}"
-    if several and not (_are(row["ranking"], int) and len(row["ranking"]) == len(texts)):
-        return "ranking must have a whole number for each completion"
+    if several and not (
+        _are(row["ranking"], int) and len(row["ranking"]) == len(texts) and min(row["ranking"]) == 1
+    ):
+        return "ranking must have a whole number for each completion, 1 for the best"
     if not _are(row["models"], str) or len(row["models"]) != len(texts):
         return "models must name that of each completion"
     if not _are([row["item"]], int):

@@ -178,6 +178,6 @@ def _split_answer(item: Any) -> tuple[tuple[Message, ...], str]:
     plain = tuple(
         {"role": roles.get(one["role"], one["role"]), "content": one["content"]} for one in messages
     )
-    if not any(one["role"] == "user" for one in plain):
-        raise BadRecord("no question: the conversation has no turn of a user")
+    if not question(plain).strip():
+        raise BadRecord("no question: the conversation has no turn of a user, or its last one is empty")
     return plain, answer

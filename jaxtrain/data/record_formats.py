@@ -217,7 +217,8 @@ def detect(
 ) -> RecordFormat:
     """The first of `known` that the first record fits that fits any, or the one that ?format= names.
 
-    It has those of `columns` that the source's first records have. Raises ConfigError, with the fields and the
+    The format is one that half of the first records fit, where there is such a one: the first may be a bad record. It
+    has those of `columns` that the source's first records have. Raises ConfigError, with the fields and the
     formats, where there is none.
     """
     first = _first_of(records)
@@ -228,11 +229,12 @@ def detect(
             return named[0]._replace(columns=there)
         raise ConfigError(f"--{flag}={source.label}?format={name}: not read here; choose one of {shapes}")
     for nulls in (False, True):
-        for record in first:
-            fields = RecordFields(record, there, nulls=nulls)
-            for one in known:
-                if _detected(one, fields):
-                    return one._replace(columns=there)
+        fields = [RecordFields(record, there, nulls=nulls) for record in first]
+        fitting = [next((one for one in known if _detected(one, each)), None) for each in fields]
+        fitting = [one for one in fitting if one is not None]
+        half = (one for one in fitting if 2 * sum(map(one.fits, fields)) >= len(fields))
+        if found := next(half, None) or next(iter(fitting), None):
+            return found._replace(columns=there)
     names = ", ".join(sorted(set().union(*first)))
     raise ConfigError(
         f"--{flag}={source.label}: its records have the fields {names}; known formats: {shapes}. "

@@ -174,14 +174,10 @@ def calls_begin(text: str, formats: Sequence[CallFormat] = KNOWN) -> int:
 def arguments_of(value: Any) -> dict[str, Any] | None:
     """The arguments of a call from what stands for them: an object, JSON of one, or nothing; None for anything else."""
     if isinstance(value, str):
-        value = decoded(value) if value.strip() else {}
+        text = value.strip()
+        found = json_at(text, 0) if text else (None, 0)
+        value = found[0] if found and found[1] == len(text) else text
     return {} if value is None else value if isinstance(value, dict) else None
-
-
-def decoded(text: str) -> Any:
-    """The value of a JSON text, None where it is no JSON."""
-    found = json_at(text.strip(), 0)
-    return found[0] if found and found[1] == len(text.strip()) else None
 
 
 def _groups(text: str, form: CallFormat, tools: Tools) -> list[tuple[int, int, list[ToolCall]]]:

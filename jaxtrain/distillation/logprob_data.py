@@ -30,6 +30,7 @@ from jaxtrain.files import cache
 
 MOST = 21  # alternatives of a token: the API gives 20 at most, and the token itself
 BLANK = -np.inf
+_LARGEST = 1e-6  # of a log-probability: 0 and what rounding adds
 
 _LINES = {
     "length": "{:,} completions cut off by their limit left out",
@@ -76,6 +77,8 @@ class LogprobReader:
         for choice in choices:
             if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
                 raise BadRecord("no message: a choice of it has none")
+            if choice["message"].get("role") != "assistant":
+                raise BadRecord("no assistant turn: the message of a choice is not an assistant's")
             self.counts["read"] += 1
             if completions_db.unfinished(choice):
                 self.counts["length" if choice.get("finish_reason") == "length" else "unfinished"] += 1
@@ -122,6 +125,9 @@ class LogprobReader:
                 self.counts["no logprobs" if span[0] == span[1] else "cut elsewhere"] += 1
                 continue
             likeliest = self._alternatives(entry, int(token))
+            if not likeliest:
+                self.counts["no logprobs"] += 1
+                continue
             ids[i, : len(likeliest)] = list(likeliest)
             logps[i, : len(likeliest)] = list(likeliest.values())
             self.counts["with logprobs"] += 1
@@ -158,7 +164,7 @@ class LogprobReader:
             if i is not None and len(logps) < MOST:
                 logps.setdefault(i, float(other["logprob"]))
         # OpenAI writes −9999 for tokens that are too unlikely.
-        return {i: logp for i, logp in logps.items() if -1e3 < logp <= 1e-6}
+        return {i: logp for i, logp in logps.items() if logp > -1e3}
 
     def _id(self, entry: dict[str, Any]) -> int | None:
         """The student's token with its bytes, or, as a special one has none, with its name."""
@@ -182,7 +188,7 @@ def _tokens(logprobs: Any) -> Sequence[dict[str, Any]]:
         ):
             raise BadRecord(
                 "no log-probability: a token of logprobs.content, or one of its top_logprobs, is no object with token "
-                "(a text), logprob (a number) and bytes (a list of them, or null)"
+                "(a text), logprob (a number of at most 0) and bytes (a list of them, or null)"
             )
     return content
 
@@ -195,6 +201,7 @@ def _is_token(value: Any) -> bool:
         isinstance(token, str)
         and is_unicode(token)
         and (isinstance(logprob, float) or (type(logprob) is int and abs(logprob) < 1 << 53))
+        and logprob <= _LARGEST
         and (
             values is None
             or (isinstance(values, list) and all(type(b) is int and 0 <= b < 256 for b in values))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxtrain.data import message_trees
+from jaxtrain.data import message_trees, record_formats
 from jaxtrain.data.messages import BadRecord
 from jaxtrain.data.record_fields import RecordFields
 from tests.data.test_conversations import opened, spelt
@@ -100,22 +100,29 @@ def test_rows_become_trees():
     assert pair.completions == ("a", "b")
 
 
-def test_rows_without_an_id_or_with_that_of_another_are_counted():
+def test_rows_without_an_id_are_read_and_those_with_that_of_another_are_counted():
     fill = rows(*((f"m{i}", None, "q", "prompter", None) for i in range(message_trees._FIRST)))
     nameless = [{"parent_id": None, "text": text, "role": "prompter"} for text in ("one", "two")]
     records = message_trees.assembled(opened(*fill, *ROWS, *nameless, *ROWS[:2]))
-    assert len(records) == len(fill) + 3
+    assert len(records) == len(fill) + 4
     assert records.notes[1:] == (
         "1 messages left out: the one that they answer is not there",
-        "3 messages left out: a later one has the same message_id, or none has one",
+        "2 messages left out: a later one has the same message_id",
     )
     roots = [records[i]["prompt"] for i in range(len(records))]
-    assert {**nameless[1], "replies": []} in roots
+    assert all({**one, "replies": []} in roots for one in nameless)
 
 
 def test_other_records_stay_as_they_are():
-    for records in (opened({"text": "x", "role": "user"}), opened({"prompt": "q"}, *ROWS)):
+    for records in (opened({"text": "x", "role": "user"}), opened({"prompt": "q"}, ROWS[0])):
         assert message_trees.assembled(records) is records
+
+
+def test_a_record_that_is_no_message_among_others_is_a_tree_that_cannot_be_read():
+    records = message_trees.assembled(opened({"prompt": "q"}, *ROWS))
+    assert len(records) == len(message_trees.assembled(opened(*ROWS))) + 1
+    with pytest.raises(BadRecord, match="other fields"):
+        record_formats.read(records[0], record_formats.CHAT[-1])
 
 
 def test_a_deep_tree_needs_no_deep_stack():

@@ -146,9 +146,10 @@ def test_a_completion_is_text_or_the_message_that_has_more():
 
 def test_the_loss_of_a_message():
     assert in_loss(ANSWER) and in_loss({"weight": 1, "train": True}) and in_loss({"weight": None})
-    assert not in_loss({"weight": 0}) and not in_loss({"train": False})
-    with pytest.raises(BadRecord, match=r"unknown weight: 0\.5"):
-        in_loss({"weight": 0.5})
+    assert not in_loss({"weight": 0}) and not in_loss({"train": False}) and not in_loss({"train": 0})
+    for name, value in (("weight", 0.5), ("weight", "0"), ("train", "no"), ("train", float("nan"))):
+        with pytest.raises(BadRecord, match=f"unknown weight: {name} is {value!r};"):
+            in_loss({name: value})
     assert messages.unlearnt([ANSWER]) == (ANSWER | {"train": False},)
 
 
