@@ -53,6 +53,7 @@ class _Zst(_Decoded):
 
     def __init__(self, raw: BinaryIO):
         super().__init__(raw)
+        self._decompressor = zstandard.ZstdDecompressor()  # one for all frames: a file may have millions
         self._frame: Any = None
         self._checksum = 0  # bytes behind the last block of the frame
 
@@ -85,7 +86,7 @@ class _Zst(_Decoded):
         header = magic + self._exactly(2)
         header += self._exactly(max(zstandard.frame_header_size(header + bytes(12)) - len(header), 0))
         self._checksum = 4 * zstandard.get_frame_parameters(header).has_checksum
-        self._frame = zstandard.ZstdDecompressor().decompressobj()
+        self._frame = self._decompressor.decompressobj()
         return self._frame.decompress(header)
 
     def _exactly(self, count: int) -> bytes:

@@ -7,16 +7,17 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TextIO
 
+import numpy as np
+
 from jaxtrain.data import file_kinds
 
 _BLOCK = 1 << 20  # characters read at once
 HEAD = 1 << 20  # characters of a value that is too long that are returned
 _SPACE = re.compile(r"[ \t\r\n\ufeff]*+")
 _STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
-_BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["\[\]{}]', re.DOTALL)
 _SCALAR = re.compile(r"[^\s,\]}\[{:]++")
-_INSIDE = re.compile(r'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)  # of a string
-_MARK = re.compile(r"[\[\]{}]")
+_QUOTE, _BACKSLASH = 0x22, 0x5C
+_CASE, _OPEN, _CLOSE = 0x20, 0x7B, 0x7D  # a square bracket is a curly one but for a bit
 _DECODER = json.JSONDecoder()
 
 
@@ -92,7 +93,8 @@ class _Buffer:
             try:
                 return _DECODER.raw_decode(self.text, self.at)[1]
             except (ValueError, RecursionError):
-                return self._until(_Brackets(self).end)
+                search = _ValueEnd(first)
+                return self._until(lambda: search.next(self.text, self.at))
         return self._until(self._scalar_end)
 
     def _scalar_end(self) -> int:
@@ -111,25 +113,63 @@ class _Buffer:
         return end
 
 
-class _Brackets:
-    """The search for the end of an array or an object, which goes on where it stopped once more is read."""
+class _ValueEnd:
+    """The search for the end of a string, an array or an object, which goes on where it stopped once more is read.
 
-    def __init__(self, buffer: _Buffer):
-        self._buffer, self._from, self._depth = buffer, 0, 0  # behind the beginning of the value
+    It takes a block at once: a step for each string in it would take minutes for some hundred MB of short ones.
+    """
 
-    def end(self) -> int:
-        """The position after the closing bracket; -1: not yet read."""
-        for match in _BRACKET.finditer(self._buffer.text, self._buffer.at + self._from):
-            token = match.group()
-            if token == '"':  # of a string that goes on
-                self._from = match.start() - self._buffer.at
-                return -1
-            if len(token) == 1:
-                self._depth += 1 if token in "[{" else -1
-                if self._depth == 0:
-                    return match.end()
-            self._from = match.end() - self._buffer.at
+    def __init__(self, first: str):
+        self._is_string, self._in_string, self._depth = first == '"', False, 0
+        self._done = 0  # characters behind the begin of the value
+
+    def next(self, text: str, begin: int) -> int:
+        """The position behind the value that begins at `begin`; -1: not yet read."""
+        end, whole = self.search(text, begin + self._done)
+        self._done = end - begin
+        return end if whole else -1
+
+    def search(self, text: str, at: int) -> tuple[int, bool]:
+        """(how far the value goes in its next piece, whether it ends there)."""
+        while block := text[at : at + _BLOCK]:
+            if (
+                len(block) - len(block.rstrip("\\"))
+            ) % 2:  # with the character behind a backslash, or without it
+                block = text[at : at + len(block) + 1] if at + len(block) < len(text) else block[:-1]
+            if not block:
+                break
+            if (end := self._in_block(block)) >= 0:
+                return at + end, True
+            at += len(block)
+        return at, False
+
+    def _in_block(self, block: str) -> int:
+        codes = np.frombuffer(block.encode("utf-32-le", "surrogatepass"), np.uint32)
+        quotes = np.flatnonzero(codes == _QUOTE)
+        if "\\" in block:
+            quotes = np.setdiff1d(quotes, _escaped(codes), assume_unique=True)
+        if self._is_string:
+            closing = quotes[1 - self._in_string :]
+            if len(closing):
+                return int(closing[0]) + 1
+        else:
+            folded = codes | _CASE
+            marks = np.flatnonzero((folded == _OPEN) | (folded == _CLOSE))
+            marks = marks[(np.searchsorted(quotes, marks) + self._in_string) % 2 == 0]
+            depths = self._depth + np.cumsum(np.where(folded[marks] == _OPEN, 1, -1))
+            if len(ends := np.flatnonzero(depths == 0)):
+                return int(marks[ends[0]]) + 1
+            self._depth = int(depths[-1]) if len(depths) else self._depth
+        self._in_string = bool((self._in_string + len(quotes)) % 2)
         return -1
+
+
+def _escaped(codes: np.ndarray) -> np.ndarray:
+    """i64[n], the places behind an odd number of backslashes."""
+    at = np.flatnonzero(codes == _BACKSLASH)
+    apart = np.diff(at) != 1
+    first, last = at[np.concatenate([[True], apart])], at[np.concatenate([apart, [True]])]
+    return last[(last - first) % 2 == 0] + 1
 
 
 def values(stream: TextIO, beside: Callable[[str, list[str]], None], longest: int) -> Iterator[Value]:
@@ -168,9 +208,9 @@ def _value(buffer: _Buffer) -> Value:
 def _passed_over(buffer: _Buffer) -> tuple[str, int]:
     """(the first HEAD characters of the value that begins here, its length); reading goes on behind it."""
     line, head, size = buffer.line, buffer.text[buffer.at : buffer.at + HEAD], 0
-    rest = _Rest() if head[0] in '"[{' else None
+    rest = _ValueEnd(head[0]) if head[0] in '"[{' else None
     while True:
-        end, done = rest.end(buffer.text, buffer.at) if rest else _scalar_end(buffer.text, buffer.at)
+        end, done = rest.search(buffer.text, buffer.at) if rest else _scalar_end(buffer.text, buffer.at)
         size += len(buffer.move(end))
         if done:
             return head, size
@@ -185,44 +225,6 @@ def _scalar_end(text: str, at: int) -> tuple[int, bool]:
     match = _SCALAR.match(text, at)
     end = match.end() if match else at
     return end, end < len(text)
-
-
-class _Rest:
-    """The search for the end of a string, an array or an object that is too long, piece by piece."""
-
-    def __init__(self) -> None:
-        self._depth, self._in_string = 0, False
-
-    def end(self, text: str, at: int) -> tuple[int, bool]:
-        """(how far the value goes in its next piece, whether it ends there)."""
-        while at < len(text):
-            if self._in_string:
-                at = _INSIDE.match(text, at).end()
-                if at == len(text) or text[at] != '"':
-                    break  # a backslash may stand there, whose character is not yet read
-                at, self._in_string = at + 1, False
-            else:
-                quote = text.find('"', at)
-                stop = len(text) if quote < 0 else quote
-                if (end := self._closed(text, at, stop)) >= 0:
-                    return end, True
-                at, self._in_string = stop + (quote >= 0), quote >= 0
-                continue
-            if not self._depth:
-                return at, True
-        return at, False
-
-    def _closed(self, text: str, at: int, stop: int) -> int:
-        """Where the last bracket is closed in a stretch without strings; -1: behind it."""
-        opened, closed = (sum(text.count(one, at, stop) for one in pair) for pair in ("[{", "]}"))
-        if closed < self._depth or not closed:
-            self._depth += opened - closed
-            return -1
-        for match in _MARK.finditer(text, at, stop):
-            self._depth += 1 if match.group() in "[{" else -1
-            if self._depth == 0:
-                return match.end()
-        return -1
 
 
 def _members(buffer: _Buffer) -> Iterator[Value]:

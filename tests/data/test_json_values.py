@@ -121,3 +121,16 @@ def test_a_long_array_is_read_bit_by_bit(monkeypatch):
     for _ in range(10):
         next(some)
     assert stream.tell() < 5_000
+
+
+def test_a_long_value_of_short_strings_ends_where_json_says_so(block):
+    texts = ["\\", "\\\\", '\\"', "]", '"]', "\\\\]", "[{", "}}", '\\" \\\\']
+    rows = [{"a": texts * i, "text": json.dumps(texts[: i % 9])} for i in range(12)]
+    written = [json.dumps(one) for one in rows]
+    deep = "[" * 2_000 + json.dumps(texts) + "]" * 2_000  # deeper than the JSON module reads
+    some = found("[" + ", ".join([*written, deep, '"x"']) + "]", longest=300)
+    assert [one.size for one in some] == [*map(len, written), len(deep), 3]
+    assert [one.text for one in some if one.size <= 300] == [
+        *(one for one in written if len(one) <= 300),
+        '"x"',
+    ]
