@@ -144,6 +144,7 @@ class Checkpoints:
 
     def _fail(self, error: Exception):
         """Drops the manager, so that a next save starts afresh, and raises what its failure means."""
+        reason = _reason(error)
         if not _is_failure(error):
             raise error
         manager, self._manager, failed, self._current = self._manager, None, self._current, None
@@ -153,7 +154,7 @@ class Checkpoints:
             if not _is_failure(again):
                 raise
             error.add_note(f"and on closing: {again}")
-        good, reason = self.steps(), _reason(error)
+        good = self.steps()
         where, traces = orbax_errors.write(self._workdir)
         failure = CheckpointError(
             f"saving step {failed} in {self.folder} failed: {reason}. "
@@ -446,7 +447,6 @@ def _require_space(folder: Path, size: int, step: int) -> None:
 
 def _reason(error: BaseException) -> str:
     """One line of the innermost error, tensorstore's, which names the array and file, without its spec."""
-    while error.__cause__ is not None:
-        error = error.__cause__
+    error = orbax_errors.innermost(error)
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0].split(" [tensorstore_spec")[0].split(" [source locations")[0]

@@ -42,6 +42,15 @@ def collect() -> None:
     logging.getLogger("absl").addFilter(is_printed)
 
 
+def innermost(error: BaseException) -> BaseException:
+    """The error that all others were raised from. Raises it where it is a signal's: Orbax makes of any an Exception."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, KeyboardInterrupt):
+        raise error
+    return error
+
+
 def write(workdir: Path) -> tuple[str, str]:
     """(a sentence that says where the tracebacks are, the tracebacks themselves where no file could be written)."""
     text = "\n".join(_printed)

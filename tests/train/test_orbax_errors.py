@@ -3,7 +3,13 @@
 import subprocess
 import sys
 
-from jaxtrain.train import orbax_errors
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+import pytest
+
+from jaxtrain.signals import SIGTERM, Stopped
+from jaxtrain.train import checkpoint, orbax_errors
 
 CHILD = """
 import gc, threading
@@ -57,3 +63,21 @@ def test_the_tracebacks_are_written_once(tmp_path, monkeypatch):
     assert orbax_errors.write(tmp_path) == ("", "")
     orbax_errors._printed.append("three")
     assert orbax_errors.write(tmp_path / "none") == ("", "three"), "no file could be written"
+
+
+@pytest.mark.parametrize("name", ["save", "restore"])
+def test_a_signal_that_orbax_makes_an_error_of_is_the_signal(tmp_path, monkeypatch, name):
+    """Orbax raises Exception from whatever is raised while it reads an array."""
+
+    def stopped(*_, **__):
+        raise ValueError("Encountered error while reading") from Stopped(SIGTERM)
+
+    tree = {"w": jnp.ones(2)}
+    with checkpoint.Checkpoints(tmp_path, 1) as checkpoints:
+        checkpoints.save(1, tree, {})
+    monkeypatch.setattr(ocp.CheckpointManager if name == "save" else ocp.Checkpointer, name, stopped)
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
+    checkpoints = checkpoint.Checkpoints(tmp_path, 1)
+    with pytest.raises(Stopped):
+        checkpoints.save(2, tree, {}) if name == "save" else checkpoints.restore(abstract)
+    assert checkpoints.steps() == [1]
