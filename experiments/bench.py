@@ -30,13 +30,37 @@ class Bench:
     run: config.Run = config.group(config.Run)
 
 
+# The flags of training that a benchmark has, too: of its step, not of data, runs or initial parameters.
+ACTING = {
+    "model": {"dtype", "attention", "scan_layers", "remat", "logits_limit_mb"},
+    "data": {"seq_len", "batch_size"},
+    "run": {"seed", "parallel", "mesh"},
+}
+
+
+def require_acting(cfg: Bench) -> None:
+    """Raises ConfigError for flags of training that act in no benchmark."""
+    for part, acting in ACTING.items():
+        group, usual = getattr(cfg, part), getattr(Bench(), part)
+        names = [field.name for field in dataclasses.fields(group) if field.name not in acting]
+        config.require_default(
+            group, "bench measures a step on random tokens, and trains no run", names, usual
+        )
+    if cfg.what.task == "sample":
+        config.require_default(cfg.optim, "--task=sample trains nothing", usual=Bench().optim)
+
+
 def main(cfg: Bench) -> None:
     """Measures each size with random tokens, on the same step, plan and optimizer as training."""
     from jaxtrain.models import zoo
     from jaxtrain.train import host
 
+    require_acting(cfg)
     host.keep_freed_memory()
-    archs = {size: zoo.resolve(size) for size in cfg.what.sizes.split("+")}
+    try:
+        archs = {size: zoo.resolve(size) for size in cfg.what.sizes.split("+")}
+    except config.ConfigError as error:
+        raise config.ConfigError(str(error).replace("--model=", "--sizes=", 1)) from error
     for size, arch in archs.items():
         if not arch.vocab:
             raise config.ConfigError(

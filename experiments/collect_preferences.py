@@ -22,6 +22,8 @@ def main(cfg: Collect) -> None:
         return
     if not cfg.asked.models():
         raise ConfigError("--model: name the model whose responses are compared, such as runs/sft")
+    cfg.endpoint.require(*cfg.asked.models())
+    cfg.machine.require(*cfg.asked.models())
     if len(cfg.asked.models()) == 1 and not cfg.drawing.temperature:
         raise ConfigError("--temperature=0: all responses of one model would be alike; raise it")
     with contextlib.ExitStack() as stack:

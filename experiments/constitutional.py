@@ -15,6 +15,7 @@ def main(cfg: Constitutional) -> None:
 
     if not cfg.asked.init_from:
         raise ConfigError(f"--init_from: name the run whose answers are revised or compared, {RUN}")
+    cfg.endpoint.require(cfg.asked.init_from, cfg.critic.critic)
     constitution = principles.load(cfg.asked.path())
     if cfg.asked.phase != "compare":
         constitution.revising()
@@ -40,7 +41,7 @@ def _next(cfg: Constitutional, made: Path) -> list[str]:
     """The command that usually follows, on what a phase made: a data set, or the last model."""
     asked, data = cfg.asked, f"--data={source_spec.of_path('jsonl', made)}"
     if asked.phase == "revise":
-        start = cfg.training.pretrained or cfg.critic.critic or asked.init_from
+        start = cfg.critic.critic or asked.init_from
         return ["sft", f"--init_from={start}", data, f"--workdir={Path(asked.workdir) / 'sl'}"]
     if asked.phase == "compare":
         return [

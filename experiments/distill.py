@@ -37,6 +37,10 @@ class DistillLoss(config.Group):
         for name in ("hard_weight", "on_policy", "jsd_beta"):
             if getattr(self, name) > 1:
                 raise config.ConfigError(f"--{name}={getattr(self, name)}: a share, at most 1")
+        if self.hard_weight == 1:
+            config.require_default(
+                self, "--hard_weight=1 leaves no divergence", ["divergence", "jsd_beta", "soft_temperature"]
+            )
         stored = self.stored_logprobs()
         if stored and self.soft_temperature != 1:
             raise config.ConfigError(
@@ -93,13 +97,9 @@ def main(cfg: Distill) -> None:
 
     if not cfg.loss.teacher:
         raise config.ConfigError("--teacher: name the model to learn from, such as runs/ppo, hf:DIR, or data")
-    if not cfg.loss.remote() and cfg.endpoint != EndpointFlags():
-        changed = [
-            f"--{name}" for name, value in vars(cfg.endpoint).items() if value != getattr(EndpointFlags, name)
-        ]
-        raise config.ConfigError(
-            f"{', '.join(changed)}: acts only with an endpoint as --teacher; leave it out"
-        )
+    cfg.endpoint.require(cfg.loss.teacher)
+    if not cfg.model.init_from and not cfg.loss.stored_logprobs():
+        config.require_default(cfg.data, "a student takes the teacher's tokenizer", ["tokenizer"])
     start = init_from.resolve(cfg)
 
     import functools

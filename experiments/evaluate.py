@@ -16,6 +16,9 @@ def main(cfg: Evaluate) -> None:
         raise ConfigError(f"--models={compared.models}: one of them is named twice")
     if compared.reference and compared.reference not in compared.names():
         raise ConfigError(f"--reference={compared.reference}: it is not one of --models={compared.models}")
+    cfg.endpoint.require(*compared.names(), cfg.judged.judge)
+    judge = cfg.judged.judge if cfg.judged.judge not in ("auto", "gold", "correct") else ""
+    cfg.machine.require(*compared.names(), judge)
     out = Path(compared.out).expanduser()
     if out.exists() and not unfinished(out):
         raise ConfigError(f"--out={out}: it exists already; name a new folder, or remove it")

@@ -27,6 +27,9 @@ def _checked(cfg: Synthesize) -> Path:
     if bool(task.topics) == bool(task.source):
         needs = "--source" if task.kind == "augment" else "--topics, --source: name one of them"
         raise ConfigError(f"{needs}: topics of new questions, or data whose questions are taken")
+    cfg.endpoint.require(models.generator, models.expert, cfg.quality.judge)
+    judge = cfg.quality.judge if cfg.quality.judge not in ("gold", "correct") else ""
+    cfg.machine.require(models.generator, models.expert, judge)
     task.topic_list()
     if cfg.quality.answer_field and not task.source:
         raise ConfigError("--answer_field: acts only with --source")

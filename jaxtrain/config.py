@@ -24,6 +24,7 @@ from jaxtrain.config_fields import (  # noqa: F401
     is_bucket_error,
     is_remote,
     leaves,
+    require_default,
     to_dict,
 )  # fmt: skip
 

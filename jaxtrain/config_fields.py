@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,17 @@ def leaves(config: ConfigT | type) -> Iterator[tuple[str, dataclasses.Field, Any
         value = getattr(instance, part.name)
         for field in dataclasses.fields(value):
             yield part.name, field, getattr(value, field.name)
+
+
+def require_default(part: Group, why: str, names: Collection[str] = (), usual: Group | None = None) -> None:
+    """Raises ConfigError, `--x, --y: WHY; leave them out`, for the fields of a group, all or `names`, that differ from
+    `usual`, by default the group's own defaults.
+    """
+    usual = usual or type(part)()
+    wanted = names or [field.name for field in dataclasses.fields(part)]
+    changed = [f"--{name}" for name in wanted if getattr(part, name) != getattr(usual, name)]
+    if changed:
+        raise ConfigError(f"{', '.join(changed)}: {why}; leave {'it' if len(changed) == 1 else 'them'} out")
 
 
 def to_dict(config: ConfigT) -> dict[str, dict[str, Any]]:

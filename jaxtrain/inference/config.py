@@ -82,6 +82,11 @@ class MachineFlags(config.Group):
     def check(self):
         config.parse_mesh(self.mesh)
 
+    def require(self, *models: str) -> None:
+        """Raises ConfigError for --dtype and --mesh where all of the models are endpoints."""
+        if all(is_url(model) for model in models if model):
+            config.require_default(self, "acts only with a model on this machine", ["dtype", "mesh"])
+
 
 KEY = "JAXTRAIN_API_KEY"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -120,6 +125,11 @@ class EndpointFlags(config.Group):
     price_in: float = config.arg(0.0, "Price of a million tokens that endpoints read", low=0, live=True)
     price_out: float = config.arg(0.0, "Price of a million tokens that endpoints write", low=0, live=True)
     # fmt: on
+
+    def require(self, *models: str) -> None:
+        """Raises ConfigError for changed flags where none of the models is an endpoint."""
+        if not any(map(is_url, models)):
+            config.require_default(self, "acts only with an endpoint as a model")
 
     def cost(self, tokens_in: float, tokens_out: float) -> float:
         return (tokens_in * self.price_in + tokens_out * self.price_out) / 1e6

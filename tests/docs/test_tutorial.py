@@ -112,7 +112,13 @@ def in_small(stage, flags, cache):
     for name in launched.split("."):
         cls = getattr(cls, name)
     as_written = command_line.from_flags(cls, list(flags))
-    ours = {name_of(flag): flag for flag in (*SMALL.get(stage, ()), *WEAK.get(stage, ()))}
+    values = {field.name: (field.metadata["only"], value) for _, field, value in config.leaves(as_written)}
+
+    def acts(flag):
+        other, legal = values[name_of(flag).removeprefix("--")][0] or ("", ())
+        return other not in values or values[other][1] in legal
+
+    ours = {name_of(flag): flag for flag in (*SMALL.get(stage, ()), *WEAK.get(stage, ())) if acts(flag)}
     given = [small(flag) for flag in flags if name_of(flag) not in ours or flag.startswith("--data=")]
     if any(flag.startswith("--data=") for flag in given):
         ours.pop("--data", None)

@@ -20,13 +20,9 @@ HELPFUL = "--helpful=tinytown:prompts?family=help&documents=6"
 
 def run_command(town, folder, *flags):
     """What the command prints; errors first."""
-    short = (
-        "--data=tinytown:redteam?documents=20",
-        HELPFUL,
-        "--max_new=12",
-        "--critic_max_new=48",
-        "--rounds=2",
-    )
+    short = ("--data=tinytown:redteam?documents=20", "--max_new=12", "--critic_max_new=48")
+    if "--phase=compare" not in flags:
+        short += (HELPFUL, "--rounds=2")
     with quick():
         return call(
             "constitutional", town.cache, f"--init_from={town / 'sft'}", f"--workdir={folder}", *short, *flags
@@ -203,7 +199,7 @@ def test_one_command_runs_all_phases_and_goes_on_where_it_was(town, tmp_path, fe
     flags = (
         "--phase=all", f"--pretrained={town / 'base'}", f"--sft_flags={SMALL} --steps=3",
         f"--reward_flags={SMALL} --steps=3 --soft_labels", f"--rl_flags={SMALL} --steps=2",
-        "--human=tinytown:preferences?family=help&documents=24&held_out=8", "--use_cache=false", "--pairs=3",
+        "--human=tinytown:preferences?family=help&documents=24&held_out=8", "--pairs=3",
     )  # fmt: skip
     with reader(by_refusal) as remote:
         printed = run_command(town, tmp_path / "all", *flags, f"--critic={remote.url}")
@@ -226,7 +222,7 @@ def test_one_command_runs_all_phases_and_goes_on_where_it_was(town, tmp_path, fe
 def test_all_phases_end_in_dpo_too(town, tmp_path, few_held_out):
     flags = (
         "--phase=all", f"--pretrained={town / 'base'}", f"--sft_flags={SMALL} --steps=2", "--rl=dpo",
-        f"--rl_flags={SMALL} --steps=2", "--human=-", "--use_cache=false", "--pairs=3",
+        f"--rl_flags={SMALL} --steps=2", "--human=-", "--pairs=3",
     )  # fmt: skip
     with reader(by_refusal) as remote:
         run_command(town, tmp_path / "dpo", *flags, f"--critic={remote.url}")

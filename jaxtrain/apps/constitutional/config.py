@@ -48,14 +48,20 @@ class CriticFlags(config.Group):
 @dataclasses.dataclass(frozen=True)
 class RevisionFlags(config.Group):
     # fmt: off
-    rounds: int = config.arg(4, "Critiques and revisions of an answer, each under a newly sampled principle", low=1)
-    critique: bool = config.arg(True, "Revise after a critique; false: directly")
+    rounds: int = config.arg(4, "Critiques and revisions of an answer, each under a newly sampled principle", low=1,
+        only=("phase", ("revise", "all")))
+    critique: bool = config.arg(True, "Revise after a critique; false: directly",
+        only=("phase", ("revise", "all")))
     keep: str = config.arg("all", "Revisions to train on: of all rounds, or each prompt's last",
-        choices=("all", "last"))
-    grammar: bool = config.arg(True, "Of Tinytown's prompts a revision outside the world's grammar is unparsable")
+        choices=("all", "last"),
+        only=("phase", ("revise", "all")))
+    grammar: bool = config.arg(True, "Of Tinytown's prompts a revision outside the world's grammar is unparsable",
+        only=("phase", ("revise", "all")))
     helpful: str = config.arg("auto", "Prompts whose answers by --init_from are trained on unrevised. auto: Tinytown's "
-        "harmless ones where --data is Tinytown's; -: none")
-    helpful_samples: int = config.arg(4, "Answers to each of them", low=1)
+        "harmless ones where --data is Tinytown's; -: none",
+        only=("phase", ("revise", "all")))
+    helpful_samples: int = config.arg(4, "Answers to each of them", low=1,
+        only=("phase", ("revise", "all")))
     # fmt: on
 
     def helpful_of(self, data: str) -> str:
@@ -68,11 +74,15 @@ class RevisionFlags(config.Group):
 @dataclasses.dataclass(frozen=True)
 class ComparisonFlags(config.Group):
     # fmt: off
-    pairs: int = config.arg(1, "Pairs of answers to each prompt, each compared under a principle of its own", low=1)
-    cot: bool = config.arg(False, "Let the critic reason before it chooses")
-    cot_clamp: float = config.arg(0.4, "With --cot labels are clamped to this .. 1 - this", low=0)
+    pairs: int = config.arg(1, "Pairs of answers to each prompt, each compared under a principle of its own", low=1,
+        only=("phase", ("compare", "all")))
+    cot: bool = config.arg(False, "Let the critic reason before it chooses",
+        only=("phase", ("compare", "all")))
+    cot_clamp: float = config.arg(0.4, "With --cot labels are clamped to this .. 1 - this", low=0,
+        only=("phase", ("compare", "all")))
     allow_position_bias: bool = config.arg(False, "Continue with a critic that names one letter whatever stands there",
-        live=True)
+        live=True,
+        only=("phase", ("compare", "all")))
     # fmt: on
 
     def check(self):
@@ -86,14 +96,20 @@ class ComparisonFlags(config.Group):
 class ConstitutionalTraining(config.Group):
     # fmt: off
     pretrained: str = config.arg("", "What SL-CAI starts from; empty: the run that --init_from was trained from",
-        live=True)
+        live=True,
+        only=("phase", ("all",)))
     human: str = config.arg("auto", "Human comparisons of helpfulness that the reward model, or dpo, learns beside the "
-        "AI's of harmlessness. auto: 4,000 of Tinytown's where --data is Tinytown's; -: none", live=True)
+        "AI's of harmlessness. auto: 4,000 of Tinytown's where --data is Tinytown's; -: none", live=True,
+        only=("phase", ("all",)))
     rl: str = config.arg("ppo", "What learns from the comparisons: ppo from the reward model, dpo without one",
-        choices=("ppo", "dpo"), live=True)
-    sft_flags: str = config.arg("--steps=400 --batch_size=16", "Further flags of ./launch/run sft", live=True)
-    reward_flags: str = config.arg("--steps=150 --soft_labels", "Further flags of ./launch/run reward", live=True)
-    rl_flags: str = config.arg("--steps=64", "Further flags of ./launch/run ppo or dpo, such as --data", live=True)
+        choices=("ppo", "dpo"), live=True,
+        only=("phase", ("all",)))
+    sft_flags: str = config.arg("--steps=400 --batch_size=16", "Further flags of ./launch/run sft", live=True,
+        only=("phase", ("all",)))
+    reward_flags: str = config.arg("--steps=150 --soft_labels", "Further flags of ./launch/run reward", live=True,
+        only=("phase", ("all",)))
+    rl_flags: str = config.arg("--steps=64", "Further flags of ./launch/run ppo or dpo, such as --data", live=True,
+        only=("phase", ("all",)))
     # fmt: on
 
     def human_of(self, data: str) -> str:

@@ -79,7 +79,7 @@ TARGETS = (
     SoakTarget("constitutional", (
         "constitutional", "--phase=all", "--init_from={parents}/sft", "--pretrained={parents}/base",
         "--data=tinytown:redteam?documents=20", "--helpful=tinytown:prompts?family=help&documents=6", "--human=-",
-        "--max_new=40", "--critic_max_new=48", "--rounds=1", "--pairs=2", "--use_cache=false",
+        "--max_new=40", "--critic_max_new=48", "--rounds=1", "--pairs=2",
         "--helpful_samples=1", "--allow_position_bias",
         "--grammar=false", f"--sft_flags={' '.join(_SMALL)} --prompt_count=4 --steps=3 --checkpoint_every=1",
         f"--reward_flags={' '.join(_SMALL)} --prompt_count=4 --steps=3 --checkpoint_every=1 --soft_labels",
