@@ -112,8 +112,12 @@ def _of_hf(text: str, flag: str) -> InitFrom:
     folder = hf_hub.locate(text, flag)
     if peft.is_adapter(folder.path):
         return _of_adapter(folder, flag)
+    try:
+        arch = hf_config.read(folder.path)
+    except ConfigError as error:
+        raise ConfigError(f"--{flag}={text}: {error}") from error
     return InitFrom(
-        hf_config.read(folder.path),
+        arch,
         load_tokenizer(folder.path),
         _hf_lineage(folder),
         (CheckpointRef(folder.path, hf=True, hub=folder.hub),),
