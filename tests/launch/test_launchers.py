@@ -115,14 +115,15 @@ def test_local_ends_all_when_one_fails(ready, tmp_path):
     assert "ended with status 7; stopping the others" in done.stderr
 
 
-def test_local_passes_sigterm_on(ready, tmp_path):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_local_passes_signals_on_and_ends_with_their_status(ready, tmp_path, number, status):
     process = ready.start("launch/local.sh", "2", "show", "--wait", cwd=tmp_path)
     while len(list(tmp_path.glob("up-*"))) < 2:
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     process.communicate(timeout=30)
-    assert process.returncode == 0
+    assert process.returncode == status
     assert {path.name for path in tmp_path.glob("saved-*")} == {"saved-0", "saved-1"}
 
 
