@@ -20,14 +20,16 @@ from jaxtrain.data.messages import Message
 from jaxtrain.rewards import (
     function_args,
     function_import,
+    ifeval,
     math_answers,
     reward_spec,
     text_patterns,
+    unit_tests,
     verifier,
 )
 from jaxtrain.rewards.function_args import Logs, Scored
 from jaxtrain.rewards.reward_spec import RewardPart
-from jaxtrain.rewards.verifier import Verifier
+from jaxtrain.rewards.verifier import VerifiedReward, Verifier
 
 LARGEST = float(np.finfo(np.float32).max)
 FORMATS = ("auto", "text", "messages")
@@ -91,6 +93,8 @@ VERIFIERS: Mapping[str, Verifier] = {
     "math": math_answers.REWARD,
     "format": text_patterns.FORMAT,
     "regex": text_patterns.REGEX,
+    "ifeval": ifeval.REWARD,
+    "code": unit_tests.REWARD,
 }
 SHIPPED = (*NAMED, *VERIFIERS)
 
@@ -150,9 +154,12 @@ def _resolved(flag: str, label: str, part: RewardPart) -> RewardFunction:
 def check_arguments(reward: WeightedReward, names: set[str], source: str) -> None:
     """Raises ConfigError for a function that needs an argument which it cannot be given; `source` has the records."""
     for function in reward.functions:
-        if lacks := function_args.missing(function.call, names):
+        lacks = ", ".join(function_args.missing(function.call, names))
+        if isinstance(function.call, VerifiedReward):
+            lacks = lacks or function.call.lacks(names)
+        if lacks:
             raise ConfigError(
-                f"{function.label}: it needs {', '.join(lacks)}, which {source} does not have; there are "
+                f"{function.label}: it needs {lacks}, which {source} does not have; there are "
                 f"{', '.join(sorted(names))}{getattr(function.call, 'column_hint', '')}"
             )
 

@@ -134,4 +134,5 @@ REGEX = Verifier(
     optional=("column",),
     faults=(TIMED_OUT, FAILED, NO_PATTERN, BAD_PATTERN),
     refuse=_no_pattern,
+    lacks=lambda options, names: "" if options["column"] in {UNUSED, *names} else options["column"],
 )

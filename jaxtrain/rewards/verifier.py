@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -36,6 +36,9 @@ class Verifier(NamedTuple):
     faults: tuple[str, ...] = ()
     quiet: tuple[str, ...] = ()
     refuse: Callable[[Options], str] = lambda options: ""  # why these options, or this machine, cannot do
+    lacks: Callable[[Options, Set[str]], str] = lambda options, names: (
+        ""
+    )  # which columns are not among `names`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +58,10 @@ class VerifiedReward:
         parameters = {name: inspect.Parameter(name, kind, default=None) for name in possible}
         parameters |= {name: inspect.Parameter(name, kind) for name in needed}
         return inspect.Signature(list(parameters.values()))
+
+    def lacks(self, names: Set[str]) -> str:
+        """Which columns the records do not have, of those that only some options or other columns need."""
+        return self.verifier.lacks(MappingProxyType(dict(self.options)), names)
 
     @property
     def column_hint(self) -> str:

@@ -1,0 +1,150 @@
+"""The program of a sandbox: three processes, each confined before it runs anything.
+
+The outer one, started by `runner`, sets up namespaces, waits, and ends everything when time is over. Its child runs the
+tests (tester), in a namespace of processes of its own; and that one's child the program (candidate), in another below
+it, so that the program sees no process but itself. The program's process starts before the tests are read.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from jaxtrain.rewards.sandbox import candidate, confine, tester, wire
+
+TIMED_OUT, FAILED = "timed_out", "failed"
+VERDICT = 1  # MiB that the outcome and what the tests write may have
+_POLL = 0.004  # seconds
+
+
+def main() -> None:
+    """Runs the job that stdin has: two messages of `wire`, the program and its limits, then the tests."""
+    confine.end_with_parent()
+    confine.adopt_orphans()
+    job = wire.receive(0)
+    limits, layers = confine.Limits(**job["limits"]), job["layers"]
+    results = os.dup(1)
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in (1, 2):
+        os.dup2(null, stream)
+    os.umask(0o077)
+    not_set = confine.unshare(layers)
+    until = time.monotonic() + limits.seconds
+    child = os.fork()
+    if child == 0:
+        _exiting(_test, job, limits, not_set, results, null)
+    status = _wait(child, until)
+    _end_children(child)
+    if status is None:
+        _write(
+            results, {"fault": TIMED_OUT, "detail": f"stopped after {limits.seconds:g} s", "not_set": not_set}
+        )
+    elif status:
+        detail = f"the process of the tests ended with status {os.waitstatus_to_exitcode(status)}"
+        _write(results, {"fault": FAILED, "detail": detail, "not_set": not_set})
+    if os.getpgrp() == os.getpid():  # where there is no list of processes, the group is what can be ended
+        os.killpg(0, signal.SIGKILL)
+
+
+def _exiting(function: Any, *arguments: Any) -> None:
+    """Runs a child of fork, which never returns."""
+    code = 1
+    try:
+        function(*arguments)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _test(
+    job: Mapping[str, Any], limits: confine.Limits, not_set: list[str], results: int, null: int
+) -> None:
+    """The process of the tests: starts that of the program, confines itself, reads the tests, runs them."""
+    confine.end_with_parent()
+    layers = job["layers"]
+    confine.mount_folder(job["folder"], limits, layers, not_set)
+    os.chdir(job["folder"])
+    confine.unshare_processes(layers)
+    requests, replies = os.pipe(), os.pipe()
+    if os.fork() == 0:
+        _exiting(_run_program, job, limits, requests[0], replies[1], null)
+    os.close(requests[0])
+    os.close(replies[1])
+    confined = _confine(job, limits, VERDICT)
+    program = tester.Program(requests[1], replies[0])
+    lines = program.receive()["not_set"]  # the first message is ours: no program runs yet
+    tests = wire.receive(0)
+    os.dup2(null, 0)
+    outcome = tester.run(tests["tests"], tests["setup"], tests["entry_points"], program)
+    _write(results, {**outcome, "not_set": list(dict.fromkeys([*not_set, *confined, *lines]))})
+
+
+def _run_program(
+    job: Mapping[str, Any], limits: confine.Limits, requests: int, replies: int, null: int
+) -> None:
+    """The process of the program."""
+    confine.end_with_parent()
+    os.dup2(null, 0)
+    requests, replies = os.dup2(requests, 3 + limits.open_files), os.dup2(replies, 4 + limits.open_files)
+    os.closerange(3, requests)
+    os.closerange(replies + 1, 1 << 16)
+    requests, replies = os.dup2(requests, 3), os.dup2(replies, 4)
+    os.closerange(5, 1 << 16)
+    os.environ.clear()
+    sys.path += job["packages"]
+    lines = _confine(job, limits, limits.file)
+    wire.send(replies, {"not_set": lines})
+    candidate.serve(job["program"], requests, replies)
+
+
+def _confine(job: Mapping[str, Any], limits: confine.Limits, file: int) -> list[str]:
+    """Confines this process for good; lines on what cannot be set."""
+    readable = [*job["packages"], *job["readable"]]
+    lines = confine.limit(limits, file) + confine.limit_threads(limits)
+    lines += confine.restrict_files(job["folder"], readable, job["layers"])
+    lines += confine.drop_privileges()
+    return lines + confine.filter_calls(job["layers"])
+
+
+def _wait(child: int, until: float) -> int | None:
+    """The child's status; None where it has not ended in time, and is killed."""
+    while time.monotonic() < until:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return status
+        time.sleep(_POLL)
+    return None
+
+
+def _end_children(child: int) -> None:
+    """Kills the child, and every process below it, which this one has adopted where they left their parents."""
+    with contextlib.suppress(ProcessLookupError):  # it has ended, and been waited for
+        os.kill(child, signal.SIGKILL)
+    while children := _children():
+        for pid in children:
+            os.kill(pid, signal.SIGKILL)
+        for pid in children:
+            os.waitpid(pid, 0)
+
+
+def _children() -> list[int]:
+    """The processes whose parent this one is, dead ones that wait for it included."""
+    found = []
+    for name in os.listdir("/proc") if os.path.isdir("/proc/self") else ():
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat", "rb") as file:
+                    parent = int(file.read().rpartition(b")")[2].split()[1])
+            except (OSError, IndexError):
+                continue  # it has ended meanwhile
+            if parent == os.getpid():
+                found.append(int(name))
+    return found
+
+
+def _write(results: int, outcome: Mapping[str, Any]) -> None:
+    os.write(results, json.dumps(outcome).encode() + b"\n")
