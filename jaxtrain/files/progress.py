@@ -143,22 +143,25 @@ def line_printed() -> None:
 def lines(every: float | None = None, show: bool = True) -> Iterator[None]:
     """Within it, without a terminal, a line on stderr says what goes on wherever none was printed for `every` seconds.
 
-    Steps of training have lines of their own. Contexts within another one do nothing.
+    Steps of training have lines of their own. Contexts within another one do nothing. `show`: false of processes that
+    print nothing.
     """
-    if not show or _lines["threads"] or sys.stderr.isatty() or sys.stdout.isatty():
+    if _lines["threads"] or sys.stderr.isatty() or sys.stdout.isatty():
         yield
         return
     ended = threading.Event()
     line_printed()
     thread = threading.Thread(target=_print_lines, args=(ended, every or EVERY), name="progress", daemon=True)
-    _lines["threads"] = 1.0
-    thread.start()
+    _lines["threads"] = 1.0  # without `show` too: the bars within print none either
+    if show:
+        thread.start()
     try:
         yield
     finally:
         _lines["threads"] = 0.0
         ended.set()
-        thread.join()
+        if show:
+            thread.join()
 
 
 def _print_lines(ended: threading.Event, every: float) -> None:

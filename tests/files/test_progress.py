@@ -101,7 +101,7 @@ def test_on_a_terminal_or_for_other_processes_there_are_no_lines(monkeypatch):
     for show, tty in ((False, False), (True, True)):
         monkeypatch.setattr(sys, "stderr", stream := Lines())
         monkeypatch.setattr(stream, "isatty", lambda tty=tty: tty)
-        with progress.lines(every=0.01, show=show):
+        with progress.lines(every=0.01, show=show), progress.bar("counting", 2, least=9):
             assert not [thread for thread in threading.enumerate() if thread.name == "progress"]
 
 
