@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
+from jaxtrain.rewards.sandbox import seccomp
+
 MEMORY = 4 << 30  # bytes of address space
 GRACE = 1.0  # seconds of CPU time after its limit, after which the kernel ends a process that no signal interrupts
 
@@ -32,6 +34,7 @@ def main() -> None:
     module = importlib.import_module(sys.argv[1])
     if hasattr(module, "prepare"):  # so that no check has to wait for imports
         module.prepare()
+    seccomp.install()  # a package that reads what a policy wrote needs no program and no network
     _write(results, {})
     for line in sys.stdin.buffer:
         _write(results, answer(module.check, **json.loads(line)))

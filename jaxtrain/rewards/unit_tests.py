@@ -156,7 +156,7 @@ REWARD = Verifier(
     },
     optional=("tests", "test", "entry_point", "prompt", "reference", "setup", "imports"),
     faults=(TIMED_OUT, FAILED, CRASHED, UNSUPPORTED, NO_CODE, NO_TESTS),
-    quiet=(NO_CODE, CRASHED, TIMED_OUT),
+    quiet=(NO_CODE, CRASHED),
     refuse=_refuse,
     lacks=_lacks,
 )

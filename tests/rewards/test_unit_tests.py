@@ -129,10 +129,8 @@ def test_outcomes_of_sandboxes_are_counted_and_what_was_not_set_is_printed_once(
     }  # fmt: skip
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "--reward=code: the sandbox could not set a filter (why): risk"
-    assert [line.partition(": ")[2][:19] for line in lines[1:]] == [
-        "row 3: failed: ende",
-        "row 4: unsupported:",
-    ]
+    wanted = ["row 2: timed out: s", "row 3: failed: ende", "row 4: unsupported:"]
+    assert [line.partition(": ")[2][:19] for line in lines[1:]] == wanted
 
 
 def test_options_and_columns_are_checked():

@@ -26,13 +26,23 @@ def main() -> None:
     confine.end_with_parent()
     confine.adopt_orphans()
     job = wire.receive(0)
-    limits, layers = confine.Limits(**job["limits"]), job["layers"]
     results = os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (1, 2):
         os.dup2(null, stream)
     os.umask(0o077)
-    not_set = confine.unshare(layers)
+    try:
+        _supervise(job, results, null)
+    except Exception as error:
+        _write(results, {"fault": FAILED, "detail": _cause(error), "not_set": []})
+    if os.getpgrp() == os.getpid():  # where there is no list of processes, the group is what can be ended
+        os.killpg(0, signal.SIGKILL)
+
+
+def _supervise(job: Mapping[str, Any], results: int, null: int) -> None:
+    """Starts the process of the tests, and ends everything when it or its time ends."""
+    limits = confine.Limits(**job["limits"])
+    not_set = confine.unshare(job["layers"])
     until = time.monotonic() + limits.seconds
     child = os.fork()
     if child == 0:
@@ -46,8 +56,6 @@ def main() -> None:
     elif status:
         detail = f"the process of the tests ended with status {os.waitstatus_to_exitcode(status)}"
         _write(results, {"fault": FAILED, "detail": detail, "not_set": not_set})
-    if os.getpgrp() == os.getpid():  # where there is no list of processes, the group is what can be ended
-        os.killpg(0, signal.SIGKILL)
 
 
 def _exiting(function: Any, *arguments: Any) -> None:
@@ -63,7 +71,20 @@ def _exiting(function: Any, *arguments: Any) -> None:
 def _test(
     job: Mapping[str, Any], limits: confine.Limits, not_set: list[str], results: int, null: int
 ) -> None:
-    """The process of the tests: starts that of the program, confines itself, reads the tests, runs them."""
+    """The process of the tests; writes the outcome."""
+    try:
+        outcome = _tested(job, limits, not_set, null)
+    except Exception as error:
+        outcome = {"fault": FAILED, "detail": _cause(error), "not_set": not_set}
+    _write(results, outcome)
+
+
+def _cause(error: Exception) -> str:
+    return f"the sandbox cannot be set up: {type(error).__name__}: {error}"[:300]
+
+
+def _tested(job: Mapping[str, Any], limits: confine.Limits, not_set: list[str], null: int) -> dict[str, Any]:
+    """The outcome: starts the program's process, confines this one, reads the tests, runs them."""
     confine.end_with_parent()
     layers = job["layers"]
     confine.mount_folder(job["folder"], limits, layers, not_set)
@@ -79,8 +100,11 @@ def _test(
     lines = program.receive()["not_set"]  # the first message is ours: no program runs yet
     tests = wire.receive(0)
     os.dup2(null, 0)
-    outcome = tester.run(tests["tests"], tests["setup"], tests["entry_points"], program)
-    _write(results, {**outcome, "not_set": list(dict.fromkeys([*not_set, *confined, *lines]))})
+    try:
+        outcome = tester.run(tests["tests"], tests["setup"], tests["entry_points"], program)
+    except Exception as error:
+        outcome = {"fault": FAILED, "detail": f"before the tests: {type(error).__name__}: {error}"[:300]}
+    return {**outcome, "not_set": list(dict.fromkeys([*not_set, *confined, *lines]))}
 
 
 def _run_program(

@@ -25,6 +25,8 @@ _MAIN = (
     "import sys; sys.path.insert(0, sys.argv[1]); from jaxtrain.rewards.sandbox import process; sys.path.pop(0); "
     "sys.dont_write_bytecode = True; process.main()"
 )
+# The seed of hashes: a program that walks through a set does the same each time.
+_ENVIRONMENT = {"LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
 class Job(NamedTuple):
@@ -95,11 +97,11 @@ def _run(messages: bytes, limits: Limits, folder: str) -> bytes:
     """What the sandbox wrote, with every process of it gone."""
     with tempfile.TemporaryFile() as results:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _MAIN, str(Path(__file__).parents[3])],
+            [sys.executable, "-P", "-s", "-S", "-c", _MAIN, str(Path(__file__).parents[3])],
             stdin=subprocess.PIPE,
             stdout=results,
             stderr=subprocess.DEVNULL,
-            env={"LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            env=_ENVIRONMENT,
             cwd=folder,
             start_new_session=True,
         )

@@ -46,6 +46,20 @@ def test_tests_of_a_record_that_print_or_end_are_not_the_outcome():
     assert result.passed == 0 and result.fault == "failed" and "ended without" in result.detail
 
 
+def test_a_setup_that_raises_says_so():
+    result = runner.run(Job(RIGHT, ("assert f(1) == 2",), ("import nowhere_at_all",)), Limits(seconds=60))
+    assert result.fault == "failed" and result.detail.startswith(
+        "before the tests: ModuleNotFoundError: No module"
+    )
+
+
+def test_a_sandbox_that_cannot_be_set_up_says_so():
+    job, limits = Job(RIGHT, ("assert f(1) == 2",)), Limits(seconds=60)
+    written = runner._run(runner._messages(job, limits, confine.LAYERS, "/nowhere"), limits, "/")
+    result = runner._outcome(written, 1)
+    assert result.fault == "failed" and "cannot be set up: FileNotFoundError" in result.detail
+
+
 def test_what_is_not_set_is_in_the_outcome(monkeypatch):
     result = runner.run(Job(RIGHT, ("assert f(1) == 2",)), Limits(seconds=60), (confine.LANDLOCK,))
     assert result.passed == 1
