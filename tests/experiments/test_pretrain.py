@@ -66,7 +66,12 @@ def test_the_loss_falls_and_the_end_sums_it_up(whole):
     assert f"{held[-1]:.4f}, perplexity {np.exp(held[-1]):.2f}" in end
     assert f"{column(workdir, 'eval/bits_per_byte')[-1]:.4f}" in end and "tokens/s" in end
     assert str(workdir / "checkpoints" / "40") in end
-    assert max(map(len, said.splitlines())) <= max(100, len(str(workdir)) + 40)
+    lines = said.splitlines()  # the last are commands, each on one line, to be copied
+    assert (
+        lines[-1].endswith(f"./launch/run sample --init_from={workdir}")
+        and f"./launch/run sft --init_from={workdir} " in lines[-2]
+    )
+    assert max(map(len, lines[:-2])) <= max(100, len(str(workdir)) + 40)
 
 
 def kill_after(process, workdir, step):
