@@ -3,6 +3,7 @@
 import functools
 import io
 import json
+import re
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
@@ -210,8 +211,13 @@ def _reader(data_source: Any, wanted: Fields) -> Callable[[Sequence[int]], list[
         )
 
     def read(numbers: Sequence[int]) -> list[dict[str, Any]]:
-        with tfds_errors.explained(data_source.dataset_info.data_dir):
-            return [one(example) for example in data_source.data_source.__getitems__(list(numbers))]
+        folder, records = data_source.dataset_info.data_dir, list[dict[str, Any]]()
+        with tfds_errors.explained(folder):
+            examples = data_source.data_source.__getitems__(list(numbers))
+        with tfds_errors.explained(folder, lambda: f" record {numbers[len(records)]}"):
+            for example in examples:
+                records.append(one(example))
+        return records
 
     return read
 
@@ -333,6 +339,8 @@ def _open_tfds(source: DataSource, data: Data, wanted: Fields, flag: str) -> _Op
 
     def get(split: str) -> Records:
         data_source = _slice(builder, split, source, flag)
+        used = (one for name, one in builder.info.splits.items() if name in re.split(r"[^\w.-]+", split))
+        tfds_errors.check_lengths(builder.data_dir, used)
         records = Records(f"tfds:{source.name}:{split}", "", _reader(data_source, wanted), len(data_source))
         size = sum(one.num_bytes for one in builder.info.splits.values())
         return replace(

@@ -251,7 +251,7 @@ def test_bad_records_are_skipped_with_their_reasons_and_all_others_are_read(tmp_
 def _stops(tmp_path: Path, name: str, line: Line, number: int) -> None:
     intact = table(name)[1]
     path = tmp_path / f"{number}" / "a.jsonl"
-    *_, place, _, _ = _written(path, [intact(0), intact(1), line, intact(2), intact(3)])
+    place = _written(path, [intact(0), intact(1), line, *map(intact, range(2, 9))])[2]
     with pytest.raises(ConfigError) as error:
         READERS[name](f"jsonl:{path}", "raise", tmp_path / f"cache{number}")
     at = re.match(rf"(?:--data=\S+: )?{path}:(\d+): (.*)", str(error.value), re.DOTALL)

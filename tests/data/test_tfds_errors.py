@@ -4,9 +4,11 @@ import shutil
 
 import pytest
 
+from jaxtrain.apps.soak import array_records
 from jaxtrain.config import ConfigError, Data
 from jaxtrain.data import source_spec, sources
 from jaxtrain.files import checksums
+from jaxtrain.files.tf_example import encoder
 from jaxtrain.worlds.tinytown import dataset
 
 
@@ -53,4 +55,31 @@ def test_json_that_is_read_as_something_else_names_the_folder(built, tmp_path):
     for old, new in (("text_feature", "texv_feature"), ("pythonClassName", "pythonClassNamf")):
         (folder / "features.json").write_text(text.replace(old, new, 1))
         with pytest.raises(ConfigError, match=f"{folder}: it cannot be read"):
+            read(folder, tmp_path)
+
+
+def test_a_record_that_is_no_example_is_named_by_its_number(tmp_path):
+    intact = encoder({"text": str})(("b",))
+    for number, damaged in enumerate(
+        (b"\x0a\x00", b"no Example", b"", intact[:-1], encoder({"text": int})((5,)))
+    ):
+        folder = tmp_path / f"{number}"
+        folder.mkdir()
+        examples = [damaged if i == number else intact for i in range(5)]
+        for name, content in array_records.data_set({"text": "b"}, examples).items():
+            (folder / name).write_bytes(content)
+        with pytest.raises(ConfigError, match=f"^{folder} record {number}: it cannot be read"):
+            read(folder, tmp_path)
+
+
+def test_a_file_with_more_or_fewer_records_than_its_metadata_say_is_named(built, tmp_path):
+    folder = tmp_path / "set"
+    shutil.copytree(built, folder)
+    info = folder / "dataset_info.json"
+    text = info.read_text()
+    for count in (299, 301):
+        info.write_text(text.replace('"300"', f'"{count}"'))
+        with pytest.raises(
+            ConfigError, match=f"00000-of-00001: it has 300 records, dataset_info.json says {count}"
+        ):
             read(folder, tmp_path)

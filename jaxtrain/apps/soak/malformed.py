@@ -231,11 +231,15 @@ class RecordFile(NamedTuple):
 
 
 class RecordBatch(NamedTuple):
-    """Files of mutated records of one format, and the option that names a format, or an empty string."""
+    """Files of mutated records of one format, and the option that names a format, or an empty string.
+
+    `expected` has the JSON of each record of a TFDS data set, empty for one that was changed.
+    """
 
     format: str
     files: tuple[RecordFile, ...]
     option: str
+    expected: tuple[str, ...] = ()
 
 
 def _zip(content: bytes) -> bytes:

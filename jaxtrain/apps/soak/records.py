@@ -52,6 +52,7 @@ class RecordStage(NamedTuple):
     formats: tuple[str, ...]
     policies: tuple[str, ...] = ("skip", "raise")
     named: bool = True  # whether ?format= may be there
+    data_sets: bool = False  # whether its records are in TFDS data sets rather than files
 
 
 def _corpus(**options: Any) -> Prepare:
@@ -122,6 +123,12 @@ STAGES: Mapping[str, RecordStage] = {
     "filter_data": RecordStage(record_commands.filter_data, ("text", "messages", "chosen", "stored")),
     "train_classifier": RecordStage(record_commands.train_classifier, ("labelled",), named=False),
     "people of evaluate": RecordStage(record_commands.people, ("vote",), named=False),
+    "pretrain of array_record files": RecordStage(_corpus(), ("text",), data_sets=True),
+    "sft of array_record files": RecordStage(_chat(dialogs.prepare, "dialogs"), ("completion",), data_sets=True),
+    "reward and dpo of array_record files": RecordStage(
+        _chat(preferences.prepare, "comparisons"), ("chosen",), data_sets=True),
+    "dpo of single completions of array_record files": RecordStage(
+        _chat(preferences.prepare, "", kind="unpaired"), ("judged",), data_sets=True),
 }  # fmt: skip
 
 
@@ -205,8 +212,9 @@ def _attacked(stage: RecordStage, count: int, seed: int, most: int) -> _Tally:
     """What `count` records or a few more come to in a stage."""
     import hypothesis
 
-    from jaxtrain.apps.soak import malformed
+    from jaxtrain.apps.soak import array_records, malformed
 
+    batches = array_records.data_sets if stage.data_sets else malformed.batches
     tally = _Tally()
 
     def run(batch: Any) -> None:
@@ -222,7 +230,7 @@ def _attacked(stage: RecordStage, count: int, seed: int, most: int) -> _Tally:
             phases=(hypothesis.Phase.generate,),
             suppress_health_check=list(hypothesis.HealthCheck),
         )
-        given = hypothesis.given(malformed.batches(stage.formats, stage.named, most))
+        given = hypothesis.given(batches(stage.formats, stage.named, most))
         hypothesis.seed(seed * 1_000 + rounds)(settings(given(run)))()
         rounds += 1
     return tally
@@ -233,9 +241,11 @@ def _run(batch: Any, stage: RecordStage, tally: _Tally) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for file in batch.files:
+            (folder / file.name).parent.mkdir(exist_ok=True)
             (folder / file.name).write_bytes(file.content)
         pattern = folder / ("*" if len(batch.files) > 1 else batch.files[0].name)
-        data, size = f"jsonl:{pattern}{batch.option}", sum(file.count for file in batch.files)
+        data = f"tfds:{folder / 'set'}" if stage.data_sets else f"jsonl:{pattern}{batch.option}"
+        size = sum(file.count for file in batch.files)
         tally.records += size
         ends = [_end(stage, data, policy, folder) for policy in stage.policies]
         tally.ends.update({end.partition(":")[0]: size for end in ends})
@@ -284,13 +294,21 @@ def _names_a_place(message: str, folder: Path) -> bool:
 
 
 def _wrong(batch: Any, data: str, folder: Path) -> Iterator[str]:
-    """What is wrong with the records that are read of files of lines: each is a record, or is listed as a bad one."""
-    if not all(file.lines for file in batch.files):
+    """What is wrong with the records that are read: each line is a record, or is listed as a bad one, and a record of a
+    data set is what was written, or none is read.
+    """
+    if not batch.expected and not all(file.lines for file in batch.files):
         return
     cfg = _dialogs(data, "skip", str(folder / "cache"))
     try:
         records = sources.whole(source_spec.parse(data)[0], cfg, None)
+        read = [json.dumps(one, sort_keys=True) for _, block in records.blocks() for one in block]
     except ConfigError:
+        return
+    if batch.expected:
+        same = [one in ("", two) for one, two in zip(batch.expected, read, strict=False)]
+        if not all(same) or len(read) != len(batch.expected):
+            yield f"fault: {len(read)} records are read, of {len(batch.expected)}, others at {same}"
         return
     count = sum(file.count for file in batch.files)
     if len(records) + records.skipped != count:
