@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from jaxtrain import config, flags, stages
-from jaxtrain.rl.config import Watch
+from jaxtrain.rl.config import Episodes, Watch
 
 # What an algorithm is defined with; a flag that is given goes before it.
 #   baseline  of a completion's score: its group's mean, that of the others, or none (returns by token)
@@ -79,6 +79,7 @@ class Grpo:
     data: config.Dialogs = config.group(config.Dialogs, data="tinytown:prompts", seq_len=48, batch_size=64)
     scores: config.Scores = config.group(config.Scores)
     watch: Watch = config.group(Watch)
+    episodes: Episodes = config.group(Episodes)
     loss: GrpoLoss = config.group(GrpoLoss)
     samples: config.Rollouts = config.group(config.Rollouts, group=8, minibatches=2)
     optim: config.Optim = config.group(config.Optim, lr=1.5e-4, schedule="linear", warmup=4, weight_decay=0.0)
@@ -111,7 +112,7 @@ def main(cfg: Grpo) -> None:
     import functools
 
     from jaxtrain.objectives.policy_gradient import policy_gradient
-    from jaxtrain.rl import advantages, on_policy, rollouts, scoring
+    from jaxtrain.rl import advantages, on_policy, rollouts, scoring, stop_kl
 
     on_policy.check(cfg, start.tokenizer)
     loss = cfg.loss.resolved()
@@ -124,7 +125,7 @@ def main(cfg: Grpo) -> None:
         template = stage.template
         scorer, _ = scoring.open_scorer(cfg, cfg.scores, stage.plan, stage.path)
         session = stage.session(template.tokenizer, on_policy.fingerprints(cfg, template))
-        session = session._replace(extra=rollouts.first_extra(cfg))
+        session = session._replace(extra=stop_kl.first_extra(cfg))
         how = advantages.AdvantageConfig(
             group=cfg.samples.group, baseline=loss["baseline"], scale=loss["scale"]
         )

@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxtrain import config, flags, stages
 from jaxtrain.data import source_spec
-from jaxtrain.rl.config import Watch
+from jaxtrain.rl.config import Episodes, Watch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +36,6 @@ class PpoLoss(config.Group):
     # fmt: on
 
     def check(self):
-        if self.ptx_weight <= 0 and self.ptx_data != type(self).ptx_data:
-            raise config.ConfigError(f"--ptx_data={self.ptx_data}: acts only with --ptx_weight above 0")
         if not self.kl_target and self.kl_horizon != type(self).kl_horizon:
             raise config.ConfigError(f"--kl_horizon={self.kl_horizon}: acts only with --kl_target above 0")
         if self.value == "head" and self.value_lr != type(self).value_lr:
@@ -49,9 +47,12 @@ class PpoLoss(config.Group):
                 raise config.ConfigError(f"--{name}={getattr(self, name)}: at most 1")
 
     def pretraining(self, data: str) -> float:
-        """The weight of the pretraining loss beside prompts of `data`."""
+        """The pretraining loss's weight beside prompts of `data`. Raises ConfigError for --ptx_data without one."""
         town = all(source.kind == "tinytown" for source in source_spec.parse(data))
-        return self.ptx_weight if self.ptx_weight >= 0 else 0.1 * town
+        weight = self.ptx_weight if self.ptx_weight >= 0 else 0.1 * town
+        if not weight:
+            config.require_default(self, "acts only with --ptx_weight above 0, and it is 0", ["ptx_data"])
+        return weight
 
     def value_from(self, scored: bool) -> str:
         """Where the values start; `scored`: there is a reward model."""
@@ -66,6 +67,7 @@ class Ppo:
     data: config.Dialogs = config.group(config.Dialogs, data="tinytown:prompts", seq_len=48, batch_size=64)
     scores: config.Scores = config.group(config.Scores)
     watch: Watch = config.group(Watch)
+    episodes: Episodes = config.group(Episodes)
     loss: PpoLoss = config.group(PpoLoss)
     samples: config.Rollouts = config.group(config.Rollouts, minibatches=2, epochs=2)
     optim: config.Optim = config.group(
@@ -91,14 +93,14 @@ def main(cfg: Ppo) -> None:
     from jaxtrain.rl import watched_reward
     from jaxtrain.stages import init_from
 
-    cfg = watched_reward.checked(cfg)
+    cfg, weight = watched_reward.checked(cfg), cfg.loss.pretraining(cfg.data.data)
     start = init_from.resolve(cfg, needed=True)
 
     import functools
 
     from jaxtrain.models import value
     from jaxtrain.objectives.ppo import ppo
-    from jaxtrain.rl import advantages, on_policy, ptx, rollouts, scoring
+    from jaxtrain.rl import advantages, on_policy, ptx, rollouts, scoring, stop_kl
 
     on_policy.check(cfg, start.tokenizer)
     with stages.open(cfg, "ppo", start=start) as stage:
@@ -111,8 +113,7 @@ def main(cfg: Ppo) -> None:
             heads=functools.partial(value.build, shared=kind == "head"),
             given=lambda: (reward_model.member(),) if kind == "reward" else (),
             rates={"value": rate},
-        )._replace(extra=rollouts.first_extra(cfg))  # fmt: skip
-        weight = loss.pretraining(cfg.data.data)
+        )._replace(extra=stop_kl.first_extra(cfg))  # fmt: skip
         settings = cfg.settings(weight)
         how = advantages.AdvantageConfig(
             gamma=loss.gamma, lam=loss.lam, bootstrap=loss.bootstrap, whiten_rewards=loss.whiten_rewards,

@@ -70,7 +70,8 @@ def check(
     `name` is the flag that names the reward model or function, where it is not one of Scores.
     """
     if not settings.reward_model:
-        functions.resolve(settings.reward, name or "reward")
+        if settings.reward:
+            functions.resolve(settings.reward, name or "reward")
         return
     name = name or "reward_model"
     flag = f"--{name}={settings.reward_model}"

@@ -123,5 +123,7 @@ def group_advantages(
 
 
 def _rewards(rows: Columns, scores: Array, kl_coef: Array | float) -> Array:
-    old = rows["old_logps"]
-    return returns.token_rewards(old, rows.get("ref_logps", old), rows["mask"], scores, kl_coef)
+    """Rewards of tokens f32[R, T]; of a score `turn_rewards` f32[R, T] stand where they are, the rest at the end."""
+    old, turns = rows["old_logps"], rows.get("turn_rewards", jnp.zeros((1, 1)))
+    rest = scores - turns.sum(1)
+    return returns.token_rewards(old, rows.get("ref_logps", old), rows["mask"], rest, kl_coef) + turns

@@ -73,6 +73,7 @@ def rollout_lines(batch: ScoredBatch, metrics: Mapping[str, np.ndarray]) -> str:
             if batch.extra
             else {}
         )
+        row |= {"turns": batch.turns[i]} if batch.turns is not None else {}
         out.append(atomic.json_line(row))
     return "".join(out)
 

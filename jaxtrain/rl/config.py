@@ -1,4 +1,4 @@
-"""Flags of a reward that is watched beside the trained one. jax is not imported here."""
+"""Flags of the on-policy stages: environments, and a reward that is watched. jax is not imported here."""
 
 import dataclasses
 from typing import Protocol
@@ -33,7 +33,29 @@ class Watch(config.Group):
             raise ConfigError(f"--watch_every={self.watch_every}: acts only with --watch_reward")
 
 
+@dataclasses.dataclass(frozen=True)
+class Episodes(config.Group):
+    # fmt: off
+    env: str = config.arg("",
+        "Sample episodes of an environment instead of single completions: MODULE:CLASS, FILE.py:CLASS, or "
+        "tinytown:search, tinytown:calculator, tinytown:twenty_questions; several joined by commas, each *WEIGHT. Its "
+        "rewards are added to those of --reward or --reward_model, which may be left out")
+    max_turns: int = config.arg(8, "Most completions of an episode; one that is not over then is cut off", low=1)
+    env_timeout: float = config.arg(30.0, "Seconds that one call of an environment may take", low=0.001, live=True)
+    env_threads: int = config.arg(8, "Environments of a host that are called at the same time", low=1, live=True)
+    on_env_error: str = config.arg("raise",
+        "An environment that raises, takes longer than --env_timeout, or returns what it may not: stop the run, or "
+        "skip: end the episode, leave it out of the loss, and count it", choices=("raise", "skip"))
+    # fmt: on
+
+    def check(self):
+        changed = [f"--{f.name}" for f in dataclasses.fields(self) if getattr(self, f.name) != f.default]
+        if changed and not self.env:
+            raise ConfigError(f"{', '.join(changed)}: acts only with --env")
+
+
 class WatchedStageConfig(RolloutStageConfig, Protocol):
     """The config of an on-policy stage with a watched reward."""
 
     watch: Watch
+    episodes: Episodes

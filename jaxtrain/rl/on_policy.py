@@ -16,7 +16,16 @@ from jaxtrain.files import cache
 from jaxtrain.models import transformer
 from jaxtrain.ops import policy_gradient
 from jaxtrain.rewards import functions, models
-from jaxtrain.rl import completion_table, held_out, rollouts, run_report, watch_scorer, watched_reward
+from jaxtrain.rl import (
+    completion_table,
+    episodes,
+    held_out,
+    rollouts,
+    run_report,
+    stop_kl,
+    watch_scorer,
+    watched_reward,
+)
 from jaxtrain.rl import scoring as rl_scoring
 from jaxtrain.rl.config import WatchedStageConfig
 from jaxtrain.rl.rollout_store import RolloutStore
@@ -96,10 +105,9 @@ def stage(
     """The stage of an objective on rollouts; `priced` says whether the reference model has a part in it."""
     notes: list[str] = []
     read = _read_prompts(cfg, template, notes)
-    fitting, lines = rl_scoring.fitting_prompts(read, cfg, template.tokenizer.bos)
+    fitting, lines = episodes.usable_rows(read, cfg, template.tokenizer.bos)
     decode = template.tokenizer.decode_completion
     size = _iteration_size(cfg)
-    updates = cfg.samples.epochs * cfg.samples.minibatches
     reference = functools.partial(reference_params, session, cfg.run.seed)
     watch = watch_scorer.open_watch(cfg, session)
     how = _scoring(cfg, session, template, scorer)
@@ -110,6 +118,7 @@ def stage(
         controller=controller,
         reference=reference if priced else None,
         extra=extra,
+        sampler=episodes.sampler_of(cfg, template),
     )
     answers = eval_prompts.eval_answers(policy_session(session), cfg, template)
     sample = completion_table.with_completion_table(
@@ -117,14 +126,15 @@ def stage(
     )
     evaluate, held_out_lines = held_out.evaluator(cfg, session, how, watch, answers)
     store = RolloutStore(cfg, session, controller.coef)
-    iteration = f"{size:,} completions of {size // cfg.samples.group:,} prompts, {updates} updates"
+    updates = f"{cfg.samples.epochs * cfg.samples.minibatches} updates"
+    iteration = f"{size:,} completions of {size // cfg.samples.group:,} prompts, {updates}"
     return trainer.Stage(
         objective=objective,
         next_batch=rollouts.rollout_batches(cfg, session, setup, store),
         table=[
             ("prompts", f"{len(fitting):,} of {cfg.data.data}"),
             *(("prompts", line) for line in (*lines, *notes)),
-            ("iteration", iteration),
+            *[("iteration", iteration), *episodes.table(cfg, template)],
             *scorer.table,
             *held_out_lines,
             *(table or []),
@@ -134,7 +144,7 @@ def stage(
         score=evaluate,
         sample=before_after.with_before_after(session, cfg, template, decode, reference, sample),
         expect=expected(transformer.compute_dtype(cfg.model, session.plan.platform), priced),
-        carry=rollouts.carry(cfg),
+        carry=stop_kl.carry(cfg),
         meta=store.meta,
         unusable=store.unusable,
         ended=store.rewards.ended,

@@ -4,10 +4,9 @@ An iteration is one rollout and the updates on it.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxtrain.config import RolloutStageConfig
@@ -15,14 +14,14 @@ from jaxtrain.data.prompts import Prompt
 from jaxtrain.files import progress
 from jaxtrain.ops import returns
 from jaxtrain.rewards.function_args import TrainerState
-from jaxtrain.rl import advantages, completion_table, flat_groups, scoring
+from jaxtrain.rl import advantages, completion_table, flat_groups, scoring, stop_kl
 from jaxtrain.rl.completion_table import FOLDER
 from jaxtrain.rl.rollout_store import Rollout, RolloutStore
 from jaxtrain.rl.scoring import Columns, ScoredBatch, ScoringConfig
 from jaxtrain.stages import sampling
 from jaxtrain.stages.session import Session, policy_session
 from jaxtrain.train import loop
-from jaxtrain.types import ActorCritic, Metrics, Params, TrainState
+from jaxtrain.types import ActorCritic, Params, TrainState
 
 ROWS = ("tokens", "targets", "mask", "segments", "positions")
 
@@ -43,9 +42,11 @@ class RolloutConfig(NamedTuple):
     advantages: Callable[..., tuple[Columns, Columns]]  # of rl/advantages.py, with its settings
     controller: KlController
     reference: Callable[[], Params] | None  # loads the reference model of a stage with a KL penalty
-    extra: Callable[
-        [int, float], Columns
-    ]  # (update, tokens in the loss) -> further columns of this host's rows
+    # (update, tokens in the loss) -> further columns of this host's rows
+    extra: Callable[[int, float], Columns]
+    sampler: Callable[..., Callable[[TrainState, int], ScoredBatch]] | None = (
+        None  # in place of completion_sampler
+    )
 
 
 def rollout_batches(
@@ -62,7 +63,7 @@ def rollout_batches(
         def next_batch(state: TrainState) -> Columns:
             nonlocal rollout, step
             done = step - rollout.first
-            if rollout.columns and (done >= updates or _stopped(cfg, session, state, done)):
+            if rollout.columns and (done >= updates or stop_kl.stopped(cfg, session, state, done)):
                 rollout = rollout._replace(columns={}, taken=rollout.next_taken, kl_coef=rollout.next_kl_coef)
             if not rollout.columns:
                 rollout = next_rollout(state, rollout._replace(first=step, iteration=rollout.iteration + 1))
@@ -78,29 +79,6 @@ def rollout_batches(
     return batches_from
 
 
-def _stopped(cfg: RolloutStageConfig, session: Session, state: TrainState, done: int) -> bool:
-    """Whether the last update went further than --stop_kl allows."""
-    stop_kl = cfg.samples.stop_kl
-    return bool(stop_kl and done and float(session.plan.get(state.extra["approxkl"])) > stop_kl)
-
-
-def first_extra(cfg: RolloutStageConfig) -> Any:
-    """The first TrainState.extra."""
-    return {"approxkl": jnp.zeros(())} if cfg.samples.stop_kl else ()
-
-
-def carry(cfg: RolloutStageConfig) -> Callable[[Any, Metrics], Any] | None:
-    """A function (extra, metrics) -> TrainState.extra: the last update's KL from the old policy, for --stop_kl."""
-    if not cfg.samples.stop_kl:
-        return None
-
-    def after(extra: Any, metrics: Metrics) -> Any:
-        total, count = metrics["policy/approxkl_avg"]
-        return {"approxkl": total / jnp.maximum(count, 1.0)}
-
-    return after
-
-
 def _rows(cfg: RolloutStageConfig, rollout: Rollout, update: int) -> np.ndarray:
     """i32[B], rows of an update: each epoch takes the rollout's in its own order."""
     epoch, part = divmod(update, cfg.samples.minibatches)
@@ -114,7 +92,7 @@ def _rollout_fn(
 ) -> Callable[[TrainState, Rollout], Rollout]:
     """A function (state, an empty rollout) -> the rollout of the policy in the state."""
     s, size = cfg.samples, cfg.data.batch_size * cfg.samples.minibatches
-    sample = _sample_fn(cfg, session, setup)
+    sample = (setup.sampler or completion_sampler)(cfg, session, setup)
     annotate = _annotate_fn(cfg, session, setup)
     advantages = jax.jit(setup.advantages)
     say = flat_groups.warner(session, s.group)
@@ -128,9 +106,8 @@ def _rollout_fn(
             batch, new = flat_groups.refilled(batch, sample(state, taken), s.group)
             replaced, taken = replaced | new, taken + size // s.group
         rows = batch.rows | annotate(state.params, batch.rows)
-        rows["mask"] = (
-            rows["mask"] * batch.scored[:, None]
-        )  # what no reward function scores is not trained on
+        # What no reward function scores is not trained on.
+        rows["mask"] = rows["mask"] * batch.scored[:, None]
         columns, metrics = jax.tree.map(
             np.asarray, advantages(rows, batch.scores, batch.ended, np.float32(empty.kl_coef))
         )
@@ -150,7 +127,7 @@ def _rollout_fn(
     return next_rollout
 
 
-def _sample_fn(
+def completion_sampler(
     cfg: RolloutStageConfig, session: Session, setup: RolloutConfig
 ) -> Callable[[TrainState, int], ScoredBatch]:
     """A function (state, prompts taken before) -> an iteration's scored completions of the next prompts."""

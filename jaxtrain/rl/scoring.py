@@ -46,9 +46,8 @@ class ScoredBatch(NamedTuple):
     ended: np.ndarray  # bool[R]
     stats: Columns
     texts: np.ndarray  # object[R, 2], question and completion
-    extra: Mapping[str, np.ndarray] = MappingProxyType(
-        {}
-    )  # object[R], what reward functions log of each completion
+    extra: Mapping[str, np.ndarray] = MappingProxyType({})  # object[R], what reward functions log
+    turns: np.ndarray | None = None  # object[R], the messages of an episode with rewards
 
     @property
     def scored(self) -> np.ndarray:
@@ -160,6 +159,8 @@ def open_scorer(
 
     `flag` is the one that names it, where it is neither --reward_model nor --reward.
     """
+    if not (scores.reward or scores.reward_model):  # the environment's rewards alone
+        return CompletionScorer(lambda rows, prompts, texts: np.zeros(len(texts), np.float32), []), None
     if scores.reward:
         return models.function_scorer(scores.reward, plan, flag or "reward"), None
     name = flag or "reward_model"

@@ -12,6 +12,7 @@ from jaxtrain.config import ConfigError
 from jaxtrain.files import paths
 from jaxtrain.rewards import functions
 from jaxtrain.rewards.functions import RewardFunction, WeightedReward
+from jaxtrain.rl import environment_spec
 from jaxtrain.rl.config import WatchedStageConfig
 from jaxtrain.train import workdir
 
@@ -23,10 +24,13 @@ BLIND = "it is the trained reward, and would show nothing that the trained one d
 def checked(cfg: WatchedStageConfig) -> WatchedStageConfig:
     """The config with what --watch_reward implies: --keep_best, unless another metric is given.
 
-    Raises ConfigError unless exactly one trained reward is named, for a watched reward that is the trained one, and for
-    --stop_on_overoptimisation where no evaluation before the last step could say which checkpoint is best.
+    Raises ConfigError unless exactly one trained reward is named (with --env one at most), for a watched reward that is
+    the trained one, and for --stop_on_overoptimisation where no evaluation before the last step could say which
+    checkpoint is best.
     """
-    cfg.scores.require()
+    environment_spec.check(cfg)
+    if not cfg.episodes.env or (cfg.scores.reward and cfg.scores.reward_model):
+        cfg.scores.require()
     text = cfg.watch.watch_reward
     if not text:
         return cfg

@@ -1,6 +1,6 @@
 """Samples while a run trains: completions of token prompts, and the files under samples/."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -56,25 +56,40 @@ def token_sampler(
 ) -> TokenSampler:
     """A function that samples completions of token prompts, to one of `ends` or as --max_new and the context allow."""
     sampling_params = sampler.active_params({"temperature": temperature})
+    start = request_sampler(session, ends, max_new=max_new)
+
+    def sample(params: Params, base: Params, prompts: list[list[int]], seed: int) -> list[SampledTokens]:
+        seeds = sampler.prompt_seeds(seed, len(prompts), samples)
+        requests = [
+            SampleRequest(ids, own, sampling_params=sampling_params)
+            for ids, own in zip(prompts, seeds, strict=True)
+        ]
+        size = batch_sampler.prompts_per_call(len(prompts), samples, session.plan.shards)
+        return start(params, base)(requests, size)
+
+    return sample
+
+
+def request_sampler(
+    session: Session, ends: Sequence[int], *, max_new: int
+) -> Callable[[Params, Params], Callable[[Sequence[SampleRequest], int], list[SampledTokens]]]:
+    """A function (what is trained, the base) -> a function (requests, prompts a call) that samples completions."""
     engine = build_engine(
         session.plan, session.model, ends=ends, max_new=max_new, whole=session.trained.whole
     )
 
-    def sample(params: Params, base: Params, prompts: list[list[int]], seed: int) -> list[SampledTokens]:
-        seeds = sampler.prompt_seeds(seed, len(prompts), samples)
-        completions = batch_sampler.sample(
-            engine,
-            engine.ready(params, base),
-            [
-                SampleRequest(ids, own, sampling_params=sampling_params)
-                for ids, own in zip(prompts, seeds, strict=True)
-            ],
-            context=session.arch.max_len,
-            size=batch_sampler.prompts_per_call(len(prompts), samples, session.plan.shards),
-        )
-        return [SampledTokens(one.ids, one.ids[-1] in ends) for one in completions]
+    def start(params: Params, base: Params) -> Callable[[Sequence[SampleRequest], int], list[SampledTokens]]:
+        ready = engine.ready(params, base)
 
-    return sample
+        def sample(requests: Sequence[SampleRequest], size: int) -> list[SampledTokens]:
+            completions = batch_sampler.sample(
+                engine, ready, requests, context=session.arch.max_len, size=size
+            )
+            return [SampledTokens(one.ids, one.ids[-1] in ends) for one in completions]
+
+        return sample
+
+    return start
 
 
 def continuations(

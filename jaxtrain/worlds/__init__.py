@@ -1,6 +1,6 @@
 """Worlds: generated data whose ground truth is a program, and the protocol by which generic code asks one."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 EMBEDDED = "tinytown"  # the world that comes with the library
@@ -35,12 +35,44 @@ class Verdict(Protocol):
     steps: int  # of the instructions that the prompt asks for, how many it gives
 
 
+class ToolTask(Protocol):
+    """A question that is to be answered with tools."""
+
+    question: str
+    tools: Mapping[
+        str, Callable[[str], str]
+    ]  # each raises ValueError where it cannot do anything with its argument
+
+    def correct(self, answer: str) -> bool:
+        """Whether an answer is right."""
+
+
+class GameReply(Protocol):
+    """What a game replies to a move."""
+
+    text: str
+    over: bool
+    won: bool
+    understood: bool  # whether the move was one of the game
+
+
+class Game(Protocol):
+    """A game of several turns."""
+
+    question: str  # what the player is told first
+
+    def reply(self, text: str) -> GameReply:
+        """The reply to a move, which is any text."""
+
+
 class World(Protocol):
     """A world as generic code sees it: it parses its prompts and judges any completion of them."""
 
     name: str  # the KIND of its data sources
     eval_prompts: str  # the data source of the prompts on which runs are evaluated
     measures: Sequence[str]  # names that `measure` may return, but gold
+    tool_tasks: Mapping[str, Callable[[int], ToolTask]]  # by name, made of a seed
+    games: Mapping[str, Callable[[int], Game]]  # likewise
 
     def parse(self, prompt: str) -> WorldPrompt | None:
         """The prompt's record; None where the text is no prompt of this world."""

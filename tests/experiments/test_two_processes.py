@@ -47,6 +47,8 @@ STAGES = {
     "ppo again": ("sft", None, TENSOR, "--reward=gold", "--epochs=2", "--minibatches=1", "--max_new=8",
                   "--prompt_count=4", "--checkpoint_every=1", "--keep=9"),
     "grpo": ("sft", None, FSDP, "--reward=gold", "--group=4"),
+    "grpo episodes": ("sft", None, FSDP, "--env=tests.rl.test_episodes:Lengths", "--group=4", "--max_new=8",
+                      "--seq_len=64"),  # each process calls the environments of half of the episodes
     "distill": ("base", DIALOGS, FSDP, "--teacher=sft", "--on_policy=0.5"),
     "distill table": ("base", DIALOGS, TENSOR, "--teacher=sft", "--teacher_topk=8"),  # both build it, in one cache
 }  # fmt: skip

@@ -1,7 +1,5 @@
 """The order of prompts, and the rows of each update."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -36,12 +34,3 @@ def test_the_kl_coefficient_follows_its_target():
     assert rollouts._next_coef(fixed, 0.1, metrics, 4) == 0.1
     assert 0.1 < rollouts._next_coef(far, 0.1, metrics, 4) < 0.11
     assert rollouts._next_coef(far, 0.1, {"objective/kl": np.zeros(4, np.float32)}, 4) < 0.1
-
-
-def test_the_kl_of_the_last_update_is_carried_for_stop_kl():
-    cfg = settings()
-    assert rollouts.carry(cfg) is None and rollouts.first_extra(cfg) == ()
-    cfg.samples = dataclasses.replace(cfg.samples, stop_kl=0.1)
-    assert rollouts.first_extra(cfg).keys() == {"approxkl"}
-    after = rollouts.carry(cfg)((), {"policy/approxkl_avg": (np.float32(3.0), np.float32(4.0))})
-    assert float(after["approxkl"]) == 0.75

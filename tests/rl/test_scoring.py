@@ -13,7 +13,7 @@ from jaxtrain.rewards import models
 from jaxtrain.rewards.function_args import TrainerState
 from jaxtrain.rewards.models import CompletionScorer
 from jaxtrain.rl import scoring
-from jaxtrain.rl.config import Watch
+from jaxtrain.rl.config import Episodes, Watch
 from jaxtrain.rl.scoring import ScoringConfig
 from jaxtrain.stages.sampling import SampledTokens
 from tests.rewards.test_models import OnePlan
@@ -46,6 +46,7 @@ def settings(seq_len=32, max_new=10, too_long="cut", batch_size=4, minibatches=3
         data=config.Dialogs(seq_len=seq_len, too_long=too_long, batch_size=batch_size),
         run=config.Run(seed=seed),
         watch=Watch(),
+        episodes=Episodes(),
     )
 
 

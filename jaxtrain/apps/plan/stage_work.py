@@ -19,7 +19,7 @@ from jaxtrain.models.zoo import Arch
 from jaxtrain.objectives import distill as distillation
 from jaxtrain.objectives import dpo, next_token, policy_gradient, ppo, reward, sft
 from jaxtrain.ops import preference
-from jaxtrain.rl import rollouts
+from jaxtrain.rl import stop_kl
 from jaxtrain.stages import reference, reward_model
 from jaxtrain.stages.session import Session
 from jaxtrain.types import LM, Metrics, Objective
@@ -120,10 +120,10 @@ def _on_policy(cfg: Any, **fields: Any) -> StageWork:
     return StageWork(
         columns=rows(B, T) | _floats((B, T), *names) | fields.pop("columns", {}),
         tokens=B * T,
-        extra=rollouts.first_extra(cfg),
-        carry=rollouts.carry(cfg),
+        extra=stop_kl.first_extra(cfg),
+        carry=stop_kl.carry(cfg),
         on_policy=True,
-        scored=not cfg.scores.reward,
+        scored=bool(cfg.scores.reward_model) or not (cfg.scores.reward or cfg.episodes.env),
         **fields,
     )
 

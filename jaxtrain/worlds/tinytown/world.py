@@ -7,6 +7,7 @@ from jaxtrain.worlds.tinytown import lexicon as lex
 from jaxtrain.worlds.tinytown.judge import gold, judge
 from jaxtrain.worlds.tinytown.measures import MEASURES, consistency, measure
 from jaxtrain.worlds.tinytown.prompts import parse_prompt
+from jaxtrain.worlds.tinytown.tasks import GAMES, TOOL_TASKS
 
 
 class TinytownWorld:
@@ -15,6 +16,8 @@ class TinytownWorld:
     name = "tinytown"
     eval_prompts = "tinytown:prompts:test"
     measures = tuple(MEASURES)
+    tool_tasks = TOOL_TASKS
+    games = GAMES
     parse = staticmethod(parse_prompt)
     judge = staticmethod(judge)
     gold = staticmethod(gold)

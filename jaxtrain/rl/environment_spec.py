@@ -1,0 +1,136 @@
+"""What --env names: environments with their shares of the episodes. jax is not imported here."""
+
+import inspect
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxtrain.config import ConfigError
+from jaxtrain.rewards import function_import
+from jaxtrain.rl import tool_environment
+from jaxtrain.rl.config import WatchedStageConfig
+from jaxtrain.rl.environments import Environment
+
+_SPEC = re.compile(r"(?P<name>.+:[^\W\d][\w.]*?)(?:\*(?P<weight>[^*]*))?", re.DOTALL)
+WORLD = "tinytown:"  # before the names of the environments that come with the library
+
+
+class EnvironmentSpec(NamedTuple):
+    """An environment that --env names."""
+
+    name: str
+    make: Callable[[], Environment]
+    share: float  # of the episodes
+
+    @property
+    def label(self) -> str:
+        """The environment as messages name it."""
+        return f"--env={self.name}"
+
+
+def resolve(text: str) -> list[EnvironmentSpec]:
+    """The environments that --env names: ENV[,ENV ...], each NAME[*WEIGHT]. Raises ConfigError, naming the part."""
+    label = f"--env={text}"
+    matches = [*_parts(label, text)]
+    weights = [_weight(label, match["weight"]) for match in matches]
+    names = [match["name"] for match in matches]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ConfigError(f"{label}: {min(twice)} stands there twice")
+    return [
+        EnvironmentSpec(name, _made_by(label, name), weight / sum(weights))
+        for name, weight in zip(names, weights, strict=True)
+    ]
+
+
+def _parts(label: str, text: str) -> Iterator[re.Match]:
+    pending = ""
+    for piece in text.split(","):
+        pending = f"{pending},{piece}" if pending else piece
+        if match := _SPEC.fullmatch(pending.strip()):
+            yield match
+            pending = ""
+    if pending or not text.rpartition(",")[2].strip():
+        known = ", ".join(WORLD + name for name in tool_environment.shipped())
+        raise ConfigError(
+            f"{label}: write MODULE:CLASS, FILE.py:CLASS, or one of {known}; *WEIGHT may follow"
+        )
+
+
+def _weight(label: str, text: str | None) -> float:
+    try:
+        weight = 1.0 if text is None else float(text)
+    except ValueError:
+        weight = math.nan
+    if not 0 < weight < math.inf:
+        raise ConfigError(f"{label}: the weight *{text} is no number above 0")
+    return weight
+
+
+def _made_by(label: str, name: str) -> Callable[[], Environment]:
+    if name.startswith(WORLD):
+        shipped = tool_environment.shipped()
+        if name.removeprefix(WORLD) not in shipped:
+            raise ConfigError(
+                f"{label}: no environment {name}; there are {', '.join(WORLD + n for n in shipped)}"
+            )
+        return shipped[name.removeprefix(WORLD)]
+    module, _, path = name.rpartition(":")
+    found = function_import.module_of(label, module)
+    for part in path.split("."):
+        if not hasattr(found, part):
+            raise ConfigError(f"{label}: {module} has no {path}")
+        found = getattr(found, part)
+    for method, arguments in (("reset", ({}, 0)), ("step", ("",))):
+        function = getattr(found, method, None)
+        if not callable(function):
+            raise ConfigError(
+                f"{label}: {path} has no method {method}: write a class with reset(self, row, seed) and "
+                "step(self, completion)"
+            )
+        self = (None,) if inspect.isclass(found) else ()
+        _require_call(f"{label}: {path}.{method}", function, *self, *arguments)
+    if not inspect.isclass(found):
+        raise ConfigError(f"{label}: {path} is one instance for all episodes: name its class")
+    _require_call(f"{label}: {path}", found)
+    return found
+
+
+def _require_call(label: str, function: Callable[..., Any], *arguments: Any) -> None:
+    """Raises ConfigError where a function cannot be called with the arguments."""
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError as error:
+        raise ConfigError(f"{label} cannot be called as it is: {error}") from error
+    except ValueError:
+        return  # one without a signature, in C
+
+
+def check(cfg: WatchedStageConfig) -> None:
+    """Raises ConfigError for an --env that cannot be used, and for flags that have no meaning beside it."""
+    if not cfg.episodes.env:
+        return
+    resolve(cfg.episodes.env)
+    refused = {
+        "watch_reward": cfg.watch.watch_reward,
+        "keep_best": cfg.run.keep_best,
+        "truncate_at": cfg.scores.truncate_at,
+        "overlong_buffer": cfg.scores.overlong_buffer,
+        "stop_at_end": "" if cfg.samples.stop_at_end else "false",
+    }
+    for name, value in refused.items():
+        if value:
+            raise ConfigError(f"--{name}={value}: it is about single completions, and --env samples episodes")
+
+
+def chosen(specs: Sequence[EnvironmentSpec], seed: int, number: int) -> EnvironmentSpec:
+    """The environment of the run's prompt `number`, at random by weight; a function of seed and number alone."""
+    rng = np.random.default_rng((seed, 3, number))
+    return specs[int(rng.choice(len(specs), p=[spec.share for spec in specs]))]
+
+
+def episode_seed(seed: int, number: int) -> int:
+    """The seed, u32, of the episodes of the run's prompt `number`."""
+    return int(np.random.SeedSequence((seed, 4, number)).generate_state(1)[0])
