@@ -6,7 +6,16 @@ import functools
 
 import pytest
 
-from experiments import bench, collect_preferences, constitutional, distill, evaluate, synthesize
+from experiments import (
+    bench,
+    collect_preferences,
+    constitutional,
+    distill,
+    evaluate,
+    filter_data,
+    ppo,
+    synthesize,
+)
 from jaxtrain import config, flags
 from jaxtrain.config import ConfigError
 from tests import source
@@ -116,6 +125,7 @@ def _other(field, default):
 
 
 URL = "http://127.0.0.1:1/v1?model=m"
+FILTER = "--data=tinytown:pretrain --out=clean"
 SILENT = [  # a command line whose last flag would do nothing, and what the message says of it
     (distill, "--teacher=runs/ppo --tokenizer=byte", "--tokenizer: a student takes the teacher's tokenizer"),
     (distill, "--teacher=hf:org/name --tokenizer=bpe:300", "--tokenizer: a student takes"),
@@ -123,6 +133,7 @@ SILENT = [  # a command line whose last flag would do nothing, and what the mess
     (distill, "--teacher=runs/ppo --hard_weight=1 --soft_temperature=2", "--soft_temperature: --hard_weight=1"),
     (distill, "--teacher=runs/ppo --retries=1", "--retries: acts only with an endpoint"),
     (evaluate, "--models=runs/a,runs/b --price_in=3", "--price_in: acts only with an endpoint"),
+    (evaluate, "--models=runs/a --topics= --simply=briefly", "--simply: acts only with --topics"),
     (evaluate, f"--models={URL} --mesh=data:1", "--mesh: acts only with a model on this machine"),
     (evaluate, f"--models={URL} --dtype=bfloat16", "--dtype: acts only with a model on this machine"),
     (synthesize, "--generator=runs/a --topics=x --out=a.jsonl --use_cache=false", "--use_cache: acts only"),
@@ -132,6 +143,10 @@ SILENT = [  # a command line whose last flag would do nothing, and what the mess
     (constitutional, "--init_from=runs/a --pairs=2", "--pairs=2 acts only with --phase=compare or all"),
     (constitutional, "--phase=compare --init_from=runs/a --rounds=2", "--rounds=2 acts only with --phase=revise or"),
     (constitutional, "--phase=compare --init_from=runs/a --rl=dpo", "--rl=dpo acts only with --phase=all"),
+    (filter_data, f"{FILTER} --heuristics=off --min_words=9", "--min_words: --heuristics=off leaves the step out"),
+    (filter_data, f"{FILTER} --harm=off --max_harm=9", "--max_harm: --harm=off leaves the step out"),
+    (filter_data, f"{FILTER} --max_bits=3", "--max_bits: acts only with --scored_by"),
+    (filter_data, f"{FILTER} --min_language=.9 --language_from=9", "--language_from, --min_language: acts only with"),
     (bench, "--task=sample --lr=0.1", "--lr: --task=sample trains nothing"),
 ]  # fmt: skip
 
@@ -149,3 +164,12 @@ def test_what_would_do_nothing_is_refused(module, argv, message, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=message):
         module.main(flags.from_flags(launched(module), argv.split()))
+
+
+def test_ptx_data_acts_with_the_automatic_weight_and_is_refused_without_one():
+    given = ["--ptx_data=tinytown:sft"]
+    assert flags.from_flags(ppo.Ppo, given).loss.pretraining("tinytown:prompts") == 0.1
+    assert flags.from_flags(ppo.Ppo, [*given, "--ptx_weight=2"]).loss.pretraining("jsonl:a.jsonl") == 2
+    for more, data in (([], "jsonl:a.jsonl"), (["--ptx_weight=0"], "tinytown:prompts")):
+        with pytest.raises(ConfigError, match="--ptx_data: acts only with --ptx_weight above 0, and it is 0"):
+            flags.from_flags(ppo.Ppo, [*given, *more]).loss.pretraining(data)

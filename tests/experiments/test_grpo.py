@@ -125,7 +125,7 @@ PPO = [
     ),
     (("--reward=gold", "--value=reward"), "--value=reward: there is no --reward_model"),
     (("--reward=gold", "--value=head", "--value_lr=1e-3"), "--value_lr: --value=head shares"),
-    (("--reward=gold", "--ptx_data=tinytown:sft"), "--ptx_data=tinytown:sft: acts only with --ptx_weight"),
+    (("--reward=gold", "--ptx_data=tinytown:sft"), "--ptx_data: acts only with --ptx_weight above 0"),
     (("--reward=gold", "--kl_horizon=5"), "--kl_horizon=5.0: acts only with --kl_target"),
     (("--reward=gold", "--kl_target=5", "--kl_coef=0"), "--kl_coef=0 cannot grow"),
     (("--reward=gold", "--truncate_from=3"), "--truncate_from=3: acts only with --truncate_at"),

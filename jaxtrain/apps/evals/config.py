@@ -37,6 +37,10 @@ class ComparedModels(config.Group):
     system: str = config.arg("", "System message put before conversations that have none")
     # fmt: on
 
+    def check(self):
+        if not self.subjects():
+            config.require_default(self, "acts only with --topics", ["simply"])
+
     def names(self) -> list[str]:
         """The parts of --models."""
         return [one.strip() for one in self.models.split(",") if one.strip()]

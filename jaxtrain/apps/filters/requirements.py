@@ -5,11 +5,14 @@ import importlib.util
 from jaxtrain.apps.filters import classifier, pii
 from jaxtrain.apps.filters.config import Filter
 from jaxtrain.apps.filters.near_duplicates import NearDuplicates
-from jaxtrain.config import ConfigError
+from jaxtrain.config import ConfigError, require_default
 
 
 def require(cfg: Filter) -> None:
-    """Raises ConfigError where a package is missing, with its extra, or a file is not a classifier."""
+    """Raises ConfigError where a package is missing, with its extra, a file is not a classifier, or a flag would do
+    nothing.
+    """
+    _require_acting(cfg)
     for flag, path in (
         ("classifier", cfg.classifier.classifier),
         ("harm_classifier", cfg.harm.harm_classifier if cfg.steps.harm != "off" else ""),
@@ -25,6 +28,17 @@ def require(cfg: Filter) -> None:
     if cfg.work.executor != "local":
         packages = ("datatrove", "ray") if cfg.work.executor == "ray" else ("datatrove",)
         _require(f"--executor={cfg.work.executor}", packages, "filters-cluster")
+
+
+def _require_acting(cfg: Filter) -> None:
+    """Raises ConfigError for the flags of steps that are off."""
+    for name in ("heuristics", "repetition", "junk", "harm", "spam"):
+        if getattr(cfg.steps, name) == "off":
+            require_default(getattr(cfg, name), f"--{name}=off leaves the step out")
+    if not cfg.language.languages:
+        require_default(cfg.language, "acts only with --languages")
+    if not cfg.perplexity.scored_by:
+        require_default(cfg.perplexity, "acts only with --scored_by")
 
 
 def require_near(settings: NearDuplicates) -> None:
