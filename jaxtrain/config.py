@@ -226,8 +226,8 @@ class Scores(Group):
     reward_model: str = arg("", "Score completions with this run's reward model (a workdir, or WORKDIR@STEP)",
         remote=True)
     reward: str = arg("",
-        "Score completions with a function: gold or correct (Tinytown's judge), module:function, or FILE.py:function; "
-        "several joined by commas are added, each *WEIGHT")
+        "Score completions with a function: math, format, regex, ifeval or code, gold or correct (Tinytown's judge), "
+        "module:function, or FILE.py:function; several joined by commas are added, each *WEIGHT")
     ensemble: str = arg("auto", "One score of a reward model's members. auto: as the reward run has it",
         choices=("auto", "mean", "min", "penalised"))
     price: float = arg(0.1, "Price of the members' variance", low=0, only=("ensemble", ("penalised",)))
