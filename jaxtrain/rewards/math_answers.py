@@ -71,7 +71,12 @@ def check(answer: str, reference: str) -> str:
     """ "equal", "different", or which of the two cannot be read. Runs in the process of a checker_worker."""
     from math_verify import verify
 
-    gold = _parsed(reference, True)
+    try:
+        gold = _parsed(reference, True)
+    except (
+        Exception
+    ):  # of the parser, which has many: whatever it is, the record has no answer to compare with
+        gold = []
     if not gold:
         return NO_REFERENCE
     given = _parsed(answer, False)

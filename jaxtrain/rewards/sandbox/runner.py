@@ -68,10 +68,12 @@ def run_all(
 
 
 def run(job: Job, limits: Limits = DEFAULT, layers: Iterable[str] = LAYERS) -> SandboxResult:
-    """The outcome of one job, whose folder and processes are gone afterwards."""
+    """The outcome of one job, whose folder and processes are gone afterwards; FAILED where no process can start."""
     folder = tempfile.mkdtemp(prefix="jaxtrain-code-")
     try:
         return _outcome(_run(_messages(job, limits, layers, folder), limits, folder), len(job.tests))
+    except OSError as error:
+        return SandboxResult(total=len(job.tests), fault=FAILED, detail=f"no sandbox can start: {error}")
     finally:
         _remove(folder)
 

@@ -17,6 +17,7 @@ _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # op
 _NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _MODE_FILTER, _PR_SET_PDEATHSIG = 38, 22, 2, 1
 _CLONE_THREAD = 0x10000
+_SET_OWNER = (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX
 _X32 = 0x40000000  # numbers from here on are of x86-64's second table
 
 ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}  # AUDIT_ARCH, column of the table
@@ -61,6 +62,7 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     "ioperm": (173, None), "modify_ldt": (154, None),
 }  # fmt: skip
 CLONE, CLONE3, TGKILL, PRLIMIT, PRCTL = (56, 220), (435, 435), (234, 131), (302, 261), (157, 167)
+FCNTL = (72, 25)
 
 
 class _Instruction(NamedTuple):
@@ -107,7 +109,8 @@ def instructions(machine: str, pid: int) -> Iterator[_Instruction]:
     yield from _allowed_if(CLONE[column], _ANY_BIT, _CLONE_THREAD)  # a thread, not a process
     yield from _allowed_if(TGKILL[column], _EQUAL, pid)  # its own threads: abort() needs it
     yield from _allowed_if(PRLIMIT[column], _EQUAL, 0)  # its own limits, which only fall
-    yield from _denied_if(PRCTL[column], _PR_SET_PDEATHSIG)  # it ends with its parent
+    yield from _denied_if(PRCTL[column], 0, (_PR_SET_PDEATHSIG,))  # it ends with its parent
+    yield from _denied_if(FCNTL[column], 1, _SET_OWNER)  # whom a file's signals go to
     yield _Instruction(_RETURN, 0, 0, _RETURN_ALLOW)
 
 
@@ -125,10 +128,11 @@ def _allowed_if(number: int, test: int, value: int) -> Iterator[_Instruction]:
     yield _Instruction(_RETURN, 0, 0, _RETURN_ERRNO | EPERM)
 
 
-def _denied_if(number: int, value: int) -> Iterator[_Instruction]:
-    """The call fails where its first argument is `value`."""
-    yield _Instruction(_EQUAL, 0, 4, number)
-    yield _Instruction(_LOAD, 0, 0, _FIRST_ARGUMENT)
-    yield _Instruction(_EQUAL, 0, 1, value)
-    yield _Instruction(_RETURN, 0, 0, _RETURN_ERRNO | EPERM)
+def _denied_if(number: int, argument: int, values: tuple[int, ...]) -> Iterator[_Instruction]:
+    """The call fails where the argument of this index is one of `values`."""
+    yield _Instruction(_EQUAL, 0, 2 * len(values) + 2, number)
+    yield _Instruction(_LOAD, 0, 0, _FIRST_ARGUMENT + 8 * argument)
+    for value in values:
+        yield _Instruction(_EQUAL, 0, 1, value)
+        yield _Instruction(_RETURN, 0, 0, _RETURN_ERRNO | EPERM)
     yield _Instruction(_RETURN, 0, 0, _RETURN_ALLOW)

@@ -93,6 +93,15 @@ import ctypes
 def f():
     return 42 if ctypes.CDLL(None).syscall(234, {parent}, {parent}, 10) == 0 else 0
 """,
+    "signals of a pipe": """
+import fcntl, os
+def f():
+    r, w = os.pipe()
+    fcntl.fcntl(r, fcntl.F_SETOWN, {parent})
+    fcntl.fcntl(r, fcntl.F_SETFL, os.O_ASYNC)
+    os.write(w, b'x')
+    return 42
+""",
     "ptrace": "import ctypes\ndef f():\n    return 42 if ctypes.CDLL(None).ptrace(16, {parent}, 0, 0) == 0 else 0",
     "the parent's limits": """
 import resource

@@ -60,6 +60,13 @@ def test_a_sandbox_that_cannot_be_set_up_says_so():
     assert result.fault == "failed" and "cannot be set up: FileNotFoundError" in result.detail
 
 
+def test_a_machine_without_room_for_a_process_says_so(monkeypatch):
+    monkeypatch.setattr(runner.sys, "executable", "/nowhere/python")
+    result = runner.run(Job(RIGHT, ("assert f(1) == 2",)), Limits(seconds=60))
+    assert (result.passed, result.total, result.fault) == (0, 1, "failed")
+    assert result.detail.startswith("no sandbox can start: ") and "/nowhere/python" in result.detail
+
+
 def test_what_is_not_set_is_in_the_outcome(monkeypatch):
     result = runner.run(Job(RIGHT, ("assert f(1) == 2",)), Limits(seconds=60), (confine.LANDLOCK,))
     assert result.passed == 1

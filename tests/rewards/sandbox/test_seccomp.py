@@ -18,10 +18,10 @@ NUMBERS = {
 }
 
 
-def outcome(machine, number, argument=0, architecture=None):
+def outcome(machine, number, argument=0, architecture=None, second=0):
     """What the filter returns for a call: classic BPF over struct seccomp_data."""
     audit = seccomp.ARCHITECTURES[machine][0] if architecture is None else architecture
-    data, accumulator, at = {0: number, 4: audit, 16: argument}, 0, 0
+    data, accumulator, at = {0: number, 4: audit, 16: argument, 24: second}, 0, 0
     program = list(seccomp.instructions(machine, 77))
     while True:
         code, if_true, if_false, value = program[at]
@@ -58,6 +58,10 @@ def test_denied_calls_fail_and_others_do_not(machine):
             ALLOW,
             0x00050001,
         )
+    owners = {
+        second: outcome(machine, seccomp.FCNTL[column], 3, second=second) for second in (1, 3, 8, 10, 15)
+    }
+    assert owners == {1: ALLOW, 3: ALLOW, 8: 0x00050001, 10: 0x00050001, 15: 0x00050001}
     if machine == "x86_64":
         assert outcome(machine, 0x40000000 + 59) == 0x00050000 | 38
 
@@ -75,7 +79,7 @@ def test_numbers_are_those_of_the_kernel(column):
     text = HEADERS[column].read_text()
     numbers = {name: int(n) for name, n in re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", text)}
     table = {**seccomp.DENIED, "clone": seccomp.CLONE, "clone3": seccomp.CLONE3, "tgkill": seccomp.TGKILL,
-             "prlimit64": seccomp.PRLIMIT, "prctl": seccomp.PRCTL}  # fmt: skip
+             "prlimit64": seccomp.PRLIMIT, "prctl": seccomp.PRCTL, "fcntl": seccomp.FCNTL}  # fmt: skip
     ours = {name: each[column] for name, each in table.items() if each[column] is not None}
     wrong = {
         name: (number, numbers[name]) for name, number in ours.items() if numbers.get(name, number) != number
