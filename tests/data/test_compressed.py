@@ -67,3 +67,12 @@ def test_text_in_another_encoding(encoding):
 def test_the_error_names_file_line_and_compression():
     error = compressed.broken("a.gz", 7, ".gz", EOFError())
     assert str(error) == "a.gz:7: broken .gz data (EOFError); fetch the file again"
+
+
+def test_one_decompressor_reads_all_frames(monkeypatch):
+    made, create = [], zstandard.ZstdDecompressor
+    monkeypatch.setattr(zstandard, "ZstdDecompressor", lambda: made.append(1) or create())
+    one = zstandard.ZstdCompressor().compress
+    content = one(b"first\n") + one(b"") * 20_000 + one(b"last\n")
+    stream, _ = opened(content)
+    assert stream.read() == b"first\nlast\n" and len(made) == 1

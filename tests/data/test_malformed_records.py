@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from experiments import train_classifier
+from jaxtrain.apps.soak import record_commands
 from jaxtrain.config import ConfigError, Corpus, Dialogs, Reading
 from jaxtrain.data import chat, dialogs, pipeline, preferences_db, prompts
 from jaxtrain.data.bad_records import Skips
@@ -290,3 +291,16 @@ def test_a_bad_first_record_does_not_decide_the_format(tmp_path, name, first, ca
     learnt = READERS[name](f"jsonl:{path}", "skip", tmp_path / "cache")
     used = {"q"} if name == "prompt" and "prompt" in first else set()  # of which it is one
     assert set(learnt) == {one.expected[1:] for one in lines[1:]} | used
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", READERS)
+def test_every_reader_reads_or_refuses_the_records_of_the_others(tmp_path, name, capsys):
+    hand, intact = table(name)
+    path = tmp_path / "data" / "a.jsonl"
+    _written(path, [intact(0), intact(1), *hand, *_common(intact), *map(intact, range(2, 40))])
+    for other, reader in {**READERS, "filter_data": record_commands.filter_data}.items():
+        try:
+            reader(f"jsonl:{path}", "skip", tmp_path / other)
+        except ConfigError as error:
+            assert str(path) in str(error) or "--data" in str(error)
