@@ -197,20 +197,25 @@ def launch(
         if stopped := signals.recorded_stop():  # training has saved its state, and said so
             sys.exit(signals.status(stopped))
         return
-    except ConfigError as error:
-        status, lines = 2, [error, *getattr(error, "__notes__", ())]
-    except Exception as error:
-        if not (isinstance(error, Failure | OSError) or is_bucket_error(error)):
-            raise
-        status, lines = 1, [str(error) or type(error).__name__, *getattr(error, "__notes__", ())]
-        if full_disk.is_full(error):
-            lines.insert(1, full_disk.remedy(error.filename or ".", error))
-    except KeyboardInterrupt as error:
-        number = signals.number_of(error)
-        head = "interrupted" if number == signals.SIGINT else f"stopped by {signals.name(number)}"
-        status, lines = signals.status(number), [head, *getattr(error, "__notes__", ())]
+    except (Exception, KeyboardInterrupt) as error:
+        status, lines = _status_and_message(signals.behind(error))
     print("error:", "\n".join(map(str, lines)), file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     # Exit handlers would wait for the other processes of the run, and those for this one.
     os._exit(status)
+
+
+def _status_and_message(error: BaseException) -> tuple[int, list[Any]]:
+    """The exit status and the lines of an error that is expected; raises any other one."""
+    notes = getattr(error, "__notes__", ())
+    if isinstance(error, ConfigError):
+        return 2, [error, *notes]
+    if isinstance(error, KeyboardInterrupt):
+        number = signals.number_of(error)
+        head = "interrupted" if number == signals.SIGINT else f"stopped by {signals.name(number)}"
+        return signals.status(number), [head, *notes]
+    if not (isinstance(error, Failure | OSError) or is_bucket_error(error)):
+        raise error
+    full = [full_disk.remedy(error.filename or ".", error)] if full_disk.is_full(error) else []
+    return 1, [str(error) or type(error).__name__, *full, *notes]

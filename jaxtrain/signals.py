@@ -41,6 +41,14 @@ def number_of(error: KeyboardInterrupt) -> int:
     return error.args[0] if isinstance(error, Stopped) else SIGINT
 
 
+def behind(error: BaseException) -> BaseException:
+    """The signal's error that an error was raised from, else the error itself: libraries make others of any error."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, KeyboardInterrupt):
+        cause = cause.__cause__
+    return error if cause is None else cause
+
+
 def status(number: int) -> int:
     """The exit status of a command that a signal has ended: 143 of SIGTERM, 130 of Ctrl-C."""
     return 128 + number

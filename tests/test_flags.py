@@ -151,7 +151,13 @@ def test_a_mistake_is_answered_at_once_in_one_line_with_status_2():
 FAILING = """
 import sys
 from experiments.pretrain import Pretrain
-from jaxtrain import config, flags
+from jaxtrain import config, flags, signals
+def made_of(signal):
+    signal.add_note("a note")
+    error = config.Failure("the checkpoint is damaged: 15")
+    error.__cause__ = Exception("while reading")
+    error.__cause__.__cause__ = signal
+    return error
 def main(cfg):
     error = {kind}
     error.add_note("a note")
@@ -168,6 +174,7 @@ flags.launch(Pretrain, main, "run")
         ("config.Failure('went wrong')", 1, "error: went wrong\na note\n"),
         ("OSError(13, 'No right', '/x')", 1, "error: [Errno 13] No right: '/x'\na note\n"),
         ("KeyboardInterrupt()", 130, "error: interrupted\na note\n"),
+        ("made_of(signals.Stopped(15))", 143, "error: stopped by SIGTERM\na note\n"),
     ],
 )  # fmt: skip
 def test_what_a_run_can_explain_has_no_traceback(kind, status, said):

@@ -12,6 +12,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from jaxtrain import signals
+
 FILE = "save_errors.txt"  # in the workdir
 _printed: collections.deque[str] = collections.deque(maxlen=100)
 
@@ -44,10 +46,10 @@ def collect() -> None:
 
 def innermost(error: BaseException) -> BaseException:
     """The error that all others were raised from. Raises it where it is a signal's: Orbax makes of any an Exception."""
+    if isinstance(signal := signals.behind(error), KeyboardInterrupt):
+        raise signal
     while error.__cause__ is not None:
         error = error.__cause__
-    if isinstance(error, KeyboardInterrupt):
-        raise error
     return error
 
 
