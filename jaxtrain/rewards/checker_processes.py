@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+from jaxtrain.files import progress
 from jaxtrain.rewards.verifier import FAILED, TIMED_OUT
 
 MOST = 8  # processes
@@ -79,8 +80,12 @@ def run(module: str, requests: Sequence[Mapping[str, Any]], seconds: float) -> l
     if not requests:
         return []
     size = min(MOST, os.cpu_count() or 1, len(requests))
+    results = []
     with ThreadPoolExecutor(size) as threads:
-        return list(threads.map(functools.partial(_checked, module, seconds), requests))
+        for result in threads.map(functools.partial(_checked, module, seconds), requests):
+            results.append(result)
+            progress.report(f"checks of completions, {len(results)} of {len(requests)}")
+    return results
 
 
 def _checked(module: str, seconds: float, request: Mapping[str, Any]) -> CheckResult:

@@ -43,9 +43,9 @@ class Verifier(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class VerifiedReward:
-    """A reward function (completions, log_metric, **columns) -> a number or None a completion, equal by its options."""
+    """A reward function (completions, log_metric, **columns) -> a number or None a completion; equal by its options."""
 
-    name: str
+    name: str = dataclasses.field(compare=False)  # in the metrics
     verifier: Verifier
     options: tuple[tuple[str, Any], ...]
     label: str = dataclasses.field(default="", compare=False)  # as messages name it

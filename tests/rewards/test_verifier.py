@@ -38,7 +38,7 @@ def test_the_columns_of_a_verifier_are_those_that_its_options_name():
     assert set(inspect.signature(reward).parameters) == {"completions", "log_metric", "limit", "note"}
     assert function_args.missing(reward, {"completions", "log_metric"}) == ["limit"]
     assert dict(reward.options) == {"most": "limit", "note": "note", "seconds": 5.0, "size": 3}
-    assert reward == configured(("seconds", "5.0"), ("most", "limit")) != configured()
+    assert reward == configured(("seconds", "5.0"), ("most", "limit"), ("name", "other")) != configured()
     with pytest.raises(
         ConfigError, match=r"it needs limit, which x does not have; .*; write length\?most=COLUMN"
     ):

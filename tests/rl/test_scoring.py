@@ -169,3 +169,18 @@ def one(completions, n, **columns):
         0,
     ]
     assert batch.extra["first"][0] == ids("Y")[0]
+
+
+def test_verified_rewards_are_reported_each_by_its_name_with_its_faults():
+    text = r'regex?pattern="It"*2,format?structure=boxed,regex?column=own&name=own'
+    how = ScoringConfig(models.function_scorer(text, OnePlan()), TOKENS, (END,), frozenset(), None)
+    prompts = [
+        each._replace(record={"own": own}) for each, own in zip(PROMPTS, ("Y", "(", None), strict=True)
+    ]
+    batch = scoring.score_completions(settings(), how, prompts, COMPLETIONS)
+    assert {"rewards/regex/mean", "rewards/format/mean", "rewards/own/mean"} <= batch.stats.keys()
+    parts = [batch.stats[f"rewards/{name}/mean"] for name in ("regex", "format", "own")]
+    np.testing.assert_allclose(batch.scores, 2 * parts[0] + parts[1] + np.nan_to_num(parts[2]))
+    np.testing.assert_allclose(batch.stats["own/bad_pattern"], [1 / 3] * 3, rtol=1e-6)
+    np.testing.assert_allclose(batch.stats["own/no_pattern"], [1 / 3] * 3, rtol=1e-6)
+    assert np.isnan(parts[2]).tolist() == [False, True, True]

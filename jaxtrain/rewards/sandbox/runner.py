@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxtrain.files import progress
 from jaxtrain.rewards.sandbox import wire
 from jaxtrain.rewards.sandbox.confine import LAYERS, Limits
 from jaxtrain.rewards.verifier import FAILED
@@ -63,8 +64,12 @@ def run_all(
     if not jobs:
         return []
     size = max(1, min(MOST, os.cpu_count() or 1, len(jobs)))
+    results = []
     with ThreadPoolExecutor(size) as threads:
-        return list(threads.map(lambda job: run(job, limits, layers), jobs))
+        for result in threads.map(lambda job: run(job, limits, layers), jobs):
+            results.append(result)
+            progress.report(f"programs in sandboxes, {len(results)} of {len(jobs)}")
+    return results
 
 
 def run(job: Job, limits: Limits = DEFAULT, layers: Iterable[str] = LAYERS) -> SandboxResult:
