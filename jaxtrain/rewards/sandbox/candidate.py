@@ -2,6 +2,7 @@
 
 import ast
 import sys
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,7 +55,10 @@ def program(code: str, prompt: str, entry_point: str) -> list[str]:
 def serve(sources: Mapping[str, str], requests: int, replies: int) -> None:
     """Runs a program and answers requests until the other process ends."""
     sys.argv = [FILE]
-    scope: dict[str, Any] = {"__name__": "completion", "__file__": FILE}
+    module = types.ModuleType("completion")  # in sys.modules, where dataclasses and pickle look
+    sys.modules[module.__name__] = module
+    scope = vars(module)
+    scope["__file__"] = FILE
     try:
         for source in program(**sources):
             exec(compile(source, FILE, "exec", dont_inherit=True), scope)

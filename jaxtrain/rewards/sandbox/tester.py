@@ -8,6 +8,7 @@ import ast
 import builtins
 import importlib
 import sys
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -163,7 +164,9 @@ def run(
         return {**count, "crashed": True, "detail": f"the program ended: {error}"[:300]}
     if "raised" in started:
         return {**count, "detail": f"the program raised {_exception(started)!r}"[:300]}
-    scope: dict[str, Any] = {"__name__": "tests"}
+    module = types.ModuleType("completion_tests")  # in sys.modules, where dataclasses and pickle look
+    sys.modules[module.__name__] = module
+    scope = vars(module)
     for source in setup:
         exec(compile(source, FILE, "exec", dont_inherit=True), scope)
     offered = {name for name in started.get("names", []) if isinstance(name, str)}

@@ -24,6 +24,12 @@ def test_outcomes_are_in_order():
         Job(RIGHT, ("assert f(1) == 2",)),
         Job("    return x + 1\n", ("assert f(1) == 2",), entry_points=("f",), prompt="def f(x):\n"),
         Job("import os\nos.abort()", ("assert f(1) == 2",)),
+        Job(
+            "from __future__ import annotations\nimport dataclasses, enum, pickle, tempfile\n@dataclasses.dataclass\n"
+            "class P:\n    x: int = 1\nclass E(enum.Enum):\n    A = 1\ndef f(x):\n    tempfile.mkdtemp()\n"
+            "    return pickle.loads(pickle.dumps(P(x))).x + E.A.value",
+            ("assert f(1) == 2",),
+        ),
         Job("import numpy as np\ndef f(x):\n    return np.arange(3).sum() + x", ("assert f(1) == 4",)),
         Job("def f(x):\n    open('a', 'w').write('b')\n    return open('a').read()", ("assert f(1) == 'b'",)),
         Job(
@@ -34,7 +40,8 @@ def test_outcomes_are_in_order():
     ]
     results = runner.run_all(jobs, Limits(seconds=60))
     assert [(one.passed, one.total, one.crashed) for one in results] == [
-        (1, 2, False), (1, 1, False), (1, 1, False), (0, 1, True), (1, 1, False), (1, 1, False), (1, 1, False)
+        (1, 2, False), (1, 1, False), (1, 1, False), (0, 1, True), (1, 1, False), (1, 1, False), (1, 1, False),
+        (1, 1, False),
     ]  # fmt: skip
     assert all(not one.fault and not one.unsupported for one in results)
     assert runner.run_all([]) == []
