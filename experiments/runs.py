@@ -54,12 +54,17 @@ def main(cfg: Runs) -> None:
         print("\n".join(table(records, folder, time.time())))
 
 
+def _place(path: Path) -> Path:
+    """Where a path leads, links followed: two names of one run are one run."""
+    return Path(os.path.realpath(path))
+
+
 def tree(records: Sequence["RunRecord"]) -> Iterator[tuple[str, "RunRecord"]]:
     """(branches, run) of each run, below the first run that it starts from where that is listed."""
-    places = {run.path.resolve(): run for run in records}
+    places = {_place(run.path): run for run in records}
     children: dict[Path | None, list[RunRecord]] = {}
     for path, run in places.items():
-        above = run.parents[0].resolve() if run.parents else None
+        above = _place(run.parents[0]) if run.parents else None
         children.setdefault(above if above in places and above != path else None, []).append(run)
 
     def below(above: Path | None, branches: str) -> Iterator[tuple[str, "RunRecord"]]:
@@ -68,7 +73,7 @@ def tree(records: Sequence["RunRecord"]) -> Iterator[tuple[str, "RunRecord"]]:
             last = i == len(group) - 1
             yield branches + ("" if above is None else "└ " if last else "├ "), run
             more = "" if above is None else "  " if last else "│ "
-            yield from below(run.path.resolve(), branches + more)
+            yield from below(_place(run.path), branches + more)
 
     yield from below(None, "")
 
@@ -145,10 +150,10 @@ def delete(names: Iterable[str], records: Sequence["RunRecord"], yes: bool) -> N
         if holder := workdir.holder(path):
             raise ConfigError(f"--delete={path} is in use by {holder}: stop it, or wait for its end")
         if path.is_symlink():
-            raise ConfigError(f"--delete={path}: a link to {path.resolve()}; name that")
-        wanted[path.resolve()] = path
+            raise ConfigError(f"--delete={path}: a link to {_place(path)}; name that")
+        wanted[_place(path)] = path
     near = [run for path in wanted.values() for run in run_list.runs(path.parent)]
-    _require_no_children(wanted, {run.path.resolve(): run for run in [*near, *records]})
+    _require_no_children(wanted, {_place(run.path): run for run in [*near, *records]})
     for path in wanted.values():
         what = f"{path} ({in_bytes(size(path))})"
         if not yes and not sys.stdin.isatty():
@@ -171,7 +176,7 @@ def _require_no_children(wanted: Mapping[Path, Path], known: Mapping[Path, "RunR
         children = [
             str(run.path)
             for place, run in known.items()
-            if place not in wanted and path in {parent.resolve() for parent in run.parents}
+            if place not in wanted and path in {_place(parent) for parent in run.parents}
         ]
         if children:
             raise ConfigError(
