@@ -1,8 +1,8 @@
-"""The program of a sandbox: three processes, each confined before it runs anything.
+"""The program of a launcher, and the three processes of a sandbox, each confined before it runs anything.
 
-The outer one, started by `runner`, sets up namespaces, waits, and ends everything when time is over. Its child runs the
-tests (tester), in a namespace of processes of its own; and that one's child the program (candidate), in another below
-it, so that the program sees no process but itself. The program's process starts before the tests are read.
+The outer one sets up namespaces, waits, and ends everything when time is over. Its child runs the tests (tester), in a
+namespace of processes of its own; and that one's child the program (candidate), in another below it, so that the
+program sees no process but itself. The program's process starts before the tests are read.
 """
 
 import contextlib
@@ -22,31 +22,45 @@ _POLL = 0.004  # seconds
 
 
 def main() -> None:
-    """Runs the job that stdin has: two messages of `wire`, the program and its limits, then the tests."""
+    """Starts a sandbox for each job that stdin has, one after the other; writes its process before and after it."""
+    confine.end_with_parent()
+    while os.read(0, 1):
+        child = os.fork()
+        if child == 0:
+            _exiting(_sandbox)
+        os.write(1, b"%08d" % child)
+        os.waitpid(child, 0)
+        os.write(1, b"%08d" % child)
+
+
+def _sandbox() -> None:
+    """One job: reads it, runs it, and ends all of its processes, the last one by itself."""
+    os.setsid()
     confine.end_with_parent()
     confine.adopt_orphans()
     job = wire.receive(0)
-    results = os.dup(1)
+    results = os.open(f"{job['place']}/outcome", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    tests = os.open(f"{job['place']}/tests", os.O_RDONLY)
+    os.unlink(f"{job['place']}/tests")
     null = os.open(os.devnull, os.O_RDWR)
-    for stream in (1, 2):
+    for stream in (0, 1, 2):
         os.dup2(null, stream)
     os.umask(0o077)
     try:
-        _supervise(job, results, null)
+        _supervise(job, results, tests, null)
     except Exception as error:
         _write(results, {"fault": FAILED, "detail": _cause(error), "not_set": []})
-    if os.getpgrp() == os.getpid():  # where there is no list of processes, the group is what can be ended
-        os.killpg(0, signal.SIGKILL)
+    os.killpg(0, signal.SIGKILL)  # where there is no list of processes, the group is what can be ended
 
 
-def _supervise(job: Mapping[str, Any], results: int, null: int) -> None:
+def _supervise(job: Mapping[str, Any], results: int, tests: int, null: int) -> None:
     """Starts the process of the tests, and ends everything when it or its time ends."""
     limits = confine.Limits(**job["limits"])
     not_set = confine.unshare(job["layers"])
     until = time.monotonic() + limits.seconds
     child = os.fork()
     if child == 0:
-        _exiting(_test, job, limits, not_set, results, null)
+        _exiting(_test, job, limits, not_set, results, tests, null)
     status = _wait(child, until)
     _end_children(child)
     if status is None:
@@ -69,11 +83,16 @@ def _exiting(function: Any, *arguments: Any) -> None:
 
 
 def _test(
-    job: Mapping[str, Any], limits: confine.Limits, not_set: list[str], results: int, null: int
+    job: Mapping[str, Any],
+    limits: confine.Limits,
+    not_set: list[str],
+    results: int,
+    tests: int,
+    null: int,
 ) -> None:
     """The process of the tests; writes the outcome."""
     try:
-        outcome = _tested(job, limits, not_set, null)
+        outcome = _tested(job, limits, not_set, tests, null)
     except Exception as error:
         outcome = {"fault": FAILED, "detail": _cause(error), "not_set": not_set}
     _write(results, outcome)
@@ -83,12 +102,14 @@ def _cause(error: Exception) -> str:
     return f"the sandbox cannot be set up: {type(error).__name__}: {error}"[:300]
 
 
-def _tested(job: Mapping[str, Any], limits: confine.Limits, not_set: list[str], null: int) -> dict[str, Any]:
+def _tested(
+    job: Mapping[str, Any], limits: confine.Limits, not_set: list[str], tests: int, null: int
+) -> dict[str, Any]:
     """The outcome: starts the program's process, confines this one, reads the tests, runs them."""
     confine.end_with_parent()
-    layers = job["layers"]
-    confine.mount_folder(job["folder"], limits, layers, not_set)
-    os.chdir(job["folder"])
+    layers, folder = job["layers"], f"{job['place']}/work"
+    confine.mount_folder(folder, limits, layers, not_set)
+    os.chdir(folder)
     confine.unshare_processes(layers)
     requests, replies = os.pipe(), os.pipe()
     if os.fork() == 0:
@@ -98,10 +119,8 @@ def _tested(job: Mapping[str, Any], limits: confine.Limits, not_set: list[str], 
     confined = _confine(job, limits, VERDICT)
     program = tester.Program(requests[1], replies[0])
     lines = program.receive()["not_set"]  # the first message is ours: no program runs yet
-    tests = wire.receive(0)
-    os.dup2(null, 0)
     try:
-        outcome = tester.run(tests["tests"], tests["setup"], tests["entry_points"], program)
+        outcome = tester.run(**wire.receive(tests), program=program)
     except Exception as error:
         outcome = {"fault": FAILED, "detail": f"before the tests: {type(error).__name__}: {error}"[:300]}
     return {**outcome, "not_set": list(dict.fromkeys([*not_set, *confined, *lines]))}
@@ -129,7 +148,7 @@ def _confine(job: Mapping[str, Any], limits: confine.Limits, file: int) -> list[
     """Confines this process for good; lines on what cannot be set."""
     readable = [*job["packages"], *job["readable"]]
     lines = confine.limit(limits, file) + confine.limit_threads(limits)
-    lines += confine.restrict_files(job["folder"], readable, job["layers"])
+    lines += confine.restrict_files(f"{job['place']}/work", readable, job["layers"])
     lines += confine.drop_privileges()
     return lines + confine.filter_calls(job["layers"])
 

@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -16,18 +14,13 @@ from typing import Any, NamedTuple
 from jaxtrain.files import progress
 from jaxtrain.rewards.sandbox import wire
 from jaxtrain.rewards.sandbox.confine import LAYERS, Limits
+from jaxtrain.rewards.sandbox.launcher import Launchers
 from jaxtrain.rewards.verifier import FAILED
 
 DEFAULT = Limits()
 LONGEST = 1 << 20  # characters of a program
 MOST = 16  # sandboxes at a time
 GRACE = 10.0  # seconds beyond the sandbox's own limit: the start of Python, and the end of every process
-_MAIN = (
-    "import sys; sys.path.insert(0, sys.argv[1]); from jaxtrain.rewards.sandbox import process; sys.path.pop(0); "
-    "sys.dont_write_bytecode = True; process.main()"
-)
-# The seed of hashes: a program that walks through a set does the same each time.
-_ENVIRONMENT = {"LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
 class Job(NamedTuple):
@@ -57,76 +50,64 @@ class SandboxResult(NamedTuple):
     not_set: tuple[str, ...] = ()  # what this machine could not set
 
 
+def run(job: Job, limits: Limits = DEFAULT, layers: Iterable[str] = LAYERS) -> SandboxResult:
+    """The outcome of one job."""
+    return run_all([job], limits, layers)[0]
+
+
 def run_all(
-    jobs: Sequence[Job], limits: Limits = DEFAULT, layers: Iterable[str] = LAYERS
+    jobs: Sequence[Job], limits: Limits = DEFAULT, layers: Iterable[str] = LAYERS, at_once: int = 0
 ) -> list[SandboxResult]:
-    """The outcomes of jobs, in order, each in a sandbox of its own; as many at a time as there are CPUs."""
+    """The outcomes of jobs, in order, each in a sandbox of its own, which is gone afterwards.
+
+    `at_once` run side by side; 0 is as many as there are CPUs, MOST at most.
+    """
+    size = min(at_once or min(MOST, os.cpu_count() or 1), len(jobs))
+    launchers, results = Launchers(), list[SandboxResult]()
     if not jobs:
-        return []
-    size = max(1, min(MOST, os.cpu_count() or 1, len(jobs)))
-    results = []
-    with ThreadPoolExecutor(size) as threads:
-        for result in threads.map(lambda job: run(job, limits, layers), jobs):
-            results.append(result)
-            progress.report(f"programs in sandboxes, {len(results)} of {len(jobs)}")
+        return results
+    try:
+        with ThreadPoolExecutor(size) as threads:
+            for result in threads.map(lambda job: _run(job, limits, layers, launchers), jobs):
+                results.append(result)
+                progress.report(f"programs in sandboxes, {len(results)} of {len(jobs)}")
+    finally:
+        launchers.close()
     return results
 
 
-def run(job: Job, limits: Limits = DEFAULT, layers: Iterable[str] = LAYERS) -> SandboxResult:
-    """The outcome of one job, whose folder and processes are gone afterwards; FAILED where no process can start."""
-    folder = tempfile.mkdtemp(prefix="jaxtrain-code-")
+def _run(job: Job, limits: Limits, layers: Iterable[str], launchers: Launchers) -> SandboxResult:
+    """The outcome of one job; FAILED where no sandbox can start."""
+    place = tempfile.mkdtemp(prefix="jaxtrain-code-")
+    outcome = Path(place, "outcome")
     try:
-        return _outcome(_run(_messages(job, limits, layers, folder), limits, folder), len(job.tests))
-    except OSError as error:
+        os.mkdir(Path(place, "work"))
+        tests = {"tests": job.tests, "setup": job.setup, "entry_points": job.entry_points}
+        Path(place, "tests").write_bytes(wire.packed(tests))
+        launchers.launch(wire.packed(_program(job, limits, layers, place)), limits.seconds + GRACE)
+        written = outcome.read_bytes() if outcome.exists() else b""
+        if not written:
+            launchers.restart()
+        return _outcome(written, len(job.tests))
+    except (OSError, ValueError) as error:
         return SandboxResult(total=len(job.tests), fault=FAILED, detail=f"no sandbox can start: {error}")
     finally:
-        _remove(folder)
+        _remove(place)
 
 
-def _messages(job: Job, limits: Limits, layers: Iterable[str], folder: str) -> bytes:
-    """What the sandbox reads: the program first, then the tests."""
+def _program(job: Job, limits: Limits, layers: Iterable[str], place: str) -> dict[str, Any]:
+    """What the sandbox reads first: all but the tests."""
     installed = sysconfig.get_paths()
     names = ("stdlib", "platstdlib")
     entry = job.entry_points[0] if job.entry_points else ""
-    program = {
+    return {
         "program": {"code": job.code, "prompt": job.prompt, "entry_point": entry},
         "limits": limits._asdict(),
         "layers": list(layers),
-        "folder": folder,
+        "place": place,
         "packages": sorted({installed["purelib"], installed["platlib"]}),
         "readable": sorted({*(installed[name] for name in names), str(Path(sys.base_prefix) / "lib")}),
     }
-    tests = {"tests": job.tests, "setup": job.setup, "entry_points": job.entry_points}
-    return b"".join(wire.packed(message) for message in (program, tests))
-
-
-def _run(messages: bytes, limits: Limits, folder: str) -> bytes:
-    """What the sandbox wrote, with every process of it gone."""
-    with tempfile.TemporaryFile() as results:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-s", "-S", "-c", _MAIN, str(Path(__file__).parents[3])],
-            stdin=subprocess.PIPE,
-            stdout=results,
-            stderr=subprocess.DEVNULL,
-            env=_ENVIRONMENT,
-            cwd=folder,
-            start_new_session=True,
-        )
-        try:
-            process.communicate(messages, timeout=limits.seconds + GRACE)
-        except subprocess.TimeoutExpired:
-            _kill(process)  # what it wrote says why, or that there is nothing
-        except BaseException:
-            _kill(process)
-            raise
-        results.seek(0)
-        return results.read()
-
-
-def _kill(process: subprocess.Popen) -> None:
-    """Ends a sandbox that has not ended itself. Its process is not waited for yet, so that its group is its own."""
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
 
 
 def _outcome(written: bytes, total: int) -> SandboxResult:

@@ -6,12 +6,11 @@ import socket
 import sys
 import threading
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from jaxtrain.rewards.sandbox import confine, runner
+from jaxtrain.rewards.sandbox import confine, launcher, runner
 from jaxtrain.rewards.sandbox.runner import Job, Limits
 from tests.rewards.sandbox import escapes
 from tests.rewards.sandbox.escapes import ESCAPES
@@ -55,7 +54,7 @@ def outside(tmp_path, monkeypatch):
         path.name: (path.read_text(), path.stat().st_mode, path.stat().st_mtime) for path in folder.iterdir()
     }
     marker, signals, received = f"marker-{uuid.uuid4()}", [], []
-    monkeypatch.setattr(runner, "_MAIN", f"{runner._MAIN} # {marker}")
+    monkeypatch.setattr(launcher, "MAIN", f"{launcher.MAIN} # {marker}")
     previous = signal.signal(signal.SIGUSR1, lambda number, frame: signals.append(number))
     sockets = [
         socket.socket(socket.AF_INET, socket.SOCK_STREAM),
@@ -92,12 +91,7 @@ def run(names, outside, layers=confine.LAYERS):
     jobs = {name: Job(codes[name], TEST) for name in names}
     previous, runner.tempfile.tempdir = runner.tempfile.tempdir, str(runner_temp)
     try:
-        with ThreadPoolExecutor(6) as threads:
-            results = dict(
-                zip(
-                    jobs, threads.map(lambda job: runner.run(job, LIMITS, layers), jobs.values()), strict=True
-                )
-            )
+        results = dict(zip(jobs, runner.run_all(list(jobs.values()), LIMITS, layers, at_once=6), strict=True))
     finally:
         runner.tempfile.tempdir = previous
     assert list(runner_temp.iterdir()) == []

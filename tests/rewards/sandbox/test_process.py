@@ -13,8 +13,8 @@ from tests.rewards.sandbox.test_escapes import processes
 
 PROGRAM = """
 import sys
-from jaxtrain.rewards.sandbox import runner
-runner._MAIN += " # " + sys.argv[1]
+from jaxtrain.rewards.sandbox import launcher, runner
+launcher.MAIN += " # " + sys.argv[1]
 code = "def f():\\n    open('started', 'w').close()\\n    while True: pass"
 runner.run(runner.Job(code, ("f()",)), runner.Limits(seconds=600))
 """
@@ -34,7 +34,7 @@ def test_a_sandbox_ends_with_the_process_that_started_it(tmp_path):
     starter = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, marker], env={**os.environ, "TMPDIR": str(tmp_path)}
     )
-    until(lambda: len(processes(marker)) >= 4)  # the starter and three of the sandbox
+    until(lambda: len(processes(marker)) >= 5)  # the starter, the launcher, and three of the sandbox
     starter.kill()
     starter.wait()
     until(lambda: not processes(marker))

@@ -60,11 +60,13 @@ def test_a_setup_that_raises_says_so():
     )
 
 
-def test_a_sandbox_that_cannot_be_set_up_says_so():
-    job, limits = Job(RIGHT, ("assert f(1) == 2",)), Limits(seconds=60)
-    written = runner._run(runner._messages(job, limits, confine.LAYERS, "/nowhere"), limits, "/")
-    result = runner._outcome(written, 1)
-    assert result.fault == "failed" and "cannot be set up: FileNotFoundError" in result.detail
+def test_a_sandbox_that_cannot_be_set_up_says_so(monkeypatch):
+    program = runner._program
+    monkeypatch.setattr(
+        runner, "_program", lambda *arguments: {**program(*arguments), "limits": {"seconds": "x"}}
+    )
+    result = runner.run(Job(RIGHT, ("assert f(1) == 2",)), Limits(seconds=60))
+    assert result.fault == "failed" and "cannot be set up: TypeError" in result.detail
 
 
 def test_a_machine_without_room_for_a_process_says_so(monkeypatch):

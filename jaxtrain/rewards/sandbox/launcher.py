@@ -1,0 +1,96 @@
+"""Processes that start sandboxes: each has imported what a sandbox needs, and forks for every job.
+
+A launcher belongs to one thread, with which it ends. What runs in a sandbox never runs in the launcher.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+MAIN = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from jaxtrain.rewards.sandbox import process; sys.path.pop(0); "
+    "sys.dont_write_bytecode = True; process.main()"
+)
+# The seed of hashes: a program that walks through a set does the same each time.
+ENVIRONMENT = {"LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+PID = 8  # digits of the process of a job, which a launcher writes before the job, and then again when it has ended
+START = 60.0  # seconds for a launcher to start
+
+
+class Launchers:
+    """A launcher for each thread that asks for one; `close` ends them."""
+
+    def __init__(self):
+        self.local = threading.local()
+        self.all: list[subprocess.Popen] = []
+
+    def launch(self, job: bytes, seconds: float) -> None:
+        """Runs a job, for `seconds` at most, after which all of its processes are ended. Raises OSError."""
+        process = getattr(self.local, "process", None)
+        if process is None or process.poll() is not None:
+            process = self.local.process = self._start()
+        try:
+            process.stdin.write(b"j" + job)
+            process.stdin.flush()
+            pid = _answer(process, START)
+        except (TimeoutError, EOFError, BrokenPipeError) as error:
+            _end(process)
+            raise OSError(f"the launcher of sandboxes has ended: {error!r}") from error
+        try:
+            _answer(process, seconds)
+        except (TimeoutError, EOFError):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+            _end(process)
+        except BaseException:
+            _end(process)
+            raise
+
+    def restart(self) -> None:
+        """Ends this thread's launcher, where a job may not have read all that was meant for it."""
+        if process := getattr(self.local, "process", None):
+            _end(process)
+
+    def _start(self) -> subprocess.Popen:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-s", "-S", "-c", MAIN, str(Path(__file__).parents[3])],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=ENVIRONMENT,
+            start_new_session=True,
+        )
+        self.all.append(process)
+        return process
+
+    def close(self) -> None:
+        """Ends the launchers."""
+        for process in self.all:
+            _end(process)
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Ends a launcher, and with it the sandbox that it may run."""
+    process.kill()
+    with contextlib.suppress(BrokenPipeError):  # a job that it will not read
+        process.stdin.close()
+    process.stdout.close()
+    process.wait()
+
+
+def _answer(process: subprocess.Popen, seconds: float) -> int:
+    """The number that a launcher writes next. Raises TimeoutError, EOFError."""
+    until, stream, text = time.monotonic() + seconds, process.stdout.fileno(), b""
+    while len(text) < PID:
+        if not select.select([stream], [], [], max(0.0, until - time.monotonic()))[0]:
+            raise TimeoutError
+        if not (more := os.read(stream, PID - len(text))):
+            raise EOFError
+        text += more
+    return int(text)
