@@ -7,8 +7,6 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TextIO
 
-import numpy as np
-
 from jaxtrain.data import file_kinds
 
 _BLOCK = 1 << 20  # characters read at once
@@ -144,6 +142,8 @@ class _ValueEnd:
         return at, False
 
     def _in_block(self, block: str) -> int:
+        import numpy as np  # flags are checked without it
+
         codes = np.frombuffer(block.encode("utf-32-le", "surrogatepass"), np.uint32)
         quotes = np.flatnonzero(codes == _QUOTE)
         if "\\" in block:
@@ -164,8 +164,10 @@ class _ValueEnd:
         return -1
 
 
-def _escaped(codes: np.ndarray) -> np.ndarray:
-    """i64[n], the places behind an odd number of backslashes."""
+def _escaped(codes: Any) -> Any:
+    """i64[n], the places behind an odd number of backslashes in code points u32[N]."""
+    import numpy as np
+
     at = np.flatnonzero(codes == _BACKSLASH)
     apart = np.diff(at) != 1
     first, last = at[np.concatenate([[True], apart])], at[np.concatenate([apart, [True]])]

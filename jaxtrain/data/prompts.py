@@ -161,9 +161,10 @@ def _before_answer(item: Any) -> tuple[Message, ...]:
     answers = [i for i, message in enumerate(item.messages) if message["role"] == "assistant"]
     if item.messages[-1]["role"] == "user":
         return item.messages
-    if not answers:
+    before = item.messages[: answers[-1]] if answers else ()
+    if not any(message["role"] == "user" for message in before):
         raise BadRecord("no question: the conversation has no turn to answer")
-    return item.messages[: answers[-1]]
+    return before
 
 
 def _split_answer(item: Any) -> tuple[tuple[Message, ...], str]:
