@@ -90,6 +90,10 @@ def _made_by(label: str, name: str) -> Callable[[], Environment]:
                 f"{label}: {path} has no method {method}: write a class with reset(self, row, seed) and "
                 "step(self, completion)"
             )
+        if inspect.iscoroutinefunction(function):
+            raise ConfigError(
+                f"{label}: {path}.{method} is a coroutine: write it without async, it has a thread of its own"
+            )
         self = (None,) if inspect.isclass(found) else ()
         _require_call(f"{label}: {path}.{method}", function, *self, *arguments)
     if not inspect.isclass(found):

@@ -69,10 +69,9 @@ def scored_episodes(
     ]
     last = [SampledTokens(each.ids[slice(*each.completions[-1])], not each.cut) for each in episodes]
     totals = np.array([np.nan if each.fault else sum(each.rewards) for each in episodes], np.float32)
-    scorer = with_environment(how.scorer, totals)
-    batch = scoring.score_completions(
-        cfg, how._replace(scorer=scorer, gold=None), prompts, last, state
-    )  # the world's judge knows no episodes
+    # The world's judge knows no episodes.
+    how = how._replace(scorer=with_environment(how.scorer, totals), gold=None)
+    batch = scoring.score_completions(cfg, how, prompts, last, state, np.nan_to_num(totals))
     mask, rewards = np.zeros_like(batch.rows["mask"]), np.zeros_like(batch.rows["mask"])
     for row, each in enumerate(episodes):
         for (first, end), reward in zip(
@@ -90,7 +89,10 @@ def scored_episodes(
 
 
 def with_environment(scorer: CompletionScorer, totals: np.ndarray) -> CompletionScorer:
-    """A scorer that adds the environment's rewards f32[R]; where these are NaN, there is no score."""
+    """A scorer that reports the environment's rewards f32[R] beside its own scores, to which they are added later.
+
+    What it scores not has 0, as the environment's rewards are a score; where these are NaN, there is none.
+    """
 
     def evaluate(
         rows: Batch, prompts: Sequence[Prompt], texts: Sequence[str], state: TrainerState
@@ -100,8 +102,8 @@ def with_environment(scorer: CompletionScorer, totals: np.ndarray) -> Completion
         else:
             scores = np.asarray(scorer.scores(rows, prompts, texts), np.float32)
             result = RewardScores(scores, {"model": scores} if scorer.table else {}, Logs({}, {}))
-        total = (totals + np.nan_to_num(result.total)).astype(np.float32)
-        return RewardScores(total, {PREFIX: totals, **result.by_function}, result.logs)
+        total = np.where(np.isnan(totals), np.nan, np.nan_to_num(result.total))
+        return RewardScores(total.astype(np.float32), {PREFIX: totals, **result.by_function}, result.logs)
 
     return scorer._replace(evaluate=evaluate)
 

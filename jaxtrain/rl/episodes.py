@@ -5,6 +5,7 @@ that one forward pass has the log-probabilities of all its completions. These ke
 environment says is tokenised as the chat template writes it there, and is not in the loss.
 """
 
+import copy
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -97,9 +98,8 @@ def _reset(cfg: WatchedStageConfig, episodes: list[Episode], template: Template,
 
     def start(episode: Episode) -> tuple[Any, Any]:
         episode.environment = episode.spec.make()
-        prompt = episode.prompt
-        row = {**prompt.record, "messages": [dict(message) for message in prompt.messages]}
-        messages = episode.environment.reset(row, episode.seed)
+        row = {**episode.prompt.record, "messages": list(episode.prompt.messages)}
+        messages = episode.environment.reset(copy.deepcopy(row), episode.seed)
         return messages, getattr(episode.environment, "template_kwargs", {})
 
     results = _call(cfg, [functools.partial(start, episode) for episode in episodes[own]])

@@ -44,9 +44,7 @@ class RolloutConfig(NamedTuple):
     reference: Callable[[], Params] | None  # loads the reference model of a stage with a KL penalty
     # (update, tokens in the loss) -> further columns of this host's rows
     extra: Callable[[int, float], Columns]
-    sampler: Callable[..., Callable[[TrainState, int], ScoredBatch]] | None = (
-        None  # in place of completion_sampler
-    )
+    sampler: Callable[..., Callable[[TrainState, int], ScoredBatch]] | None = None  # of episodes
 
 
 def rollout_batches(

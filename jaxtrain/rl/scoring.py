@@ -61,8 +61,9 @@ def score_completions(
     prompts: list[Prompt],
     completions: list[sampling.SampledTokens],
     state: TrainerState = TrainerState(),  # noqa: B008
+    rewards: np.ndarray | float = 0.0,
 ) -> ScoredBatch:
-    """The rows, texts and scores of sampled completions, one a prompt; `state` is what reward functions get."""
+    """Rows, texts and scores of completions, one a prompt. Functions get `state`; an environment's `rewards` add."""
     s, scoring = cfg.samples, cfg.scores
     ids, ended = [each.ids for each in completions], np.array([each.ended for each in completions])
     if scoring.truncate_at:
@@ -88,7 +89,7 @@ def score_completions(
         stats["judge/gold"] = np.array([how.gold(*pair) for pair in zip(questions, texts, strict=True)])
     return ScoredBatch(
         rows=rows,
-        scores=_with_penalties(scores, ended, counts, scoring, s.max_new),
+        scores=_with_penalties(scores, rewards, ended, counts, scoring, s.max_new),
         ended=ended,
         stats=stats,
         texts=np.array([questions, texts], object).T,
@@ -116,11 +117,11 @@ def _evaluated(
 
 
 def _with_penalties(
-    scores: np.ndarray, ended: np.ndarray, lengths: np.ndarray, how: config.Scores, most: int
-) -> np.ndarray:
-    """Scores of --score_cap at most, with the penalties of --truncated and --overlong_buffer."""
-    if cap := how.cap():
-        scores = np.minimum(scores, np.float32(cap))
+    scores: np.ndarray, rewards: np.ndarray | float, ended: np.ndarray, lengths: np.ndarray, how: config.Scores,
+    most: int,
+) -> np.ndarray:  # fmt: skip
+    """Scores of --score_cap at most, rewards, and the penalties of --truncated and --overlong_buffer."""
+    scores = (np.minimum(scores, np.float32(cap)) if (cap := how.cap()) else scores) + rewards
     penalty = np.float32(how.truncated_penalty)
     if how.truncated == "subtract":
         scores = scores - penalty * ~ended

@@ -33,6 +33,11 @@ class Old(Good):
         return []
 
 
+class Awaits(Good):
+    async def step(self, completion):
+        return None
+
+
 class Outer:
     Inner = Good
 
@@ -75,6 +80,7 @@ def test_environments_have_names_and_shares(file):
         ("{file}:Half", "Half has no method step: write a class with reset"),
         ("{file}:Old", "Old.reset cannot be called as it is: too many positional arguments"),
         ("{file}:Needs", "Needs cannot be called as it is: missing a required argument: 'size'"),
+        ("{file}:Awaits", "Awaits.step is a coroutine: write it without async"),
         ("{file}:one", "one is one instance for all episodes: name its class"),
         ("{file}:partial", "partial has no method reset"),
     ],

@@ -7,10 +7,10 @@ from jaxtrain.data.prompts import Prompt
 from jaxtrain.rewards.function_args import Logs, TrainerState
 from jaxtrain.rewards.functions import RewardScores
 from jaxtrain.rewards.models import CompletionScorer
-from jaxtrain.rl import episode_rows
+from jaxtrain.rl import episode_rows, flat_groups
 from jaxtrain.rl.environment_spec import EnvironmentSpec
 from jaxtrain.rl.episode_rows import Episode
-from tests.rl.test_episodes import Counts, sampled, text_of
+from tests.rl.test_episodes import Counts, Lengths, sampled, text_of
 
 TOTALS = np.array([1.0, 2.0, np.nan], "f")
 
@@ -33,12 +33,42 @@ def test_the_score_of_the_last_completion_is_added(monkeypatch):
     assert text_of(seen["prompts"][0].ids).endswith("Human: Turn 2.\nAI:")
 
 
+@pytest.mark.parametrize(
+    "flags, wanted",
+    [
+        ({"score_cap": 0.25}, [2.25, 2.25]),
+        ({"truncated": "subtract", "truncated_penalty": 0.5}, [2.0, 2.0]),
+        ({"truncated": "replace", "truncated_penalty": 0.5}, [-0.5, -0.5]),
+    ],
+)
+def test_caps_are_of_the_score_and_penalties_of_the_episode(monkeypatch, flags, wanted):
+    """Two turns, which the limit of turns cuts off: 2 of the environment and .5 of the scorer."""
+    scorer = CompletionScorer(lambda rows, prompts, texts: np.full(4, 0.5, "f"), [("reward model", "x")])
+    batch = sampled(monkeypatch, Counts, scorer=scorer, max_turns=2, scores=flags)
+    assert batch.scores[:2].tolist() == wanted and batch.scores.dtype == np.float32
+    assert batch.rows["turn_rewards"].sum(1).tolist() == [2.0] * 4
+    assert batch.stats.get("objective/scores_capped", np.ones(4)).all()
+
+
+def test_groups_of_equal_scores_are_replaced_by_other_episodes(monkeypatch):
+    def graded(high):
+        scores = np.array([0.0, 0.0, 0.0, high], "f")
+        return CompletionScorer(lambda rows, prompts, texts: scores, [("reward model", "x")])
+
+    batch = sampled(monkeypatch, Counts, scorer=graded(0.0), group=2)
+    fresh = sampled(monkeypatch, Lengths, scorer=graded(5.0), group=2)
+    both, new = flat_groups.refilled(batch, fresh, 2)
+    assert new.tolist() == [True, True, False, False] and both.scores.tolist() == [6.0, 11.0, 4.0, 4.0]
+    assert both.rows["turn_rewards"].sum(1).tolist() == [6.0, 6.0, 4.0, 4.0]
+    assert both.turns[1] is fresh.turns[3] and both.turns[3] is batch.turns[3]
+
+
 def test_functions_are_reported_beside_the_environment():
     own = np.array([0.5, np.nan, 3.0], "f")
     logs = Logs({"note": ["a", "b", "c"]}, {})
     scorer = CompletionScorer(None, [("reward", "f")], lambda *args: RewardScores(own, {"f": own}, logs))
     result = episode_rows.with_environment(scorer, TOTALS).evaluate({}, [], [], TrainerState())
-    assert result.total.dtype == np.float32 and result.total[:2].tolist() == [1.5, 2.0], "None adds nothing"
+    assert result.total.dtype == np.float32 and result.total[:2].tolist() == [0.5, 0.0], "None adds nothing"
     assert np.isnan(result.total[2]), "an episode with a fault has no score"
     assert list(result.by_function) == ["environment", "f"] and result.logs is logs
 
@@ -46,7 +76,7 @@ def test_functions_are_reported_beside_the_environment():
 def test_an_environment_alone_is_not_reported_as_one_of_several():
     zero = CompletionScorer(lambda rows, prompts, texts: np.zeros(3), [])
     result = episode_rows.with_environment(zero, TOTALS).evaluate({}, [], [], TrainerState())
-    assert list(result.by_function) == ["environment"] and result.total[:2].tolist() == [1.0, 2.0]
+    assert list(result.by_function) == ["environment"] and result.total[:2].tolist() == [0.0, 0.0]
 
 
 def test_metrics_are_of_the_episodes_that_report_them():

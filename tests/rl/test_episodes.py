@@ -72,7 +72,8 @@ def sampled(monkeypatch, *environment, start=None, group=1, scorer=None, names=N
     made = [EnvironmentSpec(cls.__name__, cls, 1 / len(environment)) for cls in environment]
     monkeypatch.setattr(environment_spec, "resolve", lambda text: made)
     monkeypatch.setattr(sampling, "request_sampler", lambda *a, **k: start or policy()[0])
-    cfg = settings(batch_size=4, minibatches=1, seq_len=flags.pop("seq_len", 120), max_new=8)
+    scores = flags.pop("scores", {})
+    cfg = settings(batch_size=4, minibatches=1, seq_len=flags.pop("seq_len", 120), max_new=8, **scores)
     cfg.samples = dataclasses.replace(cfg.samples, group=group)
     cfg.episodes = Episodes(env="x:Y", **flags)
     plan = types.SimpleNamespace(shards=1, get=lambda x: x)
@@ -176,6 +177,22 @@ def test_a_group_has_one_row_and_one_seed_and_each_episode_its_instance(monkeypa
     assert pairs[0] == pairs[1] != pairs[2] == pairs[3]
     assert all(each.row["messages"] == list(PROMPTS[each.row["n"]].messages) for each in made)
     assert all(each.seen == ["Yo"] * 3 for each in made)
+
+
+def test_an_environment_may_change_its_row(monkeypatch):
+    class Eats(Counts):
+        def reset(self, row, seed):
+            messages = super().reset(row, seed)
+            row["list"].clear(), row.clear()
+            return messages
+
+        def step(self, completion):
+            return Observation(done=True)
+
+    rows = [prompt._replace(record={"list": [1, 2]}) for prompt in PROMPTS]
+    monkeypatch.setitem(globals(), "PROMPTS", rows)
+    sampled(monkeypatch, Eats, group=4)
+    assert all(prompt.record == {"list": [1, 2]} for prompt in rows)
 
 
 def bad(seen):
