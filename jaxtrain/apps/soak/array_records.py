@@ -72,31 +72,38 @@ _INFOS: tuple[Callable[[str, int], str], ...] = (
 )
 
 
+_FEATURES = "tensorflow_datasets.core.features"  # as features.json names its classes
+_KINDS: Mapping[type, dict[str, Any]] = {
+    str: {"pythonClassName": f"{_FEATURES}.text_feature.Text", "text": {}},
+    int: {"pythonClassName": f"{_FEATURES}.scalar.Scalar",
+          "tensor": {"dtype": "int64", "encoding": "none", "shape": {}}},
+    float: {"pythonClassName": f"{_FEATURES}.tensor_feature.Tensor",
+            "tensor": {"dtype": "float64", "encoding": "bytes", "shape": {}}},
+}  # fmt: skip
+
+
 def data_set(row: Mapping[str, Any], examples: Sequence[bytes]) -> dict[str, bytes]:
     """The files of a data set of records such as `row` in one shard, by name."""
-    import numpy as np
-    import tensorflow_datasets as tfds
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    kinds = {
-        str: tfds.features.Text(), int: tfds.features.Scalar(np.int64),
-        float: tfds.features.Tensor(shape=(), dtype=np.float64, encoding="bytes"),
-    }  # fmt: skip
+    features = {
+        "pythonClassName": f"{_FEATURES}.features_dict.FeaturesDict",
+        "featuresDict": {"features": {name: _KINDS[type(one)] for name, one in row.items()}},
+    }
+    split = {
+        "name": "train",
+        "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+        "shardLengths": [str(len(examples))],
+    }
+    info = {"name": "set", "version": "1.0.0", "fileFormat": "array_record", "splits": [split]}
+    files = {"dataset_info.json": info, "features.json": features}
     with tempfile.TemporaryDirectory() as folder:
         writer = ArrayRecordWriter(f"{folder}/{SHARD}", "group_size:1")
         for one in examples:
             writer.write(one)
         writer.close()
-        split = tfds.core.SplitInfo(
-            name="train", shard_lengths=[len(examples)], num_bytes=0,
-            filename_template=tfds.core.ShardedFileTemplate(
-                data_dir=folder, dataset_name="set", split="train", filetype_suffix="array_record"),
-        )  # fmt: skip
-        features = tfds.features.FeaturesDict({name: kinds[type(one)] for name, one in row.items()})
-        tfds.folder_dataset.write_metadata(
-            data_dir=folder, features=features, split_infos=[split], filename_template=None, check_data=False
-        )
-        return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+        shard = Path(folder, SHARD).read_bytes()
+    return {name: json.dumps(one, indent=1).encode() for name, one in files.items()} | {SHARD: shard}
 
 
 @st.composite
