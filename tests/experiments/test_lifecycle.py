@@ -95,8 +95,9 @@ def test_the_best_checkpoint_is_the_one_that_is_sampled_from_and_measured(traine
     losses = {row["step"]: row["eval/loss"] for row in plan.rows(folder / "second") if "eval/loss" in row}
     worst = max(losses, key=losses.get)
     assert second["taken"] == worst < 6 and [stage["taken"] for stage in result["stages"][:2]] == [None, None]
-    train, sample = times["second"]["commands"]
-    assert "--keep_best=eval/loss:max" in train and f"--init_from={folder / 'second'}@best" in sample
+    train, *samples = times["second"]["commands"]
+    assert "--keep_best=eval/loss:max" in train and len(samples) == len(plan.ANSWER_SETS)
+    assert all(f"--init_from={folder / 'second'}@best" in sample for sample in samples)
     assert plan.latest(plan.rows(folder / "second"), worst)["eval/loss"] == losses[worst]
     report.write(result, folder)
     report.print_result(result, folder)
@@ -124,7 +125,8 @@ def copied(trained, monkeypatch):
             raise Failure("the power is cut")
         ran.append(f"{place.parent.name}/{place.name}")
         shutil.copytree(source / place.name, place)
-        shutil.copy(plan.answers_of(source, place.name), answers)
+        for file in answers:
+            shutil.copy(source / plan.ANSWERS / file.name, file)
         if ran[-1] == "seed-3/base":
             with (place / "metrics.jsonl").open("a") as file:
                 file.write('{"step": 20, "eval/loss": 60.0}\n')

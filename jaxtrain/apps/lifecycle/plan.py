@@ -14,11 +14,26 @@ from jaxtrain.config import Failure
 from jaxtrain.files import atomic, processes
 from jaxtrain.train import best_checkpoint, metrics, workdir
 
-PROMPTS, SAMPLES, MAX_NEW = "tinytown:prompts:test", 2, 48
+MAX_NEW = 48
 SAVED_WITHIN = 60.0  # seconds in which a stage that is stopped saves and ends
 ACCELERATORS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "libtpu")
 TIMES, LOGS, ANSWERS = "times.json", "logs", "answers"
 AUDIT = "audit.json"  # of ./launch/run constitutional
+
+
+class AnswerSet(NamedTuple):
+    """Prompts on which all policies are compared, and how many completions of each."""
+
+    prompts: str
+    samples: int
+
+
+# The second is of the 45 held-out questions whose answer is one word: too few of them are in the first to see 5 points.
+ALL, CLOSED = "all", "closed"
+ANSWER_SETS = {
+    ALL: AnswerSet("tinytown:prompts:test", 2),
+    CLOSED: AnswerSet("tinytown:prompts:test?family=fact,tinytown:prompts:test?family=str", 16),
+}
 
 
 class Target(NamedTuple):
@@ -101,9 +116,9 @@ def open_folder(folder: Path) -> Path:
     return folder
 
 
-def answers_of(folder: Path, name: str) -> Path:
-    """The file of a model's completions of the prompts on which all are compared."""
-    return folder / ANSWERS / f"{name}.jsonl"
+def answers_of(folder: Path, name: str, answer_set: str = ALL) -> Path:
+    """The file of a model's completions of one of ANSWER_SETS."""
+    return folder / ANSWERS / (f"{name}.jsonl" if answer_set == ALL else f"{name}.{answer_set}.jsonl")
 
 
 def train(
@@ -140,8 +155,9 @@ def train(
                 if free:
                     busy.add(step.name)
                     show.start(step)
-                    places = folder / LOGS / f"{step.name}.log", answers_of(folder, step.name)
-                    under_way[pool.submit(_run, commands[step.name], *places, running)] = step
+                    log = folder / LOGS / f"{step.name}.log"
+                    answers = [answers_of(folder, step.name, one) for one in ANSWER_SETS]
+                    under_way[pool.submit(_run, commands[step.name], log, answers, running)] = step
             finished, _ = wait(under_way, timeout=0.5, return_when=FIRST_COMPLETED)
             for one in finished:
                 step = under_way.pop(one)
@@ -181,26 +197,27 @@ def starts_fresh(step: LifecycleStep) -> bool:
 def _commands(
     step: LifecycleStep, folder: Path, runs: Mapping[str, str], shared: Sequence[str], jitter: float
 ) -> list[list[str]]:
-    """The stage's command, and the one that samples its completions; `runs` are those that flags may name."""
+    """The stage's command, and those that sample its completions; `runs` are those that flags may name."""
     where = {name: runs[name] for name in step.needs}
     own = [f"--keep_best={step.best}"] if step.best else []
     own += [f"--jitter={jitter!r}"] if jitter and starts_fresh(step) else []
     flags = [text.format_map(where) for text in step.flags]
     commands = [[step.stage, *flags, *own, f"--workdir={folder / step.name}", *shared]]
-    if step.answers:
+    for name, (prompts, samples) in ANSWER_SETS.items() if step.answers else ():
         commands.append([
-            "sample", f"--init_from={runs[step.name]}", f"--prompts={PROMPTS}", f"--samples={SAMPLES}",
-            f"--max_new={MAX_NEW}", f"--out={answers_of(folder, step.name)}", *shared,
+            "sample", f"--init_from={runs[step.name]}", f"--prompts={prompts}", f"--samples={samples}",
+            f"--max_new={MAX_NEW}", f"--out={answers_of(folder, step.name, name)}", *shared,
         ])  # fmt: skip
     return commands
 
 
 def _run(
-    commands: Sequence[Sequence[str]], log: Path, answers: Path, running: processes.ChildProcesses
+    commands: Sequence[Sequence[str]], log: Path, answers: Sequence[Path], running: processes.ChildProcesses
 ) -> tuple[float, float]:
     """(start time, seconds) of the commands, which print to the log."""
     started = time.time()
-    answers.unlink(missing_ok=True)  # of an earlier command; `sample` writes new files only
+    for file in answers:
+        file.unlink(missing_ok=True)  # of an earlier command; `sample` writes new files only
     with log.open("w", encoding="utf-8") as out:
         for stage, *flags in commands:
             command = [sys.executable, "-P", "-m", f"experiments.{stage}", *flags]

@@ -32,6 +32,9 @@ CURVES = {
 }
 
 
+CLOSED_MEASURES = ("facts", "spelling")
+
+
 def result(
     steps: Sequence[LifecycleStep], folder: Path, times: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
@@ -44,12 +47,18 @@ def result(
                 f"{file}: {metrics.line_numbers(torn)} cannot be read; the report is without them",
                 file=sys.stderr,
             )
-    completions = {
-        step.name: atomic.read_jsonl(plan.answers_of(folder, step.name)) for step in steps if step.answers
-    }
+    completions, closed = (
+        {
+            step.name: atomic.read_jsonl(plan.answers_of(folder, step.name, name))
+            for step in steps
+            if step.answers
+        }
+        for name in (plan.ALL, plan.CLOSED)
+    )
     taken = {step.name: plan.taken(step, folder) for step in steps}
     values = {
-        step.name: plan.latest(runs[step.name], taken[step.name]) | _measures(completions.get(step.name, ()))
+        step.name: plan.latest(runs[step.name], taken[step.name])
+        | _measures(completions.get(step.name, ()), closed.get(step.name, ()))
         for step in steps
     }
     stages = []
@@ -86,12 +95,15 @@ def _curves(step: LifecycleStep, rows: Sequence[Mapping[str, Any]]) -> list[dict
     ]  # fmt: skip
 
 
-def _measures(answers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def _measures(answers: Sequence[Mapping[str, Any]], closed: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The judge's measures of the completions; `closed` are those of facts and spelling, which need more."""
     if not answers:
         return {}
-    prompts, texts = [one["prompt"] for one in answers], [one["completion"] for one in answers]
     world = worlds.get()
-    return world.measure(prompts, texts) | {"alike": world.consistency(prompts, texts, plan.SAMPLES)}
+    texts = [[[one[key] for one in part] for key in ("prompt", "completion")] for part in (answers, closed)]
+    several, recall = (world.measure(*part) for part in texts)
+    recall = {name: recall[name] for name in CLOSED_MEASURES if name in recall}
+    return several | recall | {"alike": world.consistency(*texts[0], plan.ANSWER_SETS[plan.ALL].samples)}
 
 
 def claim_result(claim: Target, before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, Any]:
