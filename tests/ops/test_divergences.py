@@ -137,6 +137,18 @@ def test_places_without_a_token_add_nothing(kind):
     assert not grad[0, 0].any() and np.abs(grad[0, 1]).max() > 1e-3 and np.isfinite(grad).all()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_that_the_student_does_not_have_are_among_the_others(kind):
+    """As of a teacher with a larger vocabulary: their mass is left to the others, as where none is given."""
+    ids, logps = (np.array(x) for x in d.top_k(jnp.array(TEACHER), 3))
+    for beyond in (7, 12):
+        found, wanted = (
+            d.divergence_of_top(np.where(np.arange(3) == 1, one, ids), logps, jnp.array(STUDENT), kind)
+            for one in (beyond, -1)
+        )
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
 def test_renormalised_likeliest_tokens_would_be_another_number():
     """The defect that a bucket for the rest is there against: it hides what the student thinks of the others."""
     t, s = np.log([0.35, 0.25, 0.2, 0.2]), np.log([0.01, 0.01, 0.49, 0.49])

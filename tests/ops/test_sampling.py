@@ -79,6 +79,16 @@ def test_what_is_filtered_is_never_drawn_even_by_the_outermost_numbers():
         assert np.isfinite(x[np.arange(B), token]).all() and np.isfinite(logp).all()
 
 
+def test_a_row_of_top_p_1_keeps_what_rounding_hides():
+    """The shares above an unlikely token may add up to 1 in f32; the last row makes the filter act."""
+    x = np.random.default_rng(0).normal(0, 6, (64, V)).astype(np.float32)
+    top_p = np.where(np.arange(64) < 63, 1.0, 0.5).astype(np.float32)
+    for u in (0.0, 1 - 2.0**-24):
+        uniform, none = jnp.full(64, u, jnp.float32), jnp.zeros((64, V), bool)
+        (tokens, _), (all_tokens, _) = draw(uniform, x, {"top_p": top_p}, none), draw(uniform, x, {}, none)
+        np.testing.assert_array_equal(tokens[:63], all_tokens[:63])
+
+
 def test_ties_with_the_last_one_kept_are_kept():
     x = np.log(np.array([[0.4, 0.2, 0.2, 0.2]], np.float32))
     tokens, _ = spread({"top_k": np.array([2], np.int32)}, x, None)
