@@ -18,12 +18,13 @@ from jaxtrain.files import checksums, paths
 PREFIX = "hf:"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
+ROLES = "special_tokens.json"  # what data/tokenizer.py writes beside a tokenizer
 _TOKENIZER = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt", "*.model", "chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja",
+    ROLES, "byte.json",
 )  # fmt: skip
 CARD = "README.md"  # which people write on
-ROLES = "special_tokens.json"  # what data/tokenizer.py writes beside a tokenizer
 _SMALL = (checksums.FILE, "config.json", "generation_config.json", INDEX, ADAPTER_CONFIG, *_TOKENIZER)
 _STALE = ("*.safetensors", INDEX, "pytorch_model*.bin", "pytorch_model.bin.index.json", ADAPTER_CONFIG)
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w./-]+)?")
@@ -69,7 +70,7 @@ def tokenizer_path(text: str) -> Path:
     path, what = paths.parse(text, "tokenizer"), f"--tokenizer={text}"
     if not is_remote(path) or not path.suffix:
         return paths.local_copy(path, what)
-    return paths.local_copy(path.parent, what, names=(path.name, ROLES, *_TOKENIZER)) / path.name
+    return paths.local_copy(path.parent, what, names=(path.name, *_TOKENIZER)) / path.name
 
 
 def with_weights(folder: HfFolder) -> Path:

@@ -1,5 +1,6 @@
 """Exports of runs as Hugging Face directories, and runs that start from such directories."""
 
+import fnmatch
 import json
 import shutil
 
@@ -11,6 +12,7 @@ from experiments import sft
 from jaxtrain import flags as command_line
 from jaxtrain.config import ConfigError
 from jaxtrain.data.tokenizer import load
+from jaxtrain.files import checksums, hf_hub
 from jaxtrain.models import transformer
 from jaxtrain.stages import init_from, session, weights
 from tests import hf_folders
@@ -99,6 +101,13 @@ def test_a_damaged_export_is_refused_and_an_edit_of_it_can_be_accepted(town, exp
         init_from.load_run(f"hf:{copy}")
     (copy / "checksums.json").unlink()
     assert init_from.load_run(f"hf:{copy}").arch.max_len == 77
+
+
+def test_a_copy_without_the_weights_has_every_other_file(exported):
+    """As hf:BUCKET/PATH is read: the tokenizer's folder is verified whole."""
+    small = [name for name in checksums.read(exported) if not fnmatch.fnmatch(name, checksums.WEIGHTS)]
+    assert hf_hub.ROLES in small
+    assert [n for n in small if not any(fnmatch.fnmatch(n, pattern) for pattern in hf_hub._SMALL)] == []
 
 
 def test_the_tokenizer_of_a_run_is_verified(town, tmp_path):
