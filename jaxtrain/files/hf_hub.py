@@ -159,12 +159,7 @@ def _explained(what: str, repository: str) -> Iterator[None]:
             f"{what}: neither a folder of this machine nor a repository's name ({error})"
         ) from error
     except errors.LocalEntryNotFoundError as error:
-        text = (
-            f"no folder of this machine, not (or not wholly) in the cache {constants.HF_HUB_CACHE}, and "
-            f"{constants.ENDPOINT} cannot be reached"
-        )
-        offline = "HF_HUB_OFFLINE is set; unset it" if constants.HF_HUB_OFFLINE else "see to the connection"
-        raise ConfigError(f"{what}: {text}: {offline}, or name a folder") from error
+        raise _unreachable(what) from error
     except errors.LocalTokenNotFoundError as error:
         raise ConfigError(f"{what}: no token; {login}") from error
     except errors.HfHubHTTPError as error:
@@ -177,8 +172,22 @@ def _explained(what: str, repository: str) -> Iterator[None]:
         RuntimeError,
         getattr(errors, "XetDownloadError", RuntimeError),
     ) as error:  # a transfer that broke off
+        if "client has been closed" in str(
+            error
+        ):  # by another thread of the library, which had no connection
+            raise _unreachable(what) from error
         cause = f" ({_line(error.__cause__)})" if error.__cause__ else ""
         raise Failure(f"{what}: {_line(error)}{cause}; the same command goes on from there") from error
+
+
+def _unreachable(what: str) -> ConfigError:
+    from huggingface_hub import constants
+
+    offline = "HF_HUB_OFFLINE is set; unset it" if constants.HF_HUB_OFFLINE else "see to the connection"
+    return ConfigError(
+        f"{what}: no folder of this machine, not (or not wholly) in the cache {constants.HF_HUB_CACHE}, and "
+        f"{constants.ENDPOINT} cannot be reached: {offline}, or name a folder"
+    )
 
 
 def _line(error: BaseException) -> str:
