@@ -105,7 +105,8 @@ def test_a_signal_within_a_callback_whose_errors_are_ignored_ends_the_command(nu
 def test_training_notes_the_first_signal_and_saves():
     status, out, err = run(NOTING.format(then="pass"), signal.SIGTERM)
     assert (status, out) == (0, "15\nsaved\n")
-    assert err in ("", "SIGTERM: stopping after this step; again: now\n")  # it may end before its thread writes
+    # It may end before its thread writes.
+    assert err in ("", "SIGTERM: stopping after this step; again: now\n")
 
 
 def test_training_that_was_stopped_ends_with_the_status_of_the_signal():

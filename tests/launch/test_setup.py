@@ -48,7 +48,9 @@ def test_lists_the_stages(project):
 def test_unknown_stage_is_refused_with_the_list(project):
     done = project.call("launch/run", "shwo", "--steps=1")
     assert done.returncode == 2
-    assert "no stage named shwo; did you mean show?" in done.stderr and "Shows what a stage gets." in done.stderr
+    assert (
+        "no stage named shwo; did you mean show?" in done.stderr and "Shows what a stage gets." in done.stderr
+    )
     assert not (project.root / ".venv").exists()
 
 
