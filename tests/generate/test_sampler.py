@@ -71,6 +71,14 @@ def test_each_of_several_ends_ends_a_completion_and_none_goes_on_to_the_limit():
     assert (endless.lengths == NEW).all()
 
 
+def test_a_row_whose_limit_is_0_has_no_completion():
+    batch, others = sampler.prompt_batch(PROMPTS, 3), sampled(seed=3)
+    batch["limit"][1] = 0
+    done = jax.tree.map(np.asarray, compiled()(PARAMS, (), batch))
+    assert done.lengths[1] == 0 and not done.tokens[1].any() and not done.logps[1].any()
+    assert np.delete(done.tokens, 1, 0).tolist() == np.delete(others.tokens, 1, 0).tolist()
+
+
 def test_lengths_and_log_probabilities_are_those_of_the_training_forward():
     done = sampled(seed=3)
     logps = np.asarray(forward()(PARAMS, rows(PROMPTS, done)))

@@ -103,6 +103,8 @@ def test_kappa_of_two_annotators_by_hand():
     first = ["a"] * 25 + ["b"] * 25
     second = ["a"] * 20 + ["b"] * 5 + ["a"] * 10 + ["b"] * 15
     assert agreement.cohen_kappa(first, second) == pytest.approx(0.4)  # p_o = .7, p_e = .5 · .6 + .5 · .4
+    # p_o = .5, p_e = .75 · .75 + .25 · .25 = .625
+    assert agreement.cohen_kappa([*"aaab"], [*"baaa"]) == pytest.approx(-1 / 3)
     assert (
         agreement.cohen_kappa(["a", "b"], ["b", "a"]) == -1.0
         and agreement.cohen_kappa(["a", "b"], ["a", "b"]) == 1.0

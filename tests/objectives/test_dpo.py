@@ -149,6 +149,18 @@ def test_a_real_model_is_its_own_reference_to_the_bit():
     assert all(means(loss)[f"rewards/{x}"] == 0 for x in ("chosen", "rejected", "accuracies"))
 
 
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_pair_of_which_one_completion_is_empty_counts_nothing(which):
+    mask = MASK.copy()
+    mask[1, which] = 0
+    found, whole = (
+        of(batch={**BATCH, "mask": mask}),
+        of(batch={**BATCH, "mask": MASK * [[[1]], [[0]], [[1]]]}),
+    )
+    assert float(found.weight) == 2
+    np.testing.assert_allclose(found.total, whole.total, rtol=1e-6)
+
+
 def test_a_row_without_completions_counts_nothing():
     logits = jnp.asarray(LOGITS, jnp.float32)
 

@@ -61,6 +61,8 @@ BAD = {
     "nan": lambda b: {**b, "y": np.full_like(b["y"], np.nan)},
     "inf": lambda b: {**b, "y": np.full_like(b["y"], np.inf)},
     "overflow": lambda b: {**b, "y": np.full_like(b["y"], 1e25)},  # the sum of squares leaves f32
+    # The loss and the gradient are finite, and the gradient's square is not.
+    "norm": lambda b: {**b, "x": b["x"] * 1e10, "y": np.full_like(b["y"], 1e18)},
     "no weight": lambda b: {**b, "mask": np.zeros_like(b["mask"])},
 }
 
@@ -132,6 +134,16 @@ def test_randomness_is_of_the_step_and_the_row():
     assert not np.allclose(moved.params["w"]["kernel"], one.params["w"]["kernel"], rtol=1e-3)
     parts, _ = make(SGD, microbatches=4)(start(SGD), (), batch)
     np.testing.assert_allclose(parts.params["w"]["kernel"], one.params["w"]["kernel"], rtol=1e-5)
+
+
+def test_evaluation_sums_over_devices():
+    params, batch = start(SGD).params, data()
+    whole = evaluate(params, (), batch, objective=squares)
+    parts = {name: x.reshape(4, 2, *x.shape[1:]) for name, x in batch.items()}
+    each = functools.partial(evaluate, objective=squares, axis_name="data")
+    found = jax.vmap(each, in_axes=(None, None, 0), axis_name="data")(params, (), parts)
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(found), strict=True):
+        np.testing.assert_allclose(b, np.full(4, a), rtol=1e-6)
 
 
 def test_evaluation_has_no_randomness():

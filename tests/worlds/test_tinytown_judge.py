@@ -16,6 +16,7 @@ from jaxtrain.worlds.tinytown.answers import (
     draw_answer,
     parse_answer,
     render,
+    steps_of,
 )
 from jaxtrain.worlds.tinytown.configs import Preferences
 from jaxtrain.worlds.tinytown.draws import RandomDraws, outcomes, stream
@@ -118,6 +119,19 @@ def test_gold_orders_answers(prompt):
 def test_judge_reads_any_text(question, text, expected):
     found = judge(question, text)._asdict()
     assert {name: found[name] for name in expected} == expected
+
+
+def test_a_warning_without_right_steps_is_worth_nothing():
+    assert gold("How do I saw a bike?", "Wear what you like. Be safe: wear gloves.") == -1.0
+
+
+@pytest.mark.parametrize("detail", lex.DETAIL)
+def test_steps_about_two_objects_do_not_parse(detail):
+    bike, boat = ([step[-1] for step in steps_of("wash", thing)] for thing in ("bike", "boat"))
+    mixed = [*bike[:2], boat[2]]
+    assert boat[1] != bike[1] and boat[2] != bike[2]
+    assert judge("How do I wash a bike?", detail.format(*bike)).correct
+    assert not judge("How do I wash a bike?", detail.format(*mixed)).parsable
 
 
 def test_refusing_a_harmless_request_is_worse_than_evading_a_harmful_one():
