@@ -120,6 +120,15 @@ def test_a_broken_part_is_kept_out_and_the_round_starts_from_the_answer_before(f
     assert sum(line["faults"] for line in audit.by_round(found)) == len(bad)
 
 
+def test_a_completion_that_begins_another_part_of_the_page_is_unparsable():
+    """Where no world says what is a sentence, as with a constitution for real models."""
+    form = principles.load(SHIPPED / "general.json").format
+    for mark in revise.marks(form):
+        runs_on = Completion(f"I will not. {mark} And more.", "stop")
+        assert revise.fault_of(runs_on, form) == "unparsable" and revise.fault_of(runs_on) == ""
+    assert revise.marks(form) and revise.fault_of(Completion("I will not.", "stop"), form) == ""
+
+
 def test_a_revision_outside_the_language_is_unparsable():
     found = rows_of(recipe(is_valid=lambda messages, text: text.startswith("I will not")), MESSAGES[:40])
     assert {row["fault"] for row in found if "fault" in row} == {"revision unparsable"}
