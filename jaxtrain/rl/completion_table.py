@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,13 +25,19 @@ def with_completion_table(session: Session, sample: loop.Sample, shown: int = 4)
     def both(state: TrainState, step: int) -> tuple[str, Mapping[str, float]]:
         text, numbers = sample(state, step)
         files = sorted((session.path / "samples" / FOLDER).glob("*.jsonl")) if session.primary else []
-        if not files:
-            return text, numbers
-        with files[-1].open(encoding="utf-8") as file:
-            rows = [json.loads(line) for line, _ in zip(file, range(shown), strict=False)]
-        return f"{_table(rows, files[-1].name)}\n{text}", numbers
+        return (f"{_shown(files[-1], shown)}\n{text}" if files else text), numbers
 
     return both
+
+
+def _shown(file: Path, count: int) -> str:
+    """The first completions of a file as a table, or a line that it is damaged: a finished run is shown again, too."""
+    try:
+        with file.open(encoding="utf-8") as lines:
+            rows = [json.loads(line) for line, _ in zip(lines, range(count), strict=False)]
+        return _table(rows, file.name)
+    except (ValueError, LookupError, TypeError) as error:
+        return f"{file} is damaged, so that its completions are not shown: {error}\n"
 
 
 def _table(rows: list[dict[str, Any]], name: str) -> str:

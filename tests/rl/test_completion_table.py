@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 
 from jaxtrain.rl import completion_table
 from tests.rl.test_scoring import scored, settings
@@ -19,6 +20,26 @@ def test_completions_are_written_with_score_kl_and_gold():
     table = completion_table._table(lines, "00000004.jsonl")
     assert "rollouts/00000004.jsonl" in table and "So be it …" in table and "-6.00" in table
     assert max(map(len, table.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"prompt":', b'"prompt";'),
+        (b'"completion"', b'"completiom"'),
+        (b"Go", b"\xff\xfe"),
+        (b'"score": 0', b'"score": ""'),
+    ],
+)
+def test_a_damaged_file_is_named_in_place_of_its_table(tmp_path, old, new):
+    batch, _ = scored(settings())
+    metrics = {"objective/scores": batch.scores, "objective/kl": np.array([0.5, 0.25, 0]), **batch.stats}
+    whole, file = completion_table.rollout_lines(batch, metrics).encode(), tmp_path / "00000004.jsonl"
+    file.write_bytes(whole)
+    assert "damaged" not in completion_table._shown(file, 3)
+    assert old in whole
+    file.write_bytes(whole.replace(old, new))
+    assert f"{file} is damaged" in completion_table._shown(file, 3)
 
 
 def test_what_is_not_scored_is_null_and_a_dash():

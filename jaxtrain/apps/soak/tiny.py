@@ -47,7 +47,8 @@ def lifecycle() -> None:
         plan.LifecycleStep("tuned", "sft", "fine-tuning", sft, ("base",), claims),
     ]
     plan.steps, plan.MAX_NEW = lambda: steps, 8
-    plan.PROMPTS = f"{plan.PROMPTS}?held_out=8"
+    few = plan.AnswerSet("tinytown:prompts:test?held_out=8", 2)
+    plan.ANSWER_SETS = dict.fromkeys(plan.ANSWER_SETS, few)
 
 
 CHANGES: Mapping[str, Callable[[], None]] = {"": lambda: None, "held_out": held_out, "lifecycle": lifecycle}
