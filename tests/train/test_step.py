@@ -90,6 +90,18 @@ def test_microbatches_of_ragged_rows_give_the_same_update(parts):
         np.testing.assert_allclose(metrics[name], told[name], rtol=1e-6)
 
 
+def test_part_i_of_n_has_row_i_and_every_nth_after_it():
+    """So that each part has rows of every shard of the batch."""
+
+    def ends(params, frozen, batch, rng):
+        product = (batch["row"][0] * batch["row"][-1]).astype(jnp.float32)
+        return squares(params, frozen, batch, rng)._replace(metrics={"ends": (product, jnp.ones(()))})
+
+    step = functools.partial(train_step, objective=ends, tx=SGD, microbatches=2)
+    _, metrics = jax.jit(step)(start(SGD), (), data(noise=True))
+    assert float(metrics["ends"][0]) == 0 * 6 + 1 * 7
+
+
 @pytest.mark.parametrize("before", [0, 1, 6], ids=["first", "warm-up", "later"])
 @pytest.mark.parametrize("kind", BAD)
 def test_a_bad_step_is_counted_and_changes_nothing_else(kind, before):
