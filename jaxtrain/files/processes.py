@@ -1,6 +1,8 @@
-"""Child processes that end with this one: where it is stopped or fails they are stopped, waited for, and ended."""
+"""Child processes: those that end with this one, and those that answer through pipes, within a time."""
 
+import contextlib
 import os
+import select
 import subprocess
 import threading
 import time
@@ -8,6 +10,27 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxtrain.signals import PARENT
+
+
+def read_some(process: subprocess.Popen, most: int, until: float) -> bytes:
+    """What a process writes next to its pipe, at most `most` bytes. Raises TimeoutError at `until` (time.monotonic),
+    EOFError where it writes no more.
+    """
+    stream = process.stdout.fileno()
+    if not select.select([stream], [], [], max(0.0, until - time.monotonic()))[0]:
+        raise TimeoutError
+    if not (more := os.read(stream, most)):
+        raise EOFError
+    return more
+
+
+def end(process: subprocess.Popen) -> None:
+    """Kills a process that reads and writes pipes, and waits for it."""
+    process.kill()
+    with contextlib.suppress(BrokenPipeError):  # a request that it will not read
+        process.stdin.close()
+    process.stdout.close()
+    process.wait()
 
 
 class ChildProcesses:

@@ -7,12 +7,10 @@ request gets a new one.
 """
 
 import atexit
-import contextlib
 import functools
 import json
 import os
 import queue
-import select
 import signal
 import subprocess
 import sys
@@ -21,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from jaxtrain.files import progress
+from jaxtrain.files import processes, progress
 from jaxtrain.rewards.verifier import FAILED, TIMED_OUT
 
 MOST = 8  # processes
@@ -53,22 +51,11 @@ class _Process:
 
     def answer(self, seconds: float) -> bytes:
         """The next line that it writes. Raises TimeoutError after `seconds`, EOFError where it has ended."""
-        until, stream = time.monotonic() + seconds, self.popen.stdout.fileno()
+        until = time.monotonic() + seconds
         while b"\n" not in self.buffer:
-            if not select.select([stream], [], [], max(0.0, until - time.monotonic()))[0]:
-                raise TimeoutError
-            if not (more := os.read(stream, 1 << 16)):
-                raise EOFError
-            self.buffer += more
+            self.buffer += processes.read_some(self.popen, 1 << 16, until)
         line, _, self.buffer = self.buffer.partition(b"\n")
         return line
-
-    def close(self) -> None:
-        self.popen.kill()
-        with contextlib.suppress(BrokenPipeError):  # a request that it will not read
-            self.popen.stdin.close()
-        self.popen.stdout.close()
-        self.popen.wait()
 
 
 def run(module: str, requests: Sequence[Mapping[str, Any]], seconds: float) -> list[CheckResult]:
@@ -97,10 +84,10 @@ def _checked(module: str, seconds: float, request: Mapping[str, Any]) -> CheckRe
             process.popen.stdin.flush()
             result = CheckResult(**json.loads(process.answer(seconds + GRACE)))
         except TimeoutError:
-            process.close()
+            processes.end(process.popen)
             return CheckResult(fault=TIMED_OUT, detail=f"stopped after {seconds + GRACE:g} s")
         except (EOFError, BrokenPipeError):
-            process.close()
+            processes.end(process.popen)
             if process.popen.returncode == -signal.SIGPROF:
                 return CheckResult(fault=TIMED_OUT, detail=f"stopped after {seconds + GRACE:g} s")
             if is_new:  # else it may have ended while it waited
@@ -120,7 +107,7 @@ def _take(module: str) -> tuple[_Process, bool]:
     try:
         process.answer(START)
     except (TimeoutError, EOFError) as error:
-        process.close()
+        processes.end(process.popen)
         raise RuntimeError(f"a process for {module} did not start: its error is above") from error
     return process, True
 
@@ -138,7 +125,7 @@ def close() -> None:
     """Ends the processes that wait."""
     for waiting in _IDLE.values():
         while not waiting.empty():
-            waiting.get_nowait().close()
+            processes.end(waiting.get_nowait().popen)
 
 
 def _environment() -> dict[str, str]:

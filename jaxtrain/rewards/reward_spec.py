@@ -8,8 +8,9 @@ and ampersands included; in it `\"` is a quote, and every other backslash stays,
 module of a FUNCTION may be a path, which may have commas.
 """
 
+import functools
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from jaxtrain.config import ConfigError
@@ -41,13 +42,20 @@ def parts(text: str, shipped: Collection[str], label: str) -> list[RewardPart]:
         values.append(match[2].replace('\\"', '"'))
         return match[1] + chr(_FIRST_MASK + len(values) - 1)
 
-    result, pending = [], ""
-    for piece in _QUOTED.sub(mask, text).split(","):
+    matches, left = split(_QUOTED.sub(mask, text), functools.partial(_match, shipped=shipped))
+    result = [_part(match, values, label) for match in matches]
+    return [] if left else result
+
+
+def split(text: str, match: Callable[[str], re.Match | None]) -> tuple[list[re.Match], str]:
+    """(the matches of the parts between commas, the end that does not match); a part may have commas, too."""
+    matches, pending = [], ""
+    for piece in text.split(","):
         pending = f"{pending},{piece}" if pending else piece
-        if match := _match(pending.strip(), shipped):
-            result.append(_part(match, values, label))
+        if found := match(pending.strip()):
+            matches.append(found)
             pending = ""
-    return [] if pending else result
+    return matches, pending
 
 
 def _match(text: str, shipped: Collection[str]) -> re.Match | None:

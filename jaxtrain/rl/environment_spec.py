@@ -3,13 +3,13 @@
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxtrain.config import ConfigError
-from jaxtrain.rewards import function_import
+from jaxtrain.rewards import function_import, reward_spec
 from jaxtrain.rl import tool_environment
 from jaxtrain.rl.config import WatchedStageConfig
 from jaxtrain.rl.environments import Environment
@@ -34,7 +34,7 @@ class EnvironmentSpec(NamedTuple):
 def resolve(text: str) -> list[EnvironmentSpec]:
     """The environments that --env names: ENV[,ENV ...], each NAME[*WEIGHT]. Raises ConfigError, naming the part."""
     label = f"--env={text}"
-    matches = [*_parts(label, text)]
+    matches = _parts(label, text)
     weights = [_weight(label, match["weight"]) for match in matches]
     names = [match["name"] for match in matches]
     if twice := {name for name in names if names.count(name) > 1}:
@@ -45,18 +45,14 @@ def resolve(text: str) -> list[EnvironmentSpec]:
     ]
 
 
-def _parts(label: str, text: str) -> Iterator[re.Match]:
-    pending = ""
-    for piece in text.split(","):
-        pending = f"{pending},{piece}" if pending else piece
-        if match := _SPEC.fullmatch(pending.strip()):
-            yield match
-            pending = ""
-    if pending or not text.rpartition(",")[2].strip():
+def _parts(label: str, text: str) -> list[re.Match]:
+    matches, left = reward_spec.split(text, _SPEC.fullmatch)
+    if left or not text.rpartition(",")[2].strip():
         known = ", ".join(WORLD + name for name in tool_environment.shipped())
         raise ConfigError(
             f"{label}: write MODULE:CLASS, FILE.py:CLASS, or one of {known}; *WEIGHT may follow"
         )
+    return matches
 
 
 def _weight(label: str, text: str | None) -> float:

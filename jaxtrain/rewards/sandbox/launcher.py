@@ -1,17 +1,19 @@
 """Processes that start sandboxes: each has imported what a sandbox needs, and forks for every job.
 
-A launcher belongs to one thread, with which it ends. What runs in a sandbox never runs in the launcher.
+A launcher belongs to one thread, with which it ends; the sandbox that it may run ends with it. What runs in a sandbox
+never runs in the launcher.
 """
 
 import contextlib
 import os
-import select
 import signal
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+
+from jaxtrain.files import processes
 
 MAIN = (
     "import sys; sys.path.insert(0, sys.argv[1]); from jaxtrain.rewards.sandbox import process; sys.path.pop(0); "
@@ -40,22 +42,22 @@ class Launchers:
             process.stdin.flush()
             pid = _answer(process, START)
         except (TimeoutError, EOFError, BrokenPipeError) as error:
-            _end(process)
+            processes.end(process)
             raise OSError(f"the launcher of sandboxes has ended: {error!r}") from error
         try:
             _answer(process, seconds)
         except (TimeoutError, EOFError):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
-            _end(process)
+            processes.end(process)
         except BaseException:
-            _end(process)
+            processes.end(process)
             raise
 
     def restart(self) -> None:
         """Ends this thread's launcher, where a job may not have read all that was meant for it."""
         if process := getattr(self.local, "process", None):
-            _end(process)
+            processes.end(process)
 
     def _start(self) -> subprocess.Popen:
         process = subprocess.Popen(
@@ -72,25 +74,12 @@ class Launchers:
     def close(self) -> None:
         """Ends the launchers."""
         for process in self.all:
-            _end(process)
-
-
-def _end(process: subprocess.Popen) -> None:
-    """Ends a launcher, and with it the sandbox that it may run."""
-    process.kill()
-    with contextlib.suppress(BrokenPipeError):  # a job that it will not read
-        process.stdin.close()
-    process.stdout.close()
-    process.wait()
+            processes.end(process)
 
 
 def _answer(process: subprocess.Popen, seconds: float) -> int:
     """The number that a launcher writes next. Raises TimeoutError, EOFError."""
-    until, stream, text = time.monotonic() + seconds, process.stdout.fileno(), b""
+    until, text = time.monotonic() + seconds, b""
     while len(text) < PID:
-        if not select.select([stream], [], [], max(0.0, until - time.monotonic()))[0]:
-            raise TimeoutError
-        if not (more := os.read(stream, PID - len(text))):
-            raise EOFError
-        text += more
+        text += processes.read_some(process, PID - len(text), until)
     return int(text)
