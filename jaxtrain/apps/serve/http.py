@@ -28,6 +28,9 @@ from jaxtrain.inference.config import LOOPBACK
 _BACKLOG = 2048
 _CLOSE_SECONDS = 10.0  # after the drain, in which the scheduler and the store must have closed
 _LEAVE_SECONDS = 2.0
+# Of a connection without a request. Python's clients drop theirs after 5 s (httpx) or 15 s (aiohttp): a server that
+# closes first does so while a request may be on its way.
+_IDLE_SECONDS = 25
 Result = TypeVar("Result")
 
 
@@ -50,6 +53,19 @@ def listen(host: str, port: int) -> socket.socket:
     return sock
 
 
+def settings(application: ASGIApp, drain: int, answer_seconds: int = ANSWER_SECONDS) -> uvicorn.Config:
+    """How uvicorn serves the application; see `run` for `drain` and `answer_seconds`."""
+    return uvicorn.Config(
+        _answering_when_cancelled(application),
+        http=timed_protocol(answer_seconds),
+        log_level="warning",
+        access_log=False,
+        timeout_keep_alive=_IDLE_SECONDS,
+        timeout_graceful_shutdown=drain,
+        lifespan="on",
+    )
+
+
 def run(
     application: Starlette,
     sock: socket.socket,
@@ -63,15 +79,7 @@ def run(
     A response that is not complete, and read, within `answer_seconds` is cut off; 0: no bound. A process whose threads
     do not let it end, such as a decoding that hangs, ends with status 1 soon after the drain.
     """
-    settings = uvicorn.Config(
-        _answering_when_cancelled(application),
-        http=timed_protocol(answer_seconds),
-        log_level="warning",
-        access_log=False,
-        timeout_graceful_shutdown=drain,
-        lifespan="on",
-    )
-    server = _Server(settings, ready, drain + _CLOSE_SECONDS)
+    server = _Server(settings(application, drain, answer_seconds), ready, drain + _CLOSE_SECONDS)
     if scheduler is not None:
         scheduler.on_failure = lambda: setattr(server, "should_exit", True)
     # uvicorn raises the signal again once it has stopped; without these handlers that would end the process too early.

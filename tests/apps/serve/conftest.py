@@ -19,7 +19,6 @@ from jaxtrain.apps.serve.responses import ServedModel
 from jaxtrain.apps.serve.scheduler import ModelRunner, Scheduler
 from jaxtrain.apps.serve.server import Server, ServerLimits
 from jaxtrain.apps.serve.store import CompletionStore
-from jaxtrain.apps.serve.timed_protocol import timed_protocol
 from jaxtrain.data import chat
 from jaxtrain.data.tokenizer import ByteTokenizer
 from jaxtrain.generate import engine
@@ -95,14 +94,7 @@ def make_server(path, key=KEY):
 def running(state):
     """The server in a thread of this process."""
     sock = http.listen("127.0.0.1", 0)
-    settings = uvicorn.Config(
-        app.app(state),
-        http=timed_protocol(60),
-        log_level="critical",
-        lifespan="on",
-        timeout_graceful_shutdown=5,
-    )
-    uvicorn_server = uvicorn.Server(settings)
+    uvicorn_server = uvicorn.Server(http.settings(app.app(state), drain=5, answer_seconds=60))
     thread = threading.Thread(target=uvicorn_server.run, kwargs={"sockets": [sock]})
     thread.start()
     try:

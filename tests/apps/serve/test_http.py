@@ -1,5 +1,7 @@
 """Who is served, and how a process ends whose threads still work."""
 
+import functools
+import socket
 import subprocess
 import sys
 import textwrap
@@ -8,7 +10,7 @@ import time
 import pytest
 from starlette.requests import Request
 
-from jaxtrain.apps.serve import app, http
+from jaxtrain.apps.serve import app, http, timed_protocol
 from tests.apps.serve.conftest import make_server, running
 from tests.apps.serve.test_api import post
 
@@ -45,6 +47,20 @@ def test_without_a_key_a_host_name_of_another_site_sees_nothing():
             assert status(server, "GET", path) == 200
             assert status(server, "GET", path, Host="evil.example") == 403, path
             assert status(server, "GET", path, Host="[") < 500  # no address
+
+
+def test_clients_close_idle_connections_before_the_server_does(monkeypatch):
+    """Otherwise a request may be sent just when the server closes; seen as "server disconnected" after 5 s."""
+    idle = http.settings(lambda *_: None, drain=1).timeout_keep_alive
+    assert 15 < idle < timed_protocol.READ_SECONDS  # aiohttp's clients close after 15 s, httpx's after 5
+    monkeypatch.setattr(http, "_IDLE_SECONDS", 0.2)
+    with (
+        running(make_server(None)) as server,
+        socket.create_connection(server.url[7:].split(":"), 10) as link,
+    ):
+        link.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        received = b"".join(iter(functools.partial(link.recv, 1 << 16), b""))
+    assert received.startswith(b"HTTP/1.1 200 ") and b" 408 " not in received
 
 
 @pytest.mark.parametrize(
