@@ -1,4 +1,4 @@
-"""A stage's config as command-line flags: the flags generated from it, their checks, --help, and the launch."""
+"""A stage's config as command-line flags: the flags generated from it, their checks, and the launch."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import flags
 
-from jaxtrain import flag_errors, full_disk, signals
+from jaxtrain import flag_errors, flag_help, full_disk, signals
 from jaxtrain.config import BUCKETS, ConfigError, ConfigT, Failure, is_bucket_error, leaves
 
 # A command's config class, or what makes it of the command line (plan has the flags of the stage that --stage names).
@@ -41,7 +41,10 @@ def _define(cls: type) -> flags.FlagValues:
         choices = field.metadata["choices"]
         text = field.metadata["help"] + (f" ({', '.join(choices)})" if choices else "")
         kinds[type(default)](field.name, default, text, flag_values=values, module_name=part)
-    flags.DEFINE_bool("help", False, "Show this", short_name="h", flag_values=values, module_name="other")
+    # As a string flag that needs no value: --help, and --help=WORD.
+    search = flags.Flag(flags.ArgumentParser(), None, "help", "", "Show this", short_name="h", boolean=True)
+    flags.DEFINE_flag(search, flag_values=values, module_name="other")
+    flags.DEFINE_bool("helpfull", False, "Show all flags", flag_values=values, module_name="other")
     return values
 
 
@@ -53,15 +56,8 @@ def class_of(cls: ConfigClass, argv: list[str]) -> type:
 def from_flags(cls: ConfigClass, argv: list[str]) -> ConfigT | None:
     """The config of a command line; None for --help. `argv` is without the program's name."""
     cls = class_of(cls, argv)
-    values = _define(cls)
-    try:
-        rest = values(["", *argv])[1:]
-    except (flags.Error, ValueError) as error:  # absl's of --nodry_run=3 is none of its own
-        message = flag_errors.message(error, {field.name: default for _, field, default in leaves(cls)})
-        raise ConfigError(f"{message} (--help lists the flags)") from error
-    if rest:
-        raise ConfigError(f"{rest[0]!r} is not a flag: write --name=value (--help lists the flags)")
-    if values.help:
+    values, search = _parsed(cls, argv)
+    if search or values.helpfull:
         return None
     given = {field.name: values[field.name].value for _, field, _ in leaves(cls)}
     if "warmup" in given and not values["warmup"].present:
@@ -69,6 +65,22 @@ def from_flags(cls: ConfigClass, argv: list[str]) -> ConfigT | None:
     config = _build(cls, given)
     _check_local(config)
     return config
+
+
+def _parsed(cls: type, argv: list[str]) -> tuple[flags.FlagValues, str]:
+    """The flags of a command line, and the word that --help searches, `true` where there is none."""
+    values = _define(cls)
+    try:
+        rest = values(["", *argv])[1:]
+    except (flags.Error, ValueError) as error:  # absl's of --nodry_run=3 is none of its own
+        message = flag_errors.message(error, {field.name: default for _, field, default in leaves(cls)})
+        raise ConfigError(f"{message} (--helpfull lists the flags)") from error
+    search = (values.help or "true") if values["help"].present and values.help != "false" else ""
+    if rest and search == "true":  # --help WORD
+        return values, " ".join(rest)
+    if rest:
+        raise ConfigError(f"{rest[0]!r} is not a flag: write --name=value (--helpfull lists the flags)")
+    return values, search
 
 
 def _scaled_warmup(warmup: int, steps: int) -> int:
@@ -143,30 +155,6 @@ def _check_pairs(config: ConfigT, default: ConfigT) -> None:
         )
 
 
-def usage(cls: type, program: str) -> str:
-    """The text of --help: the flags by group, with their defaults."""
-    lines = [f"{program} [--flag=value ...] [--flagfile=experiments/recipes/NAME.flags]"]
-    last = ""
-    for part, field, default in leaves(cls):
-        if part != last:
-            lines += ["", f"{part}:"]
-            last = part
-        choices = field.metadata["choices"]
-        shown = str(default).lower() if isinstance(default, bool) else default
-        head = f"  --{field.name}={'|'.join(choices) if choices else type(default).__name__}"
-        other, legal = field.metadata["only"] or ("", ())
-        only = f" (with --{other}={'|'.join(legal)})" if any(legal) else ""
-        text = field.metadata["help"] + only + (f" [{shown}]" if shown != "" else "")
-        lines += [head, *_wrap(text, "      ")]
-    return "\n".join(lines)
-
-
-def _wrap(text: str, indent: str, width: int = 78) -> list[str]:
-    import textwrap  # only --help needs it
-
-    return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
-
-
 def from_dict(cls: type, values: dict[str, dict[str, Any]]) -> ConfigT:
     """The inverse of `to_dict`. Unknown or missing names raise ConfigError."""
     flat = {name: value for part in values.values() for name, value in part.items()}
@@ -177,6 +165,16 @@ def from_dict(cls: type, values: dict[str, dict[str, Any]]) -> ConfigT:
             f"missing {sorted(known - flat.keys())}"
         )
     return _build(cls, flat)
+
+
+def _print_help(cls: type, program: str) -> None:
+    values, search = _parsed(cls, sys.argv[1:])
+    words = "" if search == "true" else search
+    text = flag_help.text(cls, program, sys.modules["__main__"], search=words, full=values.helpfull)
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # --help | head: Python would write the rest once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def launch(
@@ -191,7 +189,7 @@ def launch(
     try:
         config = from_flags(cls, sys.argv[1:])
         if config is None:
-            print(usage(class_of(cls, sys.argv[1:]), program))
+            _print_help(class_of(cls, sys.argv[1:]), program)
             return
         main(config)
         if stopped := signals.recorded_stop():  # training has saved its state, and said so

@@ -18,7 +18,7 @@ from jaxtrain.config import ConfigError
 def refused(cls, *argv):
     with pytest.raises(ConfigError) as caught:
         flags.from_flags(cls, list(argv))
-    return str(caught.value).removesuffix(" (--help lists the flags)")
+    return str(caught.value).removesuffix(" (--helpfull lists the flags)")
 
 
 @pytest.mark.parametrize(

@@ -38,18 +38,6 @@ def test_a_flag_file_is_flags(tmp_path):
         read(f"flagfile={tmp_path}/none.flags")
 
 
-def test_help_shows_every_flag_with_its_default():
-    text = flags.usage(Pretrain, "run")
-    for _, field, default in config.leaves(Pretrain):
-        assert f"  --{field.name}=" in text
-        assert default in ("", False) or f"[{default}]" in " ".join(text.split())
-    assert "(with --objective=masked)" in " ".join(text.split())
-    assert max(map(len, text.splitlines())) <= 80 or all(
-        line.startswith("  --") for line in text.splitlines() if len(line) > 80
-    )
-    assert flags.from_flags(Pretrain, ["--help"]) is None
-
-
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

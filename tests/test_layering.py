@@ -20,7 +20,7 @@ MATH = LOW | {"objectives", "models", "data", "train", "worlds", "measures"}
 STAGES = MATH | {"generate", "stages"}
 CORE = STAGES | {"flags", "rewards", "rl", "inference", "distillation"}
 ROOMS: dict[str, set[str]] = {
-    "": set(),
+    "": {"language_model"},
     "types": set(),
     "config_fields": {"suggestions"},
     "config": {"config_fields"},
@@ -28,7 +28,8 @@ ROOMS: dict[str, set[str]] = {
     "full_disk": set(),
     "suggestions": set(),
     "flag_errors": {"suggestions"},
-    "flags": {"config", "signals", "full_disk", "flag_errors"},
+    "flag_help": {"config", "suggestions", "flag_errors"},
+    "flags": {"config", "signals", "full_disk", "flag_errors", "flag_help"},
     "files": {"types", "config", "signals", "flags"},
     "ops": {"types"},
     "objectives": {"types", "ops"},
@@ -55,6 +56,8 @@ ROOMS: dict[str, set[str]] = {
     "apps.lifecycle": CORE,
     "apps.plan": CORE,
     "apps.soak": CORE,
+    # What `from jaxtrain import load` gives; imported by nothing else.
+    "language_model": CORE | {"apps.evals", "apps.serve"},
 }
 BETWEEN_APPS = {"apps.annotation": "jaxtrain.apps.serve.http"}  # the one module of another application
 
@@ -75,6 +78,7 @@ WITHOUT_JAX = {
     "full_disk",
     "suggestions",
     "flag_errors",
+    "flag_help",
     "flags",
     "files",
     "data",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from jaxtrain import flag_help
 from jaxtrain import flags as command_line
 from jaxtrain.apps.constitutional import config, phase
 from jaxtrain.config import ConfigError
@@ -273,7 +274,7 @@ def test_an_endpoint_that_continues_pages_cannot_compare(town, tmp_path):
 
 
 def test_help_shows_the_groups():
-    text = command_line.usage(config.Constitutional, "run")
+    text = flag_help.text(config.Constitutional, "run", full=True)
     for group in ("asked", "critic", "revising", "comparing", "training", "endpoint", "machine"):
         assert f"\n{group}:\n" in text
     assert Path(config.SHIPPED / "general.json").is_file()
