@@ -12,10 +12,6 @@ def main(cfg: Evaluate) -> None:
     compared = cfg.compared
     if not compared.names():
         raise ConfigError("--models: name the models to compare, such as runs/sft,runs/ppo")
-    if len(set(compared.names())) < len(compared.names()):
-        raise ConfigError(f"--models={compared.models}: one of them is named twice")
-    if compared.reference and compared.reference not in compared.names():
-        raise ConfigError(f"--reference={compared.reference}: it is not one of --models={compared.models}")
     cfg.endpoint.require(*compared.names(), cfg.judged.judge)
     judge = cfg.judged.judge if cfg.judged.judge not in ("auto", "gold", "correct") else ""
     cfg.machine.require(*compared.names(), judge)

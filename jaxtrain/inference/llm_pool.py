@@ -19,6 +19,10 @@ class LLMPool:
         """The open models, in the order of their first use."""
         return list(self._by_name.values())
 
+    def add(self, name: str, model: LLM) -> None:
+        """Takes a model that is open already, under a name."""
+        self._by_name[name] = model
+
     def open(self, name: str, flag: str, max_new: int) -> LLM:
         """The model that --`flag` names; `max_new` is the most tokens of a completion. Raises ConfigError."""
         if name not in self._by_name:

@@ -37,7 +37,7 @@ from jaxtrain.inference.llm import (
 from jaxtrain.inference.sampler import SampledText, text_sampler
 from jaxtrain.ops.logprobs import logits
 from jaxtrain.stages import init_from
-from jaxtrain.stages.load_model import inference_plan, load_model
+from jaxtrain.stages.load_model import LoadedModel, inference_plan, load_model
 from jaxtrain.train import parallel
 from jaxtrain.types import LM, Batch, Params
 
@@ -54,17 +54,23 @@ def open_llm(
         return remote.open_endpoint(
             text, flag, settings, Path(machine.cache_dir).expanduser() / "requests.sqlite"
         )
-    return _of_run(text, flag, machine, max_new)
+    return local_llm(load_local(text, flag, machine), text, flag, max_new)
 
 
-def _of_run(text: str, flag: str, machine: MachineFlags, max_new: int) -> LLM:
+def load_local(text: str, flag: str, machine: MachineFlags) -> LoadedModel:
+    """The run or Hugging Face directory that --`flag` names, loaded in one process. Raises ConfigError for none."""
     start = init_from.load_run(text, flag, causal=True)
     plan = inference_plan(config.Run(mesh=machine.mesh), machine.cache_dir)
     if plan.process[1] > 1:
         raise ConfigError(
             f"--{flag}={text}: a run is sampled in one process; serve it, and name the server's URL"
         )
-    model, params, *_ = load_model(start, plan, config.Model(dtype=machine.dtype))
+    return load_model(start, plan, config.Model(dtype=machine.dtype))
+
+
+def local_llm(loaded: LoadedModel, name: str, flag: str, max_new: int) -> LLM:
+    """A loaded model as an LLM, for completions of at most `max_new` tokens; messages name --`flag`."""
+    model, params, plan, start = loaded
     has_template = bool(start.tokenizer.chat_template)
     raw = chat.load_template("none", start.tokenizer)
     template = chat.load_template("auto", start.tokenizer, otherwise="none")
@@ -106,7 +112,7 @@ def _of_run(text: str, flag: str, machine: MachineFlags, max_new: int) -> LLM:
 
     encode = start.tokenizer.encode
     return LLM(
-        start.lineage.get("origin") or text,
+        start.lineage.get("origin") or name,
         generate,
         has_template,
         usage,

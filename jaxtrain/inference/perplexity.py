@@ -10,7 +10,7 @@ from jaxtrain import config
 from jaxtrain.data import packing
 from jaxtrain.objectives.tokens import masked_stats
 from jaxtrain.stages import init_from
-from jaxtrain.stages.load_model import load_model
+from jaxtrain.stages.load_model import LoadedModel, load_model
 from jaxtrain.train import parallel
 from jaxtrain.types import Batch, Params
 
@@ -23,11 +23,15 @@ _SHORTEST, _LONGEST = (
 def bits_per_byte(run: str) -> Callable[[str], float]:
     """A function from a text to the bits that the run's model needs for a byte of it, its end included.
 
-    A text of more than 512 tokens, or than the model's context, is read in parts. Raises ConfigError for a run that
-    does not predict the next token.
+    Raises ConfigError for a run that does not predict the next token.
     """
     start = init_from.load_run(run, "scored_by", causal=True)
-    model, params, plan, _ = load_model(start, parallel.make(config.Run()))
+    return text_bits(load_model(start, parallel.make(config.Run())))
+
+
+def text_bits(loaded: LoadedModel) -> Callable[[str], float]:
+    """bits_per_byte of a loaded model. A text of more than 512 tokens, or than its context, is read in parts."""
+    model, params, plan, start = loaded
     longest = min(_LONGEST, start.arch.max_len or _LONGEST)
     tokenizer = start.tokenizer
 

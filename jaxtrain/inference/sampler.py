@@ -1,5 +1,6 @@
 """A run's model compiled for sampling: prompts with their sampling parameters in, completions as text out."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -43,11 +44,11 @@ def text_sampler(
     """
     decode = decoder(template, ends)
     engine = build_engine(plan, model, ends=ends, max_new=max_new)
-    ready = engine.ready(params, ())
+    ready = functools.cache(lambda: engine.ready(params, ()))
 
     def sample(requests: Sequence[SampleRequest]) -> list[SampledText]:
         size = batch_sampler.padded_rows(len(requests), plan.shards)
-        completions = batch_sampler.sample(engine, ready, requests, context=context, size=size)
+        completions = batch_sampler.sample(engine, ready(), requests, context=context, size=size)
         per_completion = [request for request in requests for _ in request.seeds]
         return [text_of(*pair) for pair in zip(per_completion, completions, strict=True)]
 
@@ -62,7 +63,7 @@ def text_sampler(
         )
 
     def stream(request: SampleRequest) -> Iterator[list[int]]:
-        return batch_sampler.stream(engine, ready, request, context=context, decode=decode, chunk=CHUNK)
+        return batch_sampler.stream(engine, ready(), request, context=context, decode=decode, chunk=CHUNK)
 
     return TextSampler(sample, stream)
 

@@ -9,6 +9,7 @@ from jaxtrain.files.atomic import TEMPORARY
 from jaxtrain.inference.config import (
     JUDGE_MAX_NEW,
     JUDGE_TEMPERATURE,
+    MODEL_HELP,
     VERDICT_TOKENS,
     EndpointFlags,
     MachineFlags,
@@ -40,6 +41,11 @@ class ComparedModels(config.Group):
     def check(self):
         if not self.subjects():
             config.require_default(self, "acts only with --topics", ["simply"])
+        names = self.names()
+        if len(set(names)) < len(names):
+            raise ConfigError(f"--models={self.models}: one of them is named twice")
+        if names and self.reference and self.reference not in names:
+            raise ConfigError(f"--reference={self.reference}: it is not one of --models={self.models}")
 
     def names(self) -> list[str]:
         """The parts of --models."""
@@ -63,7 +69,7 @@ class EvalJudge(config.Group):
     # fmt: off
     judge: str = config.arg("auto",
         "What decides which answer is better: gold or correct (Tinytown's), MODULE:FUNCTION, FILE.py:FUNCTION, a "
-        "reward model's run, or what reads a rubric: a run or an endpoint. auto: gold where --prompts are Tinytown's")
+        f"reward model's run, or what reads a rubric: {MODEL_HELP}. auto: gold where --prompts are Tinytown's")
     rubric: str = config.arg("", "What a model judges by, a text or FILE.txt; empty: correct, complete, harmless")
     votes: int = config.arg(1, "Verdicts on each pair, of which the majority counts, where a model is the judge", low=1)
     soft: bool = config.arg(False,

@@ -64,17 +64,17 @@ Answers = Sequence[Sequence[EvalAnswer]]  # of each model, of each prompt
 def run(cfg: Evaluate, out: Path) -> None:
     """Opens the models, evaluates them and writes the report to the folder `out`."""
     started = time.perf_counter()
-    prompts = _read_prompts(cfg)
     with contextlib.closing(LLMPool(cfg.endpoint, cfg.machine)) as pool:
-        result = _evaluate(cfg, pool, prompts)
+        result = evaluate(cfg, pool)
     result["seconds"] = time.perf_counter() - started
     _write(result, out)
     report.print_tables(result)
     print(f"{out}/report.html, report.json and answers.jsonl, after {result['seconds']:.0f} s")
 
 
-def _evaluate(cfg: Evaluate, pool: LLMPool, prompts: Prompts) -> dict[str, Any]:
+def evaluate(cfg: Evaluate, pool: LLMPool) -> dict[str, Any]:
     """All that report.json and the page show, but the time."""
+    prompts = _read_prompts(cfg)
     questions = [question(messages) for messages in prompts]
     parsed = [worlds.get().parse(text) for text in questions]
     width = max(cfg.drawing.max_new, LONGEST) if cfg.benchmarks.tasks else cfg.drawing.max_new
