@@ -1,20 +1,34 @@
-"""Serve a run over OpenAI's HTTP API, and store the completions of requests with store=True."""
+"""Serve runs over OpenAI's HTTP API, with a page to chat with them, and store completions."""
 
 import contextlib
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from jaxtrain import config, flags
-from jaxtrain.apps.serve.config import DEFAULT_CONTEXT, EXTRA, Serve
+from jaxtrain.apps.serve.config import DEFAULT_CONTEXT, EXTRA, Serve, ServedModelFlags
 from jaxtrain.config import ConfigError
 from jaxtrain.files.atomic import check_export
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jaxtrain.apps.serve.responses import ServedModel
+    from jaxtrain.apps.serve.scheduler import ModelRunner
     from jaxtrain.apps.serve.server import Server
     from jaxtrain.apps.serve.store import CompletionStore
     from jaxtrain.data.chat import Template
     from jaxtrain.stages.init_from import InitFrom
+    from jaxtrain.train.parallel import Plan
+
+
+class ServedRun(NamedTuple):
+    """A run to serve."""
+
+    name: str  # in requests
+    start: "InitFrom"
+    template: "Template"
+    context: int  # most tokens of prompt and completion
 
 
 def main(cfg: Serve) -> None:
@@ -35,44 +49,53 @@ def main(cfg: Serve) -> None:
     from jaxtrain.stages import init_from
     from jaxtrain.train import host
 
-    start = init_from.load_run(cfg.served.model, "model", causal=True)
-    template = chat.load_template(cfg.served.template, start.tokenizer, otherwise="none")
-    context = _context(cfg, start.arch.max_len)
+    runs = []
+    for name, model in _models(cfg.served):
+        start = init_from.load_run(model, "model", causal=True)
+        template = chat.load_template(cfg.served.template, start.tokenizer, otherwise="none")
+        runs.append(ServedRun(name, start, template, _context(cfg, model, start.arch.max_len)))
     with contextlib.ExitStack() as stack:
         sock = stack.enter_context(http.listen(cfg.http.host, cfg.http.port))
         store = CompletionStore(Path(cfg.kept.store).expanduser()) if cfg.kept.store else None
         if store:
             stack.callback(store.close)
         host.keep_freed_memory()
-        server = open_server(cfg, start, template, context, store)
+        server = open_server(cfg, runs, store)
 
         from jaxtrain.apps.serve import app
 
         http.run(
             app.app(server),
             sock,
-            server.scheduler,
+            [one.scheduler for one in server.by_model.values()],
             cfg.http.drain,
-            lambda: _print_settings(cfg, server, template, context, http.url(sock)),
+            lambda: _print_settings(cfg, runs, http.url(sock)),
             cfg.http.answer_seconds,
         )
     http.leave()
 
 
-def _print_settings(cfg: Serve, server: "Server", template: "Template", context: int, url: str) -> None:
+def _print_settings(cfg: Serve, runs: "Sequence[ServedRun]", url: str) -> None:
     from jaxtrain.files import terminal
 
-    key = "required" if server.limits.api_key else "none: only programs on this machine are served"
-    waiting = f"{cfg.http.waiting} may wait; {context:,} tokens of prompt and completion"
-    table = [
-        ("template", template.name),
-        *(("template", note) for note in template.notes),
-        ("rows", f"{cfg.served.rows} at once, {waiting}"),
+    key = "required" if cfg.http.key() else "none: only programs on this machine are served"
+    table = []
+    for run in runs:
+        label = f" of {run.name}" if len(runs) > 1 else ""
+        waiting = f"{cfg.http.waiting} may wait; {run.context:,} tokens of prompt and completion"
+        table += [
+            (f"template{label}", run.template.name),
+            *((f"template{label}", note) for note in run.template.notes),
+            (f"rows{label}", f"{cfg.served.rows} at once, {waiting}"),
+        ]
+    table += [
         ("API key", key),
         ("store", cfg.kept.store or "none: requests with store=True are refused"),
+        ("chat page", f"{url}/"),
     ]
     print("\n".join(terminal.lines(table)))
-    print(f"serving {server.model.name} at {url}/v1, until Ctrl-C or SIGTERM", flush=True)
+    names = " and ".join(run.name for run in runs)
+    print(f"serving {names} at {url}/v1, until Ctrl-C or SIGTERM", flush=True)
 
 
 def export(store: Path, out: Path) -> None:
@@ -83,33 +106,44 @@ def export(store: Path, out: Path) -> None:
     print(f"{completion_store.export(store, out):,} completions of {store} in {out}")
 
 
-def _context(cfg: Serve, model_context: int) -> int:
+def _models(served: ServedModelFlags) -> list[tuple[str, str]]:
+    """(name in requests, run) of each of --model. Raises ConfigError for names that do not tell them apart."""
+    whole = Path(served.model).expanduser().exists()  # a folder's name may have commas
+    models = [served.model] if whole else [one.strip() for one in served.model.split(",")]
+    if not all(models):
+        raise ConfigError(f"--model={served.model}: a name before or after a comma is empty")
+    names = (
+        [one.strip() for one in served.name.split(",")] if served.name and len(models) > 1 else [served.name]
+    )
+    if not served.name:
+        names = [Path(one.removeprefix("hf:")).name for one in models]
+    if len(names) != len(models) or not all(names):
+        raise ConfigError(
+            f"--name={served.name}: give a name for each of the {len(models)} models, joined by commas"
+        )
+    if len({*names}) < len(names):
+        raise ConfigError(
+            f"--model={served.model}: two models would have the name {max(names, key=names.count)}; name them with "
+            "--name=A,B"
+        )
+    return [*zip(names, models, strict=True)]
+
+
+def _context(cfg: Serve, model: str, model_context: int) -> int:
     """The most tokens of prompt and completion; `model_context` 0: the model has no limit."""
     context = cfg.served.context
     if model_context and context > model_context:
-        raise ConfigError(
-            f"--context={context}: the context of --model={cfg.served.model} is {model_context}"
-        )
+        raise ConfigError(f"--context={context}: the context of --model={model} is {model_context}")
     return context or min(model_context or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
 
 
-def open_server(
-    cfg: Serve, start: "InitFrom", template: "Template", context: int, store: "CompletionStore | None"
-) -> "Server":
-    """The server of a run: model loaded, every program compiled, scheduler started."""
+def open_server(cfg: Serve, runs: "Sequence[ServedRun]", store: "CompletionStore | None") -> "Server":
+    """The server of the runs: models loaded, every program compiled, a scheduler of each started."""
     import jax
 
-    from jaxtrain.apps.serve import request_params
     from jaxtrain.apps.serve.metrics import Metrics
-    from jaxtrain.apps.serve.responses import ServedModel
-    from jaxtrain.apps.serve.scheduler import ModelRunner, Scheduler, warm_up
+    from jaxtrain.apps.serve.scheduler import Scheduler
     from jaxtrain.apps.serve.server import Server, ServerLimits
-    from jaxtrain.files import cache
-    from jaxtrain.generate import engine, sampler
-    from jaxtrain.generate.prompt_logprobs import prompt_scorer
-    from jaxtrain.inference import chat as inference_chat
-    from jaxtrain.stages import init_from
-    from jaxtrain.stages.load_model import load_model
     from jaxtrain.train import parallel, processes
 
     processes.initialize(cfg.machine.cache_dir)
@@ -117,6 +151,30 @@ def open_server(
         raise ConfigError("serve takes one process; --mesh spreads the model over its devices")
     kind = "mesh" if jax.device_count() > 1 else "auto"
     plan = parallel.make(config.Run(mesh=cfg.machine.mesh, parallel=kind))
+    runners = [_open_runner(cfg, run, plan) for run in runs]  # all, before the first thread starts
+    schedulers = [Scheduler(runner, cfg.http.waiting) for runner, _ in runners]
+    limits = ServerLimits(cfg.http.key(), cfg.http.max_body_kb * 1024)
+    metrics = Metrics(schedulers, store)
+    first, *others = (
+        Server(model=model, scheduler=scheduler, store=store, limits=limits, metrics=metrics)
+        for (_, model), scheduler in zip(runners, schedulers, strict=True)
+    )
+    return first._replace(others=tuple(others))
+
+
+def _open_runner(cfg: Serve, run: ServedRun, plan: "Plan") -> "tuple[ModelRunner, ServedModel]":
+    """A run's model, loaded and compiled, and the model as clients see it."""
+    from jaxtrain.apps.serve import request_params
+    from jaxtrain.apps.serve.responses import ServedModel
+    from jaxtrain.apps.serve.scheduler import ModelRunner, warm_up
+    from jaxtrain.files import cache
+    from jaxtrain.generate import engine, sampler
+    from jaxtrain.generate.prompt_logprobs import prompt_scorer
+    from jaxtrain.inference import chat as inference_chat
+    from jaxtrain.stages import init_from
+    from jaxtrain.stages.load_model import load_model
+
+    start, template, context = run.start, run.template, run.context
     model, trained, *_ = load_model(start, plan, config.Model(dtype=cfg.machine.dtype))
     ends = init_from.end_ids(start, template.ends)
     decoding = engine.build_engine(
@@ -136,20 +194,13 @@ def open_server(
         vocab=start.arch.vocab, score_prompt=score_prompt,
     )  # fmt: skip
     warm_up(runner)
-    scheduler = Scheduler(runner, cfg.http.waiting)
     digest = cache.digest(start.lineage["origin"], start.tokenizer.fingerprint, template.fingerprint)
     served = ServedModel(
-        name=_name(cfg), created=int(time.time()), fingerprint=f"fp_{digest}", template=template, ends=ends,
+        name=run.name, created=int(time.time()), fingerprint=f"fp_{digest}", template=template, ends=ends,
         decode=inference_chat.decoder(template, ends),
         tool_template=_tool_template(template),
     )  # fmt: skip
-    return Server(
-        model=served,
-        scheduler=scheduler,
-        store=store,
-        limits=ServerLimits(cfg.http.key(), cfg.http.max_body_kb * 1024),
-        metrics=Metrics(scheduler, store),
-    )
+    return runner, served
 
 
 def _tool_template(template: "Template") -> "Template | None":
@@ -158,10 +209,6 @@ def _tool_template(template: "Template") -> "Template | None":
 
     named = template.tokenizer.named_templates if template.name == "auto" else {}
     return chat.load_template("hf:tool_use", template.tokenizer) if "tool_use" in named else None
-
-
-def _name(cfg: Serve) -> str:
-    return cfg.served.name or Path(cfg.served.model.removeprefix("hf:")).name
 
 
 if __name__ == "__main__":

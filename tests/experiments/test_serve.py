@@ -38,11 +38,42 @@ def server(town):
     """The run `sft` behind the API in this process, with a store."""
     cfg = config(f"--model={town / 'sft'}", "--context=64", "--rows=4", town.cache)
     start = init_from.load_run(cfg.served.model)
-    template = chat.load_template("auto", start.tokenizer)
+    run = serve.ServedRun("sft", start, chat.load_template("auto", start.tokenizer), 64)
     with quick():
-        state = serve.open_server(cfg, start, template, 64, CompletionStore(town / "store.sqlite"))
+        state = serve.open_server(cfg, [run], CompletionStore(town / "store.sqlite"))
     with running(state) as running_server:
         yield running_server
+
+
+def test_two_models_have_their_own_names(town, tmp_path):
+    sft = town / "sft"
+    cfg = config(
+        f"--model={sft},{sft}", "--name=one, two", "--context=64", "--rows=2", "--store=", town.cache
+    )
+    start = init_from.load_run(str(sft))
+    template = chat.load_template("auto", start.tokenizer)
+    runs = [serve.ServedRun(name, start, template, 64) for name, _ in serve._models(cfg.served)]
+    with quick():
+        state = serve.open_server(cfg, runs, None)
+    with running(state) as server, server.client("any") as client:
+        assert [one.id for one in client.models.list().data] == ["one", "two"]
+        messages = [{"role": "user", "content": QUESTIONS[0]}]
+        texts = {
+            name: client.chat.completions.create(model=name, messages=messages, seed=3, max_tokens=16)
+            for name in ("one", "two")
+        }
+        assert texts["one"].choices[0].message.content == texts["two"].choices[0].message.content
+        assert [one.model for one in texts.values()] == ["one", "two"]
+        with pytest.raises(openai.NotFoundError, match="here: 'one', 'two' do"):
+            client.chat.completions.create(model="sft", messages=messages)
+        assert server.metric("jaxtrain_rows ") == 4
+    assert not any(one.scheduler._thread.is_alive() for one in state.by_model.values())
+
+
+def test_a_folder_may_have_a_comma(tmp_path):
+    (tmp_path / "a,b").mkdir()
+    assert serve._models(config(f"--model={tmp_path / 'a,b'}").served) == [("a,b", str(tmp_path / "a,b"))]
+    assert serve._models(config("--model=hf:org/name", "--name=x,y").served) == [("x,y", "hf:org/name")]
 
 
 def chat_completion(client, question, **options):
@@ -160,6 +191,10 @@ def test_load_measures_a_server_on_this_machine(server):
         (("--host=0.0.0.0",), "it needs a key"),
         (("--port=70000",), "the highest is 65535"),
         (("--model=nowhere",), "nowhere"),
+        (("--model=runs/a,,runs/b",), "before or after a comma is empty"),
+        (("--model=x/a,y/a",), "two models would have the name a; name them with --name=A,B"),
+        (("--model=x/a,y/b", "--name=a"), "a name for each of the 2 models"),
+        (("--model=x/a,y/b", "--name=a,a"), "two models would have the name a"),
         (("--export=x.jsonl", "--store="), "name the store"),
         (("--export=x.jsonl", "--store=nowhere.sqlite"), "no such file"),
     ],

@@ -185,7 +185,7 @@ def annotate_on_page(cfg: Collect, db: AnnotationDB, sock: socket.socket) -> Non
         if cfg.page.browser and not _open_browser(f"{http.url(sock)}/"):
             print("no browser here: open that address in one, or annotate with --ui=terminal", flush=True)
 
-    http.run(web.app(annotation_app), sock, None, 5, ready)
+    http.run(web.app(annotation_app), sock, (), 5, ready)
     print(f"{_progress_text(db)} answers; the same command resumes")
 
 

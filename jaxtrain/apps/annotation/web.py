@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -30,15 +30,6 @@ PAIR = (
 MAX_NAME, MAX_REASON, MAX_BODY = 80, 4000, 64 * 1024
 _PAGES = Path(__file__).parent / "pages"
 _COOKIE = "annotator"
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
-    "img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
-
 
 # Annotator -> labels, to rows of who, count, alike and kappa: measures.agreement.annotator_agreement.
 Agreement = Callable[[Mapping[str, Mapping[Any, str]]], list[dict[str, Any]]]
@@ -96,7 +87,7 @@ def _endpoint(page: AnnotationApp, handler: Handler) -> Callable[[Request], Awai
             response = await run_in_threadpool(handler, page, request, annotator, form)
         except _Refused as error:
             response = Response(f"{error}\n", error.status, media_type="text/plain")
-        response.headers.update(_HEADERS)
+        response.headers.update(http.PAGE_HEADERS)
         return response
 
     return run
@@ -108,18 +99,8 @@ def _require_same_site(page: AnnotationApp, request: Request) -> None:
         raise _Refused(
             403, f"without --api_key only this machine is served, not {http.host_name(request) or 'this'}"
         )
-    origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site", "same-origin")
-    if request.method == "POST" and (
-        site not in ("same-origin", "none") or (origin and _netloc(origin) != request.url.netloc)
-    ):
+    if request.method == "POST" and not http.is_same_site(request):
         raise _Refused(403, "the form is of another site")
-
-
-def _netloc(origin: str) -> str:
-    try:
-        return urlsplit(origin).netloc
-    except ValueError as error:
-        raise _Refused(400, f"the header Origin is no address: {error}") from error
 
 
 async def _form(page: AnnotationApp, request: Request, annotator: str) -> dict[str, str]:

@@ -1,4 +1,7 @@
-"""The HTTP API: OpenAI's chat completions, completions, models and stored completions; health, metrics, description."""
+"""The HTTP API: OpenAI's chat completions, completions, models and stored completions; health, metrics, description.
+
+Beside it the chat page, at /.
+"""
 
 import contextlib
 import hmac
@@ -13,10 +16,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from jaxtrain.apps.serve import completions, http, openapi, stored_completions
+from jaxtrain.apps.serve import chat_page, completions, http, openapi, stored_completions
 from jaxtrain.apps.serve.errors import ApiError
 from jaxtrain.apps.serve.responses import ServedModel
-from jaxtrain.apps.serve.server import Server, require_model
+from jaxtrain.apps.serve.server import Server, server_of
 from jaxtrain.apps.serve.streaming import ClientDisconnected
 
 Handler = Callable[[Server, Request], Awaitable[Response]]
@@ -44,14 +47,15 @@ def app(server: Server) -> Starlette:
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
-        await run_in_threadpool(server.scheduler.close)
+        for one in server.by_model.values():
+            await run_in_threadpool(one.scheduler.close)
         if server.store:
             await run_in_threadpool(server.store.close)
 
     application = Starlette(
         routes=[
             Route(path, _endpoint(server, path, handler, guarded), methods=[method])
-            for method, path, handler, guarded in routes
+            for method, path, handler, guarded in [*routes, *chat_page.ROUTES]
         ],
         exception_handlers={HTTPException: _unknown_url, Exception: _internal_error},
         lifespan=lifespan,
@@ -96,8 +100,8 @@ def _require_key(key: str, request: Request) -> None:
             raise ApiError(401, f"{problem}: send it as Authorization: Bearer KEY.", code="invalid_api_key")
         return
     _require_local(request)
-    if "origin" in request.headers:
-        raise ApiError(403, f"{_ONLY_LOCAL}, not a page in a browser")
+    if not http.is_same_site(request):
+        raise ApiError(403, f"{_ONLY_LOCAL} and its own page, not a page of another site")
 
 
 def _require_local(request: Request) -> None:
@@ -106,15 +110,16 @@ def _require_local(request: Request) -> None:
 
 
 async def health(server: Server, request: Request) -> Response:
-    """The server's state and load; status 503 once decoding has failed."""
-    scheduler = server.scheduler
-    counts, healthy = scheduler.counts, scheduler.failure is None
+    """The server's state and load, of all models; status 503 once decoding has failed."""
+    servers = server.by_model
+    schedulers = [one.scheduler for one in servers.values()]
+    counts, healthy = [one.counts for one in schedulers], all(one.failure is None for one in schedulers)
     body = {
         "status": "ok" if healthy else "failed",
-        "model": server.model.name,
-        "busy": counts.running,
-        "waiting": counts.waiting,
-        "rows": scheduler.runner.rows,
+        "model": ",".join(servers),
+        "busy": sum(one.running for one in counts),
+        "waiting": sum(one.waiting for one in counts),
+        "rows": sum(one.runner.rows for one in schedulers),
     }
     return JSONResponse(body, 200 if healthy else 503)
 
@@ -130,14 +135,14 @@ async def description(server: Server, request: Request) -> Response:
 
 
 async def models(server: Server, request: Request) -> Response:
-    """The list of models: the served one."""
-    return JSONResponse({"object": "list", "data": [_model_body(server.model)]})
+    """The list of the served models."""
+    data = [_model_body(one.model) for one in server.by_model.values()]
+    return JSONResponse({"object": "list", "data": data})
 
 
 async def model(server: Server, request: Request) -> Response:
-    """The model object of the name in the path, if it is the served one."""
-    require_model(server, request.path_params["model"])
-    return JSONResponse(_model_body(server.model))
+    """The model object of the name in the path, if it is served."""
+    return JSONResponse(_model_body(server_of(server, request.path_params["model"]).model))
 
 
 def _model_body(model: ServedModel) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from jaxtrain.apps.serve.http import in_thread
 from jaxtrain.apps.serve.message_parser import MessageParser
 from jaxtrain.apps.serve.request_params import CompletionParams
 from jaxtrain.apps.serve.responses import CompletionBuilder, ResponseFormat
-from jaxtrain.apps.serve.server import Server, read_body, require_model
+from jaxtrain.apps.serve.server import Server, read_body, server_of
 from jaxtrain.apps.serve.streaming import EventStream, ScheduledCompletions, cancel_on_disconnect
 from jaxtrain.generate import sampler
 from jaxtrain.generate.continuous_batching import DecodeRequest
@@ -48,7 +48,7 @@ async def chat(server: Server, request: Request) -> Response:
     """The response to a chat completion request."""
     start, body = time.perf_counter(), await read_body(server, request)
     params = request_params.chat_params(body)
-    require_model(server, params.model)
+    server = server_of(server, params.model)
     if params.store and server.store is None:
         raise invalid_param("store", "the server was started without a store (--store)")
     _require_room(server, params)
@@ -66,7 +66,7 @@ async def text(server: Server, request: Request) -> Response:
     """The response to a legacy completion request: prompts are continued without a chat template."""
     start, body = time.perf_counter(), await read_body(server, request)
     params = request_params.text_params(body)
-    require_model(server, params.model)
+    server = server_of(server, params.model)
     _require_room(server, params)
     tokenizer, vocab = server.model.template.tokenizer, server.scheduler.runner.vocab
     texts = [prompt for prompt in params.prompts if isinstance(prompt, str)]

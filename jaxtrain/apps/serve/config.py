@@ -14,8 +14,10 @@ EXTRA = "install the extra: pip install 'jaxtrain[serve]', or JAXTRAIN_EXTRAS=se
 @dataclasses.dataclass(frozen=True)
 class ServedModelFlags(config.Group):
     # fmt: off
-    model: str = config.arg("", "The run to serve, WORKDIR, WORKDIR@STEP, hf:DIR or hf:ORG/NAME", remote=True)
-    name: str = config.arg("", "Name of the model in requests; empty: the name of the run's folder")
+    model: str = config.arg("", "The run to serve, WORKDIR, WORKDIR@STEP, hf:DIR or hf:ORG/NAME; several, joined "
+        "by commas, are served beside each other", remote=True)
+    name: str = config.arg("", "Name of the model in requests, one for each of --model; empty: the name of its "
+        "folder")
     template: str = config.arg("auto",
         "Chat template: plain, hh, chatml, llama2, llama3, gemma, none (text is continued as it is), hf:NAME (one of "
         "the tokenizer's own that have a name), or a Jinja file. auto: the tokenizer's own, else none", remote=True)

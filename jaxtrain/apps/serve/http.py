@@ -8,9 +8,10 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import anyio.to_thread
 import uvicorn
@@ -25,6 +26,15 @@ from jaxtrain.apps.serve.timed_protocol import timed_protocol
 from jaxtrain.config import ConfigError, Failure
 from jaxtrain.inference.config import LOOPBACK
 
+# Of pages and their files: a page runs its own script, asks its own server, and stands in no frame.
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
+    "img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
 _BACKLOG = 2048
 _CLOSE_SECONDS = 10.0  # after the drain, in which the scheduler and the store must have closed
 _LEAVE_SECONDS = 2.0
@@ -69,7 +79,7 @@ def settings(application: ASGIApp, drain: int, answer_seconds: int = ANSWER_SECO
 def run(
     application: Starlette,
     sock: socket.socket,
-    scheduler: Scheduler | None,
+    schedulers: Sequence[Scheduler],
     drain: int,
     ready: Callable[[], None],
     answer_seconds: int = ANSWER_SECONDS,
@@ -80,7 +90,7 @@ def run(
     do not let it end, such as a decoding that hangs, ends with status 1 soon after the drain.
     """
     server = _Server(settings(application, drain, answer_seconds), ready, drain + _CLOSE_SECONDS)
-    if scheduler is not None:
+    for scheduler in schedulers:
         scheduler.on_failure = lambda: setattr(server, "should_exit", True)
     # uvicorn raises the signal again once it has stopped; without these handlers that would end the process too early.
     previous = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -90,7 +100,7 @@ def run(
         server.deadline.cancel()
         for number, handler in previous.items():
             signal.signal(number, handler)
-    error = scheduler.failure if scheduler is not None else None
+    error = next((one.failure for one in schedulers if one.failure is not None), None)
     if error is not None:
         raise Failure(f"decoding failed: {type(error).__name__}: {error}") from error
 
@@ -172,6 +182,16 @@ def leave() -> None:
 def is_local(request: Request) -> bool:
     """Whether a request names this machine as its host; a page of another site may have given it another name."""
     return host_name(request) in LOOPBACK
+
+
+def is_same_site(request: Request) -> bool:
+    """Whether a request comes from no page of a browser, or from a page of this server."""
+    if request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+        return False
+    try:
+        return urlsplit(request.headers.get("origin", str(request.url))).netloc == request.url.netloc
+    except ValueError:  # an origin such as http://[
+        return False
 
 
 def host_name(request: Request) -> str:

@@ -1,5 +1,7 @@
 """Prometheus metrics of the server."""
 
+from collections.abc import Sequence
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.responses import Response
@@ -13,7 +15,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30, 6
 class Metrics:
     """The metrics of one server."""
 
-    def __init__(self, scheduler: Scheduler, store: CompletionStore | None):
+    def __init__(self, schedulers: Sequence[Scheduler], store: CompletionStore | None):
         self._registry = registry = CollectorRegistry()
         self.requests = Counter(
             "jaxtrain_requests_total", "Requests by endpoint and status", ("endpoint", "status"), registry=registry
@@ -34,9 +36,18 @@ class Metrics:
             registry=registry,
         )
         gauges = {
-            "jaxtrain_rows": ("Completions that can be decoded at once", lambda: scheduler.runner.rows),
-            "jaxtrain_rows_busy": ("Running completions", lambda: scheduler.counts.running),
-            "jaxtrain_waiting": ("Completions that wait for a row", lambda: scheduler.counts.waiting),
+            "jaxtrain_rows": (
+                "Completions that can be decoded at once",
+                lambda: sum(one.runner.rows for one in schedulers),
+            ),
+            "jaxtrain_rows_busy": (
+                "Running completions",
+                lambda: sum(one.counts.running for one in schedulers),
+            ),
+            "jaxtrain_waiting": (
+                "Completions that wait for a row",
+                lambda: sum(one.counts.waiting for one in schedulers),
+            ),
             "jaxtrain_store_waiting": ("Queued writes to the store", lambda: store.queued if store else 0),
         }
         for name, (text, value) in gauges.items():

@@ -11,7 +11,7 @@ from jaxtrain.apps.serve.response_schemas import SCHEMAS
 Json = dict[str, Any]
 _JSON, _EVENTS, _PLAIN = "application/json", "text/event-stream", "text/plain"
 _ABOUT = (
-    "OpenAI's API for one model. Each GET path takes HEAD too. A parameter that would change a completion and is not "
+    "OpenAI's API. Each GET path takes HEAD too. A parameter that would change a completion and is not "
     "supported, or that is unknown, is an error."
 )
 _EVENTS_ABOUT = (

@@ -20,13 +20,19 @@ class ServerLimits(NamedTuple):
 
 
 class Server(NamedTuple):
-    """A server: its model, scheduler, store, limits and metrics."""
+    """A server: its model, scheduler, store, limits and metrics; `others` have further models, the rest is shared."""
 
     model: ServedModel
     scheduler: Scheduler
     store: CompletionStore | None
     limits: ServerLimits
     metrics: Metrics
+    others: tuple["Server", ...] = ()
+
+    @property
+    def by_model(self) -> dict[str, "Server"]:
+        """The server of each model, by the model's name."""
+        return {one.model.name: one for one in (self, *self.others)}
 
 
 async def read_body(server: Server, request: Request) -> dict[str, Any]:
@@ -43,12 +49,15 @@ async def read_body(server: Server, request: Request) -> dict[str, Any]:
     return request_params.parse_body(bytes(body))
 
 
-def require_model(server: Server, name: str) -> None:
-    """Raises ApiError for any other model than the served one."""
-    if name != server.model.name:
+def server_of(server: Server, name: str) -> Server:
+    """The server of the model of this name. Raises ApiError where none is served."""
+    servers = server.by_model
+    if name not in servers:
+        served = ", ".join(f"'{one}'" for one in servers)
         raise ApiError(
             404,
-            f"The model '{name[:80]}' does not exist here: '{server.model.name}' does.",
+            f"The model '{name[:80]}' does not exist here: {served} {'does' if len(servers) == 1 else 'do'}.",
             param="model",
             code="model_not_found",
         )
+    return servers[name]

@@ -87,7 +87,7 @@ def make_server(path, key=KEY):
     )
     scheduler = Scheduler(model()[2], WAITING)
     store = CompletionStore(path) if path else None
-    return Server(served, scheduler, store, ServerLimits(key, BODY), Metrics(scheduler, store))
+    return Server(served, scheduler, store, ServerLimits(key, BODY), Metrics([scheduler], store))
 
 
 @contextlib.contextmanager

@@ -87,7 +87,7 @@ def scripted_server(source, path=None, **options):
     scheduler = ScriptedScheduler(own.tokenizer.vocab_size)
     store = CompletionStore(path) if path else None
     served = ServedModel(NAME, 1_700_000_000, "fp_test", own, own.ends, decoder(own, own.ends))
-    return Server(served, scheduler, store, ServerLimits(KEY, 100_000), Metrics(scheduler, store))
+    return Server(served, scheduler, store, ServerLimits(KEY, 100_000), Metrics([scheduler], store))
 
 
 def write(server, text, end="<|end|>"):

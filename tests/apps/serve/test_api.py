@@ -448,8 +448,19 @@ def test_without_a_key_only_programs_on_this_machine_are_served():
                 chat(client, store=True)
             with pytest.raises(openai.NotFoundError, match="without a store"):
                 client.chat.completions.list()
-        for headers in ({"Host": "evil.example"}, {"Origin": "https://evil.example"}):
-            assert post(server, "/v1/chat/completions", b"{}", **headers)[0] == 403
+        own = {"Origin": server.url, "Sec-Fetch-Site": "same-origin"}
+        assert post(server, "/v1/chat/completions", b"{}", **own)[0] == 400, "its own page"
+        for headers in (
+            {"Host": "evil.example"},
+            {"Origin": "https://evil.example"},
+            {"Origin": "null"},
+            {"Origin": "http://["},
+            {"Origin": "http://127.0.0.1:1"},
+            {"Origin": server.url, "Sec-Fetch-Site": "same-site"},
+            {"Sec-Fetch-Site": "cross-site"},
+            {"Origin": "http://evil.example", "Host": "evil.example"},
+        ):
+            assert post(server, "/v1/chat/completions", b"{}", **headers)[0] == 403, headers
 
 
 def test_a_failure_of_the_decoding_thread_is_reported(monkeypatch):

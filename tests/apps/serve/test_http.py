@@ -10,11 +10,11 @@ import time
 import pytest
 from starlette.requests import Request
 
-from jaxtrain.apps.serve import app, http, timed_protocol
+from jaxtrain.apps.serve import app, chat_page, http, timed_protocol
 from tests.apps.serve.conftest import make_server, running
 from tests.apps.serve.test_api import post
 
-OPEN = {"/health", "/metrics"}
+OPEN = {"/health", "/metrics", *(path for _, path, *_ in chat_page.ROUTES)}
 
 
 def status(server, method, path, **headers):
@@ -33,7 +33,7 @@ def status(server, method, path, **headers):
 
 def test_every_route_but_health_and_metrics_needs_the_key(server):
     routes = app.app(server.state).routes
-    assert {route.path for route in routes} >= OPEN and len(routes) == 12
+    assert {route.path for route in routes} >= OPEN and len(routes) == 12 + len(chat_page.ROUTES)
     for route in routes:
         path = route.path.replace("{id}", "chatcmpl-1").replace("{model:path}", "tiny")
         (method,) = route.methods - {"HEAD"}
@@ -43,7 +43,7 @@ def test_every_route_but_health_and_metrics_needs_the_key(server):
 
 def test_without_a_key_a_host_name_of_another_site_sees_nothing():
     with running(make_server(None, key="")) as server:
-        for path in ("/health", "/metrics", "/v1/models"):
+        for path in ("/health", "/metrics", "/v1/models", "/", "/pages/chat.js"):
             assert status(server, "GET", path) == 200
             assert status(server, "GET", path, Host="evil.example") == 403, path
             assert status(server, "GET", path, Host="[") < 500  # no address
@@ -98,7 +98,7 @@ HANGING = """
     http._CLOSE_SECONDS = 3.0
     sock = http.listen("127.0.0.1", 0)
     app = Starlette(routes=[Route("/", hang)], lifespan=lifespan)
-    http.run(app, sock, None, 1, lambda: print(sock.getsockname()[1], flush=True))
+    http.run(app, sock, (), 1, lambda: print(sock.getsockname()[1], flush=True))
     print("closed")
     http.leave()
     """
