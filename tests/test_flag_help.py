@@ -146,7 +146,7 @@ def test_every_command_has_two_sentences_three_examples_and_the_flags_people_use
     comments, commands = examples.splitlines()[::2], examples.splitlines()[1::2]
     assert len(comments) == len(commands) == 3 and all(line.startswith("  # ") for line in comments)
     for line in commands:
-        words = shlex.split(line)
+        words = shlex.split(line.partition(" > ")[0])
         while "=" in words[0]:
             words.pop(0)
         launched = words[1:] if words[0] == "./launch/run" else [words[0].removeprefix("launch/"), *words[1:]]

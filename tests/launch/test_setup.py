@@ -45,6 +45,13 @@ def test_lists_the_stages(project):
     assert not (project.root / ".venv").exists()
 
 
+def test_completions_are_those_of_a_stage(project):
+    (project.root / "experiments" / "completion.py").write_text((project.root / "experiments" / "show.py").read_text())
+    for given in (["--completion", "fish"], ["--completion=fish"]):
+        done = project.call("launch/run", *given)
+        assert done.returncode == 0 and json.loads(done.stdout)["argv"] == ["--shell=fish"]
+
+
 def test_unknown_stage_is_refused_with_the_list(project):
     done = project.call("launch/run", "shwo", "--steps=1")
     assert done.returncode == 2
