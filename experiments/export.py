@@ -1,4 +1,4 @@
-"""Export a run as a Hugging Face directory that transformers loads, adapters merged or alone; push it to the Hub."""
+"""Export a run, or a merge of runs, as a Hugging Face directory, adapters merged or alone; push it to the Hub."""
 
 import contextlib
 import dataclasses
@@ -12,12 +12,25 @@ from jaxtrain.config import ConfigError
 
 if TYPE_CHECKING:
     from jaxtrain.stages.init_from import InitFrom
+    from jaxtrain.stages.merge_spec import Merge
+    from jaxtrain.train.parallel import Plan
+    from jaxtrain.types import Params
 
 
 @dataclasses.dataclass(frozen=True)
 class ExportTarget(config.Group):
     # fmt: off
     init_from: str = config.arg("", "The run to export, WORKDIR or WORKDIR@STEP; or hf:NAME", remote=True)
+    merge: str = config.arg("", "Runs to merge into one model, with weights: runs/a*0.5,runs/b*0.5",
+        only=("init_from", ("",)), remote=True)
+    merge_method: str = config.arg("linear",
+        "linear: weighted mean; slerp: on the arc between two; task: sum of differences from --merge_base; ties: those "
+        "without small ones and without conflicts of sign", choices=("linear", "slerp", "task", "ties"))
+    merge_base: str = config.arg("", "The model that the merged ones were trained from", remote=True)
+    merge_density: float = config.arg(0.2, "Share of each tensor's differences that remain", low=1e-6, high=1,
+        only=("merge_method", ("ties",)))
+    merge_scale: float = config.arg(1.0, "Factor of the merged difference from --merge_base",
+        only=("merge_method", ("task", "ties")))
     to: str = config.arg("", "Where to, hf:DIR", remote=True)
     push: str = config.arg("", "The repository of the Hugging Face Hub to write to, ORG/NAME; a new one is made")
     private: bool = config.arg(False, "Make that repository private")
@@ -36,6 +49,10 @@ class ExportTarget(config.Group):
             raise ConfigError("--private: acts only with --push")
         if self.base and not self.adapter:
             raise ConfigError("--base: acts only with --adapter")
+        if not self.merge and (self.merge_method != ExportTarget.merge_method or self.merge_base):
+            raise ConfigError("--merge_method, --merge_base: act only with --merge")
+        if self.adapter and self.merge:
+            raise ConfigError("--adapter and --merge: adapters of several runs are merged into their models")
         if self.adapter and self.dtype != "float32":
             raise ConfigError(f"--dtype={self.dtype}: adapters are written as float32")
 
@@ -47,13 +64,14 @@ class Export:
 
 def main(cfg: Export) -> None:
     """Reads the run's parameters, merges its adapters, and writes the directory."""
-    from jaxtrain.stages import init_from
-
     target = cfg.target
-    if not target.init_from or not (target.to or target.push):
-        raise ConfigError("--init_from and --to: name the run, and hf:DIR to write or --push=ORG/NAME")
-    start = init_from.load_run(target.init_from)
+    if not (target.init_from or target.merge) or not (target.to or target.push):
+        raise ConfigError(
+            "--init_from and --to: name the run, and hf:DIR to write or --push=ORG/NAME; --merge takes several runs"
+        )
+    start, merge = _source(target)
     base = _base(target, start) if target.adapter else ("", "")
+    name = target.init_from or f"the merge, {start.lineage['origin']},"
 
     from jaxtrain.files import checksums, hf_hub
     from jaxtrain.stages import export, export_files, load_model
@@ -71,17 +89,42 @@ def main(cfg: Export) -> None:
             export.write_adapter(folder, start, plan, base, card)
         else:
             export.write_model(
-                folder, start, plan, card, dtype=target.dtype, shard_bytes=target.shard_gb * 1e9
-            )
+                folder, start, plan, card, dtype=target.dtype, shard_bytes=target.shard_gb * 1e9,
+                params=_merged(merge, plan),
+            )  # fmt: skip
         if plan.primary and target.to:
             checksums.write(folder, skip=[hf_hub.CARD])
         if plan.primary and target.push:
             address = hf_hub.push(
                 folder, target.push, private=target.private, message=f"jaxtrain export of {title}"
             )
-            print(f"pushed {target.init_from} to {address}")
+            print(f"pushed {name} to {address}")
     if plan.primary and target.to:
-        print(f"exported {target.init_from} to {target.to.removeprefix('hf:')}")
+        print(f"exported {name} to {target.to.removeprefix('hf:')}")
+
+
+def _source(target: ExportTarget) -> "tuple[InitFrom, Merge | None]":
+    """(what is exported, how it is merged)."""
+    from jaxtrain.stages import init_from, merge_spec
+
+    if not target.merge:
+        return init_from.load_run(target.init_from), None
+    merge = merge_spec.resolve(
+        target.merge, target.merge_method, target.merge_base, target.merge_density, target.merge_scale
+    )
+    return merge.start, merge
+
+
+def _merged(merge: "Merge | None", plan: "Plan") -> "Params | None":
+    """The parameters of a merge; None where none is asked for."""
+    if merge is None:
+        return None
+    from jaxtrain.stages import merging
+
+    if plan.primary:
+        for note in merge.notes:
+            print(note)
+    return merging.merged_params(merge, plan)
 
 
 @contextlib.contextmanager

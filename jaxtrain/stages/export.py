@@ -22,13 +22,15 @@ def write_model(
     *,
     dtype: str,
     shard_bytes: float,
+    params: Params | None = None,
 ) -> None:
     """Writes the model, its adapters merged, with its tokenizer and the files `extra`. All processes call this.
 
-    The tokens that end a completion are the same in config.json, generation_config.json and tokenizer_config.json.
+    `params` are its parameters where they are not those of its checkpoints. The tokens that end a completion are the
+    same in config.json, generation_config.json and tokenizer_config.json.
     """
     template = export_files.chat_template(start)
-    params = load_model(start, plan).params
+    params = load_model(start, plan).params if params is None else params
     hf.write(
         folder,
         params,

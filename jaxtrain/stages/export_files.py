@@ -122,6 +122,7 @@ def model_card(start: InitFrom, title: str, adapter_of: str = "") -> bytes:
         "Base model": base.rpartition("/")[2] if _is_path(base) else base or "none",
         "Run": f"{run.name}, step {step}" if run else None,
         "Stage": lineage["stage"] if run else None,
+        "Merge": lineage["origin"] if lineage["stage"] == "merge" else None,
         "Data": re.sub(r"(?<=:)(?:[/~]|\w+://)[^,]*/", "", data),
         "Licence": "unknown; those of the base model and of the data apply",
     }
