@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TYPED = "-"  # --prompt's default: what is typed
 COMMANDS = "/reset starts a new conversation, /quit or Ctrl-D ends"
+SINGLE_TURN = "the model was trained on single questions: before one that stands for itself, write /reset"
 ESCAPES = {r"\n": "\n", r"\t": "\t", r"\,": ","}  # of --stop
 
 
@@ -160,7 +161,9 @@ def main(cfg: Sample) -> None:
     elif asked.prompt != TYPED:
         answer_prompt(chat_model, asked.prompt)
     else:
-        chat_loop(chat_model)
+        from jaxtrain.stages import run_turns
+
+        chat_loop(chat_model, run_turns.single_turn(start.lineage))
 
 
 def _new_file(out: Path) -> None:
@@ -270,15 +273,16 @@ def _row(prompt: "Prompt", completion: "SampledText") -> dict[str, Any]:
     return row if completion.score is None else row | {"score": round(completion.score, 6)}
 
 
-def chat_loop(chat_model: "ChatModel") -> None:
-    """A conversation, a line a turn, until the lines end."""
+def chat_loop(chat_model: "ChatModel", single_turn: bool | None = None) -> None:
+    """A conversation, a line a turn, until the lines end; whoever chats is told of a model of single turns."""
     from jaxtrain.inference import chat as inference_chat
 
     if chat_model.process[1] > 1:
         raise ConfigError("--prompt: a conversation is for one process; name a --prompt, or --prompts")
     has_turns = chat_model.template.name != "none"
     kind = "a line is a turn" if has_turns else "no chat template: each line is continued as text"
-    _note([*chat_model.notes, ("chat", f"{kind}; {COMMANDS}")])
+    turns = [("turns", SINGLE_TURN)] if single_turn and has_turns else []
+    _note([*chat_model.notes, ("chat", f"{kind}; {COMMANDS}"), *turns])
     messages: list[Any] = []
     with contextlib.suppress(KeyboardInterrupt):
         for turn, line in enumerate(typed()):

@@ -39,10 +39,11 @@ def main(cfg: Sft) -> None:
 
         from jaxtrain.data import dialogs, special_text
         from jaxtrain.objectives.sft import sft
-        from jaxtrain.stages import eval_prompts, trainer
+        from jaxtrain.stages import eval_prompts, run_turns, trainer
 
         data = stage.prepare(dialogs.prepare)
         session = stage.session(data.tokenizer, data.fingerprints, noise=cfg.loss.neftune)
+        run_turns.record(session, data.single_turn)
         settings = dataclasses.asdict(cfg.loss)
         del settings["neftune"]
         objective = functools.partial(sft, model=session.model, **settings)

@@ -4,7 +4,7 @@ import copy
 import functools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -115,7 +115,14 @@ def prepare(
         fingerprints=fingerprints(
             template, *([rows.documents.fingerprint for rows, _ in side] for side in sides)
         ),
+        single_turn=all(_single_turn(counts) for _, counts in sides[0]),
     )
+
+
+def _single_turn(counts: Mapping[str, int]) -> bool:
+    """Whether every conversation of a source has one answer; not where some are plain texts, or lost turns."""
+    answers = counts["turns"] + counts.get("context", 0) + counts.get("turns_cut", 0)
+    return answers == counts["kept"] > 0
 
 
 def with_template(tokenizer: Tokenizer, template: Template) -> Tokenizer:

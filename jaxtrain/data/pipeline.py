@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
@@ -71,6 +71,7 @@ class DataPipeline:
     eval: Stream
     table: list[tuple[str, str]]
     fingerprints: dict[str, str]
+    single_turn: bool = field(default=False, kw_only=True)  # whether every conversation has one answer
 
 
 def prepare(

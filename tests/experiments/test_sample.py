@@ -27,7 +27,7 @@ from jaxtrain.inference import best_of
 from jaxtrain.inference import chat as inference_chat
 from jaxtrain.models import transformer
 from jaxtrain.ops.logprobs import logits
-from jaxtrain.stages import init_from, weights
+from jaxtrain.stages import init_from, run_turns, weights
 from jaxtrain.train import parallel
 from jaxtrain.worlds.tinytown.judge import gold
 from tests.experiments.test_reward import FLAGS as REWARD
@@ -218,6 +218,64 @@ def test_a_conversation_goes_on_until_it_is_reset(town, monkeypatch):
     assert output.endswith("\n".join(wanted) + "\n") and "never" not in output
 
 
+def test_a_run_of_single_turns_says_so(town):
+    assert run_turns.single_turn(init_from.load_run(str(town / "sft")).lineage) is True
+    assert run_turns.single_turn(init_from.load_run(str(town / "base")).lineage) is None
+
+
+@pytest.mark.parametrize("known", [True, False, None])
+def test_whoever_chats_is_told_of_a_model_of_single_turns(town, monkeypatch, known):
+    monkeypatch.setattr(run_turns, "single_turn", lambda lineage: known)
+    output = run_chat(town, "/quit\n", monkeypatch)
+    assert ("trained on single questions" in " ".join(output.split())) == bool(known)
+
+
+# What is typed before the prompt and while an answer is computed is read, in order; half a line is not lost.
+TYPED_AHEAD = """
+import os, sys
+sys.path.insert(0, {root!r})
+from experiments import sample
+print("ready", flush=True)
+os.read({pipe}, 1)
+for line in sample.typed():
+    print(f"<{{line}}>", flush=True)
+    os.read({pipe}, 1)
+"""
+
+
+def test_nothing_typed_is_lost_while_an_answer_is_computed():
+    master, slave = pty.openpty()
+    there, here = os.pipe()
+    script = TYPED_AHEAD.format(root=str(ROOT), pipe=there)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=slave, stdout=slave, stderr=slave, pass_fds=[there],
+        start_new_session=True,
+    )  # fmt: skip
+    os.close(slave)
+    shown = ""
+
+    def until(text):
+        nonlocal shown
+        while text not in shown:
+            assert select.select([master], [], [], 60)[0], shown
+            shown += os.read(master, 4096).decode()
+
+    try:
+        until("ready")
+        os.write(master, b"one\ntwo\nthr")  # while the model is compiled
+        for line, more in (("<one>", b""), ("<two>", b"ee\n"), ("<three>", b"")):
+            os.write(here, b".")
+            until(line)
+            os.write(master, more)
+        os.write(here, b".")
+        until("> ")
+    finally:
+        process.kill()
+        process.wait()
+        for end in (master, there, here):
+            os.close(end)
+
+
 def test_without_a_template_each_line_is_a_text_of_its_own(town, monkeypatch):
     output = run_chat(town, "What is\nWhat is\n", monkeypatch, name="base")
     text = greedy(town, [user("What is")], "base", most=12)
@@ -320,7 +378,8 @@ def test_commands_that_cannot_be_are_refused(kind):
 @pytest.mark.parametrize("typed", [True, False])
 def test_the_watchdog_watches_a_data_set_and_not_a_conversation(tmp_path, monkeypatch, typed):
     watched, model = [], SimpleNamespace(process=(0, 1))
-    monkeypatch.setattr(init_from, "load_run", lambda *_, **__: SimpleNamespace(tokenizer=ByteTokenizer()))
+    start = SimpleNamespace(tokenizer=ByteTokenizer(), lineage={})
+    monkeypatch.setattr(init_from, "load_run", lambda *_, **__: start)
     monkeypatch.setattr(inference_chat, "open_chat_model", lambda *_: model)
     monkeypatch.setattr(prompts, "read_prompts", lambda *_, **__: ["a"])
     with recorded_watchdog(monkeypatch) as active:
