@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from jaxtrain import flags
-from jaxtrain.apps.evals.config import ComparedModels, Evaluate, unfinished
+from jaxtrain.apps.evals.config import ComparedModels, Evaluate, require_writable
 from jaxtrain.config import ConfigError
 
 
@@ -16,8 +16,7 @@ def main(cfg: Evaluate) -> None:
     judge = cfg.judged.judge if cfg.judged.judge not in ("auto", "gold", "correct") else ""
     cfg.machine.require(*compared.names(), judge)
     out = Path(compared.out).expanduser()
-    if out.exists() and not unfinished(out):
-        raise ConfigError(f"--out={out}: it exists already; name a new folder, or remove it")
+    require_writable(out, compared.overwrite)
     if not out.parent.is_dir() and compared.out != ComparedModels.out:
         raise ConfigError(f"--out={out}: the folder {out.parent} does not exist")
     if cfg.benchmarks.tasks:

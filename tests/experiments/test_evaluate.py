@@ -184,7 +184,9 @@ def test_short_names():
         (("--models={sft}", "--shots=2"), "act only with --tasks"),
         (("--models={sft}", "--people=nothing.jsonl"), "--people=nothing.jsonl: no such file"),
         (("--models={sft}", "--people={words}"), "words.jsonl:1: not a row of"),
-        (("--models={sft}", "--out={full}"), "exists already"),
+        (("--models={sft}", "--out={full}"), r"files that are of no report \(x\); name a new folder"),
+        (("--models={sft}", "--out={full}", "--overwrite"), "files that are of no report"),
+        (("--models={sft}", "--out={full}/x", "--overwrite"), "it is a file"),
         (("--models={sft}", "--prompts=tinytown:nowhere"), "tinytown:nowhere"),
     ],
 )

@@ -35,6 +35,7 @@ class ComparedModels(config.Group):
         "commas; empty: nothing")
     simply: str = config.arg("like I'm 5", "What the second request to explain adds")
     out: str = config.arg("runs/evaluation", "New folder for report.html, report.json and answers.jsonl")
+    overwrite: bool = config.arg(False, "Replace the report that --out has")
     system: str = config.arg("", "System message put before conversations that have none")
     # fmt: on
 
@@ -111,8 +112,17 @@ class Evaluate:
     machine: MachineFlags = config.group(MachineFlags)
 
 
-def unfinished(out: Path) -> bool:
-    """Whether a folder has nothing but a part of a report: a kill or a full disk ended the command before the page."""
-    if not out.is_dir() or (out / REPORT[-1]).exists():
-        return False
-    return {path.name.removesuffix(TEMPORARY) for path in out.iterdir()} <= set(REPORT)
+def require_writable(out: Path, overwrite: bool) -> None:
+    """Raises ConfigError where a report in this folder would replace something: another report without --overwrite, or
+    other files. A part of a report is replaced: a kill or a full disk ended the command before the page.
+    """
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise ConfigError(f"--out={out}: it is a file; name a new folder")
+    if others := sorted({path.name.removesuffix(TEMPORARY) for path in out.iterdir()} - set(REPORT)):
+        raise ConfigError(f"--out={out}: it has files that are of no report ({others[0]}); name a new folder")
+    if (out / REPORT[-1]).exists() and not overwrite:
+        raise ConfigError(
+            f"--out={out}: it has a report already; name a new folder, or replace it with --overwrite"
+        )

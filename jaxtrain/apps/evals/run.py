@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxtrain import config, worlds
 from jaxtrain.apps.evals import lm_eval, report
-from jaxtrain.apps.evals.config import Evaluate
+from jaxtrain.apps.evals.config import REPORT, Evaluate
 from jaxtrain.apps.evals.lm_eval import LONGEST
 from jaxtrain.config import ConfigError
 from jaxtrain.data import chat, preferences_db
@@ -117,6 +117,8 @@ def evaluate(cfg: Evaluate, pool: LLMPool) -> dict[str, Any]:
 
 def _write(result: dict[str, Any], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
+    # Until the page is there again, the folder has a part of a report.
+    (out / REPORT[-1]).unlink(missing_ok=True)
     names = [one["label"] for one in result["models"]]
     lines = [
         {"prompt": row["prompt"], "answers": dict(zip(names, row["answers"], strict=True))}
