@@ -28,7 +28,8 @@ def _entropy(x: Array, lse: Array, target: Array, top: Array) -> Array:
 STATS: Mapping[str, Callable[[Array, Array, Array, Array], Array]] = {
     "logps": lambda x, lse, target, top: target - lse,  # log p(target)
     "lse": lambda x, lse, target, top: lse,  # log Σ_v exp x_v
-    "correct": lambda x, lse, target, top: (target >= top).astype(jnp.float32),  # target is the most likely
+    # 1 where the target is the most likely token, 1 / n where it is one of n: a model of equal logits has 1 / V
+    "correct": lambda x, lse, target, top: (target >= top) / jnp.maximum((x >= top[..., None]).sum(-1), 1),
     "entropy": _entropy,  # -Σ_v p_v log p_v, nats
     "mean_logps": lambda x, lse, target, top: x.mean(-1) - lse,  # Σ_v log p_v / V
 }

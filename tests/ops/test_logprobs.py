@@ -53,6 +53,14 @@ def test_a_hand_computed_case():
     np.testing.assert_array_equal(found["correct"], [[0, 1]])
 
 
+def test_a_tie_of_the_most_likely_tokens_counts_its_share():
+    """So that a collapsed model, whose logits are all equal, has an accuracy of 1 / V and not of 1."""
+    logits = np.array([[[0, 0, 0, 0], [2, 1, 2, 0], [2, 1, 2, 0], [np.nan] * 4]], "f")
+    head = Head(jnp.eye(4), 0.0, 2**20)
+    found = token_stats(jnp.asarray(logits), head, jnp.array([[3, 0, 1, 0]]), want=("correct",))
+    np.testing.assert_array_equal(found["correct"], [[0.25, 0.5, 0, 0]])
+
+
 def test_chunks_have_the_gradient_of_the_whole():
     rng = np.random.default_rng(1)
     hidden, weight = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((2, 9, 4), (13, 4)))
