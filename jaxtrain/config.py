@@ -8,6 +8,7 @@ heavy is imported here, so that a wrong command line fails before jax is loaded.
 import dataclasses
 import math
 import re
+from pathlib import Path
 from typing import Any, Protocol
 
 # All of them are used as config.NAME.
@@ -320,8 +321,8 @@ class Optim(Group):
 class Run(Group):
     # fmt: off
     workdir: str = arg("auto",
-        "The run's folder; the same command resumes it. auto: runs/STAGE for the default model and"
-        " data, else runs/STAGE-MODEL-DATA", live=True, remote=True)
+        "The run's folder; the same command resumes it. auto: runs/STAGE, and behind it -MODEL and "
+        "-DATA where they are not the default ones", live=True, remote=True)
     steps: int = arg(1500, "Training steps", low=1)
     seed: int = arg(0, "Seed of initialisation, data order and sampling", low=0, high=SEED_MAX)
     parallel: str = arg("auto",
@@ -417,13 +418,19 @@ def parse_mesh(text: str) -> dict[str, int]:
 
 
 def workdir(config: ConfigT, stage: str) -> str:
-    """The run's folder; `auto` names it after what differs from the stage's default model and data."""
+    """The run's folder; `auto` names it after the model and the data where they are not the stage's default ones.
+
+    A run that an earlier version named after both, where one differed, goes on in its folder.
+    """
     if config.run.workdir != "auto":
         return config.run.workdir
     default = type(config)()
     model, data = config.model.model, config.data.data
-    if (model, data) == (default.model.model, default.data.data):
-        return f"runs/{stage}"
     stem = "+".join(part.split("*")[0].rsplit("/", 1)[-1].split(".")[0] for part in data.split(","))
-    name = f"{stage}-{model}-{stem}"
-    return "runs/" + "".join(c if c.isalnum() or c in "-_+." else "-" for c in name)
+    own = [model] * (model != default.model.model) + [stem] * (data != default.data.data)
+    earlier = _folder([stage, model, stem])
+    return earlier if own and Path(earlier).is_dir() else _folder([stage, *own])
+
+
+def _folder(parts: list[str]) -> str:
+    return "runs/" + "".join(c if c.isalnum() or c in "-_+." else "-" for c in "-".join(parts))

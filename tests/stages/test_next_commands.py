@@ -37,10 +37,8 @@ def test_every_command_can_be_read(here, stage, data):  # noqa: F811
 def test_a_reward_model_is_named_where_it_is_and_so_is_what_it_started_from(here):  # noqa: F811
     """--data without --workdir names the folder after the data, and a run of lifecycle lies in its folder."""
     run(here / "runs" / "lifecycle" / "sft")
-    lines = finished(here / "runs" / "reward-tinytown-1m-votes", "reward")
-    assert lines == [
-        "next  ./launch/run ppo --init_from=runs/lifecycle/sft --reward_model=runs/reward-tinytown-1m-votes"
-    ]
+    lines = finished(here / "runs" / "reward-votes", "reward")
+    assert lines == ["next  ./launch/run ppo --init_from=runs/lifecycle/sft --reward_model=runs/reward-votes"]
     (line,) = finished(here / "runs" / "two", "reward", init_from="hf:org/name")
     assert "--init_from=hf:org/name " in line
 
