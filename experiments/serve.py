@@ -1,25 +1,21 @@
 """Serve runs over OpenAI's HTTP API, with a page to chat with them, and store completions."""
 
 import contextlib
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from jaxtrain import config, flags
-from jaxtrain.apps.serve.config import DEFAULT_CONTEXT, EXTRA, Serve, ServedModelFlags
+from jaxtrain.apps.serve.config import EXTRA, Serve, ServedModelFlags
 from jaxtrain.config import ConfigError
 from jaxtrain.files.atomic import check_export
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from jaxtrain.apps.serve.responses import ServedModel
-    from jaxtrain.apps.serve.scheduler import ModelRunner
     from jaxtrain.apps.serve.server import Server
     from jaxtrain.apps.serve.store import CompletionStore
     from jaxtrain.data.chat import Template
     from jaxtrain.stages.init_from import InitFrom
-    from jaxtrain.train.parallel import Plan
 
 
 class ServedRun(NamedTuple):
@@ -53,7 +49,7 @@ def main(cfg: Serve) -> None:
     for name, model in _models(cfg.served):
         start = init_from.load_run(model, "model", causal=True)
         template = chat.load_template(cfg.served.template, start.tokenizer, otherwise="none")
-        runs.append(ServedRun(name, start, template, _context(cfg, model, start.arch.max_len)))
+        runs.append(ServedRun(name, start, template, cfg.served.context_of(model, start.arch.max_len)))
     with contextlib.ExitStack() as stack:
         sock = stack.enter_context(http.listen(cfg.http.host, cfg.http.port))
         store = CompletionStore(Path(cfg.kept.store).expanduser()) if cfg.kept.store else None
@@ -129,86 +125,18 @@ def _models(served: ServedModelFlags) -> list[tuple[str, str]]:
     return [*zip(names, models, strict=True)]
 
 
-def _context(cfg: Serve, model: str, model_context: int) -> int:
-    """The most tokens of prompt and completion; `model_context` 0: the model has no limit."""
-    context = cfg.served.context
-    if model_context and context > model_context:
-        raise ConfigError(f"--context={context}: the context of --model={model} is {model_context}")
-    return context or min(model_context or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
-
-
 def open_server(cfg: Serve, runs: "Sequence[ServedRun]", store: "CompletionStore | None") -> "Server":
     """The server of the runs: models loaded, every program compiled, a scheduler of each started."""
-    import jax
-
-    from jaxtrain.apps.serve.metrics import Metrics
-    from jaxtrain.apps.serve.scheduler import Scheduler
-    from jaxtrain.apps.serve.server import Server, ServerLimits
-    from jaxtrain.train import parallel, processes
-
-    processes.initialize(cfg.machine.cache_dir)
-    if jax.process_count() > 1:
-        raise ConfigError("serve takes one process; --mesh spreads the model over its devices")
-    kind = "mesh" if jax.device_count() > 1 else "auto"
-    plan = parallel.make(config.Run(mesh=cfg.machine.mesh, parallel=kind))
-    runners = [_open_runner(cfg, run, plan) for run in runs]  # all, before the first thread starts
-    schedulers = [Scheduler(runner, cfg.http.waiting) for runner, _ in runners]
-    limits = ServerLimits(cfg.http.key(), cfg.http.max_body_kb * 1024)
-    metrics = Metrics(schedulers, store)
-    first, *others = (
-        Server(model=model, scheduler=scheduler, store=store, limits=limits, metrics=metrics)
-        for (_, model), scheduler in zip(runners, schedulers, strict=True)
-    )
-    return first._replace(others=tuple(others))
-
-
-def _open_runner(cfg: Serve, run: ServedRun, plan: "Plan") -> "tuple[ModelRunner, ServedModel]":
-    """A run's model, loaded and compiled, and the model as clients see it."""
-    from jaxtrain.apps.serve import request_params
-    from jaxtrain.apps.serve.responses import ServedModel
-    from jaxtrain.apps.serve.scheduler import ModelRunner, warm_up
-    from jaxtrain.files import cache
-    from jaxtrain.generate import engine, sampler
-    from jaxtrain.generate.prompt_logprobs import prompt_scorer
-    from jaxtrain.inference import chat as inference_chat
-    from jaxtrain.stages import init_from
+    from jaxtrain.apps.serve import startup
+    from jaxtrain.inference.local import serving_plan
     from jaxtrain.stages.load_model import load_model
 
-    start, template, context = run.start, run.template, run.context
-    model, trained, *_ = load_model(start, plan, config.Model(dtype=cfg.machine.dtype))
-    ends = init_from.end_ids(start, template.ends)
-    decoding = engine.build_engine(
-        plan, model, ends=ends, max_new=context, slots=sampler.bucketed(context),
-        top_logprobs=request_params.MAX_TOP_LOGPROBS, max_steps=cfg.served.chunk,
-    )  # fmt: skip
-    if cfg.served.rows % decoding.plan.shards:
-        raise ConfigError(
-            f"--rows={cfg.served.rows}: use a multiple of the {decoding.plan.shards} devices that share the rows"
-        )
-    ready = decoding.ready(trained, ())
-    score_prompt = prompt_scorer(
-        decoding.plan, model, ready, request_params.MAX_TEXT_LOGPROBS, sampler.bucketed(context)
-    )
-    runner = ModelRunner(
-        engine=decoding, params=ready, rows=cfg.served.rows, chunk=cfg.served.chunk, context=context,
-        vocab=start.arch.vocab, score_prompt=score_prompt,
-    )  # fmt: skip
-    warm_up(runner)
-    digest = cache.digest(start.lineage["origin"], start.tokenizer.fingerprint, template.fingerprint)
-    served = ServedModel(
-        name=run.name, created=int(time.time()), fingerprint=f"fp_{digest}", template=template, ends=ends,
-        decode=inference_chat.decoder(template, ends),
-        tool_template=_tool_template(template),
-    )  # fmt: skip
-    return runner, served
-
-
-def _tool_template(template: "Template") -> "Template | None":
-    """The template that the tokenizer has for requests with tools, as transformers chooses it."""
-    from jaxtrain.data import chat
-
-    named = template.tokenizer.named_templates if template.name == "auto" else {}
-    return chat.load_template("hf:tool_use", template.tokenizer) if "tool_use" in named else None
+    plan, settings = serving_plan(cfg.machine), config.Model(dtype=cfg.machine.dtype)
+    runners = [  # all, before the first thread starts
+        startup.open_runner(cfg, run.name, load_model(run.start, plan, settings), run.template, run.context)
+        for run in runs
+    ]
+    return startup.open_server(cfg, runners, store)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A trained model in Python: `jaxtrain.load` returns one object that chats, samples, scores, judges and evaluates.
+"""A trained model in Python: the object of `jaxtrain.load` chats, samples, scores, judges, evaluates and serves.
 
 What it does is what the commands do: the same loading, sampler, judge and evaluation, with their defaults.
 """
@@ -6,13 +6,14 @@ What it does is what the commands do: the same loading, sampler, judge and evalu
 import contextlib
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxtrain import config, flags, suggestions
 from jaxtrain.config import ConfigError
-from jaxtrain.data import messages
+from jaxtrain.data import chat, messages
 from jaxtrain.data.dialogs import with_system
 from jaxtrain.data.messages import BadRecord, Message
 from jaxtrain.generate.sampler import bucketed
@@ -28,7 +29,11 @@ from jaxtrain.inference.llm import (
     user_messages,
 )
 from jaxtrain.inference.llm_judge import JudgeCase
-from jaxtrain.stages.load_model import LoadedModel
+from jaxtrain.stages import init_from
+from jaxtrain.stages.load_model import LoadedModel, load_model
+
+if TYPE_CHECKING:
+    from jaxtrain.apps.serve.startup import BackgroundServer
 
 Conversation = str | Sequence[Mapping[str, Any]]  # a user's turn, or messages with role and content
 _JUDGING = ("rubric", "votes", "soft", "judge_temperature", "judge_max_new")
@@ -44,7 +49,9 @@ def load(
     """
     with _arguments():
         machine = MachineFlags(dtype=dtype, mesh=mesh, cache_dir=cache_dir)
-        return LanguageModel(str(name), local.load_local(str(name), "name", machine), machine)
+        start = init_from.load_run(str(name), "name", causal=True)
+        loaded = load_model(start, local.serving_plan(machine), config.Model(dtype=machine.dtype))
+        return LanguageModel(str(name), loaded, machine)
 
 
 class LanguageModel:
@@ -173,6 +180,37 @@ class LanguageModel:
             with contextlib.closing(LLMPool(cfg.endpoint, self.machine)) as pool:
                 pool.add(self.name, self.llm(max(cfg.drawing.max_new, cfg.judged.judge_max_new)))
                 return run.evaluate(cfg, pool)
+
+    def serve(self, **options: Any) -> "BackgroundServer":
+        """This model behind OpenAI's HTTP API and a chat page, in a thread of this process: `with m.serve() as server`.
+
+        Options are the flags of ./launch/run serve: port, host, api_key, rows, context, store, ... Without `store`
+        completions are not stored. Raises ConfigError where the extra `serve` is not installed.
+        """
+        from jaxtrain.apps.serve.config import EXTRA, Serve
+
+        try:
+            from jaxtrain.apps.serve import http
+            from jaxtrain.apps.serve.startup import BackgroundServer, open_runner, open_server
+            from jaxtrain.apps.serve.store import CompletionStore
+        except ImportError as error:
+            raise ConfigError(f"serving needs the package {error.name}; {EXTRA}") from error
+
+        with _arguments():
+            cfg = _command(Serve, {"store": "", **options, "model": self.name})
+            start = self.loaded.source
+            template = chat.load_template(cfg.served.template, start.tokenizer, otherwise="none")
+            context = cfg.served.context_of(self.name, start.arch.max_len)
+            name = cfg.served.name or Path(self.name.removeprefix("hf:")).name
+            with contextlib.ExitStack() as until_served:  # closes the socket where the rest fails
+                sock = until_served.enter_context(http.listen(cfg.http.host, cfg.http.port))
+                store = CompletionStore(Path(cfg.kept.store).expanduser()) if cfg.kept.store else None
+                if store:
+                    until_served.callback(store.close)
+                runner = open_runner(cfg, name, self.loaded, template, context)
+                server = BackgroundServer(cfg, open_server(cfg, [runner], store), sock)
+                until_served.pop_all()
+                return server
 
 
 @contextlib.contextmanager

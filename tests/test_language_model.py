@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import openai
 import pytest
 
 from jaxtrain.inference.llm import REFUSED, Completion
@@ -118,6 +119,20 @@ def test_evaluation_is_that_of_the_command(town, model):
     assert len(answers) == 4 and all(len(each) == 2 for each in answers) and answers[0][0] != answers[0][1]
 
 
+def test_it_serves_what_it_chats(town, model):
+    with quick(), model.serve(port=0, context=64, rows=1, name="boats") as server:
+        with openai.OpenAI(base_url=server.url, api_key="none", max_retries=0) as client:
+            assert [one.id for one in client.models.list()] == ["boats"]
+            reply = client.chat.completions.create(
+                model="boats", messages=[{"role": "user", "content": QUESTION}], temperature=0, max_tokens=12
+            )  # fmt: skip
+        assert reply.choices[0].message.content.strip() == model.chat(QUESTION, temperature=0.0, max_new=12)
+        port = int(server.url.split(":")[2].split("/")[0])
+        with pytest.raises(ValueError, match=rf"^host=127\.0\.0\.1 port={port}: "):
+            model.serve(port=port)
+    assert not (town / "runs").exists()
+
+
 @pytest.mark.parametrize(
     ("use", "message"),
     [
@@ -132,6 +147,7 @@ def test_evaluation_is_that_of_the_command(town, model):
         (lambda m: m.logprobs([{"role": "user", "content": "x"}]), "^completion: "),
         (lambda m: m.judge(QUESTION, ["x"], votes=2, judge_temperature=0.0), "^judge_temperature=0: 2 votes"),
         (lambda m: m.evaluate(prompt_cont=3), r"^prompt_cont: .*prompt_count"),
+        (lambda m: m.serve(rows=0), "^rows=0: must be at least 1"),
         (lambda m: m.evaluate([m.name]), "^models=.*named twice"),
     ],
 )

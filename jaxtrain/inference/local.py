@@ -38,7 +38,7 @@ from jaxtrain.inference.sampler import SampledText, text_sampler
 from jaxtrain.ops.logprobs import logits
 from jaxtrain.stages import init_from
 from jaxtrain.stages.load_model import LoadedModel, inference_plan, load_model
-from jaxtrain.train import parallel
+from jaxtrain.train import parallel, processes
 from jaxtrain.types import LM, Batch, Params
 
 AT_ONCE = 64  # completions of one call
@@ -66,6 +66,15 @@ def load_local(text: str, flag: str, machine: MachineFlags) -> LoadedModel:
             f"--{flag}={text}: a run is sampled in one process; serve it, and name the server's URL"
         )
     return load_model(start, plan, config.Model(dtype=machine.dtype))
+
+
+def serving_plan(machine: MachineFlags) -> parallel.Plan:
+    """The plan of a model that also serves: one program over all devices of one process. Raises ConfigError."""
+    processes.initialize(machine.cache_dir)
+    if jax.process_count() > 1:
+        raise ConfigError("serving takes one process; --mesh spreads the model over its devices")
+    kind = "mesh" if jax.device_count() > 1 else "auto"
+    return parallel.make(config.Run(mesh=machine.mesh, parallel=kind))
 
 
 def local_llm(loaded: LoadedModel, name: str, flag: str, max_new: int) -> LLM:

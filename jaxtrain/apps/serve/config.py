@@ -28,6 +28,12 @@ class ServedModelFlags(config.Group):
     chunk: int = config.arg(4, "Tokens decoded between two checks for waiting requests and disconnected clients", low=1)
     # fmt: on
 
+    def context_of(self, model: str, model_context: int) -> int:
+        """The most tokens of prompt and completion; `model_context` 0: the model has no limit. Raises ConfigError."""
+        if model_context and self.context > model_context:
+            raise ConfigError(f"--context={self.context}: the context of --model={model} is {model_context}")
+        return self.context or min(model_context or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+
 
 @dataclasses.dataclass(frozen=True)
 class HttpFlags(HttpAddress):
