@@ -11,7 +11,7 @@ import numpy as np
 from jaxtrain.config import StageConfig
 from jaxtrain.files import progress, terminal
 from jaxtrain.models import transformer
-from jaxtrain.stages import next_commands, run_guards
+from jaxtrain.stages import next_commands, run_guards, step_memory
 from jaxtrain.stages.session import Session, first_state, fresh_state_fn, of_trained, print_lines
 from jaxtrain.train import loop, metrics, optim, preflight
 from jaxtrain.train.checkpoint import Checkpoints, Unusable
@@ -144,13 +144,13 @@ def train(cfg: StageConfig, session: Session, stage: Stage) -> TrainState:
 
 
 def _preflight(cfg: StageConfig, session: Session, stage: Stage, first: Any, flops: float) -> list[str]:
-    sizes = preflight.memory(
-        session.plan.abstract(fresh_state_fn(session, cfg.run.seed), session.trained.axes), first
-    )
+    state = session.plan.abstract(fresh_state_fn(session, cfg.run.seed), session.trained.axes)
+    sizes = [*preflight.memory(state, first), *step_memory.rows(cfg, session, stage.tokens, state)]
     if session.trained.frozen:
         count = sum(leaf.size for leaf in jax.tree.leaves(session.base))
         sizes.insert(1, ("frozen parameters", f"{count:,}, the adapters' base"))
     where = f"{session.plan.name}, {len(session.plan.devices)} x {session.plan.device_kind}"
+    where += f", {step_memory.dtype(cfg, session.plan)}"
     rest = [("model FLOPs of a step", f"{flops:.3g}"), ("plan", where)]
     head = "targets of the first rows (⟨not in the loss⟩)"
     rows = preflight.first_rows(first, stage.decode)

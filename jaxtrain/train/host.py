@@ -1,10 +1,14 @@
 """The host process: settings of its memory and clock that training on a CPU feels."""
 
+import contextlib
 import ctypes
 import os
 import sys
 import time
+from pathlib import Path
 
+# Control groups, versions 2 and 1.
+_CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _MMAP_MAX, _TRIM_THRESHOLD, _ARENA_MAX = -4, -1, -8  # of mallopt(3)
 
 
@@ -42,6 +46,18 @@ def peak_memory() -> int:
 
     scale = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+def memory() -> int | None:
+    """Bytes of memory of this machine, or of the container that this process runs in; None where it is not known."""
+    try:
+        found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):  # not on every platform
+        return None
+    for limit in _CONTAINER_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # not there, or `max`: no limit
+            found = min(found, int(Path(limit).read_text()))
+    return found
 
 
 def clocks() -> tuple[float, float]:

@@ -20,6 +20,7 @@ from jaxtrain.apps.plan.topologies import Topology, devices, parse
 from jaxtrain.apps.plan.types import CompiledStage
 from jaxtrain.config import ConfigError
 from jaxtrain.models.zoo import Arch
+from jaxtrain.stages.step_memory import stored_activations
 
 REMAT = ("none", "dots", "full")  # each keeps less
 _MOMENTS = {"adamw": 2, "adam_tf": 2}  # of the optimizers that hold any for sure
@@ -141,8 +142,7 @@ def least_memory(each: Candidate, cfg: Any, arch: Arch) -> float:
     """
     trained = 0 if cfg.lora.lora_rank else 1 + _MOMENTS.get(cfg.optim.optimizer, 0)
     state = 4.0 * (1 + trained) * weights(arch) / (each.fsdp * each.context * each.tensor)
-    products = arch.C * (2 * arch.heads + 2 * arch.K) + (3 if arch.gated else 2) * arch.ff
-    position = arch.width + (products / each.tensor if each.remat != "full" else 0)
+    position = stored_activations(arch, each.remat, each.tensor)
     return state + 2.0 * arch.layers * each.rows * cfg.data.seq_len / each.context * position
 
 

@@ -1,0 +1,61 @@
+"""The memory that a training step needs at least, beside what there is, before anything is computed."""
+
+from typing import Any
+
+import jax
+
+from jaxtrain import config
+from jaxtrain.models import transformer
+from jaxtrain.models.zoo import Arch
+from jaxtrain.stages.session import Session
+from jaxtrain.train import device_memory, host, parallel, preflight
+
+GIB = 2**30
+
+
+def stored_activations(arch: Arch, remat: str, tensor: int = 1) -> float:
+    """Elements that the backward pass reads of each token and layer, at least: the layer's input and, unless `remat` is
+    `full`, the results of its products, which are split over `tensor` devices.
+    """
+    products = arch.C * (2 * arch.heads + 2 * arch.K) + (3 if arch.gated else 2) * arch.ff
+    return arch.width + (products / tensor if remat != "full" else 0)
+
+
+def rows(cfg: config.StageConfig, session: Session, tokens: int, state: Any) -> list[tuple[str, str]]:
+    """Rows of the preflight's table: bytes of activations at least, and a warning where they do not fit.
+
+    tokens: of a global batch. state: the abstract TrainState.
+    """
+    plan = session.plan
+    how = transformer.execution(cfg.model, plan.platform)
+    elements = session.arch.layers * stored_activations(session.arch, how.remat)
+    activations = elements * how.dtype.itemsize * tokens / cfg.optim.microbatches / len(plan.devices)
+    found = [("activations", f"{activations / 2**20:,.1f} MiB at least, on each device")]
+    needed = activations + sum(preflight.leaf_bytes(leaf, shard=True) for leaf in jax.tree.leaves(state))
+    there = _memory_of_a_device(plan)
+    if there is not None and needed > there:
+        found.append(
+            (
+                "warning",
+                f"a step needs at least {needed / GIB:,.1f} GiB on each device, which has {there / GIB:,.1f}: lower "
+                f"--seq_len={cfg.data.seq_len} or --batch_size={cfg.data.batch_size}, raise --microbatches"
+                f"{'' if how.remat == 'full' else ', or set --remat=full'}",
+            )
+        )
+    return found
+
+
+def dtype(cfg: config.StageConfig, plan: parallel.Plan) -> str:
+    """The type of computation, and how to have float32 where `auto` chose another one."""
+    name = str(transformer.compute_dtype(cfg.model, plan.platform))
+    if cfg.model.dtype != "auto" or name == "float32":
+        return f"computes in {name}"
+    return f"computes in {name}, parameters and sums in float32; --dtype=float32 computes all in it, slower"
+
+
+def _memory_of_a_device(plan: parallel.Plan) -> int | None:
+    """Bytes, where they are known; the devices of a CPU share the memory of the machine."""
+    if plan.platform != "cpu":
+        return device_memory.capacity(plan.devices)
+    memory = host.memory()
+    return memory and memory * plan.process[1] // len(plan.devices)
