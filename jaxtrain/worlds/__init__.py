@@ -86,6 +86,9 @@ class World(Protocol):
     def measure(self, prompts: Sequence[WorldPrompt | str], completions: Sequence[str]) -> dict[str, float]:
         """The mean gold reward as `gold`, and those of `measures` that some prompt is about."""
 
+    def counts(self, prompts: Sequence[WorldPrompt | str]) -> dict[str, int]:
+        """How many of the prompts each measure is about, gold included."""
+
     def consistency(
         self, prompts: Sequence[WorldPrompt | str], completions: Sequence[str], samples: int
     ) -> float:

@@ -43,6 +43,9 @@ def test_measures_of_answers_by_hand():
     found = measures.measure(questions, texts)
     assert found == pytest.approx(WANTED) and list(found) == list(WANTED)
     assert measures.measure([parse_prompt(question) for question in questions], texts) == found
+    assert measures.counts(questions).keys() == found.keys() and measures.counts(questions)["gold"] == len(
+        questions
+    )
 
 
 def test_what_nothing_was_asked_about_is_not_told():

@@ -4,7 +4,16 @@ from collections import Counter
 
 import pytest
 
-from jaxtrain.worlds.tinytown.configs import COLUMNS, CONFIGS, SPLITS, VERSION, Redteam, Sft, resolve
+from jaxtrain.worlds.tinytown.configs import (
+    COLUMNS,
+    CONFIGS,
+    SPLITS,
+    VERSION,
+    Redteam,
+    Sft,
+    full_name,
+    resolve,
+)
 from jaxtrain.worlds.tinytown.judge import gold, judge
 from jaxtrain.worlds.tinytown.prompts import held_out, parse_prompt
 from jaxtrain.worlds.tinytown.records import named_rows, rows
@@ -145,6 +154,21 @@ def test_some_answers_may_balk_at_harmless_requests_which_are_worth_less_than_he
         row[f"reward_{side}"] for row in made for side in ("chosen", "rejected") if row["family"] == "ben"
     ]
     assert max(balks) <= -1 < sum(helpful) / len(helpful)
+
+
+def test_some_answers_have_a_word_of_another_answer_which_is_worth_less():
+    made, plain = table("preferences", stop=2_000, slip=0.2), table("preferences", stop=2_000)
+    texts = [(row["prompt"], row[side]) for row in made for side in ("chosen", "rejected")]
+    wrong = [(prompt, text) for prompt, text in texts if not judge(prompt, text).parsable]
+    assert 0.1 < len(wrong) / len(texts) < 0.2  # some words are equal, or make another answer
+    assert all(judge(row["prompt"], row["chosen"]).parsable for row in plain)
+    chosen = sum(not judge(row["prompt"], row["chosen"]).parsable for row in made)
+    assert chosen / len(wrong) < 0.3
+    words = {word for row in plain for side in ("chosen", "rejected") for word in row[side].split(" ")}
+    assert sum(word not in words for _, text in wrong for word in text.split(" ")) / len(wrong) < 0.1
+    # The prompts, and the answers without the option, are what they were before there was one.
+    assert repr(resolve("preferences", {"slip": 0.2})) == repr(resolve("preferences"))
+    assert full_name("preferences", resolve("preferences", {"slip": 0.2})) != "preferences"
 
 
 def test_help_is_every_family_but_harm():

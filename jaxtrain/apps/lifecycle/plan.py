@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxtrain.config import Failure
-from jaxtrain.files import atomic, processes
+from jaxtrain.files import atomic, checksums, processes
 from jaxtrain.train import best_checkpoint, metrics, workdir
 
 MAX_NEW = 48
 SAVED_WITHIN = 60.0  # seconds in which a stage that is stopped saves and ends
 ACCELERATORS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "libtpu")
 TIMES, LOGS, ANSWERS = "times.json", "logs", "answers"
+SUMS = "sha256"  # in times.json, of the files of a step's completions
 AUDIT = "audit.json"  # of ./launch/run constitutional
 
 
@@ -140,7 +141,11 @@ def train(
     runs = {step.name: f"{folder / step.name}{'@best' * bool(step.best)}" for step in steps}
     shared = (f"--seed={seed}", f"--cache_dir={cache_dir}")
     commands = {step.name: _commands(step, folder, runs, shared, jitter) for step in steps}
-    done = {name for name, each in commands.items() if times.get(name, {}).get("commands") == each}
+    done = {
+        name
+        for name, each in commands.items()
+        if times.get(name, {}).get("commands") == each and _intact(folder, times[name][SUMS])
+    }
     under_way: dict[Future, LifecycleStep] = {}
     running = processes.ChildProcesses(SAVED_WITHIN)
     with (
@@ -162,7 +167,10 @@ def train(
             for one in finished:
                 step = under_way.pop(one)
                 started, seconds = one.result()
-                times[step.name] = {"began": started, "seconds": seconds, "commands": commands[step.name]}
+                times[step.name] = {
+                    "began": started, "seconds": seconds, "commands": commands[step.name],
+                    SUMS: _checksums(folder, step),
+                }  # fmt: skip
                 atomic.write_sealed(file, times)
                 done.add(step.name)
                 show.finish(step, seconds)
@@ -175,7 +183,8 @@ def _read_times(file: Path) -> dict[str, dict[str, Any]]:
     try:
         times = atomic.read_sealed(file) if file.exists() else {}
         return {
-            name: {key: one[key] for key in ("began", "seconds", "commands")} for name, one in times.items()
+            name: {key: one[key] for key in ("began", "seconds", "commands")} | {SUMS: {**one.get(SUMS, {})}}
+            for name, one in times.items()
         }
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         aside = file.with_name(f"{TIMES}.damaged")
@@ -187,6 +196,28 @@ def _read_times(file: Path) -> dict[str, dict[str, Any]]:
             flush=True,
         )
         return {}
+
+
+def _checksums(folder: Path, step: LifecycleStep) -> dict[str, str]:
+    """{file in the folder: SHA-256} of a step's completions."""
+    files = [answers_of(folder, step.name, one) for one in ANSWER_SETS] if step.answers else []
+    return {str(file.relative_to(folder)): checksums.of_file(file) for file in files}
+
+
+def _intact(folder: Path, sums: Mapping[str, str]) -> bool:
+    """Whether the files are as they were written; a line names each that is not."""
+    wrong = [
+        name
+        for name, sum_ in sums.items()
+        if not (folder / name).exists() or checksums.of_file(folder / name) != sum_
+    ]
+    for name in wrong:
+        print(
+            f"{folder / name} is missing or differs from what was written: its completions are sampled again",
+            file=sys.stderr,
+            flush=True,
+        )
+    return not wrong
 
 
 def starts_fresh(step: LifecycleStep) -> bool:

@@ -1,15 +1,16 @@
 """The whole soak: malformed records and requests, then faults of commands, and the table of all."""
 
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 from jaxtrain.apps.soak import campaign, warm
 from jaxtrain.apps.soak.attempt import Result
-from jaxtrain.apps.soak.config import SoakFlags
+from jaxtrain.apps.soak.config import EXTRA, SoakFlags
 from jaxtrain.apps.soak.outcome import Outcome
 from jaxtrain.apps.soak.reference import Place
-from jaxtrain.config import Failure
+from jaxtrain.config import ConfigError, Failure
 from jaxtrain.files import atomic, paths
 
 LONGEST = 4 * 3600.0  # seconds of all malformed records, and of all malformed requests
@@ -21,6 +22,7 @@ def run(flags: SoakFlags) -> bool:
     Ctrl-C and SIGTERM end it after the fault under way, with the table so far; no process survives it. Raises
     ConfigError for names that are not known, and KeyboardInterrupt after a stop in which everything held.
     """
+    _check_packages(flags)
     folder = paths.absolute(Path(flags.workdir).expanduser())
     folder.mkdir(parents=True, exist_ok=True)
     print("importing everything once ...", flush=True)
@@ -47,6 +49,17 @@ def run(flags: SoakFlags) -> bool:
         if held and stopping():
             raise KeyboardInterrupt
     return held
+
+
+def _check_packages(flags: SoakFlags) -> None:
+    """Raises ConfigError where an attack that the flags name needs a package that is not installed."""
+    needs = {"records": ("hypothesis",), "requests": ("hypothesis", "schemathesis")}
+    for name, packages in needs.items():
+        missing = [package for package in packages if importlib.util.find_spec(package) is None]
+        if getattr(flags, name) and not flags.only and missing:
+            raise ConfigError(
+                f"--{name}={getattr(flags, name)} needs {' and '.join(missing)}; {EXTRA}; or --{name}=0"
+            )
 
 
 def _records(count: int, seed: int) -> list[Outcome]:

@@ -3,13 +3,13 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 VERSION = "1.0.0"
 _DEFECTS = ("dup", "near_dup", "junk", "spam", "pii")
 _STYLE = ("detail", "warn", "refuse", "evade", "rude", "wrong", "balk")
-_SHARES = {*_DEFECTS, *_STYLE, "faulty"}
+_SHARES = {*_DEFECTS, *_STYLE, "faulty", "slip"}
 _CHOICES = {
     "turns": ("plain", "hh"),
     "group": ("", "A", "B"),
@@ -27,8 +27,8 @@ class Options:
     sums: int = 9
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            _check(field.name, getattr(self, field.name))
+        for one in fields(self):
+            _check(one.name, getattr(self, one.name))
 
 
 def _check(name: str, value: Any) -> None:
@@ -105,7 +105,8 @@ class Sft(Styled):
 class Preferences(Styled):
     """Pairs of distinct answers and an annotator's choice; at the default temperature two agree on 73 %.
 
-    Of every family, of one, or of all but harm where `family` is help.
+    Of every family, of one, or of all but harm where `family` is help. `slip` is the share of answers in which a word
+    is that of another answer, as in what a model samples.
     """
 
     detail: float = 0.35
@@ -117,6 +118,7 @@ class Preferences(Styled):
     temperature: float = 0.8
     group: str = ""
     family: str = ""
+    slip: float = field(default=0.0, repr=False)  # newer than the fingerprints, which contain the repr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +203,7 @@ def resolve(config: str, options: Mapping[str, Any] | None = None) -> Options:
     """The options of `config`, those in `options` set, values may be text; ValueError names the remedy."""
     if config not in CONFIGS:
         raise ValueError(f"tinytown has no config {config!r}; choose one of {', '.join(CONFIGS)}")
-    kinds = {field.name: type(field.default) for field in fields(CONFIGS[config])}
+    kinds = {one.name: type(one.default) for one in fields(CONFIGS[config])}
     values = {}
     for name, value in (options or {}).items():
         if name not in kinds:

@@ -40,6 +40,13 @@ def measure(prompts: Sequence[TownPrompt | str], completions: Sequence[str]) -> 
     return result
 
 
+def counts(prompts: Sequence[TownPrompt | str]) -> dict[str, int]:
+    """How many of the prompts the gold reward, and each of MEASURES, is about."""
+    families = [as_prompt(prompt).family for prompt in prompts]
+    of = {name: sum(family in about for family in families) for name, (about, _) in MEASURES.items()}
+    return {"gold": len(families)} | {name: count for name, count in of.items() if count}
+
+
 def consistency(prompts: Sequence[TownPrompt | str], completions: Sequence[str], samples: int) -> float:
     """The share of pairs of answers to one prompt of the same gold; the `samples` answers to a prompt are adjacent."""
     worth = [gold(prompt, text) for prompt, text in zip(prompts, completions, strict=True)]

@@ -61,10 +61,9 @@ def _sft(rng: RandomDraws, options: Sft, where: Space) -> Row:
 
 def _preference(rng: RandomDraws, options: Preferences, where: Space) -> Row:
     prompt = shares_of(options.family).draw(rng, where)
-    style = TownStyle(**options.style())
-    first = second = render(prompt, draw_answer(rng, prompt, style, where))
+    first = second = _compared(rng, options, prompt, where)
     while second == first:
-        second = render(prompt, draw_answer(rng, prompt, style, where))
+        second = _compared(rng, options, prompt, where)
     annotator = Annotator(options.temperature, options.group)
     pair = [(text, gold(prompt, text)) for text in (first, second)]
     a, b = (reward + annotator.taste(prompt, text) for text, reward in pair)
@@ -74,6 +73,20 @@ def _preference(rng: RandomDraws, options: Preferences, where: Space) -> Row:
         p_win = 1.0 - p_win
     (chosen, reward_chosen), (rejected, reward_rejected) = pair
     return prompt.text, chosen, rejected, reward_chosen, reward_rejected, p_win, prompt.family
+
+
+def _compared(rng: RandomDraws, options: Preferences, prompt: TownPrompt, where: Space) -> str:
+    """An answer to compare, in which a word may be that of an answer to another prompt of the family."""
+    style = TownStyle(**options.style())
+    words = render(prompt, draw_answer(rng, prompt, style, where)).split(" ")
+    if rng.flag(options.slip):
+        others: list[str] = []
+        while len(others) != len(words):  # of one length, most words stand in the same part of a sentence
+            other = rng.choice(where.prompts[prompt.family])
+            others = render(other, draw_answer(rng, other, style, where)).split(" ")
+        at = rng.pick(len(words))
+        words[at] = others[at]
+    return " ".join(words)
 
 
 def _critique(rng: RandomDraws, options: Constitution, where: Space) -> Row:

@@ -5,7 +5,7 @@ from functools import cache
 
 from jaxtrain.worlds.tinytown import lexicon as lex
 from jaxtrain.worlds.tinytown.judge import gold, judge
-from jaxtrain.worlds.tinytown.measures import MEASURES, consistency, measure
+from jaxtrain.worlds.tinytown.measures import MEASURES, consistency, counts, measure
 from jaxtrain.worlds.tinytown.prompts import parse_prompt
 from jaxtrain.worlds.tinytown.tasks import GAMES, TOOL_TASKS
 
@@ -22,6 +22,7 @@ class TinytownWorld:
     judge = staticmethod(judge)
     gold = staticmethod(gold)
     measure = staticmethod(measure)
+    counts = staticmethod(counts)
     consistency = staticmethod(consistency)
 
     def statements(self, text: str) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """The whole soak: the attacks in forks, and what becomes of their rows."""
 
+import importlib.util
 import json
 
 import pytest
@@ -8,7 +9,7 @@ from jaxtrain.apps.soak import campaign, run, warm
 from jaxtrain.apps.soak.attempt import Result
 from jaxtrain.apps.soak.config import SoakFlags
 from jaxtrain.apps.soak.outcome import Outcome
-from jaxtrain.config import Failure
+from jaxtrain.config import ConfigError, Failure
 
 
 class FakeProcesses:
@@ -77,6 +78,18 @@ def test_what_was_found_is_written_where_the_soak_fails(tmp_path, nothing_real):
     with pytest.raises(Failure, match="no reference"):
         run.run(flags(tmp_path, attempts=99))
     assert len(json.loads((tmp_path / "soak.json").read_text())["injections"]) == 1
+
+
+@pytest.mark.parametrize(("attack", "package"), [("records", "hypothesis"), ("requests", "schemathesis")])
+def test_a_package_that_is_missing_is_named_at_the_start(
+    tmp_path, nothing_real, monkeypatch, attack, package
+):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find(name))
+    with pytest.raises(ConfigError, match=rf"--{attack}=5 needs {package}; .*jaxtrain\[soak\].*--{attack}=0"):
+        run.run(flags(tmp_path / "soak", **{attack: 5}))
+    assert not (tmp_path / "soak").exists()
+    assert run.run(flags(tmp_path / "soak"))
 
 
 def test_an_attack_that_fails_is_no_attack_that_held(tmp_path, nothing_real, monkeypatch):
