@@ -67,13 +67,16 @@ def main(cfg: Bench) -> None:
                 f"--sizes={size}: it has no vocabulary of its own; write {size},vocab=512"
             )
 
+    from jaxtrain.apps.benchmark import speed_table
     from jaxtrain.train import processes
 
     processes.initialize()
-    for size, arch in archs.items():
+    for place, (size, arch) in enumerate(archs.items()):
         one = measure_sampling if cfg.what.task == "sample" else measure
         numbers = {"task": cfg.what.task, "model": size, **one(cfg, arch)}
-        print("  ".join(f"{name} {_shown(name, value)}" for name, value in numbers.items()), flush=True)
+        if not place:
+            print(f"task {cfg.what.task}, jax {numbers['jax']}", *speed_table.head(numbers), sep="\n")
+        print(*speed_table.row(numbers), sep="\n", flush=True)
         if cfg.what.json:
             with open(cfg.what.json, "a", encoding="utf-8") as file:
                 file.write(atomic.json_line(numbers))
@@ -170,16 +173,6 @@ def _product_rate(rows: int = 2048) -> float:
     from jaxtrain.apps.benchmark import timing
 
     return 2 * rows * 256 * 1024 / timing.matmul_timing(rows, 256, 1024).best
-
-
-def _shown(name: str, value: Any) -> str:
-    if name in ("peak_memory", "scratch_memory", "logits"):
-        return f"{value / 2**20:,.0f} MiB"
-    if name in ("flops_per_s", "peak_flops"):
-        return f"{value / 1e9:,.1f} GF/s"
-    if isinstance(value, float):
-        return f"{value:,.3f}" if value < 100 else f"{value:,.0f}"
-    return str(value)
 
 
 if __name__ == "__main__":
