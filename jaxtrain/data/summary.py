@@ -40,6 +40,12 @@ def mix(cfg: Data, train: Opened, sizes: Sequence[int], held_out: Opened) -> Ite
         epoch = size / (cfg.batch_size * share)
         part = f"{share:.0%} of the rows, " if len(train) > 1 else ""
         yield f"train {records.label}", f"{part}an epoch is {epoch:,.1f} batches of {cfg.batch_size}"
+        if epoch < 1:
+            rows = f"{size:,} row{'s' * (size != 1)}"
+            yield (
+                "warning",
+                f"{records.label} has {rows}, so that a batch has each {1 / epoch:,.1f} times on average",
+            )
     seen = {records.fingerprint for _, records in train}
     if any(records.fingerprint in seen for _, records in held_out):
         yield "warning", "the held-out documents are training documents: the held-out loss is meaningless"

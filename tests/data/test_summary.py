@@ -25,6 +25,15 @@ def test_shares_and_epochs_by_hand():
     ]
 
 
+def test_fewer_rows_than_a_batch_are_a_warning():
+    lines = list(
+        summary.mix(Corpus(batch_size=8), [*opened("a", weight=0.5), *opened("b", weight=0.5)], [1, 4], [])
+    )
+    assert [text for name, text in lines if name == "warning"] == [
+        "a has 1 row, so that a batch has each 4.0 times on average"
+    ]
+
+
 def test_held_out_documents_that_are_trained_on_are_a_warning():
     _, (name, text) = summary.mix(CFG, opened("a"), [10], opened("h", "a"))
     assert name == "warning" and "the held-out loss is meaningless" in text

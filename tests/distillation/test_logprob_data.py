@@ -200,3 +200,9 @@ def test_a_prompt_too_long_loses_its_beginning_or_is_left_out(cfg):
     assert any("prompts lost their beginning" in line for _, line in data.table)
     with pytest.raises(ConfigError, match="do not fit --seq_len"):
         prepare(cfg(long, too_long="drop"))
+
+
+def test_one_completion_is_trained_on_with_a_warning(cfg):
+    once = cfg([stored([token("A")]), stored([token("B")], question="Ho?")], batch_size=8)
+    warnings = [text for name, text in prepare(once).table if name == "warning"]
+    assert any("has 1 row, so that a batch has each 8.0 times" in text for text in warnings)
