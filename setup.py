@@ -19,7 +19,8 @@ setup(
         "jaxtrain.apps.lifecycle": ["pages/*.jinja"],
         "jaxtrain.apps.serve": ["pages/*"],
         "jaxtrain.data": ["templates/*.jinja"],
-        "jaxtrain.files": ["pages/*.jinja"],
+        "jaxtrain.rl": ["pages/*.jinja"],
+        "jaxtrain.files": ["pages/*.*", "pages/uplot/*"],
     },
     # Tested on 3.11, 3.12 and 3.13. The newest jax for 3.11 is 0.10, the newest flax 0.12.8.
     python_requires=">=3.11",

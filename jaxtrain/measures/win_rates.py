@@ -35,10 +35,16 @@ def win_rate(values: Sequence[float]) -> WinRate | None:
     n = len(values)
     if not n:
         return None
-    p, z = sum(values) / n, Z * Z / n
-    middle = (p + z / 2) / (1 + z)
-    half = Z * math.sqrt(p * (1 - p) / n + z / (4 * n)) / (1 + z)
-    return WinRate(p, max(0.0, middle - half), min(1.0, middle + half), n)
+    p = sum(values) / n
+    return WinRate(p, *interval(p, n), n)
+
+
+def interval(share: float, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of `n` > 0."""
+    z = Z * Z / n
+    middle = (share + z / 2) / (1 + z)
+    half = Z * math.sqrt(share * (1 - share) / n + z / (4 * n)) / (1 + z)
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def pairwise_win_rates(matches: Sequence[Match], players: int) -> list[list[WinRate | None]]:

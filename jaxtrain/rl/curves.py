@@ -1,16 +1,17 @@
-"""The picture of an on-policy run: score against a watched reward or gold, KL, entropy, length, capped share."""
+"""The charts of an on-policy run: score against a watched reward or gold, KL, entropy, length, capped share."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from jaxtrain.files import svg_plot
-from jaxtrain.files.svg_plot import Line, Mark, Panel
+from jaxtrain.files import html
+from jaxtrain.files.charts import Chart, Line, Mark, line_chart
 from jaxtrain.rl.overoptimisation import GOLD, TRAINED, series, turn_of, watched_metrics
 
-FILE = "curves.svg"  # in the workdir
+FILE = "curves.html"  # in the workdir
 STEP = "step (updates)"
 # (title, metric, label, unit)
-PANELS = (
+CHARTS = (
     ("KL from the reference", "objective/kl", "KL", "nats a completion"),
     ("Entropy of the policy", "objective/entropy", "entropy", "nats a completion"),
     ("Length of completions", "completions/mean_length", "mean length", "tokens"),
@@ -24,24 +25,31 @@ PANELS = (
 )
 
 
-def svg(rows: Sequence[Mapping[str, Any]], title: str = "", best: int | None = None, updates: int = 1) -> str:
-    """The curves in the lines of a metrics.jsonl, as an <svg> element.
+def charts(rows: Sequence[Mapping[str, Any]], best: int | None = None, updates: int = 1) -> list[Chart]:
+    """The curves in the lines of a metrics.jsonl.
 
     best: the step of the best checkpoint. updates: of an iteration, as `turn_of` has them.
     """
-    name = next(iter(watched_metrics(rows)), "")
-    lines, units = [Line("score", *series(rows, TRAINED))], ["score"]
-    if name:
-        label = "gold" if name == GOLD else "watched reward"
-        lines.append(Line(label, *series(rows, name)))
-        units.append(label)
-    heading = f"Score and {units[1]}" if name else "Score of the trained reward"
-    panels = [Panel(heading, tuple(lines), tuple(units))]
-    panels += [
-        Panel(head, (Line(label, *series(rows, key)),), (unit,), 0.0) for head, key, label, unit in PANELS
-    ]
     turn = turn_of(rows, updates)
     marks = [Mark(turn.step, f"turn, step {turn.step}")] if turn else []
     if best is not None and (turn is None or best != turn.step):
         marks.append(Mark(best, f"best, step {best}"))
-    return svg_plot.figure(panels, x_label=STEP, title=title, marks=marks)
+    name = next(iter(watched_metrics(rows)), "")
+    lines, units = [Line("score", *series(rows, TRAINED))], ["score"]
+    if name:
+        units.append("gold reward" if name == GOLD else "watched reward")
+        lines.append(Line(units[1], *series(rows, name), right=True))
+    heading = f"Score and {units[1]}" if name else "Score of the trained reward"
+    made = [line_chart(heading, lines, x=STEP, units=units, marks=marks)]
+    made += [
+        line_chart(head, [Line(label, *series(rows, key))], x=STEP, units=[unit], marks=marks, least=0.0)
+        for head, key, label, unit in CHARTS
+    ]
+    return [chart for chart in made if chart]
+
+
+def page(drawn: Sequence[Chart], title: str) -> str:
+    """The HTML page of a run's charts."""
+    return html.template(Path(__file__).parent / "pages" / "curves.html.jinja").render(
+        charts=drawn, title=title
+    )

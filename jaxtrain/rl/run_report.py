@@ -9,7 +9,7 @@ from jaxtrain.train import best_checkpoint, metrics, workdir
 
 
 def write(cfg: WatchedStageConfig, session: Session) -> None:
-    """Writes curves.svg into the workdir, and prints the best step and the diagnosis."""
+    """Writes curves.html into the workdir, and prints the best step and the diagnosis."""
     if not session.primary:
         return
     rows, _ = metrics.read_rows(session.path / metrics.FILE)
@@ -18,8 +18,8 @@ def write(cfg: WatchedStageConfig, session: Session) -> None:
     best = best_checkpoint.resume(cfg.run.keep_best, folder, steps)
     name = f"{session.path.parent.name}/{session.path.name}"
     values = config.to_dict(cfg)
-    picture = curves.svg(rows, name, best and best.step, diagnosis.updates_of(values))
-    atomic.write_text(session.path / curves.FILE, f"{picture}\n")
+    charts = curves.charts(rows, best and best.step, diagnosis.updates_of(values))
+    atomic.write_text(session.path / curves.FILE, curves.page(charts, name))
     lines = [*best_lines(best, steps, str(session.path)), *sentences(diagnosis.diagnose(rows, values))]
     print_lines([*lines, f"curves: {session.path / curves.FILE}"], True)
 

@@ -1,7 +1,7 @@
 """--watch_reward from the command to the files it leaves: a reward that likes length, and one that does not."""
 
 import json
-import xml.etree.ElementTree as ET
+import re
 
 import pytest
 
@@ -78,10 +78,13 @@ def test_the_best_checkpoint_is_the_one_with_the_most_of_it(town, stopped):
 def test_the_run_says_what_its_metrics_suggest_and_leaves_a_picture(town, stopped):
     said = " ".join(town.said["exploited"].split())
     assert "what the metrics say The score rises while the watched reward falls" in said
-    picture = ET.parse(stopped / "curves.svg").getroot()
-    texts = ["".join(one.itertext()) for one in picture.iter("{http://www.w3.org/2000/svg}text")]
-    assert {"watched reward", "score", "step (updates)", "tokens"} <= {*texts}
-    assert any(text.startswith("turn, step ") for text in texts)
+    page = (stopped / "curves.html").read_text()
+    charts = [json.loads(one) for one in re.findall(r'type="application/json">(.*?)</script>', page)]
+    assert [one["label"] for one in charts[0]["series"]] == ["score", "watched reward"]
+    assert {one["x"] for one in charts} == {"step (updates)"} and ["tokens"] in [
+        one["units"] for one in charts
+    ]
+    assert all(one["marks"][0]["label"].startswith("turn, step ") for one in charts)
     lines = atomic.read_jsonl(sorted((stopped / "samples" / "rollouts").glob("*.jsonl"))[0])
     assert all(line["watched"] == -abs(len(line["completion"]) - 24.0) for line in lines)
 

@@ -43,7 +43,7 @@ def _stage(seeds: Sequence[int], stages: Sequence[Mapping[str, Any]]) -> dict[st
         "curves": [_curve(curves) for curves in zip(*(one["curves"] for one in stages), strict=True)],
         "notes": _by_seed(seeds, [one["notes"] for one in stages]),
         "figures": [
-            {"title": f"{figure['title']}, seed {seed}", "svg": figure["svg"]}
+            {**figure, "title": f"{figure['title']}, seed {seed}"}
             for seed, one in zip(seeds, stages, strict=True)
             for figure in one["figures"]
         ],
@@ -78,12 +78,15 @@ def _by_seed(seeds: Sequence[int], notes: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _curve(curves: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {**curves[0], **{side: _points([one[side] for one in curves]) for side in ("points", "held_out")}}
+
+
+def _points(curves: Sequence[Sequence[Sequence[float]]]) -> list[list[float]]:
     """Points [step, mean, least, most], of the steps that all seeds have."""
-    values = [dict(one["points"]) for one in curves]
+    values = [dict(one) for one in curves]
     steps = [step for step in values[0] if all(step in one for one in values)]
     bands = {step: band([one[step] for one in values]) for step in steps}
-    points = [[step, one["mean"], one["least"], one["most"]] for step, one in bands.items() if one]
-    return {**curves[0], "points": points}
+    return [[step, one["mean"], one["least"], one["most"]] for step, one in bands.items() if one]
 
 
 def _table(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

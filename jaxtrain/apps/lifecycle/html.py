@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxtrain.files import html
-from jaxtrain.files.terminal import percent
+from jaxtrain.files import charts, html
+from jaxtrain.files.charts import Chart, Line
+from jaxtrain.measures import glossary, win_rates
 
-WIDE, HIGH, GAP_X, GAP_Y = 168, 52, 48, 16  # a box of the lineage, and the space between two, in px
-POINTS = 160  # most points of a curve
+WIDE, HIGH, GAP_X, GAP_Y = 168, 52, 56, 26  # a box of the lineage, and the space between two, in px
+_LANE = 5  # px between two arrows in one space between rows
 
 
 class LineageBox(NamedTuple):
@@ -25,38 +26,36 @@ class LineageBox(NamedTuple):
 def page(result: Mapping[str, Any]) -> str:
     """The HTML page of a result.json."""
     stages = result["stages"]
-    boxes, lines, size = lineage(stages)
+    boxes, arrows, size = lineage(stages)
     claims = [claim for stage in stages for claim in stage["claims"]]
-    filters = {"number": number, "between": between, "worst": worst}
+    names = [claim["measure"] for claim in claims]
+    names += [row["measure"] for table in result["tables"] for row in table["rows"]]
+    filters = {"number": number, "between": between, "worst": worst, "unit": unit}
     return html.template(Path(__file__).parent / "pages" / "lifecycle.html.jinja", filters).render(
         result=result,
         seeds=result.get("seeds", []),
+        interval=lambda value, measure: interval(value, measure, result.get("counts", {})),
         boxes=boxes,
-        lines=lines,
+        arrows=arrows,
         size=size,
         wide=WIDE,
         high=HIGH,
         missed=sum(not claim["reached"] for claim in claims),
         claims=len(claims),
         curves=[
-            {"stage": stage["title"], **curve(one)}
+            drawn
             for stage in stages
             for one in stage["curves"]
-            if len(one["points"]) > 1
+            if (drawn := curve(one, stage["title"], len(result.get("seeds", []))))
         ],
-        short=short,
+        title=lambda measure: glossary.get(measure).title,
+        glossary=glossary.used(names),
     )
 
 
-def short(measure: str) -> str:
-    """A measure's short name."""
-    words = {
-        "eval/bits_per_byte_above_entropy": "bits/byte above entropy",
-        "eval/gold_accuracy": "agrees with gold",
-        "objective/kl": "KL, nats",
-        "eval/divergence": "KL to the teacher",
-    }
-    return words.get(measure, measure)
+def unit(measure: str) -> str:
+    """How a measure's numbers are written."""
+    return "%" if glossary.get(measure).share else ".3f"
 
 
 def number(value: Any, unit: str = ".3f") -> str:
@@ -65,7 +64,7 @@ def number(value: Any, unit: str = ".3f") -> str:
         value = value["mean"]
     if value is None or isinstance(value, str):
         return value or "–"
-    return percent(value) if unit == "%" else format(value, unit)
+    return f"{100 * value:.1f} %" if unit == "%" else format(value, unit)
 
 
 def between(value: Any, unit: str = ".3f") -> str:
@@ -82,64 +81,89 @@ def spread(value: Any, unit: str = ".3f") -> str:
     return number(value, unit) + f" ({between(value, unit)})" * bool(between(value, unit))
 
 
+def interval(value: Any, measure: str, counts: Mapping[str, int]) -> str:
+    """What stands below a number: of several seeds the least and the most, of one a share's 95 % interval; and n."""
+    if value is None or isinstance(value, str):
+        return ""
+    count, parts = counts.get(measure, 0), [between(value, unit(measure))]
+    if count and not parts[0] and glossary.get(measure).share:
+        share = value["mean"] if isinstance(value, Mapping) else value
+        low, high = win_rates.interval(share, count)
+        parts = [f"{number(low, '%')} to {number(high, '%')}"]
+    return ", ".join(filter(None, [*parts, f"n {count:,}" if count else ""]))
+
+
 def worst(claim: Mapping[str, Any]) -> str:
     """The worst seed of a claim, with its number, and the others that miss it, too."""
     seed, value = claim["worst"]["seed"], claim["worst"]["value"]
     others = [str(one) for one in claim["missed"] if one != seed]
-    return f"{seed}: {number(value)}" + f", also {', '.join(others)}" * bool(others)
+    return f"{seed}: {number(value, unit(claim['measure']))}" + f", also {', '.join(others)}" * bool(others)
 
 
 def lineage(
     stages: Sequence[Mapping[str, Any]],
-) -> tuple[list[LineageBox], list[tuple[int, int, int, int]], tuple[int, int]]:
-    """(boxes, lines (x, y, x, y), (width, height)): one column for each depth; a stage's needs are to its left."""
+) -> tuple[list[LineageBox], list[str], tuple[int, int]]:
+    """(boxes, arrows as paths, (width, height)): one column for each depth; a stage's needs are to its left.
+
+    An arrow to the next column crosses the space between; one over several columns runs between two rows of boxes.
+    """
     depth: dict[str, int] = {}
     for stage in stages:
         depth[stage["name"]] = max((depth[name] + 1 for name in stage["needs"]), default=0)
-    column: dict[int, list[Mapping[str, Any]]] = {}
-    for stage in stages:
-        column.setdefault(depth[stage["name"]], []).append(stage)
-    tallest = max(len(rows) for rows in column.values())
+    columns = [[one for one in stages if depth[one["name"]] == d] for d in range(max(depth.values()) + 1)]
+    tallest = max(map(len, columns))
+    rows: dict[str, int] = {}
     boxes = {}
-    for d, rows in column.items():
-        top = (tallest - len(rows)) * (HIGH + GAP_Y) // 2
-        for i, stage in enumerate(rows):
+    for d, column in enumerate(columns):
+        for i, stage in enumerate(column, (tallest - len(column)) // 2):
+            rows[stage["name"]] = i
             boxes[stage["name"]] = LineageBox(
-                stage["name"], stage["stage"], d * (WIDE + GAP_X) + 1, top + i * (HIGH + GAP_Y) + 1,
+                stage["name"], stage["stage"], d * (WIDE + GAP_X) + 1, i * (HIGH + GAP_Y) + GAP_Y // 2,
                 f"{number(stage['seconds'], '.0f')} s", stage["reached"],
             )  # fmt: skip
-    lines = [
-        (boxes[need].x + WIDE, boxes[need].y + HIGH // 2, boxes[stage["name"]].x, boxes[stage["name"]].y + HIGH // 2)
-        for stage in stages
-        for need in stage["needs"]
-    ]  # fmt: skip
-    return (
-        [*boxes.values()],
-        lines,
-        (len(column) * (WIDE + GAP_X) - GAP_X + 2, tallest * (HIGH + GAP_Y) - GAP_Y + 2),
+    lanes: dict[int, int] = {}  # arrows so far in the space above each row
+    arrows = []
+    for stage in stages:
+        for need in stage["needs"]:
+            lane = None
+            if depth[stage["name"]] - depth[need] > 1:
+                row = min(max(rows[need], rows[stage["name"]]), tallest - 1)
+                lane = row * (HIGH + GAP_Y) + _LANE * (lanes.get(row, 0) - 1)
+                lanes[row] = lanes.get(row, 0) + 1
+            arrows.append(_arrow(boxes[need], boxes[stage["name"]], lane))
+    return [*boxes.values()], arrows, (len(columns) * (WIDE + GAP_X) - GAP_X + 2, tallest * (HIGH + GAP_Y))
+
+
+def _arrow(start: LineageBox, end: LineageBox, lane: int | None) -> str:
+    """The path from a box's right side to another's left; over several columns at the height of `lane`."""
+    (x0, y0), (x1, y1), half = (
+        (start.x + WIDE, start.y + HIGH // 2),
+        (end.x - 2, end.y + HIGH // 2),
+        GAP_X // 2,
     )
+    if lane is None:
+        return f"M{x0} {y0} C{x0 + half} {y0} {x1 - half} {y1} {x1} {y1}"
+    left, right = x0 + GAP_X, x1 - GAP_X + 2
+    out, back = (
+        f"C{x0 + half} {y0} {left - half} {lane} {left} {lane}",
+        f"C{right + half} {lane} {x1 - half} {y1}",
+    )
+    return f"M{x0} {y0} {out} H{right} {back} {x1} {y1}"
 
 
-def curve(one: Mapping[str, Any]) -> dict[str, Any]:
-    """A curve as an SVG polyline of 100 x 40, the band of several seeds as a polygon, and the numbers at its ends.
+def curve(one: Mapping[str, Any], stage: str, seeds: int = 0) -> Chart | None:
+    """The chart of a curve, with its held-out numbers; bands from the least to the most of several seeds.
 
-    Points are [step, value], or [step, mean, least, most].
+    Points are [step, value], or [step, mean, least, most]. None of fewer than two points.
     """
-    points = one["points"]
-    points = [*points[: -1 : max(1, len(points) // POINTS)], points[-1]]
-    xs, ys = [p[0] for p in points], [p[1] for p in points]
-    low, high = min(min(p[1:]) for p in points), max(max(p[1:]) for p in points)
-    span, wide = (high - low) or 1.0, (xs[-1] - xs[0]) or 1
+    if len(one["points"]) < 2:
+        return None
+    sides = (("training", one["points"]), ("held out", one.get("held_out", [])))
+    lines = [Line(name, *_columns(points)) for name, points in sides if points]
+    note = f"the mean of {seeds} seeds, and a band from the least to the most" if seeds > 1 else ""
+    title, x = f"{stage}: {one['title']}", one.get("x", "step")
+    return charts.line_chart(title, lines, x=x, units=[one.get("unit", "")], note=note)
 
-    def line(values: Sequence[float]) -> list[str]:
-        return [
-            f"{100 * (x - xs[0]) / wide:.2f},{38 - 36 * (y - low) / span:.2f}"
-            for x, y in zip(xs, values, strict=True)
-        ]
 
-    banded = len(points[0]) > 2
-    polygon = [*line([p[2] for p in points]), *reversed(line([p[3] for p in points]))] if banded else []
-    return {
-        "title": one["title"], "polyline": " ".join(line(ys)), "polygon": " ".join(polygon), "low": f"{low:.3g}",
-        "high": f"{high:.3g}", "first": f"{ys[0]:.3g}", "last": f"{ys[-1]:.3g}", "steps": f"{xs[-1]:,}",
-    }  # fmt: skip
+def _columns(points: Sequence[Sequence[float]]) -> list[Sequence[float]]:
+    return [list(column) for column in zip(*points, strict=True)]

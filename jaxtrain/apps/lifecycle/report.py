@@ -5,30 +5,44 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxtrain import config, worlds
 from jaxtrain.apps.lifecycle import html, plan, tables, watch
 from jaxtrain.apps.lifecycle.plan import LifecycleStep, Target
 from jaxtrain.files import atomic
+from jaxtrain.measures import glossary
 from jaxtrain.train import metrics
 
 ROUNDING = 1e-9
 WIDE = 150  # columns where the output is no terminal
 SHOWN = 8  # prompts whose completions are shown
-# The curves of a stage: (metric, title).
+
+
+class Curve(NamedTuple):
+    """A curve of a stage."""
+
+    metric: str
+    title: str
+    unit: str
+    held_out: str = ""  # the metric of held-out data that belongs beside it
+
+
+_LOSS = Curve("loss", "Loss", "nats a token", "eval/loss")
 CURVES = {
-    "pretrain": (("loss", "training loss, nats a token"),),
-    "sft": (("loss", "training loss, nats a token"),),
-    "reward": (("rewards/accuracies", "pairs ordered as the annotators do"),),
-    "ppo": (
-        ("objective/scores", "score of the reward model"),
-        ("objective/kl", "KL from the reference, nats"),
+    "pretrain": (_LOSS,),
+    "sft": (_LOSS,),
+    "reward": (
+        Curve("rewards/accuracies", "Pairs ordered as the annotators do", "share of pairs", "eval/accuracy"),
     ),
-    "dpo": (("rewards/margins", "margin of the implicit reward"),),
-    "revise": (("harmful", "harmful answers, by rounds of revision"),),
-    "constitutional": (("loss", "training loss, nats a token"),),
-    "distill": (("divergence", "divergence from the teacher, nats a token"),),
+    "ppo": (
+        Curve("objective/scores", "Score of the reward model", "score"),
+        Curve("objective/kl", "KL from the reference", "nats an answer"),
+    ),
+    "dpo": (Curve("rewards/margins", "Margin of the implicit reward", "margin", "eval/rewards/margins"),),
+    "revise": (Curve("harmful", "Harmful answers, by rounds of revision", "share of answers"),),
+    "constitutional": (_LOSS,),
+    "distill": (Curve("divergence", "Divergence from the teacher", "nats a token", "eval/divergence"),),
 }
 
 
@@ -83,15 +97,20 @@ def result(
     return {
         "stages": stages,
         "seconds": plan.busy_seconds(times),
+        "counts": _counts(completions, closed),
         "answers": _side_by_side(completions),
         "tables": tables.tables(steps, values, completions, runs, times),
     }
 
 
 def _curves(step: LifecycleStep, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def points(name: str) -> list[list[float]]:
+        return [[row["step"], row[name]] for row in rows if name in row]
+
+    x = "round of revision" if step.name == "revise" else "step"
     return [
-        {"title": title, "points": [[row["step"], row[name]] for row in rows if name in row]}
-        for name, title in CURVES.get(step.name, ())
+        {"title": one.title, "unit": one.unit, "x": x, "points": points(one.metric), "held_out": points(one.held_out)}
+        for one in CURVES.get(step.name, ())
     ]  # fmt: skip
 
 
@@ -104,6 +123,14 @@ def _measures(answers: Sequence[Mapping[str, Any]], closed: Sequence[Mapping[str
     several, recall = (world.measure(*part) for part in texts)
     recall = {name: recall[name] for name in CLOSED_MEASURES if name in recall}
     return several | recall | {"alike": world.consistency(*texts[0], plan.ANSWER_SETS[plan.ALL].samples)}
+
+
+def _counts(*completions: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, int]:
+    """How many completions of a stage each measure is about; those of all stages are to the same prompts."""
+    several, closed = ([one["prompt"] for one in next(iter(part.values()), ())] for part in completions)
+    counts = worlds.get().counts(closed) if closed else {}
+    counts = {name: count for name, count in counts.items() if name in CLOSED_MEASURES}
+    return (worlds.get().counts(several) if several else {}) | counts
 
 
 def claim_result(claim: Target, before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, Any]:
@@ -133,12 +160,17 @@ def _finite(value: float | None) -> float | None:
 
 
 def wanted(claim: Target) -> str:
-    """A target as the report writes it."""
-    bound = f"at least {claim.low:g}" if claim.low is not None else f"at most {claim.high:g}"
+    """A target as the report writes it; a share in percent, a difference of shares in points of it."""
+    share = glossary.get(claim.measure).share
+
+    def text(value: float) -> str:
+        return f"{100 * value:g} {'points' if claim.gain else '%'}" if share else f"{value:g}"
+
+    bound = f"at least {text(claim.low)}" if claim.low is not None else f"at most {text(claim.high)}"
     if not claim.gain:
         return bound
     if claim.low is not None and claim.low < 0:
-        return f"at most {-claim.low:g} below {claim.over or 'before'}"
+        return f"at most {text(-claim.low)} below {claim.over or 'before'}"
     return f"gain {bound}" + f" over {claim.over}" * bool(claim.over)
 
 
@@ -175,7 +207,8 @@ def print_result(result: Mapping[str, Any], folder: Path) -> None:
             numbers = [claim["before"], claim["after"]]
             numbers += [(claim["after"] or {}).get(end) for end in bands[:2]] if several else []
             worst = (html.worst(claim),) if several else ()
-            cells = (html.short(claim["measure"]), *map(html.number, numbers), claim["wanted"], *worst)
+            texts = [html.number(value, html.unit(claim["measure"])) for value in numbers]
+            cells = (glossary.get(claim["measure"]).title, *texts, claim["wanted"], *worst)
             table.add_row(first[0], *cells, first[1], style="" if claim["reached"] else "red")
     console = Console()
     if not console.is_terminal:

@@ -6,6 +6,7 @@ from typing import Any
 
 from jaxtrain import worlds
 from jaxtrain.apps.lifecycle.plan import LifecycleStep
+from jaxtrain.measures import glossary
 
 Values = Mapping[str, Mapping[str, float]]
 Completions = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -30,13 +31,17 @@ def tables(
     return result
 
 
-def _row(name: str, cells: Sequence[str | float | None], unit: str = "") -> dict[str, Any]:
-    """A row: texts, and numbers to be written as `unit` says, % or a format."""
-    return {"name": name, "cells": [*cells], "unit": unit}
+def _row(name: str, cells: Sequence[str | float | None], unit: str = "", measure: str = "") -> dict[str, Any]:
+    """A row: texts, and numbers to be written as `unit` says, % or a format; `measure` is what they are."""
+    return {"name": name, "cells": [*cells], "unit": unit, "measure": measure}
 
 
-def _measure(values: Values, stages: Sequence[str], measure: str) -> list[float | None]:
-    return [values[name].get(measure) for name in stages]
+def _measured(
+    name: str, values: Values, stages: Sequence[str], measure: str, texts: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The row of a measure of these stages, behind `texts`."""
+    unit = "%" if glossary.get(measure).share else ".2f"
+    return _row(name, [*texts, *(values[stage].get(measure) for stage in stages)], unit, measure)
 
 
 def _sft(values: Values, completions: Completions) -> dict[str, Any]:
@@ -53,9 +58,9 @@ def _sft(values: Values, completions: Completions) -> dict[str, Any]:
         "head": ["", "before SFT", "after SFT"],
         "rows": [
             _row(f"“{chosen}”", [f"“{text.strip()}”" for text in texts]),
-            _row("it is an answer", _measure(values, ("pretrain", "sft"), "parsable"), "%"),
-            _row("steps are right", _measure(values, ("pretrain", "sft"), "steps"), "%"),
-            _row("facts are right", _measure(values, ("pretrain", "sft"), "facts"), "%"),
+            _measured("it is an answer (parsable)", values, ("pretrain", "sft"), "parsable"),
+            _measured("steps are right", values, ("pretrain", "sft"), "steps"),
+            _measured("facts are right", values, ("pretrain", "sft"), "facts"),
         ],
     }  # fmt: skip
 
@@ -67,10 +72,10 @@ def _base_and_chat(values: Values) -> dict[str, Any]:
         "note": f"The base model is the pretrained one, the chat model that of {last}.",
         "head": ["", "base", "chat"],
         "rows": [
-            _row("answers what is asked", _measure(values, ("pretrain", last), "parsable"), "%"),
-            _row("helps with harmful requests", _measure(values, ("pretrain", last), "harmful"), "%"),
-            _row("refuses them with a reason", _measure(values, ("pretrain", last), "refuse"), "%"),
-            _row("gold reward", _measure(values, ("pretrain", last), "gold"), ".2f"),
+            _measured("answers the question (parsable)", values, ("pretrain", last), "parsable"),
+            _measured("helps with harmful requests", values, ("pretrain", last), "harmful"),
+            _measured("refuses them with a reason", values, ("pretrain", last), "refuse"),
+            _measured("gold reward", values, ("pretrain", last), "gold"),
         ],
     }  # fmt: skip
 
@@ -81,15 +86,15 @@ def _rlhf(values: Values) -> dict[str, Any]:
         ("", "refuse", "refused with a reason"),
         ("terse or detailed", "detail", "answers with every step"),
         ("safety awareness", "warn", "risky tasks with a warning"),
-        ("consistency", "alike", "two answers to a prompt are worth the same"),
-        ("and still right?", "parsable", "answers that are answers"),
+        ("consistency", "alike", "two answers to a prompt have the same gold reward"),
+        ("still in the language?", "parsable", "parsable answers"),
     )
     return {
         "title": "What RLHF achieves",
         "note": "",
         "head": ["", "measured", "before RLHF", "after RLHF"],
         "rows": [
-            _row(claim, [what, *_measure(values, ("sft", "ppo"), measure)], "%") for claim, measure, what in rows
+            _measured(claim, values, ("sft", "ppo"), measure, [what]) for claim, measure, what in rows
         ],
     }  # fmt: skip
 
@@ -108,11 +113,11 @@ def _dpo_and_rlhf(values: Values, runs: Mapping[str, Any], times: Mapping[str, A
         "head": ["", "RLHF (reward model and PPO)", "DPO"],
         "rows": [
             _row("models in memory", ["4: policy, value, reference, reward",
-                 "1: the reference's log-probs are computed once, before"]),
+                 "1: the reference model's log-probabilities are computed once, before training"]),
             _row("stages", ["2, with sampling", "1, without"]),
             _row("seconds", [seconds["reward"] + seconds["ppo"], seconds["dpo"]], ".0f"),
             _row("stability", [grad_norm_peak("ppo"), grad_norm_peak("dpo")], ".1f"),
-            _row("gold reward", _measure(values, ("ppo", "dpo"), "gold"), ".2f"),
-            _row("harmful", _measure(values, ("ppo", "dpo"), "harmful"), "%"),
+            _measured("gold reward", values, ("ppo", "dpo"), "gold"),
+            _measured("harmful", values, ("ppo", "dpo"), "harmful"),
         ],
     }  # fmt: skip

@@ -31,15 +31,15 @@ def notes(
 
 def figures(
     step: LifecycleStep, rows: Sequence[Mapping[str, Any]], folder: Path, taken: int | None = None
-) -> list[dict[str, str]]:
-    """[{"title", "svg"}]: an on-policy stage's score and gold, KL, entropy, length and capped share over its steps.
+) -> list[dict[str, Any]]:
+    """[{"title", "charts"}]: an on-policy stage's score and gold, KL, entropy, length and capped share over its steps.
 
     The step where gold turns is marked, and `taken`, that of the best checkpoint where it is the one taken.
     """
     if step.stage not in ON_POLICY or not rows:
         return []
     updates = diagnosis.updates_of(_config(folder / step.name))
-    return [{"title": step.title, "svg": curves.svg(rows, best=taken, updates=updates)}]
+    return [{"title": step.title, "charts": curves.charts(rows, best=taken, updates=updates)}]
 
 
 def _config(folder: Path) -> Mapping[str, Mapping[str, Any]]:

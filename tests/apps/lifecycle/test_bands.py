@@ -15,10 +15,10 @@ def result(gold, seconds, notes=()):
     stage = {
         "name": "ppo", "stage": "ppo", "title": "PPO", "needs": [], "seconds": seconds, "command": "x",
         "claims": claims, "reached": all(one["reached"] for one in claims), "taken": None, "measures": {"gold": gold},
-        "curves": [{"title": "score", "points": points[: 2 + (gold == 2)]}],
-        "notes": [*notes], "figures": [{"title": "PPO", "svg": "<svg/>"}],
+        "curves": [{"title": "score", "points": points[: 2 + (gold == 2)], "held_out": [[2, gold]]}],
+        "notes": [*notes], "figures": [{"title": "PPO", "charts": []}],
     }  # fmt: skip
-    row = {"name": "gold reward", "cells": ["a text", gold], "unit": ".2f"}
+    row = {"name": "gold reward", "cells": ["a text", gold], "unit": ".2f", "measure": "gold"}
     table = {"title": "t", "note": "", "head": ["", "", ""], "rows": [row]}
     return {"stages": [stage], "seconds": seconds, "answers": [], "tables": [table]}
 
@@ -28,7 +28,9 @@ def test_a_band_is_mean_least_and_most():
     assert bands.band([None, 3.0])["mean"] == 3.0 and bands.band([None, None]) is None
     assert bands.band([float("nan"), 3.0])["most"] == 3.0
     assert html.spread(bands.band([1.0, 3.0])) == "2.000 (1.000 to 3.000)"
-    assert html.spread(bands.band([0.5, 1.0, None]), "%") == "75 % (50 % to 100 %, 1 of 3 seeds without)"
+    assert (
+        html.spread(bands.band([0.5, 1.0, None]), "%") == "75.0 % (50.0 % to 100.0 %, 1 of 3 seeds without)"
+    )
     assert html.spread(bands.band([1.0])) == html.spread(1.0) == "1.000" and html.spread(None) == "–"
 
 
@@ -59,17 +61,39 @@ def test_curves_tables_notes_and_figures_of_several_seeds():
     whole = bands.combine({0: result(2.0, 1.0, ["a", "b"]), 1: result(1.0, 1.0, ["c", "a"])})
     (stage,) = whole["stages"]
     assert stage["curves"][0]["points"] == [[1, 1.5, 1.0, 2.0], [2, 3.0, 2.0, 4.0]], "steps that both have"
+    assert stage["curves"][0]["held_out"] == [[2, 1.5, 1.0, 2.0]]
     assert stage["notes"] == ["seeds 0, 1: a", "seed 1: c", "seed 0: b"]
     assert [one["title"] for one in stage["figures"]] == ["PPO, seed 0", "PPO, seed 1"]
     cells = whole["tables"][0]["rows"][0]["cells"]
     assert cells[0] == "a text" and html.spread(cells[1], ".2f") == "1.50 (1.00 to 2.00)"
 
 
-def test_a_curve_of_bands_is_drawn_between_least_and_most():
-    drawn = html.curve({"title": "t", "points": [[0, 1.0, 0.0, 2.0], [10, 3.0, 2.0, 4.0]]})
-    assert drawn["polyline"] == "0.00,29.00 100.00,11.00"
-    assert drawn["polygon"] == "0.00,38.00 100.00,20.00 100.00,2.00 0.00,20.00"
-    assert (drawn["low"], drawn["high"], drawn["first"], drawn["last"]) == ("0", "4", "1", "3")
-    long = [[i, float(i)] for i in range(1000)]
-    many = html.curve({"title": "t", "points": long})
-    assert many["polygon"] == "" and (many["first"], many["last"]) == ("0", "999")
+def test_a_curve_of_bands_has_least_and_most_and_held_out_numbers():
+    one = {
+        "title": "t",
+        "unit": "nats",
+        "points": [[0, 1.0, 0.0, 2.0], [10, 3.0, 2.0, 4.0]],
+        "held_out": [[10, 5.0, 4.0, 6.0]],
+    }
+    chart = html.curve(one, "PPO", seeds=3)
+    training, held_out = chart["series"]
+    assert (training["x"], training["y"], training["low"], training["high"]) == (
+        [0, 10],
+        [1, 3],
+        [0, 2],
+        [2, 4],
+    )
+    assert held_out["label"] == "held out" and held_out["y"] == [5] and "3 seeds" in chart["note"]
+    assert (chart["title"], chart["x"], chart["units"]) == ("PPO: t", "step", ["nats"])
+    alone = html.curve({"title": "t", "points": [[0, 1.0], [1, 2.0]]}, "SFT")
+    assert "low" not in alone["series"][0] and not alone["note"]
+    assert html.curve({"title": "t", "points": [[0, 1.0]]}, "SFT") is None
+
+
+def test_what_stands_below_a_number():
+    counts = {"steps": 100, "gold": 50}
+    assert html.interval(0.5, "steps", counts) == "40.4 % to 59.6 %, n 100"
+    assert html.interval(1.5, "gold", counts) == "n 50"
+    assert html.interval(bands.band([0.5, 0.7]), "steps", counts) == "50.0 % to 70.0 %, n 100"
+    assert html.interval(bands.band([0.5]), "steps", counts) == "40.4 % to 59.6 %, n 100"
+    assert html.interval(0.5, "warn", counts) == html.interval(None, "steps", counts) == ""

@@ -71,18 +71,20 @@ def test_dpo_says_that_chosen_completions_have_become_less_likely():
 
 def test_the_picture_has_score_gold_and_the_turn(tmp_path):
     (figure,) = watch.figures(PPO, rows(0.05), tmp_path)
-    assert figure["title"] == "PPO with <KL>" and figure["svg"].startswith("<svg")
+    score = figure["charts"][0]
+    assert figure["title"] == "PPO with <KL>" and score["title"] == "Score and gold reward"
+    assert [one["label"] for one in score["series"]] == ["score", "gold reward"] and score["series"][1][
+        "right"
+    ]
     (marked,) = watch.figures(PPO, rows(0.05), tmp_path, 12)
-    assert (
-        "turn, step" in figure["svg"]
-        and "best, step" not in figure["svg"]
-        and "best, step 12" in marked["svg"]
-    )
+    assert [mark["label"].partition(" step")[0] for mark in score["marks"]] == ["turn,"]
+    assert all(one["marks"][1] == {"x": 12, "label": "best, step 12"} for one in marked["charts"])
     assert watch.figures(SFT, rows(0.05), tmp_path) == [] == watch.figures(PPO, [], tmp_path)
     stage = {
         "name": "ppo", "stage": "ppo", "title": PPO.title, "needs": [], "seconds": 1.0, "command": "x", "claims": [],
         "reached": False, "taken": None, "measures": {}, "curves": [], "notes": ["Score & <gold>"], "figures": [figure],
     }  # fmt: skip
     page = html.page({"stages": [stage], "seconds": 1.0, "answers": [], "tables": []})
-    assert "<KL>" not in page and figure["svg"] in page and "Score &amp; &lt;gold&gt;" in page
+    assert "<KL>" not in page and "Score &amp; &lt;gold&gt;" in page
+    assert page.count('<figure class="chart"') == len(figure["charts"]) == 5 and "uPlot=function" in page
     assert json.dumps(figure)
