@@ -87,10 +87,11 @@ def _scaled_warmup(warmup: int, steps: int) -> int:
     """A default warm-up, a tenth of --steps where it would not end before them."""
     if not 1 <= steps <= warmup:
         return warmup
-    print(
-        f"--warmup: {steps // 10}, a tenth of --steps={steps}, as the default {warmup} is too long",
-        file=sys.stderr,
-    )
+    if os.environ.get("JAXTRAIN_PROCESS_ID", "0") == "0":  # one of several processes prints it
+        print(
+            f"--warmup: {steps // 10}, a tenth of --steps={steps}, as the default {warmup} is too long",
+            file=sys.stderr,
+        )
     return steps // 10
 
 

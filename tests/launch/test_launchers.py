@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -18,6 +19,19 @@ SHELL = sorted(
     if path.is_file() and path.read_bytes().startswith(b"#!/usr/bin/env bash")
 )
 STAGE = ["pretrain", "--model=nano", "--data=jsonl:a b.jsonl"]
+
+
+NOISY = '''
+"""Prints."""
+import os, sys
+here = os.environ["JAXTRAIN_PROCESS_ID"]
+print(f"[Gloo] Rank {here} is connected to 1 peer ranks. Expected number of connected peer ranks is : 1")
+print(f"of {here}", flush=True)
+print(f"an error of {here}, level {os.environ['TF_CPP_MIN_LOG_LEVEL']}", file=sys.stderr)
+print("the end", end="")
+if __name__ == "__main__":
+    sys.exit()
+'''.lstrip()
 
 
 @pytest.mark.parametrize("path", SHELL, ids=lambda path: path.name)
@@ -102,11 +116,30 @@ def test_usage_errors(launcher):
 def test_local_runs_every_process(ready):
     done = ready.call("launch/local.sh", "3", "show", "--steps=2")
     assert done.returncode == 0, done.stderr
-    seen = [json.loads(line) for line in done.stdout.splitlines()]
-    assert sorted(s["env"]["JAXTRAIN_PROCESS_ID"] for s in seen) == ["0", "1", "2"]
+    lines = [re.fullmatch(r"\[(\d)\] (.*)", line) for line in done.stdout.splitlines()]
+    seen = [json.loads(line[2]) for line in lines]
+    assert sorted(line[1] for line in lines) == ["0", "1", "2"]
+    assert [s["env"]["JAXTRAIN_PROCESS_ID"] for s in seen] == [line[1] for line in lines]
     assert {s["env"]["JAXTRAIN_NUM_PROCESSES"] for s in seen} == {"3"}
     assert len({s["env"]["JAXTRAIN_COORDINATOR"] for s in seen}) == 1
     assert all(s["argv"] == ["--steps=2"] for s in seen)
+
+
+def test_local_prefixes_every_line_of_every_process(ready):
+    """Those of stderr, and a last one without an end; what a library prints at every start is left out."""
+    stage = ready.root / "experiments" / "noisy.py"
+    stage.write_text(NOISY)
+    done = ready.call("launch/local.sh", "2", "noisy")
+    assert done.returncode == 0
+    assert sorted(done.stdout.splitlines()) == ["[0] of 0", "[0] the end", "[1] of 1", "[1] the end"]
+    assert sorted(line for line in done.stderr.splitlines() if not line.startswith("launch:")) == [
+        "[0] an error of 0, level 2", "[1] an error of 1, level 2"
+    ]  # fmt: skip
+
+
+def test_local_checks_its_settings_before_it_starts_anything(ready):
+    done = ready.call("launch/local.sh", "2", "show", JAXTRAIN_STOP_WITHIN="soon")
+    assert done.returncode == 2 and done.stdout == "" and "want a number of seconds" in done.stderr
 
 
 def test_local_ends_all_when_one_fails(ready, tmp_path):
