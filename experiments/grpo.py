@@ -4,15 +4,16 @@ import dataclasses
 from typing import Any
 
 from jaxtrain import config, flags, stages
-from jaxtrain.rl.config import Episodes, Watch
+from jaxtrain.rl.config import Episodes, PolicyLoss, RolloutSampler, Watch
 
 # What an algorithm is defined with; a flag that is given goes before it.
-#   baseline  of a completion's score: its group's mean, that of the others, or none (returns by token)
+#   baseline  of a completion's score: its group's mean, that of the others or of the batch, or none (returns by token)
 #   scale     its group's standard deviation, the batch's, or none
 #   aggregate a loss is the mean over tokens, over completions' means, or a sum over completions / --max_new
 USUAL = {
     "grpo": {"kl_weight": 0.04},  # arXiv:2402.03300
     "rloo": {"baseline": "others", "scale": "none", "surrogate": "none", "kl_coef": 0.05},  # arXiv:2402.14740
+    "gdpo": {"multi_objective_aggregation": "normalize_then_sum"},  # arXiv:2601.05242
     "dr_grpo": {"scale": "none", "aggregate": "fixed"},  # arXiv:2503.20783
     "dapo": {
         "aggregate": "token",
@@ -30,17 +31,21 @@ USUAL = {
 COMMON = {
     "baseline": "mean", "scale": "std", "aggregate": "sequence", "surrogate": "clip", "level": "token",
     "clip_ratio": 0.2, "clip_ratio_high": 0.0, "kl_weight": 0.0, "kl_coef": 0.0,
+    "multi_objective_aggregation": "sum_then_normalize",
 }  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
-class GrpoLoss(config.Group):
+class GrpoLoss(PolicyLoss):
     # fmt: off
     algorithm: str = config.arg("grpo", "What the following flags are where they are not given", choices=tuple(USUAL))
-    baseline: str = config.arg("auto", "Taken off a score: its group's mean, that of the others, or nothing",
-        choices=("auto", "mean", "others", "none"))
+    baseline: str = config.arg("auto", "Taken off a score: its group's mean, that of the others in it, or of all other "
+        "scores of the rollout, or nothing", choices=("auto", "mean", "others", "batch", "none"))
     scale: str = config.arg("auto", "What that is divided by: the group's standard deviation (Bessel's or the "
         "population's), the batch's, or nothing", choices=("auto", "std", "population", "batch", "none"))
+    multi_objective_aggregation: str = config.arg("auto", "Several rewards are added, then compared in their group, or "
+        "each is normalised in its group before, and the sum over the batch (GDPO)",
+        choices=("auto", "sum_then_normalize", "normalize_then_sum"))
     surrogate: str = config.arg("auto", "Clipped ratio, CISPO's clipped weight, or the ratio as it is",
         choices=("auto", "clip", "cispo", "none"))
     level: str = config.arg("auto", "Whose ratio it is: a token's, or a completion's mean (GSPO)",
@@ -53,17 +58,10 @@ class GrpoLoss(config.Group):
     kl_weight: float = config.arg(-1.0, "Weight of the KL to the reference in the loss; -1: the algorithm's", low=-1)
     kl: str = config.arg("k3", "Its estimate, with the importance ratio", choices=("k2", "k3"))
     kl_coef: float = config.arg(-1.0, "Price of a nat of KL in the reward; -1: the algorithm's", low=-1)
-    kl_target: float = config.arg(0.0,
-        "Adapt --kl_coef so that a completion's KL comes to this many nats; 0: leave it", low=0)
-    kl_horizon: float = config.arg(10_000.0, "Episodes over which --kl_coef adapts", low=1)
-    entropy_coef: float = config.arg(0.0, "Bonus a nat of the policy's entropy", low=0)
     # fmt: on
 
-    def check(self):
-        if not self.kl_target and self.kl_horizon != type(self).kl_horizon:
-            raise config.ConfigError(f"--kl_horizon={self.kl_horizon}: acts only with --kl_target above 0")
-        if self.kl_target and not self.resolved()["kl_coef"]:
-            raise config.ConfigError("--kl_target: --kl_coef=0 cannot grow; start it above 0")
+    def first_kl_coef(self) -> float:
+        return self.resolved()["kl_coef"]
 
     def resolved(self) -> dict:
         """The flags with the algorithm's values where they are not given."""
@@ -80,6 +78,7 @@ class Grpo:
     scores: config.Scores = config.group(config.Scores)
     watch: Watch = config.group(Watch)
     episodes: Episodes = config.group(Episodes)
+    sampler: RolloutSampler = config.group(RolloutSampler)
     loss: GrpoLoss = config.group(GrpoLoss)
     samples: config.Rollouts = config.group(config.Rollouts, group=8, minibatches=2)
     optim: config.Optim = config.group(config.Optim, lr=1.5e-4, schedule="linear", warmup=4, weight_decay=0.0)
@@ -112,15 +111,18 @@ def main(cfg: Grpo) -> None:
     import functools
 
     from jaxtrain.objectives.policy_gradient import policy_gradient
-    from jaxtrain.rl import advantages, on_policy, rollouts, scoring, stop_kl
+    from jaxtrain.rl import advantages, decoupled_rewards, on_policy, rollouts, samplers, scoring, stop_kl
+    from jaxtrain.rl.entropy_control import EntropyControl
 
     on_policy.check(cfg, start.tokenizer)
     loss = cfg.loss.resolved()
-    if loss["baseline"] != "none" and cfg.samples.group < 2:
+    if loss["baseline"] not in ("none", "batch") and cfg.samples.group < 2:
         raise config.ConfigError(
             f"--group={cfg.samples.group}: a score has no group to be compared with; use 2 or more"
         )
-    settings = cfg.settings()
+    settings, compare, wrap = cfg.settings(), advantages.group_advantages, None
+    if loss["multi_objective_aggregation"] == "normalize_then_sum":
+        compare, wrap = decoupled_rewards.advantages_of(cfg)
     with stages.open(cfg, "grpo", start=start) as stage:
         template = stage.template
         scorer, _ = scoring.open_scorer(cfg, cfg.scores, stage.plan, stage.path)
@@ -131,9 +133,9 @@ def main(cfg: Grpo) -> None:
         )
         training = on_policy.stage(
             cfg, session, template, functools.partial(policy_gradient, model=session.model, settings=settings),
-            functools.partial(advantages.group_advantages, how=how), scorer,
+            functools.partial(compare, how=how), scorer, entropy=EntropyControl.of(cfg.loss),
             controller=rollouts.KlController(loss["kl_coef"], cfg.loss.kl_target, cfg.loss.kl_horizon),
-            priced=bool(loss["kl_coef"] or loss["kl_weight"]),
+            priced=bool(loss["kl_coef"] or loss["kl_weight"]), sampler=samplers.sampler_of(cfg, template, wrap),
         )  # fmt: skip
         on_policy.train(cfg, session, training)
 

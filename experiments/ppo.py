@@ -5,17 +5,14 @@ from typing import Any
 
 from jaxtrain import config, flags, stages
 from jaxtrain.data import source_spec
-from jaxtrain.rl.config import Episodes, Watch
+from jaxtrain.rl.config import Episodes, PolicyLoss, RolloutSampler, StepScores, Watch
 
 
 @dataclasses.dataclass(frozen=True)
-class PpoLoss(config.Group):
+class PpoLoss(PolicyLoss):
     # fmt: off
     kl_coef: float = config.arg(0.12, "Price of a nat of KL from the reference, taken off the reward token by token",
         low=0)
-    kl_target: float = config.arg(0.0, "Adapt --kl_coef so that a completion's KL comes to this many nats; 0: leave it",
-        low=0)
-    kl_horizon: float = config.arg(10_000.0, "Episodes over which --kl_coef adapts", low=1)
     gamma: float = config.arg(1.0, "Discount a token (GAE)", low=0)
     lam: float = config.arg(0.95, "λ of GAE", low=0)
     bootstrap: bool = config.arg(False, "A completion cut off at --max_new goes on with the value of its last state")
@@ -28,7 +25,6 @@ class PpoLoss(config.Group):
         "Values have a trunk of their own, which starts as the reward model's or the policy's, or are a head on the "
         "policy. auto: reward where there is a reward model, else policy", choices=("auto", "reward", "policy", "head"))
     value_lr: float = config.arg(5e-4, "Peak learning rate of values with a trunk of their own; 0: --lr", low=0)
-    entropy_coef: float = config.arg(0.0, "Bonus a nat of the policy's entropy", low=0)
     ptx_weight: float = config.arg(-1.0,
         "Weight of the pretraining loss in the same update (PPO-ptx). -1: 0.1 where --data is Tinytown's, else 0",
         low=-1)
@@ -36,15 +32,15 @@ class PpoLoss(config.Group):
     # fmt: on
 
     def check(self):
-        if not self.kl_target and self.kl_horizon != type(self).kl_horizon:
-            raise config.ConfigError(f"--kl_horizon={self.kl_horizon}: acts only with --kl_target above 0")
+        super().check()
         if self.value == "head" and self.value_lr != type(self).value_lr:
             raise config.ConfigError("--value_lr: --value=head shares the policy's trunk; leave it out")
-        if self.kl_target and not self.kl_coef:
-            raise config.ConfigError("--kl_target: --kl_coef=0 cannot grow; start it above 0")
         for name in ("gamma", "lam"):
             if getattr(self, name) > 1:
                 raise config.ConfigError(f"--{name}={getattr(self, name)}: at most 1")
+
+    def first_kl_coef(self) -> float:
+        return self.kl_coef
 
     def pretraining(self, data: str) -> float:
         """The pretraining loss's weight beside prompts of `data`. Raises ConfigError for --ptx_data without one."""
@@ -68,6 +64,8 @@ class Ppo:
     scores: config.Scores = config.group(config.Scores)
     watch: Watch = config.group(Watch)
     episodes: Episodes = config.group(Episodes)
+    sampler: RolloutSampler = config.group(RolloutSampler)
+    steps: StepScores = config.group(StepScores)
     loss: PpoLoss = config.group(PpoLoss)
     samples: config.Rollouts = config.group(config.Rollouts, minibatches=2, epochs=2)
     optim: config.Optim = config.group(
@@ -100,7 +98,8 @@ def main(cfg: Ppo) -> None:
 
     from jaxtrain.models import value
     from jaxtrain.objectives.ppo import ppo
-    from jaxtrain.rl import advantages, on_policy, ptx, rollouts, scoring, stop_kl
+    from jaxtrain.rl import advantages, on_policy, ptx, rollouts, samplers, scoring, step_scores, stop_kl
+    from jaxtrain.rl.entropy_control import EntropyControl
 
     on_policy.check(cfg, start.tokenizer)
     with stages.open(cfg, "ppo", start=start) as stage:
@@ -124,7 +123,8 @@ def main(cfg: Ppo) -> None:
             cfg, session, template, functools.partial(ppo, model=session.heads, settings=settings),
             functools.partial(advantages.gae_advantages, how=how), scorer,
             controller=rollouts.KlController(loss.kl_coef, loss.kl_target, loss.kl_horizon),
-            priced=loss.kl_coef > 0, extra=extra, table=table,
+            priced=loss.kl_coef > 0, extra=extra, table=table, entropy=EntropyControl.of(loss),
+            sampler=samplers.sampler_of(cfg, template, step_scores.wrapper_of(cfg, template)),
         )  # fmt: skip
         on_policy.train(cfg, session, training)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax import Array
 
+from jaxtrain.ops.entropy_bonus import entropy_bonus
 from jaxtrain.ops.logprobs import token_stats
 from jaxtrain.ops.policy_gradient import (
     SURROGATES,
@@ -33,8 +34,9 @@ def policy_gradient(
 
     Batch: tokens, targets, segments, positions i32[B, T], mask f32[B, T]; old_logps, advantages f32[B, T], the sampled
     tokens' log-probabilities under the policy that sampled, and what each is worth; ref_logps f32[B, T] where
-    kl_weight acts; optionally `stats/NAME` f32[B], numbers about completions to report as NAME; and for ptx_weight the
-    columns of `pretraining_part`. Loss.weight is in units of ops.policy_gradient.token_weights.
+    kl_weight acts; optionally `stats/NAME` f32[B], numbers about completions to report as NAME, and entropy_coef f32[B]
+    in place of entropy_weight; for ptx_weight the columns of `pretraining_part`. Loss.weight is in units of
+    ops.policy_gradient.token_weights.
 
     Metrics: `loss` by unit, `loss/policy_avg`; by token `policy/approxkl_avg` (k3 of old against new),
     `policy/clipfrac_avg`, `policy/entropy_avg`, `val/ratio`, and `kl`, k3 to the reference, where there is one. Raises
@@ -79,7 +81,7 @@ def policy_part(
     if "entropy" in stats:
         entropy = inside(stats["entropy"])
         metrics["policy/entropy_avg"] = ((entropy * mask).sum(), tokens)
-        total = total - settings.entropy_weight * (weights * entropy).sum()
+        total = total - entropy_bonus(weights * entropy, batch, settings.entropy_weight)
     if settings.kl_weight:
         reference = inside(batch["ref_logps"])
         metrics["kl"] = ((kl_estimate(logps, reference, "k3") * mask).sum(), tokens)

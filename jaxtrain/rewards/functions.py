@@ -193,11 +193,11 @@ def scores(reward: WeightedReward | RewardFunction, scored: Scored) -> RewardSco
     values = np.stack(columns, -1) * np.array([one.weight for one in parts], np.float32)
     applies = ~np.isnan(values)
     total = np.where(applies.any(-1), np.where(applies, values, 0.0).sum(-1), np.nan).astype(np.float32)
-    names = _metric_names(parts)
+    names = metric_names(parts)
     return RewardScores(total, dict(zip(names, columns, strict=True)), logs.checked(len(scored.completions)))
 
 
-def _metric_names(parts: Sequence[RewardFunction]) -> list[str]:
+def metric_names(parts: Sequence[RewardFunction]) -> list[str]:
     """A name in the metrics for each function: its own, with its module where two are called alike, and a number."""
     names = [one.name.rpartition(":")[2] for one in parts]
     names = [name if names.count(name) == 1 else one.name for name, one in zip(names, parts, strict=True)]
@@ -220,7 +220,7 @@ def _start(function: RewardFunction, scored: Scored, rows: slice = slice(None)) 
         function.call, **function_args.arguments(function.call, function.format, scored, rows, logs)
     )
     if not is_async(function.call):
-        return _Call(lambda: _awaited(call()), logs)
+        return _Call(lambda: awaited(call()), logs)
     future = asyncio.run_coroutine_threadsafe(_coroutine(call), _event_loop())
     return _Call(future.result, logs)
 
@@ -306,7 +306,7 @@ async def _coroutine(call: Callable[[], Any]) -> Any:
     return await call()
 
 
-def _awaited(value: Any) -> Any:
+def awaited(value: Any) -> Any:
     """The value; what can be awaited, awaited."""
     if not inspect.isawaitable(value):
         return value

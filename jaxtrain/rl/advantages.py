@@ -26,7 +26,7 @@ class AdvantageConfig(NamedTuple):
     whiten_rewards: bool = False
     whiten_advantages: bool = True
     group: int = 1  # completions of a prompt, in consecutive rows
-    baseline: str = "mean"  # of ops.returns.group_advantages; "none" has no baseline
+    baseline: str = "mean"  # of ops.returns.group_advantages; "batch": all other scores; "none": no baseline
     scale: str = "std"
 
 
@@ -113,9 +113,10 @@ def group_advantages(
         if how.whiten_advantages:
             advantages = returns.whiten(advantages, mask)
         return {"advantages": advantages}, metrics
-    in_groups = functools.partial(
-        returns.group_advantages, group=how.group, baseline=how.baseline, scale=how.scale
-    )
+    # Leave-one-out over the rollout (REINFORCE++): all of it is one group.
+    whole = how.baseline == "batch"
+    group, baseline = (scores.shape[0], "others") if whole else (how.group, how.baseline)
+    in_groups = functools.partial(returns.group_advantages, group=group, baseline=baseline, scale=how.scale)
     advantages, _ = in_groups(scores + metrics.get("objective/non_score_reward", 0.0))
     _, flat = in_groups(scores)  # without the KL penalty, which is seldom the same twice
     by_token = jnp.where(mask > 0, advantages[:, None], 0.0)

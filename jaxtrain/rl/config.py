@@ -1,6 +1,7 @@
 """Flags of the on-policy stages: environments, and a reward that is watched. jax is not imported here."""
 
 import dataclasses
+import math
 from typing import Protocol
 
 from jaxtrain import config
@@ -34,6 +35,94 @@ class Watch(config.Group):
 
 
 @dataclasses.dataclass(frozen=True)
+class RolloutSampler(config.Group):
+    # fmt: off
+    sample_budget: int = config.arg(0,
+        "Dynamic sampling: most completions an iteration may sample until no group has equal scores, at least the "
+        "iteration's own; only as many are sampled as seem missing. 0: --resample decides", low=0)
+    is_cap: float = config.arg(0.0,
+        "Weigh a token's loss by the importance weight between the trainer's and the sampler's log-probability, at "
+        "most this (TIS; 2 is usual); 0: no cap", low=0)
+    is_mask: str = config.arg("",
+        "LOW,HIGH: weigh a token's loss by that importance weight, and by 0 where it is not between these two (IcePop; "
+        "0.5,5)")
+    is_level: str = config.arg("token", "Whose importance weight it is: a token's, or the product over a completion",
+        choices=("token", "sequence"))
+    # fmt: on
+
+    def corrects(self) -> bool:
+        """Whether tokens have importance weights."""
+        return bool(self.is_cap or self.is_mask)
+
+    def bounds(self) -> tuple[float, float]:
+        """The bounds of --is_mask, (0, inf) without it. Raises ConfigError."""
+        if not self.is_mask:
+            return 0.0, math.inf
+        try:
+            low, high = map(float, self.is_mask.split(","))
+        except ValueError:
+            low, high = math.nan, math.nan
+        if not 0 <= low <= 1 <= high < math.inf:
+            raise ConfigError(
+                f"--is_mask={self.is_mask}: write LOW,HIGH, a number up to 1 and one from 1 on, such as 0.5,5"
+            )
+        return low, high
+
+    def check(self):
+        self.bounds()
+        if self.is_level != type(self).is_level and not self.corrects():
+            raise ConfigError(f"--is_level={self.is_level}: acts only with --is_cap or --is_mask")
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyLoss(config.Group):
+    """What the losses of PPO and GRPO share: how the KL penalty and the entropy bonus follow their targets."""
+
+    # fmt: off
+    kl_target: float = config.arg(0.0, "Adapt --kl_coef so that a completion's KL comes to this many nats; 0: leave it",
+        low=0)
+    kl_horizon: float = config.arg(10_000.0, "Episodes over which --kl_coef adapts", low=1)
+    entropy_coef: float = config.arg(0.0, "Bonus a nat of the policy's entropy", low=0)
+    entropy_target: float = config.arg(0.0,
+        "Adapt --entropy_coef so that the entropy of a token stays at this many nats or above: by --entropy_step an "
+        "iteration, and without a bonus while it is above. 0: leave it", low=0)
+    entropy_step: float = config.arg(0.005, "What --entropy_coef changes by in an iteration", low=1e-9)
+    # fmt: on
+
+    def check(self):
+        if not self.kl_target and self.kl_horizon != type(self).kl_horizon:
+            raise ConfigError(f"--kl_horizon={self.kl_horizon}: acts only with --kl_target above 0")
+        if self.kl_target and not self.first_kl_coef():
+            raise ConfigError("--kl_target: --kl_coef=0 cannot grow; start it above 0")
+        if not self.entropy_target and self.entropy_step != type(self).entropy_step:
+            raise ConfigError(f"--entropy_step={self.entropy_step}: acts only with --entropy_target above 0")
+
+    def first_kl_coef(self) -> float:
+        """--kl_coef of the first iteration."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class StepScores(config.Group):
+    # fmt: off
+    process_reward: str = config.arg("",
+        "Score the steps of completions, too, each at its last token: MODULE:FUNCTION or FILE.py:FUNCTION, several as "
+        "in --reward, each returning for each completion a list of a number for each of its `steps`")
+    step_separator: str = config.arg("\\n", "What stands between two steps; \\n is a new line")
+    # fmt: on
+
+    def separator(self) -> str:
+        """The text between two steps."""
+        return self.step_separator.replace("\\n", "\n").replace("\\t", "\t")
+
+    def check(self):
+        if self.step_separator != type(self).step_separator and not self.process_reward:
+            raise ConfigError(f"--step_separator={self.step_separator}: acts only with --process_reward")
+        if not self.step_separator:
+            raise ConfigError("--step_separator=: write what stands between two steps, such as \\n")
+
+
+@dataclasses.dataclass(frozen=True)
 class Episodes(config.Group):
     # fmt: off
     env: str = config.arg("",
@@ -59,3 +148,31 @@ class WatchedStageConfig(RolloutStageConfig, Protocol):
 
     watch: Watch
     episodes: Episodes
+    sampler: RolloutSampler
+
+
+class SteppedStageConfig(WatchedStageConfig, Protocol):
+    """The config of an on-policy stage that may have process rewards."""
+
+    steps: StepScores
+
+
+def least_groups(cfg: WatchedStageConfig) -> int:
+    """The least groups that are sampled at once: reward models score --batch_size rows at a time."""
+    return cfg.data.batch_size // math.gcd(cfg.data.batch_size, cfg.samples.group)
+
+
+def check_sampler(cfg: WatchedStageConfig) -> None:
+    """Raises ConfigError for a --sample_budget that would do nothing."""
+    budget, size = cfg.sampler.sample_budget, cfg.data.batch_size * cfg.samples.minibatches
+    if not budget:
+        return
+    if cfg.samples.group < 2 or cfg.samples.resample:
+        why = "--group=1 has none" if cfg.samples.group < 2 else "--resample decides how often that is done"
+        raise ConfigError(f"--sample_budget={budget}: it replaces groups of equal scores, and {why}")
+    more = least_groups(cfg) * cfg.samples.group
+    if budget < size + more:
+        raise ConfigError(
+            f"--sample_budget={budget}: an iteration samples {size} completions, and at least {more} more to replace "
+            f"any; use {size + more} or more"
+        )

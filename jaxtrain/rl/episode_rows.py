@@ -12,7 +12,7 @@ from jaxtrain.data.prompts import Prompt, question
 from jaxtrain.rewards.function_args import QUOTED, Logs, TrainerState
 from jaxtrain.rewards.functions import RewardScores
 from jaxtrain.rewards.models import CompletionScorer
-from jaxtrain.rl import scoring
+from jaxtrain.rl import sampling_correction, scoring
 from jaxtrain.rl.environment_spec import EnvironmentSpec
 from jaxtrain.rl.environments import Environment
 from jaxtrain.rl.scoring import Columns, ScoredBatch, ScoringConfig
@@ -39,6 +39,7 @@ class Episode:
     completions: list[tuple[int, int]] = dataclasses.field(
         default_factory=list
     )  # (first, end) of each in `ids`
+    logps: list[np.ndarray | None] = dataclasses.field(default_factory=list)  # of each completion's tokens
     rewards: list[float] = dataclasses.field(default_factory=list)  # of each completion
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     over: bool = False
@@ -80,12 +81,20 @@ def scored_episodes(
             mask[row, first - 1 : end - 1] = 1  # targets are shifted by one
             rewards[row, end - 2] = reward
     first = [question(each.messages[: each.start]) or each.messages[0]["content"] for each in episodes]
+    logps = [_joined(each.logps[: len(each.rewards)]) for each in episodes]
     return batch._replace(
-        rows=batch.rows | {"mask": mask, "turn_rewards": rewards},
+        rows=batch.rows
+        | {"mask": mask, "turn_rewards": rewards}
+        | sampling_correction.sampler_logps(mask, logps),
         stats=batch.stats | {"completions/mean_length": mask.sum(1)} | episode_metrics(episodes),
         texts=np.array([first, batch.texts[:, 1]], object).T,
         turns=_turns(episodes),
     )
+
+
+def _joined(logps: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """The log-probabilities of completions one after the other; None where a sampler gives none."""
+    return None if any(one is None for one in logps) else np.concatenate([np.zeros(0, np.float32), *logps])
 
 
 def with_environment(scorer: CompletionScorer, totals: np.ndarray) -> CompletionScorer:

@@ -22,7 +22,7 @@ from jaxtrain.files import progress
 from jaxtrain.generate import batch_sampler, sampler
 from jaxtrain.generate.batch_sampler import SampleRequest
 from jaxtrain.rewards.function_args import TrainerState
-from jaxtrain.rl import environment_calls, environment_spec, rollouts, scoring
+from jaxtrain.rl import environment_calls, environment_spec, flat_groups, rollouts, scoring
 from jaxtrain.rl.config import WatchedStageConfig
 from jaxtrain.rl.environment_calls import EnvironmentFault, run_calls
 from jaxtrain.rl.environments import Observation
@@ -34,11 +34,6 @@ from jaxtrain.train import multihost
 from jaxtrain.types import TrainState
 
 
-def sampler_of(cfg: WatchedStageConfig, template: Template) -> Callable[..., Any] | None:
-    """`episode_sampler` with a template; None without --env."""
-    return functools.partial(episode_sampler, template=template) if cfg.episodes.env else None
-
-
 def usable_rows(read: list[Prompt], cfg: WatchedStageConfig, bos: int) -> tuple[list[Prompt], list[str]]:
     """(the prompts that can be sampled from, lines about the others): with --env all, whose text may have no part."""
     return (read, []) if cfg.episodes.env else scoring.fitting_prompts(read, cfg, bos)
@@ -46,18 +41,19 @@ def usable_rows(read: list[Prompt], cfg: WatchedStageConfig, bos: int) -> tuple[
 
 def episode_sampler(
     cfg: WatchedStageConfig, session: Session, setup: rollouts.RolloutConfig, template: Template
-) -> Callable[[TrainState, int], ScoredBatch]:
-    """A function (state, prompts taken before) -> an iteration's scored episodes, a group for each prompt."""
+) -> flat_groups.Sample:
+    """A function (state, prompts taken before, groups) -> scored episodes, a group for each prompt."""
     s, size = cfg.samples, cfg.data.batch_size * cfg.samples.minibatches
     specs, follows = environment_spec.resolve(cfg.episodes.env), follow_ups(cfg, template)
-    start = sampling.request_sampler(policy_session(session), setup.scoring.ends, max_new=s.max_new)
+    make = setup.requests or sampling.request_sampler
+    start = make(policy_session(session), setup.scoring.ends, max_new=s.max_new)
     decode = marked_decoder(template.tokenizer)
 
     def text_of(ids: Sequence[int]) -> str:
         return decode([i for i in ids if i not in setup.scoring.ends]).removeprefix(template.lead)
 
-    def sample(state: TrainState, taken: int) -> ScoredBatch:
-        numbers = range(taken, taken + size // s.group)
+    def sample(state: TrainState, taken: int, groups: int = size // s.group) -> ScoredBatch:
+        numbers = range(taken, taken + groups)
         order = rollouts.prompt_order(len(setup.prompts), cfg.run.seed, taken, len(numbers))
         episodes = [
             Episode(
@@ -147,6 +143,7 @@ def _complete(
         episode = episodes[row]
         episode.completions.append((len(episode.ids), len(episode.ids) + len(completion.ids)))
         episode.ids = [*episode.ids, *completion.ids]
+        episode.logps.append(completion.logps)
         episode.cut = not completion.ended
 
 

@@ -1,13 +1,20 @@
 """Groups of completions with equal scores, from which nothing is learnt: which they are, and others in their place."""
 
+import math
 import sys
 from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
 
+from jaxtrain.rl.config import WatchedStageConfig, least_groups
 from jaxtrain.rl.scoring import ScoredBatch
 from jaxtrain.stages.session import Session
+from jaxtrain.types import TrainState
+
+# (state, prompts taken before, groups: by default the iteration's) -> their scored completions
+Sample = Callable[..., ScoredBatch]
+LEAST_SHARE = 0.125  # of groups that are not flat, where hardly one was: how many more are sampled at once
 
 
 def flat(batch: ScoredBatch, group: int) -> np.ndarray:
@@ -25,6 +32,42 @@ def refilled(batch: ScoredBatch, fresh: ScoredBatch, group: int) -> tuple[Scored
     groups[gaps] = spare[: len(gaps)]
     rows = (groups[:, None] * group + np.arange(group)).ravel()
     return jax.tree.map(lambda a, b: np.concatenate([a, b])[rows], batch, fresh), rows >= R
+
+
+def filler(cfg: WatchedStageConfig, sample: Sample) -> Callable[[TrainState, int], tuple[ScoredBatch, int]]:
+    """A function (state, prompts taken before) -> (an iteration's completions, prompts taken after it).
+
+    Groups of equal scores are sampled again, --resample times or within --sample_budget: DAPO's dynamic sampling,
+    section 3.2 of arXiv:2503.14476.
+    """
+    G, size = cfg.samples.group, cfg.data.batch_size * cfg.samples.minibatches
+    groups, budget = size // G, cfg.sampler.sample_budget // G
+
+    def draw(state: TrainState, taken: int) -> tuple[ScoredBatch, int]:
+        batch, replaced = sample(state, taken), np.zeros(size, bool)
+        sampled, useful = groups, int((~flat(batch, G)).sum())
+        tries = 0
+        while useful < groups and (tries < cfg.samples.resample or budget):
+            more = _missing(cfg, groups, sampled, useful) if budget else groups
+            if not more:
+                break
+            fresh = sample(state, taken + sampled, *([more] if budget else []))
+            batch, new = refilled(batch, fresh, G)
+            replaced, useful = replaced | new, int((~flat(batch, G)).sum())
+            sampled, tries = sampled + more, tries + 1
+        if cfg.samples.resample or budget:
+            stats = {"completions/redrawn": replaced, "completions/sampled": np.full(size, sampled * G)}
+            batch = batch._replace(stats=batch.stats | stats)
+        return batch, taken + sampled
+
+    return draw
+
+
+def _missing(cfg: WatchedStageConfig, groups: int, sampled: int, useful: int) -> int:
+    """The groups to sample next, as many as are missing at the share so far, within the budget; 0: it is used up."""
+    unit, left = least_groups(cfg), cfg.sampler.sample_budget // cfg.samples.group - sampled
+    wanted = math.ceil((groups - useful) / max(useful / sampled, LEAST_SHARE))
+    return min(math.ceil(wanted / unit) * unit, groups, left // unit * unit)
 
 
 def _with_columns(batch: ScoredBatch, other: ScoredBatch) -> ScoredBatch:

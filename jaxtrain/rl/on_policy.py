@@ -1,7 +1,7 @@
 """What the on-policy stages share: prompts, scorer, rollouts, samples. Imported once the flags are checked."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -22,6 +22,8 @@ from jaxtrain.rl import (
     held_out,
     rollouts,
     run_report,
+    samplers,
+    sampling_correction,
     stop_kl,
     watch_scorer,
     watched_reward,
@@ -99,10 +101,10 @@ def stage(
     *,
     controller: rollouts.KlController,
     priced: bool,
-    extra: Callable[[int, float], Mapping[str, Any]] = lambda step, tokens: {},
     table: list[tuple[str, str]] | None = None,
+    **more: Any,
 ) -> trainer.Stage:
-    """The stage of an objective on rollouts; `priced` says whether the reference model has a part in it."""
+    """The stage of an objective on rollouts, which `more` are fields of; `priced`: the reference model has a part."""
     notes: list[str] = []
     read = _read_prompts(cfg, template, notes)
     fitting, lines = episodes.usable_rows(read, cfg, template.tokenizer.bos)
@@ -114,11 +116,10 @@ def stage(
     setup = rollouts.RolloutConfig(
         prompts=fitting,
         scoring=how._replace(watch=watch and watch.rollouts),
-        advantages=advantages,
+        advantages=sampling_correction.corrected(advantages, cfg.sampler),
         controller=controller,
         reference=reference if priced else None,
-        extra=extra,
-        sampler=episodes.sampler_of(cfg, template),
+        **{"sampler": samplers.sampler_of(cfg, template), **more},
     )
     answers = eval_prompts.eval_answers(policy_session(session), cfg, template)
     sample = completion_table.with_completion_table(

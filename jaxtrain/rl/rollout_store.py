@@ -37,6 +37,14 @@ class Rollout(NamedTuple):
     columns: dict[str, np.ndarray]  # [R, ...]
     next_taken: int
     next_kl_coef: float
+    entropy_coef: float | None = None  # with --entropy_target; those of earlier releases have none
+    next_entropy_coef: float | None = None
+
+    def following(self) -> "Rollout":
+        """The next iteration's, which is to be sampled."""
+        return self._replace(
+            columns={}, taken=self.next_taken, kl_coef=self.next_kl_coef, entropy_coef=self.next_entropy_coef
+        )
 
 
 class RolloutStore:
@@ -96,7 +104,7 @@ class RolloutStore:
         if want.first == step:
             again = want._replace(iteration=want.iteration - 1)
         elif step - want.first >= self._updates:
-            again = want._replace(taken=want.next_taken, kl_coef=want.next_kl_coef)
+            again = want.following()
         else:
             again = None
         file = _file(self._session.path, step if again else want.first)
@@ -125,11 +133,7 @@ class RolloutStore:
                 before = _read(_file(path, step - updates))
             except _Damaged:
                 return None, None, why
-            return (
-                None,
-                before._replace(columns={}, taken=before.next_taken, kl_coef=before.next_kl_coef),
-                why,
-            )
+            return None, before.following(), why
         return None, None, why
 
 
@@ -164,7 +168,8 @@ def _steps(folder: Path) -> list[int]:
 
 
 def _facts(rollout: Rollout) -> dict[str, Any]:
-    return {name: value for name, value in rollout._asdict().items() if name != "columns"}
+    facts = {name: value for name, value in rollout._asdict().items() if name != "columns"}
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 def _digest(rollout: Rollout) -> str:

@@ -4,7 +4,7 @@ An iteration is one rollout and the updates on it.
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,8 +14,9 @@ from jaxtrain.data.prompts import Prompt
 from jaxtrain.files import progress
 from jaxtrain.ops import returns
 from jaxtrain.rewards.function_args import TrainerState
-from jaxtrain.rl import advantages, completion_table, flat_groups, scoring, stop_kl
+from jaxtrain.rl import advantages, completion_table, entropy_control, flat_groups, scoring, stop_kl
 from jaxtrain.rl.completion_table import FOLDER
+from jaxtrain.rl.entropy_control import EntropyControl
 from jaxtrain.rl.rollout_store import Rollout, RolloutStore
 from jaxtrain.rl.scoring import Columns, ScoredBatch, ScoringConfig
 from jaxtrain.stages import sampling
@@ -43,8 +44,11 @@ class RolloutConfig(NamedTuple):
     controller: KlController
     reference: Callable[[], Params] | None  # loads the reference model of a stage with a KL penalty
     # (update, tokens in the loss) -> further columns of this host's rows
-    extra: Callable[[int, float], Columns]
-    sampler: Callable[..., Callable[[TrainState, int], ScoredBatch]] | None = None  # of episodes
+    extra: Callable[[int, float], Columns] = lambda step, tokens: {}
+    sampler: Callable[..., flat_groups.Sample] | None = None  # completion_sampler where there is none
+    requests: Callable[..., Any] | None = None  # like stages.sampling.request_sampler, which it is by default
+    arrange: Callable[[Columns], Columns] = dict  # the rollout's columns as rows of a batch
+    entropy: EntropyControl = EntropyControl()
 
 
 def rollout_batches(
@@ -53,7 +57,6 @@ def rollout_batches(
     """The stage's batches: next_batch(first) goes on from update `first`, with the store's current rollout."""
     next_rollout = _rollout_fn(cfg, session, setup)
     updates = cfg.samples.epochs * cfg.samples.minibatches
-    local = session.plan.local_rows(cfg.data.batch_size)
 
     def batches_from(first: int) -> loop.NextBatch:
         rollout, step = store.current(), first
@@ -62,11 +65,12 @@ def rollout_batches(
             nonlocal rollout, step
             done = step - rollout.first
             if rollout.columns and (done >= updates or stop_kl.stopped(cfg, session, state, done)):
-                rollout = rollout._replace(columns={}, taken=rollout.next_taken, kl_coef=rollout.next_kl_coef)
+                rollout = rollout.following()
             if not rollout.columns:
                 rollout = next_rollout(state, rollout._replace(first=step, iteration=rollout.iteration + 1))
                 store.save(rollout)
             rows = _rows(cfg, rollout, step - rollout.first)
+            local = session.plan.local_rows(len(rows))
             own = {name: x[rows[local]] for name, x in rollout.columns.items()}
             extra = setup.extra(step, float(rollout.columns["mask"][rows].sum()))
             step += 1
@@ -82,7 +86,8 @@ def _rows(cfg: RolloutStageConfig, rollout: Rollout, update: int) -> np.ndarray:
     epoch, part = divmod(update, cfg.samples.minibatches)
     rng = np.random.default_rng((cfg.run.seed, rollout.first, epoch))
     order = rng.permutation(len(rollout.columns["tokens"]))
-    return order[part * cfg.data.batch_size : (part + 1) * cfg.data.batch_size]
+    size = len(order) // cfg.samples.minibatches
+    return order[part * size : (part + 1) * size]
 
 
 def _rollout_fn(
@@ -90,19 +95,13 @@ def _rollout_fn(
 ) -> Callable[[TrainState, Rollout], Rollout]:
     """A function (state, an empty rollout) -> the rollout of the policy in the state."""
     s, size = cfg.samples, cfg.data.batch_size * cfg.samples.minibatches
-    sample = (setup.sampler or completion_sampler)(cfg, session, setup)
+    draw = flat_groups.filler(cfg, (setup.sampler or completion_sampler)(cfg, session, setup))
     annotate = _annotate_fn(cfg, session, setup)
     advantages = jax.jit(setup.advantages)
     say = flat_groups.warner(session, s.group)
 
     def next_rollout(state: TrainState, empty: Rollout) -> Rollout:
-        batch, taken = sample(state, empty.taken), empty.taken + size // s.group
-        replaced = np.zeros(size, bool)
-        for _ in range(s.resample):
-            if not flat_groups.flat(batch, s.group).any():
-                break
-            batch, new = flat_groups.refilled(batch, sample(state, taken), s.group)
-            replaced, taken = replaced | new, taken + size // s.group
+        batch, taken = draw(state, empty.taken)
         rows = batch.rows | annotate(state.params, batch.rows)
         # What no reward function scores is not trained on.
         rows["mask"] = rows["mask"] * batch.scored[:, None]
@@ -111,8 +110,6 @@ def _rollout_fn(
         )
         metrics |= batch.stats
         say(batch, metrics)
-        if s.resample:
-            metrics["completions/redrawn"] = replaced
         lines = completion_table.rollout_lines(batch, metrics)
         sampling.write_sample(session, f"{FOLDER}/{empty.first:08d}.jsonl", lines)
         columns |= {name: rows[name] for name in (*ROWS, "old_logps", "ref_logps") if name in rows}
@@ -120,15 +117,15 @@ def _rollout_fn(
             columns["mask"] = rows["mask"] * batch.ended[:, None]
         stats = {f"stats/{name}": x.astype(np.float32) for name, x in metrics.items()}
         coef = _next_coef(setup.controller, empty.kl_coef, metrics, size)
-        return empty._replace(columns=columns | stats, next_taken=taken, next_kl_coef=coef)
+        columns = setup.arrange(columns | stats)
+        rollout = empty._replace(columns=columns, next_taken=taken, next_kl_coef=coef)
+        return entropy_control.controlled(setup.entropy, rollout)
 
     return next_rollout
 
 
-def completion_sampler(
-    cfg: RolloutStageConfig, session: Session, setup: RolloutConfig
-) -> Callable[[TrainState, int], ScoredBatch]:
-    """A function (state, prompts taken before) -> an iteration's scored completions of the next prompts."""
+def completion_sampler(cfg: RolloutStageConfig, session: Session, setup: RolloutConfig) -> flat_groups.Sample:
+    """A function (state, prompts taken before, groups) -> scored completions of the next prompts."""
     s, size = cfg.samples, cfg.data.batch_size * cfg.samples.minibatches
     sample_tokens = sampling.token_sampler(
         policy_session(session),
@@ -136,10 +133,11 @@ def completion_sampler(
         max_new=s.max_new,
         temperature=s.temperature,
         samples=s.group,
+        requests=setup.requests,
     )
 
-    def sample(state: TrainState, taken: int) -> ScoredBatch:
-        order = prompt_order(len(setup.prompts), cfg.run.seed, taken, size // s.group)
+    def sample(state: TrainState, taken: int, groups: int = size // s.group) -> ScoredBatch:
+        order = prompt_order(len(setup.prompts), cfg.run.seed, taken, groups)
         prompts = [setup.prompts[i] for i in order]
         seed = int(np.random.SeedSequence((cfg.run.seed, 1, taken)).generate_state(1)[0])
         ids = [prompt.ids.tolist() for prompt in prompts]

@@ -19,6 +19,7 @@ from jaxtrain.ops import returns
 from jaxtrain.rewards import models
 from jaxtrain.rewards.function_args import TrainerState
 from jaxtrain.rewards.models import CompletionScorer, RewardModel
+from jaxtrain.rl import sampling_correction
 from jaxtrain.stages import sampling
 from jaxtrain.stages.session import pinned_run
 from jaxtrain.train import workdir
@@ -75,6 +76,7 @@ def score_completions(
         (prompt.ids, np.array(each.ids, np.int32)) for prompt, each in zip(prompts, completions, strict=True)
     ]
     rows = alternatives(pairs, len(pairs), cfg.data.seq_len, how.tokenizer.pad)
+    rows |= sampling_correction.sampler_logps(rows["mask"], [each.logps for each in completions])
     scored = [len(prompt.ids) + len(each) for prompt, each in zip(prompts, ids, strict=True)]
     lengths = np.array(scored, np.int32)
     scores, stats, extra = _evaluated(how.scorer, {**rows, "length": lengths}, prompts, texts, state)

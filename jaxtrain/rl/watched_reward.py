@@ -12,6 +12,7 @@ from jaxtrain.config import ConfigError
 from jaxtrain.files import paths
 from jaxtrain.rewards import functions
 from jaxtrain.rewards.functions import RewardFunction, WeightedReward
+from jaxtrain.rl import config as rl_config
 from jaxtrain.rl import environment_spec
 from jaxtrain.rl.config import WatchedStageConfig
 from jaxtrain.train import workdir
@@ -29,6 +30,7 @@ def checked(cfg: WatchedStageConfig) -> WatchedStageConfig:
     checkpoint is best.
     """
     environment_spec.check(cfg)
+    rl_config.check_sampler(cfg)
     if not cfg.episodes.env or (cfg.scores.reward and cfg.scores.reward_model):
         cfg.scores.require()
     text = cfg.watch.watch_reward

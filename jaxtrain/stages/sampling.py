@@ -1,7 +1,7 @@
 """Samples while a run trains: completions of token prompts, and the files under samples/."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -21,6 +21,7 @@ PROMPTS, LONGEST = 8, 24  # prompts that pretraining samples from, and most toke
 class SampledTokens(NamedTuple):
     ids: list[int]  # the token that ended it included
     ended: bool  # by itself, not by the limit
+    logps: np.ndarray | None = None  # f32[n], of `ids` when they were sampled, where the sampler has them
 
     @property
     def text_ids(self) -> list[int]:
@@ -52,20 +53,21 @@ class TokenSampler(Protocol):
 
 
 def token_sampler(
-    session: Session, ends: Sequence[int], *, max_new: int, temperature: float = 1.0, samples: int = 1
-) -> TokenSampler:
+    session: Session, ends: Sequence[int], *, max_new: int, temperature: float = 1.0, samples: int = 1,
+    requests: Callable[..., Any] | None = None,
+) -> TokenSampler:  # fmt: skip
     """A function that samples completions of token prompts, to one of `ends` or as --max_new and the context allow."""
     sampling_params = sampler.active_params({"temperature": temperature})
-    start = request_sampler(session, ends, max_new=max_new)
+    start = (requests or request_sampler)(session, ends, max_new=max_new)
 
     def sample(params: Params, base: Params, prompts: list[list[int]], seed: int) -> list[SampledTokens]:
         seeds = sampler.prompt_seeds(seed, len(prompts), samples)
-        requests = [
+        wanted = [
             SampleRequest(ids, own, sampling_params=sampling_params)
             for ids, own in zip(prompts, seeds, strict=True)
         ]
         size = batch_sampler.prompts_per_call(len(prompts), samples, session.plan.shards)
-        return start(params, base)(requests, size)
+        return start(params, base)(wanted, size)
 
     return sample
 
@@ -85,7 +87,7 @@ def request_sampler(
             completions = batch_sampler.sample(
                 engine, ready, requests, context=session.arch.max_len, size=size
             )
-            return [SampledTokens(one.ids, one.ids[-1] in ends) for one in completions]
+            return [SampledTokens(one.ids, one.ids[-1] in ends, one.logps) for one in completions]
 
         return sample
 

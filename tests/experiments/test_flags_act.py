@@ -25,9 +25,10 @@ from tests.test_flags import commands
 UNREAD = {
     "experiments.sft": ({"z_loss", "label_smoothing"}, "the loss's settings as a dict"),
     "experiments.grpo": (
-        {"clip_ratio", "clip_ratio_high", "eval_batches"},
+        {"clip_ratio", "clip_ratio_high", "eval_batches", "multi_objective_aggregation"},
         "by name in GrpoLoss.resolved; eval_batches as in ppo",
     ),
+    "experiments.online_dpo": ({"eval_batches"}, "as in ppo"),
     "experiments.ppo": ({"eval_batches"}, "a live flag of all runs; --prompts are evaluated, --prompt_count of them"),
     "experiments.sample": ({"top_p", "min_p", "repetition_penalty"}, "the sampling parameters as a dict"),
     "experiments.soak": ({"requests"}, "by name, as the other attacks"),

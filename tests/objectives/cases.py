@@ -15,6 +15,7 @@ from jaxtrain.objectives.distill import DistillSettings as Distilling
 from jaxtrain.objectives.distill import distill
 from jaxtrain.objectives.dpo import dpo, kto
 from jaxtrain.objectives.next_token import next_token
+from jaxtrain.objectives.online_dpo import online_dpo
 from jaxtrain.objectives.policy_gradient import policy_gradient
 from jaxtrain.objectives.ppo import ppo
 from jaxtrain.objectives.reward import reward
@@ -85,6 +86,15 @@ def _with_reference(rows: int) -> dict[str, np.ndarray]:
     made = _comparisons(rows)
     noise = np.random.default_rng(6).normal(size=(rows, 2))
     return {**made, "ref_logps": (-3.2 * made["mask"].sum(-1) + noise).astype(np.float32)}
+
+
+def _own_pairs(rows: int) -> dict[str, np.ndarray]:
+    """Pairs of a rollout, every fourth of which is undecided; one of each is from the reference model."""
+    made = _with_reference(rows)
+    made["mask"][3::4] = 0
+    from_reference = np.eye(2, dtype=np.float32)[np.arange(rows) % 2]
+    scores = np.random.default_rng(12).normal(size=(rows, 2)).astype(np.float32)
+    return {**made, "from_reference": from_reference, "stats/objective/scores": scores}
 
 
 def _unpaired(rows: int) -> dict[str, np.ndarray]:
@@ -178,6 +188,7 @@ def _sampled(rows: int) -> dict[str, np.ndarray]:
         **made,
         **dict(zip(NUMBERS, numbers, strict=True)),
         "stats/objective/kl": rng.normal(size=rows).astype(np.float32),
+        "entropy_coef": rng.uniform(0, 0.1, rows).astype(np.float32),
         **{f"ptx/{name}": x for name, x in tiny.batch(rows, 8, VOCAB, seed=3).items() if name != "bytes"},
         "ptx_scale": np.full(rows, 0.7, np.float32),
         "row": np.arange(rows, dtype=np.int32),
@@ -322,6 +333,17 @@ CASES: dict[str, Case] = {
         _unpaired,
         COMPARED,
         _not_own,
+        {"layers": 1},
+        like="dpo",
+        lr=0.1,
+    ),
+    "online_dpo": Case(
+        lambda model: functools.partial(
+            online_dpo, model=model, loss="ipo", settings=SETTINGS, temperature=0.8, exploration=0.01
+        ),
+        _own_pairs,
+        COMPARED,
+        _padding,
         {"layers": 1},
         like="dpo",
         lr=0.1,

@@ -276,3 +276,12 @@ def test_a_number_that_does_not_apply_to_a_row_is_left_out_of_its_mean():
     stats = np.array([np.nan, 7.0, -0.5], "f")
     total, count = of({**BATCH, "stats/rewards/one/mean": stats}).metrics["rewards/one/mean"]
     assert (float(total), float(count)) == (-0.5, 1.0)
+
+
+def test_a_column_of_the_batch_weighs_the_entropy_of_each_row():
+    coef = np.array([0.3, 5.0, 0.0], "f")  # the second row has no tokens
+    found, without = of({**BATCH, "entropy_coef": coef}, entropy_weight=9.0), of()
+    bonus = 0.3 * entropy()[0][HERE[0]].sum()
+    assert float(without.total - found.total) == pytest.approx(bonus, rel=1e-5)
+    same = of({**BATCH, "entropy_coef": np.full(B, 0.05, "f")})
+    assert float(same.total) == pytest.approx(float(of(entropy_weight=0.05).total), rel=1e-6)

@@ -217,3 +217,19 @@ def test_the_columns_of_sampled_tokens_are_the_models_log_probabilities(critic, 
         )
     assert columns.keys() == {"old_logps", "ref_logps", *(["values"] if critic else [])}
     assert "ref_logps" not in advantages.annotate_logps(model, heads, temperature)(params, (), batch)
+
+
+@pytest.mark.parametrize("scale", ["none", "batch"])
+def test_all_other_scores_of_the_rollout_are_a_baseline(scale):
+    """REINFORCE++ with leave-one-out: r_i − the mean of the other R − 1 scores, the KL taken off before; f64."""
+    how = advantages.AdvantageConfig(group=1, baseline="batch", scale=scale)
+    columns, metrics = computed("group_advantages", how)
+    kl = np.where(HERE, OLD.astype(float) - REFERENCE, 0).sum(1)
+    net = SCORES.astype(float) - BETA * kl
+    wanted = np.array([net[i] - np.delete(net, i).mean() for i in range(R)])
+    if scale == "batch":
+        wanted /= np.sqrt((wanted**2).mean()) + 1e-4
+    np.testing.assert_allclose(columns["advantages"], wanted[:, None] * MASK, rtol=2e-5, atol=2e-5)
+    assert not metrics["frac_reward_zero_std"].any()
+    same, metrics = computed("group_advantages", how, rows(reference=False), np.ones(R, "f"))
+    assert not same["advantages"].any() and metrics["frac_reward_zero_std"].all()

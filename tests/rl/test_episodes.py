@@ -320,4 +320,4 @@ def test_a_template_that_cannot_go_on_is_refused(monkeypatch):
 
 def test_without_an_environment_nothing_of_it_is_there():
     cfg = types.SimpleNamespace(episodes=Episodes())
-    assert episodes.table(cfg, PLAIN) == [] and episodes.sampler_of(cfg, PLAIN) is None
+    assert episodes.table(cfg, PLAIN) == []

@@ -5,6 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from jaxtrain.config import ConfigError
+from jaxtrain.rl import config as rl_config
 from jaxtrain.rl import flat_groups
 from jaxtrain.rl.scoring import ScoredBatch
 
@@ -61,3 +63,59 @@ def test_what_nothing_is_learnt_from_is_said_once(capsys):
     say(group_of([1, 1, 0, 2], "x"), {"frac_reward_zero_std": np.array([1, 1, 0, 0])})
     say(group_of([1, 1, 0, 2], "x"), {})
     assert not capsys.readouterr().err
+
+
+def drawn(flat_share, resample=0, budget=0, groups=8, batch=4):
+    """(an iteration's batch, prompts taken after it, the sizes sampled, the config) of groups of two, many flat."""
+    cfg = SimpleNamespace(
+        samples=SimpleNamespace(group=2, minibatches=2 * groups // batch, resample=resample),
+        data=SimpleNamespace(batch_size=batch),
+        sampler=rl_config.RolloutSampler(sample_budget=budget),
+    )
+    sizes = []
+
+    def sample(state, taken, count=groups):
+        sizes.append(count)
+        flat = [i % flat_share != 0 for i in range(taken, taken + count)]
+        scores = [score for same in flat for score in ((1, 1) if same else (0, 1))]
+        return group_of(scores, f"{taken}:")
+
+    batch, taken = flat_groups.filler(cfg, sample)(None, 100)
+    return batch, taken - 100, sizes, cfg
+
+
+def test_a_budget_samples_what_seems_missing_until_no_group_is_flat():
+    """Every second group is flat: 4 are missing of 8, so 8 are sampled, of which 4 fill the gaps."""
+    batch, taken, sizes, _ = drawn(2, budget=64)
+    assert sizes == [8, 8] and taken == 16 and not flat_groups.flat(batch, 2).any()
+    assert (
+        batch.stats["completions/sampled"].tolist() == [32] * 16
+        and batch.stats["completions/redrawn"].sum() == 8
+    )
+    batch, taken, sizes, cfg = drawn(4, budget=40)
+    # 2 of 8 are useful, so that 24 seem missing: at most the iteration's 8 at once, then the 4 that the budget leaves.
+    assert sizes == [8, 8, 4] and taken == 20 and flat_groups.flat(batch, 2).sum() == 3
+    assert all(size % rl_config.least_groups(cfg) == 0 for size in sizes)
+
+
+def test_a_number_of_tries_samples_whole_iterations_again():
+    batch, taken, sizes, _ = drawn(4, resample=2)
+    assert sizes == [8, 8, 8] and taken == 24 and flat_groups.flat(batch, 2).sum() == 2
+    batch, taken, sizes, _ = drawn(1, resample=2)
+    assert sizes == [8] and taken == 8 and batch.stats["completions/sampled"][0] == 16
+    batch, _, sizes, _ = drawn(4)
+    assert sizes == [8] and "completions/sampled" not in batch.stats
+
+
+@pytest.mark.parametrize(
+    "group, resample, budget, message",
+    [(1, 0, 64, "--group=1 has none"), (2, 1, 64, "--resample decides"), (2, 0, 17, "use 20 or more")],
+)
+def test_a_budget_that_would_do_nothing_is_refused(group, resample, budget, message):
+    cfg = SimpleNamespace(
+        samples=SimpleNamespace(group=group, minibatches=4, resample=resample),
+        data=SimpleNamespace(batch_size=4),
+        sampler=rl_config.RolloutSampler(sample_budget=budget),
+    )
+    with pytest.raises(ConfigError, match=f"--sample_budget={budget}: .*{message}"):
+        rl_config.check_sampler(cfg)

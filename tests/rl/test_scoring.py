@@ -13,7 +13,7 @@ from jaxtrain.rewards import models
 from jaxtrain.rewards.function_args import TrainerState
 from jaxtrain.rewards.models import CompletionScorer
 from jaxtrain.rl import scoring
-from jaxtrain.rl.config import Episodes, Watch
+from jaxtrain.rl.config import Episodes, RolloutSampler, Watch
 from jaxtrain.rl.scoring import ScoringConfig
 from jaxtrain.stages.sampling import SampledTokens
 from tests.rewards.test_models import OnePlan
@@ -47,6 +47,7 @@ def settings(seq_len=32, max_new=10, too_long="cut", batch_size=4, minibatches=3
         run=config.Run(seed=seed),
         watch=Watch(),
         episodes=Episodes(),
+        sampler=RolloutSampler(),
     )
 
 
