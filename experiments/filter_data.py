@@ -5,6 +5,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from jaxtrain import flags
+from jaxtrain.apps.filters import advice
 from jaxtrain.apps.filters.config import Filter
 from jaxtrain.config import ConfigError
 from jaxtrain.data import source_spec
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from jaxtrain.apps.filters.steps import Scorer
 
 _WIDTH = 80  # characters of a line of advice
-_MANY = 0.2  # share of near duplicates from which there is advice
 
 
 def main(cfg: Filter) -> None:
@@ -63,11 +63,11 @@ def report_table(report: dict[str, Any]) -> list[str]:
         f"{report['rejected']:>12,} rejected, each in rejected.jsonl",
         *(f"{'':>12} {one['label']}: {note}" for one in report["sources"] for note in one.get("notes", ())),
         "",
-        f"{'step':<16}{'seen':>12}{'dropped':>12}{'changed':>12}{'docs/s a core':>15}",
+        f"{'step':<16}{'seen':>12}{'dropped':>12}{'changed':>12}{'docs/s per core':>17}",
     ]
     for name, step in report["steps"].items():
         speed = f"{step['documents_per_second']:,}" if step["documents_per_second"] else "-"
-        lines.append(f"{name:<16}{step['seen']:>12,}{step['dropped']:>12,}{step['changed']:>12,}{speed:>15}")
+        lines.append(f"{name:<16}{step['seen']:>12,}{step['dropped']:>12,}{step['changed']:>12,}{speed:>17}")
     lines += _scope(report)
     if report["measured"]:
         heads = ("against labels", "labelled", "found", "unlabelled", "precision", "recall")
@@ -82,7 +82,9 @@ def report_table(report: dict[str, Any]) -> list[str]:
                 "--near_similarity asks, whatever its label.",
                 _WIDTH,
             )
-    return lines + _advice(report)
+    for sentence in advice.sentences(report):
+        lines += ["", *textwrap.wrap(sentence, _WIDTH)]
+    return lines
 
 
 def _scope(report: dict[str, Any]) -> list[str]:
@@ -98,19 +100,6 @@ def _scope(report: dict[str, Any]) -> list[str]:
         for why, rules in reasons.items():
             lines += textwrap.wrap(f"{name} did not act for {why}: {', '.join(rules)}", _WIDTH)
     return ["", *lines] if lines else []
-
-
-def _advice(report: dict[str, Any]) -> list[str]:
-    """Advice where there are so many near duplicates that the documents may only share a form."""
-    near = report["steps"].get("near", {"seen": 0, "dropped": 0})
-    if near["dropped"] <= _MANY * near["seen"]:
-        return []
-    advice = (
-        f"near dropped {near['dropped'] / near['seen']:.0%} of the documents that reached it. Short texts of one "
-        "form, such as questions and answers, may differ in the word that matters: see its samples in report.html; "
-        "a higher --near_similarity, --near_from=WORDS or --near=off keeps more"
-    )
-    return ["", *textwrap.wrap(advice, _WIDTH)]
 
 
 if __name__ == "__main__":

@@ -148,7 +148,8 @@ def precision_recall(total: Tally) -> dict[str, dict[str, Any]]:
 
     Recall is over the labelled documents that reached the step, precision over those that it found. A generated world
     repeats itself by chance, so a duplicate is not judged by its label: its text, as it was read, is compared with the
-    kept copy's, word by word. `unlabelled` counts those without the label.
+    kept copy's, word by word. `unlabelled` counts those without the label. Without a label of the kind nothing is
+    known of precision and recall: None.
     """
     table: dict[str, Counter] = {}
     for key, count in total.labels.items():
@@ -169,7 +170,7 @@ def precision_recall(total: Tally) -> dict[str, dict[str, Any]]:
             "found": found,
             "right": true_positives,
             "unlabelled": found - sum(row[label, "found"] for row in rows for label in labels),
-            "precision": round(true_positives / found, 4) if found else None,
+            "precision": round(true_positives / found, 4) if found and (labelled or verified) else None,
             "recall": round(right / labelled, 4) if labelled else None,
         }
     return report

@@ -19,8 +19,8 @@ from jaxtrain.measures.diversity import ngrams
 
 _PARAGRAPHS = re.compile(r"\n{2,}")
 # The table's thresholds: the share of the characters in the most frequent n-gram, and in all repeated n-grams.
-_TOP = {2: 0.20, 3: 0.18, 4: 0.16}
-_REPEATED = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
+TOP = {2: 0.20, 3: 0.18, 4: 0.16}
+REPEATED = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,14 +87,14 @@ def _ngram_repeats(scale: float, text: str) -> Iterator[Finding]:
         return
     counts = np.fromiter(map(Counter(words).__getitem__, words), np.int32, len(words))
     longest = max(map(len, words))
-    for n, limit in _TOP.items():
+    for n, limit in TOP.items():
         least = limit * scale * len(text) / (n * longest + n - 1)
         share = top_share(words, n, len(text), counts >= max(1, least))
         if share > limit * scale:
             yield Finding(f"gopher_top_{n}gram", share)
-    if _bound(words, counts, len(text)) <= min(_REPEATED.values()) * scale:
+    if _bound(words, counts, len(text)) <= min(REPEATED.values()) * scale:
         return
-    for n, limit in _REPEATED.items():
+    for n, limit in REPEATED.items():
         share = repeated_share(words, n, len(text))
         if share is None:
             return

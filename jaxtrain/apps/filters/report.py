@@ -8,13 +8,14 @@ import json
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from jaxtrain.apps.filters import pii, record_texts
+from jaxtrain.apps.filters import advice, pii, record_texts, thresholds
 from jaxtrain.apps.filters.types import Finding
-from jaxtrain.files import html
+from jaxtrain.files import charts, html
+from jaxtrain.files.charts import Chart
+from jaxtrain.measures import win_rates
 
 _SAMPLES, _SCORES, _BINS = 6, 4_000, 24
 _FEWEST = 10  # scores of a rule that has a histogram
@@ -85,15 +86,6 @@ FACTORS = {
         },
     ),
 }
-
-
-class HistogramBar(NamedTuple):
-    """A bar of a histogram: its place and size, 0 to 100, and its label."""
-
-    x: float
-    width: float
-    height: float
-    label: str
 
 
 def samples_and_scores(lines: Iterable[Mapping[str, Any]], *, seed: int = 0) -> dict[str, Any]:
@@ -187,9 +179,8 @@ def page(report: Mapping[str, Any]) -> bytes:
         report=report,
         data=report.get("data") or report.get("config", {}).get("source", {}).get("data", ""),
         steps=_steps(report),
-        lengths=_lengths(report.get("lengths", {})),
-        charts=[_chart(key, value) for key, value in sorted(report.get("scores", {}).items())],
-        decades=_decades(report.get("factors", {})),
+        charts=_charts(report),
+        advice=advice.sentences(report),
         factors=_factors(report.get("factors", {})),
         titles=TITLES,
     )
@@ -204,7 +195,13 @@ def write_page(report: Mapping[str, Any], path: str | Path) -> None:
 @cache
 def _template() -> Any:
     file = Path(__file__).parent / "pages" / "report.html.jinja"
-    return html.template(file, {"count": lambda n: f"{n:,}", "share": share_text, "number": number_text})
+    filters = {
+        "count": lambda n: f"{n:,}",
+        "share": share_text,
+        "number": number_text,
+        "interval": interval_text,
+    }
+    return html.template(file, filters)
 
 
 def share_text(value: float | None) -> str:
@@ -219,6 +216,14 @@ def share_text(value: float | None) -> str:
         if percent >= 0.1
         else f"{percent:.2g} %"
     )
+
+
+def interval_text(share: float | None, n: int) -> str:
+    """A share's 95 % interval (Wilson), and of how many it is; empty where it is not known."""
+    if share is None or not n:
+        return ""
+    low, high = win_rates.interval(share, n)
+    return f"{share_text(low)} to {share_text(high)}, n {n:,}"
 
 
 def number_text(value: Any) -> str:
@@ -247,46 +252,48 @@ def _steps(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _bars(labels: Sequence[str], counts: Sequence[int]) -> list[HistogramBar]:
-    most, width = max(counts, default=0) or 1, 100 / max(1, len(counts))
-    return [
-        HistogramBar(i * width, width * 0.9, 100 * count / most, f"{label}: {count:,}")
-        for i, (label, count) in enumerate(zip(labels, counts, strict=True))
-    ]
+def _charts(report: Mapping[str, Any]) -> list[Chart]:
+    """Histograms of lengths, of years that documents name, and of the scores of rules, with their thresholds."""
+    made = [_lengths(report.get("lengths", {})), _decades(report.get("factors", {}))]
+    for key, value in sorted(report.get("scores", {}).items()):
+        step, _, rule = key.partition("/")
+        marks = thresholds.marks(step, rule, report.get("config", {}))
+        title = f"{rule} ({TITLES.get(step, step)})"
+        made.append(
+            charts.histogram(
+                title,
+                value["edges"],
+                value["counts"],
+                x="score of a rejected document",
+                unit="documents",
+                marks=marks,
+            )
+        )
+    return [chart for chart in made if chart]
 
 
-def _lengths(lengths: Mapping[str, int]) -> dict[str, Any] | None:
+def _lengths(lengths: Mapping[str, int]) -> Chart | None:
     """A histogram of documents by length; the keys are powers of two, each above the lengths that it counts."""
     if not lengths:
         return None
     powers = [int(key).bit_length() for key in lengths]
     every = [2 ** (power - 1) for power in range(min(powers), max(powers) + 1)]
     counts = [lengths.get(str(key), 0) for key in every]
-    labels = [f"{key // 2:,} to {max(key - 1, 0):,} characters" for key in every]
-    return {
-        "bars": _bars(labels, counts),
-        "low": f"{every[0] // 2:,}",
-        "high": f"{every[-1] - 1:,} characters",
-    }
+    labels = [f"{key // 2:,} to {max(key - 1, 0):,}" for key in every]
+    chart = charts.bar_chart(
+        "Length of a document, all that were read", labels, counts, x="characters", unit="documents"
+    )
+    return chart | {"ticks": [f"{key // 2:,}" for key in every]}
 
 
-def _chart(key: str, value: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    step, _, rule = key.partition("/")
-    edges = [number_text(float(edge)) for edge in value["edges"]]
-    labels = [f"{a} to {b}" for a, b in pairwise(edges)]
-    return {
-        "step": step, "rule": rule, "bars": _bars(labels, value["counts"]), "low": edges[0], "high": edges[-1],
-    }  # fmt: skip
-
-
-def _decades(factors: Mapping[str, Any]) -> dict[str, Any] | None:
+def _decades(factors: Mapping[str, Any]) -> Chart | None:
     counts = factors.get("after", factors.get("before", {})).get("recency", {}).get("decades", {})
     if not counts:
         return None
-    first, last = min(map(int, counts)), max(map(int, counts))
-    every = [str(decade) for decade in range(first, last + 10, 10)]
-    bars = _bars([f"{decade}s" for decade in every], [counts.get(decade, 0) for decade in every])
-    return {"bars": bars, "low": every[0], "high": f"{last + 9}"}
+    every = [str(decade) for decade in range(min(map(int, counts)), max(map(int, counts)) + 10, 10)]
+    found = [counts.get(decade, 0) for decade in every]
+    title = "Newest year that a document names, of a sample"
+    return charts.bar_chart(title, [f"{decade}s" for decade in every], found, x="decade", unit="documents")
 
 
 def _factors(factors: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -65,8 +65,8 @@ function ends(spec, logarithmic) {
   return (_, low, high) => {
     if (low === null) return [0, 1];
     if (logarithmic) return low === high ? [low / 2, high * 2] : [low, high];
-    const room = 0.06 * (high - low || Math.abs(high) || 1);
-    return [spec.least === null ? low - room : Math.min(spec.least, low), high + room];
+    const room = 0.06 * (high - low || Math.abs(high) || 1), labels = 2.5 * room * spec.marks.length; // of the marks, at the top
+    return [spec.least === null ? low - room : Math.min(spec.least, low), high + room + labels];
   };
 }
 

@@ -80,15 +80,21 @@ def test_the_page_tells_what_the_report_says(filtered, tmp_path):
     for name, (meaning, rows) in report.FACTORS.items():
         assert name.capitalize() in page.text and meaning in page.text
         assert all(title in page.text for title in rows.values())
-    assert page.tags.count("svg") == 1 + len(held["scores"]) and "rect" in page.tags
+    assert page.tags.count("figure") == 1 + len(held["scores"]) and "Look at its samples" not in page.text
     assert page.tags.count("blockquote") == sum(map(len, held["samples"].values())) > 5
 
 
 def test_it_needs_no_network_and_fits_dark_and_phone(filtered, tmp_path):
     report.write_page(filtered[0], tmp_path / "report.html")
     page, source = read(tmp_path / "report.html"), (tmp_path / "report.html").read_text()
-    assert not page.links and "script" not in page.tags and "url(" not in source and "@import" not in source
+    assert page.links == ["data:,"] and "url(" not in source and "@import" not in source
     assert "prefers-color-scheme: dark" in source and 'name="viewport"' in source
+
+
+def read_scripts(held, tmp_path):
+    """The scripts of a report's own page."""
+    report.write_page(held, tmp_path / "own.html")
+    return read(tmp_path / "own.html").tags.count("script")
 
 
 def test_texts_are_escaped(filtered, tmp_path):
@@ -100,7 +106,8 @@ def test_texts_are_escaped(filtered, tmp_path):
     held = filtered[0] | {"data": evil, "samples": report.samples_and_scores([line])["samples"]}
     report.write_page(held, tmp_path / "report.html")
     page = read(tmp_path / "report.html")
-    assert "script" not in page.tags and "img" not in page.tags and "<script>alert(1)" in page.text
+    scripts = read_scripts(filtered[0], tmp_path)
+    assert page.tags.count("script") == scripts and "img" not in page.tags and "<script>alert(1)" in page.text
 
 
 def test_personal_data_is_not_shown(filtered):
@@ -177,7 +184,33 @@ def test_a_report_without_labels_samples_or_factors(filtered, tmp_path):
     keep = ("read", "kept", "rejected", "changed", "steps")
     report.write_page({key: filtered[0][key] for key in keep}, tmp_path / "report.html")
     page = read(tmp_path / "report.html")
-    assert "svg" not in page.tags and "precision" not in page.text
+    assert "figure" not in page.tags and "Precision" not in page.text
+
+
+def test_without_labels_precision_is_a_dash_and_shares_have_their_interval(filtered, tmp_path):
+    row = {"labelled": 0, "found": 7, "right": 0, "unlabelled": 7, "precision": None, "recall": None}
+    held = filtered[0] | {
+        "measured": {"spam": row, "pii": row | {"labelled": 10, "precision": 0.5, "recall": 0.9}}
+    }
+    report.write_page(held, tmp_path / "report.html")
+    page = read(tmp_path / "report.html")
+    source = (tmp_path / "report.html").read_text()
+    assert "<td>7</td><td>0</td><td>–<small></small></td><td>–<small></small></td>" in source
+    assert report.interval_text(0.9, 10) == "59.6 % to 98.2 %, n 10" and "59.6 % to 98.2 %, n 10" in page.text
+    assert report.interval_text(None, 3) == report.interval_text(0.5, 0) == ""
+    total = Tally()
+    total.labels.update({"spam/clean/found": 7, "spam/clean/reached": 20})
+    assert ledger.precision_recall(total)["spam"]["precision"] is None
+
+
+def test_a_histogram_has_the_threshold_of_its_rule(filtered):
+    scores = {"heuristics/gopher_word_length": {"edges": [1.0, 2.0, 3.0], "counts": [4, 9]}}
+    settings = {"heuristics": {"min_word_length": 3.0, "max_word_length": 10.0}}
+    chart = report._charts(
+        filtered[0] | {"scores": scores, "lengths": {}, "factors": {}, "config": settings}
+    )[0]
+    assert [mark["label"] for mark in chart["marks"]] == ["--min_word_length=3", "--max_word_length=10"]
+    assert [mark["x"] for mark in chart["marks"]] == [3.0, 10.0] and chart["units"] == ["documents"]
 
 
 def test_numbers_as_people_read_them():
