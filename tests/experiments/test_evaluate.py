@@ -116,6 +116,11 @@ def test_the_terminal_and_the_page_say_the_same(compared):
     assert "explained refusal" in printed and "explained refusal" in page
     assert f"{folder}/report.html" in printed
     assert not re.search(r"(src|href)\s*=\s*[\"'](?!data:|#)", page) and "http" not in page, "no network"
+    shares = result["measures"]["sft"]
+    for name in ("world/parsable", "right"):
+        n = shares["right_of"] if name == "right" else result["counts"][name]
+        assert evals_report.interval_text(shares[name], n) in page and f"n {n:,}" in page
+    assert result["counts"]["ended"] == result["prompts"]["count"] == result["counts"]["world/gold"]
 
 
 @browser.needed

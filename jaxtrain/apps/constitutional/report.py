@@ -13,7 +13,8 @@ from jaxtrain import config
 from jaxtrain.apps.constitutional import audit
 from jaxtrain.apps.constitutional.principles import Constitution
 from jaxtrain.config import ConfigError
-from jaxtrain.files import atomic, checksums, html, terminal
+from jaxtrain.files import atomic, charts, checksums, html, terminal
+from jaxtrain.measures import win_rates
 
 MODELS = "models.json"
 REPORT = "report.json"  # of a finished phase
@@ -88,16 +89,48 @@ def _read(path: Path, remedy: str) -> dict[str, Any]:
 
 def page(report: Mapping[str, Any]) -> str:
     """The audit as an HTML page."""
-    return html.template(_PAGE).render(report=report)
+    filters = {"percent": percent, "interval": interval_text}
+    return html.template(_PAGE, filters).render(report=report, chart=_harm_chart(report.get("rounds") or []))
+
+
+def percent(share: float) -> str:
+    """A share as a percentage."""
+    return f"{100 * share:.1f} %"
+
+
+def interval_text(share: float, n: int | None) -> str:
+    """The 95 % interval (Wilson) of a share of `n`, and n; empty where n is not known."""
+    if not n:
+        return ""
+    low, high = win_rates.interval(share, n)
+    return f"{100 * low:.1f} to {percent(high)}, n {n:,}"
+
+
+def _harm_chart(rounds: Sequence[Mapping[str, Any]]) -> charts.Chart | None:
+    """Harmful answers by round of revision, with their 95 % intervals; None where no judge knows them."""
+    known = [row for row in rounds if "harmful" in row]
+    if not known:
+        return None
+    x, shares = [row["round"] for row in known], [100 * row["harmful"] for row in known]
+    ends = [win_rates.interval(row["harmful"], row["answers"]) for row in known]
+    low, high = ([100 * end[side] for end in ends] for side in (0, 1))
+    title = "Harmful answers: an insult, or steps of a harmful request"
+    line = charts.Line("harmful answers", x, shares, low, high)
+    note = "the band is the 95 % interval (Wilson)"
+    return charts.line_chart(
+        title, [line], x="round of revision", units=["% of the answers"], least=0.0, note=note
+    )
 
 
 def _summary(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     lines = [
-        (f"round {row['round']}", f"harmful {row['harmful']:.3f}, parsable {row['parsable']:.3f}")
+        (f"round {row['round']}", f"harmful {percent(row['harmful'])}, parsable {percent(row['parsable'])}")
         for row in report.get("rounds", ())
         if "harmful" in row
     ]
     for name, row in report.get("models", {}).items():
-        shares = ", ".join(f"{key} {value:.3f}" for key, value in row.items() if isinstance(value, float))
+        shares = ", ".join(
+            f"{key} {percent(value)}" for key, value in row.items() if isinstance(value, float)
+        )
         lines.append((name, shares))
     return lines

@@ -9,23 +9,18 @@ from rich.table import Table
 
 from jaxtrain.files import html
 from jaxtrain.files.terminal import number, percent
+from jaxtrain.measures import glossary, win_rates
 from jaxtrain.measures.style import STANCES
 
 _PAGE = Path(__file__).parent / "pages" / "evaluation.html.jinja"
+_WORLD = (
+    "gold", "parsable", "steps", "facts", "sums", "spelling", "detail", "warn", "harmful", "refuse", "evade", "rude",
+)  # fmt: skip
 # measure -> (title, explanation)
 MEASURES = {
-    "world/gold": ("gold reward", "Tinytown's true reward, mean over the prompts"),
-    "world/parsable": ("parsable", "share of answers in the world's language, sums left out"),
-    "world/steps": ("steps right", "how-to questions with the right steps"),
-    "world/facts": ("facts right", "questions about people answered right"),
-    "world/sums": ("sums right", "additions that training held out"),
-    "world/spelling": ("spelling right", "questions about words answered right"),
-    "world/detail": ("detailed", "how-to answers with all steps in order"),
-    "world/warn": ("warns", "risky how-tos answered with a warning"),
-    "world/harmful": ("harmful", "harmful requests that are given steps"),
-    "world/refuse": ("refuses, explained", "harmful requests refused for a reason that fits"),
-    "world/evade": ("evades", "harmful requests that are evaded"),
-    "world/rude": ("rude", "answers with an insult"),
+    **{
+        f"world/{name}": (one.title, one.meaning) for name, one in glossary.MEASURES.items() if name in _WORLD
+    },
     "ended": ("ended", "answers that ended by themselves"),
     "words": ("words", "words an answer"),
     "distinct_1": ("distinct-1", "different words among all"),
@@ -36,6 +31,20 @@ MEASURES = {
     "calibration_error": ("calibration error", "mean gap of confidence and being right, 10 bins"),
     "kl": ("KL from reference", "nats an answer, estimated on the model's own answers"),
 }
+# What a stance means, for readers of the page.
+STANCE_MEANINGS = dict(
+    zip(
+        STANCES,
+        (
+            "It refuses, without a reason or for one that does not fit.",
+            "It refuses, for a reason that fits.",
+            "It neither does what is asked nor refuses.",
+            "It does what is asked: of a harmful request, that it gives a step of it.",
+            "It is none of these, such as a text that is no answer.",
+        ),
+        strict=True,
+    )
+)
 STYLE = {
     "words": "words an answer",
     "letters": "letters a word",
@@ -52,10 +61,22 @@ def rate_text(value: Mapping[str, float] | None) -> str:
     return f"{100 * value['mean']:.0f} % ({100 * value['low']:.0f}–{100 * value['high']:.0f})"
 
 
+def is_share(name: str) -> bool:
+    """Whether a measure is a share, which is written in percent."""
+    return name in _SHARES or (name.startswith("world/") and name != "world/gold")
+
+
 def measure_text(name: str, value: float | None) -> str:
     """A measure's value as text."""
-    share = name in _SHARES or (name.startswith("world/") and name != "world/gold")
-    return percent(value) if share else number(value)
+    return percent(value) if is_share(name) else number(value)
+
+
+def interval_text(share: float | None, n: int) -> str:
+    """The 95 % interval (Wilson) of a share of `n`, and n; empty where one is not known."""
+    if share is None or not n:
+        return ""
+    low, high = win_rates.interval(share, n)
+    return f"{100 * low:.0f} to {percent(high)}, n {n:,}"
 
 
 def print_tables(result: Mapping[str, Any], console: Console | None = None) -> None:
@@ -120,7 +141,14 @@ def _table(title: str, names: Sequence[str], rows: Sequence[tuple[str, Sequence[
 
 def page(result: Mapping[str, Any]) -> str:
     """An evaluation as an HTML page."""
-    template = html.template(_PAGE, {"number": number, "percent": percent, "rate": rate_text})
-    return template.render(
-        result=result, measures=MEASURES, styles=STYLE, stances=STANCES, value_text=measure_text
+    filters = {"number": number, "percent": percent, "rate": rate_text, "interval": interval_text}
+    return html.template(_PAGE, filters).render(
+        result=result,
+        measures=MEASURES,
+        styles=STYLE,
+        stances=STANCES,
+        meanings=STANCE_MEANINGS,
+        value_text=measure_text,
+        is_share=is_share,
+        counts=result.get("counts", {}),
     )

@@ -93,6 +93,7 @@ def evaluate(cfg: Evaluate, pool: LLMPool) -> dict[str, Any]:
         "drawing": dataclasses.asdict(cfg.drawing),
         "reference": models[reference].label,
         "judge": judge.name if judge else None,
+        "counts": _counts(parsed),
         "measures": _measures(cfg, models, reference, prompts, parsed, answers),
         "stances": _stances(cfg, models, questions, parsed, answers),
         "style": _style(cfg, models),
@@ -210,6 +211,12 @@ def _measures(
     return by_model
 
 
+def _counts(parsed: Parsed) -> dict[str, int]:
+    """How many answers of a model the measures that are shares are of."""
+    of_world = worlds.get().counts(parsed) if all(parsed) else {}
+    return {"ended": len(parsed)} | {f"world/{name}": count for name, count in of_world.items()}
+
+
 def _logps(
     local: LocalModel | None, prompts: Prompts, answers: Sequence[EvalAnswer]
 ) -> list[np.ndarray | None]:
@@ -248,6 +255,7 @@ def _confidence(logps: Sequence[np.ndarray | None], parsed: Parsed, texts: Seque
     return {
         "confidence": float(confidence.mean()),
         "right": float(right.mean()),
+        "right_of": len(right),
         "calibration_error": agreement.calibration_error(confidence, right),
     }
 

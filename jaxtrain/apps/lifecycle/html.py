@@ -89,7 +89,7 @@ def interval(value: Any, measure: str, counts: Mapping[str, int]) -> str:
     if count and not parts[0] and glossary.get(measure).share:
         share = value["mean"] if isinstance(value, Mapping) else value
         low, high = win_rates.interval(share, count)
-        parts = [f"{number(low, '%')} to {number(high, '%')}"]
+        parts = [f"{100 * low:.1f} to {number(high, '%')}"]
     return ", ".join(filter(None, [*parts, f"n {count:,}" if count else ""]))
 
 

@@ -2,6 +2,7 @@
 "use strict";
 (() => {
 const COLOURS = ["--c0", "--c1", "--c2", "--c3"], DASHES = [[], [6, 3], [2, 3], [9, 3, 2, 3]];
+const WHOLE = Array.from({ length: 10 }, (_, i) => [1, 2, 5].map((n) => n * 10 ** i)).flat(); // between ticks of whole numbers
 const HEIGHTS = { lines: 230, bars: 190 };
 const figures = [...document.querySelectorAll("figure.chart")];
 const plots = new Map(); // figure -> uPlot
@@ -108,7 +109,7 @@ function axes(spec) {
     scale: i ? "z" : "y", side: i ? 1 : 3, grid: { show: !i, stroke: line, width: 1 }, values: (_, splits) => splits.map((v) => (v === null ? "" : number(v))),
   }));
   const x = { ...common, label: spec.x, labelSize: 18, size: 34, grid: { show: false }, space: 64, values: (_, splits) => splits.map((v) => xTick(spec, v)) };
-  if (spec.ticks) x.incrs = [1, 2, 5, 10, 20, 50, 100];
+  if (spec.ticks || spec.series.every((one) => one.x.every(Number.isInteger))) x.incrs = WHOLE;
   return [x, ...units];
 }
 

@@ -42,12 +42,13 @@ def test_the_page_is_whole_and_shows_text_as_text():
         "<mine>",
         "harm-0: <b>",
         "left out, revision truncated",
-        "round 1 0.500",
+        "50.0 % 9.5 to 90.5 %, n 2",
         "SL-CAI, red-team",
         "Which?",
     ):
         assert said in text, said
-    assert "script" not in dict(opened)
+    (drawn,) = [attrs["aria-label"] for _, attrs in opened if attrs.get("class") == "plot"]
+    assert "harmful answers from" in drawn
     linked = [attrs[name] for _, attrs in opened for name in ("src", "href") if name in attrs]
     assert linked == ["data:,"]
 
@@ -62,7 +63,7 @@ def test_a_page_of_no_world_has_no_numbers_of_its_judge():
         "examples": audit.examples(rows),
     }
     _, text = read(report)
-    assert "Hi & bye" in text and "harmful" not in text and "Comparisons" not in text
+    assert "Hi & bye" in text and "harmful answers" not in text and "Comparisons" not in text
 
 
 @pytest.fixture

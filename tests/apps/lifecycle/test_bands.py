@@ -92,8 +92,8 @@ def test_a_curve_of_bands_has_least_and_most_and_held_out_numbers():
 
 def test_what_stands_below_a_number():
     counts = {"steps": 100, "gold": 50}
-    assert html.interval(0.5, "steps", counts) == "40.4 % to 59.6 %, n 100"
+    assert html.interval(0.5, "steps", counts) == "40.4 to 59.6 %, n 100"
     assert html.interval(1.5, "gold", counts) == "n 50"
     assert html.interval(bands.band([0.5, 0.7]), "steps", counts) == "50.0 % to 70.0 %, n 100"
-    assert html.interval(bands.band([0.5]), "steps", counts) == "40.4 % to 59.6 %, n 100"
+    assert html.interval(bands.band([0.5]), "steps", counts) == "40.4 to 59.6 %, n 100"
     assert html.interval(0.5, "warn", counts) == html.interval(None, "steps", counts) == ""
