@@ -12,7 +12,8 @@ class BenchTask(config.Group):
     # fmt: off
     task: str = config.arg("pretrain",
         "Whose step: of rows, or of pairs of --seq_len tokens (reward, dpo). sample: a fifth of --seq_len is prompt, "
-        "the rest is drawn", choices=("pretrain", "sft", "reward", "dpo", "sample"))
+        "the rest is drawn. rollout: completions of very different lengths, --batch_size at a time, by continuous "
+        "batching and in fixed batches", choices=("pretrain", "sft", "reward", "dpo", "sample", "rollout"))
     sizes: str = config.arg("bench-s+bench-s-gpt2", "Models to measure, of models/zoo.py, joined by +")
     rounds: int = config.arg(12, "Steps measured; the median and the best are shown. 0: compile only, for the memory",
         low=0)
@@ -30,6 +31,7 @@ class Bench:
     run: config.Run = config.group(config.Run)
 
 
+SAMPLING = ("sample", "rollout")  # tasks without a training step
 # The flags of training that a benchmark has, too: of its step, not of data, runs or initial parameters.
 ACTING = {
     "model": {"dtype", "attention", "scan_layers", "remat", "logits_limit_mb"},
@@ -46,8 +48,8 @@ def require_acting(cfg: Bench) -> None:
         config.require_default(
             group, "bench measures a step on random tokens, and trains no run", names, usual
         )
-    if cfg.what.task == "sample":
-        config.require_default(cfg.optim, "--task=sample trains nothing", usual=Bench().optim)
+    if cfg.what.task in SAMPLING:
+        config.require_default(cfg.optim, f"--task={cfg.what.task} trains nothing", usual=Bench().optim)
 
 
 def main(cfg: Bench) -> None:
@@ -72,7 +74,7 @@ def main(cfg: Bench) -> None:
 
     processes.initialize()
     for place, (size, arch) in enumerate(archs.items()):
-        one = measure_sampling if cfg.what.task == "sample" else measure
+        one = {"sample": measure_sampling, "rollout": measure_rollouts}.get(cfg.what.task, measure)
         numbers = {"task": cfg.what.task, "model": size, **one(cfg, arch)}
         if not place:
             print(f"task {cfg.what.task}, jax {numbers['jax']}", *speed_table.head(numbers), sep="\n")
@@ -166,6 +168,20 @@ def measure_sampling(cfg: Bench, arch: Any) -> dict:
         "cpu_s": statistics.median(times.cpu),
         "jax": jax.__version__,
     }
+
+
+def measure_rollouts(cfg: Bench, arch: Any) -> dict:
+    """Tokens/s of rollouts with lengths of a heavy tail, by continuous batching and in fixed batches."""
+    import jax
+
+    from jaxtrain.apps.benchmark import rollout_speed
+    from jaxtrain.stages import session
+
+    times = rollout_speed.measure(
+        session.make_plan(cfg), arch, cfg.model, rows=cfg.data.batch_size, length=cfg.data.seq_len, seed=cfg.run.seed,
+        repeats=max(cfg.what.rounds, 1),
+    )  # fmt: skip
+    return {**rollout_speed.numbers(times), "jax": jax.__version__}
 
 
 def _product_rate(rows: int = 2048) -> float:

@@ -69,7 +69,9 @@ def require_pairs(cfg: OnlineDpo) -> None:
             "--is_cap, --is_mask: a preference loss has no importance weights; leave them out"
         )
     if cfg.loss.xpo_alpha and cfg.episodes.env:
-        raise config.ConfigError("--xpo_alpha: the reference model samples single completions; leave --env out")
+        raise config.ConfigError(
+            "--xpo_alpha: the reference model samples single completions; leave --env out"
+        )
     if cfg.loss.xpo_alpha and s.group != 2:
         raise config.ConfigError("--xpo_alpha: a completion of each model is a pair: use --group=2")
 
@@ -87,7 +89,7 @@ def main(cfg: OnlineDpo) -> None:
     import functools
 
     from jaxtrain.objectives.online_dpo import online_dpo
-    from jaxtrain.rl import on_policy, pairs, rollouts, scoring
+    from jaxtrain.rl import on_policy, pairs, request_samplers, rollouts, scoring
     from jaxtrain.stages.reference import expected
     from jaxtrain.stages.session import reference_params
 
@@ -106,7 +108,11 @@ def main(cfg: OnlineDpo) -> None:
         requests = {}
         if references:
             reference = functools.partial(reference_params, session, cfg.run.seed)
-            requests = {"requests": pairs.with_reference_samples(reference, references)}
+            requests = {
+                "requests": pairs.with_reference_samples(
+                    reference, references, request_samplers.maker_of(cfg)
+                )
+            }
         training = on_policy.stage(
             cfg, session, template, objective, functools.partial(pairs.scores_of, group=group), scorer,
             controller=rollouts.KlController(0.0), priced=True,

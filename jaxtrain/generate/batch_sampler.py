@@ -84,16 +84,22 @@ def prompts_per_call(prompts: int, samples: int, shards: int) -> int:
     return -(-(-(-even // step) * step) // shards) * shards
 
 
+def token_limits(engine: Engine, requests: Sequence[SampleRequest], context: int) -> np.ndarray:
+    """i32[R]: the most tokens of each request's completions. Raises ConfigError where a prompt leaves no room."""
+    limits = np.minimum([request.limit for request in requests], engine.max_new)
+    lengths = np.array([len(request.ids) for request in requests])
+    room = context - lengths if context else limits.clip(1)
+    if len(full := np.flatnonzero(room < 1)):
+        raise ConfigError(
+            f"prompt {full[0]} has {lengths[full[0]]} tokens, which leaves no room for a completion in the "
+            f"model's context of {context}: leave it out, or take a model with a longer context"
+        )
+    return np.minimum(limits, room).astype(np.int32)
+
+
 def _batch(engine: Engine, requests: Sequence[SampleRequest], context: int) -> dict[str, np.ndarray]:
     """Requests as a prefill batch."""
     batch = sampler.prompt_batch([request.ids for request in requests], 0)
-    limits = np.minimum([request.limit for request in requests], engine.max_new)
-    room = context - batch["length"] if context else limits.clip(1)
-    if len(full := np.flatnonzero(room < 1)):
-        raise ConfigError(
-            f"prompt {full[0]} has {batch['length'][full[0]]} tokens, which leaves no room for a completion in the "
-            f"model's context of {context}: leave it out, or take a model with a longer context"
-        )
     columns = sampler.sampling_columns(len(requests), requests[0].sampling_params)
     sampler.set_params(columns, [request.sampling_params for request in requests])
     return (
@@ -101,7 +107,7 @@ def _batch(engine: Engine, requests: Sequence[SampleRequest], context: int) -> d
         | columns
         | {
             "seed": np.array([request.seeds for request in requests], np.uint32),
-            "limit": np.minimum(limits, room).astype(np.int32),
+            "limit": token_limits(engine, requests, context),
         }
     )
 

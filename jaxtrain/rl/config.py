@@ -37,6 +37,9 @@ class Watch(config.Group):
 @dataclasses.dataclass(frozen=True)
 class RolloutSampler(config.Group):
     # fmt: off
+    rollout_rows: int = config.arg(0,
+        "Continuous batching: sample so many completions at a time, a row whose completion has ended taking the next "
+        "prompt. 0: fixed batches, which wait for their longest completion", low=0)
     sample_budget: int = config.arg(0,
         "Dynamic sampling: most completions an iteration may sample until no group has equal scores, at least the "
         "iteration's own; only as many are sampled as seem missing. 0: --resample decides", low=0)

@@ -20,6 +20,7 @@ from jaxtrain.rl import (
     completion_table,
     episodes,
     held_out,
+    request_samplers,
     rollouts,
     run_report,
     samplers,
@@ -119,7 +120,7 @@ def stage(
         advantages=sampling_correction.corrected(advantages, cfg.sampler),
         controller=controller,
         reference=reference if priced else None,
-        **{"sampler": samplers.sampler_of(cfg, template), **more},
+        **{"sampler": samplers.sampler_of(cfg, template), "requests": request_samplers.maker_of(cfg), **more},
     )
     answers = eval_prompts.eval_answers(policy_session(session), cfg, template)
     sample = completion_table.with_completion_table(

@@ -1,7 +1,6 @@
 """Pairs of a rollout's completions, for preference losses on them: the best and the worst of each group."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +9,8 @@ from jax import Array
 from jaxtrain.generate.batch_sampler import SampleRequest
 from jaxtrain.ops.logprobs import COMPLETIONS
 from jaxtrain.rl import advantages
+from jaxtrain.rl.request_samplers import MakeSampler, SampleRequests
 from jaxtrain.rl.scoring import Columns
-from jaxtrain.stages import sampling
 from jaxtrain.stages.sampling import SampledTokens
 from jaxtrain.stages.session import Session
 from jaxtrain.types import Params
@@ -63,18 +62,20 @@ def paired(columns: Columns, group: int, references: int = 0) -> Columns:
 
 
 def with_reference_samples(
-    reference: Callable[[], Params], references: int
-) -> Callable[..., Callable[[Params, Params], Callable[..., list[SampledTokens]]]]:
-    """A maker of samplers like stages.sampling.request_sampler, for XPO: the last `references` completions of each
-    prompt are sampled from the reference model, whose parameters `reference` loads.
+    reference: Callable[[], Params], references: int, maker: MakeSampler
+) -> MakeSampler:
+    """A maker of samplers like `maker`, for XPO: the last `references` completions of each prompt are sampled from the
+    reference model, whose parameters `reference` loads.
     """
 
-    def make(session: Session, ends: Sequence[int], *, max_new: int) -> Any:
-        start = sampling.request_sampler(session, ends, max_new=max_new)
+    def make(
+        session: Session, ends: Sequence[int], *, max_new: int
+    ) -> Callable[[Params, Params], SampleRequests]:
+        start = maker(session, ends, max_new=max_new)
         whole = session._replace(trained=session.trained._replace(whole=lambda params, base: params))
-        of_reference = sampling.request_sampler(whole, ends, max_new=max_new)(reference(), ())
+        of_reference = maker(whole, ends, max_new=max_new)(reference(), ())
 
-        def begin(params: Params, base: Params) -> Callable[..., list[SampledTokens]]:
+        def begin(params: Params, base: Params) -> SampleRequests:
             of_policy = start(params, base)
 
             def sample(requests: Sequence[SampleRequest], size: int) -> list[SampledTokens]:

@@ -22,6 +22,7 @@ def words(completions, steps, **columns):
 FLAGS = (
     "--algorithm=gdpo", "--group=4", "--steps=4", "--minibatches=2", "--lr=3e-3", "--max_new=4", "--checkpoint_every=1",
     "--keep=9", "--is_cap=2", "--is_mask=0.5,5", "--entropy_coef=.01", "--entropy_target=20", "--sample_budget=48",
+    "--rollout_rows=3",
 )  # fmt: skip
 
 

@@ -8,7 +8,6 @@ import pytest
 
 from jaxtrain.generate.batch_sampler import SampleRequest
 from jaxtrain.rl import pairs
-from jaxtrain.stages import sampling
 from jaxtrain.stages.sampling import SampledTokens
 
 G, T = 3, 4
@@ -59,7 +58,7 @@ def test_scores_are_a_column_and_groups_that_decide_nothing_are_counted():
     assert metrics["frac_reward_zero_std"].reshape(-1, G)[:, 0].tolist() == [0, 1, 0, 1]
 
 
-def test_the_last_of_each_group_is_sampled_from_the_reference(monkeypatch):
+def test_the_last_of_each_group_is_sampled_from_the_reference():
     made = []
 
     def maker(session, ends, *, max_new):
@@ -77,8 +76,6 @@ def test_the_last_of_each_group_is_sampled_from_the_reference(monkeypatch):
 
         return begin
 
-    monkeypatch.setattr(sampling, "request_sampler", maker)
-
     class Session(types.SimpleNamespace):
         def _replace(self, **changes):
             return Session(**{**vars(self), **changes})
@@ -87,7 +84,7 @@ def test_the_last_of_each_group_is_sampled_from_the_reference(monkeypatch):
         pass
 
     session = Session(trained=Trained(whole=lambda params, base: f"{params}+{base}"))
-    make = pairs.with_reference_samples(lambda: "reference", 1)
+    make = pairs.with_reference_samples(lambda: "reference", 1, maker)
     sample = make(session, (9,), max_new=4)("policy", "base")
     found = sample([SampleRequest([1], [10, 11]), SampleRequest([2], [20, 21])], 2)
     assert [one.ids for one in found] == [[1, 10], [1, 11], [2, 20], [2, 21]]

@@ -21,6 +21,10 @@ class Column(NamedTuple):
 COLUMNS = (
     Column("tokens_per_s", "tokens/s", "median", 1, ",.0f", 9),
     Column("best_tokens_per_s", "tokens/s", "best", 1, ",.0f", 9),
+    Column("fixed_tokens_per_s", "tokens/s", "fixed", 1, ",.0f", 9),
+    Column("speedup", "speedup", "times", 1, ",.2f", 7),
+    Column("mean_length", "length", "mean", 1, ",.1f", 7),
+    Column("longest", "length", "longest", 1, ",.0f", 7),
     Column("bound", "tokens/s", "bound", 1, ",.0f", 9),
     Column("share_of_bound", "share", "of bound", 1, ".1%", 8),
     Column("flops_per_s", "GFLOP/s", "median", 1e9, ",.1f", 9),

@@ -11,6 +11,10 @@ SAMPLING = {
     "task": "sample", "model": "bench-s", "tokens_per_s": 1e6, "best_tokens_per_s": 2e6, "bound": 3e6,
     "share_of_bound": 1 / 3, "products_ms": 1234.5, "reading_ms": 0.25, "first_step_s": 3.0, "cpu_s": 0.5,
 }  # fmt: skip
+ROLLOUT = {
+    "task": "rollout", "model": "bench-s", "tokens_per_s": 1e6, "fixed_tokens_per_s": 4e5, "speedup": 2.5,
+    "mean_length": 35.25, "longest": 205, "jax": "0.10.2",
+}  # fmt: skip
 
 
 def test_a_row_by_hand():
@@ -29,7 +33,7 @@ def test_it_fits_100_columns_and_has_every_number():
     large = {**TRAINING, "tokens_per_s": 9.9e6, "best_tokens_per_s": 9.9e6, "flops_per_s": 9e14, "peak_flops": 9e14,
              "peak_memory": 140 * 2**30, "logits": 99 * 2**30, "first_step_s": 999.0, "cpu_s": 99.0}  # fmt: skip
     only_memory = {"model": "a", "scratch_memory": 2**40, "logits": 2**40}
-    for numbers in (TRAINING, large, SAMPLING, {**SAMPLING, "products_ms": 99999.0}, only_memory):
+    for numbers in (TRAINING, large, SAMPLING, ROLLOUT, {**SAMPLING, "products_ms": 99999.0}, only_memory):
         lines = [*speed_table.head(numbers), *speed_table.row(numbers)]
         assert max(map(len, lines)) <= 100
         shown = {column.name for column in speed_table.COLUMNS}
