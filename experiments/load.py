@@ -84,7 +84,7 @@ def quantiles(values: list[float]) -> list[tuple[str, float]]:
     return [
         ("median", statistics.median(ordered)),
         ("95 %", ordered[-(-95 * len(ordered) // 100) - 1]),
-        ("most", ordered[-1]),
+        ("longest", ordered[-1]),
     ]
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TYPED = "-"  # --prompt's default: what is typed
 COMMANDS = "/reset starts a new conversation, /quit or Ctrl-D ends"
+MARKS = "⏎ after an answer: it ended by itself; …: it was cut off at --max_new or the context"
 SINGLE_TURN = "the model was trained on single questions: before one that stands for itself, write /reset"
 ESCAPES = {r"\n": "\n", r"\t": "\t", r"\,": ","}  # of --stop
 
@@ -197,6 +198,7 @@ def _print(completions: "list[SampledText]", prompt: str) -> None:
         return
     from jaxtrain.stages import sampling
 
+    _note([("marks", f"prompt▸completion; {MARKS}")])
     for one in completions:
         score = "" if one.score is None else f", score {one.score:.4f}"
         lines = sampling.preview_lines(f"{prompt}▸{one.text}", one.ended)
@@ -282,7 +284,8 @@ def chat_loop(chat_model: "ChatModel", single_turn: bool | None = None) -> None:
     has_turns = chat_model.template.name != "none"
     kind = "a line is a turn" if has_turns else "no chat template: each line is continued as text"
     turns = [("turns", SINGLE_TURN)] if single_turn and has_turns else []
-    _note([*chat_model.notes, ("chat", f"{kind}; {COMMANDS}"), *turns])
+    marks = [("marks", MARKS)] if inference_chat.can_stream(chat_model) and sys.stdout.isatty() else []
+    _note([*chat_model.notes, ("chat", f"{kind}; {COMMANDS}"), *turns, *marks])
     messages: list[Any] = []
     with contextlib.suppress(KeyboardInterrupt):
         for turn, line in enumerate(typed()):

@@ -31,7 +31,7 @@ class LabelledDocuments(config.Group):
         pair = bool(self.good), bool(self.bad)
         if pair[0] != pair[1] or (self.data and any(pair)):
             raise ConfigError(
-                "--good and --bad go together, and --data stands for both: leave out what is too much"
+                "--good and --bad go together, and --data stands for both: leave out one of the two"
             )
 
 

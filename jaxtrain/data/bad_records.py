@@ -34,7 +34,7 @@ class Skips:
         """Lists the record at `where`, with its bytes where `raw` has them. Raises ConfigError under `raise`."""
         if self._policy == "raise":
             raise ConfigError(
-                f"{where}: {reason}; mend it, or skip and count such records: --on_bad_record=skip"
+                f"{where}: {reason}; correct it, or skip and count such records: --on_bad_record=skip"
             )
         one = {"where": where, "reason": reason}
         self.first = self.first or one

@@ -326,10 +326,11 @@ def _about(records: Records, rows: PackedRows, counts: dict[str, Any], cfg: Dial
     read = f"{counts['items']:,} conversations in {counts['read']:,} trees" if several else (
         f"{counts['read']:,} conversations"
     )  # fmt: skip
-    yield (
-        f"format {counts['format']}: {counts['kept']:,} of {read}, "
-        f"{counts['turns']:,} answers, {counts['loss']:,} tokens in the loss ({share:.0%})"
-    )
+    if counts["format"] == "text":  # no turns, so no answers
+        read = f"{counts['read']:,} texts"
+    answers = "" if counts["format"] == "text" else f"{counts['turns']:,} answers, "
+    loss = f"{counts['loss']:,} tokens in the loss ({share:.0%})"
+    yield f"format {counts['format']}: {counts['kept']:,} of {read}, {answers}{loss}"
     if context := counts.get("context"):
         yield f"{context:,} other answers are part of prompts, not in the loss"
     split = f", {rows.split:,} texts cut into rows" if rows.split else ""

@@ -289,7 +289,7 @@ def _of_values(text: _Text, notes: ReadNotes, limits: ReadLimits) -> Iterator[Fi
                 wrong = limits.too_long(max(len(record), value.size), "record")
                 yield FileRecord(f":{line}" if line > 1 else f":1 record {i}", record, wrong)
     except json_values.Broken as error:
-        raise ConfigError(f"{text.label}: {error}; mend the file, or fetch it again") from error
+        raise ConfigError(f"{text.label}: {error}; correct the file, or fetch it again") from error
     except compressed.BROKEN as error:
         raise compressed.broken(text.label, line, text.how, error) from error
 
@@ -302,7 +302,7 @@ def _of_table(text: _Text, notes: ReadNotes, limits: ReadLimits) -> Iterator[Fil
                 number = row.number
                 yield _row(row, f":{number}", limits)
     except tables.Unreadable as error:
-        raise ConfigError(f"{text.label}: {error}; mend the file") from error
+        raise ConfigError(f"{text.label}: {error}; correct the file") from error
     except compressed.BROKEN as error:
         raise compressed.broken(text.label, number + 1, text.how, error) from error
 

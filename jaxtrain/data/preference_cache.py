@@ -37,7 +37,7 @@ _COUNTS = {
     "equal": "{:,} records dropped: chosen and rejected are the same",
     "double": "{:,} repeated completions of a ranking left out",
     "undecided": "{:,} ties left out: they say nothing of either completion",
-    "ties": "{:,} pairs are ties",
+    "ties": "{:,} pairs are tied",
     "ties_dropped": "{:,} rows dropped: nothing but ties",
     "shortened": "{:,} prompts lost their beginning",
     "filled": "{:,} prompts fill the context by themselves",
@@ -269,7 +269,7 @@ def about(records: Records, one: TokenisedComparisons) -> Iterator[str]:
     there = one.rank >= 0
     prompt, completion = lengths[:, 0].mean(), lengths[:, 1:][there].mean()
     yield (
-        f"format {counts['format']}: {len(one.number):,} rows of {counts['kept']:,} of {_read_of(counts)}, "
+        f"format {counts['format']}: {counts['kept']:,} of {_read_of(counts)} used, in {len(one.number):,} rows; "
         f"{prompt:.0f} tokens a prompt, {completion:.0f} a completion"
     )
     yield from summary.changes([*_left_out(records, one), *records.notes], counts["unused"])
@@ -278,7 +278,7 @@ def about(records: Records, one: TokenisedComparisons) -> Iterator[str]:
 
 def _read_of(counts: Mapping[str, Any]) -> str:
     if counts["format"] == "tree":
-        return f"{counts['items']:,} messages with ranked replies, of {counts['read']:,} trees"
+        return f"{counts['items']:,} messages with ranked replies (in {counts['read']:,} trees)"
     return f"{counts['read']:,} records"
 
 

@@ -183,7 +183,7 @@ def _explained(what: str, repository: str) -> Iterator[None]:
 def _unreachable(what: str) -> ConfigError:
     from huggingface_hub import constants
 
-    offline = "HF_HUB_OFFLINE is set; unset it" if constants.HF_HUB_OFFLINE else "see to the connection"
+    offline = "HF_HUB_OFFLINE is set; unset it" if constants.HF_HUB_OFFLINE else "check the connection"
     return ConfigError(
         f"{what}: no folder of this machine, not (or not wholly) in the cache {constants.HF_HUB_CACHE}, and "
         f"{constants.ENDPOINT} cannot be reached: {offline}, or name a folder"

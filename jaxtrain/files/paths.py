@@ -109,11 +109,11 @@ def _wrong_with(scheme: str, bucket: str) -> str:
     except FileNotFoundError:
         return f"there is no bucket {bucket}; create it, or correct the name"
     except TimeoutError:
-        return f"no answer in {FIRST_ANSWER_WITHIN:.0f} s: see to the connection, and to credentials: {_LOGIN[scheme]}"
+        return f"no answer in {FIRST_ANSWER_WITHIN:.0f} s: check the connection and the credentials: {_LOGIN[scheme]}"
     except Exception as error:
         if not (isinstance(error, OSError | ValueError) or is_bucket_error(error)):
             raise
-        return f"the bucket cannot be read ({_line(error)}): see to its rights, and to credentials: {_LOGIN[scheme]}"
+        return f"the bucket cannot be read ({_line(error)}): check its permissions and the credentials: {_LOGIN[scheme]}"
     return ""
 
 

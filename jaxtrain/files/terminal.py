@@ -1,5 +1,6 @@
 """Text for a terminal: aligned tables, wrapped lines, notes on stderr, numbers."""
 
+import re
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -9,9 +10,27 @@ WIDTH = 78  # of a line, so that it fits a terminal
 END = " ⏎"  # after the last token of a document
 
 
+_VERBS = {"are": "is", "were": "was", "have": "has", "do": "does"}
+_ONE = re.compile(
+    r"(?<![\w.,:/=-])1 ((?:[a-z-]+ )?)(?P<noun>answer|batch|byte|choice|completion|comparison|conversation|device|"
+    r"document|end|episode|exchange|file|group|host|layer|line|message|model|option|pair|piece|prompt|question|record|request|row|"
+    r"run|seed|shard|step|target|text|tie|token|topic|tree|turn|update|value|vote)(?:e?s)\b"
+    rf"(?:(?P<between> )(?P<verb>{'|'.join(_VERBS)})\b)?"
+)
+
+
+def singular(text: str) -> str:
+    """The text with "1 rows are" as "1 row is": counts come from data, and their nouns stand in the plural."""
+
+    def one(match: re.Match) -> str:
+        return f"1 {match[1]}{match['noun']}" + (f" {_VERBS[match['verb']]}" if match["verb"] else "")
+
+    return _ONE.sub(one, text)
+
+
 def lines(table: Iterable[tuple[str, Any]]) -> list[str]:
     """The lines of a two-column table; where names are long, each stands once above its values."""
-    table = [(name, str(value)) for name, value in table]
+    table = [(name, singular(str(value))) for name, value in table]
     wide = max((len(name) for name, _ in table), default=0)
     if wide <= 24:
         return [part for name, value in table for part in _filled(value, f"  {name:<{wide}}  ")]

@@ -110,7 +110,7 @@ def as_our_error(label: str, url: str, settings: EndpointFlags, error: Any, name
         )
     if isinstance(error, openai.APIConnectionError):
         cause = error.__cause__ or getattr(error, "message", error)
-        return Failure(f"{label}: no connection ({cause}), {tries} times; {cached}: is it up?")
+        return Failure(f"{label}: no connection ({cause}), {tries} times; {cached}: is it running?")
     status, message = getattr(error, "status_code", None), details(body_of(error)).message
     message += _redirected(error)
     if status == 429:

@@ -160,7 +160,7 @@ class Checkpoints:
             f"saving step {failed} in {self.folder} failed: {reason}. "
             + (f"Step {good[-1]} is the last good one. " if good else "There is no checkpoint yet. ")
             + (
-                f"See to the bucket's rights and quota, {full_disk.AGAIN}"
+                f"Check the bucket's permissions and quota, {full_disk.AGAIN}"
                 if is_remote(self.folder)
                 else full_disk.remedy(self.folder, reason)
             )

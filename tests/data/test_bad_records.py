@@ -11,7 +11,7 @@ from jaxtrain.data.bad_records import Skips
 
 
 def test_the_first_stops_with_a_remedy_and_a_whole_file_with_none_of_skipping():
-    with pytest.raises(ConfigError, match=r"^a:3: no text; mend it, .* --on_bad_record=skip$"):
+    with pytest.raises(ConfigError, match=r"^a:3: no text; correct it, .* --on_bad_record=skip$"):
         Skips("raise").bad("a:3", "no text")
     with pytest.raises(ConfigError, match=r"^a: the file is empty$"):
         Skips("raise").bad_file("a", "the file is empty")

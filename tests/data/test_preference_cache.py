@@ -31,7 +31,7 @@ def test_what_is_dropped_is_counted(comparisons):
     with pytest.raises(ConfigError, match=r"a\.jsonl:8: empty completion: chosen holds nothing"):
         prepare(comparisons(records, held=held))
     table = said_of(prepare(comparisons(records, held=held, on_bad_record="skip")))
-    assert "5 rows of 5 of 10 records" in table
+    assert "5 of 10 records used, in 5 rows" in table
     assert "1 records dropped: chosen and rejected are the same" in table
     assert "1 rows dropped: their completions do not fit --seq_len" in table
     assert "3 bad records skipped (2 other fields, 1 empty completion), listed in " in table
@@ -108,7 +108,7 @@ def test_trees_give_their_ranked_replies(comparisons):
     rows += [{"message_id": "r", "parent_id": None, "text": "r", "role": "prompter"}]
     made = prepare(comparisons(rows), kind="ranked")
     assert [text for _, text in texts(made.rows[0])] == [" a<|eos|>", " b<|eos|>", " c<|eos|>"]
-    assert "1 rows of 1 of 1 messages with ranked replies, of 2 trees" in said_of(made)
+    assert "1 of 1 messages with ranked replies (in 2 trees) used, in 1 rows" in said_of(made)
     assert "1 trees without a message that has two ranked replies" in said_of(made)
     with pytest.raises(
         ConfigError, match="no comparison left of 1 records: 1 trees without a message that has"

@@ -107,7 +107,7 @@ def test_ties_and_probabilities(comparisons):
         [[0, 0.75], [0.25, 0]],
         [[0, 0.625], [0.375, 0]],
     ]
-    assert "1 pairs are ties" in said_of(half)
+    assert "1 pairs are tied" in said_of(half)
     hard = prepare(comparisons(records, held=held), soft=False)
     assert [hard.rows[i]["prefer"][0, 1] for i in range(3)] == [0.5, 1, 0.5]
     dropped = prepare(comparisons(records, held=held), ties="drop")
@@ -131,7 +131,7 @@ def test_rankings_are_rows_of_as_many_alternatives_as_the_longest(comparisons):
     weights = np.array([[0, 1, 1, 1], [0, 0, 0.5, 1], [0, 0.5, 0, 1], [0, 0, 0, 0]])
     np.testing.assert_allclose(first["prefer"], weights / 6, rtol=1e-6)
     assert second["prefer"].sum() == pair["prefer"].sum() == 1
-    assert "1 repeated completions of a ranking left out" in said_of(made) and "1 pairs are ties" in said_of(
+    assert "1 repeated completions of a ranking left out" in said_of(made) and "1 pairs are tied" in said_of(
         made
     )
     flat = prepare(comparisons(RANKED, held=[better("a", "b", "c")]), kind="ranked", flat=True)

@@ -138,7 +138,7 @@ def test_rankings_with_ties_go_through_the_command(town, tmp_path):
     first = dict(re.findall(r"^  ([\w/]+) +([\d.-]+)$", said.partition("first step")[2], re.M))
     said = " ".join(said.split())
     ties = re.findall(
-        r"format ranked: (\d+) rows of \1 of \1 records, [\w, ]+ completion \1 pairs are ties", said
+        r"format ranked: (\d+) of \1 records used, in \1 rows; [\w, ]+ completion \1 pairs are tied", said
     )
     assert len(ties) == 2 and sum(map(int, ties)) == 24  # train and held out
     chosen, rejected, margin = (float(first[f"rewards/{n}"]) for n in ("chosen", "rejected", "margins"))

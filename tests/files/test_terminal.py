@@ -15,6 +15,24 @@ def test_tables_fit_a_terminal():
     assert terminal.lines([]) == []
 
 
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("1 rows of 128, 1 texts cut into rows", "1 row of 128, 1 text cut into rows"),
+        ("1 other answers are part of prompts", "1 other answer is part of prompts"),
+        ("1 pairs are tied; 1 batches", "1 pair is tied; 1 batch"),
+        (
+            "11 rows, 1,001 rows, 0.1 rows, x=1 rows, v1 rows",
+            "11 rows, 1,001 rows, 0.1 rows, x=1 rows, v1 rows",
+        ),
+        ("1 of 1 records used, in 1 rows", "1 of 1 record used, in 1 row"),
+        ("2 rows have 1 bytes", "2 rows have 1 byte"),
+    ],
+)
+def test_one_thing_is_in_the_singular(text, wanted):
+    assert terminal.singular(text) == wanted and terminal.lines([("a", text)])[0].endswith(wanted.split()[-1])
+
+
 def test_wrapped_lines_keep_their_head_and_empty_lines():
     lines = terminal.wrapped("word " * 40 + "\n\nend", "  | ")
     assert max(map(len, lines)) <= terminal.WIDTH and all(line.startswith("  |") for line in lines)

@@ -165,7 +165,7 @@ def test_no_server(cache, capsys):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         free_port = probe.getsockname()[1]
-    url, message = f"http://127.0.0.1:{free_port}/v1", r"--expert=.*no connection .*is it up"
+    url, message = f"http://127.0.0.1:{free_port}/v1", r"--expert=.*no connection .*is it running"
     with pytest.raises(Failure, match=message):
         inference_remote.open_endpoint(url, "expert", EndpointFlags(retries=0), cache)
     # A model that is named may have stored responses: the first request without one fails.

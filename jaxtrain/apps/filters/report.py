@@ -22,7 +22,7 @@ _FEWEST = 10  # scores of a rule that has a histogram
 _BEFORE, _AFTER = 120, 420  # characters of a sample before and after the finding
 _PRIVATE = pii.check(pii.PiiFilter())
 TITLES = {
-    "read": "cannot be read",
+    "read": "reading of the records",
     "language": "another language",
     "heuristics": "rules of Gopher, C4 and FineWeb",
     "repetition": "repetition",

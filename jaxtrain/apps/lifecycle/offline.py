@@ -21,8 +21,8 @@ def diagnose(rows: Rows, stage: str) -> list[str]:
     loss, held_out = ends(rows, "loss"), series(rows, "eval/loss")[1]
     if loss and len(held_out) and held_out[-1] > GAP * loss[1]:
         found.append(
-            f"The held-out loss is {held_out[-1]:.3g}, the training loss {loss[1]:.3g}: the model learns its data by "
-            "heart. More data, or fewer --steps."
+            f"The held-out loss is {held_out[-1]:.3g}, the training loss {loss[1]:.3g}: the model memorises its "
+            "data. Use more data, or fewer --steps."
         )
     elif loss and loss[0] - loss[1] > FALLS * abs(loss[0]):
         found.append(

@@ -223,7 +223,7 @@ def print_result(result: Mapping[str, Any], folder: Path) -> None:
     missed = sum(not claim["reached"] for stage in result["stages"] for claim in stage["claims"])
     seeds = f" of {len(result['seeds'])} seeds" if several else ""
     console.print(
-        f"\n{result['seconds'] / 60:.1f} min{seeds}; {missed or 'no'} targets missed; the report: "
+        f"\n{result['seconds'] / 60:.1f} min{seeds}; {missed or 'no'} target{'s' * (missed != 1)} missed; the report: "
         f"{folder / 'report.html'}",
         soft_wrap=True,
     )
