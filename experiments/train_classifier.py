@@ -162,7 +162,7 @@ def _wrong(text: str, record: Mapping[str, Any], text_field: str, field: str) ->
     if not is_unicode(text):
         return "no text: it holds half a surrogate pair"
     if field and field not in record:
-        return f"no label: --label_field={field} is no field of it"
+        return f"no label: --label_field={field} is not a field of it"
     infinite = isinstance(label, float) and not math.isfinite(label)
     if isinstance(label, dict | list) or infinite or (isinstance(label, str) and not is_unicode(label)):
         return f"no label: {field!r} is {label!r:.40}, no word and no number"

@@ -34,7 +34,7 @@ def test_a_run_of_an_earlier_version_goes_on_in_its_folder(tmp_path, monkeypatch
     ("flags", "message"),
     [
         (["model=nanoo"], "--model=nanoo: no model of that name; did you mean nano"),
-        (["model=nano,layer=3"], "'layer' is no field; one of layers, width"),
+        (["model=nano,layer=3"], "'layer' is not a field; one of layers, width"),
         (["model=nano,layers=x"], "layers takes int, not 'x'"),
         (["model=nano,causal=false"], "--model=nano,causal=false: .*use --objective=masked"),
         (["model=gpt2", "seq_len=2048"], "--seq_len=2048: the context of --model=gpt2 is 1024"),

@@ -52,7 +52,7 @@ def _named(content: Any) -> dict[str, str]:
         return {_NO_NAME: content}
     named = content if isinstance(content, dict) else {one["name"]: one["template"] for one in content}
     if wrong := [name for name, source in named.items() if not isinstance(source, str)]:
-        raise TypeError(f"{wrong[0]} is no text")
+        raise TypeError(f"{wrong[0]} is not text")
     return {
         re.sub(r"[^\w.-]", "_", name): source for name, source in named.items()
     }  # they become names of files

@@ -120,7 +120,7 @@ def _regular(path: Path) -> Any:
     file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        raise ConfigError(f"{path}: it is no regular file: data are read several times")
+        raise ConfigError(f"{path}: it is not a regular file: data are read several times")
     return file
 
 
@@ -435,7 +435,7 @@ def _wrong_field(record: dict[str, Any], field: str, kind: type) -> str:
     if not isinstance(record[field], kind):
         return f"field {field!r} is not {_NAMES[kind]} but {type(record[field]).__name__}"
     if kind is str and not is_unicode(record[field]):
-        return f"field {field!r} holds half a surrogate pair, which is no text"
+        return f"field {field!r} holds half a surrogate pair, which is not text"
     return ""
 
 

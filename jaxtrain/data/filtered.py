@@ -26,7 +26,7 @@ def read_report(folder: Path) -> dict[str, Any] | None:
     try:
         report = atomic.read_sealed(path)
         if not isinstance(report, dict):
-            raise ValueError("it is no report")
+            raise ValueError("it is not a report")
     except ValueError as error:
         raise ConfigError(
             f"{path} is damaged ({error}): restore it from a copy, or filter again in a new folder"

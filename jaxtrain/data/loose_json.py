@@ -71,7 +71,7 @@ def _members(text: str, at: int, marks: tuple[str, str], depth: int) -> tuple[An
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 _DECODER = json.JSONDecoder(strict=False, parse_constant=_no_constant)

@@ -272,7 +272,7 @@ def check_calls(messages: Sequence[Message]) -> None:
             if not _is_json(arguments_of(function.get("arguments"))):
                 name = function["name"][:40]
                 raise BadRecord(
-                    f"no tool call: the arguments of a call of {name!r} are no JSON object, nor JSON of one"
+                    f"no tool call: the arguments of a call of {name!r} are not a JSON object, nor JSON of one"
                 )
 
 

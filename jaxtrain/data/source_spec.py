@@ -148,7 +148,9 @@ def _parse_one(masked: str, flag: str, quoted: list[str]) -> DataSource:
     if not name:
         raise ConfigError(f"--{flag}={text}: no name after {kind}:")
     if split and not _SPLIT.fullmatch(split):
-        raise ConfigError(f"--{flag}={text}: {split!r} is no split: write train, train[:90%] or train+test")
+        raise ConfigError(
+            f"--{flag}={text}: {split!r} is not a split: write train, train[:90%] or train+test"
+        )
     if kind in FILES and name.startswith('"'):
         raise ConfigError(f"--{flag}={text}: the quote after {kind}: has no end")
     plain = _unmasked(name, quoted)

@@ -108,7 +108,7 @@ def text_of(record: dict[str, Any], field: str) -> tuple[str, str]:
     return (
         (text, "")
         if is_unicode(text)
-        else ("", f"field {field!r} holds half a surrogate pair, which is no text")
+        else ("", f"field {field!r} holds half a surrogate pair, which is not text")
     )
 
 

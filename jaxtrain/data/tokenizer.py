@@ -495,5 +495,5 @@ def _checked_roles(roles: Any) -> dict[str, Any]:
     for role, name in roles.items():
         fits = isinstance(name, list if role == "add" else str | None)
         if role not in (*SPECIALS, "add") or not fits or (role == "add" and not {*name} <= {*SPECIALS}):
-            raise TypeError(f"{role!r}: {name!r} is no role and its token")
+            raise TypeError(f"{role!r}: {name!r} is not a role and its token")
     return roles

@@ -1,6 +1,6 @@
 """Tool calls in what a model wrote: formats as data, and a reader that takes the calls apart from the content.
 
-The text is a completion with its special tokens written out. What is no whole call, with a name and a JSON object of
+The text is a completion with its special tokens written out. What is not a whole call, with a name and a JSON object of
 arguments, stays content.
 """
 

@@ -98,7 +98,7 @@ def _joined(parts: list[Any]) -> tuple[str, str]:
             inner = part.get("thinking") or part.get("reasoning") or part.get("text") or ""
             thoughts.append(_joined(inner)[1] if isinstance(inner, list) else str(inner))
         else:
-            raise MalformedResponse(f"answered with a part that is no text: {json.dumps(part)[:120]}")
+            raise MalformedResponse(f"answered with a part that is not text: {json.dumps(part)[:120]}")
     return "".join(thoughts), "".join(texts)
 
 

@@ -264,7 +264,9 @@ def _fault(completion: Completion, how: JudgeConfig) -> str:
     if completion.finish_reason == FILTERED:
         return "the endpoint's content filter ended the judge's answer"
     line = last_line(completion.text)
-    return f"the judge's last line is no verdict: {line[:SHOWN]}" if line else "the judge's answer is empty"
+    return (
+        f"the judge's last line is not a verdict: {line[:SHOWN]}" if line else "the judge's answer is empty"
+    )
 
 
 def last_line(text: str) -> str:

@@ -36,8 +36,8 @@ def read(folder: Path) -> Arch:
         _require_legal(path, outer, LEGAL)
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise ConfigError(
-            f"{path}: model_type={kind!r}, architectures={config.get('architectures')} is no architecture that can be "
-            f"read; known are {', '.join(f'{name} ({family.architecture})' for name, family in FAMILIES.items())}"
+            f"{path}: model_type={kind!r}, architectures={config.get('architectures')} is not an architecture that can "
+            f"be read; known are {', '.join(f'{name} ({family.architecture})' for name, family in FAMILIES.items())}"
         )
     return _arch(path, config, kind)
 
@@ -64,7 +64,7 @@ def _arch(path: Path, config: Config, kind: str) -> Arch:
     known = {stem + end for end in ("forcausallm", "lmheadmodel", "model", "textmodel")}
     if not isinstance(names, list) or not any(str(name).lower() in known for name in names):
         raise ConfigError(
-            f"{path}: architectures={names} is no language model of model_type={kind!r}; want {family.architecture}"
+            f"{path}: architectures={names} is not a language model of model_type={kind!r}; want {family.architecture}"
         )
     _require_legal(path, config, family.legal)
     plain = {key: value for key, value in config.items() if key not in family.spelled}

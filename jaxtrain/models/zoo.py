@@ -192,7 +192,7 @@ def resolve(text: str) -> Arch:
         key, _, value = change.partition("=")
         for field in _FORMER.get(key, (key,)):
             if field not in fields:
-                raise ConfigError(f"--model={text}: {key!r} is no field; one of {', '.join(fields)}")
+                raise ConfigError(f"--model={text}: {key!r} is not a field; one of {', '.join(fields)}")
             values[field] = _parse(text, key, fields[field], value)
     return dataclasses.replace(ZOO[name], **values)
 

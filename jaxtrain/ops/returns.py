@@ -106,7 +106,7 @@ def group_advantages(
     if group < 2:
         raise ValueError(f"group={group}: a sample is compared with others of its prompt, so use at least 2")
     if scores.shape[0] % group:
-        raise ValueError(f"{scores.shape[0]} scores are no whole groups of {group}")
+        raise ValueError(f"{scores.shape[0]} scores are not whole groups of {group}")
     r = scores.astype(jnp.float32).reshape(-1, group)
     here = ~jnp.isnan(r)
     G = here.sum(1, keepdims=True).astype(jnp.float32)

@@ -119,7 +119,7 @@ class Logs(NamedTuple):
         """Adds a number, which is reported as the metric `name`."""
         value = value.item() if hasattr(value, "item") else value
         if not isinstance(value, numbers.Real) or not math.isfinite(value):
-            raise TypeError(f"log_metric({name!r}, ...): {value!r} is no finite number")
+            raise TypeError(f"log_metric({name!r}, ...): {value!r} is not a finite number")
         if str(name).startswith(_PREFIXES):
             raise ValueError(f"log_metric({name!r}, ...): the run has metrics of its own with this prefix")
         self.metrics.setdefault(str(name), []).append(float(value))

@@ -24,9 +24,9 @@ def instructions_of(kinds: Any, arguments: Any) -> list[tuple[str, Mapping[str, 
             for kind, one in zip(kinds, arguments, strict=True)
         ]
     except (ValueError, TypeError) as error:
-        raise BadInstruction(f"kinds and arguments are no two lists of one length: {error}") from error
+        raise BadInstruction(f"kinds and arguments are not two lists of one length: {error}") from error
     if not all(isinstance(kind, str) and isinstance(one, Mapping) for kind, one in pairs):
-        raise BadInstruction("a kind is no text, or its arguments are no fields")
+        raise BadInstruction("a kind is not text, or its arguments are no fields")
     return pairs
 
 

@@ -32,7 +32,7 @@ class BadInstruction(ValueError):
 def follows(text: str, kind: str, arguments: Arguments) -> bool:
     """Whether a text follows an instruction. An empty one follows none. Raises BadInstruction."""
     if kind not in KINDS:
-        raise BadInstruction(f"{kind!r} is no kind of instruction")
+        raise BadInstruction(f"{kind!r} is not a kind of instruction")
     given = {key: value for key, value in arguments.items() if value is not None}
     try:
         return bool(text.strip()) and KINDS[kind](text, given)
@@ -76,7 +76,7 @@ def _has_forbidden(text: str, words: list[str]) -> bool:
 
 def _letters(text: str, letter: str) -> int:
     if len(letter) != 1:
-        raise ValueError(f"{letter!r} is no letter")
+        raise ValueError(f"{letter!r} is not a letter")
     return text.lower().count(letter.lower())
 
 

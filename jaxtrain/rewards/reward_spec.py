@@ -34,7 +34,7 @@ class RewardPart(NamedTuple):
 def parts(text: str, shipped: Collection[str], label: str) -> list[RewardPart]:
     """The functions that REWARDS names; empty where the text has another form. `shipped` are the names with options.
 
-    Raises ConfigError, which starts with `label`, for a weight that is no number and for an option that is none.
+    Raises ConfigError, which starts with `label`, for a weight that is not a number and for an option that is none.
     """
     values: list[str] = []
 
@@ -69,7 +69,7 @@ def _part(match: re.Match, values: list[str], label: str) -> RewardPart:
         key, _, value = piece.partition("=")
         if not key or not _plain(value, values):
             raise ConfigError(
-                f'{label}: {_plain(piece, values)} is no option; write key=value or key="value"'
+                f'{label}: {_plain(piece, values)} is not an option; write key=value or key="value"'
             )
         options.append((key, _plain(value, values)))
     if len({key for key, _ in options}) < len(options):
@@ -77,7 +77,7 @@ def _part(match: re.Match, values: list[str], label: str) -> RewardPart:
     try:
         weight = float(match["weight"] or "1")
     except ValueError as error:
-        raise ConfigError(f"{label}: the weight *{match['weight']} is no number") from error
+        raise ConfigError(f"{label}: the weight *{match['weight']} is not a number") from error
     return RewardPart(_plain(match["name"], values), tuple(options), weight)
 
 

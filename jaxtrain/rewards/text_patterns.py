@@ -96,7 +96,7 @@ def _matched(completions: Sequence[str], columns: Mapping[str, list], options: O
     """1 for a completion that matches the option's pattern, or its record's, else 0; None without a pattern."""
     patterns = columns["column"] if options["column"] != UNUSED else [options["pattern"]] * len(completions)
     verified = {
-        row: Verification(None, NO_PATTERN, f"the record's {options['column']} is no text of a pattern")
+        row: Verification(None, NO_PATTERN, f"the record's {options['column']} is not the text of a pattern")
         for row, pattern in enumerate(patterns)
         if not isinstance(pattern, str) or not pattern
     }
@@ -107,7 +107,7 @@ def _matched(completions: Sequence[str], columns: Mapping[str, list], options: O
         if result.fault:
             verified[row] = Verification(0.0, result.fault, f"{result.detail}, by {patterns[row]!r}")
         elif result.value is None:
-            verified[row] = Verification(None, BAD_PATTERN, f"{patterns[row]!r} is no regular expression")
+            verified[row] = Verification(None, BAD_PATTERN, f"{patterns[row]!r} is not a regular expression")
         else:
             verified[row] = Verification(float(result.value))
     return [verified[row] for row in range(len(completions))]

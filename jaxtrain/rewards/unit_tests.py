@@ -62,7 +62,7 @@ def job_of(text: str, fields: Mapping[str, Any]) -> Job | str:
         setup += [lines] if isinstance(lines, str) else [one for one in lines or () if isinstance(one, str)]
     for source in (*sources, *setup):
         if not _is_python(source):
-            return f"a test of the record is no Python: {source[:80]!r}"
+            return f"a test of the record is not Python: {source[:80]!r}"
     return Job(code_of(text), sources, tuple(one for one in setup if one.strip()), tuple(entries), prompt)
 
 

@@ -104,7 +104,7 @@ def observation(value: Any) -> Observation | EnvironmentFault:
         )
     if (reward := _number(value.reward)) is None:
         return EnvironmentFault(
-            f"returned the reward {reprlib.repr(value.reward)}, which is no finite number"
+            f"returned the reward {reprlib.repr(value.reward)}, which is not a finite number"
         )
     if not isinstance(value.done, bool | np.bool_):
         return EnvironmentFault(f"returned done={reprlib.repr(value.done)}, which is neither True nor False")
@@ -113,13 +113,13 @@ def observation(value: Any) -> Observation | EnvironmentFault:
         isinstance(name, str) and _NAME.fullmatch(name) and name not in OWN_METRICS for name in metrics
     ):
         return EnvironmentFault(
-            f"returned metrics that are no dict of names (letters, but not {', '.join(OWN_METRICS)}) and numbers: "
+            f"returned metrics that are not a dict of names (letters, but not {', '.join(OWN_METRICS)}) and numbers: "
             f"{reprlib.repr(metrics)}"
         )
     numbers = {name: _number(number) for name, number in metrics.items()}
     if wrong := next((name for name, number in numbers.items() if number is None), None):
         return EnvironmentFault(
-            f"returned the metric {wrong}={reprlib.repr(metrics[wrong])}, which is no finite number"
+            f"returned the metric {wrong}={reprlib.repr(metrics[wrong])}, which is not a finite number"
         )
     if value.done:
         return Observation((), reward, True, numbers)

@@ -61,7 +61,7 @@ def _weight(label: str, text: str | None) -> float:
     except ValueError:
         weight = math.nan
     if not 0 < weight < math.inf:
-        raise ConfigError(f"{label}: the weight *{text} is no number above 0")
+        raise ConfigError(f"{label}: the weight *{text} is not a number above 0")
     return weight
 
 

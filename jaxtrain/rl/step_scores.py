@@ -175,5 +175,5 @@ def _checked(
         raise Failure(f"{function.label} returned {len(result)} scores for {count} steps at {where}")
     for one in result:
         if not isinstance(one, numbers.Real) or not math.isfinite(one) or abs(one) > functions.LARGEST:
-            raise Failure(f"{function.label} returned {one!r} at {where}, which is no finite number")
+            raise Failure(f"{function.label} returned {one!r} at {where}, which is not a finite number")
     return [float(one) for one in result]

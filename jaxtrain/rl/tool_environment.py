@@ -89,7 +89,7 @@ def read_calls(text: str, tools: Mapping[str, Callable[..., Any]]) -> tuple[list
             return [], f"the call has no end, or more behind it: write {start[1]}(...) and nothing else"
         return [ToolCall(start[1], _first_argument(tools[start[1]], whole["argument"].strip()))], ""
     if calls_begin(body, _FORMATS) < len(body):
-        return [], "this is no whole call, a name and a JSON object of arguments"
+        return [], "this is not a whole call, a name and a JSON object of arguments"
     return [], ""
 
 

@@ -71,7 +71,7 @@ def resolve(cfg: StageConfig, *, causal: bool = True, needed: bool = False) -> I
 def load_run(text: str, flag: str = "init_from", *, causal: bool = False) -> InitFrom:
     """The model, tokenizer and checkpoints of WORKDIR, WORKDIR@STEP, hf:DIR or hf:ORG/NAME, which --`flag` names.
 
-    Raises ConfigError for what is no language model; `causal`: for one that does not predict the next token.
+    Raises ConfigError for what is not a language model; `causal`: for one that does not predict the next token.
     """
     result = _of_hf(text, flag) if text.startswith(hf_hub.PREFIX) else _of_run(text, flag)
     require_rows(result.arch.vocab, result.tokenizer, f"--{flag}={text}")

@@ -254,7 +254,7 @@ def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path):
         os.symlink("loop", tmp_path / "loop")
         for name in ("pipe", "device", "socket", "loop", ""):
             with pytest.raises(
-                ConfigError, match=f"^{tmp_path / name}: (it is no regular file|cannot be read)"
+                ConfigError, match=f"^{tmp_path / name}: (it is not a regular file|cannot be read)"
             ):
                 read(tmp_path / name)
             with pytest.raises(ConfigError, match=f"^{tmp_path / name}: "):

@@ -68,7 +68,7 @@ def test_parse(text, sources):
         ("tfds:a*inf", "must be a number above 0"),
         ("tfds:a*many", "must be a number above 0"),
         ("jsonl:a.jsonl*0", "must be a number above 0"),
-        ("tfds:a:train[:half]", "is no split"),
+        ("tfds:a:train[:half]", "is not a split"),
         ("hf:a?split=train", "hf has no option 'split'; it has config, field"),
         ("tfds:a?field", "write options as"),
         ('jsonl:"a.jsonl', "the quote after jsonl: has no end"),

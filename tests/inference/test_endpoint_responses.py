@@ -73,7 +73,7 @@ def test_a_text_that_is_continued_has_no_thought():
     ({"error": "overloaded"}, "answered with an error: overloaded"),
     ({"other": 1}, "answered without choices: its fields are other"),
     ({"choices": []}, "answered with no choice"),
-    ({"choices": [{"message": {"content": [{"type": "image_url"}]}}]}, "a part that is no text"),
+    ({"choices": [{"message": {"content": [{"type": "image_url"}]}}]}, "a part that is not text"),
     ({"choices": [{"message": {"role": "assistant"}}]}, "a choice without text"),
     ({"choices": [{"message": {"content": ""}, "finish_reason": "error"}]}, "a choice that failed"),
 ])  # fmt: skip

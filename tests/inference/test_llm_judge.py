@@ -190,7 +190,7 @@ def test_a_function_is_a_judge_and_sees_the_record():
 
 
 FAULTS = {
-    "the judge's last line is no verdict: Nice": Completion("Nice.", "stop"),
+    "the judge's last line is not a verdict: Nice": Completion("Nice.", "stop"),
     "the judge's answer is empty": Completion(" ", "stop"),
     "the judge's answer did not end in 9 tokens: raise --judge_max_new": Completion("Sc", CUT_OFF),
     "the judge's answer did not end in 9 tokens of thought and answer: raise --judge_max_new": Completion(

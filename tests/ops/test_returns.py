@@ -161,7 +161,7 @@ def test_groups_that_are_none_are_refused():
     r = jnp.zeros(6)
     with pytest.raises(ValueError, match=r"group=1: .* at least 2"):
         returns.group_advantages(r, 1)
-    with pytest.raises(ValueError, match="6 scores are no whole groups of 4"):
+    with pytest.raises(ValueError, match="6 scores are not whole groups of 4"):
         returns.group_advantages(r, 4)
     for wrong in ({"baseline": "median"}, {"scale": "max"}):
         with pytest.raises(ValueError, match="choose of mean, others and of std, population, batch, none"):

@@ -209,7 +209,7 @@ REFUSED = {
     "a module that fails": ("fails:f", "fails cannot be imported: ZeroDivisionError: division by zero"),
     "no Python": ("broken:f", "broken cannot be imported: SyntaxError"),
     "another format": ("my_rewards:length?format=json", "format=json is none of auto, text, messages"),
-    "a weight that is none": ("my_rewards:length*1.2.3", r"the weight \*1\.2\.3 is no number"),
+    "a weight that is none": ("my_rewards:length*1.2.3", r"the weight \*1\.2\.3 is not a number"),
     "two, one of them unknown": ("gold,golden", "--reward=gold,golden: write gold, correct"),
 }
 
@@ -367,7 +367,7 @@ def test_ids_state_and_logs_are_those_of_trl():
     assert result.logs.extra == {"first": [5, 7]} and result.logs.metrics == {"share": [0.5, 0.75]}
     for wrong, message in (
         (lambda completions, log_extra: log_extra("x", [1]) or [1, 1], "1 values for 2 completions"),
-        (lambda completions, log_metric: log_metric("x", "a") or [1, 1], "'a' is no finite number"),
+        (lambda completions, log_metric: log_metric("x", "a") or [1, 1], "'a' is not a finite number"),
         (lambda completions, log_metric: log_metric("objective/kl", 1) or [1, 1], "metrics of its own"),
     ):
         with pytest.raises(Failure, match=message):

@@ -60,7 +60,7 @@ def test_records_that_cannot_be_verified_are_counted(capsys):
         "ifeval/no_instructions": [1, 1, 0, 0, 0], "ifeval/bad_instruction": [0, 0, 1, 0, 1]
     }  # fmt: skip
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2 and "row 2: bad instruction: 'keywords:nothing' is no kind" in lines[1]
+    assert len(lines) == 2 and "row 2: bad instruction: 'keywords:nothing' is not a kind" in lines[1]
 
 
 def test_what_is_missing_is_refused(monkeypatch):

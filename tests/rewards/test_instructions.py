@@ -97,10 +97,10 @@ def test_texts_that_follow_an_instruction_and_texts_that_do_not(kind):
 @pytest.mark.parametrize(
     "kind, arguments, message",
     [
-        ("keywords:nothing", {}, "'keywords:nothing' is no kind"),
+        ("keywords:nothing", {}, "'keywords:nothing' is not a kind"),
         ("keywords:existence", {}, "KeyError: 'keywords'"),
         ("keywords:existence", {"keywords": [3]}, "TypeError"),
-        ("keywords:letter_frequency", {"letter": "ab", "let_frequency": 1, "let_relation": "at least"}, "no letter"),
+        ("keywords:letter_frequency", {"letter": "ab", "let_frequency": 1, "let_relation": "at least"}, "not a letter"),
         ("length_constraints:number_words", {"num_words": 3, "relation": "about"}, "KeyError: 'about'"),
         ("length_constraints:number_words", {"num_words": "many", "relation": "at least"}, "ValueError"),
         ("combination:repeat_prompt", {"prompt_to_repeat": None}, "KeyError"),

@@ -42,12 +42,12 @@ def test_another_form_is_no_reward(text):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("math?answer", "answer is no option; write key=value"),
-        ("math?", "is no option"),
-        ("math?answer=", "answer= is no option"),
-        ('regex?pattern=""', "pattern= is no option"),
+        ("math?answer", "answer is not an option; write key=value"),
+        ("math?", "is not an option"),
+        ("math?answer=", "answer= is not an option"),
+        ('regex?pattern=""', "pattern= is not an option"),
         ("math?answer=a&answer=b", "an option of math stands twice"),
-        ("math*1.2.3", r"the weight \*1\.2\.3 is no number"),
+        ("math*1.2.3", r"the weight \*1\.2\.3 is not a number"),
     ],
 )
 def test_what_is_no_option_is_refused(text, message):

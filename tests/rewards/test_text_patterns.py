@@ -55,7 +55,9 @@ def test_a_record_may_have_its_own_pattern(capsys):
     assert sum(result.logs.metrics["regex/no_pattern"]) == 2
     assert sum(result.logs.metrics["regex/bad_pattern"]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2 and "row 2: no pattern" in lines[0] and "'(' is no regular expression" in lines[1]
+    assert (
+        len(lines) == 2 and "row 2: no pattern" in lines[0] and "'(' is not a regular expression" in lines[1]
+    )
 
 
 def test_a_pattern_that_would_take_for_ever_is_stopped_and_counted(capsys):

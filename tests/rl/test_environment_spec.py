@@ -69,9 +69,9 @@ def test_environments_have_names_and_shares(file):
     [
         ("nothing", "write MODULE:CLASS, FILE.py:CLASS, or one of tinytown:search, tinytown:calculator"),
         ("{file}:Good,", "write MODULE:CLASS"),
-        ("{file}:Good*0", "the weight \\*0 is no number above 0"),
-        ("{file}:Good*many", "the weight \\*many is no number"),
-        ("{file}:Good*nan", "the weight \\*nan is no number"),
+        ("{file}:Good*0", "the weight \\*0 is not a number above 0"),
+        ("{file}:Good*many", "the weight \\*many is not a number"),
+        ("{file}:Good*nan", "the weight \\*nan is not a number"),
         ("{file}:Good*1,{file}:Good*2", "Good stands there twice"),
         ("tinytown:chess", "no environment tinytown:chess; there are tinytown:search"),
         ("no_such_module_anywhere:Good", "no module no_such_module_anywhere"),

@@ -81,7 +81,7 @@ WRONG = [
     ("return [[1], [2], [3, 4]]", r"returned 1 scores for 2 steps at row 0 \(Hi\?\)"),
     (
         "return [[1, 2], [float('nan')], [3, 4]]",
-        r"returned nan at row 1 \(Why not\?\), which is no finite number",
+        r"returned nan at row 1 \(Why not\?\), which is not a finite number",
     ),
     ("return [[1, 'a'], [2], [3, 4]]", "returned 'a' at row 0"),
     ("return [[1, 2]]", "returned 1 values for 3 completions"),

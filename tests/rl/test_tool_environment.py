@@ -52,8 +52,8 @@ def test_calls_are_carried_out_whatever_their_format(text, wanted):
 @pytest.mark.parametrize(
     "text, told",
     [
-        ('<tool_call>{"name": "price", "arguments": {"fruit": "fi', "this is no whole call"),
-        ("<tool_call>price fig</tool_call>", "this is no whole call"),
+        ('<tool_call>{"name": "price", "arguments": {"fruit": "fi', "this is not a whole call"),
+        ("<tool_call>price fig</tool_call>", "this is not a whole call"),
         ("price(fig", "the call has no end, or more behind it: write price(...)"),
         ("price(fig) please", "the call has no end, or more behind it"),
         (call("prices", fruit="fig"), "there is no tool prices; there are price, broken"),

@@ -81,7 +81,7 @@ def _read(path: Path, remedy: str) -> dict[str, Any]:
     try:
         record = atomic.read_sealed(path)
         if not isinstance(record, dict):
-            raise ValueError("it is no record")
+            raise ValueError("it is not a record")
     except ValueError as error:
         raise ConfigError(f"{path} is damaged ({error}): {remedy}") from error
     return record

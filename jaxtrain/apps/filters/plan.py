@@ -134,7 +134,7 @@ def _read_plan(path: Path) -> dict[str, Any]:
     """The plan in a file. Raises ValueError where it is damaged."""
     plan = atomic.read_sealed(path)
     if not isinstance(plan, dict) or not {"version", "config", "sources", "evals", "shards"} <= plan.keys():
-        raise ValueError("it is no plan of a filter run")
+        raise ValueError("it is not a plan of a filter run")
     return plan
 
 

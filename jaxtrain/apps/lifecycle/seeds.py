@@ -38,7 +38,9 @@ def parse(seed: str, seeds: str) -> list[int]:
 
 def _seed(text: str, what: str) -> int:
     if not re.fullmatch(r"[0-9]+", text) or len(text) > 10 or int(text) > config.SEED_MAX:
-        raise ConfigError(f"{what}: {text!r} is no seed; write whole numbers from 0 to {config.SEED_MAX:,}")
+        raise ConfigError(
+            f"{what}: {text!r} is not a seed; write whole numbers from 0 to {config.SEED_MAX:,}"
+        )
     return int(text)
 
 

@@ -96,7 +96,7 @@ def parse(text: str) -> HloProgram:
         elif name:
             lines.append(line)
     if not entry:
-        raise ValueError("the text is no HLO: it has no ENTRY computation")
+        raise ValueError("the text is not HLO: it has no ENTRY computation")
     head = text[: text.index("\n")]
     counts = re.findall(r"\b(?:num_partitions|replica_count)=(\d+)", head)
     return HloProgram(computations, entry, math.prod(map(int, counts)), _frames(text))

@@ -150,7 +150,7 @@ def read_template_kwargs(name: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise invalid_param(name, f"it must be an object, not {_kind(value)}")
     if taken := [key for key in value if key in _SERVERS]:
-        raise invalid_param(f"{name}.{taken[0]}", "it is no variable of a request")
+        raise invalid_param(f"{name}.{taken[0]}", "it is not a variable of a request")
     _require_unicode(name, value)
     return dict(value)
 

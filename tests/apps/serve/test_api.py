@@ -374,7 +374,7 @@ def post(server, path, body, **headers):
             "messages[0].\\udc00",
         ),
         (b"[1]", 400, "not a JSON object but list"),
-        (b'{"temperature": NaN}', 400, "NaN is no number"),
+        (b'{"temperature": NaN}', 400, "NaN is not a number"),
         (b"[" * 10_000, 400, "the body is not JSON"),
         (b'{"model": "tiny", "tools": ' + b"[" * 500 + b"]" * 500 + b"}", 400, "more than 100 levels"),
         (b'{"model": "tiny", "messages": [{"role": "user", "content": "\\ud800"}]}', 400, "half a surrogate"),
