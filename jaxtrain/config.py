@@ -21,6 +21,7 @@ from jaxtrain.config_fields import (  # noqa: F401
     arg,
     difference,
     dumps,
+    fixed_flags,
     group,
     is_bucket_error,
     is_remote,
@@ -317,6 +318,9 @@ class Optim(Group):
             raise ConfigError(f"--decay_share={self.decay_share}: a share, at most 1")
 
 
+TRACKERS = ("wandb", "trackio", "mlflow")  # of --track; train/trackers.py opens them
+
+
 @dataclasses.dataclass(frozen=True)
 class Run(Group):
     # fmt: off
@@ -350,9 +354,38 @@ class Run(Group):
     step_timeout: str = arg("auto",
         "Seconds without a finished step, batch or save after which a run ends with status 42 and its threads' stacks "
         "(compilations and saves have an hour). auto: 600, or 20 times the median step; 0: never", live=True)
+    track: str = arg("",
+        "Trackers that get the metrics, too, joined by commas: wandb, trackio, mlflow (extras of these names)",
+        live=True)
+    profile: str = arg("",
+        "STEP:COUNT: write a trace and a memory profile of COUNT steps, from STEP on, into profile/ of the run",
+        live=True)
     dry_run: bool = arg(False,
         "Show the data, the sizes and the cost of a step, check the first step, and stop", live=True)
     # fmt: on
+
+    def trackers(self) -> tuple[str, ...]:
+        """The parts of --track. Raises ConfigError for one that there is not."""
+        names = tuple(one.strip() for one in self.track.split(",")) if self.track else ()
+        for name in names:
+            if name not in TRACKERS:
+                raise ConfigError(f"--track={self.track}: {name!r} is none of {', '.join(TRACKERS)}")
+        return tuple(dict.fromkeys(names))
+
+    def profile_window(self) -> tuple[int, int] | None:
+        """(first step, number of steps) of --profile, None without it. Raises ConfigError."""
+        if not self.profile:
+            return None
+        first, count = (int(n) if n.isdecimal() else 0 for n in self.profile.partition(":")[::2])
+        if not (first and count) or first + count - 1 > self.steps:
+            raise ConfigError(
+                f"--profile={self.profile}: write STEP:COUNT, such as 20:3 for steps 20 to 22, of --steps={self.steps}"
+            )
+        if is_remote(self.workdir):
+            raise ConfigError(
+                f"--profile: its files are for a folder, and --workdir={self.workdir} is in a bucket"
+            )
+        return first, count
 
     def timeout(self) -> float | None:
         """Seconds of --step_timeout, None for auto. Raises ConfigError."""
@@ -366,6 +399,8 @@ class Run(Group):
 
     def check(self):
         self.timeout()
+        self.trackers()
+        self.profile_window()
         sizes = parse_mesh(self.mesh)
         if self.parallel == "pmap" and any(sizes.get(axis, 1) != 1 for axis in MESH_AXES[1:]):
             raise ConfigError(

@@ -110,6 +110,11 @@ def to_dict(config: ConfigT) -> dict[str, dict[str, Any]]:
     return dataclasses.asdict(config)
 
 
+def fixed_flags(config: ConfigT) -> dict[str, Any]:
+    """name -> value of the flags that define a run: those that it cannot change when it resumes."""
+    return {field.name: value for _, field, value in leaves(config) if not field.metadata["live"]}
+
+
 def difference(old: dict[str, dict[str, Any]], new: ConfigT) -> list[str]:
     """One line for each flag whose change a resumed run cannot take over, `--lr: 0.1 -> 0.2`.
 

@@ -16,7 +16,7 @@ import pytest
 
 from jaxtrain import flags as command_line
 from jaxtrain.files import journal
-from jaxtrain.train.metrics import TIMES
+from jaxtrain.train.metric_names import TIMES
 
 ROOT = Path(__file__).parent.parent
 MODEL = "tinytown-200k,layers=1,width=32,heads=2,ff=64"

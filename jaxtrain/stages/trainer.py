@@ -101,8 +101,8 @@ def train(cfg: StageConfig, session: Session, stage: Stage) -> TrainState:
         state, meta = first_state(cfg, session, saved, stage.unusable)
         done = int(plan.get(state.step))
         step, window = run_guards.training_step(cfg, session, stage, meta)
-        unevaluated = meta.get("unevaluated", False)
-        if done >= cfg.run.steps and not unevaluated:
+        again = meta.get("unevaluated", False)
+        if done >= cfg.run.steps and not again:
             print_lines(
                 [f"all {done} steps are done; held-out numbers and samples of the last checkpoint:"],
                 session.primary,
@@ -121,7 +121,7 @@ def train(cfg: StageConfig, session: Session, stage: Stage) -> TrainState:
         if cfg.run.dry_run:
             return dry_run(cfg, session, step, state, first, stage.expect, frozen)
         with (
-            metrics.MetricWriter(session.path, done, primary=session.primary, again=unevaluated) as writer,
+            metrics.MetricWriter(session.path, done, cfg, primary=session.primary, again=again) as writer,
             metrics.TrainingProgress(cfg.run.steps, done, show=session.primary) as bar,
         ):
             if writer.note:
@@ -129,7 +129,7 @@ def train(cfg: StageConfig, session: Session, stage: Stage) -> TrainState:
             rate, mean = optim.schedule(cfg.optim, cfg.run.steps), metrics.MetricMean(meta.get("mean"))
             write = functools.partial(run_guards.write_batch, session, stage)
             out = loop.Output(
-                writer, bar, saved, speed, stage.tokens, rate, mean, window, best, write, unevaluated, stage.ended
+                writer, bar, saved, speed, stage.tokens, rate, mean, window, best, write, again, stage.ended
             )  # fmt: skip
             state, finished = loop.fit(
                 state, frozen, plan, step, _replayed(first, batches), run=cfg.run, out=out, sample=stage.sample,

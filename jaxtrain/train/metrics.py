@@ -14,17 +14,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from jaxtrain.config import is_remote
+from jaxtrain.config import ConfigT, fixed_flags, is_remote
 from jaxtrain.files import atomic, progress
 from jaxtrain.files.mirror import Mirror
+from jaxtrain.train.metric_names import is_training
+from jaxtrain.train.tensorboard import FOLDER, EventWriter
 
-FILE, UNREADABLE, EVENTS = "metrics.jsonl", "metrics.jsonl.unreadable", "tensorboard"
-
-# Columns of metrics.jsonl that differ between two runs of the same command.
-TIMES = (
-    *("time", "tokens_per_s", "step_time", "flops_per_s", "mfu"),
-    *("hosts/step_time_max", "hosts/slowest"),
-)
+FILE, UNREADABLE = "metrics.jsonl", "metrics.jsonl.unreadable"
 
 # Peak dense bf16 FLOP/s of one device, by the start of jax's `device_kind`; the longest match counts.
 PEAKS = {
@@ -140,15 +136,18 @@ class MetricWriter:
 
     start_step: the step restored, 0 for a fresh start. Lines of later steps are dropped, on a fresh start all
     lines: those steps run again. `again`: so does the evaluation of start_step. So write what belongs to step k before
-    the checkpoint of step k, and a resumed run's file equals an uninterrupted one's, apart from TIMES. A line that a
-    crash tore is moved to metrics.jsonl.unreadable. `note` says in words what was dropped, empty if nothing was. NaN
-    and infinities become null, since JSON has none; TensorBoard keeps them. Only the `primary` process writes. In a
-    bucket the files
-    appear as of the last `sync` or interval of Mirror's.
+    the checkpoint of step k, and a resumed run's file equals an uninterrupted one's, apart from metric_names.TIMES. A
+    line that a crash tore is moved to metrics.jsonl.unreadable. `note` says in words what was dropped, empty if nothing
+    was. NaN and infinities become null, since JSON has none; TensorBoard keeps them. The flags of `config` are
+    TensorBoard's hyper-parameters. Only the `primary` process writes. In a bucket the files appear as of the last
+    `sync` or interval of Mirror's.
     """
 
-    def __init__(self, workdir: Path, start_step: int, *, primary: bool = True, again: bool = False):
+    def __init__(
+        self, workdir: Path, start_step: int, config: ConfigT = None, *, primary: bool = True, again: bool = False
+    ):  # fmt: skip
         self._workdir, self._start, self._primary = workdir, start_step, primary
+        self._flags = fixed_flags(config) if config else {}
         self._events, self._mirror = None, None
         if primary and is_remote(workdir):
             self._mirror = Mirror(workdir, (FILE, UNREADABLE))
@@ -158,30 +157,25 @@ class MetricWriter:
         self._file = open(self._workdir / FILE, "ab", buffering=0) if primary else None  # noqa: SIM115
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """One line with `step`, `time` (seconds since 1970) and these values, and a scalar of each in
-        TensorBoard.
-        """
+        """One line with `step`, `time` (seconds since 1970) and these values, and their events in TensorBoard."""
         if self._file is None:
             return
         plain = {name: v if isinstance(v, int) else float(v) for name, v in values.items()}
         row = {"step": step, "time": round(time.time(), 3)}
         row |= {name: value if math.isfinite(value) else None for name, value in plain.items()}
         _append(self._file, json.dumps(row, allow_nan=False).encode() + b"\n")
-        for name, value in plain.items():
-            self._board().add_scalar(name, value, step)
+        self._board().write(step, plain)
 
     def text(self, step: int, name: str, text: str) -> None:
         """A text, such as a sample, in TensorBoard; shown as it is, not as Markdown."""
         if self._primary:
-            body = "".join(f"    {line}\n" for line in text.splitlines())
-            self._board().add_text(name, body, step)
+            self._board().text(step, name, text)
 
-    def _board(self):
+    def _board(self) -> EventWriter:
         if self._events is None:
-            from tensorboardX import SummaryWriter
-
-            purge = self._start + 1 if self._start else None
-            self._events = SummaryWriter(str(self._workdir / EVENTS), purge_step=purge, flush_secs=10)
+            rows = read_rows(self._workdir / FILE)[0] if self._start else ()
+            trained = frozenset(name for row in rows if is_training(row) for name in row)
+            self._events = EventWriter(self._workdir / FOLDER, self._start, self._flags, trained)
         return self._events
 
     def sync(self) -> None:

@@ -18,10 +18,9 @@ import numpy as np
 import pytest
 
 from jaxtrain.train import metrics
+from jaxtrain.train.metric_names import TIMES
 from jaxtrain.train.metrics import (
-    EVENTS,
     FILE,
-    TIMES,
     UNREADABLE,
     MetricMean,
     MetricWriter,
@@ -29,6 +28,7 @@ from jaxtrain.train.metrics import (
     TrainingProgress,
     peak_flops,
 )
+from jaxtrain.train.tensorboard import FOLDER
 
 
 def lines(workdir) -> list[dict]:
@@ -135,7 +135,7 @@ def test_a_resumed_file_equals_an_uninterrupted_one(tmp_path):
     assert lines(tmp_path / "whole")[0] == {"step": 1, "loss": 1.0, "skipped": 1}
     assert write(tmp_path / "resumed", 0, 12).startswith("metrics.jsonl: 15 lines after step 0 dropped")
     assert lines(tmp_path / "resumed") == lines(tmp_path / "whole"), "a fresh start leaves nothing of the old"
-    assert sorted(p.name for p in (tmp_path / "whole").iterdir()) == [FILE, EVENTS]
+    assert sorted(p.name for p in (tmp_path / "whole").iterdir()) == [FILE, FOLDER]
 
 
 def test_numbers_that_json_lacks_become_null(tmp_path):
@@ -187,12 +187,12 @@ def test_only_the_primary_process_writes(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def events(workdir) -> list:
+def events(folder) -> list:
     """(step, tag, value) of all events, read back from their records: length, its CRC, the event, its CRC."""
     from tensorboardX.proto.event_pb2 import Event
 
     found = []
-    for file in sorted((workdir / EVENTS).iterdir()):
+    for file in sorted(folder.glob("events*")):
         data = file.read_bytes()
         while data:
             size = int.from_bytes(data[:8], "little")
@@ -206,11 +206,13 @@ def events(workdir) -> list:
 def test_tensorboard_holds_scalars_and_samples(tmp_path):
     sample = "Once *upon*\n<b>a</b> time"
     with MetricWriter(tmp_path, 0) as writer:
-        writer.write(5, {"loss": 2.5, "eval/loss": math.inf})
+        writer.write(5, {"loss": 2.5, "lr": 0.1, "rewards/chosen": math.inf, "mfu": 0.5})
         writer.text(5, "samples/0", sample)
-    found = {tag: (step, value) for step, tag, value in events(tmp_path)}
-    assert found["loss"][0] == 5 and found["loss"][1].simple_value == 2.5
-    assert math.isinf(found["eval/loss"][1].simple_value)
+    found = {tag: (step, value) for step, tag, value in events(tmp_path / FOLDER)}
+    assert found["train/loss"][0] == 5 and found["train/loss"][1].simple_value == 2.5
+    assert (
+        math.isinf(found["train/rewards/chosen"][1].simple_value) and found["time/mfu"][1].simple_value == 0.5
+    )
     (text,) = [value for tag, (_, value) in found.items() if tag.startswith("samples/0")]
     assert text.tensor.string_val[0].decode() == "    Once *upon*\n    <b>a</b> time\n"
 
@@ -218,7 +220,7 @@ def test_tensorboard_holds_scalars_and_samples(tmp_path):
 def test_tensorboard_forgets_what_runs_again(tmp_path):
     write(tmp_path, 0, 6)
     write(tmp_path, 4, 6)
-    assert [(step, status) for step, tag, status in events(tmp_path) if tag == "session"] == [(5, 1)]
+    assert [(step, status) for step, tag, status in events(tmp_path / FOLDER) if tag == "session"] == [(5, 1)]
 
 
 KILLED = """

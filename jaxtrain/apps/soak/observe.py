@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxtrain.files import atomic
-from jaxtrain.train import metrics, workdir
+from jaxtrain.train import metric_names, workdir
 
 # Files that two runs of one command need not have in common: of times, of process ids, and what a kill left of a file.
 OTHER = (
@@ -21,7 +21,7 @@ OTHER = (
 # Fields of config.json that are of a start, not of the run.
 STARTS = {"command", "versions", "git", "resumed"}
 VOLATILE = {
-    *metrics.TIMES,
+    *metric_names.TIMES,
     "seconds",
     "began",
     "created",
