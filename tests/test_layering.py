@@ -57,6 +57,7 @@ ROOMS: dict[str, set[str]] = {
     "apps.lifecycle": CORE,
     "apps.plan": CORE,
     "apps.soak": CORE,
+    "apps.sweep": CORE,
     # What `from jaxtrain import load` gives; imported by nothing else.
     "language_model": CORE | {"apps.evals", "apps.serve"},
 }
@@ -98,7 +99,8 @@ PARALLEL = {"device_put", "pmap", "shard_map", "Mesh", "NamedSharding", "Partiti
 LIBRARY = {"experiments.constitutional_pipeline", "experiments.papers.arms"}
 # Experiments that run or compile other experiments; constitutional is the command of constitutional_pipeline.
 COMPOSED = (
-    "experiments.constitutional_pipeline", "experiments.bench", "experiments.papers.*", "experiments.plan"
+    "experiments.constitutional_pipeline", "experiments.bench", "experiments.papers.*", "experiments.plan",
+    "experiments.sweep",
 )  # fmt: skip
 COMMAND_OF = {"experiments.constitutional": "experiments.constitutional_pipeline"}
 
