@@ -106,12 +106,40 @@ def clean_loss(run: Path) -> tuple[float, float]:
     return last["eval/loss"], last["eval/bits_per_byte"]
 
 
-def write_result(folder: Path, result: dict[str, Any], table: Sequence[tuple[str, str]]) -> None:
-    """Writes result.json and prints the table."""
+def write_result(
+    folder: Path,
+    title: str,
+    runs: Mapping[str, Path],
+    result: dict[str, Any],
+    table: Sequence[tuple[str, str]],
+) -> None:
+    """Writes result.json and report.html, and prints the table."""
     from jaxtrain.files import terminal
 
-    atomic.write_text(folder / "result.json", config.dumps(result) + "\n")
-    print("\n".join([*terminal.lines(table), f"  result: {folder / 'result.json'}"]))
+    files = folder / "result.json", folder / "report.html"
+    atomic.write_text(files[0], config.dumps(result) + "\n")
+    atomic.write_text(files[1], page(title, runs, table))
+    print("\n".join(terminal.lines([*table, *(("result", str(file)) for file in files)])))
+
+
+def page(title: str, runs: Mapping[str, Path], table: Sequence[tuple[str, str]]) -> str:
+    """The HTML page of an experiment: its table, and the loss of its runs over their steps, which cost the same."""
+    from jaxtrain.files import charts, html
+
+    rows = {name: metrics.read_rows(run / metrics.FILE)[0] for name, run in runs.items()}
+
+    def chart(heading: str, metric: str, note: str = "") -> charts.Chart | None:
+        there = {name: [row for row in each if metric in row] for name, each in rows.items()}
+        lines = [
+            charts.Line(name, [row["step"] for row in each], [row[metric] for row in each])
+            for name, each in there.items()
+        ]
+        return charts.line_chart(heading, lines, x="step", units=["nats a token"], note=note)
+
+    own = "of each run on its own corpus, so that lines are not compared: copies are easy to predict, and junk is not"
+    drawn = [chart("Training loss", "loss", own), chart("Loss on the clean held-out documents", "eval/loss")]
+    template = html.template(Path(__file__).parent / "pages" / "experiment.html.jinja")
+    return template.render(title=title, table=table, charts=[one for one in drawn if one])
 
 
 def verdict(passed: bool) -> str:

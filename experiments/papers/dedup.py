@@ -58,7 +58,8 @@ def main(cfg: Dedup) -> None:
     runs = arms.train(trial, folder, corpora, clean)
     repeated = [originals[serial_of(corpus[s])] for s in sorted({s for s in sources if s >= 0})]
     results = {name: memorisation(run, cfg, repeated) for name, run in runs.items()}
-    arms.write_result(folder, *report(cfg, corpora, results, precision, recall))
+    title = "Training on copies and without them"
+    arms.write_result(folder, title, runs, *report(cfg, corpora, results, precision, recall))
 
 
 def serial(rng) -> str:

@@ -53,8 +53,10 @@ def main(cfg: Filtering) -> None:
         "classifier": [d.text for d in corpus if not by_classifier(d.text)],
         "oracle": [d.text for d in corpus if not d.defect],
     }
-    loss = {name: arms.clean_loss(run) for name, run in arms.train(trial, folder, corpora, clean).items()}
-    arms.write_result(folder, *report(cfg, corpora, loss, auc(scores, truth)))
+    runs = arms.train(trial, folder, corpora, clean)
+    loss = {name: arms.clean_loss(run) for name, run in runs.items()}
+    title = "Training on a corpus with junk, as filters leave it"
+    arms.write_result(folder, title, runs, *report(cfg, corpora, loss, auc(scores, truth)))
 
 
 def auc(scores: list[float], truth: list[bool]) -> float:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -96,6 +97,13 @@ def test_an_experiment_whole_and_again(tmp_path, capsys):
         saved = json.loads((tmp_path / "runs" / "result.json").read_text())
         filtering.main(cfg)
     assert set(saved["loss"]) == {"none", "rules", "classifier", "oracle"} and saved["auc"] > 0.98
+    page = (tmp_path / "runs" / "report.html").read_text()
+    training, clean = (json.loads(one) for one in re.findall(r'type="application/json">(.*?)</script>', page))
+    assert [one["label"] for one in clean["series"]] == [*saved["loss"]] and "junk costs" in page
+    assert [one["y"][-1] for one in clean["series"]] == pytest.approx(
+        [x[0] for x in saved["loss"].values()], rel=1e-5
+    )
+    assert all(len(one["x"]) > 1 for one in training["series"])
     assert saved["loss"]["none"][0] > 1 and "training on none" in printed and "junk costs" in printed
     assert saved["documents"]["oracle"] < saved["documents"]["none"] == 500
     again = capsys.readouterr().out
