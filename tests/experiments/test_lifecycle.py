@@ -70,6 +70,9 @@ def test_what_needs_a_run_waits_for_it_and_the_rest_runs_beside(trained):
     assert all(times[name]["began"] >= ended for name in ("first", "second"))
     assert times["second"]["began"] < times["first"]["began"] + times["first"]["seconds"]
     alone = sum(one["seconds"] for one in times.values())
+    assert list(times).index("base") < list(times).index(f"{plan.SAMPLED}base")
+    assert {*times} == {name for step in tiny_steps() for name in (step.name, plan.SAMPLED + step.name)}
+    assert all(times[name]["began"] >= ended for name in times if name != "base")
     assert max(one["seconds"] for one in times.values()) < plan.busy_seconds(times) < alone
     parent = json.loads((folder / "second" / "config.json").read_text())["parent"]
     assert parent["origin"].startswith(str(folder / "base"))
@@ -95,7 +98,7 @@ def test_the_best_checkpoint_is_the_one_that_is_sampled_from_and_measured(traine
     losses = {row["step"]: row["eval/loss"] for row in plan.rows(folder / "second") if "eval/loss" in row}
     worst = max(losses, key=losses.get)
     assert second["taken"] == worst < 6 and [stage["taken"] for stage in result["stages"][:2]] == [None, None]
-    train, *samples = times["second"]["commands"]
+    (train,), samples = times["second"]["commands"], times[f"{plan.SAMPLED}second"]["commands"]
     assert "--keep_best=eval/loss:max" in train and len(samples) == len(plan.ANSWER_SETS)
     assert all(f"--init_from={folder / 'second'}@best" in sample for sample in samples)
     assert plan.latest(plan.rows(folder / "second"), worst)["eval/loss"] == losses[worst]
@@ -109,30 +112,35 @@ def test_a_later_stage_takes_the_best_checkpoint(tmp_path):
     (one, *_), other = tiny_steps(), tiny_steps()[2]
     child = LifecycleStep("child", "sft", "child", ("--init_from={second}",), ("second",), ())
     runs = {"base": "b", "second": f"{tmp_path}/second@best", "child": "c"}
-    commands = [plan._commands(step, tmp_path, runs, ("--seed=1",), 1e-6) for step in (one, other, child)]
-    assert f"--init_from={tmp_path}/second@best" in commands[2][0]
-    assert "--jitter=1e-06" in commands[0][0] and not any("--jitter" in " ".join(c[0]) for c in commands[1:])
+    first, other_job, third, *samplings = plan._jobs((one, other, child), tmp_path, runs, ("--seed=1",), 1e-6)
+    assert f"--init_from={tmp_path}/second@best" in third.commands[0]
+    rest = str([job.commands for job in (other_job, third, *samplings)])
+    assert "--jitter=1e-06" in first.commands[0] and "--jitter" not in rest
 
 
 @pytest.fixture
 def copied(trained, monkeypatch):
     """Stages that are the trained ones' files, put where a command would write them; seed 3 has a higher loss."""
-    source, ran = trained[0], []
+    source, ran, sampled = trained[0], [], []
 
-    def copy(commands, log, answers, running):
-        place = next(Path(flag.partition("=")[2]) for flag in commands[0] if flag.startswith("--workdir="))
+    def copy(job, log, running):
+        for file in job.files:
+            sampled.append(file.name)
+            shutil.copy(source / plan.ANSWERS / file.name, file)
+        if job.files:
+            return 1.0, 2.0
+        (command,) = job.commands
+        place = next(Path(flag.partition("=")[2]) for flag in command if flag.startswith("--workdir="))
         if len(ran) == copy.most:
             raise Failure("the power is cut")
         ran.append(f"{place.parent.name}/{place.name}")
         shutil.copytree(source / place.name, place, dirs_exist_ok=True)
-        for file in answers:
-            shutil.copy(source / plan.ANSWERS / file.name, file)
         if ran[-1] == "seed-3/base":
             with (place / "metrics.jsonl").open("a") as file:
                 file.write('{"step": 20, "eval/loss": 60.0}\n')
         return 1.0, 2.0
 
-    copy.most = None
+    copy.most, copy.sampled = None, sampled
     monkeypatch.setattr(plan, "steps", tiny_steps)
     monkeypatch.setattr(plan, "_run", copy)
     return ran, copy
@@ -172,17 +180,18 @@ def test_several_seeds_go_on_where_they_were_stopped_and_have_one_report(copied,
     "damage", [lambda text: None, lambda text: b"{" + text, lambda text: text[:-9], lambda text: b""]
 )
 def test_damaged_completions_are_sampled_again(copied, tmp_path, capsys, damage):
-    ran, _ = copied
+    ran, copy = copied
     folder = plan.open_folder(tmp_path / "whole")
     times = run(tiny_steps(), folder)
-    assert len(ran) == len(tiny_steps()) and run(tiny_steps(), folder) == times
+    steps = len(tiny_steps())
+    assert len(ran) == steps and len(copy.sampled) == 2 * steps and run(tiny_steps(), folder) == times
     file = plan.answers_of(folder, "second", plan.CLOSED)
     text = file.read_bytes()
     file.unlink()
     if (damaged := damage(text)) is not None:
         file.write_bytes(damaged)
     assert run(tiny_steps(), folder) == times and file.read_bytes() == text
-    assert ran[len(times) :] == ["whole/second"]
+    assert len(ran) == steps and copy.sampled[2 * steps :] == ["second.jsonl", "second.closed.jsonl"]
     assert f"{file} is missing or differs from what was written" in capsys.readouterr().err
 
 

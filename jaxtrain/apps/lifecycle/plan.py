@@ -19,6 +19,7 @@ SAVED_WITHIN = 60.0  # seconds in which a stage that is stopped saves and ends
 ACCELERATORS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "libtpu")
 TIMES, LOGS, ANSWERS = "times.json", "logs", "answers"
 SUMS = "sha256"  # in times.json, of the files of a step's completions
+SAMPLED = "completions-"  # before a step's name: the sampling of its completions
 AUDIT = "audit.json"  # of ./launch/run constitutional
 
 
@@ -69,6 +70,15 @@ class LifecycleStep(NamedTuple):
     claims: tuple[Target, ...]
     answers: bool = True  # whether it is a policy, whose completions are measured
     best: str = ""
+
+
+class _Job(NamedTuple):
+    """Commands that run one after another, once the jobs that they need are done."""
+
+    name: str
+    needs: tuple[str, ...]
+    commands: list[list[str]]
+    files: tuple[Path, ...] = ()  # that they write; their checksums are recorded
 
 
 def steps() -> list[LifecycleStep]:
@@ -132,48 +142,45 @@ def train(
     cache_dir: str,
     jitter: float = 0.0,
 ) -> dict[str, dict[str, Any]]:
-    """Runs the steps that are not done; returns {step: {"began", "seconds", "commands"}} of all.
+    """Runs what is not done of the steps; returns {step, or SAMPLED + step: {"began", "seconds", "commands"}} of all.
 
-    Raises Failure where a command fails, after ending the others.
+    Completions are sampled while later stages train. Raises Failure where a command fails, after ending the others.
     """
     file = folder / TIMES
     times = _read_times(file)
     runs = {step.name: f"{folder / step.name}{'@best' * bool(step.best)}" for step in steps}
     shared = (f"--seed={seed}", f"--cache_dir={cache_dir}")
-    commands = {step.name: _commands(step, folder, runs, shared, jitter) for step in steps}
+    work = _jobs(steps, folder, runs, shared, jitter)
     done = {
-        name
-        for name, each in commands.items()
-        if times.get(name, {}).get("commands") == each and _intact(folder, times[name][SUMS])
+        job.name
+        for job in work
+        if times.get(job.name, {}).get("commands") == job.commands and _intact(folder, times[job.name][SUMS])
     }
-    under_way: dict[Future, LifecycleStep] = {}
+    under_way: dict[Future, _Job] = {}
     running = processes.ChildProcesses(SAVED_WITHIN)
     with (
         show_of(steps, folder, done) as show,
         ThreadPoolExecutor(jobs) as pool,
         running,
     ):
-        while len(done) < len(steps):
-            busy = {step.name for step in under_way.values()}
-            for step in steps:
-                free = step.name not in done | busy and {*step.needs} <= done and len(under_way) < jobs
-                if free:
-                    busy.add(step.name)
-                    show.start(step)
-                    log = folder / LOGS / f"{step.name}.log"
-                    answers = [answers_of(folder, step.name, one) for one in ANSWER_SETS]
-                    under_way[pool.submit(_run, commands[step.name], log, answers, running)] = step
+        while len(done) < len(work):
+            busy = {job.name for job in under_way.values()}
+            for job in work:
+                if job.name not in done | busy and {*job.needs} <= done and len(under_way) < jobs:
+                    busy.add(job.name)
+                    show.start(job.name)
+                    under_way[pool.submit(_run, job, folder / LOGS / f"{job.name}.log", running)] = job
             finished, _ = wait(under_way, timeout=0.5, return_when=FIRST_COMPLETED)
             for one in finished:
-                step = under_way.pop(one)
+                job = under_way.pop(one)
                 started, seconds = one.result()
-                times[step.name] = {
-                    "began": started, "seconds": seconds, "commands": commands[step.name],
-                    SUMS: _checksums(folder, step),
+                times[job.name] = {
+                    "began": started, "seconds": seconds, "commands": job.commands,
+                    SUMS: {str(path.relative_to(folder)): checksums.of_file(path) for path in job.files},
                 }  # fmt: skip
                 atomic.write_sealed(file, times)
-                done.add(step.name)
-                show.finish(step, seconds)
+                done.add(job.name)
+                show.finish(job.name, seconds)
             show.tick()
     return times
 
@@ -198,12 +205,6 @@ def _read_times(file: Path) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def _checksums(folder: Path, step: LifecycleStep) -> dict[str, str]:
-    """{file in the folder: SHA-256} of a step's completions."""
-    files = [answers_of(folder, step.name, one) for one in ANSWER_SETS] if step.answers else []
-    return {str(file.relative_to(folder)): checksums.of_file(file) for file in files}
-
-
 def _intact(folder: Path, sums: Mapping[str, str]) -> bool:
     """Whether the files are as they were written; a line names each that is not."""
     wrong = [
@@ -225,32 +226,40 @@ def starts_fresh(step: LifecycleStep) -> bool:
     return not any(flag.startswith("--init_from=") for flag in step.flags)
 
 
-def _commands(
-    step: LifecycleStep, folder: Path, runs: Mapping[str, str], shared: Sequence[str], jitter: float
-) -> list[list[str]]:
-    """The stage's command, and those that sample its completions; `runs` are those that flags may name."""
-    where = {name: runs[name] for name in step.needs}
-    own = [f"--keep_best={step.best}"] if step.best else []
-    own += [f"--jitter={jitter!r}"] if jitter and starts_fresh(step) else []
-    flags = [text.format_map(where) for text in step.flags]
-    commands = [[step.stage, *flags, *own, f"--workdir={folder / step.name}", *shared]]
-    for name, (prompts, samples) in ANSWER_SETS.items() if step.answers else ():
-        commands.append([
-            "sample", f"--init_from={runs[step.name]}", f"--prompts={prompts}", f"--samples={samples}",
-            f"--max_new={MAX_NEW}", f"--out={answers_of(folder, step.name, name)}", *shared,
-        ])  # fmt: skip
-    return commands
+def _jobs(
+    steps: Sequence[LifecycleStep],
+    folder: Path,
+    runs: Mapping[str, str],
+    shared: Sequence[str],
+    jitter: float,
+) -> list[_Job]:
+    """The training of each step, then what samples its completions; `runs` are those that flags may name."""
+    training, sampling = [], []
+    for step in steps:
+        where = {name: runs[name] for name in step.needs}
+        own = [f"--keep_best={step.best}"] if step.best else []
+        own += [f"--jitter={jitter!r}"] if jitter and starts_fresh(step) else []
+        flags = [text.format_map(where) for text in step.flags]
+        command = [step.stage, *flags, *own, f"--workdir={folder / step.name}", *shared]
+        training.append(_Job(step.name, step.needs, [command]))
+        if step.answers:
+            files = [answers_of(folder, step.name, name) for name in ANSWER_SETS]
+            commands = [
+                ["sample", f"--init_from={runs[step.name]}", f"--prompts={prompts}", f"--samples={samples}",
+                 f"--max_new={MAX_NEW}", f"--out={file}", *shared]
+                for file, (prompts, samples) in zip(files, ANSWER_SETS.values(), strict=True)
+            ]  # fmt: skip
+            sampling.append(_Job(SAMPLED + step.name, (step.name,), commands, tuple(files)))
+    return training + sampling
 
 
-def _run(
-    commands: Sequence[Sequence[str]], log: Path, answers: Sequence[Path], running: processes.ChildProcesses
-) -> tuple[float, float]:
+def _run(job: _Job, log: Path, running: processes.ChildProcesses) -> tuple[float, float]:
     """(start time, seconds) of the commands, which print to the log."""
     started = time.time()
-    for file in answers:
+    for file in job.files:
         file.unlink(missing_ok=True)  # of an earlier command; `sample` writes new files only
     with log.open("w", encoding="utf-8") as out:
-        for stage, *flags in commands:
+        for stage, *flags in job.commands:
             command = [sys.executable, "-P", "-m", f"experiments.{stage}", *flags]
             if status := running.call(command, stdout=out, stderr=subprocess.STDOUT):
                 out.flush()

@@ -15,6 +15,7 @@ class ProgressTable:
 
     def __init__(self, steps: Sequence[LifecycleStep], folder: Path, done: set[str], live, heading: str = ""):
         self._steps, self._folder, self._live, self._heading = steps, folder, live, heading
+        self._titles = {step.name: step.title for step in steps}
         self._started: dict[str, float] = {}
         self._seconds: dict[str, float | None] = dict.fromkeys(done)
         if heading and not live:
@@ -23,17 +24,17 @@ class ProgressTable:
             if step.name in done and not live:
                 print(f"{step.title}: was trained before", flush=True)
 
-    def start(self, step: LifecycleStep) -> None:
-        """Notes that a stage has started."""
-        self._started[step.name] = time.monotonic()
-        if not self._live:
-            print(f"{step.title} ...", flush=True)
+    def start(self, name: str) -> None:
+        """Notes that a stage, or the sampling of its completions, has started."""
+        self._started[name] = time.monotonic()
+        if not self._live and name in self._titles:
+            print(f"{self._titles[name]} ...", flush=True)
 
-    def finish(self, step: LifecycleStep, seconds: float) -> None:
-        """Notes that a stage has finished."""
-        self._seconds[step.name] = seconds
-        if not self._live:
-            print(f"{step.title}: {seconds:.0f} s", flush=True)
+    def finish(self, name: str, seconds: float) -> None:
+        """Notes that a stage, or the sampling of its completions, has finished."""
+        self._seconds[name] = seconds
+        if not self._live and name in self._titles:
+            print(f"{self._titles[name]}: {seconds:.0f} s", flush=True)
 
     def tick(self) -> None:
         """Redraws the table."""
@@ -53,9 +54,12 @@ class ProgressTable:
             if step.name in self._seconds:
                 took = self._seconds[step.name]
                 time_text = "trained before" if took is None else f"{took:.0f} s"
-                table.add_row(
-                    f"[green]✓[/] {step.title}", ProgressBar(total=1, completed=1, width=20), time_text, ""
+                sampled = plan.SAMPLED + step.name
+                sampling = (
+                    "completions ..." if sampled in self._started and sampled not in self._seconds else ""
                 )
+                bar = ProgressBar(total=1, completed=1, width=20)
+                table.add_row(f"[green]✓[/] {step.title}", bar, time_text, sampling)
             elif step.name in self._started:
                 at, total, loss = self._at(step)
                 elapsed = time.monotonic() - self._started[step.name]
