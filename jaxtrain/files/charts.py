@@ -84,13 +84,25 @@ def histogram(
     }  # fmt: skip
 
 
-def bar_chart(title: str, labels: Sequence[str], counts: Sequence[float], *, x: str, unit: str) -> Chart:
-    """A bar of each label."""
+def bar_chart(
+    title: str,
+    labels: Sequence[str],
+    counts: Sequence[float],
+    *,
+    x: str,
+    unit: str,
+    ends: Sequence[tuple[float, float]] | None = None,
+    note: str = "",
+) -> Chart:
+    """A bar of each label; `ends` are those of the bars' intervals."""
+    intervals = (
+        {} if ends is None else {"low": _plain([a for a, _ in ends]), "high": _plain([b for _, b in ends])}
+    )
     return {
         "kind": "bars", "title": title, "x": x, "units": [unit],
-        "series": [{"label": unit, "right": False, "x": [*range(len(labels))], "y": _plain(counts)}],
+        "series": [{"label": unit, "right": False, "x": [*range(len(labels))], "y": _plain(counts), **intervals}],
         "labels": [*labels], "ticks": [*labels], "ends": [-0.5, len(labels) - 0.5], "marks": [], "least": 0.0,
-        "note": "",
+        "note": note,
     }  # fmt: skip
 
 

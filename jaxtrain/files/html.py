@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxtrain.files import charts
+from jaxtrain.files import charts, terminal
 
 PAGES = Path(__file__).parent / "pages"
 
@@ -22,5 +22,5 @@ def template(file: Path, filters: Mapping[str, Callable] | None = None) -> Any:
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
     env.globals["asset"] = lambda name: Markup((PAGES / name).read_text(encoding="utf-8"))
-    env.filters |= {"summary": charts.summary, **(filters or {})}
+    env.filters |= {"summary": charts.summary, "singular": terminal.singular, **(filters or {})}
     return env.get_template(file.name)

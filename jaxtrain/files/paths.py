@@ -113,7 +113,7 @@ def _wrong_with(scheme: str, bucket: str) -> str:
     except Exception as error:
         if not (isinstance(error, OSError | ValueError) or is_bucket_error(error)):
             raise
-        return f"the bucket cannot be read ({_line(error)}): check its permissions and the credentials: {_LOGIN[scheme]}"
+        return f"the bucket cannot be read ({_line(error)}): check its permissions, and credentials: {_LOGIN[scheme]}"
     return ""
 
 

@@ -43,6 +43,7 @@ class _Bar:
 _latest = Report()
 _stop_checks: list[Callable[[], None]] = []
 _bars: list[_Bar] = []
+_thread = threading.local()  # whether it works in the background
 _lines = {"last": 0.0, "threads": 0.0}  # time of the last line, and whether a thread of `lines` runs
 
 
@@ -66,8 +67,18 @@ def stop_point(what: str) -> None:
     Raises what the innermost of `checking` raises.
     """
     report(what)
-    if _stop_checks:
+    if _stop_checks and not getattr(_thread, "in_background", False):
         _stop_checks[-1]()
+
+
+@contextlib.contextmanager
+def in_background() -> Iterator[None]:
+    """Within it this thread's stop points only report: another thread stops the work."""
+    _thread.in_background = True
+    try:
+        yield
+    finally:
+        _thread.in_background = False
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ END = " ⏎"  # after the last token of a document
 _VERBS = {"are": "is", "were": "was", "have": "has", "do": "does"}
 _ONE = re.compile(
     r"(?<![\w.,:/=-])1 ((?:[a-z-]+ )?)(?P<noun>answer|batch|byte|choice|completion|comparison|conversation|device|"
-    r"document|end|episode|exchange|file|group|host|layer|line|message|model|option|pair|piece|prompt|question|record|request|row|"
+    r"document|end|episode|exchange|file|group|host|layer|line|message|model|option|pair|piece|principle|prompt|question|record|request|row|"
     r"run|seed|shard|step|target|text|tie|token|topic|tree|turn|update|value|vote)(?:e?s)\b"
     rf"(?:(?P<between> )(?P<verb>{'|'.join(_VERBS)})\b)?"
 )

@@ -31,7 +31,9 @@ TWO = line_chart(
 )
 ONE = line_chart("Loss", [Line("training", [1, 2, 3], [8.0, 4.0, 2.0])], x="step", units=["nats"])
 BARS = charts.histogram("Scores", [0, 1, 2], [5, 1500], x="score", unit="documents", marks=[Mark(4, "limit")])
-NAMES = charts.bar_chart("Years", ["1990s", "2000s"], [3, 4], x="decade", unit="documents")
+NAMES = charts.bar_chart(
+    "Years", ["1990s", "2000s"], [3, 4], x="decade", unit="documents", ends=[(2, 5), (3, 6)]
+)
 
 
 def test_points_that_are_not_finite_are_left_out_and_many_are_means():
@@ -153,7 +155,7 @@ def test_values_are_shown_where_the_keys_lead(page):
     move(page, 2, "ArrowLeft")
     assert legend(page, 2) == {"score": "1 to 2", "documents": "1,500"}
     move(page, 3, "ArrowRight")
-    assert legend(page, 3) == {"decade": "1990s", "documents": "3"}
+    assert legend(page, 3) == {"decade": "1990s", "documents": "3 (2 to 5)"}
     assert "Loss & </script><b>" in page.text()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from jaxtrain.files import html
+from jaxtrain.files import charts, html, terminal
 from jaxtrain.files.terminal import number, percent
 from jaxtrain.measures import glossary, win_rates
 from jaxtrain.measures.style import STANCES
@@ -31,6 +31,13 @@ MEASURES = {
     "calibration_error": ("calibration error", "mean gap of confidence and being right, 10 bins"),
     "kl": ("KL from reference", "nats an answer, estimated on the model's own answers"),
 }
+DRAWN = (
+    "world/gold",
+    "world/parsable",
+    "world/steps",
+    "world/harmful",
+    "ended",
+)  # measures that have a chart
 # What a stance means, for readers of the page.
 STANCE_MEANINGS = dict(
     zip(
@@ -89,7 +96,7 @@ def print_tables(result: Mapping[str, Any], console: Console | None = None) -> N
         if any(result["measures"][name].get(key) is not None for name in names)
     ]
     about = f"{result['prompts']['count']:,} prompts of {result['prompts']['source']}"
-    console.print(_table(f"Answers to {about}", names, rows))
+    console.print(_table(terminal.singular(f"Answers to {about}"), names, rows))
     for by, one in result["contests"].items():
         strengths = {name: f"{e:.0f} ({low:.0f}–{high:.0f})" for name, (e, low, high) in one["elo"].items()}
         rows = [("Elo", [strengths.get(name, "–") for name in names])]
@@ -97,13 +104,16 @@ def print_tables(result: Mapping[str, Any], console: Console | None = None) -> N
             (f"{name} wins", [rate_text(row[j]) for j in range(len(names))])
             for name, row in zip(names, one["rates"], strict=False)
         ]
-        console.print(_table(f"Wins by {by}, of {one['count']:,} comparisons (95 % interval)", names, rows))
+        title = terminal.singular(f"Wins by {by}, of {one['count']:,} comparisons (95 % interval)")
+        console.print(_table(title, names, rows))
         if one.get("unanswered"):
             most = "; ".join(f"{count:,}: {fault}" for fault, count in one["faults"].items())
             console.print(f"{one['unanswered']:,} pairs without a verdict, most often {most}", markup=False)
     for group, shares in result["stances"]["groups"].items():
         rows = [(stance, [percent(shares[name][stance]) for name in names]) for stance in STANCES]
-        console.print(_table(f"To {result['stances']['counts'][group]:,} {group}", names, rows))
+        console.print(
+            _table(terminal.singular(f"To {result['stances']['counts'][group]:,} {group}"), names, rows)
+        )
     if result["style"]:
         models = result["style"]["models"]
         rows = [
@@ -151,4 +161,26 @@ def page(result: Mapping[str, Any]) -> str:
         value_text=measure_text,
         is_share=is_share,
         counts=result.get("counts", {}),
+        charts=_charts(result),
     )
+
+
+def _charts(result: Mapping[str, Any]) -> list[charts.Chart]:
+    """Bars of the main measures, a bar a model, shares with their 95 % intervals; none of one model."""
+    names, counts = [one["label"] for one in result["models"]], result.get("counts", {})
+    made = []
+    for key in DRAWN if len(names) > 1 else ():
+        values = [result["measures"][name].get(key) for name in names]
+        if None in values:
+            continue
+        scale, unit = (100, "% of the answers") if is_share(key) else (1, MEASURES[key][0])
+        ends, note = None, ""
+        if is_share(key) and (n := counts.get(key)):
+            intervals = [win_rates.interval(value, n) for value in values]
+            ends = [(scale * low, scale * high) for low, high in intervals]
+            note = f"the 95 % interval (Wilson) on each bar; n {n:,}"
+        shown = [scale * value for value in values]
+        made.append(
+            charts.bar_chart(MEASURES[key][0], names, shown, x="model", unit=unit, ends=ends, note=note)
+        )
+    return made

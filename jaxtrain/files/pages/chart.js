@@ -40,7 +40,8 @@ function table(spec) {
     return values;
   };
   const columns = [xs];
-  for (const one of spec.series) for (const name of ["y", "low", "high"]) if (one[name]) columns.push(column(one, name));
+  const shown = spec.kind === "bars" ? ["y"] : ["y", "low", "high"]; // the interval of a bar is drawn on it
+  for (const one of spec.series) for (const name of shown) if (one[name]) columns.push(column(one, name));
   return columns;
 }
 
@@ -58,7 +59,7 @@ function lineSeries(spec, one, i, columns) {
 
 function barSeries(spec, one) {
   const colour = css("--bar");
-  return [[{ label: one.label, scale: "y", value: (_, v) => number(v), stroke: colour, fill: colour, width: 0, paths: uPlot.paths.bars({ size: [0.9, 120] }), points: { show: false } }], []];
+  return [[{ label: one.label, scale: "y", value: (_, v, __, i) => number(v) + (one.low && i !== null ? ` (${number(one.low[i])} to ${number(one.high[i])})` : ""), stroke: colour, fill: colour, width: 0, paths: uPlot.paths.bars({ size: [0.9, 120] }), points: { show: false } }], []];
 }
 
 // Ends of a scale: with room, with what the chart asks for, and never of no length.
@@ -66,6 +67,10 @@ function ends(spec, logarithmic) {
   return (_, low, high) => {
     if (low === null) return [0, 1];
     if (logarithmic) return low === high ? [low / 2, high * 2] : [low, high];
+    for (const one of spec.kind === "bars" ? spec.series : []) {
+      low = Math.min(low, ...(one.low ?? []));
+      high = Math.max(high, ...(one.high ?? []));
+    }
     const room = 0.06 * (high - low || Math.abs(high) || 1), labels = 2.5 * room * spec.marks.length; // of the marks, at the top
     return [spec.least === null ? low - room : Math.min(spec.least, low), high + room + labels];
   };
@@ -97,6 +102,32 @@ function drawMarks(spec) {
       ctx.textAlign = left ? "right" : "left";
       ctx.fillText(mark.label, x + (left ? -4 : 4) * ratio, bbox.top + (2 + 13 * i) * ratio);
     });
+    ctx.restore();
+  };
+}
+
+// The intervals of bars: a line from end to end, with a cap at each.
+function drawIntervals(spec) {
+  return (u) => {
+    const { ctx } = u, ratio = uPlot.pxRatio;
+    ctx.save();
+    for (const one of spec.series) {
+      one.low?.forEach((low, i) => {
+        const x = u.valToPos(one.x[i], "x", true), ends = [low, one.high[i]].map((v) => u.valToPos(v, "y", true));
+        ctx.beginPath();
+        ctx.moveTo(x, ends[0]);
+        ctx.lineTo(x, ends[1]);
+        for (const y of ends) {
+          ctx.moveTo(x - 5 * ratio, y);
+          ctx.lineTo(x + 5 * ratio, y);
+        }
+        for (const [colour, width] of [["--card", 4], ["--ink", 1.5]]) {
+          ctx.strokeStyle = css(colour);
+          ctx.lineWidth = width * ratio;
+          ctx.stroke();
+        }
+      });
+    }
     ctx.restore();
   };
 }
@@ -133,7 +164,7 @@ function draw(figure) {
   const plot = new uPlot({
     width: box.clientWidth, height: HEIGHTS[spec.kind], series, bands, axes: axes(spec), legend: { live: true },
     scales: { x: { time: false, range: (_, low, high) => (low === data[0][0] && high === data[0].at(-1) ? xEnds(spec, data[0]) : [low, high]) }, y: scale, z: scale },
-    cursor: { y: false, points: { size: 7 } }, hooks: { draw: [drawMarks(spec)] },
+    cursor: { y: false, points: { size: 7 } }, hooks: { draw: [drawMarks(spec), ...(bars ? [drawIntervals(spec)] : [])] },
   }, data, box);
   plots.set(figure, plot);
   figure.toggleAttribute("data-log-refused", log && !bars && !logarithmic);
