@@ -114,8 +114,8 @@ def _capped(rows: Rows, config: Config) -> Iterator[str]:
     if (capped := trend(rows, "objective/scores_capped")) and capped.last > CAPPED:
         yield (
             f"{capped.last:.0%} of the completions score above the cap ({capped.first:.0%} at the start): the reward "
-            "no longer distinguishes them, and scores that high are often far from its data. Stop earlier, or raise the "
-            "KL price."
+            "no longer distinguishes them, and scores that high are often far from its data. Stop earlier, or raise "
+            "the KL price."
         )
 
 
