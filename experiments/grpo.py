@@ -111,7 +111,7 @@ def main(cfg: Grpo) -> None:
     import functools
 
     from jaxtrain.objectives.policy_gradient import policy_gradient
-    from jaxtrain.rl import advantages, decoupled_rewards, on_policy, rollouts, samplers, scoring, stop_kl
+    from jaxtrain.rl import advantages, decoupled_rewards, kl_control, on_policy, samplers, scoring, stop_kl
     from jaxtrain.rl.entropy_control import EntropyControl
 
     on_policy.check(cfg, start.tokenizer)
@@ -134,7 +134,7 @@ def main(cfg: Grpo) -> None:
         training = on_policy.stage(
             cfg, session, template, functools.partial(policy_gradient, model=session.model, settings=settings),
             functools.partial(compare, how=how), scorer, entropy=EntropyControl.of(cfg.loss),
-            controller=rollouts.KlController(loss["kl_coef"], cfg.loss.kl_target, cfg.loss.kl_horizon),
+            controller=kl_control.KlController(loss["kl_coef"], cfg.loss.kl_target, cfg.loss.kl_horizon),
             priced=bool(loss["kl_coef"] or loss["kl_weight"]), sampler=samplers.sampler_of(cfg, template, wrap),
         )  # fmt: skip
         on_policy.train(cfg, session, training)

@@ -89,7 +89,7 @@ def main(cfg: OnlineDpo) -> None:
     import functools
 
     from jaxtrain.objectives.online_dpo import online_dpo
-    from jaxtrain.rl import on_policy, pairs, request_samplers, rollouts, scoring
+    from jaxtrain.rl import kl_control, on_policy, pairs, request_samplers, scoring
     from jaxtrain.stages.reference import expected
     from jaxtrain.stages.session import reference_params
 
@@ -115,7 +115,7 @@ def main(cfg: OnlineDpo) -> None:
             }
         training = on_policy.stage(
             cfg, session, template, objective, functools.partial(pairs.scores_of, group=group), scorer,
-            controller=rollouts.KlController(0.0), priced=True,
+            controller=kl_control.KlController(0.0), priced=True,
             arrange=functools.partial(pairs.paired, group=group, references=references), **requests,
         )  # fmt: skip
         # The log-ratios of the first update are 0; with exploration the loss has another term.

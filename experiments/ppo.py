@@ -98,7 +98,7 @@ def main(cfg: Ppo) -> None:
 
     from jaxtrain.models import value
     from jaxtrain.objectives.ppo import ppo
-    from jaxtrain.rl import advantages, on_policy, ptx, rollouts, samplers, scoring, step_scores, stop_kl
+    from jaxtrain.rl import advantages, kl_control, on_policy, ptx, samplers, scoring, step_scores, stop_kl
     from jaxtrain.rl.entropy_control import EntropyControl
 
     on_policy.check(cfg, start.tokenizer)
@@ -122,7 +122,7 @@ def main(cfg: Ppo) -> None:
         training = on_policy.stage(
             cfg, session, template, functools.partial(ppo, model=session.heads, settings=settings),
             functools.partial(advantages.gae_advantages, how=how), scorer,
-            controller=rollouts.KlController(loss.kl_coef, loss.kl_target, loss.kl_horizon),
+            controller=kl_control.KlController(loss.kl_coef, loss.kl_target, loss.kl_horizon),
             priced=loss.kl_coef > 0, extra=extra, table=table, entropy=EntropyControl.of(loss),
             sampler=samplers.sampler_of(cfg, template, step_scores.wrapper_of(cfg, template)),
         )  # fmt: skip

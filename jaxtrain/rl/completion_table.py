@@ -76,9 +76,7 @@ def rollout_lines(batch: ScoredBatch, metrics: Mapping[str, np.ndarray]) -> str:
             else {}
         )
         row |= (
-            {"extra": {name: _plain(values[i]) for name, values in batch.extra.items()}}
-            if batch.extra
-            else {}
+            {"extra": {name: plain(values[i]) for name, values in batch.extra.items()}} if batch.extra else {}
         )
         row |= {"turns": batch.turns[i]} if batch.turns is not None else {}
         out.append(atomic.json_line(row))
@@ -89,6 +87,6 @@ def _rounded(value: float) -> float | None:
     return None if np.isnan(value) else round(float(value), 4)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A value that JSON has; another one as text."""
     return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -40,6 +40,9 @@ class RolloutSampler(config.Group):
     rollout_rows: int = config.arg(0,
         "Continuous batching: sample so many completions at a time, a row whose completion has ended taking the next "
         "prompt. 0: fixed batches, which wait for their longest completion", low=0)
+    async_steps: int = config.arg(0,
+        "1: sample the next iteration's completions while the updates on this one's go on, of the policy before them, "
+        "and weigh tokens by --is_cap or --is_mask. 0: sample, then learn", low=0, high=1)
     sample_budget: int = config.arg(0,
         "Dynamic sampling: most completions an iteration may sample until no group has equal scores, at least the "
         "iteration's own; only as many are sampled as seem missing. 0: --resample decides", low=0)
@@ -152,6 +155,7 @@ class WatchedStageConfig(RolloutStageConfig, Protocol):
     watch: Watch
     episodes: Episodes
     sampler: RolloutSampler
+    loss: config.Group
 
 
 class SteppedStageConfig(WatchedStageConfig, Protocol):
@@ -166,7 +170,12 @@ def least_groups(cfg: WatchedStageConfig) -> int:
 
 
 def check_sampler(cfg: WatchedStageConfig) -> None:
-    """Raises ConfigError for a --sample_budget that would do nothing."""
+    """Raises ConfigError for --async_steps without weights, and a --sample_budget that would do nothing."""
+    if cfg.sampler.async_steps and isinstance(cfg.loss, PolicyLoss) and not cfg.sampler.corrects():
+        raise ConfigError(
+            "--async_steps=1: completions are of an older policy than the one that learns: weigh their tokens by "
+            "--is_cap (2 is usual) or --is_mask (0.5,5)"
+        )
     budget, size = cfg.sampler.sample_budget, cfg.data.batch_size * cfg.samples.minibatches
     if not budget:
         return

@@ -31,7 +31,9 @@ from jaxtrain.rl import (
 )
 from jaxtrain.rl import scoring as rl_scoring
 from jaxtrain.rl.config import WatchedStageConfig
+from jaxtrain.rl.kl_control import KlController
 from jaxtrain.rl.rollout_store import RolloutStore
+from jaxtrain.rl.rollouts_ahead import RolloutsAhead
 from jaxtrain.stages import before_after, eval_prompts, init_from, trainer
 from jaxtrain.stages.session import Session, policy_session, reference_params
 from jaxtrain.types import Objective
@@ -39,7 +41,7 @@ from jaxtrain.types import Objective
 
 def check(cfg: WatchedStageConfig, tokenizer: Tokenizer) -> None:
     """Raises ConfigError for flags that contradict each other, and for a reward model that cannot score this policy."""
-    s, size = cfg.samples, _iteration_size(cfg)
+    s, size = cfg.samples, cfg.data.batch_size * cfg.samples.minibatches
     if size % s.group:
         raise ConfigError(
             f"--group={s.group} completions of a prompt do not divide an iteration's {size} (--batch_size times "
@@ -54,11 +56,6 @@ def check(cfg: WatchedStageConfig, tokenizer: Tokenizer) -> None:
     template = load_template(cfg.data.template, tokenizer)
     models.check(cfg.scores, tokenizer, cfg.data.seq_len, template)
     watch_scorer.check(cfg, tokenizer, template)
-
-
-def _iteration_size(cfg: RolloutStageConfig) -> int:
-    """The number of completions of an iteration."""
-    return cfg.data.batch_size * cfg.samples.minibatches
 
 
 def settings(
@@ -100,7 +97,7 @@ def stage(
     advantages: Callable,
     scorer: models.CompletionScorer,
     *,
-    controller: rollouts.KlController,
+    controller: KlController,
     priced: bool,
     table: list[tuple[str, str]] | None = None,
     **more: Any,
@@ -110,7 +107,6 @@ def stage(
     read = _read_prompts(cfg, template, notes)
     fitting, lines = episodes.usable_rows(read, cfg, template.tokenizer.bos)
     decode = template.tokenizer.decode_completion
-    size = _iteration_size(cfg)
     reference = functools.partial(reference_params, session, cfg.run.seed)
     watch = watch_scorer.open_watch(cfg, session)
     how = _scoring(cfg, session, template, scorer)
@@ -120,6 +116,7 @@ def stage(
         advantages=sampling_correction.corrected(advantages, cfg.sampler),
         controller=controller,
         reference=reference if priced else None,
+        ahead=RolloutsAhead(cfg, session),
         **{"sampler": samplers.sampler_of(cfg, template), "requests": request_samplers.maker_of(cfg), **more},
     )
     answers = eval_prompts.eval_answers(policy_session(session), cfg, template)
@@ -127,16 +124,14 @@ def stage(
         session, eval_prompts.eval_sampler(policy_session(session), cfg, template, decode, answers=answers)
     )
     evaluate, held_out_lines = held_out.evaluator(cfg, session, how, watch, answers)
-    store = RolloutStore(cfg, session, controller.coef)
-    updates = f"{cfg.samples.epochs * cfg.samples.minibatches} updates"
-    iteration = f"{size:,} completions of {size // cfg.samples.group:,} prompts, {updates}"
-    return trainer.Stage(
+    store = RolloutStore(cfg, session, controller.coef, setup.ahead)
+    training = trainer.Stage(
         objective=objective,
         next_batch=rollouts.rollout_batches(cfg, session, setup, store),
         table=[
             ("prompts", f"{len(fitting):,} of {cfg.data.data}"),
             *(("prompts", line) for line in (*lines, *notes)),
-            *[("iteration", iteration), *episodes.table(cfg, template)],
+            *samplers.table(cfg, template),
             *scorer.table,
             *held_out_lines,
             *(table or []),
@@ -151,6 +146,7 @@ def stage(
         unusable=store.unusable,
         ended=store.rewards.ended,
     )
+    return setup.ahead.waited_for(training)
 
 
 def _scoring(

@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -47,10 +47,19 @@ class Rollout(NamedTuple):
         )
 
 
+class Ahead(Protocol):
+    """What is sampled ahead of the current rollout (rl/rollouts_ahead.py)."""
+
+    def meta(self) -> dict[str, Any]: ...
+
+    def unusable(self, step: int, meta: Mapping[str, Any], rollout: Rollout) -> str: ...
+
+
 class RolloutStore:
     """The rollouts of one run. All hosts of a run call its methods alike."""
 
-    def __init__(self, cfg: WatchedStageConfig, session: Session, kl_coef: float):
+    def __init__(self, cfg: WatchedStageConfig, session: Session, kl_coef: float, ahead: Ahead | None = None):
+        self._ahead = ahead
         self._session, self._steps, self._stop_kl = session, cfg.run.steps, cfg.samples.stop_kl
         self._updates = cfg.samples.epochs * cfg.samples.minibatches
         self._current = Rollout(0, -1, 0, kl_coef, {}, 0, kl_coef)
@@ -63,7 +72,7 @@ class RolloutStore:
 
     def meta(self) -> dict[str, Any]:
         """What a checkpoint's meta has of the rollouts: JSON values."""
-        return {**self._record, **self.rewards.meta()}
+        return {**self._record, **self.rewards.meta(), **(self._ahead.meta() if self._ahead else {})}
 
     def save(self, rollout: Rollout) -> None:
         """Writes a rollout, and deletes those that no checkpoint needs."""
@@ -78,6 +87,10 @@ class RolloutStore:
 
     def unusable(self, step: int, meta: Mapping[str, Any]) -> str:
         """Why training cannot go on from a checkpoint, empty if it can; then `current` is the rollout for it."""
+        why = self._unusable(step, meta)
+        return why or (self._ahead.unusable(step, meta, self._current) if self._ahead else "")
+
+    def _unusable(self, step: int, meta: Mapping[str, Any]) -> str:
         facts, finished = meta.get(META), step >= self._steps
         loaded, again, why = self._of_record(step, facts) if facts else self._of_files(step)
         every = multihost.gather((loaded is not None, why))

@@ -3,7 +3,7 @@
 An iteration is one rollout and the updates on it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,12 +12,21 @@ import numpy as np
 from jaxtrain.config import RolloutStageConfig
 from jaxtrain.data.prompts import Prompt
 from jaxtrain.files import progress
-from jaxtrain.ops import returns
 from jaxtrain.rewards.function_args import TrainerState
-from jaxtrain.rl import advantages, completion_table, entropy_control, flat_groups, scoring, stop_kl
+from jaxtrain.rl import (
+    advantages,
+    completion_table,
+    entropy_control,
+    flat_groups,
+    kl_control,
+    scoring,
+    stop_kl,
+)
 from jaxtrain.rl.completion_table import FOLDER
 from jaxtrain.rl.entropy_control import EntropyControl
+from jaxtrain.rl.kl_control import KlController
 from jaxtrain.rl.rollout_store import Rollout, RolloutStore
+from jaxtrain.rl.rollouts_ahead import RolloutsAhead
 from jaxtrain.rl.scoring import Columns, ScoredBatch, ScoringConfig
 from jaxtrain.stages import sampling
 from jaxtrain.stages.session import Session, policy_session
@@ -25,14 +34,6 @@ from jaxtrain.train import loop
 from jaxtrain.types import ActorCritic, Params, TrainState
 
 ROWS = ("tokens", "targets", "mask", "segments", "positions")
-
-
-class KlController(NamedTuple):
-    """The coefficient of the KL penalty, and how it follows the target; target 0 leaves it as it is."""
-
-    coef: float
-    target: float = 0.0
-    horizon: float = 10_000.0
 
 
 class RolloutConfig(NamedTuple):
@@ -46,6 +47,7 @@ class RolloutConfig(NamedTuple):
     # (update, tokens in the loss) -> further columns of this host's rows
     extra: Callable[[int, float], Columns] = lambda step, tokens: {}
     sampler: Callable[..., flat_groups.Sample] | None = None  # completion_sampler where there is none
+    ahead: RolloutsAhead | None = None  # samples the next iteration's completions
     requests: Callable[..., Any] | None = None  # like stages.sampling.request_sampler, which it is by default
     arrange: Callable[[Columns], Columns] = dict  # the rollout's columns as rows of a batch
     entropy: EntropyControl = EntropyControl()
@@ -69,6 +71,8 @@ def rollout_batches(
             if not rollout.columns:
                 rollout = next_rollout(state, rollout._replace(first=step, iteration=rollout.iteration + 1))
                 store.save(rollout)
+            if step == rollout.first:
+                setup.ahead.begin(state, rollout)
             rows = _rows(cfg, rollout, step - rollout.first)
             local = session.plan.local_rows(len(rows))
             own = {name: x[rows[local]] for name, x in rollout.columns.items()}
@@ -95,7 +99,7 @@ def _rollout_fn(
 ) -> Callable[[TrainState, Rollout], Rollout]:
     """A function (state, an empty rollout) -> the rollout of the policy in the state."""
     s, size = cfg.samples, cfg.data.batch_size * cfg.samples.minibatches
-    draw = flat_groups.filler(cfg, (setup.sampler or completion_sampler)(cfg, session, setup))
+    draw = setup.ahead.of(flat_groups.filler(cfg, (setup.sampler or completion_sampler)(cfg, session, setup)))
     annotate = _annotate_fn(cfg, session, setup)
     advantages = jax.jit(setup.advantages)
     say = flat_groups.warner(session, s.group)
@@ -116,7 +120,7 @@ def _rollout_fn(
         if cfg.scores.truncated == "mask":
             columns["mask"] = rows["mask"] * batch.ended[:, None]
         stats = {f"stats/{name}": x.astype(np.float32) for name, x in metrics.items()}
-        coef = _next_coef(setup.controller, empty.kl_coef, metrics, size)
+        coef = kl_control.next_coef(setup.controller, empty.kl_coef, metrics, size)
         columns = setup.arrange(columns | stats)
         rollout = empty._replace(columns=columns, next_taken=taken, next_kl_coef=coef)
         return entropy_control.controlled(setup.entropy, rollout)
@@ -177,18 +181,6 @@ def annotate_program(session: Session, temperature: float) -> Callable[..., Colu
     annotate = advantages.annotate_logps(session.model, critic, temperature)
     return session.plan.rows(
         lambda params, frozen, rows: annotate(session.trained.whole(params, frozen[0]), frozen[1], rows)
-    )
-
-
-def _next_coef(
-    controller: KlController, coef: float, metrics: Mapping[str, np.ndarray], episodes: int
-) -> float:
-    """The coefficient of the next iteration's KL penalty."""
-    if not controller.target:
-        return coef
-    kl = metrics["objective/kl"].mean()
-    return float(
-        returns.adaptive_kl(coef, kl, target=controller.target, horizon=controller.horizon, episodes=episodes)
     )
 
 

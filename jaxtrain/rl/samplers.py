@@ -29,3 +29,13 @@ def sampler_of(
         return wrap(setup, sample) if wrap else sample
 
     return made
+
+
+def table(cfg: WatchedStageConfig, template: Template) -> list[tuple[str, str]]:
+    """Lines about an iteration and its environments, for people.
+
+    Raises ConfigError where the template cannot write what they say.
+    """
+    s, size = cfg.samples, cfg.data.batch_size * cfg.samples.minibatches
+    line = f"{size:,} completions of {size // s.group:,} prompts, {s.epochs * s.minibatches} updates"
+    return [("iteration", line), *episodes.table(cfg, template)]

@@ -1,7 +1,9 @@
 """What the flags about samplers, rewards and entropy do in runs of GRPO and PPO, which resume to the bit with them."""
 
 import json
+import shutil
 
+import numpy as np
 import pytest
 
 from experiments import grpo, ppo
@@ -45,6 +47,62 @@ def test_gdpo_with_weights_of_tokens_and_an_adaptive_bonus_resumes_to_the_bit(to
     assert same_arrays(run, copy, 4) and rows(copy) == rows(run)
 
 
+ASYNC = (
+    "--algorithm=grpo", "--group=2", "--steps=8", "--minibatches=2", "--lr=3e-2", "--max_new=4", "--checkpoint_every=1",
+    "--keep=9", "--is_cap=2", "--async_steps=1",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def ahead(town, rules):
+    return town.run("grpo", "ahead", f"--reward={rules}:odd", *ASYNC)
+
+
+def test_rollouts_ahead_are_of_the_policy_of_an_iteration_before(town, rules, ahead):
+    """The first two iterations are of the first policy; from then on its tokens have weights."""
+    found = [row for row in rows(ahead) if "loss" in row]
+    gap = [row["sampling/logp_difference"] for row in found]
+    assert max(gap[:2]) < 1e-4 and min(gap[2:]) > 1e-3
+    assert all(row["val/ratio"] == pytest.approx(1, abs=1e-4) for row in found[::2]), (
+        "old log-probs are the trainer's"
+    )
+    assert any(abs(row["sampling/importance_weight"] - 1) > 1e-3 for row in found[2:])
+    # A run that samples in time has the first iteration's rollout, and the second one's tokens otherwise.
+    plain = town.run("grpo", "in_time", f"--reward={rules}:odd", *ASYNC[:-1])
+    one, other = (np.load(run / "rollouts" / "00000006.npz")["tokens"] for run in (ahead, plain))
+    assert one.shape == other.shape and not np.array_equal(one, other)
+
+
+def cut_off(town, run, name, step):
+    """A copy of a run as it was at a step, without the files of later ones."""
+    copy = town / name
+    shutil.copytree(run, copy)
+    for folder in (copy / "checkpoints").iterdir():
+        if folder.name.isdecimal() and int(folder.name) > step:
+            shutil.rmtree(folder)
+    for file in (copy / "rollouts").iterdir():
+        if int(file.name.split(".")[0]) >= step:
+            file.unlink()
+    return copy
+
+
+@pytest.mark.parametrize("step", [3, 4])
+def test_a_run_that_samples_ahead_resumes_to_the_bit(town, rules, ahead, step):
+    """In the middle of an iteration, and between two, where the next one's completions are on the disk alone."""
+    copy = cut_off(town, ahead, f"ahead-{step}", step)
+    town.again("grpo", copy.name, f"--reward={rules}:odd", *ASYNC)
+    assert same_arrays(ahead, copy, 8) and rows(copy) == rows(ahead)
+
+
+def test_completions_that_are_lost_send_the_run_back_to_a_checkpoint_before(town, rules, ahead):
+    copy = cut_off(town, ahead, "ahead-lost", 4)
+    (copy / "rollouts" / "00000002.next").write_bytes(b"damaged")
+    with pytest.warns(UserWarning) as told:
+        said = town.again("grpo", copy.name, f"--reward={rules}:odd", *ASYNC)
+    assert "00000002.next is damaged" in "".join(str(one.message) for one in told)
+    assert "resuming from step 2 " in said and same_arrays(ahead, copy, 8) and rows(copy) == rows(ahead)
+
+
 def test_ppo_has_the_scores_of_steps(town, rules):
     flags = (
         f"--reward={rules}:long",
@@ -74,6 +132,8 @@ def test_ppo_has_the_scores_of_steps(town, rules):
             "--scale=none: normalize_then_sum has the group",
         ),
         (grpo, "--reward=gold --sample_budget=9", "--sample_budget=9: an iteration samples 16 completions"),
+        (ppo, "--reward=gold --async_steps=1", "--async_steps=1: completions are of an older policy"),
+        (ppo, "--reward=gold --async_steps=2 --is_cap=2", "--async_steps=2: must be at most 1"),
         (ppo, "--reward=gold --process_reward=nothing:there", "--process_reward=nothing:there"),
         (ppo, "--reward=gold --step_separator=;", "--step_separator=;: acts only with --process_reward"),
         (

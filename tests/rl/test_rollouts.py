@@ -26,11 +26,3 @@ def test_an_epoch_of_updates_takes_each_row_of_the_rollout_once():
     assert epochs[0].tolist() != epochs[1].tolist()
     other = np.concatenate([rollouts._rows(cfg, rollout._replace(first=12), i) for i in range(3)])
     assert other.tolist() != epochs[0].tolist()
-
-
-def test_the_kl_coefficient_follows_its_target():
-    far, fixed = rollouts.KlController(0.1, target=1.0, horizon=100.0), rollouts.KlController(0.1)
-    metrics = {"objective/kl": np.full(4, 3.0, np.float32)}
-    assert rollouts._next_coef(fixed, 0.1, metrics, 4) == 0.1
-    assert 0.1 < rollouts._next_coef(far, 0.1, metrics, 4) < 0.11
-    assert rollouts._next_coef(far, 0.1, {"objective/kl": np.zeros(4, np.float32)}, 4) < 0.1
