@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxtrain.files import atomic, terminal
+from jaxtrain.rl.episode_rows import PREFIX
 from jaxtrain.rl.overoptimisation import GOLD, TRAINED, WATCHED
 from jaxtrain.rl.scoring import ScoredBatch
 from jaxtrain.stages.session import Session
@@ -16,6 +17,7 @@ from jaxtrain.train import loop
 from jaxtrain.types import TrainState
 
 FOLDER = "rollouts"  # in the run's samples/
+LENGTH = "completions/mean_length"  # the metric of tokens
 _NUMBERS = {"score": TRAINED, "kl": "objective/kl", "watched": WATCHED, "gold": GOLD}
 
 
@@ -70,6 +72,8 @@ def rollout_lines(batch: ScoredBatch, metrics: Mapping[str, np.ndarray]) -> str:
     for i, (prompt, text) in enumerate(batch.texts):
         row = {"prompt": prompt, "completion": text, "ended": bool(batch.ended[i])}
         row |= {name: _rounded(metrics[key][i]) for name, key in _NUMBERS.items() if key in metrics}
+        row |= {"tokens": int(batch.stats[LENGTH][i])} if LENGTH in batch.stats else {}
+        row |= {PREFIX: own} if (own := _of_environment(batch, i)) else {}
         row |= (
             {"rewards": {name: _rounded(batch.stats[key][i]) for name, key in functions.items()}}
             if functions
@@ -81,6 +85,13 @@ def rollout_lines(batch: ScoredBatch, metrics: Mapping[str, np.ndarray]) -> str:
         row |= {"turns": batch.turns[i]} if batch.turns is not None else {}
         out.append(atomic.json_line(row))
     return "".join(out)
+
+
+def _of_environment(batch: ScoredBatch, i: int) -> dict[str, float]:
+    """What an environment reports of an episode."""
+    names = {name.partition("/")[2]: name for name in batch.stats if name.startswith(f"{PREFIX}/")}
+    values = {name: _rounded(batch.stats[key][i]) for name, key in names.items()}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _rounded(value: float) -> float | None:

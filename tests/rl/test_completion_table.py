@@ -14,7 +14,7 @@ def test_completions_are_written_with_score_kl_and_gold():
     metrics = {"objective/scores": batch.scores, "objective/kl": np.array([0.5, 0.25, 0]), **batch.stats}
     lines = [json.loads(line) for line in completion_table.rollout_lines(batch, metrics).splitlines()]
     assert lines[2] == {
-        "prompt": "Go", "completion": "So be it", "ended": False, "score": 0.2, "kl": 0.0, "gold": -6.0,
+        "prompt": "Go", "completion": "So be it", "ended": False, "score": 0.2, "kl": 0.0, "gold": -6.0, "tokens": 8,
     }  # fmt: skip
     assert [row["gold"] for row in lines] == [-5, 3, -6] and len(lines) == 3
     table = completion_table._table(lines, "00000004.jsonl")
@@ -53,3 +53,19 @@ def test_what_is_not_scored_is_null_and_a_dash():
     assert rows[1]["score"] is None and rows[1]["rewards"] == {"ids": None}
     assert rows[0]["rewards"] == {"ids": 9.0} and [row["extra"]["first"] for row in rows] == [89, "{1}", None]
     assert "–" in completion_table._table(rows, "x.jsonl")
+
+
+def test_what_an_environment_reports_stands_beside_the_numbers():
+    batch, _ = scored(settings())
+    stats = {
+        **batch.stats,
+        "environment/turns": np.array([2, 1, 3]),
+        "environment/tool_errors": np.array([1, np.nan, 0]),
+    }
+    lines = completion_table.rollout_lines(batch._replace(stats=stats), {"objective/scores": batch.scores})
+    rows = [json.loads(line) for line in lines.splitlines()]
+    assert [row["environment"] for row in rows] == [
+        {"turns": 2, "tool_errors": 1},
+        {"turns": 1},
+        {"turns": 3, "tool_errors": 0},
+    ]
