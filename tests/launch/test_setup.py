@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-TOOLS = ("bash", "cat", "dirname", "grep", "sed")
+TOOLS = ("bash", "cat", "dirname", "grep", "head", "sed")
 
 
 def script(path: Path, text: str) -> None:
@@ -45,10 +45,12 @@ def test_lists_the_stages(project):
     assert not (project.root / ".venv").exists()
 
 
-def test_completions_are_those_of_a_stage(project):
-    (project.root / "experiments" / "completion.py").write_text((project.root / "experiments" / "show.py").read_text())
+def test_completions_are_those_of_a_stage(ready):
+    (ready.root / "experiments" / "completion.py").write_text(
+        (ready.root / "experiments" / "show.py").read_text()
+    )
     for given in (["--completion", "fish"], ["--completion=fish"]):
-        done = project.call("launch/run", *given)
+        done = ready.call("launch/run", *given)
         assert done.returncode == 0 and json.loads(done.stdout)["argv"] == ["--shell=fish"]
 
 
@@ -63,12 +65,24 @@ def test_unknown_stage_is_refused_with_the_list(project):
 
 def test_a_python_that_does_not_do_is_refused_with_the_remedy(project, bare):
     script(bare / "python3", "echo 3.10")
-    script(bare / "python3.13", "echo not in this shell >&2; exit 127")
+    shim = (
+        "pyenv: python3.13: command not found",
+        "",
+        "The `python3.13' command exists in these Python versions:",
+    )
+    script(
+        bare / "python3.13",
+        "\n".join(f'echo "{line}" >&2'.replace("`", "\\`") for line in shim) + "\nexit 127",
+    )
     script(bare / "python3.12", 'case "$*" in *ensurepip*) exit 1 ;; esac; echo 3.12')
     done = project.call("launch/run", "show", JAXTRAIN_PYTHON="", PATH=str(bare))
     assert done.returncode == 2
     assert "python3: Python 3.10, too old" in done.stderr
-    assert "python3.13: does not run" in done.stderr
+    assert (
+        "launch:   python3.13: does not run as Python 3\n"
+        "launch:     pyenv: python3.13: command not found\n"
+        "launch:     The `python3.13' command exists in these Python versions:\n"
+    ) in done.stderr
     assert (
         "python3.12: Python 3.12 without its venv module (Debian: apt-get install python3.12-venv)"
         in done.stderr
@@ -143,7 +157,12 @@ def test_installs_once(project, tmp_path):
     assert project.call("launch/setup.sh", "test", JAXTRAIN_EXTRAS="hf").returncode == 0
     assert project.call("launch/setup.sh", "test").returncode == 0
     assert project.installs == 2
-    cuda = project.call("launch/run", "show", JAXTRAIN_ACCELERATOR="cuda")
+    refused = project.call("launch/run", "show", JAXTRAIN_ACCELERATOR="cuda", PATH=without_gpu(tmp_path))
+    assert (
+        refused.returncode == 2 and "there is no NVIDIA GPU here" in refused.stderr and project.installs == 2
+    )
+    assert "launch/setup.sh" in refused.stderr
+    cuda = project.call("launch/run", "show", JAXTRAIN_ACCELERATOR="cuda", PATH=with_gpu(tmp_path))
     assert json.loads(cuda.stdout)["env"]["JAX_PLATFORMS"] == "cuda,cpu" and project.installs == 3
     named = project.call("launch/run", "show", JAX_PLATFORMS="tpu")
     assert json.loads(named.stdout)["env"]["JAX_PLATFORMS"] == "tpu" and project.installs == 3
@@ -154,7 +173,110 @@ def test_installs_once(project, tmp_path):
     broken = project.call("launch/run", "show")
     assert broken.returncode == 1 and broken.stdout == "" and project.installs == 4
     assert "no such mirror" in broken.stderr and ".venv/install.log" in broken.stderr
-    assert function(project, "unusable").stdout == "an earlier install did not finish\n"
+    assert "no such mirror" in (project.root / ".venv" / "install.log").read_text()
+    # What was there is there again: nothing is made anew.
+    assert function(project, "unusable").stdout == "" and not (project.root / ".venv.before").exists()
+    (project.root / "constraints.txt").write_text("")
+    again = project.call("launch/run", "show")
+    assert again.returncode == 0 and again.stderr == "" and project.installs == 4
+
+
+def with_gpu(folder: Path) -> str:
+    """PATH with an nvidia-smi that lists a GPU."""
+    (folder / "smi").mkdir(exist_ok=True)
+    script(folder / "smi" / "nvidia-smi", "echo 'GPU 0: NVIDIA H100 (UUID: GPU-1)'")
+    return f"{folder / 'smi'}:{os.environ['PATH']}"
+
+
+def without_gpu(folder: Path) -> str:
+    (folder / "no smi").mkdir(exist_ok=True)
+    script(folder / "no smi" / "nvidia-smi", "exit 9")
+    return f"{folder / 'no smi'}:{os.environ['PATH']}"
+
+
+def test_devices_are_required_before_anything_is_installed(project, tmp_path):
+    fs = tmp_path / "fs"
+    (fs / "dev" / "vfio").mkdir(parents=True)
+    none = {"PATH": without_gpu(tmp_path)}
+    for kind, node in (("cuda", "nvidia0"), ("tpu", "vfio/0")):
+        refused = function(project, "require_device", kind, str(fs), **none)
+        assert refused.returncode == 2 and f"JAXTRAIN_ACCELERATOR={kind}: there is no" in refused.stderr
+        (fs / "dev" / node).touch()
+        done = function(project, "require_device", kind, str(fs), **none, TPU_WORKER_ID="0")
+        assert done.returncode == 0, done.stderr
+    assert function(project, "require_device", "cpu", str(fs), **none).returncode == 0
+
+
+def test_a_kill_between_two_steps_of_going_back_is_repaired(project):
+    venv, before = project.root / ".venv", project.root / ".venv.before"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "installing").touch()
+    venv.rename(project.root / ".venv.removed")  # the kill came here
+    before.mkdir()
+    (before / "root").touch()
+    assert function(project, "restore").returncode == 0
+    assert (venv / "root").exists() and not before.exists()
+    # The install finished, but for the removal of the copy.
+    before.mkdir()
+    assert function(project, "restore").returncode == 0
+    assert (venv / "root").exists() and not before.exists()
+
+
+UV = """
+echo "$@" >>"{log}"
+[ ! -e "{broken}" ] || exit 1
+shift 2
+python=$2
+while [ "$1" != --editable ] && [ $# -gt 0 ]; do shift; done
+[ $# -eq 0 ] || exec "$python" -m pip install --no-index --no-deps --no-build-isolation "$@"
+"""
+
+
+def test_uv_installs_where_it_is_there_and_pip_where_it_fails_and_a_kill_costs_nothing(project, tmp_path):
+    log, broken, uv = tmp_path / "uv.log", tmp_path / "broken", tmp_path / "uv bin"
+    uv.mkdir()
+    script(uv / "uv", UV.format(log=log, broken=broken))
+    env = {"PATH": f"{uv}:{os.environ['PATH']}", "PIP_INDEX_URL": "http://mirror/simple"}
+    (project.root / "setup.py").write_text(
+        'from setuptools import setup\nsetup(extras_require={"cpu": [], "test": ["pytest>=8.3", "ruff[x]>=0.12"]})\n'
+    )
+    done = project.call("launch/setup.sh", **env)
+    assert done.returncode == 0 and "with uv," in done.stderr and project.installs == 1, done.stderr
+    calls = log.read_text().splitlines()
+    python = f"--python {project.root}/.venv/bin/python --no-progress --no-index --default-index http://mirror/simple"
+    assert calls[0].startswith(f"pip install {python} --require-hashes") and "--editable" in calls[1]
+
+    # A kill while an extra installs leaves the environment as it was.
+    (project.root / ".venv" / "mark").write_text("before")
+    (project.root / "wait").touch()
+    killed = project.start("launch/setup.sh", "test", JAXTRAIN_INSTALLER="pip")
+    while project.installs < 2:
+        assert killed.poll() is None, killed.stderr.read()
+        time.sleep(0.05)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    (project.root / ".venv" / "half").touch()  # of a package that was being installed
+    (project.root / "wait").unlink()
+    done = project.call("launch/run", "show")
+    assert done.returncode == 0 and project.installs == 2
+    assert "going back to the .venv from before" in done.stderr and "making .venv" not in done.stderr
+    assert (project.root / ".venv" / "mark").read_text() == "before"
+    assert not (project.root / ".venv" / "half").exists() and not list(project.root.glob(".venv.[br]*"))
+
+    # Without a named installer pip is the second; what an extra needs is printed before.
+    broken.touch()
+    failed = project.call("launch/setup.sh", "test", JAXTRAIN_INSTALLER="uv", **env)
+    assert failed.returncode == 1 and "trying pip" not in failed.stderr and project.installs == 2
+    wrong = project.call("launch/setup.sh", "test", JAXTRAIN_INSTALLER="conda", **env)
+    assert wrong.returncode == 2 and "want pip or uv" in wrong.stderr
+    done = project.call("launch/setup.sh", "test", **env)
+    assert (
+        done.returncode == 0 and "uv could not install; trying pip" in done.stderr and project.installs == 3
+    )
+    assert done.stderr.index("cpu,test need pytest, ruff\n") < done.stderr.index(
+        "installing jaxtrain[cpu,test]"
+    )
+    assert function(project, "installed", "cpu", "test").returncode == 0
 
 
 def test_a_cpu_installs_by_hashes(project):
@@ -162,7 +284,7 @@ def test_a_cpu_installs_by_hashes(project):
     refused = project.call("launch/run", "show")
     assert refused.returncode == 1 and "absent==1.0" in refused.stderr and project.installs == 0
     done = project.call("launch/run", "show", JAXTRAIN_HASHES="off")
-    assert done.returncode == 0 and "installing jaxtrain[cpu]," in done.stderr
+    assert done.returncode == 0 and "installing jaxtrain[cpu] with" in done.stderr
     # What the lock does not hold comes by the constraints.
     assert project.call("launch/setup.sh", "test").returncode == 0
 
