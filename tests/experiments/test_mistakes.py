@@ -75,6 +75,7 @@ MISTAKES = [  # a command line, and a part of the message that says what to do
     ("lifecycle --seeds=none", "whole numbers"),
     ("bench --sizes=nope", "--sizes"),
     ("bench --steps=7", "trains no run; leave it out"),
+    ("completion --shell=tcsh", "choose one of bash, zsh, fish"),
     ("runs --delete=runs/pretrian", "did you mean runs/lifecycle/pretrain?"),
 ]
 ANSWERED = 30.0  # seconds, some hundred times what it takes
