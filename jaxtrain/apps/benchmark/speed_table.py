@@ -7,7 +7,7 @@ MODEL = 13  # characters of the first column; a longer name has a line of its ow
 GAP = "  "
 
 
-class Column(NamedTuple):
+class SpeedColumn(NamedTuple):
     """A column: the number's name, its heading and unit, by what it is divided, its format, and its width."""
 
     name: str
@@ -19,24 +19,24 @@ class Column(NamedTuple):
 
 
 COLUMNS = (
-    Column("tokens_per_s", "tokens/s", "median", 1, ",.0f", 9),
-    Column("best_tokens_per_s", "tokens/s", "best", 1, ",.0f", 9),
-    Column("fixed_tokens_per_s", "tokens/s", "fixed", 1, ",.0f", 9),
-    Column("speedup", "speedup", "times", 1, ",.2f", 7),
-    Column("mean_length", "length", "mean", 1, ",.1f", 7),
-    Column("longest", "length", "longest", 1, ",.0f", 7),
-    Column("bound", "tokens/s", "bound", 1, ",.0f", 9),
-    Column("share_of_bound", "share", "of bound", 1, ".1%", 8),
-    Column("flops_per_s", "GFLOP/s", "median", 1e9, ",.1f", 9),
-    Column("peak_flops", "GFLOP/s", "peak", 1e9, ",.1f", 9),
-    Column("mfu", "MFU", "", 1, ".1%", 6),
-    Column("products_ms", "products", "ms", 1, ",.1f", 8),
-    Column("reading_ms", "reading", "ms", 1, ",.1f", 8),
-    Column("peak_memory", "memory", "MiB", 2**20, ",.0f", 7),
-    Column("scratch_memory", "scratch", "MiB", 2**20, ",.0f", 7),
-    Column("logits", "logits", "MiB", 2**20, ",.0f", 7),
-    Column("first_step_s", "first", "step s", 1, ",.1f", 6),
-    Column("cpu_s", "CPU s", "a step", 1, ",.3f", 7),
+    SpeedColumn("tokens_per_s", "tokens/s", "median", 1, ",.0f", 9),
+    SpeedColumn("best_tokens_per_s", "tokens/s", "best", 1, ",.0f", 9),
+    SpeedColumn("fixed_tokens_per_s", "tokens/s", "fixed", 1, ",.0f", 9),
+    SpeedColumn("speedup", "speedup", "times", 1, ",.2f", 7),
+    SpeedColumn("mean_length", "length", "mean", 1, ",.1f", 7),
+    SpeedColumn("longest", "length", "longest", 1, ",.0f", 7),
+    SpeedColumn("bound", "tokens/s", "bound", 1, ",.0f", 9),
+    SpeedColumn("share_of_bound", "share", "of bound", 1, ".1%", 8),
+    SpeedColumn("flops_per_s", "GFLOP/s", "median", 1e9, ",.1f", 9),
+    SpeedColumn("peak_flops", "GFLOP/s", "peak", 1e9, ",.1f", 9),
+    SpeedColumn("mfu", "MFU", "", 1, ".1%", 6),
+    SpeedColumn("products_ms", "products", "ms", 1, ",.1f", 8),
+    SpeedColumn("reading_ms", "reading", "ms", 1, ",.1f", 8),
+    SpeedColumn("peak_memory", "memory", "MiB", 2**20, ",.0f", 7),
+    SpeedColumn("scratch_memory", "scratch", "MiB", 2**20, ",.0f", 7),
+    SpeedColumn("logits", "logits", "MiB", 2**20, ",.0f", 7),
+    SpeedColumn("first_step_s", "first", "step s", 1, ",.1f", 6),
+    SpeedColumn("cpu_s", "CPU s", "a step", 1, ",.3f", 7),
 )
 
 
@@ -54,7 +54,7 @@ def row(numbers: Mapping[str, Any]) -> list[str]:
     return [_line(model, cells)] if len(model) <= MODEL else [model, _line("", cells)]
 
 
-def _columns(numbers: Mapping[str, Any]) -> list[Column]:
+def _columns(numbers: Mapping[str, Any]) -> list[SpeedColumn]:
     return [each for each in COLUMNS if each.name in numbers]
 
 
