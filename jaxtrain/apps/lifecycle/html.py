@@ -158,11 +158,14 @@ def curve(one: Mapping[str, Any], stage: str, seeds: int = 0) -> Chart | None:
     """
     if len(one["points"]) < 2:
         return None
-    sides = (("training", one["points"]), ("held out", one.get("held_out", [])))
+    x = one.get("x", "step")
+    sides = (
+        ("training" if x == "step" else one["title"], one["points"]),
+        ("held out", one.get("held_out", [])),
+    )
     lines = [Line(name, *_columns(points)) for name, points in sides if points]
     note = f"the mean of {seeds} seeds, and a band from the least to the most" if seeds > 1 else ""
-    title, x = f"{stage}: {one['title']}", one.get("x", "step")
-    return charts.line_chart(title, lines, x=x, units=[one.get("unit", "")], note=note)
+    return charts.line_chart(f"{stage}: {one['title']}", lines, x=x, units=[one.get("unit", "")], note=note)
 
 
 def _columns(points: Sequence[Sequence[float]]) -> list[Sequence[float]]:
