@@ -76,6 +76,10 @@ setup(
         "lm-eval": ["lm_eval>=0.4.9"],
         # --reward=math: whether two expressions are equal, by sympy.
         "math": ["math-verify[antlr4_13_2]>=0.9"],
+        # --track: without a key or a server each works offline. MLflow's own database needs the other two.
+        "mlflow": ["alembic>=1.17", "mlflow-skinny>=3.17", "sqlalchemy>=2.0"],
+        "trackio": ["trackio>=0.43"],
+        "wandb": ["wandb>=0.31"],
         # Files in gs:// (with google-cloud-storage, which Orbax calls) and in s3://.
         "remote": ["gcsfs>=2026.4", "s3fs>=2026.4"],
         "serve": ["openai>=3.36", "prometheus-client>=0.21", "starlette>=1.0", "uvicorn>=0.34"],

@@ -11,7 +11,7 @@ from jaxtrain.data.tokenizer import Tokenizer
 from jaxtrain.data.tokenizer import load as load_tokenizer
 from jaxtrain.files import hf_hub, paths
 from jaxtrain.models import hf_config, hf_generation, peft, zoo
-from jaxtrain.train import best_checkpoint, workdir
+from jaxtrain.train import best_checkpoint, trackers, workdir
 
 
 class CheckpointRef(NamedTuple):
@@ -47,6 +47,7 @@ def resolve(cfg: StageConfig, *, causal: bool = True, needed: bool = False) -> I
     """
     paths.parse(cfg.run.workdir, "workdir")
     best_checkpoint.parse(cfg.run.keep_best)
+    trackers.require(cfg.run.trackers())
     result = (
         load_run(cfg.model.init_from)
         if cfg.model.init_from

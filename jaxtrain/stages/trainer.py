@@ -11,11 +11,13 @@ import numpy as np
 from jaxtrain.config import StageConfig
 from jaxtrain.files import progress, terminal
 from jaxtrain.models import transformer
-from jaxtrain.stages import next_commands, run_guards, step_memory
+from jaxtrain.stages import next_commands, run_guards, run_summary, step_memory
 from jaxtrain.stages.session import Session, first_state, fresh_state_fn, of_trained, print_lines
-from jaxtrain.train import loop, metrics, optim, preflight
+from jaxtrain.train import loop, metrics, optim, preflight, trackers
 from jaxtrain.train.checkpoint import Checkpoints, Unusable
+from jaxtrain.train.profiler import StepProfiler
 from jaxtrain.train.step import evaluate
+from jaxtrain.train.time_split import TimeSplit
 from jaxtrain.types import Metrics, Objective, Params, TrainState
 
 
@@ -87,10 +89,10 @@ def train(cfg: StageConfig, session: Session, stage: Stage) -> TrainState:
 
     A run that is already finished is evaluated and sampled from again.
     """
-    plan, started, numbers = session.plan, time.perf_counter(), {}
+    plan, primary, started, numbers = session.plan, session.primary, time.perf_counter(), {}
     flops = transformer.flops_per_token(session.arch, cfg.data.seq_len) * stage.tokens
     peak = metrics.peak_flops(plan.device_kind)
-    speed = metrics.SpeedMeter(flops, peak and peak * len(plan.devices))
+    speed = TimeSplit(flops, peak and peak * len(plan.devices))
     frozen = (session.base, stage.frozen)
 
     def scored(state: TrainState) -> Mapping[str, float]:
@@ -105,24 +107,24 @@ def train(cfg: StageConfig, session: Session, stage: Stage) -> TrainState:
         if done >= cfg.run.steps and not again:
             print_lines(
                 [f"all {done} steps are done; held-out numbers and samples of the last checkpoint:"],
-                session.primary,
+                primary,
             )
             text = stage.sample(state, done)[0] if stage.sample else ""
             numbers_now = loop.eval_lines("", scored(state)) if stage.score else ""
-            print_lines([numbers_now, text, *next_commands.lines(session.path)], session.primary)
+            print_lines([numbers_now, text, *next_commands.lines(session.path)], primary)
             return state
         best = run_guards.best_checkpoint(cfg, session, stage, saved, state)
         batches = stage.next_batch(done)
         first = batches(state)
         lines = _preflight(cfg, session, stage, first, flops)
-        print_lines(
-            lines if done == 0 else [f"resuming from step {done} of {cfg.run.steps}"], session.primary
-        )
+        print_lines(lines if done == 0 else [f"resuming from step {done} of {cfg.run.steps}"], primary)
         if cfg.run.dry_run:
             return dry_run(cfg, session, step, state, first, stage.expect, frozen)
         with (
-            metrics.MetricWriter(session.path, done, cfg, primary=session.primary, again=again) as writer,
-            metrics.TrainingProgress(cfg.run.steps, done, show=session.primary) as bar,
+            trackers.open_writer(cfg.run.trackers(), session.path, primary) as tracker,
+            metrics.MetricWriter(session.path, done, cfg, tracker, primary=primary, again=again) as writer,
+            metrics.TrainingProgress(cfg.run.steps, done, show=primary) as bar,
+            StepProfiler(step, done, cfg.run.profile_window(), session.path, bar.print) as step,
         ):
             if writer.note:
                 bar.print(writer.note)
@@ -132,14 +134,12 @@ def train(cfg: StageConfig, session: Session, stage: Stage) -> TrainState:
                 writer, bar, saved, speed, stage.tokens, rate, mean, window, best, write, again, stage.ended
             )  # fmt: skip
             state, finished = loop.fit(
-                state, frozen, plan, step, _replayed(first, batches), run=cfg.run, out=out, sample=stage.sample,
-                evaluate=scored if stage.score else None, expect=stage.expect, finish=stage.finish,
+                state, frozen, plan, step, speed.timed("batches", _replayed(first, batches)), run=cfg.run, out=out,
+                sample=speed.timed("samples", stage.sample), expect=stage.expect, finish=stage.finish,
+                evaluate=speed.timed("evaluation", scored if stage.score else None),
             )  # fmt: skip
     if finished:
-        print_lines(
-            summary(session, cfg.run.steps, numbers, speed.total(), time.perf_counter() - started),
-            session.primary,
-        )
+        run_summary.show(session, cfg.run.steps, numbers, speed, time.perf_counter() - started, done > 0)
     return state
 
 
@@ -155,27 +155,6 @@ def _preflight(cfg: StageConfig, session: Session, stage: Stage, first: Any, flo
     head = "targets of the first rows (⟨not in the loss⟩)"
     rows = preflight.first_rows(first, stage.decode)
     return ["data", *terminal.lines(stage.table), "run", *terminal.lines([*sizes, *rest]), head, *rows]
-
-
-def summary(
-    session: Session, steps: int, numbers: Mapping[str, float], speed: Mapping[str, float], seconds: float
-) -> list[str]:
-    """The summary of a finished run, in a few lines."""
-    formats = {
-        "held-out loss": ("{loss:.4f}" + ", perplexity {perplexity:.2f}" * ("perplexity" in numbers), "loss"),
-        "accuracy": ("{rewards/accuracies:.4f}", "rewards/accuracies"),
-        "agreement": ("{accuracy:.4f} with the labels, calibration error {ece:.4f}", "ece"),
-        "with gold": ("{gold_accuracy:.4f}", "gold_accuracy"),
-        "bits per byte": ("{bits_per_byte:.4f}", "bits_per_byte"),
-        "above entropy": ("{bits_per_byte_above_entropy:.4f}", "bits_per_byte_above_entropy"),
-    }
-    fast = f", {speed['tokens_per_s']:,.0f} tokens/s" if speed else ""
-    table = [
-        *((name, text.format(**numbers)) for name, (text, needs) in formats.items() if needs in numbers),
-        ("time", f"{seconds / 60:.1f} min{fast}"),
-        ("checkpoint", str(session.path / "checkpoints" / str(steps))),
-    ]
-    return [f"finished {steps} steps", *terminal.lines(table), *next_commands.lines(session.path)]
 
 
 def _replayed(first: Any, batches: loop.NextBatch) -> loop.NextBatch:

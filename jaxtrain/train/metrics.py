@@ -19,6 +19,7 @@ from jaxtrain.files import atomic, progress
 from jaxtrain.files.mirror import Mirror
 from jaxtrain.train.metric_names import is_training
 from jaxtrain.train.tensorboard import FOLDER, EventWriter
+from jaxtrain.train.trackers import TrackerWriter
 
 FILE, UNREADABLE = "metrics.jsonl", "metrics.jsonl.unreadable"
 
@@ -139,14 +140,15 @@ class MetricWriter:
     the checkpoint of step k, and a resumed run's file equals an uninterrupted one's, apart from metric_names.TIMES. A
     line that a crash tore is moved to metrics.jsonl.unreadable. `note` says in words what was dropped, empty if nothing
     was. NaN and infinities become null, since JSON has none; TensorBoard keeps them. The flags of `config` are
-    TensorBoard's hyper-parameters. Only the `primary` process writes. In a bucket the files appear as of the last
-    `sync` or interval of Mirror's.
+    TensorBoard's hyper-parameters; `tracker` gets the same lines and texts. Only the `primary` process writes. In a
+    bucket the files appear as of the last `sync` or interval of Mirror's.
     """
 
     def __init__(
-        self, workdir: Path, start_step: int, config: ConfigT = None, *, primary: bool = True, again: bool = False
+        self, workdir: Path, start_step: int, config: ConfigT = None, tracker: TrackerWriter | None = None, *,
+        primary: bool = True, again: bool = False,
     ):  # fmt: skip
-        self._workdir, self._start, self._primary = workdir, start_step, primary
+        self._workdir, self._start, self._primary, self._tracker = workdir, start_step, primary, tracker
         self._flags = fixed_flags(config) if config else {}
         self._events, self._mirror = None, None
         if primary and is_remote(workdir):
@@ -165,11 +167,15 @@ class MetricWriter:
         row |= {name: value if math.isfinite(value) else None for name, value in plain.items()}
         _append(self._file, json.dumps(row, allow_nan=False).encode() + b"\n")
         self._board().write(step, plain)
+        if self._tracker is not None:
+            self._tracker.write(step, plain)
 
     def text(self, step: int, name: str, text: str) -> None:
-        """A text, such as a sample, in TensorBoard; shown as it is, not as Markdown."""
+        """A text, such as a sample, in TensorBoard and the trackers; shown as it is, not as Markdown."""
         if self._primary:
             self._board().text(step, name, text)
+            if self._tracker is not None:
+                self._tracker.text(step, name, text)
 
     def _board(self) -> EventWriter:
         if self._events is None:
