@@ -71,7 +71,7 @@ def _often_used(every: list[Leaf], used: list[str]) -> list[Leaf]:
 def _matching(every: list[Leaf], search: str) -> list[Leaf]:
     """The flags whose name, text or values have all words of `search`, those with it in their name first."""
     names = [leaf[1].name for leaf in every]
-    words = search.lower().replace("-", "_").split()
+    words = search.lower().lstrip("-").replace("-", "_").split()
     meant = {
         name.removeprefix("--")
         for word in words

@@ -84,6 +84,7 @@ def test_a_command_of_a_few_flags_shows_them_all():
         ("learning_rate", "lr", set(), {"steps"}),  # as others call it
         ("learning rate", "lr", {"end_lr"}, {"steps"}),
         ("batch-size", "batch_size", set(), {"lr"}),
+        ("--batch_size", "batch_size", set(), {"lr"}),
         ("muon", "optimizer", {"b1"}, {"lr"}),  # a value
         ("every", "eval_every", {"checkpoint_every"}, {"lr"}),
     ],

@@ -77,6 +77,13 @@ def test_what_does_not_fit_is_said_with_the_remedy(monkeypatch):
         ),
     ):
         assert [name for name, _ in fits] == ["activations"]
+    # Where nothing is recomputed, more is needed than is counted, 4.3 GiB here.
+    assert (
+        "which has 8.0" in dict(step_memory.rows(command("seq_len=20000"), session(), 160_000, ()))["warning"]
+    )
+    assert len(step_memory.rows(command("seq_len=20000", "remat=dots"), session(), 160_000, ())) == 1
+    monkeypatch.setattr(host, "memory", lambda: 16 * GIB)
+    assert len(step_memory.rows(command("seq_len=20000"), session(), 160_000, ())) == 1
     monkeypatch.setattr(host, "memory", lambda: None)
     assert [name for name, _ in step_memory.rows(long, session(), tokens, state)] == ["activations"]
 
