@@ -124,7 +124,7 @@ def train(cfg: StageConfig, session: Session, stage: Stage) -> TrainState:
             trackers.open_writer(cfg.run.trackers(), session.path, primary) as tracker,
             metrics.MetricWriter(session.path, done, cfg, tracker, primary=primary, again=again) as writer,
             metrics.TrainingProgress(cfg.run.steps, done, show=primary) as bar,
-            StepProfiler(step, done, cfg.run.profile_window(), session.path, bar.print) as step,
+            StepProfiler(step, done, cfg.run.profile_window(), session.path, bar.print, speed.pause) as step,
         ):
             if writer.note:
                 bar.print(writer.note)

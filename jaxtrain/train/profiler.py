@@ -1,5 +1,6 @@
 """--profile: a trace of some steps of training, and a profile of the device memory after them."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,20 @@ class StepProfiler:
     """A step of training, traced from one step on, for some steps. A context manager, which ends a trace with the run.
 
     done: steps before the first call. window: (first step, number of steps); None traces nothing. Every process writes
-    the trace of its own devices.
+    the trace of its own devices. `pause`: a context for time that is none of a step.
     """
 
     def __init__(
-        self, step: Step, done: int, window: tuple[int, int] | None, path: Path, show: Callable[[str], None]
+        self,
+        step: Step,
+        done: int,
+        window: tuple[int, int] | None,
+        path: Path,
+        show: Callable[[str], None],
+        pause: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
     ):
-        self._step, self._done, self._folder, self._show = step, done, path / FOLDER, show
+        self._step, self._done, self._folder = step, done, path / FOLDER
+        self._show, self._pause = show, pause
         self._first, count = window or (0, 0)
         self._last = self._first + count - 1
         self._tracing = False
@@ -35,11 +43,13 @@ class StepProfiler:
     def __call__(self, *args: Any) -> Any:
         self._done += 1
         if self._done == self._first:
-            self._start()
+            with self._pause():
+                self._start()
         result = self._step(*args)
         if self._tracing and self._done == self._last:
             jax.block_until_ready(result)
-            self._stop()
+            with self._pause():
+                self._stop()
         return result
 
     def _start(self) -> None:

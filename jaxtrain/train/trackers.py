@@ -76,17 +76,23 @@ def open_writer(names: Sequence[str], path: Path, primary: bool) -> Iterator["Tr
         return
     writer = TrackerWriter(names, tracked_run(path, workdir.read_run(path)))
     try:
+        writer.open()  # here, since it takes seconds, which are none of a step
         yield writer
     finally:
         writer.close()
 
 
 class TrackerWriter:
-    """Sends lines of metrics to trackers, which are opened at the first one. The methods are those of EventWriter."""
+    """Sends lines of metrics to trackers. The methods are those of EventWriter."""
 
     def __init__(self, names: Sequence[str], run: TrackedRun):
         self._names, self._run = names, run
-        self._open: dict[str, Tracker] | None = None
+        self._open: dict[str, Tracker] = {}
+
+    def open(self) -> None:
+        """Opens the trackers; one that cannot be opened is named."""
+        for name in self._names:
+            self._guarded(name, lambda name=name: self._add(name))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """The metrics of a line of metrics.jsonl."""
@@ -100,15 +106,10 @@ class TrackerWriter:
 
     def close(self) -> None:
         """Sends what is left, and ends the run in each tracker."""
-        if self._open:
-            self._each(lambda tracker: tracker.close())
-            self._open = {}
+        self._each(lambda tracker: tracker.close())
+        self._open = {}
 
     def _each(self, use: Callable[[Tracker], None]) -> None:
-        if self._open is None:
-            self._open = {}
-            for name in self._names:
-                self._guarded(name, lambda name=name: self._add(name))
         for name, tracker in list(self._open.items()):
             self._guarded(name, lambda tracker=tracker: use(tracker))
 

@@ -1,5 +1,6 @@
 """--profile: which steps are traced, what is written, and that a run that ends early closes its trace."""
 
+import contextlib
 import gzip
 
 import jax
@@ -49,6 +50,19 @@ def test_a_run_that_resumes_behind_the_window_says_so(tmp_path, traces):
     assert traces == [4, 5] and lines == [
         "--profile: step 3 is done already; the run goes on from step 3, without a profile"
     ]
+
+
+def test_the_trace_is_written_in_a_pause(tmp_path, traces):
+    @contextlib.contextmanager
+    def pause():
+        traces.append("(")
+        yield
+        traces.append(")")
+
+    with StepProfiler(traces.append, 0, (1, 2), tmp_path, lambda line: None, pause) as step:
+        step("one")
+        step("two")
+    assert traces == ["(", "start", ")", "one", "two", "(", "stop", "memory", ")"]
 
 
 def test_a_step_that_fails_ends_the_trace(tmp_path, traces):

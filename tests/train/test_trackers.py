@@ -35,6 +35,7 @@ def installed(name, *more):
 
 def send(name, run, lines=LINES):
     writer = TrackerWriter([name], run)
+    writer.open()
     for step, values in lines:
         writer.write(step, values)
     writer.text(20, "samples", "Q▸A <b>")
@@ -72,6 +73,7 @@ def test_a_tracker_that_fails_is_named_once_and_the_others_go_on(run, monkeypatc
     monkeypatch.setitem(trackers._OPEN, "wandb", lambda run: scripted(bad, fail))
     monkeypatch.setitem(trackers._OPEN, "mlflow", lambda run: scripted(good))
     writer = TrackerWriter(["wandb", "mlflow"], run)
+    writer.open()
     for step, values in LINES:
         writer.write(step, values)
     writer.text(20, "samples", "a")
@@ -99,9 +101,11 @@ def test_a_stop_is_no_failure_of_a_tracker(run, monkeypatch):
         send("wandb", run)
 
 
-def test_a_writer_that_wrote_nothing_opens_nothing(run, monkeypatch):
+def test_a_run_without_trackers_and_a_process_that_does_not_write_open_nothing(tmp_path, monkeypatch):
     monkeypatch.setitem(trackers._OPEN, "wandb", pytest.fail)
-    TrackerWriter(["wandb"], run).close()
+    for names, primary in (((), True), (("wandb",), False)):
+        with trackers.open_writer(names, tmp_path, primary) as writer:
+            assert writer is None
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch):
