@@ -110,6 +110,7 @@ def main(cfg: Grpo) -> None:
 
     import functools
 
+    from jaxtrain.inference import rollout_endpoint
     from jaxtrain.objectives.policy_gradient import policy_gradient
     from jaxtrain.rl import advantages, decoupled_rewards, kl_control, on_policy, samplers, scoring, stop_kl
     from jaxtrain.rl.entropy_control import EntropyControl
@@ -136,6 +137,7 @@ def main(cfg: Grpo) -> None:
             functools.partial(compare, how=how), scorer, entropy=EntropyControl.of(cfg.loss),
             controller=kl_control.KlController(loss["kl_coef"], cfg.loss.kl_target, cfg.loss.kl_horizon),
             priced=bool(loss["kl_coef"] or loss["kl_weight"]), sampler=samplers.sampler_of(cfg, template, wrap),
+            **rollout_endpoint.requests_of(cfg),
         )  # fmt: skip
         on_policy.train(cfg, session, training)
 

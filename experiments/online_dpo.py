@@ -72,6 +72,8 @@ def require_pairs(cfg: OnlineDpo) -> None:
         raise config.ConfigError(
             "--xpo_alpha: the reference model samples single completions; leave --env out"
         )
+    if cfg.loss.xpo_alpha and cfg.sampler.rollout_endpoint:
+        raise config.ConfigError("--xpo_alpha: a server has no reference model; leave --rollout_endpoint out")
     if cfg.loss.xpo_alpha and s.group != 2:
         raise config.ConfigError("--xpo_alpha: a completion of each model is a pair: use --group=2")
 
@@ -88,6 +90,7 @@ def main(cfg: OnlineDpo) -> None:
 
     import functools
 
+    from jaxtrain.inference import rollout_endpoint
     from jaxtrain.objectives.online_dpo import online_dpo
     from jaxtrain.rl import kl_control, on_policy, pairs, request_samplers, scoring
     from jaxtrain.stages.reference import expected
@@ -105,7 +108,7 @@ def main(cfg: OnlineDpo) -> None:
             online_dpo, model=session.model, loss=loss.loss, settings=settings, temperature=cfg.samples.temperature,
             exploration=loss.xpo_alpha,
         )  # fmt: skip
-        requests = {}
+        requests = rollout_endpoint.requests_of(cfg)
         if references:
             reference = functools.partial(reference_params, session, cfg.run.seed)
             requests = {

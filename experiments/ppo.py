@@ -96,6 +96,7 @@ def main(cfg: Ppo) -> None:
 
     import functools
 
+    from jaxtrain.inference import rollout_endpoint
     from jaxtrain.models import value
     from jaxtrain.objectives.ppo import ppo
     from jaxtrain.rl import advantages, kl_control, on_policy, ptx, samplers, scoring, step_scores, stop_kl
@@ -125,6 +126,7 @@ def main(cfg: Ppo) -> None:
             controller=kl_control.KlController(loss.kl_coef, loss.kl_target, loss.kl_horizon),
             priced=loss.kl_coef > 0, extra=extra, table=table, entropy=EntropyControl.of(loss),
             sampler=samplers.sampler_of(cfg, template, step_scores.wrapper_of(cfg, template)),
+            **rollout_endpoint.requests_of(cfg),
         )  # fmt: skip
         on_policy.train(cfg, session, training)
 

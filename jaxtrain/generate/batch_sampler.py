@@ -86,7 +86,12 @@ def prompts_per_call(prompts: int, samples: int, shards: int) -> int:
 
 def token_limits(engine: Engine, requests: Sequence[SampleRequest], context: int) -> np.ndarray:
     """i32[R]: the most tokens of each request's completions. Raises ConfigError where a prompt leaves no room."""
-    limits = np.minimum([request.limit for request in requests], engine.max_new)
+    return limits_of(requests, engine.max_new, context)
+
+
+def limits_of(requests: Sequence[SampleRequest], max_new: int, context: int) -> np.ndarray:
+    """The same for any sampler of `max_new` tokens at most."""
+    limits = np.minimum([request.limit for request in requests], max_new)
     lengths = np.array([len(request.ids) for request in requests])
     room = context - lengths if context else limits.clip(1)
     if len(full := np.flatnonzero(room < 1)):

@@ -35,7 +35,7 @@ CHAT, TEXT = "/chat/completions", "/completions"
 _CHANGES, _SENT = "request_changes", "request_sent"
 
 
-class _Endpoint(NamedTuple):
+class Endpoint(NamedTuple):
     """An open client with its settings."""
 
     client: Any
@@ -54,6 +54,34 @@ def open_endpoint(text: str, flag: str, settings: EndpointFlags, cache: Path) ->
 
     Raises ConfigError for a URL, key or model that cannot be, Failure where there is no response.
     """
+    request_cache = RequestCache(cache) if settings.use_cache else None
+
+    def close_cache() -> None:
+        if request_cache:
+            request_cache.close()
+
+    try:
+        endpoint = connect(text, flag, settings, request_cache)
+    except BaseException:
+        close_cache()
+        raise
+
+    def close() -> None:
+        endpoint.client.close()
+        close_cache()
+
+    return LLM(
+        f"{endpoint.url}?model={endpoint.model}",
+        lambda requests: _generate(endpoint, requests),
+        True,
+        endpoint.usage,
+        remote=True,
+        close=close,
+    )
+
+
+def connect(text: str, flag: str, settings: EndpointFlags, cache: RequestCache | None = None) -> Endpoint:
+    """An open client of the endpoint that `text` names, and its model. Raises as `open_endpoint` does."""
     if importlib.util.find_spec("openai") is None:
         raise ConfigError(f"--{flag}={text}: needs the openai client: pip install 'jaxtrain[serve]'")
     import openai
@@ -61,31 +89,16 @@ def open_endpoint(text: str, flag: str, settings: EndpointFlags, cache: Path) ->
     url, model = _address(text, flag)
     key = os.environ.get(settings.api_key_env) or NO_KEY
     client = openai.OpenAI(api_key=key, base_url=url, timeout=settings.timeout, max_retries=settings.retries)
-    request_cache = RequestCache(cache) if settings.use_cache else None
-    endpoint = _Endpoint(
-        client=client, url=url, model=model, label=f"--{flag}={text}", settings=settings, cache=request_cache,
-        usage=Usage(), models=(), accepted=set(),
+    endpoint = Endpoint(
+        client=client, url=url, model=model, label=f"--{flag}={text}", settings=settings, cache=cache, usage=Usage(),
+        models=(), accepted=set(),
     )  # fmt: skip
-
-    def close() -> None:
-        client.close()
-        if request_cache:
-            request_cache.close()
-
     try:
         model, models = _listed(endpoint)
-        endpoint = endpoint._replace(model=model, models=models)
     except BaseException:
-        close()
+        client.close()
         raise
-    return LLM(
-        f"{url}?model={endpoint.model}",
-        lambda requests: _generate(endpoint, requests),
-        True,
-        endpoint.usage,
-        remote=True,
-        close=close,
-    )
+    return endpoint._replace(model=model, models=models)
 
 
 def _address(text: str, flag: str) -> tuple[str, str]:
@@ -107,7 +120,7 @@ def _address(text: str, flag: str) -> tuple[str, str]:
     return url, options["model"][0] if options.get("model") else ""
 
 
-def _listed(endpoint: _Endpoint) -> tuple[str, tuple[str, ...]]:
+def _listed(endpoint: Endpoint) -> tuple[str, tuple[str, ...]]:
     """(the model, its only one where none was named; the models that the endpoint lists, none without a list).
 
     Without a connection a named model may still be answered for by stored responses: a note says so. Raises Failure
@@ -125,7 +138,7 @@ def _listed(endpoint: _Endpoint) -> tuple[str, tuple[str, ...]]:
         rows = endpoint_responses.read_list(listed, "data")
         names = tuple(str(one["id"]) for one in rows if isinstance(one, dict) and one.get("id"))
     except openai.APIError as caught:
-        error = _as_our_error(endpoint, caught)
+        error = as_our_error(endpoint, caught)
         no_server = isinstance(caught, openai.APIConnectionError) and not isinstance(
             caught, openai.APITimeoutError
         )
@@ -144,7 +157,7 @@ def _listed(endpoint: _Endpoint) -> tuple[str, tuple[str, ...]]:
     return names[0], names
 
 
-def _generate(endpoint: _Endpoint, requests: Sequence[Request]) -> list[list[Completion]]:
+def _generate(endpoint: Endpoint, requests: Sequence[Request]) -> list[list[Completion]]:
     """Completions of requests, several at once. The first error ends it, once the others under way are in the cache.
 
     A request that is rejected while others of its kind are not has completions that are REFUSED.
@@ -166,14 +179,14 @@ def _generate(endpoint: _Endpoint, requests: Sequence[Request]) -> list[list[Com
         pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C waits for nothing
 
 
-def _result(endpoint: _Endpoint, request: Request, done: Future) -> list[Completion]:
+def _result(endpoint: Endpoint, request: Request, done: Future) -> list[Completion]:
     error = done.exception()
     if isinstance(error, RejectedRequest) and _kind(request) in endpoint.accepted:
         return _refused(endpoint, error, request.samples)
     return done.result()
 
 
-def _refused(endpoint: _Endpoint, error: RejectedRequest, samples: int) -> list[Completion]:
+def _refused(endpoint: Endpoint, error: RejectedRequest, samples: int) -> list[Completion]:
     endpoint.usage.add(refused=1)
     return [Completion("", REFUSED, detail=error.reason)] * samples
 
@@ -184,7 +197,7 @@ def _kind(request: Request) -> str:
     return repr((roles, *request._replace(messages=(), seed=0, samples=0)))
 
 
-def _completions(endpoint: _Endpoint, request: Request) -> list[Completion]:
+def _completions(endpoint: Endpoint, request: Request) -> list[Completion]:
     """The completions of one request. One that brings fewer than its `samples` is sent again for those missing."""
     if request.top_logprobs > MAX_LOGPROBS or (request.raw and request.top_logprobs):
         raise ConfigError(
@@ -204,7 +217,7 @@ def _completions(endpoint: _Endpoint, request: Request) -> list[Completion]:
     return completions[: request.samples]
 
 
-def _cached(endpoint: _Endpoint, request: Request, n: int, seed: int) -> list[Completion]:
+def _cached(endpoint: Endpoint, request: Request, n: int, seed: int) -> list[Completion]:
     """Completions from the request cache, else from the endpoint."""
     path, body = _body(endpoint.model, request, n, seed)
     key = key_of(endpoint.url, path, body)
@@ -228,7 +241,7 @@ def _cached(endpoint: _Endpoint, request: Request, n: int, seed: int) -> list[Co
     return _parse(endpoint, request, response)
 
 
-def _parse(endpoint: _Endpoint, request: Request, response: dict[str, Any]) -> list[Completion]:
+def _parse(endpoint: Endpoint, request: Request, response: dict[str, Any]) -> list[Completion]:
     stop = request.stop if "stop" in response.get(_CHANGES, {}) else ()
     return endpoint_responses.completions(endpoint.label, request, response, stop)
 
@@ -249,7 +262,7 @@ def _body(model: str, request: Request, n: int, seed: int) -> tuple[str, dict[st
 
 
 def _send(
-    endpoint: _Endpoint, create: Callable[..., Any], body: dict[str, Any], request: Request
+    endpoint: Endpoint, create: Callable[..., Any], body: dict[str, Any], request: Request
 ) -> dict[str, Any]:
     """The JSON of a response with completions, with the changes of its request. Raises ConfigError or Failure."""
     import openai
@@ -276,10 +289,10 @@ def _send(
             endpoint.usage.add(repeated=1)
         except openai.APIError as error:
             if not _learnt(endpoint, body, made, error):
-                raise _as_our_error(endpoint, error) from error
+                raise as_our_error(endpoint, error) from error
 
 
-def _learnt(endpoint: _Endpoint, body: dict[str, Any], made: Sequence[str], error: Any) -> bool:
+def _learnt(endpoint: Endpoint, body: dict[str, Any], made: Sequence[str], error: Any) -> bool:
     """Whether the request is to be sent again, as it is known now what the endpoint does not take.
 
     `made` are the changes that the refused request had. Raises ConfigError where the endpoint has no log-probabilities.
@@ -300,12 +313,13 @@ def _learnt(endpoint: _Endpoint, body: dict[str, Any], made: Sequence[str], erro
     return False
 
 
-def _add_change(endpoint: _Endpoint, name: str, line: str) -> None:
+def _add_change(endpoint: Endpoint, name: str, line: str) -> None:
     if endpoint.usage.add_change(name, line):
         print(f"{endpoint.url}?model={endpoint.model}: {line}", file=sys.stderr, flush=True)
 
 
-def _as_our_error(endpoint: _Endpoint, error: Any) -> Exception:
+def as_our_error(endpoint: Endpoint, error: Any) -> Exception:
+    """A client's error as ours, with the remedy."""
     names = ""
     if endpoint.models and endpoint.model not in endpoint.models:
         near = difflib.get_close_matches(endpoint.model, endpoint.models, 6, 0.4) or endpoint.models[:12]

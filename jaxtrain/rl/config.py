@@ -40,6 +40,13 @@ class RolloutSampler(config.Group):
     rollout_rows: int = config.arg(0,
         "Continuous batching: sample so many completions at a time, a row whose completion has ended taking the next "
         "prompt. 0: fixed batches, which wait for their longest completion", low=0)
+    rollout_endpoint: str = config.arg("",
+        "Sample from an OpenAI-compatible server, http://HOST:PORT/v1?model=NAME, that returns token ids "
+        "(return_token_ids: vLLM, ./launch/run serve). The trainer computes the log-probabilities anew", live=True)
+    rollout_weights: str = config.arg("/update_weights_from_disk",
+        "Route of that server which loads weights from a folder (SGLang's): each iteration's policy is written to "
+        "rollout_weights/ in the run's folder, and this is called with it. Empty: the server keeps its weights",
+        live=True)
     async_steps: int = config.arg(0,
         "1: sample the next iteration's completions while the updates on this one's go on, of the policy before them, "
         "and weigh tokens by --is_cap or --is_mask. 0: sample, then learn", low=0, high=1)
@@ -76,6 +83,12 @@ class RolloutSampler(config.Group):
 
     def check(self):
         self.bounds()
+        if self.rollout_endpoint and self.rollout_rows:
+            raise ConfigError(
+                f"--rollout_rows={self.rollout_rows}: the server batches its requests; leave it out"
+            )
+        if self.rollout_weights != type(self).rollout_weights and not self.rollout_endpoint:
+            raise ConfigError(f"--rollout_weights={self.rollout_weights}: acts only with --rollout_endpoint")
         if self.is_level != type(self).is_level and not self.corrects():
             raise ConfigError(f"--is_level={self.is_level}: acts only with --is_cap or --is_mask")
 
@@ -175,6 +188,10 @@ def check_sampler(cfg: WatchedStageConfig) -> None:
         raise ConfigError(
             "--async_steps=1: completions are of an older policy than the one that learns: weigh their tokens by "
             "--is_cap (2 is usual) or --is_mask (0.5,5)"
+        )
+    if cfg.sampler.rollout_endpoint and (cfg.samples.temperature != 1 or not cfg.samples.stop_at_end):
+        raise ConfigError(
+            "--rollout_endpoint: its log-probabilities are those of --temperature=1 and --stop_at_end; leave them out"
         )
     budget, size = cfg.sampler.sample_budget, cfg.data.batch_size * cfg.samples.minibatches
     if not budget:

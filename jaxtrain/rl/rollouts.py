@@ -72,7 +72,7 @@ def rollout_batches(
                 rollout = next_rollout(state, rollout._replace(first=step, iteration=rollout.iteration + 1))
                 store.save(rollout)
             if step == rollout.first:
-                setup.ahead.begin(state, rollout)
+                setup.ahead.start(state, rollout)
             rows = _rows(cfg, rollout, step - rollout.first)
             local = session.plan.local_rows(len(rows))
             own = {name: x[rows[local]] for name, x in rollout.columns.items()}

@@ -69,8 +69,8 @@ class RolloutsAhead:
 
         return run
 
-    def begin(self, state: TrainState, rollout: Rollout) -> None:
-        """Begins to sample the iteration after `rollout`, which begins now, from the policy in the state."""
+    def start(self, state: TrainState, rollout: Rollout) -> None:
+        """Starts to sample the iteration after `rollout`, which begins now, from the policy in the state."""
         s = self._cfg.samples
         last = rollout.first + s.epochs * s.minibatches >= self._cfg.run.steps
         if not self._active or last or self._thread or self._result:
@@ -91,14 +91,17 @@ class RolloutsAhead:
 
     def wait(self) -> Sampled | None:
         """What is sampled ahead, once it is complete; None where nothing is. Raises what the sampling raised."""
-        while self._thread is not None:
-            self._thread.join(1.0)
-            if not self._thread.is_alive():
-                self._thread = None
+        self._join()
         if isinstance(self._result, BaseException):
             error, self._result = self._result, None
             raise error
         return self._result
+
+    def _join(self) -> None:
+        while self._thread is not None:
+            self._thread.join(1.0)
+            if not self._thread.is_alive():
+                self._thread = None
 
     def waited_for(self, stage: trainer.Stage) -> trainer.Stage:
         """The stage, whose evaluation and samples wait for what is sampled ahead."""
@@ -116,9 +119,13 @@ class RolloutsAhead:
         return run
 
     def meta(self) -> dict[str, Any]:
-        """What a checkpoint's meta has of it: it waits, and writes the file that the checkpoint needs."""
-        ahead = self.wait()
-        if ahead is None:
+        """What a checkpoint's meta has of it: it waits, and writes the file that the checkpoint needs.
+
+        Where the sampling failed there is nothing: the error is raised once its completions are wanted.
+        """
+        self._join()
+        ahead = self._result
+        if not isinstance(ahead, Sampled):
             return {}
         if not self._facts:
             data = _packed(ahead)

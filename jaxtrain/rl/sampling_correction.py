@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxtrain.config import Failure
 from jaxtrain.ops.importance import importance_weights, logp_difference
 from jaxtrain.rl.config import RolloutSampler
 
@@ -42,6 +43,10 @@ def corrected(advantages: Callable[..., Any], how: RolloutSampler) -> Callable[.
     def run(rows: dict[str, Array], *args: Any) -> tuple[dict[str, Array], dict[str, Array]]:
         columns, metrics = advantages(rows, *args)
         if COLUMN not in rows:
+            if how.corrects():
+                raise Failure(
+                    "--is_cap, --is_mask: the sampler gives no log-probabilities of its tokens; leave them out"
+                )
             return columns, metrics
         mean, largest = logp_difference(rows["old_logps"], rows[COLUMN], rows["mask"])
         metrics |= {"sampling/logp_difference": mean, "sampling/logp_difference_max": largest}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import jax
 
 from jaxtrain import signals
+from jaxtrain.config import Failure
 from jaxtrain.files import progress
 
 _state = {"points": 0}  # stop points that this process has come to
@@ -17,6 +18,10 @@ _state = {"points": 0}  # stop points that this process has come to
 
 class _Stop(Exception):
     """Training ends here; what is left of it is saved."""
+
+
+class SavedFailure(Failure):
+    """Training cannot go on, and its state is whole: it is saved before the error is raised on."""
 
 
 def raise_if_stopped(text: str) -> None:
@@ -32,8 +37,10 @@ def stoppable(processes: int, ended: Callable[[], str] = str) -> Iterator[contex
     """Training and the saves after it: yields a context that the first SIGTERM or Ctrl-C leaves at a stop point.
 
     So does `ended`, once it returns why training is over, on all processes alike. A second signal ends the process at
-    once. With several processes jax's own notifier has SIGTERM.
+    once. With several processes jax's own notifier has SIGTERM. A SavedFailure in the yielded context leaves it, too,
+    and is raised at the end.
     """
+    failed: list[SavedFailure] = []
     signals.record_stop(0)
     with _several() if processes > 1 else signals.noting() as requested:
 
@@ -44,9 +51,20 @@ def stoppable(processes: int, ended: Callable[[], str] = str) -> Iterator[contex
                 raise _Stop
 
         with progress.checking(check):
-            yield contextlib.suppress(_Stop)
+            yield _until_stopped(failed)
         if processes == 1:  # one that came in the last save stops what follows
             signals.record_stop(requested())
+    if failed:
+        raise failed[0]
+
+
+@contextlib.contextmanager
+def _until_stopped(failed: list[SavedFailure]) -> Iterator[None]:
+    try:
+        with contextlib.suppress(_Stop):
+            yield
+    except SavedFailure as error:
+        failed.append(error)
 
 
 @contextlib.contextmanager

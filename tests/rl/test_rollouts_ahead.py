@@ -66,7 +66,7 @@ def opened(tmp_path, draw=None, **flags):
 def test_the_next_iteration_is_sampled_by_the_policy_at_its_begin(tmp_path):
     ahead, draw, calls = opened(tmp_path)
     now = state(3.0)
-    ahead.begin(now, rollout())
+    ahead.start(now, rollout())
     now.params["w"].delete()  # as the step does, which donates the state
     found, after = draw(state(4.0), 15)
     assert found.rows["tokens"][0, 0] == 15 and after == 20
@@ -77,7 +77,7 @@ def test_the_next_iteration_is_sampled_by_the_policy_at_its_begin(tmp_path):
 
 def test_other_prompts_than_those_sampled_ahead_are_sampled_now(tmp_path):
     ahead, draw, calls = opened(tmp_path)
-    ahead.begin(state(), rollout())
+    ahead.start(state(), rollout())
     found, _ = draw(state(5.0), 99)
     assert found.rows["tokens"][0, 0] == 99 and calls[-1] == (99, 5.0, True)
 
@@ -85,7 +85,7 @@ def test_other_prompts_than_those_sampled_ahead_are_sampled_now(tmp_path):
 @pytest.mark.parametrize("flags, first", [({"async_steps": 0}, 2), ({"dry_run": True}, 2), ({}, 6)])
 def test_nothing_is_sampled_ahead_that_nobody_needs(tmp_path, flags, first):
     ahead, _draw, calls = opened(tmp_path, **flags)
-    ahead.begin(state(), rollout(first))
+    ahead.start(state(), rollout(first))
     assert ahead.wait() is None and ahead.meta() == {} and calls == []
 
 
@@ -93,10 +93,11 @@ def test_what_the_sampling_raises_is_raised_where_it_is_waited_for(tmp_path):
     def failing(state, taken):
         raise ValueError("no more prompts")
 
-    ahead, _draw, _ = opened(tmp_path, failing)
-    ahead.begin(state(), rollout())
+    ahead, draw, _ = opened(tmp_path, failing)
+    ahead.start(state(), rollout())
+    assert ahead.meta() == {}, "a checkpoint is saved all the same"
     with pytest.raises(ValueError, match="no more prompts"):
-        ahead.meta()
+        draw(state(), 15)
 
 
 def test_a_stop_point_of_the_thread_stops_nothing(tmp_path):
@@ -109,7 +110,7 @@ def test_a_stop_point_of_the_thread_stops_nothing(tmp_path):
 
     ahead, _draw, _ = opened(tmp_path, stopping)
     with progress.checking(stop):
-        ahead.begin(state(), rollout())
+        ahead.start(state(), rollout())
         assert ahead.wait().taken == 15
         with pytest.raises(KeyboardInterrupt):
             progress.stop_point("here")
@@ -124,7 +125,7 @@ def test_others_wait_before_they_sample(tmp_path):
         return batch(taken), taken + 5
 
     ahead, _draw, _ = opened(tmp_path, slow)
-    ahead.begin(state(), rollout())
+    ahead.start(state(), rollout())
     threading.Timer(0.05, release.set).start()
     assert ahead.waiting(lambda x: order.append(x))("evaluated") is None
     assert order == ["sampled", "evaluated"]
@@ -135,7 +136,7 @@ def test_others_wait_before_they_sample(tmp_path):
 
 def test_a_checkpoint_has_what_a_resumed_run_goes_on_with(tmp_path):
     ahead, draw, _ = opened(tmp_path)
-    ahead.begin(state(), rollout())
+    ahead.start(state(), rollout())
     meta = ahead.meta()
     assert meta == ahead.meta() and meta[rollouts_ahead.META]["first"] == 2
     other, draw, calls = opened(tmp_path)
@@ -159,7 +160,7 @@ def test_a_checkpoint_has_what_a_resumed_run_goes_on_with(tmp_path):
 
 def test_a_checkpoint_whose_completions_are_lost_is_not_usable(tmp_path):
     ahead, _, _ = opened(tmp_path)
-    ahead.begin(state(), rollout())
+    ahead.start(state(), rollout())
     meta = ahead.meta()
     other, _, _ = opened(tmp_path)
     between = rollout(columns=False)._replace(taken=15)

@@ -84,3 +84,17 @@ def test_what_follows_a_stopped_training_is_told(plan):  # noqa: F811
         saved and signals.number_of(caught.value) == signal.SIGTERM and caught.value.__notes__ == ["in sft"]
     )
     progress.stop_point("outside of training nothing stops")
+
+
+def test_a_failure_whose_state_is_whole_is_raised_once_it_is_saved(plan):  # noqa: F811
+    saved = []
+    with pytest.raises(stop.SavedFailure, match="the endpoint is gone"), stop.stoppable(1) as until_stopped:
+        with until_stopped:
+            raise stop.SavedFailure("the endpoint is gone")
+        saved.append(True)
+    assert saved
+    with pytest.raises(ValueError, match="another"), stop.stoppable(1) as until_stopped:
+        with until_stopped:
+            raise ValueError("another error is not saved for")
+        saved.append(False)
+    assert saved == [True]

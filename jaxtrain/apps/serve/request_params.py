@@ -48,6 +48,7 @@ class CompletionParams(NamedTuple):
     store: bool
     metadata: dict[str, str]
     echo: bool = False  # whether a text starts with its prompt
+    return_token_ids: bool = False  # whether a choice of a legacy completion has the ids of its tokens
     tools: tuple[dict[str, Any], ...] = ()
     documents: tuple[dict[str, Any], ...] = ()
     tool_choice: str = "auto"
@@ -112,8 +113,10 @@ def text_params(body: Mapping[str, Any]) -> CompletionParams:
         raise invalid_param("max_tokens", "a completion of no tokens needs echo=true")
     if values["echo"] and values["stream"]:
         raise invalid_param("echo", "it is not supported with stream=true", "unsupported_value")
+    if values["return_token_ids"] and values["stream"]:
+        raise invalid_param("return_token_ids", "it is not supported with stream=true", "unsupported_value")
     params = _params(values, values["prompt"], values["max_tokens"], values["logprobs"])
-    return params._replace(echo=values["echo"])
+    return params._replace(echo=values["echo"], return_token_ids=values["return_token_ids"])
 
 
 def metadata_of(body: Mapping[str, Any]) -> dict[str, str]:
@@ -438,6 +441,7 @@ TEXT = {
     "best_of": (_integer(1, MAX_CHOICES), None),
     "add_special_tokens": (_neutral(True), None),
     "echo": (_BOOLEAN, False),
+    "return_token_ids": (_BOOLEAN, False),
     "response_format": (_neutral({"type": "text"}), None),
     "suffix": (_neutral(""), None),
 }

@@ -479,3 +479,15 @@ def test_a_failure_of_the_decoding_thread_is_reported(monkeypatch):
         assert eventually(lambda: failures) and str(server.state.scheduler.failure) == "the device is gone"
         with pytest.raises(openai.InternalServerError, match="shutting down"):
             chat(client)
+
+
+def test_a_completion_has_the_ids_of_its_tokens_where_they_are_requested(client):
+    """As rollouts need them: what was sampled is never tokenised again."""
+    ids = [int(i) for i in template().tokenizer.encode(["the sea"])[0]]
+    options = {"model": NAME, "prompt": ids, "seed": 3, "max_tokens": 5, "logprobs": 1}
+    plain = client.completions.create(**options).choices[0]
+    found = client.completions.create(**options, extra_body={"return_token_ids": True}).choices[0]
+    assert found.text == plain.text and not hasattr(plain, "token_ids")
+    assert 0 < len(found.token_ids) <= 5 and len(found.token_ids) >= len(found.logprobs.token_logprobs)
+    with pytest.raises(openai.BadRequestError, match="return_token_ids"):
+        client.completions.create(**options, stream=True, extra_body={"return_token_ids": True})
