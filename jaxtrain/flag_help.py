@@ -17,8 +17,8 @@ from jaxtrain.config import ConfigError, leaves
 
 MOST_USED = 10
 COMMON = (
-    "init_from", "model", "data", "prompts", "out", "workdir", "steps", "lr", "batch_size", "seq_len", "lora_rank", "mesh",
-    "seed", "dry_run",
+    "init_from", "model", "data", "prompts", "out", "workdir", "steps", "lr", "batch_size", "seq_len", "lora_rank",
+    "mesh", "seed", "dry_run",
 )  # fmt: skip
 # A word shorter than this is searched in texts as a word of its own: "lr" is in "already".
 SUBSTRING = 4
