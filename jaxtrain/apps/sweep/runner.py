@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 from jaxtrain.apps.sweep.config import SweepFlags
-from jaxtrain.apps.sweep.trials import Trial, arguments
+from jaxtrain.apps.sweep.trials import SweepTrial, arguments
 from jaxtrain.config import ConfigError
 from jaxtrain.files import atomic, processes
 
@@ -23,7 +23,7 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 class SweepRun(NamedTuple):
     """A run of a trial."""
 
-    trial: Trial
+    trial: SweepTrial
     seed: int
     path: Path
     command: list[str]
@@ -37,7 +37,7 @@ class SweepRun(NamedTuple):
         return self.path.with_name(f"{self.path.name}.{DONE}")
 
 
-def runs(sweep: SweepFlags, found: Sequence[Trial], out: Path) -> list[SweepRun]:
+def runs(sweep: SweepFlags, found: Sequence[SweepTrial], out: Path) -> list[SweepRun]:
     """The runs of a sweep: all trials with the first seed, then with the second one, ..."""
     made = []
     for seed in range(sweep.repeats):

@@ -39,14 +39,14 @@ class Range(NamedTuple):
         )
 
 
-class Trial(NamedTuple):
+class SweepTrial(NamedTuple):
     """A combination: the name of its folder, and flag -> value."""
 
     name: str
     flags: Mapping[str, str]
 
 
-def trials(sweep: SweepFlags) -> list[Trial]:
+def trials(sweep: SweepFlags) -> list[SweepTrial]:
     """The combinations of --grid and --trials, each once. Raises ConfigError where there is none."""
     values = parse_grid(sweep.grid)
     if not sweep.trials:
@@ -62,7 +62,7 @@ def trials(sweep: SweepFlags) -> list[Trial]:
             {name: _draw(choices, rng) for name, choices in values.items()} for _ in range(sweep.trials)
         ]
     distinct = {tuple(sorted(one.items())): one for one in combined}
-    return [Trial(_name(one), one) for one in distinct.values()]
+    return [SweepTrial(_name(one), one) for one in distinct.values()]
 
 
 def _draw(choices: Sequence[str] | Range, rng: random.Random) -> str:
@@ -117,13 +117,13 @@ def _name(values: Mapping[str, str]) -> str:
     return f"{short}-{hashlib.blake2b(repr(sorted(values.items())).encode(), digest_size=3).hexdigest()}"
 
 
-def arguments(sweep: SweepFlags, trial: Trial, seed: int, workdir: str) -> list[str]:
+def arguments(sweep: SweepFlags, trial: SweepTrial, seed: int, workdir: str) -> list[str]:
     """The flags of a run."""
     own = [f"--{name}={value}" for name, value in trial.flags.items()]
     return [*sweep.common_flags(), *own, f"--seed={seed}", f"--workdir={workdir}"]
 
 
-def check(sweep: SweepFlags, found: Sequence[Trial], cls: type) -> None:
+def check(sweep: SweepFlags, found: Sequence[SweepTrial], cls: type) -> None:
     """Raises ConfigError where the command would refuse the flags of a run."""
     known = {field.name for _, field, _ in leaves(cls)}
     given = {re.split(r"=", one.lstrip("-"))[0].removeprefix("no") for one in sweep.common_flags()}

@@ -6,7 +6,7 @@ import pytest
 
 from jaxtrain.apps.sweep import report, runner
 from jaxtrain.apps.sweep.runner import SweepRun
-from jaxtrain.apps.sweep.trials import Trial
+from jaxtrain.apps.sweep.trials import SweepTrial
 from jaxtrain.files import atomic
 
 
@@ -22,10 +22,10 @@ def made(folder, trial, seed, value, name="eval/loss"):
 @pytest.fixture
 def runs(tmp_path):
     low, high = (
-        Trial("low", {"lr": "1e-4", "optimizer": "adamw"}),
-        Trial("high", {"lr": "1e-2", "optimizer": "adamw"}),
+        SweepTrial("low", {"lr": "1e-4", "optimizer": "adamw"}),
+        SweepTrial("high", {"lr": "1e-2", "optimizer": "adamw"}),
     )
-    broken = Trial("broken", {"lr": "1", "optimizer": "adamw"})
+    broken = SweepTrial("broken", {"lr": "1", "optimizer": "adamw"})
     return [
         made(tmp_path, low, 0, 3.0), made(tmp_path, high, 0, 2.0), made(tmp_path, broken, 0, None),
         made(tmp_path, low, 1, 3.5), made(tmp_path, high, 1, 1.0), made(tmp_path, broken, 1, 5.0),
@@ -69,7 +69,7 @@ def test_a_chart_for_each_flag_with_several_numbers(runs, tmp_path):
 
 def test_random_draws_are_one_line(tmp_path):
     drawn = [
-        made(tmp_path, Trial(f"t{i}", {"lr": str(i / 10), "warmup": str(i)}), 0, float(i))
+        made(tmp_path, SweepTrial(f"t{i}", {"lr": str(i / 10), "warmup": str(i)}), 0, float(i))
         for i in range(1, 12)
     ]
     charts = report.figures(report.result(drawn, "eval/loss", "min", {}))
@@ -78,7 +78,7 @@ def test_random_draws_are_one_line(tmp_path):
 
 
 def test_an_unfinished_run_has_no_value(tmp_path):
-    run = made(tmp_path, Trial("a", {"lr": "1"}), 0, 2.0)
+    run = made(tmp_path, SweepTrial("a", {"lr": "1"}), 0, 2.0)
     run.record.unlink()
     (one,) = report.result([run], "eval/loss", "min", {})["trials"]
     assert one["mean"] is None and not runner.is_finished(run)

@@ -7,7 +7,7 @@ import pytest
 from jaxtrain.apps.sweep import runner
 from jaxtrain.apps.sweep.config import SweepFlags
 from jaxtrain.apps.sweep.runner import SweepRun
-from jaxtrain.apps.sweep.trials import Trial
+from jaxtrain.apps.sweep.trials import SweepTrial
 from jaxtrain.config import ConfigError
 
 WRITES = "import os, sys; print(os.environ.get('CUDA_VISIBLE_DEVICES')); sys.exit(int(sys.argv[1]))"
@@ -15,7 +15,10 @@ WRITES = "import os, sys; print(os.environ.get('CUDA_VISIBLE_DEVICES')); sys.exi
 
 def run(folder, name, status=0):
     return SweepRun(
-        Trial(name, {"lr": name}), 0, folder / name / "seed0", [sys.executable, "-c", WRITES, str(status)]
+        SweepTrial(name, {"lr": name}),
+        0,
+        folder / name / "seed0",
+        [sys.executable, "-c", WRITES, str(status)],
     )
 
 
@@ -74,7 +77,7 @@ def test_two_runs_cannot_share_a_gpu(monkeypatch):
 
 def test_all_combinations_come_before_the_second_seed(tmp_path):
     sweep = SweepFlags(command="sft", grid="lr=1|2", repeats=2)
-    found = [Trial("a", {"lr": "1"}), Trial("b", {"lr": "2"})]
+    found = [SweepTrial("a", {"lr": "1"}), SweepTrial("b", {"lr": "2"})]
     made = runner.runs(sweep, found, tmp_path)
     assert [(one.trial.name, one.seed) for one in made] == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
     assert made[3].command[2:] == [
