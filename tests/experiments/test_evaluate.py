@@ -157,6 +157,22 @@ def test_prompts_of_no_world_are_compared_without_a_judge(town, tmp_path):
     assert "&lt;b&gt;Hi&lt;/b&gt;" in (tmp_path / "out" / "report.html").read_text()
 
 
+def test_a_model_that_also_judges_is_opened_for_the_longer_of_both(town, tmp_path, monkeypatch):
+    opened = {}
+
+    def open_model(self, name, flag, max_new):
+        opened.setdefault(name, []).append(max_new)
+        if len(opened) == 2:
+            raise ConfigError("both are open")
+
+    monkeypatch.setattr(evals_run.LLMPool, "open", open_model)
+    first, judge = str(town / "base"), str(town / "sft")
+    with pytest.raises(ConfigError, match="both are open"):
+        run(town, f"--models={judge},{first}", f"--judge={judge}", "--max_new=12", "--judge_max_new=90",
+            f"--out={tmp_path / 'out'}")  # fmt: skip
+    assert opened == {judge: [90], first: [12]}
+
+
 def test_log_probabilities_are_those_that_the_sampler_has(town):
     with quick():
         llm = local.open_llm(

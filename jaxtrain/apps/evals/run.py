@@ -78,8 +78,11 @@ def evaluate(cfg: Evaluate, pool: LLMPool) -> dict[str, Any]:
     questions = [question(messages) for messages in prompts]
     parsed = [worlds.get().parse(text) for text in questions]
     width = max(cfg.drawing.max_new, LONGEST) if cfg.benchmarks.tasks else cfg.drawing.max_new
+    wider = {
+        cfg.judged.judge: max(width, cfg.judged.judge_max_new)
+    }  # one that also judges is opened once, here
     models = [
-        EvalModel(text, label, pool.open(text, "models", width))
+        EvalModel(text, label, pool.open(text, "models", wider.get(text, width)))
         for text, label in zip(cfg.compared.names(), labels(cfg.compared.names()), strict=True)
     ]
     name = "gold" if cfg.judged.judge == "auto" and all(parsed) else cfg.judged.judge
