@@ -129,7 +129,7 @@ def test_local_prefixes_every_line_of_every_process(ready):
     """Those of stderr, and a last one without an end; what a library prints at every start is left out."""
     stage = ready.root / "experiments" / "noisy.py"
     stage.write_text(NOISY)
-    done = ready.call("launch/local.sh", "2", "noisy")
+    done = ready.call("launch/local.sh", "2", "noisy", TF_CPP_MIN_LOG_LEVEL="")
     assert done.returncode == 0
     assert sorted(done.stdout.splitlines()) == ["[0] of 0", "[0] the end", "[1] of 1", "[1] the end"]
     assert sorted(line for line in done.stderr.splitlines() if not line.startswith("launch:")) == [
