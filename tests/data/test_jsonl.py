@@ -127,7 +127,9 @@ def test_ten_thousand_bad_lines_are_one_short_message_and_a_list_of_all(cfg, tmp
 
 def test_bad_members_of_an_array_are_skipped_like_lines(cfg, tmp_path):
     (tmp_path / "a.json").write_text('[\n{"text": "a"},\n{"text": b},\n5,\n{"text": "c"}\n]')
-    with pytest.raises(ConfigError, match=r"a\.json:3: not JSON \(Expecting value at column 10\); correct it"):
+    with pytest.raises(
+        ConfigError, match=r"a\.json:3: not JSON \(Expecting value at column 10\); correct it"
+    ):
         opened(cfg(f"jsonl:{tmp_path}/a.json"))
     records, held = opened(cfg(f"jsonl:{tmp_path}/a.json", on_bad_record="skip"))
     assert {records[0]["text"], held[0]["text"]} == {"a", "c"} and records.skipped == 2

@@ -84,33 +84,38 @@ class _Job(NamedTuple):
 def steps() -> list[LifecycleStep]:
     """The whole lifecycle on Tinytown; earlier stages are started first."""
     return [
-        LifecycleStep("pretrain", "pretrain", "pretraining", ("--sample_every=0", "--steps=1200"), (),
+        LifecycleStep("pretrain", "pretrain", "pretraining", (
+            "--sample_every=0", "--steps=700", "--optimizer=muon", "--lr=0.01"), (),
              (Target("eval/bits_per_byte_above_entropy", high=0.15),)),
         LifecycleStep("sft", "sft", "supervised fine-tuning", (
-            "--init_from={pretrain}", "--steps=300", "--eval_every=0"), ("pretrain",),
+            "--init_from={pretrain}", "--steps=300", "--eval_every=0", "--optimizer=muon", "--lr=0.004"), ("pretrain",),
              (Target("parsable", low=0.9), Target("steps", low=0.9), Target("gold", low=1, gain=True))),
         LifecycleStep("reward", "reward", "a reward model", (
-            "--init_from={sft}", "--data=tinytown:preferences?documents=4000&balk=.1", "--steps=190",
-            "--eval_data=tinytown:preferences:test"), ("sft",), (Target("eval/gold_accuracy", low=0.8),), False),
-        LifecycleStep("ppo", "ppo", "PPO with KL", ("--init_from={sft}", "--reward_model={reward}", "--steps=128"),
+            "--init_from={sft}", "--data=tinytown:preferences?documents=8000&balk=.1", "--steps=250",
+            "--eval_data=tinytown:preferences:test", "--optimizer=muon", "--lr=0.002"),
+             ("sft",), (Target("eval/gold_accuracy", low=0.8),), False),
+        LifecycleStep("ppo", "ppo", "PPO with KL", (
+            "--init_from={sft}", "--reward_model={reward}", "--steps=64", "--batch_size=128", "--epochs=1",
+            "--lr=4e-4"),
              ("sft", "reward"), (
             Target("gold", low=1, gain=True), Target("harmful", high=0.1), Target("detail", low=0.9),
             Target("warn", low=0.8), Target("parsable", low=0.95), Target("objective/kl", high=4), *RIGHT,
             Target("gold", low=-0.1, gain=True, over="dpo"))),
         LifecycleStep("dpo", "dpo", "DPO", (
-            "--init_from={sft}", "--data=tinytown:preferences?documents=9600", "--steps=300", "--nll_weight=0.2",
-            "--lr=2e-4"), ("sft",), (
+            "--init_from={sft}", "--data=tinytown:preferences?documents=9600&slip=.1", "--steps=300",
+            "--nll_weight=0.2", "--optimizer=muon", "--lr=1e-3"), ("sft",), (
             Target("gold", low=1, gain=True), Target("harmful", high=0.1), Target("parsable", low=0.95), *RIGHT)),
         LifecycleStep("revise", "constitutional", "critiques and revisions", (
             "--phase=revise", "--init_from={sft}", "--critic={pretrain}", "--keep=last",
-            "--helpful=tinytown:prompts?family=help", "--helpful_samples=2"), ("sft", "pretrain"), (
+            "--rounds=6", "--helpful=tinytown:prompts?family=help", "--helpful_samples=2"), ("sft", "pretrain"), (
             Target("harmful", high=0.2), Target("parsable", low=0.95)), False),
         LifecycleStep("constitutional", "sft", "SL-CAI, on the revisions", (
             "--init_from={pretrain}", "--data=jsonl:{revise}/revise/revisions.jsonl",
-            "--steps=250", "--batch_size=8", "--eval_every=0"),
+            "--steps=250", "--batch_size=8", "--eval_every=0", "--optimizer=muon", "--lr=0.004"),
             ("sft", "pretrain", "revise"), (
             Target("harmful", high=0.15), Target("refuse", low=0.9), Target("parsable", low=0.95))),
-        LifecycleStep("distill", "distill", "distillation into a fifth of the size", ("--teacher={ppo}", "--steps=600"),
+        LifecycleStep("distill", "distill", "distillation into a fifth of the size", (
+            "--teacher={ppo}", "--steps=400", "--optimizer=muon", "--lr=0.01"),
              ("ppo",), (Target("eval/divergence", high=0.1), Target("gold", low=1.5), Target("parsable", low=0.9))),
     ]  # fmt: skip
 

@@ -337,7 +337,11 @@ def _token_name(model: ServedModel, i: int) -> str:
 def _text_choice(model: ServedModel, params: CompletionParams, builder: CompletionBuilder) -> Json:
     logprobs = _text_logprobs(model, params, builder, builder.content_tokens)
     ids = {"token_ids": list(builder.ids)} if params.return_token_ids else {}
-    return {"text": (builder.echo.text if builder.echo else "") + builder.content, "logprobs": logprobs, **ids}
+    return {
+        "text": (builder.echo.text if builder.echo else "") + builder.content,
+        "logprobs": logprobs,
+        **ids,
+    }
 
 
 def _text_chunk_choice(
