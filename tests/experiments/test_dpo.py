@@ -203,12 +203,10 @@ def test_what_is_skipped_and_dropped_is_counted(town, tmp_path):
     held_out = f"--eval_data={jsonl(tmp_path / 'b.jsonl', PAIRS)}"
     said = town.again("dpo", "unused", "--steps=3", "--on_bad_record=skip", "--dry_run", held_out, data=data)
     said = " ".join(said.split())
-    assert (
-        "20 rows of 20 of 23 records" in said
-        and "1 records dropped: chosen and rejected are the same" in said
-    )
-    assert "1 rows dropped: their completions do not fit --seq_len" in said
-    assert "empty completion" in said and "records skipped" in said
+    assert "20 of 23 records used, in 20 rows" in said
+    assert "1 record dropped: chosen and rejected are the same" in said
+    assert "1 row dropped: their completions do not fit --seq_len" in said
+    assert "empty completion" in said and "1 bad record skipped" in said
 
 
 REFUSED = {

@@ -88,7 +88,9 @@ def test_each_completion_is_kept_and_some_are_shown(whole, town):
     assert list(found) == [0, 4, 8]
     for kept in found.values():
         assert len(kept) == 16
-        assert all(row.keys() == {"prompt", "completion", "ended", "score", "kl", "gold"} for row in kept)
+        assert all(
+            row.keys() == {"prompt", "completion", "tokens", "ended", "score", "kl", "gold"} for row in kept
+        )
     row = updates(whole)[0]
     assert len({row["score"] for row in found[0]}) > 8
     means = {name: np.mean([row[name] for row in found[0]]) for name in ("score", "gold", "kl")}

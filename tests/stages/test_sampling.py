@@ -4,6 +4,7 @@ import functools
 import types
 
 import jax
+import numpy as np
 import pytest
 
 from jaxtrain import config
@@ -31,10 +32,16 @@ def opened(kind="pmap", mesh=""):
 
 
 @functools.cache
-def sampler(*plan, **settings):
+def token_sampler(*plan, **settings):
     run, params = opened(*plan)
     sample = sampling.token_sampler(run, (END,), max_new=8, **settings)
     return lambda prompts=PROMPTS, seed=0: sample(params, (), prompts, seed)
+
+
+def sampler(*plan, **settings):
+    """The sampler, without log-probabilities, which are arrays."""
+    sample = token_sampler(*plan, **settings)
+    return lambda *args, **kwargs: [one._replace(logps=None) for one in sample(*args, **kwargs)]
 
 
 def test_a_completion_is_of_its_place_prompt_and_seed_alone():
@@ -75,6 +82,8 @@ def test_rows_beyond_one_call_are_sampled_in_several(monkeypatch):
 
 def test_every_plan_samples_the_same():
     assert sampler("mesh", "fsdp:4,tensor:2")() == sampler()()
+    for one, other in zip(token_sampler("mesh", "fsdp:4,tensor:2")(), token_sampler()(), strict=True):
+        assert len(one.logps) == len(one.ids) and np.allclose(one.logps, other.logps, atol=1e-5)
 
 
 def test_a_prompt_that_fills_the_context_is_named():
