@@ -85,13 +85,13 @@ def steps() -> list[LifecycleStep]:
     """The whole lifecycle on Tinytown; earlier stages are started first."""
     return [
         LifecycleStep("pretrain", "pretrain", "pretraining", (
-            "--sample_every=0", "--steps=700", "--optimizer=muon", "--lr=0.01"), (),
+            "--sample_every=0", "--steps=900", "--optimizer=muon", "--lr=0.01"), (),
              (Target("eval/bits_per_byte_above_entropy", high=0.15),)),
         LifecycleStep("sft", "sft", "supervised fine-tuning", (
             "--init_from={pretrain}", "--steps=300", "--eval_every=0", "--optimizer=muon", "--lr=0.004"), ("pretrain",),
              (Target("parsable", low=0.9), Target("steps", low=0.9), Target("gold", low=1, gain=True))),
         LifecycleStep("reward", "reward", "a reward model", (
-            "--init_from={sft}", "--data=tinytown:preferences?documents=8000&balk=.1", "--steps=250",
+            "--init_from={sft}", "--data=tinytown:preferences?documents=8000&balk=.1&detail=.5&warn=.5", "--steps=250",
             "--eval_data=tinytown:preferences:test", "--optimizer=muon", "--lr=0.002"),
              ("sft",), (Target("eval/gold_accuracy", low=0.8),), False),
         LifecycleStep("ppo", "ppo", "PPO with KL", (
@@ -102,7 +102,7 @@ def steps() -> list[LifecycleStep]:
             Target("warn", low=0.8), Target("parsable", low=0.95), Target("objective/kl", high=4), *RIGHT,
             Target("gold", low=-0.1, gain=True, over="dpo"))),
         LifecycleStep("dpo", "dpo", "DPO", (
-            "--init_from={sft}", "--data=tinytown:preferences?documents=9600&slip=.1", "--steps=300",
+            "--init_from={sft}", "--data=tinytown:preferences?documents=9600&slip=.2&detail=.5&warn=.5", "--steps=300",
             "--nll_weight=0.2", "--optimizer=muon", "--lr=1e-3"), ("sft",), (
             Target("gold", low=1, gain=True), Target("harmful", high=0.1), Target("parsable", low=0.95), *RIGHT)),
         LifecycleStep("revise", "constitutional", "critiques and revisions", (
