@@ -1,27 +1,10 @@
 """The annotation page in a browser: clicks, keys, reloads, and an outage of the server."""
 
-import pytest
-
 from tests import browser
 from tests.apps.annotation.web_app import HOSTILE, exported_rows, filled_db, running_page
 
 pytestmark = browser.needed
 VOTE_FORM = "document.readyState == 'complete' && !!document.getElementById('vote-form')"
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    with browser.opened(tmp_path_factory.mktemp("profile")) as opened:
-        yield opened
-
-
-@pytest.fixture
-def page(chromium):
-    chromium.events.clear()
-    tab = chromium.page()
-    tab.emulate()
-    yield tab
-    assert chromium.errors() == []
 
 
 def sign_in(page, port, name="ann"):

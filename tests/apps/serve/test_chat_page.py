@@ -3,8 +3,6 @@
 import http.client
 import json
 
-import pytest
-
 from jaxtrain.apps.serve.http import PAGE_HEADERS
 from jaxtrain.apps.serve.metrics import Metrics
 from tests import browser
@@ -13,21 +11,6 @@ from tests.apps.serve.scripted import FULL, scripted_server, write
 
 ANSWERS = "document.querySelectorAll('.answer .text:not(.thought)')"
 HOSTILE = "<img src=x onerror=\"document.title='taken'\"> & “é”"
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    with browser.opened(tmp_path_factory.mktemp("profile")) as opened:
-        yield opened
-
-
-@pytest.fixture
-def page(chromium):
-    chromium.events.clear()
-    tab = chromium.page()
-    tab.emulate()
-    yield tab
-    assert chromium.errors() == []
 
 
 def scripted(path=None, key="", names=("a", "b")):
