@@ -29,8 +29,9 @@ MAIN = {
     "sft": (*_GOLD, "eval/loss"),
     "reward": ("eval/gold_accuracy", "eval/accuracy"),
     "dpo": (*_GOLD, "eval/rewards/accuracies"),
-    "ppo": (*_GOLD, "eval/score", "objective/scores"),
-    "grpo": (*_GOLD, "eval/score", "objective/scores"),
+    "ppo": (*_GOLD, "eval/scores", "objective/scores"),
+    "grpo": (*_GOLD, "eval/scores", "objective/scores"),
+    "online_dpo": (*_GOLD, "eval/scores", "objective/scores"),
     "distill": (*_GOLD, "eval/divergence"),
 }
 

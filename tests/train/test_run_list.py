@@ -8,6 +8,7 @@ import pytest
 
 from jaxtrain.config import ConfigError
 from jaxtrain.files import atomic
+from jaxtrain.rl import held_out
 from jaxtrain.train import run_list, workdir
 
 
@@ -107,3 +108,10 @@ def test_without_runs_there_is_no_list(here):
         workdir.read_run(Path("nowhere"))
     with pytest.raises(ConfigError, match=r"it has no config\.json$"):
         workdir.read_run(Path("other"))
+
+
+@pytest.mark.parametrize("stage", ["ppo", "grpo", "online_dpo"])
+def test_a_run_without_a_world_is_compared_by_its_held_out_scores(stage):
+    values = {f"eval/{held_out.SCORES}": 0.5, "objective/scores": 0.7}
+    assert run_list.main_number(stage, values) == ("eval/scores", 0.5)
+    assert run_list.main_number(stage, values | {"judge/gold": 1.0}) == ("judge/gold", 1.0)
