@@ -16,7 +16,12 @@ from jaxtrain.train import best_checkpoint, metrics, workdir
 
 MAX_NEW = 48
 SAVED_WITHIN = 60.0  # seconds in which a stage that is stopped saves and ends
-ACCELERATORS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "libtpu")
+# A package that drives accelerators -> their device nodes; a package alone also compiles for devices that are not here.
+ACCELERATORS = {
+    "jax_cuda12_plugin": ("nvidia[0-9]*", "dxg"),
+    "jax_cuda13_plugin": ("nvidia[0-9]*", "dxg"),
+    "libtpu": ("accel[0-9]*", "vfio/[0-9]*"),
+}
 TIMES, LOGS, ANSWERS = "times.json", "logs", "answers"
 SUMS = "sha256"  # in times.json, of the files of a step's completions
 SAMPLED = "completions-"  # before a step's name: the sampling of its completions
@@ -120,9 +125,10 @@ def steps() -> list[LifecycleStep]:
     ]  # fmt: skip
 
 
-def jobs() -> int:
+def jobs(devices: Path = Path("/dev")) -> int:
     """Stages to run at once: 2 share a CPU's cores; an accelerator's memory is one process's."""
-    return 1 if any(find_spec(name) for name in ACCELERATORS) else 2
+    driven = [nodes for name, nodes in ACCELERATORS.items() if find_spec(name)]
+    return 1 if any(any(devices.glob(node)) for nodes in driven for node in nodes) else 2
 
 
 def open_folder(folder: Path) -> Path:
