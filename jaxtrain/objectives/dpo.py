@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jax import Array
 
+from jaxtrain.objectives.pair_metrics import means, pair_metrics
 from jaxtrain.ops import preference
 from jaxtrain.ops.logprobs import COMPLETIONS, completion_logps
 from jaxtrain.ops.preference import PairLogps, PreferenceSettings
@@ -47,14 +48,12 @@ def dpo(
     metrics = {
         "loss": (total, count),
         "rewards/accuracies": (right.sum().astype(jnp.float32), decided.sum().astype(jnp.float32)),
-        **_means({"rewards/chosen": reward[:, 0], "rewards/rejected": reward[:, 1]}, present),
-        **_means({"rewards/margins": preference.difference(reward)}, present),
-        **_means({"logps/chosen": pair.logps[:, 0], "logps/rejected": pair.logps[:, 1]}, present),
+        **pair_metrics(reward, pair.logps, present),
     }
     if settings.nll_weight:
-        metrics |= _means({"nll_loss": _nll(pair)}, present)
+        metrics |= means({"nll_loss": _nll(pair)}, present)
     if settings.divergence in ("forward_kl", "alpha"):
-        metrics |= _means({"rewards/held": preference.capped(h, settings).mean(-1)}, present)
+        metrics |= means({"rewards/held": preference.capped(h, settings).mean(-1)}, present)
     return Loss(total, count, metrics)
 
 
@@ -76,10 +75,9 @@ def kto(
     count = present.sum().astype(jnp.float32)
     total = jnp.where(present, preference.kto(pair, settings), 0.0).sum()
     reward = settings.beta * pair.ratios[:, 0]
-    metrics = {"loss": (total, count), **_means({"kl": pair.kl}, present)}
+    metrics = {"loss": (total, count), **means({"kl": pair.kl}, present)}
     for name, chosen in (("chosen", pair.label > 0.5), ("rejected", pair.label <= 0.5)):
-        means = {f"rewards/{name}": reward, f"logps/{name}": pair.logps[:, 0]}
-        metrics |= _means(means, present & chosen)
+        metrics |= means({f"rewards/{name}": reward, f"logps/{name}": pair.logps[:, 0]}, present & chosen)
     return Loss(total, count, metrics)
 
 
@@ -106,8 +104,3 @@ def _nll(pair: PairLogps) -> Array:
 def _row_loss(loss: str, pair: PairLogps, settings: PreferenceSettings) -> Array:
     row = preference.LOSSES[loss](pair, settings)
     return row + settings.nll_weight * _nll(pair) if settings.nll_weight else row
-
-
-def _means(values: dict[str, Array], present: Array) -> dict[str, tuple[Array, Array]]:
-    count = present.sum().astype(jnp.float32)
-    return {name: (jnp.where(present, x, 0.0).sum(), count) for name, x in values.items()}

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jax import Array
 
+from jaxtrain.objectives.pair_metrics import means, pair_metrics
 from jaxtrain.ops import preference
 from jaxtrain.ops.logprobs import completion_logps
 from jaxtrain.ops.preference import PairLogps, PreferenceSettings
@@ -48,24 +49,14 @@ def online_dpo(
     pair = PairLogps(logps, ratios, lengths, None, None, None, None)
     row = preference.LOSSES[loss](pair, settings)
     reward = preference.rewards(loss, pair, settings)
-    margin, count = preference.difference(reward), present.sum().astype(jnp.float32)
-
-    def over_pairs(x: Array) -> tuple[Array, Array]:
-        return jnp.where(present, x, 0.0).sum(), count
-
-    metrics = {
-        "rewards/accuracies": over_pairs((margin > 0).astype(jnp.float32)),
-        "rewards/chosen": over_pairs(reward[:, 0]),
-        "rewards/rejected": over_pairs(reward[:, 1]),
-        "rewards/margins": over_pairs(margin),
-        "logps/chosen": over_pairs(logps[:, 0]),
-        "logps/rejected": over_pairs(logps[:, 1]),
-    }
+    right = (preference.difference(reward) > 0).astype(jnp.float32)
+    rows = {"rewards/accuracies": right}
     if exploration:
         explored = (batch["from_reference"] * logps).sum(-1)
         row = row + exploration * explored
-        metrics["loss/exploration"] = over_pairs(exploration * explored)
-    total, _ = metrics["loss"] = over_pairs(row)
+        rows["loss/exploration"] = exploration * explored
+    metrics = pair_metrics(reward, logps, present) | means({**rows, "loss": row}, present)
+    total, count = metrics["loss"]
     return Loss(total, count, metrics | _group_means(batch))
 
 
