@@ -1,5 +1,6 @@
 """Flags of the on-policy stages: environments, and a reward that is watched. jax is not imported here."""
 
+import abc
 import dataclasses
 import math
 from typing import Protocol
@@ -94,7 +95,7 @@ class RolloutSampler(config.Group):
 
 
 @dataclasses.dataclass(frozen=True)
-class PolicyLoss(config.Group):
+class PolicyLoss(config.Group, abc.ABC):
     """What the losses of PPO and GRPO share: how the KL penalty and the entropy bonus follow their targets."""
 
     # fmt: off
@@ -116,9 +117,9 @@ class PolicyLoss(config.Group):
         if not self.entropy_target and self.entropy_step != type(self).entropy_step:
             raise ConfigError(f"--entropy_step={self.entropy_step}: acts only with --entropy_target above 0")
 
+    @abc.abstractmethod
     def first_kl_coef(self) -> float:
         """--kl_coef of the first iteration."""
-        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,6 +178,11 @@ class SteppedStageConfig(WatchedStageConfig, Protocol):
     steps: StepScores
 
 
+def iteration_size(cfg: RolloutStageConfig) -> int:
+    """The number of completions of an iteration."""
+    return cfg.data.batch_size * cfg.samples.minibatches
+
+
 def least_groups(cfg: WatchedStageConfig) -> int:
     """The least groups that are sampled at once: reward models score --batch_size rows at a time."""
     return cfg.data.batch_size // math.gcd(cfg.data.batch_size, cfg.samples.group)
@@ -193,7 +199,7 @@ def check_sampler(cfg: WatchedStageConfig) -> None:
         raise ConfigError(
             "--rollout_endpoint: its log-probabilities are those of --temperature=1 and --stop_at_end; leave them out"
         )
-    budget, size = cfg.sampler.sample_budget, cfg.data.batch_size * cfg.samples.minibatches
+    budget, size = cfg.sampler.sample_budget, iteration_size(cfg)
     if not budget:
         return
     if cfg.samples.group < 2 or cfg.samples.resample:

@@ -23,7 +23,7 @@ from jaxtrain.generate import batch_sampler, sampler
 from jaxtrain.generate.batch_sampler import SampleRequest
 from jaxtrain.rewards.function_args import TrainerState
 from jaxtrain.rl import environment_calls, environment_spec, flat_groups, rollouts, scoring
-from jaxtrain.rl.config import WatchedStageConfig
+from jaxtrain.rl.config import WatchedStageConfig, iteration_size
 from jaxtrain.rl.environment_calls import EnvironmentFault, run_calls
 from jaxtrain.rl.environments import Observation
 from jaxtrain.rl.episode_rows import Episode, scored_episodes
@@ -43,7 +43,7 @@ def episode_sampler(
     cfg: WatchedStageConfig, session: Session, setup: rollouts.RolloutConfig, template: Template
 ) -> flat_groups.Sample:
     """A function (state, prompts taken before, groups) -> scored episodes, a group for each prompt."""
-    s, size = cfg.samples, cfg.data.batch_size * cfg.samples.minibatches
+    s, size = cfg.samples, iteration_size(cfg)
     specs, follows = environment_spec.resolve(cfg.episodes.env), follow_ups(cfg, template)
     make = setup.requests or sampling.request_sampler
     start = make(policy_session(session), setup.scoring.ends, max_new=s.max_new)

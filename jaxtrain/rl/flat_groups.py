@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import jax
 import numpy as np
 
-from jaxtrain.rl.config import WatchedStageConfig, least_groups
+from jaxtrain.rl.config import WatchedStageConfig, iteration_size, least_groups
 from jaxtrain.rl.scoring import ScoredBatch
 from jaxtrain.stages.session import Session
 from jaxtrain.types import TrainState
@@ -40,7 +40,7 @@ def filler(cfg: WatchedStageConfig, sample: Sample) -> Callable[[TrainState, int
     Groups of equal scores are sampled again, --resample times or within --sample_budget: DAPO's dynamic sampling,
     section 3.2 of arXiv:2503.14476.
     """
-    G, size = cfg.samples.group, cfg.data.batch_size * cfg.samples.minibatches
+    G, size = cfg.samples.group, iteration_size(cfg)
     groups, budget = size // G, cfg.sampler.sample_budget // G
 
     def draw(state: TrainState, taken: int) -> tuple[ScoredBatch, int]:

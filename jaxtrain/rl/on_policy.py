@@ -30,7 +30,7 @@ from jaxtrain.rl import (
     watched_reward,
 )
 from jaxtrain.rl import scoring as rl_scoring
-from jaxtrain.rl.config import WatchedStageConfig
+from jaxtrain.rl.config import WatchedStageConfig, iteration_size
 from jaxtrain.rl.kl_control import KlController
 from jaxtrain.rl.rollout_store import RolloutStore
 from jaxtrain.rl.rollouts_ahead import RolloutsAhead
@@ -41,7 +41,7 @@ from jaxtrain.types import Objective
 
 def check(cfg: WatchedStageConfig, tokenizer: Tokenizer) -> None:
     """Raises ConfigError for flags that contradict each other, and for a reward model that cannot score this policy."""
-    s, size = cfg.samples, cfg.data.batch_size * cfg.samples.minibatches
+    s, size = cfg.samples, iteration_size(cfg)
     if size % s.group:
         raise ConfigError(
             f"--group={s.group} completions of a prompt do not divide an iteration's {size} (--batch_size times "

@@ -23,6 +23,7 @@ from jaxtrain.rl import (
     stop_kl,
 )
 from jaxtrain.rl.completion_table import FOLDER
+from jaxtrain.rl.config import iteration_size
 from jaxtrain.rl.entropy_control import EntropyControl
 from jaxtrain.rl.kl_control import KlController
 from jaxtrain.rl.rollout_store import Rollout, RolloutStore
@@ -98,7 +99,7 @@ def _rollout_fn(
     cfg: RolloutStageConfig, session: Session, setup: RolloutConfig
 ) -> Callable[[TrainState, Rollout], Rollout]:
     """A function (state, an empty rollout) -> the rollout of the policy in the state."""
-    s, size = cfg.samples, cfg.data.batch_size * cfg.samples.minibatches
+    s, size = cfg.samples, iteration_size(cfg)
     draw = setup.ahead.of(flat_groups.filler(cfg, (setup.sampler or completion_sampler)(cfg, session, setup)))
     annotate = _annotate_fn(cfg, session, setup)
     advantages = jax.jit(setup.advantages)
@@ -130,7 +131,7 @@ def _rollout_fn(
 
 def completion_sampler(cfg: RolloutStageConfig, session: Session, setup: RolloutConfig) -> flat_groups.Sample:
     """A function (state, prompts taken before, groups) -> scored completions of the next prompts."""
-    s, size = cfg.samples, cfg.data.batch_size * cfg.samples.minibatches
+    s, size = cfg.samples, iteration_size(cfg)
     sample_tokens = sampling.token_sampler(
         policy_session(session),
         setup.scoring.ends if s.stop_at_end else (),

@@ -22,7 +22,7 @@ from jaxtrain.files import atomic, progress
 from jaxtrain.rl.completion_table import plain
 from jaxtrain.rl.config import WatchedStageConfig
 from jaxtrain.rl.rollout_store import FOLDER, Rollout
-from jaxtrain.rl.scoring import ScoredBatch
+from jaxtrain.rl.scoring import ScoredBatch, object_column
 from jaxtrain.stages import trainer
 from jaxtrain.stages.session import Session
 from jaxtrain.train import workdir
@@ -213,13 +213,7 @@ def _unpacked(data: bytes) -> Sampled:
         ended=columns["ended"],
         stats=part("stats/"),
         texts=np.array(texts["texts"], object).reshape(-1, 2),
-        extra={name: _objects(column) for name, column in texts["extra"].items()},
-        turns=None if texts["turns"] is None else _objects(texts["turns"]),
+        extra={name: object_column(column) for name, column in texts["extra"].items()},
+        turns=None if texts["turns"] is None else object_column(texts["turns"]),
     )
     return Sampled(texts["taken"], texts["after"], batch)
-
-
-def _objects(values: list[Any]) -> np.ndarray:
-    column = np.empty(len(values), object)
-    column[:] = values
-    return column

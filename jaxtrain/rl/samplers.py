@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from jaxtrain.data.chat import Template
 from jaxtrain.rl import episodes, rollouts
-from jaxtrain.rl.config import WatchedStageConfig
+from jaxtrain.rl.config import WatchedStageConfig, iteration_size
 from jaxtrain.rl.flat_groups import Sample
 from jaxtrain.rl.rollouts import RolloutConfig
 from jaxtrain.stages.session import Session
@@ -36,6 +36,6 @@ def table(cfg: WatchedStageConfig, template: Template) -> list[tuple[str, str]]:
 
     Raises ConfigError where the template cannot write what they say.
     """
-    s, size = cfg.samples, cfg.data.batch_size * cfg.samples.minibatches
+    s, size = cfg.samples, iteration_size(cfg)
     line = f"{size:,} completions of {size // s.group:,} prompts, {s.epochs * s.minibatches} updates"
     return [("iteration", line), *episodes.table(cfg, template)]

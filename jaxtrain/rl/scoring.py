@@ -1,9 +1,9 @@
 """Scores of sampled completions, and prompts that leave room for one."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -112,10 +112,14 @@ def _evaluated(
     stats |= {name: np.full(R, np.mean(values), np.float32) for name, values in result.logs.metrics.items()}
     if np.isnan(result.total).any():
         stats["completions/unscored"] = np.isnan(result.total).astype(np.float32)
-    extra = {name: np.empty(R, object) for name in result.logs.extra}
-    for name, values in result.logs.extra.items():
-        extra[name][:] = values
-    return result.total, stats, extra
+    return result.total, stats, {name: object_column(x) for name, x in result.logs.extra.items()}
+
+
+def object_column(values: Sequence[Any]) -> np.ndarray:
+    """object[R]: values of any type; np.array would make further axes of lists that are of one length."""
+    column = np.empty(len(values), object)
+    column[:] = values
+    return column
 
 
 def _with_penalties(

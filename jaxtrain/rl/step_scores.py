@@ -21,10 +21,10 @@ from jaxtrain.rewards import function_args, functions
 from jaxtrain.rewards.function_args import Logs, Scored
 from jaxtrain.rewards.functions import RewardFunction, WeightedReward
 from jaxtrain.rl import rollouts
-from jaxtrain.rl.config import SteppedStageConfig
+from jaxtrain.rl.config import SteppedStageConfig, iteration_size
 from jaxtrain.rl.flat_groups import Sample
 from jaxtrain.rl.samplers import Wrapper
-from jaxtrain.rl.scoring import ScoredBatch
+from jaxtrain.rl.scoring import ScoredBatch, object_column
 from jaxtrain.train import multihost
 from jaxtrain.types import TrainState
 
@@ -59,7 +59,7 @@ def wrapper_of(cfg: SteppedStageConfig, template: Template) -> Wrapper | None:
         functions.check_arguments(
             reward, function_args.available(names, False, None), f"--data={cfg.data.data}"
         )
-        groups = cfg.data.batch_size * cfg.samples.minibatches // cfg.samples.group
+        groups = iteration_size(cfg) // cfg.samples.group
         ends = frozenset(setup.scoring.ends)
 
         def text_of(ids: Sequence[int]) -> str:
@@ -96,8 +96,7 @@ def with_step_scores(
             rewards[row, at[step.end - 1]] += score
     total = rewards.sum(1)
     counts = np.array([len(each) for each in steps], np.float32)
-    column = np.empty(len(ids), object)
-    column[:] = [", ".join(f"{score:.4g}" for score in scores) for scores in by_step]
+    column = object_column([", ".join(f"{score:.4g}" for score in scores) for scores in by_step])
     return batch._replace(
         rows=batch.rows | {"turn_rewards": rewards},
         scores=batch.scores + total,

@@ -10,6 +10,7 @@ from jaxtrain.apps.plan import topologies
 from jaxtrain.config import ConfigError
 from jaxtrain.models import zoo
 from jaxtrain.models.zoo import Arch
+from jaxtrain.rl.config import iteration_size
 
 
 class PlanRequest(NamedTuple):
@@ -111,7 +112,7 @@ def check(request: PlanRequest) -> None:
 
 
 def _check_rollouts(cfg: Any, arch: Arch) -> None:
-    size, group = cfg.data.batch_size * cfg.samples.minibatches, cfg.samples.group
+    size, group = iteration_size(cfg), cfg.samples.group
     if size % group:
         raise ConfigError(
             f"--group={group} completions of a prompt do not divide an iteration's {size} (--batch_size times "
