@@ -72,6 +72,6 @@ def main(cfg: Lifecycle) -> None:
 
 
 if __name__ == "__main__":
-    from jaxtrain.apps.lifecycle.plan import SAVED_WITHIN
+    from jaxtrain.files.processes import SAVED_WITHIN
 
     flags.launch(Lifecycle, main, "./launch/run lifecycle", grace=SAVED_WITHIN + signals.GRACE)

@@ -77,6 +77,6 @@ def main(cfg: Sweep) -> None:
 
 
 if __name__ == "__main__":
-    from jaxtrain.apps.sweep.runner import SAVED_WITHIN
+    from jaxtrain.files.processes import SAVED_WITHIN
 
     flags.launch(Sweep, main, "./launch/run sweep", grace=SAVED_WITHIN + signals.GRACE)

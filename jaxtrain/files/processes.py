@@ -33,12 +33,15 @@ def end(process: subprocess.Popen) -> None:
     process.wait()
 
 
+SAVED_WITHIN = 60.0  # seconds in which a run that is stopped saves and ends
+
+
 class ChildProcesses:
     """Runs commands in threads, within a context: where that raises, those under way get SIGTERM, and SIGKILL
     `seconds` later; no further one starts.
     """
 
-    def __init__(self, seconds: float):
+    def __init__(self, seconds: float = SAVED_WITHIN):
         self._seconds, self._lock = seconds, threading.Lock()
         self._running: list[subprocess.Popen] = []
         self._stopped = False

@@ -47,6 +47,14 @@ def interval(share: float, n: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
+def interval_text(share: float | None, n: int | None, digits: int = 0) -> str:
+    """The 95 % interval of a share of `n` in percent, and n; empty where one is not known."""
+    if share is None or not n:
+        return ""
+    low, high = interval(share, n)
+    return f"{100 * low:.{digits}f} to {100 * high:.{digits}f} %, n {n:,}"
+
+
 def pairwise_win_rates(matches: Sequence[Match], players: int) -> list[list[WinRate | None]]:
     """[i][j]: the win rate of i against j; None where they were not compared."""
     values: list[list[list[float]]] = [[[] for _ in range(players)] for _ in range(players)]

@@ -5,6 +5,7 @@ The report of a phase has the checksums of its files, models.json has its own.
 
 import collections
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from jaxtrain.measures import win_rates
 MODELS = "models.json"
 REPORT = "report.json"  # of a finished phase
 _PAGE = Path(__file__).parent / "pages" / "audit.html.jinja"
+_DIGITS = 1  # of a percentage
+percent = functools.partial(terminal.percent, digits=_DIGITS)
 
 
 def write(folder: Path, constitution: Constitution) -> dict[str, Any]:
@@ -89,21 +92,8 @@ def _read(path: Path, remedy: str) -> dict[str, Any]:
 
 def page(report: Mapping[str, Any]) -> str:
     """The audit as an HTML page."""
-    filters = {"percent": percent, "interval": interval_text}
+    filters = {"percent": percent, "interval": functools.partial(win_rates.interval_text, digits=_DIGITS)}
     return html.template(_PAGE, filters).render(report=report, chart=_harm_chart(report.get("rounds") or []))
-
-
-def percent(share: float) -> str:
-    """A share as a percentage."""
-    return f"{100 * share:.1f} %"
-
-
-def interval_text(share: float, n: int | None) -> str:
-    """The 95 % interval (Wilson) of a share of `n`, and n; empty where n is not known."""
-    if not n:
-        return ""
-    low, high = win_rates.interval(share, n)
-    return f"{100 * low:.1f} to {percent(high)}, n {n:,}"
 
 
 def _harm_chart(rounds: Sequence[Mapping[str, Any]]) -> charts.Chart | None:

@@ -11,6 +11,7 @@ from jaxtrain.files import charts, html, terminal
 from jaxtrain.files.terminal import number, percent
 from jaxtrain.measures import glossary, win_rates
 from jaxtrain.measures.style import STANCES
+from jaxtrain.measures.win_rates import interval_text
 
 _PAGE = Path(__file__).parent / "pages" / "evaluation.html.jinja"
 _WORLD = (
@@ -76,14 +77,6 @@ def is_share(name: str) -> bool:
 def measure_text(name: str, value: float | None) -> str:
     """A measure's value as text."""
     return percent(value) if is_share(name) else number(value)
-
-
-def interval_text(share: float | None, n: int) -> str:
-    """The 95 % interval (Wilson) of a share of `n`, and n; empty where one is not known."""
-    if share is None or not n:
-        return ""
-    low, high = win_rates.interval(share, n)
-    return f"{100 * low:.0f} to {percent(high)}, n {n:,}"
 
 
 def print_tables(result: Mapping[str, Any], console: Console | None = None) -> None:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from jaxtrain.files import charts, html
 from jaxtrain.files.charts import Chart, Line
+from jaxtrain.files.terminal import percent
 from jaxtrain.measures import glossary, win_rates
 
 WIDE, HIGH, GAP_X, GAP_Y = 168, 52, 56, 26  # a box of the lineage, and the space between two, in px
@@ -64,7 +65,7 @@ def number(value: Any, unit: str = ".3f") -> str:
         value = value["mean"]
     if value is None or isinstance(value, str):
         return value or "–"
-    return f"{100 * value:.1f} %" if unit == "%" else format(value, unit)
+    return percent(value, digits=1) if unit == "%" else format(value, unit)
 
 
 def between(value: Any, unit: str = ".3f") -> str:
@@ -85,12 +86,11 @@ def interval(value: Any, measure: str, counts: Mapping[str, int]) -> str:
     """What stands below a number: of several seeds the least and the most, of one a share's 95 % interval; and n."""
     if value is None or isinstance(value, str):
         return ""
-    count, parts = counts.get(measure, 0), [between(value, unit(measure))]
-    if count and not parts[0] and glossary.get(measure).share:
+    count, ends = counts.get(measure, 0), between(value, unit(measure))
+    if count and not ends and glossary.get(measure).share:
         share = value["mean"] if isinstance(value, Mapping) else value
-        low, high = win_rates.interval(share, count)
-        parts = [f"{100 * low:.1f} to {number(high, '%')}"]
-    return ", ".join(filter(None, [*parts, f"n {count:,}" if count else ""]))
+        return win_rates.interval_text(share, count, digits=1)
+    return ", ".join(filter(None, [ends, f"n {count:,}" if count else ""]))
 
 
 def worst(claim: Mapping[str, Any]) -> str:

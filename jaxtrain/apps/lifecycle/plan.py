@@ -15,7 +15,6 @@ from jaxtrain.files import atomic, checksums, processes
 from jaxtrain.train import best_checkpoint, metrics, workdir
 
 MAX_NEW = 48
-SAVED_WITHIN = 60.0  # seconds in which a stage that is stopped saves and ends
 # A package that drives accelerators -> their device nodes; a package alone also compiles for devices that are not here.
 ACCELERATORS = {
     "jax_cuda12_plugin": ("nvidia[0-9]*", "dxg"),
@@ -168,7 +167,7 @@ def train(
         if times.get(job.name, {}).get("commands") == job.commands and _intact(folder, times[job.name][SUMS])
     }
     under_way: dict[Future, _Job] = {}
-    running = processes.ChildProcesses(SAVED_WITHIN)
+    running = processes.ChildProcesses()
     with (
         show_of(steps, folder, done) as show,
         ThreadPoolExecutor(jobs) as pool,

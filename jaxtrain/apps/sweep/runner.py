@@ -15,7 +15,6 @@ from jaxtrain.apps.sweep.trials import SweepTrial, arguments
 from jaxtrain.config import ConfigError
 from jaxtrain.files import atomic, processes
 
-SAVED_WITHIN = 60.0  # seconds in which a run that is stopped saves and ends
 DONE, LOG = "done.json", "log.txt"  # in the folder of a run
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -88,7 +87,7 @@ def train(
     for environment in environments:
         free.put(environment)
     failed: dict[Path, int] = {}
-    children = processes.ChildProcesses(SAVED_WITHIN)
+    children = processes.ChildProcesses()
     with ThreadPoolExecutor(len(environments)) as pool, children:
         waiting: dict[Any, SweepRun] = {pool.submit(_run, run, free, children): run for run in todo}
         while waiting:
