@@ -18,6 +18,7 @@ from jaxtrain import worlds
 from jaxtrain.config import ConfigError, Failure
 from jaxtrain.data.messages import Message
 from jaxtrain.rewards import (
+    classifier,
     function_args,
     function_import,
     ifeval,
@@ -96,15 +97,15 @@ VERIFIERS: Mapping[str, Verifier] = {
     "ifeval": ifeval.REWARD,
     "code": unit_tests.REWARD,
 }
-SHIPPED = (*NAMED, *VERIFIERS)
+SHIPPED = (*NAMED, *VERIFIERS, classifier.NAME)
 
 
 def resolve(text: str, flag: str = "reward") -> WeightedReward:
     """The reward that --`flag` names: REWARD[,REWARD ...], each NAME[?key=value][*WEIGHT].
 
-    A NAME is one of NAMED or VERIFIERS, MODULE:FUNCTION, or PATH/TO/FILE.py:FUNCTION (reward_spec has the grammar); a
-    module is looked for in the current folder first. Raises ConfigError where there is no such function, its module
-    fails, it cannot be called by keyword, an option is none, or a package is missing.
+    A NAME is one of SHIPPED, MODULE:FUNCTION, or PATH/TO/FILE.py:FUNCTION (reward_spec has the grammar); a module is
+    looked for in the current folder first. Raises ConfigError where there is no such function, its module fails, it
+    cannot be called by keyword, an option is none, or a package is missing.
     """
     label = f"--{flag}={text}"
     parts = reward_spec.parts(text, SHIPPED, label)
@@ -124,6 +125,9 @@ def _resolved(flag: str, label: str, part: RewardPart) -> RewardFunction:
     if name in VERIFIERS:
         call = verifier.configured(name, VERIFIERS[name], options, label)
         return RewardFunction(call.name, call, "text", part.weight, flag)
+    if name == classifier.NAME:
+        scorer = classifier.configured(options, label)
+        return RewardFunction(scorer.name, scorer, "text", part.weight, flag)
     if other := [key for key, _ in options if key != "format"]:
         raise ConfigError(f"{label}: {name} has no option {other[0]}; it has format")
     form = dict(options).get("format", "")
@@ -231,7 +235,7 @@ def _finished(function: RewardFunction, scored: Scored, logs: Logs, started: _Ca
         result, own = _listed(function, started or _start(function, scored))
     except _NO_MESSAGES as error:
         result, own = _with_messages(function, scored, error)
-    except Failure:
+    except (Failure, ConfigError):  # a verifier's or a classifier's own, which says what is wrong
         raise
     except Exception as error:
         raise _raised(function, scored, error) from error
