@@ -27,8 +27,8 @@ from jaxtrain.files.progress import bar
 
 _FORMAT = 4  # of the folder; part of its name, and of no fingerprint
 _READ = {  # formats that each kind of batch is read from
-    "pairs": ("tree", "chosen", "responses", "ranked", "marked"),
-    "ranked": ("tree", "chosen", "responses", "ranked", "marked"),
+    "pairs": ("tree", "chosen", "responses", "ranked", "marked", "summaries"),
+    "ranked": ("tree", "chosen", "responses", "ranked", "marked", "summaries"),
     "unpaired": ("chosen", "responses", "judged"),
 }
 # What is counted of a source, and its line in the table.

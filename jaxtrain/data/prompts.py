@@ -10,7 +10,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxtrain.config import ConfigError, Dialogs
-from jaxtrain.data import dialogs, message_trees, record_fields, record_formats, source_spec, sources, summary
+from jaxtrain.data import (
+    dialogs,
+    message_trees,
+    record_fields,
+    record_formats,
+    source_spec,
+    sources,
+    summary,
+    text_prefixes,
+)
 from jaxtrain.data.bad_records import Skips
 from jaxtrain.data.chat import Template
 from jaxtrain.data.conversations import Dialog
@@ -18,6 +27,7 @@ from jaxtrain.data.messages import BadRecord, Message
 from jaxtrain.data.record_fields import FieldUse
 from jaxtrain.data.source_spec import DataSource
 from jaxtrain.data.sources import Records
+from jaxtrain.data.text_prefixes import TextPrefix
 
 
 class Prompt(NamedTuple):
@@ -58,6 +68,8 @@ def read_prompts(
         return message_trees.assembled(sources.all_of(source, cfg, None))
 
     def tokenised(item: Any) -> tuple[Hashable, Prompt]:
+        if isinstance(item, TextPrefix):
+            item = item.prompt(template.tokenizer)
         messages = dialogs.with_system(_before_answer(item), cfg.system)
         variables = item.template_kwargs
         ids = template.encode_prompt(messages, variables)
@@ -65,7 +77,9 @@ def read_prompts(
         return ids.tobytes(), Prompt(messages, ids, template_kwargs=variables)
 
     lines: list[str] = []
-    prompts = _distinct(text, cfg, flag, limit, skips, use, records_of, tokenised, lines, texts=not required)
+    prompts = _distinct(
+        text, cfg, flag, limit, skips, use, records_of, tokenised, lines, texts=not required, prefixes=True
+    )
     lines += [skips.in_words(sources.cache_dir(cfg))] if skips else []
     if not prompts and required:
         why = "".join(f"; {line}" for line in lines)
@@ -124,10 +138,12 @@ def _distinct(
     make: Callable[[Any], tuple[Hashable, Prompt]],
     lines: list[str],
     texts: bool = False,
+    prefixes: bool = False,
 ) -> list[Prompt]:
     """The prompts that `make` returns of each record, with a key; of those with the same key the first.
 
-    `lines` gets those about what the sources left out. With `texts`, sources of plain texts are passed over.
+    `lines` gets those about what the sources left out. With `texts`, sources of plain texts are passed over; with
+    `prefixes` the first tokens of texts may be prompts.
     """
     prompts: dict[Hashable, Prompt] = {}
     columns = record_fields.columns_of(cfg.columns)
@@ -142,6 +158,9 @@ def _distinct(
             record_formats.require_columns(columns, [records], cfg)
         field = sources.text_field(source, cfg)
         known = (*record_formats.PROMPT, *([record_formats.text_format(field)] if texts else []))
+        if prefixes:
+            tokens = text_prefixes.token_range(source.option("tokens", text_prefixes.USUAL), f"--{flag}")
+            known = (*known, record_formats.prefix_format(field, tokens))
         form = record_formats.detect(records, source, known, flag, columns)
         if form.name == "text":
             continue

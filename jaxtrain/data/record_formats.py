@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from jaxtrain.config import ConfigError, Dialogs
-from jaxtrain.data import compared_completions, conversations, message_trees
+from jaxtrain.data import compared_completions, conversations, message_trees, summaries, text_prefixes
 from jaxtrain.data.bad_records import Skips
 from jaxtrain.data.compared_completions import CHOSEN, FIRST, LABELS, REJECTED, SECOND, VERDICTS
 from jaxtrain.data.conversations import ANSWERS, CONTEXTS, PROMPTS, SYSTEMS, TURNS
@@ -55,6 +55,17 @@ def _has(*slots: str | Sequence[str]) -> Callable[[RecordFields], bool]:
 def text_format(field: str) -> RecordFormat:
     """The format of plain text in `field`."""
     return RecordFormat("text", field, _has(field), lambda record: Text(text_of(record[field], field)))
+
+
+def prefix_format(field: str, tokens: tuple[int, int]) -> RecordFormat:
+    """The format of texts in `field` whose first tokens are prompts; it must be named."""
+    return RecordFormat(
+        text_prefixes.FORMAT,
+        text_prefixes.SHAPE,
+        _has(field),
+        lambda record: text_prefixes.read(record, field, tokens),
+        unless=(field,),
+    )
 
 
 _TREE_SHAPE = "rows with message_id, parent_id, text, role; or prompt with text, role and replies"
@@ -105,6 +116,7 @@ _DEMONSTRATIONS = (
     ),
     RecordFormat("stored", "choices, and input, messages or request", _has("choices"), conversations.stored),
     RecordFormat("tree", _TREE_SHAPE, message_trees.is_tree, message_trees.conversations),
+    RecordFormat("summary", summaries.SHAPE, summaries.is_summary, summaries.demonstration),
 )
 CHAT = (*_whole(answered=True), *_DEMONSTRATIONS)  # then text, then QUESTION
 # A prompt with an `answer` is left to a reward or a judge.
@@ -149,6 +161,7 @@ COMPARED = (
         compared_completions.judged,
     ),
     RecordFormat("tree", _TREE_SHAPE, message_trees.is_tree, message_trees.comparisons),
+    RecordFormat("summaries", summaries.COMPARED_SHAPE, summaries.is_compared, summaries.compared),
 )
 PROMPT = (
     *_whole(answered=False),

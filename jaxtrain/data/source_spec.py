@@ -47,9 +47,12 @@ FORMATS = (
     "prompt",
     "question",
     "tree",
+    "summary",
+    "summaries",
+    "prefix",
     "text",
 )  # record_formats.py reads them
-OURS = ("field", "format")  # options of every kind; the others are the data set's own
+OURS = ("field", "format", "tokens")  # options of every kind; the others are the data set's own
 OPTIONS = {
     "tfds": ("data_dir", *OURS), "hf": ("config", *OURS), "jsonl": OURS, "filtered": OURS, "preferences": OURS,
     "store": ("model", *OURS),
@@ -297,6 +300,8 @@ def check_sources(text: str, data: Data, flag: str) -> None:
 
 def _check_format(source: DataSource, data: Data, flag: str) -> None:
     name = source.option("format")
+    if (tokens := source.option("tokens")) and name != "prefix":
+        raise ConfigError(f"--{flag}={source.label}?tokens={tokens}: acts only with format=prefix")
     if not name:
         return
     if not isinstance(data, Dialogs):
