@@ -87,4 +87,4 @@ def test_where_conversations_are_learnt_there_are_no_prefixes(tmp_path):
     data = cfg(tmp_path, data=f"{source}?format=prefix", batch_size=2, seq_len=32)
     with pytest.raises(ConfigError, match="format=prefix: not read here"):
         tokenizer = ByteTokenizer()
-            dialogs.prepare(data, seed=0, tokenizer=tokenizer, template=load_template("none", tokenizer))
+        dialogs.prepare(data, seed=0, tokenizer=tokenizer, template=load_template("none", tokenizer))
