@@ -17,6 +17,7 @@ setup(
         "jaxtrain.apps.evals": ["pages/*.jinja"],
         "jaxtrain.apps.filters": ["pages/*.jinja"],
         "jaxtrain.apps.lifecycle": ["pages/*.jinja"],
+        "jaxtrain.apps.papers": ["pages/*.jinja"],
         "jaxtrain.apps.sweep": ["pages/*.jinja"],
         "jaxtrain.apps.serve": ["pages/*"],
         "jaxtrain.data": ["templates/*.jinja"],
@@ -80,6 +81,8 @@ setup(
         "mlflow": ["alembic>=1.17", "mlflow-skinny>=3.17", "sqlalchemy>=2.0"],
         "trackio": ["trackio>=0.43"],
         "wandb": ["wandb>=0.31"],
+        # The figures of ./launch/run papers.NAME.
+        "papers": ["matplotlib>=3.9"],
         # Files in gs:// (with google-cloud-storage, which Orbax calls) and in s3://.
         "remote": ["gcsfs>=2026.4", "s3fs>=2026.4"],
         "serve": ["openai>=3.36", "prometheus-client>=0.21", "starlette>=1.0", "uvicorn>=0.34"],
@@ -92,6 +95,7 @@ setup(
             "hypothesis>=6.130",
             "localbucket>=1.2",
             "math-verify[antlr4_13_2]>=0.9",
+            "matplotlib>=3.9",
             "openai>=3.36",
             "phonenumbers>=8.13",
             "prometheus-client>=0.21",

@@ -39,7 +39,7 @@ def main(cfg: Lifecycle) -> None:
     from pathlib import Path
 
     from jaxtrain.apps.lifecycle import bands, plan, progress, report, seeds
-    from jaxtrain.files import paths
+    from jaxtrain.files import accelerators, paths
     from jaxtrain.train import run_list
 
     options, several = cfg.whole, bool(cfg.whole.seeds)
@@ -54,7 +54,7 @@ def main(cfg: Lifecycle) -> None:
                 steps,
                 folder,
                 functools.partial(progress.show_progress, heading=heading),
-                jobs=options.jobs or plan.jobs(),
+                jobs=options.jobs or accelerators.jobs(),
                 seed=seed,
                 cache_dir=options.cache_dir,
                 jitter=options.jitter,

@@ -10,6 +10,8 @@ class SftLoss(config.Group):
     # fmt: off
     loss: str = config.arg("nll", "Cross-entropy, or dynamic fine-tuning, which weighs each token by its probability",
         choices=("nll", "dft"))
+    dft_power: float = config.arg(1.0, "Power of that probability, 0 to 1: the model's answers are then those of the "
+        "data at a temperature of 1 less it", low=0, only=("loss", ("dft",)))
     label_smoothing: float = config.arg(0.0, "Share of the target that is spread over the vocabulary", low=0)
     neftune: float = config.arg(0.0, "α of the uniform noise on the embeddings (NEFTune; 5 is usual)", low=0)
     z_loss: float = config.arg(0.0, "Weight of the square of the logits' log-normaliser (1e-4 is usual)", low=0)
@@ -18,6 +20,8 @@ class SftLoss(config.Group):
     def check(self):
         if self.label_smoothing >= 1:
             raise config.ConfigError(f"--label_smoothing={self.label_smoothing}: must be below 1")
+        if self.dft_power > 1:
+            raise config.ConfigError(f"--dft_power={self.dft_power}: must be at most 1")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -55,6 +55,7 @@ ROOMS: dict[str, set[str]] = {
     "apps.synthesis": CORE,
     "apps.evals": CORE,
     "apps.lifecycle": CORE,
+    "apps.papers": CORE,
     "apps.plan": CORE,
     "apps.soak": CORE,
     "apps.sweep": CORE,

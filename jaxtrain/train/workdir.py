@@ -6,13 +6,10 @@ command, versions or commit. jax is not imported here, so a changed flag is refu
 """
 
 import contextlib
-import datetime
 import fcntl
 import importlib.metadata
-import os
 import platform
 import shlex
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -20,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxtrain.config import ConfigError, ConfigT, difference, is_remote, to_dict
-from jaxtrain.files import atomic, paths
+from jaxtrain.files import atomic, locks, paths
 from jaxtrain.train import best_checkpoint, bucket_lock, run_list
 from jaxtrain.train.run_list import (  # noqa: F401  (all of them are used as workdir.NAME, too)
     CHECKPOINTS,
@@ -63,7 +60,7 @@ def open_workdir(
             "command": shlex.join([sys.executable, *sys.orig_argv[1:]]),
             "versions": versions(),
             "git": git_state(Path(__file__).parent),
-            "started": _now(),
+            "started": locks.now(),
         }
         if (path / CONFIG).exists():
             _resume(path, config, stage, start)
@@ -152,38 +149,18 @@ def _resume(path: Path, config: ConfigT, stage: str, start: dict[str, Any]) -> N
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Makes the folder and holds its lock, which the kernel frees even on kill -9; that of a bucket is an object."""
-    holder = f"process {os.getpid()} on {socket.gethostname()}, since {_now()}"
     if is_remote(path):
         with paths.explained(f"--workdir={path}"):
             _require_run_or_empty(path)
-        with bucket_lock.hold(path / LOCK, path, holder):
+        with bucket_lock.hold(path / LOCK, path, locks.this_process()):
             yield
         return
     try:
         path.mkdir(parents=True, exist_ok=True)
         _require_run_or_empty(path)
-        # Closed below; appending keeps what the holder wrote.
-        file = open(path / LOCK, "a+", encoding="utf-8")  # noqa: SIM115
     except OSError as error:
         raise ConfigError(f"--workdir={path} cannot be used: {error.strerror or error}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            holder = file.read().strip() or "a process that has only just started"
-            raise ConfigError(
-                f"--workdir={path} is in use by {holder}: "
-                "wait for it to end, stop it, or name another --workdir"
-            ) from error
-        except OSError as error:
-            raise ConfigError(
-                f"--workdir={path}: its file system has no locks ({error.strerror}), so two runs could write there at "
-                "once: name a folder on another disk, or, of a bucket that is mounted, its address, gs://BUCKET/PATH"
-            ) from error
-        file.truncate(0)
-        file.write(f"{holder}\n")
-        file.flush()
+    with locks.exclusive(path / LOCK, path):
         yield
 
 
@@ -247,7 +224,3 @@ def git_state(folder: Path) -> dict[str, Any] | None:
     lines = done.stdout.splitlines()
     commit = next((line.split()[-1] for line in lines if line.startswith("# branch.oid ")), None)
     return {"commit": commit, "dirty": any(not line.startswith("#") for line in lines)}
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -121,7 +121,11 @@ def link_problems(page: Path, text: str) -> Iterator[str]:
             yield f"{link}: no such file"
         elif page.parent == DOCS and DOCS not in target.parents:
             yield f"{link}: leaves docs/"
-        elif anchor and anchor not in anchors(text if target == page else read(target)):
+        elif (
+            anchor
+            and target.suffix == ".md"
+            and anchor not in anchors(text if target == page else read(target))
+        ):
             yield f"{link}: no such heading"
 
 

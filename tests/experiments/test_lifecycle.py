@@ -322,15 +322,3 @@ def test_the_real_steps_are_in_order():
         assert all(claim.low is not None or claim.high is not None for claim in step.claims)
         used = {name for text in step.flags for name in re.findall(r"\{(\w+)\}", text)}
         assert used <= {*step.needs} and not set(step.needs) - used - {"sft"}
-
-
-def test_an_accelerator_runs_one_stage_at_a_time(tmp_path, monkeypatch):
-    installed = {"libtpu"}
-    monkeypatch.setattr(plan, "find_spec", lambda name: name if name in installed else None)
-    (tmp_path / "nvidia0").touch()
-    assert plan.jobs(tmp_path) == 2  # libtpu drives no GPU, and compiles for TPUs that are not here
-    (tmp_path / "vfio").mkdir()
-    (tmp_path / "vfio" / "0").touch()
-    assert plan.jobs(tmp_path) == 1
-    installed = {"jax_cuda12_plugin"}
-    assert plan.jobs(tmp_path) == 1 and plan.jobs(tmp_path / "vfio") == 2

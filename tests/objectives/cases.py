@@ -294,6 +294,10 @@ def _from_teacher(model: LM) -> Objective:
     return objective
 
 
+EXPERTS = {
+    "experts": 4, "experts_per_token": 2, "expert_ff": 16, "shared_experts": 1, "balance_weight": 0.05,
+    "router_z_weight": 0.01,
+}  # fmt: skip
 SHAPES = jax.eval_shape(tiny.model(tiny.shrink("llama3.1-8b", layers=1, vocab=VOCAB)).init, jax.random.key(0))
 CASES: dict[str, Case] = {
     "next_token": Case(
@@ -302,6 +306,16 @@ CASES: dict[str, Case] = {
         ("tokens", "targets", "positions"),
         _padding,
     ),
+    "next_token_moe": Case(
+        lambda model: functools.partial(next_token, model=model),
+        _packed,
+        ("tokens", "targets", "positions"),
+        _padding,
+        EXPERTS,
+        like="next_token",
+    ),
+    "dpo_moe": _preferences("sigmoid")._replace(like="dpo", arch={"layers": 1, **EXPERTS}),
+    "reward_moe": _rewards("logistic", 0.0)._replace(like="reward", arch={"layers": 1, **EXPERTS}),
     "next_token_entropy": Case(
         lambda model: functools.partial(next_token, model=model),
         _with_entropy,
@@ -318,7 +332,9 @@ CASES: dict[str, Case] = {
         like="next_token",
     ),
     "sft": Case(
-        lambda model: functools.partial(sft, model=model, loss="dft", label_smoothing=0.1, z_loss=1e-2),
+        lambda model: functools.partial(
+            sft, model=model, loss="dft", dft_power=0.5, label_smoothing=0.1, z_loss=1e-2
+        ),
         _packed,
         ("tokens", "targets", "positions"),
         _padding,

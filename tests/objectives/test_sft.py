@@ -7,16 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtrain.objectives.sft import sft
+from jaxtrain.objectives.sft import _token_loss, sft
 from tests.objectives.test_next_token import BATCH, LOGITS, LSE, MASK, MODEL, NLL, TARGETS
 
 SMOOTH = (LSE - LOGITS.mean(-1)) * MASK  # −Σ_v log p(v) / V
 
 
-@functools.partial(jax.jit, static_argnames=("loss", "label_smoothing", "z_loss"))
-def run(logits, loss="nll", label_smoothing=0.0, z_loss=0.0):
+@functools.partial(jax.jit, static_argnames=("loss", "dft_power", "label_smoothing", "z_loss"))
+def run(logits, loss="nll", dft_power=1.0, label_smoothing=0.0, z_loss=0.0):
     def total(x):
-        out = sft(x, (), BATCH, None, model=MODEL, loss=loss, label_smoothing=label_smoothing, z_loss=z_loss)
+        settings = {"dft_power": dft_power, "label_smoothing": label_smoothing, "z_loss": z_loss}
+        out = sft(x, (), BATCH, None, model=MODEL, loss=loss, **settings)
         return out.total, out
 
     return jax.value_and_grad(total, has_aux=True)(logits)
@@ -43,6 +44,20 @@ def test_dft_weighs_by_a_probability_that_is_a_constant():
     np.testing.assert_allclose(grad, wanted, atol=1e-6)
 
 
+def test_a_power_of_the_probability_is_a_temperature_of_the_data():
+    loss, _ = of(loss="dft", dft_power=0.5)
+    weight = np.exp(0.5 * (np.take_along_axis(LOGITS, TARGETS[..., None], -1)[..., 0] - LSE))
+    np.testing.assert_allclose(loss.total, (weight * NLL).sum(), rtol=1e-6)
+    # The gradient over data of distribution q is 0 where p is q at temperature 1 - 0.3.
+    q = jnp.array([0.7, 0.2, 0.1])
+
+    def expected(logits):
+        return (q * _token_loss({"logps": jax.nn.log_softmax(logits)}, "dft", 0.3, 0.0)).sum()
+
+    np.testing.assert_allclose(jax.grad(expected)(jnp.log(q) / 0.7), 0, atol=1e-7)
+    assert np.abs(jax.grad(expected)(jnp.log(q))).max() > 0.01
+
+
 def test_label_smoothing_takes_its_share_for_the_uniform_distribution():
     loss, grad = of(label_smoothing=0.3)
     np.testing.assert_allclose(loss.total, 0.7 * NLL.sum() + 0.3 * SMOOTH.sum(), rtol=1e-6)
@@ -61,7 +76,7 @@ def test_all_of_it_together():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_what_is_not_finite_outside_the_mask_does_not_enter(bad):
-    (total, _), grad = run(jnp.asarray(LOGITS, jnp.float32).at[:, 2].set(bad), "dft", 0.3, 0.01)
+    (total, _), grad = run(jnp.asarray(LOGITS, jnp.float32).at[:, 2].set(bad), "dft", 1.0, 0.3, 0.01)
     wanted, _ = of(loss="dft", label_smoothing=0.3, z_loss=0.01)
     assert float(total) == float(wanted.total)
     assert jnp.isfinite(grad[:, :2]).all()

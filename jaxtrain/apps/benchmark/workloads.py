@@ -59,7 +59,9 @@ def step_work(task: str, model: LM, B: int, T: int, vocab: int, seed: int, docum
         batch["bytes"] = np.full(B, T, np.float32)
         objective = functools.partial(next_token.next_token, model=model)
     elif task == "sft":
-        objective = functools.partial(sft.sft, model=model, loss="nll", label_smoothing=0.0, z_loss=0.0)
+        objective = functools.partial(
+            sft.sft, model=model, loss="nll", dft_power=1.0, label_smoothing=0.0, z_loss=0.0
+        )
     elif task == "dpo":
         batch["ref_logps"] = np.full((B, 2), -T * np.log(vocab), np.float32)
         objective = functools.partial(dpo.dpo, model=model, loss="sigmoid", settings=DPO_SETTINGS)

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +14,6 @@ from jaxtrain.files import atomic, checksums, processes
 from jaxtrain.train import best_checkpoint, metrics, workdir
 
 MAX_NEW = 48
-# A package that drives accelerators -> their device nodes; a package alone also compiles for devices that are not here.
-ACCELERATORS = {
-    "jax_cuda12_plugin": ("nvidia[0-9]*", "dxg"),
-    "jax_cuda13_plugin": ("nvidia[0-9]*", "dxg"),
-    "libtpu": ("accel[0-9]*", "vfio/[0-9]*"),
-}
 TIMES, LOGS, ANSWERS = "times.json", "logs", "answers"
 SUMS = "sha256"  # in times.json, of the files of a step's completions
 SAMPLED = "completions-"  # before a step's name: the sampling of its completions
@@ -122,12 +115,6 @@ def steps() -> list[LifecycleStep]:
             "--teacher={ppo}", "--steps=400", "--optimizer=muon", "--lr=0.01"),
              ("ppo",), (Target("eval/divergence", high=0.1), Target("gold", low=1.5), Target("parsable", low=0.9))),
     ]  # fmt: skip
-
-
-def jobs(devices: Path = Path("/dev")) -> int:
-    """Stages to run at once: 2 share a CPU's cores; an accelerator's memory is one process's."""
-    driven = [nodes for name, nodes in ACCELERATORS.items() if find_spec(name)]
-    return 1 if any(any(devices.glob(node)) for nodes in driven for node in nodes) else 2
 
 
 def open_folder(folder: Path) -> Path:

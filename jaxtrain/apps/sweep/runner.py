@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from jaxtrain.apps.sweep.config import SweepFlags
 from jaxtrain.apps.sweep.trials import SweepTrial, arguments
 from jaxtrain.config import ConfigError
-from jaxtrain.files import atomic, processes
+from jaxtrain.files import accelerators, atomic, processes
 
 DONE, LOG = "done.json", "log.txt"  # in the folder of a run
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -55,7 +55,7 @@ def gpus() -> list[str]:
     """The GPUs that this process may use, by name."""
     if (given := os.environ.get(VISIBLE)) is not None:
         return [one.strip() for one in given.split(",") if one.strip()]
-    return [str(n) for n in range(len([*Path("/dev").glob("nvidia[0-9]*")]))]
+    return [str(n) for n in range(accelerators.nvidia_gpus())]
 
 
 def shares(jobs: int, devices: Sequence[str]) -> list[dict[str, str]]:

@@ -1,0 +1,44 @@
+"""A file's lock: one holder, named to the next one, and freed with its process."""
+
+import subprocess
+import sys
+
+import pytest
+
+from jaxtrain.config import ConfigError
+from jaxtrain.files import locks
+
+CHILD = """
+import sys, pathlib
+from jaxtrain.files import locks
+folder = pathlib.Path(sys.argv[1])
+with locks.exclusive(folder / "lock", folder, "out"):
+    print("has it", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_one_process_has_the_lock_and_the_next_is_told_who(tmp_path):
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with child:
+        assert child.stdout.readline() == "has it\n"
+        with (
+            pytest.raises(
+                ConfigError, match=rf"--out={tmp_path} is in use by process {child.pid} on .*another --out"
+            ),
+            locks.exclusive(tmp_path / "lock", tmp_path, "out"),
+        ):
+            pass
+        child.kill()
+    with locks.exclusive(tmp_path / "lock", tmp_path):
+        assert (tmp_path / "lock").read_text() == f"{locks.this_process()}\n"
+
+
+def test_a_folder_that_is_not_there_is_an_error_of_the_flag(tmp_path):
+    with (
+        pytest.raises(ConfigError, match=r"--workdir=.*none cannot be used"),
+        locks.exclusive(tmp_path / "none" / "lock", tmp_path / "none"),
+    ):
+        pass
