@@ -112,7 +112,7 @@ class ActorCritic(NamedTuple):
     head: Callable[[Params], Head]  # the policy's
 
 
-STACKS = ("members", "layers")  # axes along which a parameter is stacked, not multiplied
+STACKS = ("members", "layers", "experts")  # axes along which a parameter is stacked, not multiplied
 
 
 def sides(names: tuple[str | None, ...]) -> tuple[list[int], list[int], list[int]]:

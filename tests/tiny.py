@@ -14,11 +14,13 @@ from jaxtrain.models.zoo import ZOO, Arch
 FAMILIES = (
     "gpt2", "llama2-7b", "llama3.1-8b", "mistral-7b", "qwen2-0.5b", "qwen3-0.6b", "gemma2-2b", "gemma3-1b", "gemma3-4b",
     "pythia-160m", "olmo2-7b", "phi4-mini", "qwen2-upper",
+    "mixtral-8x7b", "qwen3-30b-a3b", "olmoe-1b-7b", "experts-biased",
 )  # fmt: skip
 # Of these, every kind of norm, position, attention and feed-forward at least once (tests/models/test_transformer.py has
 # the proof). The others combine the same parts anew.
 COVERING = (
     "gpt2", "llama3.1-8b", "gemma2-2b", "gemma3-4b", "pythia-160m", "olmo2-7b", "phi4-mini", "qwen2-upper",
+    "olmoe-1b-7b", "experts-biased",
 )  # fmt: skip
 # What no name of the zoo has: (the nearest name, the fields that differ at the small size).
 _VARIANTS = {
@@ -26,6 +28,7 @@ _VARIANTS = {
         "kv_heads": 2, "rope_width": 6, "rope_scaling": (10, 1.2), "window": 0, "tied": True,
         "rope_factors": (1.0, 1.1, 1.5, 1.0, 2.5, 6.0),
     }),
+    "experts-biased": ("tinytown-moe", {"mlp_bias": True, "router_bias": True, "mlp": "gelu"}),
     "qwen2-upper": ("qwen2-0.5b", {
         "rope_scaling": (4.0, 4.0, 1.0, 8, 1.1, True), "window": 5, "global_layers": (0,),
     }),
@@ -57,6 +60,11 @@ def shrink(name: str, **changes) -> Arch:
         "attn_softcap": 2.0 if arch.attn_softcap else 0.0,
         "logit_softcap": 3.0 if arch.logit_softcap else 0.0,
         "init_std": 0.3,
+        **(
+            {"experts": 6, "experts_per_token": 2, "expert_ff": 24 if arch.expert_ff else 0}
+            if arch.experts
+            else {}
+        ),
     }
     if len(arch.rope_scaling) == 4:
         small["rope_scaling"] = (4.0, 1.0, 4.0, 16)

@@ -26,7 +26,8 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def _declared(axes: tuple[str | None, ...]) -> Callable[..., Any]:
+def declared(axes: tuple[str | None, ...]) -> Callable[..., Any]:
+    """The initializer of a parameter with these logical axes; transformer.py draws the values."""
     return nn.with_logical_partitioning(nn.initializers.zeros, axes)
 
 
@@ -44,13 +45,13 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        kernel = self.param("kernel", _declared(self.axes), self.inputs + self.outputs)
+        kernel = self.param("kernel", declared(self.axes), self.inputs + self.outputs)
         batch = x.shape[: x.ndim - len(self.inputs)]
         flat = kernel.astype(self.dtype).reshape(math.prod(self.inputs), math.prod(self.outputs))
         y = x.reshape(math.prod(batch), -1) @ flat
         if self.bias:
             axes = self.axes[len(self.inputs) :]
-            bias = self.param("bias", _declared(axes), self.outputs)
+            bias = self.param("bias", declared(axes), self.outputs)
             y = y + bias.astype(self.dtype).reshape(-1)
         return y.reshape(*batch, *self.outputs)
 
@@ -68,13 +69,13 @@ class Norm(nn.Module):
     def __call__(self, x: Array) -> Array:
         over = tuple(range(-len(self.axes), 0))
         shape = tuple(x.shape[i] for i in over)
-        scale = self.param("scale", _declared(self.axes), shape) + self.offset
+        scale = self.param("scale", declared(self.axes), shape) + self.offset
         x = x.astype(jnp.float32)
         if self.kind == "layer":
             x = x - x.mean(over, keepdims=True)
         x = x * jax.lax.rsqrt(jnp.square(x).mean(over, keepdims=True) + self.eps) * scale
         if self.kind == "layer":
-            x = x + self.param("bias", _declared(self.axes), shape)
+            x = x + self.param("bias", declared(self.axes), shape)
         return x.astype(self.dtype)
 
 
@@ -142,17 +143,19 @@ class FeedForward(nn.Module):
 
     arch: Arch
     dtype: Any
+    width: int = 0  # F; 0 is the Arch's
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        arch, dtype = self.arch, self.dtype
+    def __call__(self, x: Array, valid: Array | None = None) -> tuple[Array, None]:
+        del valid
+        arch, dtype, F = self.arch, self.dtype, self.width or self.arch.ff
 
         def up(name: str) -> Array:
-            return Dense((arch.width,), (arch.ff,), ("embed", "ff"), arch.mlp_bias, dtype, name=name)(x)
+            return Dense((arch.width,), (F,), ("embed", "ff"), arch.mlp_bias, dtype, name=name)(x)
 
         act = ACTIVATIONS[arch.mlp]
         h = act(up("gate")) * up("up") if arch.gated else act(up("up"))
-        return Dense((arch.ff,), (arch.width,), ("ff", "embed"), arch.mlp_bias, dtype, name="down")(h)
+        return Dense((F,), (arch.width,), ("ff", "embed"), arch.mlp_bias, dtype, name="down")(h), None
 
 
 class Block(nn.Module):
@@ -163,6 +166,7 @@ class Block(nn.Module):
 
     arch: Arch
     dtype: Any
+    feed_forward: Callable[..., nn.Module]  # models/moe.py's
 
     @nn.compact
     def __call__(
@@ -171,7 +175,9 @@ class Block(nn.Module):
         rotary: tuple[Array, Array] | None,
         attend: Callable[..., Any],
         keys: tuple[Array, Array] | tuple[None, None],
+        valid: Array | None = None,
     ) -> Any:
+        """(x f[B, T, D], (what attend wants back, the router's sums over tokens of valid bool[B, T]))."""
         arch = self.arch
 
         def norm(there: bool, name: str, x: Array) -> Array:
@@ -184,5 +190,6 @@ class Block(nn.Module):
         h = norm(arch.post_norms, "attention_post_norm", to_residual(h))
         mixed = residual(x + drop(h, arch.dropout, keys[0]))
         h = from_residual(norm(arch.pre_norms, "mlp_norm", x if arch.parallel else mixed))
-        h = norm(arch.post_norms, "mlp_post_norm", to_residual(FeedForward(arch, self.dtype, name="mlp")(h)))
-        return residual(mixed + drop(h, arch.dropout, keys[1])), back
+        h, sums = self.feed_forward(name="mlp")(h, valid)
+        h = norm(arch.post_norms, "mlp_post_norm", to_residual(h))
+        return residual(mixed + drop(h, arch.dropout, keys[1])), (back, sums)

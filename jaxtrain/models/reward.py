@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxtrain.ops import auxiliary_losses
 from jaxtrain.types import LM, Batch, Key, Params, Scorer
 
 
@@ -44,4 +45,4 @@ def _scores(model: LM, params: Params, batch: Batch) -> Array:
         scores_flat = at @ member["score"]["weight"] + member["score"]["bias"]
         return jnp.where(length > 0, scores_flat.reshape(length.shape), 0.0)
 
-    return jax.lax.map(one, params)
+    return auxiliary_losses.mapped(one, params)

@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from jaxtrain import config
-from jaxtrain.models import attention, context_attention
+from jaxtrain.models import attention, context_attention, moe
 from jaxtrain.models.attention import AttentionExecution
 from jaxtrain.models.layers import Block, Norm, drop, rope_table
 from jaxtrain.models.residual_stream import embedded, from_residual, residual
@@ -61,11 +61,13 @@ def build(arch: Arch, how: AttentionExecution) -> LM:
     )
 
 
-def parameters(arch: Arch) -> int:
-    """Number of parameters."""
+def parameters(arch: Arch, active: bool = False) -> int:
+    """Number of parameters; with `active`, of those that a token passes: k of the experts."""
     how = AttentionExecution(jnp.float32, "xla", True, "none", 1, "cpu")
     shapes = jax.eval_shape(functools.partial(_init, arch, how), jax.random.key(0))
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    idle = arch.experts - arch.experts_per_token if active else 0
+    experts = [box.value.size for box in jax.tree.leaves(shapes, is_leaf=_is_box) if "experts" in box.names]
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes)) - sum(experts) * idle // max(arch.experts, 1)
 
 
 def flops_per_token(arch: Arch, length: int) -> float:
@@ -74,7 +76,7 @@ def flops_per_token(arch: Arch, length: int) -> float:
     PaLM, appendix B (arXiv:2204.02311), with the causal half and the windows taken off; nothing recomputed is counted.
     """
     heads = arch.width * arch.C * (2 * arch.heads + 2 * arch.K)
-    mlp = (3 if arch.gated else 2) * arch.width * arch.ff
+    mlp = arch.width * ((3 if arch.gated else 2) * arch.used_ff + arch.experts)
     seen = sum(_mean_keys(length, window, arch.causal) for window in arch.windows())
     return 6.0 * (arch.layers * (heads + mlp) + arch.width * arch.vocab) + 12.0 * arch.heads * arch.C * seen
 
@@ -92,7 +94,7 @@ def _init(arch: Arch, how: AttentionExecution, key: Key) -> Params:
     Each layer's random numbers are one draw, in a loop over layers: XLA takes half a second to compile each generator.
     """
     k1, k2 = jax.random.split(key)
-    block, x = Block(arch, jnp.float32), jnp.zeros((1, 1, arch.width))
+    block, x = Block(arch, jnp.float32, moe.feed_forward(arch, how)), jnp.zeros((1, 1, arch.width))
     rotary = rope_table(arch, jnp.zeros((1, 1), jnp.int32), arch.rope_theta, False, 1)
 
     def attend(q: Array, k: Array, v: Array) -> tuple[Array, None]:
@@ -206,10 +208,13 @@ def _hidden(
 
     noise = _noise(how.noise, batch["segments"], arch.width, keys(2 * arch.layers + 1)) if how.noise else None
     x = _embed(arch, how, params, tokens, positions, keys(0), noise)
-    x, _ = _stack(
+    valid = batch["segments"] > 0 if arch.experts else None
+    x, (_, sums) = _stack(
         arch, how, params["layers"], x, _tables(arch, positions, tokens.shape[1]), mixer, None,
-        lambda i: (keys(2 * i + 1), keys(2 * i + 2)),
+        lambda i: (keys(2 * i + 1), keys(2 * i + 2)), valid,
     )  # fmt: skip
+    if valid is not None:
+        moe.emit_losses(arch, sums, valid)
     return from_residual(_final(arch, how).apply({"params": params["norm"]}, x))
 
 
@@ -265,7 +270,7 @@ def _decode(
 
     x = _embed(arch, how, params, tokens, positions, None)
     tables = _tables(arch, positions, context or jax.tree.leaves(cache)[0].shape[-2])
-    x, cache = _stack(arch, how, params["layers"], x, tables, mixer, cache, lambda i: (None, None))
+    x, (cache, _) = _stack(arch, how, params["layers"], x, tables, mixer, cache, lambda i: (None, None))
     return _final(arch, how).apply({"params": params["norm"]}, x), cache
 
 
@@ -273,7 +278,7 @@ def _ready(arch: Arch, how: AttentionExecution, axes: Axes, params: Params) -> P
     """Parameters cast once, and where layers are unrolled a tree a layer: XLA would copy each layer every token."""
 
     def cast(path: Any, leaf: Array) -> Array:
-        if any("norm" in str(entry.key) for entry in path):
+        if any("norm" in str(entry.key) or entry.key == "router" for entry in path):
             return laid(
                 leaf, (None,) * leaf.ndim
             )  # in f32, whole, on the mesh of all others: cuDNN takes one
@@ -294,9 +299,13 @@ def _stack(
     mixer: Callable[[int], Callable[..., Any]],
     cache: Any,
     keys: Callable[[Any], tuple[Any, Any]],
-) -> tuple[Array, Any]:
-    """All layers, scanned or unrolled. `mixer(window)` is attend(q, k, v, this layer's cache) -> (mixed, its cache)."""
-    block, windows = Block(arch, how.dtype), arch.windows()
+    valid: Array | None = None,
+) -> tuple[Array, tuple[Any, Any]]:
+    """All layers, scanned or unrolled, and (their caches, their routers' sums over tokens of valid bool[B, T]).
+
+    `mixer(window)` is attend(q, k, v, this layer's cache) -> (mixed, its cache).
+    """
+    block, windows = Block(arch, how.dtype, moe.feed_forward(arch, how)), arch.windows()
 
     def one(x: Array, p: Params, index: Any, windowed: Any, layer: Any) -> tuple[Array, Any]:
         if isinstance(windowed, int):
@@ -307,7 +316,9 @@ def _stack(
             def attend(*args: Any) -> Any:
                 return jax.lax.cond(windowed, mixer(arch.window), mixer(0), *args)
 
-        return block.apply({"params": p}, x, rotary, lambda q, k, v: attend(q, k, v, layer), keys(index))
+        return block.apply(
+            {"params": p}, x, rotary, lambda q, k, v: attend(q, k, v, layer), keys(index), valid
+        )
 
     if how.scan_layers:
         mixed = len(set(windows)) > 1
@@ -319,7 +330,8 @@ def _stack(
         step = _remat(how.remat, functools.partial(one, index=i, windowed=window), False)
         x, new = step(x, parts[i], layer=cache[i] if cache is not None else None)
         back.append(new)
-    return x, tuple(back)
+    caches, sums = zip(*back, strict=True)
+    return x, (caches, sums)
 
 
 def unstack(layers: Params, count: int) -> list[Params]:

@@ -5,6 +5,7 @@ import difflib
 from typing import Any, get_args
 
 from jaxtrain.config import ConfigError
+from jaxtrain.models.named_sizes import NAMED_SIZES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +51,16 @@ class Arch:
     causal: bool = True  # False: bidirectional attention, for masked-token prediction
     dropout: float = 0.0  # on embeddings and on both residual branches
     init_std: float = 0.02
+    experts: int = (
+        0  # E, feed-forward layers of which a router chooses (models/moe.py); 0 is one, without a router
+    )
+    experts_per_token: int = 0  # k
+    expert_ff: int = 0  # F of each expert; 0 is ff
+    shared_experts: int = 0  # further ones, which every token passes
+    norm_topk: bool = True  # the k probabilities are divided by their sum
+    router_bias: bool = False
+    balance_weight: float = 0.0  # of the loss that balances the experts' load
+    router_z_weight: float = 0.0  # of the router's z-loss
     family: str = ""  # model_type in Hugging Face folders, read and written; "" is the nearest
 
     def __post_init__(self):
@@ -57,6 +68,7 @@ class Arch:
         for name in positive:
             if getattr(self, name) < 1:
                 raise ConfigError(f"--model: {name}={getattr(self, name)} must be at least 1")
+        require_experts(self)
         kinds = {
             "positions": ("rope", "learned"),
             "norm": ("rms", "layer"),
@@ -95,6 +107,21 @@ class Arch:
     def gated(self) -> bool:
         return self.mlp in ("swiglu", "geglu")
 
+    @property
+    def F(self) -> int:
+        """The feed-forward width of an expert, or of the one layer."""
+        return (self.expert_ff if self.experts else 0) or self.ff
+
+    @property
+    def used_ff(self) -> int:
+        """The feed-forward width that a token passes: of its experts and the shared ones together."""
+        return (self.experts_per_token + self.shared_experts if self.experts else 1) * self.F
+
+    @property
+    def all_ff(self) -> int:
+        """The feed-forward width that a layer has parameters for."""
+        return (self.experts + self.shared_experts if self.experts else 1) * self.F
+
     def windows(self) -> tuple[int, ...]:
         """The window of each layer, 0 for a layer that sees all."""
         every = self.global_every
@@ -102,78 +129,31 @@ class Arch:
         return tuple(0 if i in free else self.window for i in range(self.layers))
 
 
-_biased = {"norm": "layer", "qkv_bias": True, "out_bias": True, "mlp_bias": True}
-_gpt2 = {**_biased, "positions": "learned", "max_len": 1024, "mlp": "gelu", "vocab": 50257}
-_llama3_rope = (8.0, 1.0, 4.0, 8192)
-_gemma = {"norm_offset": 1.0, "norm_eps": 1e-6, "embed_scale": True, "mlp": "geglu", "post_norms": True}
-_pythia = {**_biased, "parallel": True, "max_len": 2048, "mlp": "gelu_erf", "vocab": 50304, "tied": False}
-_qwen = {"norm_eps": 1e-6, "rope_theta": 1e6}
+def require_experts(arch: Arch) -> None:
+    """Raises ConfigError where the fields about experts do not fit together."""
+    numbers = (
+        "experts",
+        "experts_per_token",
+        "expert_ff",
+        "shared_experts",
+        "balance_weight",
+        "router_z_weight",
+    )
+    for name in numbers:
+        value = getattr(arch, name)
+        if not value >= 0:
+            raise ConfigError(f"--model: {name}={value} must be at least 0")
+    for name in (*numbers[1:], "norm_topk", "router_bias"):
+        value = getattr(arch, name)
+        if value != Arch.__dataclass_fields__[name].default and not arch.experts:
+            raise ConfigError(f"--model: {name}={value} needs experts, the number that a router chooses of")
+    if arch.experts and not 1 <= arch.experts_per_token <= arch.experts:
+        raise ConfigError(
+            f"--model: experts_per_token={arch.experts_per_token} must be from 1 to experts={arch.experts}"
+        )
 
-ZOO: dict[str, Arch] = {
-    # Ours, with the vocabulary of whatever tokenizer they are trained with.
-    "tinytown-200k": Arch(2, 80, 4, 208),
-    "tinytown-1m": Arch(4, 128, 4, 384),
-    "nano": Arch(6, 256, 8, 704),
-    "nano-gpt2": Arch(6, 256, 8, 1024, **{**_gpt2, "vocab": 0}),
-    # The sizes that experiments/bench.py measures beside other projects.
-    "bench-s": Arch(4, 256, 8, 1024, vocab=512),
-    "bench-s-gpt2": Arch(4, 256, 8, 1024, **{**_gpt2, "max_len": 256, "vocab": 512}),
-    "bench-m": Arch(12, 768, 12, 3072, **{**_gpt2, "max_len": 512}),
-    # Shapes of the released checkpoints.
-    "gpt2": Arch(12, 768, 12, 3072, **_gpt2),
-    "gpt2-medium": Arch(24, 1024, 16, 4096, **_gpt2),
-    "gpt2-large": Arch(36, 1280, 20, 5120, **_gpt2),
-    "gpt2-xl": Arch(48, 1600, 25, 6400, **_gpt2),
-    "llama2-7b": Arch(32, 4096, 32, 11008, vocab=32000, max_len=4096, tied=False),
-    "llama2-13b": Arch(40, 5120, 40, 13824, vocab=32000, max_len=4096, tied=False),
-    "llama3-8b": Arch(
-        32, 4096, 32, 14336, kv_heads=8, vocab=128256, max_len=8192, rope_theta=5e5, tied=False
-    ),
-    "llama3.1-8b": Arch(
-        32, 4096, 32, 14336, kv_heads=8, vocab=128256, max_len=131072, rope_theta=5e5, tied=False,
-        rope_scaling=_llama3_rope,
-    ),
-    "llama3.2-1b": Arch(
-        16, 2048, 32, 8192, kv_heads=8, vocab=128256, max_len=131072, rope_theta=5e5,
-        rope_scaling=(32.0, 1.0, 4.0, 8192),
-    ),
-    "mistral-7b": Arch(
-        32, 4096, 32, 14336, kv_heads=8, vocab=32000, max_len=32768, window=4096, tied=False
-    ),
-    "qwen2-0.5b": Arch(
-        24, 896, 14, 4864, kv_heads=2, vocab=151936, max_len=32768, qkv_bias=True, **_qwen
-    ),
-    "qwen2.5-7b": Arch(
-        28, 3584, 28, 18944, kv_heads=4, vocab=152064, max_len=32768, qkv_bias=True, tied=False, **_qwen
-    ),
-    "qwen3-0.6b": Arch(
-        28, 1024, 16, 3072, kv_heads=8, head_width=128, vocab=151936, max_len=40960, qk_norm=True, **_qwen
-    ),
-    "qwen3-8b": Arch(
-        36, 4096, 32, 12288, kv_heads=8, head_width=128, vocab=151936, max_len=40960, qk_norm=True, tied=False,
-        **_qwen,
-    ),
-    "gemma2-2b": Arch(
-        26, 2304, 8, 9216, kv_heads=4, head_width=256, vocab=256000, max_len=8192, window=4096, global_every=2,
-        query_scale=256, attn_softcap=50.0, logit_softcap=30.0, **_gemma,
-    ),
-    "gemma3-1b": Arch(
-        26, 1152, 4, 6912, kv_heads=1, head_width=256, vocab=262144, max_len=32768, window=512, global_every=6,
-        query_scale=256, rope_theta=1e6, rope_theta_local=1e4, qk_norm=True, **_gemma,
-    ),
-    "gemma3-4b": Arch(
-        34, 2560, 8, 10240, kv_heads=4, head_width=256, vocab=262208, max_len=131072, window=1024, global_every=6,
-        query_scale=256, rope_theta=1e6, rope_theta_local=1e4, rope_scaling=(8.0,), qk_norm=True, **_gemma,
-    ),
-    "pythia-160m": Arch(12, 768, 12, 3072, rope_width=16, **_pythia),
-    "pythia-1.4b": Arch(24, 2048, 16, 8192, rope_width=32, **_pythia),
-    "olmo2-7b": Arch(
-        32, 4096, 32, 11008, vocab=100352, max_len=4096, rope_theta=5e5, norm_eps=1e-6, pre_norms=False,
-        post_norms=True, qk_norm=True, qk_norm_joint=True, tied=False,
-    ),
-    "phi3-mini-4k": Arch(32, 3072, 32, 8192, vocab=32064, max_len=4096, window=2047, tied=False, family="phi3"),
-}  # fmt: skip
 
+ZOO: dict[str, Arch] = {name: Arch(**fields) for name, fields in NAMED_SIZES.items()}
 
 # Fields of former releases, as commands and runs hold them.
 _FORMER = {"bias": ("out_bias", "mlp_bias")}

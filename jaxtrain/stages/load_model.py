@@ -36,5 +36,6 @@ def build_model(plan: parallel.Plan, arch: Arch, settings: config.Model, noise: 
 
 def load_model(source: InitFrom, plan: parallel.Plan, settings: config.Model | None = None) -> LoadedModel:
     """The model that `init_from.load_run` describes, its adapters merged."""
-    model = build_model(plan, source.arch, settings or config.Model())
+    arch = dataclasses.replace(source.arch, balance_weight=0.0, router_z_weight=0.0)  # it is not trained
+    model = build_model(plan, arch, settings or config.Model())
     return LoadedModel(model, weights.load_params(plan, source, model, 0), plan, source)

@@ -19,7 +19,7 @@ def stored_activations(arch: Arch, remat: str, tensor: int = 1) -> float:
     """Elements that the backward pass reads of each token and layer, at least: the layer's input and, unless `remat` is
     `full`, the results of its products, which are split over `tensor` devices.
     """
-    products = arch.C * (2 * arch.heads + 2 * arch.K) + (3 if arch.gated else 2) * arch.ff
+    products = arch.C * (2 * arch.heads + 2 * arch.K) + (3 if arch.gated else 2) * arch.used_ff
     return arch.width + (products / tensor if remat != "full" else 0)
 
 

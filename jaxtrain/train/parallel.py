@@ -40,6 +40,8 @@ RULES: dict[str, tuple[str, ...] | str | None] = {
     "kv": "tensor",
     "head": None,
     "ff": "tensor",
+    "experts": None,
+    "router": None,
     "layers": None,
     "members": None,
     "rank": None,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from jaxtrain.ops import auxiliary_losses
 from jaxtrain.types import Batch, Key, Loss, Metrics, Objective, Params, TrainState
 
 
@@ -36,7 +37,7 @@ def train_step(
     they are finite)` says whether a step is applied, with metrics of its own.
     """
     rng = jax.random.fold_in(state.rng, state.step)
-    grads, loss = _gradients(objective, state.params, frozen, batch, rng, microbatches)
+    grads, loss = _gradients(objective, state.params, frozen, batch, rng, microbatches, axis_name)
     if axis_name is not None:
         grads, loss = jax.lax.psum((grads, loss), axis_name)
     grads = jax.tree.map(lambda g: g / loss.weight, grads)
@@ -75,12 +76,20 @@ def _health(norm: Array, after: TrainState) -> Metrics:
 
 
 def _gradients(
-    objective: Objective, params: Params, frozen: Params, batch: Batch, rng: Key, microbatches: int
+    objective: Objective,
+    params: Params,
+    frozen: Params,
+    batch: Batch,
+    rng: Key,
+    microbatches: int,
+    axis_name: str | None,
 ) -> tuple[Params, Loss]:
     """Summed gradients and Loss of a batch, in parts: rows i, i + n, ... are part i, so that shards stay whole."""
+    args = (objective, params, frozen, batch, rng, axis_name)
+    whole = auxiliary_losses.units(*args) if microbatches > 1 else None
 
     def total(params: Params, part: Batch) -> tuple[Array, Loss]:
-        loss = objective(params, frozen, part, rng)
+        loss = auxiliary_losses.joined(objective, params, frozen, part, rng, whole=whole, axis_name=axis_name)
         return loss.total, loss
 
     gradient = jax.grad(total, has_aux=True)
@@ -103,5 +112,5 @@ def evaluate(
     params: Params, frozen: Params, batch: Batch, *, objective: Objective, axis_name: str | None = None
 ) -> Metrics:
     """The objective's metrics on a batch, without randomness."""
-    metrics = objective(params, frozen, batch, None).metrics
+    metrics = auxiliary_losses.joined(objective, params, frozen, batch, None).metrics
     return jax.lax.psum(metrics, axis_name) if axis_name is not None else metrics

@@ -110,7 +110,7 @@ def _attention(x, p, arch, positions, segments, window):
     return np.einsum("thc,hcd->td", out, p["out"]["kernel"]) + p["out"].get("bias", 0.0)
 
 
-def _mlp(x, p, arch):
+def _mlp(x, p, arch, segments=None):
     up = x @ p["up"]["kernel"] + p["up"].get("bias", 0.0)
     if arch.mlp.startswith("gelu"):
         h = _gelu_erf(up) if arch.mlp == "gelu_erf" else _gelu(up)
@@ -118,6 +118,20 @@ def _mlp(x, p, arch):
         gate = x @ p["gate"]["kernel"] + p["gate"].get("bias", 0.0)
         h = (_gelu(gate) if arch.mlp == "geglu" else gate / (1 + np.exp(-gate))) * up
     return h @ p["down"]["kernel"] + p["down"].get("bias", 0.0)
+
+
+def _experts(x, p, arch, segments):
+    """Token by token: the k likeliest experts, each weighed by its probability, and the shared one. None of padding."""
+    scores = x @ p["router"]["kernel"] + p["router"].get("bias", 0.0)
+    out = np.zeros_like(x)
+    for t, row in enumerate(scores):
+        chosen = np.argsort(-row)[: arch.experts_per_token if segments[t] else 0]
+        weights = np.exp(row - row.max()) / np.exp(row - row.max()).sum()
+        for e in chosen:
+            share = weights[e] / (weights[chosen].sum() if arch.norm_topk else 1.0)
+            own = {name: _layer(p[name], e) for name in ("gate", "up", "down") if name in p}
+            out[t] += share * _mlp(x[t], own, arch)
+    return out + _mlp(x, p["shared"], arch) if arch.shared_experts else out
 
 
 def _layer(tree, i):
@@ -131,6 +145,7 @@ def logits(arch, params, tokens, positions, segments):
         x = x * np.sqrt(arch.width)
     if arch.positions == "learned":
         x = x + params["positions"][positions]
+    feed = _experts if arch.experts else _mlp
     for i, window in enumerate(arch.windows()):
         p = _layer(params["layers"], i)
 
@@ -140,6 +155,6 @@ def logits(arch, params, tokens, positions, segments):
         mixed = _attention(norm("attention_norm", x), p["attention"], arch, positions, segments, window)
         mixed = norm("attention_post_norm", mixed)
         read = norm("mlp_norm", x if arch.parallel else x + mixed)
-        x = x + mixed + norm("mlp_post_norm", _mlp(read, p["mlp"], arch))
+        x = x + mixed + norm("mlp_post_norm", feed(read, p["mlp"], arch, segments))
     out = _norm(x, params["norm"], arch) @ params["embed" if arch.tied else "unembed"].T
     return arch.logit_softcap * np.tanh(out / arch.logit_softcap) if arch.logit_softcap else out

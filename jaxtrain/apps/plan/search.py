@@ -94,7 +94,7 @@ def candidates(cfg: Any, arch: Arch, topology: Topology, sampling: bool = False)
     meshes: list[list[Candidate]] = []
     for tensor, context in itertools.product((1, 2, 4, 8), [1] if sampling else _parts(cfg.data.seq_len)):
         shards = count // (tensor * context)
-        if count % (tensor * context) or arch.K % tensor or arch.ff % tensor or shards % topology.slices:
+        if count % (tensor * context) or arch.K % tensor or arch.F % tensor or shards % topology.slices:
             continue
         batches = {B for B in (own // 2, own, 2 * own, 4 * own) if B and B % shards == 0} or {shards}
         for fsdp in (n for n in range(1, shards + 1) if shards % n == 0):
@@ -130,7 +130,7 @@ def _recomputed(layout: Candidate) -> Iterator[Candidate]:
 def weights(arch: Arch) -> int:
     """Elements of all matrices of a model; norms and biases are left out."""
     block = arch.width * arch.C * (2 * arch.heads + 2 * arch.K)
-    block += (3 if arch.gated else 2) * arch.width * arch.ff
+    block += (3 if arch.gated else 2) * arch.width * arch.all_ff + arch.width * arch.experts
     return arch.layers * block + (1 if arch.tied else 2) * arch.width * arch.vocab
 
 
@@ -149,9 +149,10 @@ def least_memory(each: Candidate, cfg: Any, arch: Arch) -> float:
 def promise(each: Candidate, cfg: Any, arch: Arch, topology: Topology) -> float:
     """Tokens a second by a rough model: products at the peak, weights sent round, activations exchanged."""
     size, T = weights(arch), cfg.data.seq_len
+    idle = (3 if arch.gated else 2) * arch.layers * arch.width * (arch.all_ff - arch.used_ff)
     peaks, links = CHIPS[topology.kind], interconnect(topology)
     tokens = each.batch_size * T
-    products = 6.0 * size * tokens / devices(topology) * _COMPUTED[each.remat] / peaks.flops
+    products = 6.0 * (size - idle) * tokens / devices(topology) * _COMPUTED[each.remat] / peaks.flops
     parts = each.fsdp * each.context  # of the weights, with tensor
     sent = 3 * 2.0 * size / each.tensor * (1 - 1 / parts) * each.microbatches
     sent += 4.0 * size / (parts * each.tensor) * (each.data > 1)

@@ -1,0 +1,26 @@
+"""The named sizes beside what was published of them."""
+
+import pytest
+
+from jaxtrain.models import transformer
+from jaxtrain.models.zoo import ZOO
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [("gpt2", 124.44), ("llama3-8b", 8030.26), ("mistral-7b", 7241.73), ("qwen3-0.6b", 596.05), ("gemma2-2b", 2614.34),
+     ("gemma3-1b", 999.89), ("llama3.2-1b", 1235.81), ("qwen2-0.5b", 494.03), ("pythia-160m", 162.32),
+     ("pythia-1.4b", 1414.65), ("olmo2-7b", 7298.62), ("phi3-mini-4k", 3821.08), ("mixtral-8x7b", 46702.79),
+     ("qwen3-30b-a3b", 30532.12), ("olmoe-1b-7b", 6919.16), ("qwen3-235b-a22b", 235093.63),
+     ("mixtral-8x22b", 140620.63)],
+)  # fmt: skip
+def test_named_sizes_have_the_published_number_of_parameters(name, millions):
+    assert round(transformer.parameters(ZOO[name]) / 1e6, 2) == millions
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"), [("mixtral-8x7b", 12.88), ("qwen3-30b-a3b", 3.35), ("olmoe-1b-7b", 1.28)]
+)
+def test_active_parameters_are_the_published_ones(name, billions):
+    assert transformer.parameters(ZOO[name], active=True) / 1e9 == pytest.approx(billions, abs=0.005)
+    assert transformer.parameters(ZOO["gpt2"], active=True) == transformer.parameters(ZOO["gpt2"])
