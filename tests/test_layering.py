@@ -68,6 +68,7 @@ BETWEEN_APPS = {"apps.annotation": "jaxtrain.apps.serve.http"}  # the one module
 WORLD_TODAY = {
     "experiments.papers.dedup",
     "experiments.papers.filtering",
+    "experiments.papers.recipes",
     "jaxtrain.data.source_spec",
     "jaxtrain.data.sources",
 }
@@ -97,7 +98,7 @@ ONLY_IN = {  # package -> modules or rooms that may import it
 PARALLEL = {"device_put", "pmap", "shard_map", "Mesh", "NamedSharding", "PartitionSpec"}
 
 # Modules of experiments/ that are no commands.
-LIBRARY = {"experiments.constitutional_pipeline", "experiments.papers.arms"}
+LIBRARY = {"experiments.constitutional_pipeline", "experiments.papers.arms", "experiments.papers.recipes"}
 # Experiments that run or compile other experiments; constitutional is the command of constitutional_pipeline.
 COMPOSED = (
     "experiments.constitutional_pipeline", "experiments.bench", "experiments.papers.*", "experiments.plan",
@@ -396,6 +397,7 @@ def test_an_experiment_that_is_no_command_is_found(tmp_path):
         "experiments/constitutional.py": "from experiments import constitutional_pipeline\n" + command,
         "experiments/constitutional_pipeline.py": "from experiments import good",
         "experiments/papers/arms.py": command,
+        "experiments/papers/recipes.py": "",
         "experiments/papers/figure.py": "from experiments.papers import arms\n" + command,
     }
     assert sorted(experiments_broken(source.write(tmp_path, files))) == [

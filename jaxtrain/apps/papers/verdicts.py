@@ -59,6 +59,13 @@ def on_mean(
     return Check(criterion, passed, number(middle, half, digits))
 
 
+def above_zero(criterion: str, values: Sequence[float], *, digits: int = 3) -> Check:
+    """A check that the mean over seeds is above 0 with its whole 95 % interval; open where the interval has 0."""
+    middle, half = mean_and_interval(values)
+    passed = None if math.isnan(half) or abs(middle) <= half else middle > 0
+    return Check(criterion, passed, number(middle, half, digits))
+
+
 def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
     """(mean, half of its 95 % interval by Student's t); of a single value the half is NaN."""
     several = np.asarray(values, float)

@@ -36,6 +36,13 @@ def test_the_mean_and_its_interval():
     assert verdicts.on_mean("a number", [math.nan, 1], low=0).passed is False
 
 
+def test_a_mean_above_zero_with_its_interval():
+    assert verdicts.above_zero("x", [2, 3, 4], digits=1) == Check("x", True, "3.0 ± 2.5")
+    assert verdicts.above_zero("x", [1, 3, 5]).passed is None  # 3 ± 4.97
+    assert verdicts.above_zero("x", [-2, -3, -4]).passed is False
+    assert verdicts.above_zero("x", [3]).passed is None
+
+
 @pytest.mark.parametrize(
     ("passed", "seeds", "wanted"),
     [

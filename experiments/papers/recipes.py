@@ -1,0 +1,99 @@
+"""Training runs on Tinytown that experiments share: one place for their flags, so that each is trained once a seed.
+
+`runs` is a SharedRuns everywhere; a function returns the run's folder, or what its completions are worth.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+HELD_OUT = "tinytown:prompts:test"  # verb-object pairs and sums that no stage has seen
+FACTS = "tinytown:prompts:test?family=fact,tinytown:prompts:test?family=str"  # one word is the answer
+SMALL = "tinytown-200k"
+_PRETRAIN = ("--sample_every=0", "--steps=900", "--optimizer=muon", "--lr=0.01")
+_SFT = ("--steps=300", "--eval_every=0", "--optimizer=muon", "--lr=0.004", "--loss=dft", "--dft_power=0.3")
+_REWARD = (
+    "--data=tinytown:preferences?documents=8000&balk=.1&detail=.5&warn=.5", "--steps=250",
+    "--eval_data=tinytown:preferences:test", "--optimizer=muon", "--lr=0.002",
+)  # fmt: skip
+_PPO = ("--steps=64", "--batch_size=128", "--epochs=1", "--lr=4e-4")
+_DPO = (
+    "--data=tinytown:preferences?documents=9600&slip=.2&detail=.5&warn=.5", "--steps=300", "--nll_weight=0.2",
+    "--optimizer=muon", "--lr=1e-3",
+)  # fmt: skip
+
+
+def pretrained(runs: Any, *more: str) -> Path:
+    """The base model, of 1M parameters unless `more` names another."""
+    return runs.train("pretrain", *_PRETRAIN, *more)
+
+
+def sft(runs: Any, base: Path | None = None, *more: str) -> Path:
+    """The base model fine-tuned on demonstrations."""
+    return runs.train("sft", f"--init_from={base or pretrained(runs)}", *_SFT, *more)
+
+
+def reward(runs: Any, policy: Path | None = None, *more: str) -> Path:
+    """The reward model of PPO, which starts from SFT."""
+    return runs.train("reward", f"--init_from={policy or sft(runs)}", *_REWARD, *more)
+
+
+def ppo(runs: Any, policy: Path | None = None, model: Path | None = None, *more: str) -> Path:
+    """PPO from SFT on the reward model's scores; `more` replaces flags."""
+    policy = policy or sft(runs)
+    return runs.train("ppo", f"--init_from={policy}", f"--reward_model={model or reward(runs)}", *_PPO, *more)
+
+
+def dpo(runs: Any, policy: Path | None = None, *more: str) -> Path:
+    """DPO from SFT."""
+    return runs.train("dpo", f"--init_from={policy or sft(runs)}", *_DPO, *more)
+
+
+def answers(runs: Any, run: Path, prompts: str = HELD_OUT, samples: int = 2) -> list[dict[str, Any]]:
+    """A policy's completions of held-out prompts at temperature 1, those of a prompt together."""
+    return runs.sample(run, prompts, f"--samples={samples}")
+
+
+def measures(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The judge's measures of completions: their mean gold reward, and the shares of ./launch/run evaluate."""
+    from jaxtrain import worlds
+
+    return worlds.get().measure([one["prompt"] for one in records], [one["completion"] for one in records])
+
+
+def gold(records: Sequence[Mapping[str, Any]]) -> list[float]:
+    """The gold reward of each completion."""
+    from jaxtrain import worlds
+
+    world = worlds.get()
+    return [world.gold(one["prompt"], one["completion"]) for one in records]
+
+
+def win_rate(records: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> float:
+    """The share of prompts' completions that gold prefers to those of `others`, place by place; a tie counts half."""
+    mine, theirs = gold(records), gold(others)
+    return sum((a > b) + (a == b) / 2 for a, b in zip(mine, theirs, strict=True)) / len(mine)
+
+
+def final(runs: Any, run: Path, metric: str) -> float:
+    """A metric's last value in a run."""
+    return [row[metric] for row in runs.rows(run) if metric in row][-1]
+
+
+def write_records(runs: Any, name: str, records: Sequence[Mapping[str, Any]]) -> str:
+    """Writes records beside the shared runs, named by what is in them; returns the data source that reads them."""
+    from jaxtrain.data import source_spec
+    from jaxtrain.files import atomic, cache
+
+    file = runs.folder / f"{name}-{runs.seed}-{cache.digest([*map(atomic.json_line, records)])[:10]}.jsonl"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        atomic.write_jsonl(file, records)
+    return source_spec.of_path("jsonl", file)
+
+
+def town_rows(config: str, split: str, **options: Any) -> list[dict[str, Any]]:
+    """The rows of tinytown:CONFIG:SPLIT with these options."""
+    from jaxtrain.worlds.tinytown import configs, records
+
+    return [*records.named_rows(config, configs.resolve(config, options), split)]
