@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxtrain.apps.papers import gallery
-from jaxtrain.apps.papers.config import GalleryFlags
+from jaxtrain.apps.papers.config import SIZES, GalleryFlags
 from jaxtrain.apps.papers.verdicts import Paper
 from jaxtrain.config import ConfigError
 from jaxtrain.files import locks, processes
@@ -43,6 +43,6 @@ def run(options: GalleryFlags, papers: Sequence[Paper], root: Path) -> list[str]
 def _command(options: GalleryFlags, paper: Paper, root: Path) -> list[str]:
     return [
         sys.executable, "-P", "-m", f"experiments.papers.{paper.name}", f"--workdir={root / paper.name}",
-        f"--shared={root / SHARED}", f"--size={options.size}", f"--seeds={options.seeds}",
+        f"--shared={root / SHARED}", f"--size={options.size if options.size in paper.sizes else SIZES[0]}", f"--seeds={options.seeds}",
         f"--first_seed={options.first_seed}", f"--jobs={options.jobs}", f"--cache_dir={options.cache_dir}",
     ]  # fmt: skip

@@ -31,6 +31,7 @@ def run(paper: Paper, cfg: Any, measure: Measure, judge: Judge, draw: Draw) -> d
     cfg: a config with the group `trial`, a PaperTrial. Raises Failure where a seed fails; the others' results stay.
     """
     trial: PaperTrial = cfg.trial
+    check_size(paper, trial.size)
     check_hardware(trial.size)
     folder = folder_of(trial, paper.name)
     seeds = range(trial.first_seed, trial.first_seed + trial.seeds)
@@ -52,6 +53,15 @@ def folder_of(trial: PaperTrial, name: str) -> Path:
     """The folder of an experiment's results."""
     chosen = Path("runs") / "papers" / name if trial.workdir == "auto" else Path(trial.workdir)
     return paths.absolute(chosen)
+
+
+def check_size(paper: Paper, size: str) -> None:
+    """Raises ConfigError for a size that an experiment does not have."""
+    if size not in paper.sizes:
+        raise ConfigError(
+            f"--size={size}: {paper.name} has {', '.join(paper.sizes)} alone; leave the flag out, or see the --size of "
+            "dpo_frontier, overoptimization, instructgpt and chinchilla_fit"
+        )
 
 
 def check_hardware(size: str) -> None:

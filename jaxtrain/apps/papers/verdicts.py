@@ -27,6 +27,7 @@ class Paper(NamedTuple):
     published: str  # its numbers; those that were not read again are marked
     measured: str  # what the small version measures
     criterion: str
+    sizes: tuple[str, ...] = ("cpu",)  # those of --size that it has
 
 
 class Check(NamedTuple):

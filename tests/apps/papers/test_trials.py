@@ -45,9 +45,11 @@ def call(tmp_path, measured):
     def draw(cfg, results, figure):
         figure.subplots().plot([one["rise"] for one in results])
 
-    def call(scale=2.0, **flags):
+    def call(scale=2.0, sizes=("cpu", "gpu"), **flags):
         flags = {"workdir": str(tmp_path / "x"), "shared": str(tmp_path / "shared")} | flags
-        return trials.run(PAPER, Trial(PaperTrial(**flags), Own(scale)), measure, judge, draw)
+        return trials.run(
+            PAPER._replace(sizes=sizes), Trial(PaperTrial(**flags), Own(scale)), measure, judge, draw
+        )
 
     return call
 
@@ -107,6 +109,11 @@ def test_a_size_without_its_hardware_is_refused(call, monkeypatch):
         call(size="gpu")
     monkeypatch.setattr(accelerators, "present", lambda devices=None: True)
     assert call(size="gpu")["size"] == "gpu"
+
+
+def test_a_size_that_an_experiment_does_not_have_is_refused(call):
+    with pytest.raises(ConfigError, match=r"--size=gpu: x has cpu alone; leave the flag out"):
+        call(size="gpu", sizes=("cpu",))
 
 
 def test_a_folder_that_cannot_be_made_is_refused(call, tmp_path):
