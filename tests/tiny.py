@@ -16,6 +16,7 @@ FAMILIES = (
     "pythia-160m", "olmo2-7b", "phi4-mini", "qwen2-upper",
     "mixtral-8x7b", "qwen3-30b-a3b", "olmoe-1b-7b", "experts-biased",
 )  # fmt: skip
+EXPORTED = tuple(name for name in FAMILIES if name != "experts-biased")  # those that transformers has
 # Of these, every kind of norm, position, attention and feed-forward at least once (tests/models/test_transformer.py has
 # the proof). The others combine the same parts anew.
 COVERING = (
@@ -28,7 +29,9 @@ _VARIANTS = {
         "kv_heads": 2, "rope_width": 6, "rope_scaling": (10, 1.2), "window": 0, "tied": True,
         "rope_factors": (1.0, 1.1, 1.5, 1.0, 2.5, 6.0),
     }),
-    "experts-biased": ("tinytown-moe", {"mlp_bias": True, "router_bias": True, "mlp": "gelu"}),
+    "experts-biased": ("tinytown-moe", {
+        "mlp_bias": True, "router_bias": True, "mlp": "gelu", "shared_experts": 1,
+    }),
     "qwen2-upper": ("qwen2-0.5b", {
         "rope_scaling": (4.0, 4.0, 1.0, 8, 1.1, True), "window": 5, "global_layers": (0,),
     }),

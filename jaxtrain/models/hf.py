@@ -86,11 +86,11 @@ def _make(
     files: Mapping[str, tuple[Path, str]],
     changes: Mapping[str, Sequence[TensorChange]],
 ) -> Array:
-    stacked = leaf.path[0] == "layers"
+    stacked = len(leaf.stack)
 
     def part(index: tuple[slice, ...]) -> np.ndarray:
-        layers = leaf.tensors[index[0]] if stacked else leaf.tensors
-        inner = index[1:] if stacked else index
+        numbers = np.arange(len(leaf.tensors)).reshape(leaf.stack)[index[:stacked]]
+        layers, inner = [leaf.tensors[number] for number in numbers.flat], index[stacked:]
         with contextlib.ExitStack() as stack:  # closed with each part, so that pages read do not stay mapped
             opened: dict[Path, Any] = {}
             for name in layers:
@@ -109,7 +109,7 @@ def _make(
             out[0] = first
             for i, piece in enumerate(pieces, 1):
                 out[i] = piece
-        return out
+        return out.reshape(*numbers.shape, *first.shape)
 
     if struct.sharding is None:
         return jnp.asarray(part((slice(None),) * len(struct.shape)))
@@ -298,7 +298,7 @@ def dumped(value: Any) -> bytes:
     return (json.dumps(value, indent=2) + "\n").encode()
 
 
-Part = tuple[ParamLeaf, Any, int]  # a parameter, its value, a layer
+Part = tuple[ParamLeaf, Any, tuple[int, ...]]  # a parameter, its value, a layer or an expert of a layer
 
 
 def _write_shards(
@@ -313,14 +313,14 @@ def _write_shards(
     leaves = hf_layout.leaves(params, arch)
     tensors: dict[str, list[Part]] = {}
     for leaf, value in zip(leaves, jax.tree.leaves(params), strict=True):
-        for layer, name in enumerate(leaf.tensors):
-            tensors.setdefault(name, []).append((leaf, value, layer))
+        for number, name in enumerate(leaf.tensors):
+            tensors.setdefault(name, []).append((leaf, value, leaf.place(number)))
     sizes = {
         name: math.prod(parts[0][0].source.whole(parts[0][0].shape)) * dtype.itemsize
         for name, parts in tensors.items()
     }
     shards: list[list[str]] = [[]]
-    for name in sorted(tensors, key=lambda name: (tensors[name][0][2], name)):
+    for name in sorted(tensors, key=lambda name: (tensors[name][0][2][:1] or (0,), name)):
         if shards[-1] and sum(sizes[other] for other in shards[-1]) + sizes[name] > shard_bytes:
             shards.append([])
         shards[-1].append(name)
@@ -350,7 +350,7 @@ def _tensor(
     name: str, parts: list[Part], dtype: np.dtype, fetch: Callable[[Array], np.ndarray]
 ) -> np.ndarray:
     """One tensor on the host, of a layer of one parameter or of several side by side."""
-    whole = joined([(leaf, _layer(leaf, value, layer, fetch)) for leaf, value, layer in parts])
+    whole = joined([(leaf, _array(leaf, value, place, fetch)) for leaf, value, place in parts])
     with np.errstate(over="ignore"):
         cast = np.ascontiguousarray(whole, dtype)
     if np.isfinite(whole).all() and not np.isfinite(cast).all():
@@ -369,10 +369,13 @@ def joined(parts: Sequence[tuple[ParamLeaf, np.ndarray]]) -> np.ndarray:
     return whole
 
 
-def _layer(leaf: ParamLeaf, value: Any, layer: int, fetch: Callable[[Array], np.ndarray]) -> np.ndarray:
+def _array(
+    leaf: ParamLeaf, value: Any, place: tuple[int, ...], fetch: Callable[[Array], np.ndarray]
+) -> np.ndarray:
     if not isinstance(value, Array):
-        return np.asarray(value[layer] if leaf.path[0] == "layers" else value)
-    if leaf.path[0] != "layers":
+        return np.asarray(value[place])
+    if not place:
         return np.asarray(fetch(value))
     # An index that is an argument: one program a shape, not one a layer.
-    return np.asarray(fetch(jax.lax.dynamic_index_in_dim(value, layer, keepdims=False)))
+    start, size = (*place, *(0 for _ in leaf.shape)), (*(1 for _ in place), *leaf.shape)
+    return np.asarray(fetch(jax.lax.dynamic_slice(value, start, size))).reshape(leaf.shape)

@@ -67,6 +67,7 @@ def _arch(path: Path, config: Config, kind: str) -> Arch:
             f"{path}: architectures={names} is not a language model of model_type={kind!r}; want {family.architecture}"
         )
     _require_legal(path, config, family.legal)
+    config = _with_experts(path, config, family)
     plain = {key: value for key, value in config.items() if key not in family.spelled}
     own = {key: config[name] for key, name in family.spelled.items() if config.get(name) is not None}
     file = _File(path, kind, {**family.defaults, **plain, **own})
@@ -81,6 +82,18 @@ def _arch(path: Path, config: Config, kind: str) -> Arch:
     except ConfigError as error:
         text = str(error)
         raise ConfigError(text if text.startswith(str(path)) else f"{path}: {text}") from error
+
+
+def _with_experts(path: Path, config: Config, family: Family) -> Config:
+    """The number of experts under the family's own key: transformers 5 writes num_local_experts for some of them."""
+    if "num_experts" not in family.defaults:
+        return config
+    given = {key: config[key] for key in ("num_experts", "num_local_experts") if config.get(key) is not None}
+    if len(set(map(str, given.values()))) > 1:
+        raise ConfigError(
+            f"{path}: {' and '.join(f'{key}={_shown(n)}' for key, n in given.items())} disagree"
+        )
+    return {**config, **{family.spelled.get("num_experts", "num_experts"): n for n in given.values()}}
 
 
 def _require_legal(path: Path, config: Config, legal: Mapping[str, tuple]) -> None:
@@ -145,7 +158,7 @@ class _File(NamedTuple):
             **self._windows(),
         }
         for key, field in family.fields.items():
-            fields[field] = self._value(key)
+            fields[field] = self._value(key, Arch.__dataclass_fields__[field].type)
         if "attention_bias" in family.defaults:
             fields["qkv_bias"] = fields["out_bias"] = self.flag("attention_bias")
         if "mlp_bias" in family.defaults:
@@ -155,11 +168,13 @@ class _File(NamedTuple):
             fields |= hf_rope.read(self.path, values, self.kind, each, bool(fields.get("window")))
         return {name: value for name, value in fields.items() if name not in family.arch}
 
-    def _value(self, key: str) -> Any:
+    def _value(self, key: str, kind: Any) -> Any:
         value = self.values[key]
-        if value is None:
-            return 0.0
-        return value if isinstance(value, bool) else self.number(key, int | float, 0)
+        if kind is bool:
+            return self.flag(key)
+        if kind is int:
+            return self.number(key)
+        return 0.0 if value is None else self.number(key, int | float, 0)
 
     def _mlp(self) -> str:
         family = FAMILIES[self.kind]
@@ -246,6 +261,8 @@ def _normal(arch: Arch) -> Arch:
         changes["rope_width"] = 0
     if arch.query_scale == arch.C and not arch.post_norms:
         changes["query_scale"] = 0.0
+    if arch.experts and "expert_ff" in FAMILIES[nearest(arch)].arch:
+        changes |= {"ff": arch.F, "expert_ff": 0}
     return dataclasses.replace(arch, **changes)
 
 
@@ -267,7 +284,7 @@ def _keys(arch: Arch, kind: str, context: int) -> dict[str, Any]:
         **{key: _or_null(getattr(arch, field)) for key, field in family.fields.items()},
         **(hf_rope.write(arch, kind) if arch.positions == "rope" else {}),
     }
-    if family.defaults["sliding_window"] is not None or kind == "phi3":
+    if "window" not in family.arch:
         keys |= _window_keys(arch, family, context)
     if "query_pre_attn_scalar" in family.fields:
         scale = arch.query_scale or arch.C

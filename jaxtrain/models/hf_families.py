@@ -24,7 +24,7 @@ class Family(NamedTuple):
     head: str = "lm_head.weight"
 
 
-_EVERYWHERE = {"causal": True, "norm_offset": 0.0, "embed_scale": False}
+_EVERYWHERE = {"causal": True, "norm_offset": 0.0, "embed_scale": False, "experts": 0}
 _UNCAPPED = {**_EVERYWHERE, "query_scale": 0.0, "attn_softcap": 0.0, "logit_softcap": 0.0}
 _LAYERNORM = {**_UNCAPPED, "norm": "layer", "pre_norms": True, "post_norms": False, "qk_norm": False,
     "mlp_bias": True, "window": 0}  # fmt: skip
@@ -41,8 +41,11 @@ _PHI = {
 _LLAMA = {**_PHI, **_ROPE}
 _NO_BIAS = {"qkv_bias": False, "out_bias": False, "mlp_bias": False}
 _GEMMA = {**_ROPE, "causal": True, "norm_offset": 1.0, "pre_norms": True, "post_norms": True, "qk_norm_joint": False,
-    "embed_scale": True, "mlp_bias": False}  # fmt: skip
+    "embed_scale": True, "mlp_bias": False, "experts": 0}  # fmt: skip
 _OLMO = {"pre_norms": False, "post_norms": True, "qk_norm": True, "qk_norm_joint": True, "mlp_bias": False}
+
+_EXPERTS = {**{field: value for field, value in _LLAMA.items() if field != "experts"}, "mlp_bias": False,
+    "shared_experts": 0, "router_bias": False}  # fmt: skip
 
 _SIZES = {"num_key_value_heads": None, "head_dim": None, "rms_norm_eps": 1e-6, "rope_theta": 1e4,
     "tie_word_embeddings": False, "sliding_window": None, "initializer_range": 0.02, "hidden_act": "silu"}  # fmt: skip
@@ -55,6 +58,13 @@ _MISTRAL_SIZES = {
 _QWEN_SIZES = {**_SIZES, "num_key_value_heads": 32, "max_position_embeddings": 32768, "sliding_window": 4096,
     "use_sliding_window": False, "max_window_layers": 28}  # fmt: skip
 _OLMO_SIZES = {**_SIZES, "rms_norm_eps": 1e-5, "max_position_embeddings": 2048, "attention_bias": False}
+_MIXTRAL_SIZES = {**_SIZES, "num_key_value_heads": 8, "rms_norm_eps": 1e-5, "max_position_embeddings": 131072,
+    "rope_theta": 1e6, "num_experts": 8, "num_experts_per_tok": 2, "router_aux_loss_coef": 0.001}  # fmt: skip
+_QWEN_MOE_SIZES = {**_QWEN_SIZES, "num_key_value_heads": 4, "attention_bias": False, "norm_topk_prob": False,
+    "num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768,
+    "router_aux_loss_coef": 0.001}  # fmt: skip
+_OLMOE_SIZES = {**_SIZES, "rms_norm_eps": 1e-5, "max_position_embeddings": 4096, "attention_bias": False,
+    "norm_topk_prob": False, "num_experts": 64, "num_experts_per_tok": 8, "router_aux_loss_coef": 0.01}  # fmt: skip
 _GEMMA_SIZES = {**_SIZES, "num_key_value_heads": 4, "head_dim": 256, "tie_word_embeddings": True,
     "sliding_window": 4096, "query_pre_attn_scalar": 256, "attention_bias": False,
     "hidden_act": "gelu_pytorch_tanh"}  # fmt: skip
@@ -102,11 +112,18 @@ _NO_MLP_BIAS = {"mlp_bias": (False, None)}
 _GEMMA_LEGAL = {**LEGAL, **_NO_MLP_BIAS, "partial_rotary_factor": (None, 1),
     "use_bidirectional_attention": (False, None)}  # fmt: skip
 
+_EXPERTS_LEGAL = {key: values for key, values in {**_ROPE_LEGAL, **_NO_MLP_BIAS}.items()
+    if key not in ("num_experts", "num_local_experts")}  # fmt: skip
+# Each layer has experts.
+_SPARSE_LEGAL = {**_EXPERTS_LEGAL, "decoder_sparse_step": (1,), "mlp_only_layers": (None, [])}
+
 _SILU = {"silu": "swiglu", "swish": "swiglu"}
 _GEGLU = {"gelu_pytorch_tanh": "geglu", "gelu_new": "geglu"}
 _GELU = {"gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "gelu_fast": "gelu", "gelu": "gelu_erf"}
 _CAPS = {"query_pre_attn_scalar": "query_scale", "attn_logit_softcapping": "attn_softcap",
     "final_logit_softcapping": "logit_softcap"}  # fmt: skip
+_EXPERT_FIELDS = {"num_experts": "experts", "num_experts_per_tok": "experts_per_token",
+    "router_aux_loss_coef": "balance_weight"}  # fmt: skip
 _GEMMA_NAMES = {"hidden_act": "hidden_activation"}
 _GPT2_NAMES = {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head",
     "intermediate_size": "n_inner", "max_position_embeddings": "n_positions", "rms_norm_eps": "layer_norm_epsilon",
@@ -121,9 +138,12 @@ def _always(config: Config, layer: int) -> bool:
     return config["sliding_window"] is not None
 
 
+def _used(config: Config, layer: int) -> bool:
+    return bool(config["use_sliding_window"]) and config["sliding_window"] is not None
+
+
 def _upper(config: Config, layer: int) -> bool:
-    used = config["use_sliding_window"] and config["sliding_window"] is not None
-    return bool(used) and layer >= config["max_window_layers"]
+    return _used(config, layer) and layer >= config["max_window_layers"]
 
 
 def _but_every_nth(config: Config, layer: int, every: int = 0) -> bool:
@@ -193,6 +213,23 @@ FAMILIES: dict[str, Family] = {
             "vocab_size": 32064},
         {**_UNCAPPED_LEGAL, **_BIAS_LEGAL}, _always, _SILU, layout="phi3",
     ),
+    "mixtral": Family(
+        "MixtralForCausalLM",
+        {**_EXPERTS, **_NO_BIAS, "qk_norm": False, "expert_ff": 0, "norm_topk": True, "global_every": 0,
+            "global_layers": ()},
+        _MIXTRAL_SIZES, {**_EXPERTS_LEGAL, **_BIAS_LEGAL}, _always, _SILU, _EXPERT_FIELDS,
+        {"num_experts": "num_local_experts"}, layout="mixtral",
+    ),
+    "qwen3_moe": Family(
+        "Qwen3MoeForCausalLM", {**_EXPERTS, "qk_norm": True, "global_every": 0, "global_layers": ()},
+        _QWEN_MOE_SIZES, _SPARSE_LEGAL, _used, _SILU,
+        {**_EXPERT_FIELDS, "norm_topk_prob": "norm_topk", "moe_intermediate_size": "expert_ff"}, layout="experts",
+    ),
+    "olmoe": Family(
+        "OlmoeForCausalLM", {**_EXPERTS, "qk_norm": True, "qk_norm_joint": True, "expert_ff": 0, "window": 0},
+        _OLMOE_SIZES, _EXPERTS_LEGAL, _never, _SILU, {**_EXPERT_FIELDS, "norm_topk_prob": "norm_topk"},
+        layout="experts",
+    ),
     "gpt_neox": Family(
         "GPTNeoXForCausalLM",
         {**_LAYERNORM, "positions": "rope", "rope_theta_local": 0.0},
@@ -212,6 +249,8 @@ def nearest(arch: Arch) -> str:
         if arch.family not in FAMILIES:
             raise ConfigError(f"--model: family={arch.family} is none of {', '.join(FAMILIES)}")
         return arch.family
+    if arch.experts:
+        return ("olmoe" if arch.qk_norm_joint else "qwen3_moe") if arch.qk_norm else "mixtral"
     if arch.positions == "learned":
         return "gpt2"
     if arch.norm == "layer" and arch.mlp_bias:

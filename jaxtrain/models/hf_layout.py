@@ -1,7 +1,7 @@
 """Which numbers of a Hugging Face checkpoint are which parameter.
 
-A parameter is a stack over layers of tensors that hold the same numbers, transposed and with heads flattened, so any
-part of a parameter is a part of some tensors.
+A parameter is a stack over layers, and over experts, of tensors that hold the same numbers, transposed and with heads
+flattened, so any part of a parameter is a part of some tensors.
 """
 
 import math
@@ -24,7 +24,9 @@ class HfTensor(NamedTuple):
     then head 1, and this parameter is number `part`.
     """
 
-    name: str  # with {} for the layer's number, without the prefix that says whose part it is
+    name: (
+        str  # with {} for the layer's number, and an expert's, without the prefix that says whose part it is
+    )
     axes: tuple[tuple[int, ...], ...]
     axis: int = 0
     start: int = 0
@@ -128,6 +130,24 @@ def _phi3_sources(arch: Arch) -> dict[Path, HfTensor]:
     return sources_by_path
 
 
+def _expert_sources(
+    arch: Arch, module: str = "mlp", names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
+) -> dict[Path, HfTensor]:
+    """Llama's, with a router and a tensor for each expert in place of the feed-forward layer."""
+    sources_by_path = _llama_sources(arch)
+    name = f"layers.{{}}.{module}"
+    for ours, theirs in zip(("gate", "up", "down"), names, strict=True):
+        sources_by_path["layers", "mlp", ours, "kernel"] = HfTensor(
+            f"{name}.experts.{{}}.{theirs}.weight", _TURNED
+        )
+    sources_by_path["layers", "mlp", "router", "kernel"] = HfTensor(f"{name}.gate.weight", _TURNED)
+    return sources_by_path
+
+
+def _mixtral_sources(arch: Arch) -> dict[Path, HfTensor]:
+    return _expert_sources(arch, "block_sparse_moe", ("w1", "w3", "w2"))
+
+
 def _gpt2_sources(arch: Arch) -> dict[Path, HfTensor]:
     """GPT-2 multiplies from the left, so its kernels are not turned; q, k and v are one tensor."""
     size = arch.heads * arch.C
@@ -186,18 +206,27 @@ def _plain_sources(names: dict[Path, str], out: tuple, mlp: tuple) -> dict[Path,
 _LAYOUTS: dict[str, Callable[[Arch], dict[Path, HfTensor]]] = {
     "llama": _llama_sources,
     "phi3": _phi3_sources,
+    "experts": _expert_sources,
+    "mixtral": _mixtral_sources,
     "gpt2": _gpt2_sources,
     "gpt_neox": _neox_sources,
 }
 
 
 class ParamLeaf(NamedTuple):
-    """A parameter, and the tensors that hold it: one, or one a layer."""
+    """A parameter, and the tensors that hold it: one, one a layer, or one a layer and expert."""
 
     path: tuple[str, ...]
     source: HfTensor
-    shape: tuple[int, ...]  # of one layer's array
+    shape: tuple[int, ...]  # of one tensor's array
     tensors: tuple[str, ...]
+    stack: tuple[
+        int, ...
+    ]  # the axes before `shape`, which number the tensors: (), (layers,) or (layers, experts)
+
+    def place(self, number: int) -> tuple[int, ...]:
+        """Where in the parameter the array of a tensor stands."""
+        return tuple(int(i) for i in np.unravel_index(number, self.stack)) if self.stack else ()
 
 
 def leaves(tree: Params, arch: Arch) -> list[ParamLeaf]:
@@ -205,8 +234,8 @@ def leaves(tree: Params, arch: Arch) -> list[ParamLeaf]:
     table, out = sources(arch), []
     for entries, leaf in jax.tree.leaves_with_path(tree):
         path = tuple(entry.key for entry in entries)
-        stacked = path[0] == "layers"
-        numbers = range(leaf.shape[0]) if stacked else (0,)
-        names = tuple(table[path].name.format(i) for i in numbers)
-        out.append(ParamLeaf(path, table[path], tuple(leaf.shape[stacked:]), names))
+        count = table[path].name.count("{}")
+        stack, shape = tuple(leaf.shape[:count]), tuple(leaf.shape[count:])
+        names = tuple(table[path].name.format(*place) for place in np.ndindex(stack))
+        out.append(ParamLeaf(path, table[path], shape, names, stack))
     return out

@@ -23,7 +23,7 @@ NAMED_SIZES: dict[str, dict[str, Any]] = {
     "tinytown-200k": _sizes(2, 80, 4, 208),
     "tinytown-1m": _sizes(4, 128, 4, 384),
     "tinytown-moe": _sizes(
-        4, 128, 4, 384, **_moe(8, 2, 128, shared_experts=1, balance_weight=0.01, router_z_weight=0.001)
+        4, 128, 4, 384, **_moe(8, 2, 128, balance_weight=0.01, router_z_weight=0.001)
     ),
     "nano": _sizes(6, 256, 8, 704),
     "nano-gpt2": _sizes(6, 256, 8, 1024, **{**_gpt2, "vocab": 0}),

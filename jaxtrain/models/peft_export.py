@@ -48,6 +48,11 @@ def write(
         raise ConfigError(
             "--adapter: DoRA's norms are not written; leave --adapter out, and the model is merged"
         )
+    if arch.experts and any("mlp" in path for path in lora.targets(axes, settings)):
+        raise ConfigError(
+            "--adapter: PEFT has no adapters on a router or on single experts, which transformers holds in one tensor; "
+            "train with --lora_targets=attention, or leave --adapter out, and the model is merged"
+        )
     tensors = _tensors(trained, abstract, arch, axes, settings, fetch)
     config = _config(abstract, arch, axes, settings, base)
     with hf.appearing(folder, primary) as partial:

@@ -121,6 +121,21 @@ CONFIGS = {
         **NEOX, use_parallel_residual=False, hidden_act="gelu_new", tie_word_embeddings=True,
         rope_parameters={"rope_type": "linear", "factor": 2.0, "partial_rotary_factor": 0.5, "rope_theta": 500.0},
     ),
+    "mixtral": lambda: transformers.MixtralConfig(
+        **SIZES, num_local_experts=6, num_experts_per_tok=3, sliding_window=5
+    ),
+    "qwen3_moe": lambda: transformers.Qwen3MoeConfig(
+        **SIZES, head_dim=12, num_experts=6, num_experts_per_tok=2, moe_intermediate_size=20, norm_topk_prob=True
+    ),
+    "qwen3_moe_window": lambda: transformers.Qwen3MoeConfig(
+        **SIZES, head_dim=12, num_experts=4, num_experts_per_tok=1, moe_intermediate_size=20, attention_bias=True,
+        use_sliding_window=True, sliding_window=5,
+    ),
+    "olmoe": lambda: transformers.OlmoeConfig(**SIZES, num_experts=6, num_experts_per_tok=2),
+    "olmoe_normed": lambda: transformers.OlmoeConfig(
+        **SIZES, num_experts=6, num_experts_per_tok=2, norm_topk_prob=True, tie_word_embeddings=True,
+        attention_bias=True,
+    ),
     "neox_no_bias": lambda: transformers.GPTNeoXConfig(**NEOX, attention_bias=False),
 }  # fmt: skip
 

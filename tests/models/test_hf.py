@@ -28,7 +28,7 @@ OURS = {
         2, 32, 4, 48, kv_heads=2, vocab=64, qkv_bias=True, out_bias=True, mlp_bias=True, tied=False
     ),
 }
-ARCHS = {**OURS, **{name: tiny.shrink(name) for name in tiny.FAMILIES}}
+ARCHS = {**OURS, **{name: tiny.shrink(name) for name in tiny.EXPORTED}}
 STACKED = tiny.shrink("llama2-7b")
 
 

@@ -112,20 +112,54 @@ RELEASED = [
         "rope_scaling": None, "rope_theta": 10000.0, "sliding_window": 2047, "tie_word_embeddings": False,
         "vocab_size": 32064,
     }),
+    ("mixtral-8x7b", {
+        "architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "attention_dropout": 0.0,
+        "hidden_act": "silu", "hidden_size": 4096, "intermediate_size": 14336, "max_position_embeddings": 32768,
+        "num_attention_heads": 32, "num_experts_per_tok": 2, "num_hidden_layers": 32, "num_key_value_heads": 8,
+        "num_local_experts": 8, "output_router_logits": False, "rms_norm_eps": 1e-5, "rope_theta": 1000000.0,
+        "router_aux_loss_coef": 0.02, "sliding_window": None, "tie_word_embeddings": False, "vocab_size": 32000,
+    }),
+    ("qwen3-30b-a3b", {
+        "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "attention_bias": False,
+        "decoder_sparse_step": 1, "head_dim": 128, "hidden_act": "silu", "hidden_size": 2048,
+        "intermediate_size": 6144, "max_position_embeddings": 40960, "max_window_layers": 48, "mlp_only_layers": [],
+        "moe_intermediate_size": 768, "norm_topk_prob": True, "num_attention_heads": 32, "num_experts": 128,
+        "num_experts_per_tok": 8, "num_hidden_layers": 48, "num_key_value_heads": 4, "output_router_logits": False,
+        "rms_norm_eps": 1e-6, "rope_scaling": None, "rope_theta": 1000000.0, "router_aux_loss_coef": 0.001,
+        "sliding_window": None, "tie_word_embeddings": False, "use_sliding_window": False, "vocab_size": 151936,
+    }),
+    ("olmoe-1b-7b", {
+        "architectures": ["OlmoeForCausalLM"], "model_type": "olmoe", "attention_bias": False, "clip_qkv": None,
+        "hidden_act": "silu", "hidden_size": 2048, "intermediate_size": 1024, "max_position_embeddings": 4096,
+        "norm_topk_prob": False, "num_attention_heads": 16, "num_experts": 64, "num_experts_per_tok": 8,
+        "num_hidden_layers": 16, "num_key_value_heads": 16, "output_router_logits": False, "rms_norm_eps": 1e-5,
+        "rope_scaling": None, "rope_theta": 10000.0, "router_aux_loss_coef": 0.01, "tie_word_embeddings": False,
+        "vocab_size": 50304,
+    }),
 ]  # fmt: skip
 
 
 def meaning(arch: Arch) -> dict:
     """What an architecture computes, however its fields say it."""
     values = dataclasses.asdict(arch)
-    for field in ("window", "global_every", "global_layers", "init_std", "dropout", "family"):
+    unsaid = (
+        "window",
+        "global_every",
+        "global_layers",
+        "init_std",
+        "dropout",
+        "family",
+        "expert_ff",
+        "router_z_weight",
+    )
+    for field in unsaid:
         del values[field]
     windows = arch.windows()
     local = arch.rope_theta_local if any(windows) else 0.0
     scale = arch.query_scale or arch.C
     return values | {
         "kv_heads": arch.K, "head_width": arch.C, "rope_width": arch.R, "windows": windows, "query_scale": scale,
-        "rope_theta_local": local,
+        "rope_theta_local": local, "ff": arch.F,
     }  # fmt: skip
 
 
@@ -157,7 +191,7 @@ OTHERS = {
     **{
         name: dataclasses.replace(arch, vocab=512, max_len=arch.max_len or 4096) for name, arch in ZOO.items()
     },
-    **{f"tiny {name}": tiny.shrink(name) for name in tiny.FAMILIES},
+    **{f"tiny {name}": tiny.shrink(name) for name in tiny.EXPORTED},
 }
 
 
@@ -245,8 +279,8 @@ REFUSED = [
     ("llama3.1-8b", {"num_hidden_layers": ...}, "num_hidden_layers"),
     (
         "llama3.1-8b",
-        {"model_type": "mixtral", "architectures": ["MixtralForCausalLM"]},
-        "mixtral.*MixtralFor.*gemma2",
+        {"model_type": "phimoe", "architectures": ["PhimoeForCausalLM"]},
+        "phimoe.*PhimoeFor.*gemma2",
     ),
     ("llama3.1-8b", {"model_type": ...}, "model_type=None"),
     ("gpt2", {"activation_function": "relu"}, 'activation_function="relu"'),
@@ -283,6 +317,18 @@ REFUSED = [
     ("pythia-160m", {"head_dim": 128}, "head_dim=128"),
     ("olmo2-7b", {"clip_qkv": 8.0}, "clip_qkv=8.0"),
     ("olmo2-7b", {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+    ("olmo2-7b", {"num_local_experts": 8}, "num_local_experts=8"),
+    ("mixtral-8x7b", {"num_experts_per_tok": 9}, "experts_per_token=9 must be from 1 to experts=8"),
+    ("mixtral-8x7b", {"num_local_experts": 0}, "num_local_experts=0"),
+    ("mixtral-8x7b", {"num_local_experts": 8.0}, "num_local_experts=8.0"),
+    ("mixtral-8x7b", {"num_experts": 4}, "num_experts=4 and num_local_experts=8 disagree"),
+    ("mixtral-8x7b", {"n_routed_experts": 4}, "n_routed_experts=4"),
+    ("mixtral-8x7b", {"router_aux_loss_coef": -1}, "router_aux_loss_coef=-1"),
+    ("qwen3-30b-a3b", {"num_local_experts": 64}, "num_experts=128 and num_local_experts=64 disagree"),
+    ("qwen3-30b-a3b", {"decoder_sparse_step": 2}, "decoder_sparse_step=2"),
+    ("qwen3-30b-a3b", {"mlp_only_layers": [0]}, "mlp_only_layers"),
+    ("qwen3-30b-a3b", {"norm_topk_prob": 1}, "norm_topk_prob=1"),
+    ("olmoe-1b-7b", {"clip_qkv": 8.0}, "clip_qkv=8.0"),
     ("phi3-mini-4k", {"layer_types": ["full_attention"] * 32}, "layer_types"),
     ("phi3-mini-4k", {"rope_scaling": {"type": "su", "short_factor": [1.0] * 48}}, "long_factor=null"),
     (
@@ -319,7 +365,7 @@ def test_what_an_arch_cannot_say_is_refused_by_name(name, changes, named, tmp_pa
 ODD = (10**400, 10**9, -1, 0, 1.5, 1e308, float("nan"), "x", [], {}, None, True, [1, 2, 3], [[]])
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama3.1-8b", "gemma3-4b"])
+@pytest.mark.parametrize("name", ["gpt2", "llama3.1-8b", "gemma3-4b", "qwen3-30b-a3b"])
 def test_any_value_of_any_key_is_read_or_refused_by_name_before_anything_is_built(name, tmp_path):
     config, refused = dict(RELEASED)[name], 0
     for key in config:
@@ -370,6 +416,15 @@ def test_a_file_that_is_no_config_is_refused(text, tmp_path):
         ("gemma3-4b", {"rope_theta_local": 0.0}, "rope_theta_local"),
         ("gemma2-2b", {"query_scale": 1.5}, "query_scale=1.5"),
         ("gemma2-2b", {"norm_offset": 0.0}, "norm_offset"),
+        (
+            "tinytown-moe",
+            {"shared_experts": 1},
+            "shared_experts=1 of the model: no architecture of transformers",
+        ),
+        ("tinytown-moe", {"router_bias": True}, "router_bias=True"),
+        ("tinytown-moe", {"mlp_bias": True}, "mlp_bias=True"),
+        ("tinytown-moe", {"norm_topk": False}, "norm_topk=False"),
+        ("tinytown-moe", {"family": "llama"}, "experts=8"),
     ],
 )
 def test_what_no_architecture_has_is_not_written(name, changes, named):

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtrain.config import ConfigError
-from jaxtrain.models import moe, transformer
+from jaxtrain.config import ConfigError, Lora
+from jaxtrain.models import lora, moe, transformer
 from jaxtrain.models.zoo import ZOO, Arch, resolve
 from jaxtrain.ops.auxiliary_losses import joined
 from jaxtrain.types import Loss
@@ -185,6 +185,25 @@ def test_the_balance_loss_evens_the_load():
 def test_fields_that_do_not_fit_together_are_refused(text, said):
     with pytest.raises(ConfigError, match=said):
         resolve(text)
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_each_expert_has_adapters_of_its_own(dora):
+    model, settings = tiny.model(arch_with()), Lora(lora_rank=2, lora_alpha=4.0, dora=dora)
+    base = model.init(jax.random.key(0))
+    start = lora.init(base, jax.random.key(1), model.axes, settings)
+    rng = np.random.default_rng(0)
+    moved = jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32), start)
+    found = lora.merge(base, moved, model.axes, settings)["layers"]["mlp"]["down"]["kernel"]
+    adapter, kernel = moved["layers"]["mlp"]["down"]["kernel"], base["layers"]["mlp"]["down"]["kernel"]
+    assert adapter["a"].shape == (2, 6, 24, 2) and adapter["b"].shape == (2, 6, 2, 32)
+    for place in np.ndindex(2, 6):
+        wanted = np.float64(kernel[place]) + 2 * np.float64(adapter["a"][place]) @ np.float64(
+            adapter["b"][place]
+        )
+        if dora:
+            wanted = wanted * np.float64(adapter["m"][place]) / np.sqrt((wanted**2).sum(0))
+        np.testing.assert_allclose(found[place], wanted, atol=1e-5)
 
 
 def test_flops_count_the_experts_of_a_token():

@@ -105,6 +105,12 @@ def test_what_peft_cannot_hold_and_a_full_folder_are_refused(tmp_path):
     base, adapters = trained(LLAMA, settings)
     with pytest.raises(ConfigError, match="DoRA's norms are not written"):
         write(tmp_path / "a", LLAMA, settings, adapters, base)
+    experts = tiny.shrink("mixtral-8x7b", layers=2)
+    base, adapters = trained(experts, LORA)
+    with pytest.raises(
+        ConfigError, match=r"on single experts.*lora_targets=attention"
+    ):
+        write(tmp_path / "a", experts, LORA, adapters, base)
     (tmp_path / "a").mkdir()
     (tmp_path / "a/mine.txt").write_text("keep")
     base, adapters = trained(LLAMA, LORA)
