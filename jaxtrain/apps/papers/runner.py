@@ -41,8 +41,9 @@ def run(options: GalleryFlags, papers: Sequence[Paper], root: Path) -> list[str]
 
 
 def _command(options: GalleryFlags, paper: Paper, root: Path) -> list[str]:
+    size = options.size if options.size in paper.sizes else SIZES[0]
     return [
         sys.executable, "-P", "-m", f"experiments.papers.{paper.name}", f"--workdir={root / paper.name}",
-        f"--shared={root / SHARED}", f"--size={options.size if options.size in paper.sizes else SIZES[0]}", f"--seeds={options.seeds}",
+        f"--shared={root / SHARED}", f"--size={size}", f"--seeds={options.seeds}",
         f"--first_seed={options.first_seed}", f"--jobs={options.jobs}", f"--cache_dir={options.cache_dir}",
     ]  # fmt: skip

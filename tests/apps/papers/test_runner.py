@@ -30,6 +30,13 @@ def test_a_failure_is_named_and_the_rest_run(tmp_path, capsys):
     assert "is_not_there" in (tmp_path / "logs" / "is_not_there.log").read_text()
 
 
+def test_a_size_goes_to_the_experiments_that_have_it(tmp_path):
+    tabular, *_ = all_papers.chosen("dpo_tabular")
+    options = GalleryFlags(size="gpu")
+    assert "--size=cpu" in runner._command(options, tabular, tmp_path)
+    assert "--size=gpu" in runner._command(options, tabular._replace(sizes=("cpu", "gpu")), tmp_path)
+
+
 def test_two_in_one_folder_are_refused(tmp_path):
     with (
         locks.exclusive(tmp_path / runner.LOCK, tmp_path),
