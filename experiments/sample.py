@@ -38,8 +38,8 @@ class SamplePrompts(config.Group):
     out: str = config.arg("", "New .jsonl file for the answers to --prompts, a completion a row", remote=True)
     prompt_count: int = config.arg(0, "Most of --prompts answered; 0: all", low=0)
     template: str = config.arg("auto",
-        "Chat template: plain, hh, chatml, llama2, llama3, gemma, none (text is continued as it is), hf:NAME (one "
-        "of the tokenizer's own that have a name), or a Jinja file. auto: the tokenizer's own if it has one, else none",
+        "Chat template: plain, hh, chatml, llama2, llama3, gemma, zephyr, none (text is continued as it is), hf:NAME "
+        "(one of the tokenizer's own that have a name), or a Jinja file. auto: the tokenizer's own, else none",
         remote=True)
     system: str = config.arg("", "System message put before conversations that have none")
     # fmt: on

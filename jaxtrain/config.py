@@ -148,8 +148,8 @@ class Dialogs(Data):
         Data.__dataclass_fields__["data"].metadata["help"] + ". Record formats are detected, or named: "
         "?format=NAME after a source (data/record_formats.py)", remote=True)
     template: str = arg("auto",
-        "Chat template: plain, hh, chatml, llama2, llama3, gemma, none (texts as they are), hf:NAME (one of the "
-        "tokenizer's own that have a name), or a Jinja file. auto: the tokenizer's own if it has one, else plain",
+        "Chat template: plain, hh, chatml, llama2, llama3, gemma, zephyr, none (texts as they are), hf:NAME (one of "
+        "the tokenizer's own that have a name), or a Jinja file. auto: the tokenizer's own if it has one, else plain",
         remote=True)
     columns: str = arg("", "Names of a record's fields, OURS:THEIRS, such as prompt:question,chosen:chosen_response; "
         "THEIRS may be a path, input.messages, or empty: not read")
@@ -434,7 +434,8 @@ class RolloutStageConfig(DialogStageConfig, Protocol):
     scores: Scores
 
 
-MESH_AXES = ("data", "fsdp", "context", "tensor")
+MESH_AXES = ("data", "fsdp", "expert", "context", "tensor")
+ROW_AXES = MESH_AXES[:3]  # those that a batch's rows are split over
 
 
 def parse_mesh(text: str) -> dict[str, int]:

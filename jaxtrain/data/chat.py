@@ -27,7 +27,7 @@ from jaxtrain.data.tokenizer import ByteTokenizer, Tokenizer
 from jaxtrain.data.unwritten import require_answer, thought_lost, unwritten
 from jaxtrain.files import cache, paths
 
-NAMED = ("plain", "hh", "chatml", "llama2", "llama3", "gemma", "none")
+NAMED = ("plain", "hh", "chatml", "llama2", "llama3", "gemma", "zephyr", "none")
 _MARKUP = re.compile(r"<\|\w+\|>|<\w+_of_turn>")  # what a template of ours writes for a special token
 _USER = {"role": "user", "content": "Question?"}
 _ANSWER = {"role": "assistant", "content": "Answer."}

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxtrain.config import ConfigError, Data
-from jaxtrain.data import source_spec, tfds_errors
+from jaxtrain.data import fetch_errors, source_spec, tfds_errors
 from jaxtrain.data.source_spec import DataSource
 from jaxtrain.files import cache
 from jaxtrain.files import paths as bucket_paths
@@ -390,7 +390,8 @@ def _named_builder(source: DataSource, data: Data, flag: str) -> Any:
         data_dir=source.option("data_dir") or str(cache_dir(data) / "tfds"),
         file_format="array_record",
     )
-    with _quiet(), cache.full_disk(cache_dir(data)):
+    fetched = fetch_errors.tfds_fetch(f"--{flag}={source.label}", source.name.partition(":")[0])
+    with fetched, _quiet(), cache.full_disk(cache_dir(data)):
         builder.download_and_prepare()
     return builder
 
@@ -421,10 +422,8 @@ def _open_hf(source: DataSource, data: Data, wanted: Fields, flag: str) -> _Open
         source.option("config") or None,
         cache_dir=str(cache_dir(data) / "hf"),
     )
-    try:
+    with fetch_errors.hf_fetch(f"--{flag}={source.label}", source.name):
         splits = tuple(load())
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"--{flag}={source.label}: {error}") from error
 
     def get(split: str) -> Records:
         try:

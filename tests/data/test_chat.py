@@ -54,6 +54,12 @@ NAMED = {
         "<bos><start_of_turn>user\nBe kind.\n\nHi?<end_of_turn>\n<start_of_turn>model\n«Yo.<end_of_turn>»\n"
         "<start_of_turn>user\nWhy?<end_of_turn>\n<start_of_turn>model\n«So.<end_of_turn>»",
     ),
+    "zephyr": (
+        *LLAMA,
+        ("<|system|>", "<|user|>", "<|assistant|>"),
+        "<|system|>\nBe kind.</s>\n<|user|>\nHi?</s>\n<|assistant|>\n«Yo.</s>»\n"
+        "<|user|>\nWhy?</s>\n<|assistant|>\n«So.</s>»",
+    ),
     "none": (*LLAMA, (), "<s>Be kind.Hi?«Yo.</s>»Why?«So.</s>»"),
 }
 

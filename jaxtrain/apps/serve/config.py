@@ -19,8 +19,9 @@ class ServedModelFlags(config.Group):
     name: str = config.arg("", "Name of the model in requests, one for each of --model; empty: the name of its "
         "folder")
     template: str = config.arg("auto",
-        "Chat template: plain, hh, chatml, llama2, llama3, gemma, none (text is continued as it is), hf:NAME (one of "
-        "the tokenizer's own that have a name), or a Jinja file. auto: the tokenizer's own, else none", remote=True)
+        "Chat template: plain, hh, chatml, llama2, llama3, gemma, zephyr, none (text is continued as it is), hf:NAME "
+        "(one of the tokenizer's own that have a name), or a Jinja file. auto: the tokenizer's own, else none",
+        remote=True)
     rows: int = config.arg(16, "Completions decoded at once", low=1)
     context: int = config.arg(0,
         "Most tokens of prompt and completion, for which every row has a KV cache. 0: the model's own, "
