@@ -11,6 +11,8 @@ def hf_fetch(what: str, name: str) -> Iterator[None]:
     """Turns what loading a data set of the Hub raises into a ConfigError; `what` is the flag and the source."""
     try:
         yield
+    except ConfigError:
+        raise
     except ValueError as error:  # a configuration or split that there is not
         raise ConfigError(f"{what}: {error}") from error
     except OSError as error:
@@ -25,6 +27,8 @@ def tfds_fetch(what: str, name: str) -> Iterator[None]:
     """Turns what downloading and preparing a TFDS data set raises into a ConfigError."""
     try:
         yield
+    except ConfigError:  # such as that of a full disk
+        raise
     except (OSError, AssertionError, ValueError) as error:
         raise ConfigError(
             f"{what}: it is not prepared on this machine, and cannot be fetched ({_line(error)}). Where its source can "

@@ -55,6 +55,13 @@ def test_a_tfds_data_set_that_is_not_here_names_its_fetch(unprepared, tmp_path, 
     )
 
 
+def test_a_full_disk_is_no_matter_of_fetching(unprepared, tmp_path):
+    unprepared.append(OSError(errno.ENOSPC, "No space left on device"))
+    with pytest.raises(ConfigError, match="--cache_dir: no space left") as refused:
+        open_all("tfds:lm1b", tmp_path)
+    assert "tfds build" not in str(refused.value)
+
+
 @pytest.fixture
 def hub(monkeypatch):
     """The package datasets, whose load_dataset raises `fault`."""
