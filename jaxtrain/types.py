@@ -33,6 +33,9 @@ class Shards(NamedTuple):
     context: int  # devices that a row's time is split over: the axis "context" inside f
     rows: int = 1  # parts of a batch's rows
     tensor: int = 1  # devices that heads and the vocabulary are split over
+    expert: int = 1  # devices that experts are split over
+    # split(f, names) -> f on each shard of arrays whose axes have these names; its result lies as the first of them
+    split: Callable[..., Callable] | None = None
 
 
 class Loss(NamedTuple):

@@ -12,20 +12,29 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 
+from jaxtrain.config import ConfigError
 from jaxtrain.models.attention import AttentionExecution
 from jaxtrain.models.layers import ACTIVATIONS, Dense, FeedForward, declared
 from jaxtrain.models.zoo import Arch
 from jaxtrain.ops import auxiliary_losses
-from jaxtrain.types import Loss
+from jaxtrain.types import Loss, Shards
 
 SMALLEST, LARGEST = 8, 128  # rows of a block on a CPU, where blocks of 64 to 128 are the fastest
+PRODUCT = "expert_product"  # the name of what --remat=dots keeps, as of other products
+EXPERT, TENSOR = "expert", "tensor"  # axes of a mesh, inside a function of Shards.split
 Kernels = Mapping[str, Array]
 
 
 def feed_forward(arch: Arch, how: AttentionExecution) -> Callable[..., nn.Module]:
     """The module of a block's feed-forward branch, which is still to be named."""
     if arch.experts:
+        if how.local is not None and arch.experts % how.local.expert:
+            raise ConfigError(
+                f"--mesh: expert:{how.local.expert} does not divide the {arch.experts} experts of the model: "
+                "take an axis that does"
+            )
         return functools.partial(MixtureOfExperts, arch, how)
     return functools.partial(FeedForward, arch, how.dtype)
 
@@ -79,7 +88,7 @@ def _product(x: Array, kernel: Array, bias: Array | None, groups: Groups) -> Arr
         parts = x.reshape(blocks, N // blocks, -1)
         y = jnp.einsum("nbi,nio->nbo", parts, kernel[groups.owner]).reshape(N, -1)
         return y if bias is None else y + jnp.repeat(bias[groups.owner], N // blocks, 0)
-    y = jax.lax.ragged_dot(x, kernel, groups.sizes)
+    y = checkpoint_name(jax.lax.ragged_dot(x, kernel, groups.sizes), PRODUCT)
     return y if bias is None else y + bias[groups.owner]
 
 
@@ -113,6 +122,47 @@ def mixed(
     h = act(product("gate", rows)) * h if "gate" in kernels else act(h)
     y = product("down", h).at[groups.place].get(mode="fill", fill_value=0)
     return jnp.einsum("btkd,btk->btd", y.reshape(B, T, each, D), weight.astype(x.dtype))
+
+
+def _on_shards(
+    f: Callable[..., Array], shards: Shards, rows: int, width: int, axes: Mapping[str, Any]
+) -> Callable[..., Array]:
+    """`mixed` on the devices of a mesh: each groups its own tokens, for the experts and the part of F that it holds.
+
+    Where experts are split, devices gather the tokens of those that hold the others, and add up what each computed of
+    them: as many numbers as two exchanges of all tokens, however they are routed, so that none has to be dropped.
+    """
+
+    def part(x: Array, choice: Array, weight: Array, kernels: Kernels, biases: Kernels) -> Array:
+        own, over = len(kernels["down"]), jax.lax.axis_size(EXPERT)
+        gathered = over > 1 and x.shape[0] < rows
+        if gathered:
+            x, choice, weight = (
+                jax.lax.all_gather(each, EXPERT, axis=0, tiled=True) for each in (x, choice, weight)
+            )
+        if over > 1:
+            choice = choice - jax.lax.axis_index(EXPERT) * own
+            choice = jnp.where(choice >= 0, choice, own)
+        parts = kernels["down"].shape[1] < width  # of F, over the tensor axis
+        if parts and "down" in biases:  # once, not with each part
+            first = jax.lax.axis_index(TENSOR) == 0
+            biases = {**biases, "down": jnp.where(first, biases["down"], 0)}
+        y = f(x, choice, weight, kernels, biases)
+        y = jax.lax.psum(y, TENSOR) if parts else y
+        if gathered:
+            return jax.lax.psum_scatter(y, EXPERT, scatter_dimension=0, tiled=True)
+        return jax.lax.psum(y, EXPERT) if over > 1 else y
+
+    tokens = ("batch", "time", None)
+    whole = {name: tuple(None if axis == "embed" else axis for axis in pair) for name, pair in axes.items()}
+    kernels = {name: ("experts", *pair) for name, pair in whole.items()}
+    biases = {name: ("experts", pair[1]) for name, pair in whole.items()}
+
+    def run(x: Array, choice: Array, weight: Array, k: Kernels, b: Kernels) -> Array:
+        names = (tokens, tokens, tokens, kernels, biases if b else {})
+        return shards.split(part, names)(x, choice, weight, k, b)
+
+    return run
 
 
 def route(logits: Array, arch: Arch) -> tuple[Array, Array]:
@@ -188,8 +238,10 @@ class MixtureOfExperts(nn.Module):
         sums = None if valid is None else router_sums(logits, choice, valid)
         if valid is not None:  # padding moves no other token
             choice = jnp.where(valid[..., None], choice, E)
-        act = ACTIVATIONS[arch.mlp]
-        y = mixed(x, choice, weight, kernels, biases, act=act, blocked=self.how.platform == "cpu")
+        f = functools.partial(mixed, act=ACTIVATIONS[arch.mlp], blocked=self.how.platform == "cpu")
+        y = (f if self.how.local is None else _on_shards(f, self.how.local, len(x), F, kinds))(
+            x, choice, weight, kernels, biases
+        )
         if arch.shared_experts:
             y = y + FeedForward(arch, dtype, arch.shared_experts * F, name="shared")(x, valid)[0]
         return y, sums

@@ -347,7 +347,7 @@ def _remat(policy: str, f: Callable, scanned: bool) -> Callable:
     if policy == "none":
         return f
     save = jax.checkpoint_policies  # what of attention's kernels is saved has a name: no kernel runs twice
-    kernels = save.save_only_these_names(*attention.SAVED)
+    kernels = save.save_only_these_names(*attention.SAVED, moe.PRODUCT)
     dots = save.save_from_both_policies(save.dots_with_no_batch_dims_saveable, kernels)
     return jax.checkpoint(f, policy=dots if policy == "dots" else None, prevent_cse=not scanned)
 

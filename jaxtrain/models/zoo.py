@@ -5,6 +5,7 @@ import difflib
 from typing import Any, get_args
 
 from jaxtrain.config import ConfigError
+from jaxtrain.models.expert_fields import require_experts
 from jaxtrain.models.named_sizes import NAMED_SIZES
 
 
@@ -127,30 +128,6 @@ class Arch:
         every = self.global_every
         free = {i for i in range(self.layers) if every and (i + 1) % every == 0} | set(self.global_layers)
         return tuple(0 if i in free else self.window for i in range(self.layers))
-
-
-def require_experts(arch: Arch) -> None:
-    """Raises ConfigError where the fields about experts do not fit together."""
-    numbers = (
-        "experts",
-        "experts_per_token",
-        "expert_ff",
-        "shared_experts",
-        "balance_weight",
-        "router_z_weight",
-    )
-    for name in numbers:
-        value = getattr(arch, name)
-        if not value >= 0:
-            raise ConfigError(f"--model: {name}={value} must be at least 0")
-    for name in (*numbers[1:], "norm_topk", "router_bias"):
-        value = getattr(arch, name)
-        if value != Arch.__dataclass_fields__[name].default and not arch.experts:
-            raise ConfigError(f"--model: {name}={value} needs experts, the number that a router chooses of")
-    if arch.experts and not 1 <= arch.experts_per_token <= arch.experts:
-        raise ConfigError(
-            f"--model: experts_per_token={arch.experts_per_token} must be from 1 to experts={arch.experts}"
-        )
 
 
 ZOO: dict[str, Arch] = {name: Arch(**fields) for name, fields in NAMED_SIZES.items()}

@@ -14,7 +14,7 @@ from jaxtrain.config import ConfigError
 
 
 def arrange(sizes: Mapping[str, int], devices: Sequence[Any]) -> np.ndarray:
-    """object[data, fsdp, context, tensor], the devices at their places in a mesh of these sizes, -1 for the rest.
+    """object[*MESH_AXES], the devices at their places in a mesh of these sizes, -1 for the rest.
 
     Neighbours in it are neighbours in the network. Raises ConfigError, with the meshes that fit, where it takes more or
     fewer devices than there are, or does not divide over the slices.
@@ -31,7 +31,7 @@ def arrange(sizes: Mapping[str, int], devices: Sequence[Any]) -> np.ndarray:
     across = _across_slices(shape, slices)
     if across is None:
         raise ConfigError(
-            f"{flag}: data x fsdp must be a multiple of the {slices} slices, as context and tensor lie inside one: "
+            f"{flag}: data x fsdp must be a multiple of the {slices} slices, as all other axes lie inside one: "
             f"use {_nearest_meshes(sizes, count, slices)}"
         )
     if across[1] > 1:

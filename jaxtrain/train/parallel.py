@@ -25,12 +25,12 @@ from jaxtrain.types import Axes, Batch, Shards
 
 Tree = Any
 
-ROWS = ("data", "fsdp")  # a batch is split over both: over data alone it would be computed fsdp times over
+ROWS = config.ROW_AXES  # a batch is split over all: over data alone it would be computed fsdp times over
 
 # Logical axis -> mesh axis. Every name that a model uses is here: an unknown one would silently be replicated.
 RULES: dict[str, tuple[str, ...] | str | None] = {
     "batch": ROWS,
-    "lookup": "data",
+    "lookup": ("data", "expert"),
     "time": "context",
     "act_time": ("context", "tensor"),
     "act_embed": None,
@@ -40,7 +40,7 @@ RULES: dict[str, tuple[str, ...] | str | None] = {
     "kv": "tensor",
     "head": None,
     "ff": "tensor",
-    "experts": None,
+    "experts": "expert",
     "router": None,
     "layers": None,
     "members": None,
@@ -156,8 +156,7 @@ def partition_spec(mesh: Mesh, names: tuple[str | None, ...], shape: tuple[int, 
     for name, size in zip(names, shape, strict=True):
         if name is not None and name not in RULES:
             raise KeyError(f"logical axis {name!r} is not in the rules: {', '.join(RULES)}")
-        axis = RULES[name] if name is not None else None
-        over = axis if isinstance(axis, tuple) else (axis,) if axis else ()
+        axis, over = RULES[name] if name is not None else None, mesh_axes(name)
         if twice := used.intersection(over):
             raise ValueError(f"axes {names} use mesh axis {', '.join(sorted(twice))} twice")
         used.update(over)
@@ -241,7 +240,7 @@ def _sharded(mesh: Mesh) -> Plan:
     def rows(f: Callable) -> Callable:
         return _within(active, f, out_shardings=by_row)
 
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    shards = math.prod(mesh.shape[axis] for axis in ROWS)
     local_rows = functools.lru_cache(functools.partial(rows_of_host, mesh, jax.process_index()))
 
     def decoding(fn: Callable[[], Tree]) -> Plan:
@@ -266,9 +265,14 @@ def _sharded(mesh: Mesh) -> Plan:
         fetch=_get,
         put=_put_fn(mesh, local_rows, shards),
         get=_get,
-        local=Shards(_local_fn(mesh), mesh.shape["context"], shards, mesh.shape["tensor"]),
+        local=_shards(mesh, shards),
     )
     return plan
+
+
+def _shards(mesh: Mesh, rows: int) -> Shards:
+    context, tensor, expert = (mesh.shape[axis] for axis in ("context", "tensor", "expert"))
+    return Shards(_local_fn(mesh), context, rows, tensor, expert, _split_fn(mesh))
 
 
 def _local_fn(mesh: Mesh) -> Callable[..., Callable]:
@@ -291,8 +295,37 @@ def _local_fn(mesh: Mesh) -> Callable[..., Callable]:
     return local
 
 
+def _split_fn(mesh: Mesh) -> Callable[..., Callable]:
+    """Shards.split of a mesh; an axis that does not divide is whole."""
+
+    def split(f: Callable, names: tuple[Tree, ...]) -> Callable:
+        def run(*args: Tree) -> Array:
+            inside = jax.sharding.get_abstract_mesh()
+            here = inside if inside.shape else mesh  # a plan to decode has another
+
+            def spec(x: Array, own: tuple[str | None, ...]) -> PartitionSpec:
+                parts = (math.prod(here.shape[axis] for axis in mesh_axes(name)) for name in own)
+                fits = (not n % count for n, count in zip(x.shape, parts, strict=True))
+                return PartitionSpec(
+                    *(RULES[name] if fit and name else None for name, fit in zip(own, fits, strict=True))
+                )
+
+            specs = jax.tree.map(spec, args, names)
+            return jax.shard_map(f, mesh=here, in_specs=specs, out_specs=specs[0], check_vma=False)(*args)
+
+        return run
+
+    return split
+
+
+def mesh_axes(name: str | None) -> tuple[str, ...]:
+    """The mesh axes that a logical axis is split over."""
+    axis = RULES[name] if name is not None else None
+    return axis if isinstance(axis, tuple) else (axis,) if axis else ()
+
+
 def batch_shardings(mesh: Mesh, batch: Mapping[str, Any]) -> dict[str, NamedSharding]:
-    """Where each column of a batch lies: rows over data and fsdp, time over context."""
+    """Where each column of a batch lies: rows over ROWS, time over context."""
     specs = {}
     for name, axis in row_layout.time_axes(batch).items():
         if axis is not None:

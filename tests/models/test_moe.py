@@ -3,15 +3,18 @@
 import dataclasses
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxtrain import config
 from jaxtrain.config import ConfigError, Lora
 from jaxtrain.models import lora, moe, transformer
 from jaxtrain.models.zoo import ZOO, Arch, resolve
 from jaxtrain.ops.auxiliary_losses import joined
+from jaxtrain.train import parallel
 from jaxtrain.types import Loss
 from tests import tiny
 
@@ -185,6 +188,62 @@ def test_the_balance_loss_evens_the_load():
 def test_fields_that_do_not_fit_together_are_refused(text, said):
     with pytest.raises(ConfigError, match=said):
         resolve(text)
+
+
+def plan_of(mesh, count=8):
+    return parallel.make(config.Run(parallel="mesh", mesh=mesh), jax.devices()[:count])
+
+
+@pytest.mark.parametrize(
+    ("mesh", "rows", "length", "changes"),
+    [
+        ("fsdp:2,expert:2,tensor:2", 8, 6, {"mlp_bias": True}),
+        ("expert:2,tensor:4", 8, 6, {"expert_ff": 6}),  # F stays whole
+        ("data:2,expert:2,context:2", 3, 1, {}),  # as a token of decode, which stays whole
+        ("data:4,tensor:2", 3, 5, {"mlp_bias": True}),
+    ],
+)
+def test_experts_on_a_mesh_compute_what_one_device_does(mesh, rows, length, changes):
+    """Results and gradients of all kernels, whatever of rows, time and F divides."""
+    arch, plan = arch_with(**changes), plan_of(mesh)
+    x, valid = (
+        jnp.asarray(draw(rows, length, arch.width)),
+        np.arange(length) < np.arange(1, rows + 1)[:, None],
+    )
+
+    def module(local):
+        return moe.feed_forward(arch, tiny.how(local=local))()
+
+    params = nn.meta.unbox(module(None).init(jax.random.key(0), x, valid))
+    params = jax.tree.map(lambda p: 0.2 * draw(*p.shape, seed=p.size), params)
+
+    def run(local, params):
+        def total(params, x):
+            y, sums = module(local).apply(params, x, valid)
+            return jnp.sin(y).sum() + sum(sums.values()), y
+
+        return jax.value_and_grad(total, (0, 1), has_aux=True)(params, x)
+
+    wanted = jax.jit(functools.partial(run, None))(params)
+    found = plan.ready(lambda params, _: run(plan.local, params))(params, ())
+    for a, b in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
+        np.testing.assert_allclose(plan.get(a), b, atol=2e-4, rtol=1e-4)
+
+
+def test_experts_lie_on_the_devices_of_their_axis():
+    plan, arch = plan_of("expert:2,tensor:4"), arch_with()
+    model = tiny.model(arch, local=plan.local)
+    params = plan.init(lambda: model.init(jax.random.key(0)), model.axes)
+    kernel = params["layers"]["mlp"]["up"]["kernel"]
+    assert kernel.shape == (2, 6, 32, 24) and kernel.sharding.shard_shape(kernel.shape) == (2, 3, 32, 6)
+
+
+def test_an_axis_that_does_not_divide_the_experts_is_refused():
+    plan = plan_of("expert:4,data:2")
+    with pytest.raises(ConfigError, match="--mesh: expert:4 does not divide the 6 experts"):
+        tiny.model(arch_with(), local=plan.local)
+    with pytest.raises(ConfigError, match="only the data axis"):
+        config.Run(parallel="pmap", mesh="expert:2")
 
 
 @pytest.mark.parametrize("dora", [False, True])

@@ -85,6 +85,9 @@ PLANS = {
     "fsdp": ("mesh", "fsdp:8", 1),
     "fsdp x tensor": ("mesh", "fsdp:4,tensor:2", 1),
     "2 x 2 x 2, 2 microbatches": ("mesh", "data:2,fsdp:2,tensor:2", 2),
+    "expert": ("mesh", "data:2,expert:4", 1),
+    "fsdp x expert x tensor, 2 microbatches": ("mesh", "fsdp:2,expert:2,tensor:2", 2),
+    "expert x context": ("mesh", "expert:4,context:2", 1),
     "context": ("mesh", "data:2,context:4", 1),
     "fsdp x context x tensor, 2 microbatches": ("mesh", "fsdp:2,context:2,tensor:2", 2),
 }
@@ -126,7 +129,9 @@ TRIED = [
     (name, plan)
     for name in CASES
     for plan in list(PLANS)[1:]
-    if (not CASES[name].like and plan != "context")
+    if (not CASES[name].like and plan != "context" and "expert" not in plan)
+    or (name == "next_token_moe" and "expert" in plan)
+    or (name in ("dpo_moe", "reward_moe") and plan == "fsdp x expert x tensor, 2 microbatches")
     or plan == "2 x 2 x 2, 2 microbatches"
     or (plan == "context" and name in ("next_token", "masked", "sft", "policy_gradient"))
 ]

@@ -20,7 +20,7 @@ from tests.train.tpu_slices import TOPOLOGIES
 MESHES = (
     "data:-1", "fsdp:-1", "data:2,fsdp:-1", "data:4,fsdp:-1", "fsdp:-1,tensor:2", "fsdp:-1,tensor:4",
     "fsdp:-1,tensor:8", "data:2,fsdp:-1,tensor:2", "data:2,fsdp:-1,tensor:4", "data:4,fsdp:-1,tensor:4",
-    "fsdp:-1,context:2", "fsdp:-1,context:8", "data:4,context:-1", "fsdp:-1,context:4,tensor:2",
+    "fsdp:-1,expert:4", "fsdp:-1,context:2", "fsdp:-1,context:8", "data:4,context:-1", "fsdp:-1,context:4,tensor:2",
 )  # fmt: skip
 NAMES = [f"{generation}:{chips}" + f"x{slices}" * (slices > 1) for generation, chips, slices in TOPOLOGIES]
 
@@ -40,16 +40,16 @@ def test_every_row_is_supplied_to_the_devices_that_hold_it(topology):
             continue
         mesh = mesh_of(text, devices)
         assert set(mesh.devices.flat) == set(devices)
-        data, fsdp, *inside = mesh.devices.shape
-        rows = 2 * data * fsdp
+        data, fsdp, expert, *inside = mesh.devices.shape
+        rows = 2 * data * fsdp * expert
         by_host = {
             host: parallel.rows_of_host(mesh, host, rows) for host in {d.process_index for d in devices}
         }
-        # A device at (data i, fsdp j) has the rows of part i * fsdp + j, whatever its place on the other axes.
+        # A device at (i, j, e) of them has the rows of part (i * fsdp + j) * expert + e, whatever its other places.
         wanted = {host: set() for host in by_host}
-        for i, j, *place in np.ndindex(data, fsdp, *inside):
-            part = i * fsdp + j
-            wanted[mesh.devices[i, j, *place].process_index] |= {2 * part, 2 * part + 1}
+        for i, j, e, *place in np.ndindex(data, fsdp, expert, *inside):
+            part = (i * fsdp + j) * expert + e
+            wanted[mesh.devices[i, j, e, *place].process_index] |= {2 * part, 2 * part + 1}
         assert {host: set(found.tolist()) for host, found in by_host.items()} == wanted, text
         assert set().union(*wanted.values()) == set(range(rows))
         assert all((np.diff(found) > 0).all() for found in by_host.values())
@@ -64,16 +64,17 @@ def test_the_slices_lie_along_data_as_far_as_it_goes_and_context_and_tensor_insi
     devices = tpu_slices.devices("v6e", "8x8", 4)
     with caplog.at_level("WARNING", logger="absl"):
         assert (
-            slices_of(mesh_of("data:8,fsdp:-1,tensor:4", devices)) == np.arange(8)[:, None, None, None] // 2
+            slices_of(mesh_of("data:8,fsdp:-1,tensor:4", devices))
+            == np.arange(8).reshape(-1, 1, 1, 1, 1) // 2
         ).all()
         assert (
-            slices_of(mesh_of("data:4,context:-1,tensor:4", devices)) == np.arange(4)[:, None, None, None]
+            slices_of(mesh_of("data:4,context:-1,tensor:4", devices)) == np.arange(4).reshape(-1, 1, 1, 1, 1)
         ).all()
     assert not caplog.messages
     with caplog.at_level("WARNING", logger="absl"):
         found = slices_of(mesh_of("data:2,fsdp:-1,tensor:2", devices))
     assert (found == found[..., :1]).all()
-    assert (found[0] < 2).all() and (found[1] >= 2).all() and (np.diff(found[0, :, 0, 0]) >= 0).all()
+    assert (found[0] < 2).all() and (found[1] >= 2).all() and (np.diff(found[0, :, 0, 0, 0]) >= 0).all()
     assert caplog.messages == [
         "--mesh=data:2,fsdp:-1,tensor:2: fsdp lies across 2 slices, whose network every layer's parameters pass: "
         "data:4,fsdp:-1 is faster"
@@ -90,7 +91,7 @@ def test_the_slices_lie_along_data_as_far_as_it_goes_and_context_and_tensor_insi
 def test_a_gpu_has_no_slices_that_a_mesh_must_follow():
     """A GPU's slice_index is its machine's: fsdp crosses machines as any axis does."""
     gpus = [tpu_slices.Device(i, i // 8, (0, 0, 0), i // 8, "NVIDIA H100", platform="gpu") for i in range(16)]
-    assert (slices_of(mesh_of("fsdp:-1", gpus))[0, :, 0, 0] == np.arange(16) // 8).all()
+    assert (slices_of(mesh_of("fsdp:-1", gpus))[0, :, 0, 0, 0] == np.arange(16) // 8).all()
     assert mesh_of("tensor:16", gpus).shape["tensor"] == 16
 
 

@@ -41,7 +41,7 @@ def test_every_axis_of_every_model_has_a_rule_and_no_mesh_axis_comes_twice(name)
         names = model.axes[tuple(entry.key for entry in path)]
         assert len(names) == leaf.ndim
         spec = parallel.partition_spec(mesh, names, leaf.shape)
-        if leaf.size > 300_000:  # more than the scales of a norm in all layers
+        if leaf.size > 400_000:  # more than the scales of a norm in all layers
             assert any(spec), f"{path} {names} lies whole on every device"
 
 
@@ -195,7 +195,7 @@ def test_constraints_on_activations_are_not_inert(mesh):
     text = run.lower(state.params, (), batch).as_text()
     constraints = re.findall(r"sharding_constraint %\d+ <@\w+, (.*)> : tensor<16x12x32xf32>", text)
     stream, rows = (
-        f'[{{"data", "fsdp"}}, {{{time}}}, {{}}]' for time in ('"context", "tensor"', '"context"')
+        f'[{{"data", "fsdp", "expert"}}, {{{time}}}, {{}}]' for time in ('"context", "tensor"', '"context"')
     )
     assert constraints.count(stream) > 2 * ARCH.layers and constraints.count(rows) > 2 * ARCH.layers
 

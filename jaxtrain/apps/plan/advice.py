@@ -1,5 +1,8 @@
 """Which flags make a stage fit a device that it does not fit, the cheapest in speed first."""
 
+import math
+
+from jaxtrain import config
 from jaxtrain.apps.plan.chips import GIB
 from jaxtrain.apps.plan.types import CompiledStage
 
@@ -19,7 +22,7 @@ def remedies(stage: CompiledStage, program: str) -> list[str]:
 
 def _rows(stage: CompiledStage) -> int:
     """Rows of a batch on one device."""
-    return max(1, stage.batch_size // (stage.mesh.get("data", 1) * stage.mesh.get("fsdp", 1)))
+    return max(1, stage.batch_size // math.prod(stage.mesh.get(axis, 1) for axis in config.ROW_AXES))
 
 
 def _training(stage: CompiledStage) -> list[str]:

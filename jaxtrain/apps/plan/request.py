@@ -135,7 +135,7 @@ def _check_mesh(request: PlanRequest, count: int) -> None:
             f"--chip={request.chip} has {count}: change a size, or write -1 for the axis that takes the rest"
         )
     shards = math.prod(
-        count // known if sizes.get(axis, 1) == -1 else sizes.get(axis, 1) for axis in ("data", "fsdp")
+        count // known if sizes.get(axis, 1) == -1 else sizes.get(axis, 1) for axis in config.ROW_AXES
     )
     parts = shards * request.cfg.optim.microbatches
     if data.batch_size % parts:
