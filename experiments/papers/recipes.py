@@ -97,3 +97,16 @@ def town_rows(config: str, split: str, **options: Any) -> list[dict[str, Any]]:
     from jaxtrain.worlds.tinytown import configs, records
 
     return [*records.named_rows(config, configs.resolve(config, options), split)]
+
+
+def breadth(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Of a policy's completions at temperature 1: gold reward, parsable share, and their entropy in nats, by −log p."""
+    measured = measures(records)
+    entropy = -sum(one["logp"] for one in records) / len(records)
+    return {"gold": measured["gold"], "parsable": measured["parsable"], "entropy": entropy}
+
+
+def documents(runs: Any, run: Path, count: int, max_new: int = 128) -> list[str]:
+    """Documents that a pretrained model writes at temperature 1, from their beginning."""
+    source = write_records(runs, "beginning", [{"prompt": ""}])
+    return [one["completion"] for one in runs.sample(run, source, f"--samples={count}", max_new=max_new)]
