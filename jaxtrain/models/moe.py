@@ -23,7 +23,8 @@ from jaxtrain.types import Loss, Shards
 
 SMALLEST, LARGEST = 8, 128  # rows of a block on a CPU, where blocks of 64 to 128 are the fastest
 PRODUCT = "expert_product"  # the name of what --remat=dots keeps, as of other products
-EXPERT, TENSOR = "expert", "tensor"  # axes of a mesh, inside a function of Shards.split
+# Axes of a mesh, inside a function of Shards.split; of PARTS, those that the parameters' axis `embed` is split over.
+EXPERT, TENSOR, PARTS = "expert", "tensor", ("fsdp", "context")
 Kernels = Mapping[str, Array]
 
 
@@ -133,7 +134,13 @@ def _on_shards(
     them: as many numbers as two exchanges of all tokens, however they are routed, so that none has to be dropped.
     """
 
+    def whole(name: str, kernel: Array, width: int) -> Array:
+        """The kernel with all of D, which lies in parts; its gradient is reduced to those parts."""
+        at = 1 + axes[name].index("embed")
+        return kernel if kernel.shape[at] == width else jax.lax.all_gather(kernel, PARTS, axis=at, tiled=True)
+
     def part(x: Array, choice: Array, weight: Array, kernels: Kernels, biases: Kernels) -> Array:
+        kernels = {name: whole(name, kernel, x.shape[-1]) for name, kernel in kernels.items()}
         own, over = len(kernels["down"]), jax.lax.axis_size(EXPERT)
         gathered = over > 1 and x.shape[0] < rows
         if gathered:
@@ -154,9 +161,8 @@ def _on_shards(
         return jax.lax.psum(y, EXPERT) if over > 1 else y
 
     tokens = ("batch", "time", None)
-    whole = {name: tuple(None if axis == "embed" else axis for axis in pair) for name, pair in axes.items()}
-    kernels = {name: ("experts", *pair) for name, pair in whole.items()}
-    biases = {name: ("experts", pair[1]) for name, pair in whole.items()}
+    kernels = {name: ("experts", *pair) for name, pair in axes.items()}
+    biases = {name: ("experts", None if pair[1] == "embed" else pair[1]) for name, pair in axes.items()}
 
     def run(x: Array, choice: Array, weight: Array, k: Kernels, b: Kernels) -> Array:
         names = (tokens, tokens, tokens, kernels, biases if b else {})

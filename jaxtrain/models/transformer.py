@@ -65,9 +65,7 @@ def parameters(arch: Arch, active: bool = False) -> int:
     """Number of parameters; with `active`, of those that a token passes: k of the experts."""
     how = AttentionExecution(jnp.float32, "xla", True, "none", 1, "cpu")
     shapes = jax.eval_shape(functools.partial(_init, arch, how), jax.random.key(0))
-    idle = arch.experts - arch.experts_per_token if active else 0
-    experts = [box.value.size for box in jax.tree.leaves(shapes, is_leaf=_is_box) if "experts" in box.names]
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes)) - sum(experts) * idle // max(arch.experts, 1)
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes)) - active * arch.idle
 
 
 def flops_per_token(arch: Arch, length: int) -> float:

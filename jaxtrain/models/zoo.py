@@ -123,6 +123,13 @@ class Arch:
         """The feed-forward width that a layer has parameters for."""
         return (self.experts + self.shared_experts if self.experts else 1) * self.F
 
+    @property
+    def idle(self) -> int:
+        """Parameters of the experts that a token does not pass, in all layers."""
+        kernels = 3 if self.gated else 2
+        one = kernels * self.width * self.F + self.mlp_bias * ((kernels - 1) * self.F + self.width)
+        return self.layers * (self.experts - self.experts_per_token) * one
+
     def windows(self) -> tuple[int, ...]:
         """The window of each layer, 0 for a layer that sees all."""
         every = self.global_every

@@ -7,10 +7,11 @@ import jax
 from jaxtrain import config
 from jaxtrain.models import transformer
 from jaxtrain.models.zoo import Arch
+from jaxtrain.stages import state_memory
 from jaxtrain.stages.session import Session
-from jaxtrain.train import device_memory, host, parallel, preflight
+from jaxtrain.stages.state_memory import GIB
+from jaxtrain.train import parallel, preflight
 
-GIB = 2**30
 # Where nothing is recomputed a step needs about 3 times what `stored_activations` counts (82 for 28 MiB, tinytown-1m).
 ROOM = 0.4
 
@@ -32,9 +33,14 @@ def rows(cfg: config.StageConfig, session: Session, tokens: int, state: Any) -> 
     how = transformer.execution(cfg.model, plan.platform)
     elements = session.arch.layers * stored_activations(session.arch, how.remat)
     activations = elements * how.dtype.itemsize * tokens / cfg.optim.microbatches / len(plan.devices)
-    found = [("activations", f"{activations / 2**20:,.1f} MiB at least, on each device")]
+    arch, found = session.arch, []
+    if arch.experts:
+        count = transformer.parameters(arch, active=True)
+        share = f"{arch.experts_per_token} of {arch.experts} experts"
+        found.append(("active parameters", f"{count:,} of the model's, a token passes {share}"))
+    found += [("activations", f"{activations / 2**20:,.1f} MiB at least, on each device")]
     needed = activations + sum(preflight.leaf_bytes(leaf, shard=True) for leaf in jax.tree.leaves(state))
-    there = _memory_of_a_device(plan)
+    there = state_memory.of_a_device(plan)
     if there is not None and needed > there * (ROOM if how.remat == "none" else 1):
         found.append(
             (
@@ -53,11 +59,3 @@ def dtype(cfg: config.StageConfig, plan: parallel.Plan) -> str:
     if cfg.model.dtype != "auto" or name == "float32":
         return f"computes in {name}"
     return f"computes in {name}, parameters and sums in float32; --dtype=float32 computes all in it, slower"
-
-
-def _memory_of_a_device(plan: parallel.Plan) -> int | None:
-    """Bytes, where they are known; the devices of a CPU share the memory of the machine."""
-    if plan.platform != "cpu":
-        return device_memory.capacity(plan.devices)
-    memory = host.memory()
-    return memory and memory * plan.process[1] // len(plan.devices)

@@ -3,7 +3,7 @@
 import pytest
 
 from jaxtrain.models import transformer
-from jaxtrain.models.zoo import ZOO
+from jaxtrain.models.zoo import ZOO, resolve
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,11 @@ def test_named_sizes_have_the_published_number_of_parameters(name, millions):
 def test_active_parameters_are_the_published_ones(name, billions):
     assert transformer.parameters(ZOO[name], active=True) / 1e9 == pytest.approx(billions, abs=0.005)
     assert transformer.parameters(ZOO["gpt2"], active=True) == transformer.parameters(ZOO["gpt2"])
+
+
+def test_what_is_idle_is_all_that_further_experts_add():
+    for changes in ("", ",mlp_bias=true", ",mlp=gelu", ",mlp=gelu,mlp_bias=true"):
+        more, fewer = (resolve(f"tinytown-moe,vocab=64,experts={n}{changes}") for n in (8, 2))
+        router = more.layers * more.width * 6
+        assert transformer.parameters(more) - transformer.parameters(fewer) == more.idle + router
+        assert fewer.idle == 0

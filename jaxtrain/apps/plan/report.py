@@ -74,8 +74,11 @@ def row(stage: CompiledStage) -> str:
 def _heading(stage: CompiledStage) -> str:
     mesh = ",".join(f"{axis}:{size}" for axis, size in stage.mesh.items() if size > 1) or "one device"
     effort = "" if not _is_tpu(stage) else " at full effort" if stage.exact else " at effort -1"
+    idle = stage.arch.idle if stage.arch else 0
+    count = f"{stage.parameters / 1e9:.2f}B parameters"
+    count += f", {(stage.parameters - idle) / 1e9:.2f}B without idle experts" * bool(idle)
     return (
-        f"{stage.stage} of {stage.model} ({stage.parameters / 1e9:.2f}B parameters) on {stage.chip}: {stage.devices} "
+        f"{stage.stage} of {stage.model} ({count}) on {stage.chip}: {stage.devices} "
         f"devices, {stage.hosts} {'host' if stage.hosts == 1 else 'hosts'}, mesh {mesh}, {stage.batch_size} rows of "
         f"{stage.seq_len:,} tokens, remat {stage.remat}. Compiled{effort}, and not run: every number is a bound."
     )

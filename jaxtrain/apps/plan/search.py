@@ -149,10 +149,9 @@ def least_memory(each: Candidate, cfg: Any, arch: Arch) -> float:
 def promise(each: Candidate, cfg: Any, arch: Arch, topology: Topology) -> float:
     """Tokens a second by a rough model: products at the peak, weights sent round, activations exchanged."""
     size, T = weights(arch), cfg.data.seq_len
-    idle = (3 if arch.gated else 2) * arch.layers * arch.width * (arch.all_ff - arch.used_ff)
     peaks, links = CHIPS[topology.kind], interconnect(topology)
     tokens = each.batch_size * T
-    products = 6.0 * (size - idle) * tokens / devices(topology) * _COMPUTED[each.remat] / peaks.flops
+    products = 6.0 * (size - arch.idle) * tokens / devices(topology) * _COMPUTED[each.remat] / peaks.flops
     parts = each.fsdp * each.context  # of the weights, with tensor
     sent = 3 * 2.0 * size / each.tensor * (1 - 1 / parts) * each.microbatches
     sent += 4.0 * size / (parts * each.tensor) * (each.data > 1)
