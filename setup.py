@@ -11,7 +11,7 @@ setup(
     packages=find_packages(include=["jaxtrain", "jaxtrain.*", "experiments", "experiments.*"]),
     package_data={
         "experiments": ["help/*.txt", "recipes/*.flags"],
-        "experiments.papers": ["help/*.txt", "pages/*.jinja"],
+        "experiments.papers": ["help/*.txt"],
         "jaxtrain.apps.annotation": ["pages/*"],
         "jaxtrain.apps.constitutional": ["constitutions/*.json", "pages/*.jinja"],
         "jaxtrain.apps.evals": ["pages/*.jinja"],

@@ -69,6 +69,7 @@ WORLD_TODAY = {
     "experiments.papers.dedup",
     "experiments.papers.filtering",
     "experiments.papers.recipes",
+    "experiments.papers.review_models",
     "jaxtrain.data.source_spec",
     "jaxtrain.data.sources",
 }
@@ -98,7 +99,10 @@ ONLY_IN = {  # package -> modules or rooms that may import it
 PARALLEL = {"device_put", "pmap", "shard_map", "Mesh", "NamedSharding", "PartitionSpec"}
 
 # Modules of experiments/ that are no commands.
-LIBRARY = {"experiments.constitutional_pipeline", "experiments.papers.arms", "experiments.papers.recipes"}
+LIBRARY = {
+    "experiments.constitutional_pipeline", "experiments.papers.recipes",
+    "experiments.papers.review_models", "experiments.papers.reward_proxies",
+}  # fmt: skip
 # Experiments that run or compile other experiments; constitutional is the command of constitutional_pipeline.
 COMPOSED = (
     "experiments.constitutional_pipeline", "experiments.bench", "experiments.papers.*", "experiments.plan",
@@ -396,14 +400,15 @@ def test_an_experiment_that_is_no_command_is_found(tmp_path):
         "experiments/bench.py": "from experiments import good\n" + command,
         "experiments/constitutional.py": "from experiments import constitutional_pipeline\n" + command,
         "experiments/constitutional_pipeline.py": "from experiments import good",
-        "experiments/papers/arms.py": command,
-        "experiments/papers/recipes.py": "",
-        "experiments/papers/figure.py": "from experiments.papers import arms\n" + command,
+        "experiments/papers/recipes.py": command,
+        "experiments/papers/review_models.py": "",
+        "experiments/papers/reward_proxies.py": "",
+        "experiments/papers/figure.py": "from experiments.papers import recipes\n" + command,
     }
     assert sorted(experiments_broken(source.write(tmp_path, files))) == [
         "experiments.borrows imports experiments.good",
         "experiments.helper is no command",
-        "experiments.papers.arms is in the list of those that are no commands",
+        "experiments.papers.recipes is in the list of those that are no commands",
         "experiments.script is no command",
     ]
 
@@ -433,7 +438,7 @@ def test_a_list_of_exceptions_only_shrinks():
 # The method of pathlib's and of epath's paths makes a folder of this machine of gs://: these modules know no buckets,
 # or are where that is decided.
 ABSOLUTE = {
-    "experiments.export", "experiments.gpu_check", "experiments.papers.arms", "jaxtrain.apps.filters.plan",
+    "experiments.export", "experiments.gpu_check", "jaxtrain.apps.filters.plan",
     "jaxtrain.data.completions_db", "jaxtrain.files.cache", "jaxtrain.files.hf_hub",
     "jaxtrain.files.paths", "jaxtrain.rewards.function_import",
 }  # fmt: skip

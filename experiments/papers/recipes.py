@@ -3,9 +3,12 @@
 `runs` is a SharedRuns everywhere; a function returns the run's folder, or what its completions are worth.
 """
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from jaxtrain import config
 
 HELD_OUT = "tinytown:prompts:test"  # verb-object pairs and sums that no stage has seen
 FACTS = "tinytown:prompts:test?family=fact,tinytown:prompts:test?family=str"  # one word is the answer
@@ -110,3 +113,40 @@ def documents(runs: Any, run: Path, count: int, max_new: int = 128) -> list[str]
     """Documents that a pretrained model writes at temperature 1, from their beginning."""
     source = write_records(runs, "beginning", [{"prompt": ""}])
     return [one["completion"] for one in runs.sample(run, source, f"--samples={count}", max_new=max_new)]
+
+
+@dataclasses.dataclass(frozen=True)
+class CorpusFlags(config.Group):
+    # fmt: off
+    model: str = config.arg("tinytown-1m", "Model of every run (models/zoo.py)")
+    documents: int = config.arg(20_000, "Documents of the corpus before it is filtered", low=500)
+    held_out: int = config.arg(800, "Clean documents that the loss is measured on", low=20)
+    vocab: int = config.arg(1024, "Size of the BPE that all runs share", low=300)
+    seq_len: int = config.arg(128, "Tokens in a row (T)", low=16)
+    batch_size: int = config.arg(8, "Rows in a batch (B)", low=1)
+    steps: int = config.arg(700, "Training steps of each run: all see as many tokens", low=20)
+    lr: float = config.arg(4e-3, "Peak learning rate", low=0)
+    # fmt: on
+
+
+def train_on(
+    runs: Any, flags: CorpusFlags, corpora: Mapping[str, Iterable[str]], clean: Sequence[str]
+) -> dict[str, Path]:
+    """One model pretrained on each corpus, all for as many tokens of one tokenizer; `clean` is held out."""
+    from jaxtrain.data.tokenizer import train_bpe
+    from jaxtrain.files import cache
+
+    held_out = write_records(runs, "clean", [{"text": text} for text in clean])
+    tokenizer = runs.folder / f"tokenizer-{runs.seed}-{cache.digest(flags.vocab, *clean)[:10]}"
+    if not (tokenizer / "tokenizer.json").exists():
+        train_bpe(clean, flags.vocab).save(tokenizer)
+    found = {}
+    for name, texts in corpora.items():
+        source = write_records(runs, "corpus", [{"text": text} for text in texts])
+        found[name] = runs.train(
+            "pretrain", f"--model={flags.model}", f"--data={source}", f"--eval_data={held_out}",
+            f"--tokenizer={tokenizer / 'tokenizer.json'}", f"--seq_len={flags.seq_len}",
+            f"--batch_size={flags.batch_size}", f"--lr={flags.lr}", f"--warmup={min(50, flags.steps // 10)}",
+            f"--steps={flags.steps}", "--eval_every=0", "--eval_batches=0", "--sample_every=0", "--checkpoint_every=0",
+        )  # fmt: skip
+    return found
