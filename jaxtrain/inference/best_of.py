@@ -1,6 +1,7 @@
-"""Best of n: the completion of a prompt with the highest score, and how far that moves the policy."""
+"""Best of n: the completion of a prompt with the highest score, what that is worth, and how far it moves the policy."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -19,6 +20,31 @@ def kl(n: int) -> float:
     if n < 1:
         raise ValueError(f"n={n}: best-of-n needs at least one completion")
     return math.log(n) - (n - 1) / n
+
+
+def expected(scores: np.ndarray, values: np.ndarray, counts: Sequence[int]) -> np.ndarray:
+    """f64[len(counts)]: for each n the mean of `values` of the best of n by `scores`, from N samples, both f64[N].
+
+    Σ_i C(i − 1, n − 1) / C(N, n) · v_(i), v in the order of the scores: the mean over all subsets of n samples, which
+    is unbiased (appendix I of WebGPT, arXiv:2112.09332). Samples of one score take the mean of their values.
+    """
+    scores, values = _finite(scores), np.asarray(values, np.float64)
+    N = len(scores)
+    if not all(1 <= n <= N for n in counts):
+        raise ValueError(f"counts={list(counts)}: each must be from 1 to the number of samples, {N}")
+    _, place, size = np.unique(scores, return_inverse=True, return_counts=True)
+    ordered = np.repeat(np.bincount(place, values) / size, size)
+    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, N + 1)))])
+
+    def log_choose(n: int | np.ndarray, k: int) -> np.ndarray:
+        return log_factorial[n] - log_factorial[k] - log_factorial[n - k]
+
+    means = []
+    for n in counts:
+        i = np.arange(n - 1, N)
+        weight = np.exp(log_choose(i, n - 1) - log_choose(N, n))
+        means.append(weight @ ordered[i])
+    return np.array(means)
 
 
 def _finite(scores: np.ndarray) -> np.ndarray:

@@ -62,3 +62,29 @@ def test_what_has_no_answer_is_refused(kind):
     call, message = REFUSED[kind]
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("kind", SCORES)
+def test_the_expected_value_is_the_mean_over_all_subsets(kind):
+    scores, values = SCORES[kind], np.array([1.0, -2.0, 4.0, 0.5, 3.0])
+
+    def best(subset):
+        top = [i for i in subset if scores[i] == scores[list(subset)].max()]
+        return values[top].mean()
+
+    wanted = [np.mean([best(s) for s in itertools.combinations(range(5), n)]) for n in (1, 2, 3, 5)]
+    if kind == "ties":  # two of one score may stand in a subset alone or together: their mean either way
+        pooled = np.array([5 / 2, -0.75, 5 / 2, -0.75, 3.0])
+        wanted = [
+            np.mean([pooled[max(s, key=lambda i: scores[i])] for s in itertools.combinations(range(5), n)])
+            for n in (1, 2, 3, 5)
+        ]
+    assert best_of.expected(scores, values, (1, 2, 3, 5)) == pytest.approx(wanted, abs=1e-12)
+
+
+def test_the_expected_value_of_many_samples():
+    # The best of n uniform numbers is n / (n + 1) on average.
+    u = np.random.default_rng(0).random(20_000)
+    assert best_of.expected(u, u, (1, 10, 1_000)) == pytest.approx([1 / 2, 10 / 11, 1_000 / 1_001], abs=0.01)
+    with pytest.raises(ValueError, match="from 1 to the number of samples, 5"):
+        best_of.expected(P, P, (6,))
