@@ -54,12 +54,11 @@ def test_a_row_s_gradient_is_summed_over_its_tokens_in_f32(drawn):
 
 def test_f32_is_the_plain_operation_to_the_bit(drawn):
     ids, g, table = drawn
-    x = g[:64]
     assert np.array_equal(mixed_precision.lookup(table, table, ids), table[ids])
-    assert np.array_equal(mixed_precision.matmul(x, table.T), jnp.asarray(x) @ table.T)
-    assert np.array_equal(
-        mixed_precision.project(jnp.asarray(x), jnp.asarray(table)), jnp.asarray(x) @ table.T
-    )
+    # Of jax: NumPy's own product of two of its arrays adds in another order on some processors.
+    x, table = jnp.asarray(g[:64]), jnp.asarray(table)
+    assert np.array_equal(mixed_precision.matmul(x, table.T), x @ table.T)
+    assert np.array_equal(mixed_precision.project(x, table), x @ table.T)
 
 
 def test_scores_are_not_rounded(drawn):
