@@ -16,7 +16,7 @@ from jaxtrain import config
 from jaxtrain.data.tokenizer import Tokenizer, save_tokenizer
 from jaxtrain.files import hf_hub, paths
 from jaxtrain.models import zoo
-from jaxtrain.stages import weights
+from jaxtrain.stages import state_memory, weights
 from jaxtrain.stages.init_from import InitFrom, load_run, require_rows
 from jaxtrain.stages.load_model import build_model
 from jaxtrain.train import metrics, multihost, optim, parallel, workdir
@@ -129,6 +129,9 @@ def start_session(
         with paths.written(path / "tokenizer") as folder:
             save_tokenizer(tokenizer, folder)
     session = session._replace(start=pinned_start(path, start), given=given)
+    if cfg.lora.lora_rank:
+        frozen = plan.abstract(lambda: session.model.init(jax.random.key(0)), session.model.axes)
+        state_memory.require_room(plan, frozen, "the model under the adapters")
     return session._replace(base=initial_params(session, cfg.run.seed)) if cfg.lora.lora_rank else session
 
 
@@ -228,7 +231,9 @@ def first_state(
     """(state, meta): of the newest checkpoint, else of the parameters that --init_from names, else a fresh one."""
     seed, axes = cfg.run.seed, session.trained.axes
     make = fresh_state_fn(session, seed)
-    if restored := saved.restore_usable(session.plan.abstract(make, axes), unusable):
+    shapes = session.plan.abstract(make, axes)
+    state_memory.require_room(session.plan, shapes, "the training state of this model")
+    if restored := saved.restore_usable(shapes, unusable):
         return restored
     if not session.start.origins:
         return session.plan.init(make, axes), {}
