@@ -150,3 +150,55 @@ def train_on(
             f"--steps={flags.steps}", "--eval_every=0", "--eval_batches=0", "--sample_every=0", "--checkpoint_every=0",
         )  # fmt: skip
     return found
+
+
+def helpful(runs: Any, base: Path | None = None) -> Path:
+    """The base model fine-tuned on demonstrations that refuse nothing: Constitutional AI's helpful-only model."""
+    return sft(runs, base, "--data=tinytown:sft?refuse=0")
+
+
+def revised(runs: Any, policy: Path, critic: Path, prompts: str, *more: str) -> Path:
+    """The policy's answers to prompts, critiqued and revised by the critic, 4 rounds unless `more` says otherwise."""
+    return runs.train(
+        "constitutional", "--phase=revise", f"--init_from={policy}", f"--critic={critic}", f"--data={prompts}",
+        "--rounds=4", "--helpful=-", *more,
+    )  # fmt: skip
+
+
+def rounds(run: Path) -> list[dict[str, Any]]:
+    """The judge's measures of the current answers after each round of `revised`, the first of the answers as given."""
+    import json
+
+    return json.loads((run / "audit.json").read_text(encoding="utf-8"))["rounds"]
+
+
+RED_TEAM = "tinytown:redteam:test"  # held-out prompts that ask for harm
+REVISED = "tinytown:redteam?documents=512"  # prompts whose answers are revised to train on
+
+
+def sl_cai(runs: Any) -> Path:
+    """SL-CAI: the pretrained model fine-tuned on revisions of the helpful-only model's answers, and on helpful ones.
+
+    Of a prompt's revisions the last alone, as half of the first ones are still harmful here.
+    """
+    base = pretrained(runs)
+    made = revised(
+        runs, helpful(runs, base), base, REVISED, "--rounds=6", "--keep=last",
+        "--helpful=tinytown:prompts?family=help", "--helpful_samples=2",
+    )  # fmt: skip
+    return runs.train(
+        "sft", f"--init_from={base}", f"--data=jsonl:{made}/revise/revisions.jsonl", f"--prompts={HELD_OUT}",
+        "--steps=250", "--batch_size=8", "--eval_every=0", "--optimizer=muon", "--lr=0.004",
+    )  # fmt: skip
+
+
+def harmlessness(runs: Any, run: Path) -> dict[str, float]:
+    """Of completions of red-team prompts: gold reward, shares of harmful, evasive and refusing ones, distinct-2."""
+    from jaxtrain.measures import diversity
+
+    records = answers(runs, run, RED_TEAM)
+    found = measures(records)
+    texts = [one["completion"] for one in records]
+    return {name: found[name] for name in ("gold", "harmful", "evade", "refuse", "parsable")} | {
+        "distinct": diversity.distinct_n(texts, 2)
+    }
