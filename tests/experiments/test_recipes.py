@@ -39,7 +39,10 @@ ULTRACHAT = [
     ("assistant", "The number {}."),
 ]
 DATA = {
-    "Anthropic/hh-rlhf": lambda i: {"chosen": HH.format(i, f"It is {i}."), "rejected": HH.format(i, "I do not know.")},
+    "Anthropic/hh-rlhf": lambda i: {  # of which a few differ before their last turn
+        "chosen": HH.format(i, f"It is {i}."),
+        "rejected": HH.format(i, "I do not know.") if i != 11 else HH.partition("\n\nHuman: Which")[0].format("it"),
+    },
     "trl-lib/tldr": lambda i: {"prompt": POST.format(i), "completion": f" Cat {i} sleeps."},
     "trl-lib/tldr-preference": lambda i: {
         "prompt": POST.format(i), "chosen": f" Cat {i} sleeps.", "rejected": " Cats are animals.",
@@ -221,6 +224,7 @@ def test_a_recipe_on_data_shows_what_is_learnt(stand, recipe, model, data, wante
     source = stand.data(name, options and f"?{options}")
     said = stand.dry_run(recipe, recipe.partition("_")[0], f"--data={source}", "--eval_data=", start=model)
     assert re.fullmatch(wanted, learnt(said)[0], re.S), said
+    assert ("no common prompt" in said) == ("hh-rlhf" in data), said
 
 
 @pytest.mark.parametrize(
@@ -314,7 +318,7 @@ def test_constitutional_ai_from_red_team_prompts_to_dpo(stand):
         file.writelines(json.dumps(DATA["Anthropic/hh-rlhf"](i)) + "\n" for i in range(24))
     reading = dialogs_of(cfg.reading, str(stand.folder / "cache"))
     prompts = read_conversations(f"jsonl:{harmless}", "data", reading, cfg.asked.prompt_count)
-    assert len(prompts) == 24 and prompts[0].messages[-1] == {"role": "user", "content": "Which one?"}
+    assert len(prompts) == 23 and prompts[0].messages[-1] == {"role": "user", "content": "Which one?"}
     rows = {
         "sft": lambda i: {"prompt": f"How {i}?", "completion": "I will not help with that.", "round": 1},
         "dpo": lambda i: {"prompt": f"How {i}?", "chosen": "I will not.", "rejected": "So.", "p_win": 0.8},
