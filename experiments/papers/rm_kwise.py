@@ -23,6 +23,7 @@ PAPER = Paper(
     criterion="The held-out loss of rankings is at most that of shuffled pairs; two times fewer forward passes or "
     "more; two epochs of rankings have a higher held-out loss than one.",
 )
+HELD_OUT = 600  # comparisons
 BATCH = 8  # rankings, of about 13 comparisons each
 RUNS = ("rankings", "pairs", "rankings, 2 epochs")
 TEMPERATURE = 0.8  # of the annotator, as in tinytown:preferences
@@ -57,7 +58,7 @@ def measure(cfg: RmKwise, runs: Any) -> Result:
     rng.shuffle(pairs)
     # Both have the same number of updates an epoch, and of comparisons.
     steps = len(ranked) // BATCH
-    test = recipes.write_records(runs, "kwise-test", held_out[:2_000])
+    test = recipes.write_records(runs, "kwise-test", held_out[:HELD_OUT])
     sources = {
         "rankings": (recipes.write_records(runs, "kwise-rankings", ranked), BATCH, steps),
         "pairs": (recipes.write_records(runs, "kwise-pairs", pairs), round(len(pairs) / steps), steps),
@@ -69,7 +70,7 @@ def measure(cfg: RmKwise, runs: Any) -> Result:
         run = runs.train(
             "reward", f"--init_from={start}", f"--data={source}", f"--eval_data={test}", f"--batch_size={batch}",
             f"--steps={count}", f"--lr={cfg.kwise.lr}", f"--prompts={recipes.HELD_OUT}", "--seq_len=64",
-            f"--eval_every={max(1, steps // 4)}",
+            f"--eval_every={max(1, steps // 2)}",
         )  # fmt: skip
         rows = [row for row in runs.rows(run) if "eval/loss" in row]
         found[name] = {

@@ -15,14 +15,16 @@ def comparison_metrics(
 ) -> dict[str, float]:
     """Metrics of scores f32[R, N] against preferences f32[R, N, N], on the comparisons without ties.
 
-    `accuracy` (a tie of scores is wrong), also by group of the rows and by how many tokens longer the better one is,
-    lengths i32[R, N]; `ece`, the expected calibration error of σ(margin) in BINS bins of confidence (Guo et al. 2017,
-    arXiv:1706.04599, equation 3); `length_correlation`, Pearson's, of the scores with the lengths.
+    `loss`, the mean −log σ(margin) in nats; `accuracy` (a tie of scores is wrong), also by group of the rows and by how
+    many tokens longer the better one is, lengths i32[R, N]; `ece`, the expected calibration error of σ(margin) in BINS
+    bins of confidence (Guo et al. 2017, arXiv:1706.04599, equation 3); `length_correlation`, Pearson's, of the scores
+    with the lengths.
     """
     row, won, lost = np.nonzero(prefer > prefer.swapaxes(1, 2))
     margin = scores[row, won] - scores[row, lost]
     right, longer = margin > 0, lengths[row, won] - lengths[row, lost]
-    metrics = {"accuracy": float(right.mean()), "ece": _calibration_error(margin)}
+    loss = float(np.logaddexp(0.0, -np.asarray(margin, np.float64)).mean())
+    metrics = {"loss": loss, "accuracy": float(right.mean()), "ece": _calibration_error(margin)}
     present = lengths > 0
     if np.ptp(lengths[present]) and np.ptp(scores[present]):
         metrics["length_correlation"] = float(np.corrcoef(lengths[present], scores[present])[0, 1])

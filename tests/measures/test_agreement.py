@@ -25,13 +25,18 @@ def test_accuracy_and_calibration_by_hand():
     assert found["accuracy"] == 3 / 5 and "length_correlation" not in found
     low, high = 3.01 / 4.01, 9.01 / 10.01
     assert found["ece"] == pytest.approx((3 * abs(low - 2 / 3) + 2 * abs(high - 1 / 2)) / 5)
-    assert found["accuracy/longer_+0_to_+8"] == 3 / 5 and len(found) == 3
+    assert found["accuracy/longer_+0_to_+8"] == 3 / 5 and len(found) == 4
 
 
 def test_scores_that_are_equal_are_wrong_and_labels_that_are_ties_are_left_out():
     found = agreement.comparison_metrics(*compared([0.0, 0.0, 2.0, -2.0], labels=[1, 1, 0.5, 0.5]))
     assert found["accuracy"] == 0.0 and found["ece"] == pytest.approx(0.5)
     assert agreement.comparison_metrics(*compared([2.0, 2.0], labels=[0.2, 1.0]))["accuracy"] == 0.5
+
+
+def test_the_loss_by_hand():
+    found = agreement.comparison_metrics(*compared([0.0, LOG(3.0), -1000.0]))
+    assert found["loss"] == pytest.approx((LOG(2.0) + LOG(4 / 3) + 1000.0) / 3)
 
 
 def test_perfect_calibration_and_blind_confidence():
