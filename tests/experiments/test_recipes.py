@@ -276,7 +276,7 @@ def test_imdb_is_rewarded_by_a_classifier_of_the_whole_text(stand):
     imdb = stand.data("stanfordnlp/imdb", "?format=prefix&tokens=2-8")
     reward = f"--reward=classifier?model=hf:{classifier}&label=POSITIVE"
     said = stand.dry_run(
-        "ppo_imdb", "ppo", f"--data={imdb}", f"--prompts={imdb}", reward, *ROLLOUTS, start="gpt2"
+        "ppo_imdb", "ppo", f"--data={imdb}", "--prompts=auto", reward, *ROLLOUTS, start="gpt2"
     )
     prompts = re.findall(r"⟨(The?[^⟩]*)⟩", said)
     assert len(prompts) == 2 and all(1 < len(one) < 9 for one in prompts), (
