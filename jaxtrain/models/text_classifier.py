@@ -6,7 +6,7 @@ The norms come after the sums (arXiv:1810.04805); RoBERTa (arXiv:1907.11692) and
 same network with other names. Nothing is trained here: such a model scores texts.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +66,21 @@ def read(folder: Path, cfg: ClassifierConfig) -> dict[str, Any]:
             head = [norm_or_linear(name) for name in family.head]
     except (SafetensorError, OSError) as error:
         raise ConfigError(f"{file}: cannot be read as safetensors ({error}); {AGAIN}") from error
+    _check(file, cfg, tables, head)
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *layers)
     return jax.tree.map(jnp.asarray, {"tables": tables, "norm": norm, "layers": stacked, "head": head})
+
+
+def _check(file: Path, cfg: ClassifierConfig, tables: Sequence[np.ndarray], head: Sequence[Any]) -> None:
+    """Raises ConfigError where tensors have other sizes than config.json: a gather beyond a table would not fail."""
+    positions, width = tables[1].shape
+    for what, there, wanted in (
+        ("positions", positions, cfg.first_position + cfg.max_len),
+        ("labels", head[1]["weight"].shape[1], len(cfg.labels)),
+        ("components of a head times heads", width // cfg.heads * cfg.heads, width),
+    ):
+        if there != wanted:
+            raise ConfigError(f"{file}: {there} {what}, where config.json says {wanted}; {AGAIN}")
 
 
 def logits(params: Mapping[str, Any], tokens: Array, length: Array, cfg: ClassifierConfig) -> Array:

@@ -132,6 +132,11 @@ def _program(
 
     tokenizer = _tokenizer(folder.path, config.max_len)
     params = text_classifier.read(hf_hub.with_weights(folder), config)
+    words, rows = tokenizer.get_vocab_size(), len(params["tables"][0])
+    if words > rows:
+        raise ConfigError(
+            f"{folder.path}: tokenizer.json has {words} tokens, the model {rows}; name the model's own"
+        )
     compiled = jax.jit(functools.partial(text_classifier.logits, cfg=config))
 
     def run(texts: Sequence[str]) -> tuple[np.ndarray, list[bool]]:

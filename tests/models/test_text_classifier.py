@@ -61,6 +61,19 @@ def test_older_names_of_norms_are_read(tmp_path):
     np.testing.assert_array_equal(text_classifier.logits(params, *rows(), cfg), before)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_position_embeddings": 30}, "24 positions, where config.json says 30"),
+        ({"id2label": {"0": "a", "1": "b", "2": "c"}}, "2 labels, where config.json says 3"),
+        ({"num_attention_heads": 3}, "15 components of a head times heads, where config.json says 16"),
+    ],
+)
+def test_other_sizes_than_the_configs_are_refused(tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        of(hf_classifiers.write(tmp_path, **changes))
+
+
 def test_missing_and_damaged_files_are_named(tmp_path):
     folder = hf_classifiers.write(tmp_path, num_hidden_layers=3)
     with pytest.raises(ConfigError, match=r"has no tensor roberta\.encoder\.layer\.2\."):

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from jaxtrain.config import ConfigError
 from jaxtrain.models import classifier_config, text_classifier
@@ -132,6 +133,15 @@ def test_the_same_classifier_under_another_name_is_the_same_reward(folder):
 def test_mistakes_are_refused_before_anything_is_loaded(folder, options, message):
     with pytest.raises(ConfigError, match=message):
         functions.resolve("classifier" + options.format(folder))
+
+
+def test_a_tokenizer_of_more_tokens_than_the_model_has_is_refused(tmp_path):
+    folder = hf_classifiers.write(tmp_path)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_tokens(["one", "more"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    with pytest.raises(ConfigError, match=r"tokenizer\.json has 24 tokens, the model 22"):
+        scores(f"classifier?model=hf:{folder}&label=POSITIVE")
 
 
 def test_a_folder_without_a_readable_tokenizer_is_refused(tmp_path):
