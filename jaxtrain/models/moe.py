@@ -16,12 +16,13 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxtrain.config import ConfigError
 from jaxtrain.models.attention import AttentionExecution
+from jaxtrain.models.grouped_product import ragged_product
 from jaxtrain.models.layers import ACTIVATIONS, Dense, FeedForward, declared
 from jaxtrain.models.zoo import Arch
 from jaxtrain.ops import auxiliary_losses
 from jaxtrain.types import Loss, Shards
 
-SMALLEST, LARGEST = 8, 128  # rows of a block on a CPU, where blocks of 64 to 128 are the fastest
+SMALLEST, LARGEST = 8, 128  # rows of a block; on a CPU 64 to 128 are the fastest
 PRODUCT = "expert_product"  # the name of what --remat=dots keeps, as of other products
 # Axes of a mesh, inside a function of Shards.split; of PARTS, those that the parameters' axis `embed` is split over.
 EXPERT, TENSOR, PARTS = "expert", "tensor", ("fsdp", "context")
@@ -82,14 +83,15 @@ def grouped(choice: Array, experts: int, each: int, block: int) -> Groups:
     return Groups(source, place, sizes, owner)
 
 
-def _product(x: Array, kernel: Array, bias: Array | None, groups: Groups) -> Array:
+def _product(x: Array, kernel: Array, bias: Array | None, groups: Groups, platform: str) -> Array:
     """f[N, O] of rows f[N, I]: each with the kernel f[E, I, O] of its expert."""
     N, blocks = len(x), len(groups.owner)
     if blocks < N:
         parts = x.reshape(blocks, N // blocks, -1)
         y = jnp.einsum("nbi,nio->nbo", parts, kernel[groups.owner]).reshape(N, -1)
+        y = checkpoint_name(y, PRODUCT)
         return y if bias is None else y + jnp.repeat(bias[groups.owner], N // blocks, 0)
-    y = checkpoint_name(jax.lax.ragged_dot(x, kernel, groups.sizes), PRODUCT)
+    y = checkpoint_name(ragged_product(x, kernel, groups.sizes, platform), PRODUCT)
     return y if bias is None else y + bias[groups.owner]
 
 
@@ -101,23 +103,25 @@ def mixed(
     biases: Kernels,
     *,
     act: Callable[..., Array],
-    blocked: bool,
+    platform: str,
 ) -> Array:
     """f[B, T, D] = Σ over a token's choices of weight f32[B, T, k] · expert(x); a choice of E or more adds nothing.
 
-    `blocked`: in blocks of rows of one expert, whose kernels are gathered. XLA computes jax.lax.ragged_dot on a CPU as
-    E products of all rows: with E = 16, k = 4, 2,048 tokens of width 128 on 2 cores 206 ms forward and back, blocks 11.
+    On a TPU by kernels over groups (models/grouped_product.py). Elsewhere in blocks of rows of one expert, whose
+    kernel is gathered: XLA would compute jax.lax.ragged_dot as E products of all rows. With E = 16, k = 4 and 2,048
+    tokens of width 128 that takes 206 ms forward and back on 2 cores of a CPU, and blocks 11.
     """
     (B, T, D), each = x.shape, choice.shape[-1]
     E, M = len(kernels["down"]), B * T * each
     block = 0
-    if blocked:
-        block = min(max(1 << max(M // E // 2, 1).bit_length() - 1, SMALLEST), LARGEST)
+    if platform != "tpu":  # half an expert's rows in an even load: blocks are then at most half empty
+        block = max(1 << max(M // E // 2, 1).bit_length() - 1, SMALLEST)
+        block = min(block, LARGEST) if platform == "cpu" else block
     groups = grouped(choice.reshape(-1), E, each, block)
     rows = x.reshape(-1, D).at[groups.source].get(mode="fill", fill_value=0)
 
     def product(name: str, rows: Array) -> Array:
-        return _product(rows, kernels[name], biases.get(name), groups)
+        return _product(rows, kernels[name], biases.get(name), groups, platform)
 
     h = product("up", rows)
     h = act(product("gate", rows)) * h if "gate" in kernels else act(h)
@@ -244,7 +248,7 @@ class MixtureOfExperts(nn.Module):
         sums = None if valid is None else router_sums(logits, choice, valid)
         if valid is not None:  # padding moves no other token
             choice = jnp.where(valid[..., None], choice, E)
-        f = functools.partial(mixed, act=ACTIVATIONS[arch.mlp], blocked=self.how.platform == "cpu")
+        f = functools.partial(mixed, act=ACTIVATIONS[arch.mlp], platform=self.how.platform)
         y = (f if self.how.local is None else _on_shards(f, self.how.local, len(x), F, kinds))(
             x, choice, weight, kernels, biases
         )

@@ -12,6 +12,7 @@ import pytest
 from jaxtrain import config
 from jaxtrain.config import ConfigError, Lora
 from jaxtrain.models import lora, moe, transformer
+from jaxtrain.models.grouped_product import with_megablox
 from jaxtrain.models.zoo import ZOO, Arch, resolve
 from jaxtrain.ops.auxiliary_losses import joined
 from jaxtrain.train import parallel
@@ -46,13 +47,20 @@ def by_token(x, choice, weight, kernels):
     return out
 
 
-def run(blocked, x, choice, weight, kernels):
-    return moe.mixed(x, choice, weight, kernels, {}, act=jax.nn.silu, blocked=blocked)
+def run(platform, x, choice, weight, kernels):
+    return moe.mixed(x, choice, weight, kernels, {}, act=jax.nn.silu, platform=platform)
 
 
-@pytest.mark.parametrize("blocked", [True, False])
+@pytest.fixture
+def interpreted(monkeypatch):
+    """The TPU's kernels on a CPU."""
+    monkeypatch.setattr(moe, "ragged_product", lambda x, k, sizes, _: with_megablox(x, k, sizes, True))
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
 @pytest.mark.parametrize("case", ["even", "all to one", "nothing", "long"])
-def test_products_over_groups_are_those_of_each_token(blocked, case):
+def test_products_over_groups_are_those_of_each_token(platform, case):
     B, T = (2, 70) if case == "long" else (2, 4)
     x, weight = draw(B, T, D, seed=4), np.abs(draw(B, T, K, seed=5))
     choice = choices(B, T)
@@ -61,7 +69,7 @@ def test_products_over_groups_are_those_of_each_token(blocked, case):
         choice[..., 0] = 3
     if case == "nothing":
         choice = np.full_like(choice, E)
-    f = functools.partial(run, blocked)
+    f = functools.partial(run, platform)
     np.testing.assert_allclose(
         jax.jit(f)(x, choice, weight, kernels()), by_token(x, choice, weight, kernels()), atol=1e-4
     )
@@ -79,14 +87,14 @@ def test_products_over_groups_are_those_of_each_token(blocked, case):
         np.testing.assert_allclose(a, b, atol=2e-4, rtol=2e-4)
 
 
-@pytest.mark.parametrize("blocked", [True, False])
-def test_a_choice_that_is_not_computed_moves_no_other_one(blocked):
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_a_choice_that_is_not_computed_moves_no_other_one(platform):
     """To the bit: what padding chooses has no part in it."""
     x, weight, choice = draw(2, 8, D, seed=4), np.abs(draw(2, 8, K, seed=5)), choices(2, 8)
     choice[:, 5:] = E
     dirty = x.copy()
     dirty[:, 5:] = np.nan
-    f = jax.jit(functools.partial(run, blocked))
+    f = jax.jit(functools.partial(run, platform))
     clean = np.asarray(f(x, choice, weight, kernels()))
     assert np.array_equal(np.asarray(f(dirty, choice, np.where(choice < E, weight, 7), kernels())), clean)
     assert not clean[:, 5:].any() and clean[:, :5].all()
