@@ -87,7 +87,7 @@ def draw(cfg: CaiCritiqueAblation, results: list[Result], figure: Any) -> None:
         axes.set(xlabel="revisions", ylim=(0, 103))
         axes.set_title(f"{name} parameters")
     panels[0].set(ylabel="harmful answers, %")
-    panels[-1].legend()
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
 
 
 def main(cfg: CaiCritiqueAblation) -> None:

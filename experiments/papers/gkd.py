@@ -94,7 +94,7 @@ def draw(cfg: Gkd, results: list[Result], figure: Any) -> None:
         axes.set(xlabel="temperature")
         axes.set_title(name)
     panels[0].set(ylabel="gold reward")
-    panels[0].legend()
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
 
 def main(cfg: Gkd) -> None:

@@ -140,7 +140,7 @@ def draw(cfg: InstructGpt, results: list[Result], figure: Any) -> None:
     axes.set_xticks([0, 1], [f"{label} parameters" for label in labels])
     axes.set(xlim=(-0.25, 1.25), ylim=(0, 100), ylabel="win rate against SFT, %")
     axes.set_title("Completions that the gold reward prefers to those of SFT of the same size")
-    axes.legend(ncols=5, loc="lower center", bbox_to_anchor=(0.5, -0.28))
+    figure.legend(loc="outside lower center", ncols=5)
 
 
 def main(cfg: InstructGpt) -> None:

@@ -85,11 +85,14 @@ def draw(cfg: KdLm, results: list[Result], figure: Any) -> None:
     axes = figure.subplots()
     for name in ("teacher", *STUDENTS):
         x, y = ([result[name][key] for result in results] for key in ("entropy", "parsable"))
-        marker = "*" if name == "teacher" else "o"
-        axes.plot(x, [100 * one for one in y], marker, markersize=8, label=name)
+        # The students take the six colours of the cycle.
+        style = (
+            {"marker": "*", "color": axes.xaxis.label.get_color()} if name == "teacher" else {"marker": "o"}
+        )
+        axes.plot(x, [100 * one for one in y], linestyle="", markersize=8, label=name, **style)
     axes.set(xlabel="entropy of completions, nats", ylabel="parsable completions, %")
     axes.set_title("Students of .2M parameters by what they minimise")
-    axes.legend()
+    figure.legend(loc="outside right upper")
 
 
 def main(cfg: KdLm) -> None:

@@ -67,7 +67,7 @@ def draw(cfg: SlCai, results: list[Result], figure: Any) -> None:
     axes.set_xticks(range(len(shown)), list(shown.values()))
     axes.set(ylabel="% of completions", ylim=(0, 103))
     axes.set_title("Fine-tuning on revisions of a helpful-only model's answers")
-    axes.legend(loc="upper center")
+    figure.legend(loc="outside lower center", ncols=2)
 
 
 def main(cfg: SlCai) -> None:

@@ -71,7 +71,7 @@ def answers(cfg: SyntheticData, runs: Any) -> dict[str, float]:
         ]
         student = runs.train(
             "sft", f"--init_from={start}", f"--data={recipes.write_records(runs, 'answers', kept)}",
-            f"--eval_data={recipes.HELD_OUT}", f"--steps={cfg.synthetic.sft_steps}", "--eval_every=0",
+            "--eval_data=tinytown:sft:test", f"--steps={cfg.synthetic.sft_steps}", "--eval_every=0",
             "--optimizer=muon", "--lr=0.004", f"--prompts={recipes.HELD_OUT}",
         )  # fmt: skip
         found[name] = recipes.measures(recipes.answers(runs, student))["gold"]
