@@ -1,6 +1,7 @@
 """Whole models on the slices that people have, and what only the compiler's full effort shows. Minutes of CPU time."""
 
 import functools
+import re
 
 import pytest
 
@@ -88,3 +89,21 @@ def test_what_does_not_fit_is_said_with_its_size():
     (refused,) = stage.refused
     assert refused.name == "train step"
     assert refused.needed > refused.available > 15 * 2**30
+
+
+@pytest.mark.parametrize(("mesh", "experts"), [("fsdp:8", 16), ("fsdp:2,expert:4", 4)])
+def test_experts_are_computed_by_kernels_over_groups(mesh, experts):
+    """Forward, and in both gradients: XLA alone would compute that of the kernels from all rows for each expert."""
+    model = f"{cases.MODEL},experts=16,experts_per_token=2,expert_ff=896"
+    stage = compiled("pretrain", "v5e:2x4", f"--model={model}", f"--mesh={mesh}")
+    (step,) = stage.programs
+    kernels = re.findall(r"%(ragged-dot-none|tgmm)[.\d]* = bf16\[([\d,]+)\]", step.text)
+    rows = 2 * cases.T * 16 // experts  # of the one row of a device, or of the rows of four
+    assert sorted(kernels) == sorted(
+        [("ragged-dot-none", f"{rows},896")] * 3
+        + [("ragged-dot-none", f"{rows},256")] * 3
+        + [("tgmm", f"{experts},256,896")] * 2
+        + [("tgmm", f"{experts},896,256")]
+    )
+    assert not re.search(rf"bf16\[{experts},(256,896|896,256)\][^ ]* convolution", step.text)
+    assert re.search(rf"bf16\[{experts},\d+,896\][^ ]* reduce-scatter", step.text)
