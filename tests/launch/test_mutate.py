@@ -42,6 +42,7 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "tests" / "test_red.py").write_text("def test_red():\n    assert False\n")
     (tmp_path / "pyproject.toml").write_text('[tool.pytest.ini_options]\npythonpath = ["."]\n')
     monkeypatch.setattr(mutate, "ROOT", tmp_path)
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # to import them is most of such a test's time
     return tmp_path
 
 
