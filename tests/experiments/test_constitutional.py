@@ -182,6 +182,7 @@ def test_labels_are_soft_and_read_as_preferences(town, tmp_path):
 
 
 SMALL = "--seq_len=48 --batch_size=8 --warmup=1 --prompt_count=8 --max_new=12 --log_every=1 --lr=0.01"
+PTX = "--ptx_data=tinytown:pretrain?documents=300&held_out=40"  # of 100,000 where it is not given
 
 
 @pytest.fixture
@@ -199,7 +200,7 @@ def few_held_out(monkeypatch):
 def test_one_command_runs_all_phases_and_goes_on_where_it_was(town, tmp_path, few_held_out):
     flags = (
         "--phase=all", f"--pretrained={town / 'base'}", f"--sft_flags={SMALL} --steps=3",
-        f"--reward_flags={SMALL} --steps=3 --soft_labels", f"--rl_flags={SMALL} --steps=2",
+        f"--reward_flags={SMALL} --steps=3 --soft_labels", f"--rl_flags={SMALL} --steps=2 {PTX}",
         "--human=tinytown:preferences?family=help&documents=24&held_out=8", "--pairs=3",
     )  # fmt: skip
     with reader(by_refusal) as remote:

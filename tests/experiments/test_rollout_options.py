@@ -134,11 +134,15 @@ def test_ppo_has_the_scores_of_steps(town, rules):
         (grpo, "--reward=gold --sample_budget=9", "--sample_budget=9: an iteration samples 16 completions"),
         (ppo, "--reward=gold --async_steps=1", "--async_steps=1: completions are of an older policy"),
         (ppo, "--reward=gold --async_steps=2 --is_cap=2", "--async_steps=2: must be at most 1"),
-        (ppo, "--reward=gold --process_reward=nothing:there", "--process_reward=nothing:there"),
+        (
+            ppo,
+            "--ptx_weight=0 --reward=gold --process_reward=nothing:there",
+            "--process_reward=nothing:there",
+        ),
         (ppo, "--reward=gold --step_separator=;", "--step_separator=;: acts only with --process_reward"),
         (
             ppo,
-            "--reward=gold --entropy_step=1",
+            "--ptx_weight=0 --reward=gold --entropy_step=1",
             "--entropy_step=1.0: acts only with --entropy_target above 0",
         ),
     ],

@@ -35,17 +35,18 @@ for stage, flags in json.load(open(sys.argv[1])):
 SHORT = ("--steps=3", "--warmup=1", "--lr=0.01", "--log_every=1")
 # Each tensor pair spans both processes, which then have the same rows; each fsdp shard's rows are two pieces.
 FSDP, TENSOR = "--mesh=fsdp:4", "--mesh=data:2,tensor:2"
+TEXTS = "tinytown:pretrain?documents=300&held_out=40"
 DIALOGS = "tinytown:sft?documents=96&held_out=24"
 STAGES = {
-    "pretrain": (None, None, FSDP, "--data=tinytown:pretrain?documents=300&held_out=40", f"--model={MODEL}",
+    "pretrain": (None, None, FSDP, f"--data={TEXTS}", f"--model={MODEL}",
                  "--tokenizer=bpe:400", "--seq_len=64", "--batch_size=8", "--eval_batches=1"),
     "sft": ("base", DIALOGS, TENSOR, "--neftune=5"),
     "reward": ("sft", None, FSDP),
     "dpo": ("sft", None, TENSOR, "--loss=kto"),
     "ppo": ("sft", None, TENSOR, "--reward=gold", "--steps=2", "--epochs=2", "--prompt_count=4", "--max_new=8",
-            "--keep_best=judge/gold", "--skip_spikes=6"),
+            f"--ptx_data={TEXTS}", "--keep_best=judge/gold", "--skip_spikes=6"),
     "ppo again": ("sft", None, TENSOR, "--reward=gold", "--epochs=2", "--minibatches=1", "--max_new=8",
-                  "--prompt_count=4", "--checkpoint_every=1", "--keep=9"),
+                  f"--ptx_data={TEXTS}", "--prompt_count=4", "--checkpoint_every=1", "--keep=9"),
     "grpo": ("sft", None, FSDP, "--reward=gold", "--group=4"),
     "grpo episodes": ("sft", None, FSDP, "--env=tests.rl.test_episodes:Lengths", "--group=4", "--max_new=8",
                       "--seq_len=64"),  # each process calls the environments of half of the episodes
