@@ -26,7 +26,7 @@ PAPER = Paper(
 
 
 @dataclasses.dataclass(frozen=True)
-class RevisionFlags(config.Group):
+class RevisionRoundsFlags(config.Group):
     # fmt: off
     prompts: int = config.arg(128, "Red-team prompts, and harmless ones", low=8)
     # fmt: on
@@ -35,7 +35,7 @@ class RevisionFlags(config.Group):
 @dataclasses.dataclass(frozen=True)
 class CaiRevisions:
     trial: PaperTrial = config.group(PaperTrial)
-    revising: RevisionFlags = config.group(RevisionFlags)
+    revising: RevisionRoundsFlags = config.group(RevisionRoundsFlags)
 
 
 def measure(cfg: CaiRevisions, runs: Any) -> Result:

@@ -26,7 +26,7 @@ PAPER = Paper(
 BATCH, SEQ = 16, 128
 
 
-class Size(NamedTuple):
+class ModelGrid(NamedTuple):
     """Models as --model names them, with budgets in FLOPs. gpu: 3M to 100M parameters, 1.8e16 FLOPs in all runs."""
 
     models: tuple[str, ...]
@@ -35,14 +35,14 @@ class Size(NamedTuple):
 
 
 SIZE = {
-    "cpu": Size(
+    "cpu": ModelGrid(
         (
             "tinytown-200k,width=24,ff=64", "tinytown-200k,width=48,ff=128", "tinytown-200k",
             "tinytown-1m,layers=3",
         ),
         (1e11, 2.5e11, 6e11, 1.5e12), "tinytown:pretrain",
     ),
-    "gpu": Size(
+    "gpu": ModelGrid(
         (
             "nano,layers=4,width=256", "nano,layers=6,width=384,ff=1024,heads=6", "nano,layers=8,width=512,ff=1408",
             "nano,layers=12,width=768,ff=2048,heads=12",
@@ -83,7 +83,7 @@ def measure(cfg: ChinchillaFit, runs: Any) -> Result:
     }
 
 
-def train(runs: Any, size: Size, model: str, steps: int) -> Any:
+def train(runs: Any, size: ModelGrid, model: str, steps: int) -> Any:
     return runs.train(
         "pretrain", f"--model={model}", f"--data={size.data}", f"--steps={steps}", f"--batch_size={BATCH}",
         f"--seq_len={SEQ}", "--optimizer=muon", "--lr=0.01", f"--warmup={min(50, steps // 10)}", "--sample_every=0",

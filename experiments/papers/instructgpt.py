@@ -30,7 +30,7 @@ MODELS = ("base", "few-shot", "prompted", "SFT", "PPO")
 PAGE = "Human: {q}\nAI:"  # the form of a dialog in Tinytown's documents
 
 
-class Size(NamedTuple):
+class TwoModels(NamedTuple):
     """The models' flags. gpu: 85M and 11M parameters; pretraining, SFT, reward model and PPO of both are 4e16 FLOPs."""
 
     big: tuple[str, ...]
@@ -38,8 +38,8 @@ class Size(NamedTuple):
 
 
 SIZE = {
-    "cpu": Size((), (f"--model={recipes.SMALL}",)),
-    "gpu": Size(
+    "cpu": TwoModels((), (f"--model={recipes.SMALL}",)),
+    "gpu": TwoModels(
         ("--model=nano,layers=12,width=768,heads=12,ff=2048", "--lr=0.003"),
         ("--model=nano,layers=6,width=384,heads=6,ff=1024", "--lr=0.005"),
     ),

@@ -26,7 +26,7 @@ PRICES = (0.0, 0.03, 0.12, 0.5, 3.0)
 
 
 @dataclasses.dataclass(frozen=True)
-class SweepFlags(config.Group):
+class KlSweepFlags(config.Group):
     # fmt: off
     pairs: int = config.arg(1_000, "Comparisons that the reward model is trained on, once", low=64)
     iterations: int = config.arg(64, "Iterations of PPO", low=8)
@@ -36,7 +36,7 @@ class SweepFlags(config.Group):
 @dataclasses.dataclass(frozen=True)
 class PpoKlSweep:
     trial: PaperTrial = config.group(PaperTrial)
-    sweep: SweepFlags = config.group(SweepFlags)
+    sweep: KlSweepFlags = config.group(KlSweepFlags)
 
 
 def measure(cfg: PpoKlSweep, runs: Any) -> Result:
