@@ -334,7 +334,7 @@ class Run(Group):
         "pmap (replicated), or mesh (sharded). auto: pmap for one process without --mesh",
         choices=("auto", "pmap", "mesh"), live=True)
     mesh: str = arg("",
-        "Mesh axes (data, fsdp, context, tensor) and sizes, data:2,fsdp:4; -1 takes the rest of the devices",
+        "Mesh axes (data, fsdp, expert, context, tensor) and sizes, data:2,fsdp:4; -1 takes the rest of the devices",
         live=True)
     eval_every: int = arg(500, "Steps between evaluations; 0: only at the end", low=0, live=True)
     eval_batches: int = arg(16, "Most held-out batches in an evaluation; 0: all", low=0, live=True)

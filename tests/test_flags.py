@@ -75,7 +75,7 @@ def test_a_flag_file_is_flags(tmp_path):
         (["parallel=pmap", "mesh=context:2"], "keeps rows whole, --mesh=context:2 does not"),
         (["mesh=fsdp"], "--mesh=fsdp: write AXIS:SIZE"),
         (["mesh=fsdp:2,fsdp:2"], "each once"),
-        (["mesh=expert:2"], "with axes data, fsdp, context, tensor"),
+        (["mesh=experts:2"], "with axes data, fsdp, expert, context, tensor"),
         (["mesh=fsdp:-2"], "sizes of 1 or more"),
         (["mesh=fsdp:-10"], "sizes of 1 or more"),
         (["mesh=fsdp:0"], "sizes of 1 or more"),

@@ -1,4 +1,4 @@
-"""Where each device stands in a mesh: along a TPU slice's network, data across slices, context and tensor inside."""
+"""Where each device stands in a mesh: along a TPU slice's network, data across slices, all other axes inside."""
 
 import itertools
 import math

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxtrain import config
@@ -14,8 +15,10 @@ from jaxtrain.config import ConfigError, Lora
 from jaxtrain.models import lora, moe, transformer
 from jaxtrain.models.grouped_product import with_megablox
 from jaxtrain.models.zoo import ZOO, Arch, resolve
+from jaxtrain.objectives.next_token import next_token
 from jaxtrain.ops.auxiliary_losses import joined
 from jaxtrain.train import parallel
+from jaxtrain.train.step import init_state, train_step
 from jaxtrain.types import Loss
 from tests import tiny
 
@@ -157,6 +160,18 @@ def test_the_losses_of_layers_that_are_scanned_or_not_are_the_same():
 def test_without_weights_there_are_no_losses():
     found = losses(arch_with(balance_weight=0.0, router_z_weight=0.0))
     assert float(found.total) == 0 and not found.metrics
+
+
+def test_a_step_whose_router_overflows_is_skipped_and_counted():
+    model, batch = tiny.model(arch_with()), tiny.batch(2, 8, 64)
+    params = model.init(jax.random.key(0))
+    params["layers"]["mlp"]["router"]["kernel"] = jnp.full((2, 32, 6), 1e38)
+    tx = optax.sgd(0.1)
+    step = functools.partial(train_step, objective=functools.partial(next_token, model=model), tx=tx)
+    state = init_state(params, tx, jax.random.key(1))
+    after, _ = jax.jit(step)(state, (), batch)
+    assert int(after.skipped) == 1
+    jax.tree.map(np.testing.assert_array_equal, after.params, params)
 
 
 def test_the_balance_loss_evens_the_load():
