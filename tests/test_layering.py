@@ -101,7 +101,7 @@ PARALLEL = {"device_put", "pmap", "shard_map", "Mesh", "NamedSharding", "Partiti
 # Modules of experiments/ that are no commands.
 LIBRARY = {
     "experiments.constitutional_pipeline", "experiments.papers.recipes",
-    "experiments.papers.review_models", "experiments.papers.reward_proxies",
+    "experiments.papers.review_models", "experiments.papers.review_preferences", "experiments.papers.reward_proxies",
 }  # fmt: skip
 # Experiments that run or compile other experiments; constitutional is the command of constitutional_pipeline.
 COMPOSED = (
@@ -402,6 +402,7 @@ def test_an_experiment_that_is_no_command_is_found(tmp_path):
         "experiments/constitutional_pipeline.py": "from experiments import good",
         "experiments/papers/recipes.py": command,
         "experiments/papers/review_models.py": "",
+        "experiments/papers/review_preferences.py": "",
         "experiments/papers/reward_proxies.py": "",
         "experiments/papers/figure.py": "from experiments.papers import recipes\n" + command,
     }

@@ -156,21 +156,8 @@ def fit(distance: np.ndarray, reward: np.ndarray, turning: np.ndarray) -> dict[s
 def by_rl(
     cfg: Overoptimization, policy: Any, sample: Any, proxy: Any, seen: np.ndarray, true: TrueReward, seed: int
 ) -> dict[str, Any]:
-    """RLOO without a KL penalty against the first reward model: KL, true reward and score as it goes, and the fit.
-
-    The score is in standard deviations of the first policy's. What is no review has the least score that the first
-    policy's reviews have, as a response that fails a filter has a fixed price (Ziegler et al., arXiv:1909.08593).
-    """
-    size = SIZES[cfg.trial.size]
-    first = proxy(seen)[0]
-    middle, spread = first.mean(), first.std()
-    lowest = (first.min() - middle) / spread
-
-    def reward(tokens: np.ndarray) -> np.ndarray:
-        valid = np.array([review_models.remarks_of(row) is not None for row in tokens.tolist()])
-        score = (proxy(reward_proxies.features(tokens))[0] - middle) / spread
-        return np.where(valid, score, lowest)
-
+    """RLOO without a KL penalty against the first reward model: KL, true reward and score as it goes, and the fit."""
+    size, reward = SIZES[cfg.trial.size], reward_proxies.as_reward(proxy, seen)
     log = review_models.rloo(
         policy, sample, reward, true.of, batch=size.rl_batch, lr=size.rl_lr, iterations=cfg.over.iterations,
         kl_end=cfg.over.kl_end, seed=seed,

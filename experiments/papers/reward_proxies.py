@@ -102,6 +102,25 @@ def train(data: list[PairData], hidden: int, seeds: list[int]) -> Callable[[np.n
     return lambda x: np.asarray(several(params, np.asarray(x, np.float32)), np.float64)
 
 
+def as_reward(
+    proxy: Callable[[np.ndarray], np.ndarray], seen: np.ndarray
+) -> Callable[[np.ndarray], np.ndarray]:
+    """The first proxy as a reward of reviews i32[B, LENGTH], in standard deviations of its scores of `seen` features.
+
+    What is no review has the least of those scores, as a response that fails a filter has a fixed price (Ziegler et
+    al., arXiv:1909.08593).
+    """
+    scores = proxy(seen)[0]
+    middle, spread = scores.mean(), scores.std()
+    lowest = (scores.min() - middle) / spread
+
+    def reward(tokens: np.ndarray) -> np.ndarray:
+        valid = np.array([review_models.remarks_of(row) is not None for row in tokens.tolist()])
+        return np.where(valid, (proxy(features(tokens))[0] - middle) / spread, lowest)
+
+    return reward
+
+
 def accuracy(scores: np.ndarray, gold: np.ndarray, seed: int, pairs: int = 20_000) -> float:
     """The share of random pairs that scores f64[B] order as the true reward does; a tie counts a half."""
     rng = np.random.default_rng(seed)

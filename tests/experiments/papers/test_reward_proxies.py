@@ -43,3 +43,16 @@ def test_proxies_learn_what_is_preferred(hidden, monkeypatch):
     right = [reward_proxies.accuracy(one, gold, 0) for one in scores]
     assert min(right) > 0.68 and right[0] >= right[1] - 0.01
     assert reward_proxies.accuracy(gold, gold, 0) == 1 and reward_proxies.accuracy(0 * gold, gold, 0) == 0.5
+
+
+def test_the_reward_of_what_is_no_review_is_the_least():
+    tokens = review_models.corpus(1, "x", 200)
+
+    def proxy(x):
+        return x[None, :, -1] * 1.0  # the number of sentences
+
+    seen = reward_proxies.features(tokens)
+    reward = reward_proxies.as_reward(proxy, seen)
+    each = reward(tokens)
+    assert (each.mean(), each.std()) == pytest.approx((0, 1), abs=1e-6)
+    assert reward(review_models.padded([ids("soup"), ids(*["soup", "dull"] * 12)]))[0] == each.min()

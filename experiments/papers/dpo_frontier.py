@@ -1,0 +1,265 @@
+"""The frontier of reward and KL of DPO, IPO, unlikelihood, Preferred-FT, PPO, and PPO on the true reward."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.papers import review_models, review_preferences
+from experiments.papers.review_models import LmSize
+from jaxtrain import config, flags
+from jaxtrain.apps.papers.config import PaperTrial
+from jaxtrain.apps.papers.verdicts import Check, Paper, Result, by_seed
+
+PAPER = Paper(
+    name="dpo_frontier",
+    title="Reward against KL of DPO and PPO",
+    source="Rafailov et al. 2023, arXiv:2305.18290",
+    figure="figure 2, left",
+    claim="At equal KL from the reference, DPO's policies have a higher reward than PPO's, even where PPO has the true "
+    "reward.",
+    published="IMDb: 26 of 27, 28 of 29 and 34 of 35 evaluations of PPO and PPO-GT are beaten on both axes by a point "
+    "of DPO (a third party's reading of the figure)",
+    measured="Reviews whose reward is the probability σ(sentiment) that they are positive; a language model of 25k "
+    "parameters continues the first 2 to 8 tokens. 4 continuations of each of 512 prompts are the comparisons "
+    "of DPO, IPO, unlikelihood and Preferred-FT, and of the reward model (MLP-64) of PPO. Reward and KL of "
+    "512 completions of 128 held-out prompts as training goes on.",
+    criterion="At 80 % or more of ten KLs up to the largest that both reach, DPO's best reward within that KL is at "
+    "least PPO's; every evaluation of Preferred-FT is below DPO's at its KL. Labels and sequences through "
+    "the model are as many for both.",
+    sizes=("cpu", "gpu"),
+)
+GRIDS = ("small", "full")
+POINTS, SHARE = 10, 0.8
+MOST_KL = 20.0  # nats; what lies beyond has left the language
+APART = 0.05  # nats from the reference, below which an evaluation is the first policy's
+
+
+class FrontierSize(NamedTuple):
+    """The policy, and the learning rates of training on comparisons and of PPO."""
+
+    lm: LmSize
+    lr: float
+    ppo_lr: float
+
+
+SIZES = {
+    "cpu": FrontierSize(LmSize(2, 32, 4, 64), 1e-3, 1e-3),
+    # 25M parameters: 12 runs of 40k sequences through the model are 3e15 FLOPs; decoding takes most of the time.
+    "gpu": FrontierSize(LmSize(8, 512, 8, 1_408, "bfloat16", lr=1e-3, steps=800, batch=256), 1e-4, 1e-4),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class FrontierFlags(config.Group):
+    # fmt: off
+    grid: str = config.arg("small", "Runs of each method: small, 12 in all, or full, the paper's 22", choices=GRIDS)
+    prompts: int = config.arg(512, "Prompts of the comparisons; each has 6", low=8)
+    held_out: int = config.arg(128, "Prompts of the evaluation, 4 completions each", low=4)
+    steps: int = config.arg(240, "Updates on 64 comparisons; PPO has as many sequences through the model", low=20)
+    every: int = config.arg(20, "Updates between evaluations", low=1)
+    # fmt: on
+
+
+@dataclasses.dataclass(frozen=True)
+class DpoFrontier:
+    trial: PaperTrial = config.group(PaperTrial)
+    frontier: FrontierFlags = config.group(FrontierFlags)
+
+
+class FrontierRun(NamedTuple):
+    """A run: its method, and the setting that the runs of a method differ in."""
+
+    method: str
+    value: float
+
+
+DPO, IPO, UNLIKELIHOOD, PREFERRED, PPO, PPO_GT = "DPO", "IPO", "Unlikelihood", "Preferred-FT", "PPO", "PPO-GT"
+METHODS = (DPO, IPO, UNLIKELIHOOD, PREFERRED, PPO, PPO_GT)
+BATCH = 64  # comparisons of an update
+PPO_BATCH = 128  # completions of an iteration of PPO
+PPO_PASSES = 5  # of each of PPO's completions: sampled, annotated by policy and reference, two epochs
+RUNS = {
+    "small": {DPO: (0.05, 0.1, 1, 5), IPO: (0.1,), UNLIKELIHOOD: (0.5,), PREFERRED: (0,), PPO: (3, 6, 12),
+              PPO_GT: (6, 12)},
+    "full": {DPO: (0.05, 0.1, 1, 5), IPO: (0.05, 0.1, 1), UNLIKELIHOOD: (0.05, 0.1, 0.5, 1), PREFERRED: (0, 1, 2),
+             PPO: (3, 6, 9, 12), PPO_GT: (3, 6, 9, 12)},
+}  # fmt: skip
+
+
+def positive(text: str) -> float:
+    """The probability that a review is positive, as a classifier of its sentiment has it."""
+    from jaxtrain.worlds.tinytown import reviews
+
+    return 1 / (1 + math.exp(-reviews.sentiment(text)))
+
+
+def true_reward(tokens: np.ndarray) -> np.ndarray:
+    """f64[B]: `positive` of reviews; 0 for what is none."""
+    return np.maximum(review_models.scores(tokens, positive), 0.0)
+
+
+def measure(cfg: DpoFrontier, runs: Any) -> Result:
+    """{"points": METHOD -> [{"value", "step", "reward", "kl"}], "forwards": METHOD -> sequences through the model}."""
+    options, size = cfg.frontier, SIZES[cfg.trial.size]
+    policy = review_models.trained(size.lm, runs.seed)
+    sample = review_models.sampler(policy.model)
+    some, _ = review_preferences.prompts(runs.seed, "frontier", options.prompts)
+    pairs, reward = review_preferences.labelled(policy, sample, some, true_reward, runs.seed)
+    rows = review_preferences.columns(policy, pairs)
+    held_out, _ = review_preferences.prompts(runs.seed, "frontier held out", options.held_out)
+    evaluate = review_preferences.evaluation(
+        policy, sample, review_preferences.repeated(held_out, 4), true_reward, runs.seed + 1
+    )
+    pair_forwards = options.steps * 2 * BATCH + 2 * len(pairs.prompt)
+    iterations = round(pair_forwards / (PPO_PASSES * PPO_BATCH))
+    points: dict[str, list[dict[str, float]]] = {method: [] for method in METHODS}
+    for method, values in RUNS[options.grid].items():
+        for value in values:
+
+            def observe(step: int, params: Any, method: str = method, value: float = value) -> None:
+                # An iteration of PPO has five times the sequences of an update, and four updates.
+                gap = options.every if method not in (PPO, PPO_GT) else max(1, options.every // 5)
+                if step % gap == 0:
+                    points[method].append({"value": value, "step": step, **evaluate(params)})
+
+            train(FrontierRun(method, value), policy, sample, some, rows, reward, size, options, iterations,
+                  runs.seed, observe)  # fmt: skip
+    forwards = {
+        method: iterations * PPO_BATCH * PPO_PASSES if method in (PPO, PPO_GT) else pair_forwards
+        for method in METHODS
+    }
+    return {
+        "points": points,
+        "forwards": forwards,
+        "labels": len(pairs.prompt),
+        "first": evaluate(policy.params),
+    }
+
+
+def train(
+    run: FrontierRun, policy: Any, sample: Any, some: Any, rows: Mapping[str, np.ndarray], reward: Any,
+    size: FrontierSize, options: FrontierFlags, iterations: int, seed: int, observe: Any,
+) -> None:  # fmt: skip
+    """One run; `observe(step, params)` is called after each update, or iteration of PPO."""
+    from experiments.dpo import DpoLoss
+
+    if run.method in (PPO, PPO_GT):
+        settings = review_preferences.PpoSettings(
+            target_kl=run.value, iterations=iterations, batch=PPO_BATCH, lr=size.ppo_lr
+        )
+        spread = true_reward_spread(policy, sample, some, seed)
+        worth = reward if run.method == PPO else (lambda tokens: true_reward(tokens) / spread)
+        review_preferences.ppo(policy, sample, some, worth, settings, seed, observe)
+        return
+    objective = {
+        DPO: lambda: review_preferences.preference_objective(policy, DpoLoss(beta=run.value)),
+        IPO: lambda: review_preferences.preference_objective(
+            policy, DpoLoss(loss="ipo", summed=True, beta=run.value)
+        ),
+        UNLIKELIHOOD: lambda: functools.partial(unlikelihood, model=policy.model, alpha=run.value),
+        PREFERRED: lambda: functools.partial(unlikelihood, model=policy.model, alpha=0.0),
+    }[run.method]()
+    other_seed = seed + 1_000 * int(run.value) if run.method == PREFERRED else seed
+    review_preferences.fit_preferences(
+        policy,
+        rows,
+        objective,
+        lr=size.lr,
+        batch=BATCH,
+        steps=options.steps,
+        seed=other_seed,
+        observe=observe,
+    )
+
+
+def true_reward_spread(policy: Any, sample: Any, some: Any, seed: int) -> float:
+    """The standard deviation of the true reward over the first policy's completions: the scale of PPO-GT's reward."""
+    return float(true_reward(sample(policy.params, some, seed)).std())
+
+
+def unlikelihood(params: Any, frozen: Any, batch: Any, rng: Any, *, model: Any, alpha: float) -> Any:
+    """Σ over pairs of −log π(y_w|x) + α log π(y_l|x): the unlikelihood baseline; with α = 0 Preferred-FT.
+
+    Section 6 of arXiv:2305.18290.
+    """
+    import jax.numpy as jnp
+
+    from jaxtrain.ops.logprobs import completion_logps
+    from jaxtrain.types import Loss
+
+    own = {name: x for name, x in batch.items() if not name.startswith("kl/")}
+    logps, _ = completion_logps(model, params, own)
+    total, pairs = (alpha * logps[:, 1] - logps[:, 0]).sum(), jnp.asarray(logps.shape[0], jnp.float32)
+    return Loss(total, pairs, {"loss": (total, pairs)})
+
+
+def envelope(points: Sequence[Mapping[str, float]], kl: float) -> float:
+    """The best reward of the evaluations within a KL; -inf where there is none."""
+    return max((one["reward"] for one in points if one["kl"] <= kl), default=-math.inf)
+
+
+def grid(result: Result) -> list[float]:
+    """The ten KLs at which DPO and PPO are compared."""
+    most = min(MOST_KL, *(max(one["kl"] for one in result["points"][method]) for method in (DPO, PPO)))
+    return [most * (i + 1) / POINTS for i in range(POINTS)]
+
+
+def dominated(result: Result) -> float:
+    """The share of the grid at which DPO's best reward is at least PPO's."""
+    dpo, ppo = (result["points"][method] for method in (DPO, PPO))
+    first = {**result["first"]}
+    return sum(envelope([*dpo, first], kl) >= envelope([*ppo, first], kl) for kl in grid(result)) / POINTS
+
+
+def inside(result: Result) -> tuple[bool, str]:
+    """Whether every evaluation of Preferred-FT that has left the first policy is below DPO's at its KL."""
+    far = [one for one in result["points"][PREFERRED] if one["kl"] > APART]
+    below = sum(one["reward"] < envelope(result["points"][DPO], one["kl"]) for one in far)
+    return below == len(far) > 0, f"{below} of {len(far)}"
+
+
+def judge(cfg: DpoFrontier, results: list[Result]) -> list[Check]:
+    """DPO's envelope against PPO's and Preferred-FT's points, and what both were given."""
+    return [
+        by_seed(
+            "DPO's best reward at least PPO's at 80 % of the KLs",
+            results, lambda one: (dominated(one) >= SHARE, f"{dominated(one):.0%} up to {grid(one)[-1]:.1f} nats"),
+        ),
+        by_seed("Preferred-FT below DPO at its KL", results, inside),
+        by_seed("as many sequences through the model, within a tenth", results, equal_budget),
+    ]  # fmt: skip
+
+
+def equal_budget(result: Result) -> tuple[bool, str]:
+    """Whether DPO and PPO have as many sequences through the model; labels are the same comparisons."""
+    dpo, ppo = result["forwards"][DPO], result["forwards"][PPO]
+    return abs(dpo / ppo - 1) <= 0.1, f"{dpo:,} and {ppo:,}, {result['labels']:,} labels"
+
+
+def draw(cfg: DpoFrontier, results: list[Result], figure: Any) -> None:
+    """Reward over KL, a point for each evaluation."""
+    axes = figure.subplots()
+    for method, marker in zip(METHODS, "os^vD<", strict=True):
+        points = [one for result in results for one in result["points"][method] if one["kl"] <= MOST_KL]
+        axes.plot(
+            [one["kl"] for one in points], [one["reward"] for one in points], marker, label=method,
+            alpha=0.6, markersize=4,
+        )  # fmt: skip
+    axes.set(xlabel="KL(policy ‖ reference), nats a completion", ylabel="true reward, P(positive)")
+    axes.set_title("Every evaluation of every run")
+    figure.legend(loc="outside right upper")
+
+
+def main(cfg: DpoFrontier) -> None:
+    """Trains the runs of the grid and evaluates reward and KL as they go."""
+    from jaxtrain.apps.papers import trials
+
+    trials.run(PAPER, cfg, measure, judge, draw)
+
+
+if __name__ == "__main__":
+    flags.launch(DpoFrontier, main, "./launch/run papers.dpo_frontier")
