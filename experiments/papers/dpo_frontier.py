@@ -90,16 +90,9 @@ RUNS = {
 }  # fmt: skip
 
 
-def positive(text: str) -> float:
-    """The probability that a review is positive, as a classifier of its sentiment has it."""
-    from jaxtrain.worlds.tinytown import reviews
-
-    return 1 / (1 + math.exp(-reviews.sentiment(text)))
-
-
 def true_reward(tokens: np.ndarray) -> np.ndarray:
-    """f64[B]: `positive` of reviews; 0 for what is none."""
-    return np.maximum(review_models.scores(tokens, positive), 0.0)
+    """f64[B]: the probability that a review is positive; 0 for what is no review."""
+    return np.maximum(review_models.scores(tokens, review_models.positive), 0.0)
 
 
 def measure(cfg: DpoFrontier, runs: Any) -> Result:

@@ -4,6 +4,7 @@ A review is at most LENGTH tokens: of each sentence noun, adverb where there is 
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -73,6 +74,11 @@ def scores(tokens: np.ndarray, score: Callable[[str], float] = reviews.review_go
     """f64[B]: the score of each row of tokens i32[B, N] as text; INVALID where it is no review."""
     every = [remarks_of(row) for row in np.asarray(tokens).tolist()]
     return np.array([INVALID if one is None else score(reviews.render_review(one)) for one in every])
+
+
+def positive(text: str) -> float:
+    """The probability that a review is positive, as a classifier of its sentiment has it."""
+    return 1 / (1 + math.exp(-reviews.sentiment(text)))
 
 
 def corpus(seed: int, name: str, count: int) -> np.ndarray:
