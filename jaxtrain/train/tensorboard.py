@@ -3,7 +3,9 @@
 The names of metrics.jsonl stay as they are; metric_names.grouped is what TensorBoard and trackers call them.
 """
 
+import importlib
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,17 @@ def before_after(values: Mapping[str, float]) -> str:
         for name in names
     ]
     return "\n".join(["| measure | before | after |", "|---|---:|---:|", *rows]) if rows else ""
+
+
+def _tensorboardx() -> Any:
+    """tensorboardX, without PyTorch: where that is installed it is imported for the name of a type, which takes 2 s."""
+    if "tensorboardX" in sys.modules or "torch" in sys.modules:
+        return importlib.import_module("tensorboardX")
+    sys.modules["torch"] = None  # to import it raises ImportError
+    try:
+        return importlib.import_module("tensorboardX")
+    finally:
+        del sys.modules["torch"]
 
 
 class EventWriter:
@@ -54,9 +67,7 @@ class EventWriter:
             self._end = None
 
     def _writer(self, folder: Path) -> Any:
-        from tensorboardX import SummaryWriter
-
-        return SummaryWriter(str(folder), purge_step=self._purge, flush_secs=10)
+        return _tensorboardx().SummaryWriter(str(folder), purge_step=self._purge, flush_secs=10)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """The scalars of a line of metrics.jsonl; measures before and after training as a table."""

@@ -1,6 +1,9 @@
 """TensorBoard's events: groups of names, held-out metrics on the card of training, hyper-parameters, tables."""
 
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -9,6 +12,7 @@ from jaxtrain import config
 from jaxtrain.train.metric_names import grouped, is_training
 from jaxtrain.train.metrics import MetricWriter
 from jaxtrain.train.tensorboard import FOLDER, HELD_OUT, before_after
+from tests.runs import ROOT
 from tests.train.test_metrics import events
 
 TRAINING = {"loss": 2.0, "accuracy": 0.5, "lr": 0.1, "tokens_per_s": 100.0, "hosts/step_time_max": 0.2}
@@ -109,3 +113,22 @@ def test_the_flags_of_a_run_are_its_hyper_parameters(tmp_path):
     assert start["lr"].number_value == flags["lr"] and start["dora"].bool_value is False
     results = [each.name.tag for each in found["_hparams_/experiment"].experiment.metric_infos]
     assert "train/loss" in results and "_hparams_/session_end_info" in found
+
+
+WRITES = """
+import pathlib, sys
+from jaxtrain.train.tensorboard import EventWriter
+EventWriter(pathlib.Path("events"), 0, {"lr": 0.1}).close()
+assert "torch" not in sys.modules and "tensorboardX" in sys.modules
+import torch  # what comes later has it
+"""
+
+
+def test_events_are_written_without_pytorch_which_would_take_seconds_to_import(tmp_path):
+    (tmp_path / "torch.py").write_text("print('imported')")
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    done = subprocess.run(
+        [sys.executable, "-c", WRITES], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "imported\n"), done.stderr
+    assert any((tmp_path / "events").iterdir())
