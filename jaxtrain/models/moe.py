@@ -32,13 +32,18 @@ Kernels = Mapping[str, Array]
 def feed_forward(arch: Arch, how: AttentionExecution) -> Callable[..., nn.Module]:
     """The module of a block's feed-forward branch, which is still to be named."""
     if arch.experts:
-        if how.local is not None and arch.experts % how.local.expert:
-            raise ConfigError(
-                f"--mesh: expert:{how.local.expert} does not divide the {arch.experts} experts of the model: "
-                "take an axis that does"
-            )
         return functools.partial(MixtureOfExperts, arch, how)
     return functools.partial(FeedForward, arch, how.dtype)
+
+
+def require_mesh(arch: Arch, how: AttentionExecution) -> None:
+    """Raises ConfigError where the mesh does not split the experts evenly."""
+    parts = how.local.expert if how.local else 1
+    if arch.experts % parts:
+        fitting = ", ".join(f"{n}" for n in range(2, arch.experts + 1) if arch.experts % n == 0)
+        raise ConfigError(
+            f"--mesh: expert:{parts} does not divide the {arch.experts} experts of the model; take {fitting}"
+        )
 
 
 class Groups(NamedTuple):

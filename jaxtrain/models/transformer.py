@@ -49,6 +49,7 @@ def build(arch: Arch, how: AttentionExecution) -> LM:
     """The model. `arch.vocab` must be set by now."""
     if not arch.vocab:
         raise ValueError("arch.vocab is 0: set it from the tokenizer first")
+    moe.require_mesh(arch, how)
     axes = _axes(jax.eval_shape(functools.partial(_init, arch, how), jax.random.key(0)))
     return LM(
         init=lambda key: nn.meta.unbox(_init(arch, how, key)),
