@@ -28,15 +28,21 @@ def before_after(values: Mapping[str, float]) -> str:
     return "\n".join(["| measure | before | after |", "|---|---:|---:|", *rows]) if rows else ""
 
 
+# What tensorboardX imports where it is installed: a name of a type, and writers to buckets. A run's files are local.
+_UNUSED = ("torch", "boto3", "google.cloud.storage")
+
+
 def _tensorboardx() -> Any:
-    """tensorboardX, without PyTorch: where that is installed it is imported for the name of a type, which takes 2 s."""
-    if "tensorboardX" in sys.modules or "torch" in sys.modules:
-        return importlib.import_module("tensorboardX")
-    sys.modules["torch"] = None  # to import it raises ImportError
+    """tensorboardX without the packages that it has no use for here, which take 3 s to import."""
+    if "tensorboardX" in sys.modules:
+        return sys.modules["tensorboardX"]
+    hidden = [name for name in _UNUSED if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # to import one raises ImportError
     try:
         return importlib.import_module("tensorboardX")
     finally:
-        del sys.modules["torch"]
+        for name in hidden:
+            del sys.modules[name]
 
 
 class EventWriter:
