@@ -27,9 +27,9 @@ PAPER = Paper(
     "parameters continues the first 2 to 8 tokens. 4 continuations of each of 512 prompts are the comparisons "
     "of DPO, IPO, unlikelihood and Preferred-FT, and of the reward model (MLP-64) of PPO. Reward and KL of "
     "512 completions of 128 held-out prompts as training goes on.",
-    criterion="At 80 % or more of ten KLs up to the largest that both reach, DPO's best reward within that KL is at "
-    "least PPO's; every evaluation of Preferred-FT is below DPO's at its KL. Labels and sequences through "
-    "the model are as many for both.",
+    criterion="At 80 % or more of ten KLs up to the largest that both reach, DPO's upper envelope is at least PPO's; "
+    "every evaluation of Preferred-FT is below DPO's at its KL. Labels and sequences through the model are "
+    "as many for both.",
     sizes=("cpu", "gpu"),
 )
 GRIDS = ("small", "full")
@@ -191,8 +191,17 @@ def unlikelihood(params: Any, frozen: Any, batch: Any, rng: Any, *, model: Any, 
 
 
 def envelope(points: Sequence[Mapping[str, float]], kl: float) -> float:
-    """The best reward of the evaluations within a KL; -inf where there is none."""
-    return max((one["reward"] for one in points if one["kl"] <= kl), default=-math.inf)
+    """The upper envelope of evaluations at a KL: the best of those within it and of the lines between two around it.
+
+    A mixture of two policies has a reward on their line, and at most that KL.
+    """
+    within = [one for one in points if one["kl"] <= kl]
+    best = max((one["reward"] for one in within), default=-math.inf)
+    for after in (one for one in points if one["kl"] > kl):
+        for before in within:
+            share = (kl - before["kl"]) / (after["kl"] - before["kl"])
+            best = max(best, before["reward"] + share * (after["reward"] - before["reward"]))
+    return best
 
 
 def grid(result: Result) -> list[float]:
@@ -202,16 +211,16 @@ def grid(result: Result) -> list[float]:
 
 
 def dominated(result: Result) -> float:
-    """The share of the grid at which DPO's best reward is at least PPO's."""
-    dpo, ppo = (result["points"][method] for method in (DPO, PPO))
-    first = {**result["first"]}
-    return sum(envelope([*dpo, first], kl) >= envelope([*ppo, first], kl) for kl in grid(result)) / POINTS
+    """The share of the grid at which DPO's envelope is at least PPO's."""
+    dpo, ppo = ([result["first"], *result["points"][method]] for method in (DPO, PPO))
+    return sum(envelope(dpo, kl) >= envelope(ppo, kl) for kl in grid(result)) / POINTS
 
 
 def inside(result: Result) -> tuple[bool, str]:
-    """Whether every evaluation of Preferred-FT that has left the first policy is below DPO's at its KL."""
+    """Whether every evaluation of Preferred-FT that has left the first policy is below DPO's envelope."""
     far = [one for one in result["points"][PREFERRED] if one["kl"] > APART]
-    below = sum(one["reward"] < envelope(result["points"][DPO], one["kl"]) for one in far)
+    dpo = [result["first"], *result["points"][DPO]]
+    below = sum(one["reward"] < envelope(dpo, one["kl"]) for one in far)
     return below == len(far) > 0, f"{below} of {len(far)}"
 
 
@@ -219,7 +228,7 @@ def judge(cfg: DpoFrontier, results: list[Result]) -> list[Check]:
     """DPO's envelope against PPO's and Preferred-FT's points, and what both were given."""
     return [
         by_seed(
-            "DPO's best reward at least PPO's at 80 % of the KLs",
+            "DPO's envelope at least PPO's at 80 % of the KLs",
             results, lambda one: (dominated(one) >= SHARE, f"{dominated(one):.0%} up to {grid(one)[-1]:.1f} nats"),
         ),
         by_seed("Preferred-FT below DPO at its KL", results, inside),

@@ -29,9 +29,10 @@ def outcomes(one, folder):
     return drawn.outcomes(dpo_frontier, dpo_frontier.DpoFrontier(), [one] * 3, folder)
 
 
-def test_the_envelope_is_the_best_within_a_kl():
+def test_the_envelope_is_the_best_within_a_kl_or_between():
     points = [{"kl": 1.0, "reward": 0.5}, {"kl": 2.0, "reward": 0.4}, {"kl": 3.0, "reward": 0.9}]
-    assert [dpo_frontier.envelope(points, kl) for kl in (0.5, 1, 2.5, 3)] == [-math.inf, 0.5, 0.5, 0.9]
+    found = [dpo_frontier.envelope(points, kl) for kl in (0.5, 1, 2, 2.5, 3, 4)]
+    assert found == pytest.approx([-math.inf, 0.5, 0.7, 0.8, 0.9, 0.9])
     assert dpo_frontier.grid(result()) == pytest.approx([0.6 * i for i in range(1, 11)])
 
 
