@@ -25,7 +25,7 @@ class PolicyGradientSettings(NamedTuple):
     limit: int = 0  # "fixed": the tokens that each completion's sum is divided by
     kl_weight: float = 0.0  # of the KL to the reference, in the loss
     kl: str = "k3"  # its estimate, see `kl_loss`
-    entropy_weight: float = 0.0  # bonus a nat of entropy
+    entropy_weight: float = 0.0  # bonus a nat of entropy; below 0 a price
     temperature: float = 1.0  # divides the logits in all log-probabilities, as it does in sampling
     value_weight: float = 0.1  # of the value loss
     value_clip: float = 0.2  # values move by this much without the clip; 0 does not clip
@@ -57,7 +57,7 @@ def check(s: PolicyGradientSettings, *, critic: bool = True) -> None:
     for name in above:
         if getattr(s, name) <= 0:
             raise ValueError(f"{name}={getattr(s, name)}: must be above 0")
-    for name in ("kl_weight", "entropy_weight", "value_weight", "value_clip", "ptx_weight"):
+    for name in ("kl_weight", "value_weight", "value_clip", "ptx_weight"):
         if getattr(s, name) < 0:
             raise ValueError(f"{name}={getattr(s, name)}: must be at least 0")
 

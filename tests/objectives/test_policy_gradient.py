@@ -235,6 +235,13 @@ def test_the_entropy_is_there_only_where_it_is_wanted():
     assert "policy/entropy_avg" in of(entropy=False, entropy_weight=0.1).metrics
 
 
+def test_entropy_below_0_has_a_price():
+    plain, bonus, price = (of(entropy_weight=weight) for weight in (0.0, 0.1, -0.1))
+    entropy = float(plain.metrics["policy/entropy_avg"][0])
+    assert float(plain.total - bonus.total) == pytest.approx(0.1 * entropy, rel=1e-4) and entropy > 0
+    assert float(price.total - plain.total) == pytest.approx(0.1 * entropy, rel=1e-4)
+
+
 def test_settings_of_values_are_refused():
     for changes in ({"value_weight": 0.5}, {"value_clip": 0.0}):
         with pytest.raises(ValueError, match="does nothing here"):
