@@ -48,9 +48,9 @@ def main(cfg: Sft) -> None:
         data = stage.prepare(dialogs.prepare)
         session = stage.session(data.tokenizer, data.fingerprints, noise=cfg.loss.neftune)
         run_turns.record(session, data.single_turn)
-        settings = dataclasses.asdict(cfg.loss)
-        del settings["neftune"]
-        objective = functools.partial(sft, model=session.model, **settings)
+        loss = cfg.loss
+        objective = functools.partial(sft, model=session.model, loss=loss.loss, dft_power=loss.dft_power,
+                                      label_smoothing=loss.label_smoothing, z_loss=loss.z_loss)  # fmt: skip
         sample = eval_prompts.eval_sampler(
             session, cfg, stage.template, data.tokenizer.decode_completion, required=False
         )

@@ -26,8 +26,9 @@ def sft(
 
     `loss` is "nll", w = 1, or "dft", w = sg(p(y)^α) with α = `dft_power`. At 1 it is dynamic fine-tuning
     (arXiv:2508.05629), which takes the 1/p out of the gradient of the NLL; below 1 it has the gradient of (1 − p^α)/α
-    (arXiv:2510.00526), least where p is the data's distribution at temperature 1 − α. ε is `label_smoothing`; `z_loss` adds z · Σ m · (logsumexp)². The batch is that of
-    next-token training, with mask 1 on the tokens that the assistant says, end of turn included.
+    (arXiv:2510.00526), least where p is the data's distribution at temperature 1 − α. ε is `label_smoothing`; `z_loss`
+    adds z · Σ m · (logsumexp)². The batch is that of next-token training, with mask 1 on the tokens that the assistant
+    says, end of turn included.
 
     Metrics: `loss`, the plain NLL in nats a token whatever is trained on, so that runs compare; `accuracy`; `z_loss`
     where it acts. Raises ValueError on an unknown loss.

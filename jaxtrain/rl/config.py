@@ -102,7 +102,7 @@ class PolicyLoss(config.Group, abc.ABC):
     kl_target: float = config.arg(0.0, "Adapt --kl_coef so that a completion's KL comes to this many nats; 0: leave it",
         low=0)
     kl_horizon: float = config.arg(10_000.0, "Episodes over which --kl_coef adapts", low=1)
-    entropy_coef: float = config.arg(0.0, "Bonus a nat of the policy's entropy; below 0 a price, which makes answers surer")
+    entropy_coef: float = config.arg(0.0, "Bonus a nat of the policy's entropy; below 0 a price, for surer answers")
     entropy_target: float = config.arg(0.0,
         "Adapt --entropy_coef so that the entropy of a token stays at this many nats or above: by --entropy_step an "
         "iteration, and without a bonus while it is above. 0: leave it", low=0)

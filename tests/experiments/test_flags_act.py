@@ -23,7 +23,6 @@ from tests.test_flags import commands
 
 # Command -> flags that no code of it reads by name, and why they act, or are refused, all the same.
 UNREAD = {
-    "experiments.sft": ({"z_loss", "label_smoothing"}, "the loss's settings as a dict"),
     "experiments.grpo": (
         {"clip_ratio", "clip_ratio_high", "eval_batches", "multi_objective_aggregation"},
         "by name in GrpoLoss.resolved; eval_batches as in ppo",

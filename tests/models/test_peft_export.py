@@ -107,9 +107,7 @@ def test_what_peft_cannot_hold_and_a_full_folder_are_refused(tmp_path):
         write(tmp_path / "a", LLAMA, settings, adapters, base)
     experts = tiny.shrink("mixtral-8x7b", layers=2)
     base, adapters = trained(experts, LORA)
-    with pytest.raises(
-        ConfigError, match=r"on single experts.*lora_targets=attention"
-    ):
+    with pytest.raises(ConfigError, match=r"on single experts.*lora_targets=attention"):
         write(tmp_path / "a", experts, LORA, adapters, base)
     (tmp_path / "a").mkdir()
     (tmp_path / "a/mine.txt").write_text("keep")
