@@ -224,7 +224,7 @@ def test_rows_without_what_is_needed(row, words):
 def test_sources_that_cannot_be(database, tmp_path):
     for text, words in {
         f"store:{database}?model=none": r"5 completions without model=none left out; its models are big \(4\)",
-        f"store:{database}?colour=red": r"no option 'colour'; it has model, field, format, metadata.KEY",
+        f"store:{database}?colour=red": r"no option 'colour'; it has model, field, format, tokens, metadata.KEY",
         f"store:{tmp_path}/nothing": "no file matches",
         f"store:{database}:test": "no file matches|no split",
     }.items():
