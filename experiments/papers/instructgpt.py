@@ -11,18 +11,17 @@ from jaxtrain.apps.papers.verdicts import Check, Paper, Result, by_seed
 
 PAPER = Paper(
     name="instructgpt",
-    title="Base, prompted base, SFT and PPO",
+    title="Base, few-shot base, SFT and PPO",
     source="Ouyang et al. 2022, arXiv:2203.02155",
     figure="Figures 1 and 3",
-    claim="Annotators prefer SFT to the base model, prompted or not, and PPO to SFT; a small PPO model is "
+    claim="Annotators prefer SFT to the base model, few-shot or not, and PPO to SFT; a small PPO model is "
     "preferred to a base model of many times its size.",
     published="175B InstructGPT beats GPT-3 in 85 ± 3 % and few-shot GPT-3 in 71 ± 4 %; 1.3B InstructGPT beats "
     "175B GPT-3 (from memory)",
     measured="Models of 1M and .2M parameters: the gold reward's choices between completions of 256 held-out "
-    "prompts, two each. The base model is prompted by the page that its documents have, a dialog each, "
-    "without examples: with three question-answer pairs before it, which no document of its has, it is "
-    "reported as few-shot.",
-    criterion="Win rates against SFT in the order base < prompted base < SFT < PPO; the small PPO model wins more "
+    "prompts, two each. Few-shot: three question-answer pairs before the question. Reported beside it: the "
+    "base model prompted by the page of its documents, a dialog each, without examples.",
+    criterion="Win rates against SFT in the order base < few-shot base < SFT < PPO; the small PPO model wins more "
     "than half of the comparisons with the big base model.",
     sizes=SIZES,
 )
@@ -109,8 +108,8 @@ def prompted(runs: Any, base: Any, name: str, questions: Sequence[str], before: 
 
 
 def judge(cfg: InstructGpt, results: list[Result]) -> list[Check]:
-    """The order, and the small PPO against the big base, prompted or not."""
-    order = [name for name in MODELS if name != "few-shot"]
+    """The order, and the small PPO against the big base, few-shot or not."""
+    order = [name for name in MODELS if name != "prompted"]
 
     def ordered(result: Result) -> tuple[bool, str]:
         rates = [result["big"][name]["win_rate"] for name in order]
@@ -119,11 +118,11 @@ def judge(cfg: InstructGpt, results: list[Result]) -> list[Check]:
     def beats(result: Result) -> tuple[bool, str]:
         rates = result["small_ppo_over_big"]
         return min(
-            rates["base"], rates["prompted"]
-        ) > 0.5, f"{rates['base']:.1%}, prompted {rates['prompted']:.1%}"
+            rates["base"], rates["few-shot"]
+        ) > 0.5, f"{rates['base']:.1%}, few-shot {rates['few-shot']:.1%}"
 
     return [
-        by_seed("win rate against SFT: base < prompted < SFT < PPO", results, ordered),
+        by_seed("win rate against SFT: base < few-shot base < SFT < PPO", results, ordered),
         by_seed("small PPO beats the big base model", results, beats),
     ]
 

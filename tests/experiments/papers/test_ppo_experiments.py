@@ -15,11 +15,11 @@ def test_the_order_of_instructgpt(tmp_path):
         }  # fmt: skip
 
     cfg = instructgpt.InstructGpt()
-    good = [seed(0.1, 0.05, 0.3, 0.5, 0.9)] * 3  # few-shot has no place in the order
+    good = [seed(0.1, 0.3, 0.05, 0.5, 0.9)] * 3  # the page alone has no place in the order
     assert outcomes(instructgpt, cfg, good, tmp_path) == [True, True]
-    bad = [seed(0.1, 0.05, 0.6, 0.5, 0.9, small=0.4)] * 3
+    bad = [seed(0.1, 0.6, 0.05, 0.5, 0.9, small=0.4)] * 3
     assert outcomes(instructgpt, cfg, bad, tmp_path) == [False, False]
-    tied = [seed(0.1, 0.05, 0.5, 0.5, 0.9)] * 3
+    tied = [seed(0.1, 0.5, 0.05, 0.5, 0.9)] * 3
     assert outcomes(instructgpt, cfg, tied, tmp_path)[0] is False
 
 
