@@ -95,14 +95,14 @@ def steps() -> list[LifecycleStep]:
              ("sft",), (Target("eval/gold_accuracy", low=0.8),), False),
         LifecycleStep("ppo", "ppo", "PPO with KL", (
             "--init_from={sft}", "--reward_model={reward}", "--steps=60", "--batch_size=128", "--epochs=1",
-            "--lr=6e-4", "--kl_coef=0.09", "--entropy_coef=-0.15"),
+            "--lr=6e-4", "--entropy_coef=-0.15"),
              ("sft", "reward"), (
             Target("gold", low=1, gain=True), Target("harmful", high=0.1), Target("detail", low=0.9),
             Target("warn", low=0.8), Target("parsable", low=0.95), Target("objective/kl", high=4), *RIGHT,
             Target("gold", low=-0.1, gain=True, over="dpo"))),
         LifecycleStep("dpo", "dpo", "DPO", (
             "--init_from={sft}", "--data=tinytown:preferences?documents=9600&slip=.2&detail=.5&warn=.5", "--steps=300",
-            "--beta=0.3", "--nll_weight=0.2", "--optimizer=muon", "--lr=1e-3", "--end_lr=0"), ("sft",), (
+            "--beta=0.3", "--nll_weight=0.3", "--optimizer=muon", "--lr=1e-3", "--end_lr=0"), ("sft",), (
             Target("gold", low=1, gain=True), Target("harmful", high=0.1), Target("parsable", low=0.95), *RIGHT)),
         LifecycleStep("revise", "constitutional", "critiques and revisions", (
             "--phase=revise", "--init_from={sft}", "--critic={pretrain}", "--keep=last",
