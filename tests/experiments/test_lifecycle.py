@@ -195,6 +195,20 @@ def test_damaged_completions_are_sampled_again(copied, tmp_path, capsys, damage)
     assert f"{file} is missing or differs from what was written" in capsys.readouterr().err
 
 
+def test_a_stage_with_other_flags_is_trained_anew_with_those_that_start_from_it(copied, tmp_path):
+    ran, copy = copied
+    folder = plan.open_folder(tmp_path / "whole")
+    run(tiny_steps(), folder)
+    del ran[:], copy.sampled[:]
+    base, *rest = tiny_steps()
+    run([base, rest[0]._replace(flags=(*rest[0].flags, "--lr=9")), *rest[1:]], folder)
+    assert ran == ["whole/first"] and copy.sampled == ["first.jsonl", "first.closed.jsonl"]
+    run([base._replace(flags=(*base.flags, "--lr=9")), *rest], folder)
+    assert ran[1:] == ["whole/base", "whole/first", "whole/second"] and len(copy.sampled) == 2 + 2 * len(
+        ran[1:]
+    )
+
+
 def test_seeds_that_contradict_are_refused_before_a_stage_starts(copied, tmp_path):
     ran, _ = copied
     for flags, message in (

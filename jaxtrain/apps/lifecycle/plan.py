@@ -151,11 +151,11 @@ def train(
     runs = {step.name: f"{folder / step.name}{'@best' * bool(step.best)}" for step in steps}
     shared = (f"--seed={seed}", f"--cache_dir={cache_dir}")
     work = _jobs(steps, folder, runs, shared, jitter)
-    done = {
-        job.name
-        for job in work
-        if times.get(job.name, {}).get("commands") == job.commands and _intact(folder, times[job.name][SUMS])
-    }
+    done: set[str] = set()
+    for job in work:  # what a job needs stands before it; what is made anew makes all that rests on it so
+        before = times.get(job.name, {})
+        if before.get("commands") == job.commands and {*job.needs} <= done and _intact(folder, before[SUMS]):
+            done.add(job.name)
     under_way: dict[Future, _Job] = {}
     running = processes.ChildProcesses()
     with (
