@@ -23,10 +23,13 @@ def this_process() -> str:
 
 @contextlib.contextmanager
 def exclusive(file: Path, folder: Path, flag: str = "workdir") -> Iterator[None]:
-    """Holds the lock `file`, whose text names the holder. Raises ConfigError where another process has it, or where the
-    file system has no locks; the message names `folder`, the value of --`flag`.
+    """Holds the lock `file`, whose text names the holder; its folder is made.
+
+    Raises ConfigError where another process has it, where the folder cannot be made, or where the file system has no
+    locks; the message names `folder`, the value of --`flag`.
     """
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         opened = open(file, "a+", encoding="utf-8")  # noqa: SIM115  (closed below; appending keeps what the holder wrote)
     except OSError as error:
         raise ConfigError(f"--{flag}={folder} cannot be used: {error.strerror or error}") from error

@@ -36,9 +36,12 @@ def test_one_process_has_the_lock_and_the_next_is_told_who(tmp_path):
         assert (tmp_path / "lock").read_text() == f"{locks.this_process()}\n"
 
 
-def test_a_folder_that_is_not_there_is_an_error_of_the_flag(tmp_path):
+def test_the_folder_is_made_or_is_an_error_of_the_flag(tmp_path):
+    with locks.exclusive(tmp_path / "new" / "lock", tmp_path / "new"):
+        assert (tmp_path / "new" / "lock").exists()
+    (tmp_path / "file").touch()
     with (
-        pytest.raises(ConfigError, match=r"--workdir=.*none cannot be used"),
-        locks.exclusive(tmp_path / "none" / "lock", tmp_path / "none"),
+        pytest.raises(ConfigError, match=r"--workdir=.*file cannot be used: Not a directory"),
+        locks.exclusive(tmp_path / "file" / "sub" / "lock", tmp_path / "file"),
     ):
         pass

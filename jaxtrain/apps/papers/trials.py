@@ -1,9 +1,8 @@
 """Runs an experiment on its seeds and writes what they say: result.json of each seed and of all, and the figure."""
 
-import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ def run(paper: Paper, cfg: Any, measure: Measure, judge: Judge, draw: Draw) -> d
     check_hardware(trial.size)
     folder = folder_of(trial, paper.name)
     seeds = range(trial.first_seed, trial.first_seed + trial.seeds)
-    with _locked(folder):
+    with locks.exclusive(folder / LOCK, folder):
         flags = _flags(cfg)
         results = {seed: read_result(folder, seed, flags) for seed in seeds}
         todo = [seed for seed, result in results.items() if result is None]
@@ -71,16 +70,6 @@ def check_hardware(size: str) -> None:
             "--size=gpu: there is no GPU or TPU here. Its models of 10M to 150M parameters take about 8 minutes on one "
             "H100, and days on a CPU: run it there, or take --size=cpu"
         )
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--workdir={folder} cannot be used: {error.strerror or error}") from error
-    with locks.exclusive(folder / LOCK, folder):
-        yield
 
 
 def _flags(cfg: Any) -> dict[str, Any]:
