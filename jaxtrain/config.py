@@ -228,8 +228,8 @@ class Scores(Group):
     reward_model: str = arg("", "Score completions with this run's reward model (a workdir, or WORKDIR@STEP)",
         remote=True)
     reward: str = arg("",
-        "Score completions with a function: math, format, regex, ifeval, code, classifier?model=hf:NAME (one of "
-        "sentiment, say), gold or correct (Tinytown's judge), "
+        "Score completions with a function: math, format, regex, ifeval, code, classifier?model=hf:NAME (a "
+        "classifier, such as one of sentiment), gold or correct (Tinytown's judge), "
         "module:function, or FILE.py:function; several joined by commas are added, each *WEIGHT")
     ensemble: str = arg("auto", "One score of a reward model's members. auto: as the reward run has it",
         choices=("auto", "mean", "min", "penalised"))

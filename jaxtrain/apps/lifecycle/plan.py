@@ -152,7 +152,7 @@ def train(
     shared = (f"--seed={seed}", f"--cache_dir={cache_dir}")
     work = _jobs(steps, folder, runs, shared, jitter)
     done: set[str] = set()
-    for job in work:  # what a job needs stands before it; what is made anew makes all that rests on it so
+    for job in work:  # what a job needs stands before it; where that is not done, neither is the job
         before = times.get(job.name, {})
         if before.get("commands") == job.commands and {*job.needs} <= done and _intact(folder, before[SUMS]):
             done.add(job.name)
