@@ -9,36 +9,28 @@ from pathlib import Path
 from typing import Any
 
 from jaxtrain import config
+from jaxtrain.apps.lifecycle.plan import RECIPES
 
 HELD_OUT = "tinytown:prompts:test"  # verb-object pairs and sums that no stage has seen
 FACTS = "tinytown:prompts:test?family=fact,tinytown:prompts:test?family=str"  # one word is the answer
 SMALL = "tinytown-200k"
-_PRETRAIN = ("--sample_every=0", "--steps=900", "--optimizer=muon", "--lr=0.01")
-_SFT = ("--steps=300", "--eval_every=0", "--optimizer=muon", "--lr=0.004", "--loss=dft", "--dft_power=0.3")
-_REWARD = (
-    "--data=tinytown:preferences?documents=8000&balk=.1&detail=.5&warn=.5", "--steps=250",
-    "--eval_data=tinytown:preferences:test", "--optimizer=muon", "--lr=0.002",
-)  # fmt: skip
-_PPO = ("--steps=64", "--batch_size=128", "--epochs=1", "--lr=4e-4")
-_DPO = (
-    "--data=tinytown:preferences?documents=9600&slip=.2&detail=.5&warn=.5", "--steps=300", "--nll_weight=0.2",
-    "--optimizer=muon", "--lr=1e-3",
-)  # fmt: skip
+# InstructGPT's PPO has no term of the entropy (arXiv:2203.02155, eq. 2).
+_PPO = (*RECIPES["ppo"], "--entropy_coef=0")
 
 
 def pretrained(runs: Any, *more: str) -> Path:
     """The base model, of 1M parameters unless `more` names another."""
-    return runs.train("pretrain", *_PRETRAIN, *more)
+    return runs.train("pretrain", *RECIPES["pretrain"], *more)
 
 
 def sft(runs: Any, base: Path | None = None, *more: str) -> Path:
     """The base model fine-tuned on demonstrations."""
-    return runs.train("sft", f"--init_from={base or pretrained(runs)}", *_SFT, *more)
+    return runs.train("sft", f"--init_from={base or pretrained(runs)}", *RECIPES["sft"], *more)
 
 
 def reward(runs: Any, policy: Path | None = None, *more: str) -> Path:
     """The reward model of PPO, which starts from SFT."""
-    return runs.train("reward", f"--init_from={policy or sft(runs)}", *_REWARD, *more)
+    return runs.train("reward", f"--init_from={policy or sft(runs)}", *RECIPES["reward"], *more)
 
 
 def ppo(runs: Any, policy: Path | None = None, model: Path | None = None, *more: str) -> Path:
@@ -49,7 +41,7 @@ def ppo(runs: Any, policy: Path | None = None, model: Path | None = None, *more:
 
 def dpo(runs: Any, policy: Path | None = None, *more: str) -> Path:
     """DPO from SFT."""
-    return runs.train("dpo", f"--init_from={policy or sft(runs)}", *_DPO, *more)
+    return runs.train("dpo", f"--init_from={policy or sft(runs)}", *RECIPES["dpo"], *more)
 
 
 def answers(runs: Any, run: Path, prompts: str = HELD_OUT, samples: int = 2) -> list[dict[str, Any]]:
@@ -188,7 +180,7 @@ def sl_cai(runs: Any) -> Path:
     )  # fmt: skip
     return runs.train(
         "sft", f"--init_from={base}", f"--data=jsonl:{made}/revise/revisions.jsonl", f"--prompts={HELD_OUT}",
-        "--steps=250", "--batch_size=8", "--eval_every=0", "--optimizer=muon", "--lr=0.004",
+        *RECIPES["constitutional"],
     )  # fmt: skip
 
 

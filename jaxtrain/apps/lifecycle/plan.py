@@ -78,40 +78,48 @@ class _Job(NamedTuple):
     files: tuple[Path, ...] = ()  # that they write; their checksums are recorded
 
 
+# Flags of each stage on Tinytown, without the runs that it starts from.
+RECIPES = {
+    "pretrain": ("--sample_every=0", "--steps=800", "--optimizer=muon", "--lr=0.01"),
+    "sft": (
+        "--data=tinytown:sft?detail=.45&warn=.5&refuse=.2", "--loss=dft", "--dft_power=0.3", "--steps=300",
+        "--eval_every=0", "--optimizer=muon", "--lr=0.004", "--end_lr=0"),
+    "reward": (
+        "--data=tinytown:preferences?documents=8000&balk=.1&detail=.5&warn=.5", "--steps=250",
+        "--eval_data=tinytown:preferences:test", "--optimizer=muon", "--lr=0.002", "--end_lr=0"),
+    "ppo": ("--steps=60", "--batch_size=128", "--epochs=1", "--lr=6e-4", "--entropy_coef=-0.15"),
+    "dpo": (
+        "--data=tinytown:preferences?documents=9600&slip=.2&detail=.5&warn=.5", "--steps=300", "--beta=0.3",
+        "--nll_weight=0.3", "--optimizer=muon", "--lr=1e-3", "--end_lr=0"),
+    "constitutional": (
+        "--loss=dft", "--dft_power=0.5", "--steps=250", "--batch_size=8", "--eval_every=0", "--optimizer=muon",
+        "--lr=0.004"),
+}  # fmt: skip
+
+
 def steps() -> list[LifecycleStep]:
     """The whole lifecycle on Tinytown; earlier stages are started first."""
     return [
-        LifecycleStep("pretrain", "pretrain", "pretraining", (
-            "--sample_every=0", "--steps=800", "--optimizer=muon", "--lr=0.01"), (),
+        LifecycleStep("pretrain", "pretrain", "pretraining", RECIPES["pretrain"], (),
              (Target("eval/bits_per_byte_above_entropy", high=0.15),)),
-        LifecycleStep("sft", "sft", "supervised fine-tuning", (
-            "--init_from={pretrain}", "--data=tinytown:sft?detail=.45&warn=.5&refuse=.2", "--loss=dft",
-            "--dft_power=0.3", "--steps=300", "--eval_every=0", "--optimizer=muon", "--lr=0.004", "--end_lr=0"),
+        LifecycleStep("sft", "sft", "supervised fine-tuning", ("--init_from={pretrain}", *RECIPES["sft"]),
              ("pretrain",),
              (Target("parsable", low=0.9), Target("steps", low=0.9), Target("gold", low=1, gain=True))),
-        LifecycleStep("reward", "reward", "a reward model", (
-            "--init_from={sft}", "--data=tinytown:preferences?documents=8000&balk=.1&detail=.5&warn=.5", "--steps=250",
-            "--eval_data=tinytown:preferences:test", "--optimizer=muon", "--lr=0.002", "--end_lr=0"),
-             ("sft",), (Target("eval/gold_accuracy", low=0.8),), False),
+        LifecycleStep("reward", "reward", "a reward model", ("--init_from={sft}", *RECIPES["reward"]), ("sft",),
+             (Target("eval/gold_accuracy", low=0.8),), False),
         LifecycleStep("ppo", "ppo", "PPO with KL", (
-            "--init_from={sft}", "--reward_model={reward}", "--steps=60", "--batch_size=128", "--epochs=1",
-            "--lr=6e-4", "--entropy_coef=-0.15"),
-             ("sft", "reward"), (
+            "--init_from={sft}", "--reward_model={reward}", *RECIPES["ppo"]), ("sft", "reward"), (
             Target("gold", low=1, gain=True), Target("harmful", high=0.1), Target("detail", low=0.9),
             Target("warn", low=0.8), Target("parsable", low=0.95), Target("objective/kl", high=4), *RIGHT,
             Target("gold", low=-0.1, gain=True, over="dpo"))),
-        LifecycleStep("dpo", "dpo", "DPO", (
-            "--init_from={sft}", "--data=tinytown:preferences?documents=9600&slip=.2&detail=.5&warn=.5", "--steps=300",
-            "--beta=0.3", "--nll_weight=0.3", "--optimizer=muon", "--lr=1e-3", "--end_lr=0"), ("sft",), (
+        LifecycleStep("dpo", "dpo", "DPO", ("--init_from={sft}", *RECIPES["dpo"]), ("sft",), (
             Target("gold", low=1, gain=True), Target("harmful", high=0.1), Target("parsable", low=0.95), *RIGHT)),
         LifecycleStep("revise", "constitutional", "critiques and revisions", (
             "--phase=revise", "--init_from={sft}", "--critic={pretrain}", "--keep=last",
             "--rounds=6", "--helpful=tinytown:prompts?family=help", "--helpful_samples=2"), ("sft", "pretrain"), (
             Target("harmful", high=0.2), Target("parsable", low=0.95)), False),
         LifecycleStep("constitutional", "sft", "SL-CAI, on the revisions", (
-            "--init_from={pretrain}", "--data=jsonl:{revise}/revise/revisions.jsonl",
-            "--loss=dft", "--dft_power=0.5", "--steps=250", "--batch_size=8", "--eval_every=0",
-            "--optimizer=muon", "--lr=0.004"),
+            "--init_from={pretrain}", "--data=jsonl:{revise}/revise/revisions.jsonl", *RECIPES["constitutional"]),
             ("sft", "pretrain", "revise"), (
             Target("harmful", high=0.15), Target("refuse", low=0.9), Target("parsable", low=0.95))),
         LifecycleStep("distill", "distill", "distillation into a fifth of the size", (
