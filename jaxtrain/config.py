@@ -51,7 +51,7 @@ class Model(Group):
         "Attention kernel. auto: cudnn on GPU, splash on TPU, flash where they cannot, blocked on CPU",
         choices=("auto", "blocked", "xla", "flash", "cudnn", "splash"), live=True)
     scan_layers: str = arg("auto",
-        "Scan over layers: compiles faster, runs 2.2 times slower on a CPU. auto: off on CPU",
+        "Scan over layers: compiles faster, runs 2.2 times slower on a CPU. auto: off on CPU, and in decode on GPU",
         choices=("auto", "true", "false"), live=True)
     remat: str = arg("auto",
         "What the backward pass recomputes: nothing, all but matmuls and attention, all. auto: dots, none on CPU",

@@ -41,6 +41,7 @@ class AttentionExecution:
     local: Shards | None = None  # of a mesh
     noise: float = 0.0  # α of NEFTune's noise on the embeddings, models/transformer.py
     capability: str = ""  # of GPUs: their compute capability, such as 9.0
+    unroll_decode: bool = False  # prefill and decode do not scan over the layers
 
 
 Attend = Callable[[Array, Array, Array, Array | None], Array]  # (q, k, v, segments) -> f[B, T, H, C]
@@ -166,9 +167,14 @@ def cached(q: Array, keys: Array, values: Array, positions: Array, *, window: in
     return _ungrouped(_softmax_mix(_grouped(q, K), keys, values, mask, softcap), H)
 
 
-def write(cache: Array, new: Array, positions: Array | None) -> Array:
-    """Puts f[B, T, K, C] into slots i32[B, T] (None: 0 to T - 1) of a cache f[B, K, S, C]; dropped beyond S."""
+def write(cache: Array, new: Array, positions: Array | None, layer: Array | None = None) -> Array:
+    """Puts f[B, T, K, C] into slots i32[B, T] (None: 0 to T - 1) of a cache f[B, K, S, C]; dropped beyond S.
+
+    With `layer`, i32[], into that layer of a cache f[L, B, K, S, C].
+    """
+    of_layer, new = () if layer is None else (layer,), new.astype(cache.dtype)
     if positions is None:
-        return jax.lax.dynamic_update_slice(cache, new.swapaxes(1, 2).astype(cache.dtype), (0, 0, 0, 0))
-    rows = jnp.arange(cache.shape[0])[:, None]
-    return cache.at[rows, :, positions].set(new.astype(cache.dtype), mode="drop")
+        new = jnp.expand_dims(new.swapaxes(1, 2), range(len(of_layer)))
+        return jax.lax.dynamic_update_slice(cache, new, (*of_layer, 0, 0, 0, 0))
+    rows = jnp.arange(len(new))[:, None]
+    return cache.at[(*of_layer, rows, slice(None), positions)].set(new, mode="drop")

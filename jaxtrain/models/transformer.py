@@ -4,6 +4,7 @@ The layers' parameters are stacked, [L, ...], whether the layers are scanned or 
 imports see one layout, and scanning is a choice of the execution alone.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -15,15 +16,14 @@ import numpy as np
 from jax import Array
 
 from jaxtrain import config
-from jaxtrain.models import attention, context_attention, moe
+from jaxtrain.models import attention, context_attention, layer_stack, moe
 from jaxtrain.models.attention import AttentionExecution
+from jaxtrain.models.layer_stack import Tables
 from jaxtrain.models.layers import Block, Norm, drop, rope_table
 from jaxtrain.models.residual_stream import embedded, from_residual, residual
 from jaxtrain.models.zoo import Arch
 from jaxtrain.ops.placement import laid
 from jaxtrain.types import LM, Axes, Batch, Head, Key, Params, Shards
-
-Tables = tuple[Any, Any]  # rotary tables of layers without and with a window
 
 
 def compute_dtype(settings: config.Model, platform: str) -> Any:
@@ -37,12 +37,15 @@ def execution(
 ) -> AttentionExecution:
     """Resolves `auto` for devices of a platform."""
     scan = {"auto": platform != "cpu", "true": True, "false": False}[settings.scan_layers]
+    # XLA copies a layer's weights out of those of all layers on a GPU, in a scan of decode at each token.
+    unroll_decode = settings.scan_layers == "auto" and platform in ("gpu", "cuda")
     limit = settings.logits_limit_mb * 2**20 // 4
     dtype = compute_dtype(settings, platform)
     remat = ("none" if platform == "cpu" else "dots") if settings.remat == "auto" else settings.remat
     return AttentionExecution(
-        dtype, settings.attention, scan, remat, limit, platform, local, capability=capability
-    )
+        dtype, settings.attention, scan, remat, limit, platform, local, capability=capability,
+        unroll_decode=unroll_decode,
+    )  # fmt: skip
 
 
 def build(arch: Arch, how: AttentionExecution) -> LM:
@@ -50,15 +53,16 @@ def build(arch: Arch, how: AttentionExecution) -> LM:
     if not arch.vocab:
         raise ValueError("arch.vocab is 0: set it from the tokenizer first")
     moe.require_mesh(arch, how)
+    sampling = dataclasses.replace(how, scan_layers=how.scan_layers and not how.unroll_decode)
     axes = _axes(jax.eval_shape(functools.partial(_init, arch, how), jax.random.key(0)))
     return LM(
         init=lambda key: nn.meta.unbox(_init(arch, how, key)),
         axes=axes,
         hidden=functools.partial(_hidden, arch, how),
         head=functools.partial(_head, arch, how),
-        cache=functools.partial(_cache, arch, how),
-        decode=functools.partial(_decode, arch, how),
-        ready=functools.partial(_ready, arch, how, axes),
+        cache=functools.partial(_cache, arch, sampling),
+        decode=functools.partial(_decode, arch, sampling),
+        ready=functools.partial(_ready, arch, sampling, axes),
     )
 
 
@@ -203,13 +207,13 @@ def _hidden(
 
     def mixer(window: int) -> Callable[..., Any]:
         kernel = context_attention.kernel_for(how, arch, window, tokens.shape[1])
-        return lambda q, k, v, _: (kernel(q, k, v, batch["segments"]), None)
+        return lambda q, k, v, *_: kernel(q, k, v, batch["segments"])
 
     noise = _noise(how.noise, batch["segments"], arch.width, keys(2 * arch.layers + 1)) if how.noise else None
     x = _embed(arch, how, params, tokens, positions, keys(0), noise)
     valid = batch["segments"] > 0 if arch.experts else None
-    x, (_, sums) = _stack(
-        arch, how, params["layers"], x, _tables(arch, positions, tokens.shape[1]), mixer, None,
+    x, _, sums = layer_stack.stack(
+        arch, how, params["layers"], x, _tables(arch, positions, tokens.shape[1]), mixer,
         lambda i: (keys(2 * i + 1), keys(2 * i + 2)), valid,
     )  # fmt: skip
     if valid is not None:
@@ -254,22 +258,28 @@ def _decode(
     if positions is None:
         positions = jnp.broadcast_to(jnp.arange(T), tokens.shape)
 
-    def mixer(window: int) -> Callable[..., Any]:
-        def attend(q: Array, k: Array, v: Array, layer: Any) -> Any:
-            keys, values = (
-                laid(attention.write(old, new, places), ("batch", "kv", None, None))
-                for old, new in zip(layer, (k, v), strict=True)
-            )
-            if places is None:
-                return context_attention.kernel_for(how, arch, window, T)(q, k, v, None), (keys, values)
-            mixed = attention.cached(q, keys, values, positions, window=window, softcap=arch.attn_softcap)
-            return mixed, (keys, values)
+    def write(k: Array, v: Array, cache: Any, layer: Any) -> Any:
+        one = ("batch", "kv", None, None)
+        return tuple(
+            laid(attention.write(old, new, places, layer), one if layer is None else (None, *one))
+            for old, new in zip(cache, (k, v), strict=True)
+        )
 
-        return attend
+    def mixer(window: int) -> Callable[..., Array]:
+        def mix(q: Array, k: Array, v: Array, cache: Any, layer: Any) -> Array:
+            if places is None:
+                return context_attention.kernel_for(how, arch, window, T)(q, k, v, None)
+            here = functools.partial(jax.lax.dynamic_index_in_dim, index=layer, keepdims=False)
+            keys, values = cache if layer is None else map(here, cache)
+            return attention.cached(q, keys, values, positions, window=window, softcap=arch.attn_softcap)
+
+        return mix
 
     x = _embed(arch, how, params, tokens, positions, None)
     tables = _tables(arch, positions, context or jax.tree.leaves(cache)[0].shape[-2])
-    x, (cache, _) = _stack(arch, how, params["layers"], x, tables, mixer, cache, lambda i: (None, None))
+    x, cache, _ = layer_stack.stack(
+        arch, how, params["layers"], x, tables, mixer, lambda i: (None, None), cache=cache, write=write
+    )
     return _final(arch, how).apply({"params": params["norm"]}, x), cache
 
 
@@ -286,69 +296,9 @@ def _ready(arch: Arch, how: AttentionExecution, axes: Axes, params: Params) -> P
         return laid(laid(leaf.astype(how.dtype), rows), names)  # cast, then gathered
 
     params = jax.tree.map_with_path(cast, params)
-    return params if how.scan_layers else {**params, "layers": tuple(unstack(params["layers"], arch.layers))}
-
-
-def _stack(
-    arch: Arch,
-    how: AttentionExecution,
-    layers: Params,
-    x: Array,
-    tables: Tables,
-    mixer: Callable[[int], Callable[..., Any]],
-    cache: Any,
-    keys: Callable[[Any], tuple[Any, Any]],
-    valid: Array | None = None,
-) -> tuple[Array, tuple[Any, Any]]:
-    """All layers, scanned or unrolled, and (their caches, their routers' sums over tokens of valid bool[B, T]).
-
-    `mixer(window)` is attend(q, k, v, this layer's cache) -> (mixed, its cache).
-    """
-    block, windows = Block(arch, how.dtype, moe.feed_forward(arch, how)), arch.windows()
-
-    def one(x: Array, p: Params, index: Any, windowed: Any, layer: Any) -> tuple[Array, Any]:
-        if isinstance(windowed, int):
-            rotary, attend = tables[bool(windowed)], mixer(windowed)
-        else:
-            rotary = jax.tree.map(lambda a, b: jnp.where(windowed, b, a), *tables)
-
-            def attend(*args: Any) -> Any:
-                return jax.lax.cond(windowed, mixer(arch.window), mixer(0), *args)
-
-        return block.apply(
-            {"params": p}, x, rotary, lambda q, k, v: attend(q, k, v, layer), keys(index), valid
-        )
-
     if how.scan_layers:
-        mixed = len(set(windows)) > 1
-        flags = jnp.asarray([bool(w) for w in windows]) if mixed else None
-        step = _remat(how.remat, lambda x, s: one(x, s[0], s[1], s[2] if mixed else windows[0], s[3]), True)
-        return jax.lax.scan(step, x, (layers, jnp.arange(arch.layers), flags, cache))
-    parts, back = layers if isinstance(layers, tuple) else unstack(layers, arch.layers), []
-    for i, window in enumerate(windows):
-        step = _remat(how.remat, functools.partial(one, index=i, windowed=window), False)
-        x, new = step(x, parts[i], layer=cache[i] if cache is not None else None)
-        back.append(new)
-    caches, sums = zip(*back, strict=True)
-    return x, (caches, sums)
-
-
-def unstack(layers: Params, count: int) -> list[Params]:
-    """[L, ...] as L trees. Through `split`, whose gradient is one concatenation; indexing would add L padded arrays."""
-    leaves, treedef = jax.tree.flatten(layers)
-    if count == 1:
-        return [treedef.unflatten([leaf[0] for leaf in leaves])]
-    pieces = [[p[0] for p in jax.lax.split(leaf, [1] * count)] for leaf in leaves]
-    return [treedef.unflatten(layer) for layer in zip(*pieces, strict=True)]
-
-
-def _remat(policy: str, f: Callable, scanned: bool) -> Callable:
-    if policy == "none":
-        return f
-    save = jax.checkpoint_policies  # what of attention's kernels is saved has a name: no kernel runs twice
-    kernels = save.save_only_these_names(*attention.SAVED, moe.PRODUCT)
-    dots = save.save_from_both_policies(save.dots_with_no_batch_dims_saveable, kernels)
-    return jax.checkpoint(f, policy=dots if policy == "dots" else None, prevent_cse=not scanned)
+        return params
+    return {**params, "layers": tuple(layer_stack.unstack(params["layers"], arch.layers))}
 
 
 def _head(arch: Arch, how: AttentionExecution, params: Params) -> Head:

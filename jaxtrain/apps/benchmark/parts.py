@@ -38,7 +38,7 @@ PARTS: dict[str, Part] = {
         "decode with its loops in CUDA graphs", f"{HERE}.speed", "decode_graphs", (), 15, 30,
         "--xla_gpu_enable_command_buffer=+WHILE,+CONDITIONAL",
     ),
-    "ppo": Part("a PPO iteration, 350M", f"{HERE}.ppo_speed", "iteration", (), 30, 60),
+    "ppo": Part("a PPO iteration, 350M", f"{HERE}.ppo_speed", "iteration", (), 30, 75),
     "dpo_1.3b": Part("DPO, 1.3B", f"{HERE}.speed", "dpo", (), 30, 60),
     "pretrain_350m": Part("pretraining, 350M", f"{HERE}.speed", "pretrain", ("350M",), 25, 50),
     "sweep": Part("other settings, the most promising first", f"{HERE}.speed", "sweep", (), 25, 480),

@@ -115,19 +115,21 @@ FULL = CheckSizes(
     pretrain={
         "125M": TrainingSize(
             f"gpt2,{_GPT3}", 16, 2048, ({}, {"remat": "full"}),
-            ({"remat": "none"}, {"documents": 5}, {"logits_limit_mb": 8192}, {"rows": 32}, {"scan_layers": "false"}),
+            (
+                {"remat": "none"}, {"remat": "none", "logits_limit_mb": 8192},
+                {"remat": "none", "logits_limit_mb": 8192, "scan_layers": "false"}, {"documents": 5}, {"rows": 32},
+            ),
         ),
         "1.3B": TrainingSize(
             _XL, 8, 2048, ({}, {"remat": "full"}),
-            ({"remat": "none"}, {"logits_limit_mb": 4096}, {"rows": 16}, {"remat": "full"}),
+            ({"scan_layers": "false"}, {"logits_limit_mb": 4096}, {"remat": "full"}),
         ),
         "350M": TrainingSize(
-            f"gpt2-medium,{_GPT3}", 16, 2048, ({}, {"remat": "full"}),
-            ({"remat": "none"}, {"logits_limit_mb": 8192}),
+            f"gpt2-medium,{_GPT3}", 16, 2048, ({}, {"remat": "full"}), ({"remat": "none"},),
         ),
     },
     dpo=TrainingSize(_XL, 8, 1024, ({}, {"remat": "full"})),
-    decode=DecodingSize(_XL, (1, 32, 256), 128, 128, ({"scan_layers": "false"},)),
+    decode=DecodingSize(_XL, (1, 32, 256), 128, 128, ({"scan_layers": "true"},)),
     ppo=PpoSize(f"gpt2-medium,{_GPT3}", 128, 128, 256, 64, 2),
     calls=4,
     repeats=5,

@@ -21,6 +21,7 @@ _NO_KERNELS = (
     "AssumeGatherIndicesInBound",
     "GatherScatterIndicesBitpacked",
 )
+FUSED = ("fusion", "fusion-start", "async-start")  # what they call runs as one kernel
 DEEP = 8  # instructions inside a fusion that an operand is followed through
 
 
@@ -38,7 +39,7 @@ def traffic(program: HloProgram, computation: Computation, instruction: Instruct
         source = computation.operand(instruction, 0)
         return _main(part) + (part.size if source is not None and _in_memory(source) else 0.0)
     inner = program.computations.get(instruction.called("calls"))
-    if inner is not None and opcode in ("fusion", "async-start"):
+    if inner is not None and opcode in FUSED:
         read = sum(
             _read(program, inner, n)
             for n in range(len(instruction.operands))
@@ -116,6 +117,8 @@ def _written(program: HloProgram, inner: Computation, instruction: Instruction) 
     if root.opcode != "tuple":
         return _result(program, inner, root, 0) if _in_memory(instruction) else 0.0
     parts = [inner.instructions[name] for name in root.operands]
+    if instruction.opcode == "fusion-start":  # its shapes are those of operands, results and a flag
+        return sum(_result(program, inner, part, 0) for part in parts)
     if any(len(part.shapes) != 1 for part in parts) or len(parts) != len(instruction.shapes):
         return sum(map(_main, instruction.shapes))
     return sum(

@@ -12,7 +12,7 @@ from jaxtrain.apps.plan.collectives import Collective, collective, kind_of
 from jaxtrain.apps.plan.flops import custom_target, flops
 from jaxtrain.apps.plan.hlo_text import Computation, HloProgram, Instruction
 from jaxtrain.apps.plan.loops import trip_count
-from jaxtrain.apps.plan.memory_traffic import traffic
+from jaxtrain.apps.plan.memory_traffic import FUSED, traffic
 
 # (a conditional's op_name, the custom calls in each of its branches) -> how often each is taken, in sum 1
 Branches = Callable[[str, Sequence[frozenset[str]]], Sequence[float]]
@@ -124,7 +124,7 @@ class _Sums:
         if count is None:
             self.unknown[custom_target(instruction)] += runs
         self.flops += runs * (count or 0.0)
-        if instruction.opcode in ("fusion", "async-start", "call"):
+        if instruction.opcode in (*FUSED, "call"):
             name = instruction.called("calls") or instruction.called("to_apply")
             inner = self._program.computations[name]
             for each in inner.instructions.values():

@@ -65,6 +65,18 @@ def test_fusions(shape, operands, inner, count):
     assert of(f"{X}ROOT %f = {shape} fusion({operands}), kind=kLoop, calls=%inner", inner) == count
 
 
+@pytest.mark.parametrize(("inner", "result"), [(SLICED, "bf16[1,10]"), (TUPLE, "(f32[100,10], f32[1,10])")])
+def test_a_fusion_that_is_started_moves_what_one_that_is_waited_for_does(inner, result):
+    """XLA's compiler for GPUs has slices of scanned arrays in such fusions from jax 0.11 on."""
+    operands = "%x, %i" if inner is SLICED else "%x, %i, %u"
+    started = (
+        f"{X}%s = (({result}), {result}, u32[]) fusion-start({operands}), kind=kLoop, calls=%inner\n"
+        f"ROOT %d = {result} fusion-done(%s)"
+    )
+    waited = f"{X}ROOT %f = {result} fusion({operands}), kind=kLoop, calls=%inner"
+    assert of(started, inner) == of(waited, inner) > 0
+
+
 def test_a_fusion_in_a_fusion():
     outer = """outer:
         %x = f32[100,10] parameter(0)
