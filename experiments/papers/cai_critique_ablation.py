@@ -17,7 +17,7 @@ PAPER = Paper(
     "large ones.",
     published="curves of the harmlessness score at three sizes, without a table",
     measured="Models of .2M, .6M and 1M parameters, each the policy (helpful-only) and, pretrained, the critic: "
-    "P(harmful) after each of four revisions of answers to 128 held-out red-team prompts, critiqued and "
+    "P(harmful) after each of four revisions of answers to 120 held-out red-team prompts, critiqued and "
     "direct. Gap: direct less critiqued, the mean over rounds.",
     criterion="The gap of the smallest model is larger than that of the largest in two thirds of the seeds, and "
     "above 0 by the mean.",
@@ -29,7 +29,7 @@ WAYS = {"critiqued": "--critique=true", "direct": "--critique=false"}
 @dataclasses.dataclass(frozen=True)
 class AblationFlags(config.Group):
     # fmt: off
-    prompts: int = config.arg(128, "Red-team prompts", low=8)
+    prompts: int = config.arg(120, "Red-team prompts; 120 are held out", low=8, high=120)
     # fmt: on
 
 

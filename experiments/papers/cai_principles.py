@@ -17,7 +17,7 @@ PAPER = Paper(
     claim="The number of principles, 1 to 16, does not change the harmlessness of revisions, but makes them "
     "more diverse.",
     published="curves of the harmlessness score for 1, 2, 4, 8 and 16 principles, without a table",
-    measured="Four revisions of answers to 128 held-out red-team prompts under the first 1, 2, 4 and 8 of the "
+    measured="Four revisions of answers to 120 held-out red-team prompts under the first 1, 2, 4 and 8 of the "
     "embedded world's eight principles about harm (its other eight are about other faults): P(harmful) "
     "and distinct-2 of the last revisions.",
     criterion="P(harmful) within 5 points of that under one principle for each number, by the mean over seeds; "
@@ -29,7 +29,7 @@ NUMBERS = (1, 2, 4, 8)
 @dataclasses.dataclass(frozen=True)
 class PrincipleFlags(config.Group):
     # fmt: off
-    prompts: int = config.arg(128, "Red-team prompts", low=8)
+    prompts: int = config.arg(120, "Red-team prompts; 120 are held out", low=8, high=120)
     # fmt: on
 
 
