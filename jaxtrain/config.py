@@ -338,6 +338,14 @@ class Run(Group):
         live=True)
     eval_every: int = arg(500, "Steps between evaluations; 0: only at the end", low=0, live=True)
     eval_batches: int = arg(16, "Most held-out batches in an evaluation; 0: all", low=0, live=True)
+    eval_tasks: str = arg("",
+        "Benchmarks of an evaluation, joined by commas: core (DCLM's CORE), and tasks of lm-eval (extra lm-eval) such "
+        "as arc_easy; their measures are metrics, eval/TASK/MEASURE", live=True)
+    eval_tasks_dir: str = arg("",
+        "Folder with task files of lm-eval, *.yaml, or with DCLM's evaluation bundle (core.yaml)", live=True)
+    eval_tasks_every: int = arg(0, "Steps between evaluations with --eval_tasks, a multiple of --eval_every; 0: each",
+        low=0, live=True)
+    eval_tasks_limit: int = arg(0, "Most questions of a task; 0: all", low=0, live=True)
     sample_every: int = arg(500, "Steps between samples; 0: only at the end", low=0, live=True,
         only=("objective", ("next_token", "fim")))
     checkpoint_every: int = arg(500, "Steps between checkpoints; 0: only at the end", low=0, live=True)
@@ -364,6 +372,10 @@ class Run(Group):
     dry_run: bool = arg(False,
         "Show the data, the sizes and the cost of a step, check the first step, and stop", live=True)
     # fmt: on
+
+    def task_names(self) -> list[str]:
+        """The parts of --eval_tasks, each once."""
+        return list(dict.fromkeys(one.strip() for one in self.eval_tasks.split(",") if one.strip()))
 
     def trackers(self) -> tuple[str, ...]:
         """The parts of --track. Raises ConfigError for one that there is not."""
@@ -402,6 +414,13 @@ class Run(Group):
         self.timeout()
         self.trackers()
         self.profile_window()
+        flags = ("eval_tasks_dir", "eval_tasks_every", "eval_tasks_limit")
+        if not self.task_names() and (changed := [f"--{name}" for name in flags if getattr(self, name)]):
+            raise ConfigError(f"{', '.join(changed)}: acts only with --eval_tasks; leave it out")
+        if (every := self.eval_tasks_every) and (not self.eval_every or every % self.eval_every):
+            raise ConfigError(
+                f"--eval_tasks_every={every}: write a multiple of --eval_every={self.eval_every}, above 0"
+            )
         sizes = parse_mesh(self.mesh)
         if self.parallel == "pmap" and any(sizes.get(axis, 1) != 1 for axis in MESH_AXES[1:]):
             raise ConfigError(

@@ -17,7 +17,7 @@ from tests.source import ROOT, Source, shrinking
 # Room -> the rooms that it may import besides itself.
 LOW = {"types", "config", "signals", "full_disk", "suggestions", "files", "ops"}
 MATH = LOW | {"objectives", "models", "data", "train", "worlds", "measures"}
-STAGES = MATH | {"generate", "stages"}
+STAGES = MATH | {"generate", "tasks", "stages"}
 CORE = STAGES | {"flags", "rewards", "rl", "inference", "distillation"}
 ROOMS: dict[str, set[str]] = {
     "": {"language_model"},
@@ -38,6 +38,7 @@ ROOMS: dict[str, set[str]] = {
     "worlds": {"files", "config"},
     "data": {"files", "config", "worlds", "full_disk"},
     "measures": {"files", "config", "worlds"},
+    "tasks": {"config"},
     "train": LOW,
     "generate": LOW | {"objectives", "models", "data", "train"},
     "stages": STAGES - {"stages"},
@@ -89,6 +90,7 @@ WITHOUT_JAX = {
     "files",
     "data",
     "worlds",
+    "tasks",
 }
 ONLY_IN = {  # package -> modules or rooms that may import it
     "orbax": {"jaxtrain.train.checkpoint"},

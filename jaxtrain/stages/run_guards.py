@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxtrain.config import StageConfig
+from jaxtrain.stages import eval_tasks
 from jaxtrain.stages.session import Session, gather_rows, of_trained, print_lines
 from jaxtrain.train import bad_batches, spikes
 from jaxtrain.train.best_checkpoint import BestCheckpoint, resume
@@ -38,7 +39,7 @@ def best_checkpoint(
     if best is None:
         return None
     if best.metric not in best.names:
-        names = stage.score(state) if stage.score else ()
+        names = eval_tasks.metric_names(stage.score, state) if stage.score else ()
         best.require((f"eval/{name}" for name in names), more=stage.sample is not None)
     so_far = f"; so far step {best.step}, {best.value:.6g}" if best.step else ""
     which = "highest" if best.mode == "max" else "lowest"

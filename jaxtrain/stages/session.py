@@ -128,7 +128,7 @@ def start_session(
         workdir.record(path, arch=asdict(arch), branch=branch, generation=dict(start.generation))
         with paths.written(path / "tokenizer") as folder:
             save_tokenizer(tokenizer, folder)
-    session = session._replace(start=pinned_start(path, start), given=given)
+    session = session._replace(start=pinned_start(path, start)._replace(tokenizer=tokenizer), given=given)
     if cfg.lora.lora_rank:
         frozen = plan.abstract(lambda: session.model.init(jax.random.key(0)), session.model.axes)
         state_memory.require_room(plan, frozen, "the model under the adapters")

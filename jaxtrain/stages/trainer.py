@@ -11,7 +11,7 @@ import numpy as np
 from jaxtrain.config import StageConfig
 from jaxtrain.files import progress, terminal
 from jaxtrain.models import transformer
-from jaxtrain.stages import next_commands, run_guards, run_summary, step_memory
+from jaxtrain.stages import eval_tasks, next_commands, run_guards, run_summary, step_memory
 from jaxtrain.stages.session import Session, first_state, fresh_state_fn, of_trained, print_lines
 from jaxtrain.train import loop, metrics, optim, preflight, trackers
 from jaxtrain.train.checkpoint import Checkpoints, Unusable
@@ -93,11 +93,11 @@ def train(cfg: StageConfig, session: Session, stage: Stage) -> TrainState:
     flops = transformer.flops_per_token(session.arch, cfg.data.seq_len) * stage.tokens
     peak = metrics.peak_flops(plan.device_kind)
     speed = TimeSplit(flops, peak and peak * len(plan.devices))
-    frozen = (session.base, stage.frozen)
+    frozen, stage = (session.base, stage.frozen), eval_tasks.with_tasks(cfg, session, stage)
 
     def scored(state: TrainState) -> Mapping[str, float]:
-        numbers.update(stage.score(state))
-        return numbers
+        numbers.update(values := stage.score(state))
+        return values
 
     with Checkpoints(session.path, cfg.run.keep) as saved:
         state, meta = first_state(cfg, session, saved, stage.unusable)

@@ -23,8 +23,10 @@ METRIC, EVALUATION = "keep_best", "evaluation"  # keys of a checkpoint's meta
 OF_SAMPLES = ("completions/", "judge/")
 
 # Words of metrics of which less, and more, is better.
-_LOWER = set("loss nll perplexity byte ece kl error divergence clipped".split())
-_HIGHER = set("accuracy accuracies margin margins score scores gold agreement correct reward".split())
+_LOWER = set("loss nll perplexity byte ece kl error divergence clipped brier".split())
+_HIGHER = set(
+    "accuracy accuracies margin margins score scores gold agreement correct reward acc core exact f1 bleu".split()
+)
 
 
 @dataclasses.dataclass

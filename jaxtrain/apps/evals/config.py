@@ -18,7 +18,6 @@ from jaxtrain.inference.config import (
 )
 
 REPORT = ("answers.jsonl", "report.json", "report.html")  # the files of a report, in the order of writing
-EXTRA = "install the extra: pip install 'jaxtrain[lm-eval]', or JAXTRAIN_EXTRAS=lm-eval ./launch/run evaluate"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,8 +89,9 @@ class EvalJudge(config.Group):
 @dataclasses.dataclass(frozen=True)
 class Benchmarks(config.Group):
     # fmt: off
-    tasks: str = config.arg("", "Tasks of EleutherAI's lm-eval, joined by commas (extra lm-eval), for runs")
-    tasks_dir: str = config.arg("", "Folder with further tasks of lm-eval, *.yaml")
+    tasks: str = config.arg("", "Tasks of EleutherAI's lm-eval, joined by commas (extra lm-eval), for runs; core: "
+        "DCLM's CORE")
+    tasks_dir: str = config.arg("", "Folder with further tasks of lm-eval, *.yaml, or DCLM's evaluation bundle")
     task_limit: int = config.arg(0, "Most questions of a task; 0: all", low=0)
     shots: int = config.arg(-1, "Examples before a question; -1: as the task has it", low=-1)
     # fmt: on
@@ -99,6 +99,14 @@ class Benchmarks(config.Group):
     def check(self):
         if not self.tasks and (self.tasks_dir or self.task_limit or self.shots >= 0):
             raise ConfigError("--tasks_dir, --task_limit, --shots: act only with --tasks")
+        if self.shots >= 0 and self.names() == ["core"]:
+            raise ConfigError(
+                f"--shots={self.shots}: CORE has its own number of examples of each task; leave it out"
+            )
+
+    def names(self) -> list[str]:
+        """The parts of --tasks, each once."""
+        return list(dict.fromkeys(one.strip() for one in self.tasks.split(",") if one.strip()))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,6 @@ import numpy as np
 from jaxtrain import config, worlds
 from jaxtrain.apps.evals import lm_eval, report
 from jaxtrain.apps.evals.config import REPORT, Evaluate
-from jaxtrain.apps.evals.lm_eval import LONGEST
 from jaxtrain.config import ConfigError
 from jaxtrain.data import chat, preferences_db
 from jaxtrain.data.bad_records import Skips
@@ -33,6 +32,7 @@ from jaxtrain.inference.llm_judge import Judge, JudgePair
 from jaxtrain.inference.llm_pool import LLMPool
 from jaxtrain.measures import agreement, diversity, style, win_rates
 from jaxtrain.measures.win_rates import Match
+from jaxtrain.tasks.task_model import LONGEST
 from jaxtrain.worlds import WorldPrompt
 
 BATCH = 64  # prompts of a call

@@ -12,7 +12,9 @@ from jaxtrain.config import ConfigError
 from jaxtrain.inference import local
 from jaxtrain.inference.config import EndpointFlags, MachineFlags
 from jaxtrain.inference.llm import Request, user_messages
+from jaxtrain.tasks import harness, task_model
 from tests.runs import quick
+from tests.tasks import bundles
 
 QUESTIONS = [
     "Human: How do I paint a boat?\nAI:",
@@ -68,7 +70,7 @@ def likeliest(llm, question):
     top = llm.generate([ask])[0][0].logprobs[0].top
     decode = llm.local.template.tokenizer.decode
     for i, (text, logp) in enumerate(top):
-        ids = lm_eval._tokenize_pair(llm, question, text)[1].tolist()
+        ids = task_model.tokenize_pair(lm_eval.task_model_of(llm), question, text)[1].tolist()
         if len(ids) == 1 and decode(ids) == text:
             yield Shown(question, text, logp, i == 0)
 
@@ -78,15 +80,6 @@ def test_without_the_package_the_remedy_is_told(monkeypatch):
     cfg = command_line.from_flags(config.Evaluate, ["--tasks=arc_easy"])
     with pytest.raises(ConfigError, match=r"--tasks=arc_easy: needs the package lm_eval.*lm-eval"):
         lm_eval.check(cfg.benchmarks)
-
-
-def test_a_continuation_is_cut_after_its_context(llm):
-    prompt, answer = lm_eval._tokenize_pair(llm, "Human: How do I ", "paint a boat?")
-    tokenizer = llm.local.template.tokenizer
-    assert prompt[0] == tokenizer.bos and tokenizer.decode(answer.tolist()).startswith(" paint")
-    assert tokenizer.decode([*prompt[1:].tolist(), *answer.tolist()]) == "Human: How do I paint a boat?"
-    prompt, answer = lm_eval._tokenize_pair(llm, "", "Hi")
-    assert prompt.tolist() == [tokenizer.bos] and tokenizer.decode(answer.tolist()) == "Hi"
 
 
 def test_tasks_of_ours(llm, town, tmp_path):
@@ -110,12 +103,12 @@ def test_tasks_of_ours(llm, town, tmp_path):
         cfg = command_line.from_flags(config.Evaluate, flags)
         lm_eval.check(cfg.benchmarks)
         result = lm_eval.measure(cfg.benchmarks, {"sft": llm})
-        lm = lm_eval.lm_eval_model(llm)
+        lm = harness.harness_model(lm_eval.task_model_of(llm))
         shown = [one for question in QUESTIONS for one in likeliest(llm, question)]
         pairs = lm.loglikelihood([_Request(one.question, one.text) for one in shown])
         (rolling,) = lm.loglikelihood_rolling([_Request(QUESTIONS[0])])
         (whole,) = lm.loglikelihood([_Request("", QUESTIONS[0])])
-    assert result["sft"]["chosen, acc"] == pytest.approx(4 / 5), "the third is said to be the other one"
+    assert result["sft"]["chosen, acc"] == pytest.approx(2 / 3), "the third is said to be the other one"
     assert result["sft"]["written, exact_match"] == 1.0
     assert len(shown) > 9 and [logp for logp, _ in pairs] == pytest.approx(
         [one.logp for one in shown], abs=1e-3
@@ -125,6 +118,24 @@ def test_tasks_of_ours(llm, town, tmp_path):
     unknown = command_line.from_flags(config.Evaluate, ["--tasks=chozen", f"--tasks_dir={tmp_path}"])
     with pytest.raises(ConfigError, match=r"no task chozen; did you mean chosen"):
         lm_eval.check(unknown.benchmarks)
+
+
+def test_core_is_measured_of_a_run_too(llm, tmp_path):
+    folder = bundles.write(tmp_path / "bundle")
+    cfg = command_line.from_flags(
+        config.Evaluate, ["--tasks=core", f"--tasks_dir={folder}", "--task_limit=1"]
+    )
+    lm_eval.check(cfg.benchmarks)
+    with quick():
+        found = lm_eval.measure(cfg.benchmarks, {"sft": llm, "far": llm._replace(local=None)})
+    assert list(found) == ["sft"]
+    assert list(found["sft"]) == ["core", "core/piqa", "core/winograd", "core/jeopardy"]
+    assert found["sft"]["core/piqa"] in (-1, 1), "one question, and half is chance"
+    missing = command_line.from_flags(config.Evaluate, ["--tasks=core"])
+    with pytest.raises(ConfigError, match=r"--tasks=core: name a folder .* by --tasks_dir"):
+        lm_eval.check(missing.benchmarks)
+    with pytest.raises(ConfigError, match="--shots=3: CORE has its own number of examples"):
+        command_line.from_flags(config.Evaluate, ["--tasks=core", f"--tasks_dir={folder}", "--shots=3"])
 
 
 class _Request:
