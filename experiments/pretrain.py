@@ -31,7 +31,7 @@ def main(cfg: Pretrain) -> None:
 
         from jaxtrain.data import pipeline, special_text
         from jaxtrain.objectives.next_token import next_token
-        from jaxtrain.stages import sampling, trainer
+        from jaxtrain.stages import sampling, source_evaluation, trainer
 
         data = stage.prepare(pipeline.prepare)
         session = stage.session(data.tokenizer, data.fingerprints)
@@ -46,7 +46,7 @@ def main(cfg: Pretrain) -> None:
             table=data.table,
             decode=special_text.marked_decoder(data.tokenizer),
             tokens=cfg.data.batch_size * cfg.data.seq_len,
-            score=trainer.evaluate_fn(session, objective, data.eval, cfg.run.eval_batches),
+            score=source_evaluation.evaluate_fn(session, objective, data, cfg.run.eval_batches),
             sample=samples,
         )
         trainer.train(cfg, session, training)

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxtrain.config import ConfigError, Corpus, Data
 from jaxtrain.data import held_out as held_out_rows
-from jaxtrain.data import mlm_fim, packing, source_spec, sources, summary, tokenizer_training
+from jaxtrain.data import mlm_fim, packing, source_names, source_spec, sources, summary, tokenizer_training
 from jaxtrain.data.mlm_fim import Row
 from jaxtrain.data.packed_rows import PackedRows, ShuffledSets
 from jaxtrain.data.source_spec import DataSource
@@ -72,6 +72,7 @@ class DataPipeline:
     table: list[tuple[str, str]]
     fingerprints: dict[str, str]
     single_turn: bool = field(default=False, kw_only=True)  # whether every conversation has one answer
+    eval_by_source: dict[str, Stream] = field(default_factory=dict, kw_only=True)  # name -> its own
 
 
 def prepare(
@@ -81,9 +82,8 @@ def prepare(
 
     `tokenizer` None loads or trains the one that --tokenizer names. A batch has tokens, targets, segments,
     positions i32[B, T], mask f32[B, T], row i32[B] and bytes f32[B]; the last held-out batch is filled up with rows of
-    mask 0. Held-out next-token rows, where the data has it, have logp f32[B],
-    the exact log-probability of the row's documents in nats, and has_logp f32[B], 1 where it is known.
-    Raises ConfigError for whatever is wrong with the data, before training.
+    mask 0. Held-out next-token rows, where the data has it, have logp f32[B], the exact log-probability of the row's
+    documents in nats, and has_logp f32[B], 1 where it is known. Raises ConfigError for whatever is wrong with the data.
     """
     source_spec.check(cfg)
     train, held_out = open_sources(cfg)
@@ -100,10 +100,12 @@ def prepare(
         return PackedRows(documents, tokenizer, cfg.seq_len)
 
     train_rows, eval_rows = held_out_rows.rows_of(cfg, train, held_out, rows)
+    by_source = zip(source_names.short_names([source for source, _ in held_out]), eval_rows, strict=True)
     return DataPipeline(
         tokenizer=tokenizer,
         train=_train_stream(cfg, train_rows, train, tokenizer, seed, local_rows),
         eval=_eval_stream(cfg, eval_rows, tokenizer, local_rows),
+        eval_by_source={name: _eval_stream(cfg, [own], tokenizer, local_rows) for name, own in by_source},
         table=[
             ("tokenizer", f"{tokenizer.vocab_size:,} tokens: {about}"),
             *(("tokenizer", note) for note in tokenizer.notes),

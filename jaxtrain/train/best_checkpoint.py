@@ -77,8 +77,12 @@ def parse(text: str) -> BestCheckpoint | None:
         raise ConfigError(
             f"--keep_best={text}: write METRIC, METRIC:max or METRIC:min, such as eval/loss:min"
         )
-    words = set(re.split(r"[^a-z0-9]+", metric.rpartition("/")[2].lower()))
-    lower, higher = bool(words & _LOWER), bool(words & _HIGHER)
+    lower = higher = False
+    for part in reversed(metric.split("/")):  # eval/bits_per_byte/SOURCE says it before its last part
+        words = set(re.split(r"[^a-z0-9]+", part.lower()))
+        lower, higher = bool(words & _LOWER), bool(words & _HIGHER)
+        if lower or higher:
+            break
     if not mode and lower == higher:
         raise ConfigError(f"--keep_best={text}: say whether more is better: {metric}:max or {metric}:min")
     return BestCheckpoint(metric, mode or ("min" if lower else "max"))

@@ -22,6 +22,10 @@ from jaxtrain.train.best_checkpoint import best_step, parse, record, resume, ret
         ("eval/rewards/accuracies", "eval/rewards/accuracies", "max"),
         ("eval/ece", "eval/ece", "min"),
         ("judge/gold", "judge/gold", "max"),
+        ("eval/bits_per_byte/wiki", "eval/bits_per_byte/wiki", "min"),
+        ("eval/core/piqa", "eval/core/piqa", "max"),
+        ("eval/arc_easy/acc_norm", "eval/arc_easy/acc_norm", "max"),
+        ("eval/lambada/word_perplexity", "eval/lambada/word_perplexity", "min"),
         ("completions/mean_length:min", "completions/mean_length", "min"),
         ("completions/clipped_ratio", "completions/clipped_ratio", "min"),
     ],
@@ -36,6 +40,7 @@ def test_the_direction_is_of_the_flag_or_of_the_name(text, metric, mode):
     [
         ("completions/mean_length", "say whether more is better: completions/mean_length:max or"),
         ("eval/rewards/rejected", "say whether more is better"),
+        ("eval/truthfulqa/brier_score", "say whether more is better"),
         ("eval/loss:low", "write METRIC, METRIC:max or METRIC:min"),
         (":max", "write METRIC"),
     ],
