@@ -23,6 +23,7 @@ PAPER = Paper(
     "model's score falls as the coefficient grows.",
 )
 PRICES = (0.0, 0.03, 0.12, 0.5, 3.0)
+FREE = 1e-9  # in place of 0, at which PPO has no reference model and measures no KL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,7 @@ def measure(cfg: PpoKlSweep, runs: Any) -> Result:
     found: dict[str, list[float]] = {"gold": [], "score": [], "kl": []}
     for price in PRICES:
         run = recipes.ppo(
-            runs, sft, model, f"--kl_coef={price}", "--ptx_weight=0", f"--steps={cfg.sweep.iterations}"
+            runs, sft, model, f"--kl_coef={price or FREE}", "--ptx_weight=0", f"--steps={cfg.sweep.iterations}"
         )
         found["gold"].append(recipes.measures(recipes.answers(runs, run))["gold"])
         # The last eighth of the iterations, before the price is taken off.

@@ -92,6 +92,7 @@ def _of_run(text: str, flag: str) -> InitFrom:
         "run": str(paths.absolute(source)),
         "stage": record["stage"],
         "step": step,
+        "started": record.get("started"),
         "parent": record["parent"],
     }
     # An average of the parameters is what that run was evaluated with.

@@ -16,7 +16,7 @@ from jaxtrain import config
 from jaxtrain.data.tokenizer import Tokenizer, save_tokenizer
 from jaxtrain.files import hf_hub, paths
 from jaxtrain.models import zoo
-from jaxtrain.stages import state_memory, weights
+from jaxtrain.stages import lineage, state_memory, weights
 from jaxtrain.stages.init_from import InitFrom, load_run, require_rows
 from jaxtrain.stages.load_model import build_model
 from jaxtrain.train import metrics, multihost, optim, parallel, workdir
@@ -70,6 +70,7 @@ def open_workdir(cfg: config.StageConfig, stage: str, start: InitFrom, plan: par
             "on a disk that all hosts mount"
         )
     existed, fresh = folder.exists(), not (folder / workdir.CONFIG).exists()
+    lineage.require_same_parent(folder, start.lineage)
     with contextlib.ExitStack() as stack:
         opened = workdir.open_workdir(folder, cfg, stage, lineage=start.lineage, primary=primary)
         path = multihost.gather_results(lambda: stack.enter_context(opened))[plan.process[0]]
