@@ -29,7 +29,10 @@ FLAT_GROUPS = 0.7  # share of groups whose scores are all equal
 
 
 class Trend(NamedTuple):
-    """How a metric went: means of its first and last lines, and the standard deviation of a line within those."""
+    """How a metric went: means of its first and last lines, and the standard deviation of a line less the one before.
+
+    That is the noise of a difference; a steep rise within the first lines does not count as noise.
+    """
 
     first: float
     last: float
@@ -59,7 +62,7 @@ def trend(rows: Rows, name: str) -> Trend | None:
         return None
     count = max(2, round(PART * len(values)))
     first, last = values[:count], values[-count:]
-    spread = float(np.sqrt(first.var(ddof=1) + last.var(ddof=1)))
+    spread = float(np.diff(values).std(ddof=1))
     return Trend(float(first.mean()), float(last.mean()), spread, count)
 
 

@@ -94,3 +94,11 @@ def test_numbers_that_are_missing_or_null_are_no_numbers():
         row.update({name: None for name in row if name not in ("step",)})
     assert diagnose(lines, CONFIG) == []
     assert trend(lines[:9], "objective/scores") is None, "few lines are not judged"
+
+
+def test_a_score_that_rises_at_once_rises():
+    """The first fifth of a short run holds the rise itself, which is no noise."""
+    scores = [-0.1, 0.45, 0.7, 0.68, 0.73, 0.7, 0.75, 0.72, 0.76, 0.71, 0.74, 0.75, 0.73, 0.74]
+    lines = [{"step": 4 * i, "objective/scores": score} for i, score in enumerate(scores)]
+    assert trend(lines, "objective/scores").rises()
+    assert not any("does not rise" in sentence for sentence in diagnose(lines))
