@@ -1,12 +1,15 @@
 """Log-probabilities of tokens from hidden states and the unembedding: the one place where [B, T, V] can arise."""
 
+import functools
 from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxtrain.ops import mixed_precision
+from jaxtrain.ops.picked import pick
 from jaxtrain.ops.placement import by_part
 from jaxtrain.types import LM, Batch, Head, Params
 
@@ -17,6 +20,12 @@ def logits(hidden: Array, head: Head, temperature: float = 1.0) -> Array:
     if head.softcap:
         out = head.softcap * jnp.tanh(out / head.softcap)
     return out / temperature if temperature != 1.0 else out
+
+
+named = functools.partial(
+    checkpoint_name, name="log-softmax"
+)  # f32[B, T], which the backward pass need not sum again
+SAVED = jax.checkpoint_policies.save_only_these_names("log-softmax")
 
 
 def _entropy(x: Array, lse: Array, target: Array, top: Array) -> Array:
@@ -51,19 +60,16 @@ def token_stats(
     `also(x, *beside)`, of the logits x f32[B, T, V] and arrays [B, T, ...], adds statistics f32[B, T]; it holds `held`
     further f32 of each position. At most head.limit f32 of a part of the batch exist at once: where its B * T * (V +
     held) is more, T is worked through in chunks under jax.checkpoint, which computes the logits again in the backward
-    pass. Log-softmax in f32.
+    pass, and neither their maximum nor their sum. Log-softmax in f32.
     """
 
     def stats(head: Head, hidden: Array, targets: Array, *beside: Array) -> dict[str, Array]:
         x = logits(hidden, head, temperature)
-        top = jax.lax.stop_gradient(x.max(-1))
-        lse = top + jnp.log(jnp.exp(x - top[..., None]).sum(-1))
-        if (
-            head.compare
-        ):  # a gather's gradient is two more passes over [B, T, V] on a GPU; on a CPU it is the faster
-            target = jnp.where(targets[..., None] == jnp.arange(x.shape[-1]), x, 0.0).sum(-1)
-        else:
-            target = jnp.take_along_axis(x, targets[..., None], -1)[..., 0]
+        top = named(jax.lax.stop_gradient(x.max(-1)))
+        lse = top + jnp.log(named(jnp.exp(x - top[..., None]).sum(-1)))
+        # On a CPU a gather is the faster.
+        at_target = pick if head.compare else lambda x, i: jnp.take_along_axis(x, i[..., None], -1)[..., 0]
+        target = at_target(x, targets)
         values = {name: STATS[name](x, lse, target, top) for name in want}
         return values | (also(x, *beside) if also else {})
 
@@ -79,7 +85,7 @@ def token_stats(
             x = jnp.pad(x, [(0, 0), (0, size * chunks - T)] + [(0, 0)] * (x.ndim - 2))
             return x.reshape(B, chunks, size, *x.shape[2:]).swapaxes(0, 1)
 
-        chunk = jax.checkpoint(lambda columns: stats(part, *columns), prevent_cse=False)
+        chunk = jax.checkpoint(lambda columns: stats(part, *columns), prevent_cse=False, policy=SAVED)
         out = jax.lax.map(chunk, tuple(map(split, columns)))
         return {name: x.swapaxes(0, 1).reshape(B, -1)[:, :T] for name, x in out.items()}
 
