@@ -98,8 +98,6 @@ FULL = CheckSizes(
     matmul=8192,
     copy=2**30,
     attention={
-        "causal": AttentionCase(12, 12, 64, 2048, others=True),
-        "packed, grouped": AttentionCase(32, 8, 128, 2048, documents=5, others=True),
         "packed, window": AttentionCase(16, 8, 128, 2048, window=512, documents=5),
         "packed, odd length": AttentionCase(16, 4, 64, 1999, documents=5),
         "many documents": AttentionCase(12, 12, 64, 2048, documents=200),
@@ -107,6 +105,8 @@ FULL = CheckSizes(
         "soft cap": AttentionCase(8, 4, 256, 2048, softcap=50.0, documents=5),
         "one key head, wide": AttentionCase(4, 1, 256, 2048, documents=5),
         "bidirectional": AttentionCase(12, 12, 64, 2048, documents=5, causal=False),
+        "causal": AttentionCase(12, 12, 64, 2048, others=True),
+        "packed, grouped": AttentionCase(32, 8, 128, 2048, documents=5, others=True),
     },
     parity="llama3.2-1b,layers=8,width=1024,heads=16,kv_heads=4,ff=2816,vocab=32000,init_std=0.04",
     parity_rows=32,
