@@ -3,6 +3,7 @@
 import dataclasses
 
 from jaxtrain import config, flags, stages
+from jaxtrain.models.config import Depth
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Pretrain:
     loss: PretrainLoss = config.group(PretrainLoss)
     optim: config.Optim = config.group(config.Optim)
     lora: config.Lora = config.group(config.Lora)
+    depth: Depth = config.group(Depth)
     run: config.Run = config.group(config.Run)
 
 
@@ -34,7 +36,7 @@ def main(cfg: Pretrain) -> None:
         from jaxtrain.stages import sampling, source_evaluation, trainer
 
         data = stage.prepare(pipeline.prepare)
-        session = stage.session(data.tokenizer, data.fingerprints)
+        session = cfg.depth.session(stage, data)
         prompts = sampling.pretraining_prompts(stage.plan, data.eval.batch(0)) if causal else []
         objective = functools.partial(next_token, model=session.model, z_loss=cfg.loss.z_loss)
         samples = (

@@ -54,12 +54,18 @@ def class_of(cls: ConfigClass, argv: list[str]) -> type:
 
 
 def from_flags(cls: ConfigClass, argv: list[str]) -> ConfigT | None:
-    """The config of a command line; None for --help. `argv` is without the program's name."""
+    """The config of a command line; None for --help. `argv` is without the program's name.
+
+    A group whose `derived` sets flags that follow from its own does so here, where it is known which ones are typed.
+    """
     cls = class_of(cls, argv)
     values, search = _parsed(cls, argv)
     if search or values.helpfull:
         return None
     given = {field.name: values[field.name].value for _, field, _ in leaves(cls)}
+    for part in dataclasses.fields(cls):
+        derived = getattr(getattr(cls(), part.name), "derived", None)
+        given |= derived(given, lambda name: values[name].present > 0) if derived else {}
     if "warmup" in given and not values["warmup"].present:
         given["warmup"] = _scaled_warmup(given["warmup"], given["steps"])
     config = _build(cls, given)
