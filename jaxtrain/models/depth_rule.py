@@ -16,9 +16,7 @@ With d layers:
 """
 
 import math
-from typing import NamedTuple
-
-from jaxtrain.types import LM, Key, Params
+from typing import Any, NamedTuple
 
 HEAD = 64  # width of a head, and of a layer's share of the width
 BASE_WIDTH = 2 * HEAD  # at which the unembedding has the rate of the kernels
@@ -60,10 +58,10 @@ def rates(width: int) -> dict[str, float]:
     return {"embed": math.sqrt(BASE_WIDTH), "unembed": BASE_WIDTH / width}
 
 
-def with_embeddings(model: LM, width: int) -> LM:
-    """The model whose fresh embeddings are √D times as large as its other tables'."""
+def with_embeddings(model: Any, width: int) -> Any:
+    """The model (types.py's LM) whose fresh embeddings are √D times as large as its other tables'."""
 
-    def init(key: Key) -> Params:
+    def init(key: Any) -> Any:
         params = model.init(key)
         return {**params, "embed": math.sqrt(width) * params["embed"]}
 
