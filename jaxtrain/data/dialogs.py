@@ -90,7 +90,7 @@ def prepare(
         sets = [[WithColumns(rows, beside(rows)) for rows in side] for side in sets]
         further = {name: np.zeros_like(x) for name, x in sets[0][0][0].items() if name not in blank}
         blank, extra = blank | further, tuple(further)
-    endless, _ = pipeline.mixed_rows(sets[0], train, seed)
+    endless, _ = pipeline.mixed_rows(sets[0], train, seed, cfg.batch_size)
     lines = [
         (f"{side} {records.label}", line)
         for side, opened, tokenised in zip(("train", "held out"), (train, held_out), sides, strict=True)

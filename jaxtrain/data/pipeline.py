@@ -10,7 +10,16 @@ import numpy as np
 
 from jaxtrain.config import ConfigError, Corpus, Data
 from jaxtrain.data import held_out as held_out_rows
-from jaxtrain.data import mlm_fim, packing, source_names, source_spec, sources, summary, tokenizer_training
+from jaxtrain.data import (
+    mixture,
+    mlm_fim,
+    packing,
+    source_names,
+    source_spec,
+    sources,
+    summary,
+    tokenizer_training,
+)
 from jaxtrain.data.mlm_fim import Row
 from jaxtrain.data.packed_rows import PackedRows, ShuffledSets
 from jaxtrain.data.source_spec import DataSource
@@ -157,7 +166,7 @@ def _train_stream(
     seed: int,
     local_rows: LocalRows,
 ) -> Stream:
-    rows, mask_seed = mixed_rows(sets, train, seed)
+    rows, mask_seed = mixed_rows(sets, train, seed, cfg.batch_size)
     if cfg.objective == "masked":
         rows = rows.random_map(mlm_fim.mask_tokens(tokenizer, cfg.mask_rate), seed=mask_seed)
     lengths, masked = tokenizer.byte_lengths, cfg.objective == "masked"
@@ -165,7 +174,7 @@ def _train_stream(
 
 
 def mixed_rows(
-    sets: Sequence[Sequence[Row]], train: Sequence[tuple[DataSource, Records]], seed: int
+    sets: Sequence[Sequence[Row]], train: Sequence[tuple[DataSource, Records]], seed: int, batch_size: int
 ) -> tuple[Any, int]:
     """(an endless mix of the rows of all sets by the weights of their sources, each set reshuffled each epoch; a
     seed for random changes of them).
@@ -177,8 +186,7 @@ def mixed_rows(
         grain.MapDataset.source(rows).shuffle(seed=s).repeat()
         for rows, s in zip(sets, seeds[1:], strict=True)
     ]
-    weights = [source.weight for source, _ in train]
-    return each[0] if len(each) == 1 else grain.MapDataset.mix(each, weights), seeds[0]
+    return mixture.mixed(each, [source for source, _ in train], batch_size), seeds[0]
 
 
 def _eval_stream(

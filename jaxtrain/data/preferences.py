@@ -84,7 +84,7 @@ def prepare(
     ]
     ours, theirs = rows[: len(train)], rows[len(train) :]
     everything = _All(rows, firsts)
-    endless, _ = pipeline.mixed_rows(ours, train, seed)
+    endless, _ = pipeline.mixed_rows(ours, train, seed, cfg.batch_size)
     return PreferenceData(
         tokenizer=dialogs.with_template(tokenizer, template),
         train=Stream(lambda i: endless[i], cfg.batch_size, local_rows),

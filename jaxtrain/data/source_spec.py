@@ -1,6 +1,6 @@
 """The grammar and checks of --data and --tokenizer, without a heavy import.
 
-    SOURCES = SOURCE[,SOURCE ...]        SOURCE = KIND:NAME[:SPLIT][?key=value[&key=value ...]][*WEIGHT]
+    SOURCES = SOURCE[,SOURCE ...]        SOURCE = KIND:NAME[:SPLIT][?key=value[&key=value ...]][*WEIGHT[@STEP]]
 
 KIND is tinytown, tfds, hf, jsonl, store, preferences (a database of ./launch/run collect_preferences, or an export), or
 filtered, whose NAME is a folder of ./launch/run filter_data. A comma ends a source only where a KIND: follows, so a
@@ -8,6 +8,8 @@ path may hold commas. In a path of jsonl, store, preferences or filtered `*`, `?
 the end is a weight only if a number follows the star, `?` starts options only if `key=` follows it, and `:` starts a
 split only as `:train` or `:train[...]`. A slice such as `train[:90%]` is TFDS's, and works for every kind. A tfds NAME
 may be a folder, or end in a version, `NAME:1.0.0`.
+
+A source that is named several times with a STEP has each WEIGHT from that step on (mixture.py), 0 before the first.
 
 A NAME or a value between double quotes stands for itself, whatever is in it: `jsonl:"what? a=b, c.jsonl"?field=body*2`
 names one file. Between the quotes `\\"` is a quote and `\\\\` a backslash.
@@ -20,11 +22,11 @@ import math
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from jaxtrain.config import ConfigError, Data, Dialogs, is_remote
-from jaxtrain.data import file_records
+from jaxtrain.data import file_records, mixture
 from jaxtrain.data.file_kinds import HF_EXTRA
 from jaxtrain.data.record_fields import columns_of
 from jaxtrain.files import globs, hf_hub, paths
@@ -67,7 +69,7 @@ _FIRST_MASK = (
     0xF0000  # of the characters that stand for quoted texts while a source is taken apart: private ones
 )
 _NEXT = re.compile(r",(?=\w+:)")
-_NUMBER = re.compile(r"\*([+-]?(?:\d[\d.]*(?:e[+-]?\d+)?|\.\d+|nan|inf))$", re.IGNORECASE)
+_NUMBER = re.compile(r"\*([+-]?(?:\d[\d.]*(?:e[+-]?\d+)?|\.\d+|nan|inf))(@[\w.+-]*)?$", re.IGNORECASE)
 _SPLIT = re.compile(r"\w[\w.-]*(\[-?\d*%?:-?\d*%?\])?(\+\w[\w.-]*(\[-?\d*%?:-?\d*%?\])?)*")
 
 
@@ -83,6 +85,7 @@ class DataSource:
     options: tuple[tuple[str, str], ...] = ()
     weight: float = 1.0
     quoted: bool = False
+    schedule: tuple[tuple[int, float], ...] = field(default=(), repr=False)  # (step, weight from it on)
 
     @property
     def path_label(self) -> str:
@@ -106,7 +109,7 @@ def parse(text: str, flag: str = "data") -> tuple[DataSource, ...]:
             f"--{flag} is empty: name a source, such as tinytown:pretrain or jsonl:corpus/*.jsonl"
         )
     masked, quoted = _masked(text)
-    return tuple(_parse_one(part.strip(), flag, quoted) for part in _NEXT.split(masked))
+    return mixture.merge([_parse_one(part.strip(), flag, quoted) for part in _NEXT.split(masked)], flag, text)
 
 
 def quote(path: str) -> str:
@@ -145,7 +148,7 @@ def _parse_one(masked: str, flag: str, quoted: list[str]) -> DataSource:
         near = difflib.get_close_matches(kind, KINDS, n=1) if colon else []
         hint = f" (did you mean {near[0]}:?)" if near and near[0] != kind else ""
         raise ConfigError(f"--{flag}={text}: write KIND:NAME with KIND one of {', '.join(KINDS)}{hint}")
-    rest, weight = _cut_weight(kind, rest, text, flag)
+    rest, weight, schedule = _cut_weight(kind, rest, text, flag)
     rest, options = _cut_options(kind, rest, text, flag)
     name, split = _cut_split(kind, rest)
     if not name:
@@ -162,21 +165,26 @@ def _parse_one(masked: str, flag: str, quoted: list[str]) -> DataSource:
             f"--{flag}={text}: after the closing quote only :SPLIT, ?key=value and *WEIGHT may follow"
         )
     options = tuple((key, _unmasked(value, quoted)) for key, value in options)
-    return DataSource(kind, plain, split, options, weight, quoted=plain != name)
+    return DataSource(kind, plain, split, options, weight, quoted=plain != name, schedule=schedule)
 
 
-def _cut_weight(kind: str, rest: str, text: str, flag: str) -> tuple[str, float]:
+def _cut_weight(
+    kind: str, rest: str, text: str, flag: str
+) -> tuple[str, float, tuple[tuple[int, float], ...]]:
     match = _NUMBER.search(rest)
     if match is None and (kind in FILES or "*" not in rest):
-        return rest, 1.0
+        return rest, 1.0, ()
     body, _, number = rest.rpartition("*")
+    number, at, step = number.partition("@")
     try:
         weight = float(number)
     except ValueError:
         weight = math.nan
-    if not 0 < weight < math.inf:
+    if not 0 < weight < math.inf and not (at and weight == 0):
         raise ConfigError(f"--{flag}={text}: the weight *{number} must be a number above 0, such as *0.5")
-    return body, weight
+    if at and not re.fullmatch(r"\d{1,12}", step):
+        raise ConfigError(f"--{flag}={text}: @{step} must be the number of a step, such as *0.5@10000")
+    return body, weight, ((int(step), weight),) if at else ()
 
 
 def _cut_options(kind: str, rest: str, text: str, flag: str) -> tuple[str, tuple[tuple[str, str], ...]]:
@@ -292,7 +300,7 @@ def check(data: Data) -> None:
 def check_sources(text: str, data: Data, flag: str) -> None:
     """Raises ConfigError, naming `flag`, for sources that cannot be; only those of --data have weights."""
     for source in parse(text, flag):
-        if flag != "data" and source.weight != 1:
+        if flag != "data" and (source.weight != 1 or source.schedule):
             raise ConfigError(f"--{flag}={text}: every document is read once: leave out the weight")
         _check_format(source, data, flag)
         _CHECKS[source.kind](source, flag)

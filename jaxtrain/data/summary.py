@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxtrain.config import Corpus, Data
+from jaxtrain.data import mixture
 from jaxtrain.data.packed_rows import PackedRows
 from jaxtrain.data.source_spec import DataSource
 from jaxtrain.data.sources import Records
@@ -34,11 +35,15 @@ def mix(cfg: Data, train: Opened, sizes: Sequence[int], held_out: Opened) -> Ite
 
     `sizes` are the rows of the training sources.
     """
-    total = sum(source.weight for source, _ in train)
-    for (source, records), size in zip(train, sizes, strict=True):
-        share = source.weight / total
+    sources = [source for source, _ in train]
+    shares = {step: _shares(mixture.weights_at(sources, step)) for step in mixture.steps(sources)}
+    for place, ((_, records), size) in enumerate(zip(train, sizes, strict=True)):
+        share = max(each[place] for each in shares.values())
         epoch = size / (cfg.batch_size * share)
         part = f"{share:.0%} of the rows, " if len(train) > 1 else ""
+        if len(shares) > 1:
+            parts = ", ".join(f"{each[place]:.0%} from step {step:,}" for step, each in shares.items())
+            part = f"{parts} of the rows; at most of them "
         yield f"train {records.label}", f"{part}an epoch is {epoch:,.1f} batches of {cfg.batch_size}"
         if epoch < 1:
             rows = f"{size:,} row{'s' * (size != 1)}"
@@ -49,6 +54,10 @@ def mix(cfg: Data, train: Opened, sizes: Sequence[int], held_out: Opened) -> Ite
     seen = {records.fingerprint for _, records in train}
     if any(records.fingerprint in seen for _, records in held_out):
         yield "warning", "the held-out documents are training documents: the held-out loss is meaningless"
+
+
+def _shares(weights: Sequence[float]) -> list[float]:
+    return [weight / sum(weights) for weight in weights]
 
 
 def changes(left_out: Sequence[str], fields: Mapping[str, int]) -> Iterator[str]:

@@ -248,7 +248,7 @@ def prepare(
     make = functools.partial(_read, cfg=cfg, template=template)
     sides = held_out_rows.rows_of(cfg, train, held_out, make)
     sets = [[_Rows(records, cfg.seq_len, tokenizer.pad) for records, _ in side] for side in sides]
-    endless, _ = pipeline.mixed_rows(sets[0], train, seed)
+    endless, _ = pipeline.mixed_rows(sets[0], train, seed, cfg.batch_size)
     blank = {name: np.zeros_like(x) for name, x in sets[0][0][0].items()}
     lines = [
         (f"{name} {records.label}", line)

@@ -47,7 +47,7 @@ def check(cfg: WatchedStageConfig, tokenizer: Tokenizer) -> None:
             f"--group={s.group} completions of a prompt do not divide an iteration's {size} (--batch_size times "
             "--minibatches): use a divisor"
         )
-    if any(source.weight != 1 for source in source_spec.parse(cfg.data.data)):
+    if any(source.weight != 1 or source.schedule for source in source_spec.parse(cfg.data.data)):
         raise ConfigError(
             f"--data={cfg.data.data}: all prompts are sampled equally often; leave the weights out"
         )
