@@ -34,7 +34,7 @@ def test_a_sampled_token_gathers_no_parameter(gpu_stage):
 
 def test_prefill_is_by_cudnn(gpu_stage):
     text = checks.program(gpu_stage("sample", "h100:4"), "prefill").text
-    assert checks.kernels(text, KERNEL) == 1
+    assert checks.kernels(text, KERNEL) == 2  # one a layer: they are not scanned
 
 
 @pytest.mark.parametrize("name, chip", conftest.GPU)
