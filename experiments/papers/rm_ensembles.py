@@ -74,9 +74,9 @@ def measure(cfg: RmEnsembles, runs: Any) -> Result:
     scores = normalised(scores)
     return {
         "counts": COUNTS,
-        SINGLE: [best_of.expected(one, gold, COUNTS) for one in scores],
+        SINGLE: [best_of.expected(one, gold, COUNTS).tolist() for one in scores],
         "rules": {
-            name: best_of.expected(one, gold, COUNTS)
+            name: best_of.expected(one, gold, COUNTS).tolist()
             for name, one in combined(scores, settings.variance_price).items()
         },
         "accuracy": [reward_proxies.accuracy(one, gold, runs.seed) for one in scores],
