@@ -56,6 +56,7 @@ def policies(cfg: RlCai, runs: Any) -> dict[str, Path]:
     compared = runs.train(
         "constitutional", "--phase=compare", f"--init_from={sl}", f"--critic={base}", f"--data={recipes.REVISED}",
         f"--pairs={cfg.labels.pairs}",
+        "--allow_position_bias",  # labels are probabilities, the mean of both orders, as the paper's: a bias cancels
     )  # fmt: skip
     labels = f"--data=jsonl:{compared}/compare/labels.jsonl,{HELPFUL}"
     ai = recipes.reward(runs, sl, labels, "--soft_labels", f"--prompts={recipes.HELD_OUT}")
