@@ -8,9 +8,9 @@ With d layers:
 - rates: the kernels are Muon's, whose update has the spectral norm η √(outputs / inputs) at any width
   (arXiv:2310.17813), so that η stays as D grows; another batch than B changes it by the root of the share. The tables
   are Adam's. The unembedding sums over D, and has the rate η 128 / D; embeddings are read as they are, and have the
-  rate η √128 at every width (μP, arXiv:2203.03466).
-- initial values: standard deviation ½ D^-½, so that the products of matrices and normalised vectors have one size; of
-  embeddings ½.
+  rate η (μP, arXiv:2203.03466).
+- initial values: standard deviation ¼ D^-½, so that the products of matrices and normalised vectors have one size; of
+  embeddings .02.
 - weight decay: λ = 1 / (τ η S) over S = T / B steps, so that weights average over the same share τ of the updates
   (arXiv:2405.13698, and Power Lines).
 """
@@ -23,6 +23,7 @@ BASE_WIDTH = 2 * HEAD  # at which the unembedding has the rate of the kernels
 RATE = 0.03  # Muon's, at the batch of the rule
 PER_PARAMETER = 20  # tokens of training
 TIMESCALE = 1.0  # τ, as a share of the training
+INITIAL, EMBEDDING = 0.25, 0.02  # standard deviations: of the products of a matrix, of an embedding's entries
 
 
 class ScaledRun(NamedTuple):
@@ -40,7 +41,7 @@ def shape(depth: int, width: int = 0) -> str:
     """The model of a depth as --model names it; of another `width` in its place for comparisons."""
     width = width or HEAD * depth
     sizes = f"layers={depth},width={width},heads={width // HEAD},ff={_ff(width)}"
-    return f"nano,{sizes},qk_norm=true,tied=false,init_std={0.5 * width**-0.5:.4g}"
+    return f"nano,{sizes},qk_norm=true,tied=false,init_std={INITIAL * width**-0.5:.4g}"
 
 
 def parameters(depth: int) -> int:
@@ -55,15 +56,16 @@ def _ff(width: int) -> int:
 
 def rates(width: int) -> dict[str, float]:
     """What the learning rate of each branch of the parameters is multiplied by."""
-    return {"embed": math.sqrt(BASE_WIDTH), "unembed": BASE_WIDTH / width}
+    return {"unembed": BASE_WIDTH / width}
 
 
 def with_embeddings(model: Any, width: int) -> Any:
-    """The model (types.py's LM) whose fresh embeddings are √D times as large as its other tables'."""
+    """The model (types.py's LM), with fresh embeddings of a size that does not depend on the width."""
+    scale = EMBEDDING * math.sqrt(width) / INITIAL
 
     def init(key: Any) -> Any:
         params = model.init(key)
-        return {**params, "embed": math.sqrt(width) * params["embed"]}
+        return {**params, "embed": scale * params["embed"]}
 
     return model._replace(init=init)
 

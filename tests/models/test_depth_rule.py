@@ -60,7 +60,7 @@ def sizes(width, by_rule=True):
     """Root mean squares at the start, and of what some steps change: hidden states, logits, embeddings as read."""
     arch = dataclasses.replace(zoo.resolve(depth_rule.shape(LAYERS, width)), vocab=VOCAB)
     if not by_rule:
-        arch = dataclasses.replace(arch, init_std=0.5 * 64**-0.5)
+        arch = dataclasses.replace(arch, init_std=0.25 * 64**-0.5)
     model = transformer.build(arch, tiny.how())
     model = depth_rule.with_embeddings(model, width) if by_rule else model
     rates = depth_rule.rates(width) if by_rule else {}
@@ -119,7 +119,7 @@ def test_the_dial_sets_the_flags_and_says_so(capsys):
     assert (cfg.model.model, cfg.optim.optimizer, cfg.optim.lr) == (scaled.model, "muon", scaled.lr)
     assert (cfg.data.batch_size, cfg.run.steps) == (scaled.batch_size, scaled.steps)
     assert cfg.optim.weight_decay == scaled.weight_decay
-    assert cfg.depth.rates() == {"embed": pytest.approx(math.sqrt(128)), "unembed": pytest.approx(2 / 3)}
+    assert cfg.depth.rates() == {"unembed": pytest.approx(2 / 3)}
     said = capsys.readouterr().err
     assert said.startswith("--depth=3 is --model=nano,layers=3,") and f"--lr={scaled.lr}" in said
     typed = from_flags("--depth=3", "--lr=0.5", "--steps=100", "--weight_decay=0")
