@@ -10,6 +10,7 @@ import numpy as np
 
 from experiments.papers import review_models, review_preferences
 from experiments.papers.review_models import LmSize
+from experiments.papers.review_preferences import RewardModelSettings
 from jaxtrain import config, flags
 from jaxtrain.apps.papers.config import PaperTrial
 from jaxtrain.apps.papers.verdicts import Check, Paper, Result, by_seed
@@ -23,10 +24,11 @@ PAPER = Paper(
     "reward.",
     published="IMDb: 26 of 27, 28 of 29 and 34 of 35 evaluations of PPO and PPO-GT are beaten on both axes by a point "
     "of DPO (a third party's reading of the figure)",
-    measured="Reviews whose reward is the probability σ(sentiment) that they are positive; a language model of 25k "
-    "parameters continues the first 2 to 8 tokens. 4 continuations of each of 512 prompts are the comparisons "
-    "of DPO, IPO, unlikelihood and Preferred-FT, and of the reward model (MLP-64) of PPO. Reward and KL of "
-    "512 completions of 128 held-out prompts as training goes on.",
+    measured="Reviews whose reward is the probability σ(sentiment) that they are positive, of any text as a classifier "
+    "has it; a language model of 25k parameters continues the first 2 to 8 tokens. 4 continuations of each of 512 "
+    "prompts, labelled by that reward, are the comparisons of DPO, IPO, unlikelihood and Preferred-FT, and of PPO's "
+    "reward model, which has the policy's shape. Reward and KL of 2,048 completions of 128 held-out prompts as "
+    "training goes on.",
     criterion="At 80 % or more of ten KLs up to the largest that both reach, DPO's upper envelope is at least PPO's; "
     "every evaluation of Preferred-FT is below DPO's at its KL. Labels and sequences through the model are "
     "as many for both.",
@@ -39,17 +41,23 @@ APART = 0.05  # nats from the reference, below which an evaluation is the first 
 
 
 class FrontierSize(NamedTuple):
-    """The policy, and the learning rates of training on comparisons and of PPO."""
+    """The policy, the learning rates of training on comparisons and of PPO, and the reward model's training."""
 
     lm: LmSize
     lr: float
     ppo_lr: float
+    rm: RewardModelSettings = RewardModelSettings()
 
 
 SIZES = {
-    "cpu": FrontierSize(LmSize(2, 32, 4, 64), 1e-3, 1e-3),
-    # 25M parameters: 12 runs of 40k sequences through the model are 3e15 FLOPs; decoding takes most of the time.
-    "gpu": FrontierSize(LmSize(8, 512, 8, 1_408, "bfloat16", lr=1e-3, steps=800, batch=256), 1e-4, 1e-4),
+    "cpu": FrontierSize(LmSize(2, 32, 4, 64), 5e-4, 1e-3),
+    # 25M parameters: 12 runs of 67k sequences through the model are 5e15 FLOPs; decoding takes most of the time.
+    "gpu": FrontierSize(
+        LmSize(8, 512, 8, 1_408, "bfloat16", lr=1e-3, steps=800, batch=256),
+        1e-4,
+        1e-4,
+        RewardModelSettings(lr=1e-4),
+    ),
 }
 
 
@@ -58,9 +66,11 @@ class FrontierFlags(config.Group):
     # fmt: off
     grid: str = config.arg("small", "Runs of each method: small, 12 in all, or full, the paper's 22", choices=GRIDS)
     prompts: int = config.arg(512, "Prompts of the comparisons; each has 6", low=8)
-    held_out: int = config.arg(128, "Prompts of the evaluation, 4 completions each", low=4)
-    steps: int = config.arg(240, "Updates on 64 comparisons; PPO has as many sequences through the model", low=20)
-    every: int = config.arg(20, "Updates between evaluations", low=1)
+    held_out: int = config.arg(128, "Prompts of the evaluation", low=4)
+    samples: int = config.arg(16, "Completions of each of them", low=1)
+    steps: int = config.arg(480, "Updates on 64 comparisons; PPO, its reward model among it, has as many sequences",
+        low=20)
+    every: int = config.arg(40, "Updates between evaluations", low=1)
     # fmt: on
 
 
@@ -81,7 +91,9 @@ DPO, IPO, UNLIKELIHOOD, PREFERRED, PPO, PPO_GT = "DPO", "IPO", "Unlikelihood", "
 METHODS = (DPO, IPO, UNLIKELIHOOD, PREFERRED, PPO, PPO_GT)
 BATCH = 64  # comparisons of an update
 PPO_BATCH = 128  # completions of an iteration of PPO
-PPO_PASSES = 5  # of each of PPO's completions: sampled, annotated by policy and reference, two epochs
+PPO_PASSES = (
+    6  # of each of PPO's completions: sampled, read by policy, reference and reward model, two epochs
+)
 RUNS = {
     "small": {DPO: (0.05, 0.1, 1, 5), IPO: (0.1,), UNLIKELIHOOD: (0.5,), PREFERRED: (0,), PPO: (3, 6, 12),
               PPO_GT: (6, 12)},
@@ -90,63 +102,83 @@ RUNS = {
 }  # fmt: skip
 
 
-def true_reward(tokens: np.ndarray) -> np.ndarray:
-    """f64[B]: the probability that a review is positive; 0 for what is no review."""
-    return np.maximum(review_models.scores(tokens, review_models.positive), 0.0)
+class TrainingData(NamedTuple):
+    """What every run of a seed has: the first policy, its prompts and comparisons, and PPO's rewards."""
+
+    policy: review_models.Policy
+    sample: Any
+    prompts: review_preferences.Prompts
+    rows: Mapping[str, np.ndarray]  # the comparisons as columns
+    rewards: Mapping[
+        str, review_preferences.Reward
+    ]  # of PPO and of PPO-GT, with standard deviation 1 at first
 
 
 def measure(cfg: DpoFrontier, runs: Any) -> Result:
-    """{"points": METHOD -> [{"value", "step", "reward", "kl"}], "forwards": METHOD -> sequences through the model}."""
+    """{"points": METHOD -> [{"value", "step", "reward", "kl"}], "forwards": METHOD -> sequences through the policy}."""
     options, size = cfg.frontier, SIZES[cfg.trial.size]
-    policy = review_models.trained(size.lm, runs.seed)
-    sample = review_models.sampler(policy.model)
-    some, _ = review_preferences.prompts(runs.seed, "frontier", options.prompts)
-    pairs, reward = review_preferences.labelled(policy, sample, some, true_reward, runs.seed)
-    rows = review_preferences.columns(policy, pairs)
+    data, pairs = training_data(size, options, runs.seed)
     held_out, _ = review_preferences.prompts(runs.seed, "frontier held out", options.held_out)
     evaluate = review_preferences.evaluation(
-        policy, sample, review_preferences.repeated(held_out, 4), true_reward, runs.seed + 1
+        data.policy,
+        data.sample,
+        review_preferences.repeated(held_out, options.samples),
+        review_models.positivity,
+        runs.seed + 1,
     )
-    pair_forwards = options.steps * 2 * BATCH + 2 * len(pairs.prompt)
-    iterations = round(pair_forwards / (PPO_PASSES * PPO_BATCH))
+    pair_forwards = options.steps * 2 * BATCH + 2 * pairs
+    reward_forwards = size.rm.epochs * 2 * pairs
+    iterations = max(1, round((pair_forwards - reward_forwards) / (PPO_PASSES * PPO_BATCH)))
     points: dict[str, list[dict[str, float]]] = {method: [] for method in METHODS}
     for method, values in RUNS[options.grid].items():
         for value in values:
 
             def observe(step: int, params: Any, method: str = method, value: float = value) -> None:
-                # An iteration of PPO has five times the sequences of an update, and four updates.
-                gap = options.every if method not in (PPO, PPO_GT) else max(1, options.every // 5)
+                # An iteration of PPO has six times the sequences of an update, and its reward model has its own.
+                gap = options.every if method not in (PPO, PPO_GT) else max(1, options.every // 10)
                 if step % gap == 0:
                     points[method].append({"value": value, "step": step, **evaluate(params)})
 
-            train(FrontierRun(method, value), policy, sample, some, rows, reward, size, options, iterations,
-                  runs.seed, observe)  # fmt: skip
-    forwards = {
-        method: iterations * PPO_BATCH * PPO_PASSES if method in (PPO, PPO_GT) else pair_forwards
-        for method in METHODS
-    }
-    return {
-        "points": points,
-        "forwards": forwards,
-        "labels": len(pairs.prompt),
-        "first": evaluate(policy.params),
-    }
+            train(FrontierRun(method, value), data, size, options, iterations, runs.seed, observe)
+            last = points[method][-1] if points[method] else {"reward": math.nan, "kl": math.nan}
+            review_models.progress(
+                runs.seed, f"{method} {value}: reward {last['reward']:.3f}, KL {last['kl']:.1f} nats"
+            )
+    ppo_forwards = iterations * PPO_BATCH * PPO_PASSES
+    forwards = dict.fromkeys(METHODS, pair_forwards)
+    forwards |= {PPO: ppo_forwards + reward_forwards, PPO_GT: ppo_forwards}
+    return {"points": points, "forwards": forwards, "labels": pairs, "first": evaluate(data.policy.params)}
+
+
+def training_data(size: FrontierSize, options: FrontierFlags, seed: int) -> tuple[TrainingData, int]:
+    """(the first policy, the comparisons and a reward model of them, the number of comparisons)."""
+    policy = review_models.trained(size.lm, seed)
+    review_models.progress(seed, "first policy trained")
+    sample = review_models.sampler(policy.model)
+    some, _ = review_preferences.prompts(seed, "frontier", options.prompts)
+    pairs, seen = review_preferences.labelled(policy, sample, some, review_models.positivity, seed)
+    learnt = review_preferences.reward_model(policy, pairs, seen, size.rm, seed)
+    spread = float(review_models.positivity(seen).std())
+    rewards = {PPO: learnt, PPO_GT: lambda tokens: review_models.positivity(tokens) / spread}
+    review_models.progress(seed, f"{len(pairs.prompt):,} comparisons, reward model trained")
+    rows = review_preferences.columns(policy, pairs)
+    return TrainingData(policy, sample, some, rows, rewards), len(pairs.prompt)
 
 
 def train(
-    run: FrontierRun, policy: Any, sample: Any, some: Any, rows: Mapping[str, np.ndarray], reward: Any,
-    size: FrontierSize, options: FrontierFlags, iterations: int, seed: int, observe: Any,
+    run: FrontierRun, data: TrainingData, size: FrontierSize, options: FrontierFlags, iterations: int, seed: int,
+    observe: Any,
 ) -> None:  # fmt: skip
     """One run; `observe(step, params)` is called after each update, or iteration of PPO."""
     from experiments.dpo import DpoLoss
 
+    policy = data.policy
     if run.method in (PPO, PPO_GT):
         settings = review_preferences.PpoSettings(
             target_kl=run.value, iterations=iterations, batch=PPO_BATCH, lr=size.ppo_lr
         )
-        spread = true_reward_spread(policy, sample, some, seed)
-        worth = reward if run.method == PPO else (lambda tokens: true_reward(tokens) / spread)
-        review_preferences.ppo(policy, sample, some, worth, settings, seed, observe)
+        reward = data.rewards[run.method]
+        review_preferences.ppo(policy, data.sample, data.prompts, reward, settings, seed, observe)
         return
     objective = {
         DPO: lambda: review_preferences.preference_objective(policy, DpoLoss(beta=run.value)),
@@ -159,7 +191,7 @@ def train(
     other_seed = seed + 1_000 * int(run.value) if run.method == PREFERRED else seed
     review_preferences.fit_preferences(
         policy,
-        rows,
+        data.rows,
         objective,
         lr=size.lr,
         batch=BATCH,
@@ -167,11 +199,6 @@ def train(
         seed=other_seed,
         observe=observe,
     )
-
-
-def true_reward_spread(policy: Any, sample: Any, some: Any, seed: int) -> float:
-    """The standard deviation of the true reward over the first policy's completions: the scale of PPO-GT's reward."""
-    return float(true_reward(sample(policy.params, some, seed)).std())
 
 
 def unlikelihood(params: Any, frozen: Any, batch: Any, rng: Any, *, model: Any, alpha: float) -> Any:

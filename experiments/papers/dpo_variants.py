@@ -22,8 +22,8 @@ PAPER = Paper(
     published="robust DPO above DPO and cDPO on IMDb with 10 to 40 % of the labels flipped; curves (from memory)",
     measured="Continuations of the first 2 to 8 tokens of reviews by a language model of 25k parameters, 4 of each of "
     "256 prompts, all pairs, labels by the true reward, 0 to 30 % of them flipped; 150 steps of 64 pairs of "
-    "each loss; cDPO and robust DPO know the share. The true reward on 1,024 held-out prompts at temperature "
-    "1.",
+    "each loss, thrice, with other labels flipped; cDPO and robust DPO know the share. The true reward on 1,024 "
+    "held-out prompts at temperature 1.",
     criterion="At 30 % flipped labels the true reward of cDPO, of robust DPO and of IPO is at least DPO's, by the mean "
     "over seeds.",
 )
@@ -50,6 +50,7 @@ VARIANTS = {
     "KTO": Variant({"loss": "kto"}),
 }
 AT_LEAST_DPO = ("cDPO", "robust", "IPO")
+SAME_WITHOUT_NOISE = ("cDPO", "robust")  # as DPO
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +59,7 @@ class VariantsFlags(config.Group):
     prompts: int = config.arg(256, "Prompts of the comparisons; each has 6", low=8)
     held_out: int = config.arg(1_024, "Prompts that the true reward is measured on", low=8)
     steps: int = config.arg(150, "Updates of each loss", low=1)
+    draws: int = config.arg(3, "Draws of the flipped labels, and of the order, that each result is the mean of", low=1)
     batch_size: int = config.arg(64, "Comparisons of an update", low=1)
     lr: float = config.arg(1e-3, "Adam's learning rate", low=0)
     # fmt: on
@@ -84,29 +86,35 @@ def measure(cfg: DpoVariants, runs: Any) -> Result:
     )
     held_out, _ = review_preferences.prompts(runs.seed, "variants held out", options.held_out)
     evaluate = review_preferences.evaluation(policy, sample, held_out, review_models.scores, runs.seed + 1)
-    rows = {
-        noise: review_preferences.columns(policy, review_preferences.flipped(pairs, noise, runs.seed))
-        for noise in NOISE
-    }
-    found: dict[str, dict[str, Any]] = {}
-    for name, variant in VARIANTS.items():
-        for noise in NOISE:
-            same = (
-                variant.smoothed
-                and not noise
-                and variant.flags.get("loss", "sigmoid") in ("sigmoid", "robust")
+    found: dict[str, dict[str, Any]] = {name: {} for name in VARIANTS}
+    for noise in NOISE:
+        draws = options.draws if noise else 1
+        turned = [
+            review_preferences.columns(
+                policy, review_preferences.flipped(pairs, noise, 1_000 * i + runs.seed)
             )
-            if same:  # without flipped labels they are DPO
-                found.setdefault(name, {})[str(noise)] = found[DPO][str(noise)]
+            for i in range(draws)
+        ]
+        for name, variant in VARIANTS.items():
+            if not noise and name in SAME_WITHOUT_NOISE:
+                found[name][str(noise)] = found[DPO][str(noise)]
                 continue
             objective = review_preferences.preference_objective(
                 policy, DpoLoss(**variant.flags), noise if variant.smoothed else 0.0
             )
-            params = review_preferences.fit_preferences(
-                policy, rows[noise], objective, lr=options.lr, batch=options.batch_size, steps=options.steps,
-                seed=runs.seed,
-            )  # fmt: skip
-            found.setdefault(name, {})[str(noise)] = evaluate(params)
+            ends = [
+                evaluate(
+                    review_preferences.fit_preferences(
+                        policy, rows, objective, lr=options.lr, batch=options.batch_size, steps=options.steps,
+                        seed=1_000 * i + runs.seed,
+                    )
+                )
+                for i, rows in enumerate(turned)
+            ]  # fmt: skip
+            found[name][str(noise)] = {key: float(np.mean([end[key] for end in ends])) for key in ends[0]}
+            review_models.progress(
+                runs.seed, f"{noise:.0%} flipped, {name}: {found[name][str(noise)]['reward']:.2f}"
+            )
     return {"first": evaluate(policy.params), "by": found}
 
 

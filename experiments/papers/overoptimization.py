@@ -39,6 +39,7 @@ COUNTS = tuple(2**i for i in range(12))  # n of best of n
 RL_PAIRS = 1_000
 FELL = 0.05  # standard deviations of the true reward below its maximum
 SMOOTH = 5  # logged points of RL in a mean
+LEVELS, SHARE = 10, 0.8  # rewards at which RL's KL is compared with best of n's, and how many have to hold
 
 
 class OveroptimizationSize(NamedTuple):
@@ -50,7 +51,7 @@ class OveroptimizationSize(NamedTuple):
 
 
 SIZES = {
-    "cpu": OveroptimizationSize(LmSize(2, 32, 4, 64), 64, 1e-3),
+    "cpu": OveroptimizationSize(LmSize(2, 32, 4, 64), 64, 5e-4),
     # 25M parameters; 92k samples and three times 400 iterations of 1,024 reviews are 6e15 FLOPs: most of the time is
     # that of decoding token by token.
     "gpu": OveroptimizationSize(
@@ -102,6 +103,9 @@ def measure(cfg: Overoptimization, runs: Any) -> Result:
         for pairs in PAIRS:
             proxy = trained_proxy(compared, gold_compared, hidden, pairs, over.rm_seeds, runs.seed)
             bon[name][str(pairs)] = best_of_n(proxy(seen), gold, distance, runs.seed)
+            review_models.progress(
+                runs.seed, f"{name}, {pairs:,} pairs: best at n = {bon[name][str(pairs)]['peak']:,}"
+            )
             if pairs == RL_PAIRS:
                 same = best_of_n(proxy(seen)[:1], gold, distance, runs.seed)
                 rl[name] = {"bon": same, **by_rl(cfg, policy, sample, proxy, seen, true, runs.seed)}
@@ -160,10 +164,11 @@ def by_rl(
     size, reward = SIZES[cfg.trial.size], reward_proxies.as_reward(proxy, seen)
     log = review_models.rloo(
         policy, sample, reward, true.of, batch=size.rl_batch, lr=size.rl_lr, iterations=cfg.over.iterations,
-        kl_end=cfg.over.kl_end, seed=seed,
+        kl_end=cfg.over.kl_end, seed=seed, measured=2_048,
     )  # fmt: skip
     d = np.sqrt(log["kl"])
     far = d > 1
+    review_models.progress(seed, f"RL: {log['iteration'][-1]} iterations, KL {log['kl'][-1]:.1f} nats")
     return {**log, "distance": d.tolist(), **fit(d[far], np.array(log["gold"])[far], np.log(d[far]))}
 
 
@@ -207,7 +212,7 @@ def judge(cfg: Overoptimization, results: list[Result]) -> list[Check]:
         by_seed("RL: .05 below the maximum at the end", results, functools.partial(_of_rl, _peaked)),
         by_seed("RL: the proxy rises on", results, functools.partial(_of_rl, _proxy_rises)),
         by_seed("RL: R² of d(a - b log d) above .8 for d > 1", results, functools.partial(_of_rl, _fits)),
-        by_seed("RL: more KL at equal reward than best of n", results, _costs_more),
+        by_seed("RL: more KL at equal reward than best of n, at 8 of 10", results, _costs_more),
     ]
 
 
@@ -252,16 +257,26 @@ def _fits(rl: Result) -> tuple[bool, str]:
 
 
 def _costs_more(result: Result) -> tuple[bool, str]:
-    """The KL at the highest reward that both reach, on every proxy; best of n by the reward model that RL has."""
+    """Whether RL needs more KL than best of n by the same reward model at most of ten rewards, on every proxy."""
     holds, texts = [], []
     for name, rl in result["rl"].items():
-        bon, gold = rl["bon"]["gold"], smoothed(rl["gold"])
-        level = min(max(bon), gold.max())
-        of_best = first_reaches([kl_of_best(n) for n in COUNTS], bon, level)
-        of_rl = first_reaches(rl["kl"], gold.tolist(), level)
-        holds.append(of_rl > of_best)
-        texts.append(f"{name} {of_rl:.1f} and {of_best:.1f} nats")
+        needed = kl_needed(rl)
+        more = sum(of_rl > of_best for of_rl, of_best in needed)
+        holds.append(more >= SHARE * LEVELS)
+        half = needed[LEVELS // 2 - 1]
+        texts.append(f"{name} {more} of {LEVELS}, {half[0]:.1f} and {half[1]:.1f} nats at half")
     return all(holds), ", ".join(texts)
+
+
+def kl_needed(rl: Result) -> list[tuple[float, float]]:
+    """(RL's KL, best of n's) where each first reaches a tenth, two tenths, ... of the highest reward both reach.
+
+    At the highest alone best of n is at its peak, where it spends KL for nothing.
+    """
+    bon, gold = rl["bon"]["gold"], rl["gold"]
+    highest, spent = min(max(bon), max(gold)), [kl_of_best(n) for n in COUNTS]
+    levels = [highest * (i + 1) / LEVELS for i in range(LEVELS)]
+    return [(first_reaches(rl["kl"], gold, level), first_reaches(spent, bon, level)) for level in levels]
 
 
 def draw(cfg: Overoptimization, results: list[Result], figure: Any) -> None:
@@ -276,7 +291,7 @@ def draw(cfg: Overoptimization, results: list[Result], figure: Any) -> None:
         for i, one in enumerate(results):
             rl = one["rl"][name]
             right.plot(rl["distance"], rl["gold"], "o", color=colour, markersize=2, alpha=0.5)
-            d = np.linspace(1, rl["distance"][-1], 60)
+            d = np.linspace(1, max(1.0, *rl["distance"]), 60)  # the fit is of d > 1
             right.plot(d, d * (rl["a"] - rl["b"] * np.log(d)), color=colour, label=name if not i else None)
     left.plot(
         distance,

@@ -4,7 +4,6 @@ A review is at most LENGTH tokens: of each sentence noun, adverb where there is 
 """
 
 import functools
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -42,6 +41,11 @@ class Policy(NamedTuple):
     params: Any
 
 
+def progress(seed: int, text: str) -> None:
+    """Prints where a seed is, as jaxtrain.apps.papers.trials prints that it has ended."""
+    print(f"seed {seed}  {text}", flush=True)
+
+
 def encode(text: str) -> list[int]:
     """The tokens of a review, END at its end."""
     remarks = reviews.parse_review(text)
@@ -76,9 +80,24 @@ def scores(tokens: np.ndarray, score: Callable[[str], float] = reviews.review_go
     return np.array([INVALID if one is None else score(reviews.render_review(one)) for one in every])
 
 
-def positive(text: str) -> float:
-    """The probability that a review is positive, as a classifier of its sentiment has it."""
-    return 1 / (1 + math.exp(-reviews.sentiment(text)))
+def text_of(tokens: Sequence[int]) -> str:
+    """The text of any tokens up to END, whole sentences or not."""
+    words = []
+    for token in tokens:
+        if token == END:
+            break
+        word = WORDS[token]
+        words.append(f"The {word} was" if token in NOUN_IDS else word + "." * (token in _ADJECTIVE))
+    return " ".join(words)
+
+
+def positivity(tokens: np.ndarray) -> np.ndarray:
+    """f64[B]: the probability σ(sentiment) that each row of i32[B, N] is positive.
+
+    As a classifier of sentiment it takes any text, one cut off or broken included; what is no sentence counts nothing.
+    """
+    sentiments = [reviews.sentiment(text_of(row)) for row in np.asarray(tokens).tolist()]
+    return 1 / (1 + np.exp(-np.array(sentiments)))
 
 
 def corpus(seed: int, name: str, count: int) -> np.ndarray:

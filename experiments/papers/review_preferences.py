@@ -1,6 +1,7 @@
 """Comparisons of review continuations, and policies trained on them: by DPO's family, by PPO, and as plain text."""
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -30,7 +31,18 @@ class PpoSettings(NamedTuple):
     epochs: int = 2
     lr: float = 1e-3
     first_coef: float = 0.1  # in units of the reward's standard deviation
-    horizon: float = 1_000.0  # episodes
+
+    def horizon(self) -> float:
+        """Episodes: a 50th of all of them. A longer one, as that of runs of 1M episodes, never reaches the target."""
+        return self.iterations * self.batch / 50
+
+
+class RewardModelSettings(NamedTuple):
+    """Training of a reward model on comparisons; the number of epochs is that of the best held-out accuracy."""
+
+    lr: float = 3e-3
+    epochs: int = 4
+    batch: int = 64
 
 
 def prompts(seed: int, name: str, count: int) -> tuple[Prompts, np.ndarray]:
@@ -202,7 +214,7 @@ def ppo(
         kl = float(np.mean(metrics["objective/kl"]))
         coef = float(
             adaptive_kl(
-                coef, kl, target=settings.target_kl, horizon=settings.horizon, episodes=settings.batch
+                coef, kl, target=settings.target_kl, horizon=settings.horizon(), episodes=settings.batch
             )
         )
         if observe is not None:
@@ -241,27 +253,70 @@ def labelled(
     some: Prompts,
     true: Reward,
     seed: int,
+    *,
+    sharpness: float = math.inf,
     samples: int = 4,
-) -> tuple[ComparedReviews, Reward]:
-    """(comparisons of `samples` continuations of each prompt, a reward model of them): what DPO and PPO learn from.
+) -> tuple[ComparedReviews, np.ndarray]:
+    """Comparisons of `samples` continuations of each prompt, labelled by the true reward; and those, i32[B, LENGTH].
 
-    A Bradley-Terry annotator labels by the true reward; the reward model is an MLP-64.
+    With a finite sharpness a Bradley-Terry annotator labels, `sharpness` log-odds a standard deviation of the reward.
     """
-    from experiments.papers import reward_proxies
-    from experiments.papers.reward_proxies import PairData
-
     tokens = sample(policy.params, repeated(some, samples), seed)
-    gold, seen = true(tokens), reward_proxies.features(tokens)
-    rng = np.random.default_rng(seed)
+    gold, rng = true(tokens), np.random.default_rng(seed)
 
     def wins(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        log_odds = reward_proxies.SHARPNESS * (gold[first] - gold[second]) / gold.std()
+        gap = gold[first] - gold[second]
+        log_odds = np.multiply(sharpness, gap / gold.std(), where=gap != 0, out=np.zeros(len(gap)))
         return rng.random(len(first)) < 1 / (1 + np.exp(-log_odds))
 
-    pairs = compare(some, tokens.reshape(-1, samples, LENGTH), wins)
-    data = PairData(
-        reward_proxies.features(pairs.tokens[:, 0]),
-        reward_proxies.features(pairs.tokens[:, 1]),
-        np.ones(len(pairs.prompt), bool),
+    return compare(some, tokens.reshape(-1, samples, LENGTH), wins), tokens
+
+
+def reward_model(
+    policy: Policy, pairs: ComparedReviews, seen: np.ndarray, settings: RewardModelSettings, seed: int
+) -> Reward:
+    """A reward model of the comparisons, on the policy's own trunk, with mean 0 and deviation 1 over `seen` reviews.
+
+    It scores any text: it knows no more of what a review is than the comparisons say, as DPO does.
+    """
+    import jax
+    import optax
+
+    from jaxtrain.models import reward as reward_models
+    from jaxtrain.objectives.reward import reward as objective
+
+    scorer, count = reward_models.build(policy.model, members=1), len(pairs.prompt)
+    rows = whole_batch(pairs.tokens) | {
+        "prefer": np.tile(np.array([[0, 1], [0, 0]], np.float32), (count, 1, 1)),
+        "margin": np.zeros(count, np.float32),
+    }
+    steps = max(1, round(settings.epochs * count / settings.batch))
+    schedule = optax.cosine_decay_schedule(settings.lr, steps, 0.1)
+    params = review_models.fit(
+        scorer.grow(policy.params, jax.random.key(seed)),
+        functools.partial(objective, scores=scorer.scores, loss="logistic", centering=0.0),
+        review_models.shuffled(rows, settings.batch, steps, seed),
+        optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=0.0)),
     )
-    return pairs, reward_proxies.as_reward(reward_proxies.train([data], 64, [seed]), seen)
+    scores = jax.jit(scorer.scores)
+
+    def score(tokens: np.ndarray) -> np.ndarray:
+        return np.asarray(scores(params, whole_batch(tokens[:, None])), np.float64)[0, :, 0]
+
+    first = score(seen)
+    return lambda tokens: (score(tokens) - first.mean()) / first.std()
+
+
+def whole_batch(tokens: np.ndarray) -> dict[str, np.ndarray]:
+    """The columns that a reward model reads of reviews i32[..., LENGTH]: START and all tokens, END among them."""
+    lengths = review_models.lengths_of(tokens) + 1
+    start = np.full((*tokens.shape[:-1], 1), review_models.START, np.int32)
+    place = np.broadcast_to(
+        np.arange(tokens.shape[-1] + 1, dtype=np.int32), (*lengths.shape, tokens.shape[-1] + 1)
+    )
+    return {
+        "tokens": np.concatenate([start, tokens], -1),
+        "segments": (place < lengths[..., None]).astype(np.int32),
+        "positions": place,
+        "length": lengths,
+    }

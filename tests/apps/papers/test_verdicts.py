@@ -31,7 +31,10 @@ def test_the_mean_and_its_interval():
     many = verdicts.mean_and_interval([0.0, 1.0] * 20)
     assert many == (0.5, pytest.approx(1.96 * math.sqrt(10 / 39) / math.sqrt(40)))
     assert verdicts.on_mean("high", [1, 2, 3], low=2) == Check("high", True, "2.000 ± 2.484")
-    assert verdicts.on_mean("high", [1, 2, 3], low=2.1).passed is False
+    assert verdicts.on_mean("high", [1, 2, 3], low=2.1).passed is None  # 2 ± 2.484 reaches it
+    assert verdicts.on_mean("high", [1, 2, 3], low=4.5).passed is False
+    assert verdicts.on_mean("both", [1, 2, 3], low=-1, high=-0.4).passed is None
+    assert verdicts.on_mean("both", [1, 2, 3], low=-1, high=-0.5).passed is False
     assert verdicts.on_mean("low", [0.5], high=0.4, digits=1) == Check("low", False, "0.5")
     assert verdicts.on_mean("a number", [math.nan, 1], low=0).passed is False
 

@@ -49,12 +49,6 @@ def test_each_part_of_the_criterion_can_fail(tmp_path):
         assert outcomes(one, tmp_path) == [j != i for j in range(3)]
 
 
-def test_the_reward_is_a_probability():
-    tokens = review_models.padded([review_models.encode("The soup was very lovely."), [5, review_models.END]])
-    # 1.5 of very times 1.4 of lovely
-    assert dpo_frontier.true_reward(tokens) == pytest.approx([1 / (1 + math.exp(-2.1)), 0])
-
-
 def test_unlikelihood_by_hand():
     class Model:
         """Logits that are the same everywhere: log 3, 0, 0, ..."""

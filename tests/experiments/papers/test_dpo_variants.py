@@ -27,8 +27,11 @@ def test_a_result_like_the_papers_passes(tmp_path):
 def test_a_loss_below_dpo_fails(tmp_path, i):
     bad = copy.deepcopy(result())
     bad["by"][dpo_variants.AT_LEAST_DPO[i]]["0.3"]["reward"] = -3.0
-    outcomes = drawn.outcomes(dpo_variants, dpo_variants.DpoVariants(), [result(), result(), bad], tmp_path)
-    assert outcomes == [j != i for j in range(3)], "the mean over seeds decides"
+    cfg = dpo_variants.DpoVariants()
+    outcomes = drawn.outcomes(dpo_variants, cfg, [bad] * 3, tmp_path)
+    assert outcomes == [j != i for j in range(3)]
+    outcomes = drawn.outcomes(dpo_variants, cfg, [result(), result(), bad], tmp_path)
+    assert outcomes == [None if j == i else True for j in range(3)], "a mean of -1 ± 4 decides nothing"
 
 
 def test_every_variant_is_a_loss_that_can_be_trained():

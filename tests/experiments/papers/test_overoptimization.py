@@ -27,6 +27,14 @@ def test_where_a_curve_reaches_a_reward():
     assert overoptimization.first_reaches([0, 1], [0, 1], 2) == math.inf
 
 
+def test_the_kl_at_equal_reward_is_over_the_whole_curve():
+    bon = {"gold": [0.2 * i for i in range(12)]}
+    needed = overoptimization.kl_needed({"bon": bon, "kl": [0, 1, 2], "gold": [0, 1, 1.5]})
+    assert len(needed) == overoptimization.LEVELS and needed[-1][0] == pytest.approx(2)
+    assert needed[0][0] == pytest.approx(0.15)  # a tenth of 1.5
+    assert needed[0][1] == pytest.approx(0.75 * overoptimization.kl_of_best(2))
+
+
 def test_ranks():
     assert overoptimization.spearman([1, 2, 3], [10, 20, 20]) == pytest.approx(math.sqrt(3) / 2)
     assert overoptimization.spearman([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
@@ -43,7 +51,7 @@ def result():
             gold = [d * (1.2 - (0.34 - 0.05 * i) * d) for d in distance]
             bon[name][str(pairs)] = {"gold": gold, "peak": COUNTS[int(np.argmax(gold))], "r2": 0.99}
     d = np.linspace(0, 7, 60)
-    gold = d * (0.6 - 0.4 * np.log(np.maximum(d, 1e-9)))
+    gold = d * (0.6 - 0.4 * np.log(np.maximum(d, 1)))
     rl = {"kl": (d**2).tolist(), "distance": d.tolist(), "gold": gold.tolist(), "proxy": d.tolist(), "r2": 0.95,
           "a": 0.6, "b": 0.4}  # fmt: skip
     return {"bon": bon, "rl": {name: {**rl, "bon": bon[name]["1000"]} for name in PROXIES},

@@ -49,6 +49,20 @@ def test_a_review_without_its_end_is_none():
     assert review_models.scores(np.array([[*TOKENS, END]])) == pytest.approx([reviews.review_gold(TEXT)])
 
 
+def test_sentiment_is_that_of_any_text():
+    def ids(*words):
+        return [WORDS.index(word) for word in words]
+
+    rows = [
+        ids("soup", "very", "lovely", "</s>"),  # 1.5 of very times 1.4 of lovely
+        ids("bread", "not", "soup", "very", "lovely", "room"),  # broken, and cut off before its end
+        ids("very", "awful", "</s>", "room", "awful"),
+    ]
+    assert review_models.text_of(rows[1]) == "The bread was not The soup was very lovely. The room was"
+    wanted = [1 / (1 + np.exp(-2.1))] * 2 + [0.5]
+    assert review_models.positivity(review_models.padded(rows)) == pytest.approx(wanted)
+
+
 def test_the_batch_of_reviews():
     batch = review_models.batch_of(review_models.padded([[*TOKENS, END], [5, 30, END]]), np.array([2, 0]))
     assert batch["tokens"][0, :7].tolist() == [0, *TOKENS, END]

@@ -64,6 +64,38 @@ def test_preferred_words_become_likelier(policy, loss):
     assert before["kl"] == 0 and after["kl"] > 0.1 and after["reward"] > before["reward"] + 0.2
 
 
+def test_labels_are_by_the_reward_and_noise_is_bradley_terry(policy):
+    sample = review_models.sampler(policy.model)
+    some, _ = review_preferences.prompts(0, "x", 128)
+    exact, seen = review_preferences.labelled(policy, sample, some, lovely, 0)
+    gap = lovely(exact.tokens[:, 0]) - lovely(exact.tokens[:, 1])
+    assert seen.shape == (512, LENGTH) and gap.min() == 0 and gap.max() >= 1
+    noisy, _ = review_preferences.labelled(policy, sample, some, lovely, 0, sharpness=1.0)
+    gap = lovely(noisy.tokens[:, 0]) - lovely(noisy.tokens[:, 1])
+    one = 1 / lovely(seen).std()  # log-odds of a word more
+    assert (gap[abs(gap) == 1] > 0).mean() == pytest.approx(1 / (1 + np.exp(-one)), abs=0.08)
+
+
+def test_a_reward_model_of_the_policys_shape_learns_the_reward(policy):
+    sample = review_models.sampler(policy.model)
+    some, _ = review_preferences.prompts(0, "x", 128)
+    pairs, seen = review_preferences.labelled(policy, sample, some, lovely, 0)
+    settings = review_preferences.RewardModelSettings(lr=1e-2, epochs=6)
+    reward = review_preferences.reward_model(policy, pairs, seen, settings, 0)
+    scores = reward(seen)
+    assert (scores.mean(), scores.std()) == pytest.approx((0, 1), abs=1e-4)
+    assert scores[lovely(seen) > 0].mean() > scores[lovely(seen) == 0].mean() + 0.5
+    batch = review_preferences.whole_batch(review_models.padded([[5, 7, END]]))
+    assert batch["tokens"][0, :5].tolist() == [0, 5, 7, END, 0] and batch["length"].tolist() == [4]
+
+
+def test_the_price_of_kl_moves_within_a_run():
+    # A fifth more a step at most, over 60 iterations: 2 % an iteration at the horizon of a run of 1M episodes.
+    settings = PpoSettings(iterations=60, batch=128)
+    assert settings.horizon() == pytest.approx(153.6)
+    assert 0.2 * settings.batch / settings.horizon() > 0.15
+
+
 def test_ppo_raises_the_reward_and_keeps_to_its_kl(policy):
     sample = review_models.sampler(policy.model)
     some, _ = review_preferences.prompts(0, "x", 32)
