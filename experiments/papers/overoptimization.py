@@ -39,7 +39,7 @@ COUNTS = tuple(2**i for i in range(12))  # n of best of n
 RL_PAIRS = 1_000
 FELL = 0.05  # standard deviations of the true reward below its maximum
 SMOOTH = 5  # logged points of RL in a mean
-LEVELS, SHARE = 10, 0.8  # rewards at which RL's KL is compared with best of n's, and how many have to hold
+LEVELS = 10  # rewards at which RL's KL is compared with best of n's
 
 
 class OveroptimizationSize(NamedTuple):
@@ -212,7 +212,7 @@ def judge(cfg: Overoptimization, results: list[Result]) -> list[Check]:
         by_seed("RL: .05 below the maximum at the end", results, functools.partial(_of_rl, _peaked)),
         by_seed("RL: the proxy rises on", results, functools.partial(_of_rl, _proxy_rises)),
         by_seed("RL: R² of d(a - b log d) above .8 for d > 1", results, functools.partial(_of_rl, _fits)),
-        by_seed("RL: more KL at equal reward than best of n, at 8 of 10", results, _costs_more),
+        by_seed("RL: more KL at equal reward than best of n, mean of ten", results, _costs_more),
     ]
 
 
@@ -257,25 +257,20 @@ def _fits(rl: Result) -> tuple[bool, str]:
 
 
 def _costs_more(result: Result) -> tuple[bool, str]:
-    """Whether RL needs more KL than best of n by the same reward model at most of ten rewards, on every proxy."""
-    holds, texts = [], []
-    for name, rl in result["rl"].items():
-        needed = kl_needed(rl)
-        more = sum(of_rl > of_best for of_rl, of_best in needed)
-        holds.append(more >= SHARE * LEVELS)
-        half = needed[LEVELS // 2 - 1]
-        texts.append(f"{name} {more} of {LEVELS}, {half[0]:.1f} and {half[1]:.1f} nats at half")
-    return all(holds), ", ".join(texts)
+    """Whether RL needs more KL than best of n by the same reward model in the mean of ten rewards, on every proxy."""
+    needed = {name: np.mean(kl_needed(rl), 0).tolist() for name, rl in result["rl"].items()}
+    texts = [f"{name} {of_rl:.1f} and {of_best:.1f} nats" for name, (of_rl, of_best) in needed.items()]
+    return all(of_rl > of_best for of_rl, of_best in needed.values()), ", ".join(texts)
 
 
 def kl_needed(rl: Result) -> list[tuple[float, float]]:
     """(RL's KL, best of n's) where each first reaches a tenth, two tenths, ... of the highest reward both reach.
 
-    At the highest alone best of n is at its peak, where it spends KL for nothing.
+    At the highest alone best of n is at its peak, where it spends KL for nothing; below d = 1 neither form is a fit.
     """
     bon, gold = rl["bon"]["gold"], rl["gold"]
     highest, spent = min(max(bon), max(gold)), [kl_of_best(n) for n in COUNTS]
-    levels = [highest * (i + 1) / LEVELS for i in range(LEVELS)]
+    levels = [highest * ((i + 1) / LEVELS) for i in range(LEVELS)]
     return [(first_reaches(rl["kl"], gold, level), first_reaches(spent, bon, level)) for level in levels]
 
 
