@@ -1,4 +1,9 @@
-"""The frontier of reward and KL of DPO, IPO, unlikelihood, Preferred-FT, PPO, and PPO on the true reward."""
+"""The frontier of reward and KL of DPO, IPO, unlikelihood, Preferred-FT, PPO, and PPO on the true reward.
+
+Looked at on seed 3, which is not reported: DPO is above PPO up to about 2 nats and around 8 to 9, PPO by .01 to .03
+between and beyond, at DPO's learning rates of 5e-4 and 1e-3. Where every text that is no whole review had reward 0, a
+DPO policy at 10 nats had .3, its valid texts .96.
+"""
 
 import dataclasses
 import functools

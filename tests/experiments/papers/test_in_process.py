@@ -89,7 +89,7 @@ def test_temperatures(tmp_path, monkeypatch):
 def test_variants(tmp_path, monkeypatch):
     monkeypatch.setattr(dpo_variants, "SIZE", TINY)
     monkeypatch.setattr(dpo_variants, "NOISE", (0.0, 0.3))
-    flags = dpo_variants.VariantsFlags(prompts=8, held_out=64, steps=20)
+    flags = dpo_variants.VariantsFlags(prompts=8, held_out=64, steps=20, draws=2)
     values = finished(dpo_variants, dpo_variants.DpoVariants(variants=flags), tmp_path)
     assert values["by"].keys() == dpo_variants.VARIANTS.keys()
     assert values["by"]["cDPO"]["0.0"] == values["by"]["DPO"]["0.0"]
