@@ -38,6 +38,7 @@ setup(
         "numpy>=2.0",
         "optax>=0.2.6",
         "orbax-checkpoint>=0.12",
+        "pyyaml>=6.0",
         "rich>=13.7",
         "safetensors>=0.8",
         "tensorboardX>=2.6.2",

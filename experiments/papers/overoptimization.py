@@ -26,7 +26,8 @@ PAPER = Paper(
     measured="Reviews whose true reward saturates in praise and punishes gushing, repeats and rambling. A language "
     "model of 25k parameters; linear, MLP-8 and MLP-64 reward models of 250 to 16k comparisons, 3 RM seeds "
     "each; best of 1 to 2,048 by the unbiased estimator; RLOO without KL penalty against those of 1k "
-    "comparisons, up to 60 nats.",
+    "comparisons, up to 60 nats. RL's rate, and ten rewards at which KL is compared, were set on seed 3 after a first "
+    "run of seeds 0 to 2.",
     criterion="Best of n: R² of d(a - b d) above .9 in every configuration; with 250 pairs the reward at n = 2,048 is "
     ".05 below its maximum; the peak's n does not fall with data (Spearman above 0). RL: the reward peaks "
     "before the end by .05, the proxy rises on, R² of d(a - b log d) above .8 for d > 1, and at equal reward "

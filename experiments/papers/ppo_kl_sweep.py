@@ -52,7 +52,7 @@ def measure(cfg: PpoKlSweep, runs: Any) -> Result:
     for price in PRICES:
         run = recipes.ppo(
             runs, sft, model, f"--kl_coef={price or FREE}", "--ptx_weight=0", f"--steps={cfg.sweep.iterations}"
-        )
+        )  # fmt: skip
         found["gold"].append(recipes.measures(recipes.answers(runs, run))["gold"])
         # The last eighth of the iterations, before the price is taken off.
         for name, metric in (("score", "objective/scores"), ("kl", "objective/kl")):
