@@ -37,7 +37,7 @@ def counts(entries: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def write_page(root: Path, entries: Sequence[Mapping[str, Any]]) -> Path:
-    """Writes papers.html, which has the figures in it; returns its path."""
+    """Writes papers.html, which has the figures in it, those that have run first; returns its path."""
     cards = [
         {
             **entry["paper"]._asdict(),
@@ -46,7 +46,7 @@ def write_page(root: Path, entries: Sequence[Mapping[str, Any]]) -> Path:
             "figures": [_inline(entry["folder"] / name, f"{entry['paper'].name}-{i}-")
                         for i, name in enumerate((figures.LIGHT, figures.DARK))] if entry["result"] else [],
         }
-        for entry in entries
+        for entry in sorted(entries, key=lambda entry: not entry["result"])
     ]  # fmt: skip
     template = html.template(Path(__file__).parent / "pages" / "papers.html.jinja")
     path = root / PAGE
