@@ -46,11 +46,12 @@ def measure(cfg: CaiPrinciples, runs: Any) -> Result:
 
     base = recipes.pretrained(runs)
     policy = recipes.helpful(runs, base)
+    own = runs.folder / f"constitution-{runs.seed}"  # seeds run at once
     found: dict[str, list[float]] = {"harmful": [], "distinct": []}
     for number in NUMBERS:
         run = recipes.revised(
             runs, policy, base, f"tinytown:redteam:test?held_out={cfg.revising.prompts}",
-            f"--constitution={constitution(runs.folder, number)}",
+            f"--constitution={constitution(own, number)}",
         )  # fmt: skip
         rows = atomic.read_jsonl(run / "revise" / "rounds.jsonl")
         last = [row["revision"] for row in rows if row["round"] == 4 and "fault" not in row]
@@ -70,7 +71,7 @@ def constitution(folder: Path, number: int) -> Path:
         (Path(principles.__file__).parent / "constitutions" / "tinytown.json").read_text(encoding="utf-8")
     )
     about_harm = [one for one in whole["principles"] if one["id"].startswith("harm-")]
-    file = folder / f"constitution-{number}.json"
+    file = folder / f"{number}.json"
     folder.mkdir(parents=True, exist_ok=True)
     atomic.write_text(file, json.dumps({**whole, "principles": about_harm[:number]}))
     return file
