@@ -26,6 +26,7 @@ from jaxtrain.config_fields import (  # noqa: F401
     is_bucket_error,
     is_remote,
     leaves,
+    listed,
     require_default,
     to_dict,
 )  # fmt: skip
@@ -375,7 +376,7 @@ class Run(Group):
 
     def task_names(self) -> list[str]:
         """The parts of --eval_tasks, each once."""
-        return list(dict.fromkeys(one.strip() for one in self.eval_tasks.split(",") if one.strip()))
+        return list(dict.fromkeys(listed(self.eval_tasks)))
 
     def trackers(self) -> tuple[str, ...]:
         """The parts of --track. Raises ConfigError for one that there is not."""

@@ -94,6 +94,11 @@ def leaves(config: ConfigT | type) -> Iterator[tuple[str, dataclasses.Field, Any
             yield part.name, field, getattr(value, field.name)
 
 
+def listed(text: str) -> list[str]:
+    """The parts of a flag's text that commas separate; those that are empty are none."""
+    return [part for part in map(str.strip, text.split(",")) if part]
+
+
 def require_default(part: Group, why: str, names: Collection[str] = (), usual: Group | None = None) -> None:
     """Raises ConfigError, `--x, --y: WHY; leave them out`, for the fields of a group, all or `names`, that differ from
     `usual`, by default the group's own defaults.

@@ -63,8 +63,9 @@ def from_flags(cls: ConfigClass, argv: list[str]) -> ConfigT | None:
     if search or values.helpfull:
         return None
     given = {field.name: values[field.name].value for _, field, _ in leaves(cls)}
+    usual = cls()
     for part in dataclasses.fields(cls):
-        derived = getattr(getattr(cls(), part.name), "derived", None)
+        derived = getattr(getattr(usual, part.name), "derived", None)
         given |= derived(given, lambda name: values[name].present > 0) if derived else {}
     if "warmup" in given and not values["warmup"].present:
         given["warmup"] = _scaled_warmup(given["warmup"], given["steps"])

@@ -32,7 +32,7 @@ def papers() -> list[Paper]:
 def chosen(only: str) -> list[Paper]:
     """The experiments that --only names. Raises ConfigError for one that is not there."""
     every = papers()
-    names = [name.strip() for name in only.split(",") if name.strip()]
+    names = config.listed(only)
     if unknown := sorted(set(names) - {paper.name for paper in every}):
         there = ", ".join(paper.name for paper in every)
         raise config.ConfigError(

@@ -37,7 +37,8 @@ def stack(
     """
     block, windows = Block(arch, how.dtype, moe.feed_forward(arch, how)), arch.windows()
 
-    def one(x: Array, p: Params, cache: Any, index: Any, windowed: Any, layer: Any) -> tuple[Array, Any]:
+    def one(x: Array, p: Params, cache: Any, index: Any, windowed: Any) -> tuple[Array, Any]:
+        layer = index if how.scan_layers else None
         if isinstance(windowed, int):
             rotary, mix = tables[bool(windowed)], mixer(windowed)
         else:
@@ -56,7 +57,7 @@ def stack(
 
         def scanned(carry: tuple, s: tuple) -> tuple[tuple, Any]:
             p, index, windowed = s
-            x, (cache, sums) = one(carry[0], p, carry[1], index, windowed if mixed else windows[0], index)
+            x, (cache, sums) = one(carry[0], p, carry[1], index, windowed if mixed else windows[0])
             return (x, cache), sums
 
         steps = (layers, jnp.arange(arch.layers), flags)
@@ -64,7 +65,7 @@ def stack(
         return x, cache, sums
     parts, back = layers if isinstance(layers, tuple) else unstack(layers, arch.layers), []
     for i, window in enumerate(windows):
-        step = _remat(how.remat, functools.partial(one, index=i, windowed=window, layer=None), False)
+        step = _remat(how.remat, functools.partial(one, index=i, windowed=window), False)
         x, new = step(x, parts[i], cache[i] if cache is not None else None)
         back.append(new)
     caches, sums = zip(*back, strict=True)

@@ -38,7 +38,7 @@ class AnnotationPrompts(config.Group):
 
     def models(self) -> list[str]:
         """The models of --model."""
-        return [one.strip() for one in self.model.split(",") if one.strip()]
+        return config.listed(self.model)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -106,7 +106,7 @@ class Benchmarks(config.Group):
 
     def names(self) -> list[str]:
         """The parts of --tasks, each once."""
-        return list(dict.fromkeys(one.strip() for one in self.tasks.split(",") if one.strip()))
+        return list(dict.fromkeys(config.listed(self.tasks)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,7 +24,7 @@ class SoakFlags(config.Group):
 
     def names(self, flag: str) -> list[str]:
         """The parts of --stages or --faults."""
-        return [part.strip() for part in getattr(self, flag).split(",") if part.strip()]
+        return config.listed(getattr(self, flag))
 
 
 @dataclasses.dataclass(frozen=True)

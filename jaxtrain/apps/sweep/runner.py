@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from jaxtrain.apps.sweep.config import SweepFlags
 from jaxtrain.apps.sweep.trials import SweepTrial, arguments
-from jaxtrain.config import ConfigError
+from jaxtrain.config import ConfigError, listed
 from jaxtrain.files import accelerators, atomic, processes
 
 DONE, LOG = "done.json", "log.txt"  # in the folder of a run
@@ -54,7 +54,7 @@ def runs(sweep: SweepFlags, found: Sequence[SweepTrial], out: Path) -> list[Swee
 def gpus() -> list[str]:
     """The GPUs that this process may use, by name."""
     if (given := os.environ.get(VISIBLE)) is not None:
-        return [one.strip() for one in given.split(",") if one.strip()]
+        return listed(given)
     return [str(n) for n in range(accelerators.nvidia_gpus())]
 
 
