@@ -48,10 +48,10 @@ def prose(count):
 class Bench:
     """Where the runs of a module live."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, cache=None):
         self.folder = folder
         self.corpus = write(folder / "corpus.jsonl", prose(300))
-        self.cache = f"--cache_dir={folder / 'cache'}"
+        self.cache = f"--cache_dir={cache or folder / 'cache'}"
 
     def start(self, *flags, stage="pretrain", devices=1, env=(), data=None, small=SMALL, prefix=()):
         """A stage's command as a process; `small` are flags that all commands have."""
@@ -248,8 +248,15 @@ def free_port():
 
 
 @pytest.fixture(scope="session")
-def bench(tmp_path_factory):
-    return Bench(tmp_path_factory.mktemp("runs"))
+def compiled(tmp_path_factory):
+    """The cache of all modules: a program that two of them run is compiled once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory, compiled):
+    """A folder of the module's own: modules that give their runs the same name may follow each other in one process."""
+    return Bench(tmp_path_factory.mktemp("runs"), compiled)
 
 
 def rows(workdir):
