@@ -35,7 +35,7 @@ PARTS: dict[str, Part] = {
     ),
     "tests": Part("tests of the suite on the device", f"{HERE}.device_tests", "tests", (), 20, 60, UNTUNED),
     "pretrain_1.3b": Part("pretraining, 1.3B", f"{HERE}.speed", "pretrain", ("1.3B",), 30, 90),
-    "decode": Part("decode, 1.3B", f"{HERE}.speed", "decode", (), 20, 60),
+    "decode": Part("decode, 1.3B", f"{HERE}.speed", "decode", (), 20, 100),
     "torch_pretrain": Part("pretraining in torch", f"{HERE}.torch_speed", "pretrain", (), 30, 110),
     "torch_decode": Part("decode in torch", f"{HERE}.torch_speed", "decode", (), 15, 40),
     "ppo": Part("a PPO iteration, 350M", f"{HERE}.ppo_speed", "iteration", (), 30, 75),
