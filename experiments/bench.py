@@ -150,7 +150,7 @@ def measure_sampling(cfg: Bench, arch: Any) -> dict:
         return engine.complete(work.engine, work.params, work.batch)
 
     if (run().lengths != new).any():
-        raise config.Failure("a row ended before its time")
+        raise config.Failure("a row ended before it had all its tokens, so that the times are of less work")
     first = host.seconds_since_start()
     times = timing.repeat(run, warmup=cfg.what.warmup_steps - 1, repeats=max(cfg.what.rounds, 1))
     flops, size = transformer.flops_per_token(arch, T) / 3 * B, 2**28

@@ -25,6 +25,7 @@ from jaxtrain.types import Shards
 
 BLOCK = 64  # queries in a block; PERF: 64 to 128 are the fastest on a CPU
 SHORT = 128  # a row below it, as a prompt may be, costs little with any kernel
+LONG = 2048  # PERF: from here on `blocked` compiles thrice as long as `flash` on a CPU, and is slower
 SAVED = (CONTEXT, LOG_SUM_EXP)  # names of what a kernel's backward pass needs of its forward pass, for remat
 
 
@@ -128,7 +129,7 @@ def choose(
     if platform in ("gpu", "cuda"):
         lacking = cudnn_attention.lacks(arch, dtype, capability, window)
         return ("flash", lacking) if lacking else ("cudnn", "")
-    return "blocked", ""
+    return ("blocked" if length < LONG else "flash"), ""
 
 
 @functools.cache

@@ -59,6 +59,8 @@ def test_the_best_kernel_of_each_platform_is_chosen_and_a_fallback_says_why():
     choose = functools.partial(attention.choose, "auto")
     for arch, dtype, length, platform, capability, best in [
         (llama, jnp.float32, 100, "cpu", "", "blocked"),
+        (llama, jnp.float32, 2047, "cpu", "", "blocked"),
+        (llama, jnp.float32, 2048, "cpu", "", "flash"),
         (llama, jnp.bfloat16, 101, "gpu", "", "cudnn"),
         (llama, jnp.bfloat16, 101, "cuda", "8.0", "cudnn"),
         (wide, jnp.bfloat16, 100, "gpu", "9.0", "cudnn"),

@@ -302,7 +302,10 @@ def _wrong(batch: Any, data: str, folder: Path) -> Iterator[str]:
     cfg = _dialogs(data, "skip", str(folder / "cache"))
     try:
         records = sources.whole(source_spec.parse(data)[0], cfg, None)
-        read = [json.dumps(one, sort_keys=True) for _, block in records.blocks() for one in block]
+        # repr: of bytes that are no UTF-8, which whoever needs the field refuses
+        read = [
+            json.dumps(one, sort_keys=True, default=repr) for _, block in records.blocks() for one in block
+        ]
     except ConfigError:
         return
     if batch.expected:
