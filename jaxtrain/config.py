@@ -49,7 +49,7 @@ class Model(Group):
         "Compute type (mixed precision: parameters stay f32). auto: bfloat16 on GPU and TPU, float32 on CPU",
         choices=("auto", "float32", "bfloat16"), live=True)
     attention: str = arg("auto",
-        "Attention kernel. auto: cudnn on GPU, splash on TPU, flash where they cannot; on CPU blocked, flash from T=2048",
+        "Attention kernel. auto: cudnn on GPU, splash on TPU, else flash; on CPU blocked, or flash from T=2048 on",
         choices=("auto", "blocked", "xla", "flash", "cudnn", "splash"), live=True)
     scan_layers: str = arg("auto",
         "Scan over layers: compiles faster, runs 2.2 times slower on a CPU. auto: off on CPU, and in decode on GPU",
