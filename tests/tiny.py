@@ -14,14 +14,14 @@ from jaxtrain.models.zoo import ZOO, Arch
 FAMILIES = (
     "gpt2", "llama2-7b", "llama3.1-8b", "mistral-7b", "qwen2-0.5b", "qwen3-0.6b", "gemma2-2b", "gemma3-1b", "gemma3-4b",
     "pythia-160m", "olmo2-7b", "phi4-mini", "qwen2-upper",
-    "mixtral-8x7b", "qwen3-30b-a3b", "olmoe-1b-7b", "experts-biased",
+    "mixtral-8x7b", "qwen3-30b-a3b", "olmoe-1b-7b", "experts-biased", "gpt-oss-20b",
 )  # fmt: skip
 EXPORTED = tuple(name for name in FAMILIES if name != "experts-biased")  # those that transformers has
 # Of these, every kind of norm, position, attention and feed-forward at least once (tests/models/test_transformer.py has
 # the proof). The others combine the same parts anew.
 COVERING = (
     "gpt2", "llama3.1-8b", "gemma2-2b", "gemma3-4b", "pythia-160m", "olmo2-7b", "phi4-mini", "qwen2-upper",
-    "olmoe-1b-7b", "experts-biased",
+    "olmoe-1b-7b", "experts-biased", "gpt-oss-20b",
 )  # fmt: skip
 # What no name of the zoo has: (the nearest name, the fields that differ at the small size).
 _VARIANTS = {
@@ -71,6 +71,8 @@ def shrink(name: str, **changes) -> Arch:
     }
     if len(arch.rope_scaling) == 4:
         small["rope_scaling"] = (4.0, 1.0, 4.0, 16)
+    if len(arch.rope_scaling) == 6:
+        small["rope_scaling"] = (4.0, 4.0, 1.0, 8.0, arch.rope_scaling[4], arch.rope_scaling[5])
     return dataclasses.replace(arch, **{**small, **own, **changes})
 
 

@@ -1,7 +1,8 @@
 """Attention kernels with one meaning: softmax(softcap(q kᵀ) + mask) v, and the choice between them.
 
 Shapes: q f[B, T, H, C], already scaled; k, v f[B, S, K, C]; segments i32[B, T], equal where two positions may see
-each other. A window of W lets a position see the W keys that end with itself; 0 is no window.
+each other. A window of W lets a position see the W keys that end with itself; 0 is no window. Queries of C + 1
+components bring the sink of their head, see models/sinks.py.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ from absl import logging
 from jax import Array
 
 from jaxtrain.config import ConfigError
-from jaxtrain.models import cudnn_attention
+from jaxtrain.models import cudnn_attention, sinks
 from jaxtrain.models.cudnn_attention import cudnn
 from jaxtrain.models.flash_attention import CONTEXT, LOG_SUM_EXP, MASKED, flash, visible
 from jaxtrain.models.splash_attention import splash
@@ -50,10 +51,15 @@ Attend = Callable[[Array, Array, Array, Array | None], Array]  # (q, k, v, segme
 
 def _softmax_mix(q: Array, k: Array, v: Array, mask: Array, softcap: float) -> Array:
     """q f[B, K, Q, C] on k, v f[B, K, S, C] under mask bool[B or 1, 1, Q, S]; the softmax in f32."""
+    q, sink = sinks.split(q, k)
     scores = matmul(q, k.swapaxes(-1, -2))
     if softcap:
         scores = softcap * jnp.tanh(scores / softcap)
-    return jax.nn.softmax(jnp.where(mask, scores, MASKED), -1).astype(v.dtype) @ v
+    scores = jnp.where(mask, scores, MASKED)
+    if sink is not None:
+        with_sink = jnp.concatenate([scores, sink.astype(scores.dtype)], -1)
+        return jax.nn.softmax(with_sink, -1)[..., :-1].astype(v.dtype) @ v
+    return jax.nn.softmax(scores, -1).astype(v.dtype) @ v
 
 
 def _grouped(q: Array, kv_heads: int) -> Array:

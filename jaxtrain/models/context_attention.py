@@ -146,4 +146,4 @@ def in_blocks(
     at = jnp.asarray(places)[part].reshape(-1, size)
     blocks = (split(q), at, None if segments is None else split(segments))
     out = jax.lax.map(jax.checkpoint(block, prevent_cse=False), blocks)
-    return jnp.moveaxis(out, 0, 1).reshape(q.shape)
+    return jnp.moveaxis(out, 0, 1).reshape(*q.shape[:-1], -1)

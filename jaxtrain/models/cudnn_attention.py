@@ -61,6 +61,8 @@ def lacks(arch: Arch, dtype: Any, capability: str, window: int) -> str:
     widest = 256 if major == 9 else 128  # of cuDNN 9's backward pass: Blackwell has less than Hopper
     if arch.attn_softcap:
         return "cudnn has no soft cap"
+    if arch.attn_sinks:
+        return "cudnn has no attention sinks"
     if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16):
         return f"cudnn needs bfloat16, not {jnp.dtype(dtype).name}"
     if arch.C % 8 or not 0 < arch.C <= widest:

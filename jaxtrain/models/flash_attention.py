@@ -17,6 +17,8 @@ import numpy as np
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
+from jaxtrain.models import sinks
+
 BLOCK = (
     512  # queries, and keys, of a pair: large enough that a GPU's launches do not count, see the scores' size
 )
@@ -44,24 +46,29 @@ def flash(
     q: Array, k: Array, v: Array, segments: Array | None, *, causal: bool, window: int, softcap: float
 ) -> Array:
     """f[B, T, H, C], softmax(softcap(q kᵀ) + mask) v."""
-    return _flash(q, k, v, segments, Masking(causal, window, softcap))
+    q, sink = sinks.split(q, k)
+    return _flash(q, k, v, segments, sink, Masking(causal, window, softcap))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _flash(q: Array, k: Array, v: Array, segments: Array | None, masking: Masking) -> Array:
-    return forward(q, k, v, segments, masking)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _flash(
+    q: Array, k: Array, v: Array, segments: Array | None, sink: Array | None, masking: Masking
+) -> Array:
+    return _flash_forward(q, k, v, segments, sink, masking)[0]
 
 
 def _flash_forward(
-    q: Array, k: Array, v: Array, segments: Array | None, masking: Masking
+    q: Array, k: Array, v: Array, segments: Array | None, sink: Array | None, masking: Masking
 ) -> tuple[Array, tuple]:
-    out, lse = forward(q, k, v, segments, masking)
+    out, lse = sinks.added(*forward(q, k, v, segments, masking), sink)
     out, lse = checkpoint_name(out, CONTEXT), checkpoint_name(lse, LOG_SUM_EXP)
-    return out, (q, k, v, segments, out, lse)
+    return out, (q, k, v, segments, sink, out, lse)
 
 
-def _flash_backward(masking: Masking, saved: tuple, gradient: Array) -> tuple[Array, Array, Array, None]:
-    return *backward(*saved, gradient, masking), None
+def _flash_backward(masking: Masking, saved: tuple, gradient: Array) -> tuple[Array | None, ...]:
+    q, k, v, segments, sink, out, lse = saved
+    own = backward(q, k, v, segments, out, lse, gradient, masking)
+    return *own, None, sinks.gradient(out, lse, sink, gradient)
 
 
 _flash.defvjp(_flash_forward, _flash_backward)

@@ -11,7 +11,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from safetensors.numpy import save_file
 
 from jaxtrain.config import ConfigError
 from jaxtrain.files.hf_hub import INDEX, SINGLE
-from jaxtrain.models import hf_config, hf_families, hf_generation, hf_layout, peft
+from jaxtrain.models import hf_config, hf_families, hf_generation, hf_layout, mxfp4, peft
 from jaxtrain.models.hf_layout import ParamLeaf
 from jaxtrain.models.peft import ChangedTensor, TensorChange
 from jaxtrain.models.zoo import Arch
@@ -41,6 +41,31 @@ _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", "
 # Constants that older releases saved, and the half of a model that reads images.
 _BUFFER = re.compile(r"(.*\.)?((attn|attention)\.(masked_)?bias|rotary_emb\.inv_freq)")
 _VISION = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\..*")
+
+
+class TensorPlace(NamedTuple):
+    """Where a tensor stands; in MXFP4 its scales stand beside its blocks, or in another file."""
+
+    file: Path
+    name: str
+    scales: tuple[Path, str] | None = None
+
+
+class _OpenFiles(contextlib.ExitStack):
+    """Files of weights, each opened once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._files: dict[Path, Any] = {}
+
+    def tensor(self, place: TensorPlace) -> Any:
+        """The tensor, which can be sliced."""
+        parts = [(place.file, place.name), *([place.scales] if place.scales else [])]
+        for file, _ in parts:
+            if file not in self._files:
+                self._files[file] = self.enter_context(_open(file))
+        slices = [self._files[file].get_slice(name) for file, name in parts]
+        return mxfp4.Mxfp4Tensor(*slices) if place.scales else slices[0]
 
 
 def read(folder: Path, arch: Arch, abstract: Params, adapters: Sequence[Path] = ()) -> Params:
@@ -61,15 +86,15 @@ def read(folder: Path, arch: Arch, abstract: Params, adapters: Sequence[Path] = 
 
 
 def _changes(
-    adapters: Sequence[Path], arch: Arch, leaves: Sequence[ParamLeaf], files: Mapping[str, tuple[Path, str]]
+    adapters: Sequence[Path], arch: Arch, leaves: Sequence[ParamLeaf], files: Mapping[str, TensorPlace]
 ) -> dict[str, list[TensorChange]]:
     """The adapters' changes by the name of the tensor that they change."""
     if not adapters:
         return {}
     shapes = {}
     for name in {name for leaf in leaves for name in leaf.tensors}:
-        with _open(files[name][0]) as opened:
-            shapes[name] = tuple(opened.get_slice(files[name][1]).get_shape())
+        with _OpenFiles() as opened:
+            shapes[name] = tuple(opened.tensor(files[name]).get_shape())
     tied = (hf_layout.sources(arch)[("embed",)].name, HEAD) if arch.tied else ()
     read = (peft.changes(peft.open_adapter(folder)) for folder in adapters)
     return peft.match(read, _plain, shapes, tied, turned=is_turned(arch))
@@ -83,7 +108,7 @@ def is_turned(arch: Arch) -> bool:
 def _make(
     leaf: ParamLeaf,
     struct: Any,
-    files: Mapping[str, tuple[Path, str]],
+    files: Mapping[str, TensorPlace],
     changes: Mapping[str, Sequence[TensorChange]],
 ) -> Array:
     stacked = len(leaf.stack)
@@ -91,16 +116,8 @@ def _make(
     def part(index: tuple[slice, ...]) -> np.ndarray:
         numbers = np.arange(len(leaf.tensors)).reshape(leaf.stack)[index[:stacked]]
         layers, inner = [leaf.tensors[number] for number in numbers.flat], index[stacked:]
-        with contextlib.ExitStack() as stack:  # closed with each part, so that pages read do not stay mapped
-            opened: dict[Path, Any] = {}
-            for name in layers:
-                file = files[name][0]
-                if file not in opened:
-                    opened[file] = stack.enter_context(_open(file))
-            tensors = (
-                ChangedTensor(opened[files[name][0]].get_slice(files[name][1]), changes.get(name, ()))
-                for name in layers
-            )
+        with _OpenFiles() as opened:  # closed with each part, so that pages read do not stay mapped
+            tensors = (ChangedTensor(opened.tensor(files[name]), changes.get(name, ())) for name in layers)
             pieces = (leaf.source.piece(tensor, leaf.shape, inner) for tensor in tensors)
             first = next(pieces)
             if not stacked:
@@ -123,9 +140,9 @@ def _open(file: Path) -> Any:
         raise ConfigError(f"{file}: cannot be read as safetensors ({error}); {AGAIN}") from error
 
 
-def _files(folder: Path) -> dict[str, tuple[Path, str]]:
-    """Tensor name without prefix -> (file, name in the file); constants and vision are left out."""
-    tensors: dict[str, tuple[Path, str]] = {}
+def _files(folder: Path) -> dict[str, TensorPlace]:
+    """Where each tensor stands, by its name without prefix; constants and vision are left out."""
+    tensors: dict[str, TensorPlace] = {}
     vision = 0
     for file, promised in _shards(folder).items():
         with _open(file) as opened:
@@ -139,11 +156,15 @@ def _files(folder: Path) -> dict[str, tuple[Path, str]]:
                 plain = _plain(name)
                 if plain in tensors:
                     raise ConfigError(
-                        f"{file}: {name} is also {tensors[plain][1]} in {tensors[plain][0].name}; {AGAIN}"
+                        f"{file}: {name} is also {tensors[plain].name} in {tensors[plain].file.name}; {AGAIN}"
                     )
-                tensors[plain] = (file, name)
+                tensors[plain] = TensorPlace(file, name)
     if vision:
         logging.warning("%s: %d tensors that read images are left out", folder, vision)
+    for plain in [name for name in tensors if name.endswith(mxfp4.BLOCKS)]:
+        whole = plain.removesuffix(mxfp4.BLOCKS)
+        if scales := tensors.pop(whole + mxfp4.SCALES, None):
+            tensors[whole] = tensors.pop(plain)._replace(scales=(scales.file, scales.name))
     return tensors
 
 
@@ -173,9 +194,7 @@ def _shards(folder: Path) -> dict[Path, set[str]]:
     return shards
 
 
-def _check(
-    folder: Path, arch: Arch, leaves: Sequence[ParamLeaf], files: Mapping[str, tuple[Path, str]]
-) -> None:
+def _check(folder: Path, arch: Arch, leaves: Sequence[ParamLeaf], files: Mapping[str, TensorPlace]) -> None:
     """Raises ConfigError for tensors that are missing, too many, or of another shape or type."""
     wanted = {name: leaf for leaf in leaves for name in leaf.tensors}
     missing, extra = sorted(wanted.keys() - files.keys()), sorted(files.keys() - wanted.keys())
@@ -193,7 +212,7 @@ def _check(
         extra.remove(HEAD)
     if extra:
         raise ConfigError(
-            f"{files[extra[0]][0]}: tensor {_some([files[name][1] for name in extra])} is none of the model that "
+            f"{files[extra[0]].file}: tensor {_some([files[name].name for name in extra])} is none of the model that "
             "config.json describes; correct config.json, or remove what is not the language model's"
         )
     _require_shapes(wanted, files)
@@ -203,15 +222,15 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _require_shapes(wanted: Mapping[str, ParamLeaf], files: Mapping[str, tuple[Path, str]]) -> None:
+def _require_shapes(wanted: Mapping[str, ParamLeaf], files: Mapping[str, TensorPlace]) -> None:
     by_file: dict[Path, list[str]] = {}
     for name in wanted:
-        by_file.setdefault(files[name][0], []).append(name)
+        by_file.setdefault(files[name].file, []).append(name)
     for file, names in by_file.items():
-        with _open(file) as opened:
+        with _OpenFiles() as opened:
             for name in names:
-                inside, leaf = files[name][1], wanted[name]
-                tensor = opened.get_slice(inside)
+                inside, leaf = files[name].name, wanted[name]
+                tensor = opened.tensor(files[name])
                 shape, want = tuple(tensor.get_shape()), leaf.source.whole(leaf.shape)
                 if shape != want:
                     rows = " (vocab_size is its rows)" if leaf.path[0] in ("embed", "unembed") else ""
@@ -224,16 +243,17 @@ def _require_shapes(wanted: Mapping[str, ParamLeaf], files: Mapping[str, tuple[P
                     )
 
 
-def _require_tied(head: tuple[Path, str], other: tuple[Path, str]) -> None:
+def _require_tied(head: TensorPlace, other: TensorPlace) -> None:
     """A tied model may hold its embedding twice, if both are the same."""
-    with _open(head[0]) as one, _open(other[0]) as two:
-        a, b = one.get_slice(head[1]), two.get_slice(other[1])
+    with _OpenFiles() as opened:
+        a, b = opened.tensor(head), opened.tensor(other)
         rows = a.get_shape()[0]
         parts = [slice(i, min(i + 4096, rows)) for i in range(0, rows, 4096)]
         same = a.get_shape() == b.get_shape() and all(np.array_equal(a[part], b[part]) for part in parts)
     if not same:
         raise ConfigError(
-            f"{head[0]}: {head[1]} differs from {other[1]}, yet config.json says tie_word_embeddings; set it to false"
+            f"{head.file}: {head.name} differs from {other.name}, yet config.json says tie_word_embeddings; "
+            "set it to false"
         )
 
 

@@ -70,7 +70,10 @@ def _arch(path: Path, config: Config, kind: str) -> Arch:
     config = _with_experts(path, config, family)
     plain = {key: value for key, value in config.items() if key not in family.spelled}
     own = {key: config[name] for key, name in family.spelled.items() if config.get(name) is not None}
-    file = _File(path, kind, {**family.defaults, **plain, **own})
+    rotary = plain.get("rope_parameters")
+    if not rotary and not plain.get("rope_scaling"):
+        rotary = family.defaults.get("rope_parameters")
+    file = _File(path, kind, {**family.defaults, **plain, **own, "rope_parameters": rotary})
     for key, name in family.spelled.items():
         if key != "hidden_act" and key in config and config[key] != file.values.get(key):
             raise file.refusal(key, f"and {key}={_shown(config[key])} disagree; {kind} has {name}")

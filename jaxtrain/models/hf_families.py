@@ -24,7 +24,7 @@ class Family(NamedTuple):
     head: str = "lm_head.weight"
 
 
-_EVERYWHERE = {"causal": True, "norm_offset": 0.0, "embed_scale": False, "experts": 0}
+_EVERYWHERE = {"causal": True, "norm_offset": 0.0, "embed_scale": False, "experts": 0, "attn_sinks": False}
 _UNCAPPED = {**_EVERYWHERE, "query_scale": 0.0, "attn_softcap": 0.0, "logit_softcap": 0.0}
 _LAYERNORM = {**_UNCAPPED, "norm": "layer", "pre_norms": True, "post_norms": False, "qk_norm": False,
     "mlp_bias": True, "window": 0}  # fmt: skip
@@ -41,7 +41,7 @@ _PHI = {
 _LLAMA = {**_PHI, **_ROPE}
 _NO_BIAS = {"qkv_bias": False, "out_bias": False, "mlp_bias": False}
 _GEMMA = {**_ROPE, "causal": True, "norm_offset": 1.0, "pre_norms": True, "post_norms": True, "qk_norm_joint": False,
-    "embed_scale": True, "mlp_bias": False, "experts": 0}  # fmt: skip
+    "embed_scale": True, "mlp_bias": False, "experts": 0, "attn_sinks": False}  # fmt: skip
 _OLMO = {"pre_norms": False, "post_norms": True, "qk_norm": True, "qk_norm_joint": True, "mlp_bias": False}
 
 _EXPERTS = {**{field: value for field, value in _LLAMA.items() if field != "experts"}, "mlp_bias": False,
@@ -65,6 +65,12 @@ _QWEN_MOE_SIZES = {**_QWEN_SIZES, "num_key_value_heads": 4, "attention_bias": Fa
     "router_aux_loss_coef": 0.001}  # fmt: skip
 _OLMOE_SIZES = {**_SIZES, "rms_norm_eps": 1e-5, "max_position_embeddings": 4096, "attention_bias": False,
     "norm_topk_prob": False, "num_experts": 64, "num_experts_per_tok": 8, "router_aux_loss_coef": 0.01}  # fmt: skip
+# Its router_aux_loss_coef, .9 in the published files, acts in transformers only where router logits are asked for.
+_GPT_OSS_SIZES = {**_SIZES, "num_hidden_layers": 36, "num_experts": 128, "vocab_size": 201088, "hidden_size": 2880,
+    "intermediate_size": 2880, "head_dim": 64, "num_attention_heads": 64, "num_key_value_heads": 8,
+    "sliding_window": 128, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "rope_theta": 15e4,
+    "num_experts_per_tok": 4, "attention_bias": True, "rope_parameters": {"rope_type": "yarn", "factor": 32.0,
+    "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False, "original_max_position_embeddings": 4096}}  # fmt: skip
 _GEMMA_SIZES = {**_SIZES, "num_key_value_heads": 4, "head_dim": 256, "tie_word_embeddings": True,
     "sliding_window": 4096, "query_pre_attn_scalar": 256, "attention_bias": False,
     "hidden_act": "gelu_pytorch_tanh"}  # fmt: skip
@@ -116,6 +122,10 @@ _EXPERTS_LEGAL = {key: values for key, values in {**_ROPE_LEGAL, **_NO_MLP_BIAS}
     if key not in ("num_experts", "num_local_experts")}  # fmt: skip
 # Each layer has experts.
 _SPARSE_LEGAL = {**_EXPERTS_LEGAL, "decoder_sparse_step": (1,), "mlp_only_layers": (None, [])}
+
+# Experts in MXFP4 are read (models/mxfp4.py); the numbers are models/activations.py's.
+_GPT_OSS_LEGAL = {**{key: values for key, values in _EXPERTS_LEGAL.items() if key != "quantization_config"},
+    "swiglu_limit": (7.0,), "swiglu_alpha": (1.702,)}  # fmt: skip
 
 _SILU = {"silu": "swiglu", "swish": "swiglu"}
 _GEGLU = {"gelu_pytorch_tanh": "geglu", "gelu_new": "geglu"}
@@ -230,6 +240,14 @@ FAMILIES: dict[str, Family] = {
         _OLMOE_SIZES, _EXPERTS_LEGAL, _never, _SILU, {**_EXPERT_FIELDS, "norm_topk_prob": "norm_topk"},
         layout="experts",
     ),
+    "gpt_oss": Family(
+        "GptOssForCausalLM",
+        {**_EXPERTS, "mlp_bias": True, "router_bias": True, "attn_sinks": True, "qk_norm": False, "expert_ff": 0,
+            "norm_topk": True},
+        _GPT_OSS_SIZES, _GPT_OSS_LEGAL, partial(_but_every_nth, every=2), {"silu": "clamped_swiglu"},
+        {key: field for key, field in _EXPERT_FIELDS.items() if key != "router_aux_loss_coef"},
+        {"num_experts": "num_local_experts"}, layout="gpt_oss",
+    ),
     "gpt_neox": Family(
         "GPTNeoXForCausalLM",
         {**_LAYERNORM, "positions": "rope", "rope_theta_local": 0.0},
@@ -249,6 +267,8 @@ def nearest(arch: Arch) -> str:
         if arch.family not in FAMILIES:
             raise ConfigError(f"--model: family={arch.family} is none of {', '.join(FAMILIES)}")
         return arch.family
+    if arch.attn_sinks:
+        return "gpt_oss"
     if arch.experts:
         return ("olmoe" if arch.qk_norm_joint else "qwen3_moe") if arch.qk_norm else "mixtral"
     if arch.positions == "learned":

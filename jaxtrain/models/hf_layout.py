@@ -65,9 +65,11 @@ class HfTensor(NamedTuple):
     def put(self, tensor: np.ndarray, array: np.ndarray) -> None:
         """Writes a whole layer's array where it stands in the tensor."""
         flat = self.flat(array)
-        if self.parts > 1:  # along the tensor's first axis
-            rows = (array.shape[self.axes[0][0]], self.parts, -1, *flat.shape[1:])
-            tensor.reshape(rows)[:, self.part] = flat.reshape(rows[0], *rows[2:])
+        if self.parts > 1:
+            before, after = flat.shape[: self.axis], flat.shape[self.axis + 1 :]
+            count = array.shape[self.axes[self.axis][0]]
+            parts = tensor.reshape(*before, count, self.parts, -1, *after)
+            parts[(slice(None),) * (self.axis + 1) + (self.part,)] = flat.reshape(*before, count, -1, *after)
         else:
             stop = self.start + flat.shape[self.axis]
             tensor[(slice(None),) * self.axis + (slice(self.start, stop),)] = flat
@@ -148,6 +150,24 @@ def _mixtral_sources(arch: Arch) -> dict[Path, HfTensor]:
     return _expert_sources(arch, "block_sparse_moe", ("w1", "w3", "w2"))
 
 
+def _gpt_oss_sources(arch: Arch) -> dict[Path, HfTensor]:
+    """Llama's, with all experts of a layer in one tensor, [E, inputs, outputs], in which gate and up alternate."""
+    sources_by_path = _llama_sources(arch)
+    sources_by_path["layers", "attention", "sinks"] = HfTensor("layers.{}.self_attn.sinks", _VECTOR)
+    sources_by_path["layers", "mlp", "router", "kernel"] = HfTensor("layers.{}.mlp.router.weight", _TURNED)
+    sources_by_path["layers", "mlp", "router", "bias"] = HfTensor("layers.{}.mlp.router.bias", _VECTOR)
+    experts = {"gate": ("gate_up_proj", 0, 2), "up": ("gate_up_proj", 1, 2), "down": ("down_proj", 0, 1)}
+    for ours, (theirs, part, parts) in experts.items():
+        name = f"layers.{{}}.mlp.experts.{theirs}"
+        sources_by_path["layers", "mlp", ours, "kernel"] = HfTensor(
+            name, ((0,), (1,), (2,)), 2, part=part, parts=parts
+        )
+        sources_by_path["layers", "mlp", ours, "bias"] = HfTensor(
+            f"{name}_bias", _SAME, 1, part=part, parts=parts
+        )
+    return sources_by_path
+
+
 def _gpt2_sources(arch: Arch) -> dict[Path, HfTensor]:
     """GPT-2 multiplies from the left, so its kernels are not turned; q, k and v are one tensor."""
     size = arch.heads * arch.C
@@ -208,6 +228,7 @@ _LAYOUTS: dict[str, Callable[[Arch], dict[Path, HfTensor]]] = {
     "phi3": _phi3_sources,
     "experts": _expert_sources,
     "mixtral": _mixtral_sources,
+    "gpt_oss": _gpt_oss_sources,
     "gpt2": _gpt2_sources,
     "gpt_neox": _neox_sources,
 }

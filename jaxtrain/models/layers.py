@@ -4,7 +4,6 @@ A module declares its parameters' shapes and logical axes, which train/parallel.
 are models/transformer.py's.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -14,16 +13,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxtrain.models import rope
+from jaxtrain.models import rope, sinks
+from jaxtrain.models.activations import activated
 from jaxtrain.models.residual_stream import from_residual, residual, to_residual
 from jaxtrain.models.zoo import Arch
-
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "swiglu": nn.silu,
-    "geglu": nn.gelu,
-    "gelu": nn.gelu,
-    "gelu_erf": functools.partial(nn.gelu, approximate=False),
-}
 
 
 def declared(axes: tuple[str | None, ...]) -> Callable[..., Any]:
@@ -131,6 +124,8 @@ class Attention(nn.Module):
         if table is not None:
             q, k = rotate(q, table), rotate(k, table)
         q = q * (arch.query_scale or arch.C) ** -0.5
+        if arch.attn_sinks:
+            q = sinks.attached(q, self.param("sinks", declared(("heads",)), (arch.heads,)))
         mixed, back = attend(q, k, v)
         out = Dense(
             (arch.heads, arch.C), (arch.width,), ("heads", "head", "embed"), arch.out_bias, dtype, name="out"
@@ -139,7 +134,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """SwiGLU and GeGLU (arXiv:2002.05202), or a plain layer with GELU."""
+    """SwiGLU and GeGLU (arXiv:2002.05202), or a plain layer with GELU: models/activations.py."""
 
     arch: Arch
     dtype: Any
@@ -153,9 +148,8 @@ class FeedForward(nn.Module):
         def up(name: str) -> Array:
             return Dense((arch.width,), (F,), ("embed", "ff"), arch.mlp_bias, dtype, name=name)(x)
 
-        act = ACTIVATIONS[arch.mlp]
-        h = act(up("gate")) * up("up") if arch.gated else act(up("up"))
-        return Dense((F,), (arch.width,), ("ff", "embed"), arch.mlp_bias, dtype, name="down")(h), None
+        down = Dense((F,), (arch.width,), ("ff", "embed"), arch.mlp_bias, dtype, name="down")
+        return down(activated(arch.mlp, up)), None
 
 
 class Block(nn.Module):

@@ -15,9 +15,10 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxtrain.config import ConfigError
+from jaxtrain.models.activations import activated
 from jaxtrain.models.attention import AttentionExecution
 from jaxtrain.models.grouped_product import ragged_product
-from jaxtrain.models.layers import ACTIVATIONS, Dense, FeedForward, declared
+from jaxtrain.models.layers import Dense, FeedForward, declared
 from jaxtrain.models.zoo import Arch
 from jaxtrain.ops import auxiliary_losses
 from jaxtrain.types import Loss, Shards
@@ -107,7 +108,7 @@ def mixed(
     kernels: Kernels,
     biases: Kernels,
     *,
-    act: Callable[..., Array],
+    mlp: str,
     platform: str,
 ) -> Array:
     """f[B, T, D] = Σ over a token's choices of weight f32[B, T, k] · expert(x); a choice of E or more adds nothing.
@@ -125,12 +126,10 @@ def mixed(
     groups = grouped(choice.reshape(-1), E, each, block)
     rows = x.reshape(-1, D).at[groups.source].get(mode="fill", fill_value=0)
 
-    def product(name: str, rows: Array) -> Array:
+    def product(name: str, rows: Array = rows) -> Array:
         return _product(rows, kernels[name], biases.get(name), groups, platform)
 
-    h = product("up", rows)
-    h = act(product("gate", rows)) * h if "gate" in kernels else act(h)
-    y = product("down", h).at[groups.place].get(mode="fill", fill_value=0)
+    y = product("down", activated(mlp, product)).at[groups.place].get(mode="fill", fill_value=0)
     return jnp.einsum("btkd,btk->btd", y.reshape(B, T, each, D), weight.astype(x.dtype))
 
 
@@ -253,7 +252,7 @@ class MixtureOfExperts(nn.Module):
         sums = None if valid is None else router_sums(logits, choice, valid)
         if valid is not None:  # padding moves no other token
             choice = jnp.where(valid[..., None], choice, E)
-        f = functools.partial(mixed, act=ACTIVATIONS[arch.mlp], platform=self.how.platform)
+        f = functools.partial(mixed, mlp=arch.mlp, platform=self.how.platform)
         y = (f if self.how.local is None else _on_shards(f, self.how.local, len(x), F, kinds))(
             x, choice, weight, kernels, biases
         )

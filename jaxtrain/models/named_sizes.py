@@ -17,6 +17,10 @@ _llama3_rope = (8.0, 1.0, 4.0, 8192)
 _gemma = {"norm_offset": 1.0, "norm_eps": 1e-6, "embed_scale": True, "mlp": "geglu", "post_norms": True}
 _pythia = {**_biased, "parallel": True, "max_len": 2048, "mlp": "gelu_erf", "vocab": 50304, "tied": False}
 _qwen = {"norm_eps": 1e-6, "rope_theta": 1e6}
+_gpt_oss = {"width": 2880, "heads": 64, "ff": 2880, "kv_heads": 8, "head_width": 64, "vocab": 201088, "max_len": 131072,
+    "rope_theta": 15e4, "rope_scaling": (32.0, 32.0, 1.0, 4096.0, 1.3465735902799727, 0.0), "window": 128,
+    "global_every": 2, "attn_sinks": True, "qkv_bias": True, "out_bias": True, "mlp_bias": True,
+    "mlp": "clamped_swiglu", "tied": False, "experts_per_token": 4, "router_bias": True}  # fmt: skip
 
 NAMED_SIZES: dict[str, dict[str, Any]] = {
     # Ours, with the vocabulary of whatever tokenizer they are trained with.
@@ -103,5 +107,7 @@ NAMED_SIZES: dict[str, dict[str, Any]] = {
         16, 2048, 16, 1024, vocab=50304, max_len=4096, qk_norm=True, qk_norm_joint=True, tied=False,
         experts=64, experts_per_token=8, norm_topk=False, balance_weight=0.01, router_z_weight=0.001,
     ),
+    "gpt-oss-20b": _sizes(layers=24, experts=32, **_gpt_oss),
+    "gpt-oss-120b": _sizes(layers=36, experts=128, **_gpt_oss),
     "phi3-mini-4k": _sizes(32, 3072, 32, 8192, vocab=32064, max_len=4096, window=2047, tied=False, family="phi3"),
 }  # fmt: skip

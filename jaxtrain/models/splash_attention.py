@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax import Array
 
+from jaxtrain.models import sinks
 from jaxtrain.models.flash_attention import CONTEXT
 
 BLOCK = 512  # queries, and keys, that the kernel works on at once
@@ -35,6 +36,7 @@ def splash(
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
+    q, sink = sinks.split(q, k)
     B, T, H, C = q.shape
     S, K = k.shape[1], k.shape[2]
     parts = 1 if places is None or not (causal or window) else len(places)
@@ -59,11 +61,13 @@ def splash(
     ids = None
     if segments is not None:
         ids = kernel.SegmentIds(segments, segments if key_segments is None else key_segments)
+    sink = None if sink is None else sink[0, 0, :, 0]  # the same at all places
     if K == H:
-        out = jax.vmap(run)(q, k, v, ids)
+        out = jax.vmap(run, in_axes=(0, 0, 0, 0, None))(q, k, v, ids, sink)
     else:
-        groups = q.reshape(B, K, -1, T, C)
-        out = jax.vmap(jax.vmap(run, in_axes=(0, 0, 0, None)))(groups, k, v, ids).reshape(B, H, T, C)
+        q, sink = q.reshape(B, K, -1, T, C), None if sink is None else sink.reshape(K, -1)
+        row = jax.vmap(run, in_axes=(0, 0, 0, None, 0))
+        out = jax.vmap(row, in_axes=(0, 0, 0, 0, None))(q, k, v, ids, sink).reshape(B, H, T, C)
     return out.transpose(0, 2, 1, 3)
 
 

@@ -101,7 +101,7 @@ def _init(arch: Arch, how: AttentionExecution, key: Key) -> Params:
     rotary = rope_table(arch, jnp.zeros((1, 1), jnp.int32), arch.rope_theta, False, 1)
 
     def attend(q: Array, k: Array, v: Array) -> tuple[Array, None]:
-        return q, None
+        return q[..., : arch.C], None
 
     def module() -> Params:
         return block.init(jax.random.key(0), x, rotary, attend, (None, None))["params"]

@@ -40,12 +40,13 @@ class Arch:
     qkv_bias: bool = False
     out_bias: bool = False  # on attention's output projection
     mlp_bias: bool = False
-    mlp: str = "swiglu"  # swiglu, geglu, gelu (both in GELU's tanh form), gelu_erf
+    mlp: str = "swiglu"  # swiglu, geglu, gelu (both in GELU's tanh form), gelu_erf, clamped_swiglu (gpt-oss)
     window: int = 0  # keys that a windowed layer sees, itself included; 0 is all
     global_every: int = 0  # every n-th layer ignores the window; 0 is none
     global_layers: tuple[int, ...] = ()  # further layers that ignore the window, numbered from 0
     query_scale: float = 0.0  # queries are divided by its root; 0 is head_width
     attn_softcap: float = 0.0
+    attn_sinks: bool = False  # gpt-oss: a logit of each head in the softmax's denominator
     logit_softcap: float = 0.0
     tied: bool = True
     embed_scale: bool = False  # embeddings are multiplied by the root of width
@@ -73,7 +74,7 @@ class Arch:
         kinds = {
             "positions": ("rope", "learned"),
             "norm": ("rms", "layer"),
-            "mlp": ("swiglu", "geglu", "gelu", "gelu_erf"),
+            "mlp": ("swiglu", "geglu", "gelu", "gelu_erf", "clamped_swiglu"),
         }
         for name, legal in kinds.items():
             if getattr(self, name) not in legal:
@@ -106,7 +107,7 @@ class Arch:
 
     @property
     def gated(self) -> bool:
-        return self.mlp in ("swiglu", "geglu")
+        return self.mlp not in ("gelu", "gelu_erf")
 
     @property
     def F(self) -> int:

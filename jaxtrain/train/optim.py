@@ -34,7 +34,7 @@ def schedule(settings: config.Optim, steps: int) -> optax.Schedule:
 
 
 def decay_mask(params: Params) -> Params:
-    """True where weight decay acts: on kernels and their adapters, not on norms, biases, embeddings or positions."""
+    """True where weight decay acts: on kernels and their adapters, not on norms, biases, sinks or embeddings."""
     return jax.tree.map_with_path(lambda path, _: path[-1].key in ("kernel", "a", "b"), params)
 
 

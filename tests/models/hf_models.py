@@ -44,6 +44,8 @@ LONGROPE8 = {
 }
 GEMMA = {"head_dim": 12, "sliding_window": 5, "query_pre_attn_scalar": 10}
 
+GPT_OSS = {**SIZES, "head_dim": 12, "num_local_experts": 6, "num_experts_per_tok": 2, "sliding_window": 5}
+
 # A quarter of a head of 16 is rotated.
 NEOX = {**SIZES, "num_attention_heads": 2, "layer_norm_eps": 1e-3}
 del NEOX["num_key_value_heads"]
@@ -136,6 +138,11 @@ CONFIGS = {
         **SIZES, num_experts=6, num_experts_per_tok=2, norm_topk_prob=True, tie_word_embeddings=True,
         attention_bias=True,
     ),
+    "gpt_oss": lambda: transformers.GptOssConfig(**GPT_OSS),
+    "gpt_oss_yarn": lambda: transformers.GptOssConfig(
+        **{**GPT_OSS, "sliding_window": 3, "tie_word_embeddings": True}, attention_bias=False,
+        layer_types=["full_attention", "sliding_attention", "sliding_attention"], rope_parameters=dict(YARN),
+    ),
     "neox_no_bias": lambda: transformers.GPTNeoXConfig(**NEOX, attention_bias=False),
 }  # fmt: skip
 
@@ -154,8 +161,8 @@ def _random(config, seed):
     torch.manual_seed(seed)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1 or name.endswith("_bias"):
                 parameter.add_(0.3 * torch.randn_like(parameter))
     return model
 

@@ -26,6 +26,11 @@ def _gelu_erf(x):
     return 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
 
 
+def _clamped(gate, up):
+    gate, up = np.minimum(gate, 7.0), np.clip(up, -7.0, 7.0)
+    return gate / (1 + np.exp(-1.702 * gate)) * (up + 1)
+
+
 def _frequencies(arch, theta, scaled, length):
     freq = np.array([theta ** (-2 * i / arch.R) for i in range(arch.R // 2)])
     if not scaled or not arch.rope_scaling:
@@ -105,8 +110,10 @@ def _attention(x, p, arch, positions, segments, window):
             )
             if arch.attn_softcap:
                 scores = arch.attn_softcap * np.tanh(scores / arch.attn_softcap)
-            weights = np.exp(scores - scores.max())
-            out[t, h] = (weights / weights.sum()) @ v[seen, h // group]
+            top = scores.max()
+            weights = np.exp(scores - top)
+            sink = np.exp(p["sinks"][h] - top) if arch.attn_sinks else 0.0
+            out[t, h] = (weights / (weights.sum() + sink)) @ v[seen, h // group]
     return np.einsum("thc,hcd->td", out, p["out"]["kernel"]) + p["out"].get("bias", 0.0)
 
 
@@ -116,7 +123,11 @@ def _mlp(x, p, arch, segments=None):
         h = _gelu_erf(up) if arch.mlp == "gelu_erf" else _gelu(up)
     else:
         gate = x @ p["gate"]["kernel"] + p["gate"].get("bias", 0.0)
-        h = (_gelu(gate) if arch.mlp == "geglu" else gate / (1 + np.exp(-gate))) * up
+        h = (
+            _clamped(gate, up)
+            if arch.mlp == "clamped_swiglu"
+            else (_gelu(gate) if arch.mlp == "geglu" else gate / (1 + np.exp(-gate))) * up
+        )
     return h @ p["down"]["kernel"] + p["down"].get("bias", 0.0)
 
 

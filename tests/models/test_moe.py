@@ -51,7 +51,7 @@ def by_token(x, choice, weight, kernels):
 
 
 def run(platform, x, choice, weight, kernels):
-    return moe.mixed(x, choice, weight, kernels, {}, act=jax.nn.silu, platform=platform)
+    return moe.mixed(x, choice, weight, kernels, {}, mlp="swiglu", platform=platform)
 
 
 @pytest.fixture

@@ -26,6 +26,17 @@ def test_active_parameters_are_the_published_ones(name, billions):
     assert transformer.parameters(ZOO["gpt2"], active=True) == transformer.parameters(ZOO["gpt2"])
 
 
+@pytest.mark.parametrize(
+    ("name", "billions", "active"), [("gpt-oss-20b", 20.91, 3.61), ("gpt-oss-120b", 116.83, 5.13)]
+)
+def test_gpt_oss_has_the_sizes_of_its_model_card(name, billions, active):
+    """arXiv:2508.10925, table 1, whose active parameters leave the embedding out."""
+    arch = ZOO[name]
+    assert transformer.parameters(arch) / 1e9 == pytest.approx(billions, abs=0.005)
+    whole = transformer.parameters(arch, active=True) - arch.vocab * arch.width
+    assert whole / 1e9 == pytest.approx(active, abs=0.005)
+
+
 def test_what_is_idle_is_all_that_further_experts_add():
     for changes in ("", ",mlp_bias=true", ",mlp=gelu", ",mlp=gelu,mlp_bias=true"):
         more, fewer = (resolve(f"tinytown-moe,vocab=64,experts={n}{changes}") for n in (8, 2))
