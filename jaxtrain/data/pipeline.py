@@ -105,7 +105,9 @@ def prepare(
 
     def rows(flag: str, source: DataSource, records: Records) -> PackedRows:
         field, folder = sources.text_field(source, cfg), sources.cache_dir(cfg)
-        documents = tokenise(records, tokenizer, field, cfg.on_bad_record, folder, fim, flag)
+        documents = tokenise(
+            records, tokenizer, field, cfg.on_bad_record, folder, fim, flag, cfg.data_workers
+        )
         return PackedRows(documents, tokenizer, cfg.seq_len)
 
     train_rows, eval_rows = held_out_rows.rows_of(cfg, train, held_out, rows)
