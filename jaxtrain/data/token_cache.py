@@ -16,7 +16,7 @@ from jaxtrain.data.sources import Records
 from jaxtrain.data.token_parts import PartedIds, PartText, TokenPart
 from jaxtrain.data.token_workers import TokenWorkers
 from jaxtrain.data.tokenizer import Tokenizer
-from jaxtrain.files import atomic, cache, processes
+from jaxtrain.files import cache, processes
 from jaxtrain.files.progress import bar
 
 _FORMAT = 1  # of the folder; part of its name
@@ -93,23 +93,25 @@ def tokenise(
     def rebuild(k: int) -> None:
         token_parts.build(paths[k], next(unread.texts([k]))[1], tokenizer)
 
-    return _joined(parts, rebuild, name)
+    return joined(parts, rebuild, name, _listed(parts))
 
 
-def _joined(parts: Sequence[TokenPart], rebuild: Callable[[int], None], name: str) -> Documents:
+def joined(
+    parts: Sequence[TokenPart], rebuild: Callable[[int], None], name: str, listed: str = ""
+) -> Documents:
     """The documents of all parts."""
     logps = [np.full(len(one.slack), np.nan) if one.logp is None else one.logp for one in parts]
     starts = np.cumsum([0, *(one.offsets[-1] for one in parts)])
     offsets = [one.offsets[1:] + start for one, start in zip(parts, starts, strict=False)]
     return Documents(
-        ids=token_parts.mapped_ids(parts[0]) if len(parts) == 1 else PartedIds(parts, rebuild),
+        ids=PartedIds(parts, rebuild),
         offsets=np.concatenate([[0], *offsets]).astype(np.int64),
         slack=np.concatenate([one.slack for one in parts]),
         logp=np.concatenate(logps) if any(one.logp is not None for one in parts) else None,
         size=sum(one.size for one in parts),
         empty=sum(one.empty for one in parts),
         skipped=sum(one.skipped for one in parts),
-        listed=_listed(parts),
+        listed=listed,
         fingerprint=name,
     )
 
@@ -121,8 +123,8 @@ def _listed(parts: Sequence[TokenPart]) -> str:
     path = parts[0].path.parent / LISTED
     text = b"".join((one.path / LISTED).read_bytes() for one in parts if one.skipped)
     if not path.exists() or path.read_bytes() != text:
-        with cache.full_disk(path), atomic.replacing(path) as file:
-            file.write(text)
+        with cache.full_disk(path):
+            cache.write_whole(path, text)
     return str(path)
 
 

@@ -4,6 +4,7 @@ A part is a function of its records and the tokenizer alone, so whichever proces
 one that is missing or damaged is written anew by itself.
 """
 
+import contextlib
 import functools
 import itertools
 import json
@@ -113,9 +114,10 @@ def _encode(tokenizer: Tokenizer, parts: list[str]) -> Iterator[np.ndarray]:
     yield from tokenizer.encode(run)
 
 
-def build(path: Path, part: PartText, tokenizer: Tokenizer) -> None:
-    """Writes a part to `path`, where it is missing."""
-    cache.build(path, lambda work: write(work, part, tokenizer), verified=SMALL)
+def build(path: Path, part: PartText, tokenizer: Tokenizer, wait: bool = True) -> None:
+    """Writes a part to `path`, where it is missing; without `wait` nothing where another process is at it."""
+    with contextlib.nullcontext() if wait else contextlib.suppress(BlockingIOError):
+        cache.build(path, lambda work: write(work, part, tokenizer), verified=SMALL, wait=wait)
 
 
 def there(path: Path) -> bool:

@@ -24,7 +24,8 @@ _taken: list[Tokenizer] = []  # of a worker
 class TokenWorkers:
     """Writes parts by this process, and after a while by `count` others (0: one a core; 1: this one alone).
 
-    `done` is called with the records of each part that is written. niceness: of the workers.
+    `done` is called with the records of each part that is written. wait: false leaves out a part that another process
+    is at, as `cache.build`.
     """
 
     def __init__(
@@ -33,9 +34,9 @@ class TokenWorkers:
         count: int,
         done: Callable[[int], None],
         *,
-        niceness: int = 0,
+        wait: bool = True,
     ):
-        self._tokenizer, self._done, self._niceness = tokenizer, done, niceness
+        self._tokenizer, self._done, self._wait = tokenizer, done, wait
         self._count = count or len(os.sched_getaffinity(0))
         self._alone = time.monotonic() + _ALONE
         self._workers: list[Worker] = []
@@ -46,7 +47,7 @@ class TokenWorkers:
     def submit(self, path: Path, part: PartText, records: int) -> None:
         """Writes a part, or waits until a worker may soon do it."""
         if self._count == 1 or time.monotonic() < self._alone:
-            token_parts.build(path, part, self._tokenizer)
+            token_parts.build(path, part, self._tokenizer, self._wait)
             self._done(records)
             return
         if not self._workers:
@@ -59,14 +60,14 @@ class TokenWorkers:
 
     def _start(self) -> Worker:
         # Threads of the tokenizers library beside those of the other workers would only disturb them.
-        return Worker({"TOKENIZERS_PARALLELISM": "false"}, self._niceness)
+        return Worker({"TOKENIZERS_PARALLELISM": "false"})
 
     def _call(self, path: Path, part: PartText) -> None:
         worker = self._free.get()
         try:
             if worker.fresh:
                 worker.call(_take, self._tokenizer)
-            worker.call(_write, path, part)
+            worker.call(_write, path, part, self._wait)
         except Failure as error:
             raise Failure(
                 f"tokenising {path}: {error}; the same command goes on with what is missing, with fewer --data_workers "
@@ -101,12 +102,17 @@ class TokenWorkers:
                 worker.close()
 
 
-def _take(tokenizer: Tokenizer) -> None:
+def received(tokenizer: Tokenizer) -> Tokenizer:
+    """A tokenizer that came from another process, as it was there."""
     inner = getattr(tokenizer, "_inner", None)
-    if hasattr(inner, "encode_special_tokens"):  # which is lost on the way
+    if hasattr(inner, "encode_special_tokens"):  # pickling loses it
         inner.encode_special_tokens = True
-    _taken[:] = [tokenizer]
+    return tokenizer
 
 
-def _write(path: Path, part: PartText) -> None:
-    token_parts.build(path, part, _taken[0])
+def _take(tokenizer: Tokenizer) -> None:
+    _taken[:] = [received(tokenizer)]
+
+
+def _write(path: Path, part: PartText, wait: bool) -> None:
+    token_parts.build(path, part, _taken[0], wait)

@@ -47,5 +47,5 @@ def test_a_worker_that_is_killed_is_a_failure_that_says_what_to_do(many, tmp_pat
         tokenise(many, tmp_path, policy="skip", workers=2)
 
 
-def _killed(path, part):
+def _killed(path, part, wait):
     os.kill(os.getpid(), signal.SIGKILL)

@@ -35,7 +35,7 @@ UNREAD = {
         {
             "eval_share", "text_field", "on_bad_record", "cache_dir", "mask_rate", "fim_rate", "eval_every",
             "eval_batches", "eval_tasks_dir", "eval_tasks_every", "eval_tasks_limit", "sample_every",
-            "checkpoint_every", "log_every", "max_skips", "skip_spikes", "data_workers",
+            "checkpoint_every", "log_every", "max_skips", "skip_spikes", "data_workers", "streaming",
         },
         "refused in require_acting",
     ),
