@@ -1,4 +1,4 @@
-"""Tokenised documents in a memory-mapped cache, written in parts by several processes."""
+"""Tokenised documents in a cache that several processes write in parts."""
 
 import dataclasses
 import functools
@@ -35,7 +35,7 @@ class Fim:
 class Documents:
     """Documents as BOS … EOS, one after the other in `ids`."""
 
-    ids: np.ndarray | PartedIds  # u16 or u32, memory-mapped
+    ids: np.ndarray | PartedIds  # u16 or u32
     offsets: np.ndarray  # i64[N + 1]: document i is ids[offsets[i]:offsets[i + 1]]
     slack: (
         np.ndarray

@@ -8,7 +8,9 @@ import contextlib
 import functools
 import itertools
 import json
+import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -27,7 +29,7 @@ WHOLE = 2_048  # records up to which a cache has one part
 _LEAST, _MOST = 512, 8_192  # records of a part otherwise
 _PARTS = 256  # that a corpus has at least, as far as those limits allow
 _RUN = 1 << 22  # characters encoded at once
-_OPEN = 256  # memory maps that are open at once
+_OPEN = 256  # files that are open at once
 
 
 class PartText(NamedTuple):
@@ -141,10 +143,12 @@ def open_part(path: Path) -> TokenPart:
     )
 
 
-def mapped_ids(part: TokenPart) -> np.ndarray:
-    """The ids of a part, memory-mapped."""
-    length = int(part.offsets[-1])
-    return np.memmap(part.path / IDS, part.dtype, "r", shape=(length,)).view(np.ndarray)
+class _OpenIds:
+    """A file that is open as long as anybody has it."""
+
+    def __init__(self, path: Path):
+        self.number = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self.number)
 
 
 class PartedIds:
@@ -160,7 +164,10 @@ class PartedIds:
         self.dtype = parts[0].dtype
         self._rebuild, self._verified = rebuild, set[int]()
         self._lock = threading.Lock()
-        self._mapped = functools.lru_cache(maxsize=_OPEN)(lambda k: mapped_ids(parts[k]))
+        # Read, not mapped: the pages of a map that were read once would count as this process's memory.
+        self._file = functools.lru_cache(maxsize=_OPEN)(
+            lambda k: open(parts[k].path / IDS, "rb", buffering=0)
+        )
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -168,15 +175,16 @@ class PartedIds:
     def __getitem__(self, at: slice) -> np.ndarray:
         """The ids from `at.start` to `at.stop`, which lie in one part."""
         k = int(np.searchsorted(self._starts, at.start, "right")) - 1
-        first = int(self._starts[k])
-        return self._part(k)[at.start - first : at.stop - first]
-
-    def _part(self, k: int) -> np.ndarray:
         if k not in self._verified:
             with self._lock:
                 if k not in self._verified:
                     self._verify(k)
-        return self._mapped(k)
+        file, width = self._file(k), self.dtype.itemsize
+        size = int(at.stop - at.start) * width
+        raw = os.pread(file.number, size, int(at.start - self._starts[k]) * width)
+        if len(raw) != size:
+            raise Failure(f"{self._parts[k].path / IDS} was cut off meanwhile; start the same command again")
+        return np.frombuffer(raw, self.dtype)
 
     def _verify(self, k: int) -> None:
         part = self._parts[k]

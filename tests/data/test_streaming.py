@@ -1,7 +1,10 @@
 """Data of runs that train while they are tokenised: what is held out, the tokenizer, mixtures, objectives, resuming."""
 
 import dataclasses
+import json
 import lzma
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -111,3 +114,23 @@ def test_other_held_out_data(cfg, tmp_path):
         data.fingerprints["eval_data"]
         == (pipeline.prepare(dataclasses.replace(config, streaming=False), seed=0).fingerprints["eval_data"])
     )
+
+
+WAITS = """
+import json, sys, time
+from jaxtrain.config import Corpus
+from jaxtrain.data import streaming, token_stream
+token_stream._in_worker = lambda stream, only: time.sleep(600)  # a writer that comes to nothing
+batches = streaming.prepare(Corpus(**json.loads(sys.argv[1])), seed=0).train.iterate()
+import threading
+threading.Thread(target=lambda: next(batches), daemon=True).start()
+time.sleep(0.5)
+print("the main program ends", flush=True)
+"""
+
+
+def test_a_process_ends_while_its_loader_waits_for_a_part(cfg, tmp_path):
+    config = cfg(prose(tmp_path / "a.jsonl", 100), streaming=True, tokenizer="byte", data_workers=1)
+    command = [sys.executable, "-c", WAITS, json.dumps(dataclasses.asdict(config))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "the main program ends\n" and done.returncode == 0, done.stderr

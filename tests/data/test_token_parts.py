@@ -27,6 +27,15 @@ def test_a_document_is_read_from_its_part(many, tmp_path):
         assert len(ids) == found.pairs[i] + 1
 
 
+def test_a_part_that_is_cut_off_while_a_run_reads_it_stops_the_run(many, tmp_path):
+    found = tokenise(many, tmp_path, policy="skip")
+    _ = found.ids[0:5]
+    (parts,) = (tmp_path / "tokens").iterdir()
+    (parts / "00000" / "ids.bin").write_bytes(b"")
+    with pytest.raises(Failure, match=r"ids\.bin was cut off meanwhile"):
+        _ = found.ids[0:5]
+
+
 @pytest.mark.parametrize("file", ["ids.bin", "offsets.npy", "meta.json", "checksums.json"])
 def test_a_damaged_part_is_named_and_alone_written_anew(many, tmp_path, capsys, file):
     first = columns(tokenise(many, tmp_path, policy="skip"))

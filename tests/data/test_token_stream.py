@@ -46,7 +46,7 @@ def documents(stream):
         if not stream.part(k).is_dir():
             return
         part = token_stream.token_parts.open_part(stream.part(k))
-        ids = token_stream.token_parts.mapped_ids(part)
+        ids = np.fromfile(part.path / "ids.bin", part.dtype)
         yield [
             KIND.decode(ids[a:b].tolist()) for a, b in zip(part.offsets[:-1], part.offsets[1:], strict=True)
         ]
