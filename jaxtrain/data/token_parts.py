@@ -165,9 +165,7 @@ class PartedIds:
         self._rebuild, self._verified = rebuild, set[int]()
         self._lock = threading.Lock()
         # Read, not mapped: the pages of a map that were read once would count as this process's memory.
-        self._file = functools.lru_cache(maxsize=_OPEN)(
-            lambda k: open(parts[k].path / IDS, "rb", buffering=0)
-        )
+        self._file = functools.lru_cache(maxsize=_OPEN)(lambda k: _OpenIds(parts[k].path / IDS))
 
     def __len__(self) -> int:
         return int(self._starts[-1])
