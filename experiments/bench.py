@@ -13,7 +13,9 @@ class BenchTask(config.Group):
     task: str = config.arg("pretrain",
         "Whose step: of rows, or of pairs of --seq_len tokens (reward, dpo). sample: a fifth of --seq_len is prompt, "
         "the rest is drawn. rollout: completions of very different lengths, --batch_size at a time, by continuous "
-        "batching and in fixed batches", choices=("pretrain", "sft", "reward", "dpo", "sample", "rollout"))
+        "batching and in fixed batches. tokenise: text to token ids on one core and on all, of --data by --tokenizer, "
+        "beside datasets.map and a plain loop", choices=("pretrain", "sft", "reward", "dpo", "sample", "rollout",
+        "tokenise"))
     sizes: str = config.arg("bench-s+bench-s-gpt2", "Models to measure, of models/zoo.py, joined by +")
     rounds: int = config.arg(12, "Steps measured; the median and the best are shown. 0: compile only, for the memory",
         low=0)
@@ -31,6 +33,14 @@ class Bench:
     run: config.Run = config.group(config.Run)
 
 
+TOKENISE = "tokenise"
+OF_TEXT = {
+    "data",
+    "tokenizer",
+    "text_field",
+    "on_bad_record",
+    "data_workers",
+}  # flags of data that act in it alone
 SAMPLING = ("sample", "rollout")  # tasks without a training step
 # The flags of training that a benchmark has, too: of its step, not of data, runs or initial parameters.
 ACTING = {
@@ -42,6 +52,8 @@ ACTING = {
 
 def require_acting(cfg: Bench) -> None:
     """Raises ConfigError for flags of training that act in no benchmark."""
+    if cfg.what.task == TOKENISE:
+        return require_text_flags(cfg)
     for part, acting in ACTING.items():
         group, usual = getattr(cfg, part), getattr(Bench(), part)
         names = [field.name for field in dataclasses.fields(group) if field.name not in acting]
@@ -52,12 +64,44 @@ def require_acting(cfg: Bench) -> None:
         config.require_default(cfg.optim, f"--task={cfg.what.task} trains nothing", usual=Bench().optim)
 
 
+def require_text_flags(cfg: Bench) -> None:
+    """The same for --task=tokenise, which has no model."""
+    usual, why = Bench(), f"--task={TOKENISE} measures text to token ids alone"
+    names = [field.name for field in dataclasses.fields(cfg.data) if field.name not in OF_TEXT]
+    config.require_default(cfg.data, why, names, usual.data)
+    config.require_default(cfg.what, why, ("sizes", "warmup_steps"), usual.what)
+    for part in ("model", "optim", "run"):
+        config.require_default(getattr(cfg, part), why, usual=getattr(usual, part))
+
+
+def measure_tokenising(cfg: Bench) -> None:
+    """Prints documents/s and tokens/s of each way from text to token ids, of --rounds measurements the fastest."""
+    from jaxtrain.apps.benchmark import speed_table, token_speed
+
+    shown = False
+    for way, cores, found in token_speed.measure(cfg.data, max(1, min(cfg.what.rounds, 3))):
+        if not found:
+            print(f"{way}: its package is not there; pip install 'jaxtrain[hf]'")
+            continue
+        numbers = {"task": TOKENISE, "model": way, "cores": cores, **found}
+        if not shown:
+            print(*speed_table.head(numbers), sep="\n")
+        shown = True
+        print(*speed_table.row(numbers), sep="\n", flush=True)
+        if cfg.what.json:
+            with open(cfg.what.json, "a", encoding="utf-8") as file:
+                file.write(atomic.json_line(numbers))
+
+
 def main(cfg: Bench) -> None:
     """Measures each size with random tokens, on the same step, plan and optimizer as training."""
     from jaxtrain.models import zoo
     from jaxtrain.train import host
 
     require_acting(cfg)
+    if cfg.what.task == TOKENISE:
+        measure_tokenising(cfg)
+        return
     host.keep_freed_memory()
     try:
         archs = {size: zoo.resolve(size) for size in cfg.what.sizes.split("+")}

@@ -31,11 +31,11 @@ def main(cfg: Pretrain) -> None:
         # Imported here, so that a mistake in the flags is answered before jax is loaded.
         import functools
 
-        from jaxtrain.data import pipeline, special_text
+        from jaxtrain.data import pipeline, special_text, streaming
         from jaxtrain.objectives.next_token import next_token
         from jaxtrain.stages import sampling, source_evaluation, trainer
 
-        data = stage.prepare(pipeline.prepare)
+        data = stage.prepare(streaming.prepare if cfg.data.streaming else pipeline.prepare)
         session = cfg.depth.session(stage, data)
         prompts = sampling.pretraining_prompts(stage.plan, data.eval.batch(0)) if causal else []
         objective = functools.partial(next_token, model=session.model, z_loss=cfg.loss.z_loss)

@@ -33,6 +33,7 @@ def main(cfg: Serve) -> None:
     if cfg.kept.export:
         export(Path(cfg.kept.store).expanduser(), Path(cfg.kept.export).expanduser())
         return
+    cfg.served.weights_root()
     if not cfg.served.model:
         raise ConfigError("--model: name the run to serve, such as runs/ppo, or hf:DIR")
     try:
@@ -87,6 +88,11 @@ def _print_settings(cfg: Serve, runs: "Sequence[ServedRun]", url: str) -> None:
     table += [
         ("API key", key),
         ("store", cfg.kept.store or "none: requests with store=True are refused"),
+        *(
+            [("weights", f"loaded from folders below {cfg.served.weights_dir}")]
+            if cfg.served.weights_dir
+            else []
+        ),
         ("chat page", f"{url}/"),
     ]
     print("\n".join(terminal.lines(table)))

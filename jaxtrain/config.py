@@ -139,6 +139,9 @@ class Corpus(Data):
         "token with middles moved last", choices=("next_token", "masked", "fim"))
     mask_rate: float = arg(0.15, "Share of tokens to predict", low=0, only=("objective", ("masked",)))
     fim_rate: float = arg(0.5, "Share of documents rearranged", low=0, only=("objective", ("fim",)))
+    streaming: bool = arg(False, "Train while --data is still being tokenised: rows are shuffled within consecutive "
+        "windows of documents, not over all of them")
+    data_workers: int = arg(0, "Processes that tokenise --data; 0: one a core of this machine", low=0, live=True)
     # fmt: on
 
 

@@ -12,9 +12,9 @@ from typing import Any
 from jaxtrain.config import ConfigError
 from jaxtrain.files import atomic, cache
 
-_LIST = "skipped.jsonl"
+LISTED = "skipped.jsonl"
 _MEMORY = 1 << 20  # bytes of the list that are held in memory; more are on the disk
-_LISTED = 1 << 20  # bytes of a record that are listed; of a longer one their number too
+_CUT = 1 << 20  # bytes of a record that are listed; of a longer one their number too
 
 
 class Skips:
@@ -49,13 +49,20 @@ class Skips:
             raise ConfigError(f"{path}: {reason}")
         self.bad(str(path), reason)
 
-    def save(self, folder: Path, name: str = _LIST) -> Path:
+    def save(self, folder: Path, name: str = LISTED) -> Path:
         """Writes them to a file, one a line, and returns its path; an empty file means that there were none."""
         self._file.seek(0)
         with atomic.replacing(folder / name) as file:
             shutil.copyfileobj(self._file, file)
         self._file.seek(0, 2)
         return folder / name
+
+    def content(self) -> bytes:
+        """The list, JSON lines."""
+        self._file.seek(0)
+        content = self._file.read()
+        self._file.seek(0, 2)
+        return content
 
     def in_words(self, cache_dir: Path) -> str:
         """Their number and the first, and the file in the cache that lists them all, which is written."""
@@ -70,8 +77,8 @@ class Skips:
 
 def raw_fields(raw: bytes) -> dict[str, Any]:
     """{"line": text}, or {"line_base64": …} where the bytes are no UTF-8; with `listed_bytes` where it is cut."""
-    first = raw[:_LISTED]
-    cut = {} if first == raw else {"listed_bytes": f"the first {_LISTED:,}"}
+    first = raw[:_CUT]
+    cut = {} if first == raw else {"listed_bytes": f"the first {_CUT:,}"}
     try:
         # A character that the cut divides is left out.
         return {"line": codecs.getincrementaldecoder("utf-8")().decode(first, final=not cut)} | cut
@@ -81,7 +88,7 @@ def raw_fields(raw: bytes) -> dict[str, Any]:
 
 def skipped(folder: Path) -> int:
     """How many bad records the cached folder left out."""
-    with (folder / _LIST).open("rb") as file:
+    with (folder / LISTED).open("rb") as file:
         return sum(1 for _ in file)
 
 

@@ -26,7 +26,7 @@ _NOTES = "notes.json"
 COLUMNS = {"json": str, "place": str}  # place: the number of the file, and what follows its path in messages
 
 
-def _records(
+def records_of(
     paths: Sequence[Path],
     fields: Mapping[str, type],
     skips: Skips,
@@ -160,7 +160,7 @@ def _fill(
             raise
 
     with bar(f"reading {', '.join(path.name for path in paths)[:60]}", size, least=1 << 20) as advance:
-        records = watched(_records(paths, fields, skips, notes, limits, advance))
+        records = watched(records_of(paths, fields, skips, notes, limits, advance))
         with contextlib.redirect_stdout(io.StringIO()):
             tfds.disable_progress_bar()
             try:

@@ -100,21 +100,23 @@ def prepare(
     if tokenizer is None:
         tokenizer, origin = tokenizer_training.make(cfg, train)
         about = f"{cfg.tokenizer}, {origin}"
-    _check_needs(cfg, tokenizer)
+    check_needs(cfg, tokenizer)
     fim = Fim(cfg.fim_rate, seed) if cfg.objective == "fim" else None
 
     def rows(flag: str, source: DataSource, records: Records) -> PackedRows:
         field, folder = sources.text_field(source, cfg), sources.cache_dir(cfg)
-        documents = tokenise(records, tokenizer, field, cfg.on_bad_record, folder, fim, flag)
+        documents = tokenise(
+            records, tokenizer, field, cfg.on_bad_record, folder, fim, flag, cfg.data_workers
+        )
         return PackedRows(documents, tokenizer, cfg.seq_len)
 
     train_rows, eval_rows = held_out_rows.rows_of(cfg, train, held_out, rows)
     by_source = zip(source_names.short_names([source for source, _ in held_out]), eval_rows, strict=True)
     return DataPipeline(
         tokenizer=tokenizer,
-        train=_train_stream(cfg, train_rows, train, tokenizer, seed, local_rows),
-        eval=_eval_stream(cfg, eval_rows, tokenizer, local_rows),
-        eval_by_source={name: _eval_stream(cfg, [own], tokenizer, local_rows) for name, own in by_source},
+        train=train_stream(cfg, mixed_rows(train_rows, train, seed, cfg.batch_size), tokenizer, local_rows),
+        eval=eval_stream(cfg, eval_rows, tokenizer, local_rows),
+        eval_by_source={name: eval_stream(cfg, [own], tokenizer, local_rows) for name, own in by_source},
         table=[
             ("tokenizer", f"{tokenizer.vocab_size:,} tokens: {about}"),
             *(("tokenizer", note) for note in tokenizer.notes),
@@ -149,7 +151,8 @@ def open_sources(
     return train, held_out
 
 
-def _check_needs(cfg: Corpus, tokenizer: Tokenizer) -> None:
+def check_needs(cfg: Corpus, tokenizer: Tokenizer) -> None:
+    """Raises ConfigError where the tokenizer lacks a token that the objective needs."""
     missing = {"masked": tokenizer.mask is None, "fim": tokenizer.fim is None}
     if missing.get(cfg.objective):
         raise ConfigError(
@@ -158,15 +161,9 @@ def _check_needs(cfg: Corpus, tokenizer: Tokenizer) -> None:
         )
 
 
-def _train_stream(
-    cfg: Corpus,
-    sets: Sequence[PackedRows],
-    train: Sequence[tuple[DataSource, Records]],
-    tokenizer: Tokenizer,
-    seed: int,
-    local_rows: LocalRows,
-) -> Stream:
-    rows, mask_seed = mixed_rows(sets, train, seed, cfg.batch_size)
+def train_stream(cfg: Corpus, mixed: tuple[Any, int], tokenizer: Tokenizer, local_rows: LocalRows) -> Stream:
+    """A stream of the rows of `mixed_rows`."""
+    rows, mask_seed = mixed
     if cfg.objective == "masked":
         rows = rows.random_map(mlm_fim.mask_tokens(tokenizer, cfg.mask_rate), seed=mask_seed)
     lengths, masked = tokenizer.byte_lengths, cfg.objective == "masked"
@@ -189,9 +186,10 @@ def mixed_rows(
     return mixture.mixed(each, [source for source, _ in train], batch_size), seeds[0]
 
 
-def _eval_stream(
+def eval_stream(
     cfg: Corpus, sets: Sequence[PackedRows], tokenizer: Tokenizer, local_rows: LocalRows
 ) -> Stream:
+    """A stream of the held-out rows of all sets."""
     masked = cfg.objective == "masked"
     transform = mlm_fim.mask_tokens(tokenizer, cfg.mask_rate) if masked else None
     known = cfg.objective == "next_token" and any(rows.documents.logp is not None for rows in sets)

@@ -95,7 +95,7 @@ def train_and_held_out(
         return train, None
     used = {part.partition("[")[0] for part in split.split("+")}
     own = next((name for name in HELD_OUT if name in opened.splits and name not in used), "")
-    return (train, view(opened.get(own))) if own else _hold_out(train, data.eval_share)
+    return (train, view(opened.get(own))) if own else hold_out(train, data.eval_share)
 
 
 def whole(source: DataSource, data: Data, fields: Fields = TEXT) -> Records:
@@ -121,7 +121,8 @@ def _main_split(opened: _Opened, source: DataSource) -> str:
     )
 
 
-def _hold_out(records: Records, share: float) -> tuple[Records, Records]:
+def hold_out(records: Records, share: float) -> tuple[Records, Records]:
+    """(the records to train on, those held out): a share of them by the hash of their number."""
     if not 0 < share < 1:
         raise ConfigError(
             f"--eval_share={share}: {records.label} has no held-out split; give a share between 0 and 1, or --eval_data"

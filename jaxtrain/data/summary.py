@@ -26,7 +26,7 @@ def table(
     """(name, value) lines on each source, on what was left out and where that is listed, and on the mix."""
     for side, opened, sets in (("train", train, train_rows), ("held out", held_out, eval_rows)):
         for (_, records), rows in zip(opened, sets, strict=True):
-            yield from _one(f"{side} {records.label}", records, rows, cfg)
+            yield from about_rows(f"{side} {records.label}", records, rows, cfg)
     yield from mix(cfg, train, [len(rows) for rows in train_rows], held_out)
 
 
@@ -103,7 +103,8 @@ def skips(records: Records, listed: str) -> Iterator[str]:
         yield f"{kinds.total():,} bad records skipped ({reasons}), listed in {listed}"
 
 
-def _one(name: str, records: Records, rows: PackedRows, cfg: Corpus) -> Iterator[Line]:
+def about_rows(name: str, records: Records, rows: PackedRows, cfg: Corpus) -> Iterator[Line]:
+    """(name, value) lines on the packed documents of a source."""
     documents = rows.documents
     tokens = int(documents.pairs.sum()) - len(documents)  # without BOS and EOS
     yield (

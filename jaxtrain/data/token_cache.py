@@ -1,24 +1,25 @@
-"""Tokenised documents in a memory-mapped cache."""
+"""Tokenised documents in a cache that several processes write in parts."""
 
 import dataclasses
-import itertools
-import json
-from collections.abc import Iterator
+import functools
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxtrain.data import mlm_fim
-from jaxtrain.data.bad_records import Skips, is_unicode
+from jaxtrain.data import token_parts
+from jaxtrain.data.bad_records import LISTED, Skips, is_unicode
 from jaxtrain.data.held_out import NoneUsable
 from jaxtrain.data.sources import Records
+from jaxtrain.data.token_parts import PartedIds, PartText, TokenPart
+from jaxtrain.data.token_workers import TokenWorkers
 from jaxtrain.data.tokenizer import Tokenizer
-from jaxtrain.files import cache
+from jaxtrain.files import cache, processes
 from jaxtrain.files.progress import bar
 
 _FORMAT = 1  # of the folder; part of its name
-_RUN = 1 << 22  # characters encoded at once
 _LEAST_BAR = 50_000  # documents from which on progress is shown
 
 
@@ -34,7 +35,7 @@ class Fim:
 class Documents:
     """Documents as BOS … EOS, one after the other in `ids`."""
 
-    ids: np.ndarray  # u16 or u32, memory-mapped
+    ids: np.ndarray | PartedIds  # u16 or u32
     offsets: np.ndarray  # i64[N + 1]: document i is ids[offsets[i]:offsets[i + 1]]
     slack: (
         np.ndarray
@@ -64,38 +65,133 @@ def tokenise(
     folder: Path,
     fim: Fim | None,
     flag: str = "data",
+    workers: int = 1,
 ) -> Documents:
-    """The documents of `records`, tokenised once and cached in `folder`.
+    """The documents of `records`, tokenised once and cached in `folder`, by `workers` processes (0: one a core).
 
-    Documents of white space alone are dropped and counted. Records without text raise ConfigError, or are
-    counted and listed if `policy` is skip. Raises NoneUsable, naming `flag`, where no document is left.
+    A cache of many records has parts, and a run that was stopped goes on with those that are missing. Documents of
+    white space alone are dropped and counted. Records without text raise ConfigError, or are counted and listed if
+    `policy` is skip. Raises NoneUsable, naming `flag`, where no document is left.
     """
     name = cache.digest(_FORMAT, records.fingerprint, tokenizer.fingerprint, field, policy, fim)
-    path = cache.build(
-        folder / "tokens" / name, lambda work: _fill(work, records, tokenizer, field, policy, fim)
-    )
-    meta = json.loads((path / "meta.json").read_text())
-    if not meta["documents"]:
+    whole, ends = folder / "tokens" / name, token_parts.bounds(len(records))
+    unread = Unread(records, field, policy, fim, ends)
+    if len(ends) == 2 or cache.intact(whole):  # that of an earlier release always has one part
+        text = functools.partial(next, unread.texts([0]))
+        cache.build(whole, lambda work: token_parts.write(work, text()[1], tokenizer))
+        paths = [whole]
+    else:
+        paths = [folder / "tokens" / f"{name}.parts" / f"{k:05d}" for k in range(len(ends) - 1)]
+        _fill(paths, unread, tokenizer, workers)
+    parts = [token_parts.open_part(path) for path in paths]
+    if not any(len(part.slack) for part in parts):
+        empty, skipped = (sum(getattr(part, what) for part in parts) for what in ("empty", "skipped"))
         raise NoneUsable(
-            f"--{flag}={records.label}: no document left ({meta['empty']} empty, {meta['skipped']} skipped); "
-            "check --text_field"
+            f"--{flag}={records.label}: no document left ({empty} empty, {skipped} skipped); check --text_field"
         )
-    offsets = np.load(path / "offsets.npy")
-    ids = np.memmap(path / "ids.bin", np.dtype(meta["dtype"]), "r", shape=(int(offsets[-1]),)).view(
-        np.ndarray
-    )
-    logp = np.load(path / "logp.npy") if (path / "logp.npy").exists() else None
+
+    def rebuild(k: int) -> None:
+        token_parts.build(paths[k], next(unread.texts([k]))[1], tokenizer)
+
+    return joined(parts, rebuild, name, _listed(parts))
+
+
+def joined(
+    parts: Sequence[TokenPart], rebuild: Callable[[int], None], name: str, listed: str = ""
+) -> Documents:
+    """The documents of all parts."""
+    logps = [np.full(len(one.slack), np.nan) if one.logp is None else one.logp for one in parts]
+    starts = np.cumsum([0, *(one.offsets[-1] for one in parts)])
+    offsets = [one.offsets[1:] + start for one, start in zip(parts, starts, strict=False)]
     return Documents(
-        ids=ids,
-        offsets=offsets,
-        slack=np.load(path / "slack.npy"),
-        logp=logp,
-        size=meta["bytes"],
-        empty=meta["empty"],
-        skipped=meta["skipped"],
-        listed=str(path / "skipped.jsonl"),
+        ids=PartedIds(parts, rebuild),
+        offsets=np.concatenate([[0], *offsets]).astype(np.int64),
+        slack=np.concatenate([one.slack for one in parts]),
+        logp=np.concatenate(logps) if any(one.logp is not None for one in parts) else None,
+        size=sum(one.size for one in parts),
+        empty=sum(one.empty for one in parts),
+        skipped=sum(one.skipped for one in parts),
+        listed=listed,
         fingerprint=name,
     )
+
+
+def _listed(parts: Sequence[TokenPart]) -> str:
+    """The file that lists the skipped records of all parts."""
+    if len(parts) == 1:
+        return str(parts[0].path / LISTED)
+    path = parts[0].path.parent / LISTED
+    text = b"".join((one.path / LISTED).read_bytes() for one in parts if one.skipped)
+    if not path.exists() or path.read_bytes() != text:
+        with cache.full_disk(path):
+            cache.write_whole(path, text)
+    return str(path)
+
+
+def _fill(paths: Sequence[Path], unread: "Unread", tokenizer: Tokenizer, workers: int) -> None:
+    """Writes the parts that are missing: of several processes of a run that share the folder each begins with its own
+    share, and goes on with what the others have not come to from the end.
+    """
+    for left in paths[0].parent.parent.glob(f".{paths[0].parent.name.removesuffix('.parts')}.tmp-*"):
+        shutil.rmtree(left, ignore_errors=True)  # a damaged cache of one part
+    missing = [k for k, path in enumerate(paths) if not token_parts.there(path)]
+    if not missing:
+        return
+    place, count = processes.place()
+    own = [k for k in missing if k % count == place]
+    order = [*own, *(k for k in reversed(missing) if k % count != place)]
+    total = int(np.diff(unread.ends)[missing].sum())
+    with (
+        bar(f"tokenising {unread.records.label}"[:60], total, least=_LEAST_BAR) as advance,
+        TokenWorkers(tokenizer, workers, advance) as pool,
+    ):
+        for k, text in unread.texts(order, lambda k: paths[k].is_dir()):
+            pool.submit(paths[k], text, int(unread.ends[k + 1] - unread.ends[k]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Unread:
+    """The records of a source as parts of texts."""
+
+    records: Records
+    field: str
+    policy: str
+    fim: Fim | None
+    ends: np.ndarray  # i64[P + 1], of token_parts.bounds
+
+    def texts(
+        self, order: Sequence[int], there: Callable[[int], bool] = lambda k: False
+    ) -> Iterator[tuple[int, PartText]]:
+        """(number, texts) of parts, without those that are there once they would be read.
+
+        The draws of fill-in-the-middle are those of the documents in order, so that it reads the parts before, too.
+        """
+        wanted, rng = set(order), np.random.Generator(np.random.Philox(self.fim.seed)) if self.fim else None
+        for k in range(max(order) + 1) if self.fim else order:
+            if rng is None and there(k):
+                continue
+            part = self._read(k)
+            if rng is not None:
+                part = part._replace(draws=rng.random((len(part.texts), 3)))
+            if k in wanted and not there(k):
+                yield k, part
+
+    def _read(self, k: int) -> PartText:
+        first, last = self.ends[k : k + 2].tolist()
+        index = np.arange(first, last) if self.records.index is None else self.records.index[first:last]
+        skips, full, read = Skips(self.policy), [], 0
+        for block in texts(dataclasses.replace(self.records, index=index), self.field, skips):
+            read += len(block)
+            full += [(text, logp) for text, logp in block if text.strip()]
+        return PartText(
+            texts=[text for text, _ in full],
+            logps=[logp for _, logp in full],
+            draws=None,
+            fim_rate=self.fim.rate if self.fim else 0.0,
+            empty=read - len(full),
+            skipped=len(skips),
+            listed=skips.content(),
+        )
 
 
 def text_of(record: dict[str, Any], field: str) -> tuple[str, str]:
@@ -126,60 +222,3 @@ def texts(
             logp = record.get("logp")
             good.append((text, float(logp) if isinstance(logp, float) and np.isfinite(logp) else np.nan))
         yield good
-
-
-def _fill(
-    work: Path, records: Records, tokenizer: Tokenizer, field: str, policy: str, fim: Fim | None
-) -> None:
-    skips = Skips(policy)
-    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
-    lengths, slack, logps, size, empty = [], [], [], 0, 0
-    draws = _draws(fim, len(records)) if fim else itertools.repeat(np.zeros(3))
-    with (
-        bar(f"tokenising {records.label}"[:60], len(records), least=_LEAST_BAR) as advance,
-        (work / "ids.bin").open("wb") as file,
-    ):
-        for block in texts(records, field, skips):
-            advance(len(block))
-            full = [(text, logp) for text, logp in block if text.strip()]
-            empty += len(block) - len(full)
-            parts = [mlm_fim.fim_parts(text, next(draws), fim.rate if fim else 0.0) for text, _ in full]
-            encoded = _encode(tokenizer, [part for document in parts for part in document])
-            for (text, logp), document in zip(full, parts, strict=True):
-                inner = mlm_fim.fim_join([next(encoded) for _ in document], tokenizer.fim)
-                ids = np.concatenate([[tokenizer.bos], *inner, [tokenizer.eos]])
-                file.write(ids.astype(dtype).tobytes())
-                count = len(text.encode())
-                size += count
-                lengths.append(len(ids))
-                slack.append(count - int(tokenizer.byte_lengths[ids].sum()))
-                logps.append(logp)
-    np.save(work / "offsets.npy", np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64))
-    np.save(work / "slack.npy", np.asarray(slack, np.int32))
-    if not np.isnan(logps).all():
-        np.save(work / "logp.npy", np.asarray(logps, np.float64))
-    skips.save(work)
-    meta = {
-        "documents": len(lengths),
-        "bytes": size,
-        "empty": empty,
-        "skipped": len(skips),
-        "dtype": dtype.name,
-    }
-    (work / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
-
-
-def _encode(tokenizer: Tokenizer, parts: list[str]) -> Iterator[np.ndarray]:
-    """The ids of each part, encoded a few megabytes at a time: encodings take many times the memory of their text."""
-    run, size = [], 0
-    for part in parts:
-        run.append(part)
-        size += len(part)
-        if size > _RUN:
-            yield from tokenizer.encode(run)
-            run, size = [], 0
-    yield from tokenizer.encode(run)
-
-
-def _draws(fim: Fim, count: int) -> Iterator[np.ndarray]:
-    return iter(np.random.Generator(np.random.Philox(fim.seed)).random((count, 3)))

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,29 +45,37 @@ def digest_file(path: Path, memo: Path) -> str:
     if stat.st_size >= _LARGE:
         with full_disk(stored):
             memo.mkdir(parents=True, exist_ok=True)
-            _write_whole(stored, state.hexdigest())
+            write_whole(stored, state.hexdigest())
     return state.hexdigest()
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes a file that is there whole or not at all, also where several processes write it at once."""
     fresh = path.parent / f".{uuid.uuid4().hex}"
-    fresh.write_text(text)
+    fresh.write_bytes(content.encode() if isinstance(content, str) else content)
     fresh.rename(path)
 
 
-def build(path: Path, fill: Callable[[Path], None], flag: str = "cache_dir") -> Path:
+def build(
+    path: Path,
+    fill: Callable[[Path], None],
+    flag: str = "cache_dir",
+    verified: Collection[str] | None = None,
+    wait: bool = True,
+) -> Path:
     """`path`, a folder that `fill` writes if it is missing.
 
     `fill` writes to a folder beside it that is renamed at the end: a process that dies leaves no folder that
     looks complete, and the next build removes what it left. Of several processes one builds and the others
     wait; where the file system has no locks each builds and the first to finish wins. A folder whose files differ
-    from their checksums is written anew, with a line. Raises ConfigError where the disk is full.
+    from their checksums is written anew, with a line: those that `verified` names, by default all. Raises ConfigError
+    where the disk is full, and without `wait` BlockingIOError where another process builds.
     """
-    if intact(path):
+    if intact(path, verified):
         return path
     with full_disk(path, flag):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.parent / f".{path.name}.lock") as alone:
+        with _locked(path.parent / f".{path.name}.lock", wait) as alone:
             if path.is_dir():
                 return path
             if alone:
@@ -85,11 +93,11 @@ def build(path: Path, fill: Callable[[Path], None], flag: str = "cache_dir") -> 
     return path
 
 
-def intact(path: Path) -> bool:
+def intact(path: Path, verified: Collection[str] | None = None) -> bool:
     """Whether a folder of `build` is there with the files that were written; a damaged one is moved away, with a line.
 
     The files of an earlier release, which have no checksums, are taken as they are. A large file is read again where
-    its size or a time of change differs from the last time.
+    its size or a time of change differs from the last time. With `verified` these files alone are read.
     """
     if not path.is_dir():
         return False
@@ -97,13 +105,15 @@ def intact(path: Path) -> bool:
     memo = path.parent / f".{path.name}.verified"
     known = _read_memo(memo)
     stamps = {str(file.relative_to(path)): _stamp(file) for file in path.rglob("*") if file.is_file()}
-    if known == stamps:
+    if verified is not None:
+        wrong = next(checksums.wrong(path, verified), "")
+    elif known == stamps:
         small = [name for name, (size, *_) in stamps.items() if size < _LARGE]
         wrong = next(checksums.wrong(path, small), "")
     else:
         wrong = next(checksums.wrong(path), "")
     if not wrong:
-        if known != stamps and any(size >= _LARGE for size, *_ in stamps.values()):
+        if verified is None and known != stamps and any(size >= _LARGE for size, *_ in stamps.values()):
             _write_memo(memo, stamps)
         return True
     aside = path.parent / f".{path.name}.tmp-{uuid.uuid4().hex[:8]}"  # the next build removes it
@@ -128,7 +138,7 @@ def _read_memo(memo: Path) -> Any:
 
 def _write_memo(memo: Path, stamps: dict[str, list[int]]) -> None:
     try:
-        _write_whole(memo, json.dumps(stamps))
+        write_whole(memo, json.dumps(stamps))
     except OSError as error:  # a cache that may not be written: its large files are read each time
         print(f"{memo}: not written ({error.strerror})", file=sys.stderr)
 
@@ -150,19 +160,21 @@ def full_disk(path: Path, flag: str = "cache_dir") -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[bool]:
+def _locked(path: Path, wait: bool) -> Iterator[bool]:
     with path.open("w") as file:
         try:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                if not wait:
+                    raise
                 print(
                     f"waiting for another process that builds {path.parent}/{path.stem[1:]} ...",
                     file=sys.stderr,
                 )
                 fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
+            if isinstance(error, BlockingIOError) or error.errno not in _NO_LOCKS:
                 raise
             yield False
         else:

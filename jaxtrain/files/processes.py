@@ -11,6 +11,19 @@ from typing import Any
 
 from jaxtrain.signals import PARENT
 
+_place = (0, 1)
+
+
+def take_place(index: int, count: int) -> None:
+    """Says which process of a run this is, and how many there are."""
+    global _place
+    _place = (index, count)
+
+
+def place() -> tuple[int, int]:
+    """(number of this process in its run, number of processes of the run)."""
+    return _place
+
 
 def read_some(process: subprocess.Popen, most: int, until: float) -> bytes:
     """What a process writes next to its pipe, at most `most` bytes. Raises TimeoutError at `until` (time.monotonic),

@@ -40,13 +40,13 @@ def sample(
     A completion has at most its request's limit, the engine's max_new, and what its prompt leaves of `context` (0: no
     bound). Raises ConfigError where a prompt leaves no room.
     """
-    batch, done = _batch(engine, requests, context), []
+    batch, done = prefill_batch(engine, requests, context), []
     size += (
         -size % engine.plan.shards
     )  # which are more than the model's where a context axis decodes further rows
     for first in range(0, len(requests), size):
         progress.stop_point(f"sampling, prompt {first} of {len(requests)}")
-        rows = engine_module.complete(engine, params, _local_rows(engine, batch, first, size))
+        rows = engine_module.complete(engine, params, local_rows(engine, batch, first, size))
         done += [
             SampledIds(tokens[:n].tolist(), logps[:n])
             for tokens, logps, n in zip(rows.tokens, rows.logps, rows.lengths, strict=True)
@@ -64,7 +64,9 @@ def stream(
     chunk: int,
 ) -> Iterator[list[int]]:
     """The new tokens of one completion, `chunk` at a time, up to the token that completes one of its stops."""
-    batch = _local_rows(engine, _batch(engine, [request], context), 0, padded_rows(1, engine.plan.shards))
+    batch = local_rows(
+        engine, prefill_batch(engine, [request], context), 0, padded_rows(1, engine.plan.shards)
+    )
     chunks = engine_module.stream(engine, params, batch, chunk=chunk, stops=request.stops, decode=decode)
     return (new[0] for new in chunks)
 
@@ -102,7 +104,7 @@ def limits_of(requests: Sequence[SampleRequest], max_new: int, context: int) -> 
     return np.minimum(limits, room).astype(np.int32)
 
 
-def _batch(engine: Engine, requests: Sequence[SampleRequest], context: int) -> dict[str, np.ndarray]:
+def prefill_batch(engine: Engine, requests: Sequence[SampleRequest], context: int) -> dict[str, np.ndarray]:
     """Requests as a prefill batch."""
     batch = sampler.prompt_batch([request.ids for request in requests], 0)
     columns = sampler.sampling_columns(len(requests), requests[0].sampling_params)
@@ -117,7 +119,7 @@ def _batch(engine: Engine, requests: Sequence[SampleRequest], context: int) -> d
     )
 
 
-def _local_rows(
+def local_rows(
     engine: Engine, batch: Mapping[str, np.ndarray], first: int, size: int
 ) -> dict[str, np.ndarray]:
     """This host's rows of the call that begins at row `first`, filled up to `size` with empty ones."""

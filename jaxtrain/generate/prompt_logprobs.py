@@ -16,16 +16,16 @@ CHUNK = 64  # positions whose logits are there at once
 
 
 def prompt_scorer(
-    plan: Plan, model: LM, params: Params, k: int, slots: int
-) -> Callable[[Sequence[int]], TokenLogprobs]:
-    """A function of a prompt's ids that returns the log-probabilities of all but the first, and the k likeliest ones.
+    plan: Plan, model: LM, k: int, slots: int
+) -> Callable[[Params, Sequence[int]], TokenLogprobs]:
+    """A function (params, a prompt's ids) -> the log-probabilities of all but the first, and the k likeliest ones.
 
-    `params` are what an engine's `ready` gave, `slots` those of its KV cache. A program is compiled for each bucket of
-    lengths.
+    The params are what an engine's `ready` gave, `slots` those of its KV cache. A program is compiled for each bucket
+    of lengths.
     """
     compiled = plan.rows(lambda params, _, batch: _logprobs(model, params, batch, k, slots))
 
-    def score(ids: Sequence[int]) -> TokenLogprobs:
+    def score(params: Params, ids: Sequence[int]) -> TokenLogprobs:
         batch = sampler.prompt_batch([ids], 0)
         rows = sampler.pad_rows({"prompt": batch["prompt"]}, plan.shards)
         own, best, logps = plan.get(compiled(params, (), plan.put(rows)))

@@ -109,7 +109,7 @@ def prefill(
         top_logprobs=top,
         kv_cache=kv_cache,
     )
-    state, token, logp = _sampled(state, last, head, zero, uniforms(state.seed, zero[:, None])[:, 0], ends)
+    state, token, logp = add_token(state, last, head, zero, uniforms(state.seed, zero[:, None])[:, 0], ends)
     first = Completions(
         nothing.tokens.at[:, 0].set(token), nothing.logps.at[:, 0].set(logp), (~empty).astype(jnp.int32)
     )
@@ -150,7 +150,7 @@ def decode(
             params, state.last_token[:, None], state.position[:, None], state.kv_cache
         )
         state = state._replace(kv_cache=kv_cache)
-        state, token, logp = _sampled(state, hidden[:, 0], head, first + t, u[t], ends)
+        state, token, logp = add_token(state, hidden[:, 0], head, first + t, u[t], ends)
         return t + 1, state, tokens.at[t].set(token), logps.at[t].set(logp)
 
     before = state._replace(completions=None)
@@ -169,7 +169,7 @@ def decode(
     )
 
 
-def _sampled(
+def add_token(
     state: DecodeState, hidden: Array, head: Head, count: Array, u: Array, ends: Sequence[int]
 ) -> tuple[DecodeState, Array, Array]:
     """(the state with one more token, it, its log-probability), both 0 where a row was done.

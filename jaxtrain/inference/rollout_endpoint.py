@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from jaxtrain.config import ConfigError, Failure
-from jaxtrain.files import paths, progress
+from jaxtrain.files import checksums, paths, progress
 from jaxtrain.generate import batch_sampler
 from jaxtrain.generate.batch_sampler import SampleRequest
-from jaxtrain.inference import endpoint_responses, remote
+from jaxtrain.inference import endpoint_errors, endpoint_responses, remote
 from jaxtrain.inference.config import EndpointFlags
 from jaxtrain.inference.remote import Endpoint
 from jaxtrain.models import transformer
@@ -87,14 +87,18 @@ def _push(endpoint: Endpoint, session: Session, params: Params, base: Params, dt
     export.write_model(
         folder, session.start, session.plan, {}, dtype=dtype, shard_bytes=_SHARD_BYTES, params=whole
     )
+    checksums.write(folder)
+    body = {"model_path": str(folder)} | ({"model": endpoint.model} if len(endpoint.models) > 1 else {})
     parts = urllib.parse.urlsplit(endpoint.url)
     url = urllib.parse.urlunsplit((parts.scheme, parts.netloc, route, "", ""))
     try:
-        response = endpoint.client.post(url, body={"model_path": str(folder)}, cast_to=object)
+        response = endpoint.client.post(url, body=body, cast_to=object)
     except openai.NotFoundError as error:
+        said = endpoint_errors.details(endpoint_errors.body_of(error)).message
         raise ConfigError(
-            f"{endpoint.label}: it has no route {route}, so that it cannot load the policy: name its own by "
-            "--rollout_weights, or leave that empty for a server that keeps its weights"
+            f"{endpoint.label}: it cannot load the policy by {route} (404: {said}): start "
+            "./launch/run serve with --weights_dir, name another server's own route by --rollout_weights, or leave "
+            "that empty for a server that keeps its weights"
         ) from error
     except openai.APIError as error:
         raise _failure(endpoint, error, "loading the policy") from error

@@ -20,7 +20,7 @@ LONGEST = 2000  # characters of a final answer: no exercise has a longer one
 
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s+([^\s{$]+)")
-_NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
+NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 
 
@@ -101,7 +101,7 @@ def _parsed(text: str, is_reference: bool) -> list[Any]:
         return read(f"\\boxed{{{answer}}}")  # all of it is one expression
     if result := read(answer):
         return result
-    if numbers := _NUMBER.findall(answer):
+    if numbers := NUMBER.findall(answer):
         return read(numbers[-1])
     return read(f"\\boxed{{{answer}}}") if is_reference or place == "mark" else []
 

@@ -150,7 +150,7 @@ class StepScores(config.Group):
 class Episodes(config.Group):
     # fmt: off
     env: str = config.arg("",
-        "Sample episodes of an environment instead of single completions: MODULE:CLASS, FILE.py:CLASS, or "
+        "Sample episodes of an environment instead of single completions: MODULE:CLASS, FILE.py:CLASS, gsm8k:DATA, or "
         "tinytown:search, tinytown:calculator, tinytown:twenty_questions; several joined by commas, each *WEIGHT. Its "
         "rewards are added to those of --reward or --reward_model, which may be left out")
     max_turns: int = config.arg(8, "Most completions of an episode; one that is not over then is cut off", low=1)

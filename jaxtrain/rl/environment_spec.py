@@ -3,18 +3,21 @@
 import inspect
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxtrain.config import ConfigError
+from jaxtrain.config import ConfigError, Dialogs
+from jaxtrain.data import source_spec
+from jaxtrain.data.messages import Message
 from jaxtrain.rewards import function_import, reward_spec
-from jaxtrain.rl import tool_environment
+from jaxtrain.rl import gsm8k, tool_environment
 from jaxtrain.rl.config import WatchedStageConfig
 from jaxtrain.rl.environments import Environment
 
 _SPEC = re.compile(r"(?P<name>.+:[^\W\d][\w.]*?)(?:\*(?P<weight>[^*]*))?", re.DOTALL)
+_OF_DATA = re.compile(rf"(?P<name>{gsm8k.PREFIX}.+?)(?:\*(?P<weight>\.?\d[^*/]*))?", re.DOTALL)
 WORLD = "tinytown:"  # before the names of the environments that come with the library
 
 
@@ -24,6 +27,7 @@ class EnvironmentSpec(NamedTuple):
     name: str
     make: Callable[[], Environment]
     share: float  # of the episodes
+    data: str = ""  # the source of its problems, where it has one: --env=gsm8k:DATA
 
     @property
     def label(self) -> str:
@@ -40,17 +44,19 @@ def resolve(text: str) -> list[EnvironmentSpec]:
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigError(f"{label}: {min(twice)} stands there twice")
     return [
-        EnvironmentSpec(name, _made_by(label, name), weight / sum(weights))
+        EnvironmentSpec(name, _made_by(label, name), weight / sum(weights), _data_of(name))
         for name, weight in zip(names, weights, strict=True)
     ]
 
 
 def _parts(label: str, text: str) -> list[re.Match]:
-    matches, left = reward_spec.split(text, _SPEC.fullmatch)
+    matches, left = reward_spec.split(
+        text, lambda part: (_OF_DATA if part.startswith(gsm8k.PREFIX) else _SPEC).fullmatch(part)
+    )
     if left or not text.rpartition(",")[2].strip():
         known = ", ".join(WORLD + name for name in tool_environment.shipped())
         raise ConfigError(
-            f"{label}: write MODULE:CLASS, FILE.py:CLASS, or one of {known}; *WEIGHT may follow"
+            f"{label}: write MODULE:CLASS, FILE.py:CLASS, gsm8k:DATA, or one of {known}; *WEIGHT may follow"
         )
     return matches
 
@@ -65,7 +71,37 @@ def _weight(label: str, text: str | None) -> float:
     return weight
 
 
+def _data_of(name: str) -> str:
+    return name.removeprefix(gsm8k.PREFIX) if name.startswith(gsm8k.PREFIX) else ""
+
+
+def open_data(
+    specs: Sequence[EnvironmentSpec],
+    data: Dialogs,
+    fits: Callable[[Sequence[Message], Mapping[str, Any]], bool],
+) -> tuple[list[EnvironmentSpec], list[str]]:
+    """(the environments with the problems of their data whose first messages fit, lines about them, for people).
+
+    Raises ConfigError where data cannot be used.
+    """
+    ready, lines = [], []
+    for spec in specs:
+        if spec.data:
+            make, about = gsm8k.open_problems(spec.data, data, fits)
+            spec, lines = spec._replace(make=make), [*lines, *about]
+        ready.append(spec)
+    return ready, lines
+
+
+def digests(text: str, data: Dialogs) -> list[str]:
+    """Of each environment of --env that has data its digest. Raises ConfigError where that cannot be used."""
+    specs = resolve(text) if text else []
+    return [gsm8k.read_problems(spec.data, data).digest for spec in specs if spec.data]
+
+
 def _made_by(label: str, name: str) -> Callable[[], Environment]:
+    if name.startswith(gsm8k.PREFIX):
+        return gsm8k.Gsm8k
     if name.startswith(WORLD):
         shipped = tool_environment.shipped()
         if name.removeprefix(WORLD) not in shipped:
@@ -112,7 +148,9 @@ def check(cfg: WatchedStageConfig) -> None:
     """Raises ConfigError for an --env that cannot be used, and for flags that have no meaning beside it."""
     if not cfg.episodes.env:
         return
-    resolve(cfg.episodes.env)
+    for spec in resolve(cfg.episodes.env):
+        if spec.data:
+            source_spec.check_sources(spec.data, cfg.data, "env")
     refused = {
         "watch_reward": cfg.watch.watch_reward,
         "keep_best": cfg.run.keep_best,

@@ -1,6 +1,7 @@
 """Rows of a batch from episodes, with their scores."""
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from jaxtrain.data.prompts import Prompt, question
 from jaxtrain.rewards.function_args import QUOTED, Logs, TrainerState
 from jaxtrain.rewards.functions import RewardScores
 from jaxtrain.rewards.models import CompletionScorer
-from jaxtrain.rl import sampling_correction, scoring
+from jaxtrain.rl import gsm8k, sampling_correction, scoring
 from jaxtrain.rl.environment_spec import EnvironmentSpec
 from jaxtrain.rl.environments import Environment
 from jaxtrain.rl.scoring import Columns, ScoredBatch, ScoringConfig
@@ -124,7 +125,7 @@ def episode_metrics(episodes: Sequence[Episode]) -> Columns:
     columns = {f"{PREFIX}/{name}": [each.metrics.get(name, np.nan) for each in episodes] for name in names}
     if len(specs) > 1:
         columns |= {
-            f"{PREFIX}/{name.rpartition(':')[2]}/reward": [
+            f"{PREFIX}/{_short(name)}/reward": [
                 sum(each.rewards) if each.spec.name == name and not each.fault else np.nan
                 for each in episodes
             ]
@@ -136,6 +137,11 @@ def episode_metrics(episodes: Sequence[Episode]) -> Columns:
         f"{PREFIX}/faults": [bool(each.fault) for each in episodes],
     }
     return {name: np.array(column, np.float32) for name, column in columns.items()}
+
+
+def _short(name: str) -> str:
+    """The name of an environment in metrics: without its module, and without what a path has beside letters."""
+    return re.sub(r"[^\w.-]+", "_", name if name.startswith(gsm8k.PREFIX) else name.rpartition(":")[2])
 
 
 def _turns(episodes: Sequence[Episode]) -> np.ndarray:

@@ -25,6 +25,7 @@ from jaxtrain.rewards.function_args import TrainerState
 from jaxtrain.rl import environment_calls, environment_spec, flat_groups, rollouts, scoring
 from jaxtrain.rl.config import WatchedStageConfig, iteration_size
 from jaxtrain.rl.environment_calls import EnvironmentFault, run_calls
+from jaxtrain.rl.environment_spec import EnvironmentSpec
 from jaxtrain.rl.environments import Observation
 from jaxtrain.rl.episode_rows import Episode, scored_episodes
 from jaxtrain.rl.scoring import ScoredBatch
@@ -44,7 +45,7 @@ def episode_sampler(
 ) -> flat_groups.Sample:
     """A function (state, prompts taken before, groups) -> scored episodes, a group for each prompt."""
     s, size = cfg.samples, iteration_size(cfg)
-    specs, follows = environment_spec.resolve(cfg.episodes.env), follow_ups(cfg, template)
+    (specs, _), follows = _open_specs(cfg, template), follow_ups(cfg, template)
     make = setup.requests or sampling.request_sampler
     start = make(policy_session(session), setup.scoring.ends, max_new=s.max_new)
     decode = marked_decoder(template.tokenizer)
@@ -78,6 +79,16 @@ def episode_sampler(
         return scored_episodes(cfg, setup.scoring, episodes, at)
 
     return sample
+
+
+def _open_specs(cfg: WatchedStageConfig, template: Template) -> tuple[list[EnvironmentSpec], list[str]]:
+    """(the environments of --env, those with data opened, lines about the data)."""
+
+    def fits(messages: Sequence[Message], template_kwargs: Mapping[str, Any]) -> bool:
+        ids = template.encode_prompt(messages, template_kwargs)
+        return len(ids) + cfg.samples.max_new <= cfg.data.seq_len
+
+    return environment_spec.open_data(environment_spec.resolve(cfg.episodes.env), cfg.data, fits)
 
 
 def follow_ups(cfg: WatchedStageConfig, template: Template) -> NextTurn:
@@ -212,10 +223,11 @@ def table(cfg: WatchedStageConfig, template: Template) -> list[tuple[str, str]]:
     """
     if not cfg.episodes.env:
         return []
-    specs = environment_spec.resolve(cfg.episodes.env)
+    specs, about = _open_specs(cfg, template)
     shares = ", ".join(f"{spec.name}" + f" {spec.share:.0%}" * (len(specs) > 1) for spec in specs)
     lines = [
         shares,
+        *about,
         f"at most {cfg.episodes.max_turns} turns of {cfg.samples.max_new} tokens, {cfg.data.seq_len} in all",
     ]
     if follow_ups(cfg, template).tool_role == "user":

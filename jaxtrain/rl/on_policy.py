@@ -18,6 +18,7 @@ from jaxtrain.ops import policy_gradient
 from jaxtrain.rewards import functions, models
 from jaxtrain.rl import (
     completion_table,
+    environment_spec,
     episodes,
     held_out,
     request_samplers,
@@ -79,7 +80,8 @@ def fingerprints(cfg: WatchedStageConfig, template: Template) -> dict[str, str]:
     names = held_out.argument_names(read)
     for reward in watched_reward.reward_functions(cfg):
         functions.check_arguments(reward, names, f"--data={cfg.data.data}")
-    digest = cache.digest(*(prompt.ids.tobytes() for prompt in read))
+    digests = environment_spec.digests(cfg.episodes.env, cfg.data)
+    digest = cache.digest(*(prompt.ids.tobytes() for prompt in read), *digests)
     return {"data": digest, "tokenizer": template.tokenizer.fingerprint, "template": template.fingerprint}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from jaxtrain.config import ConfigError
+from jaxtrain.files import processes
 from jaxtrain.train import compiled_programs, stop
 
 
@@ -48,6 +49,7 @@ def initialize(cache_dir: str = "") -> None:
 
 
 def _joined() -> None:
+    processes.take_place(jax.process_index(), jax.process_count())
     stop.stop_before_training()
     sys.excepthook = _leave
 

@@ -3,7 +3,8 @@
 import pytest
 
 from jaxtrain.config import Corpus, Dialogs
-from tests.data.corpus import write
+from jaxtrain.data import token_parts, token_workers
+from tests.data.corpus import text, write
 
 
 @pytest.fixture
@@ -39,3 +40,14 @@ def comparisons(tmp_path):
         return Dialogs(data=data, **(options | changes))
 
     return make
+
+
+@pytest.fixture
+def many(monkeypatch):
+    """Records of several parts, with some that are dropped, and workers that start at once."""
+    monkeypatch.setattr(token_parts, "WHOLE", 100)
+    monkeypatch.setattr(token_parts, "_LEAST", 64)
+    monkeypatch.setattr(token_workers, "_ALONE", 0.0)
+    rows = [{"text": text(i), "logp": -float(i)} for i in range(400)]
+    rows[70], rows[200], rows[333] = {"text": 3}, {"text": " \n"}, {"text": text(333)}
+    return rows

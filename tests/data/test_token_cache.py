@@ -1,19 +1,17 @@
 """Tokenised documents: what is stored, dropped, counted and listed, and read again."""
 
+import shutil
+
 import numpy as np
 import pytest
 
 from jaxtrain.config import ConfigError
-from jaxtrain.data import token_cache
+from jaxtrain.data import token_cache, token_parts
+from jaxtrain.data.sources import Records
 from jaxtrain.data.token_cache import Fim
-from jaxtrain.data.tokenizer import ByteTokenizer
+from jaxtrain.files import processes
+from tests.data.cached_tokens import KIND, assert_same, cached, tokenise
 from tests.data.corpus import records_of
-
-KIND = ByteTokenizer()
-
-
-def tokenise(rows, folder, *, label="rows", field="text", policy="raise", fim=None):
-    return token_cache.tokenise(records_of(rows, label), KIND, field, policy, folder, fim)
 
 
 def texts(documents):
@@ -83,3 +81,68 @@ def test_fill_in_the_middle_rearranges_each_document(tmp_path):
         assert ids[0] == prefix and bytes(ids[1:s] + ids[m + 1 :] + ids[s + 1 : m]) == b"abcdefgh"
         shapes.add((s, m))
     assert len(shapes) > 10 and not found.slack.any()
+
+
+@pytest.mark.parametrize("fim", [None, Fim(0.5, 3)])
+def test_parts_by_several_processes_are_the_cache_that_one_writes(many, tmp_path, fim):
+    """And its documents are those of a cache of one part, such as an earlier release wrote."""
+    found = {}
+    for name, workers in (("one", 1), ("two", 2)):
+        found[name] = tokenise(many, tmp_path / name, policy="skip", fim=fim, workers=workers)
+        (parts,) = (tmp_path / name / "tokens").iterdir()
+        assert len([path for path in parts.iterdir() if path.is_dir()]) == 7
+    assert cached(tmp_path / "one") == cached(tmp_path / "two")
+    assert (found["two"].empty, found["two"].skipped, len(found["two"])) == (1, 1, 398)
+    token_parts.WHOLE = 1000
+    whole = tokenise(many, tmp_path / "whole", policy="skip", fim=fim)
+    token_parts.WHOLE = 100
+    for one in found.values():
+        assert_same(one, whole)
+    assert_same(tokenise(many, tmp_path / "whole", policy="skip", fim=fim), whole)
+    (folder,) = (path for path in (tmp_path / "whole" / "tokens").iterdir() if path.is_dir())
+    assert folder.suffix != ".parts", "a cache of one part stays one"
+
+
+def test_a_stopped_run_goes_on_with_the_parts_that_are_missing(many, tmp_path):
+    whole = tokenise(many, tmp_path / "whole", policy="skip")
+    read = []
+
+    def records(stop=10**9):
+        def one(numbers):
+            if max(numbers) >= stop:
+                raise KeyboardInterrupt
+            read.extend(numbers)
+            return [many[i] for i in numbers]
+
+        return Records("rows", "fingerprint of rows", one, len(many))
+
+    with pytest.raises(KeyboardInterrupt):
+        token_cache.tokenise(records(stop=300), KIND, "text", "skip", tmp_path / "cut", None)
+    assert max(read) == 255
+    read.clear()
+    assert_same(token_cache.tokenise(records(), KIND, "text", "skip", tmp_path / "cut", None), whole)
+    assert min(read) == 256, "no part is read twice"
+
+
+def test_processes_of_a_run_share_the_parts_of_a_folder(many, tmp_path, monkeypatch):
+    """Each begins with its own; where the folders are not shared each writes all of them."""
+    written = []
+    build = token_parts.build
+    monkeypatch.setattr(
+        token_parts, "build", lambda path, *rest: (written.append(int(path.name)), build(path, *rest))
+    )
+    monkeypatch.setattr(processes, "place", lambda: (1, 2))
+    second = tokenise(many, tmp_path / "second", policy="skip", workers=1)
+    assert written == [1, 3, 5, 6, 4, 2, 0]
+    monkeypatch.setattr(processes, "place", lambda: (0, 2))
+    written.clear()
+    for k in (0, 2):
+        (folder,) = (tmp_path / "second" / "tokens").iterdir()
+        shutil.rmtree(folder / f"{k:05d}")
+    assert_same(tokenise(many, tmp_path / "second", policy="skip", workers=1), second)
+    assert written == [0, 2]
+
+
+def test_a_bad_record_is_named_whatever_part_it_is_in(many, tmp_path):
+    with pytest.raises(ConfigError, match="rows record 70: field 'text' is not a string but int"):
+        tokenise(many, tmp_path, workers=2)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from jaxtrain.config import ConfigError
-from tests.runs import ROOT, call, quick, rows, same_arrays
+from jaxtrain.rl import gsm8k
+from tests.runs import ROOT, call, jsonl, quick, rows, same_arrays
 
 FLAGS = (
     "--steps=3", "--minibatches=1", "--epochs=2", "--checkpoint_every=1", "--keep=9", "--lr=3e-3", "--max_turns=3",
@@ -183,3 +184,37 @@ def test_the_environments_of_the_world_take_their_first_step(town):
 def test_what_cannot_be_is_refused(town, flags, message):
     with pytest.raises(ConfigError, match=re.escape(message)), quick():
         call("ppo", *town.flags("ppo", "--ptx_weight=0", "--dry_run", *flags))
+
+
+PAIRS = [(a, b) for a in (2, 3) for b in (4, 5, 6, 7)]
+
+
+def test_word_problems_with_a_calculator_train_and_say_what_they_left_out(town):
+    sums = [
+        {"question": f"What is {a} + {b}?", "answer": f"<<{a}+{b}={a + b}>>\n#### {a + b}"} for a, b in PAIRS
+    ]
+    long = {"question": "What " + "is it " * 80 + "?", "answer": "#### 1"}
+    source = jsonl(town.folder / "sums.jsonl", [*sums, {"question": "What?", "answer": "none"}, long])
+    flags = (f"--env=gsm8k:{source}", "--on_bad_record=skip", "--group=2", *FLAGS)
+    with pytest.raises(ConfigError, match="none of its 9 problems leaves room"):
+        town.run("grpo", "gsm8k-short", *flags)
+    flags = (*flags, "--seq_len=160")
+    run = town.run("grpo", "gsm8k", *flags)
+    said = " ".join(town.said["gsm8k"].split())
+    assert (
+        "8 problems of" in said and "1 bad record skipped" in said and "1 problems that leave no room" in said
+    )
+    assert "final answers are compared by" in said
+    first = updates(run)[0]
+    assert first["val/ratio"] == pytest.approx(1, abs=1e-5)
+    assert {"environment/success", "environment/no_answer", "environment/tool_errors"} <= first.keys()
+    _, episodes = rollout(run, 0)
+    assert {episode["turns"][0]["content"].partition("?")[0] for episode in episodes} <= {
+        f"What is {a} + {b}" for a, b in PAIRS
+    }
+    copy = town.resumed("grpo", "gsm8k", 1, *flags)
+    assert same_arrays(run, copy, 3) and rows(copy) == rows(run)
+    jsonl(town.folder / "sums.jsonl", sums)
+    gsm8k.read_problems.cache_clear()
+    with pytest.raises(ConfigError, match="data"):
+        town.again("grpo", "gsm8k", *flags)

@@ -33,9 +33,8 @@ UNREAD = {
     "experiments.soak": ({"requests"}, "by name, as the other attacks"),
     "experiments.bench": (
         {
-            "eval_share", "text_field", "on_bad_record", "cache_dir", "mask_rate", "fim_rate", "eval_every",
-            "eval_batches", "eval_tasks_dir", "eval_tasks_every", "eval_tasks_limit", "sample_every",
-            "checkpoint_every", "log_every", "max_skips", "skip_spikes",
+            "mask_rate", "eval_every", "eval_batches", "eval_tasks_dir", "eval_tasks_every", "eval_tasks_limit",
+            "sample_every", "checkpoint_every", "log_every", "max_skips", "skip_spikes", "streaming",
         },
         "refused in require_acting",
     ),

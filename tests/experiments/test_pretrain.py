@@ -322,3 +322,21 @@ def test_a_step_that_the_parent_never_saved_is_refused(bench, whole):
     with pytest.raises(ConfigError, match=r"has no step 7: choose one of 10, 20, 30, 40"):
         bench.main(f"--init_from={whole[0]}@7", f"--workdir={workdir}", small=CHILD)
     assert not workdir.exists()
+
+
+@pytest.mark.slow
+def test_a_run_that_trains_while_its_data_are_tokenised_resumes_to_the_same_bits(bench, tmp_path):
+    """Killed, and without the cache that its first start wrote."""
+    flags = ("--streaming", "--steps=24", "--checkpoint_every=8", "--log_every=3", "--keep=9", "--eval_every=0",
+             "--sample_every=0", "--data_workers=1", write(tmp_path / "corpus.jsonl", prose(900)))  # fmt: skip
+    runs = [bench.folder / name for name in ("streaming", "streaming-killed")]
+    bench.run(*flags, f"--workdir={runs[0]}", f"--cache_dir={tmp_path / 'a'}")
+    kill_after(bench.start(*flags, f"--workdir={runs[1]}", f"--cache_dir={tmp_path / 'b'}"), runs[1], 12)
+    shutil.rmtree(tmp_path / "b" / "tokens")
+    said = bench.run(*flags, f"--workdir={runs[1]}", f"--cache_dir={tmp_path / 'b'}")
+    assert "resuming from step " in said
+    assert rows(runs[0]) == rows(runs[1])
+    wanted, found = arrays(runs[0], 24), arrays(runs[1], 24)
+    assert all(np.array_equal(value, found[path]) for path, value in wanted.items())
+    with pytest.raises(ConfigError, match="--streaming"):
+        bench.main(*(flag for flag in flags if flag != "--streaming"), f"--workdir={runs[0]}")

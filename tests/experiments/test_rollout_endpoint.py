@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jaxtrain import load
+from jaxtrain.config import ConfigError
 from jaxtrain.inference import rollout_endpoint
 from jaxtrain.inference.config import EndpointFlags
 from jaxtrain.stages import init_from
@@ -86,3 +87,74 @@ def test_our_own_server_samples_what_the_trainer_takes_for_its_policy(town, rewa
         run = town.run("grpo", "ours", reward, *flags, f"--rollout_endpoint={served.url}")
     (row,) = (row for row in rows(run) if "loss" in row)
     assert row["sampling/logp_difference_max"] < 1e-3 and row["completions/clipped_ratio"] > 0
+
+
+def served(town, port=0, **options):
+    """Our own server of the model that training starts from, which may load weights from the runs' folder."""
+    with quick():
+        return load(str(town / "sft")).serve(
+            port=port, **{"weights_dir": str(town.folder), "context": 64, "rows": 8, **options}
+        )
+
+
+def differences(run):
+    return [row["sampling/logp_difference"] for row in rows(run) if "loss" in row]
+
+
+LEARNS = ("--group=2", "--warmup=0", "--lr=3e-2", "--max_new=4", "--checkpoint_every=100", "--is_cap=2")
+
+
+def test_our_own_server_samples_from_each_policy_that_is_pushed(town, reward):
+    with served(town) as server:
+        url = f"--rollout_endpoint={server.url}"
+        pushed = town.run("grpo", "pushed", reward, *LEARNS, "--steps=4", url)
+        kept = town.run("grpo", "kept", reward, *LEARNS, "--steps=4", "--rollout_weights=", url)
+    assert max(differences(pushed)) < 1e-4
+    # The server still has the last policy that was pushed, and this run's moves on from where it started.
+    assert min(differences(kept)) > 1e-3 and len(differences(kept)) == 4
+
+
+def test_a_run_whose_own_server_died_goes_on_with_a_new_one(town, reward, monkeypatch):
+    impatient = EndpointFlags(timeout=60.0, retries=0, use_cache=False)
+    monkeypatch.setattr(rollout_endpoint.requests_of, "__defaults__", (impatient,))
+    complete, calls, server = rollout_endpoint._complete, [], served(town)
+    port = int(server.url.removesuffix("/v1").rpartition(":")[2])
+
+    def dying(*args):
+        calls.append(1)
+        if len(calls) == 2:
+            server.close()
+        return complete(*args)
+
+    monkeypatch.setattr(rollout_endpoint, "_complete", dying)
+    flags = (reward, *LEARNS, "--steps=4", "--minibatches=2", f"--rollout_endpoint={server.url}")
+    with pytest.raises(stop.SavedFailure, match="the state of the last whole iteration is saved"):
+        town.run("grpo", "unserved", *flags)
+    with served(town, port):
+        assert "resuming from step 2 " in town.again("grpo", "unserved", *flags)
+    assert len(differences(town / "unserved")) == 4 and max(differences(town / "unserved")[::2]) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"api_key": "right"}, r"refused the key \(401\): Incorrect API key"),
+        (
+            {"weights_dir": ""},
+            r"cannot load the policy by /update_weights_from_disk \(404: this server loads no",
+        ),
+        (
+            {"weights_dir": "elsewhere"},
+            r"\(400\): model_path: weights are loaded from folders below --weights_dir",
+        ),
+    ],
+)
+def test_a_server_that_does_not_load_what_is_pushed_says_why(
+    town, reward, tmp_path, monkeypatch, options, message
+):
+    monkeypatch.setenv("OPENAI_API_KEY", "wrong")
+    if options.get("weights_dir"):
+        options = {"weights_dir": str(tmp_path)}
+    with served(town, **options) as server, pytest.raises(ConfigError, match=message):
+        name = f"refused-{len(message)}"
+        town.run("grpo", name, reward, *LEARNS, "--steps=2", f"--rollout_endpoint={server.url}")

@@ -82,8 +82,10 @@ def test_a_prompt_that_fills_the_context_is_named():
 
 def test_what_fills_a_batch_up_is_empty_and_has_valid_parameters():
     built, _ = engine_and_params()
-    batch = batch_sampler._batch(built, [one._replace(seeds=one.seeds[:1]) for one in REQUESTS], CONTEXT)
-    rows = batch_sampler._local_rows(built, batch, 0, 8)
+    batch = batch_sampler.prefill_batch(
+        built, [one._replace(seeds=one.seeds[:1]) for one in REQUESTS], CONTEXT
+    )
+    rows = batch_sampler.local_rows(built, batch, 0, 8)
     assert rows["length"].tolist() == [4, 1, 9, 2, 20, 0, 0, 0] and rows["limit"].tolist()[:5] == [
         4,
         5,

@@ -67,7 +67,10 @@ def test_environments_have_names_and_shares(file):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("nothing", "write MODULE:CLASS, FILE.py:CLASS, or one of tinytown:search, tinytown:calculator"),
+        (
+            "nothing",
+            "write MODULE:CLASS, FILE.py:CLASS, gsm8k:DATA, or one of tinytown:search, tinytown:calc",
+        ),
         ("{file}:Good,", "write MODULE:CLASS"),
         ("{file}:Good*0", "the weight \\*0 is not a number above 0"),
         ("{file}:Good*many", "the weight \\*many is not a number"),

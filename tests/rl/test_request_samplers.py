@@ -11,7 +11,7 @@ from jaxtrain.config import ConfigError
 from jaxtrain.generate.batch_sampler import SampleRequest
 from jaxtrain.models import transformer
 from jaxtrain.rl import request_samplers
-from jaxtrain.rl.config import RolloutSampler
+from jaxtrain.rl.config import Episodes, RolloutSampler
 from jaxtrain.stages import sampling
 from jaxtrain.train import parallel
 from tests import tiny
@@ -33,7 +33,9 @@ def session_on(devices, flags=None):
 
 def config_of(rows):
     return types.SimpleNamespace(
-        sampler=RolloutSampler(rollout_rows=rows), data=types.SimpleNamespace(seq_len=ARCH.max_len)
+        sampler=RolloutSampler(rollout_rows=rows),
+        episodes=Episodes(),
+        data=types.SimpleNamespace(seq_len=ARCH.max_len),
     )
 
 

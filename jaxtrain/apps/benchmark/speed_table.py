@@ -19,7 +19,12 @@ class SpeedColumn(NamedTuple):
 
 
 COLUMNS = (
+    SpeedColumn("cores", "cores", "", 1, ",.0f", 5),
+    SpeedColumn("documents_per_s", "docs/s", "", 1, ",.0f", 8),
+    SpeedColumn("megabytes_per_s", "MB/s", "", 1, ",.1f", 6),
     SpeedColumn("tokens_per_s", "tokens/s", "median", 1, ",.0f", 9),
+    SpeedColumn("tokens_per_cpu_s", "tokens/s", "of CPU", 1, ",.0f", 10),
+    SpeedColumn("first_s", "first", "ids, s", 1, ",.1f", 7),
     SpeedColumn("best_tokens_per_s", "tokens/s", "best", 1, ",.0f", 9),
     SpeedColumn("fixed_tokens_per_s", "tokens/s", "fixed", 1, ",.0f", 9),
     SpeedColumn("speedup", "speedup", "times", 1, ",.2f", 7),
@@ -33,6 +38,7 @@ COLUMNS = (
     SpeedColumn("products_ms", "products", "ms", 1, ",.1f", 8),
     SpeedColumn("reading_ms", "reading", "ms", 1, ",.1f", 8),
     SpeedColumn("peak_memory", "memory", "MiB", 2**20, ",.0f", 7),
+    SpeedColumn("memory", "memory", "MiB", 2**20, ",.0f", 7),
     SpeedColumn("scratch_memory", "scratch", "MiB", 2**20, ",.0f", 7),
     SpeedColumn("logits", "logits", "MiB", 2**20, ",.0f", 7),
     SpeedColumn("first_step_s", "first", "step s", 1, ",.1f", 6),

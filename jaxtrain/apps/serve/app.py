@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from jaxtrain.apps.serve import chat_page, completions, http, openapi, stored_completions
+from jaxtrain.apps.serve import chat_page, completions, http, openapi, stored_completions, weight_updates
 from jaxtrain.apps.serve.errors import ApiError
 from jaxtrain.apps.serve.responses import ServedModel
 from jaxtrain.apps.serve.server import Server, server_of
@@ -42,6 +42,7 @@ def app(server: Server) -> Starlette:
         ("POST", "/v1/chat/completions/{id}", stored_completions.update, True),
         ("DELETE", "/v1/chat/completions/{id}", stored_completions.delete, True),
         ("GET", "/v1/chat/completions/{id}/messages", stored_completions.messages, True),
+        ("POST", "/update_weights_from_disk", weight_updates.update, True),
     ]
 
     @contextlib.asynccontextmanager
@@ -136,17 +137,23 @@ async def description(server: Server, request: Request) -> Response:
 
 async def models(server: Server, request: Request) -> Response:
     """The list of the served models."""
-    data = [_model_body(one.model) for one in server.by_model.values()]
+    data = [_model_body(one.current.model) for one in server.by_model.values()]
     return JSONResponse({"object": "list", "data": data})
 
 
 async def model(server: Server, request: Request) -> Response:
     """The model object of the name in the path, if it is served."""
-    return JSONResponse(_model_body(server_of(server, request.path_params["model"]).model))
+    return JSONResponse(_model_body(server_of(server, request.path_params["model"]).current.model))
 
 
 def _model_body(model: ServedModel) -> dict[str, Any]:
-    return {"id": model.name, "object": "model", "created": model.created, "owned_by": "jaxtrain"}
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": model.created,
+        "owned_by": "jaxtrain",
+        "weight_version": model.weight_version,
+    }
 
 
 async def _unknown_url(request: Request, error: HTTPException) -> Response:

@@ -17,6 +17,7 @@ from jaxtrain.apps.serve.http import in_thread
 from jaxtrain.apps.serve.message_parser import MessageParser
 from jaxtrain.apps.serve.request_params import CompletionParams
 from jaxtrain.apps.serve.responses import CompletionBuilder, ResponseFormat
+from jaxtrain.apps.serve.scheduler import ModelRunner
 from jaxtrain.apps.serve.server import Server, read_body, server_of
 from jaxtrain.apps.serve.streaming import EventStream, ScheduledCompletions, cancel_on_disconnect
 from jaxtrain.generate import sampler
@@ -90,20 +91,19 @@ async def text(server: Server, request: Request) -> Response:
 
 
 async def _add_echoes(job: CompletionJob) -> None:
-    """Puts its prompt before each completion."""
+    """Puts its prompt before each completion; called where the job was submitted, with no wait between."""
+    runner = job.server.scheduler.runner
     given = zip(job.params.prompts, job.prompts, strict=True)
-    echoes = [await in_thread(_echo, job.server, job.params, *pair) for pair in given]
+    echoes = [await in_thread(_echo, runner, job, *pair) for pair in given]
     for i, builder in enumerate(job.builders):
         builder.echo = echoes[i // job.params.n]
 
 
-def _echo(
-    server: Server, params: CompletionParams, prompt: str | list[int], ids: list[int]
-) -> responses.Echo:
+def _echo(runner: ModelRunner, job: CompletionJob, prompt: str | list[int], ids: list[int]) -> responses.Echo:
     """What a completion starts with where its prompt is echoed."""
-    text = prompt if isinstance(prompt, str) else server.model.template.tokenizer.decode(ids)
-    scored = params.top_logprobs is not None
-    return responses.Echo(text, ids, server.scheduler.runner.score_prompt(ids) if scored else None)
+    text = prompt if isinstance(prompt, str) else job.server.model.template.tokenizer.decode(ids)
+    scored = job.params.top_logprobs is not None
+    return responses.Echo(text, ids, runner.score_prompt(runner.params, ids) if scored else None)
 
 
 def _require_room(server: Server, params: CompletionParams) -> None:
@@ -124,7 +124,7 @@ def _submit(
     parser: MessageParser | None = None,
 ) -> CompletionJob:
     """Submits a request's completions to the scheduler. Raises ApiError for what it cannot do, or has no room for."""
-    scheduler = server.scheduler
+    server, scheduler = server.current, server.scheduler
     field = "messages" if form is responses.CHAT else "prompt"
     limits = [_token_limit(ids, params.max_tokens, scheduler.runner.context, field) for ids in prompts]
     seed = secrets.randbits(63) if params.seed is None else params.seed

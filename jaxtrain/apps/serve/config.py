@@ -1,6 +1,7 @@
 """Flag groups of ./launch/run serve."""
 
 import dataclasses
+from pathlib import Path
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError
@@ -27,7 +28,17 @@ class ServedModelFlags(config.Group):
         "Most tokens of prompt and completion, for which every row has a KV cache. 0: the model's own, "
         f"{DEFAULT_CONTEXT} at most", low=0)
     chunk: int = config.arg(4, "Tokens decoded between two checks for waiting requests and disconnected clients", low=1)
+    weights_dir: str = config.arg("",
+        "Load other weights while it runs, as POST /update_weights_from_disk says, from folders below this one; empty: "
+        "none are loaded")
     # fmt: on
+
+    def weights_root(self) -> Path | None:
+        """The folder of --weights_dir, None without it. Raises ConfigError where there is none."""
+        root = Path(self.weights_dir).expanduser()
+        if self.weights_dir and not root.is_dir():
+            raise ConfigError(f"--weights_dir={self.weights_dir}: no such folder: make it, or name another")
+        return root if self.weights_dir else None
 
     def context_of(self, model: str, model_context: int) -> int:
         """The most tokens of prompt and completion; `model_context` 0: the model has no limit. Raises ConfigError."""

@@ -60,13 +60,16 @@ _OPERATIONS: Mapping[tuple[str, str], _Operation] = {
     ("GET", f"{_STORED}/messages"): _Operation(
         "MessagePage", query=stored_completions.MESSAGES_QUERY, errors=(404, 500)
     ),
+    ("POST", "/update_weights_from_disk"): _Operation(
+        "WeightsUpdate", request_params.WEIGHTS, errors=(404, 503)
+    ),
 }
 # An error -> (what it means, whether its body is an error object); those of the connection have no body.
 _ERRORS: Mapping[int, tuple[str, bool]] = {
     400: ("The request is not valid; one that is not HTTP is answered in plain text", True),
     401: ("The key is missing or wrong", True),
     403: ("Without a key the server takes requests of programs on its machine only", True),
-    404: ("There is no such model or stored completion", True),
+    404: ("There is no such model or stored completion, or weights are not loaded", True),
     408: ("The request did not come in time; the connection is closed", False),
     413: ("The body is too large", True),
     429: (

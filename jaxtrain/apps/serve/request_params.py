@@ -119,6 +119,22 @@ def text_params(body: Mapping[str, Any]) -> CompletionParams:
     return params._replace(echo=values["echo"], return_token_ids=values["return_token_ids"])
 
 
+class WeightsParams(NamedTuple):
+    """A request to load weights."""
+
+    model_path: str  # their folder
+    model: str  # empty: the only one
+    weight_version: str  # empty: one that follows from the files
+
+
+def weights_params(body: Mapping[str, Any]) -> WeightsParams:
+    """The folder, model and version of a request to load weights. Raises ApiError."""
+    values = _parse(body, WEIGHTS)
+    if len(values["weight_version"]) > MAX_KEY:
+        raise invalid_param("weight_version", f"it has at most {MAX_KEY} characters")
+    return WeightsParams(*(values[name] for name in WeightsParams._fields))
+
+
 def metadata_of(body: Mapping[str, Any]) -> dict[str, str]:
     """The metadata of a request that has nothing else. Raises ApiError."""
     return _parse(body, METADATA)["metadata"]
@@ -446,6 +462,19 @@ TEXT = {
     "suffix": (_neutral(""), None),
 }
 METADATA: Rules = {"metadata": (_METADATA, {})}
+# SGLang's parameters; those that it has for its own memory change nothing here.
+WEIGHTS: Rules = {
+    "model_path": (_STRING, _REQUIRED),
+    "model": (_STRING, ""),
+    "weight_version": (_STRING, ""),
+    "load_format": (_neutral("auto", "safetensors"), None),
+    "flush_cache": (_neutral(True), None),
+    "abort_all_requests": (_neutral(False), None),
+    "is_async": (_neutral(False), None),
+    "keep_pause": (_neutral(False), None),
+    "torch_empty_cache": (_BOOLEAN, False),
+    "recapture_cuda_graph": (_BOOLEAN, False),
+}
 
 
 def body_schema(rules: Rules) -> dict[str, Any]:

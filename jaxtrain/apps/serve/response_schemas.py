@@ -96,7 +96,15 @@ def _page(item: Schema) -> Schema:
 
 
 _COMPLETION = _object({**_head("chat.completion"), "choices": _list(_object(_CHAT_CHOICE)), "usage": _USAGE})
-_MODEL = _object({"id": _TEXT, "object": {"const": "model"}, "created": _INTEGER, "owned_by": _TEXT})
+_MODEL = _object(
+    {
+        "id": _TEXT,
+        "object": {"const": "model"},
+        "created": _INTEGER,
+        "owned_by": _TEXT,
+        "weight_version": _TEXT,
+    }
+)
 _INPUT = {"type": "object", "required": ["role"], "properties": {"role": _TEXT}}
 SCHEMAS: Mapping[str, Schema] = {
     "Error": _object(
@@ -167,5 +175,6 @@ SCHEMAS: Mapping[str, Schema] = {
     "DeletedCompletion": _object(
         {"object": {"const": "chat.completion.deleted"}, "id": _TEXT, "deleted": {"const": True}}
     ),
+    "WeightsUpdate": _object({"success": {"const": True}, "message": _TEXT, "weight_version": _TEXT}),
     "MessagePage": _page({**_INPUT, "required": ["id", "role"]}),
 }

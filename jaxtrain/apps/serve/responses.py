@@ -33,6 +33,7 @@ class ServedModel(NamedTuple):
     tool_template: Template | None = (
         None  # of requests with tools, where the tokenizer has one of its own for them
     )
+    weight_version: str = "initial"
 
 
 class Echo(NamedTuple):

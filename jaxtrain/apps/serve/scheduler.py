@@ -5,6 +5,8 @@ import itertools
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
 from typing import NamedTuple
 
 from jaxtrain.generate import continuous_batching, sampler
@@ -37,8 +39,18 @@ class ModelRunner(NamedTuple):
     chunk: int  # tokens between two checks for new and cancelled requests
     context: int  # most tokens of prompt and completion
     vocab: int
-    # ids of a prompt -> log-probabilities of all but the first; None: prompts have none
-    score_prompt: Callable[[Sequence[int]], TokenLogprobs] | None = None
+    # (params, ids of a prompt) -> log-probabilities of all but the first; None: prompts have none
+    score_prompt: Callable[[Params, Sequence[int]], TokenLogprobs] | None = None
+    # a folder -> its weights as `params`. Raises ConfigError for what is not this model's
+    read_weights: Callable[[Path], Params] | None = None
+    weight_version: str = "initial"
+
+
+class _Update(NamedTuple):
+    """A change of the runner, queued behind the requests that begin before it."""
+
+    runner: ModelRunner
+    done: Future[None]  # decoding has begun to use it
 
 
 class Scheduler:
@@ -48,7 +60,7 @@ class Scheduler:
         self.runner, self.capacity = runner, runner.rows + max_waiting
         self.failure: BaseException | None = None
         self.on_failure: Callable[[], None] = lambda: None
-        self._queue: queue.SimpleQueue[tuple[DecodeRequest, OnPart] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[DecodeRequest, OnPart] | _Update | None] = queue.SimpleQueue()
         self._lock, self._open = threading.Lock(), True
         self._submitted = self._running = 0
         self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
@@ -74,6 +86,22 @@ class Scheduler:
                 self._queue.put((request, functools.partial(on_part, i)))
         return cancelled.set
 
+    def update(self, runner: ModelRunner) -> Future[None]:
+        """Queues a change of the runner, such as to other params; the future is done once decoding uses it.
+
+        Requests that were submitted before are decoded to their end as they would have been without it, and those that
+        are submitted from now on begin behind it, with a KV cache of their own. Raises SchedulerClosed, or the future
+        does.
+        """
+        done: Future[None] = Future()
+        done.set_running_or_notify_cancel()  # whoever waits for it may be cancelled, it may not
+        with self._lock:
+            if not self._open:
+                raise SchedulerClosed
+            self.runner = runner
+            self._queue.put(_Update(runner, done))
+        return done
+
     @property
     def counts(self) -> SchedulerCounts:
         """The numbers of running and waiting completions."""
@@ -90,21 +118,33 @@ class Scheduler:
 
     def _run(self) -> None:
         running: dict[int, tuple[DecodeRequest, OnPart]] = {}
-        runner, requests = self.runner, self._requests(running)
+        updates = [_Update(self.runner, Future())]
         try:
-            for part in continuous_batching.completion_parts(
-                runner.engine, runner.params, requests, rows=runner.rows, defaults=sampler.NEUTRAL, chunk=runner.chunk
-            ):  # fmt: skip
-                request, on_part = running[part.number]
-                if part.ended:
-                    del running[part.number]
-                    self._finish(running=1)
-                if not request.is_cancelled():
-                    on_part(part)
+            while updates:
+                runner, done = updates.pop()
+                done.set_result(None)
+                self._decode(runner, running, updates)
         except BaseException as error:
-            self._fail(error, running)
+            self._fail(error, running, updates)
 
-    def _requests(self, running: dict[int, tuple[DecodeRequest, OnPart]]) -> Iterator[DecodeRequest | None]:
+    def _decode(
+        self, runner: ModelRunner, running: dict[int, tuple[DecodeRequest, OnPart]], updates: list[_Update]
+    ) -> None:
+        """Decodes the queue's requests until one of its updates, which is added to `updates`, or its end."""
+        requests = self._requests(running, updates)
+        for part in continuous_batching.completion_parts(
+            runner.engine, runner.params, requests, rows=runner.rows, defaults=sampler.NEUTRAL, chunk=runner.chunk
+        ):  # fmt: skip
+            request, on_part = running[part.number]
+            if part.ended:
+                del running[part.number]
+                self._finish(running=1)
+            if not request.is_cancelled():
+                on_part(part)
+
+    def _requests(
+        self, running: dict[int, tuple[DecodeRequest, OnPart]], updates: list[_Update]
+    ) -> Iterator[DecodeRequest | None]:
         """The queue's requests, each added to `running` by its number; None where the queue is empty now."""
         numbers = itertools.count()
         while True:
@@ -113,8 +153,10 @@ class Scheduler:
             except queue.Empty:
                 yield None
                 continue
-            if queued is None:
-                return
+            if isinstance(queued, _Update):
+                updates.append(queued)
+            if queued is None or isinstance(queued, _Update):
+                return  # what is running goes on to its end
             request, _ = queued
             if request.is_cancelled():
                 self._finish(running=0)
@@ -130,13 +172,21 @@ class Scheduler:
             self._submitted -= 1
             self._running -= running
 
-    def _fail(self, error: BaseException, running: Mapping[int, tuple[DecodeRequest, OnPart]]) -> None:
+    def _fail(
+        self,
+        error: BaseException,
+        running: Mapping[int, tuple[DecodeRequest, OnPart]],
+        updates: Sequence[_Update],
+    ) -> None:
         """Reports the failure to all requests; whoever runs the server ends it in `on_failure`."""
         with self._lock:
             self.failure, self._open = error, False
-            unfinished = [*running.values()]
+            queued = []
             while not self._queue.empty():
-                unfinished += filter(None, [self._queue.get()])
+                queued += filter(None, [self._queue.get()])
+        unfinished = [*running.values(), *(one for one in queued if not isinstance(one, _Update))]
+        for update in (*updates, *(one for one in queued if isinstance(one, _Update))):
+            update.done.set_exception(SchedulerClosed())
         for request, on_part in unfinished:
             if not request.is_cancelled():
                 on_part(None)

@@ -10,6 +10,8 @@ from jaxtrain.apps.serve.metrics import Metrics
 from jaxtrain.apps.serve.responses import ServedModel
 from jaxtrain.apps.serve.scheduler import Scheduler
 from jaxtrain.apps.serve.store import CompletionStore
+from jaxtrain.apps.serve.weights_folder import WeightsFolder
+from jaxtrain.files import cache
 
 
 class ServerLimits(NamedTuple):
@@ -28,6 +30,16 @@ class Server(NamedTuple):
     limits: ServerLimits
     metrics: Metrics
     others: tuple["Server", ...] = ()
+    weights: WeightsFolder | None = None  # where other weights may be loaded from
+
+    @property
+    def current(self) -> "Server":
+        """The same, whose model has the version and fingerprint of the weights that requests now begin with."""
+        version, model = self.scheduler.runner.weight_version, self.model
+        if version == model.weight_version:
+            return self
+        fingerprint = f"fp_{cache.digest(model.fingerprint, version)}"
+        return self._replace(model=model._replace(weight_version=version, fingerprint=fingerprint))
 
     @property
     def by_model(self) -> dict[str, "Server"]:

@@ -14,6 +14,7 @@ from jaxtrain.apps.serve.responses import ServedModel
 from jaxtrain.apps.serve.scheduler import ModelRunner, Scheduler, warm_up
 from jaxtrain.apps.serve.server import Server, ServerLimits
 from jaxtrain.apps.serve.store import CompletionStore
+from jaxtrain.apps.serve.weights_folder import WeightsFolder, weights_reader
 from jaxtrain.config import ConfigError, Failure
 from jaxtrain.data import chat
 from jaxtrain.data.chat import Template
@@ -41,11 +42,11 @@ def open_runner(
         )
     ready = decoding.ready(trained, ())
     score_prompt = prompt_scorer(
-        decoding.plan, model, ready, request_params.MAX_TEXT_LOGPROBS, sampler.bucketed(context)
+        decoding.plan, model, request_params.MAX_TEXT_LOGPROBS, sampler.bucketed(context)
     )
     runner = ModelRunner(
         engine=decoding, params=ready, rows=cfg.served.rows, chunk=cfg.served.chunk, context=context,
-        vocab=start.arch.vocab, score_prompt=score_prompt,
+        vocab=start.arch.vocab, score_prompt=score_prompt, read_weights=weights_reader(loaded, decoding),
     )  # fmt: skip
     warm_up(runner)
     digest = cache.digest(start.lineage["origin"], start.tokenizer.fingerprint, template.fingerprint)
@@ -68,9 +69,10 @@ def open_server(
     """The server of compiled models, the first one in front; their schedulers start."""
     schedulers = [Scheduler(runner, cfg.http.waiting) for runner, _ in runners]
     limits = ServerLimits(cfg.http.key(), cfg.http.max_body_kb * 1024)
-    metrics = Metrics(schedulers, store)
+    metrics, root = Metrics(schedulers, store), cfg.served.weights_root()
+    weights = WeightsFolder(root) if root else None
     first, *others = (
-        Server(model=model, scheduler=scheduler, store=store, limits=limits, metrics=metrics)
+        Server(model=model, scheduler=scheduler, store=store, limits=limits, metrics=metrics, weights=weights)
         for (_, model), scheduler in zip(runners, schedulers, strict=True)
     )
     return first._replace(others=tuple(others))

@@ -151,7 +151,7 @@ def _check_documents(cfg: Corpus) -> None:
     """Every record of a corpus is a document, an empty one or a skipped one."""
     (source,) = source_spec.parse(cfg.data)
     read = sum(len(side) for side in sources.train_and_held_out(source, cfg) if side is not None)
-    metas = [json.loads(path.read_text()) for path in Path(cfg.cache_dir).glob("tokens/*/meta.json")]
+    metas = [json.loads(path.read_text()) for path in Path(cfg.cache_dir).glob("tokens/**/meta.json")]
     sums = Counter()
     for meta in metas:
         sums.update({name: meta[name] for name in ("documents", "empty", "skipped")})

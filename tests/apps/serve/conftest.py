@@ -19,11 +19,14 @@ from jaxtrain.apps.serve.responses import ServedModel
 from jaxtrain.apps.serve.scheduler import ModelRunner, Scheduler
 from jaxtrain.apps.serve.server import Server, ServerLimits
 from jaxtrain.apps.serve.store import CompletionStore
+from jaxtrain.apps.serve.weights_folder import WeightsFolder, weights_reader
 from jaxtrain.data import chat
 from jaxtrain.data.tokenizer import ByteTokenizer
 from jaxtrain.generate import engine
 from jaxtrain.generate.prompt_logprobs import prompt_scorer
 from jaxtrain.models import transformer
+from jaxtrain.stages.init_from import InitFrom
+from jaxtrain.stages.load_model import LoadedModel
 from jaxtrain.train import parallel
 from tests import tiny
 
@@ -57,7 +60,8 @@ def model():
         chunk=CHUNK,
         context=CONTEXT,
         vocab=ARCH.vocab,
-        score_prompt=prompt_scorer(plan, lm, ready, request_params.MAX_TEXT_LOGPROBS, CONTEXT),
+        read_weights=weights_reader(LoadedModel(lm, params, plan, InitFrom(ARCH, None, {})), decoding),
+        score_prompt=prompt_scorer(plan, lm, request_params.MAX_TEXT_LOGPROBS, CONTEXT),
     )
     return lm, params, runner
 
@@ -80,14 +84,15 @@ class RunningServer(NamedTuple):
         return float(next(line.rpartition(" ")[2] for line in body.splitlines() if line.startswith(text)))
 
 
-def make_server(path, key=KEY):
-    """The state of a server; `path` is its store's, or None."""
+def make_server(path, key=KEY, weights=None):
+    """The state of a server; `path` is its store's, or None, and `weights` the folder below which weights may lie."""
     served = ServedModel(
         NAME, 1_700_000_000, "fp_test", template(), (template().end,), template().tokenizer.decode
     )
     scheduler = Scheduler(model()[2], WAITING)
     store = CompletionStore(path) if path else None
-    return Server(served, scheduler, store, ServerLimits(key, BODY), Metrics([scheduler], store))
+    state = Server(served, scheduler, store, ServerLimits(key, BODY), Metrics([scheduler], store))
+    return state._replace(weights=WeightsFolder(weights)) if weights else state
 
 
 @contextlib.contextmanager

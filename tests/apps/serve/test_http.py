@@ -33,7 +33,7 @@ def status(server, method, path, **headers):
 
 def test_every_route_but_health_and_metrics_needs_the_key(server):
     routes = app.app(server.state).routes
-    assert {route.path for route in routes} >= OPEN and len(routes) == 12 + len(chat_page.ROUTES)
+    assert {route.path for route in routes} >= OPEN and len(routes) == 13 + len(chat_page.ROUTES)
     for route in routes:
         path = route.path.replace("{id}", "chatcmpl-1").replace("{model:path}", "tiny")
         (method,) = route.methods - {"HEAD"}

@@ -49,9 +49,9 @@ def test_the_routes_are_those_of_the_description(server, description):
     published = {
         (path, method.upper()) for path, methods in description["paths"].items() for method in methods
     }
-    assert routes == published and len(published) == len(openapi._OPERATIONS) == 12
+    assert routes == published and len(published) == len(openapi._OPERATIONS) == 13
     operations = [one for methods in description["paths"].values() for one in methods.values()]
-    assert len({one["operationId"] for one in operations}) == 12 and all(one["summary"] for one in operations)
+    assert len({one["operationId"] for one in operations}) == 13 and all(one["summary"] for one in operations)
     open_paths = {
         path for path, one in description["paths"].items() if not one.get("get", {"security": 1})["security"]
     }
@@ -68,6 +68,7 @@ def test_a_server_without_a_key_says_so():
     ("/v1/chat/completions", request_params.CHAT, {"model": "m", "messages": HI}),
     ("/v1/completions", request_params.TEXT, {"model": "m", "prompt": "Hi"}),
     ("/v1/chat/completions/{id}", request_params.METADATA, {}),
+    ("/update_weights_from_disk", request_params.WEIGHTS, {"model_path": "a"}),
 ])  # fmt: skip
 def test_what_a_request_may_be_is_in_the_schema(description, path, rules, required):
     """What the check takes the schema takes; and but for few values, what it refuses the schema refuses."""

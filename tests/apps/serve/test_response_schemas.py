@@ -6,8 +6,18 @@ import pytest
 
 from tests.apps.serve.conftest import CONTEXT, HI, NAME, make_server, running
 from tests.apps.serve.test_openapi import described, send, validator
+from tests.apps.serve.test_weight_updates import ROUTE
+from tests.apps.serve.test_weights_folder import written
 
 pytest.importorskip("jsonschema_rs")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served")
+    written(folder / "one")
+    with running(make_server(folder / "store.sqlite", weights=folder)) as running_server:
+        yield running_server
 
 
 def responses(server):
@@ -48,6 +58,9 @@ def responses(server):
         (f"{stored}/messages", "GET", f"{one}/messages?order=desc", None, {}),
         (stored, "DELETE", one, None, {}),
         (stored, "DELETE", one, None, {}),
+        (ROUTE, "POST", ROUTE, {"model_path": "one"}, {}),
+        (ROUTE, "POST", ROUTE, {"model_path": "two"}, {}),
+        (ROUTE, "POST", ROUTE, {"model_path": "one", "model": "x"}, {}),
     ]:  # fmt: skip
         yield pattern, method, *send(server, method, path, body, **headers)
 

@@ -1,0 +1,161 @@
+"""The data of a run that trains while they are tokenised (--streaming): `prepare` does what pipeline.prepare does.
+
+What must be known at once is made of the first records of each source: those that are held out, where the source has no
+split for that, and the text that a BPE is trained on.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from importlib import metadata
+
+import numpy as np
+
+from jaxtrain.config import Corpus
+from jaxtrain.data import (
+    held_out,
+    mixture,
+    pipeline,
+    source_names,
+    source_spec,
+    sources,
+    summary,
+    token_stream,
+    tokenizer_training,
+)
+from jaxtrain.data.packed_rows import PackedRows
+from jaxtrain.data.pipeline import DataPipeline, LocalRows
+from jaxtrain.data.source_spec import DataSource
+from jaxtrain.data.sources import Records
+from jaxtrain.data.streamed_rows import StreamedRows
+from jaxtrain.data.token_cache import Fim, tokenise
+from jaxtrain.data.token_stream import StreamWriter, TokenStream
+from jaxtrain.data.tokenizer import Tokenizer
+from jaxtrain.files import cache
+
+_FORMAT = 1  # of the folder; part of its name
+Opened = list[tuple[DataSource, Records]]
+
+
+def prepare(
+    cfg: Corpus, *, seed: int, tokenizer: Tokenizer | None = None, local_rows: LocalRows = np.arange
+) -> DataPipeline:
+    """Starts to tokenise --data, and returns as soon as the held-out documents are tokenised."""
+    source_spec.check(cfg)
+    train, held = _open(cfg)
+    about = "that of the run or model it starts from"
+    if tokenizer is None:
+        tokenizer, origin = tokenizer_training.make(cfg, train)
+        about = f"{cfg.tokenizer}, {origin}"
+    pipeline.check_needs(cfg, tokenizer)
+    fim = Fim(cfg.fim_rate, seed) if cfg.objective == "fim" else None
+
+    def make(flag: str, source: DataSource, records: Records) -> PackedRows | None:
+        if any(records is one for _, one in train):
+            return None
+        field, folder = sources.text_field(source, cfg), sources.cache_dir(cfg)
+        documents = tokenise(
+            records, tokenizer, field, cfg.on_bad_record, folder, fim, flag, cfg.data_workers
+        )
+        return PackedRows(documents, tokenizer, cfg.seq_len)
+
+    _, eval_rows = held_out.rows_of(cfg, train, held, make)
+    streams = [_stream(cfg, source, records, tokenizer, fim) for source, records in train]
+    seeds = np.random.SeedSequence(seed).generate_state(len(streams) + 1).tolist()
+    rows = [
+        StreamedRows(stream, cfg.seq_len, one, StreamWriter(stream))
+        for stream, one in zip(streams, seeds[1:], strict=True)
+    ]
+    by_source = zip(source_names.short_names([source for source, _ in held]), eval_rows, strict=True)
+    return DataPipeline(
+        tokenizer=tokenizer,
+        train=pipeline.train_stream(cfg, (_mixed(cfg, rows, train), seeds[0]), tokenizer, local_rows),
+        eval=pipeline.eval_stream(cfg, eval_rows, tokenizer, local_rows),
+        eval_by_source={
+            name: pipeline.eval_stream(cfg, [own], tokenizer, local_rows) for name, own in by_source
+        },
+        table=[
+            ("tokenizer", f"{tokenizer.vocab_size:,} tokens: {about}"),
+            *(("tokenizer", note) for note in tokenizer.notes),
+            *_table(cfg, streams, held, eval_rows),
+        ],
+        fingerprints={
+            "data": cache.digest(*(stream.folder.name for stream in streams)),
+            "eval_data": cache.digest(*(one.documents.fingerprint for one in eval_rows)),
+            "tokenizer": tokenizer.fingerprint,
+            "grain": metadata.version("grain"),
+        },
+    )
+
+
+def _open(cfg: Corpus) -> tuple[Opened, Opened]:
+    """(the first records of each source without those that are held out, the held-out records)."""
+    train, held = [], []
+    for source in source_spec.parse(cfg.data):
+        first = token_stream.head(source, cfg)
+        if cfg.eval_data:
+            train.append((source, first))
+            continue
+        own = None
+        if source.kind not in token_stream.FILES:
+            _, own = sources.train_and_held_out(source, cfg)
+        if own is not None and own.index is None:  # a split of its own
+            train.append((source, first))
+        else:
+            first, own = sources.hold_out(first, cfg.eval_share)
+            train.append((source, first))
+        held.append((source, own))
+    if cfg.eval_data:
+        held = [
+            (source, sources.all_of(source, cfg)) for source in source_spec.parse(cfg.eval_data, "eval_data")
+        ]
+    return train, held
+
+
+def _stream(
+    cfg: Corpus, source: DataSource, first: Records, tokenizer: Tokenizer, fim: Fim | None
+) -> TokenStream:
+    """The stream of a source, without the records that are held out of the first ones."""
+    held = np.zeros(0, np.int64) if first.index is None else np.setdiff1d(np.arange(first.size), first.index)
+    field = sources.text_field(source, cfg)
+    name = cache.digest(
+        "stream",
+        _FORMAT,
+        first.fingerprint,
+        tokenizer.fingerprint,
+        field,
+        cfg.on_bad_record,
+        fim,
+        held.tolist(),
+    )
+    plain = dataclasses.replace(cfg, data=source.label)
+    folder = sources.cache_dir(cfg) / "tokens" / f"{name}.stream"
+    return TokenStream(source, plain, held, tokenizer, fim, folder)
+
+
+def _mixed(cfg: Corpus, rows: list[StreamedRows], train: Opened):
+    """A grain data set of the rows of all streams, by the weights of their sources."""
+    import grain
+
+    return mixture.mixed(
+        [grain.MapDataset.source(one) for one in rows], [source for source, _ in train], cfg.batch_size
+    )
+
+
+def _table(
+    cfg: Corpus, streams: list[TokenStream], held: Opened, eval_rows: list[PackedRows]
+) -> Iterator[summary.Line]:
+    for stream in streams:
+        name = f"train {stream.source.path_label}"
+        found = list(token_stream.about(stream))
+        ready = len(list(stream.folder.glob("[0-9]*")))
+        yield from ((name, line) for line in found)
+        if not found:
+            yield name, f"streaming: it is tokenised while the run trains; {ready:,} parts are there"
+        yield (
+            name,
+            f"rows of {cfg.seq_len} are shuffled within windows of documents, the windows after the first pass",
+        )
+        if len(stream.held):
+            yield name, f"{len(stream.held):,} of the first {token_stream.HEAD:,} documents are held out"
+    for (_, records), rows in zip(held, eval_rows, strict=True):
+        yield from summary.about_rows(f"held out {records.label}", records, rows, cfg)
