@@ -150,8 +150,11 @@ def _require(holds: bool, what: str) -> None:
 def _check_documents(cfg: Corpus) -> None:
     """Every record of a corpus is a document, an empty one or a skipped one."""
     (source,) = source_spec.parse(cfg.data)
-    read = sum(len(side) for side in sources.train_and_held_out(source, cfg) if side is not None)
-    metas = [json.loads(path.read_text()) for path in Path(cfg.cache_dir).glob("tokens/**/meta.json")]
+    sides = [side for side in sources.train_and_held_out(source, cfg) if side is not None]
+    read = sum(map(len, sides))
+    # Where nothing that was held out could be used, the caches of the first try are there too: the newest count.
+    files = sorted(Path(cfg.cache_dir).glob("tokens/**/meta.json"), key=lambda path: path.stat().st_mtime_ns)
+    metas = [json.loads(path.read_text()) for path in files[-len(sides) :]]
     sums = Counter()
     for meta in metas:
         sums.update({name: meta[name] for name in ("documents", "empty", "skipped")})
