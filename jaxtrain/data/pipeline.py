@@ -96,10 +96,7 @@ def prepare(
     """
     source_spec.check(cfg)
     train, held_out = open_sources(cfg)
-    about = "that of the run or model it starts from"
-    if tokenizer is None:
-        tokenizer, origin = tokenizer_training.make(cfg, train)
-        about = f"{cfg.tokenizer}, {origin}"
+    tokenizer, about = tokenizer_training.given_or_made(cfg, train, tokenizer)
     check_needs(cfg, tokenizer)
     fim = Fim(cfg.fim_rate, seed) if cfg.objective == "fim" else None
 
@@ -111,19 +108,41 @@ def prepare(
         return PackedRows(documents, tokenizer, cfg.seq_len)
 
     train_rows, eval_rows = held_out_rows.rows_of(cfg, train, held_out, rows)
+    mixed = mixed_rows(train_rows, train, seed, cfg.batch_size)
+    table = summary.table(cfg, train, train_rows, held_out, eval_rows)
+    data = cache.digest(*(rows.documents.fingerprint for rows in train_rows))
+    return assembled(
+        cfg, tokenizer, about, train_stream(cfg, mixed, tokenizer, local_rows), held_out, eval_rows,
+        table=table, data=data, local_rows=local_rows,
+    )  # fmt: skip
+
+
+def assembled(
+    cfg: Corpus,
+    tokenizer: Tokenizer,
+    about: str,
+    train: Stream,
+    held_out: Sequence[tuple[DataSource, Records]],
+    eval_rows: Sequence[PackedRows],
+    *,
+    table: Sequence[tuple[str, str]],
+    data: str,
+    local_rows: LocalRows,
+) -> DataPipeline:
+    """The stream to train on, whose data have the fingerprint `data`, with those of the held-out rows."""
     by_source = zip(source_names.short_names([source for source, _ in held_out]), eval_rows, strict=True)
     return DataPipeline(
         tokenizer=tokenizer,
-        train=train_stream(cfg, mixed_rows(train_rows, train, seed, cfg.batch_size), tokenizer, local_rows),
+        train=train,
         eval=eval_stream(cfg, eval_rows, tokenizer, local_rows),
         eval_by_source={name: eval_stream(cfg, [own], tokenizer, local_rows) for name, own in by_source},
         table=[
             ("tokenizer", f"{tokenizer.vocab_size:,} tokens: {about}"),
             *(("tokenizer", note) for note in tokenizer.notes),
-            *summary.table(cfg, train, train_rows, held_out, eval_rows),
+            *table,
         ],
         fingerprints={
-            "data": cache.digest(*(rows.documents.fingerprint for rows in train_rows)),
+            "data": data,
             "eval_data": cache.digest(*(rows.documents.fingerprint for rows in eval_rows)),
             "tokenizer": tokenizer.fingerprint,
             "grain": metadata.version("grain"),  # its shuffle decides the order of rows

@@ -6,7 +6,6 @@ split for that, and the text that a BPE is trained on.
 
 import dataclasses
 from collections.abc import Iterator
-from importlib import metadata
 
 import numpy as np
 
@@ -15,7 +14,6 @@ from jaxtrain.data import (
     held_out,
     mixture,
     pipeline,
-    source_names,
     source_spec,
     sources,
     summary,
@@ -42,10 +40,7 @@ def prepare(
     """Starts to tokenise --data, and returns as soon as the held-out documents are tokenised."""
     source_spec.check(cfg)
     train, held = _open(cfg)
-    about = "that of the run or model it starts from"
-    if tokenizer is None:
-        tokenizer, origin = tokenizer_training.make(cfg, train)
-        about = f"{cfg.tokenizer}, {origin}"
+    tokenizer, about = tokenizer_training.given_or_made(cfg, train, tokenizer)
     pipeline.check_needs(cfg, tokenizer)
     fim = Fim(cfg.fim_rate, seed) if cfg.objective == "fim" else None
 
@@ -65,26 +60,12 @@ def prepare(
         StreamedRows(stream, cfg.seq_len, one, StreamWriter(stream))
         for stream, one in zip(streams, seeds[1:], strict=True)
     ]
-    by_source = zip(source_names.short_names([source for source, _ in held]), eval_rows, strict=True)
-    return DataPipeline(
-        tokenizer=tokenizer,
-        train=pipeline.train_stream(cfg, (_mixed(cfg, rows, train), seeds[0]), tokenizer, local_rows),
-        eval=pipeline.eval_stream(cfg, eval_rows, tokenizer, local_rows),
-        eval_by_source={
-            name: pipeline.eval_stream(cfg, [own], tokenizer, local_rows) for name, own in by_source
-        },
-        table=[
-            ("tokenizer", f"{tokenizer.vocab_size:,} tokens: {about}"),
-            *(("tokenizer", note) for note in tokenizer.notes),
-            *_table(cfg, streams, held, eval_rows),
-        ],
-        fingerprints={
-            "data": cache.digest(*(stream.folder.name for stream in streams)),
-            "eval_data": cache.digest(*(one.documents.fingerprint for one in eval_rows)),
-            "tokenizer": tokenizer.fingerprint,
-            "grain": metadata.version("grain"),
-        },
-    )
+    mixed = (_mixed(cfg, rows, train), seeds[0])
+    return pipeline.assembled(
+        cfg, tokenizer, about, pipeline.train_stream(cfg, mixed, tokenizer, local_rows), held, eval_rows,
+        table=_table(cfg, streams, held, eval_rows), data=cache.digest(*(stream.folder.name for stream in streams)),
+        local_rows=local_rows,
+    )  # fmt: skip
 
 
 def _open(cfg: Corpus) -> tuple[Opened, Opened]:

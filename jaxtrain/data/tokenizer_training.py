@@ -20,6 +20,16 @@ NEEDS = {
 }  # special tokens of an objective
 
 
+def given_or_made(
+    data: Corpus, train: Sequence[tuple[DataSource, Records]], given: Tokenizer | None
+) -> tuple[Tokenizer, str]:
+    """(the tokenizer that is given, or the one that --tokenizer names, and what a table says of it)."""
+    if given is not None:
+        return given, "that of the run or model it starts from"
+    made, origin = make(data, train)
+    return made, f"{data.tokenizer}, {origin}"
+
+
 def make(data: Corpus, train: Sequence[tuple[DataSource, Records]]) -> tuple[Tokenizer, str]:
     """(the tokenizer, a phrase on its origin). A BPE of the same size and documents comes from the cache.
 
