@@ -305,7 +305,7 @@ def about(stream: TokenStream) -> Iterator[str]:
     end = stream.end()
     if end is None:
         return
-    yield f"all is tokenised: {end['documents']:,} documents, {end['bytes']:,} bytes, in {end['parts']:,} parts"
+    yield f"all is tokenised: {end['documents']:,} documents, {end['bytes']:,} bytes"
     if end["empty"]:
         yield f"{end['empty']:,} empty documents dropped"
     if end["skipped"]:
