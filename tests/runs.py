@@ -166,7 +166,7 @@ class Town:
 
     def __init__(self, folder):
         self.folder, self.cache = folder, f"--cache_dir={folder / 'cache'}"
-        self.said = {}
+        self.said, self.commands = {}, {}
         with quick():
             self.said["base"] = call(
                 "pretrain", "--data=tinytown:pretrain?documents=300&held_out=40", f"--model={MODEL}", self.cache,
@@ -191,10 +191,12 @@ class Town:
 
     def run(self, stage, name, *flags, **options):
         """Runs the command in this process, or says again what it said; returns the run's folder."""
-        workdir = self / name
+        workdir, command = self / name, (stage, flags, options)
         if name not in self.said:
             with quick():
                 self.said[name] = call(stage, *self.flags(stage, f"--workdir={workdir}", *flags, **options))
+            self.commands[name] = command
+        assert self.commands[name] == command, f"a run of another test has the name {name} and other flags"
         return workdir
 
     def again(self, stage, name, *flags, **options):

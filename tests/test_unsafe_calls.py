@@ -21,6 +21,7 @@ OWN_PROCESSES = {
     "jaxtrain/train/multihost.py": "values between the processes of one run, over jax's own collectives",
     "jaxtrain/apps/plan/compiler.py": "a pipe to the process that it starts",
     "jaxtrain/apps/plan/worker.py": "a pipe from the process that started it",
+    "jaxtrain/files/workers.py": "pipes to and from the processes that it starts",
 }
 # Files that run programs, which is their subject: in a process that the sandbox has confined before.
 CONFINED = {

@@ -108,7 +108,7 @@ def test_our_own_server_samples_from_each_policy_that_is_pushed(town, reward):
     with served(town) as server:
         url = f"--rollout_endpoint={server.url}"
         pushed = town.run("grpo", "pushed", reward, *LEARNS, "--steps=4", url)
-        kept = town.run("grpo", "kept", reward, *LEARNS, "--steps=4", "--rollout_weights=", url)
+        kept = town.run("grpo", "unpushed", reward, *LEARNS, "--steps=4", "--rollout_weights=", url)
     assert max(differences(pushed)) < 1e-4
     # The server still has the last policy that was pushed, and this run's moves on from where it started.
     assert min(differences(kept)) > 1e-3 and len(differences(kept)) == 4
