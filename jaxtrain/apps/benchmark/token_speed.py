@@ -142,7 +142,9 @@ def _bound(way: str, work: _Work, cores: int) -> TokenSpeed:
     ended, most = threading.Event(), [0]
 
     def watch() -> None:
-        while not ended.wait(_TICK):
+        over = False
+        while not over:  # once more at the end: a way may be over before the first look
+            over = ended.wait(_TICK)
             most[0] = max(most[0], sum(map(_resident, _family(os.getpid()))))
 
     before, thread = _cpu_seconds(), threading.Thread(target=watch)
