@@ -48,6 +48,7 @@ DIGESTS = {
     "prompts": "72216713c6d4870a",
     "redteam": "34b4f11e61db2be2",
     "constitution": "bc38e576a63a7adc",
+    "demonstrations": "7b4c561471d17aba",
     "reviews": "51c6000a77df2a58",
 }
 

@@ -9,11 +9,12 @@ from typing import Any
 VERSION = "1.0.0"
 _DEFECTS = ("dup", "near_dup", "junk", "spam", "pii")
 _STYLE = ("detail", "warn", "refuse", "evade", "rude", "wrong", "balk")
-_SHARES = {*_DEFECTS, *_STYLE, "faulty", "slip"}
+_SHARES = {*_DEFECTS, *_STYLE, "faulty", "slip", "patient"}
 _CHOICES = {
     "turns": ("plain", "hh"),
     "group": ("", "A", "B"),
     "family": ("", "ben", "risk", "harm", "fact", "sum", "str", "help"),
+    "task": ("", "search", "calculator", "twenty_questions"),
 }
 
 
@@ -149,6 +150,19 @@ class Constitution(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Demonstrations(Options):
+    """Demonstrations of --env=tinytown:TASK, of one task or of all.
+
+    A share `patient` of the players use the tool, or ask until one person is left; the others guess.
+    """
+
+    documents: int = 4_000
+    held_out: int = 200
+    task: str = ""
+    patient: float = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reviews(Options):
     """Short reviews with a gold score that praise alone cannot maximise."""
 
@@ -163,6 +177,7 @@ CONFIGS: Mapping[str, type[Options]] = {
     "prompts": Prompts,
     "redteam": Redteam,
     "constitution": Constitution,
+    "demonstrations": Demonstrations,
     "reviews": Reviews,
 }
 # Validation is drawn as train is, with other choices; test shows what train holds out.
@@ -195,6 +210,7 @@ COLUMNS: Mapping[str, Mapping[str, type]] = {
         "faulty": int,
         "text": str,
     },
+    "demonstrations": {"messages": str, "task": str},  # messages: a JSON list
     "reviews": {"text": str, "logp": float, "reward": float},
 }
 

@@ -1,6 +1,7 @@
 """The rows of every config, deterministic by options, split and index."""
 
 import heapq
+import json
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,6 +11,7 @@ from jaxtrain.worlds.tinytown.answers import TownStyle, draw_answer, render, rig
 from jaxtrain.worlds.tinytown.configs import (
     COLUMNS,
     Constitution,
+    Demonstrations,
     Options,
     Preferences,
     Pretrain,
@@ -20,6 +22,7 @@ from jaxtrain.worlds.tinytown.configs import (
     split_size,
 )
 from jaxtrain.worlds.tinytown.constitution import draw_critique, page
+from jaxtrain.worlds.tinytown.demonstrations import PLAYERS
 from jaxtrain.worlds.tinytown.documents import documents
 from jaxtrain.worlds.tinytown.draws import RandomDraws, draws, stream
 from jaxtrain.worlds.tinytown.judge import gold
@@ -96,6 +99,12 @@ def _critique(rng: RandomDraws, options: Constitution, where: Space) -> Row:
     return critique.prompt.text, critique.response, critique.principle.id, *shown, int(critique.faulty), text
 
 
+def _episode(rng: RandomDraws, options: Demonstrations, where: Space) -> Row:
+    task = options.task or rng.choice(tuple(PLAYERS))
+    turns = PLAYERS[task](rng, rng.flag(options.patient))
+    return json.dumps([{"role": role, "content": content} for role, content in turns]), task
+
+
 def _review(rng: RandomDraws, options: Reviews, where: Space) -> Row:
     text = draw_review(rng)
     return text, rng.logp, review_gold(text)
@@ -105,6 +114,7 @@ _MAKERS: dict[type[Options], Callable[[RandomDraws, Any, Space], Row]] = {
     Sft: _sft,
     Preferences: _preference,
     Constitution: _critique,
+    Demonstrations: _episode,
     Reviews: _review,
 }
 

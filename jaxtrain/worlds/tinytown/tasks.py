@@ -11,7 +11,7 @@ from typing import NamedTuple
 from jaxtrain.worlds.tinytown import lexicon as lex
 from jaxtrain.worlds.tinytown.answers import CLOSED, parse_answer
 from jaxtrain.worlds.tinytown.draws import RandomDraws, stream
-from jaxtrain.worlds.tinytown.prompts import TownPrompt
+from jaxtrain.worlds.tinytown.prompts import TownPrompt, sum_held_out
 
 SMALLEST_ADDEND, LARGEST_ADDEND = 20, 49  # their sums have two digits, as the world's answers do
 MOST_QUESTIONS = 20
@@ -69,12 +69,14 @@ class SearchTask:
 
 
 class CalculatorTask:
-    """A sum of addends that no prompt has, and a calculator."""
+    """A sum of addends that no prompt has, and a calculator. Demonstrations have sums that no other task has."""
 
-    def __init__(self, seed: int):
+    def __init__(self, seed: int, demonstration: bool = False):
         draws = RandomDraws(stream(seed, "tinytown", "tasks", "calculator"), 0)
         addends = range(SMALLEST_ADDEND, LARGEST_ADDEND + 1)
         self.a, self.b = draws.choice(addends), draws.choice(addends)
+        while sum_held_out(self.a, self.b) == demonstration:
+            self.a, self.b = draws.choice(addends), draws.choice(addends)
         template = draws.pick(len(lex.QUESTIONS["sum"]))
         text = lex.QUESTIONS["sum"][template].format(x=self.a, y=self.b)
         self._prompt = TownPrompt(text, "sum", "sum", str(self.a), str(self.b), template)
