@@ -24,7 +24,8 @@ PAPER = Paper(
     measured="A corpus of 12,000 documents with unique serials, a fifth of it 48 documents that stand 50 times, "
     "every second copy edited: models on it and on what exact and near deduplication leave, for as many "
     "tokens. Share of 2,000 unconditional samples with a repeated document's serial; documents recited "
-    "greedily from it; loss on clean ones.",
+    "greedily from it; loss on clean ones. After 1,000 steps, in a first run of seeds 0 to 2, models recited the "
+    "documents but hardly wrote their serials by themselves; the 3,000 of now were set on seed 3.",
     criterion="Serials in at least 5 times as many samples without deduplication; the loss on clean documents at "
     "most 1 % higher with it; precision and recall of the removed copies at least .95. By the mean over "
     "seeds.",
@@ -52,7 +53,7 @@ class DedupFlags(config.Group):
 @dataclasses.dataclass(frozen=True)
 class Dedup:
     trial: PaperTrial = config.group(PaperTrial)
-    corpus: CorpusFlags = config.group(CorpusFlags, documents=12_000, steps=1_000)
+    corpus: CorpusFlags = config.group(CorpusFlags, documents=12_000, steps=3_000)
     repeated: DedupFlags = config.group(DedupFlags)
     # Documents of this world are alike by design: of two with 20 words, another word and the serial may be all.
     near: NearDuplicates = config.group(NearDuplicates, near_similarity=0.93)
