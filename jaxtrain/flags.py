@@ -193,8 +193,8 @@ def launch(
     Exit status 2 for a ConfigError, which the same command would raise again; 1 for a Failure or an OSError, such as a
     full disk; 130 for Ctrl-C, 143 for SIGTERM, at most `grace` seconds after it, or once training has saved its state.
     """
-    signals.install(grace)
     try:
+        signals.install(grace, _stop_within())
         config = from_flags(cls, sys.argv[1:])
         if config is None:
             _print_help(class_of(cls, sys.argv[1:]), program)
@@ -210,6 +210,18 @@ def launch(
     sys.stderr.flush()
     # Exit handlers would wait for the other processes of the run, and those for this one.
     os._exit(status)
+
+
+def _stop_within() -> float:
+    """Seconds after SIGTERM that what started this command waits for its end. Raises ConfigError."""
+    text = os.environ.get(signals.WITHIN) or str(signals.STOP_WITHIN)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise ConfigError(f"{signals.WITHIN}={text}: want a number of seconds, above 0")
+    return seconds
 
 
 def _status_and_message(error: BaseException) -> tuple[int, list[Any]]:
