@@ -7,7 +7,7 @@ The template escapes every text. Personal data is not shown, whichever step reje
 import json
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from jaxtrain.apps.filters import advice, pii, record_texts, thresholds
 from jaxtrain.apps.filters.types import Finding
 from jaxtrain.files import charts, html
 from jaxtrain.files.charts import Chart
-from jaxtrain.measures import win_rates
+from jaxtrain.measures.win_rates import interval_text
 
 _SAMPLES, _SCORES, _BINS = 6, 4_000, 24
 _FEWEST = 10  # scores of a rule that has a histogram
@@ -199,7 +199,7 @@ def _template() -> Any:
         "count": lambda n: f"{n:,}",
         "share": share_text,
         "number": number_text,
-        "interval": interval_text,
+        "interval": partial(interval_text, text=share_text),
     }
     return html.template(file, filters)
 
@@ -216,14 +216,6 @@ def share_text(value: float | None) -> str:
         if percent >= 0.1
         else f"{percent:.2g} %"
     )
-
-
-def interval_text(share: float | None, n: int) -> str:
-    """A share's 95 % interval (Wilson), and of how many it is; empty where it is not known."""
-    if share is None or not n:
-        return ""
-    low, high = win_rates.interval(share, n)
-    return f"{share_text(low)} to {share_text(high)}, n {n:,}"
 
 
 def number_text(value: Any) -> str:

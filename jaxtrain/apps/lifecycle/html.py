@@ -93,6 +93,13 @@ def interval(value: Any, measure: str, counts: Mapping[str, int]) -> str:
     return ", ".join(filter(None, [ends, f"n {count:,}" if count else ""]))
 
 
+def certainty(value: Any, measure: str, counts: Mapping[str, int]) -> str:
+    """Of several seeds how many answers of each the number is of, of one seed what `interval` has."""
+    if isinstance(value, Mapping):
+        return f"{counts[measure]:,}" if measure in counts else ""
+    return interval(value, measure, counts)
+
+
 def worst(claim: Mapping[str, Any]) -> str:
     """The worst seed of a claim, with its number, and the others that miss it, too."""
     seed, value = claim["worst"]["seed"], claim["worst"]["value"]

@@ -196,8 +196,8 @@ def test_without_labels_precision_is_a_dash_and_shares_have_their_interval(filte
     page = read(tmp_path / "report.html")
     source = (tmp_path / "report.html").read_text()
     assert "<td>7</td><td>0</td><td>–<small></small></td><td>–<small></small></td>" in source
-    assert report.interval_text(0.9, 10) == "59.6 % to 98.2 %, n 10" and "59.6 % to 98.2 %, n 10" in page.text
-    assert report.interval_text(None, 3) == report.interval_text(0.5, 0) == ""
+    assert report.interval_text(0.9, 10, text=report.share_text) == "59.6 % to 98.2 %, n 10"
+    assert "59.6 % to 98.2 %, n 10" in page.text
     total = Tally()
     total.labels.update({"spam/clean/found": 7, "spam/clean/reached": 20})
     assert ledger.precision_recall(total)["spam"]["precision"] is None
