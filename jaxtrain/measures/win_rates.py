@@ -1,7 +1,7 @@
 """Win rates with confidence intervals, Bradley-Terry strengths and Elo ratings; NumPy alone."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -47,15 +47,12 @@ def interval(share: float, n: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def interval_text(
-    share: float | None, n: int | None, digits: int = 0, text: Callable[[float], str] | None = None
-) -> str:
-    """The 95 % interval of a share of `n` in percent, and n; empty where one is not known. `text` writes an end."""
+def interval_text(share: float | None, n: int | None, digits: int = 0) -> str:
+    """The 95 % interval of a share of `n` in percent, and n; empty where one is not known."""
     if share is None or not n:
         return ""
     low, high = interval(share, n)
-    ends = f"{text(low)} to {text(high)}" if text else f"{100 * low:.{digits}f} to {100 * high:.{digits}f} %"
-    return f"{ends}, n {n:,}"
+    return f"{100 * low:.{digits}f} to {100 * high:.{digits}f} %, n {n:,}"
 
 
 def pairwise_win_rates(matches: Sequence[Match], players: int) -> list[list[WinRate | None]]:
