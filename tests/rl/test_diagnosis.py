@@ -41,7 +41,7 @@ CASES = [
     ({"objective__scores": noisy(np.ones(N), 4), "judge__gold": None}, "The score does not clearly rise"),
     ({"objective__scores": noisy(RISING[::-1], 4), "judge__gold": None}, "The score falls: "),
     ({"frac_reward_zero_std": np.full(N, 0.9)}, "In 90 % of the groups all scores are equal"),
-    ({"objective__scores_capped": 0.4 * T}, "36 % of the completions score above the cap (4% at the start)"),
+    ({"objective__scores_capped": 0.4 * T}, "36 % of the completions score above the cap (4 % at the start)"),
     ({"objective__kl": 20 * T}, "nats a completion: the policy is far from where the reward was learnt"),
     ({"objective__kl": np.full(N, 0.01)}, "the policy has hardly moved"),
     ({"objective__entropy": 20 * np.exp(-4 * T)}, "The entropy has collapsed, from"),
