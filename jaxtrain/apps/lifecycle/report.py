@@ -33,14 +33,14 @@ CURVES = {
     "pretrain": (_LOSS,),
     "sft": (_LOSS,),
     "reward": (
-        Curve("rewards/accuracies", "Pairs ordered as the annotators do", "share of pairs", "eval/accuracy"),
+        Curve("rewards/accuracies", "Pairs ordered as the annotators do", "% of the pairs", "eval/accuracy"),
     ),
     "ppo": (
         Curve("objective/scores", "Score of the reward model", "score"),
         Curve("objective/kl", "KL from the reference", "nats an answer"),
     ),
     "dpo": (Curve("rewards/margins", "Margin of the implicit reward", "margin", "eval/rewards/margins"),),
-    "revise": (Curve("harmful", "Harmful answers, by rounds of revision", "share of answers"),),
+    "revise": (Curve("harmful", "Harmful answers, by rounds of revision", "% of the answers"),),
     "constitutional": (_LOSS,),
     "distill": (Curve("divergence", "Divergence from the teacher", "nats a token", "eval/divergence"),),
 }
