@@ -185,13 +185,17 @@ def _print_help(cls: type, program: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+_LESS_MEMORY = "a smaller --batch_size, --seq_len or --max_new needs less; so do --microbatches and --remat=full of training"
+
+
 def launch(
     cls: ConfigClass, main: Callable[[ConfigT], Any], program: str, *, grace: float = signals.GRACE
 ) -> None:
     """Runs a command's main; an expected error is one message without a traceback.
 
     Exit status 2 for a ConfigError, which the same command would raise again; 1 for a Failure or an OSError, such as a
-    full disk; 130 for Ctrl-C, 143 for SIGTERM, at most `grace` seconds after it, or once training has saved its state.
+    full disk, and for a device without memory; 130 for Ctrl-C, 143 for SIGTERM, at most `grace` seconds after it, or
+    once training has saved its state.
     """
     try:
         signals.install(grace, _stop_within())
@@ -233,6 +237,8 @@ def _status_and_message(error: BaseException) -> tuple[int, list[Any]]:
         number = signals.number_of(error)
         head = "interrupted" if number == signals.SIGINT else f"stopped by {signals.name(number)}"
         return signals.status(number), [head, *notes]
+    if type(error).__name__ == "JaxRuntimeError" and str(error).startswith("RESOURCE_EXHAUSTED"):
+        return 1, [f"a device has no memory left: {str(error).splitlines()[0]}", _LESS_MEMORY, *notes]
     if not (isinstance(error, Failure | OSError) or is_bucket_error(error)):
         raise error
     full = [full_disk.remedy(error.filename or ".", error)] if full_disk.is_full(error) else []
