@@ -185,7 +185,7 @@ def _print_help(cls: type, program: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-_LESS_MEMORY = "a smaller --batch_size, --seq_len or --max_new needs less; so do --microbatches and --remat=full of training"
+_LESS_MEMORY = "a smaller --batch_size, --seq_len or --max_new needs less, as do more --microbatches or --remat=full in training"
 
 
 def launch(
