@@ -185,7 +185,9 @@ def _print_help(cls: type, program: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-_LESS_MEMORY = "a smaller --batch_size, --seq_len or --max_new needs less, as do more --microbatches or --remat=full in training"
+_LESS_MEMORY = (
+    "lower --batch_size, --seq_len or --max_new; in training, raise --microbatches or set --remat=full"
+)
 
 
 def launch(
