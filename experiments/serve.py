@@ -74,6 +74,7 @@ def main(cfg: Serve) -> None:
 
 def _print_settings(cfg: Serve, runs: "Sequence[ServedRun]", url: str) -> None:
     from jaxtrain.files import terminal
+    from jaxtrain.stages import run_turns
 
     key = "required" if cfg.http.key() else "none: only programs on this machine are served"
     table = []
@@ -83,6 +84,11 @@ def _print_settings(cfg: Serve, runs: "Sequence[ServedRun]", url: str) -> None:
         table += [
             (f"template{label}", run.template.name),
             *((f"template{label}", note) for note in run.template.notes),
+            *(
+                [(f"turns{label}", "trained on single questions: the chat page sends each message alone")]
+                if run_turns.single_turn(run.start.lineage)
+                else []
+            ),
             (f"rows{label}", f"{cfg.served.rows} at once, {waiting}"),
         ]
     table += [

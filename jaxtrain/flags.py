@@ -185,16 +185,22 @@ def _print_help(cls: type, program: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+_LESS_MEMORY = (
+    "lower --batch_size, --seq_len or --max_new; in training, raise --microbatches or set --remat=full"
+)
+
+
 def launch(
     cls: ConfigClass, main: Callable[[ConfigT], Any], program: str, *, grace: float = signals.GRACE
 ) -> None:
     """Runs a command's main; an expected error is one message without a traceback.
 
     Exit status 2 for a ConfigError, which the same command would raise again; 1 for a Failure or an OSError, such as a
-    full disk; 130 for Ctrl-C, 143 for SIGTERM, at most `grace` seconds after it, or once training has saved its state.
+    full disk, and for a device without memory; 130 for Ctrl-C, 143 for SIGTERM, at most `grace` seconds after it, or
+    once training has saved its state.
     """
-    signals.install(grace)
     try:
+        signals.install(grace, _stop_within())
         config = from_flags(cls, sys.argv[1:])
         if config is None:
             _print_help(class_of(cls, sys.argv[1:]), program)
@@ -212,6 +218,18 @@ def launch(
     os._exit(status)
 
 
+def _stop_within() -> float:
+    """Seconds after SIGTERM that what started this command waits for its end. Raises ConfigError."""
+    text = os.environ.get(signals.WITHIN) or str(signals.STOP_WITHIN)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise ConfigError(f"{signals.WITHIN}={text}: want a number of seconds, above 0")
+    return seconds
+
+
 def _status_and_message(error: BaseException) -> tuple[int, list[Any]]:
     """The exit status and the lines of an error that is expected; raises any other one."""
     notes = getattr(error, "__notes__", ())
@@ -221,6 +239,8 @@ def _status_and_message(error: BaseException) -> tuple[int, list[Any]]:
         number = signals.number_of(error)
         head = "interrupted" if number == signals.SIGINT else f"stopped by {signals.name(number)}"
         return signals.status(number), [head, *notes]
+    if type(error).__name__ == "JaxRuntimeError" and str(error).startswith("RESOURCE_EXHAUSTED"):
+        return 1, [f"a device has no memory left: {str(error).splitlines()[0]}", _LESS_MEMORY, *notes]
     if not (isinstance(error, Failure | OSError) or is_bucket_error(error)):
         raise error
     full = [full_disk.remedy(error.filename or ".", error)] if full_disk.is_full(error) else []

@@ -1,5 +1,6 @@
 """What SIGTERM and Ctrl-C do to a command: they end it at once, or, while it trains, after the batch under way.
 
+What sends SIGTERM seldom waits for long, so the wait for that batch has a bound, after which the process leaves.
 A thread sees to it that they end it where the main thread is in C code, which Python's own handlers wait for. What a
 handler raises is raised again where Python ignores it, as in a callback of its garbage collector.
 """
@@ -13,12 +14,15 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 SIGTERM, SIGINT = signal.SIGTERM, signal.SIGINT
 SIGNALS = (SIGTERM, SIGINT)
 GRACE = 10.0  # seconds in which a command that a signal ends leaves by itself
+WITHIN = "JAXTRAIN_STOP_WITHIN"  # a variable: seconds after SIGTERM until what started this process kills it
+STOP_WITHIN = 300.0  # the same without the variable
+_SHARE = 0.9  # of them, in which a batch under way has to end: in the rest the process leaves by itself
 FLUSHED_WITHIN = 1.0  # seconds, where a thread that hangs may own the lock of a stream
 PARENT = "JAXTRAIN_PARENT"  # a child's variable: a pipe that closes when the process that started it ends
 _AGAIN = 0.02  # seconds after which an error that was ignored is raised again
@@ -27,6 +31,9 @@ _ANSWER = 0.5  # seconds in which a command that a signal ends has ended, or a l
 _repeated: list[int] = []  # signals that `_again` repeats: they are no second ones
 _noted: list[int] = []  # signals that `noting` has received
 _noting = 0  # how many `noting` there are
+_saving = 0  # how many `saving` there are
+_saved = -math.inf  # when the last one ended
+_forwarding: list[Callable[[int], object]] = []  # those of `noting`
 _watching = False  # whether the thread of `install` answers signals
 _training_stop = 0  # the signal that stopped the last training of this process
 _explanations: list[Callable[[], str]] = []
@@ -85,11 +92,12 @@ def recorded_stop() -> int:
     return _training_stop
 
 
-def install(grace: float = GRACE) -> None:
+def install(grace: float = GRACE, stop_within: float = STOP_WITHIN) -> None:
     """From now on SIGTERM raises Stopped, and a process that a signal does not end in `grace` seconds is ended.
 
-    So is a child of ChildProcesses with the process that started it. Every signal is answered within a second, whatever
-    C code the main thread is in: it ends the command, or a line says what it waits for.
+    So is one that trains, after SIGTERM, where the batch under way does not end well before `stop_within` seconds, and
+    a child of ChildProcesses with the process that started it. Every signal is answered within a second, whatever C
+    code the main thread is in: it ends the command, or a line says what it waits for.
     """
     global _watching
     _watching = True
@@ -100,7 +108,9 @@ def install(grace: float = GRACE) -> None:
     received, written = os.pipe()
     os.set_blocking(written, False)
     signal.set_wakeup_fd(written, warn_on_full_buffer=False)
-    threading.Thread(target=_enforce, args=(received, grace), name="signals", daemon=True).start()
+    threading.Thread(
+        target=_enforce, args=(received, grace, _SHARE * stop_within), name="signals", daemon=True
+    ).start()
     sys.unraisablehook = functools.partial(_again, sys.unraisablehook)
 
 
@@ -128,16 +138,22 @@ def _again(before: Callable[[Any], Any], ignored: Any) -> None:
     timer.start()
 
 
-def _enforce(received: int, grace: float) -> None:
-    """Ends the process where the handlers of Python do not: it reads what the C handlers write."""
-    first, until, answer = 0, math.inf, math.inf
+def _enforce(received: int, grace: float, batch: float) -> None:
+    """Ends the process where the handlers of Python do not: it reads what the C handlers write.
+
+    batch: seconds after SIGTERM in which a batch of training has to end.
+    """
+    first, until, answer, waited = 0, math.inf, math.inf, ""
     while True:
         wait = None if until == math.inf else max(0.0, min(until, answer) - time.monotonic())
         if not select.select([received], [], [], wait)[0]:
-            if time.monotonic() >= until:
-                leave(status(first), f"error: stopped by {name(first)}{_explained()}")
-            answer = math.inf
-            _write(f"{name(first)}: stopping, in at most {grace:.0f} s; again: now\n")
+            if time.monotonic() < until:
+                answer = math.inf
+                _write(f"{name(first)}: stopping, in at most {grace:.0f} s; again: now\n")
+            elif _saving or time.monotonic() < _saved + grace:  # the watchdog bounds a save
+                until = time.monotonic() + _ANSWER
+            else:
+                leave(status(first), f"error: stopped by {name(first)}{waited}{_explained()}")
             continue
         for number in os.read(received, 64):
             if number in _repeated:
@@ -148,14 +164,20 @@ def _enforce(received: int, grace: float) -> None:
             if first:
                 leave(status(number), f"error: ended by a second {name(number)}{_explained()}")
             first = number
-            if _noting:
-                _write(_after_this_step(number))
-            else:
+            if not _noting:
                 until, answer = time.monotonic() + grace, time.monotonic() + min(_ANSWER, grace)
+                continue
+            for forward in _forwarding:
+                forward(number)
+            bounded = number == SIGTERM
+            if bounded:
+                until = time.monotonic() + batch
+                waited = f"; the work under way had not ended {batch:.0f} s after it"
+            _write(_after_this_step(number, f", in at most {batch:.0f} s" if bounded else ""))
 
 
-def _after_this_step(number: int) -> str:
-    return f"{name(number)}: stopping after this step; again: now\n"
+def _after_this_step(number: int, bound: str = "") -> str:
+    return f"{name(number)}: stopping after this step{bound}; again: now\n"
 
 
 def _ours(number: int) -> bool:
@@ -195,10 +217,23 @@ def _explained() -> str:
 
 
 @contextlib.contextmanager
-def noting() -> Iterator[Callable[[], int]]:
+def saving() -> Iterator[None]:
+    """Within it, and for the grace after it, a signal that was noted ends nothing: a save is worth the time."""
+    global _saving, _saved
+    _saving += 1
+    try:
+        yield
+    finally:
+        _saving, _saved = _saving - 1, time.monotonic()
+
+
+@contextlib.contextmanager
+def noting(
+    numbers: Sequence[int] = SIGNALS, forward: Callable[[int], object] | None = None
+) -> Iterator[Callable[[], int]]:
     """Yields a function that returns the number of the signal received in this context, 0 without one.
 
-    The first SIGTERM or Ctrl-C is only noted, the second one does what it did before.
+    The first of `numbers` is only noted, and passed to `forward`; the second one does what it did before.
     """
     global _noting
     before: dict[int, Any] = {}
@@ -208,6 +243,8 @@ def noting() -> Iterator[Callable[[], int]]:
         _noted.append(number)
         restore()
         if not _watching:  # a print could meet one that the signal interrupted
+            if forward:
+                forward(number)
             _write(_after_this_step(number))
 
     def restore() -> None:
@@ -215,8 +252,10 @@ def noting() -> Iterator[Callable[[], int]]:
             signal.signal(number, handler)
 
     _noting += 1
+    if forward:
+        _forwarding.append(forward)
     try:
-        for number in SIGNALS:
+        for number in numbers:
             before[number] = signal.signal(number, note)
     except ValueError:  # not the main thread: signals are the caller's
         before = {}
@@ -224,5 +263,7 @@ def noting() -> Iterator[Callable[[], int]]:
         yield lambda: _noted[0] if _noted else 0
     finally:
         _noting -= 1
+        if forward:
+            _forwarding.remove(forward)
         if not _noted:
             restore()

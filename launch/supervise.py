@@ -40,7 +40,8 @@ def newest_step(command: list) -> int:
 def run(command: list, received: list, stop_within: float) -> int:
     """Runs the command once, passing signals on; its exit status, 128 + n when signal n ended it."""
     # A session of its own: the terminal's Ctrl-C would reach it a second time.
-    child = subprocess.Popen(command, start_new_session=True)
+    within = {"JAXTRAIN_STOP_WITHIN": str(max(1, int(stop_within)))}  # a long step ends by itself before that
+    child = subprocess.Popen(command, start_new_session=True, env={**within, **os.environ})
     passed_on, until = 0, 0.0
     while True:
         for number in received[passed_on:]:

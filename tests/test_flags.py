@@ -174,6 +174,18 @@ def test_what_a_run_can_explain_has_no_traceback(kind, status, said):
     assert (done.returncode, done.stderr) == (status, said)
 
 
+def test_a_device_without_memory_has_no_traceback():
+    """A real allocation of 16 TiB."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    kind = "__import__('jax').numpy.zeros(1 << 42, 'float32').block_until_ready()"
+    done = subprocess.run(
+        [sys.executable, "-c", FAILING.format(kind=kind)],
+        env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1 and "--batch_size" in done.stderr and "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: a device has no memory left: RESOURCE_EXHAUSTED: Out of memory")
+
+
 def commands():
     """(name, config class) of every command."""
     for file in sorted((ROOT / "experiments").glob("**/*.py")):

@@ -30,6 +30,7 @@ ENDLESS = (
 # Says that it is up from another thread, once the main thread is in that code.
 UP_IN_C = f"import threading; threading.Timer(0.5, lambda: print('up', flush=True)).start(); {ENDLESS}"
 AFTER = "Ctrl-C: stopping after this step; again: now"
+BOUNDED = "SIGTERM: stopping after this step, in at most {} s; again: now\n"
 NOTING = """
         with signals.noting() as received:
             print('up', flush=True)
@@ -40,11 +41,11 @@ NOTING = """
 """
 
 
-def run(body, *numbers, command=COMMAND):
+def run(body, *numbers, command=COMMAND, **env):
     """(exit status, stdout, stderr) of a command to which signals are sent once it says that it is up, and after each
     line that it prints then."""
     command = [sys.executable, "-c", command.format(body=body)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **env}
     with subprocess.Popen(
         command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -106,7 +107,7 @@ def test_training_notes_the_first_signal_and_saves():
     status, out, err = run(NOTING.format(then="pass"), signal.SIGTERM)
     assert (status, out) == (0, "15\nsaved\n")
     # It may end before its thread writes.
-    assert err in ("", "SIGTERM: stopping after this step; again: now\n")
+    assert err in ("", BOUNDED.format(270))
 
 
 def test_training_that_was_stopped_ends_with_the_status_of_the_signal():
@@ -141,3 +142,26 @@ def test_a_signal_in_c_code_is_answered_before_the_code_ends():
 def test_a_second_signal_ends_training_at_once(then):
     status, out, err = run(NOTING.format(then=then), signal.SIGTERM, signal.SIGTERM)
     assert status == 143 and "saved" not in out and "step 7 is saved" in err
+
+
+def test_work_that_does_not_end_is_left_a_while_after_sigterm():
+    status, out, err = run(NOTING.format(then=ENDLESS), signal.SIGTERM, JAXTRAIN_STOP_WITHIN="2")
+    assert (status, out) == (143, "15\n")
+    ended = "error: stopped by SIGTERM; the work under way had not ended 2 s after it\nstep 7 is saved\n"
+    assert err == BOUNDED.format(2) + ended
+
+
+def test_a_save_is_not_cut_short():
+    """It takes longer than the work before it may; what follows has the grace."""
+    save = "\n            with signals.saving(): time.sleep(1)"
+    command = COMMAND.replace("grace=0.5", "grace=900")
+    status, out, err = run(
+        NOTING.format(then=save), signal.SIGTERM, command=command, JAXTRAIN_STOP_WITHIN="0.1"
+    )
+    assert (status, out, err) == (0, "15\nsaved\n", BOUNDED.format(0))
+
+
+@pytest.mark.parametrize("seconds", ["soon", "0", "inf", "nan"])
+def test_a_bound_that_is_no_number_is_refused(seconds):
+    status, out, err = run("print('runs')", JAXTRAIN_STOP_WITHIN=seconds)
+    assert (status, out) == (2, "") and "want a number of seconds, above 0" in err

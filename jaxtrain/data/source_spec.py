@@ -141,12 +141,24 @@ def _unmasked(text: str, quoted: list[str], mark: str = "") -> str:
     return text
 
 
+def _file_hint(text: str) -> str:
+    """How a file of one's own is named, where the text is one's path."""
+    file = Path(text).expanduser()
+    if not file.is_file():
+        return ""
+    if file.suffix in (".txt", ".md"):
+        return (
+            '. For the file: write its texts as lines of JSON, {"text": "…"}, and name that file, jsonl:FILE'
+        )
+    return f". For the file: jsonl:{text}"
+
+
 def _parse_one(masked: str, flag: str, quoted: list[str]) -> DataSource:
     kind, colon, rest = masked.partition(":")
     text = _unmasked(masked, quoted, '"')
     if kind not in KINDS or not rest:
         near = difflib.get_close_matches(kind, KINDS, n=1) if colon else []
-        hint = f" (did you mean {near[0]}:?)" if near and near[0] != kind else ""
+        hint = f" (did you mean {near[0]}:?)" if near and near[0] != kind else _file_hint(text)
         raise ConfigError(f"--{flag}={text}: write KIND:NAME with KIND one of {', '.join(KINDS)}{hint}")
     rest, weight, schedule = _cut_weight(kind, rest, text, flag)
     rest, options = _cut_options(kind, rest, text, flag)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from jaxtrain.signals import PARENT
+from jaxtrain.signals import PARENT, WITHIN
 
 _place = (0, 1)
 
@@ -71,7 +71,7 @@ class ChildProcesses:
                     command,
                     start_new_session=True,
                     pass_fds=(theirs,),
-                    env={**os.environ, PARENT: str(theirs)},
+                    env={**os.environ, PARENT: str(theirs), WITHIN: str(self._seconds)},
                     **options,
                 )
             finally:

@@ -42,14 +42,14 @@ def comparison_metrics(
 def gold_accuracy(scores: np.ndarray, gold: np.ndarray, groups: Sequence[str] = ()) -> dict[str, float]:
     """Accuracy of scores f32[R, 2] against gold rewards, overall and by group, on the pairs without gold ties.
 
-    Empty where all pairs are ties.
+    gold_decided is the number of these pairs. Empty where all pairs are ties.
     """
     difference = gold[:, 0] - gold[:, 1]
     decided = difference != 0
     if not decided.any():
         return {}
     right = np.sign(scores[:, 0] - scores[:, 1]) == np.sign(difference)
-    metrics = {"gold_accuracy": float(right[decided].mean())}
+    metrics = {"gold_accuracy": float(right[decided].mean()), "gold_decided": float(decided.sum())}
     for name in sorted(set(groups)):
         inside = decided & (np.asarray(groups, object) == name)
         if inside.any():

@@ -15,12 +15,12 @@ CHARTS = (
     ("KL from the reference", "objective/kl", "KL", "nats a completion"),
     ("Entropy of the policy", "objective/entropy", "entropy", "nats a completion"),
     ("Length of completions", "completions/mean_length", "mean length", "tokens"),
-    ("Scores above the cap", "objective/scores_capped", "capped", "share of completions"),
+    ("Scores above the cap", "objective/scores_capped", "capped", "% of the completions"),
     (
         "Completions without an end",
         "completions/clipped_ratio",
         "cut off at --max_new",
-        "share of completions",
+        "% of the completions",
     ),
 )
 
@@ -42,10 +42,16 @@ def charts(rows: Sequence[Mapping[str, Any]], best: int | None = None, updates: 
     heading = f"Score and {units[1]}" if name else "Score of the trained reward"
     made = [line_chart(heading, lines, x=STEP, units=units, marks=marks)]
     made += [
-        line_chart(head, [Line(label, *series(rows, key))], x=STEP, units=[unit], marks=marks, least=0.0)
+        line_chart(head, [_line(rows, key, label, unit)], x=STEP, units=[unit], marks=marks, least=0.0)
         for head, key, label, unit in CHARTS
     ]
     return [chart for chart in made if chart]
+
+
+def _line(rows: Sequence[Mapping[str, Any]], key: str, label: str, unit: str) -> Line:
+    """The line of a metric; a share as a percentage."""
+    steps, values = series(rows, key)
+    return Line(label, steps, values * (100 if unit.startswith("%") else 1))
 
 
 def page(drawn: Sequence[Chart], title: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxtrain.files.terminal import percent
 from jaxtrain.rl.overoptimisation import GOLD, TRAINED, series, turn_of, watched_metrics
 
 Rows = Sequence[Mapping[str, Any]]
@@ -101,14 +102,14 @@ def _constant(rows: Rows, config: Config) -> Iterator[str]:
         )
     elif groups and groups.last > FLAT_GROUPS:
         yield (
-            f"In {groups.last:.0%} of the groups all scores are equal, so that they teach nothing: --resample, a "
+            f"In {percent(groups.last)} of the groups all scores are equal, so that they teach nothing: --resample, a "
             "larger --group, or prompts that are neither always nor never solved."
         )
     elif (score := trend(rows, TRAINED)) and not score.rises():
         word = (
             "falls"
             if Trend(-score.first, -score.last, score.spread, score.count).rises()
-            else "does not rise"
+            else "does not clearly rise"
         )
         yield f"The score {word}: {score.first:.3g} in the first iterations, {score.last:.3g} in the last."
 
@@ -116,9 +117,9 @@ def _constant(rows: Rows, config: Config) -> Iterator[str]:
 def _capped(rows: Rows, config: Config) -> Iterator[str]:
     if (capped := trend(rows, "objective/scores_capped")) and capped.last > CAPPED:
         yield (
-            f"{capped.last:.0%} of the completions score above the cap ({capped.first:.0%} at the start): the reward "
-            "no longer distinguishes them, and scores that high are often far from its data. Stop earlier, or raise "
-            "the KL price."
+            f"{percent(capped.last)} of the completions score above the cap ({percent(capped.first)} at the start): "
+            "the reward no longer distinguishes them, and scores that high are often far from its data. Stop earlier, "
+            "or raise the KL price."
         )
 
 
@@ -186,8 +187,8 @@ def _length(rows: Rows, config: Config) -> Iterator[str]:
             yield f"Completions have become short, {numbers}: the reward may like brevity as such."
     if unended and unended.last > UNENDED:
         yield (
-            f"{unended.last:.0%} of the completions are cut off at --max_new ({unended.first:.0%} at the start): raise "
-            "it, or set --truncated."
+            f"{percent(unended.last)} of the completions are cut off at --max_new ({percent(unended.first)} at the "
+            "start): raise it, or set --truncated."
         )
 
 

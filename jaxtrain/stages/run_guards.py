@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxtrain.config import StageConfig
+from jaxtrain.config import Run, StageConfig
 from jaxtrain.stages import eval_tasks
 from jaxtrain.stages.session import Session, gather_rows, of_trained, print_lines
 from jaxtrain.train import bad_batches, spikes
@@ -55,3 +55,16 @@ def write_batch(
     if not session.primary:  # which writes and prints
         return session.path
     return bad_batches.write_batch(session.path, step, rows, stage.decode, why, values)
+
+
+def saves(run: Run) -> list[tuple[str, str]]:
+    """A row of the preflight's table where no state is saved before the last step: a killed run starts again."""
+    if 0 < run.checkpoint_every < run.steps:
+        return []
+    every = f"--checkpoint_every={run.checkpoint_every}"
+    return [
+        (
+            "checkpoints",
+            f"at the end alone ({every}, --steps={run.steps}): killed before it, the run starts again",
+        )
+    ]

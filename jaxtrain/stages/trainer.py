@@ -151,7 +151,7 @@ def _preflight(cfg: StageConfig, session: Session, stage: Stage, first: Any, flo
         sizes.insert(1, ("frozen parameters", f"{count:,}, the adapters' base"))
     where = f"{session.plan.name}, {len(session.plan.devices)} x {session.plan.device_kind}"
     where += f", {step_memory.dtype(cfg, session.plan)}"
-    rest = [("model FLOPs of a step", f"{flops:.3g}"), ("plan", where)]
+    rest = [("model FLOPs of a step", f"{flops:.3g}"), ("plan", where), *run_guards.saves(cfg.run)]
     head = "targets of the first rows (⟨not in the loss⟩)"
     rows = preflight.first_rows(first, stage.decode)
     return ["data", *terminal.lines(stage.table), "run", *terminal.lines([*sizes, *rest]), head, *rows]

@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from jaxtrain import signals
 from jaxtrain.train import best_checkpoint
 from jaxtrain.train.best_checkpoint import BestCheckpoint
 from jaxtrain.train.checkpoint import Checkpoints
@@ -71,7 +72,8 @@ class CheckpointSaver:
                 best_checkpoint.retained, newest=newest, best=best.step if best else None
             )
             meta = {**self._meta(), **best_checkpoint.record(best, values), "step": step}
-            self._checkpoints.save(step, state, meta, retain=set if in_row else retain)
+            with signals.saving():
+                self._checkpoints.save(step, state, meta, retain=set if in_row else retain)
             self._applied = applied
         if self._missing:
             saved = max(self.steps(), default=0)
@@ -81,5 +83,6 @@ class CheckpointSaver:
         """The steps of the run's checkpoints, ascending, once the save under way is complete."""
         if self._checkpoints is None:
             return []
-        self._checkpoints.wait()
+        with signals.saving():
+            self._checkpoints.wait()
         return self._checkpoints.steps()

@@ -236,7 +236,10 @@ def _rewind(file: Path, step: int, again: bool = False) -> str:
                 later += 1
             else:
                 out.write(line.rstrip(b"\n") + b"\n")
-    notes = [f"{later} lines after step {step} dropped, these steps run again"] if later else []
+    again_from = (
+        f"after step {step} dropped, these steps run again" if step else "dropped: the run had saved no step"
+    )
+    notes = [f"{later} lines {again_from}"] if later else []
     notes += [f"{len(torn)} unreadable lines moved to {UNREADABLE}, {line_numbers(torn)}"] if torn else []
     return f"{FILE}: {'; '.join(notes)}" if notes else ""
 

@@ -37,8 +37,8 @@ def stoppable(processes: int, ended: Callable[[], str] = str) -> Iterator[contex
     """Training and the saves after it: yields a context that the first SIGTERM or Ctrl-C leaves at a stop point.
 
     So does `ended`, once it returns why training is over, on all processes alike. A second signal ends the process at
-    once. With several processes jax's own notifier has SIGTERM. A SavedFailure in the yielded context leaves it, too,
-    and is raised at the end.
+    once. With several processes jax's own notifier gets SIGTERM, too. A SavedFailure in the yielded context leaves it
+    as well, and is raised at the end.
     """
     failed: list[SavedFailure] = []
     signals.record_stop(0)
@@ -77,14 +77,12 @@ def _several() -> Iterator[Callable[[], int]]:
         stops = multihost_utils.reached_preemption_sync_point(_state["points"])
         return signal.SIGTERM if stops else 0
 
-    notifier, before = _notifier(), signal.getsignal(signal.SIGTERM)
-    if notifier:
-        _c_signal(signal.SIGTERM, notifier)
-    try:
+    notifier = _notifier()
+    if not notifier:
         yield requested
-    finally:
-        if notifier and before is not None:
-            signal.signal(signal.SIGTERM, before)
+        return
+    with signals.noting((signal.SIGTERM,), ctypes.CFUNCTYPE(None, ctypes.c_int)(notifier)):
+        yield requested
 
 
 @functools.cache

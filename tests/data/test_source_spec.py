@@ -219,3 +219,17 @@ def test_a_file_of_another_kind_is_refused_before_anything_is_loaded(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b"%PDF-1.7\n")
     with pytest.raises(ConfigError, match=r"--eval_data: .*/a\.jsonl: a PDF document; extract its text"):
         source_spec.check(Corpus(eval_data=f"jsonl:{tmp_path}/a.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("mine.jsonl", "jsonl:{}"), ("mine.txt", "name that file, jsonl:FILE")]
+)
+def test_a_path_without_a_kind_is_told_how_files_are_named(tmp_path, name, hint):
+    file = tmp_path / name
+    with pytest.raises(ConfigError) as caught:
+        source_spec.parse(str(file), "data")
+    assert "For the file" not in str(caught.value), "there is none"
+    file.write_text("{}")
+    with pytest.raises(ConfigError, match="For the file: ") as caught:
+        source_spec.parse(str(file), "data")
+    assert str(caught.value).endswith(hint.format(file))

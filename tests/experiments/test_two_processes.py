@@ -2,15 +2,21 @@
 process. A pair of processes runs all stages one after the other, which saves their starts.
 """
 
+import contextlib
 import json
+import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
 
 from jaxtrain.train import parallel
-from tests.runs import MODEL, call, in_two_processes, quick, rows, same_arrays
+from tests.runs import MODEL, ROOT, call, in_two_processes, quick, rows, same_arrays
 
 make_plan = parallel.make
 
@@ -117,3 +123,33 @@ def test_two_processes_sample_a_damaged_rollout_again_to_the_bit(town, tmp_path)
     in_two(town, ["ppo again"], tmp_path)
     assert file.read_bytes() == (whole / "rollouts" / "00000002.npz").read_bytes()
     assert same_arrays(whole, run, 3) and rows(run) == rows(whole)
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_of_two_is_answered_and_stops_both_at_the_same_step(town, tmp_path, free_port):
+    _, flags = command_of(town, "pretrain", tmp_path / "run")
+    command = [sys.executable, "-P", "-m", "experiments.pretrain", *flags, "--steps=100000"]
+    env = {
+        **os.environ, "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "2", "JAXTRAIN_NUM_PROCESSES": "2",
+        "JAXTRAIN_COORDINATOR": f"127.0.0.1:{free_port}", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
+    }  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        first, other = (
+            stack.enter_context(subprocess.Popen(
+                command, env={**env, "JAXTRAIN_PROCESS_ID": str(i)}, stdout=subprocess.PIPE,
+                stderr=stack.enter_context((tmp_path / f"err{i}").open("w")), text=True,
+            ))
+            for i in range(2)
+        )  # fmt: skip
+        for process in (first, other):
+            stack.callback(process.kill)
+        assert any(line.startswith("step 1/") for line in first.stdout), (tmp_path / "err0").read_text()
+        other.send_signal(signal.SIGTERM)
+        said = first.communicate(timeout=300)[0]
+        other.communicate(timeout=300)
+    assert (first.returncode, other.returncode) == (143, 143)
+    assert (
+        "SIGTERM: stopping after this step, in at most 270 s; again: now" in (tmp_path / "err1").read_text()
+    )
+    step = int(re.search(r"stopped at step (\d+) of 100000; the same command resumes there", said)[1])
+    assert (tmp_path / "run" / "checkpoints" / str(step)).is_dir()

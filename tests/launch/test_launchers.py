@@ -137,8 +137,9 @@ def test_local_prefixes_every_line_of_every_process(ready):
     ]  # fmt: skip
 
 
-def test_local_checks_its_settings_before_it_starts_anything(ready):
-    done = ready.call("launch/local.sh", "2", "show", JAXTRAIN_STOP_WITHIN="soon")
+@pytest.mark.parametrize("within", ["soon", "0"])
+def test_local_checks_its_settings_before_it_starts_anything(ready, within):
+    done = ready.call("launch/local.sh", "2", "show", JAXTRAIN_STOP_WITHIN=within)
     assert done.returncode == 2 and done.stdout == "" and "want a number of seconds" in done.stderr
 
 

@@ -89,7 +89,12 @@ def test_against_gold():
     scores = np.array([[1.0, 0.0], [0.0, 1.0], [2.0, 2.0], [5.0, 1.0]])
     gold = np.array([[2.0, -1.0], [2.0, -1.0], [1.0, 0.0], [1.0, 1.0]])
     found = agreement.gold_accuracy(scores, gold, ["a", "b", "b", "c"])
-    assert found == {"gold_accuracy": 1 / 3, "gold_accuracy/a": 1.0, "gold_accuracy/b": 0.0}
+    assert found == {
+        "gold_accuracy": 1 / 3,
+        "gold_decided": 3,
+        "gold_accuracy/a": 1.0,
+        "gold_accuracy/b": 0.0,
+    }
 
 
 def test_affine_normalises_each_member():

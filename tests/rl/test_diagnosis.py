@@ -38,10 +38,10 @@ CASES = [
     ({"judge__gold": None, "objective__watch_reward": noisy(PEAK, 4)}, "The score rises while the watched reward"),
     ({"judge__gold": noisy(np.ones(N), 4)}, "and gold does not"),
     ({"objective__scores": np.full(N, 1.5), "judge__gold": None}, "The reward is constant (1.5)"),
-    ({"objective__scores": noisy(np.ones(N), 4), "judge__gold": None}, "The score does not rise"),
+    ({"objective__scores": noisy(np.ones(N), 4), "judge__gold": None}, "The score does not clearly rise"),
     ({"objective__scores": noisy(RISING[::-1], 4), "judge__gold": None}, "The score falls: "),
-    ({"frac_reward_zero_std": np.full(N, 0.9)}, "In 90% of the groups all scores are equal"),
-    ({"objective__scores_capped": 0.4 * T}, "36% of the completions score above the cap (4% at the start)"),
+    ({"frac_reward_zero_std": np.full(N, 0.9)}, "In 90 % of the groups all scores are equal"),
+    ({"objective__scores_capped": 0.4 * T}, "36 % of the completions score above the cap (4 % at the start)"),
     ({"objective__kl": 20 * T}, "nats a completion: the policy is far from where the reward was learnt"),
     ({"objective__kl": np.full(N, 0.01)}, "the policy has hardly moved"),
     ({"objective__entropy": 20 * np.exp(-4 * T)}, "The entropy has collapsed, from"),
@@ -101,4 +101,4 @@ def test_a_score_that_rises_at_once_rises():
     scores = [-0.1, 0.45, 0.7, 0.68, 0.73, 0.7, 0.75, 0.72, 0.76, 0.71, 0.74, 0.75, 0.73, 0.74]
     lines = [{"step": 4 * i, "objective/scores": score} for i, score in enumerate(scores)]
     assert trend(lines, "objective/scores").rises()
-    assert not any("does not rise" in sentence for sentence in diagnose(lines))
+    assert not any("does not clearly rise" in sentence for sentence in diagnose(lines))

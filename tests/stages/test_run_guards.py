@@ -6,8 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
-from jaxtrain.config import ConfigError
-from jaxtrain.stages import trainer
+from jaxtrain.config import ConfigError, Run
+from jaxtrain.stages import run_guards, trainer
 from jaxtrain.train import workdir
 from jaxtrain.train.skipped_steps import TrainingError
 from tests.runs import CHILD, column, rows, same_arrays
@@ -122,3 +122,10 @@ def test_the_best_checkpoint_of_a_run_is_a_start(bench):
         ConfigError, match=r"@best: the run has no best checkpoint, it was not trained with --keep_best"
     ):
         bench.main(f"--init_from={child}@best", MASKED, f"--workdir={bench.folder / 'none'}", small=CHILD)
+
+
+@pytest.mark.parametrize(("every", "said"), [(0, True), (10, False), (30, True), (500, True)])
+def test_a_run_that_saves_nothing_before_its_end_says_so(every, said):
+    rows = run_guards.saves(Run(steps=30, checkpoint_every=every))
+    assert bool(rows) == said
+    assert all(f"--checkpoint_every={every}" in text for _, text in rows)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -260,3 +261,52 @@ def test_a_second_signal_kills(tmp_path, number):
             child.wait(1)
         child.send_signal(number)
         assert child.wait(60) in (-number, 1)
+
+
+ENDLESS = """
+import functools, sys
+from pathlib import Path
+import jax
+sys.path.insert(0, sys.argv[2])
+from jaxtrain import signals
+from jaxtrain.train import workdir
+from tests.train.test_loop import Checkpoints, begin, config, parallel, run_fit, stepper
+inner = stepper()
+
+@jax.jit
+def endless(step):
+    jax.debug.callback(functools.partial(print, "computing", flush=True))
+    return jax.lax.while_loop(lambda i: i >= 0, lambda i: jax.numpy.minimum(i + 1, 7), step)
+
+def step(state, frozen, batch):
+    if int(state.step) == 2:
+        endless(state.step).block_until_ready()
+    return inner(state, frozen, batch)
+
+here = Path(sys.argv[1])
+signals.install(stop_within=1.0)
+with signals.explaining(lambda: f"step {workdir.newest_step(here)}"), Checkpoints(here, 2) as saved:
+    run_fit(here, parallel.make(config.Run()), step=step, saved=saved, checkpoint_every=1)
+"""
+
+
+@pytest.mark.slow
+def test_a_compiled_step_that_does_not_end_is_left_after_sigterm(tmp_path, plan):
+    """What was saved before it stands."""
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    child = subprocess.Popen(
+        [sys.executable, "-c", ENDLESS, str(tmp_path), root],
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with child, Checkpoints(tmp_path, 2) as saved:
+        assert child.stdout.readline() == "computing\n"
+        while 2 not in saved.steps():  # it is saved beside the step
+            assert child.poll() is None
+            time.sleep(0.01)
+        child.send_signal(signal.SIGTERM)
+        assert child.stderr.readline() == "SIGTERM: stopping after this step, in at most 1 s; again: now\n"
+        rest = child.communicate(timeout=60)[1]
+        assert child.returncode == 143
+        assert rest == "error: stopped by SIGTERM; the work under way had not ended 1 s after it\nstep 2\n"
+        here = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), begin())
+        assert float(saved.restore(here)[0].params["w"]) == 2

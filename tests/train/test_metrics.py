@@ -133,7 +133,9 @@ def test_a_resumed_file_equals_an_uninterrupted_one(tmp_path):
     assert note == "metrics.jsonl: 5 lines after step 6 dropped, these steps run again"
     assert lines(tmp_path / "resumed") == lines(tmp_path / "whole")
     assert lines(tmp_path / "whole")[0] == {"step": 1, "loss": 1.0, "skipped": 1}
-    assert write(tmp_path / "resumed", 0, 12).startswith("metrics.jsonl: 15 lines after step 0 dropped")
+    assert write(tmp_path / "resumed", 0, 12).startswith(
+        "metrics.jsonl: 15 lines dropped: the run had saved no step"
+    )
     assert lines(tmp_path / "resumed") == lines(tmp_path / "whole"), "a fresh start leaves nothing of the old"
     assert sorted(p.name for p in (tmp_path / "whole").iterdir()) == [FILE, FOLDER]
 

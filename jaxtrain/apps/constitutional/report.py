@@ -114,13 +114,17 @@ def _harm_chart(rounds: Sequence[Mapping[str, Any]]) -> charts.Chart | None:
 
 def _summary(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     lines = [
-        (f"round {row['round']}", f"harmful {percent(row['harmful'])}, parsable {percent(row['parsable'])}")
+        (f"round {row['round']}", f"{_share(row, 'harmful')}, {_share(row, 'parsable')}")
         for row in report.get("rounds", ())
         if "harmful" in row
     ]
     for name, row in report.get("models", {}).items():
-        shares = ", ".join(
-            f"{key} {percent(value)}" for key, value in row.items() if isinstance(value, float)
-        )
+        shares = ", ".join(_share(row, key) for key, value in row.items() if isinstance(value, float))
         lines.append((name, shares))
     return lines
+
+
+def _share(row: Mapping[str, Any], key: str) -> str:
+    """A share of a row by name, with its interval."""
+    text = win_rates.interval_text(row[key], row.get(f"{key}_of", row.get("answers")), digits=_DIGITS)
+    return f"{key} {percent(row[key])}" + f" ({text})" * bool(text)

@@ -1,5 +1,6 @@
 """The report of ./launch/run evaluate: tables for a terminal, and an HTML page."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,14 @@ def rate_text(value: Mapping[str, float] | None) -> str:
     return f"{100 * value['mean']:.0f} % ({100 * value['low']:.0f}–{100 * value['high']:.0f})"
 
 
+def share_text(share: float | None, n: int | None) -> str:
+    """A share of `n` with its interval, as `rate_text` has it; without n as a percentage."""
+    if share is None or not n:
+        return percent(share)
+    low, high = win_rates.interval(share, n)
+    return rate_text({"mean": share, "low": low, "high": high})
+
+
 def is_share(name: str) -> bool:
     """Whether a measure is a share, which is written in percent."""
     return name in _SHARES or (name.startswith("world/") and name != "world/gold")
@@ -83,13 +92,8 @@ def print_tables(result: Mapping[str, Any], console: Console | None = None) -> N
     """Prints the tables of an evaluation."""
     console = console or Console()
     names = [one["label"] for one in result["models"]]
-    rows = [
-        (title, [measure_text(key, result["measures"][name].get(key)) for name in names])
-        for key, (title, _) in MEASURES.items()
-        if any(result["measures"][name].get(key) is not None for name in names)
-    ]
-    about = f"{result['prompts']['count']:,} prompts of {result['prompts']['source']}"
-    console.print(_table(terminal.singular(f"Answers to {about}"), names, rows))
+    about = f"{result['prompts']['count']:,} prompts of {result['prompts']['source']} (95 % interval)"
+    console.print(_table(terminal.singular(f"Answers to {about}"), [*names, "n"], _measures(result, names)))
     for by, one in result["contests"].items():
         strengths = {name: f"{e:.0f} ({low:.0f}–{high:.0f})" for name, (e, low, high) in one["elo"].items()}
         rows = [("Elo", [strengths.get(name, "–") for name in names])]
@@ -103,16 +107,18 @@ def print_tables(result: Mapping[str, Any], console: Console | None = None) -> N
             most = "; ".join(f"{count:,}: {fault}" for fault, count in one["faults"].items())
             console.print(f"{one['unanswered']:,} pairs without a verdict, most often {most}", markup=False)
     for group, shares in result["stances"]["groups"].items():
-        rows = [(stance, [percent(shares[name][stance]) for name in names]) for stance in STANCES]
-        console.print(
-            _table(terminal.singular(f"To {result['stances']['counts'][group]:,} {group}"), names, rows)
-        )
+        n = result["stances"]["counts"][group]
+        rows = [(stance, [share_text(shares[name][stance], n) for name in names]) for stance in STANCES]
+        console.print(_table(terminal.singular(f"To {n:,} {group} (95 % interval)"), names, rows))
     if result["style"]:
         models = result["style"]["models"]
         rows = [
             (
                 title,
-                [f"{number(models[n]['plain'][key])} → {number(models[n]['simply'][key])}" for n in names],
+                [
+                    " → ".join(measure_text(key, models[n][way][key]) for way in ("plain", "simply"))
+                    for n in names
+                ],
             )
             for key, title in STYLE.items()
         ]
@@ -130,6 +136,31 @@ def print_tables(result: Mapping[str, Any], console: Console | None = None) -> N
             for task in sorted({task for one in result["benchmarks"].values() for task in one})
         ]
         console.print(_table("Benchmarks (lm-eval)", names, rows))
+
+
+def _measures(result: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Rows of measures: a cell for each model, and how many answers they are of, where that is known."""
+    rows = []
+    for key, (title, _) in MEASURES.items():
+        values = [result["measures"][name].get(key) for name in names]
+        if all(value is None for value in values):
+            continue
+        counts = [answers_of(result, name, key) for name in names]
+        texts = [
+            share_text(*each) if is_share(key) else measure_text(key, each[0])
+            for each in zip(values, counts, strict=True)
+        ]
+        rows.append((title, [*texts, ", ".join(f"{n:,}" for n in dict.fromkeys(counts) if n)]))
+    return rows
+
+
+def answers_of(result: Mapping[str, Any], name: str, key: str) -> int:
+    """How many answers of a model a measure is of; 0 where that is not known."""
+    return (
+        result["measures"][name].get("right_of", 0)
+        if key == "right"
+        else result.get("counts", {}).get(key, 0)
+    )
 
 
 def _table(title: str, names: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> Table:
@@ -153,7 +184,7 @@ def page(result: Mapping[str, Any]) -> str:
         meanings=STANCE_MEANINGS,
         value_text=measure_text,
         is_share=is_share,
-        counts=result.get("counts", {}),
+        answers_of=functools.partial(answers_of, result),
         charts=_charts(result),
     )
 

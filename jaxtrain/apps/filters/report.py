@@ -7,7 +7,7 @@ The template escapes every text. Personal data is not shown, whichever step reje
 import json
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from jaxtrain.apps.filters import advice, pii, record_texts, thresholds
 from jaxtrain.apps.filters.types import Finding
 from jaxtrain.files import charts, html
 from jaxtrain.files.charts import Chart
-from jaxtrain.measures import win_rates
+from jaxtrain.measures.win_rates import interval_text
 
+_PROPORTIONS = ("distinct_1", "distinct_2", "distinct_3", "self_bleu")  # of words, not of documents
+_YEARS = ("median_year", "newest_year")
 _SAMPLES, _SCORES, _BINS = 6, 4_000, 24
 _FEWEST = 10  # scores of a rule that has a histogram
 _BEFORE, _AFTER = 120, 420  # characters of a sample before and after the finding
@@ -199,7 +201,7 @@ def _template() -> Any:
         "count": lambda n: f"{n:,}",
         "share": share_text,
         "number": number_text,
-        "interval": interval_text,
+        "interval": partial(interval_text, digits=1),
     }
     return html.template(file, filters)
 
@@ -218,21 +220,13 @@ def share_text(value: float | None) -> str:
     )
 
 
-def interval_text(share: float | None, n: int) -> str:
-    """A share's 95 % interval (Wilson), and of how many it is; empty where it is not known."""
-    if share is None or not n:
-        return ""
-    low, high = win_rates.interval(share, n)
-    return f"{share_text(low)} to {share_text(high)}, n {n:,}"
-
-
 def number_text(value: Any) -> str:
     """A number as text; None, not known from the data, is a dash."""
     if value is None:
         return "–"
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-    return f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else str(value)
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _steps(report: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -299,19 +293,29 @@ def _decades(factors: Mapping[str, Any]) -> Chart | None:
 def _factors(factors: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not factors:
         return []
-    shares = ("right", "consistent", "dated", *FACTORS["formatting"][1], *FACTORS["safety"][1])
     out = []
     for name, (meaning, rows) in FACTORS.items():
         cells = [
             {
                 "name": title,
                 **{
-                    side: (share_text if key in shares else number_text)(factors[side][name].get(key))
-                    for side in ("before", "after")
-                    if side in factors
+                    side: _factor(factors[side], name, key) for side in ("before", "after") if side in factors
                 },
             }
             for key, title in rows.items()
         ]
         out.append({"name": name, "meaning": meaning, "rows": cells})
     return out
+
+
+def _factor(factors: Mapping[str, Any], name: str, key: str) -> dict[str, str]:
+    """A number of a factor as text, and the interval of a share of documents, statements or questions."""
+    value, accuracy = factors[name].get(key), factors["accuracy"]
+    if key in _PROPORTIONS:
+        return {"text": share_text(value), "interval": ""}
+    of = {"right": accuracy.get("checked"), "consistent": accuracy.get("questions_asked_again")}
+    documents = (*FACTORS["formatting"][1], *FACTORS["safety"][1], "dated")
+    of |= dict.fromkeys(documents, factors["diversity"].get("documents"))
+    if key in of:
+        return {"text": share_text(value), "interval": interval_text(value, of[key], digits=1)}
+    return {"text": str(value) if value and key in _YEARS else number_text(value), "interval": ""}

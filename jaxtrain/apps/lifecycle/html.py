@@ -93,6 +93,13 @@ def interval(value: Any, measure: str, counts: Mapping[str, int]) -> str:
     return ", ".join(filter(None, [ends, f"n {count:,}" if count else ""]))
 
 
+def certainty(value: Any, measure: str, counts: Mapping[str, int]) -> str:
+    """Of several seeds how many answers of each the number is of, of one seed what `interval` has."""
+    if isinstance(value, Mapping):
+        return f"{counts[measure]:,}" if measure in counts else ""
+    return interval(value, measure, counts)
+
+
 def worst(claim: Mapping[str, Any]) -> str:
     """The worst seed of a claim, with its number, and the others that miss it, too."""
     seed, value = claim["worst"]["seed"], claim["worst"]["value"]
@@ -163,10 +170,12 @@ def curve(one: Mapping[str, Any], stage: str, seeds: int = 0) -> Chart | None:
         ("training" if x == "step" else one["title"], one["points"]),
         ("held out", one.get("held_out", [])),
     )
-    lines = [Line(name, *_columns(points)) for name, points in sides if points]
+    scale = 100 if one.get("unit", "").startswith("%") else 1  # a share as a percentage
+    lines = [Line(name, *_columns(points, scale)) for name, points in sides if points]
     note = f"the mean of {seeds} seeds, and a band from the least to the most" if seeds > 1 else ""
     return charts.line_chart(f"{stage}: {one['title']}", lines, x=x, units=[one.get("unit", "")], note=note)
 
 
-def _columns(points: Sequence[Sequence[float]]) -> list[Sequence[float]]:
-    return [list(column) for column in zip(*points, strict=True)]
+def _columns(points: Sequence[Sequence[float]], scale: float) -> list[Sequence[float]]:
+    steps, *columns = zip(*points, strict=True)
+    return [list(steps), *([scale * value for value in column] for column in columns)]

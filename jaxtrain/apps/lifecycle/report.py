@@ -33,14 +33,14 @@ CURVES = {
     "pretrain": (_LOSS,),
     "sft": (_LOSS,),
     "reward": (
-        Curve("rewards/accuracies", "Pairs ordered as the annotators do", "share of pairs", "eval/accuracy"),
+        Curve("rewards/accuracies", "Pairs ordered as the annotators do", "% of the pairs", "eval/accuracy"),
     ),
     "ppo": (
         Curve("objective/scores", "Score of the reward model", "score"),
         Curve("objective/kl", "KL from the reference", "nats an answer"),
     ),
     "dpo": (Curve("rewards/margins", "Margin of the implicit reward", "margin", "eval/rewards/margins"),),
-    "revise": (Curve("harmful", "Harmful answers, by rounds of revision", "share of answers"),),
+    "revise": (Curve("harmful", "Harmful answers, by rounds of revision", "% of the answers"),),
     "constitutional": (_LOSS,),
     "distill": (Curve("divergence", "Divergence from the teacher", "nats a token", "eval/divergence"),),
 }
@@ -97,7 +97,7 @@ def result(
     return {
         "stages": stages,
         "seconds": plan.busy_seconds(times),
-        "counts": _counts(completions, closed),
+        "counts": _counts(completions, closed) | _pairs(values),
         "answers": _side_by_side(completions),
         "tables": tables.tables(steps, values, completions, runs, times),
     }
@@ -130,7 +130,14 @@ def _counts(*completions: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str
     several, closed = ([one["prompt"] for one in next(iter(part.values()), ())] for part in completions)
     counts = worlds.get().counts(closed) if closed else {}
     counts = {name: count for name, count in counts.items() if name in CLOSED_MEASURES}
-    return (worlds.get().counts(several) if several else {}) | counts
+    alike = {"alike": len(several) // plan.ANSWER_SETS[plan.ALL].samples}
+    return (worlds.get().counts(several) | alike if several else {}) | counts
+
+
+def _pairs(values: Mapping[str, Mapping[str, float]]) -> dict[str, int]:
+    """How many held-out pairs the reward model's agreement with gold is of."""
+    counts = {int(of["eval/gold_decided"]) for of in values.values() if "eval/gold_decided" in of}
+    return {"eval/gold_accuracy": counts.pop()} if len(counts) == 1 else {}
 
 
 def claim_result(claim: Target, before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, Any]:
@@ -198,8 +205,9 @@ def print_result(result: Mapping[str, Any], folder: Path) -> None:
 
     several = "seeds" in result
     title = "name" if several else "title"  # there is less room
-    bands = ("least", "most", "wanted", "worst seed") if several else ("wanted",)
+    bands = ("least", "most", "n", "wanted", "worst seed") if several else ("95 % interval", "wanted")
     head = ("stage", "measure", "before", "after", *bands, "s")
+    counts = result.get("counts", {})
     table = Table(*(Column(one, overflow="fold") for one in head), box=None, header_style="dim")
     for stage in result["stages"]:
         for i, claim in enumerate(stage["claims"]):
@@ -208,6 +216,7 @@ def print_result(result: Mapping[str, Any], folder: Path) -> None:
             numbers += [(claim["after"] or {}).get(end) for end in bands[:2]] if several else []
             worst = (html.worst(claim),) if several else ()
             texts = [html.number(value, html.unit(claim["measure"])) for value in numbers]
+            texts.append(html.certainty(claim["after"], claim["measure"], counts))
             cells = (glossary.get(claim["measure"]).title, *texts, claim["wanted"], *worst)
             table.add_row(first[0], *cells, first[1], style="" if claim["reached"] else "red")
     console = Console()

@@ -48,10 +48,16 @@ def write_page(root: Path, entries: Sequence[Mapping[str, Any]]) -> Path:
         }
         for entry in sorted(entries, key=lambda entry: not entry["result"])
     ]  # fmt: skip
-    template = html.template(Path(__file__).parent / "pages" / "papers.html.jinja")
+    template = html.template(Path(__file__).parent / "pages" / "papers.html.jinja", {"unbroken": _unbroken})
     path = root / PAGE
     atomic.write_text(path, template.render(cards=cards, counts=counts(entries)))
     return path
+
+
+def _unbroken(numbers: str) -> str:
+    """Numbers as pages have them: no line ends within 3e-07 or before a %."""
+    text = re.sub(r"(?<=\d)e-(?=\d)", "e\N{NON-BREAKING HYPHEN}", numbers)
+    return re.sub(r"(?<=\d) ?%", "\N{NO-BREAK SPACE}%", text)
 
 
 def _inline(file: Path, prefix: str) -> str:

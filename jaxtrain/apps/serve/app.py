@@ -153,6 +153,7 @@ def _model_body(model: ServedModel) -> dict[str, Any]:
         "created": model.created,
         "owned_by": "jaxtrain",
         "weight_version": model.weight_version,
+        "single_turn": model.single_turn,
     }
 
 

@@ -103,6 +103,7 @@ _MODEL = _object(
         "created": _INTEGER,
         "owned_by": _TEXT,
         "weight_version": _TEXT,
+        "single_turn": _BOOLEAN,
     }
 )
 _INPUT = {"type": "object", "required": ["role"], "properties": {"role": _TEXT}}

@@ -34,6 +34,7 @@ class ServedModel(NamedTuple):
         None  # of requests with tools, where the tokenizer has one of its own for them
     )
     weight_version: str = "initial"
+    single_turn: bool = False  # whether it was trained on conversations of one turn alone
 
 
 class Echo(NamedTuple):

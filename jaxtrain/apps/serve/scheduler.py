@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import NamedTuple
 
+from jaxtrain.files import progress
 from jaxtrain.generate import continuous_batching, sampler
 from jaxtrain.generate.continuous_batching import CompletionPart, DecodeRequest, TokenLogprobs
 from jaxtrain.generate.engine import Engine
@@ -209,5 +210,6 @@ def warm_up(runner: ModelRunner) -> None:
         defaults=sampler.NEUTRAL,
         chunk=runner.chunk,
     )
-    for _ in completions:
-        pass
+    with progress.bar("compiling, for each length of a prompt", len(sizes)) as advance:
+        for _ in completions:
+            advance(1)

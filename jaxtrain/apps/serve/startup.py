@@ -22,7 +22,7 @@ from jaxtrain.files import cache
 from jaxtrain.generate import engine, sampler
 from jaxtrain.generate.prompt_logprobs import prompt_scorer
 from jaxtrain.inference.sampler import decoder
-from jaxtrain.stages import init_from
+from jaxtrain.stages import init_from, run_turns
 from jaxtrain.stages.load_model import LoadedModel
 
 
@@ -53,6 +53,7 @@ def open_runner(
     served = ServedModel(
         name=name, created=int(time.time()), fingerprint=f"fp_{digest}", template=template, ends=ends,
         decode=decoder(template, ends), tool_template=_tool_template(template),
+        single_turn=bool(run_turns.single_turn(start.lineage)),
     )  # fmt: skip
     return runner, served
 

@@ -10,7 +10,7 @@ def report(read=100, rejected=0, **dropped):
 
 def test_most_documents_rejected_names_the_step_that_does_it():
     (said,) = advice.sentences(report(rejected=67, exact=60, spam=7))
-    assert "67 of 100 documents (67%)" in said and "60, by the step exact" in said
+    assert "67 of 100 documents (67 %)" in said and "60, by the step exact" in said
     assert advice.sentences(report(rejected=50, exact=50)) == [] == advice.sentences(report(read=0))
     (unread,) = advice.sentences({**report(rejected=90), "steps": {"read": {"seen": 100, "dropped": 90}}})
     assert "cannot be read" in unread
@@ -18,5 +18,5 @@ def test_most_documents_rejected_names_the_step_that_does_it():
 
 def test_many_near_duplicates_may_share_a_form():
     (said,) = advice.sentences(report(rejected=30, near=30))
-    assert said.startswith("The step near drops 30%") and "--near_similarity" in said
+    assert said.startswith("The step near drops 30 %") and "--near_similarity" in said
     assert len(advice.sentences(report(rejected=60, near=60))) == 2

@@ -196,8 +196,7 @@ def test_without_labels_precision_is_a_dash_and_shares_have_their_interval(filte
     page = read(tmp_path / "report.html")
     source = (tmp_path / "report.html").read_text()
     assert "<td>7</td><td>0</td><td>–<small></small></td><td>–<small></small></td>" in source
-    assert report.interval_text(0.9, 10) == "59.6 % to 98.2 %, n 10" and "59.6 % to 98.2 %, n 10" in page.text
-    assert report.interval_text(None, 3) == report.interval_text(0.5, 0) == ""
+    assert "59.6 to 98.2 %, n 10" in page.text
     total = Tally()
     total.labels.update({"spam/clean/found": 7, "spam/clean/reached": 20})
     assert ledger.precision_recall(total)["spam"]["precision"] is None
@@ -223,7 +222,7 @@ def test_numbers_as_people_read_them():
     ]
     assert [report.number_text(x) for x in (None, 1999, 12345, 0.12345, 5e6)] == [
         "–",
-        "1999",
+        "1,999",
         "12,345",
         "0.123",
         "5,000,000",

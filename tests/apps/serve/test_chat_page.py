@@ -87,12 +87,34 @@ def test_two_models_side_by_side_by_keys(page):
 
 
 @browser.needed
+def test_a_model_of_single_turns_gets_each_message_alone(page):
+    state = scripted()
+    state = state._replace(model=state.model._replace(single_turn=True))
+    says(state, "I am a.", "I am b.")
+    with running(state) as server:
+        opened(page, server)
+        said = page.js("document.getElementById('single').innerText")
+        assert said.startswith("a was trained on single questions: it gets each message alone")
+        page.js("document.getElementById('sampling').system.value = 'Be short.'")
+        ask(page, "Hi?")
+        ask(page, "And?")
+        own, other = requests(state, "a"), requests(state, "b")
+        assert "And?" in own and "Be short." in own and "Hi?" not in own and "I am a." not in own
+        assert "And?" in other and "Be short." in other and "Hi?" in other and "I am b." in other
+        page.click("#again")
+        page.until(f"{ANSWERS}.length == 4 && !document.getElementById('send').hidden")
+        assert requests(state, "a") == own and requests(state, "b") == other
+        page.js("localStorage.clear()")
+
+
+@browser.needed
 def test_colours_of_tokens_and_sampling_controls(page):
     state = scripted(names=("a",))
     says(state, "Yés. Nö")
     with running(state) as server:
         opened(page, server)
         assert page.js("document.getElementById('models').hidden"), "one model is no choice"
+        assert page.js("document.getElementById('single').hidden")
         page.click("#settings summary")
         for field, value in {"temperature": "0.5", "max_tokens": "7", "top_k": "3", "seed": "4"}.items():
             page.js(

@@ -8,6 +8,7 @@ const NEUTRAL = { temperature: "1", top_p: "1", top_k: "0", min_p: "0", repetiti
 const byId = (id) => document.getElementById(id);
 const message = byId("message"), sampling = byId("sampling");
 let models = [];
+let singleTurn = new Set(); // of models, those that were trained on one turn alone
 let histories = new Map(); // model -> messages
 let sent = []; // what the person wrote, oldest first
 let running = null; // the AbortController of the answers that are being written
@@ -27,7 +28,9 @@ function busy(on) {
 
 async function loadModels() {
   try {
-    models = (await request("GET", "/v1/models")).data.map((one) => one.id);
+    const served = (await request("GET", "/v1/models")).data;
+    models = served.map((one) => one.id);
+    singleTurn = new Set(served.filter((one) => one.single_turn).map((one) => one.id));
   } catch (error) {
     return showNotice(explain(error));
   }
@@ -40,6 +43,9 @@ async function loadModels() {
   const legend = byId("models").querySelector("legend");
   byId("models").replaceChildren(legend, ...boxes);
   byId("models").hidden = models.length < 2;
+  const names = [...singleTurn].join(" and "), one = singleTurn.size === 1;
+  byId("single").textContent = `${names} ${one ? "was" : "were"} trained on single questions: ${one ? "it gets" : "they get"} each message alone, without the ones before it.`;
+  byId("single").hidden = !singleTurn.size;
   document.title = `Chat: ${models.join(", ")}`;
 }
 
@@ -60,7 +66,8 @@ function parameters() {
 function history(model) {
   if (!histories.has(model))
     histories.set(model, sampling.system.value.trim() ? [{ role: "system", content: sampling.system.value }] : []);
-  return histories.get(model);
+  const messages = histories.get(model);
+  return singleTurn.has(model) ? messages.filter((one) => one.role === "system") : messages;
 }
 
 async function ask(text) {
