@@ -23,7 +23,7 @@ PAPER = Paper(
     "held out predicted within 2 % in two thirds of the seeds.",
     sizes=SIZES,
 )
-SEQ = 128
+BATCH, SEQ = 16, 128
 
 
 class ModelGrid(NamedTuple):
@@ -32,23 +32,22 @@ class ModelGrid(NamedTuple):
     models: tuple[str, ...]
     budgets: tuple[float, ...]
     data: str
-    batch: int  # rows of SEQ tokens
 
 
 SIZE = {
     "cpu": ModelGrid(
         (
-            "tinytown-200k,width=16,ff=40", "tinytown-200k,width=32,ff=88", "tinytown-200k,width=48,ff=128",
-            "tinytown-200k",
+            "tinytown-200k,width=24,ff=64", "tinytown-200k,width=48,ff=128", "tinytown-200k",
+            "tinytown-1m,layers=3",
         ),
-        (4e11, 8e11, 1.6e12, 3.2e12), "tinytown:pretrain?documents=400000", 8,
+        (1e11, 2.5e11, 6e11, 1.5e12), "tinytown:pretrain",
     ),
     "gpu": ModelGrid(
         (
             "nano,layers=4,width=256", "nano,layers=6,width=384,ff=1024,heads=6", "nano,layers=8,width=512,ff=1408",
             "nano,layers=12,width=768,ff=2048,heads=12",
         ),
-        (1e14, 3e14, 1e15, 3e15), "tinytown:pretrain?documents=1000000", 16,
+        (1e14, 3e14, 1e15, 3e15), "tinytown:pretrain?documents=1000000",
     ),
 }  # fmt: skip
 
@@ -66,10 +65,10 @@ def measure(cfg: ChinchillaFit, runs: Any) -> Result:
     points, entropy = [], math.nan
     for model in size.models:
         for budget in size.budgets:
-            steps = max(8, round(budget / (6 * parameters(model) * size.batch * SEQ)))
+            steps = max(8, round(budget / (6 * parameters(model) * BATCH * SEQ)))
             run = train(runs, size, model, steps)
             points.append(
-                [parameters(model), steps * size.batch * SEQ, recipes.final(runs, run, "eval/loss"), budget]
+                [parameters(model), steps * BATCH * SEQ, recipes.final(runs, run, "eval/loss"), budget]
             )
             bits, above = (recipes.final(runs, run, f"eval/{name}") for name in
                            ("bits_per_byte", "bits_per_byte_above_entropy"))  # fmt: skip
@@ -86,7 +85,7 @@ def measure(cfg: ChinchillaFit, runs: Any) -> Result:
 
 def train(runs: Any, size: ModelGrid, model: str, steps: int) -> Any:
     return runs.train(
-        "pretrain", f"--model={model}", f"--data={size.data}", f"--steps={steps}", f"--batch_size={size.batch}",
+        "pretrain", f"--model={model}", f"--data={size.data}", f"--steps={steps}", f"--batch_size={BATCH}",
         f"--seq_len={SEQ}", "--optimizer=muon", "--lr=0.01", f"--warmup={min(50, steps // 10)}", "--sample_every=0",
         "--eval_every=0", "--checkpoint_every=0", "--eval_batches=32",
     )  # fmt: skip
