@@ -56,6 +56,7 @@ OTHER_NAMES = {
     "lora_rank": "lora_r r rank lora",
     "lora_targets": "target_modules lora_target_modules lora_target",
     "dora": "use_dora",
+    "base_weights": "load_in_4bit load_in_8bit bnb_4bit_quant_type quantization qlora weight_qtype",
     "remat": "gradient_checkpointing activation_checkpointing checkpoint_activations",
     "dtype": "bf16 fp16 precision mixed_precision torch_dtype half",
     "attention": "attn_implementation flash_attention use_flash_attention attn",

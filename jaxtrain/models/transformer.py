@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 
 from jaxtrain import config
-from jaxtrain.models import attention, context_attention, layer_stack, moe
+from jaxtrain.models import attention, context_attention, layer_stack, moe, quantized_weights
 from jaxtrain.models.attention import AttentionExecution
 from jaxtrain.models.layer_stack import Tables
 from jaxtrain.models.layers import Block, Norm, drop, rope_table
@@ -291,7 +291,10 @@ def _ready(arch: Arch, how: AttentionExecution, axes: Axes, params: Params) -> P
             return laid(
                 leaf, (None,) * leaf.ndim
             )  # in f32, whole, on the mesh of all others: cuDNN takes one
-        names = axes[tuple(entry.key for entry in path)]
+        keys = tuple(entry.key for entry in path)
+        if keys not in axes:
+            return quantized_weights.ready(keys[-1], leaf, axes[keys[:-1]], how.dtype)
+        names = axes[keys]
         rows = tuple("batch" if name == "embed" else name for name in names)
         return laid(laid(leaf.astype(how.dtype), rows), names)  # cast, then gathered
 
