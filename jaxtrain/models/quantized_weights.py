@@ -224,12 +224,11 @@ def _blocked(kernel: Quantized) -> int:
 
 
 def _levels(codes: Array) -> Array:
-    """f32[...] of codes u8[...], by selections: a gather of single numbers is slow on accelerators."""
-    values: list[Any] = [jnp.float32(level) for level in LEVELS]
-    for bit in range(4):
-        high = (codes >> bit) & 1 == 1
-        values = [jnp.where(high, b, a) for a, b in zip(values[::2], values[1::2], strict=True)]
-    return values[0]
+    """f32[...] of codes u8[...], exactly: one of the terms is not 0.
+
+    A gather of single numbers is slow on accelerators; for selections jax would hold arrays of constants in a scan.
+    """
+    return sum((codes == code) * jnp.float32(level) for code, level in enumerate(LEVELS))
 
 
 def _mapped(params: Params, axes: Axes, f: Any) -> Params:
