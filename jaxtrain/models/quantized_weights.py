@@ -30,6 +30,7 @@ LEVELS = (
     -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
     0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
 )  # fmt: skip
+BYTES = {INT8: 1.0, NF4: 0.5 + 4 / BLOCK}  # of an element, without int8's scales: one for all inputs of an output
 MOST = 127.0  # the largest code of int8: -128 has no opposite
 Quantized = Mapping[str, Array]
 Path = tuple[str, ...]
