@@ -50,6 +50,9 @@ class Model(Group):
     attention: str = arg("auto",
         "Attention kernel. auto: cudnn on GPU, splash on TPU, else flash; on CPU blocked, or flash from T=2048 on",
         choices=("auto", "blocked", "xla", "flash", "cudnn", "splash"), live=True)
+    kv_cache: str = arg("auto",
+        "Type of the KV cache of sampling. auto: that of computation; int8: a half of bfloat16's memory, rounded",
+        choices=("auto", "int8"))
     scan_layers: str = arg("auto",
         "Scan over layers: compiles faster, runs 2.2 times slower on a CPU. auto: off on CPU, and in decode on GPU",
         choices=("auto", "true", "false"), live=True)

@@ -30,7 +30,10 @@ LEVELS = (
     -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
     0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
 )  # fmt: skip
-BYTES = {INT8: 1.0, NF4: 0.5 + 4 / BLOCK}  # of an element, without int8's scales: one for all inputs of an output
+BYTES = {
+    INT8: 1.0,
+    NF4: 0.5 + 4 / BLOCK,
+}  # of an element, without int8's scales: one for all inputs of an output
 MOST = 127.0  # the largest code of int8: -128 has no opposite
 Quantized = Mapping[str, Array]
 Path = tuple[str, ...]
@@ -172,17 +175,37 @@ def whole(kernel: Any, dtype: Any) -> Array:
     """The kernel f[E, I, O] of a layer's experts, its adapter's part added."""
     if not is_quantized(kernel):
         return kernel.astype(dtype)
-    out = dequantized(kernel, jnp.float32)
-    if "a" in kernel:
-        out = out + kernel["a"] @ kernel["b"]
-    if "m" in kernel:
-        out = out * (kernel["m"] / _norm(out))[..., None, :]
-    return out.astype(dtype)
+    return _adapted(dequantized(kernel, jnp.float32), kernel).astype(dtype)
+
+
+def unquantized(params: Params, axes: Axes) -> Params:
+    """Parameters f32[...] of those with quantized kernels, adapters beside them merged."""
+
+    def merged(kernel: Any, path: Path) -> Any:
+        if not is_quantized(kernel):
+            return kernel
+        stack, reads, writes = (math.prod(shape(kernel)[i] for i in side) for side in sides(axes[path]))
+        flat = {name: x for name, x in kernel.items() if name not in (*KINDS, "scale")}
+        for name, size in (("a", (stack, reads, -1)), ("b", (stack, -1, writes)), ("m", (stack, writes))):
+            if name in flat:
+                flat[name] = flat[name].reshape(size)
+        return _adapted(dequantized(kernel, jnp.float32).reshape(stack, reads, writes), flat).reshape(
+            shape(kernel)
+        )
+
+    return _mapped(params, axes, merged)
 
 
 def ready(name: str, leaf: Array, names: tuple[str | None, ...], dtype: Any) -> Array:
     """A member of a quantized kernel as decode wants it; `names` are the kernel's axes."""
     return laid(leaf, names) if name in (*KINDS, "scale") else leaf.astype(dtype)
+
+
+def _adapted(kernel: Array, adapter: Mapping[str, Array]) -> Array:
+    """f32[..., I, O] with the product of a f[..., I, r] and b f[..., r, O], and columns as long as m f[..., O]."""
+    if "a" in adapter:
+        kernel = kernel + adapter["a"] @ adapter["b"]
+    return kernel * (adapter["m"] / _norm(kernel))[..., None, :] if "m" in adapter else kernel
 
 
 def _norm(kernel: Array) -> Array:

@@ -213,3 +213,40 @@ def test_a_wrong_base_is_refused_and_leaves_no_run(town, wide, tmp_path):
     assert "--lora_rank=16" in refused(INT8, stage="dpo")
     said = refused(NF4, "--lora_rank=2", start="sft")  # a model of width 32
     assert said.startswith("--base_weights=nf4: layers/attention/") and "--base_weights=int8" in said
+
+
+def test_log_probabilities_over_an_int8_kv_cache_are_near_those_of_training(town, wide):
+    """Of a trained model: the mean error of a token's log-probability is below 0.005 nats."""
+    start = init_from.load_run(str(town / wide))
+    _, params = parameters(town, str(town / wide))
+    cfg = command_line.from_flags(sft.Sft, list(town.flags("sft", "--kv_cache=int8", start=wide)))
+    model = transformer.build(start.arch, transformer.execution(cfg.model, "cpu"))
+    batch = tiny.batch(8, 32, start.arch.vocab, packed=False)
+    tokens, head = jnp.asarray(batch["tokens"]), model.head(params).weight.T
+
+    @jax.jit
+    def errors(params):
+        hidden, cache = model.decode(params, tokens[:, :8], None, model.cache(8, 32))
+        places = jnp.broadcast_to(jnp.arange(8, 32), (8, 24))
+        one_by_one, _ = model.decode(params, tokens[:, 8:], places, cache)
+        found = jax.nn.log_softmax(jnp.concatenate([hidden, one_by_one], 1) @ head)
+        return jnp.abs(found - jax.nn.log_softmax(model.hidden(params, batch) @ head))[:, 8:].mean()
+
+    with quick():
+        assert 0 < float(errors(params)) < 0.005
+
+
+def test_commands_sample_from_an_int8_kv_cache(town, wide):
+    with quick():
+        flags = (town.cache, "--max_new=6", "--prompt=Why", "--kv_cache=int8", "--temperature=0")
+        said = call("sample", f"--init_from={town / wide}", *flags)
+    assert said.strip()
+    run = town.run(
+        "grpo", "grpo-int8-cache", *SHORT, "--group=2", "--kv_cache=int8", NF4, "--kl_coef=0.1", start=wide
+    )
+    assert all(math.isfinite(x) for x in column(run, "objective/kl"))
+    with pytest.raises(ConfigError, match="--kv_cache: int8 -> auto"), quick():
+        call(
+            "grpo",
+            *town.flags("grpo", f"--workdir={run}", *SHORT, "--group=2", NF4, "--kl_coef=0.1", start=wide),
+        )

@@ -130,7 +130,7 @@ def test_bad_input_is_refused_with_the_remedy():
 @kinds
 def test_what_a_layer_decodes_is_what_it_trains_and_routers_are_as_they_were(kind):
     """Prefill and decode on quantized kernels, adapters beside them, laid out for sampling."""
-    settings = Lora(lora_rank=2, lora_targets="attention,mlp/up", base_weights=kind)
+    settings = Lora(lora_rank=2, lora_targets="attention,mlp/up", base_weights=kind, dora=kind == "nf4")
     model = tiny.model(MIXTURE)
     base = jax.jit(model.init)(jax.random.key(0))
     codes = quantized_weights.quantize(base, model.axes, kind)
@@ -149,8 +149,11 @@ def test_what_a_layer_decodes_is_what_it_trains_and_routers_are_as_they_were(kin
             out.append(hidden)
         return jnp.concatenate(out, 1)
 
-    whole = jax.jit(lambda codes, trained: lora.merge(codes, trained, model.axes, settings))(base, trained)
+    merge = jax.jit(lambda base, trained: lora.merge(base, trained, model.axes, settings))
+    whole = merge(base, trained)
+    plain = quantized_weights.unquantized(merge(codes, trained), model.axes)
     assert whole["layers"]["mlp"]["up"]["kernel"].dtype == jnp.float32
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), plain, whole)
     np.testing.assert_allclose(decoded(codes, trained), jax.jit(model.hidden)(whole, batch), atol=1e-4)
 
 
