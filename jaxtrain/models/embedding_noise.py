@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 
 
-def drawn(alpha: float, segments: Array, width: int, keys: Array | None) -> Array | None:
+def neftune_noise(alpha: float, segments: Array, width: int, keys: Array | None) -> Array | None:
     """f32[B, T, D], NEFTune's α / √(L D) · U(−1, 1), L being the document's length (arXiv:2310.05914, algorithm 1)."""
     if keys is None:
         return None

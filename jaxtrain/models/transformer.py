@@ -212,7 +212,7 @@ def _hidden(
         return lambda q, k, v, *_: kernel(q, k, v, batch["segments"])
 
     noise = (
-        embedding_noise.drawn(how.noise, batch["segments"], arch.width, keys(2 * arch.layers + 1))
+        embedding_noise.neftune_noise(how.noise, batch["segments"], arch.width, keys(2 * arch.layers + 1))
         if how.noise
         else None
     )

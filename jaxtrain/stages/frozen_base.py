@@ -1,22 +1,52 @@
 """What lies under adapters: the parameters that a run starts from, in the type of --base_weights."""
 
 import functools
+import math
+from typing import Any
 
 import jax
+from jax import Array
 
-from jaxtrain.config import Lora
+from jaxtrain.config import Lora, StageConfig
 from jaxtrain.models import quantized_weights
-from jaxtrain.stages import state_memory
+from jaxtrain.stages import state_memory, weights
+from jaxtrain.stages.init_from import InitFrom
 from jaxtrain.train import parallel, preflight
 from jaxtrain.types import LM, Axes, Params
 
 
-def require(plan: parallel.Plan, model: LM, settings: Lora) -> None:
-    """Raises ConfigError where the devices have no room for the model, which is read in float32, or where
-    --base_weights cannot hold one of its kernels."""
-    frozen = plan.abstract(lambda: model.init(jax.random.key(0)), model.axes)
-    in_base_type(plan, frozen, model.axes, settings)
-    state_memory.require_room(plan, frozen, "the model under the adapters")
+def require(plan: parallel.Plan, start: InitFrom, model: LM, settings: Lora) -> None:
+    """Raises ConfigError where the devices have no room for the model as it is read, or where --base_weights cannot
+    hold one of its kernels.
+    """
+    whole = plan.abstract(lambda: model.init(jax.random.key(0)), model.axes)
+    base = in_base_type(plan, whole, model.axes, settings)
+    largest = max(jax.tree.leaves(whole), key=lambda leaf: math.prod(leaf.shape))
+    read = (base, largest) if _by_leaf(start, settings) else whole
+    state_memory.require_room(plan, read, "the model under the adapters")
+
+
+def load(plan: parallel.Plan, start: InitFrom, model: LM, cfg: StageConfig) -> Params:
+    """A language model as the base of adapters. Of a Hugging Face directory one kernel at a time is in float32."""
+    settings = cfg.lora
+    if not _by_leaf(start, settings):
+        params = weights.load_params(plan, start, model, cfg.run.seed)
+        return in_base_type(plan, params, model.axes, settings)
+    found = set(quantized_weights.kernels(model.axes))
+
+    def each(path: tuple[str, ...], leaf: Array) -> Any:
+        if path not in found:
+            return leaf
+        one = {path[-1:]: model.axes[path]}
+        return in_base_type(plan, {path[-1]: leaf}, one, settings)[path[-1]]
+
+    return weights.load_params(plan, start, model, cfg.run.seed, each=each)
+
+
+def _by_leaf(start: InitFrom, settings: Lora) -> bool:
+    """Whether a base is quantized as it is read: a run's checkpoint is restored as a whole."""
+    quantized = settings.base_weights in quantized_weights.KINDS
+    return quantized and bool(start.origins) and all(origin.hf for origin in start.origins)
 
 
 def in_base_type(plan: parallel.Plan, params: Params, axes: Axes, settings: Lora) -> Params:

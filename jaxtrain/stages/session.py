@@ -132,9 +132,13 @@ def start_session(
     session = session._replace(start=pinned_start(path, start)._replace(tokenizer=tokenizer), given=given)
     if not session.trained.frozen:
         return session
-    frozen_base.require(plan, session.model, cfg.lora)
-    params, axes = initial_params(session, cfg.run.seed), (session.heads or session.model).axes
-    return session._replace(base=frozen_base.in_base_type(plan, params, axes, cfg.lora))
+    frozen_base.require(plan, session.start, session.model, cfg.lora)
+    if session.heads is None:
+        base = frozen_base.load(plan, session.start, session.model, cfg)
+    else:
+        params = initial_params(session, cfg.run.seed)
+        base = frozen_base.in_base_type(plan, params, session.heads.axes, cfg.lora)
+    return session._replace(base=base)
 
 
 def build_session(

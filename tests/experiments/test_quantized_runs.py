@@ -11,7 +11,7 @@ from experiments import sft
 from jaxtrain import flags as command_line
 from jaxtrain.config import ConfigError
 from jaxtrain.models import quantized_weights, transformer
-from jaxtrain.stages import init_from, session, weights
+from jaxtrain.stages import frozen_base, init_from, session, weights
 from jaxtrain.train import parallel
 from tests import tiny
 from tests.runs import arrays, call, column, quick, rows, same_arrays
@@ -152,6 +152,23 @@ def test_an_export_is_what_the_run_computed_with_and_commands_take_the_run(town,
     assert said == same
     wanted, found = (flat(parameters(town, name)[1]) for name in (str(tuned["nf4"]), f"hf:{town / 'hf-nf4'}"))
     assert wanted.keys() == found.keys() and all(np.array_equal(x, found[path]) for path, x in wanted.items())
+
+
+def test_a_base_that_is_quantized_as_a_folder_is_read_is_that_of_the_whole_model(town, tuned):
+    name = f"hf:{town / 'hf-nf4'}"
+    start, (model, whole) = init_from.load_run(name), parameters(town, name)
+    for kind in ("int8", "nf4"):
+        flags = town.flags("sft", "--lora_rank=2", f"--base_weights={kind}", start=name)
+        cfg = command_line.from_flags(sft.Sft, list(flags))
+        with quick():
+            plan = session.make_plan(cfg)
+            found = flat(frozen_base.load(plan, start, model, cfg))
+            wanted = flat(frozen_base.in_base_type(plan, whole, model.axes, cfg.lora))
+        assert wanted.keys() == found.keys() and all(
+            np.array_equal(x, found[path]) for path, x in wanted.items()
+        )
+    run = town.run("sft", "sft-hf-nf4", "--steps=3", "--lora_rank=2", NF4, start=name)
+    assert column(run, "loss")[0] == pytest.approx(column(tuned["nf4"], "loss")[-1], abs=0.5)
 
 
 def test_the_reference_of_dpo_is_the_rounded_base(town, wide):

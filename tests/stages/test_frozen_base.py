@@ -1,6 +1,7 @@
 """The base under adapters: its types, its bytes, and the same steps under every plan."""
 
 import functools
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,13 +11,15 @@ from jaxtrain import config
 from jaxtrain.config import ConfigError, Lora
 from jaxtrain.models import lora, quantized_weights
 from jaxtrain.objectives.next_token import next_token
-from jaxtrain.stages import frozen_base
+from jaxtrain.stages import frozen_base, state_memory
+from jaxtrain.stages.init_from import CheckpointRef, InitFrom
 from jaxtrain.train import optim, parallel
 from jaxtrain.train.step import init_state, train_step
 from tests import tiny
 
 ARCH = tiny.shrink("llama3.1-8b", layers=2, width=128, ff=256, heads=4, kv_heads=2)
 MIXTURE = tiny.shrink("olmoe-1b-7b", layers=2, width=128, expert_ff=64, experts=4)
+START = InitFrom(ARCH, None, {})
 LR, ROWS = 0.1, 16
 PLANS = {
     "jit": ("mesh", "data:1", 1),
@@ -104,5 +107,20 @@ def test_a_kernel_without_blocks_is_refused_before_anything_is_read():
     plan = parallel.make(config.Run(), jax.devices()[:1])
     model = tiny.model(tiny.shrink("gpt2", layers=1))
     with pytest.raises(ConfigError, match=r"--base_weights=nf4: layers/.*; use --base_weights=int8"):
-        frozen_base.require(plan, model, Lora(lora_rank=1, base_weights="nf4"))
-    frozen_base.require(plan, model, Lora(lora_rank=1, base_weights="int8"))
+        frozen_base.require(plan, START, model, Lora(lora_rank=1, base_weights="nf4"))
+    frozen_base.require(plan, START, model, Lora(lora_rank=1, base_weights="int8"))
+
+
+def test_a_model_of_a_folder_needs_room_for_its_codes_and_one_kernel_and_that_of_a_run_for_all_of_it(
+    monkeypatch,
+):
+    plan = parallel.make(config.Run(), jax.devices()[:1])
+    model, settings = tiny.model(ARCH), Lora(lora_rank=1, base_weights="nf4")
+    whole = jax.eval_shape(model.init, jax.random.key(0))
+    size = 4 * sum(leaf.size for leaf in jax.tree.leaves(whole))
+    monkeypatch.setattr(state_memory, "of_a_device", lambda plan: 0.6 * size)
+    folder, run = (START._replace(origins=(CheckpointRef(Path("x"), hf=hf),)) for hf in (True, False))
+    frozen_base.require(plan, folder, model, settings)
+    for start, kind in ((run, "nf4"), (folder, "float32")):
+        with pytest.raises(ConfigError, match="the model under the adapters takes"):
+            frozen_base.require(plan, start, model, Lora(lora_rank=1, base_weights=kind))

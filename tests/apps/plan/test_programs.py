@@ -82,7 +82,9 @@ def test_a_quantized_base_has_the_bytes_of_its_arrays(monkeypatch):
     for kind, found in (("int8", int8), ("nf4", nf4)):
         base = quantized_weights.quantize(params, model.axes, kind)
         real = sum(leaf.nbytes for leaf in jax.tree.leaves(base))
-        assert found.held["frozen"] == pytest.approx(real / 4, rel=0.03)  # norms and some scales stay whole
+        assert found.held["frozen"] == pytest.approx(
+            real / 4, rel=0.06
+        )  # norms and scales of ff or heads stay whole
         assert found.programs[0].memory.arguments < plain.programs[0].memory.arguments
 
 
