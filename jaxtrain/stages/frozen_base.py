@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,23 +16,29 @@ from jaxtrain.train import parallel, preflight
 from jaxtrain.types import LM, Axes, Params
 
 
-def require(plan: parallel.Plan, start: InitFrom, model: LM, settings: Lora) -> None:
-    """Raises ConfigError where the devices have no room for the model as it is read, or where --base_weights cannot
-    hold one of its kernels.
+def require(plan: parallel.Plan, model: LM, settings: Lora, by_leaf: bool) -> None:
+    """Raises ConfigError where the devices have no room for the model as it is read, in float32 `by_leaf` or whole, or
+    where --base_weights cannot hold one of its kernels.
     """
     whole = plan.abstract(lambda: model.init(jax.random.key(0)), model.axes)
     base = in_base_type(plan, whole, model.axes, settings)
     largest = max(jax.tree.leaves(whole), key=lambda leaf: math.prod(leaf.shape))
-    read = (base, largest) if _by_leaf(start, settings) else whole
+    read = (base, largest) if by_leaf else whole
     state_memory.require_room(plan, read, "the model under the adapters")
 
 
-def load(plan: parallel.Plan, start: InitFrom, model: LM, cfg: StageConfig) -> Params:
-    """A language model as the base of adapters. Of a Hugging Face directory one kernel at a time is in float32."""
+def load(
+    cfg: StageConfig, plan: parallel.Plan, start: InitFrom, model: LM, heads: Any, whole: Callable[[], Params]
+) -> Params:
+    """The base of adapters: the parameters that `whole` gives, in their type. Raises ConfigError as `require` does.
+
+    A language model without heads, of a Hugging Face directory, is read here, one kernel at a time in float32.
+    """
     settings = cfg.lora
-    if not _by_leaf(start, settings):
-        params = weights.load_params(plan, start, model, cfg.run.seed)
-        return in_base_type(plan, params, model.axes, settings)
+    by_leaf = heads is None and _by_leaf(start, settings)
+    require(plan, model, settings, by_leaf)
+    if not by_leaf:
+        return in_base_type(plan, whole(), (heads or model).axes, settings)
     found = set(quantized_weights.kernels(model.axes))
 
     def each(path: tuple[str, ...], leaf: Array) -> Any:

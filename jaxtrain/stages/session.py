@@ -132,13 +132,10 @@ def start_session(
     session = session._replace(start=pinned_start(path, start)._replace(tokenizer=tokenizer), given=given)
     if not session.trained.frozen:
         return session
-    frozen_base.require(plan, session.start, session.model, cfg.lora)
-    if session.heads is None:
-        base = frozen_base.load(plan, session.start, session.model, cfg)
-    else:
-        params = initial_params(session, cfg.run.seed)
-        base = frozen_base.in_base_type(plan, params, session.heads.axes, cfg.lora)
-    return session._replace(base=base)
+    whole = functools.partial(initial_params, session, cfg.run.seed)
+    return session._replace(
+        base=frozen_base.load(cfg, plan, session.start, session.model, session.heads, whole)
+    )
 
 
 def build_session(

@@ -38,9 +38,7 @@ def trained_part(axes: Axes, settings: Lora) -> TrainedPart:
 
 
 def load_params(plan: parallel.Plan, start: InitFrom, model: LM, seed: int, **how: Callable) -> Params:
-    """The language model's parameters from a checkpoint or at random, sharded as the plan says from the start.
-
-    `how` is for hf.read."""
+    """The language model's parameters from a checkpoint or at random, born sharded; `how` is for hf.read."""
 
     def fresh() -> Params:
         return model.init(jax.random.key(seed))

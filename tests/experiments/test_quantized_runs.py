@@ -162,7 +162,7 @@ def test_a_base_that_is_quantized_as_a_folder_is_read_is_that_of_the_whole_model
         cfg = command_line.from_flags(sft.Sft, list(flags))
         with quick():
             plan = session.make_plan(cfg)
-            found = flat(frozen_base.load(plan, start, model, cfg))
+            found = flat(frozen_base.load(cfg, plan, start, model, None, None))
             wanted = flat(frozen_base.in_base_type(plan, whole, model.axes, cfg.lora))
         assert wanted.keys() == found.keys() and all(
             np.array_equal(x, found[path]) for path, x in wanted.items()

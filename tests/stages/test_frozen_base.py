@@ -2,6 +2,7 @@
 
 import functools
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -107,8 +108,8 @@ def test_a_kernel_without_blocks_is_refused_before_anything_is_read():
     plan = parallel.make(config.Run(), jax.devices()[:1])
     model = tiny.model(tiny.shrink("gpt2", layers=1))
     with pytest.raises(ConfigError, match=r"--base_weights=nf4: layers/.*; use --base_weights=int8"):
-        frozen_base.require(plan, START, model, Lora(lora_rank=1, base_weights="nf4"))
-    frozen_base.require(plan, START, model, Lora(lora_rank=1, base_weights="int8"))
+        frozen_base.require(plan, model, Lora(lora_rank=1, base_weights="nf4"), False)
+    frozen_base.require(plan, model, Lora(lora_rank=1, base_weights="int8"), False)
 
 
 def test_a_model_of_a_folder_needs_room_for_its_codes_and_one_kernel_and_that_of_a_run_for_all_of_it(
@@ -119,8 +120,13 @@ def test_a_model_of_a_folder_needs_room_for_its_codes_and_one_kernel_and_that_of
     whole = jax.eval_shape(model.init, jax.random.key(0))
     size = 4 * sum(leaf.size for leaf in jax.tree.leaves(whole))
     monkeypatch.setattr(state_memory, "of_a_device", lambda plan: 0.6 * size)
+    frozen_base.require(plan, model, settings, by_leaf=True)
     folder, run = (START._replace(origins=(CheckpointRef(Path("x"), hf=hf),)) for hf in (True, False))
-    frozen_base.require(plan, folder, model, settings)
-    for start, kind in ((run, "nf4"), (folder, "float32")):
+    for start, kind, heads in (
+        (run, "nf4", None),
+        (folder, "float32", None),
+        (folder, "nf4", "a value head"),
+    ):
+        cfg = SimpleNamespace(lora=Lora(lora_rank=1, base_weights=kind), run=config.Run())
         with pytest.raises(ConfigError, match="the model under the adapters takes"):
-            frozen_base.require(plan, start, model, Lora(lora_rank=1, base_weights=kind))
+            frozen_base.load(cfg, plan, start, model, heads, None)
