@@ -4,7 +4,7 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from jaxtrain import config, flags
+from jaxtrain import flags
 from jaxtrain.apps.serve.config import EXTRA, Serve, ServedModelFlags
 from jaxtrain.config import ConfigError
 from jaxtrain.files.atomic import check_export
@@ -143,7 +143,7 @@ def open_server(cfg: Serve, runs: "Sequence[ServedRun]", store: "CompletionStore
     from jaxtrain.inference.local import serving_plan
     from jaxtrain.stages.load_model import load_model
 
-    plan, settings = serving_plan(cfg.machine), config.Model(dtype=cfg.machine.dtype)
+    plan, settings = serving_plan(cfg.machine), cfg.machine.model()
     runners = [  # all, before the first thread starts
         startup.open_runner(cfg, run.name, load_model(run.start, plan, settings), run.template, run.context)
         for run in runs

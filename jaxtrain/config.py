@@ -8,7 +8,6 @@ heavy is imported here, so that a wrong command line fails before jax is loaded.
 import dataclasses
 import math
 import re
-from pathlib import Path
 from typing import Any, Protocol
 
 # All of them are used as config.NAME.
@@ -51,6 +50,9 @@ class Model(Group):
     attention: str = arg("auto",
         "Attention kernel. auto: cudnn on GPU, splash on TPU, else flash; on CPU blocked, or flash from T=2048 on",
         choices=("auto", "blocked", "xla", "flash", "cudnn", "splash"), live=True)
+    kv_cache: str = arg("auto",
+        "Type of the KV cache of sampling. auto: that of computation; int8: a half of bfloat16's memory, rounded",
+        choices=("auto", "int8"))
     scan_layers: str = arg("auto",
         "Scan over layers: compiles faster, runs 2.2 times slower on a CPU. auto: off on CPU, and in decode on GPU",
         choices=("auto", "true", "false"), live=True)
@@ -279,9 +281,16 @@ class Lora(Group):
         "Which kernels have adapters: regular expressions joined by commas, searched in names such as "
         "layers/attention/q/kernel")
     dora: bool = arg(False, "Train the kernels' column norms too (DoRA)")
+    base_weights: str = arg("float32",
+        "Type of the frozen kernels under the adapters: int8 (a scale for each output), or nf4 (4 bits and a scale for "
+        "each 64: QLoRA)", choices=("float32", "int8", "nf4"))
     # fmt: on
 
     def check(self):
+        if self.base_weights != "float32" and not self.lora_rank:
+            raise ConfigError(
+                f"--base_weights={self.base_weights}: quantized weights are frozen: add --lora_rank=16, or leave it out"
+            )
         changed = [f"--{f.name}" for f in dataclasses.fields(self) if getattr(self, f.name) != f.default]
         if changed and not self.lora_rank:
             raise ConfigError(f"{', '.join(changed)}: acts only with --lora_rank above 0")
@@ -475,22 +484,3 @@ def parse_mesh(text: str) -> dict[str, int]:
     if list(sizes.values()).count(-1) > 1:
         raise ConfigError(f"--mesh={text}: only one axis can take the rest (-1)")
     return sizes
-
-
-def workdir(config: ConfigT, stage: str) -> str:
-    """The run's folder; `auto` names it after the model and the data where they are not the stage's default ones.
-
-    A run that an earlier version named after both, where one differed, goes on in its folder.
-    """
-    if config.run.workdir != "auto":
-        return config.run.workdir
-    default = type(config)()
-    model, data = config.model.model, config.data.data
-    stem = "+".join(part.split("*")[0].rsplit("/", 1)[-1].split(".")[0] for part in data.split(","))
-    own = [model] * (model != default.model.model) + [stem] * (data != default.data.data)
-    earlier = _folder([stage, model, stem])
-    return earlier if own and Path(earlier).is_dir() else _folder([stage, *own])
-
-
-def _folder(parts: list[str]) -> str:
-    return "runs/" + "".join(c if c.isalnum() or c in "-_+." else "-" for c in "-".join(parts))

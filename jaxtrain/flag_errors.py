@@ -56,6 +56,8 @@ OTHER_NAMES = {
     "lora_rank": "lora_r r rank lora",
     "lora_targets": "target_modules lora_target_modules lora_target",
     "dora": "use_dora",
+    "base_weights": "load_in_4bit load_in_8bit bnb_4bit_quant_type quantization qlora weight_qtype",
+    "kv_cache": "kv_cache_dtype cache_implementation kv_quant_dtype quantize_kvcache",
     "remat": "gradient_checkpointing activation_checkpointing checkpoint_activations",
     "dtype": "bf16 fp16 precision mixed_precision torch_dtype half",
     "attention": "attn_implementation flash_attention use_flash_attention attn",

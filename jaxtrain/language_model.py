@@ -41,16 +41,21 @@ _FLAG = re.compile(r"(?<![\w-])--(?=\w)")
 
 
 def load(
-    name: str, *, dtype: str = "auto", mesh: str = "", cache_dir: str = config.CACHE_DIR
+    name: str,
+    *,
+    dtype: str = "auto",
+    kv_cache: str = "auto",
+    mesh: str = "",
+    cache_dir: str = config.CACHE_DIR,
 ) -> "LanguageModel":
     """The model of a run or a Hugging Face directory: WORKDIR, WORKDIR@STEP, WORKDIR@best, hf:DIR or hf:ORG/NAME.
 
     The arguments are the flags of ./launch/run sample. Raises ConfigError, a ValueError, for what is no language model.
     """
     with _arguments():
-        machine = MachineFlags(dtype=dtype, mesh=mesh, cache_dir=cache_dir)
+        machine = MachineFlags(dtype=dtype, kv_cache=kv_cache, mesh=mesh, cache_dir=cache_dir)
         start = init_from.load_run(str(name), "name", causal=True)
-        loaded = load_model(start, local.serving_plan(machine), config.Model(dtype=machine.dtype))
+        loaded = load_model(start, local.serving_plan(machine), machine.model())
         return LanguageModel(str(name), loaded, machine)
 
 

@@ -7,27 +7,28 @@ import pytest
 from jaxtrain import config
 from jaxtrain.config import ConfigError
 from jaxtrain.stages import init_from
+from jaxtrain.train import workdir
 from tests.test_flags import read
 
 
 def test_the_workdir_is_named_after_what_differs():
-    assert config.workdir(read(), "pretrain") == "runs/pretrain"
-    assert config.workdir(read("steps=70"), "pretrain") == "runs/pretrain"
+    assert workdir.folder_of(read(), "pretrain") == "runs/pretrain"
+    assert workdir.folder_of(read("steps=70"), "pretrain") == "runs/pretrain"
     named = read("model=nano,layers=2", "data=jsonl:/a/b c.jsonl.xz*0.7,tinytown:pretrain")
-    assert config.workdir(named, "pretrain") == "runs/pretrain-nano-layers-2-b-c+tinytown-pretrain"
-    assert config.workdir(read("workdir=gs://b/x"), "pretrain") == "gs://b/x"
+    assert workdir.folder_of(named, "pretrain") == "runs/pretrain-nano-layers-2-b-c+tinytown-pretrain"
+    assert workdir.folder_of(read("workdir=gs://b/x"), "pretrain") == "gs://b/x"
     # The model of --init_from is not the default one that --model has then.
     sums = read("data=tinytown:prompts:test?family=sum")
-    assert config.workdir(sums, "grpo") == "runs/grpo-tinytown-prompts-test-family-sum"
-    assert config.workdir(read("model=nano"), "pretrain") == "runs/pretrain-nano"
+    assert workdir.folder_of(sums, "grpo") == "runs/grpo-tinytown-prompts-test-family-sum"
+    assert workdir.folder_of(read("model=nano"), "pretrain") == "runs/pretrain-nano"
 
 
 def test_a_run_of_an_earlier_version_goes_on_in_its_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cfg = read("data=jsonl:/a/votes.jsonl")
-    assert config.workdir(cfg, "reward") == "runs/reward-votes"
+    assert workdir.folder_of(cfg, "reward") == "runs/reward-votes"
     (tmp_path / "runs" / "reward-tinytown-1m-votes").mkdir(parents=True)
-    assert config.workdir(cfg, "reward") == "runs/reward-tinytown-1m-votes"
+    assert workdir.folder_of(cfg, "reward") == "runs/reward-tinytown-1m-votes"
 
 
 @pytest.mark.parametrize(

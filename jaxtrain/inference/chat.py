@@ -57,7 +57,7 @@ class ChatModel(NamedTuple):
 def open_chat_model(cfg: ChatFlags, start: InitFrom, template: Template) -> ChatModel:
     """The model that the flags name, loaded. Raises ConfigError where the reward does not fit the run."""
     plan = inference_plan(config.Run(mesh=cfg.machine.mesh), cfg.machine.cache_dir)
-    settings = config.Model(dtype=cfg.machine.dtype)
+    settings = cfg.machine.model()
     scorer, size, context = _open_scorer(cfg, start, plan, settings, template)
     loaded = load_model(start, plan, settings)
     ends = end_ids(start, template.ends)

@@ -75,6 +75,9 @@ class MachineFlags(config.Group):
     # fmt: off
     dtype: str = config.arg("auto", "Compute type. auto: bfloat16 on GPU and TPU, float32 on CPU",
         choices=("auto", "float32", "bfloat16"))
+    kv_cache: str = config.arg("auto",
+        "Type of the KV cache. auto: that of computation; int8: a half of bfloat16's memory, rounded",
+        choices=("auto", "int8"))
     mesh: str = config.arg("", "Mesh axes and sizes, data:2,fsdp:4,tensor:1; empty: the model on every device")
     cache_dir: str = config.arg(config.CACHE_DIR, "Where prepared data sets and compiled programs are kept")
     # fmt: on
@@ -82,10 +85,15 @@ class MachineFlags(config.Group):
     def check(self):
         config.parse_mesh(self.mesh)
 
+    def model(self) -> config.Model:
+        """How a model is computed here."""
+        return config.Model(dtype=self.dtype, kv_cache=self.kv_cache)
+
     def require(self, *models: str) -> None:
-        """Raises ConfigError for --dtype and --mesh where all of the models are endpoints."""
+        """Raises ConfigError for changed flags where all of the models are endpoints."""
         if all(is_url(model) for model in models if model):
-            config.require_default(self, "acts only with a model on this machine", ["dtype", "mesh"])
+            names = ["dtype", "kv_cache", "mesh"]
+            config.require_default(self, "acts only with a model on this machine", names)
 
 
 KEY = "JAXTRAIN_API_KEY"

@@ -100,7 +100,7 @@ def reward_model_judge(source: Path, step: int | None, machine: MachineFlags) ->
     models.check(scores, tokenizer, 0)
     plan = inference_plan(config.Run(mesh=machine.mesh), machine.cache_dir)
     name = f"{paths.absolute(source)}@{step or workdir.newest_step(source)}"
-    model = models.load(scores, name, plan, config.Model(dtype=machine.dtype))
+    model = models.load(scores, name, plan, machine.model())
     size = -(-AT_ONCE // plan.shards) * plan.shards
     scorer, template = models.model_scorer(model, plan, size), chat.load_template("auto", tokenizer)
     context = workdir.read_run(source)["arch"]["max_len"]

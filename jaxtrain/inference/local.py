@@ -65,7 +65,7 @@ def load_local(text: str, flag: str, machine: MachineFlags) -> LoadedModel:
         raise ConfigError(
             f"--{flag}={text}: a run is sampled in one process; serve it, and name the server's URL"
         )
-    return load_model(start, plan, config.Model(dtype=machine.dtype))
+    return load_model(start, plan, machine.model())
 
 
 def serving_plan(machine: MachineFlags) -> parallel.Plan:

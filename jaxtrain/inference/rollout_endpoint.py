@@ -19,7 +19,7 @@ from jaxtrain.generate.batch_sampler import SampleRequest
 from jaxtrain.inference import endpoint_errors, endpoint_responses, remote
 from jaxtrain.inference.config import EndpointFlags
 from jaxtrain.inference.remote import Endpoint
-from jaxtrain.models import transformer
+from jaxtrain.models import quantized_weights, transformer
 from jaxtrain.stages import export
 from jaxtrain.stages.sampling import SampledTokens
 from jaxtrain.stages.session import Session, print_lines
@@ -83,7 +83,12 @@ def _push(endpoint: Endpoint, session: Session, params: Params, base: Params, dt
     progress.report("writing the policy for the server", slow=True)
     folder = paths.absolute(session.path / FOLDER)
     shutil.rmtree(folder, ignore_errors=True)  # of the policy before, which the server has loaded
-    whole = session.plan.init(session.trained.whole, session.model.axes, params, base)
+    axes = session.model.axes
+
+    def policy(params: Params, base: Params) -> Params:
+        return quantized_weights.unquantized(session.trained.whole(params, base), axes)
+
+    whole = session.plan.init(policy, axes, params, base)
     export.write_model(
         folder, session.start, session.plan, {}, dtype=dtype, shard_bytes=_SHARD_BYTES, params=whole
     )

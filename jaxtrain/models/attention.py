@@ -16,7 +16,7 @@ from absl import logging
 from jax import Array
 
 from jaxtrain.config import ConfigError
-from jaxtrain.models import cudnn_attention, sinks
+from jaxtrain.models import cudnn_attention, kv_cache, sinks
 from jaxtrain.models.cudnn_attention import cudnn
 from jaxtrain.models.flash_attention import CONTEXT, LOG_SUM_EXP, MASKED, flash, visible
 from jaxtrain.models.splash_attention import splash
@@ -32,7 +32,7 @@ SAVED = (CONTEXT, LOG_SUM_EXP)  # names of what a kernel's backward pass needs o
 
 @dataclasses.dataclass(frozen=True)
 class AttentionExecution:
-    """How a model is computed. All but `noise` changes no result beyond rounding, and noise acts in training alone."""
+    """How a model is computed: all changes no result beyond rounding, but noise, in training, and an int8 KV cache."""
 
     dtype: Any
     attention: str
@@ -44,22 +44,28 @@ class AttentionExecution:
     noise: float = 0.0  # α of NEFTune's noise on the embeddings, models/transformer.py
     capability: str = ""  # of GPUs: their compute capability, such as 9.0
     unroll_decode: bool = False  # prefill and decode do not scan over the layers
+    kv_cache: str = "auto"  # type of the KV cache: that of computation, or int8
 
 
 Attend = Callable[[Array, Array, Array, Array | None], Array]  # (q, k, v, segments) -> f[B, T, H, C]
 
 
-def _softmax_mix(q: Array, k: Array, v: Array, mask: Array, softcap: float) -> Array:
+def _softmax_mix(
+    q: Array, k: Array, v: Array, mask: Array, softcap: float, scales: tuple[Any, Any] = (None, None)
+) -> Array:
     """q f[B, K, Q, C] on k, v f[B, K, S, C] under mask bool[B or 1, 1, Q, S]; the softmax in f32."""
     q, sink = sinks.split(q, k)
     scores = matmul(q, k.swapaxes(-1, -2))
+    if scales[0] is not None:
+        scores = scores * scales[0]
     if softcap:
         scores = softcap * jnp.tanh(scores / softcap)
     scores = jnp.where(mask, scores, MASKED)
     if sink is not None:
-        with_sink = jnp.concatenate([scores, sink.astype(scores.dtype)], -1)
-        return jax.nn.softmax(with_sink, -1)[..., :-1].astype(v.dtype) @ v
-    return jax.nn.softmax(scores, -1).astype(v.dtype) @ v
+        scores = jnp.concatenate([scores, sink.astype(scores.dtype)], -1)
+    weights = jax.nn.softmax(scores, -1)
+    weights = weights if sink is None else weights[..., :-1]
+    return (weights if scales[1] is None else weights * scales[1]).astype(v.dtype) @ v
 
 
 def _grouped(q: Array, kv_heads: int) -> Array:
@@ -162,26 +168,32 @@ def kernel_for(how: AttentionExecution, arch: Arch, window: int, length: int) ->
     return how.local.run(kernel) if chosen in ("splash", "cudnn", "flash") and how.local else kernel
 
 
-def cached(q: Array, keys: Array, values: Array, positions: Array, *, window: int, softcap: float) -> Array:
+def cached(q: Array, keys: Any, values: Any, positions: Array, *, window: int, softcap: float) -> Array:
     """Attention of q f[B, T, H, C] at positions i32[B, T] on a cache f[B, K, S, C] whose slot is the position.
 
     A slot beyond the query's position is never seen, so what an earlier, longer row left there does not matter.
     """
+    (keys, of_keys), (values, of_values) = (kv_cache.to_read(x, q.dtype) for x in (keys, values))
     H, K, S = q.shape[2], keys.shape[1], keys.shape[2]
     distance = positions[:, :, None] - jnp.arange(S)
     mask = (distance >= 0) & (distance < window) if window else distance >= 0
     mask = jnp.repeat(mask, H // K, axis=1)[:, None]
-    return _ungrouped(_softmax_mix(_grouped(q, K), keys, values, mask, softcap), H)
+    mixed = _softmax_mix(_grouped(q, K), keys, values, mask, softcap, (of_keys, of_values))
+    return _ungrouped(mixed, H)
 
 
-def write(cache: Array, new: Array, positions: Array | None, layer: Array | None = None) -> Array:
+def write(cache: Any, new: Array, positions: Array | None, layer: Array | None = None) -> Any:
     """Puts f[B, T, K, C] into slots i32[B, T] (None: 0 to T - 1) of a cache f[B, K, S, C]; dropped beyond S.
 
     With `layer`, i32[], into that layer of a cache f[L, B, K, S, C].
     """
-    of_layer, new = () if layer is None else (layer,), new.astype(cache.dtype)
-    if positions is None:
-        new = jnp.expand_dims(new.swapaxes(1, 2), range(len(of_layer)))
-        return jax.lax.dynamic_update_slice(cache, new, (*of_layer, 0, 0, 0, 0))
-    rows = jnp.arange(len(new))[:, None]
-    return cache.at[(*of_layer, rows, slice(None), positions)].set(new, mode="drop")
+    of_layer = () if layer is None else (layer,)
+
+    def put(cache: Array, new: Array) -> Array:
+        if positions is None:
+            new = jnp.expand_dims(new.swapaxes(1, 2), range(len(of_layer)))
+            return jax.lax.dynamic_update_slice(cache, new, (*of_layer, 0, 0, 0, 0))
+        rows = jnp.arange(len(new))[:, None]
+        return cache.at[(*of_layer, rows, slice(None), positions)].set(new, mode="drop")
+
+    return jax.tree.map(put, cache, kv_cache.parts_to_write(cache, new))

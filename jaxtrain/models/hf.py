@@ -68,8 +68,16 @@ class _OpenFiles(contextlib.ExitStack):
         return mxfp4.Mxfp4Tensor(*slices) if place.scales else slices[0]
 
 
-def read(folder: Path, arch: Arch, abstract: Params, adapters: Sequence[Path] = ()) -> Params:
+def read(
+    folder: Path,
+    arch: Arch,
+    abstract: Params,
+    adapters: Sequence[Path] = (),
+    each: Callable[[tuple[str, ...], Array], Any] = lambda path, leaf: leaf,
+) -> Params:
     """The parameters of a folder's safetensors, each leaf with the shape, dtype and sharding of `abstract`.
+
+    `each` makes of a leaf, by its path, what stands in its place, before the next one is read.
 
     `abstract` is the tree of jax.ShapeDtypeStruct that a plan makes of the model's init; a leaf without a sharding
     becomes an array on the default device. `adapters` are folders of PEFT adapters, which are merged in order. Raises
@@ -79,9 +87,12 @@ def read(folder: Path, arch: Arch, abstract: Params, adapters: Sequence[Path] = 
     files = _files(folder)
     leaves = hf_layout.leaves(abstract, arch)
     _check(folder, arch, leaves, files)
-    structs, treedef = jax.tree.flatten(abstract)
+    structs, treedef = jax.tree.flatten_with_path(abstract)
     changes = _changes(adapters, arch, leaves, files)
-    leaves_read = [_make(leaf, struct, files, changes) for leaf, struct in zip(leaves, structs, strict=True)]
+    leaves_read = [
+        each(tuple(entry.key for entry in path), _make(leaf, struct, files, changes))
+        for leaf, (path, struct) in zip(leaves, structs, strict=True)
+    ]
     return treedef.unflatten(leaves_read)
 
 

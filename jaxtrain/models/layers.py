@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxtrain.models import rope, sinks
+from jaxtrain.models import quantized_weights, rope, sinks
 from jaxtrain.models.activations import activated
 from jaxtrain.models.residual_stream import from_residual, residual, to_residual
 from jaxtrain.models.zoo import Arch
@@ -38,10 +38,10 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        kernel = self.param("kernel", declared(self.axes), self.inputs + self.outputs)
+        kernel = quantized_weights.kernel_of(self, declared(self.axes), self.inputs + self.outputs)
         batch = x.shape[: x.ndim - len(self.inputs)]
-        flat = kernel.astype(self.dtype).reshape(math.prod(self.inputs), math.prod(self.outputs))
-        y = x.reshape(math.prod(batch), -1) @ flat
+        flat = x.reshape(math.prod(batch), math.prod(self.inputs))
+        y = quantized_weights.product(flat, kernel, math.prod(self.outputs), self.dtype)
         if self.bias:
             axes = self.axes[len(self.inputs) :]
             bias = self.param("bias", declared(axes), self.outputs)

@@ -7,6 +7,7 @@ and 4.3).
 The trained tree is the part of the parameters' tree that is trained: {"a", "b"[, "m"]} in the place of an adapted
 kernel, and a whole leaf where a stage has one that its base lacks, such as a reward model's head. Whole kernels exist
 while a step runs, and their gradients too: it is the optimizer's state, the checkpoints and the reference that shrink.
+Over quantized kernels (models/quantized_weights.py) neither does.
 """
 
 import math
@@ -18,6 +19,7 @@ import numpy as np
 from jax import Array
 
 from jaxtrain.config import ConfigError, Lora
+from jaxtrain.models import quantized_weights
 from jaxtrain.types import Axes, Key, Params, sides
 
 Path = tuple[str, ...]
@@ -58,7 +60,8 @@ def adapter_axes(axes: Axes, settings: Lora) -> Axes:
 def init(params: Params, key: Key, axes: Axes, settings: Lora) -> Params:
     """The trained tree of parameters f[...]: A is N(0, 1 / inputs) and B is 0, so that it changes nothing yet."""
     rank, kernels = settings.lora_rank, {path: _leaf(params, path) for path in targets(axes, settings)}
-    shapes = {path: _shapes(axes[path], kernel.shape, rank) for path, kernel in kernels.items()}
+    whole = {path: quantized_weights.shape(kernel) for path, kernel in kernels.items()}
+    shapes = {path: _shapes(axes[path], shape, rank) for path, shape in whole.items()}
     # One draw for all: XLA takes half a second to compile each generator.
     sizes = [math.prod(a) for a, _ in shapes.values()]
     draws = jnp.split(jax.random.normal(key, (sum(sizes),)), np.cumsum(sizes)[:-1])
@@ -68,16 +71,21 @@ def init(params: Params, key: Key, axes: Axes, settings: Lora) -> Params:
             _put(out, path, _leaf(params, path))
     for (path, (a, b)), draw in zip(shapes.items(), draws, strict=True):
         _, reads, _ = sides(axes[path])
-        inputs = math.prod(kernels[path].shape[i] for i in reads)
+        inputs = math.prod(whole[path][i] for i in reads)
         adapter = {"a": draw.reshape(a) * inputs**-0.5, "b": jnp.zeros(b)}
         if settings.dora:
-            adapter["m"] = _norm(kernels[path], reads)
+            adapter["m"] = _norm(quantized_weights.in_f32(kernels[path]), reads)
         _put(out, path, adapter)
     return out
 
 
 def merge(base: Params, trained: Params, axes: Axes, settings: Lora) -> Params:
-    """Whole parameters from those that training starts from and the trained tree."""
+    """Whole parameters from those that training starts from and the trained tree.
+
+    Quantized kernels stay so, with their adapters beside them. Where the adapters were trained over such, kernels
+    f32[...] are rounded first, so that the result is the model that was trained.
+    """
+    base = quantized_weights.as_trained(base, axes, settings.base_weights)
     out = jax.tree.map(lambda x: x, base)
     for path in axes:
         if WHOLE in path:
@@ -85,6 +93,10 @@ def merge(base: Params, trained: Params, axes: Axes, settings: Lora) -> Params:
     for path in targets(axes, settings):
         stack, reads, writes = sides(axes[path])
         kernel, adapter = _leaf(base, path), _leaf(trained, path)
+        if quantized_weights.is_quantized(kernel):
+            factor = settings.lora_alpha / settings.lora_rank
+            _put(out, path, quantized_weights.adapted(kernel, adapter, factor))
+            continue
         s, i, o = (math.prod(kernel.shape[at] for at in side) for side in (stack, reads, writes))
         product = adapter["a"].reshape(s, i, -1) @ adapter["b"].reshape(s, -1, o)
         whole = kernel + settings.lora_alpha / settings.lora_rank * product.reshape(kernel.shape)

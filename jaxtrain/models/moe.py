@@ -15,6 +15,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxtrain.config import ConfigError
+from jaxtrain.models import quantized_weights
 from jaxtrain.models.activations import activated
 from jaxtrain.models.attention import AttentionExecution
 from jaxtrain.models.grouped_product import ragged_product
@@ -272,8 +273,9 @@ class Experts(nn.Module):
 
     @nn.compact
     def __call__(self) -> tuple[Array, ...]:
-        kernel = self.param("kernel", declared(("experts", *self.axes)), (self.count, *self.shape))
+        init, size = declared(("experts", *self.axes)), (self.count, *self.shape)
+        kernel = quantized_weights.whole(quantized_weights.kernel_of(self, init, size), self.dtype)
         if not self.bias:
-            return (kernel.astype(self.dtype),)
+            return (kernel,)
         bias = self.param("bias", declared(("experts", self.axes[1])), (self.count, self.shape[1]))
-        return kernel.astype(self.dtype), bias.astype(self.dtype)
+        return kernel, bias.astype(self.dtype)

@@ -16,7 +16,8 @@ import numpy as np
 from jax import Array
 
 from jaxtrain import config
-from jaxtrain.models import attention, context_attention, layer_stack, moe
+from jaxtrain.models import attention, context_attention, embedding_noise, kv_cache, layer_stack, moe
+from jaxtrain.models import quantized_weights as quantized
 from jaxtrain.models.attention import AttentionExecution
 from jaxtrain.models.layer_stack import Tables
 from jaxtrain.models.layers import Block, Norm, drop, rope_table
@@ -45,6 +46,7 @@ def execution(
     return AttentionExecution(
         dtype, settings.attention, scan, remat, limit, platform, local, capability=capability,
         unroll_decode=unroll_decode,
+        kv_cache=settings.kv_cache,
     )  # fmt: skip
 
 
@@ -60,7 +62,7 @@ def build(arch: Arch, how: AttentionExecution) -> LM:
         axes=axes,
         hidden=functools.partial(_hidden, arch, how),
         head=functools.partial(_head, arch, how),
-        cache=functools.partial(_cache, arch, sampling),
+        cache=functools.partial(kv_cache.empty, arch, sampling),
         decode=functools.partial(_decode, arch, sampling),
         ready=functools.partial(_ready, arch, sampling, axes),
     )
@@ -209,7 +211,11 @@ def _hidden(
         kernel = context_attention.kernel_for(how, arch, window, tokens.shape[1])
         return lambda q, k, v, *_: kernel(q, k, v, batch["segments"])
 
-    noise = _noise(how.noise, batch["segments"], arch.width, keys(2 * arch.layers + 1)) if how.noise else None
+    noise = (
+        embedding_noise.neftune_noise(how.noise, batch["segments"], arch.width, keys(2 * arch.layers + 1))
+        if how.noise
+        else None
+    )
     x = _embed(arch, how, params, tokens, positions, keys(0), noise)
     valid = batch["segments"] > 0 if arch.experts else None
     x, _, sums = layer_stack.stack(
@@ -219,19 +225,6 @@ def _hidden(
     if valid is not None:
         moe.emit_losses(arch, sums, valid)
     return from_residual(_final(arch, how).apply({"params": params["norm"]}, x))
-
-
-def _noise(alpha: float, segments: Array, width: int, keys: Array | None) -> Array | None:
-    """f32[B, T, D], NEFTune's α / √(L D) · U(−1, 1), L being the document's length (arXiv:2310.05914, algorithm 1)."""
-    if keys is None:
-        return None
-
-    def row(key: Array, segment: Array) -> Array:
-        T = len(segment)
-        length = jnp.zeros(T + 1).at[segment].add(1.0)[segment]
-        return jax.random.uniform(key, (T, width), minval=-1.0) * (alpha / jnp.sqrt(length * width))[:, None]
-
-    return jax.vmap(row)(keys, segments)
 
 
 def _decode(
@@ -259,18 +252,18 @@ def _decode(
         positions = jnp.broadcast_to(jnp.arange(T), tokens.shape)
 
     def write(k: Array, v: Array, cache: Any, layer: Any) -> Any:
-        one = ("batch", "kv", None, None)
-        return tuple(
-            laid(attention.write(old, new, places, layer), one if layer is None else (None, *one))
-            for old, new in zip(cache, (k, v), strict=True)
+        names = (*([] if layer is None else [None]), "batch", "kv", None, None)
+        parts = tuple(
+            attention.write(old, new, places, layer) for old, new in zip(cache, (k, v), strict=True)
         )
+        return jax.tree.map(functools.partial(laid, names=names), parts)
 
     def mixer(window: int) -> Callable[..., Array]:
         def mix(q: Array, k: Array, v: Array, cache: Any, layer: Any) -> Array:
             if places is None:
                 return context_attention.kernel_for(how, arch, window, T)(q, k, v, None)
             here = functools.partial(jax.lax.dynamic_index_in_dim, index=layer, keepdims=False)
-            keys, values = cache if layer is None else map(here, cache)
+            keys, values = cache if layer is None else jax.tree.map(here, cache)
             return attention.cached(q, keys, values, positions, window=window, softcap=arch.attn_softcap)
 
         return mix
@@ -291,7 +284,10 @@ def _ready(arch: Arch, how: AttentionExecution, axes: Axes, params: Params) -> P
             return laid(
                 leaf, (None,) * leaf.ndim
             )  # in f32, whole, on the mesh of all others: cuDNN takes one
-        names = axes[tuple(entry.key for entry in path)]
+        keys = tuple(entry.key for entry in path)
+        if keys not in axes:
+            return quantized.ready(keys[-1], leaf, axes[keys[:-1]], how.dtype)
+        names = axes[keys]
         rows = tuple("batch" if name == "embed" else name for name in names)
         return laid(laid(leaf.astype(how.dtype), rows), names)  # cast, then gathered
 
@@ -308,11 +304,3 @@ def _head(arch: Arch, how: AttentionExecution, params: Params) -> Head:
     mesh = how.local or Shards(None, 1)
     limit = how.logits_limit * (mesh.tensor if arch.vocab % mesh.tensor == 0 else 1)
     return Head(weight, arch.logit_softcap, limit, cast, (mesh.rows, mesh.context), how.platform != "cpu")
-
-
-def _cache(arch: Arch, how: AttentionExecution, rows: int, slots: int) -> Any:
-    """An empty cache: a (keys, values) pair f[B, K, S, C] a layer, stacked where layers are scanned."""
-    shape = (rows, arch.K, slots, arch.C)
-    if how.scan_layers:
-        return tuple(jnp.zeros((arch.layers, *shape), how.dtype) for _ in "kv")
-    return tuple(tuple(jnp.zeros(shape, how.dtype) for _ in "kv") for _ in range(arch.layers))

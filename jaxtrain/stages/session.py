@@ -16,7 +16,7 @@ from jaxtrain import config
 from jaxtrain.data.tokenizer import Tokenizer, save_tokenizer
 from jaxtrain.files import hf_hub, paths
 from jaxtrain.models import zoo
-from jaxtrain.stages import lineage, state_memory, weights
+from jaxtrain.stages import frozen_base, lineage, state_memory, weights
 from jaxtrain.stages.init_from import InitFrom, load_run, require_rows
 from jaxtrain.stages.load_model import build_model
 from jaxtrain.train import metrics, multihost, optim, parallel, workdir
@@ -63,7 +63,7 @@ def open_workdir(cfg: config.StageConfig, stage: str, start: InitFrom, plan: par
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
         return
-    folder, primary = paths.absolute(paths.parse(config.workdir(cfg, stage), "workdir")), plan.primary
+    folder, primary = paths.absolute(paths.parse(workdir.folder_of(cfg, stage), "workdir")), plan.primary
     if needs_upload(folder) and plan.process[1] > 1:
         raise config.ConfigError(
             f"--workdir={folder}: checkpoints of several hosts cannot be written to s3://; name a folder of gs://, or "
@@ -130,10 +130,12 @@ def start_session(
         with paths.written(path / "tokenizer") as folder:
             save_tokenizer(tokenizer, folder)
     session = session._replace(start=pinned_start(path, start)._replace(tokenizer=tokenizer), given=given)
-    if cfg.lora.lora_rank:
-        frozen = plan.abstract(lambda: session.model.init(jax.random.key(0)), session.model.axes)
-        state_memory.require_room(plan, frozen, "the model under the adapters")
-    return session._replace(base=initial_params(session, cfg.run.seed)) if cfg.lora.lora_rank else session
+    if not session.trained.frozen:
+        return session
+    whole = functools.partial(initial_params, session, cfg.run.seed)
+    return session._replace(
+        base=frozen_base.load(cfg, plan, session.start, session.model, session.heads, whole)
+    )
 
 
 def build_session(

@@ -38,6 +38,6 @@ def require_room(plan: parallel.Plan, state: Any, what: str) -> None:
     raise ConfigError(
         f"{what} takes {total / GIB:,.1f} GiB, {needed / GIB:,.1f} GiB on each of {len(plan.devices)} devices "
         f"({plan.devices[0].device_kind}), which has {there / GIB:,.1f}; a step needs more. {devices} such devices "
-        "have room with --mesh=fsdp:-1, which splits it; --lora_rank=16 trains adapters alone; ./launch/run plan "
-        "--chip=CHIP says what a step needs on devices that are not here"
+        "have room with --mesh=fsdp:-1, which splits it; --lora_rank=16 trains adapters alone, over kernels of 4 bits "
+        "with --base_weights=nf4; ./launch/run plan --chip=CHIP says what a step needs on devices that are not here"
     )

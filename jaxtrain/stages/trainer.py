@@ -5,13 +5,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from jaxtrain.config import StageConfig
 from jaxtrain.files import progress, terminal
 from jaxtrain.models import transformer
-from jaxtrain.stages import eval_tasks, next_commands, run_guards, run_summary, step_memory
+from jaxtrain.stages import eval_tasks, frozen_base, next_commands, run_guards, run_summary, step_memory
 from jaxtrain.stages.session import Session, first_state, fresh_state_fn, of_trained, print_lines
 from jaxtrain.train import loop, metrics, optim, preflight, trackers
 from jaxtrain.train.checkpoint import Checkpoints, Unusable
@@ -147,8 +146,7 @@ def _preflight(cfg: StageConfig, session: Session, stage: Stage, first: Any, flo
     state = session.plan.abstract(fresh_state_fn(session, cfg.run.seed), session.trained.axes)
     sizes = [*preflight.memory(state, first), *step_memory.rows(cfg, session, stage.tokens, state)]
     if session.trained.frozen:
-        count = sum(leaf.size for leaf in jax.tree.leaves(session.base))
-        sizes.insert(1, ("frozen parameters", f"{count:,}, the adapters' base"))
+        sizes.insert(1, ("frozen parameters", frozen_base.described(session.base, cfg.lora)))
     where = f"{session.plan.name}, {len(session.plan.devices)} x {session.plan.device_kind}"
     where += f", {step_memory.dtype(cfg, session.plan)}"
     rest = [("model FLOPs of a step", f"{flops:.3g}"), ("plan", where), *run_guards.saves(cfg.run)]

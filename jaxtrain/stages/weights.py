@@ -37,8 +37,8 @@ def trained_part(axes: Axes, settings: Lora) -> TrainedPart:
     )
 
 
-def load_params(plan: parallel.Plan, start: InitFrom, model: LM, seed: int) -> Params:
-    """The language model's parameters from a checkpoint or at random, sharded as the plan says from the start."""
+def load_params(plan: parallel.Plan, start: InitFrom, model: LM, seed: int, **how: Callable) -> Params:
+    """The language model's parameters from a checkpoint or at random, born sharded; `how` is for hf.read."""
 
     def fresh() -> Params:
         return model.init(jax.random.key(seed))
@@ -52,7 +52,7 @@ def load_params(plan: parallel.Plan, start: InitFrom, model: LM, seed: int) -> P
         for each in (folder, *more):
             share = slice(plan.process[0], None, plan.process[1])  # each host reads its share of the files
             multihost.gather_results(functools.partial(checksums.require_weights, each, str(each), share))
-        params = hf.read(folder, start.arch, abstract, more)
+        params = hf.read(folder, start.arch, abstract, more, **how)
     else:
         params, _ = restore_params(first.path, abstract, first.step, part=first.part)
     for origin in adapters:

@@ -34,6 +34,25 @@ PACKAGES = (
 )
 
 
+def folder_of(config: Any, stage: str) -> str:
+    """The run's folder; `auto` names it after the model and the data where they are not the stage's default ones.
+
+    A run that an earlier version named after both, where one differed, goes on in its folder.
+    """
+    if config.run.workdir != "auto":
+        return config.run.workdir
+    default = type(config)()
+    model, data = config.model.model, config.data.data
+    stem = "+".join(part.split("*")[0].rsplit("/", 1)[-1].split(".")[0] for part in data.split(","))
+    own = [model] * (model != default.model.model) + [stem] * (data != default.data.data)
+    earlier = _run_folder([stage, model, stem])
+    return earlier if own and Path(earlier).is_dir() else _run_folder([stage, *own])
+
+
+def _run_folder(parts: list[str]) -> str:
+    return "runs/" + "".join(c if c.isalnum() or c in "-_+." else "-" for c in "-".join(parts))
+
+
 @contextlib.contextmanager
 def open_workdir(
     path: Path,

@@ -21,6 +21,7 @@ import pytest
 
 from jaxtrain import config
 from jaxtrain import flags as command_line
+from jaxtrain.train import workdir
 from tests.runs import MODEL, ROOT, column, quick
 
 PAGE = ROOT / "docs" / "tutorial.md"
@@ -123,7 +124,7 @@ def in_small(stage, flags, cache):
     if any(flag.startswith("--data=") for flag in given):
         ours.pop("--data", None)
     if hasattr(as_written, "run"):  # a folder is named after model and data, and these are others
-        ours["--workdir"] = f"--workdir={config.workdir(as_written, stage)}"
+        ours["--workdir"] = f"--workdir={workdir.folder_of(as_written, stage)}"
     argv = [*given, *map(small, ours.values()), *cache]
     return functools.partial(module.main, command_line.from_flags(cls, argv)), argv
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxtrain.models import transformer
+from jaxtrain.models import embedding_noise
 from tests import tiny
 
 ALPHA, D = 5.0, 32
@@ -29,7 +29,7 @@ def batch(rows=3, seed=0):
 def test_it_is_uniform_and_as_large_as_the_length_of_the_document_says():
     segments = np.repeat([1, 2, 3, 0], [4, 100, 400, 8])[None].repeat(40, 0)
     keys = jax.random.split(jax.random.key(0), 40)
-    found = np.asarray(transformer._noise(ALPHA, segments, D, keys), np.float64)
+    found = np.asarray(embedding_noise.neftune_noise(ALPHA, segments, D, keys), np.float64)
     assert found.shape == (40, 512, D)
     for number, length in ((1, 4), (2, 100), (3, 400)):
         most, here = ALPHA / np.sqrt(length * D), found[:, segments[0] == number]

@@ -21,11 +21,12 @@ from jaxtrain.apps.plan.stage_work import StageWork
 from jaxtrain.apps.plan.types import CompiledProgram, CompiledStage, OutOfMemory, ProgramMemory
 from jaxtrain.generate import batch_sampler, sampler
 from jaxtrain.generate.engine import build_engine
+from jaxtrain.models import quantized_weights, transformer
 from jaxtrain.models import reward as reward_models
-from jaxtrain.models import transformer
 from jaxtrain.models.zoo import Arch
 from jaxtrain.rewards.models import score_program
 from jaxtrain.rl import rollouts
+from jaxtrain.stages import frozen_base
 from jaxtrain.stages.init_from import InitFrom
 from jaxtrain.stages.load_model import build_model
 from jaxtrain.stages.session import (
@@ -126,7 +127,8 @@ def _abstract_stage(name: str, cfg: Any, plan: parallel.Plan) -> _Stage:
     session = session._replace(extra=work.extra)
     if session.trained.frozen:
         axes = session.heads.axes if session.heads else session.model.axes
-        session = session._replace(base=plan.abstract(_all_parameters(session), axes))
+        base = plan.abstract(_all_parameters(session), axes)
+        session = session._replace(base=frozen_base.in_base_type(plan, base, axes, cfg.lora))
     teacher, reference, scorer = (None, ()), (), (None, ())
     if work.teacher:
         archs["teacher"] = teacher_arch(cfg, arch)
@@ -340,7 +342,7 @@ def _resident(stage: _Stage) -> dict[str, int]:
 
 def _count(stage: _Stage) -> int:
     frozen = (stage.session.base, stage.teacher[1], stage.reference, stage.scorer[1])
-    return sum(leaf.size for leaf in jax.tree.leaves((stage.params, frozen)))
+    return quantized_weights.count((stage.params, frozen))
 
 
 def _model_flops(stage: _Stage) -> float:

@@ -19,6 +19,7 @@ from jaxtrain.apps.plan.request import PlanRequest, check, stage_arch
 from jaxtrain.apps.plan.topologies import Topology, devices, parse
 from jaxtrain.apps.plan.types import CompiledStage
 from jaxtrain.config import ConfigError
+from jaxtrain.models import quantized_weights
 from jaxtrain.models.zoo import Arch
 from jaxtrain.stages.step_memory import stored_activations
 
@@ -137,11 +138,17 @@ def weights(arch: Arch) -> int:
 def least_memory(each: Candidate, cfg: Any, arch: Arch) -> float:
     """Bytes that a device needs at least: parameters, gradients, moments, and what the backward pass reads.
 
-    Moments of the optimizers that have two alone, and no gradients under adapters; of a row the layers' inputs, and
-    with less remat than `full` the results of the products, in two bytes each.
+    Moments of the optimizers that have two alone, and under adapters the base without gradients; of a row the layers'
+    inputs, and with less remat than `full` the results of the products, in two bytes each.
     """
-    trained = 0 if cfg.lora.lora_rank else 1 + _MOMENTS.get(cfg.optim.optimizer, 0)
-    state = 4.0 * (1 + trained) * weights(arch) / (each.fsdp * each.context * each.tensor)
+    size, trained = weights(arch), 1 + _MOMENTS.get(cfg.optim.optimizer, 0)
+    held = 4.0 * (1 + trained) * size
+    if cfg.lora.lora_rank:
+        kernels = (
+            size - (1 if arch.tied else 2) * arch.width * arch.vocab - arch.layers * arch.width * arch.experts
+        )
+        held = 4.0 * (size - kernels) + quantized_weights.BYTES.get(cfg.lora.base_weights, 4.0) * kernels
+    state = held / (each.fsdp * each.context * each.tensor)
     position = stored_activations(arch, each.remat, each.tensor)
     return state + 2.0 * arch.layers * each.rows * cfg.data.seq_len / each.context * position
 

@@ -6,6 +6,8 @@ import pytest
 from experiments import plan
 from jaxtrain import flags
 from jaxtrain.apps.plan import programs, request, topologies
+from jaxtrain.models import quantized_weights, transformer
+from tests import tiny
 
 SIZE = (
     "--model=tinytown-200k,layers=1,vocab=64",
@@ -63,6 +65,27 @@ def test_adapters_are_trained_beside_a_frozen_base(monkeypatch):
     assert step.beside == 0, "the base is an argument of the step"
     whole = lora.parameters - lora.held["parameters"]
     assert whole > 0
+
+
+def test_a_quantized_base_has_the_bytes_of_its_arrays(monkeypatch):
+    """On 4 devices, which codes are split over; all parameters are counted once."""
+    size = ("--model=tinytown-200k,layers=1,vocab=64,width=256", "--lora_rank=2")
+    plain, int8, nf4 = (
+        compiled(monkeypatch, "sft", *size, f"--base_weights={kind}", only=("train step",))
+        for kind in ("float32", "int8", "nf4")
+    )
+    assert plain.parameters == int8.parameters == nf4.parameters
+    kernels = (plain.held["frozen"] - nf4.held["frozen"]) / (4 - 4.5 / 8)
+    assert 0.6 * plain.held["frozen"] < 4 * kernels < plain.held["frozen"]
+    model = transformer.build(int8.arch, tiny.how())
+    params = model.init(jax.random.key(0))
+    for kind, found in (("int8", int8), ("nf4", nf4)):
+        base = quantized_weights.quantize(params, model.axes, kind)
+        real = sum(leaf.nbytes for leaf in jax.tree.leaves(base))
+        assert found.held["frozen"] == pytest.approx(
+            real / 4, rel=0.06
+        )  # norms and scales of ff or heads stay whole
+        assert found.programs[0].memory.arguments < plain.programs[0].memory.arguments
 
 
 @pytest.mark.parametrize(

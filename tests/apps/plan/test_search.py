@@ -86,7 +86,13 @@ def test_least_memory():
     assert search.least_memory(each, CFG, ARCH) == state + 2 * 16 * 2 * 2048 * 2048
     assert search.least_memory(each._replace(remat="dots"), CFG, ARCH) > search.least_memory(each, CFG, ARCH)
     lora = dataclasses.replace(CFG, lora=config.Lora(lora_rank=8))
-    assert search.least_memory(each, lora, ARCH) == state / 4 + 2 * 16 * 2 * 2048 * 2048
+    rows = 2 * 16 * 2 * 2048 * 2048
+    assert search.least_memory(each, lora, ARCH) == state / 4 + rows
+    tables = (1 if ARCH.tied else 2) * ARCH.width * ARCH.vocab
+    for kind, size in (("int8", 1.0), ("nf4", 4.5 / 8)):
+        lora = dataclasses.replace(CFG, lora=config.Lora(lora_rank=8, base_weights=kind))
+        held = 4 * tables + size * (search.weights(ARCH) - tables)
+        assert search.least_memory(each, lora, ARCH) == pytest.approx(held / 16 + rows)
 
 
 @pytest.mark.parametrize("name", ["llama3.2-1b", "qwen3-8b", "gemma2-2b", "gpt2"])
