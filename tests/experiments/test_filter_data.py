@@ -92,7 +92,7 @@ def test_duplicates_without_a_label_are_told_apart_and_many_of_them_bring_advice
     assert "keeps more" not in said and report["steps"]["near"]["dropped"] == len(near)
     report["steps"]["near"]["seen"] = 2 * len(near)
     lines = filter_data.report_table(report)
-    advice = " ".join(lines[lines.index("") + 1 :]).partition("near drops 50% of the documents")[2]
+    advice = " ".join(lines[lines.index("") + 1 :]).partition("near drops 50 % of the documents")[2]
     assert "--near_similarity" in advice and max(map(len, lines)) <= 80
     page = (out / "report.html").read_text()
     assert "of them without a label" in page and f"<td>{chance:,}</td>" in page
