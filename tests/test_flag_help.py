@@ -113,7 +113,7 @@ def test_a_search_without_result_is_an_error_that_names_near_flags():
 def test_help_on_the_command_line(argv, shown, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["run", *argv])
     monkeypatch.setitem(sys.modules, "__main__", module("pretrain"))
-    monkeypatch.setattr(flags.signals, "install", lambda grace: None)
+    monkeypatch.setattr(flags.signals, "install", lambda grace, stop_within: None)
     flags.launch(Pretrain, pytest.fail, "./launch/run pretrain")
     count = len(names(capsys.readouterr().out))
     assert count == shown if shown else 1 < count < 10
