@@ -11,10 +11,8 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
+from jaxtrain.models.quantized_weights import INT8, in_int8
 from jaxtrain.models.zoo import Arch
-
-INT8 = "int8"
-MOST = 127.0  # -128 has no opposite
 
 
 def empty(arch: Arch, how: Any, rows: int, slots: int) -> Any:
@@ -34,12 +32,7 @@ def empty(arch: Arch, how: Any, rows: int, slots: int) -> Any:
 
 def parts_to_write(cache: Any, new: Array) -> Any:
     """Keys or values f[..., C] as the leaves of a cache have them, to the nearest code."""
-    if not isinstance(cache, Mapping):
-        return new.astype(cache.dtype)
-    new = new.astype(jnp.float32)
-    scale = jnp.abs(new).max(-1, keepdims=True) / MOST
-    codes = jnp.round(new / jnp.where(scale > 0, scale, 1.0))
-    return {INT8: codes.astype(jnp.int8), "scale": scale}
+    return in_int8(new, (-1,)) if isinstance(cache, Mapping) else new.astype(cache.dtype)
 
 
 def to_read(cache: Any, dtype: Any) -> tuple[Array, Array | None]:

@@ -84,9 +84,7 @@ def quantized(kernel: Array, names: tuple[str | None, ...], kind: str, name: str
     _, reads, writes = sides(names)
     kernel = kernel.astype(jnp.float32)
     if kind == INT8:
-        scale = jnp.abs(kernel).max(tuple(reads), keepdims=True) / MOST
-        codes = jnp.round(kernel / jnp.where(scale > 0, scale, 1.0))
-        return {INT8: codes.astype(jnp.int8), "scale": scale}
+        return in_int8(kernel, tuple(reads))
     axis = next((i for i in (*reversed(reads), *reversed(writes)) if kernel.shape[i] % BLOCK == 0), None)
     if axis is None:
         raise ConfigError(
@@ -102,6 +100,14 @@ def quantized(kernel: Array, names: tuple[str | None, ...], kind: str, name: str
         codes += (blocks > (low + high) / 2).astype(jnp.uint8)
     pairs = jnp.moveaxis(codes.reshape(*before, size // 2, 2, *after), axis + 1, 0)
     return {NF4: pairs[0] | (pairs[1] << 4), "scale": scale.squeeze(axis + 1)}
+
+
+def in_int8(x: Array, axes: tuple[int, ...]) -> Quantized:
+    """The nearest codes i8[...] of x f[...], and a scale f32[...] for all that differs in these axes alone."""
+    x = x.astype(jnp.float32)
+    scale = jnp.abs(x).max(axes, keepdims=True) / MOST
+    codes = jnp.round(x / jnp.where(scale > 0, scale, 1.0))
+    return {INT8: codes.astype(jnp.int8), "scale": scale}
 
 
 def dequantized(kernel: Quantized, dtype: Any) -> Array:

@@ -12,15 +12,14 @@ from jaxtrain.worlds.tinytown.tasks import (
     TwentyQuestions,
 )
 
-Turns = list[
-    tuple[str, str]
-]  # role, content; a result of a tool is of the role user, as the plain template has it
+# (role, content); a tool's result has the role user: the plain template has no other place for it.
+Turns = list[tuple[str, str]]
 _SEEDS = 2**31
 _HASTY = 2  # most questions of a player who then guesses
 
 
 def search(rng: RandomDraws, patient: bool) -> Turns:
-    """A fact looked up with the tool, or said from memory, where it is another."""
+    """A fact that is looked up with the tool, or what pretraining says of the person, which is seldom the same."""
     task = SearchTask(rng.pick(_SEEDS))
     turns = [("user", task.question)]
     if patient:
@@ -60,7 +59,7 @@ def twenty_questions(rng: RandomDraws, patient: bool) -> Turns:
 
 
 def halving(rng: RandomDraws, people: Sequence[str]) -> tuple[str, ...]:
-    """The values of one kind to ask for, two or more, that come next to half of the people; two people by name."""
+    """The values of one kind, drawn from those of a question that comes next to halving the people."""
     best: list[tuple[str, ...]] = []
     fewest = len(people)
     for kind, known in lex.VALUES.items():
