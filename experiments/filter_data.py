@@ -9,6 +9,7 @@ from jaxtrain.apps.filters import advice
 from jaxtrain.apps.filters.config import Filter
 from jaxtrain.config import ConfigError
 from jaxtrain.data import source_spec
+from jaxtrain.files import terminal
 
 if TYPE_CHECKING:
     from jaxtrain.apps.filters.steps import Scorer
@@ -88,7 +89,7 @@ def report_table(report: dict[str, Any]) -> list[str]:
 
 
 def _scope(report: dict[str, Any]) -> list[str]:
-    """The fields that were searched for personal data, and the rules that did not act on some documents."""
+    """The fields that were searched for personal data, and the rules that were not applied to some documents."""
     lines = []
     for name, step in report["steps"].items():
         if fields := step.get("fields"):
@@ -96,9 +97,9 @@ def _scope(report: dict[str, Any]) -> list[str]:
         reasons: dict[str, list[str]] = {}
         for rule, count in step.get("did_not_act", {}).items():
             rule, _, why = rule.partition("/")
-            reasons.setdefault(why, []).append(f"{rule} {count:,}")
+            reasons.setdefault(why, []).append(terminal.singular(f"{rule} on {count:,} documents"))
         for why, rules in reasons.items():
-            lines += textwrap.wrap(f"{name} did not act for {why}: {', '.join(rules)}", _WIDTH)
+            lines += textwrap.wrap(f"{name}: rules not applied ({why}): {', '.join(rules)}", _WIDTH)
     return ["", *lines] if lines else []
 
 

@@ -105,8 +105,8 @@ def judge(cfg: DpoTabular, results: list[Result]) -> list[Check]:
     near = [max(one["total_variation"] for one in result["beta"].values()) for result in results]
     off = [max(one["off"] for one in result["beta"].values()) for result in results]
     return [
-        by_seed("total variation below .02", near, lambda x: (x < 0.02, f"{x:.1e}")),
-        by_seed("objective within 1 % of β log Z", off, lambda x: (x < 0.01, f"{100 * x:.1e} %")),
+        by_seed("total variation below .02", near, lambda x: (x < 0.02, f"{x:.7f}")),
+        by_seed("objective within 1 % of β log Z", off, lambda x: (x < 0.01, f"{100 * x:.5f} %")),
     ]
 
 

@@ -92,9 +92,10 @@ def bar_chart(
     x: str,
     unit: str,
     ends: Sequence[tuple[float, float]] | None = None,
+    most: float | None = None,
     note: str = "",
 ) -> Chart:
-    """A bar of each label; `ends` are those of the bars' intervals."""
+    """A bar of each label; `ends` are those of the bars' intervals, `most` is the upper end of the axis."""
     intervals = (
         {} if ends is None else {"low": _plain([a for a, _ in ends]), "high": _plain([b for _, b in ends])}
     )
@@ -102,7 +103,7 @@ def bar_chart(
         "kind": "bars", "title": title, "x": x, "units": [unit],
         "series": [{"label": unit, "right": False, "x": [*range(len(labels))], "y": _plain(counts), **intervals}],
         "labels": [*labels], "ticks": [*labels], "ends": [-0.5, len(labels) - 0.5], "marks": [], "least": 0.0,
-        "note": note,
+        "most": most, "note": note,
     }  # fmt: skip
 
 

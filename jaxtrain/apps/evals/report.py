@@ -197,7 +197,7 @@ def _charts(result: Mapping[str, Any]) -> list[charts.Chart]:
         values = [result["measures"][name].get(key) for name in names]
         if None in values:
             continue
-        scale, unit = (100, "% of the answers") if is_share(key) else (1, MEASURES[key][0])
+        scale, unit, most = (100, "% of the answers", 100.0) if is_share(key) else (1, MEASURES[key][0], None)
         ends, note = None, ""
         if is_share(key) and (n := counts.get(key)):
             intervals = [win_rates.interval(value, n) for value in values]
@@ -205,6 +205,8 @@ def _charts(result: Mapping[str, Any]) -> list[charts.Chart]:
             note = f"the 95 % interval (Wilson) on each bar; n {n:,}"
         shown = [scale * value for value in values]
         made.append(
-            charts.bar_chart(MEASURES[key][0], names, shown, x="model", unit=unit, ends=ends, note=note)
+            charts.bar_chart(
+                MEASURES[key][0], names, shown, x="model", unit=unit, ends=ends, most=most, note=note
+            )
         )
     return made

@@ -71,6 +71,7 @@ function ends(spec, logarithmic) {
       low = Math.min(low, ...(one.low ?? []));
       high = Math.max(high, ...(one.high ?? []));
     }
+    if (spec.most !== null && spec.most !== undefined) return [Math.min(spec.least, low), Math.max(spec.most, high)];
     const room = 0.06 * (high - low || Math.abs(high) || 1), labels = 2.5 * room * spec.marks.length; // of the marks, at the top
     return [spec.least === null ? low - room : Math.min(spec.least, low), high + room + labels];
   };

@@ -60,7 +60,9 @@ def test_the_report_counts_rules_that_did_not_act(tmp_path):
     assert counts["gopher_stop_words/no words for language ko"] == 1
     assert counts["gopher_word_length/no spaces between words"] == 1 and counts["c4_sentences/code"] == 1
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert "did not act" in page and "no words for language ko" in page
+    assert (
+        "rules not applied" in page and "gopher_stop_words on 1 document (no words for language ko)" in page
+    )
 
 
 def test_german_is_kept_among_others(tmp_path):
