@@ -11,11 +11,10 @@ from jaxtrain import suggestions
 
 ConfigT = Any  # an instance of a stage's frozen dataclass
 
-BUCKETS = {
-    "gs": "gcsfs",
-    "s3": "s3fs",
-}  # schemes of object stores, and the package that speaks each (files/paths.py)
-_OF_BUCKETS = ("aiohttp", "botocore", "gcsfs", "google", "s3fs")  # packages whose errors are a bucket's
+# Schemes of object stores, and the package that speaks each (files/paths.py); hf is read alone, as data.
+BUCKETS = {"gs": "gcsfs", "s3": "s3fs", "hf": "huggingface_hub"}
+# Packages whose errors are a bucket's.
+_OF_BUCKETS = ("aiohttp", "botocore", "gcsfs", "google", "httpx", "huggingface_hub", "s3fs")
 
 
 class ConfigError(ValueError):

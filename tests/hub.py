@@ -6,7 +6,8 @@ import hashlib
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote, urlsplit
+from pathlib import PurePosixPath
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
@@ -99,16 +100,20 @@ class _Handler(BaseHTTPRequestHandler):
     def _get(self):
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append((self.command, path))
-        if path.startswith("/api/models/"):
-            name, _, rest = path.removeprefix("/api/models/").partition("/revision/")
+        if path.startswith(("/api/models/", "/api/datasets/")):
+            name, _, rest = path.removeprefix("/api/").removeprefix("models/").partition("/revision/")
             name, _, tree = name.partition("/tree/")
+            tree, _, folder = tree.partition("/")
             if not self._is_known(name):
                 return
             found = self.hub.find(name, rest or tree or "main")
             if found is None:
                 self._answer(404, {"error": "no revision"}, X_Error_Code="RevisionNotFound")
+            elif tree and folder and not any(file.startswith(f"{folder}/") for file in found[1]):
+                self._answer(404, {"error": "no entry"}, X_Error_Code="EntryNotFound")
             elif tree:
-                self._answer(200, [self._entry(*item) for item in found[1].items()])
+                recursive = "recursive=true" in self.path.lower()
+                self._answer(200, self._tree(found[1], f"{folder}/" if folder else "", recursive))
             else:
                 names = [{"rfilename": file} for file in found[1]]
                 self._answer(200, {"id": name, "modelId": name, "sha": found[0], "siblings": names, "private": False,
@@ -125,6 +130,23 @@ class _Handler(BaseHTTPRequestHandler):
         etag = f'"{self._entry(file, found[1][file])["oid"]}"'
         self._answer(200, data=found[1][file], ETag=etag, X_Repo_Commit=found[0])
 
+    def _tree(self, files, folder, recursive):
+        """The files and folders of a folder, and with `recursive` those below it."""
+        below = {file for file in files if file.startswith(folder)}
+        folders = {str(up) for file in below for up in PurePosixPath(file).parents} - {
+            ".",
+            folder.rstrip("/"),
+        }
+        made = {
+            one: {"type": "directory", "path": one, "size": 0, "oid": "0"}
+            for one in folders
+            if one.startswith(folder)
+        }
+        made |= {file: self._entry(file, files[file]) for file in below}
+        return [
+            one for path, one in sorted(made.items()) if recursive or "/" not in path.removeprefix(folder)
+        ]
+
     @staticmethod
     def _entry(file, data):
         oid = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
@@ -133,6 +155,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _post(self):
         path, body = unquote(urlsplit(self.path).path), self._body()
         self.hub.requests.append(("POST", path))
+        if "/paths-info/" in path:
+            name, _, revision = path.removeprefix("/api/").removeprefix("models/").partition("/paths-info/")
+            if self._is_known(name) and (found := self.hub.find(name, revision)):
+                wanted = parse_qs(body.decode()).get("paths") or json.loads(body)["paths"]
+                self._answer(200, [self._entry(one, found[1][one]) for one in wanted if one in found[1]])
+            return
         if path == "/api/validate-yaml":
             self._answer(200, {"errors": [], "warnings": []})
             return

@@ -33,9 +33,10 @@ def records_of(
     notes: ReadNotes,
     limits: ReadLimits,
     advance: Callable[[int], None],
+    names: Sequence[Path] = (),
 ) -> Iterator[tuple[str, str]]:
-    """(JSON text, place) of the records that are not bad."""
-    for i, path in enumerate(paths):
+    """(JSON text, place) of the records that are not bad; `names` are what messages call the files."""
+    for i, (path, name) in enumerate(zip(paths, names or paths, strict=True)):
         empty = True
         for record in file_records.records(path, notes, advance, limits):
             empty = False
@@ -43,11 +44,11 @@ def records_of(
                 ("", record.wrong) if record.wrong else file_records.parse(record.text, fields, notes)
             )
             if wrong:
-                skips.bad(f"{path}{record.place}", wrong, record.text)
+                skips.bad(f"{name}{record.place}", wrong, record.text)
             else:
                 yield text, f"{i} {record.place}"
         if empty:
-            skips.bad_file(path, "the file is empty")
+            skips.bad_file(name, "the file is empty")
 
 
 class _LocalInfo(tfds.core.DatasetInfo):

@@ -271,7 +271,7 @@ def _bucket_files(source: DataSource, flag: str) -> list[Path]:
         raise ConfigError(
             f"--{flag}: no file matches {source.name!r}; check the path, and name files, not a folder"
         )
-    return [paths.parse(one, flag) for one in found]
+    return [paths.parse(one, flag, reads=True) for one in found]
 
 
 def _check_file(path: str, kind: str, flag: str) -> None:

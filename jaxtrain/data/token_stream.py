@@ -6,6 +6,7 @@ own writes the parts (`write`). Files are read as they are, without the copy of 
 
 import bisect
 import concurrent.futures
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxtrain.config import ConfigError, Corpus
+from jaxtrain.config import ConfigError, Corpus, is_remote
 from jaxtrain.data import file_records, filtered, jsonl, source_spec, sources, token_parts, token_workers
 from jaxtrain.data.bad_records import LISTED, Skips
 from jaxtrain.data.file_records import ReadNotes
@@ -30,7 +31,7 @@ from jaxtrain.data.token_cache import Fim, texts
 from jaxtrain.data.token_parts import PartText
 from jaxtrain.data.token_workers import TokenWorkers
 from jaxtrain.data.tokenizer import Tokenizer
-from jaxtrain.files import atomic, cache, checksums
+from jaxtrain.files import atomic, cache, checksums, fetch_in_order
 from jaxtrain.files import paths as bucket_paths
 from jaxtrain.files.workers import Worker
 
@@ -78,12 +79,12 @@ def start(k: int) -> int:
 
 
 def files_of(source: DataSource, cfg: Corpus, flag: str = "data") -> tuple[list[Path], str]:
-    """(the files of a source, a fingerprint of their sizes and of both ends of each)."""
-    folder = sources.cache_dir(cfg)
+    """(the files of a source, a fingerprint of their sizes and both ends, of a bucket's of their versions)."""
     if source.kind == "filtered":
-        return filtered.files_of(source.name, flag, folder / "digests")
-    files = source_spec.files(source, flag)
-    paths = bucket_paths.local_copies(files, f"--{flag}={source.label}", folder)
+        return filtered.files_of(source.name, flag, sources.cache_dir(cfg) / "digests")
+    paths = source_spec.files(source, flag)
+    if is_remote(source.name):
+        return paths, cache.digest("files in order", bucket_paths.versions(paths))
     marks = []
     for path in paths:
         with file_records.reading(path), path.open("rb") as file:
@@ -120,14 +121,29 @@ def head(source: DataSource, cfg: Corpus) -> Records:
     )
 
 
+def _copies(paths: Sequence[Path], source: DataSource, cfg: Corpus, ahead: bool = True) -> Iterator[Path]:
+    """The files on this machine, those of a bucket one after another."""
+    return fetch_in_order.in_order(paths, f"--data={source.label}", sources.cache_dir(cfg), ahead=ahead)
+
+
 def _in_files(
-    paths: Sequence[Path], source: DataSource, cfg: Corpus, skips: Any, notes: ReadNotes | None = None
+    paths: Sequence[Path], source: DataSource, cfg: Corpus, skips: Skips
 ) -> Iterator[tuple[dict[str, Any], str]]:
-    """(record, place) of the records of files, in order, without the bad ones."""
+    """(record, place) of the first records of files, without the bad ones."""
+    with contextlib.closing(_copies(paths, source, cfg, ahead=False)) as copies:
+        for path, copy in zip(paths, copies, strict=True):
+            yield from _in_file(path, copy, source, cfg, skips, ReadNotes())
+
+
+def _in_file(
+    path: Path, copy: Path, source: DataSource, cfg: Corpus, skips: Any, notes: ReadNotes
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """(record, place) of the records of a file that are not bad; `copy` is where it is read."""
     fields = {sources.text_field(source, cfg): str}
-    for path in paths:
-        limits, notes = ReadLimits.of(cfg), notes or ReadNotes()
-        for text, place in jsonl.records_of([path], fields, skips, notes, limits, lambda done: None):
+    with bucket_paths.named([copy], [path]):
+        for text, place in jsonl.records_of(
+            [copy], fields, skips, notes, ReadLimits.of(cfg), lambda done: None, names=[path]
+        ):
             yield json.loads(text), f"{path}{place.partition(' ')[2]}"
 
 
@@ -187,9 +203,9 @@ class _Reader:
         at = max(bisect.bisect_right(starts, start(k)) - 1, 0) if starts else 0
         number = starts[at] if starts else 0
         held = set(stream.held.tolist())
-        for i in range(at, len(paths)):
+        for i, copy in enumerate(_copies(paths[at:], stream.source, cfg), at):
             starts[i:] = [number]
-            for record, _ in _in_files(paths[i : i + 1], stream.source, cfg, skips, self.notes):
+            for record, _ in _in_file(paths[i], copy, stream.source, cfg, skips, self.notes):
                 if number == start(k + 1):
                     yield k, self._part(k, found, skips.take())
                     _save_starts(stream.folder, starts)

@@ -1,4 +1,4 @@
-"""Paths of this machine, pathlib's, and of the buckets gs:// and s3://, etils.epath's over fsspec.
+"""Paths of this machine, pathlib's, and of the buckets gs:// and s3:// and the Hub's hf://, etils.epath's over fsspec.
 
 `parse` makes either of a flag's text. A path of a bucket has pathlib's methods; what reads a file by its name gets the
 `local_copy` of it, and what writes one by its name writes to `written`'s folder. fsspec is imported where a bucket is
@@ -27,6 +27,8 @@ T = TypeVar("T")
 FIRST_ANSWER_WITHIN = 10.0  # seconds for a bucket's first answer, the search for credentials included
 CACHE = Path(CACHE_DIR)  # where what is read from buckets is copied to
 COPIES = "remote"  # in it
+HUB = "hf"  # the scheme of the Hugging Face Hub
+HUB_KINDS = ("datasets", "buckets")  # whose files are data
 AT_ONCE = 16  # files that are fetched at the same time
 SETTINGS = {
     # gcsfs looks up every bucket's type by another API, which needs rights that an object's reader does not have.
@@ -38,14 +40,19 @@ SETTINGS = {
 _LOGIN = {
     "gs": "`gcloud auth application-default login`, or GOOGLE_APPLICATION_CREDENTIALS",
     "s3": "`aws configure`, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    HUB: "`hf auth login`, or HF_TOKEN",
 }
 
 
-def parse(text: str, flag: str) -> Path:
-    """The path that --`flag` names. Raises ConfigError for a bucket that cannot be used, and says why."""
+def parse(text: str, flag: str, *, reads: bool = False) -> Path:
+    """The path that --`flag` names, which it only `reads`. Raises ConfigError for a bucket that cannot be used."""
     if not is_remote(text):
         return Path(text).expanduser()
     scheme, bucket = text.split("://", 1)[0], text.split("/")[2]
+    if scheme == HUB and not reads:
+        raise ConfigError(
+            f"--{flag}={text}: hf:// names files of data, as in --data=jsonl:hf://datasets/ORG/NAME/*.parquet"
+        )
     if wrong := _wrong_with(scheme, bucket):
         raise ConfigError(f"--{flag}={text}: {wrong}")
     from etils import epath
@@ -101,7 +108,10 @@ def _wrong_with(scheme: str, bucket: str) -> str:
     """What is wrong with a bucket, and what to do; empty where its files can be listed."""
     package = BUCKETS[scheme]
     if importlib.util.find_spec(package) is None:
-        return f"{scheme}:// needs the package {package}; pip install 'jaxtrain[remote]'"
+        extra = "hf" if scheme == HUB else "remote"
+        return f"{scheme}:// needs the package {package}; pip install 'jaxtrain[{extra}]'"
+    if scheme == HUB:
+        return "" if bucket in HUB_KINDS else f"write hf://{HUB_KINDS[0]}/ORG/NAME/FILES"
     if not bucket:
         return f"no bucket is named; write {scheme}://BUCKET/PATH"
     try:
@@ -143,7 +153,8 @@ def explained(what: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise ConfigError(f"{what}: there is no such file or folder") from error
+        login = f"; a gated or private repository needs {_LOGIN[HUB]}" if f"{HUB}://" in what else ""
+        raise ConfigError(f"{what}: there is no such file or folder{login}") from error
     except Exception as error:
         if not is_bucket_error(error):
             raise
@@ -152,7 +163,7 @@ def explained(what: str) -> Iterator[None]:
 
 def matches(pattern: str, flag: str) -> list[str]:
     """The files of a bucket that match a pattern with *, ? and [], sorted; those of a file's own name."""
-    path = parse(pattern, flag)
+    path = parse(pattern, flag, reads=True)
     scheme = pattern.split("://", 1)[0]
     with explained(f"--{flag}={pattern}"):
         found = file_system(path).glob(str(path), detail=True)
@@ -231,8 +242,28 @@ def named(copies: Sequence[Path], files: Sequence[Path]) -> Iterator[None]:
         raise ConfigError(text) from error
 
 
+def versions(files: Sequence[Path]) -> list[tuple[int, str]]:
+    """(bytes, version) of each file of a bucket: what tells its content without fetching it."""
+    known: dict[str, dict[str, Any]] = {}
+    for folder in {file.parent for file in files}:
+        with explained(str(folder)):
+            known |= {one["name"]: one for one in file_system(folder).ls(str(folder), detail=True)}
+    found = [known[str(file).split("://", 1)[1]] for file in files]
+    return [(info["size"], _version(info)) for info in found]
+
+
+_VERSIONS = (
+    "generation",
+    "ETag",
+    "etag",
+    "blob_id",
+    "mtime",
+    "created",
+)  # of an object, by the kind of store
+
+
 def _version(info: dict[str, Any]) -> str:
-    return str(next(info[key] for key in ("generation", "ETag", "etag", "mtime", "created") if info.get(key)))
+    return str(next(info[key] for key in _VERSIONS if info.get(key)))
 
 
 @contextlib.contextmanager

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 
 from jaxtrain.config import ConfigError
-from jaxtrain.data import pipeline, streaming
+from jaxtrain.data import bad_records, pipeline, streaming, token_stream
+from jaxtrain.files import fetch_in_order, paths
+from tests import buckets
 from tests.data.corpus import prose, text, write
+from tests.hub import hub  # noqa: F401
 
 
 def made(cfg, data, **changes):
@@ -134,3 +137,62 @@ def test_a_process_ends_while_its_loader_waits_for_a_part(cfg, tmp_path):
     command = [sys.executable, "-c", WAITS, json.dumps(dataclasses.asdict(config))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.stdout == "the main program ends\n" and done.returncode == 0, done.stderr
+
+
+def test_files_of_a_bucket_are_fetched_one_after_another(cfg, tmp_path, monkeypatch):
+    """The batches are those of the files on this machine, and at the start one of them is fetched."""
+    with buckets.gcs() as environment, buckets.in_process(environment):
+        folder = paths.parse(f"gs://{buckets.BUCKET}/corpus", "data")
+        for k in range(4):
+            prose(tmp_path / f"{k}.jsonl", 300, 300 * k)
+            (folder / f"{k}.jsonl").write_bytes((tmp_path / f"{k}.jsonl").read_bytes())
+        fetched, real = [], fetch_in_order._download
+        monkeypatch.setattr(fetch_in_order, "_download", lambda a, b: (fetched.append(a.name), real(a, b)))
+        monkeypatch.setattr(token_stream, "_HEAD_BYTES", 1_000)
+        bucket = made(cfg, f"jsonl:{folder}/*.jsonl", eval_data=f"jsonl:{tmp_path}/0.jsonl")
+        assert fetched == ["0.jsonl"]
+        local = made(cfg, f"jsonl:{tmp_path}/*.jsonl", eval_data=f"jsonl:{tmp_path}/0.jsonl")
+        for i in (0, 40, 400):
+            assert (bucket.train.batch(i)["tokens"] == local.train.batch(i)["tokens"]).all()
+        again = made(cfg, f"jsonl:{folder}/*.jsonl", eval_data=f"jsonl:{tmp_path}/0.jsonl")
+        assert again.fingerprints == bucket.fingerprints
+        assert not [path for path in (tmp_path / "cache").rglob("*.jsonl") if "remote" in path.parts]
+        (folder / "3.jsonl").write_text('{"text": "another"}\n')
+        changed = made(cfg, f"jsonl:{folder}/*.jsonl", eval_data=f"jsonl:{tmp_path}/0.jsonl")
+        assert changed.fingerprints["data"] != bucket.fingerprints["data"]
+
+
+def test_a_bad_record_of_a_bucket_is_named_by_its_address(cfg, tmp_path):
+    with buckets.gcs() as environment, buckets.in_process(environment):
+        folder = paths.parse(f"gs://{buckets.BUCKET}/corpus", "data")
+        prose(tmp_path / "a.jsonl", 40)
+        (folder / "a.jsonl").write_text((tmp_path / "a.jsonl").read_text() + "broken\n")
+        with pytest.raises(ConfigError, match=r"gs://bucket/corpus/a.jsonl:41: not JSON"):
+            made(cfg, f"jsonl:{folder}/a.jsonl")
+        data = made(cfg, f"jsonl:{folder}/a.jsonl", on_bad_record="skip")
+        data.train.batch(50)
+        (listed,) = (tmp_path / "cache").rglob(f"*.stream/{bad_records.LISTED}")
+        assert json.loads(listed.read_text())["where"] == "gs://bucket/corpus/a.jsonl:41"
+
+
+def test_files_of_the_hub_are_read_as_those_of_a_bucket(cfg, tmp_path, monkeypatch, hub):  # noqa: F811
+    constants = pytest.importorskip("huggingface_hub.constants")
+    folder = tmp_path / "set"
+    folder.mkdir()
+    prose(folder / "train-0.jsonl", 60)
+    prose(folder / "train-1.jsonl", 60, 60)
+    hub.add("datasets/org/name", folder)
+    monkeypatch.setenv("HF_ENDPOINT", constants.ENDPOINT)  # of the process that writes the parts
+    found = made(cfg, "jsonl:hf://datasets/org/name/train-*.jsonl")
+    local = made(cfg, f"jsonl:{folder}/train-*.jsonl")
+    assert (found.train.batch(9)["tokens"] == local.train.batch(9)["tokens"]).all()
+    whole = pipeline.prepare(
+        cfg("jsonl:hf://datasets/org/name/train-*.jsonl", seq_len=64, batch_size=4, tokenizer="byte"), seed=0
+    )
+    assert whole.train.batch(0)["tokens"].shape == (4, 64)
+    with pytest.raises(ConfigError, match=r"hf://datasets/org/none/\*: there is no such .*`hf auth login`"):
+        made(cfg, "jsonl:hf://datasets/org/none/*")
+    with pytest.raises(ConfigError, match="write hf://datasets/ORG/NAME/FILES"):
+        made(cfg, "jsonl:hf://org/name/*")
+    with pytest.raises(ConfigError, match=r"--workdir=hf://datasets/a/b: hf:// names files of data"):
+        paths.parse("hf://datasets/a/b", "workdir")
