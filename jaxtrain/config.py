@@ -13,6 +13,7 @@ from typing import Any, Protocol
 # All of them are used as config.NAME.
 from jaxtrain.config_fields import (  # noqa: F401
     BUCKETS,
+    HUB,
     ConfigError,
     ConfigT,
     Failure,

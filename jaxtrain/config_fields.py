@@ -11,8 +11,9 @@ from jaxtrain import suggestions
 
 ConfigT = Any  # an instance of a stage's frozen dataclass
 
-# Schemes of object stores, and the package that speaks each (files/paths.py); hf is read alone, as data.
-BUCKETS = {"gs": "gcsfs", "s3": "s3fs", "hf": "huggingface_hub"}
+HUB = "hf"  # the scheme of the Hugging Face Hub, whose files are read alone, as data
+# Schemes of object stores, and the package that speaks each (files/paths.py).
+BUCKETS = {"gs": "gcsfs", "s3": "s3fs", HUB: "huggingface_hub"}
 # Packages whose errors are a bucket's.
 _OF_BUCKETS = ("aiohttp", "botocore", "gcsfs", "google", "httpx", "huggingface_hub", "s3fs")
 

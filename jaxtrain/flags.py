@@ -11,7 +11,7 @@ from typing import Any
 from absl import flags
 
 from jaxtrain import flag_errors, flag_help, full_disk, signals
-from jaxtrain.config import BUCKETS, ConfigError, ConfigT, Failure, is_bucket_error, leaves
+from jaxtrain.config import BUCKETS, HUB, ConfigError, ConfigT, Failure, is_bucket_error, leaves
 
 # A command's config class, or what makes it of the command line (plan has the flags of the stage that --stage names).
 ConfigClass = type | Callable[[list[str]], type]
@@ -123,6 +123,8 @@ def _check_local(config: ConfigT) -> None:
         for scheme, slashes in _REMOTE.findall(value):
             what, web = f"--{field.name}={value}", "http" in f"{field.metadata['help']}{field.default}"
             if (scheme.lower() in _WEB and web) or (len(slashes) < 2 and scheme not in BUCKETS):
+                continue
+            if scheme == HUB and len(slashes) < 2:  # hf:/FOLDER
                 continue
             if scheme not in BUCKETS:
                 raise ConfigError(

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from jaxtrain.config import BUCKETS, CACHE_DIR, ConfigError, Failure, is_bucket_error, is_remote
+from jaxtrain.config import BUCKETS, CACHE_DIR, HUB, ConfigError, Failure, is_bucket_error, is_remote
 from jaxtrain.files import cache
 
 T = TypeVar("T")
@@ -27,7 +27,6 @@ T = TypeVar("T")
 FIRST_ANSWER_WITHIN = 10.0  # seconds for a bucket's first answer, the search for credentials included
 CACHE = Path(CACHE_DIR)  # where what is read from buckets is copied to
 COPIES = "remote"  # in it
-HUB = "hf"  # the scheme of the Hugging Face Hub
 HUB_KINDS = ("datasets", "buckets")  # whose files are data
 AT_ONCE = 16  # files that are fetched at the same time
 SETTINGS = {
@@ -53,6 +52,8 @@ def parse(text: str, flag: str, *, reads: bool = False) -> Path:
         raise ConfigError(
             f"--{flag}={text}: hf:// names files of data, as in --data=jsonl:hf://datasets/ORG/NAME/*.parquet"
         )
+    if scheme == HUB and (bucket not in HUB_KINDS or not all(text.split("/")[3:6]) or text.count("/") < 5):
+        raise ConfigError(f"--{flag}={text}: write hf://{HUB_KINDS[0]}/ORG/NAME/FILES")
     if wrong := _wrong_with(scheme, bucket):
         raise ConfigError(f"--{flag}={text}: {wrong}")
     from etils import epath
@@ -110,8 +111,8 @@ def _wrong_with(scheme: str, bucket: str) -> str:
     if importlib.util.find_spec(package) is None:
         extra = "hf" if scheme == HUB else "remote"
         return f"{scheme}:// needs the package {package}; pip install 'jaxtrain[{extra}]'"
-    if scheme == HUB:
-        return "" if bucket in HUB_KINDS else f"write hf://{HUB_KINDS[0]}/ORG/NAME/FILES"
+    if scheme == HUB:  # what is not there is said where its files are listed
+        return ""
     if not bucket:
         return f"no bucket is named; write {scheme}://BUCKET/PATH"
     try:
