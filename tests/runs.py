@@ -93,7 +93,7 @@ class Bench:
 def call(stage, *flags):
     """Runs a stage's command in this process; returns what it printed, errors first."""
     module = importlib.import_module(f"experiments.{stage}")
-    cfg = command_line.from_flags(getattr(module, stage.capitalize()), list(flags))
+    cfg = command_line.from_flags(getattr(module, stage.title().replace("_", "")), list(flags))
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         module.main(cfg)

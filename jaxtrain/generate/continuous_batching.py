@@ -7,7 +7,8 @@ import numpy as np
 
 from jaxtrain.generate import sampler, stop_strings
 from jaxtrain.generate.engine import CHUNK, DecodeProgress, Engine
-from jaxtrain.types import Params
+from jaxtrain.train.parallel import Plan
+from jaxtrain.types import Batch, Params
 
 REFILL = 4  # prompts of one prefill: fewer are filled up with rows of length 0
 
@@ -79,16 +80,17 @@ def completion_parts(
     `rows` are under way at once. A request is taken when a row is free for it, so an endless iterator is a queue; None
     from it says that none is waiting now. A row whose iterator is closed or sent away goes on to its end unseen.
     `defaults` names the sampling parameters that any request may have, and their values where it has none. The engine
-    needs a fixed number of `slots`. One host, and with several devices the mesh plan: raises ValueError otherwise, and
-    on a parameter that `defaults` does not name or log-probabilities that the engine does not have.
+    needs a fixed number of `slots`. Several hosts must have the same requests at the same calls, and see the same of
+    `is_cancelled`. Raises ValueError on several devices without the mesh plan, on a parameter that `defaults` does not
+    name, and on log-probabilities that the engine does not have.
     """
     plan = engine.plan
-    if plan.process[1] > 1 or not plan.one_program():
-        raise ValueError("continuous batching takes one host, and one device or the mesh plan")
+    if not plan.one_program():
+        raise ValueError("continuous batching takes one device or the mesh plan")
     refill = -(-REFILL // plan.shards) * plan.shards
     slots: list[_Slot | None] = [None] * rows
     waiting, count, is_open = iter(requests), 0, True
-    state = engine.prefill(params, plan.put(_prefill_batch((), rows, rows, defaults)))
+    state = engine.prefill(params, _put(plan, _prefill_batch((), rows, rows, defaults)))
     while is_open or any(slots):
         for i, one in enumerate(slots):
             if one is not None and one.request.is_cancelled():
@@ -110,11 +112,12 @@ def completion_parts(
             count += 1
         for first in range(0, len(new), refill):
             batch = _prefill_batch(new[first : first + refill], refill, rows, defaults)
-            state = engine.insert(params, state, plan.put(batch))
+            state = engine.insert(params, state, _put(plan, batch))
         if not any(slots):
             continue
         # Rows that a stop ended, or whose request was cancelled, must not keep the loop awake.
-        state = engine.decode(params, state, chunk, np.array([one is None for one in slots]))
+        stopped = np.array([one is None for one in slots])
+        state = engine.decode(params, state, chunk, stopped[plan.local_rows(rows)])
         progress = engine.fetch(state)
         for i, one in enumerate(slots):
             if one is not None:
@@ -122,6 +125,11 @@ def completion_parts(
                 if part.ended:
                     slots[i] = None
                 yield part
+
+
+def _put(plan: Plan, batch: Mapping[str, np.ndarray]) -> Batch:
+    """A batch that all hosts have, on the devices."""
+    return plan.put({name: x[plan.local_rows(len(x))] for name, x in batch.items()})
 
 
 class _Slot(NamedTuple):

@@ -77,10 +77,8 @@ def continuous(
     """Like stages.sampling.request_sampler, `rows` completions at a time by continuous batching; prompts have `longest`
     tokens at most. Raises ConfigError on devices that it does not run on.
     """
-    if session.plan.process[1] > 1 or not session.plan.one_program():
-        raise ConfigError(
-            f"--rollout_rows={rows}: continuous batching takes one process, and one device or --parallel=mesh"
-        )
+    if not session.plan.one_program():
+        raise ConfigError(f"--rollout_rows={rows}: continuous batching takes one device, or --parallel=mesh")
     chunk = min(CHUNK, max_new)
     engine = build_engine(
         session.plan, session.model, ends=ends, max_new=max_new, max_steps=chunk, whole=session.trained.whole,

@@ -184,6 +184,8 @@ def _report(
     out.speed.step(out.tokens)
     if expect and step == 1:  # a resumed run does not start where it holds
         check(values, expect)
+    if "loss" in values and not values["loss"][1]:
+        skips.add_empty(step)
     in_row = int(values["skipped_in_row"][0])
     if in_row:
         skips.add(step, in_row, values, batch)
@@ -198,14 +200,16 @@ def _report(
     means["lr"] = float(out.lr(step - skipped - 1))
     means |= {**out.speed.take(), **slowest_host.metrics(step, multihost.gather)}
     out.writer.write(step, means)
-    out.progress.update(step, {name: means[name] for name in SHOWN if name in means})
+    out.progress.update(
+        step, {name: means[name] for name in SHOWN if not math.isnan(means.get(name, math.nan))}
+    )
 
 
 def check(values: Mapping[str, Any], expect: Mapping[str, tuple[float, float]]) -> None:
-    """Raises TrainingError where a first step does not have what it must have by construction."""
+    """Raises TrainingError where a first step does not have what it must have by construction, if it has any of it."""
     for name, (wanted, tolerance) in expect.items():
         total, count = values[name]
-        mean = float(total) / float(count) if count else math.nan
+        mean = float(total) / float(count) if count else wanted
         if not abs(mean - wanted) <= tolerance:
             raise TrainingError(
                 f"the first step must have {name} = {wanted:g} ± {tolerance:g}, by construction, and has {mean:g}: "

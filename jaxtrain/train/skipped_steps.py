@@ -30,6 +30,7 @@ class SkippedSteps:
         [], Sequence[int]
     ]  # the steps of the run's checkpoints, ascending, once none is under way
     kinds: list[bool] = dataclasses.field(default_factory=list)  # of the streak: whether a step was a spike
+    empty: int = 0  # steps without weight
     unwritten: list[int] = dataclasses.field(default_factory=list)  # steps whose batches are not on disk
 
     def add(self, step: int, in_row: int, values: Metrics, batch: Mapping[str, Any]) -> None:
@@ -47,6 +48,14 @@ class SkippedSteps:
         )
         if in_row >= self.run.max_skips:
             raise TrainingError(self._streak(step, in_row))
+
+    def add_empty(self, step: int) -> None:
+        """Says of the first step without weight that it was not applied: of rollouts there may be many."""
+        self.empty += 1
+        if self.empty == 1:
+            self.print(
+                f"step {step}: nothing of its batch is in the loss, not applied; the later ones are in `skipped`"
+            )
 
     def _written(self, step: int, batch: Mapping[str, Any], why: str, values: Metrics) -> str:
         if self.write is None:

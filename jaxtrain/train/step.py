@@ -33,8 +33,8 @@ def train_step(
     """One update from Σ gradients / Σ weight over all rows, whatever devices and microbatches they are spread over.
 
     A step whose loss or gradient is not finite, or which has no weight, leaves parameters, optimizer and `extra` as
-    they are and is counted. `carry(extra, metrics)` gives the next `extra`. `accept(mean loss, gradient norm, whether
-    they are finite)` says whether a step is applied, with metrics of its own.
+    they are and is counted; one without weight is no part of a streak. `carry(extra, metrics)` gives the next `extra`.
+    `accept(mean loss, gradient norm, whether they are finite)` says whether a step is applied, with metrics of its own.
     """
     rng = jax.random.fold_in(state.rng, state.step)
     grads, loss = _gradients(objective, state.params, frozen, batch, rng, microbatches, axis_name)
@@ -43,6 +43,7 @@ def train_step(
     grads = jax.tree.map(lambda g: g / loss.weight, grads)
     norm = optax.tree.norm(grads)
     good, judged = jnp.isfinite(loss.total) & jnp.isfinite(norm) & (loss.weight > 0), {}
+    empty = (loss.weight == 0) & jnp.isfinite(loss.total)
     if accept is not None:
         good, judged = accept(loss.total / loss.weight, norm, good)
 
@@ -60,18 +61,15 @@ def train_step(
         opt_state=opt_state,
         rng=state.rng,
         skipped=state.skipped + bad,
-        skipped_in_row=(state.skipped_in_row + 1) * bad,
+        skipped_in_row=jnp.where(empty, state.skipped_in_row, (state.skipped_in_row + 1) * bad),
         extra=extra,
     )
-    return after, {**loss.metrics, **_health(norm, after), **judged}
-
-
-def _health(norm: Array, after: TrainState) -> Metrics:
-    one = jnp.ones(())
-    return {
-        "grad_norm": (norm, one),
-        "skipped": (after.skipped.astype(jnp.float32), one),
-        "skipped_in_row": (after.skipped_in_row.astype(jnp.float32), one),
+    in_row = jnp.where(empty, 0, after.skipped_in_row)
+    health = {"grad_norm": jnp.where(empty, 0, norm), "skipped": after.skipped, "skipped_in_row": in_row}
+    return after, {
+        **loss.metrics,
+        **{k: (x.astype(jnp.float32), jnp.ones(())) for k, x in health.items()},
+        **judged,
     }
 
 

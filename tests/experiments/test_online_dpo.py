@@ -49,6 +49,15 @@ def test_a_run_starts_at_the_reference_and_learns_from_pairs(town, reward, capsy
     assert "sampling/logp_difference" in first and first["sampling/logp_difference"] < 1e-4
 
 
+def test_a_reward_that_is_the_same_for_all_is_counted_and_ends_no_run(town, capsys):
+    (town.folder / "same.py").write_text("def score(completions, **columns):\n    return [1.0] * len(completions)\n")
+    run = trained(town, "same", f"--reward={town.folder / 'same.py'}:score", *FLAGS, "--max_skips=2")
+    assert [row["skipped"] for row in rows(run) if "skipped" in row] == [1, 2, 3, 4]
+    assert not (run / "bad_batches").exists()
+    said = capsys.readouterr()
+    assert "step 1: nothing of its batch is in the loss, not applied" in said.out + said.err
+
+
 def test_xpo_samples_from_the_reference_and_resumes_to_the_bit(town, reward, xpo):
     found = [row for row in rows(xpo) if "loss" in row]
     assert all(row["loss/exploration"] < 0 for row in found)

@@ -55,9 +55,7 @@ def test_continuous_batching_samples_what_fixed_batches_do():
 def test_devices_that_it_does_not_run_on_are_refused():
     session, _ = session_on(jax.devices()[:2])
     make = request_samplers.maker_of(config_of(4))
-    with pytest.raises(
-        ConfigError, match="--rollout_rows=4: continuous batching takes one process, and one device or"
-    ):
+    with pytest.raises(ConfigError, match="--rollout_rows=4: continuous batching takes one device, or"):
         make(session, (END,), max_new=NEW)
     mesh, _ = session_on(jax.devices()[:2], {"parallel": "mesh"})
     assert make(mesh, (END,), max_new=NEW)

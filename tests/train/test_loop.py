@@ -181,7 +181,8 @@ def test_what_must_hold_at_the_first_step_stops_before_anything_is_kept(tmp_path
         run_fit(tmp_path, plan, begin(3), expect={"loss": (5.0, 0.1)})
     assert saved.steps() == [10]
     with pytest.raises(TrainingError, match="has nan"):
-        loop.check({"loss": (0.0, 0.0)}, {"loss": (0.0, 1.0)})
+        loop.check({"loss": (np.nan, 1.0)}, {"loss": (0.0, 1.0)})
+    loop.check({"loss": (0.0, 0.0)}, {"loss": (5.0, 0.1)})  # nothing is in the loss
 
 
 def test_skipped_steps_are_told_and_end_the_run_after_so_many_in_a_row(tmp_path, plan):

@@ -133,3 +133,13 @@ def test_a_batch_that_cannot_be_written_ends_no_training(tmp_path):
     skips.add(5, 1, values(), tiny.batch(1, 8, 40))
     assert "not applied (batch 4; not written: " in lines[0] and skips.unwritten == [5]
     assert set(skipped_steps.COUNTERS) >= {"skipped", spikes.TOTAL}
+
+
+def test_of_steps_without_weight_the_first_is_named():
+    skips, lines = tracker()
+    for step in (3, 4, 9):
+        skips.add_empty(step)
+    assert lines == [
+        "step 3: nothing of its batch is in the loss, not applied; the later ones are in `skipped`"
+    ]
+    assert skips.empty == 3

@@ -112,15 +112,23 @@ def test_a_bad_step_is_counted_and_changes_nothing_else(kind, before):
     good, clean = step(state, (), batches[-1])
     bad, metrics = step(state, (), BAD[kind](batches[-2]))
     assert same((bad.params, bad.opt_state, bad.extra), (state.params, state.opt_state, state.extra))
-    assert (int(bad.step), int(bad.skipped), int(bad.skipped_in_row)) == (before + 1, 1, 1)
-    assert float(metrics["skipped_in_row"][0]) == 1
+    streak = kind != "no weight"  # which may be as often as it will, so that it ends no run
+    assert (int(bad.step), int(bad.skipped), int(bad.skipped_in_row)) == (before + 1, 1, streak)
+    assert float(metrics["skipped_in_row"][0]) == streak and bool(metrics["grad_norm"][0] == 0) != streak
     again, _ = step(bad, (), BAD[kind](batches[-2]))
-    assert (int(again.skipped), int(again.skipped_in_row)) == (2, 2)
+    assert (int(again.skipped), int(again.skipped_in_row)) == (2, 2 * streak)
     after, found = step(again, (), batches[-1])  # as if the bad ones had never been
     assert same((after.params, after.opt_state, after.extra), (good.params, good.opt_state, good.extra))
     assert not same(after.params, state.params)
     assert (int(after.step), int(after.skipped), int(after.skipped_in_row)) == (before + 3, 2, 0)
     assert same(found["grad_norm"], clean["grad_norm"])
+
+
+def test_a_step_without_weight_neither_ends_nor_adds_to_a_streak():
+    step, state = make(ADAM), start(ADAM)
+    for kind, in_row, reported in (("nan", 1, 1), ("no weight", 1, 0), ("inf", 2, 2)):
+        state, metrics = step(state, (), BAD[kind](data()))
+        assert (int(state.skipped_in_row), int(metrics["skipped_in_row"][0])) == (in_row, reported)
 
 
 def test_carry_moves_extra():
