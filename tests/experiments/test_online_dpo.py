@@ -50,7 +50,9 @@ def test_a_run_starts_at_the_reference_and_learns_from_pairs(town, reward, capsy
 
 
 def test_a_reward_that_is_the_same_for_all_is_counted_and_ends_no_run(town, capsys):
-    (town.folder / "same.py").write_text("def score(completions, **columns):\n    return [1.0] * len(completions)\n")
+    (town.folder / "same.py").write_text(
+        "def score(completions, **columns):\n    return [1.0] * len(completions)\n"
+    )
     run = trained(town, "same", f"--reward={town.folder / 'same.py'}:score", *FLAGS, "--max_skips=2")
     assert [row["skipped"] for row in rows(run) if "skipped" in row] == [1, 2, 3, 4]
     assert not (run / "bad_batches").exists()

@@ -43,6 +43,7 @@ SHORT = ("--steps=3", "--warmup=1", "--lr=0.01", "--log_every=1")
 FSDP, TENSOR = "--mesh=fsdp:4", "--mesh=data:2,tensor:2"
 TEXTS = "tinytown:pretrain?documents=300&held_out=40"
 DIALOGS = "tinytown:sft?documents=96&held_out=24"
+LENGTHS = "tests.experiments.test_two_processes:lengths"
 STAGES = {
     "pretrain": (None, None, FSDP, f"--data={TEXTS}", f"--model={MODEL}",
                  "--tokenizer=bpe:400", "--seq_len=64", "--batch_size=8", "--eval_batches=1"),
@@ -56,12 +57,17 @@ STAGES = {
     "grpo": ("sft", None, FSDP, "--reward=gold", "--group=4"),
     "grpo episodes": ("sft", None, FSDP, "--env=tests.rl.test_episodes:Lengths", "--group=4", "--max_new=8",
                       "--seq_len=64"),  # each process calls the environments of half of the episodes
-    "grpo continuous": ("sft", None, FSDP, "--reward=gold,correct", "--algorithm=gdpo", "--group=4", "--rollout_rows=4",
+    "grpo continuous": ("sft", None, FSDP, f"--reward={LENGTHS},gold", "--algorithm=gdpo", "--group=4", "--rollout_rows=4",
                         "--sample_budget=32", "--entropy_target=9"),
-    "online_dpo": ("sft", "tinytown:prompts?documents=64", TENSOR, "--reward=gold", "--xpo_alpha=1e-5", "--max_new=8"),
+    "online_dpo": ("sft", "tinytown:prompts?documents=64", TENSOR, f"--reward={LENGTHS}", "--xpo_alpha=1e-5", "--max_new=8"),
     "distill": ("base", DIALOGS, FSDP, "--teacher=sft", "--on_policy=0.5"),
     "distill table": ("base", DIALOGS, TENSOR, "--teacher=sft", "--teacher_topk=8"),  # both build it, in one cache
 }  # fmt: skip
+
+
+def lengths(completions, **columns):
+    """A reward that no two completions of a group are likely to share."""
+    return [float(len(text)) for text in completions]
 
 
 def command_of(town, stage, workdir):
