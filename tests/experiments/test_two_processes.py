@@ -57,9 +57,10 @@ STAGES = {
     "grpo": ("sft", None, FSDP, "--reward=gold", "--group=4"),
     "grpo episodes": ("sft", None, FSDP, "--env=tests.rl.test_episodes:Lengths", "--group=4", "--max_new=8",
                       "--seq_len=64"),  # each process calls the environments of half of the episodes
-    "grpo continuous": ("sft", None, FSDP, f"--reward={LENGTHS},gold", "--algorithm=gdpo", "--group=4", "--rollout_rows=4",
-                        "--sample_budget=32", "--entropy_target=9"),
-    "online_dpo": ("sft", "tinytown:prompts?documents=64", TENSOR, f"--reward={LENGTHS}", "--xpo_alpha=1e-5", "--max_new=8"),
+    "grpo continuous": ("sft", None, FSDP, f"--reward={LENGTHS},gold", "--algorithm=gdpo", "--group=4",
+                        "--rollout_rows=4", "--sample_budget=32", "--entropy_target=9"),
+    "online_dpo": ("sft", "tinytown:prompts?documents=64", TENSOR, f"--reward={LENGTHS}", "--xpo_alpha=1e-5",
+                   "--max_new=8"),
     "distill": ("base", DIALOGS, FSDP, "--teacher=sft", "--on_policy=0.5"),
     "distill table": ("base", DIALOGS, TENSOR, "--teacher=sft", "--teacher_topk=8"),  # both build it, in one cache
 }  # fmt: skip
