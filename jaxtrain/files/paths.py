@@ -249,8 +249,10 @@ def versions(files: Sequence[Path]) -> list[tuple[int, str]]:
     for folder in {file.parent for file in files}:
         with explained(str(folder)):
             known |= {one["name"]: one for one in file_system(folder).ls(str(folder), detail=True)}
-    found = [known[str(file).split("://", 1)[1]] for file in files]
-    return [(info["size"], _version(info)) for info in found]
+    names = {file: str(file).split("://", 1)[1] for file in files}
+    if gone := [str(file) for file, name in names.items() if name not in known]:
+        raise ConfigError(f"{gone[0]}: there is no such file any more")
+    return [(known[name]["size"], _version(known[name])) for name in names.values()]
 
 
 _VERSIONS = (

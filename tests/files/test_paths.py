@@ -53,6 +53,18 @@ def test_a_bucket_that_is_not_there_is_refused(bucket):
         paths.parse("gs:///run", "workdir")
 
 
+def test_versions_tell_contents_apart(bucket):
+    files = [bucket / "told" / name for name in ("b", "a")]
+    for file in files:
+        file.write_text("one")
+    (b, a), again = paths.versions(files), paths.versions(files)
+    assert again == [b, a] and b != a and (b[0], a[0]) == (3, 3)
+    files[1].write_text("two")
+    assert paths.versions(files)[0] == b and paths.versions(files)[1] != a
+    with pytest.raises(ConfigError, match="gs://bucket/told/none: there is no such file any more"):
+        paths.versions([*files, bucket / "told" / "none"])
+
+
 def test_a_file_is_written_whole_or_not_at_all(bucket):
     file = bucket / "atomic" / "a.txt"
     atomic.write_text(file, "one")
