@@ -228,7 +228,7 @@ def _stop_within() -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < math.inf:
-        raise ConfigError(f"{signals.WITHIN}={text}: want a number of seconds, above 0")
+        raise ConfigError(f"{signals.WITHIN}={text}: write a number of seconds, above 0")
     return seconds
 
 

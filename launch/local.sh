@@ -19,7 +19,7 @@ if [[ ! $n =~ ^[1-9][0-9]*$ || $# -lt 2 ]]; then
 fi
 shift
 stop_within=${JAXTRAIN_STOP_WITHIN:-60}
-[[ $stop_within =~ ^[1-9][0-9]*$ ]] || fail 2 "JAXTRAIN_STOP_WITHIN=$stop_within: want a number of seconds, above 0"
+[[ $stop_within =~ ^[1-9][0-9]*$ ]] || fail 2 "JAXTRAIN_STOP_WITHIN=$stop_within: write a number of seconds, above 0"
 kind=$(accelerator '')
 [ "$kind" != tpu ] || fail 2 "one process drives all TPU chips of a machine: use launch/run"
 [ -n "$dry" ] || setup

@@ -52,7 +52,7 @@ has_tpu() {
 accelerator() {
   case ${JAXTRAIN_ACCELERATOR:-} in
     cpu | cuda | tpu) echo "$JAXTRAIN_ACCELERATOR" && return ;;
-    ?*) fail 2 "JAXTRAIN_ACCELERATOR=$JAXTRAIN_ACCELERATOR: want cpu, cuda or tpu, or leave it unset" ;;
+    ?*) fail 2 "JAXTRAIN_ACCELERATOR=$JAXTRAIN_ACCELERATOR: write cpu, cuda or tpu, or leave it unset" ;;
   esac
   case $(command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null) in
     "GPU "*) echo cuda && return ;;
@@ -234,7 +234,7 @@ log() {
 installer() {
   case ${JAXTRAIN_INSTALLER:-} in
     pip | uv) echo "$JAXTRAIN_INSTALLER" ;;
-    ?*) fail 2 "JAXTRAIN_INSTALLER=$JAXTRAIN_INSTALLER: want pip or uv, or leave it unset" ;;
+    ?*) fail 2 "JAXTRAIN_INSTALLER=$JAXTRAIN_INSTALLER: write pip or uv, or leave it unset" ;;
     *) if command -v uv >/dev/null; then echo uv; else echo pip; fi ;;
   esac
 }

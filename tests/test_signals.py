@@ -164,4 +164,4 @@ def test_a_save_is_not_cut_short():
 @pytest.mark.parametrize("seconds", ["soon", "0", "inf", "nan"])
 def test_a_bound_that_is_no_number_is_refused(seconds):
     status, out, err = run("print('runs')", JAXTRAIN_STOP_WITHIN=seconds)
-    assert (status, out) == (2, "") and "want a number of seconds, above 0" in err
+    assert (status, out) == (2, "") and "write a number of seconds, above 0" in err

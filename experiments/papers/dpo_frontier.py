@@ -33,7 +33,7 @@ PAPER = Paper(
     "has it; a language model of 25k parameters continues the first 2 to 8 tokens. 4 continuations of each of 512 "
     "prompts, labelled by that reward, are the comparisons of DPO, IPO, unlikelihood and Preferred-FT, and of PPO's "
     "reward model, which has the policy's shape. Reward and KL of 2,048 completions of 128 held-out prompts as "
-    "training goes on. PPO, reward and sizes were mended on seed 3 after a first run of seeds 0 to 2.",
+    "training goes on. PPO, reward and sizes were set on seed 3 after a first run of seeds 0 to 2.",
     criterion="At 80 % or more of ten KLs up to the largest that both reach, DPO's upper envelope is at least PPO's; "
     "every evaluation of Preferred-FT is below DPO's at its KL. Labels and sequences through the model are "
     "as many for both.",

@@ -28,7 +28,7 @@ PAPER = Paper(
     measured="Continuations of the first 2 to 8 tokens of reviews by a language model of 25k parameters. The same "
     "comparisons, 4 continuations of each of 512 prompts with noisy labels, train DPO (β = .5, the paper's on TL;DR) "
     "and, for PPO (target KL 6), a reward model of the policy's shape. Win rate by the true reward against the "
-    "reviews' own continuations, 1,024 held-out prompts. PPO and β were mended on seed 3 after a first run of 0 to 2.",
+    "reviews' own continuations, 1,024 held-out prompts. PPO and β were set on seed 3 after a first run of 0 to 2.",
     criterion="Over temperatures 0, .25, .5, .75 and 1 DPO's win rate ranges over at most 10 points, and PPO's over "
     "more than DPO's.",
 )

@@ -22,7 +22,7 @@ PAPER = Paper(
     published="robust DPO above DPO and cDPO on IMDb with 10 to 40 % of the labels flipped; curves (from memory)",
     measured="Continuations of the first 2 to 8 tokens of reviews by a language model of 25k parameters, 4 of each of "
     "256 prompts, all pairs, labels by the true reward, 0 to 30 % of them flipped; 150 steps of 64 pairs of "
-    "each loss, thrice, with other labels flipped; cDPO and robust DPO know the share. The true reward on 1,024 "
+    "each loss, three times, with other labels flipped; cDPO and robust DPO know the share. The true reward on 1,024 "
     "held-out prompts at temperature 1.",
     criterion="At 30 % flipped labels the true reward of cDPO, of robust DPO and of IPO is at least DPO's, by the mean "
     "over seeds.",

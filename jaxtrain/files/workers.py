@@ -56,7 +56,7 @@ class Worker:
         except (OSError, EOFError, pickle.UnpicklingError) as broken:
             status = self._process.wait()
             raise Failure(
-                f"a worker process was killed or could not start (status {status}), perhaps for want of memory"
+                f"a worker process was killed or could not start (status {status}), perhaps as memory ran out"
             ) from broken
         if error is not None:
             raise error

@@ -140,7 +140,7 @@ def test_local_prefixes_every_line_of_every_process(ready):
 @pytest.mark.parametrize("within", ["soon", "0"])
 def test_local_checks_its_settings_before_it_starts_anything(ready, within):
     done = ready.call("launch/local.sh", "2", "show", JAXTRAIN_STOP_WITHIN=within)
-    assert done.returncode == 2 and done.stdout == "" and "want a number of seconds" in done.stderr
+    assert done.returncode == 2 and done.stdout == "" and "write a number of seconds" in done.stderr
 
 
 def test_local_ends_all_when_one_fails(ready, tmp_path):

@@ -111,7 +111,7 @@ def test_a_tested_python_is_taken_before_an_older_or_newer_one(project, bare):
 def test_wrong_accelerator_is_refused(project):
     done = project.call("launch/run", "show", JAXTRAIN_ACCELERATOR="gpu")
     assert done.returncode == 2
-    assert "JAXTRAIN_ACCELERATOR=gpu: want cpu, cuda or tpu" in done.stderr
+    assert "JAXTRAIN_ACCELERATOR=gpu: write cpu, cuda or tpu" in done.stderr
 
 
 def test_accelerators_are_detected(project, tmp_path):

@@ -27,7 +27,7 @@ MEASURES = {
     "words": ("words", "words an answer"),
     "distinct_1": ("distinct-1", "different words among all"),
     "distinct_2": ("distinct-2", "different pairs of words among all"),
-    "self_bleu": ("self-BLEU", "likeness of the answers to one another, 0 to 1"),
+    "self_bleu": ("self-BLEU", "similarity of the answers to one another, 0 to 1"),
     "confidence": ("confidence", "geometric mean of an answer's token probabilities, where right is known"),
     "right": ("right", "answers to those that are right"),
     "calibration_error": ("calibration error", "mean gap of confidence and being right, 10 bins"),

@@ -57,7 +57,7 @@ def _local(run: FilterRun, task: Task) -> None:
                 _run_phase(run, phase, submit)
         except BrokenProcessPool as error:
             raise Failure(
-                "a process of the filter run was killed, perhaps for want of memory (lower --workers); the same "
+                "a process of the filter run was killed, perhaps as memory ran out (lower --workers); the same "
                 "command resumes it, and repeats no finished shard"
             ) from error
         except BaseException:

@@ -77,7 +77,7 @@ def write_docs(folder: Path, entries: Sequence[Mapping[str, Any]]) -> Path:
     lines = [
         "# Papers", "",
         "Claims of papers as experiments that can fail. Each criterion was fixed before its seeds were run, and",
-        "nothing was tuned on them; where a measurement was mended after a first run of them, the text says so.",
+        "nothing was tuned on them; where a measurement was changed after a first run of them, the text says so.",
         "A criterion holds where it does on two thirds of the seeds, or by their mean where it says so; a mean that",
         "misses by less than its 95 % interval decides nothing, and neither do fewer than three seeds.", "",
         "```", "./launch/run papers.all   # all of them, one after the other; the same command goes on",

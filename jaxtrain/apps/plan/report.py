@@ -218,7 +218,7 @@ def _communication(bounds: StageBounds, width: int) -> list[str]:
     merged = merged_collectives(bounds)
     if not merged:
         return ["Nothing is sent between devices."]
-    out = _wrapped(f"Dearest of {len(merged)} collectives, by what a device sends in a step:", width)
+    out = _wrapped(f"Most expensive of {len(merged)} collectives, by what a device sends in a step:", width)
     rows = [("GB", "times", "kind", "line", "array")]
     shown = [each for each in merged[:SHOWN] if each.sent > 1e-3 * merged[0].sent]
     rows += [_collective_row(each) for each in shown]
