@@ -72,7 +72,10 @@ def stage(cfg: Constitutional, name: str, folder: str, more: str, **values: obje
     """Runs a stage's own command in WORKDIR/folder, which does nothing where it is done. Returns its folder."""
     path = Path(cfg.asked.workdir).expanduser() / folder
     cfg_class, main = _STAGES[name]
-    machine = {field: getattr(cfg.machine, field) for field in ("dtype", "kv_cache", "mesh", "cache_dir")}
+    machine = {
+        field: getattr(cfg.machine, field)
+        for field in ("dtype", "matmul_dtype", "kv_cache", "mesh", "cache_dir")
+    }
     values = {"workdir": path, "seed": cfg.asked.seed, **machine, **dataclasses.asdict(cfg.reading), **values}
     arguments = [f"--{key}={value}" for key, value in values.items()] + shlex.split(more)
     terminal.note([("stage", shlex.join(["./launch/run", name, *arguments]))])

@@ -48,6 +48,10 @@ class Model(Group):
     dtype: str = arg("auto",
         "Compute type (mixed precision: parameters stay f32). auto: bfloat16 on GPU and TPU, float32 on CPU",
         choices=("auto", "float32", "bfloat16"), live=True)
+    matmul_dtype: str = arg("auto",
+        "Type of the products with the decoder's kernels, forward and backward, in training and sampling. auto: "
+        "--dtype; int8, fp8: 8 bits, scaled by the values at hand (docs/models.md); parameters stay f32",
+        choices=("auto", "int8", "fp8"), live=True)
     attention: str = arg("auto",
         "Attention kernel. auto: cudnn on GPU, splash on TPU, else flash; on CPU blocked, or flash from T=2048 on",
         choices=("auto", "blocked", "xla", "flash", "cudnn", "splash"), live=True)

@@ -57,6 +57,7 @@ OTHER_NAMES = {
     "lora_targets": "target_modules lora_target_modules lora_target",
     "dora": "use_dora",
     "base_weights": "load_in_4bit load_in_8bit bnb_4bit_quant_type quantization qlora weight_qtype",
+    "matmul_dtype": "fp8 float8 use_fp8 fp8_recipe fp8_format int8_training use_qwix_quantization quantization",
     "kv_cache": "kv_cache_dtype cache_implementation kv_quant_dtype quantize_kvcache",
     "remat": "gradient_checkpointing activation_checkpointing checkpoint_activations",
     "dtype": "bf16 fp16 precision mixed_precision torch_dtype half",

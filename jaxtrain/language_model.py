@@ -44,6 +44,7 @@ def load(
     name: str,
     *,
     dtype: str = "auto",
+    matmul_dtype: str = "auto",
     kv_cache: str = "auto",
     mesh: str = "",
     cache_dir: str = config.CACHE_DIR,
@@ -53,7 +54,9 @@ def load(
     The arguments are the flags of ./launch/run sample. Raises ConfigError, a ValueError, for what is no language model.
     """
     with _arguments():
-        machine = MachineFlags(dtype=dtype, kv_cache=kv_cache, mesh=mesh, cache_dir=cache_dir)
+        machine = MachineFlags(
+            dtype=dtype, matmul_dtype=matmul_dtype, kv_cache=kv_cache, mesh=mesh, cache_dir=cache_dir
+        )
         start = init_from.load_run(str(name), "name", causal=True)
         loaded = load_model(start, local.serving_plan(machine), machine.model())
         return LanguageModel(str(name), loaded, machine)

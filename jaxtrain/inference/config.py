@@ -75,6 +75,9 @@ class MachineFlags(config.Group):
     # fmt: off
     dtype: str = config.arg("auto", "Compute type. auto: bfloat16 on GPU and TPU, float32 on CPU",
         choices=("auto", "float32", "bfloat16"))
+    matmul_dtype: str = config.arg("auto",
+        "Type of the products with the decoder's kernels. auto: --dtype; int8, fp8: 8 bits, as a run trained with it "
+        "computes them", choices=("auto", "int8", "fp8"))
     kv_cache: str = config.arg("auto",
         "Type of the KV cache. auto: that of computation; int8: a half of bfloat16's memory, rounded",
         choices=("auto", "int8"))
@@ -87,12 +90,12 @@ class MachineFlags(config.Group):
 
     def model(self) -> config.Model:
         """How a model is computed here."""
-        return config.Model(dtype=self.dtype, kv_cache=self.kv_cache)
+        return config.Model(dtype=self.dtype, kv_cache=self.kv_cache, matmul_dtype=self.matmul_dtype)
 
     def require(self, *models: str) -> None:
         """Raises ConfigError for changed flags where all of the models are endpoints."""
         if all(is_url(model) for model in models if model):
-            names = ["dtype", "kv_cache", "mesh"]
+            names = ["dtype", "matmul_dtype", "kv_cache", "mesh"]
             config.require_default(self, "acts only with a model on this machine", names)
 
 

@@ -32,7 +32,7 @@ SAVED = (CONTEXT, LOG_SUM_EXP)  # names of what a kernel's backward pass needs o
 
 @dataclasses.dataclass(frozen=True)
 class AttentionExecution:
-    """How a model is computed: all changes no result beyond rounding, but noise, in training, and an int8 KV cache."""
+    """How a model is computed: all changes no result beyond rounding, but noise, in training, and 8 bits."""
 
     dtype: Any
     attention: str
@@ -45,6 +45,7 @@ class AttentionExecution:
     capability: str = ""  # of GPUs: their compute capability, such as 9.0
     unroll_decode: bool = False  # prefill and decode do not scan over the layers
     kv_cache: str = "auto"  # type of the KV cache: that of computation, or int8
+    matmul_dtype: str = "auto"  # of products with kernels: that of computation, or ops/quantized_matmul.py's
 
 
 Attend = Callable[[Array, Array, Array, Array | None], Array]  # (q, k, v, segments) -> f[B, T, H, C]

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxtrain.models import attention, moe
+from jaxtrain.models import attention, moe, quantized_weights
 from jaxtrain.models.attention import AttentionExecution
 from jaxtrain.models.layers import Block
 from jaxtrain.models.zoo import Arch
+from jaxtrain.ops.quantized_matmul import AUTO
 from jaxtrain.types import Params
 
 Tables = tuple[Any, Any]  # rotary tables of layers without and with a window
@@ -35,7 +36,7 @@ def stack(
     attend(q, k, v, cache, layer) -> mixed. In a scan the cache is of all layers and carried, as parts of it would be
     copied, and `layer` says which; unrolled it is one layer's and `layer` None.
     """
-    block, windows = Block(arch, how.dtype, moe.feed_forward(arch, how)), arch.windows()
+    block, windows = Block(arch, how, moe.feed_forward(arch, how)), arch.windows()
 
     def one(x: Array, p: Params, cache: Any, index: Any, windowed: Any) -> tuple[Array, Any]:
         layer = index if how.scan_layers else None
@@ -61,11 +62,11 @@ def stack(
             return (x, cache), sums
 
         steps = (layers, jnp.arange(arch.layers), flags)
-        (x, cache), sums = jax.lax.scan(_remat(how.remat, scanned, True), (x, cache), steps)
+        (x, cache), sums = jax.lax.scan(_remat(how, scanned, True), (x, cache), steps)
         return x, cache, sums
     parts, back = layers if isinstance(layers, tuple) else unstack(layers, arch.layers), []
     for i, window in enumerate(windows):
-        step = _remat(how.remat, functools.partial(one, index=i, windowed=window), False)
+        step = _remat(how, functools.partial(one, index=i, windowed=window), False)
         x, new = step(x, parts[i], cache[i] if cache is not None else None)
         back.append(new)
     caches, sums = zip(*back, strict=True)
@@ -81,10 +82,11 @@ def unstack(layers: Params, count: int) -> list[Params]:
     return [treedef.unflatten(layer) for layer in zip(*pieces, strict=True)]
 
 
-def _remat(policy: str, f: Callable, scanned: bool) -> Callable:
-    if policy == "none":
+def _remat(how: AttentionExecution, f: Callable, scanned: bool) -> Callable:
+    if how.remat == "none":
         return f
     save = jax.checkpoint_policies  # what of attention's kernels is saved has a name: no kernel runs twice
-    kernels = save.save_only_these_names(*attention.SAVED, moe.PRODUCT)
-    dots = save.save_from_both_policies(save.dots_with_no_batch_dims_saveable, kernels)
-    return jax.checkpoint(f, policy=dots if policy == "dots" else None, prevent_cse=not scanned)
+    dots = save.save_only_these_names(*attention.SAVED, moe.PRODUCT, quantized_weights.PRODUCT)
+    if how.matmul_dtype == AUTO:  # a product of codes is i32 or has no scales yet: what it becomes has a name
+        dots = save.save_from_both_policies(save.dots_with_no_batch_dims_saveable, dots)
+    return jax.checkpoint(f, policy=dots if how.remat == "dots" else None, prevent_cse=not scanned)

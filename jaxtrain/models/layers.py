@@ -15,6 +15,7 @@ from jax import Array
 
 from jaxtrain.models import quantized_weights, rope, sinks
 from jaxtrain.models.activations import activated
+from jaxtrain.models.attention import AttentionExecution
 from jaxtrain.models.residual_stream import from_residual, residual, to_residual
 from jaxtrain.models.zoo import Arch
 
@@ -28,24 +29,26 @@ class Dense(nn.Module):
     """x[..., *inputs] @ kernel[*inputs, *outputs] (+ bias), worked as one two-dimensional product.
 
     XLA:CPU runs the backward pass of a product over [B, T, D] far slower than of one over [B * T, D].
+
+    The product is in `how.dtype`, or of 8 bits with `how.matmul_dtype` (ops/quantized_matmul.py).
     """
 
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     axes: tuple[str | None, ...]
     bias: bool
-    dtype: Any
+    how: AttentionExecution
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kernel = quantized_weights.kernel_of(self, declared(self.axes), self.inputs + self.outputs)
         batch = x.shape[: x.ndim - len(self.inputs)]
         flat = x.reshape(math.prod(batch), math.prod(self.inputs))
-        y = quantized_weights.product(flat, kernel, math.prod(self.outputs), self.dtype)
+        y = quantized_weights.product(flat, kernel, math.prod(self.outputs), self.how)
         if self.bias:
             axes = self.axes[len(self.inputs) :]
             bias = self.param("bias", declared(axes), self.outputs)
-            y = y + bias.astype(self.dtype).reshape(-1)
+            y = y + bias.astype(self.how.dtype).reshape(-1)
         return y.reshape(*batch, *self.outputs)
 
 
@@ -99,26 +102,23 @@ class Attention(nn.Module):
     """Grouped-query attention (arXiv:2305.13245). `attend` is what mixes the values, see models/attention.py."""
 
     arch: Arch
-    dtype: Any
+    how: AttentionExecution
 
     @nn.compact
     def __call__(self, x: Array, table: tuple[Array, Array] | None, attend: Callable[..., Any]) -> Any:
         """x f[B, T, D]; attend(q f[B, T, H, C], k f[B, T, K, C], v) -> (f[B, T, H, C], what the caller wants back)."""
-        arch, dtype = self.arch, self.dtype
-        heads = {
-            "q": ((arch.heads, arch.C), "heads"),
-            "k": ((arch.K, arch.C), "kv"),
-            "v": ((arch.K, arch.C), "kv"),
-        }
+        arch, how = self.arch, self.how
+        own = ((arch.K, arch.C), "kv")
+        heads = {"q": ((arch.heads, arch.C), "heads"), "k": own, "v": own}
         q, k, v = (
-            Dense((arch.width,), shape, ("embed", axis, "head"), arch.qkv_bias, dtype, name=name)(x)
+            Dense((arch.width,), shape, ("embed", axis, "head"), arch.qkv_bias, how, name=name)(x)
             for name, (shape, axis) in heads.items()
         )
         if arch.qk_norm:
             axes = slice(0 if arch.qk_norm_joint else 1, 2)
 
             def norm(name: str, over: tuple[str, str]) -> Norm:
-                return Norm("rms", arch.norm_eps, arch.norm_offset, dtype, over[axes], name=name)
+                return Norm("rms", arch.norm_eps, arch.norm_offset, how.dtype, over[axes], name=name)
 
             q, k = norm("q_norm", ("heads", "head"))(q), norm("k_norm", ("kv", "head"))(k)
         if table is not None:
@@ -128,7 +128,7 @@ class Attention(nn.Module):
             q = sinks.attached(q, self.param("sinks", declared(("heads",)), (arch.heads,)))
         mixed, back = attend(q, k, v)
         out = Dense(
-            (arch.heads, arch.C), (arch.width,), ("heads", "head", "embed"), arch.out_bias, dtype, name="out"
+            (arch.heads, arch.C), (arch.width,), ("heads", "head", "embed"), arch.out_bias, how, name="out"
         )(mixed)
         return out, back
 
@@ -137,18 +137,18 @@ class FeedForward(nn.Module):
     """SwiGLU and GeGLU (arXiv:2002.05202), or a plain layer with GELU: models/activations.py."""
 
     arch: Arch
-    dtype: Any
+    how: AttentionExecution
     width: int = 0  # F; 0 is the Arch's
 
     @nn.compact
     def __call__(self, x: Array, valid: Array | None = None) -> tuple[Array, None]:
         del valid
-        arch, dtype, F = self.arch, self.dtype, self.width or self.arch.ff
+        arch, how, F = self.arch, self.how, self.width or self.arch.ff
 
         def up(name: str) -> Array:
-            return Dense((arch.width,), (F,), ("embed", "ff"), arch.mlp_bias, dtype, name=name)(x)
+            return Dense((arch.width,), (F,), ("embed", "ff"), arch.mlp_bias, how, name=name)(x)
 
-        down = Dense((F,), (arch.width,), ("ff", "embed"), arch.mlp_bias, dtype, name="down")
+        down = Dense((F,), (arch.width,), ("ff", "embed"), arch.mlp_bias, how, name="down")
         return down(activated(arch.mlp, up)), None
 
 
@@ -159,7 +159,7 @@ class Block(nn.Module):
     """
 
     arch: Arch
-    dtype: Any
+    how: AttentionExecution
     feed_forward: Callable[..., nn.Module]  # models/moe.py's
 
     @nn.compact
@@ -177,10 +177,10 @@ class Block(nn.Module):
         def norm(there: bool, name: str, x: Array) -> Array:
             if not there:
                 return x
-            return Norm(arch.norm, arch.norm_eps, arch.norm_offset, self.dtype, name=name)(x)
+            return Norm(arch.norm, arch.norm_eps, arch.norm_offset, self.how.dtype, name=name)(x)
 
         h = from_residual(norm(arch.pre_norms, "attention_norm", x))
-        h, back = Attention(arch, self.dtype, name="attention")(h, rotary, attend)
+        h, back = Attention(arch, self.how, name="attention")(h, rotary, attend)
         h = norm(arch.post_norms, "attention_post_norm", to_residual(h))
         mixed = residual(x + drop(h, arch.dropout, keys[0]))
         h = from_residual(norm(arch.pre_norms, "mlp_norm", x if arch.parallel else mixed))

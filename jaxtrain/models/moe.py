@@ -4,6 +4,7 @@ Nothing is dropped: each expert takes all tokens that chose it, in one product o
 depends on no other token. Shapes: x f[B, T, D]; choices i32[B, T, k]; an expert's kernels f[E, D, F] and f[E, F, D].
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from jaxtrain.models.grouped_product import ragged_product
 from jaxtrain.models.layers import Dense, FeedForward, declared
 from jaxtrain.models.zoo import Arch
 from jaxtrain.ops import auxiliary_losses
+from jaxtrain.ops.quantized_matmul import AUTO
 from jaxtrain.types import Loss, Shards
 
 SMALLEST, LARGEST = 8, 128  # rows of a block; on a CPU 64 to 128 are the fastest
@@ -35,11 +37,16 @@ def feed_forward(arch: Arch, how: AttentionExecution) -> Callable[..., nn.Module
     """The module of a block's feed-forward branch, which is still to be named."""
     if arch.experts:
         return functools.partial(MixtureOfExperts, arch, how)
-    return functools.partial(FeedForward, arch, how.dtype)
+    return functools.partial(FeedForward, arch, how)
 
 
-def require_mesh(arch: Arch, how: AttentionExecution) -> None:
-    """Raises ConfigError where the mesh does not split the experts evenly."""
+def require(arch: Arch, how: AttentionExecution) -> None:
+    """Raises ConfigError where the mesh does not split the experts evenly, and for products of experts in 8 bits."""
+    if arch.experts and how.matmul_dtype != AUTO:
+        raise ConfigError(
+            f"--matmul_dtype={how.matmul_dtype}: the model has {arch.experts} experts, whose products are of --dtype "
+            "alone: leave it out, or take a model without experts"
+        )
     parts = how.local.expert if how.local else 1
     if arch.experts % parts:
         fitting = ", ".join(f"{n}" for n in range(2, arch.experts + 1) if arch.experts % n == 0)
@@ -247,7 +254,8 @@ class MixtureOfExperts(nn.Module):
             if arch.mlp_bias:
                 biases[name] = made[1]
         # In f32, as what is chosen hangs on it (arXiv:2101.03961, section 2.4).
-        router = Dense((D,), (E,), ("embed", "router"), arch.router_bias, jnp.float32, name="router")
+        exact = dataclasses.replace(self.how, dtype=jnp.float32)
+        router = Dense((D,), (E,), ("embed", "router"), arch.router_bias, exact, name="router")
         logits = router(x.astype(jnp.float32))
         choice, weight = route(logits, arch)
         sums = None if valid is None else router_sums(logits, choice, valid)
@@ -258,7 +266,7 @@ class MixtureOfExperts(nn.Module):
             x, choice, weight, kernels, biases
         )
         if arch.shared_experts:
-            y = y + FeedForward(arch, dtype, arch.shared_experts * F, name="shared")(x, valid)[0]
+            y = y + FeedForward(arch, self.how, arch.shared_experts * F, name="shared")(x, valid)[0]
         return y, sums
 
 

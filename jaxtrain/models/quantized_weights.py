@@ -16,13 +16,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxtrain.config import ConfigError
+from jaxtrain.ops import quantized_matmul
 from jaxtrain.ops.placement import laid
+from jaxtrain.ops.quantized_matmul import AUTO, CODES, FP8, INT8
 from jaxtrain.types import Axes, Params, sides
 
-INT8, NF4 = "int8", "nf4"
-KINDS = (INT8, NF4)
+NF4 = "nf4"
+KINDS = (INT8, NF4)  # of frozen kernels; in decode there are kernels in fp8, too
+PRODUCT = "quantized_product"  # the name of what --remat=dots keeps, as of other products
 BLOCK = 64
 # NF4's values: quantiles of N(0, 1), scaled to [-1, 1], with an exact 0 (appendix E).
 LEVELS = (
@@ -34,14 +38,13 @@ BYTES = {
     INT8: 1.0,
     NF4: 0.5 + 4 / BLOCK,
 }  # of an element, without int8's scales: one for all inputs of an output
-MOST = 127.0  # the largest code of int8: -128 has no opposite
 Quantized = Mapping[str, Array]
 Path = tuple[str, ...]
 
 
 def is_quantized(kernel: Any) -> bool:
     """Whether what stands in a kernel's place is a quantized one."""
-    return isinstance(kernel, Mapping) and any(kind in kernel for kind in KINDS)
+    return isinstance(kernel, Mapping) and any(kind in kernel for kind in (*KINDS, FP8))
 
 
 def kernels(axes: Axes) -> list[Path]:
@@ -104,10 +107,8 @@ def quantized(kernel: Array, names: tuple[str | None, ...], kind: str, name: str
 
 def in_int8(x: Array, axes: tuple[int, ...]) -> Quantized:
     """The nearest codes i8[...] of x f[...], and a scale f32[...] for all that differs in these axes alone."""
-    x = x.astype(jnp.float32)
-    scale = jnp.abs(x).max(axes, keepdims=True) / MOST
-    codes = jnp.round(x / jnp.where(scale > 0, scale, 1.0))
-    return {INT8: codes.astype(jnp.int8), "scale": scale}
+    codes, scale = quantized_matmul.rounded(x, axes, jnp.int8)
+    return {INT8: codes, "scale": scale}
 
 
 def dequantized(kernel: Quantized, dtype: Any) -> Array:
@@ -157,16 +158,25 @@ def kernel_of(module: nn.Module, init: Any, size: tuple[int, ...]) -> Any:
     return module.param("kernel", init, size)
 
 
-def product(x: Array, kernel: Any, outputs: int, dtype: Any) -> Array:
+def product(x: Array, kernel: Any, outputs: int, how: Any) -> Array:
     """x f[N, I] on a kernel of I inputs and O outputs, as f[N, O]; of a quantized one with its adapter's part.
 
-    The product with frozen codes has no gradient of the kernel, and that of x dequantizes the kernel again.
+    The product with frozen codes has no gradient of the kernel, and that of x dequantizes the kernel again. With the
+    `matmul_dtype` of how, an AttentionExecution, all but the adapter's part is in 8 bits.
     """
-    inputs = x.shape[1]
+    inputs, kind, dtype = x.shape[1], how.matmul_dtype, how.dtype
     if not is_quantized(kernel):
-        return x @ kernel.astype(dtype).reshape(inputs, outputs)
+        if kind == AUTO:
+            return x @ kernel.astype(dtype).reshape(inputs, outputs)
+        flat = kernel.reshape(inputs, outputs)
+        return checkpoint_name(quantized_matmul.matmul(x.astype(dtype), flat, kind), PRODUCT)
     x = x.astype(dtype)
-    y = _frozen_product(x, {name: kernel[name] for name in (*KINDS, "scale") if name in kernel}, outputs)
+    if kind == AUTO:
+        y = _frozen_product(x, {name: kernel[name] for name in (*KINDS, "scale") if name in kernel}, outputs)
+    else:
+        require_codes(next(name for name in (*KINDS, FP8) if name in kernel), kind)
+        codes, scale = kernel[kind].reshape(inputs, outputs), kernel["scale"].reshape(1, outputs)
+        y = checkpoint_name(quantized_matmul.matmul_with_codes(x, codes, scale, kind), PRODUCT)
     if "a" not in kernel:
         return y
     a, b = kernel["a"].reshape(inputs, -1), kernel["b"].reshape(-1, outputs)
@@ -202,9 +212,28 @@ def unquantized(params: Params, axes: Axes) -> Params:
     return _mapped(params, axes, merged)
 
 
+def require_codes(held: str, kind: str) -> None:
+    """Raises ConfigError where frozen kernels of the type `held` are no operands of products of a kind."""
+    if kind not in (AUTO, held) and held in KINDS:
+        other = "--base_weights=int8 or float32" if kind == INT8 else "--base_weights=float32"
+        raise ConfigError(
+            f"--matmul_dtype={kind}: kernels in --base_weights={held} are no operands of its products: take {other}, "
+            "or --matmul_dtype=auto"
+        )
+
+
 def ready(name: str, leaf: Array, names: tuple[str | None, ...], dtype: Any) -> Array:
     """A member of a quantized kernel as decode wants it; `names` are the kernel's axes."""
     return laid(leaf, names) if name in (*KINDS, "scale") else leaf.astype(dtype)
+
+
+def ready_leaf(name: str, leaf: Array, names: tuple[str | None, ...], how: Any) -> Any:
+    """A parameter f32[...] as decode wants it: cast, or a kernel's codes where products are of such; then gathered."""
+    rows = tuple("batch" if axis == "embed" else axis for axis in names)
+    if how.matmul_dtype == AUTO or name != "kernel":
+        return laid(laid(leaf.astype(how.dtype), rows), names)
+    codes, scale = quantized_matmul.rounded(leaf, tuple(sides(names)[1]), CODES[how.matmul_dtype])
+    return {how.matmul_dtype: laid(laid(codes, rows), names), "scale": laid(scale, names)}
 
 
 def _adapted(kernel: Array, adapter: Mapping[str, Array]) -> Array:

@@ -47,6 +47,7 @@ def execution(
         dtype, settings.attention, scan, remat, limit, platform, local, capability=capability,
         unroll_decode=unroll_decode,
         kv_cache=settings.kv_cache,
+        matmul_dtype=settings.matmul_dtype,
     )  # fmt: skip
 
 
@@ -54,7 +55,7 @@ def build(arch: Arch, how: AttentionExecution) -> LM:
     """The model. `arch.vocab` must be set by now."""
     if not arch.vocab:
         raise ValueError("arch.vocab is 0: set it from the tokenizer first")
-    moe.require_mesh(arch, how)
+    moe.require(arch, how)
     sampling = dataclasses.replace(how, scan_layers=how.scan_layers and not how.unroll_decode)
     axes = _axes(jax.eval_shape(functools.partial(_init, arch, how), jax.random.key(0)))
     return LM(
@@ -99,7 +100,7 @@ def _init(arch: Arch, how: AttentionExecution, key: Key) -> Params:
     Each layer's random numbers are one draw, in a loop over layers: XLA takes half a second to compile each generator.
     """
     k1, k2 = jax.random.split(key)
-    block, x = Block(arch, jnp.float32, moe.feed_forward(arch, how)), jnp.zeros((1, 1, arch.width))
+    block, x = Block(arch, how, moe.feed_forward(arch, how)), jnp.zeros((1, 1, arch.width))
     rotary = rope_table(arch, jnp.zeros((1, 1), jnp.int32), arch.rope_theta, False, 1)
 
     def attend(q: Array, k: Array, v: Array) -> tuple[Array, None]:
@@ -281,15 +282,12 @@ def _ready(arch: Arch, how: AttentionExecution, axes: Axes, params: Params) -> P
 
     def cast(path: Any, leaf: Array) -> Array:
         if any("norm" in str(entry.key) or entry.key == "router" for entry in path):
-            return laid(
-                leaf, (None,) * leaf.ndim
-            )  # in f32, whole, on the mesh of all others: cuDNN takes one
+            # In f32, whole, on the mesh of all others: cuDNN takes one.
+            return laid(leaf, (None,) * leaf.ndim)
         keys = tuple(entry.key for entry in path)
         if keys not in axes:
             return quantized.ready(keys[-1], leaf, axes[keys[:-1]], how.dtype)
-        names = axes[keys]
-        rows = tuple("batch" if name == "embed" else name for name in names)
-        return laid(laid(leaf.astype(how.dtype), rows), names)  # cast, then gathered
+        return quantized.ready_leaf(keys[-1], leaf, axes[keys], how)
 
     params = jax.tree.map_with_path(cast, params)
     if how.scan_layers:

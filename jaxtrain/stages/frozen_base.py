@@ -35,6 +35,7 @@ def load(
     A language model without heads, of a Hugging Face directory, is read here, one kernel at a time in float32.
     """
     settings = cfg.lora
+    quantized_weights.require_codes(settings.base_weights, cfg.model.matmul_dtype)
     by_leaf = heads is None and _by_leaf(start, settings)
     require(plan, model, settings, by_leaf)
     if not by_leaf:

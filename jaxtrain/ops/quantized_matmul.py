@@ -1,0 +1,115 @@
+"""Products of activations and kernels in 8 bits, forward and backward, with scales of the values at hand.
+
+Y = X W with X f[N, I] of N tokens, W f[I, O]. A row of X has a scale s_n, an output of W a scale σ_o, and codes are the
+values divided by them, so that Y_no ≈ s_n σ_o Σ_i X̂_ni Ŵ_io. A scale of a token's own leaves each token independent of
+all others: padding, other rows of a batch, and the plan of devices do not move it. In the backward pass σ goes into the
+gradient G before that gets a scale t_n for each token, so that the codes of W serve twice (as with `use_fwd_quant` of
+Google's AQT): ∂X_ni ≈ t_n Σ_o Ĝ_no Ŵ_io with Ĝ of G_no σ_o. Rounding has the gradient of the identity.
+
+int8: products i8 x i8 into i32, exactly; scales are max / 127. ∂W = Xᵀ G is in the type of computation: its sum over
+all tokens of a batch is what int8 is too coarse for (SwitchBack, arXiv:2304.13013, section 2).
+
+fp8: X and W in E4M3, G in E5M2 (arXiv:2209.05433, section 3), summed in f32. Scales are powers of two: the codes of all
+but the smallest values are then what they were with any other such scale, and nothing is rounded twice. ∂W is in 8 bits
+too: s_n, which would stand inside of its sum over tokens, goes into G, which gets one scale for all tokens:
+∂W_io ≈ t Σ_n X̂_ni Ĝ_no with Ĝ of G_no s_n. This scale alone is a batch's, or a device's part of it. Since it is a power
+of two, what a split of the batch can move is what E5M2 has no normal number for: values below 2⁻³⁰ of the largest.
+"""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+AUTO, INT8, FP8 = "auto", "int8", "fp8"
+CODES = {INT8: jnp.int8, FP8: jnp.float8_e4m3fn}  # of activations and kernels
+OF_GRADIENTS = {INT8: jnp.int8, FP8: jnp.float8_e5m2}
+MOST = 127.0  # the largest code of int8: -128 has no opposite
+TINY = 2.0**-126  # the smallest scale: of what is 0, or not a normal number
+_MANTISSA = 2**23 - 1  # bits of an f32
+
+
+def rounded(x: Array, axes: tuple[int, ...], dtype: Any) -> tuple[Array, Array]:
+    """(the nearest codes of x f[...] in int8 or an 8-bit float, a scale f32[...] for all that differs in `axes` alone).
+
+    A scale is the largest magnitude / the largest code; of a float type, the next power of two from there on. What is
+    not finite makes its scale not finite, and so whatever the scale multiplies.
+    """
+    x = x.astype(jnp.float32)
+    largest = jnp.abs(x).max(axes, keepdims=True)
+    if dtype == jnp.int8:
+        scale = jnp.maximum(largest / MOST, TINY)
+        return jnp.round(x / scale).astype(jnp.int8), scale
+    scale = _power_of_two(jnp.maximum(largest / float(jnp.finfo(dtype).max), TINY))
+    return (x / scale).astype(dtype), scale
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def matmul(x: Array, kernel: Array, kind: str) -> Array:
+    """f[N, O] = x f[N, I] @ kernel f32[I, O], int8 or fp8, in x's type; and so are its gradients."""
+    return _matmul_forward(x, kernel, kind)[0]
+
+
+def _matmul_forward(x: Array, kernel: Array, kind: str) -> tuple[Array, Any]:
+    codes, scale = rounded(kernel, (0,), CODES[kind])
+    y, rows = _product(x, codes, scale, kind)
+    return y, (x if kind == INT8 else rows, codes, scale, jnp.zeros((0,), kernel.dtype))
+
+
+def _matmul_backward(kind: str, saved: Any, g: Array) -> tuple[Array, Array]:
+    rows, codes, scale, like = saved
+    if kind == INT8:
+        of_kernel = rows.T @ g
+    else:
+        held, of_rows = rows
+        gradient, one = rounded(g * of_rows, (0, 1), OF_GRADIENTS[kind])
+        of_kernel = _dot(held, gradient, 0, 0, g.dtype) * one
+    return _gradient_of_rows(g, codes, scale, kind), of_kernel.astype(like.dtype)
+
+
+matmul.defvjp(_matmul_forward, _matmul_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def matmul_with_codes(x: Array, codes: Array, scale: Array, kind: str) -> Array:
+    """`matmul` with what `rounded` gave of a kernel, codes [I, O] and scale f32[1, O], which have no gradient."""
+    return _product(x, codes, scale, kind)[0]
+
+
+def _codes_forward(x: Array, codes: Array, scale: Array, kind: str) -> tuple[Array, Any]:
+    return matmul_with_codes(x, codes, scale, kind), (codes, scale)
+
+
+def _codes_backward(kind: str, saved: Any, g: Array) -> tuple[Array, None, None]:
+    return _gradient_of_rows(g, *saved, kind), None, None
+
+
+matmul_with_codes.defvjp(_codes_forward, _codes_backward)
+
+
+def _product(x: Array, codes: Array, scale: Array, kind: str) -> tuple[Array, Any]:
+    """(f[N, O] in x's type, the codes and scales of the rows)."""
+    rows, of_rows = rounded(x, (1,), CODES[kind])
+    y = _dot(rows, codes, 1, 0, x.dtype)
+    return (y.astype(jnp.float32) * of_rows * scale).astype(x.dtype), (rows, of_rows)
+
+
+def _gradient_of_rows(g: Array, codes: Array, scale: Array, kind: str) -> Array:
+    rows, of_rows = rounded(g * scale, (1,), OF_GRADIENTS[kind])
+    return (_dot(rows, codes, 1, 1, g.dtype).astype(jnp.float32) * of_rows).astype(g.dtype)
+
+
+def _dot(a: Array, b: Array, left: int, right: int, dtype: Any) -> Array:
+    """The product over axis `left` of a and `right` of b, in i32, or of floats in `dtype`, summed in f32."""
+    dtype = jnp.int32 if a.dtype == jnp.int8 else dtype
+    return jax.lax.dot_general(a, b, (((left,), (right,)), ((), ())), preferred_element_type=dtype)
+
+
+def _power_of_two(x: Array) -> Array:
+    """The least power of two from x f32[...] > 0 on, exactly; not finite where x is not."""
+    bits = jax.lax.bitcast_convert_type(x, jnp.int32)
+    power = jax.lax.bitcast_convert_type((bits + _MANTISSA) & ~_MANTISSA, jnp.float32)
+    return jnp.where(jnp.isfinite(x), power, math.nan)
