@@ -28,23 +28,25 @@ AUTO, INT8, FP8 = "auto", "int8", "fp8"
 CODES = {INT8: jnp.int8, FP8: jnp.float8_e4m3fn}  # of activations and kernels
 OF_GRADIENTS = {INT8: jnp.int8, FP8: jnp.float8_e5m2}
 MOST = 127.0  # the largest code of int8: -128 has no opposite
-TINY = 2.0**-126  # the smallest scale: of what is 0, or not a normal number
+TINY = 2.0**-126  # the smallest scale above 0: of what is no normal number
 _MANTISSA = 2**23 - 1  # bits of an f32
 
 
 def rounded(x: Array, axes: tuple[int, ...], dtype: Any) -> tuple[Array, Array]:
     """(the nearest codes of x f[...] in int8 or an 8-bit float, a scale f32[...] for all that differs in `axes` alone).
 
-    A scale is the largest magnitude / the largest code; of a float type, the next power of two from there on. What is
-    not finite makes its scale not finite, and so whatever the scale multiplies.
+    A scale is the largest magnitude / the largest code; of a float type, the next power of two from there on; of zeros
+    alone, 0. What is not finite makes its scale not finite, and so whatever the scale multiplies.
     """
     x = x.astype(jnp.float32)
     largest = jnp.abs(x).max(axes, keepdims=True)
     if dtype == jnp.int8:
         scale = jnp.maximum(largest / MOST, TINY)
-        return jnp.round(x / scale).astype(jnp.int8), scale
-    scale = _power_of_two(jnp.maximum(largest / float(jnp.finfo(dtype).max), TINY))
-    return (x / scale).astype(dtype), scale
+        codes = jnp.round(x / scale).astype(dtype)
+    else:
+        scale = _power_of_two(jnp.maximum(largest / float(jnp.finfo(dtype).max), TINY))
+        codes = (x / scale).astype(dtype)
+    return codes, jnp.where(largest == 0, 0.0, scale)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

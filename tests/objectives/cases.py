@@ -413,9 +413,11 @@ CASES: dict[str, Case] = {
 }
 
 
-def build(case: Case, dtype: Any = jnp.float32, local: Shards | None = None, **changes) -> Any:
+def build(
+    case: Case, dtype: Any = jnp.float32, local: Shards | None = None, matmul_dtype: str = "auto", **changes
+) -> Any:
     """What the case's objective trains, tiny: an LM, or something on one, computed in `dtype`, on a plan's shards."""
     arch = tiny.shrink(
         "llama3.1-8b", **{"layers": 2, "vocab": VOCAB, "init_std": 0.1, **case.arch, **changes}
     )
-    return case.trained(tiny.model(arch, dtype=dtype, local=local))
+    return case.trained(tiny.model(arch, dtype=dtype, local=local, matmul_dtype=matmul_dtype))

@@ -93,11 +93,11 @@ PLANS = {
 }
 
 
-def trained(case, kind, mesh, microbatches, dropout=0.0):
+def trained(case, kind, mesh, microbatches, dropout=0.0, matmul_dtype="auto"):
     """(first raw gradient, parameters after 5 steps, grad_norm of each step) under a plan, with SGD."""
     devices = jax.devices()[: 1 if mesh == "data:1" else 8]
     plan = parallel.make(config.Run(parallel=kind, mesh=mesh), devices)
-    model = build(case, local=plan.local, kv_heads=2, dropout=dropout)
+    model = build(case, local=plan.local, kv_heads=2, dropout=dropout, matmul_dtype=matmul_dtype)
     settings = config.Optim(
         optimizer="sgd", lr=case.lr, warmup=0, schedule="constant", weight_decay=0, b1=0, clip=0
     )
