@@ -29,14 +29,16 @@ STAGES = {
     "grpo": ("grpo", ("--max_new=64", "--reward=gold", "--group=4")),
     "distill": ("distill", ()),
     "lora": ("sft", ("--lora_rank=4",)),
+    "int8": ("pretrain", ("--matmul_dtype=int8",)),
     "sample": ("sample", ("--max_new=64",)),
 }
+OF_GPU = {"fp8": ("pretrain", ("--matmul_dtype=fp8",))}  # no TPU of today has units for it
 GOLDEN = Path(__file__).with_name("golden.json")  # compiler -> chip -> stage -> program -> bytes
 
 
 def request(name: str, chip: str, *flags_: str, exact: bool = False, only: Sequence[str] = ()) -> PlanRequest:
-    """A stage of STAGES at its small size, or with other flags."""
-    stage, own = STAGES[name]
+    """A stage of STAGES or OF_GPU at its small size, or with other flags."""
+    stage, own = {**STAGES, **OF_GPU}[name]
     cfg = flags.from_flags(plan.stage_class(stage), [*SMALL, *own, *flags_])
     return PlanRequest(stage, cfg, chip, exact, tuple(only))
 

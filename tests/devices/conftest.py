@@ -13,7 +13,7 @@ TPU = (
     ("pretrain", "v5p:2x2x1"),
     ("pretrain", "v6e:2x2"),
 )
-GPU = (("pretrain", "h100:4"), ("sample", "h100:4"))
+GPU = (("pretrain", "h100:4"), ("sample", "h100:4"), ("fp8", "h100:4"))
 ONLY = {"grpo": ("train step",), "ppo": ("train step",)}  # the sampler is that of `sample`
 
 

@@ -9,7 +9,7 @@ TABLES = {
     "v5e:2x2": tuple(cases.STAGES),
     "v5p:2x2x1": ("pretrain", "ppo", "sample"),
     "v6e:2x2": ("pretrain", "ppo", "sample"),
-    "h100:4": ("pretrain", "sample"),
+    "h100:4": ("pretrain", "sample", *cases.OF_GPU),
 }
 
 

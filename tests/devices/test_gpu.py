@@ -2,6 +2,7 @@
 
 import pytest
 
+from jaxtrain.apps.plan import program_cost
 from tests.devices import cases, checks, conftest
 
 KERNEL = "__cudnn$fmha"
@@ -25,6 +26,15 @@ def test_rows_of_one_document_take_the_causal_kernel_and_scores_are_never_whole(
         f"bf16[2, {cases.T}, {cases.T}]",
     ]
     assert checks.squares(text, cases.T, least=mask + 1) == []  # no mask of each head, and no scores
+
+
+def test_a_step_in_fp8_has_its_kernels_in_products_of_8_bit_floats(gpu_stage):
+    """Forward, and in both gradients, of which that of E5M2 stands on the other side."""
+    found = program_cost.cost(checks.program(gpu_stage("fp8", "h100:4"), "train step").text)
+    kernels = 2 * (256 * 64 * (2 * 4 + 2 * 2) + 3 * 256 * 640)  # parameters of 2 layers
+    tokens = 8 * cases.T / 4  # of a device
+    assert found.eight_bits.keys() == {"f8e4m3fn", "f8e5m2"}
+    assert sum(found.eight_bits.values()) == 3 * 2 * kernels * tokens
 
 
 def test_a_sampled_token_gathers_no_parameter(gpu_stage):

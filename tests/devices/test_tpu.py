@@ -2,6 +2,7 @@
 
 import pytest
 
+from jaxtrain.apps.plan import program_cost
 from tests.devices import cases, checks, conftest
 
 TRAINED = [name for name in cases.STAGES if name != "sample"]
@@ -18,6 +19,18 @@ def test_a_step_has_splash_in_its_layers_and_holds_no_logits(tpu_stage, name):
     assert checks.kernels(text, KERNEL) == 3 * TRUNKS.get(name, 1) + FROZEN.get(name, 0)
     assert checks.logits(text, cases.V, cases.T) == []
     assert checks.squares(text, cases.T) == []
+
+
+def test_a_step_in_int8_has_its_kernels_in_products_of_codes(tpu_stage):
+    """All forward and in the gradient of rows; as FSDP works a product in steps, some stand there several times."""
+    step = checks.program(tpu_stage("int8", "v5e:2x2"), "train step")
+    plain = checks.program(tpu_stage("pretrain", "v5e:2x2"), "train step")
+    found, wanted = (program_cost.cost(each.text) for each in (step, plain))
+    kernels = 2 * (256 * 64 * (2 * 4 + 2 * 2) + 3 * 256 * 640)  # parameters of 2 layers
+    tokens = 8 * cases.T / 4  # of a device
+    assert found.eight_bits == {"s8": 2 * 2 * kernels * tokens} and wanted.eight_bits == {}
+    assert found.flops == pytest.approx(wanted.flops, rel=0.01)
+    assert found.sent < 0.85 * wanted.sent  # codes are gathered
 
 
 def test_a_sampled_token_gathers_no_parameter(tpu_stage):

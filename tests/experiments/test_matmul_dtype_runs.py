@@ -53,7 +53,7 @@ def test_the_flag_may_change_when_a_run_is_resumed(town, plain):
     assert before[-1] == pytest.approx(after[-1], abs=0.1)
 
 
-@kinds
+@pytest.mark.parametrize("kind", ["int8", pytest.param("fp8", marks=pytest.mark.slow)])
 def test_dpo_starts_at_the_reference(town, kind):
     run = town.run("dpo", f"dpo-matmul-{kind}", "--steps=3", "--lr=1e-3", f"--matmul_dtype={kind}")
     first = rows(run)[0]
@@ -61,8 +61,12 @@ def test_dpo_starts_at_the_reference(town, kind):
     assert first["rewards/margins"] == pytest.approx(0, abs=1e-3)
 
 
-@kinds
-@pytest.mark.parametrize("stage", ["ppo", "grpo"])
+ROLLOUTS = [("ppo", "int8"), ("grpo", "fp8")] + [
+    pytest.param(*each, marks=pytest.mark.slow) for each in (("ppo", "fp8"), ("grpo", "int8"))
+]
+
+
+@pytest.mark.parametrize(("stage", "kind"), ROLLOUTS)
 def test_on_policy_stages_sample_from_the_policy_that_they_train(town, stage, kind):
     """By decode on codes made once a rollout, and by the forward pass of training: the same codes, and scales."""
     more = ("--value=policy",) if stage == "ppo" else ("--group=2", "--kl_coef=0.1")

@@ -211,7 +211,7 @@ def test_every_plan_takes_the_same_steps(kind, plan):
     wanted, exact = in_one_jit(kind), in_one_jit("auto")
     found = trained(CASES["next_token"], *PLANS[plan], matmul_dtype=kind)
     for one, other, right in zip(found[:2], wanted[:2], exact[:2], strict=True):
-        assert 1e-3 < off(other, right) < 0.1 and off(one, other) < 0.4 * off(other, right)
+        assert 1e-3 < off(other, right) < 0.2 and off(one, other) < 0.4 * off(other, right)
     np.testing.assert_allclose(found[2], wanted[2], rtol=2e-3)
 
 
@@ -233,9 +233,8 @@ def test_adapters_over_int8_kernels_have_products_of_their_codes():
     (low, _), (full, _) = gradient(model), gradient(plain)
     assert 1e-4 < off(low(adapters), full(adapters)) < 0.05
     text = low.lower(adapters).as_text()
-    assert (
-        len(re.findall(r"dot_general.*xi8>.*xi8>.*xi32>", text)) == 2 * 14 - 3
-    )  # what q, k and v of the first layer read has none
+    # What q, k and v of the first layer read has no gradient.
+    assert len(re.findall(r"dot_general.*xi8>.*xi8>.*xi32>", text)) == 2 * 14 - 3
     ready = model.ready(lora.merge(codes, adapters, model.axes, settings))
     assert ready["layers"][0]["mlp"]["up"]["kernel"]["int8"].dtype == jnp.int8
 

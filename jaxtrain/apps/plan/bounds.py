@@ -61,7 +61,7 @@ class StageBounds(NamedTuple):
     least: float  # if all overlaps
     serial: float  # if nothing does
     tokens: float  # of one step, that the trained model reads, over all devices; of sampling alone, that it samples
-    mfu: tuple[float, float]  # model FLOPs by the peak's: if nothing overlaps, if all does
+    mfu: tuple[float, float]  # model FLOPs by bfloat16's peak: if nothing overlaps, if all does
     final: bool
 
 
@@ -78,8 +78,9 @@ def stage_bounds(stage: CompiledStage) -> StageBounds:
     serial = sum(each.program.runs * each.serial for each in programs)
     least = least or serial  # of programs without a product there is no other bound
     model = stage.model_flops / (stage.devices * peaks.flops)
+    most = 2.0 if any(_doubled(each.cost, peaks) for each in programs) else 1.0
     return StageBounds(
-        programs, least, serial, _tokens(stage), (model / serial, min(1.0, model / least)), final
+        programs, least, serial, _tokens(stage), (model / serial, min(most, model / least)), final
     )
 
 
@@ -99,12 +100,17 @@ def _bounded(
     return ProgramBounds(
         program,
         cost,
-        cost.flops / peaks.flops,
+        (cost.flops - _doubled(cost, peaks) / 2) / peaks.flops,
         cost.memory / peaks.hbm,
         (cost.sent - cost.crossing) / links.fast,
         cost.crossing / links.network,
         final,
     )
+
+
+def _doubled(cost: ProgramCost, peaks: ChipPeaks) -> float:
+    """FLOPs of products that the chip computes at twice the rate of bfloat16's."""
+    return sum(cost.eight_bits.get(kind, 0.0) for kind in peaks.doubled)
 
 
 def attention_branches(arch: Arch | None) -> program_cost.Branches:

@@ -16,6 +16,7 @@ from jaxtrain.train.metrics import peak_flops
 GIB = 2**30
 GPU_SHARE = 0.75  # of a GPU's memory, that jax takes by default
 GPU_MOST = 0.92  # that it can take: the driver and the libraries need the rest
+INTEGERS, FLOATS = ("s8",), ("f8e4m3fn", "f8e5m2")
 
 
 class ChipPeaks(NamedTuple):
@@ -28,6 +29,9 @@ class ChipPeaks(NamedTuple):
     network: float  # a device's share of its host's network
     torus: int = 0  # least side of a slice at which its links close to a ring; 0: a switch, not a torus
     fast_domain: int = 0  # GPUs that NVLink joins; 0: all chips of a slice
+    doubled: tuple[
+        str, ...
+    ] = ()  # types of operands, as HLO has them, whose products run at twice bf16's rate
 
     @property
     def flops(self) -> float:
@@ -39,11 +43,14 @@ class ChipPeaks(NamedTuple):
 
 
 def _tpu(kind: str, usable: float, hbm: float, link: float, network: float, torus: int) -> ChipPeaks:
-    return ChipPeaks(f"TPU {kind}", int(usable * GIB), hbm, link, network, torus)
+    doubled = () if kind == "v4" else INTEGERS  # none of them has units for 8-bit floats
+    return ChipPeaks(f"TPU {kind}", int(usable * GIB), hbm, link, network, torus, doubled=doubled)
 
 
 def _gpu(kind: str, memory: float, hbm: float, nvlink: float, network: float) -> ChipPeaks:
-    return ChipPeaks(f"NVIDIA {kind}", int(memory * GPU_SHARE), hbm, nvlink, network, fast_domain=8)
+    doubled = INTEGERS if kind == "A100" else (*INTEGERS, *FLOATS)
+    usable = int(memory * GPU_SHARE)
+    return ChipPeaks(f"NVIDIA {kind}", usable, hbm, nvlink, network, fast_domain=8, doubled=doubled)
 
 
 CHIPS: Mapping[str, ChipPeaks] = {

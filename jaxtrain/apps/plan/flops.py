@@ -24,6 +24,17 @@ def flops(computation: Computation, instruction: Instruction) -> float | None:
     return 0.0
 
 
+def eight_bits(computation: Computation, instruction: Instruction) -> str:
+    """The type of a product's first operand where both have 8 bits, such as s8 or f8e4m3fn; empty for any other."""
+    if instruction.opcode == "custom-call" and not custom_target(instruction).startswith("__cublas$"):
+        return ""
+    if instruction.opcode not in ("dot", "convolution", "custom-call"):
+        return ""
+    operands = (computation.operand(instruction, index) for index in (0, 1))
+    types = [each.shapes[0].dtype if each is not None and each.shapes else "" for each in operands]
+    return types[0] if all(re.match(r"[su]8$|f8e", name) for name in types) else ""
+
+
 def custom_target(instruction: Instruction) -> str:
     """What a custom call calls."""
     return instruction.attribute(r'custom_call_target="([^"]*)"')

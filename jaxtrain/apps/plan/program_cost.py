@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from jaxtrain.apps.plan import hlo_text
 from jaxtrain.apps.plan.collectives import Collective, collective, kind_of
-from jaxtrain.apps.plan.flops import custom_target, flops
+from jaxtrain.apps.plan.flops import custom_target, eight_bits, flops
 from jaxtrain.apps.plan.hlo_text import Computation, HloProgram, Instruction
 from jaxtrain.apps.plan.loops import trip_count
 from jaxtrain.apps.plan.memory_traffic import FUSED, traffic
@@ -29,6 +29,7 @@ class ProgramCost(NamedTuple):
     )
     unknown: Mapping[str, float]  # target of a kernel whose FLOPs are not known -> its runs
     unread: Mapping[str, int]  # what of the text was not understood -> how often
+    eight_bits: Mapping[str, float]  # type of 8 bits -> FLOPs of products of such operands
 
     @property
     def sent(self) -> float:
@@ -61,6 +62,7 @@ def cost(text: str, domain: int = 0, branches: Branches = evenly) -> ProgramCost
         sums.iterations,
         dict(sums.unknown),
         dict(sums.unread),
+        dict(sums.eight_bits),
     )
 
 
@@ -73,6 +75,7 @@ class _Sums:
         self.collectives: list[Collective] = []
         self.iterations = 0
         self.unknown: Counter[str] = Counter()
+        self.eight_bits: Counter[str] = Counter()
         self.unread: Counter[str] = Counter()
         self._started = _started(program)
 
@@ -124,6 +127,8 @@ class _Sums:
         if count is None:
             self.unknown[custom_target(instruction)] += runs
         self.flops += runs * (count or 0.0)
+        if count and (kind := eight_bits(computation, instruction)):
+            self.eight_bits[kind] += runs * count
         if instruction.opcode in (*FUSED, "call"):
             name = instruction.called("calls") or instruction.called("to_apply")
             inner = self._program.computations[name]

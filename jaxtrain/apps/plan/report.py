@@ -168,8 +168,10 @@ def largest_logits(stage: CompiledStage, program: CompiledProgram) -> float:
 
 def _step(stage: CompiledStage, bounds: StageBounds, width: int) -> list[str]:
     chip = CHIPS[topologies.parse(stage.chip).kind]
+    found = {kind for each in bounds.programs for kind in each.cost.eight_bits if kind in chip.doubled}
+    eight = f" ({2 * chip.flops / 1e12:.0f} of 8 bits)" if found else ""
     out = _wrapped(
-        f"A step on a device, at the peaks of {chip.device_kind}, {chip.flops / 1e12:.0f} TFLOP/s and "
+        f"A step on a device, at the peaks of {chip.device_kind}, {chip.flops / 1e12:.0f} TFLOP/s{eight} and "
         f"{chip.hbm / 1e9:,.0f} GB/s:",
         width,
     )

@@ -31,6 +31,18 @@ def test_times_are_work_by_peaks():
     )
 
 
+RATES = [("s8", "v5e:2x4", 2), ("s8", "v4:2x2x2", 1), ("f8e4m3fn", "v6e:2x4", 1), ("f8e4m3fn", "h100:8", 2)]
+
+
+@pytest.mark.parametrize(("kind", "chip", "rate"), RATES)
+def test_products_of_8_bits_have_the_rate_that_the_chip_has_of_their_type(kind, chip, rate):
+    low = STEP.replace("%x = bf16", f"%x = {kind}")
+    (plain,) = stage_bounds(stage(program("train step", STEP), chip=chip)).programs
+    (each,) = stage_bounds(stage(program("train step", low), chip=chip)).programs
+    assert each.cost.eight_bits == {kind: FLOPS} and plain.cost.eight_bits == {}
+    assert each.products == pytest.approx(plain.products / rate)
+
+
 def test_each_program_counts_its_runs():
     programs = program("train step", STEP), program("reshard", STEP, runs=0.25)
     assert stage_bounds(stage(*programs)).serial == pytest.approx(

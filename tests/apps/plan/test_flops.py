@@ -1,7 +1,7 @@
 import pytest
 
 from jaxtrain.apps.plan import hlo_text
-from jaxtrain.apps.plan.flops import flops
+from jaxtrain.apps.plan.flops import eight_bits, flops
 from tests.apps.plan.modules import module
 
 
@@ -21,6 +21,29 @@ def test_products():
     config = '{"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"]}}}'
     assert of(gemm.format(config=f"backend_config={config}")) == 2 * 2 * 3 * 4
     assert of("ROOT %a = f32[9] add(%b, %c)") == 0
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "found"),
+    [
+        ("s8", "s8", "s8"),
+        ("f8e5m2", "f8e4m3fn", "f8e5m2"),
+        ("bf16", "s8", ""),
+        ("bf16", "bf16", ""),
+        ("s8", "s32", ""),
+    ],
+)
+def test_products_of_8_bits_have_both_operands_of_8_bits(left, right, found):
+    for product in (
+        "dot(%a, %b), lhs_contracting_dims={1}",
+        'custom-call(%a, %b), custom_call_target="__cublas$lt"',
+    ):
+        lines = f"%a = {left}[2,3] parameter(0)\n%b = {right}[3,4] parameter(1)\nROOT %d = f32[2,4] {product}"
+        parsed = hlo_text.parse(module(lines)).computations["main"]
+        assert eight_bits(parsed, parsed.instructions[parsed.root]) == found
+    other = f"%a = {left}[4] parameter(0)\nROOT %d = {left}[4] add(%a, %a)"
+    parsed = hlo_text.parse(module(other)).computations["main"]
+    assert eight_bits(parsed, parsed.instructions[parsed.root]) == ""
 
 
 # What libtpu makes of products: x [B, T, D] on weights, [T, D] on [D, H, C], and products with a batch dimension.
