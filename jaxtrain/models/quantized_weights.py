@@ -20,7 +20,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxtrain.config import ConfigError
 from jaxtrain.ops import quantized_matmul
-from jaxtrain.ops.placement import laid
+from jaxtrain.ops.placement import Names, laid
 from jaxtrain.ops.quantized_matmul import AUTO, CODES, FP8, INT8
 from jaxtrain.types import Axes, Params, sides
 
@@ -158,25 +158,25 @@ def kernel_of(module: nn.Module, init: Any, size: tuple[int, ...]) -> Any:
     return module.param("kernel", init, size)
 
 
-def product(x: Array, kernel: Any, outputs: int, how: Any) -> Array:
+def product(x: Array, kernel: Any, outputs: int, how: Any, names: Names) -> Array:
     """x f[N, I] on a kernel of I inputs and O outputs, as f[N, O]; of a quantized one with its adapter's part.
 
     The product with frozen codes has no gradient of the kernel, and that of x dequantizes the kernel again. With the
-    `matmul_dtype` of how, an AttentionExecution, all but the adapter's part is in 8 bits.
+    `matmul_dtype` of how, an AttentionExecution, all but the adapter's part is in 8 bits. `names` are the
+    kernel's axes.
     """
     inputs, kind, dtype = x.shape[1], how.matmul_dtype, how.dtype
     if not is_quantized(kernel):
         if kind == AUTO:
             return x @ kernel.astype(dtype).reshape(inputs, outputs)
-        flat = kernel.reshape(inputs, outputs)
-        return checkpoint_name(quantized_matmul.matmul(x.astype(dtype), flat, kind), PRODUCT)
+        return checkpoint_name(quantized_matmul.matmul(x.astype(dtype), kernel, kind, names), PRODUCT)
     x = x.astype(dtype)
     if kind == AUTO:
         y = _frozen_product(x, {name: kernel[name] for name in (*KINDS, "scale") if name in kernel}, outputs)
     else:
         require_codes(next(name for name in (*KINDS, FP8) if name in kernel), kind)
-        codes, scale = kernel[kind].reshape(inputs, outputs), kernel["scale"].reshape(1, outputs)
-        y = checkpoint_name(quantized_matmul.matmul_with_codes(x, codes, scale, kind), PRODUCT)
+        held = kernel[kind], kernel["scale"]
+        y = checkpoint_name(quantized_matmul.matmul_with_codes(x, held, kind, names), PRODUCT)
     if "a" not in kernel:
         return y
     a, b = kernel["a"].reshape(inputs, -1), kernel["b"].reshape(-1, outputs)

@@ -153,9 +153,19 @@ def test_the_gradient_of_a_kernel_is_a_sum_over_tokens(kind):
 def test_codes_of_a_kernel_serve_as_the_kernel_does(kind):
     x, w, g = operands(6)
     y, dx, _ = computed(x, w, g, kind)
-    codes, scale = rounded(jnp.asarray(w), (0,), quantized_matmul.CODES[kind])
-    found, back = jax.vjp(lambda x: matmul_with_codes(x, codes, scale, kind), jnp.asarray(x))
+    held = rounded(jnp.asarray(w), (0,), quantized_matmul.CODES[kind])
+    found, back = jax.vjp(lambda x: matmul_with_codes(x, held, kind), jnp.asarray(x))
     assert np.array_equal(found, y) and np.array_equal(back(jnp.asarray(g))[0], dx)
+
+
+@kinds
+@pytest.mark.parametrize("shape", [(I, 4, 10), (8, 8, O), (8, 8, 4, 10)])
+def test_axes_of_a_kernel_may_be_several(kind, shape):
+    x, w, g = operands(8)
+    wanted = computed(x, w, g, kind)
+    found = computed(x, w.reshape(shape), g, kind)
+    assert found[2].shape == shape
+    assert all(np.array_equal(a.reshape(b.shape), b) for a, b in zip(found, wanted, strict=True))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
