@@ -212,7 +212,7 @@ def test_every_plan_takes_the_same_steps(kind, plan):
     found = trained(CASES["next_token"], *PLANS[plan], matmul_dtype=kind)
     for one, other, right in zip(found[:2], wanted[:2], exact[:2], strict=True):
         assert 1e-3 < off(other, right) < 0.2 and off(one, other) < 0.4 * off(other, right)
-    np.testing.assert_allclose(found[2], wanted[2], rtol=2e-3)
+    np.testing.assert_allclose(found[2], wanted[2], rtol=5e-3)
 
 
 def test_adapters_over_int8_kernels_have_products_of_their_codes():
