@@ -127,6 +127,8 @@ def test_a_model_of_a_folder_needs_room_for_its_codes_and_one_kernel_and_that_of
         (folder, "float32", None),
         (folder, "nf4", "a value head"),
     ):
-        cfg = SimpleNamespace(lora=Lora(lora_rank=1, base_weights=kind), run=config.Run())
+        cfg = SimpleNamespace(
+            model=config.Model(), lora=Lora(lora_rank=1, base_weights=kind), run=config.Run()
+        )
         with pytest.raises(ConfigError, match="the model under the adapters takes"):
             frozen_base.load(cfg, plan, start, model, heads, None)
