@@ -185,7 +185,7 @@ def _report(
     if expect and step == 1:  # a resumed run does not start where it holds
         check(values, expect)
     if "loss" in values and not values["loss"][1]:
-        skips.add_empty(step)
+        skips.add_empty(step, values, batch)
     in_row = int(values["skipped_in_row"][0])
     if in_row:
         skips.add(step, in_row, values, batch)

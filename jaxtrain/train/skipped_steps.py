@@ -49,13 +49,15 @@ class SkippedSteps:
         if in_row >= self.run.max_skips:
             raise TrainingError(self._streak(step, in_row))
 
-    def add_empty(self, step: int) -> None:
-        """Says of the first step without weight that it was not applied: of rollouts there may be many."""
+    def add_empty(self, step: int, values: Metrics, batch: Mapping[str, Any]) -> None:
+        """Says of the first step without weight that it was not applied, and writes its batch: of rollouts there may be
+        many.
+        """
         self.empty += 1
         if self.empty == 1:
-            self.print(
-                f"step {step}: nothing of its batch is in the loss, not applied; the later ones are in `skipped`"
-            )
+            why = "nothing of its batch is in the loss"
+            where = f"batch {step - 1}{self._written(step, batch, why, values)}"
+            self.print(f"step {step}: {why}, not applied ({where}); the later ones are in `skipped`")
 
     def _written(self, step: int, batch: Mapping[str, Any], why: str, values: Metrics) -> str:
         if self.write is None:

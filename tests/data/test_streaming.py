@@ -182,6 +182,8 @@ def test_files_of_the_hub_are_read_as_those_of_a_bucket(cfg, tmp_path, monkeypat
     prose(folder / "train-0.jsonl", 60)
     prose(folder / "train-1.jsonl", 60, 60)
     hub.add("datasets/org/name", folder)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # other modules of these tests set it
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setenv("HF_ENDPOINT", constants.ENDPOINT)  # of the process that writes the parts
     found = made(cfg, "jsonl:hf://datasets/org/name/train-*.jsonl")
     local = made(cfg, f"jsonl:{folder}/train-*.jsonl")

@@ -94,7 +94,7 @@ def test_it_goes_on_where_it_stopped_to_the_same_bytes(stream, monkeypatch):
     monkeypatch.setattr(
         token_stream.jsonl,
         "records_of",
-        lambda paths, *rest: opened.append(paths[0].name) or records_of(paths, *rest),
+        lambda paths, *rest, **names: opened.append(paths[0].name) or records_of(paths, *rest, **names),
     )
     token_stream.write(cut)
     assert opened == ["b.jsonl"], "the first file is not read again"

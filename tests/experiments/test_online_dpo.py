@@ -53,9 +53,9 @@ def test_a_reward_that_is_the_same_for_all_is_counted_and_ends_no_run(town, caps
     (town.folder / "same.py").write_text(
         "def score(completions, **columns):\n    return [1.0] * len(completions)\n"
     )
-    run = trained(town, "same", f"--reward={town.folder / 'same.py'}:score", *FLAGS, "--max_skips=2")
+    run = trained(town, "online-same", f"--reward={town.folder / 'same.py'}:score", *FLAGS, "--max_skips=2")
     assert [row["skipped"] for row in rows(run) if "skipped" in row] == [1, 2, 3, 4]
-    assert not (run / "bad_batches").exists()
+    assert [file.name for file in (run / "bad_batches").glob("*.npz")] == ["step-1.npz"]
     said = capsys.readouterr()
     assert "step 1: nothing of its batch is in the loss, not applied" in said.out + said.err
 

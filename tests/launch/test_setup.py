@@ -268,7 +268,7 @@ def test_uv_installs_where_it_is_there_and_pip_where_it_fails_and_a_kill_costs_n
     failed = project.call("launch/setup.sh", "test", JAXTRAIN_INSTALLER="uv", **env)
     assert failed.returncode == 1 and "trying pip" not in failed.stderr and project.installs == 2
     wrong = project.call("launch/setup.sh", "test", JAXTRAIN_INSTALLER="conda", **env)
-    assert wrong.returncode == 2 and "want pip or uv" in wrong.stderr
+    assert wrong.returncode == 2 and "write pip or uv" in wrong.stderr
     done = project.call("launch/setup.sh", "test", **env)
     assert (
         done.returncode == 0 and "uv could not install; trying pip" in done.stderr and project.installs == 3

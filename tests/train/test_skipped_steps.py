@@ -135,11 +135,10 @@ def test_a_batch_that_cannot_be_written_ends_no_training(tmp_path):
     assert set(skipped_steps.COUNTERS) >= {"skipped", spikes.TOTAL}
 
 
-def test_of_steps_without_weight_the_first_is_named():
-    skips, lines = tracker()
+def test_of_steps_without_weight_the_first_is_named_and_written(tmp_path):
+    skips, lines = tracker(tmp_path)
     for step in (3, 4, 9):
-        skips.add_empty(step)
-    assert lines == [
-        "step 3: nothing of its batch is in the loss, not applied; the later ones are in `skipped`"
-    ]
-    assert skips.empty == 3
+        skips.add_empty(step, values(), tiny.batch(1, 8, 40))
+    (file,) = tmp_path.rglob("*.npz")
+    why = f"step 3: nothing of its batch is in the loss, not applied (batch 2, {file})"
+    assert lines == [f"{why}; the later ones are in `skipped`"] and skips.empty == 3
