@@ -7,6 +7,7 @@ import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 from jaxtrain.config import is_remote
 from jaxtrain.files import cache, paths
@@ -53,9 +54,8 @@ def _own_folder(parent: Path) -> Iterator[Path]:
     parent.mkdir(parents=True, exist_ok=True)
     work = parent / f"{_NAME}{uuid.uuid4().hex}"
     with _lock_of(work).open("w") as mine:
-        fcntl.flock(mine, fcntl.LOCK_EX)
-        for lock in parent.glob(f"{_NAME}*.lock"):
-            if lock != _lock_of(work):
+        if _locked(mine):  # without locks nobody knows what is in use, and it stays
+            for lock in {*parent.glob(f"{_NAME}*.lock")} - {_lock_of(work)}:
                 _remove_left(lock)
         work.mkdir()
         try:
@@ -71,7 +71,16 @@ def _lock_of(work: Path) -> Path:
 
 def _remove_left(lock: Path) -> None:
     """Removes the folder of a lock that no process holds."""
-    with contextlib.suppress(FileNotFoundError, BlockingIOError), lock.open() as file:
+    with contextlib.suppress(FileNotFoundError), lock.open() as file:
+        if _locked(file):
+            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+            lock.unlink()
+
+
+def _locked(file: IO[str]) -> bool:
+    """Whether the file is now locked: no other process has it, and the file system has locks."""
+    try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-        lock.unlink()
+    except OSError:
+        return False
+    return True

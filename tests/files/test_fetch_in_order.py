@@ -79,6 +79,21 @@ def test_what_a_killed_process_left_goes_and_what_another_one_reads_stays(files,
     assert [one.read_text() for one in first] == ["b", "c"] and left(tmp_path) == ["remote"]
 
 
+def test_a_file_system_without_locks_keeps_what_was_left(files, tmp_path, monkeypatch):
+    folder = tmp_path / "remote"
+    folder.mkdir()
+    assert subprocess.run([sys.executable, "-c", KILLED, str(folder)]).returncode == 9
+    monkeypatch.setattr(
+        fetch_in_order.fcntl, "flock", lambda *args: (_ for _ in ()).throw(OSError(37, "no locks"))
+    )
+    assert [one.read_text() for one in fetch_in_order.in_order(files, "--data=x", tmp_path)] == [
+        "a",
+        "b",
+        "c",
+    ]
+    assert [path.name for path in folder.rglob("half")] == ["half"]
+
+
 def test_a_file_that_is_gone_is_named(files, bucket, tmp_path):
     copies = fetch_in_order.in_order([files[0], bucket / "order" / "gone"], "--data=x", tmp_path)
     with pytest.raises(ConfigError, match=r"--data=x: gs://bucket/order/gone: there is no such file"):
