@@ -15,7 +15,7 @@ HUB = "hf"  # the scheme of the Hugging Face Hub, whose files are read alone, as
 # Schemes of object stores, and the package that speaks each (files/paths.py).
 BUCKETS = {"gs": "gcsfs", "s3": "s3fs", HUB: "huggingface_hub"}
 # Packages whose errors are a bucket's.
-_OF_BUCKETS = ("aiohttp", "botocore", "gcsfs", "google", "httpx", "huggingface_hub", "s3fs")
+_OF_BUCKETS = ("aiohttp", "botocore", "gcsfs", "google", "httpx", "httpx2", "huggingface_hub", "s3fs")
 
 
 class ConfigError(ValueError):
