@@ -50,4 +50,5 @@ def _goodput(session: Session) -> str:
     started = datetime.datetime.fromisoformat(workdir.read_run(session.path)["started"])
     seconds = (datetime.datetime.now(datetime.UTC) - started).total_seconds()
     share = goodput(metrics.read_rows(session.path / metrics.FILE)[0], seconds)
-    return f"{share:.0%} of the {seconds / 3600:.1f} h since the first start were steps that count"
+    span = f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
+    return f"{share:.0%} of the {span} since the first start were steps that count"
