@@ -49,7 +49,7 @@ def test_a_run_is_tracked_profiled_and_says_where_its_time_went(bench, tmp_path,
     shutil.rmtree(where / "checkpoints" / "6")
     calls.clear()
     said = bench.main(*flags)
-    assert "resuming from step 3 of 6" in said and re.search(r"goodput +\d+% of the 0\.\d h since", said)
+    assert "resuming from step 3 of 6" in said and re.search(r"goodput +\d+% of the \d+\.\d min since", said)
     assert f"wandb: run with 6 steps, {line[1]}" in said, "the same run of the tracker"
     assert f"profile of steps 4 to 5 in {where / 'profile'}" in said
     shutil.rmtree(where / "checkpoints" / "6")
