@@ -7,8 +7,7 @@ import numpy as np
 
 from jaxtrain.generate import sampler, stop_strings
 from jaxtrain.generate.engine import CHUNK, DecodeProgress, Engine
-from jaxtrain.train.parallel import Plan
-from jaxtrain.types import Batch, Params
+from jaxtrain.types import Params
 
 REFILL = 4  # prompts of one prefill: fewer are filled up with rows of length 0
 
@@ -90,7 +89,7 @@ def completion_parts(
     refill = -(-REFILL // plan.shards) * plan.shards
     slots: list[_Slot | None] = [None] * rows
     waiting, count, is_open = iter(requests), 0, True
-    state = engine.prefill(params, _put(plan, _prefill_batch((), rows, rows, defaults)))
+    state = engine.prefill(params, engine.put(_prefill_batch((), rows, rows, defaults)))
     while is_open or any(slots):
         for i, one in enumerate(slots):
             if one is not None and one.request.is_cancelled():
@@ -112,7 +111,7 @@ def completion_parts(
             count += 1
         for first in range(0, len(new), refill):
             batch = _prefill_batch(new[first : first + refill], refill, rows, defaults)
-            state = engine.insert(params, state, _put(plan, batch))
+            state = engine.insert(params, state, engine.put(batch))
         if not any(slots):
             continue
         # Rows that a stop ended, or whose request was cancelled, must not keep the loop awake.
@@ -125,11 +124,6 @@ def completion_parts(
                 if part.ended:
                     slots[i] = None
                 yield part
-
-
-def _put(plan: Plan, batch: Mapping[str, np.ndarray]) -> Batch:
-    """A batch that all hosts have, on the devices."""
-    return plan.put({name: x[plan.local_rows(len(x))] for name, x in batch.items()})
 
 
 class _Slot(NamedTuple):

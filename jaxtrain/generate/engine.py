@@ -35,6 +35,10 @@ class Engine(NamedTuple):
     ]  # prefills a batch into its column `slot` i32[R]
     programs: tuple[Callable, Callable]  # prefill and decode as Plan.carry made them
 
+    def put(self, batch: Mapping[str, np.ndarray]) -> Batch:
+        """A batch of which every host has all rows, on the devices."""
+        return self.plan.put({name: x[self.plan.local_rows(len(x))] for name, x in batch.items()})
+
     def fetch(self, state: DecodeState) -> DecodeProgress:
         """The progress of a decode state, on the host."""
         return self.plan.fetch(DecodeProgress(state.completions, state.done, state.top_logprobs))

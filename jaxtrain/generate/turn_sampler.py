@@ -97,9 +97,7 @@ def sample(
     else:
         count = len(kept.ids)
         batch = _suffixes(engine, kept, rows, requests, context)
-        local = engine.plan.local_rows(count)
-        batch = engine.plan.put({name: x[local] for name, x in batch.items()})
-        state = extended(params, kept.state, (), batch)
+        state = extended(params, kept.state, (), engine.put(batch))
     if engine.max_new > 1:
         state = engine.decode(params, state, engine.max_new - 1)
     progress.stop_point(f"sampling, {len(requests)} prompts")
