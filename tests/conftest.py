@@ -6,10 +6,13 @@ JAXTRAIN_TEST_PLATFORM=cuda,cpu runs tests on a GPU instead: those of jaxtrain/a
 import gc
 import importlib.metadata
 import os
+import signal
 import sys
 
 import pytest
 
+# A shell starts its background jobs with Ctrl-C ignored, and children inherit that: tests send it to theirs.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAXTRAIN_TEST_PLATFORM", "cpu")
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 # Code in one part takes a sixth less time to compile than in 32 parts side by side, of a program as small as these.

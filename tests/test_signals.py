@@ -49,10 +49,13 @@ def run(body, *numbers, command=COMMAND, **env):
     with subprocess.Popen(
         command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        for number in numbers:
-            process.stdout.readline()
-            process.send_signal(number)
-        out, err = process.communicate(timeout=60)
+        try:
+            for number in numbers:
+                process.stdout.readline()
+                process.send_signal(number)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()  # else `with` would wait for one that no signal has ended
     return process.returncode, out, err
 
 
