@@ -49,10 +49,14 @@ def optimized():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _modules_are_not_collected():
-    """Modules and tests stay for the whole session: the garbage collector need not look through them each time."""
+def _seldom_collected():
+    """Modules and tests stay for the whole session: the garbage collector need not look through them each time.
+
+    Tracing makes objects by the thousand, which the default of 700 has looked through 50 times a second.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 @pytest.fixture(scope="module", autouse=True)

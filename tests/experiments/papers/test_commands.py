@@ -38,13 +38,13 @@ def test_the_commands_of_an_experiment(name, tmp_path):
     assert module.PAPER.name == name and PaperTrial().size in module.PAPER.sizes
 
 
-@pytest.mark.parametrize("name", ["instructgpt", "chinchilla_fit"])
-def test_the_commands_of_the_gpu_size(name, tmp_path):
+@pytest.mark.parametrize(("name", "largest"), [("instructgpt", "width=768"), ("chinchilla_fit", "--depth=12")])
+def test_the_commands_of_the_gpu_size(name, largest, tmp_path):
     module = importlib.import_module(f"experiments.papers.{name}")
     cfg = dataclasses.replace(config_of(module)(), trial=PaperTrial(size="gpu"))
     runs = CommandRuns(tmp_path)
     module.measure(cfg, runs)
-    assert any("width=768" in one for command in runs.commands for one in command)
+    assert any(largest in one for command in runs.commands for one in command)
 
 
 def test_corpora_are_trained_on_alike(tmp_path):
