@@ -16,10 +16,10 @@ PAPER = Paper(
     figure="section 3.3, Figure 4",
     claim="L(N, D) = E + A/N^α + B/D^β fits the final losses of runs, and E estimates the entropy of text.",
     published="E 1.69, A 406.4, B 410.7, α .34, β .28 (from memory); fitted again in arXiv:2404.10102: E 1.82",
-    measured="Models of --depth=1 to 4 (.2M to 3.7M parameters) at four budgets of C = 6ND on the embedded world's "
-    "documents, whose entropy is known exactly: the fit with Huber's loss (δ = 1e-3 of log L) on 15 runs; the 16th, "
-    "the largest model at the largest budget, is predicted. Budgets were set on seed 3, after a first run of seeds 0 "
-    "to 2 at 1e11 to 1.5e12 FLOPs, in which the larger models had hardly begun to learn.",
+    measured="Four sizes, 20k to 600k parameters, at four budgets of C = 6ND on the embedded world's documents, whose "
+    "entropy is known exactly: the fit with Huber's loss (δ = 1e-3 of log L) on 15 runs; the 16th, the largest model "
+    "at the largest budget, is predicted. Sizes and budgets were set on seed 3, after a first run of seeds 0 to 2 at "
+    "1e11 to 1.5e12 FLOPs, in which the larger models had hardly begun to learn.",
     criterion="E within 10 % of the entropy by the mean over seeds; all five parameters finite; the run that is "
     "held out predicted within 2 % in two thirds of the seeds.",
     sizes=SIZES,
@@ -28,19 +28,32 @@ SEQ = 128
 
 
 class ModelGrid(NamedTuple):
-    """Models as --depth names them, budgets in FLOPs, rows of a batch. gpu: 6M to 100M parameters, 1.8e16 FLOPs in all
-    runs."""
+    """Flags of models, budgets in FLOPs, rows of a batch. gpu: 4M to 90M parameters, 1.8e16 FLOPs in all runs."""
 
-    depths: tuple[int, ...]
+    models: tuple[tuple[str, ...], ...]
     budgets: tuple[float, ...]
     rows: int
     data: str
 
 
+def by_name(model: str) -> tuple[str, ...]:
+    return (f"--model={model}", "--optimizer=muon", "--lr=0.01")
+
+
 SIZE = {
-    "cpu": ModelGrid((1, 2, 3, 4), (1e12, 2e12, 4e12, 8e12), 8, "tinytown:pretrain"),
-    "gpu": ModelGrid((4, 6, 8, 12), (1e14, 3e14, 1e15, 3e15), 16, "tinytown:pretrain?documents=1000000"),
-}
+    # Smaller than --depth=1: from there on a model has room for all of the embedded world, and N hardly counts.
+    "cpu": ModelGrid(
+        (
+            by_name("tinytown-200k,width=16,ff=48"), by_name("tinytown-200k,width=32,ff=96"),
+            by_name("tinytown-200k,width=64,ff=192"), by_name("tinytown-1m,layers=2"),
+        ),
+        (7e11, 1.4e12, 2.8e12, 5.6e12), 8, "tinytown:pretrain",
+    ),
+    "gpu": ModelGrid(
+        tuple((f"--depth={depth}",) for depth in (4, 6, 8, 12)),
+        (1e14, 3e14, 1e15, 3e15), 16, "tinytown:pretrain?documents=1000000",
+    ),
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,11 +67,11 @@ def measure(cfg: ChinchillaFit, runs: Any) -> Result:
 
     size = SIZE[cfg.trial.size]
     points, entropy = [], math.nan
-    for depth in size.depths:
-        n, tokens = parameters(depth), size.rows * SEQ
+    for model in size.models:
+        n, tokens = parameters(model), size.rows * SEQ
         for budget in size.budgets:
             steps = max(8, round(budget / (6 * n * tokens)))
-            run = train(runs, size, depth, steps)
+            run = train(runs, size, model, steps)
             points.append([n, steps * tokens, recipes.final(runs, run, "eval/loss"), budget])
             bits, above = (recipes.final(runs, run, f"eval/{name}") for name in
                            ("bits_per_byte", "bits_per_byte_above_entropy"))  # fmt: skip
@@ -73,20 +86,21 @@ def measure(cfg: ChinchillaFit, runs: Any) -> Result:
     }
 
 
-def train(runs: Any, size: ModelGrid, depth: int, steps: int) -> Any:
-    """A run of `steps` at the learning rate and the weight decay of --depth."""
+def train(runs: Any, size: ModelGrid, model: tuple[str, ...], steps: int) -> Any:
     return runs.train(
-        "pretrain", f"--depth={depth}", f"--data={size.data}", f"--steps={steps}", f"--batch_size={size.rows}",
+        "pretrain", *model, f"--data={size.data}", f"--steps={steps}", f"--batch_size={size.rows}",
         f"--seq_len={SEQ}", f"--warmup={min(50, steps // 10)}", "--sample_every=0", "--eval_every=0",
         "--checkpoint_every=0", "--eval_batches=64",
     )  # fmt: skip
 
 
-def parameters(depth: int) -> int:
+def parameters(model: tuple[str, ...]) -> int:
     """The number of parameters of a model with a vocabulary of 1,024."""
     from jaxtrain.models import depth_rule, transformer, zoo
 
-    return transformer.parameters(dataclasses.replace(zoo.resolve(depth_rule.shape(depth)), vocab=1_024))
+    name, value = model[0].removeprefix("--").split("=", 1)
+    arch = zoo.resolve(depth_rule.shape(int(value)) if name == "depth" else value)
+    return transformer.parameters(dataclasses.replace(arch, vocab=1_024))
 
 
 def judge(cfg: ChinchillaFit, results: list[Result]) -> list[Check]:

@@ -38,7 +38,9 @@ def test_the_commands_of_an_experiment(name, tmp_path):
     assert module.PAPER.name == name and PaperTrial().size in module.PAPER.sizes
 
 
-@pytest.mark.parametrize(("name", "largest"), [("instructgpt", "width=768"), ("chinchilla_fit", "--depth=12")])
+@pytest.mark.parametrize(
+    ("name", "largest"), [("instructgpt", "width=768"), ("chinchilla_fit", "--depth=12")]
+)
 def test_the_commands_of_the_gpu_size(name, largest, tmp_path):
     module = importlib.import_module(f"experiments.papers.{name}")
     cfg = dataclasses.replace(config_of(module)(), trial=PaperTrial(size="gpu"))

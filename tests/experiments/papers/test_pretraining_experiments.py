@@ -29,10 +29,13 @@ def test_the_norm_and_the_z_loss(tmp_path):
 
 
 def test_the_number_of_parameters():
-    small, *_, big = map(chinchilla_fit.parameters, chinchilla_fit.SIZE["cpu"].depths)
-    # By hand: two tables; in a layer attention, feed-forward, two norms, and those of queries and keys; a last norm.
-    assert small == 2 * 1024 * 64 + (4 * 64 * 64 + 3 * 64 * 192 + 2 * 64 + 2 * 64) + 64
-    assert big == 2 * 1024 * 256 + 4 * (4 * 256 * 256 + 3 * 256 * 704 + 2 * 256 + 2 * 64) + 256
+    small, *_, big = map(chinchilla_fit.parameters, chinchilla_fit.SIZE["cpu"].models)
+    # By hand: embeddings, and in a layer attention, feed-forward and two norms; a last norm.
+    assert small == 1024 * 16 + 2 * (4 * 16 * 16 + 3 * 16 * 48 + 2 * 16) + 16
+    assert big == 1024 * 128 + 2 * (4 * 128 * 128 + 3 * 128 * 384 + 2 * 128) + 128
+    # Two tables, and the norms of queries and keys.
+    deep = chinchilla_fit.parameters(("--depth=2",))
+    assert deep == 2 * 1024 * 128 + 2 * (4 * 128 * 128 + 3 * 128 * 384 + 2 * 128 + 2 * 64) + 128
 
 
 def test_the_law_and_the_entropy(tmp_path):
