@@ -44,7 +44,7 @@ class Dense(nn.Module):
         kernel = quantized_weights.kernel_of(self, declared(self.axes), self.inputs + self.outputs)
         batch = x.shape[: x.ndim - len(self.inputs)]
         flat = x.reshape(math.prod(batch), math.prod(self.inputs))
-        y = quantized_weights.product(flat, kernel, math.prod(self.outputs), self.how, self.axes)
+        y = quantized_weights.product(flat, kernel, math.prod(self.outputs), self.how, self.axes, batch)
         if self.bias:
             axes = self.axes[len(self.inputs) :]
             bias = self.param("bias", declared(axes), self.outputs)

@@ -19,9 +19,10 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxtrain.config import ConfigError
-from jaxtrain.ops import quantized_matmul
+from jaxtrain.ops import quantized_matmul, sharded_matmul
 from jaxtrain.ops.placement import Names, laid
 from jaxtrain.ops.quantized_matmul import AUTO, CODES, FP8, INT8
+from jaxtrain.ops.sharded_matmul import KernelLayout
 from jaxtrain.types import Axes, Params, sides
 
 NF4 = "nf4"
@@ -158,25 +159,27 @@ def kernel_of(module: nn.Module, init: Any, size: tuple[int, ...]) -> Any:
     return module.param("kernel", init, size)
 
 
-def product(x: Array, kernel: Any, outputs: int, how: Any, names: Names) -> Array:
+def product(x: Array, kernel: Any, outputs: int, how: Any, names: Names, batch: tuple[int, ...]) -> Array:
     """x f[N, I] on a kernel of I inputs and O outputs, as f[N, O]; of a quantized one with its adapter's part.
 
     The product with frozen codes has no gradient of the kernel, and that of x dequantizes the kernel again. With the
     `matmul_dtype` of how, an AttentionExecution, all but the adapter's part is in 8 bits. `names` are the
-    kernel's axes.
+    kernel's axes, and `batch` is (B, T) with B · T = N.
     """
     inputs, kind, dtype = x.shape[1], how.matmul_dtype, how.dtype
+    layout = KernelLayout(names, batch, how.local, how.platform)
     if not is_quantized(kernel):
         if kind == AUTO:
-            return x @ kernel.astype(dtype).reshape(inputs, outputs)
-        return checkpoint_name(quantized_matmul.matmul(x.astype(dtype), kernel, kind, names), PRODUCT)
+            y = sharded_matmul.matmul(x, kernel, dtype, layout)
+            return checkpoint_name(y, PRODUCT) if layout.split else y
+        return checkpoint_name(quantized_matmul.matmul(x.astype(dtype), kernel, kind, layout), PRODUCT)
     x = x.astype(dtype)
     if kind == AUTO:
         y = _frozen_product(x, {name: kernel[name] for name in (*KINDS, "scale") if name in kernel}, outputs)
     else:
         require_codes(next(name for name in (*KINDS, FP8) if name in kernel), kind)
         held = kernel[kind], kernel["scale"]
-        y = checkpoint_name(quantized_matmul.matmul_with_codes(x, held, kind, names), PRODUCT)
+        y = checkpoint_name(quantized_matmul.matmul_with_codes(x, held, kind, layout), PRODUCT)
     if "a" not in kernel:
         return y
     a, b = kernel["a"].reshape(inputs, -1), kernel["b"].reshape(-1, outputs)

@@ -15,17 +15,28 @@ from jax import Array
 Names = tuple[str | None, ...]
 
 
+def axes_of(name: str) -> tuple[str, ...]:
+    """The axes of the mesh that a logical axis is split over; none without rules."""
+    rules = dict(nn.get_logical_axis_rules())
+    axes = (rules and rules[name]) or ()
+    return (axes,) if isinstance(axes, str) else axes
+
+
+def parts(name: str) -> int:
+    """The number of parts that a logical axis is split into."""
+    sizes = jax.sharding.get_abstract_mesh().shape
+    return math.prod(sizes[axis] for axis in axes_of(name))
+
+
+def whole(names: Names) -> Names:
+    """The names of an array that is whole along the axis that FSDP splits."""
+    return tuple(None if name == "embed" else name for name in names)
+
+
 def laid(x: Array, names: Names) -> Array:
     """x, split over the mesh as its axes' names say; an axis that does not divide, or has no name, is whole."""
-    rules = dict(nn.get_logical_axis_rules())
-    if not rules:
+    if not nn.get_logical_axis_rules():
         return x
-    sizes = jax.sharding.get_abstract_mesh().shape
-
-    def parts(name: str) -> int:
-        axes = rules[name] or ()
-        return math.prod(sizes[axis] for axis in ((axes,) if isinstance(axes, str) else axes))
-
     fitting = (
         name if name and n % parts(name) == 0 else None for name, n in zip(names, x.shape, strict=True)
     )
@@ -62,13 +73,7 @@ def copied(x: Array, parts: tuple[int, int], names: Names) -> Array:
     A function of one part of a batch and one copy is computed on one device, its gradient too; that of x is their sum,
     which is laid as x is, by `names`. So a loop that adds to the gradient is done before devices exchange anything.
     """
-    return laid(
-        jnp.broadcast_to(laid(x, _whole(names)), (*parts, *x.shape)), ("batch", "time", *_whole(names))
-    )
-
-
-def _whole(names: Names) -> Names:
-    return tuple(None if name == "embed" else name for name in names)
+    return laid(jnp.broadcast_to(laid(x, whole(names)), (*parts, *x.shape)), ("batch", "time", *whole(names)))
 
 
 def _copied_forward(x: Array, parts: tuple[int, int], names: Names) -> tuple[Array, None]:
@@ -77,8 +82,8 @@ def _copied_forward(x: Array, parts: tuple[int, int], names: Names) -> tuple[Arr
 
 def _copied_backward(parts: tuple[int, int], names: Names, saved: None, g: Array) -> tuple[Array]:
     del parts, saved
-    total = laid(g, ("batch", "time", *_whole(names))).sum((0, 1))
-    return (laid(laid(total, _whole(names)), names),)
+    total = laid(g, ("batch", "time", *whole(names))).sum((0, 1))
+    return (laid(laid(total, whole(names)), names),)
 
 
 copied.defvjp(_copied_forward, _copied_backward)

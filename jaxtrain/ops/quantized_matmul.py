@@ -24,13 +24,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxtrain.ops.placement import Names, laid
+from jaxtrain.ops.sharded_matmul import KernelLayout, gather, gradient
 
 AUTO, INT8, FP8 = "auto", "int8", "fp8"
 CODES = {INT8: jnp.int8, FP8: jnp.float8_e4m3fn}  # of activations and kernels
 OF_GRADIENTS = {INT8: jnp.int8, FP8: jnp.float8_e5m2}
 MOST = 127.0  # the largest code of int8: -128 has no opposite
 TINY = 2.0**-126  # the smallest scale above 0: of what is no normal number
+WHOLE = KernelLayout()
 _MANTISSA = 2**23 - 1  # bits of an f32
 Held = tuple[Array, Array]  # codes and their scales
 
@@ -53,75 +54,71 @@ def rounded(x: Array, axes: tuple[int, ...], dtype: Any) -> tuple[Array, Array]:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def matmul(x: Array, kernel: Array, kind: str, names: Names = ()) -> Array:
+def matmul(x: Array, kernel: Array, kind: str, layout: KernelLayout = WHOLE) -> Array:
     """f[N, O] = x f[N, I] @ kernel f32[*I, *O], int8 or fp8, in x's type; and so are its gradients.
 
-    `names` are the logical axes of the kernel: where it lies in parts, devices exchange its codes.
+    Where the kernel lies in parts, devices exchange its codes.
     """
-    return _matmul_forward(x, kernel, kind, names)[0]
+    return _matmul_forward(x, kernel, kind, layout)[0]
 
 
-def _matmul_forward(x: Array, kernel: Array, kind: str, names: Names) -> tuple[Array, Any]:
+def _matmul_forward(x: Array, kernel: Array, kind: str, layout: KernelLayout) -> tuple[Array, Any]:
     reads = next(n for n in range(1, kernel.ndim + 1) if math.prod(kernel.shape[:n]) == x.shape[1])
     held = rounded(kernel, tuple(range(reads)), CODES[kind])
-    y, rows = _product(x, held, kind, names)
+    y, rows = _product(x, held, kind, layout)
     return y, (x if kind == INT8 else rows, held, jnp.zeros((0,), kernel.dtype))
 
 
-def _matmul_backward(kind: str, names: Names, saved: Any, g: Array) -> tuple[Array, Array]:
+def _matmul_backward(kind: str, layout: KernelLayout, saved: Any, g: Array) -> tuple[Array, Array]:
     rows, held, like = saved
     if kind == INT8:
-        of_kernel = rows.T @ g
+        of_kernel = gradient(lambda x, g: x.T @ g, rows, g, held[0], layout)
     else:
         codes, of_rows = rows
-        gradient, scale = rounded(g * of_rows, (0, 1), OF_GRADIENTS[kind])
-        of_kernel = _dot(codes, gradient, 0, 0, g.dtype) * scale
-    return _gradient_of_rows(g, held, kind, names), of_kernel.astype(like.dtype).reshape(held[0].shape)
+        coded, scale = rounded(g * of_rows, (0, 1), OF_GRADIENTS[kind])
+        product = functools.partial(_dot, left=0, right=0, dtype=g.dtype)
+        of_kernel = gradient(product, codes, coded, held[0], layout) * scale.reshape(())
+    return _gradient_of_rows(g, held, kind, layout), of_kernel.astype(like.dtype)
 
 
 matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def matmul_with_codes(x: Array, held: Held, kind: str, names: Names = ()) -> Array:
+def matmul_with_codes(x: Array, held: Held, kind: str, layout: KernelLayout = WHOLE) -> Array:
     """`matmul` with what `rounded` gave of a kernel, codes [*I, *O] and their scales, which have no gradient."""
-    return _product(x, held, kind, names)[0]
+    return _product(x, held, kind, layout)[0]
 
 
-def _codes_forward(x: Array, held: Held, kind: str, names: Names) -> tuple[Array, Held]:
-    return matmul_with_codes(x, held, kind, names), held
+def _codes_forward(x: Array, held: Held, kind: str, layout: KernelLayout) -> tuple[Array, Held]:
+    return matmul_with_codes(x, held, kind, layout), held
 
 
-def _codes_backward(kind: str, names: Names, held: Held, g: Array) -> tuple[Array, None]:
-    return _gradient_of_rows(g, held, kind, names), None
+def _codes_backward(kind: str, layout: KernelLayout, held: Held, g: Array) -> tuple[Array, None]:
+    return _gradient_of_rows(g, held, kind, layout), None
 
 
 matmul_with_codes.defvjp(_codes_forward, _codes_backward)
 
 
-def _product(x: Array, held: Held, kind: str, names: Names) -> tuple[Array, Held]:
+def _product(x: Array, held: Held, kind: str, layout: KernelLayout) -> tuple[Array, Held]:
     """(f[N, O] in x's type, the codes and scales of the rows)."""
     rows, of_rows = rounded(x, (1,), CODES[kind])
-    codes, scale = _flat(held, x.shape[1], names)
+    codes, scale = _flat(held, x.shape[1], layout)
     y = _dot(rows, codes, 1, 0, x.dtype)
     return (y.astype(jnp.float32) * of_rows * scale).astype(x.dtype), (rows, of_rows)
 
 
-def _gradient_of_rows(g: Array, held: Held, kind: str, names: Names) -> Array:
-    codes, scale = _flat(held, held[0].size // g.shape[1], names)
+def _gradient_of_rows(g: Array, held: Held, kind: str, layout: KernelLayout) -> Array:
+    codes, scale = _flat(held, held[0].size // g.shape[1], layout)
     rows, of_rows = rounded(g * scale, (1,), OF_GRADIENTS[kind])
     return (_dot(rows, codes, 1, 1, g.dtype).astype(jnp.float32) * of_rows).astype(g.dtype)
 
 
-def _flat(held: Held, inputs: int, names: Names) -> Held:
-    """A kernel's codes [I, O] and scales [1, O], whole along the axis that FSDP splits: made, and then exchanged.
-
-    Else XLA's partitioner works the product in steps, and keeps its sums, of 32 bits, in memory between them.
-    """
+def _flat(held: Held, inputs: int, layout: KernelLayout) -> Held:
+    """A kernel's codes [I, O] and scales [1, O], made and then gathered."""
     codes, scale = held
-    if names:
-        codes = laid(laid(codes, names), tuple(None if name == "embed" else name for name in names))
-    return codes.reshape(inputs, -1), scale.reshape(1, -1)
+    return gather(codes, layout).reshape(inputs, -1), scale.reshape(1, -1)
 
 
 def _dot(a: Array, b: Array, left: int, right: int, dtype: Any) -> Array:
