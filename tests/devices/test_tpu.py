@@ -1,5 +1,7 @@
 """Every objective's step and the sampler compile for TPU slices, and what must be in the program is there."""
 
+from collections import Counter
+
 import pytest
 
 from jaxtrain.apps.plan import program_cost
@@ -31,6 +33,22 @@ def test_a_step_in_int8_has_its_kernels_in_products_of_codes(tpu_stage):
     assert found.eight_bits == {"s8": 2 * 2 * kernels * tokens} and wanted.eight_bits == {}
     assert found.flops == pytest.approx(wanted.flops, rel=0.01)
     assert found.sent < 0.85 * wanted.sent  # codes are gathered
+
+
+@pytest.mark.parametrize("name", ["pretrain", "int8"])
+def test_a_layer_gathers_its_kernels_and_reduces_their_gradients_to_parts(tpu_stage, name):
+    """Once forward and once or twice backward; products in steps, or sums of all on every device, send otherwise."""
+    step = checks.program(tpu_stage(name, "v5e:2x2"), "train step")
+    found = [
+        each for each in program_cost.cost(step.text).collectives if each.in_loop and each.sent >= WEIGHTS
+    ]
+    parts = Counter(each.kind for each in found)
+    assert parts.keys() == {"all-gather", "reduce-scatter"}
+    kernels = (
+        2 * 256 * (64 * (2 * 4 + 2 * 2) + 3 * 640) * 3 / 4
+    )  # bytes in bfloat16 that a device sends of a layer's
+    reduced = sum(each.sent for each in found if each.kind == "reduce-scatter")
+    assert reduced == pytest.approx(kernels, rel=0.01)
 
 
 def test_a_sampled_token_gathers_no_parameter(tpu_stage):
