@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxtrain.ops.sharded_matmul import KernelLayout, gather, gradient
+from jaxtrain.ops.sharded_matmul import KernelLayout, gather, gradient, input_axes
 
 AUTO, INT8, FP8 = "auto", "int8", "fp8"
 CODES = {INT8: jnp.int8, FP8: jnp.float8_e4m3fn}  # of activations and kernels
@@ -63,8 +63,7 @@ def matmul(x: Array, kernel: Array, kind: str, layout: KernelLayout = WHOLE) -> 
 
 
 def _matmul_forward(x: Array, kernel: Array, kind: str, layout: KernelLayout) -> tuple[Array, Any]:
-    reads = next(n for n in range(1, kernel.ndim + 1) if math.prod(kernel.shape[:n]) == x.shape[1])
-    held = rounded(kernel, tuple(range(reads)), CODES[kind])
+    held = rounded(kernel, tuple(range(input_axes(kernel, x.shape[1]))), CODES[kind])
     y, rows = _product(x, held, kind, layout)
     return y, (x if kind == INT8 else rows, held, jnp.zeros((0,), kernel.dtype))
 

@@ -36,6 +36,11 @@ class KernelLayout(NamedTuple):
         return "embed" in self.names and parts("embed") > 1
 
 
+def input_axes(kernel: Array, inputs: int) -> int:
+    """How many of the axes of a kernel [*I, *O] are those of its inputs."""
+    return next(n for n in range(1, kernel.ndim + 1) if math.prod(kernel.shape[:n]) == inputs)
+
+
 def matmul(x: Array, kernel: Array, dtype: Any, layout: KernelLayout) -> Array:
     """f[N, O] = x f[N, I] @ kernel f32[*I, *O] in a type."""
     if not layout.split:
@@ -60,7 +65,7 @@ def gradient(
         return product(x, g).reshape(kernel.shape)
     names, (B, T), shards, platform = layout
     at = names.index("embed")
-    reads = next(n for n in range(1, kernel.ndim + 1) if math.prod(kernel.shape[:n]) == x.shape[1])
+    reads = input_axes(kernel, x.shape[1])
     if shards is None or B % parts("batch") or T % parts("time"):
         return laid(product(x, g).reshape(kernel.shape), names)
     owners = axes_of("embed")

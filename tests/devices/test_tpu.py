@@ -44,9 +44,8 @@ def test_a_layer_gathers_its_kernels_and_reduces_their_gradients_to_parts(tpu_st
     ]
     parts = Counter(each.kind for each in found)
     assert parts.keys() == {"all-gather", "reduce-scatter"}
-    kernels = (
-        2 * 256 * (64 * (2 * 4 + 2 * 2) + 3 * 640) * 3 / 4
-    )  # bytes in bfloat16 that a device sends of a layer's
+    sent = 2 * 3 / 4  # bytes of a number in bfloat16 that a device of four sends
+    kernels = sent * 256 * (64 * (2 * 4 + 2 * 2) + 3 * 640)  # of a layer
     reduced = sum(each.sent for each in found if each.kind == "reduce-scatter")
     assert reduced == pytest.approx(kernels, rel=0.01)
 

@@ -38,8 +38,7 @@ def compiled(mesh, names, size, reads, rows=B, platform="cpu"):
     plan = parallel.make(config.Run(mesh=mesh, parallel="mesh"))
     x = numbers(rows * T, int(np.prod(size[:reads])))
     c = numbers(rows * T, int(np.prod(size[reads:])))
-    kernel = plan.init(lambda: jnp.asarray(numbers(*size)), {("kernel",): names})
-    kernel = plan.init(lambda: {"kernel": kernel}, {("kernel",): names})["kernel"]
+    kernel = plan.init(lambda: {"kernel": jnp.asarray(numbers(*size))}, {("kernel",): names})["kernel"]
 
     def f(args, _):
         layout = KernelLayout(names, (rows, T), plan.local, platform)
