@@ -22,6 +22,7 @@ def main(chips: list[str]) -> None:
             continue
         own = table.setdefault(cases.release(chip), {})
         before = own.get(chip, {})
+        names = (*dict.fromkeys((*names, *before)),)  # what the table has of others is compiled anew, too
         stages = cases.compiled([cases.request(name, chip) for name in names])
         own[chip] = {name: cases.memory(stage) for name, stage in zip(names, stages, strict=True)}
         for name, programs in own[chip].items():
