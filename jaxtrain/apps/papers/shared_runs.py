@@ -25,6 +25,11 @@ class SharedRuns:
     def __init__(self, folder: Path, seed: int, cache_dir: str, children: processes.ChildProcesses):
         self.folder, self.seed = paths.absolute(folder), seed
         self._cache_dir, self._children = cache_dir, children
+        self._before: dict[str, float] = {}  # seconds of the runs that had ended before this object needed them
+
+    def seconds_before(self) -> float:
+        """What the runs that were found finished had taken: the cost of an experiment that shares or resumes."""
+        return sum(self._before.values())
 
     def train(self, command: str, *flags: str) -> Path:
         """The workdir of ./launch/run COMMAND with these flags, --seed and --cache_dir, run to its end once.
@@ -58,7 +63,8 @@ class SharedRuns:
         with _guard:
             lock = _locks.setdefault(record, threading.Lock())
         with lock:
-            if _is_done(record, arguments, result):
+            if (seconds := _seconds(record, arguments, result)) is not None:
+                self._before.setdefault(name, seconds)
                 return
             self.folder.mkdir(parents=True, exist_ok=True)
             if not result.is_dir():  # of an earlier command; `sample` writes new files only
@@ -77,17 +83,19 @@ class SharedRuns:
                     f"All of them are in {log}; the same command resumes from here"
                 )
             seconds = time.monotonic() - started
+            self._before[name] = 0.0
             atomic.write_sealed(record, {"arguments": arguments, "seconds": seconds, SUM: _sum(result)})
             print(f"seed {self.seed}  {seconds:5.0f} s  {name}", flush=True)
 
 
-def _is_done(record: Path, arguments: Sequence[str], result: Path) -> bool:
-    """Whether the command has ended well before, with the result that is there; a damaged record counts as none."""
+def _seconds(record: Path, arguments: Sequence[str], result: Path) -> float | None:
+    """What the command took that has ended well before, with the result that is there; else None, as for damage."""
     try:
         before = atomic.read_sealed(record)
-        return before["arguments"] == [*arguments] and before[SUM] == _sum(result)
+        is_whole = before["arguments"] == [*arguments] and before[SUM] == _sum(result)
+        return float(before["seconds"]) if is_whole else None
     except (OSError, ValueError, LookupError, TypeError):
-        return False
+        return None
 
 
 def _sum(result: Path) -> str:

@@ -112,13 +112,14 @@ def _measured(
     def one(seed: int) -> dict[str, Any]:
         started = time.monotonic()
         shared = Path(cfg.trial.shared)
-        values = measure(cfg, SharedRuns(shared, seed, cfg.trial.cache_dir, children))
-        record = {"seed": seed, "flags": {**flags}, "values": json.loads(config.dumps(values)),
-                  "seconds": time.monotonic() - started}  # fmt: skip
+        runs = SharedRuns(shared, seed, cfg.trial.cache_dir, children)
+        values = measure(cfg, runs)
+        seconds = time.monotonic() - started + runs.seconds_before()
+        record = {"seed": seed, "flags": {**flags}, "values": json.loads(config.dumps(values)), "seconds": seconds}
         place = seed_folder(folder, seed)
         place.mkdir(exist_ok=True)
         atomic.write_sealed(place / RESULT, record)
-        print(f"seed {seed}  finished in {record['seconds'] / 60:.1f} min", flush=True)
+        print(f"seed {seed}  finished, {seconds / 60:.1f} min with the runs that were there", flush=True)
         return record
 
     jobs = cfg.trial.jobs or accelerators.jobs()

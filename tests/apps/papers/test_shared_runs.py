@@ -9,6 +9,7 @@ import pytest
 from jaxtrain.apps.papers import shared_runs
 from jaxtrain.apps.papers.shared_runs import SharedRuns
 from jaxtrain.config import Failure
+from jaxtrain.files import atomic
 
 
 class Children:
@@ -51,6 +52,19 @@ def test_the_same_flags_run_once(runs, children, tmp_path):
     assert runs.train("pretrain", "--steps=6") != base and len(children.commands) == 2
     other = SharedRuns(tmp_path, 5, "cache", children)
     assert other.train("pretrain", "--steps=5") != base and len(children.commands) == 3
+
+
+def test_the_time_of_runs_that_were_there_counts_once(runs, children, tmp_path):
+    run = runs.train("pretrain")
+    runs.sample(run, "tinytown:prompts")
+    runs.train("pretrain")
+    assert runs.seconds_before() == 0  # these ran within this object's own time
+    records = [atomic.read_sealed(file) for file in tmp_path.glob(f"*.{shared_runs.DONE}")]
+    assert len(records) == 2 and all(record["seconds"] > 0 for record in records)
+    later = SharedRuns(tmp_path, 4, "cache", children)
+    for _ in range(2):
+        later.sample(later.train("pretrain"), "tinytown:prompts")
+    assert later.seconds_before() == pytest.approx(sum(record["seconds"] for record in records))
 
 
 def test_names_have_the_flags_of_the_parents_and_not_the_place(runs, children, tmp_path):

@@ -13,7 +13,7 @@ from tests.experiments.papers.commands import CommandRuns
 
 SMALL = {
     "rm_data_scaling": 8, "rm_heldout_annotators": 2, "rm_kwise": 3, "instructgpt": 8, "ppo_kl_sweep": 6, "ppo_ptx": 5,
-    "n_details": 7, "kd_lm": 6, "gkd": 6, "lr_sensitivity": 13, "synthetic_data": 3, "chinchilla_fit": 16,
+    "n_details": 7, "kd_lm": 6, "gkd": 6, "lr_sensitivity": 14, "synthetic_data": 3, "chinchilla_fit": 16,
     "cai_revisions": 2, "cai_principles": 4, "cai_critique_ablation": 6, "sl_cai": 3, "rl_cai": 12,
 }  # fmt: skip  # experiment -> the fewest commands of its own
 

@@ -21,7 +21,7 @@ def test_the_norm_and_the_z_loss(tmp_path):
         low = [2.0, 1.5, 1.2, 1.0, 1.1, 1.2]
         curves = {"with": low, "without": [*low[:-1], high]}
         found = {name: {"final": final, "initial": [7.0] * 6} for name, final in curves.items()}
-        return found | {"z-loss": [1.0, lse], "no z-loss": [12.0]}
+        return found | {"z-loss": [1.0, lse], "paper's z-loss": [11.0], "no z-loss": [12.0]}
 
     cfg = lr_sensitivity.LrSensitivity()
     assert outcomes(lr_sensitivity, cfg, [seed(6.0)] * 3, tmp_path) == [True, True]
