@@ -25,7 +25,9 @@ class SharedRuns:
     def __init__(self, folder: Path, seed: int, cache_dir: str, children: processes.ChildProcesses):
         self.folder, self.seed = paths.absolute(folder), seed
         self._cache_dir, self._children = cache_dir, children
-        self._before: dict[str, float] = {}  # seconds of the runs that had ended before this object needed them
+        self._before: dict[
+            str, float
+        ] = {}  # seconds of the runs that had ended before this object needed them
 
     def seconds_before(self) -> float:
         """What the runs that were found finished had taken: the cost of an experiment that shares or resumes."""

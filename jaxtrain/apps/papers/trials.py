@@ -115,7 +115,12 @@ def _measured(
         runs = SharedRuns(shared, seed, cfg.trial.cache_dir, children)
         values = measure(cfg, runs)
         seconds = time.monotonic() - started + runs.seconds_before()
-        record = {"seed": seed, "flags": {**flags}, "values": json.loads(config.dumps(values)), "seconds": seconds}
+        record = {
+            "seed": seed,
+            "flags": {**flags},
+            "values": json.loads(config.dumps(values)),
+            "seconds": seconds,
+        }
         place = seed_folder(folder, seed)
         place.mkdir(exist_ok=True)
         atomic.write_sealed(place / RESULT, record)
