@@ -36,7 +36,7 @@ setup(
         "jax>=0.10",
         "jinja2>=3.1",
         "numpy>=2.0",
-        "optax>=0.2.6",
+        "optax>=0.2.7",  # muon with a learning rate of its own for Adam
         "orbax-checkpoint>=0.12",
         "pyyaml>=6.0",
         "rich>=13.7",

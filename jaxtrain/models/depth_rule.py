@@ -6,9 +6,10 @@ With d layers:
 - data: 20 tokens for each parameter of the kernels (Chinchilla, arXiv:2203.15556), T in all, in batches of
   B = 62.7 T^.383 tokens (the power law of Power Lines, arXiv:2505.13738), rounded to rows.
 - rates: the kernels are Muon's, whose update has the spectral norm η √(outputs / inputs) at any width
-  (arXiv:2310.17813), so that η stays as D grows; another batch than B changes it by the root of the share. The tables
-  are Adam's. The unembedding sums over D, and has the rate η 128 / D; embeddings are read as they are, and have the
-  rate η (μP, arXiv:2203.03466).
+  (arXiv:2310.17813), so that η stays as D grows. The tables are Adam's, with a rate ζ that does not follow η: else the
+  best η of a narrow model is the one that its tables need. The unembedding sums over D, and has the rate ζ 128 / D;
+  embeddings are read as they are, and have the rate ζ (μP, arXiv:2203.03466). Another batch than B changes η and ζ by
+  the root of the share.
 - initial values: standard deviation ¼ D^-½, so that the products of matrices and normalised vectors have one size; of
   embeddings .02.
 - weight decay: λ = 1 / (τ η S) over S = T / B steps, so that weights average over the same share τ of the updates
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 
 HEAD = 64  # width of a head, and of a layer's share of the width
 BASE_WIDTH = 2 * HEAD  # at which the unembedding has the rate of the kernels
-RATE = 0.03  # Muon's, at the batch of the rule
+RATE, TABLES_RATE = 0.03, 0.03  # Muon's and Adam's, at the batch of the rule
 PER_PARAMETER = 20  # tokens of training
 TIMESCALE = 1.0  # τ, as a share of the training
 INITIAL, EMBEDDING = 0.25, 0.02  # standard deviations: of the products of a matrix, of an embedding's entries
@@ -32,6 +33,7 @@ class ScaledRun(NamedTuple):
     model: str
     optimizer: str
     lr: float
+    adam_lr: float
     weight_decay: float
     batch_size: int
     steps: int
@@ -76,9 +78,10 @@ def scaled(depth: int, seq_len: int, batch_size: int = 0, steps: int = 0, lr: fl
     rule = 62.7 * tokens**0.383
     batch_size = batch_size or 8 * max(1, round(rule / seq_len / 8))
     steps = steps or max(1, round(tokens / (batch_size * seq_len)))
-    lr = lr or _rounded(RATE * math.sqrt(batch_size * seq_len / rule))
+    share = math.sqrt(batch_size * seq_len / rule)
+    lr = lr or _rounded(RATE * share)
     decay = _rounded(1 / (TIMESCALE * lr * steps))
-    return ScaledRun(shape(depth), "muon", lr, decay, batch_size, steps)
+    return ScaledRun(shape(depth), "muon", lr, _rounded(TABLES_RATE * share), decay, batch_size, steps)
 
 
 def _rounded(x: float) -> float:

@@ -1,5 +1,6 @@
 """Optimizers and schedules: optax's, put together from the flags."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -73,6 +74,7 @@ def optimizer(
             eps=s.eps,
             adam_b1=s.b1,
             adam_b2=s.b2,
+            adam_learning_rate=schedule(dataclasses.replace(s, lr=s.adam_lr or s.lr), steps),
             weight_decay=s.weight_decay,
             weight_decay_mask=decay_mask,
             muon_weight_dimension_numbers=lambda params: _matrices(params, axes),

@@ -40,6 +40,7 @@ def test_a_depth_has_a_width_of_64_and_20_tokens_a_parameter():
     share = large.batch_size / small.batch_size
     assert share == pytest.approx(8 ** (3 * 0.383), rel=0.05), "B ∝ T^.383, T ∝ d³"
     assert [small.lr, large.lr] == pytest.approx([0.03, 0.03], rel=0.05)
+    assert (small.adam_lr, large.adam_lr) == (small.lr, large.lr)
 
 
 def test_what_is_given_is_taken_and_the_rest_follows():
@@ -52,7 +53,9 @@ def test_what_is_given_is_taken_and_the_rest_follows():
         free.steps / 4, abs=1
     )
     assert depth_rule.scaled(4, 512).batch_size == pytest.approx(free.batch_size / 4, abs=4), "as many tokens"
-    assert depth_rule.scaled(4, 128, lr=0.5).lr == 0.5
+    assert larger.adam_lr == pytest.approx(2 * free.adam_lr, rel=0.01)
+    fast = depth_rule.scaled(4, 128, lr=0.5)
+    assert (fast.lr, fast.adam_lr) == (0.5, free.adam_lr), "the tables' rate does not follow the kernels'"
 
 
 @functools.cache
@@ -121,7 +124,7 @@ def test_the_dial_sets_the_flags_and_says_so(capsys):
     assert cfg.optim.weight_decay == scaled.weight_decay
     assert cfg.depth.rates() == {"unembed": pytest.approx(2 / 3)}
     said = capsys.readouterr().err
-    assert said.startswith("--depth=3 is --model=nano,layers=3,") and f"--lr={scaled.lr}" in said
+    assert said.startswith("--depth=3 is --model=nano,layers=3,") and f"--lr={scaled.lr} --adam_lr={scaled.adam_lr}" in said
     typed = from_flags("--depth=3", "--lr=0.5", "--steps=100", "--weight_decay=0")
     assert (typed.optim.lr, typed.run.steps, typed.optim.weight_decay) == (0.5, 100, 0)
     assert "--lr" not in capsys.readouterr().err

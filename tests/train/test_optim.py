@@ -140,6 +140,18 @@ def test_muon_makes_the_matrices_of_every_kernel_orthogonal():
     assert seen >= 14
 
 
+def test_what_muon_leaves_to_adam_has_a_learning_rate_of_its_own():
+    params = {"a": {"kernel": jnp.ones((3, 2))}, "norm": {"scale": jnp.ones(3)}, "embed": jnp.ones((4, 3))}
+    grads = jax.tree.map(lambda x: x * jnp.arange(1.0, 1 + x.size).reshape(x.shape), params)
+    found, low, high = (
+        moved(params, grads, optimizer="muon", schedule="cosine", warmup=4, **given)[0]
+        for given in ({"lr": 0.1, "adam_lr": 0.3}, {"lr": 0.1}, {"lr": 0.3})
+    )
+    assert np.array_equal(found["a"]["kernel"], low["a"]["kernel"])
+    for name in ("norm", "embed"):
+        assert jax.tree.all(jax.tree.map(np.array_equal, found[name], high[name])), name
+
+
 def test_the_average_follows_its_recursion_and_is_what_is_evaluated():
     params = {"a": {"kernel": jnp.full((2, 2), 4.0)}}
     tx = optim.optimizer(config.Optim(**PLAIN, optimizer="sgd", lr=0.5, b1=0.0, ema=0.75), 10, AXES)
