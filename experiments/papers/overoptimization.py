@@ -25,9 +25,9 @@ PAPER = Paper(
     "memory)",
     measured="Reviews whose true reward saturates in praise and punishes gushing, repeats and rambling. A language "
     "model of 25k parameters; linear, MLP-8 and MLP-64 reward models of 250 to 16k comparisons, 3 RM seeds "
-    "each; best of 1 to 2,048 by the unbiased estimator; RLOO without KL penalty against those of 1k "
-    "comparisons, up to 60 nats. RL's rate, and ten rewards at which KL is compared, were set on seed 3 after a first "
-    "run of seeds 0 to 2.",
+    "each; best of 1 to 2,048 by the unbiased estimator; RLOO without KL penalty against each of those of 1k "
+    "comparisons, up to 60 nats. RL's rate, ten rewards at which KL is compared, and RL on all three RM seeds in place "
+    "of the first were set on seed 3 after runs of seeds 0 to 2.",
     criterion="Best of n: R² of d(a - b d) above .9 in every configuration; with 250 pairs the reward at n = 2,048 is "
     ".05 below its maximum; the peak's n does not fall with data (Spearman above 0). RL: the reward peaks "
     "before the end by .05, the proxy rises on, R² of d(a - b log d) above .8 for d > 1, and at equal reward "
@@ -49,14 +49,15 @@ class OveroptimizationSize(NamedTuple):
     lm: LmSize
     rl_batch: int
     rl_lr: float
+    rl_models: int  # reward models of each kind that RL is run against, of --rm_seeds
 
 
 SIZES = {
-    "cpu": OveroptimizationSize(LmSize(2, 32, 4, 64), 64, 5e-4),
+    "cpu": OveroptimizationSize(LmSize(2, 32, 4, 64), 64, 5e-4, 3),
     # 25M parameters; 92k samples and three times 400 iterations of 1,024 reviews are 6e15 FLOPs: most of the time is
     # that of decoding token by token.
     "gpu": OveroptimizationSize(
-        LmSize(8, 512, 8, 1_408, "bfloat16", lr=1e-3, steps=800, batch=256), 1_024, 1e-4
+        LmSize(8, 512, 8, 1_408, "bfloat16", lr=1e-3, steps=800, batch=256), 1_024, 1e-4, 1
     ),
 }
 
@@ -88,7 +89,7 @@ class TrueReward(NamedTuple):
 
 
 def measure(cfg: Overoptimization, runs: Any) -> Result:
-    """{"bon": PROXY -> PAIRS -> curve and fit, "rl": PROXY -> curve and fit}."""
+    """{"bon": PROXY -> PAIRS -> curve and fit, "rl": PROXY -> a curve and fit for each reward model}."""
     over, size = cfg.over, SIZES[cfg.trial.size]
     policy = review_models.trained(size.lm, runs.seed)
     sample = review_models.sampler(policy.model)
@@ -108,8 +109,18 @@ def measure(cfg: Overoptimization, runs: Any) -> Result:
                 runs.seed, f"{name}, {pairs:,} pairs: best at n = {bon[name][str(pairs)]['peak']:,}"
             )
             if pairs == RL_PAIRS:
-                same = best_of_n(proxy(seen)[:1], gold, distance, runs.seed)
-                rl[name] = {"bon": same, **by_rl(cfg, policy, sample, proxy, seen, true, runs.seed)}
+                rl[name] = [
+                    {"bon": best_of_n(scores[None], gold, distance, runs.seed)}
+                    | by_rl(
+                        cfg,
+                        policy,
+                        sample,
+                        reward_proxies.as_reward(proxy, seen, i),
+                        true,
+                        runs.seed + 1_000 * i,
+                    )
+                    for i, scores in enumerate(proxy(seen)[: size.rl_models])
+                ]
     return {"distance": distance.tolist(), "bon": bon, "rl": rl,
             "gold": best_of_n(gold[None], gold, distance, runs.seed)}  # fmt: skip
 
@@ -159,10 +170,10 @@ def fit(distance: np.ndarray, reward: np.ndarray, turning: np.ndarray) -> dict[s
 
 
 def by_rl(
-    cfg: Overoptimization, policy: Any, sample: Any, proxy: Any, seen: np.ndarray, true: TrueReward, seed: int
+    cfg: Overoptimization, policy: Any, sample: Any, reward: Any, true: TrueReward, seed: int
 ) -> dict[str, Any]:
-    """RLOO without a KL penalty against the first reward model: KL, true reward and score as it goes, and the fit."""
-    size, reward = SIZES[cfg.trial.size], reward_proxies.as_reward(proxy, seen)
+    """RLOO without a KL penalty against a reward model: KL, true reward and score as it goes, and the fit."""
+    size = SIZES[cfg.trial.size]
     log = review_models.rloo(
         policy, sample, reward, true.of, batch=size.rl_batch, lr=size.rl_lr, iterations=cfg.over.iterations,
         kl_end=cfg.over.kl_end, seed=seed, measured=2_048,
@@ -236,30 +247,38 @@ def _peaks(result: Result) -> tuple[bool, str]:
 
 
 def _of_rl(part: Any, result: Result) -> tuple[bool, str]:
-    """A part of the criterion that has to hold for RL on every proxy."""
-    each = {name: part(one) for name, one in result["rl"].items()}
-    return all(holds for holds, _ in each.values()), ", ".join(
-        f"{name} {text}" for name, (_, text) in each.items()
-    )
+    """A part of the criterion, more than 0 where it holds, that has to hold for RL on every reward model.
+
+    The text is of the reward model of each proxy with which it holds the least.
+    """
+    least = {
+        name: min(map(part, each), key=lambda one: -math.inf if math.isnan(one[0]) else one[0])
+        for name, each in result["rl"].items()
+    }
+    texts = [f"{name} {text}" for name, (_, text) in least.items()]
+    return all(margin > 0 for margin, _ in least.values()), ", ".join(texts)
 
 
-def _peaked(rl: Result) -> tuple[bool, str]:
+def _peaked(rl: Result) -> tuple[float, str]:
     gold = smoothed(rl["gold"])
-    return gold.max() - gold[-1] > FELL, f"{gold.max():.2f} to {gold[-1]:.2f}"
+    return gold.max() - gold[-1] - FELL, f"{gold.max():.2f} to {gold[-1]:.2f}"
 
 
-def _proxy_rises(rl: Result) -> tuple[bool, str]:
+def _proxy_rises(rl: Result) -> tuple[float, str]:
     proxy, peak = smoothed(rl["proxy"]), int(smoothed(rl["gold"]).argmax())
-    return proxy[-1] > proxy[peak], f"{proxy[peak]:.2f} to {proxy[-1]:.2f}"
+    return proxy[-1] - proxy[peak], f"{proxy[peak]:.2f} to {proxy[-1]:.2f}"
 
 
-def _fits(rl: Result) -> tuple[bool, str]:
-    return rl["r2"] > 0.8, f"{rl['r2']:.3f}"
+def _fits(rl: Result) -> tuple[float, str]:
+    return rl["r2"] - 0.8, f"{rl['r2']:.3f}"
 
 
 def _costs_more(result: Result) -> tuple[bool, str]:
-    """Whether RL needs more KL than best of n by the same reward model in the mean of ten rewards, on every proxy."""
-    needed = {name: np.mean(kl_needed(rl), 0).tolist() for name, rl in result["rl"].items()}
+    """Whether RL needs more KL than best of n by the same reward models, in the mean of ten rewards, on every proxy."""
+    needed = {
+        name: np.mean([pair for rl in each for pair in kl_needed(rl)], 0).tolist()
+        for name, each in result["rl"].items()
+    }
     texts = [f"{name} {of_rl:.1f} and {of_best:.1f} nats" for name, (of_rl, of_best) in needed.items()]
     return all(of_rl > of_best for of_rl, of_best in needed.values()), ", ".join(texts)
 
@@ -284,11 +303,13 @@ def draw(cfg: Overoptimization, results: list[Result], figure: Any) -> None:
         for pairs, style in zip((PAIRS[0], PAIRS[-1]), (":", "-"), strict=True):
             curves = [one["bon"][name][str(pairs)]["gold"] for one in results]
             left.plot(distance, np.mean(curves, 0), style, color=colour, label=name if style == "-" else None)
-        for i, one in enumerate(results):
-            rl = one["rl"][name]
-            right.plot(rl["distance"], rl["gold"], "o", color=colour, markersize=2, alpha=0.5)
-            d = np.linspace(1, max(1.0, *rl["distance"]), 60)  # the fit is of d > 1
-            right.plot(d, d * (rl["a"] - rl["b"] * np.log(d)), color=colour, label=name if not i else None)
+        runs = [(i, rl) for one in results for i, rl in enumerate(one["rl"][name])]
+        for k, (i, rl) in enumerate(runs):
+            if not i:  # the points of one reward model a seed, the fits of all
+                right.plot(rl["distance"], rl["gold"], "o", color=colour, markersize=2, alpha=0.5)
+            d = np.linspace(1, max(1.0, *rl["distance"]), 30)  # the fit is of d > 1
+            fitted = d * (rl["a"] - rl["b"] * np.log(d))
+            right.plot(d, fitted, color=colour, linewidth=1, label=None if k else name)
     left.plot(
         distance,
         np.mean([one["gold"]["gold"] for one in results], 0),

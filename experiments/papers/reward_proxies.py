@@ -103,20 +103,20 @@ def train(data: list[PairData], hidden: int, seeds: list[int]) -> Callable[[np.n
 
 
 def as_reward(
-    proxy: Callable[[np.ndarray], np.ndarray], seen: np.ndarray
+    proxy: Callable[[np.ndarray], np.ndarray], seen: np.ndarray, which: int = 0
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """The first proxy as a reward of reviews i32[B, LENGTH], in standard deviations of its scores of `seen` features.
+    """A proxy as a reward of reviews i32[B, LENGTH], in standard deviations of its scores of `seen` features.
 
     What is no review has the least of those scores, as a response that fails a filter has a fixed price (Ziegler et
     al., arXiv:1909.08593).
     """
-    scores = proxy(seen)[0]
+    scores = proxy(seen)[which]
     middle, spread = scores.mean(), scores.std()
     lowest = (scores.min() - middle) / spread
 
     def reward(tokens: np.ndarray) -> np.ndarray:
         valid = np.array([review_models.remarks_of(row) is not None for row in tokens.tolist()])
-        return np.where(valid, (proxy(features(tokens))[0] - middle) / spread, lowest)
+        return np.where(valid, (proxy(features(tokens))[which] - middle) / spread, lowest)
 
     return reward
 

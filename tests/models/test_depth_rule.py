@@ -124,7 +124,10 @@ def test_the_dial_sets_the_flags_and_says_so(capsys):
     assert cfg.optim.weight_decay == scaled.weight_decay
     assert cfg.depth.rates() == {"unembed": pytest.approx(2 / 3)}
     said = capsys.readouterr().err
-    assert said.startswith("--depth=3 is --model=nano,layers=3,") and f"--lr={scaled.lr} --adam_lr={scaled.adam_lr}" in said
+    assert (
+        said.startswith("--depth=3 is --model=nano,layers=3,")
+        and f"--lr={scaled.lr} --adam_lr={scaled.adam_lr}" in said
+    )
     typed = from_flags("--depth=3", "--lr=0.5", "--steps=100", "--weight_decay=0")
     assert (typed.optim.lr, typed.run.steps, typed.optim.weight_decay) == (0.5, 100, 0)
     assert "--lr" not in capsys.readouterr().err

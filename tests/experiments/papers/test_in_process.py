@@ -52,9 +52,8 @@ def test_overoptimization(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(reward_proxies, "STEPS", 3)
     flags = overoptimization.OveroptimizationFlags(samples=2_048, rm_seeds=1, iterations=10)
     values = finished(overoptimization, overoptimization.Overoptimization(over=flags), tmp_path)
-    assert (
-        values["rl"]["linear"]["iteration"] == [0, 5, 10] and len(values["bon"]["linear"]["250"]["gold"]) == 3
-    )
+    (rl,) = values["rl"]["linear"]
+    assert rl["iteration"] == [0, 5, 10] and len(values["bon"]["linear"]["250"]["gold"]) == 3
     assert f"seed {SEED}  " in capsys.readouterr().out
 
 

@@ -54,7 +54,7 @@ def result():
     gold = d * (0.6 - 0.4 * np.log(np.maximum(d, 1)))
     rl = {"kl": (d**2).tolist(), "distance": d.tolist(), "gold": gold.tolist(), "proxy": d.tolist(), "r2": 0.95,
           "a": 0.6, "b": 0.4}  # fmt: skip
-    return {"bon": bon, "rl": {name: {**rl, "bon": bon[name]["1000"]} for name in PROXIES},
+    return {"bon": bon, "rl": {name: [{**rl, "bon": bon[name]["1000"]} for _ in range(2)] for name in PROXIES},
             "distance": distance, "gold": {"gold": distance}}  # fmt: skip
 
 
@@ -75,10 +75,14 @@ def test_each_part_of_the_criterion_can_fail():
         peaks = [one["peak"] for one in by_pairs.values()]
         for one, peak in zip(by_pairs.values(), reversed(peaks), strict=True):
             one["peak"] = peak
-    wrong[3]["rl"]["MLP-64"]["gold"] = wrong[3]["rl"]["MLP-64"]["proxy"]
-    wrong[4]["rl"]["linear"]["proxy"] = [-x for x in wrong[4]["rl"]["linear"]["proxy"]]
-    wrong[5]["rl"]["MLP-8"]["r2"] = math.nan
-    for rl in wrong[6]["rl"].values():
+    for i, of_one in (
+        (3, wrong[3]["rl"]["MLP-64"]),
+        (4, wrong[4]["rl"]["linear"]),
+        (5, wrong[5]["rl"]["MLP-8"]),
+    ):
+        changes = {"gold": of_one[1]["proxy"]}, {"proxy": [-x for x in of_one[1]["proxy"]]}, {"r2": math.nan}
+        of_one[1].update(changes[i - 3])
+    for rl in wrong[6]["rl"]["linear"]:
         rl["kl"] = [x / 100 for x in rl["kl"]]
     for i, one in enumerate(wrong):
         failed = [j for j, passed in enumerate(outcomes(one)) if not passed]
