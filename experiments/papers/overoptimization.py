@@ -111,14 +111,7 @@ def measure(cfg: Overoptimization, runs: Any) -> Result:
             if pairs == RL_PAIRS:
                 rl[name] = [
                     {"bon": best_of_n(scores[None], gold, distance, runs.seed)}
-                    | by_rl(
-                        cfg,
-                        policy,
-                        sample,
-                        reward_proxies.as_reward(proxy, seen, i),
-                        true,
-                        runs.seed + 1_000 * i,
-                    )
+                    | by_rl(cfg, policy, sample, reward_proxies.as_reward(proxy, seen, i), true, runs.seed, i)
                     for i, scores in enumerate(proxy(seen)[: size.rl_models])
                 ]
     return {"distance": distance.tolist(), "bon": bon, "rl": rl,
@@ -170,17 +163,19 @@ def fit(distance: np.ndarray, reward: np.ndarray, turning: np.ndarray) -> dict[s
 
 
 def by_rl(
-    cfg: Overoptimization, policy: Any, sample: Any, reward: Any, true: TrueReward, seed: int
+    cfg: Overoptimization, policy: Any, sample: Any, reward: Any, true: TrueReward, seed: int, which: int
 ) -> dict[str, Any]:
-    """RLOO without a KL penalty against a reward model: KL, true reward and score as it goes, and the fit."""
+    """RLOO without a KL penalty against reward model `which`: KL, true reward and score as it goes, and the fit."""
     size = SIZES[cfg.trial.size]
     log = review_models.rloo(
         policy, sample, reward, true.of, batch=size.rl_batch, lr=size.rl_lr, iterations=cfg.over.iterations,
-        kl_end=cfg.over.kl_end, seed=seed, measured=2_048,
+        kl_end=cfg.over.kl_end, seed=seed + 1_000 * which, measured=2_048,
     )  # fmt: skip
     d = np.sqrt(log["kl"])
     far = d > 1
-    review_models.progress(seed, f"RL: {log['iteration'][-1]} iterations, KL {log['kl'][-1]:.1f} nats")
+    review_models.progress(
+        seed, f"RL {which + 1}: {log['iteration'][-1]} iterations, KL {log['kl'][-1]:.1f} nats"
+    )
     return {**log, "distance": d.tolist(), **fit(d[far], np.array(log["gold"])[far], np.log(d[far]))}
 
 
