@@ -168,14 +168,14 @@ RED_TEAM = "tinytown:redteam:test"  # held-out prompts that ask for harm
 REVISED = "tinytown:redteam?documents=512"  # prompts whose answers are revised to train on
 
 
-def sl_cai(runs: Any) -> Path:
+def sl_cai(runs: Any, rounds: int = 6) -> Path:
     """SL-CAI: the pretrained model fine-tuned on revisions of the helpful-only model's answers, and on helpful ones.
 
-    Of a prompt's revisions the last alone, as half of the first ones are still harmful here.
+    Of a prompt's revisions, one a round, the last alone, as half of the first ones are still harmful here.
     """
     base = pretrained(runs)
     made = revised(
-        runs, helpful(runs, base), base, REVISED, "--rounds=6", "--keep=last",
+        runs, helpful(runs, base), base, REVISED, f"--rounds={rounds}", "--keep=last",
         "--helpful=tinytown:prompts?family=help", "--helpful_samples=2",
     )  # fmt: skip
     return runs.train(

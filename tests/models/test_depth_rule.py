@@ -112,6 +112,32 @@ def test_without_the_rule_it_is_not():
     assert slopes(False)["logits move"] > 0.4
 
 
+def best_rate(folder, depth, seeds):
+    """The least of a parabola in log --lr through the mean held-out losses of two layers of the depth's width."""
+    losses = []
+    for lr in (0.01, 0.02, 0.04):
+        found = []
+        for seed in seeds:
+            run = folder / f"{depth}-{lr}-{seed}"
+            call("pretrain", f"--depth={depth}", f"--lr={lr}", "--adam_lr=0.02", f"--seed={seed}", f"--workdir={run}",
+                 "--steps=100", "--batch_size=64", "--seq_len=64", "--eval_batches=64", "--sample_every=0",
+                 f"--cache_dir={folder / 'cache'}")  # fmt: skip
+            found.append(column(run, "eval/loss")[-1])
+        losses.append(sum(found) / len(found))
+    below, least, above = losses
+    assert least < min(below, above), losses
+    return 0.02 * 2 ** ((below - above) / (2 * (below - 2 * least + above)))
+
+
+@pytest.mark.slow
+def test_the_best_learning_rate_hardly_moves_from_a_width_of_64_to_512(tmp_path, monkeypatch, optimized):
+    shape = depth_rule.shape
+    monkeypatch.setattr(depth_rule, "shape", lambda depth, width=0: shape(2, width or 64 * depth))
+    # A narrow model's losses differ more between seeds, and take seconds.
+    narrow, wide = best_rate(tmp_path, 1, (0, 1, 2)), best_rate(tmp_path, 8, (0,))
+    assert max(narrow, wide) / min(narrow, wide) < 1.5, (narrow, wide)
+
+
 def from_flags(*argv):
     return flags.from_flags(pretrain.Pretrain, list(argv))
 
