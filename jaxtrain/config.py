@@ -307,7 +307,8 @@ class Optim(Group):
     optimizer: str = arg("adamw", "Optimizer",
         choices=("adamw", "adam_tf", "lion", "adafactor", "sgd", "rmsprop", "muon"))
     lr: float = arg(4e-3, "Peak learning rate", low=0)
-    adam_lr: float = arg(0.0, "The same of what muon leaves to Adam: embeddings, unembedding, norms; 0: --lr", low=0,
+    adam_lr: float = arg(0.0,
+        "Peak learning rate of what muon leaves to Adam: embeddings, unembedding, norms, biases; 0: --lr", low=0,
         only=("optimizer", ("muon",)))
     schedule: str = arg("cosine",
         "Learning rate after warm-up; wsd: constant, then linear to the end over decay_share",

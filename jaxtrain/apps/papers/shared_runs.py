@@ -25,9 +25,8 @@ class SharedRuns:
     def __init__(self, folder: Path, seed: int, cache_dir: str, children: processes.ChildProcesses):
         self.folder, self.seed = paths.absolute(folder), seed
         self._cache_dir, self._children = cache_dir, children
-        self._before: dict[
-            str, float
-        ] = {}  # seconds of the runs that had ended before this object needed them
+        # Seconds of the runs that had ended before this object needed them; 0 of those that it ran.
+        self._before: dict[str, float] = {}
 
     def seconds_before(self) -> float:
         """What the runs that were found finished had taken: the cost of an experiment that shares or resumes."""
