@@ -100,19 +100,26 @@ def call(stage, *flags):
     return err.getvalue() + out.getvalue()
 
 
+def on_one_device(patch):
+    """Has commands in this process run on one of its devices, while the MonkeyPatch holds."""
+    import jax
+
+    from jaxtrain.train import parallel
+
+    make = parallel.make
+    patch.setattr(parallel, "make", lambda run: make(run, jax.devices()[:1]))
+
+
 @contextlib.contextmanager
 def quick():
     """Runs in this process on one device, with little optimised; what is compiled is kept for the next run."""
     import jax
     from jax.experimental.compilation_cache import compilation_cache
 
-    from jaxtrain.train import parallel
-
     kept = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in kept}
-    make = parallel.make
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parallel, "make", lambda run: make(run, jax.devices()[:1]))
+        on_one_device(patch)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_disable_most_optimizations", True)  # jax may be imported only now
         compilation_cache.reset_cache()  # jax decides at its first program whether it keeps any

@@ -104,15 +104,16 @@ def measure(cfg: Overoptimization, runs: Any) -> Result:
         bon[name] = {}
         for pairs in PAIRS:
             proxy = trained_proxy(compared, gold_compared, hidden, pairs, over.rm_seeds, runs.seed)
-            bon[name][str(pairs)] = best_of_n(proxy(seen), gold, distance, runs.seed)
+            scores = proxy(seen)
+            bon[name][str(pairs)] = best_of_n(scores, gold, distance, runs.seed)
             review_models.progress(
                 runs.seed, f"{name}, {pairs:,} pairs: best at n = {bon[name][str(pairs)]['peak']:,}"
             )
             if pairs == RL_PAIRS:
                 rl[name] = [
-                    {"bon": best_of_n(scores[None], gold, distance, runs.seed)}
+                    {"bon": best_of_n(own[None], gold, distance, runs.seed)}
                     | by_rl(cfg, policy, sample, reward_proxies.as_reward(proxy, seen, i), true, runs.seed, i)
-                    for i, scores in enumerate(proxy(seen)[: size.rl_models])
+                    for i, own in enumerate(scores[: size.rl_models])
                 ]
     return {"distance": distance.tolist(), "bon": bon, "rl": rl,
             "gold": best_of_n(gold[None], gold, distance, runs.seed)}  # fmt: skip

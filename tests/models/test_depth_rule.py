@@ -16,10 +16,10 @@ from jaxtrain.config import ConfigError
 from jaxtrain.models import depth_rule, transformer, zoo
 from jaxtrain.objectives.next_token import next_token
 from jaxtrain.ops.logprobs import logits
-from jaxtrain.train import optim, parallel
+from jaxtrain.train import optim
 from jaxtrain.train.step import init_state, train_step
 from tests import tiny
-from tests.runs import call, column
+from tests.runs import call, column, on_one_device
 
 WIDTHS = (64, 256)
 STEPS, VOCAB, LAYERS = 3, 64, 1
@@ -131,8 +131,8 @@ def best_rate(folder, depth, seeds):
 
 @pytest.mark.slow
 def test_the_best_learning_rate_hardly_moves_from_a_width_of_64_to_512(tmp_path, monkeypatch, optimized):
-    shape, make = depth_rule.shape, parallel.make
-    monkeypatch.setattr(parallel, "make", lambda run: make(run, jax.devices()[:1]))
+    on_one_device(monkeypatch)
+    shape = depth_rule.shape
     monkeypatch.setattr(depth_rule, "shape", lambda depth, width=0: shape(2, width or 64 * depth))
     # A narrow model's losses differ more between seeds, and take seconds.
     narrow, wide = best_rate(tmp_path, 1, (0, 1, 2)), best_rate(tmp_path, 8, (0,))

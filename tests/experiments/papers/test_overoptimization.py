@@ -75,13 +75,10 @@ def test_each_part_of_the_criterion_can_fail():
         peaks = [one["peak"] for one in by_pairs.values()]
         for one, peak in zip(by_pairs.values(), reversed(peaks), strict=True):
             one["peak"] = peak
-    for i, of_one in (
-        (3, wrong[3]["rl"]["MLP-64"]),
-        (4, wrong[4]["rl"]["linear"]),
-        (5, wrong[5]["rl"]["MLP-8"]),
-    ):
-        changes = {"gold": of_one[1]["proxy"]}, {"proxy": [-x for x in of_one[1]["proxy"]]}, {"r2": math.nan}
-        of_one[1].update(changes[i - 3])
+    falls, rises, fits = wrong[3]["rl"]["MLP-64"][1], wrong[4]["rl"]["linear"][1], wrong[5]["rl"]["MLP-8"][1]
+    falls["gold"] = falls["proxy"]
+    rises["proxy"] = [-x for x in rises["proxy"]]
+    fits["r2"] = math.nan
     for rl in wrong[6]["rl"]["linear"]:
         rl["kl"] = [x / 100 for x in rl["kl"]]
     for i, one in enumerate(wrong):
