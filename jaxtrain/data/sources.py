@@ -89,36 +89,46 @@ def train_and_held_out(
     ConfigError for anything wrong with the data.
     """
     opened = _open(source, data, fields)
-    split = source.split or _main_split(opened, source)
-    train = view(opened.get(split))
+    train = view(opened.get(main_split(opened.splits, source)))
     if data.eval_data:
         return train, None
-    used = {part.partition("[")[0] for part in split.split("+")}
-    own = next((name for name in HELD_OUT if name in opened.splits and name not in used), "")
+    own = held_out_split(opened.splits, source)
     return (train, view(opened.get(own))) if own else hold_out(train, data.eval_share)
 
 
 def whole(source: DataSource, data: Data, fields: Fields = TEXT) -> Records:
     """All records of the split that a source names, else of its split train or only one; none is held out."""
     opened = _open(source, data, fields)
-    return opened.get(source.split or _main_split(opened, source))
+    return opened.get(main_split(opened.splits, source))
 
 
 def all_of(source: DataSource, data: Data, fields: Fields = TEXT) -> Records:
     """The records of an --eval_data source: the split it names, else its validation or test split, else all."""
     opened = _open(source, data, fields, "eval_data")
-    own = next((name for name in HELD_OUT if name in opened.splits), "")
-    return opened.get(source.split or own or _main_split(opened, source))
+    return opened.get(eval_split(opened.splits, source))
 
 
-def _main_split(opened: _Opened, source: DataSource) -> str:
-    if "train" in opened.splits:
-        return "train"
-    if len(opened.splits) == 1:
-        return opened.splits[0]
+def main_split(splits: Sequence[str], source: DataSource) -> str:
+    """The split that a source names, else train, else the only one."""
+    if source.split or "train" in splits:
+        return source.split or "train"
+    if len(splits) == 1:
+        return splits[0]
     raise ConfigError(
-        f"--data={source.label}: it has no split train but {', '.join(opened.splits)}; name one, {source.label}:SPLIT"
+        f"--data={source.label}: it has no split train but {', '.join(splits)}; name one, {source.label}:SPLIT"
     )
+
+
+def held_out_split(splits: Sequence[str], source: DataSource) -> str:
+    """The validation or test split beside the one that is trained on; empty where there is none."""
+    used = {part.partition("[")[0] for part in main_split(splits, source).split("+")}
+    return next((name for name in HELD_OUT if name in splits and name not in used), "")
+
+
+def eval_split(splits: Sequence[str], source: DataSource) -> str:
+    """The split of an --eval_data source: the one it names, else its validation or test split, else all."""
+    own = next((name for name in HELD_OUT if name in splits), "")
+    return source.split or own or main_split(splits, source)
 
 
 def hold_out(records: Records, share: float) -> tuple[Records, Records]:
@@ -279,6 +289,12 @@ def _open_filtered(source: DataSource, data: Data, wanted: Fields, flag: str) ->
     return _open_files(paths, (mark,), source, data, wanted, flag)
 
 
+def of_files(paths: list[Path], split: str, source: DataSource, data: Data, flag: str) -> Records:
+    """All records of the files of a source's split that have a text."""
+    records = _open_files(paths, (), source, data, {text_field(source, data): str}, flag).get("train")
+    return replace(records, label=f"{source.path_label}:{split}")
+
+
 def _open_files(
     paths: list[Path], marks: tuple[str, ...], source: DataSource, data: Data, wanted: Fields, flag: str
 ) -> _Opened:
@@ -410,19 +426,31 @@ def _quiet() -> Any:
     return redirect_stdout(io.StringIO())
 
 
-def _open_hf(source: DataSource, data: Data, wanted: Fields, flag: str) -> _Opened:
+def hf_builder(source: DataSource, data: Data, flag: str) -> Any:
+    """The builder of an hf source, of the datasets library: it knows the files, and has fetched none."""
+    load = _hf_loader("load_dataset_builder", source, data, flag)
+    with fetch_errors.hf_fetch(f"--{flag}={source.label}", source.name):
+        return load()
+
+
+def _hf_loader(function: str, source: DataSource, data: Data, flag: str) -> Callable[..., Any]:
+    """A function of the datasets library, with its arguments for a source."""
     try:
         import datasets
     except ImportError as error:
         raise ConfigError(
             f"--{flag}={source.label}: hf: needs the package datasets; {source_spec.HF_EXTRA}"
         ) from error
-    load = functools.partial(
-        datasets.load_dataset,
+    return functools.partial(
+        getattr(datasets, function),
         source.name,
         source.option("config") or None,
         cache_dir=str(cache_dir(data) / "hf"),
     )
+
+
+def _open_hf(source: DataSource, data: Data, wanted: Fields, flag: str) -> _Opened:
+    load = _hf_loader("load_dataset", source, data, flag)
     with fetch_errors.hf_fetch(f"--{flag}={source.label}", source.name):
         splits = tuple(load())
 

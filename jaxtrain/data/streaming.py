@@ -6,6 +6,7 @@ split for that, and the text that a BPE is trained on.
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from jaxtrain.data import (
     pipeline,
     source_spec,
     sources,
+    stream_files,
     summary,
     token_stream,
     tokenizer_training,
@@ -24,6 +26,7 @@ from jaxtrain.data.packed_rows import PackedRows
 from jaxtrain.data.pipeline import DataPipeline, LocalRows
 from jaxtrain.data.source_spec import DataSource
 from jaxtrain.data.sources import Records
+from jaxtrain.data.stream_files import StreamFiles
 from jaxtrain.data.streamed_rows import StreamedRows
 from jaxtrain.data.token_cache import Fim, tokenise
 from jaxtrain.data.token_stream import StreamWriter, TokenStream
@@ -39,7 +42,7 @@ def prepare(
 ) -> DataPipeline:
     """Starts to tokenise --data, and returns as soon as the held-out documents are tokenised."""
     source_spec.check(cfg)
-    train, held = _open(cfg)
+    train, held, paths = _open(cfg)
     tokenizer, about = tokenizer_training.given_or_made(cfg, train, tokenizer)
     pipeline.check_needs(cfg, tokenizer)
     fim = Fim(cfg.fim_rate, seed) if cfg.objective == "fim" else None
@@ -54,7 +57,10 @@ def prepare(
         return PackedRows(documents, tokenizer, cfg.seq_len)
 
     _, eval_rows = held_out.rows_of(cfg, train, held, make)
-    streams = [_stream(cfg, source, records, tokenizer, fim) for source, records in train]
+    streams = [
+        _stream(cfg, source, files, records, tokenizer, fim)
+        for (source, records), files in zip(train, paths, strict=True)
+    ]
     seeds = np.random.SeedSequence(seed).generate_state(len(streams) + 1).tolist()
     rows = [
         StreamedRows(stream, cfg.seq_len, one, StreamWriter(stream))
@@ -68,32 +74,55 @@ def prepare(
     )  # fmt: skip
 
 
-def _open(cfg: Corpus) -> tuple[Opened, Opened]:
-    """(the first records of each source without those that are held out, the held-out records)."""
-    train, held = [], []
+def _open(cfg: Corpus) -> tuple[Opened, Opened, list[list[Path] | None]]:
+    """(the first records of each source without those that are held out, the held-out records, its files)."""
+    train, held, paths = [], [], []
     for source in source_spec.parse(cfg.data):
-        first = token_stream.head(source, cfg)
-        if cfg.eval_data:
-            train.append((source, first))
-            continue
-        own = None
-        if source.kind not in token_stream.FILES:
-            _, own = sources.train_and_held_out(source, cfg)
-        if own is not None and own.index is None:  # a split of its own
-            train.append((source, first))
+        files = stream_files.of_source(source, cfg)
+        if files is None:
+            chosen, first = None, token_stream.head(source, cfg)
         else:
-            first, own = sources.hold_out(first, cfg.eval_share)
-            train.append((source, first))
-        held.append((source, own))
+            chosen = files.of_main(source)
+            first = token_stream.head(source, cfg, chosen, files.fingerprint(chosen))
+        if not cfg.eval_data:
+            own = _own_split(source, cfg, files)
+            if own is None:
+                first, own = sources.hold_out(first, cfg.eval_share)
+            held.append((source, own))
+        train.append((source, first))
+        paths.append(chosen)
     if cfg.eval_data:
         held = [
-            (source, sources.all_of(source, cfg)) for source in source_spec.parse(cfg.eval_data, "eval_data")
+            (source, _eval_records(source, cfg)) for source in source_spec.parse(cfg.eval_data, "eval_data")
         ]
-    return train, held
+    return train, held, paths
+
+
+def _own_split(source: DataSource, cfg: Corpus, files: StreamFiles | None) -> Records | None:
+    """The records of a source's own validation or test split; None where it has none."""
+    if files is None:
+        _, own = sources.train_and_held_out(source, cfg)
+        return own if own is not None and own.index is None else None
+    split = sources.held_out_split(tuple(files.splits), source)
+    return sources.of_files(files.of(split), split, source, cfg, "data") if split else None
+
+
+def _eval_records(source: DataSource, cfg: Corpus) -> Records:
+    """The records of an --eval_data source; of the Hub's files those of one split are fetched."""
+    files = stream_files.of_source(source, cfg, "eval_data") if source.kind == "hf" else None
+    if files is None:
+        return sources.all_of(source, cfg)
+    split = sources.eval_split(tuple(files.splits), source)
+    return sources.of_files(files.of(split), split, source, cfg, "eval_data")
 
 
 def _stream(
-    cfg: Corpus, source: DataSource, first: Records, tokenizer: Tokenizer, fim: Fim | None
+    cfg: Corpus,
+    source: DataSource,
+    paths: list[Path] | None,
+    first: Records,
+    tokenizer: Tokenizer,
+    fim: Fim | None,
 ) -> TokenStream:
     """The stream of a source, without the records that are held out of the first ones."""
     held = np.zeros(0, np.int64) if first.index is None else np.setdiff1d(np.arange(first.size), first.index)
@@ -110,7 +139,7 @@ def _stream(
     )
     plain = dataclasses.replace(cfg, data=source.label)
     folder = sources.cache_dir(cfg) / "tokens" / f"{name}.stream"
-    return TokenStream(source, plain, held, tokenizer, fim, folder)
+    return TokenStream(source, plain, paths, held, tokenizer, fim, folder)
 
 
 def _mixed(cfg: Corpus, rows: list[StreamedRows], train: Opened):

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxtrain.config import ConfigError, Corpus, is_remote
-from jaxtrain.data import file_records, filtered, jsonl, source_spec, sources, token_parts, token_workers
+from jaxtrain.config import ConfigError, Corpus
+from jaxtrain.data import jsonl, sources, token_parts, token_workers
 from jaxtrain.data.bad_records import LISTED, Skips
 from jaxtrain.data.file_records import ReadNotes
 from jaxtrain.data.read_limits import ReadLimits
@@ -35,11 +35,9 @@ from jaxtrain.files import atomic, cache, checksums, fetch_in_order
 from jaxtrain.files import paths as bucket_paths
 from jaxtrain.files.workers import Worker
 
-FILES = ("jsonl", "filtered")  # kinds of sources whose files are read in order
 HEAD = 8_192  # first records of a source, of which some are held out and on which a BPE is trained
 _HEAD_BYTES = 1 << 26  # at most so many of files
 _FIRST, _FULL = 512, 8_192  # records of the first part, and of the later ones
-_SAMPLE = 1 << 20  # bytes at either end of a file that its fingerprint is of
 _END, _STARTS = "end.json", "files.json"
 _NICENESS = 5  # of what is done beside training
 _PAUSE = 2.0  # seconds between looks for parts that another process was at
@@ -50,6 +48,7 @@ class TokenStream(NamedTuple):
 
     source: DataSource
     cfg: Corpus
+    paths: Sequence[Path] | None  # the files that are read in order; None: records are read by number
     held: np.ndarray  # i64, ascending: numbers of the records that are held out
     tokenizer: Tokenizer
     fim: Fim | None
@@ -78,29 +77,11 @@ def start(k: int) -> int:
     return _FULL * (k - grown + 1) if k >= grown else _FIRST << (k - 1) if k else 0
 
 
-def files_of(source: DataSource, cfg: Corpus, flag: str = "data") -> tuple[list[Path], str]:
-    """(the files of a source, a fingerprint of their sizes and both ends, of a bucket's of their versions)."""
-    if source.kind == "filtered":
-        return filtered.files_of(source.name, flag, sources.cache_dir(cfg) / "digests")
-    paths = source_spec.files(source, flag)
-    if is_remote(source.name):
-        return paths, cache.digest("files in order", bucket_paths.versions(paths))
-    marks = []
-    for path in paths:
-        with file_records.reading(path), path.open("rb") as file:
-            size = path.stat().st_size
-            first = file.read(_SAMPLE)
-            file.seek(max(0, size - _SAMPLE))
-            marks.append(cache.digest(size, first, file.read(_SAMPLE)))
-    return paths, cache.digest("files in order", marks)
-
-
-def head(source: DataSource, cfg: Corpus) -> Records:
-    """The first records of a source."""
-    if source.kind not in FILES:
+def head(source: DataSource, cfg: Corpus, paths: Sequence[Path] | None = None, mark: str = "") -> Records:
+    """The first records of a source; of its files, whose fingerprint is `mark`, where they are read in order."""
+    if paths is None:
         whole = sources.whole(source, cfg)
         return dataclasses.replace(whole, size=min(HEAD, len(whole)))
-    paths, mark = files_of(source, cfg)
     skips, found, places, size = Skips(cfg.on_bad_record), [], [], 0
     for record, place in _in_files(paths, source, cfg, skips):
         found.append(record)
@@ -176,8 +157,7 @@ class _Reader:
         self.notes = ReadNotes()
 
     def __iter__(self) -> Iterator[tuple[int, PartText]]:
-        read = self._files if self._stream.source.kind in FILES else self._numbers
-        return read()
+        return self._numbers() if self._stream.paths is None else self._files(self._stream.paths)
 
     def _numbers(self) -> Iterator[tuple[int, PartText]]:
         """Of a source that is read by number."""
@@ -194,10 +174,9 @@ class _Reader:
                 found += block
             yield k, self._part(k, found, skips)
 
-    def _files(self) -> Iterator[tuple[int, PartText]]:
+    def _files(self, paths: Sequence[Path]) -> Iterator[tuple[int, PartText]]:
         """Of files, from that on in which the first part begins, as far as it is known."""
         stream, cfg = self._stream, self._stream.cfg
-        paths, _ = files_of(stream.source, cfg)
         starts = _starts(stream.folder)
         skips, k, found = _Switched(cfg.on_bad_record), self._first, []
         at = max(bisect.bisect_right(starts, start(k)) - 1, 0) if starts else 0

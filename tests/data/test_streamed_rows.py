@@ -1,5 +1,7 @@
 """Rows of a stream: each document once a pass, in an order that no wait and no stop changes."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -18,9 +20,9 @@ def stream(tmp_path, cfg):
     data = prose(tmp_path / "a.jsonl", COUNT)
 
     def make(name, data=data):
-        return TokenStream(
-            source_spec.parse(data)[0], cfg(data, data_workers=1), np.zeros(0, np.int64), KIND, None, tmp_path / name
-        )  # fmt: skip
+        made, paths = cfg(data, data_workers=1), [Path(data.removeprefix("jsonl:"))]
+        held = np.zeros(0, np.int64)
+        return TokenStream(source_spec.parse(data)[0], made, paths, held, KIND, None, tmp_path / name)
 
     return make
 

@@ -29,9 +29,9 @@ def stream(tmp_path, cfg):
         options = {"on_bad_record": "skip", "data_workers": 1, **changes}
         data = f"jsonl:{tmp_path}/*.jsonl"
         made = cfg(data, **options)
-        return TokenStream(
-            source_spec.parse(data)[0], made, np.array(held, np.int64), KIND, fim, tmp_path / name
-        )
+        paths = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+        numbers = np.array(held, np.int64)
+        return TokenStream(source_spec.parse(data)[0], made, paths, numbers, KIND, fim, tmp_path / name)
 
     rows = [{"text": text(i)} for i in range(COUNT)]
     rows[700] = {"text": "  "}
@@ -167,7 +167,7 @@ def test_records_that_are_read_by_number_are_the_same_stream(tmp_path, cfg):
     made = cfg(data, objective="fim", data_workers=1)
     found = []
     for name in ("one", "two"):
-        one = TokenStream(source, made, np.array([3]), KIND, Fim(0.5, 1), tmp_path / name)
+        one = TokenStream(source, made, None, np.array([3]), KIND, Fim(0.5, 1), tmp_path / name)
         token_stream.write(one)
         found.append(cached(one.folder))
     assert found[0] == found[1]
@@ -178,9 +178,10 @@ def test_records_that_are_read_by_number_are_the_same_stream(tmp_path, cfg):
 
 
 def test_the_first_records_name_what_is_wrong(tmp_path, cfg):
-    made = cfg(write(tmp_path / "a.jsonl", [{"body": "x"}]))
+    paths = [tmp_path / "a.jsonl"]
+    made = cfg(write(paths[0], [{"body": "x"}]))
     with pytest.raises(ConfigError, match=r"a.jsonl:1: no field 'text'"):
-        token_stream.head(source_spec.parse(made.data)[0], made)
+        token_stream.head(source_spec.parse(made.data)[0], made, paths)
     made = cfg(made.data, on_bad_record="skip")
     with pytest.raises(ConfigError, match=r"no record \(1 bad records skipped\)"):
-        token_stream.head(source_spec.parse(made.data)[0], made)
+        token_stream.head(source_spec.parse(made.data)[0], made, paths)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxtrain.config import Corpus
-from jaxtrain.data import source_spec, sources, token_cache, token_stream, tokenizer_training
+from jaxtrain.data import source_spec, sources, stream_files, token_cache, token_stream, tokenizer_training
 from jaxtrain.data.token_stream import TokenStream
 from jaxtrain.data.token_workers import received
 from jaxtrain.data.tokenizer import Tokenizer
@@ -62,8 +62,10 @@ def _streaming(work: _Work) -> TokenSpeed:
     """The cache of --streaming: reading, tokenising and writing at once."""
     (source,) = source_spec.parse(work.cfg.data)
     begun, wall = time.perf_counter(), time.time()
+    files = stream_files.of_source(source, work.cfg)
+    paths = None if files is None else files.of_main(source)
     stream = TokenStream(
-        source, work.cfg, np.zeros(0, np.int64), work.tokenizer, None, work.folder / "stream"
+        source, work.cfg, paths, np.zeros(0, np.int64), work.tokenizer, None, work.folder / "stream"
     )
     token_stream.write(stream)
     seconds = time.perf_counter() - begun
