@@ -84,6 +84,29 @@ def test_rows_of_32768_tokens_fit_a_model_of_1b():
     assert checks.squares(step.text, 32768) == []
 
 
+# 54.5, 37.1, 32.9 and 11.0 GiB.
+@pytest.mark.parametrize(
+    ("model", "chip", "vocab", "most"),
+    [
+        ("mixtral-8x7b", "v5p:2x2x4", 32000, 60),
+        ("qwen3-30b-a3b", "v5p:2x2x4", 151936, 41),
+        ("gpt-oss-20b", "v5p:2x2x4", 201088, 36),
+        ("olmoe-1b-7b", "v5e:4x4", 50304, 12),
+    ],
+)
+def test_released_mixtures_of_experts_fit_16_chips(model, chip, vocab, most):
+    length = 4352  # no size of these models
+    more = ("--remat=full", "--mesh=fsdp:-1,expert:4", "--logits_limit_mb=256")
+    stage = compiled("pretrain", chip, *large(model, 16, length, *more))
+    (step,) = stage.programs
+    assert step.needed / 2**30 < most
+    assert (
+        len(re.findall(r"%(?:ragged-dot-none|tgmm)[.\d]* = ", step.text)) >= 9
+    )  # not products with all experts
+    assert checks.logits(step.text, vocab, length) == []
+    assert checks.squares(step.text, length) == []
+
+
 def test_what_does_not_fit_is_said_with_its_size():
     stage = compiled("pretrain", "v5e:2x4", *large("llama3-8b", 8, 4096, "--remat=none"))
     (refused,) = stage.refused
