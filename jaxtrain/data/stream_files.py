@@ -80,7 +80,9 @@ def _of_hf(source: DataSource, cfg: Corpus, flag: str, label: str) -> StreamFile
     found = {str(split): list(names) for split, names in (builder.config.data_files or {}).items()}
     names = [name for one in found.values() for name in one]
     wrong = ""
-    if kind not in _HF_KINDS or not names:
+    if not names:
+        wrong = "it lists none"
+    elif kind not in _HF_KINDS:
         wrong = f"they are {kind} files"
     elif changed := _settings(builder.config):
         wrong = f"they are read with {', '.join(changed)}"

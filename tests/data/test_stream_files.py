@@ -88,6 +88,29 @@ def test_the_splits_are_those_of_the_card_or_of_the_file_names(cfg, folder):
         files_of(cfg, f"hf:{folder}?config=other")
 
 
+def test_files_that_the_library_reads_by_its_defaults_are_read_in_order(cfg, tmp_path):
+    pytest.importorskip("datasets")
+    import pyarrow
+    from pyarrow import parquet
+
+    contents = {"csv": "text,n\none,1\n", "json": '[{"text": "one"}]', "jsonl": '{"text": "one"}\n'}
+    for kind in (*contents, "parquet", "arrow"):
+        folder = tmp_path / kind
+        folder.mkdir()
+        file, table = folder / f"train.{kind}", pyarrow.table({"text": ["one"]})
+        if kind == "parquet":
+            parquet.write_table(table, file)
+        elif kind == "arrow":
+            with pyarrow.ipc.new_stream(str(file), table.schema) as writer:
+                writer.write_table(table)
+        else:
+            file.write_text(contents[kind])
+        found = files_of(cfg, f"hf:{folder}")
+        assert found is not None and found.of("train") == [file]
+        head = token_stream.head(source_spec.parse(f"hf:{folder}")[0], cfg("", **ROWS), found.of("train"))
+        assert head[0]["text"] == "one"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "card", "why"),
     [
