@@ -47,6 +47,8 @@ def _is_ignored(name: str) -> bool:
 class Member(io.RawIOBase):
     """The content of a file in an archive. Raises BrokenZip; reading raises EOFError where the data are broken."""
 
+    _content: Any = None  # where a broken archive has none, closing has nothing to do
+
     def __init__(self, archive: zipfile.ZipFile, member: zipfile.ZipInfo):
         with _one_error():
             self._content = archive.open(member)
@@ -62,5 +64,6 @@ class Member(io.RawIOBase):
             raise EOFError(str(error)) from error
 
     def close(self) -> None:
-        self._content.close()
+        if self._content is not None:
+            self._content.close()
         super().close()
