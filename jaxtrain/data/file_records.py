@@ -368,7 +368,7 @@ def _members(archive: zipfile.ZipFile, task: _Task) -> Iterator[FileRecord]:
         if member.flag_bits & 1:
             raise ConfigError(f"{inside.label}: it is encrypted; unpack the archive with its password first")
         try:
-            with zip_members.Member(archive, member) as raw:
+            with zip_members.open_member(archive, member) as raw:
                 stream = io.BufferedReader(Expanding(raw, task.expansion), compressed.BLOCK)
                 for record in _of_kind(stream, inside):
                     yield record._replace(place=f"/{member.filename}{record.place}")

@@ -18,13 +18,8 @@ from jaxtrain.files import cache, paths
 
 _SAMPLE = 1 << 20  # bytes at either end of a file that its fingerprint is of
 _HF_KINDS = ("arrow", "csv", "json", "parquet")  # builders of datasets whose files file_kinds.py reads
-_NOT_READING = {
-    "name",
-    "version",
-    "data_dir",
-    "data_files",
-    "description",
-}  # fields that do not say how files are read
+# Fields of a builder's configuration that do not say how files are read.
+_NOT_READING = {"name", "version", "data_dir", "data_files", "description"}
 
 
 class StreamFiles(NamedTuple):

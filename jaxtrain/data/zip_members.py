@@ -44,14 +44,17 @@ def _is_ignored(name: str) -> bool:
     return name.startswith(_IGNORED[0]) or name.rpartition("/")[2] in _IGNORED
 
 
+def open_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> "Member":
+    """The content of a file in an archive. Raises BrokenZip."""
+    with _one_error():
+        return Member(archive.open(member))
+
+
 class Member(io.RawIOBase):
-    """The content of a file in an archive. Raises BrokenZip; reading raises EOFError where the data are broken."""
+    """The content of a file in an archive; reading raises EOFError where the data are broken."""
 
-    _content: Any = None  # where a broken archive has none, closing has nothing to do
-
-    def __init__(self, archive: zipfile.ZipFile, member: zipfile.ZipInfo):
-        with _one_error():
-            self._content = archive.open(member)
+    def __init__(self, content: zipfile.ZipExtFile):
+        self._content = content
 
     def readable(self) -> bool:
         return True
@@ -64,6 +67,5 @@ class Member(io.RawIOBase):
             raise EOFError(str(error)) from error
 
     def close(self) -> None:
-        if self._content is not None:
-            self._content.close()
+        self._content.close()
         super().close()

@@ -27,7 +27,7 @@ def test_the_files_of_an_archive():
     with zip_members.open_archive(io.BytesIO(archive(names))) as opened:
         found = zip_members.files(opened)
         assert [one.filename for one in found] == names[:2]
-        assert zip_members.Member(opened, found[1]).read() == CONTENT
+        assert zip_members.open_member(opened, found[1]).read() == CONTENT
 
 
 @pytest.mark.parametrize(

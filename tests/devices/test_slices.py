@@ -100,9 +100,8 @@ def test_released_mixtures_of_experts_fit_16_chips(model, chip, vocab, most):
     stage = compiled("pretrain", chip, *large(model, 16, length, *more))
     (step,) = stage.programs
     assert step.needed / 2**30 < most
-    assert (
-        len(re.findall(r"%(?:ragged-dot-none|tgmm)[.\d]* = ", step.text)) >= 9
-    )  # not products with all experts
+    # Not products with all experts.
+    assert len(re.findall(r"%(?:ragged-dot-none|tgmm)[.\d]* = ", step.text)) >= 9
     assert checks.logits(step.text, vocab, length) == []
     assert checks.squares(step.text, length) == []
 
