@@ -3,6 +3,7 @@
 import functools
 import math
 import re
+import threading
 
 import jax
 import numpy as np
@@ -21,9 +22,9 @@ PLANS = [("pmap", ""), ("mesh", "fsdp:4,tensor:2")]
 
 
 @functools.cache
-def engine_and_params(kind="pmap", mesh="", scan=False, slots=0):
+def engine_and_params(kind="pmap", mesh="", scan=False, slots=0, devices=8):
     """An engine and its parameters."""
-    plan = parallel.make(config.Run(parallel=kind, mesh=mesh))
+    plan = parallel.make(config.Run(parallel=kind, mesh=mesh), jax.devices()[:devices])
     model = transformer.build(ARCH, tiny.how(local=plan.local, scan=scan))
     built = engine.build_engine(plan, model, ends=(END,), max_new=NEW, slots=slots)
     return built, built.ready(plan.init(lambda: model.init(jax.random.key(0)), model.axes), ())
@@ -91,6 +92,42 @@ def test_samples_of_a_prompt_share_its_prefill_and_are_what_each_gets_alone(plan
         alone = engine.complete(*engine_and_params(*plan), {**given, "seed": given["seed"][:, g].copy()})
         assert np.array_equal(completions.tokens[g::3], alone.tokens)
         np.testing.assert_allclose(completions.logps[g::3], alone.logps, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["pmap", "mesh"])
+@pytest.mark.parametrize("samples", [1, 3])
+def test_one_cpu_samples_the_halves_of_a_batch_at_once(kind, samples):
+    built, params = engine_and_params(kind, devices=1)
+    both = threading.Barrier(2, timeout=60)  # is passed only while both are under way
+
+    def prefill(params, rows):
+        both.wait()
+        return built.prefill(params, rows)
+
+    halved = engine.complete(built._replace(prefill=prefill), params, batch(samples=samples))
+    first = engine.complete(built, params, batch(PROMPTS[:1], samples=samples))
+    wanted = engine.complete(*engine_and_params(), batch(samples=samples))
+    assert np.array_equal(halved.tokens, wanted.tokens) and np.array_equal(halved.lengths, wanted.lengths)
+    np.testing.assert_allclose(halved.logps, wanted.logps, atol=1e-4)
+    assert np.array_equal(halved.tokens[:samples], first.tokens)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "most", "devices"),
+    [(PROMPTS[:3], engine.HALVED, 1), (PROMPTS, 1000, 1), (PROMPTS, engine.HALVED, 2)],
+    ids=["odd rows", "large parameters", "two devices"],
+)
+def test_other_batches_are_sampled_whole(prompts, most, devices, monkeypatch):
+    monkeypatch.setattr(engine, "HALVED", most)
+    built, params = engine_and_params(devices=devices)
+    threads = []
+
+    def prefill(params, rows):
+        threads.append(threading.current_thread())
+        return built.prefill(params, rows)
+
+    engine.complete(built._replace(prefill=prefill), params, batch(prompts))
+    assert threads == [threading.main_thread()]
 
 
 def largest_gathered(built, params):
