@@ -3,7 +3,10 @@
 Fixed batches (generate/batch_sampler.py) go on until their longest completion has ended, with rows that are done.
 """
 
+import itertools
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -11,7 +14,7 @@ from jaxtrain.files import progress
 from jaxtrain.generate import batch_sampler, continuous_batching, sampler
 from jaxtrain.generate.batch_sampler import SampledIds, SampleRequest
 from jaxtrain.generate.continuous_batching import DecodeRequest
-from jaxtrain.generate.engine import CHUNK, Engine
+from jaxtrain.generate.engine import CHUNK, Engine, parts_at_once
 from jaxtrain.types import Params
 
 
@@ -44,15 +47,33 @@ def sample(
     order = sorted(range(len(wanted)), key=lambda i: sampler.bucketed(len(wanted[i].ids)))
     done: list[SampledIds | None] = [None] * len(wanted)
     rows += -rows % engine.plan.shards
-    completions = continuous_batching.completions(
-        engine,
-        params,
-        (wanted[i] for i in order),
-        rows=rows,
-        defaults=requests[0].sampling_params,
-        chunk=chunk,
-    )
-    for count, one in enumerate(completions, 1):
-        done[order[one.number]] = SampledIds(one.tokens, np.array(one.logps, np.float32))
-        progress.stop_point(f"sampling, completion {count} of {len(wanted)}")
+    parts = parts_at_once(engine, params, rows)
+    stopped, count = threading.Event(), itertools.count(1)
+
+    def run(mine: Sequence[int]) -> None:
+        for one in continuous_batching.completions(
+            engine,
+            params,
+            (wanted[i] for i in itertools.takewhile(lambda _: not stopped.is_set(), mine)),
+            rows=rows // parts,
+            defaults=requests[0].sampling_params,
+            chunk=chunk,
+        ):
+            done[mine[one.number]] = SampledIds(one.tokens, np.array(one.logps, np.float32))
+            progress.stop_point(f"sampling, completion {next(count)} of {len(wanted)}")
+
+    def run_beside(mine: Sequence[int]) -> None:
+        with progress.in_background():
+            run(mine)
+
+    first, *others = (order[i::parts] for i in range(parts))
+    with ThreadPoolExecutor(parts) as pool:
+        beside = [pool.submit(run_beside, mine) for mine in others]
+        try:
+            run(first)
+        except BaseException:
+            stopped.set()  # the others take no further requests
+            raise
+        for one in beside:
+            one.result()
     return done

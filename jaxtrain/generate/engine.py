@@ -14,7 +14,7 @@ from jaxtrain.train.parallel import Plan
 from jaxtrain.types import LM, Batch, Params
 
 CHUNK = 16  # tokens decoded between two looks of the host
-# Bytes of parameters up to which a CPU samples both halves of a batch at once. Products of few rows keep little more
+# Bytes of parameters up to which a CPU samples both halves of its rows at once. Products of few rows keep little more
 # than one core busy; each half reads all parameters, so that large ones, which no cache holds, gain nothing.
 HALVED = 2**25
 
@@ -102,19 +102,27 @@ def build_engine(
     )
 
 
-def complete(engine: Engine, params: Params, batch: Mapping[str, np.ndarray]) -> Completions:
-    """The completions of this host's rows of a batch, of all hosts' rows; params are what `ready` gave.
+def parts_at_once(engine: Engine, params: Params, rows: int) -> int:
+    """In how many equal parts so many rows are sampled fastest, each in a thread: jax runs what one calls in order.
 
-    On a CPU the halves of an even number of rows are sampled at once, where the parameters have at most HALVED bytes.
+    Two on a CPU, where the parameters have at most HALVED bytes and the rows are even, else one.
     """
-    rows, one_cpu = len(batch["prompt"]), engine.plan.platform == "cpu" and len(engine.plan.devices) == 1
+    one_cpu = engine.plan.platform == "cpu" and len(engine.plan.devices) == 1
+    small = one_cpu and sum(x.nbytes for x in jax.tree.leaves(params)) <= HALVED
+    return 2 if small and rows % 2 == 0 else 1
+
+
+def complete(engine: Engine, params: Params, batch: Mapping[str, np.ndarray]) -> Completions:
+    """The completions of this host's rows of a batch, of all hosts' rows; params are what `ready` gave."""
     whole = functools.partial(_complete, engine, params)
-    if rows % 2 or not one_cpu or sum(x.nbytes for x in jax.tree.leaves(params)) > HALVED:
+    rows = len(batch["prompt"])
+    count = parts_at_once(engine, params, rows)
+    if count == 1:
         return whole(batch)
-    parts = slice(rows // 2), slice(rows // 2, rows)
-    halves = [{name: x[part] for name, x in batch.items()} for part in parts]
-    with ThreadPoolExecutor(len(halves)) as pool:  # jax runs the programs of one thread one after another
-        return Completions(*map(np.concatenate, zip(*pool.map(whole, halves), strict=True)))
+    parts = (slice(i * rows // count, (i + 1) * rows // count) for i in range(count))
+    with ThreadPoolExecutor(count) as pool:
+        done = pool.map(whole, [{name: x[part] for name, x in batch.items()} for part in parts])
+        return Completions(*map(np.concatenate, zip(*done, strict=True)))
 
 
 def _complete(engine: Engine, params: Params, batch: Mapping[str, np.ndarray]) -> Completions:

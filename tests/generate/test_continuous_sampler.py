@@ -1,6 +1,7 @@
 """Continuous batching of many prompts gives what fixed batches give, in the order of the requests."""
 
 import functools
+import threading
 
 import jax
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from jaxtrain import config
 from jaxtrain.config import ConfigError
+from jaxtrain.files import progress
 from jaxtrain.generate import batch_sampler, continuous_sampler, engine
 from jaxtrain.models import transformer
 from jaxtrain.train import parallel
@@ -55,5 +57,48 @@ def test_prompts_of_a_bucket_are_taken_one_after_the_other(monkeypatch):
         return parts(engine, params, requests, **options)
 
     monkeypatch.setattr(continuous_sampler.continuous_batching, "completions", recorded)
-    continuously([REQUESTS[4], *REQUESTS[:2]], 2)
+    continuously([REQUESTS[4], *REQUESTS[:2]], 3)
     assert taken == [4, 4, 1, 1, 20, 20]
+
+
+def recorded_parts(monkeypatch, before):
+    """(rows, requests taken) of each part; `before` is called with a completion's number of each."""
+    parts, seen = continuous_sampler.continuous_batching.completions, []
+
+    def recorded(engine, params, requests, *, rows, **options):
+        taken = []
+        seen.append((rows, taken))
+        watched = (taken.append(one) or one for one in requests)
+        for one in parts(engine, params, watched, rows=rows, **options):
+            before(len(taken))
+            yield one
+
+    monkeypatch.setattr(continuous_sampler.continuous_batching, "completions", recorded)
+    return seen
+
+
+def test_halves_of_the_rows_are_sampled_at_once_on_one_cpu(monkeypatch):
+    both = threading.Barrier(2, timeout=60)  # is passed only while both are under way
+    waits = []
+    seen = recorded_parts(monkeypatch, lambda _: len(waits) < 2 and (waits.append(0), both.wait()))
+    done = continuously(REQUESTS, 4)
+    assert [one.ids for one in done] == [one.ids for one in sample()]
+    assert sorted((rows, len(taken)) for rows, taken in seen) == [(2, 5), (2, 5)]
+
+
+def test_a_stop_in_one_half_ends_the_other(monkeypatch):
+    other = threading.Event()
+
+    def before(_):
+        if threading.current_thread() is not threading.main_thread():
+            other.wait(60)
+
+    seen = recorded_parts(monkeypatch, before)
+    threading.Timer(2, other.set).start()
+
+    def stop():
+        raise KeyboardInterrupt
+
+    with progress.checking(stop), pytest.raises(KeyboardInterrupt):
+        continuously(REQUESTS * 8, 2)
+    assert len(seen) == 2 and all(len(taken) < 20 for _, taken in seen)
