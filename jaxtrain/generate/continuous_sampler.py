@@ -39,8 +39,11 @@ def sample(
     ValueError where continuous_batching.completion_parts does.
     """
     limits = batch_sampler.token_limits(engine, requests, context)
+    stopped, count = threading.Event(), itertools.count(1)
     wanted = [
-        DecodeRequest(request.ids, int(seed), int(limit), request.sampling_params)
+        DecodeRequest(
+            request.ids, int(seed), int(limit), request.sampling_params, is_cancelled=stopped.is_set
+        )
         for request, limit in zip(requests, limits, strict=True)
         for seed in request.seeds
     ]
@@ -48,7 +51,6 @@ def sample(
     done: list[SampledIds | None] = [None] * len(wanted)
     rows += -rows % engine.plan.shards
     parts = parts_at_once(engine, params, rows)
-    stopped, count = threading.Event(), itertools.count(1)
 
     def run(mine: Sequence[int]) -> None:
         for one in continuous_batching.completions(
@@ -72,7 +74,7 @@ def sample(
         try:
             run(first)
         except BaseException:
-            stopped.set()  # the others take no further requests
+            stopped.set()  # the others cancel what is under way, and take no further requests
             raise
         for one in beside:
             one.result()

@@ -203,9 +203,8 @@ def test_a_stage_with_other_flags_is_trained_anew_with_those_that_start_from_it(
     base, *rest = tiny_steps()
     run([base, rest[0]._replace(flags=(*rest[0].flags, "--lr=9")), *rest[1:]], folder)
     assert ran == ["whole/first"] and copy.sampled == ["first.jsonl", "first.closed.jsonl"]
-    run(
-        [base._replace(flags=(*base.flags, "--lr=9")), *rest], folder, jobs=1
-    )  # two at once end in either order
+    again = [base._replace(flags=(*base.flags, "--lr=9")), *rest]
+    run(again, folder, jobs=1)  # two at once end in either order
     assert ran[1:] == ["whole/base", "whole/first", "whole/second"] and len(copy.sampled) == 2 + 2 * len(
         ran[1:]
     )

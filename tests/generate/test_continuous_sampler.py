@@ -47,22 +47,8 @@ def test_the_limits_are_those_of_fixed_batches():
     assert continuous_sampler.cache_slots(17, 6) == 38
 
 
-def test_prompts_of_a_bucket_are_taken_one_after_the_other(monkeypatch):
-    taken = []
-    parts = continuous_sampler.continuous_batching.completions
-
-    def recorded(engine, params, requests, **options):
-        requests = list(requests)
-        taken.extend(len(one.ids) for one in requests)
-        return parts(engine, params, requests, **options)
-
-    monkeypatch.setattr(continuous_sampler.continuous_batching, "completions", recorded)
-    continuously([REQUESTS[4], *REQUESTS[:2]], 3)
-    assert taken == [4, 4, 1, 1, 20, 20]
-
-
-def recorded_parts(monkeypatch, before):
-    """(rows, requests taken) of each part; `before` is called with a completion's number of each."""
+def recorded_parts(monkeypatch, before=lambda: None):
+    """(rows, requests taken) of each part; `before` is called before each of its completions is seen."""
     parts, seen = continuous_sampler.continuous_batching.completions, []
 
     def recorded(engine, params, requests, *, rows, **options):
@@ -70,17 +56,24 @@ def recorded_parts(monkeypatch, before):
         seen.append((rows, taken))
         watched = (taken.append(one) or one for one in requests)
         for one in parts(engine, params, watched, rows=rows, **options):
-            before(len(taken))
+            before()
             yield one
 
     monkeypatch.setattr(continuous_sampler.continuous_batching, "completions", recorded)
     return seen
 
 
+def test_prompts_of_a_bucket_are_taken_one_after_the_other(monkeypatch):
+    seen = recorded_parts(monkeypatch)
+    continuously([REQUESTS[4], *REQUESTS[:2]], 3)
+    taken = [len(one.ids) for _, requests in seen for one in requests]
+    assert taken == [4, 4, 1, 1, 20, 20]
+
+
 def test_halves_of_the_rows_are_sampled_at_once_on_one_cpu(monkeypatch):
     both = threading.Barrier(2, timeout=60)  # is passed only while both are under way
     waits = []
-    seen = recorded_parts(monkeypatch, lambda _: len(waits) < 2 and (waits.append(0), both.wait()))
+    seen = recorded_parts(monkeypatch, lambda: len(waits) < 2 and (waits.append(0), both.wait()))
     done = continuously(REQUESTS, 4)
     assert [one.ids for one in done] == [one.ids for one in sample()]
     assert sorted((rows, len(taken)) for rows, taken in seen) == [(2, 5), (2, 5)]
@@ -89,7 +82,7 @@ def test_halves_of_the_rows_are_sampled_at_once_on_one_cpu(monkeypatch):
 def test_a_stop_in_one_half_ends_the_other(monkeypatch):
     other = threading.Event()
 
-    def before(_):
+    def before():
         if threading.current_thread() is not threading.main_thread():
             other.wait(60)
 
