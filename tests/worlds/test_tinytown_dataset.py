@@ -1,4 +1,5 @@
 import multiprocessing
+import tempfile
 import time
 
 import numpy as np
@@ -44,6 +45,13 @@ def test_tfds_reads_the_folder_without_the_builder(tmp_path):
     assert builder.info.splits["train"].num_examples == 50
     assert builder.info.splits["train"].num_bytes > 2_000
     assert len(builder.as_data_source("train[:20%]")) == 10
+
+
+def test_a_build_leaves_no_temporary_files(tmp_path, monkeypatch):
+    (temporary := tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    load("sft", "train", data_dir=tmp_path, **SMALL)
+    assert not list(temporary.iterdir())
 
 
 def test_splits_of_several_shards_are_read_in_order(tmp_path, monkeypatch):

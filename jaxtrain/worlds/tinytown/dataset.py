@@ -54,6 +54,13 @@ def features_of(columns: Mapping[str, type]) -> tfds.features.FeaturesDict:
     return tfds.features.FeaturesDict({name: _TYPES[kind]() for name, kind in columns.items()})
 
 
+class _GeneratedInfo(tfds.core.DatasetInfo):
+    """Of data that are generated here: no bucket has them."""
+
+    def initialize_from_bucket(self) -> None:
+        """Does nothing. The inherited method leaves an empty temporary folder behind."""
+
+
 class Tinytown(tfds.core.GeneratorBasedBuilder):
     """A generated world that knows the probability and the truth of its texts."""
 
@@ -65,7 +72,7 @@ class Tinytown(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = features_of(COLUMNS[self.builder_config.config])
-        return tfds.core.DatasetInfo(
+        return _GeneratedInfo(
             builder=self, description=self.__doc__, features=features, disable_shuffling=True
         )
 
