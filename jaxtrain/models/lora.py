@@ -16,7 +16,6 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from jaxtrain.config import ConfigError, Lora
 from jaxtrain.models import quantized_weights
@@ -74,7 +73,7 @@ def init(params: Params, key: Key, axes: Axes, settings: Lora) -> Params:
         inputs = math.prod(whole[path][i] for i in reads)
         adapter = {"a": draw.reshape(a) * inputs**-0.5, "b": jnp.zeros(b)}
         if settings.dora:
-            adapter["m"] = _norm(quantized_weights.in_f32(kernels[path]), reads)
+            adapter["m"] = quantized_weights.column_norms(quantized_weights.in_f32(kernels[path]), reads)
         _put(out, path, adapter)
     return out
 
@@ -91,29 +90,18 @@ def merge(base: Params, trained: Params, axes: Axes, settings: Lora) -> Params:
         if WHOLE in path:
             _put(out, path, _leaf(trained, path))
     for path in targets(axes, settings):
-        stack, reads, writes = sides(axes[path])
         kernel, adapter = _leaf(base, path), _leaf(trained, path)
+        scaled = {**adapter, "b": settings.lora_alpha / settings.lora_rank * adapter["b"]}
         if quantized_weights.is_quantized(kernel):
-            factor = settings.lora_alpha / settings.lora_rank
-            _put(out, path, quantized_weights.adapted(kernel, adapter, factor))
-            continue
-        s, i, o = (math.prod(kernel.shape[at] for at in side) for side in (stack, reads, writes))
-        product = adapter["a"].reshape(s, i, -1) @ adapter["b"].reshape(s, -1, o)
-        whole = kernel + settings.lora_alpha / settings.lora_rank * product.reshape(kernel.shape)
-        if settings.dora:
-            scale = adapter["m"] / jax.lax.stop_gradient(_norm(whole, reads))
-            whole = whole * jnp.expand_dims(scale, reads)
-        _put(out, path, whole)
+            _put(out, path, {**kernel, **scaled})
+        else:
+            _put(out, path, quantized_weights.adapted(kernel, scaled, sides(axes[path])))
     return out
 
 
 def _shapes(names: tuple[str | None, ...], shape: tuple[int, ...], rank: int) -> tuple[tuple, tuple]:
     stack, reads, writes = ([shape[i] for i in side] for side in sides(names))
     return (*stack, *reads, rank), (*stack, rank, *writes)
-
-
-def _norm(kernel: Array, reads: list[int]) -> Array:
-    return jnp.sqrt(jnp.square(kernel).sum(tuple(reads)))
 
 
 def _leaf(tree: Params, path: Path) -> Params:

@@ -9,7 +9,7 @@ there at a time; with {"a", "b"[, "m"]} beside, it adds the adapter's product (e
 import functools
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -145,9 +145,24 @@ def count(params: Params) -> int:
     return sum(math.prod(shape(leaf)) for leaf in leaves)
 
 
-def adapted(kernel: Quantized, adapter: Mapping[str, Array], scale: float) -> Quantized:
-    """A quantized kernel with its adapter beside it; the product of A and B is scaled within B."""
-    return {**kernel, **adapter, "b": scale * adapter["b"]}
+def adapted(kernel: Array, adapter: Mapping[str, Array], axes: tuple[Sequence[int], ...]) -> Array:
+    """A kernel f32[...] with the product of its adapter's A and B, and columns as long as m (DoRA) where that is there.
+
+    `axes` are the kernel's, as types.sides gives them. Without any of the three it is the kernel itself.
+    """
+    if "a" in adapter:
+        stack, inputs, outputs = (math.prod(kernel.shape[i] for i in side) for side in axes)
+        low_rank = adapter["a"].reshape(stack, inputs, -1) @ adapter["b"].reshape(stack, -1, outputs)
+        kernel = kernel + low_rank.reshape(kernel.shape)
+    if "m" not in adapter:
+        return kernel
+    reads = axes[1]
+    return kernel * jnp.expand_dims(adapter["m"] / jax.lax.stop_gradient(column_norms(kernel, reads)), reads)
+
+
+def column_norms(kernel: Array, reads: Sequence[int]) -> Array:
+    """‖W‖ f32[...] over the inputs of each output, the axes that are read (arXiv:2402.09353, section 4.1)."""
+    return jnp.sqrt(jnp.square(kernel).sum(tuple(reads)))
 
 
 def kernel_of(module: nn.Module, init: Any, size: tuple[int, ...]) -> Any:
@@ -186,31 +201,22 @@ def product(x: Array, kernel: Any, outputs: int, how: Any, names: Names, batch: 
     y = y + (x @ a.astype(x.dtype)) @ b.astype(x.dtype)
     if "m" not in kernel:
         return y
-    norm = _norm(dequantized(kernel, jnp.float32).reshape(inputs, outputs) + a @ b)
-    return y * (kernel["m"].reshape(outputs) / norm).astype(x.dtype)
+    norms = column_norms(dequantized(kernel, jnp.float32).reshape(inputs, outputs) + a @ b, [0])
+    return y * (kernel["m"].reshape(outputs) / jax.lax.stop_gradient(norms)).astype(x.dtype)
 
 
 def whole(kernel: Any, dtype: Any) -> Array:
     """The kernel f[E, I, O] of a layer's experts, its adapter's part added."""
     if not is_quantized(kernel):
         return kernel.astype(dtype)
-    return _adapted(dequantized(kernel, jnp.float32), kernel).astype(dtype)
+    return adapted(dequantized(kernel, jnp.float32), kernel, ([0], [1], [2])).astype(dtype)
 
 
 def unquantized(params: Params, axes: Axes) -> Params:
     """Parameters f32[...] of those with quantized kernels, adapters beside them merged."""
 
     def merged(kernel: Any, path: Path) -> Any:
-        if not is_quantized(kernel):
-            return kernel
-        stack, reads, writes = (math.prod(shape(kernel)[i] for i in side) for side in sides(axes[path]))
-        flat = {name: x for name, x in kernel.items() if name not in (*KINDS, "scale")}
-        for name, size in (("a", (stack, reads, -1)), ("b", (stack, -1, writes)), ("m", (stack, writes))):
-            if name in flat:
-                flat[name] = flat[name].reshape(size)
-        return _adapted(dequantized(kernel, jnp.float32).reshape(stack, reads, writes), flat).reshape(
-            shape(kernel)
-        )
+        return adapted(in_f32(kernel), kernel, sides(axes[path])) if is_quantized(kernel) else kernel
 
     return _mapped(params, axes, merged)
 
@@ -237,18 +243,6 @@ def ready_leaf(name: str, leaf: Array, names: tuple[str | None, ...], how: Any) 
         return laid(laid(leaf.astype(how.dtype), rows), names)
     codes, scale = quantized_matmul.rounded(leaf, tuple(sides(names)[1]), CODES[how.matmul_dtype])
     return {how.matmul_dtype: laid(laid(codes, rows), names), "scale": laid(scale, names)}
-
-
-def _adapted(kernel: Array, adapter: Mapping[str, Array]) -> Array:
-    """f32[..., I, O] with the product of a f[..., I, r] and b f[..., r, O], and columns as long as m f[..., O]."""
-    if "a" in adapter:
-        kernel = kernel + adapter["a"] @ adapter["b"]
-    return kernel * (adapter["m"] / _norm(kernel))[..., None, :] if "m" in adapter else kernel
-
-
-def _norm(kernel: Array) -> Array:
-    """The norms of the columns, f32[..., O], constant in the gradient (arXiv:2402.09353, section 4.3)."""
-    return jax.lax.stop_gradient(jnp.sqrt(jnp.square(kernel).sum(-2)))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
