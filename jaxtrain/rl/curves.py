@@ -6,7 +6,8 @@ from typing import Any
 
 from jaxtrain.files import html
 from jaxtrain.files.charts import Chart, Line, Mark, line_chart
-from jaxtrain.rl.overoptimisation import GOLD, TRAINED, series, turn_of, watched_metrics
+from jaxtrain.rl.overoptimisation import GOLD, TRAINED, turn_of, watched_metrics
+from jaxtrain.train.metric_series import series
 
 FILE = "curves.html"  # in the workdir
 STEP = "step (updates)"

@@ -4,15 +4,15 @@ The thresholds below are judgement, not measurement: each sentence has its numbe
 alone.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxtrain.files.terminal import percent
-from jaxtrain.rl.overoptimisation import GOLD, TRAINED, series, turn_of, watched_metrics
+from jaxtrain.rl.overoptimisation import GOLD, TRAINED, turn_of, watched_metrics
+from jaxtrain.train.metric_series import Rows, series
 
-Rows = Sequence[Mapping[str, Any]]
 Config = Mapping[str, Mapping[str, Any]]
 
 FEWEST = 8  # lines from which a metric is judged

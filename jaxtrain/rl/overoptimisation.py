@@ -4,10 +4,12 @@ Gao et al. (arXiv:2210.10760): the score of a reward model rises on, and what it
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+
+from jaxtrain.train.metric_series import Rows, is_finite
 
 TRAINED, WATCHED, GOLD = "objective/scores", "objective/watch_reward", "judge/gold"  # metrics by completion
 
@@ -125,24 +127,16 @@ def _noise(x: np.ndarray) -> np.ndarray:
     return result
 
 
-def series(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """(steps i64[n], values f64[n]) of a metric in the lines of a metrics.jsonl, where it is finite."""
-    points = [(row["step"], row[name]) for row in rows if _is_finite(row.get(name))]
-    return np.array([step for step, _ in points], np.int64), np.array([x for _, x in points], np.float64)
-
-
-def watched_metrics(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def watched_metrics(rows: Rows) -> list[str]:
     """The metrics that the trained reward is compared with: --watch_reward, and a world's gold."""
     return [
         name
         for name in (WATCHED, GOLD)
-        if any(_is_finite(row.get(name)) and _is_finite(row.get(TRAINED)) for row in rows)
+        if any(is_finite(row.get(name)) and is_finite(row.get(TRAINED)) for row in rows)
     ]
 
 
-def turn_of(
-    rows: Sequence[Mapping[str, Any]], updates: int = 1, name: str = "", certain: float = LIKELY
-) -> Turn | None:
+def turn_of(rows: Rows, updates: int = 1, name: str = "", certain: float = LIKELY) -> Turn | None:
     """The turn of a metric in the lines of a metrics.jsonl: of `name`, else of the first of `watched_metrics`.
 
     `certain` is turning_point's, lower, since a report only names it. Lines of an iteration of `updates` steps are of
@@ -151,13 +145,9 @@ def turn_of(
     name = name or next(iter(watched_metrics(rows)), "")
     iterations: dict[int, list[tuple[float, ...]]] = {}
     for row in rows:
-        if _is_finite(row.get(name)) and _is_finite(row.get(TRAINED)):
+        if is_finite(row.get(name)) and is_finite(row.get(TRAINED)):
             point = (row["step"], row[TRAINED], row[name])
             iterations.setdefault((row["step"] - 1) // updates, []).append(point)
     means = np.array([np.mean(points, 0) for points in iterations.values()]).reshape(-1, 3)
     steps = [points[-1][0] for points in iterations.values()]
     return turning_point(steps, means[:, 1], means[:, 2], certain)
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)

@@ -1,9 +1,10 @@
 """What an on-policy run leaves and prints once it is over: which step was best, what its metrics say, its curves."""
 
 from jaxtrain import config
-from jaxtrain.files import atomic, terminal
+from jaxtrain.files import atomic
 from jaxtrain.rl import curves, diagnosis
 from jaxtrain.rl.config import WatchedStageConfig
+from jaxtrain.stages import run_summary
 from jaxtrain.stages.session import Session, print_lines
 from jaxtrain.train import best_checkpoint, metrics, workdir
 
@@ -20,7 +21,11 @@ def write(cfg: WatchedStageConfig, session: Session) -> None:
     values = config.to_dict(cfg)
     charts = curves.charts(rows, best and best.step, diagnosis.updates_of(values))
     atomic.write_text(session.path / curves.FILE, curves.page(charts, name))
-    lines = [*best_lines(best, steps, str(session.path)), *sentences(diagnosis.diagnose(rows, values))]
+    said = run_summary.metrics_say(diagnosis.diagnose(rows, values))
+    lines = [
+        *best_lines(best, steps, str(session.path)),
+        *(said or ["what the metrics say: nothing stands out"]),
+    ]
     print_lines([*lines, f"curves: {session.path / curves.FILE}"], True)
 
 
@@ -34,10 +39,3 @@ def best_lines(best: best_checkpoint.BestCheckpoint | None, steps: list[int], pa
     return [
         f"best checkpoint: step {best.step}, {best.metric} {best.value:.4g}; {rest}: {path}@best names it"
     ]
-
-
-def sentences(diagnosed: list[str]) -> list[str]:
-    """A diagnosis as lines that fit a terminal."""
-    if not diagnosed:
-        return ["what the metrics say: nothing stands out"]
-    return ["what the metrics say", *(line for text in diagnosed for line in terminal.wrapped(text, "  "))]

@@ -1,11 +1,11 @@
-"""The summary of a finished run: held-out numbers, time and where it went, goodput, the checkpoint, what comes next."""
+"""The summary of a finished run: held-out numbers, time and where it went, goodput, what is wrong, what comes next."""
 
 import datetime
 from collections.abc import Mapping
 
 from jaxtrain.config import is_remote
 from jaxtrain.files import terminal
-from jaxtrain.stages import next_commands
+from jaxtrain.stages import loss_diagnosis, next_commands
 from jaxtrain.stages.session import Session, print_lines
 from jaxtrain.train import metrics, workdir
 from jaxtrain.train.time_split import TimeSplit, goodput
@@ -39,8 +39,16 @@ def show(
         *([("goodput", text)] if resumed and (text := _goodput(session)) else []),
         ("checkpoint", str(session.path / "checkpoints" / str(steps))),
     ]
-    lines = [f"finished {steps} steps", *terminal.lines(table), *next_commands.lines(session.path)]
+    rows, stage = metrics.read_rows(session.path / metrics.FILE)[0], workdir.read_run(session.path)["stage"]
+    said = metrics_say(loss_diagnosis.faults(rows, stage))
+    lines = [f"finished {steps} steps", *terminal.lines(table), *said, *next_commands.lines(session.path)]
     print_lines(lines, session.primary)
+
+
+def metrics_say(diagnosis: list[str]) -> list[str]:
+    """The sentences of a diagnosis as lines that fit a terminal; of none no line."""
+    lines = [line for text in diagnosis for line in terminal.wrapped(text, "  ")]
+    return ["what the metrics say", *lines] if lines else []
 
 
 def _goodput(session: Session) -> str:

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxtrain.apps.lifecycle import offline
 from jaxtrain.apps.lifecycle.plan import LifecycleStep
 from jaxtrain.config import ConfigError
 from jaxtrain.rl import curves, diagnosis
+from jaxtrain.stages import loss_diagnosis
 from jaxtrain.train import workdir
 
 ON_POLICY = ("ppo", "grpo")
@@ -21,7 +21,7 @@ def notes(
     found = (
         diagnosis.diagnose(rows, _config(folder / step.name))
         if on_policy
-        else offline.diagnose(rows, step.stage)
+        else loss_diagnosis.diagnose(rows, step.stage)
     )
     if parents := [name for name in step.needs if name in short]:
         verb = "falls" if len(parents) == 1 else "fall"

@@ -2,7 +2,7 @@
 
 import json
 
-from jaxtrain.apps.lifecycle import html, offline, watch
+from jaxtrain.apps.lifecycle import html, watch
 from jaxtrain.apps.lifecycle.plan import LifecycleStep
 from jaxtrain.rl import diagnosis
 from tests.apps.lifecycle.test_seeds import write_run
@@ -42,31 +42,6 @@ def test_a_stage_without_a_diagnosis_says_so(tmp_path):
     (note,) = watch.notes(SFT, [{"step": 1, "loss": 2.0}], tmp_path, [])
     assert note.startswith("Nothing in its metrics says why")
     assert watch.notes(SFT, [], tmp_path, ["base"]) == ["It starts from base, which falls short too."]
-
-
-def metrics(name, values):
-    return [{"step": i, name: value} for i, value in enumerate(values, 1)]
-
-
-def test_a_stage_on_fixed_data_says_what_its_loss_suggests():
-    level = metrics("loss", [3.0, 2.0, *[1.0] * 18])
-    assert offline.diagnose(level, "sft") == []
-    (falls,) = offline.diagnose(metrics("loss", [3 - 0.1 * i for i in range(20)]), "sft")
-    assert falls == "The training loss still falls at the end, from 1.65 to 1.25: more --steps."
-    (heart,) = offline.diagnose([*level, {"step": 20, "eval/loss": 1.2}], "sft")
-    assert "held-out loss is 1.2, the training loss 1" in heart
-    assert offline.diagnose([*level, {"step": 20, "eval/loss": 1.1}], "sft") == []
-    both = [*metrics("loss", [3 - 0.1 * i for i in range(20)]), {"step": 20, "eval/loss": 2.0}]
-    assert len(offline.diagnose(both, "sft")) == 1, "not more steps and fewer steps"
-    assert offline.diagnose(metrics("loss", [2.0, 1.0]), "sft") == [], "too few lines"
-
-
-def test_dpo_says_that_chosen_completions_have_become_less_likely():
-    falling = metrics("rewards/chosen", [-0.1 * i for i in range(20)])
-    (note,) = offline.diagnose(falling, "dpo")
-    assert "(rewards/chosen -1.8)" in note
-    assert offline.diagnose(falling, "reward") == [], "those are scores"
-    assert offline.diagnose(metrics("rewards/chosen", [0.1] * 20), "dpo") == []
 
 
 def test_the_picture_has_score_gold_and_the_turn(tmp_path):
