@@ -25,7 +25,8 @@ from jaxtrain.inference.llm_judge import both_orders
 LETTERS = ("A", "B")
 TOP = 20  # likeliest tokens among which the letters are searched
 CHAT_MAX_NEW = 8  # tokens of a chat's reply in which its letter may stand
-BIASED = 0.9  # share of the verdicts on one letter from which on the place decides, not the answer
+BIASED = 0.9  # share of the verdicts on one letter
+PLACE = 4  # times the effect of the answers on P(A): that of the place, where it decides; of 0 and 1 it is so at BIASED
 _PRINCIPLE, _REASONING = 10, 11  # what a seed is for
 _CHOOSE = "Reply with one letter, A or B, and nothing else."
 _THINK = (
@@ -234,15 +235,18 @@ def position_bias(orders: Sequence[Sequence[float]]) -> dict[str, float]:
     """The influence of an answer's place, of P(A) in both orders of each pair; empty of no pair.
 
     flip_rate and position_bias are those of both_orders; letter_a is the share of the verdicts that name (A), ½
-    where the answers alone decide.
+    where the answers alone decide; answer_effect is the mean difference that an exchange of the answers makes to P(A).
     """
     if not orders:
         return {}
     _, measures = both_orders([tuple(pair) for pair in orders], soft=True)
     verdicts = [1.0 if p > 0.5 else 0.5 * (p == 0.5) for pair in orders for p in pair]
-    return measures | {"letter_a": sum(verdicts) / len(verdicts)}
+    effect = sum(abs(first - turned) for first, turned in orders) / len(orders)
+    return measures | {"letter_a": sum(verdicts) / len(verdicts), "answer_effect": effect}
 
 
-def always_same_letter(bias: Mapping[str, float]) -> bool:
-    """Whether a model names (nearly) always the same letter."""
-    return bool(bias) and max(bias["letter_a"], 1 - bias["letter_a"]) >= BIASED
+def place_decides(bias: Mapping[str, float]) -> bool:
+    """Whether a model names (nearly) always the same letter, and its probabilities hardly depend on the answers."""
+    if not bias or max(bias["letter_a"], 1 - bias["letter_a"]) < BIASED:
+        return False
+    return 2 * abs(bias["position_bias"]) >= PLACE * bias["answer_effect"]

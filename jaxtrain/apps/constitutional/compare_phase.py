@@ -60,9 +60,9 @@ def _generate(cfg: Constitutional, run: PhaseRun) -> None:
 
 
 def _check_position_bias(critic: str, orders: Sequence[Sequence[float]]) -> None:
-    """Raises ConfigError where nearly all verdicts name one letter, whichever answer it stands for."""
+    """Raises ConfigError where nearly all verdicts name one letter, whichever answer it stands for, and as surely."""
     bias = compare.position_bias(orders)
-    if not compare.always_same_letter(bias):
+    if not compare.place_decides(bias):
         return
     letter = "A" if bias["letter_a"] > 0.5 else "B"
     share = max(bias["letter_a"], 1 - bias["letter_a"])
