@@ -235,18 +235,19 @@ def position_bias(orders: Sequence[Sequence[float]]) -> dict[str, float]:
     """The influence of an answer's place, of P(A) in both orders of each pair; empty of no pair.
 
     flip_rate and position_bias are those of both_orders; letter_a is the share of the verdicts that name (A), ½
-    where the answers alone decide; answer_effect is the mean difference that an exchange of the answers makes to P(A).
+    where the answers alone decide.
     """
     if not orders:
         return {}
     _, measures = both_orders([tuple(pair) for pair in orders], soft=True)
     verdicts = [1.0 if p > 0.5 else 0.5 * (p == 0.5) for pair in orders for p in pair]
-    effect = sum(abs(first - turned) for first, turned in orders) / len(orders)
-    return measures | {"letter_a": sum(verdicts) / len(verdicts), "answer_effect": effect}
+    return measures | {"letter_a": sum(verdicts) / len(verdicts)}
 
 
-def place_decides(bias: Mapping[str, float]) -> bool:
+def place_decides(orders: Sequence[Sequence[float]]) -> bool:
     """Whether a model names (nearly) always the same letter, and its probabilities hardly depend on the answers."""
+    bias = position_bias(orders)
     if not bias or max(bias["letter_a"], 1 - bias["letter_a"]) < BIASED:
         return False
-    return 2 * abs(bias["position_bias"]) >= PLACE * bias["answer_effect"]
+    of_answers = sum(abs(first - turned) for first, turned in orders) / len(orders)
+    return 2 * abs(bias["position_bias"]) >= PLACE * of_answers

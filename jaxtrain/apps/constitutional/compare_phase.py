@@ -61,11 +61,10 @@ def _generate(cfg: Constitutional, run: PhaseRun) -> None:
 
 def _check_position_bias(critic: str, orders: Sequence[Sequence[float]]) -> None:
     """Raises ConfigError where nearly all verdicts name one letter, whichever answer it stands for, and as surely."""
-    bias = compare.position_bias(orders)
-    if not compare.place_decides(bias):
+    if not compare.place_decides(orders):
         return
-    letter = "A" if bias["letter_a"] > 0.5 else "B"
-    share = max(bias["letter_a"], 1 - bias["letter_a"])
+    of_a = compare.position_bias(orders)["letter_a"]
+    letter, share = ("A", of_a) if of_a > 0.5 else ("B", 1 - of_a)
     raise ConfigError(
         f"--critic={critic}: position bias: it names ({letter}) in {share:.0%} of {2 * len(orders):,} verdicts, "
         "whatever stands there, so its labels are meaningless: name another critic, or continue with "
