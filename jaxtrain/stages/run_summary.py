@@ -2,12 +2,14 @@
 
 import datetime
 from collections.abc import Mapping
+from typing import Any
 
 from jaxtrain.config import is_remote
 from jaxtrain.files import terminal
 from jaxtrain.stages import loss_diagnosis, next_commands
 from jaxtrain.stages.session import Session, print_lines
 from jaxtrain.train import metrics, workdir
+from jaxtrain.train.metric_series import Rows
 from jaxtrain.train.time_split import TimeSplit, goodput
 
 
@@ -31,16 +33,16 @@ def show(
         "above entropy": ("{bits_per_byte_above_entropy:.4f}", "bits_per_byte_above_entropy"),
     }
     total = speed.total()
+    record, (rows, _) = workdir.read_run(session.path), metrics.read_rows(session.path / metrics.FILE)
     fast = f", {total['tokens_per_s']:,.0f} tokens/s" if total else ""
     table = [
         *((name, text.format(**numbers)) for name, (text, needs) in formats.items() if needs in numbers),
         ("time", f"{seconds / 60:.1f} min{fast}"),
         ("time split", speed.text(seconds)),
-        *([("goodput", text)] if resumed and (text := _goodput(session)) else []),
+        *([("goodput", _goodput(record, rows))] if resumed and not is_remote(session.path) else []),
         ("checkpoint", str(session.path / "checkpoints" / str(steps))),
     ]
-    rows, stage = metrics.read_rows(session.path / metrics.FILE)[0], workdir.read_run(session.path)["stage"]
-    said = metrics_say(loss_diagnosis.faults(rows, stage))
+    said = metrics_say(loss_diagnosis.faults(rows, record["stage"]))
     lines = [f"finished {steps} steps", *terminal.lines(table), *said, *next_commands.lines(session.path)]
     print_lines(lines, session.primary)
 
@@ -51,12 +53,10 @@ def metrics_say(diagnosis: list[str]) -> list[str]:
     return ["what the metrics say", *lines] if lines else []
 
 
-def _goodput(session: Session) -> str:
-    """What share of the time since the first start the steps took; empty for a run in a bucket."""
-    if is_remote(session.path):
-        return ""
-    started = datetime.datetime.fromisoformat(workdir.read_run(session.path)["started"])
+def _goodput(record: Mapping[str, Any], rows: Rows) -> str:
+    """What share of the time since the first start the steps took."""
+    started = datetime.datetime.fromisoformat(record["started"])
     seconds = (datetime.datetime.now(datetime.UTC) - started).total_seconds()
-    share = goodput(metrics.read_rows(session.path / metrics.FILE)[0], seconds)
+    share = goodput(rows, seconds)
     span = f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
     return f"{share:.0%} of the {span} since the first start were steps that count"
