@@ -30,9 +30,9 @@ def test_faults_stand_between_the_numbers_and_what_follows(summary):
     assert heads[0] == "finished" and heads[-1] == "or"
     at = lines.index("what the metrics say")
     assert [line.split()[0] for line in lines[1:at]] == ["held-out", "accuracy", "time", "time", "checkpoint"]
-    told = [line for line in lines[at + 1 :] if line.startswith("  ")]
-    assert "less likely" in " ".join(told) and all(len(line) <= 80 for line in told)
-    assert lines[at + len(told) + 1].startswith("next  ./launch/run evaluate")
+    said = [line for line in lines[at + 1 :] if line.startswith("  ")]
+    assert "less likely" in " ".join(said) and all(len(line) <= 80 for line in said)
+    assert lines[at + len(said) + 1].startswith("next  ./launch/run evaluate")
 
 
 def test_a_run_without_faults_says_nothing_of_them(summary):
