@@ -33,7 +33,7 @@ def main(cfg: Pretrain) -> None:
 
         from jaxtrain.data import pipeline, special_text, streaming
         from jaxtrain.objectives.next_token import next_token
-        from jaxtrain.stages import sampling, source_evaluation, trainer
+        from jaxtrain.stages import offline, sampling, source_evaluation, trainer
 
         data = stage.prepare(streaming.prepare if cfg.data.streaming else pipeline.prepare)
         session = cfg.depth.session(stage, data)
@@ -44,7 +44,7 @@ def main(cfg: Pretrain) -> None:
         )
         training = trainer.Stage(
             objective=objective,
-            next_batch=trainer.offline_batches(data.train.iterate),
+            next_batch=offline.OfflineBatches(data.train.iterate),
             table=data.table,
             decode=special_text.marked_decoder(data.tokenizer),
             tokens=cfg.data.batch_size * cfg.data.seq_len,

@@ -43,7 +43,7 @@ def main(cfg: Sft) -> None:
 
         from jaxtrain.data import dialogs, special_text
         from jaxtrain.objectives.sft import sft
-        from jaxtrain.stages import eval_prompts, run_turns, trainer
+        from jaxtrain.stages import eval_prompts, offline, run_turns, trainer
 
         data = stage.prepare(dialogs.prepare)
         session = stage.session(data.tokenizer, data.fingerprints, noise=cfg.loss.neftune)
@@ -56,7 +56,7 @@ def main(cfg: Sft) -> None:
         )
         training = trainer.Stage(
             objective=objective,
-            next_batch=trainer.offline_batches(data.train.iterate),
+            next_batch=offline.OfflineBatches(data.train.iterate),
             table=[*data.table, *eval_prompts.about(sample)],
             decode=special_text.marked_decoder(data.tokenizer),
             tokens=cfg.data.batch_size * cfg.data.seq_len,

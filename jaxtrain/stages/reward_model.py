@@ -11,9 +11,8 @@ from jaxtrain.data import prompts
 from jaxtrain.files import progress
 from jaxtrain.measures import agreement
 from jaxtrain.ops.ensembles import COMBINED
-from jaxtrain.stages import init_from, sampling, weights
+from jaxtrain.stages import init_from, offline, sampling, weights
 from jaxtrain.stages.session import Session, gather_rows
-from jaxtrain.stages.trainer import offline_batches
 from jaxtrain.train import loop, optim
 from jaxtrain.types import Params, TrainState
 
@@ -135,4 +134,4 @@ def ensemble_batches(train: Any, members: int, seed: int) -> Callable[[int], loo
             batch["weight"] = np.array(draws, np.float32)
         return batch
 
-    return offline_batches(lambda first: map(weigh, train.iterate(first)))
+    return offline.OfflineBatches(lambda first: map(weigh, train.iterate(first)))

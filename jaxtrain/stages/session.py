@@ -224,6 +224,13 @@ def fresh_state_fn(session: Session, seed: int) -> Callable[[], TrainState]:
     return make
 
 
+def state_shapes(session: Session, seed: int) -> TrainState:
+    """The shapes of the first state. Raises ConfigError where the devices have no room for it."""
+    shapes = session.plan.abstract(fresh_state_fn(session, seed), session.trained.axes)
+    state_memory.require_room(session.plan, shapes, "the training state of this model")
+    return shapes
+
+
 def _state(session: Session, params: Params, seed: int) -> TrainState:
     return init_state(params, session.tx, jax.random.fold_in(jax.random.key(seed), 1), session.extra)
 
@@ -233,13 +240,10 @@ def first_state(
 ) -> tuple[TrainState, dict]:
     """(state, meta): of the newest checkpoint, else of the parameters that --init_from names, else a fresh one."""
     seed, axes = cfg.run.seed, session.trained.axes
-    make = fresh_state_fn(session, seed)
-    shapes = session.plan.abstract(make, axes)
-    state_memory.require_room(session.plan, shapes, "the training state of this model")
-    if restored := saved.restore_usable(shapes, unusable):
+    if restored := saved.restore_usable(state_shapes(session, seed), unusable):
         return restored
     if not session.start.origins:
-        return session.plan.init(make, axes), {}
+        return session.plan.init(fresh_state_fn(session, seed), axes), {}
     params = trained_part(session, initial_params(session, seed), seed)
     return session.plan.init(functools.partial(_state, session, seed=seed), axes, params), {}
 

@@ -10,8 +10,16 @@ import numpy as np
 from jaxtrain.config import StageConfig
 from jaxtrain.files import progress, terminal
 from jaxtrain.models import transformer
-from jaxtrain.stages import eval_tasks, frozen_base, next_commands, run_guards, run_summary, step_memory
-from jaxtrain.stages.session import Session, first_state, fresh_state_fn, of_trained, print_lines
+from jaxtrain.stages import (
+    eval_tasks,
+    frozen_base,
+    next_commands,
+    offline,
+    run_guards,
+    run_summary,
+    step_memory,
+)
+from jaxtrain.stages.session import Session, first_state, of_trained, print_lines, state_shapes
 from jaxtrain.train import loop, metrics, optim, preflight, trackers
 from jaxtrain.train.checkpoint import Checkpoints, Unusable
 from jaxtrain.train.profiler import StepProfiler
@@ -54,16 +62,6 @@ def evaluate_fn(
     return means
 
 
-def offline_batches(iterate: Callable[[int], Iterator[Any]]) -> Callable[[int], loop.NextBatch]:
-    """Batches that do not depend on the state, from `iterate(first batch)`."""
-
-    def from_batch(first: int) -> loop.NextBatch:
-        batches = iterate(first)
-        return lambda state: next(batches)
-
-    return from_batch
-
-
 class Stage(NamedTuple):
     """What a stage passes to the shared training."""
 
@@ -99,9 +97,10 @@ def train(cfg: StageConfig, session: Session, stage: Stage) -> TrainState:
         return values
 
     with Checkpoints(session.path, cfg.run.keep) as saved:
-        state, meta = first_state(cfg, session, saved, stage.unusable)
+        with offline.early_step(cfg, session, stage, saved) as early:
+            state, meta = first_state(cfg, session, saved, stage.unusable)
         done = int(plan.get(state.step))
-        step, window = run_guards.training_step(cfg, session, stage, meta)
+        step, window = early.step if early else run_guards.training_step(cfg, session, stage, meta)
         again = meta.get("unevaluated", False)
         if done >= cfg.run.steps and not again:
             print_lines(
@@ -113,7 +112,7 @@ def train(cfg: StageConfig, session: Session, stage: Stage) -> TrainState:
             print_lines([numbers_now, text, *next_commands.lines(session.path)], primary)
             return state
         best = run_guards.best_checkpoint(cfg, session, stage, saved, state)
-        batches = stage.next_batch(done)
+        batches = early.batches if early else stage.next_batch(done)
         first = batches(state)
         lines = _preflight(cfg, session, stage, first, flops)
         print_lines(lines if done == 0 else [f"resuming from step {done} of {cfg.run.steps}"], primary)
@@ -143,7 +142,7 @@ def train(cfg: StageConfig, session: Session, stage: Stage) -> TrainState:
 
 
 def _preflight(cfg: StageConfig, session: Session, stage: Stage, first: Any, flops: float) -> list[str]:
-    state = session.plan.abstract(fresh_state_fn(session, cfg.run.seed), session.trained.axes)
+    state = state_shapes(session, cfg.run.seed)
     sizes = [*preflight.memory(state, first), *step_memory.rows(cfg, session, stage.tokens, state)]
     if session.trained.frozen:
         sizes.insert(1, ("frozen parameters", frozen_base.described(session.base, cfg.lora)))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxtrain.config import ConfigError, Run
-from jaxtrain.stages import run_guards, trainer
+from jaxtrain.stages import offline, run_guards
 from jaxtrain.train import workdir
 from jaxtrain.train.skipped_steps import TrainingError
 from tests.runs import CHILD, column, rows, same_arrays
@@ -26,28 +26,25 @@ def spoil(monkeypatch):
 
     With an infinite one the loss is infinite.
     """
-    spoilt, real = {}, trainer.offline_batches
+    spoilt = {}
 
-    def offline_batches(iterate):
-        def from_batch(first):
-            batches, number = real(iterate)(first), iter(range(first, 10**6))
+    class SpoiltBatches(offline.OfflineBatches):
+        def __new__(cls, iterate):
+            def spoilt_from(first):
+                for number, batch in enumerate(iterate(first), first):
+                    batch = dict(batch)
+                    match spoilt.get(number):
+                        case "mask":
+                            batch["mask"] = np.zeros_like(batch["mask"])
+                        case "infinite":
+                            batch["mask"] = np.full_like(batch["mask"], np.inf)
+                        case "targets":
+                            batch["targets"] = 20 + batch["targets"][:, ::-1] % 7
+                    yield batch
 
-            def next_batch(state):
-                batch = dict(batches(state))
-                match spoilt.get(next(number)):
-                    case "mask":
-                        batch["mask"] = np.zeros_like(batch["mask"])
-                    case "infinite":
-                        batch["mask"] = np.full_like(batch["mask"], np.inf)
-                    case "targets":
-                        batch["targets"] = 20 + batch["targets"][:, ::-1] % 7
-                return batch
+            return super().__new__(cls, spoilt_from)
 
-            return next_batch
-
-        return from_batch
-
-    monkeypatch.setattr(trainer, "offline_batches", offline_batches)
+    monkeypatch.setattr(offline, "OfflineBatches", SpoiltBatches)
     return spoilt.update
 
 
