@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 from jaxtrain.config import StageConfig
 from jaxtrain.stages import run_guards
-from jaxtrain.stages.session import Session, state_shapes
+from jaxtrain.stages.session import Session
 from jaxtrain.train import loop
 from jaxtrain.train.checkpoint import Checkpoints
+from jaxtrain.types import TrainState
 
 
 class OfflineBatches(NamedTuple):
@@ -38,7 +39,7 @@ def _in_turn(batches: Iterator[Any]) -> loop.NextBatch:
 
 @contextlib.contextmanager
 def early_step(
-    cfg: StageConfig, session: Session, stage: Any, saved: Checkpoints
+    cfg: StageConfig, session: Session, stage: Any, shapes: TrainState, saved: Checkpoints
 ) -> Iterator[EarlyStep | None]:
     """The step of a fresh run, compiled in a thread until the context ends; None where it waits for the state.
 
@@ -52,7 +53,7 @@ def early_step(
     batches = stage.next_batch.iterate(0)
     first = next(batches)
     step, window = run_guards.training_step(cfg, session, stage, {})
-    args = state_shapes(session, cfg.run.seed), (session.base, stage.frozen), plan.put(first)
+    args = shapes, (session.base, stage.frozen), plan.put(first)
     with ThreadPoolExecutor(1, "compile") as thread:
         # An error of the compiler is left to the step's first call, which has it again.
         thread.submit(lambda: step.lower(*args).compile())

@@ -16,7 +16,7 @@ from jaxtrain import config
 from jaxtrain.data.tokenizer import Tokenizer, save_tokenizer
 from jaxtrain.files import hf_hub, paths
 from jaxtrain.models import zoo
-from jaxtrain.stages import frozen_base, lineage, state_memory, weights
+from jaxtrain.stages import frozen_base, lineage, weights
 from jaxtrain.stages.init_from import InitFrom, load_run, require_rows
 from jaxtrain.stages.load_model import build_model
 from jaxtrain.train import metrics, multihost, optim, parallel, workdir
@@ -224,23 +224,16 @@ def fresh_state_fn(session: Session, seed: int) -> Callable[[], TrainState]:
     return make
 
 
-def state_shapes(session: Session, seed: int) -> TrainState:
-    """The shapes of the first state. Raises ConfigError where the devices have no room for it."""
-    shapes = session.plan.abstract(fresh_state_fn(session, seed), session.trained.axes)
-    state_memory.require_room(session.plan, shapes, "the training state of this model")
-    return shapes
-
-
 def _state(session: Session, params: Params, seed: int) -> TrainState:
     return init_state(params, session.tx, jax.random.fold_in(jax.random.key(seed), 1), session.extra)
 
 
 def first_state(
-    cfg: config.StageConfig, session: Session, saved: Checkpoints, unusable: Unusable | None = None
+    seed: int, session: Session, shapes: TrainState, saved: Checkpoints, unusable: Unusable | None = None
 ) -> tuple[TrainState, dict]:
     """(state, meta): of the newest checkpoint, else of the parameters that --init_from names, else a fresh one."""
-    seed, axes = cfg.run.seed, session.trained.axes
-    if restored := saved.restore_usable(state_shapes(session, seed), unusable):
+    axes = session.trained.axes
+    if restored := saved.restore_usable(shapes, unusable):
         return restored
     if not session.start.origins:
         return session.plan.init(fresh_state_fn(session, seed), axes), {}

@@ -1,4 +1,4 @@
-"""The memory that a training step needs at least, beside what there is, before anything is computed."""
+"""The state and memory that a training step needs at least, beside what there is, before anything is computed."""
 
 from typing import Any
 
@@ -8,9 +8,10 @@ from jaxtrain import config
 from jaxtrain.models import transformer
 from jaxtrain.models.zoo import Arch
 from jaxtrain.stages import state_memory
-from jaxtrain.stages.session import Session
+from jaxtrain.stages.session import Session, fresh_state_fn
 from jaxtrain.stages.state_memory import GIB
 from jaxtrain.train import parallel, preflight
+from jaxtrain.types import TrainState
 
 # Where nothing is recomputed a step needs about 3 times what `stored_activations` counts (82 for 28 MiB, tinytown-1m).
 ROOM = 0.4
@@ -22,6 +23,13 @@ def stored_activations(arch: Arch, remat: str, tensor: int = 1) -> float:
     """
     products = arch.C * (2 * arch.heads + 2 * arch.K) + (3 if arch.gated else 2) * arch.used_ff
     return arch.width + (products / tensor if remat != "full" else 0)
+
+
+def state_shapes(session: Session, seed: int) -> TrainState:
+    """The shapes of the first state. Raises ConfigError where the devices have no room for it."""
+    shapes = session.plan.abstract(fresh_state_fn(session, seed), session.trained.axes)
+    state_memory.require_room(session.plan, shapes, "the training state of this model")
+    return shapes
 
 
 def rows(cfg: config.StageConfig, session: Session, tokens: int, state: Any) -> list[tuple[str, str]]:

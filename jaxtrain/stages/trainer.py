@@ -19,7 +19,7 @@ from jaxtrain.stages import (
     run_summary,
     step_memory,
 )
-from jaxtrain.stages.session import Session, first_state, of_trained, print_lines, state_shapes
+from jaxtrain.stages.session import Session, first_state, of_trained, print_lines
 from jaxtrain.train import loop, metrics, optim, preflight, trackers
 from jaxtrain.train.checkpoint import Checkpoints, Unusable
 from jaxtrain.train.profiler import StepProfiler
@@ -97,8 +97,9 @@ def train(cfg: StageConfig, session: Session, stage: Stage) -> TrainState:
         return values
 
     with Checkpoints(session.path, cfg.run.keep) as saved:
-        with offline.early_step(cfg, session, stage, saved) as early:
-            state, meta = first_state(cfg, session, saved, stage.unusable)
+        shapes = step_memory.state_shapes(session, cfg.run.seed)
+        with offline.early_step(cfg, session, stage, shapes, saved) as early:
+            state, meta = first_state(cfg.run.seed, session, shapes, saved, stage.unusable)
         done = int(plan.get(state.step))
         step, window = early.step if early else run_guards.training_step(cfg, session, stage, meta)
         again = meta.get("unevaluated", False)
@@ -114,7 +115,7 @@ def train(cfg: StageConfig, session: Session, stage: Stage) -> TrainState:
         best = run_guards.best_checkpoint(cfg, session, stage, saved, state)
         batches = early.batches if early else stage.next_batch(done)
         first = batches(state)
-        lines = _preflight(cfg, session, stage, first, flops)
+        lines = _preflight(cfg, session, stage, shapes, first, flops)
         print_lines(lines if done == 0 else [f"resuming from step {done} of {cfg.run.steps}"], primary)
         if cfg.run.dry_run:
             return dry_run(cfg, session, step, state, first, stage.expect, frozen)
@@ -141,9 +142,10 @@ def train(cfg: StageConfig, session: Session, stage: Stage) -> TrainState:
     return state
 
 
-def _preflight(cfg: StageConfig, session: Session, stage: Stage, first: Any, flops: float) -> list[str]:
-    state = state_shapes(session, cfg.run.seed)
-    sizes = [*preflight.memory(state, first), *step_memory.rows(cfg, session, stage.tokens, state)]
+def _preflight(
+    cfg: StageConfig, session: Session, stage: Stage, shapes: TrainState, first: Any, flops: float
+) -> list[str]:
+    sizes = [*preflight.memory(shapes, first), *step_memory.rows(cfg, session, stage.tokens, shapes)]
     if session.trained.frozen:
         sizes.insert(1, ("frozen parameters", frozen_base.described(session.base, cfg.lora)))
     where = f"{session.plan.name}, {len(session.plan.devices)} x {session.plan.device_kind}"

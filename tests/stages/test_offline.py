@@ -68,9 +68,10 @@ def test_a_run_that_goes_on_and_one_with_a_guard_wait_for_the_state(bench, trace
 def test_a_run_from_another_one_compiles_while_it_reads(bench, traced):
     folder = bench.folder / "early-parent"
     bench.main(*STEPS, f"--workdir={folder}")
-    flags = (f"--init_from={folder}", *STEPS, f"--workdir={folder}-child")
-    bench.main(*flags, small=CHILD)
-    assert traced == [THREAD, THREAD]
+    for name, *more in (("child",), ("adapted", "--lora_rank=2"), ("averaged", "--ema=0.9")):
+        flags = (f"--init_from={folder}", *STEPS, *more, f"--workdir={folder}-{name}")
+        bench.main(*flags, small=CHILD)
+    assert traced == 4 * [THREAD]
 
 
 def test_an_error_of_the_thread_is_that_of_the_steps_first_call(bench, monkeypatch):
