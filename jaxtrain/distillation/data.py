@@ -19,7 +19,7 @@ from jaxtrain.distillation.teacher import Teacher
 from jaxtrain.distillation.topk_cache import COLUMNS
 from jaxtrain.models import transformer
 from jaxtrain.rl import rollouts, scoring
-from jaxtrain.stages import init_from, sampling
+from jaxtrain.stages import init_from, offline, sampling
 from jaxtrain.stages.session import Session
 from jaxtrain.train import loop, parallel
 from jaxtrain.types import TrainState
@@ -87,10 +87,16 @@ def batches(
     cfg: DistillConfig, session: Session, prepared: DistillationBatches, template: Template
 ) -> Callable[[int], loop.NextBatch]:
     """Batches of the data, and with --on_policy of the student's completions; a batch's number says which."""
-    extra = () if prepared.live else ("teacher_ids", "teacher_logps")
+    names = (*COLUMNS, "row", *(() if prepared.live else ("teacher_ids", "teacher_logps")))
     B, share = cfg.data.batch_size, cfg.loss.on_policy
+    if not share:
+        return offline.OfflineBatches(
+            lambda first: (
+                {name: batch[name] for name in names} for batch in prepared.data.train.iterate(first)
+            )
+        )
     local = session.plan.local_rows(B)
-    student_rows = _student_rows_fn(cfg, session, prepared.prompts, template) if share else None
+    student_rows = _student_rows_fn(cfg, session, prepared.prompts, template)
 
     def is_on_policy(step: int) -> bool:
         return np.random.default_rng((cfg.run.seed, 4, step)).random() < share
@@ -100,15 +106,14 @@ def batches(
 
         def next_batch(state: TrainState) -> dict[str, np.ndarray]:
             nonlocal step
-            on_policy = bool(share) and is_on_policy(step)
+            on_policy = is_on_policy(step)
             batch = next(stream)
             if on_policy:
                 rows = student_rows(state, step)
                 batch = batch | {name: rows[name][local] for name in COLUMNS}
             step += 1
-            columns = {name: batch[name] for name in (*COLUMNS, "row", *extra)}
-            flag = {"on_policy": np.full(len(columns["row"]), on_policy, np.float32)} if share else {}
-            return columns | flag
+            columns = {name: batch[name] for name in names}
+            return columns | {"on_policy": np.full(len(columns["row"]), on_policy, np.float32)}
 
         return next_batch
 

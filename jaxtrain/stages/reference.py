@@ -16,6 +16,7 @@ from jaxtrain.files import cache
 from jaxtrain.files.progress import bar
 from jaxtrain.ops import preference
 from jaxtrain.ops.logprobs import COMPLETIONS, completion_logps
+from jaxtrain.stages import offline
 from jaxtrain.stages.session import Session, gather_rows, initial_params, trained_part
 from jaxtrain.train import digest, loop, workdir
 from jaxtrain.types import Metrics, Params, TrainState
@@ -56,7 +57,7 @@ def reference_columns(
         lines = [("reference", f"log-probabilities of {len(table):,} rows {how}")]
     extra = preference.COLUMNS.get(link, ())
 
-    def complete(state: TrainState, batch: Batch) -> Batch:
+    def complete(state: TrainState | None, batch: Batch) -> Batch:
         batch = dict(batch)
         index = batch.pop("index")
         if table is not None:
@@ -72,7 +73,10 @@ def reference_columns(
         batches: Iterator[Batch] = data.train.iterate(first)
         return lambda state: complete(state, next(batches))
 
-    return ReferenceColumns(train, complete, lines)
+    plain = offline.OfflineBatches(
+        lambda first: (complete(None, batch) for batch in data.train.iterate(first))
+    )
+    return ReferenceColumns(train if extra else plain, complete, lines)
 
 
 def logps_fn(session: Session) -> Callable[[Params, Params, Batch], np.ndarray]:

@@ -74,6 +74,24 @@ def test_a_run_from_another_one_compiles_while_it_reads(bench, traced):
     assert traced == 4 * [THREAD]
 
 
+@pytest.mark.parametrize(
+    ("stage", "flags", "early"),
+    [
+        ("reward", (), True),
+        ("dpo", (), True),
+        ("dpo", ("--loss=kto",), False),  # whose batches have a column of the policy
+        ("distill", ("--teacher={sft}",), True),
+        ("distill", ("--teacher={sft}", "--on_policy=1"), False),
+    ],
+)
+def test_the_step_waits_for_the_state_where_batches_are_made_with_it(town, traced, stage, flags, early):
+    name = "-".join(["early", stage, *flags[-1:]]).translate(str.maketrans("={}", "---"))
+    flags = [flag.format(sft=town / "sft") for flag in flags]
+    data = None if stage != "distill" else "tinytown:prompts?documents=16"
+    town.run(stage, name, "--steps=3", *flags, data=data)
+    assert traced == [THREAD if early else "MainThread"]
+
+
 def test_an_error_of_the_thread_is_that_of_the_steps_first_call(bench, monkeypatch):
     def broken(*args, **options):
         raise ValueError("no such product")
