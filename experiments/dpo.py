@@ -96,6 +96,7 @@ def main(cfg: Dpo) -> None:
         session = stage.session(data.tokenizer, data.fingerprints)._replace(extra=reference.first_extra(link))
         loss = kto if link == "kto" else functools.partial(dpo, loss=link)
         objective = functools.partial(loss, model=session.model, settings=settings)
+        sample = eval_prompts.eval_sampler(session, cfg, stage.template, data.tokenizer.decode_completion)
         columns = reference.reference_columns(cfg, session, data, link, settings)
         training = trainer.Stage(
             objective=objective,
@@ -106,7 +107,7 @@ def main(cfg: Dpo) -> None:
             score=trainer.evaluate_fn(
                 session, objective, data.eval, cfg.run.eval_batches, complete=columns.held_out
             ),
-            sample=eval_prompts.eval_sampler(session, cfg, stage.template, data.tokenizer.decode_completion),
+            sample=sample,
             expect=reference.expected(link, settings),
             carry=reference.carry(link),
         )

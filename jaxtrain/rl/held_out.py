@@ -44,7 +44,7 @@ def evaluator(
     fitting = [i for i, prompt in enumerate(answers.prompts) if len(prompt.ids) <= room]
     if not fitting:
         raise ConfigError(
-            f"--prompts={answers.source}: no prompt fits {room} tokens (--seq_len less --max_new)"
+            f"{answers.source.setting}: no prompt fits {room} tokens (--seq_len less --max_new)"
         )
     _check_arguments(cfg, answers)
     how = how._replace(gold=None, watch=watch and watch.always)
@@ -63,14 +63,14 @@ def evaluator(
 
     left = len(answers.prompts) - len(fitting)
     without = f"; {left:,} longer than {room} tokens left out" if left else ""
-    fitting_line = f"{len(fitting):,} of {answers.source}{without}"
+    fitting_line = f"{len(fitting):,} of {answers.source.text}{without}"
     return evaluate, [*(watch.table if watch else []), ("held-out prompts", fitting_line)]
 
 
 def _check_arguments(cfg: WatchedStageConfig, answers: EvalAnswers) -> None:
     names = argument_names(answers.prompts)
     for reward in watched_reward.reward_functions(cfg):
-        functions.check_arguments(reward, names, f"--prompts={answers.source}")
+        functions.check_arguments(reward, names, answers.source.setting)
 
 
 def argument_names(prompts: Sequence[Prompt]) -> set[str]:

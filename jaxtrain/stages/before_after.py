@@ -31,10 +31,10 @@ def with_before_after(
     sample: loop.Sample,
 ) -> loop.Sample:
     """`sample`, and after the last step a table of before and after."""
-    source, world = eval_prompts.eval_source(cfg.samples, cfg.data)
+    source, flag, world = eval_prompts.eval_source(cfg.samples, cfg.data)
     if not world:
         return sample
-    rows = prompts.read_prompts(source, cfg.data, template, limit=cfg.samples.prompt_count)
+    rows = prompts.read_prompts(source, cfg.data, template, flag=flag, limit=cfg.samples.prompt_count)
     policy = policy_session(session)
     plain = session._replace(trained=session.trained._replace(whole=lambda part, base: part), base=())
     questions = [each.messages[-1]["content"] for each in rows for _ in range(DRAWS)]

@@ -18,10 +18,23 @@ from jaxtrain.worlds import World
 SHOWN = 3  # answers shown
 
 
+class EvalSource(NamedTuple):
+    """Sources of prompts, the flag that names them, and the world whose judge can judge the answers."""
+
+    text: str
+    flag: str
+    world: World | None
+
+    @property
+    def setting(self) -> str:
+        """The flag with its value, as people type it."""
+        return f"--{self.flag}={self.text}"
+
+
 class EvalAnswers(NamedTuple):
     """Answers to --prompts: of the same parameters always the same, and of the newest state sampled once."""
 
-    source: str
+    source: EvalSource
     prompts: list[prompts.Prompt]
     sample: Callable[[TrainState], list[sampling.SampledTokens]]  # one a prompt
 
@@ -34,11 +47,11 @@ def eval_answers(
     None, unless `required`, where --prompts was not given and the data are plain texts, which have no prompts.
     """
     settings = cfg.samples
-    source, _ = eval_source(settings, cfg.data)
-    required = required or settings.prompts != "auto"
+    source = eval_source(settings, cfg.data)
     eval_set = prompts.read_prompts(
-        source, cfg.data, template, limit=settings.prompt_count, required=required
-    )
+        source.text, cfg.data, template, flag=source.flag, limit=settings.prompt_count,
+        required=required or settings.prompts != "auto",
+    )  # fmt: skip
     if not eval_set:
         return None
     draw = sampling.token_sampler(
@@ -76,7 +89,7 @@ def eval_sampler(
     answers = answers or eval_answers(session, cfg, template, required)
     if answers is None:
         return None
-    source, world = eval_source(cfg.samples, cfg.data)
+    source, world = answers.source.text, answers.source.world
     questions = [each.messages[-1]["content"] for each in answers.prompts]
 
     def sample(state: TrainState, step: int) -> tuple[str, Mapping[str, float]]:
@@ -109,12 +122,14 @@ def about(sample: loop.Sample | None) -> list[tuple[str, str]]:
     return [] if sample else [("prompts", line)]
 
 
-def eval_source(settings: config.Samples, data: config.Dialogs) -> tuple[str, World | None]:
-    """(the source of prompts, the world whose judge can judge the answers)."""
+def eval_source(settings: config.Samples, data: config.Dialogs) -> EvalSource:
+    """Where --prompts, or the data, say that prompts are."""
     world = worlds.world_of(source.kind for source in source_spec.parse(data.data))
+    if settings.prompts == "auto" and world:
+        return EvalSource(world.eval_prompts, "prompts", world)
     if settings.prompts == "auto":
-        return (world.eval_prompts, world) if world else (data.eval_data or data.data, None)
+        return EvalSource(data.eval_data or data.data, "eval_data" if data.eval_data else "data", None)
     sources = source_spec.parse(settings.prompts, "prompts")
     if len(sources) != 1:
         raise ConfigError(f"--prompts={settings.prompts}: name one source")
-    return settings.prompts, worlds.world_of([sources[0].kind])
+    return EvalSource(settings.prompts, "prompts", worlds.world_of([sources[0].kind]))

@@ -73,9 +73,15 @@ def normaliser(cfg: DialogStageConfig, session: Session, template: Any) -> Calla
 
     Reference completions are what the model that training starts from says to --prompts, by default those of --data.
     """
+    own = cfg.samples.prompts == "auto"
+    source, flag = (cfg.data.data, "data") if own else (cfg.samples.prompts, "prompts")
+    limit = cfg.samples.prompt_count
+    read = [
+        one.ids.tolist() for one in prompts.read_prompts(source, cfg.data, template, flag=flag, limit=limit)
+    ]
 
     def finish(state: TrainState) -> TrainState:
-        batches = _reference_completions(cfg, session, template)
+        batches = _reference_completions(cfg, session, template, read)
         scores = scores_fn(session)
         params = optim.eval_params(state.params, state.opt_state)
         scored = np.concatenate([scores(params, batch)[..., 0] for batch in batches], 1)
@@ -88,12 +94,9 @@ def normaliser(cfg: DialogStageConfig, session: Session, template: Any) -> Calla
 
 
 def _reference_completions(
-    cfg: DialogStageConfig, session: Session, template: Any
+    cfg: DialogStageConfig, session: Session, template: Any, prompt_ids: list[list[int]]
 ) -> list[dict[str, np.ndarray]]:
     """Batches [B, 1, T] of prompts and the completions that the model at the start draws for them."""
-    source = cfg.data.data if cfg.samples.prompts == "auto" else cfg.samples.prompts
-    prompt_rows = prompts.read_prompts(source, cfg.data, template, limit=cfg.samples.prompt_count)
-    prompt_ids = [each.ids.tolist() for each in prompt_rows]
     bare = session._replace(trained=weights.trained_part(session.model.axes, type(cfg.lora)()), base=())
     draw = sampling.token_sampler(
         bare,

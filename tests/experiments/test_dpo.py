@@ -54,6 +54,20 @@ def prepared(town, folder, *flags, **options):
     return run, data, reference.reference_columns(cfg, run, data, "sigmoid", cfg.loss.settings()).table
 
 
+def test_a_mixture_with_weights_is_sampled_from_without_them(town):
+    rows_of = [[{"prompt": f"{n} {i}?", "chosen": "yes", "rejected": "no"} for i in range(24)] for n in "ab"]
+    a, b = (jsonl(town.folder / f"mixed-{n}.jsonl", rows) for n, rows in zip("ab", rows_of, strict=True))
+    mixed = town.run("dpo", "dpo-mixed", "--steps=3", data=f"{a}*0.7,{b}*0.3")
+    answers = [json.loads(line) for line in (mixed / "samples" / "00000003.jsonl").read_text().splitlines()]
+    assert [row["prompt"] for row in answers] == [f"a {i}?" for i in range(8)]
+
+
+def test_prompts_that_cannot_be_read_are_named_before_the_reference_is_computed(town, monkeypatch):
+    monkeypatch.setattr(reference, "reference_columns", lambda *args: pytest.fail("computed"))
+    with pytest.raises(ConfigError, match=r"--prompts: no file matches .*none.jsonl"):
+        town.run("dpo", "dpo-no-prompts", "--steps=3", f"--prompts=jsonl:{town.folder}/none.jsonl")
+
+
 def test_a_run_starts_at_its_reference_and_leaves_it(whole, town):
     lines = [row for row in rows(whole) if "loss" in row]
     assert NAMES | {"grad_norm", "lr"} <= lines[0].keys() and len(lines) == 8

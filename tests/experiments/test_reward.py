@@ -53,6 +53,18 @@ def test_a_resumed_run_goes_on_to_the_same_bits(town, whole):
     )
 
 
+def test_a_mixture_with_weights_ends_with_normalised_rewards(town):
+    source = "tinytown:preferences?documents=48&held_out=24"
+    run = town.run("reward", "rm-mixed", *FLAGS, data=f"{source}*0.7,{source}&slip=.2*0.3")
+    assert arrays(run, 8)["['extra']['gain']"].tolist() != [1, 1]
+
+
+def test_prompts_that_cannot_be_read_stop_a_run_before_its_first_step(town):
+    with pytest.raises(ConfigError, match=r"--prompts: no file matches .*none.jsonl"):
+        town.run("reward", "rm-no-prompts", *FLAGS, f"--prompts=jsonl:{town.folder}/none.jsonl")
+    assert not (town / "rm-no-prompts").exists()
+
+
 def test_rewards_of_reference_completions_have_mean_0_and_variance_1(town, whole, tmp_path):
     """Scored again with what the checkpoint holds; before the last step gain and bias are those of no change."""
     held, early = arrays(whole, 8), arrays(whole, 5)

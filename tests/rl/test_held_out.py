@@ -14,7 +14,7 @@ from jaxtrain.rl.config import Watch
 from jaxtrain.rl.overoptimisation import WATCHED
 from jaxtrain.rl.scoring import ScoringConfig
 from jaxtrain.rl.watch_scorer import WatchScorer
-from jaxtrain.stages.eval_prompts import EvalAnswers
+from jaxtrain.stages.eval_prompts import EvalAnswers, EvalSource
 from tests.rl.test_scoring import COMPLETIONS, END, PROMPTS, TOKENS, prompt, settings
 
 LONG = prompt("a question that leaves no room at all")
@@ -31,7 +31,8 @@ def evaluated(cfg, scores, watch=None, prompts=(*PROMPTS, LONG)):
         return [scores[text] for text in texts]
 
     how = ScoringConfig(CompletionScorer(score, []), TOKENS, (END,), frozenset(), gold=lambda *pair: 1.0)
-    answers = EvalAnswers("jsonl:held", list(prompts), lambda state: [*COMPLETIONS, COMPLETIONS[0]])
+    source = EvalSource("jsonl:held", "prompts", None)
+    answers = EvalAnswers(source, list(prompts), lambda state: [*COMPLETIONS, COMPLETIONS[0]])
     evaluate, table = held_out.evaluator(cfg, SESSION, how, watch, answers)
     return evaluate and evaluate(STATE), table, seen
 

@@ -26,7 +26,7 @@ def test_plain_texts_have_no_prompts_unless_others_are_named(tmp_path):
     (line,) = eval_prompts.about(None)
     assert line[0] == "prompts" and "--prompts names others" in line[1]
     assert eval_prompts.about(lambda state, step: ("", {})) == []
-    with pytest.raises(ConfigError, match=r"--prompts=jsonl:.*t.jsonl: its records have the fields text"):
+    with pytest.raises(ConfigError, match=r"--data=jsonl:.*t.jsonl: its records have the fields text"):
         eval_prompts.eval_sampler(*given)
     named = Config(data, prompts=texts)
     with pytest.raises(ConfigError, match=r"--prompts=jsonl:.*t.jsonl: its records have the fields text"):
@@ -35,10 +35,10 @@ def test_plain_texts_have_no_prompts_unless_others_are_named(tmp_path):
 
 def test_the_source_of_prompts(tmp_path):
     own = Dialogs(data=write(tmp_path / "a.jsonl", [pair(0)]))
-    assert eval_prompts.eval_source(Samples(), own) == (own.data, None)
+    assert eval_prompts.eval_source(Samples(), own) == (own.data, "data", None)
     held = Dialogs(data=own.data, eval_data="jsonl:held.jsonl")
-    assert eval_prompts.eval_source(Samples(), held) == ("jsonl:held.jsonl", None)
-    source, world = eval_prompts.eval_source(Samples(), Dialogs())
-    assert source == "tinytown:prompts:test" and world is not None
+    assert eval_prompts.eval_source(Samples(), held) == ("jsonl:held.jsonl", "eval_data", None)
+    source = eval_prompts.eval_source(Samples(), Dialogs())
+    assert source.setting == "--prompts=tinytown:prompts:test" and source.world is not None
     with pytest.raises(ConfigError, match="name one source"):
         eval_prompts.eval_source(Samples(prompts="jsonl:a,jsonl:b"), own)
