@@ -8,6 +8,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from jaxtrain.apps.constitutional.revise import Critic, draw_principle, fault_of
 from jaxtrain.data.messages import Message
 from jaxtrain.inference.llm import (
@@ -26,7 +28,10 @@ LETTERS = ("A", "B")
 TOP = 20  # likeliest tokens among which the letters are searched
 CHAT_MAX_NEW = 8  # tokens of a chat's reply in which its letter may stand
 BIASED = 0.9  # share of the verdicts on one letter
-PLACE = 4  # times the effect of the answers on P(A): that of the place, where it decides; of 0 and 1 it is so at BIASED
+SURE = 1e-3  # a probability below it is as good as 0
+PLACE = (
+    2  # times the effect of the answers, from which on the place decides: of verdicts of 0 and 1 at BIASED
+)
 _PRINCIPLE, _REASONING = 10, 11  # what a seed is for
 _CHOOSE = "Reply with one letter, A or B, and nothing else."
 _THINK = (
@@ -245,9 +250,14 @@ def position_bias(orders: Sequence[Sequence[float]]) -> dict[str, float]:
 
 
 def place_decides(orders: Sequence[Sequence[float]]) -> bool:
-    """Whether a model names (nearly) always the same letter, and its probabilities hardly depend on the answers."""
+    """Whether a model names (nearly) always the same letter, and its log-odds hardly depend on the answers.
+
+    The effect of the answers is a root mean square, as those of many pairs differ in nothing that matters.
+    """
     bias = position_bias(orders)
     if not bias or max(bias["letter_a"], 1 - bias["letter_a"]) < BIASED:
         return False
-    of_answers = sum(abs(first - turned) for first, turned in orders) / len(orders)
-    return 2 * abs(bias["position_bias"]) >= PLACE * of_answers
+    p = np.clip(np.array(orders), SURE, 1 - SURE)
+    odds = np.log(p / (1 - p))
+    of_answers = np.sqrt(np.mean((odds[:, 0] - odds[:, 1]) ** 2)) / 2
+    return bool(abs(odds.mean()) >= PLACE * of_answers)

@@ -89,6 +89,12 @@ def test_a_letter_that_is_surer_of_the_better_answer_is_a_label():
     assert compare.place_decides([(0.11, 0.1), (0.1, 0.12)])
 
 
+def test_a_few_pairs_that_differ_among_many_that_do_not_are_labels():
+    orders = [(0.18, 0.18)] * 17 + [(0.6, 0.02), (0.02, 0.6), (0.02, 0.6)]
+    assert compare.position_bias(orders)["letter_a"] < 0.1 and not compare.place_decides(orders)
+    assert compare.place_decides([(0.18, 0.18)] * 17 + [(0.2, 0.15)] * 3)
+
+
 @pytest.mark.parametrize(("share", "decides"), [(0.92, True), (0.88, False)])
 def test_of_verdicts_without_a_probability_nine_of_ten_decide(share, decides):
     answers = round(200 * (1 - share))  # of 100 pairs, those whose two verdicts are of the answers
