@@ -73,8 +73,8 @@ def fit(
 
     Metrics of a step are fetched after the next one is on its way. `expect`, name -> (value, tolerance), is checked on
     the first step of a fresh run, before its update is kept anywhere: what must hold there by construction. `finish`
-    acts on the state once, after the last step and before it is evaluated and saved. Raises
-    TrainingError where it does not, or after run.max_skips steps in a row that are not applied.
+    acts on the state after the last step, before it is evaluated and saved, and again where a stop came between.
+    Raises TrainingError where it does not, or after run.max_skips steps in a row that are not applied.
     """
     done = int(plan.get(state.step))
     waiting: tuple[int, Metrics, Batch] | None = None
@@ -95,14 +95,14 @@ def fit(
                     if waiting:
                         report(*waiting)
                     waiting = (done, metrics, batch)
-                    if done == run.steps and finish is not None:
-                        state = finish(state)
                     pending = _due(run, done)
                 if pending:
                     if waiting:
                         report(*waiting)
                     waiting = None
                     with out.speed.pause():
+                        if finish is not None and pending["last"]:
+                            state = finish(state)
                         _pause(state, plan, out, saver, done, pending, evaluate, sample)
                     pending = {}
         if waiting:

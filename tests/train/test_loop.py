@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from jaxtrain import config
+from jaxtrain.files import progress
 from jaxtrain.train import loop, parallel
 from jaxtrain.train.checkpoint import Checkpoints
 from jaxtrain.train.loop import Output, TrainingError, fit
@@ -135,6 +136,31 @@ def test_the_state_is_finished_once_before_it_is_evaluated_and_saved(tmp_path, p
         kept, _ = saved.restore(jax.eval_shape(lambda: state))
     assert [step for step, _ in seen] == [2, 4] and seen[0][1] < 1000 < seen[1][1]
     assert float(kept.params["w"]) == float(state.params["w"]) == seen[1][1]
+
+
+def test_a_state_whose_finishing_is_stopped_is_saved_and_finished_when_resumed(tmp_path, plan):
+    seen = []
+
+    def stopped(state):
+        os.kill(os.getpid(), signal.SIGTERM)
+        progress.stop_point("prompt 0")
+        pytest.fail("it went on")
+
+    def finish(state):
+        return state._replace(params={"w": state.params["w"] + 1000})
+
+    with Checkpoints(tmp_path, 2) as saved:
+        state, finished, _, said = run_fit(tmp_path, plan, saved=saved, finish=stopped, steps=4)
+        assert not finished and saved.steps() == [4] and float(state.params["w"]) < 1000
+        assert "stopped at step 4 of 4; the same command resumes there" in said
+    with Checkpoints(tmp_path, 2) as saved:
+        state, meta = saved.restore(jax.eval_shape(lambda: state))
+        assert meta["unevaluated"]
+        state, finished, *_ = run_fit(
+            tmp_path, plan, state, saved=saved, finish=finish, steps=4, unevaluated=True,
+            evaluate=lambda state: seen.append(float(state.params["w"])) or {},
+        )  # fmt: skip
+    assert finished and seen == [float(state.params["w"])] and seen[0] > 1000
 
 
 def test_evaluations_samples_and_checkpoints_come_when_due_and_after_the_last_step(tmp_path, plan):
