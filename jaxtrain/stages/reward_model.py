@@ -73,15 +73,10 @@ def normaliser(cfg: DialogStageConfig, session: Session, template: Any) -> Calla
 
     Reference completions are what the model that training starts from says to --prompts, by default those of --data.
     """
-    own = cfg.samples.prompts == "auto"
-    source, flag = (cfg.data.data, "data") if own else (cfg.samples.prompts, "prompts")
-    limit = cfg.samples.prompt_count
-    read = [
-        one.ids.tolist() for one in prompts.read_prompts(source, cfg.data, template, flag=flag, limit=limit)
-    ]
+    prompt_ids = _reference_prompts(cfg, template)
 
     def finish(state: TrainState) -> TrainState:
-        batches = _reference_completions(cfg, session, template, read)
+        batches = _reference_completions(cfg, session, template, prompt_ids)
         scores = scores_fn(session)
         params = optim.eval_params(state.params, state.opt_state)
         scored = np.concatenate([scores(params, batch)[..., 0] for batch in batches], 1)
@@ -91,6 +86,15 @@ def normaliser(cfg: DialogStageConfig, session: Session, template: Any) -> Calla
         return state._replace(extra=extra)
 
     return finish
+
+
+def _reference_prompts(cfg: DialogStageConfig, template: Any) -> list[list[int]]:
+    own = cfg.samples.prompts == "auto"
+    source, flag = (cfg.data.data, "data") if own else (cfg.samples.prompts, "prompts")
+    limit = cfg.samples.prompt_count
+    return [
+        one.ids.tolist() for one in prompts.read_prompts(source, cfg.data, template, flag=flag, limit=limit)
+    ]
 
 
 def _reference_completions(

@@ -87,7 +87,10 @@ def test_rewards_of_reference_completions_have_mean_0_and_variance_1(town, whole
             "trunk": _tree(held, "['params']['trunk']"),
             "score": {name: held[f"['params']['score']['{name}']"] for name in ("weight", "bias")},
         }
-        found = [scores(params, batch) for batch in reward_model._reference_completions(cfg, run, template)]
+        batches = reward_model._reference_completions(
+            cfg, run, template, reward_model._reference_prompts(cfg, template)
+        )
+    found = [scores(params, batch) for batch in batches]
     found = np.concatenate(found, 1)[..., 0].astype(np.float64)
     assert found.shape == (2, 24)
     rewards = held["['extra']['gain']"][:, None] * found + held["['extra']['bias']"][:, None]
