@@ -29,9 +29,7 @@ TOP = 20  # likeliest tokens among which the letters are searched
 CHAT_MAX_NEW = 8  # tokens of a chat's reply in which its letter may stand
 BIASED = 0.9  # share of the verdicts on one letter
 SURE = 1e-3  # a probability below it is as good as 0
-PLACE = (
-    2  # times the effect of the answers, from which on the place decides: of verdicts of 0 and 1 at BIASED
-)
+PLACE = 2  # the place decides where it has this many times the answers' effect: of 0 and 1, at BIASED
 _PRINCIPLE, _REASONING = 10, 11  # what a seed is for
 _CHOOSE = "Reply with one letter, A or B, and nothing else."
 _THINK = (
